@@ -1,0 +1,1 @@
+"""Model families on megatron-core; nothing here knows about RL."""

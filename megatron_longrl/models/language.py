@@ -1,0 +1,225 @@
+"""Qwen2-style language models: megatron-core's GPTModel with our layer spec."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import torch
+from megatron.core import tensor_parallel
+from megatron.core.fusions.fused_bias_dropout import get_bias_dropout_add
+from megatron.core.models.gpt import GPTModel
+from megatron.core.tensor_parallel.layers import ColumnParallelLinear, RowParallelLinear
+from megatron.core.transformer.enums import AttnMaskType
+from megatron.core.transformer.identity_op import IdentityOp
+from megatron.core.transformer.mlp import MLP, MLPSubmodules
+from megatron.core.transformer.attention import SelfAttention, SelfAttentionSubmodules
+from megatron.core.transformer.spec_utils import ModuleSpec
+from megatron.core.transformer.transformer_block import TransformerBlockSubmodules
+from megatron.core.transformer.transformer_config import TransformerConfig
+from megatron.core.transformer.transformer_layer import TransformerLayer, TransformerLayerSubmodules
+from torch import Tensor
+
+from megatron_longrl.models.norms import TorchNorm
+from megatron_longrl.parallel.attention import MaskedAttention
+
+if TYPE_CHECKING:
+    from megatron_longrl.config import Config
+    from megatron_longrl.parallel.groups import ParallelGroups
+
+
+def layer_spec(attn_mask_type: AttnMaskType) -> ModuleSpec:
+    """A pre-norm transformer layer with attention over MR-SP shards.
+
+    The key map keeps distributed checkpoints compatible with Transformer Engine's fused layers.
+    """
+    return ModuleSpec(
+        module=TransformerLayer,
+        submodules=TransformerLayerSubmodules(
+            input_layernorm=TorchNorm,
+            self_attention=ModuleSpec(
+                module=SelfAttention,
+                params={"attn_mask_type": attn_mask_type},
+                submodules=SelfAttentionSubmodules(
+                    linear_qkv=ColumnParallelLinear,
+                    core_attention=MaskedAttention,
+                    linear_proj=RowParallelLinear,
+                    q_layernorm=IdentityOp,
+                    k_layernorm=IdentityOp,
+                ),
+            ),
+            self_attn_bda=get_bias_dropout_add,
+            pre_mlp_layernorm=TorchNorm,
+            mlp=ModuleSpec(
+                module=MLP,
+                submodules=MLPSubmodules(
+                    linear_fc1=ColumnParallelLinear, linear_fc2=RowParallelLinear
+                ),
+            ),
+            mlp_bda=get_bias_dropout_add,
+            sharded_state_dict_keys_map={
+                "input_layernorm.": "self_attention.linear_qkv.layer_norm_",
+                "pre_mlp_layernorm.": "mlp.linear_fc1.layer_norm_",
+            },
+        ),
+    )
+
+
+def block_spec(num_layers: int, attn_mask_type: AttnMaskType) -> TransformerBlockSubmodules:
+    """``num_layers`` layers and the final norm."""
+    return TransformerBlockSubmodules(
+        layer_specs=[layer_spec(attn_mask_type)] * num_layers, layer_norm=TorchNorm
+    )
+
+
+def common_transformer_options(config: Config) -> dict[str, Any]:
+    """Options that the language model and the vision tower share."""
+    return {
+        "params_dtype": config.params_dtype,
+        "bf16": config.bf16,
+        "pipeline_dtype": config.params_dtype,
+        "hidden_dropout": 0.0,
+        "attention_dropout": 0.0,
+        "init_method_std": config.init_method_std,
+        "use_cpu_initialization": False,
+        # Fused kernels of Transformer Engine, apex or torch.compile.
+        "bias_activation_fusion": False,
+        "bias_dropout_fusion": False,
+        "masked_softmax_fusion": False,
+        "gradient_accumulation_fusion": False,
+        "persist_layer_norm": False,
+        "apply_rope_fusion": False,
+    }
+
+
+def language_transformer_config(config: Config) -> TransformerConfig:
+    """megatron-core's configuration of the language model."""
+    return TransformerConfig(
+        num_layers=config.num_layers,
+        hidden_size=config.hidden_size,
+        ffn_hidden_size=config.ffn_hidden_size,
+        num_attention_heads=config.num_attention_heads,
+        num_query_groups=config.num_query_groups or config.num_attention_heads,
+        kv_channels=config.kv_channels or config.hidden_size // config.num_attention_heads,
+        normalization="RMSNorm",
+        layernorm_epsilon=config.norm_epsilon,
+        gated_linear_unit=True,
+        activation_func=torch.nn.functional.silu,
+        add_bias_linear=False,
+        add_qkv_bias=config.add_qkv_bias,
+        tensor_model_parallel_size=config.tensor_model_parallel_size,
+        pipeline_model_parallel_size=config.pipeline_model_parallel_size,
+        context_parallel_size=config.context_parallel_size,
+        sequence_parallel=config.sequence_parallel,
+        calculate_per_token_loss=True,
+        variable_seq_lengths=config.pipeline_model_parallel_size > 1,
+        # core asks for this dispatcher with variable lengths, experts or not.
+        moe_token_dispatcher_type="alltoall",
+        batch_p2p_comm=False,
+        recompute_granularity=config.recompute_granularity,
+        recompute_method="uniform" if config.recompute_granularity == "full" else None,
+        recompute_num_layers=1 if config.recompute_granularity == "full" else None,
+        mrope_section=mrope_sections(config),
+        **common_transformer_options(config),
+    )
+
+
+def mrope_sections(config: Config) -> list[int]:
+    """Rotary channels of time, height and width.
+
+    Three equal position components make multimodal rotary embedding ordinary rotary embedding, so any
+    split of the channels is right for text-position models.
+    """
+    half = (config.kv_channels or config.hidden_size // config.num_attention_heads) // 2
+    return [half - 2 * (half // 3), half // 3, half // 3]
+
+
+def build_language_model(config: Config, vocab_size: int, groups: ParallelGroups) -> GPTModel:
+    """This rank's part of the language model.
+
+    Args:
+        vocab_size: rows of the embedding, padded to a multiple of the tensor-parallel size.
+    """
+    transformer_config = language_transformer_config(config)
+    model = GPTModel(
+        config=transformer_config,
+        transformer_layer_spec=block_spec(
+            config.num_layers // config.pipeline_model_parallel_size, AttnMaskType.arbitrary
+        ),
+        vocab_size=vocab_size,
+        max_sequence_length=config.max_position_embeddings,
+        pre_process=groups.is_first_stage,
+        post_process=groups.is_last_stage,
+        share_embeddings_and_output_weights=not config.untie_embeddings_and_output_weights,
+        position_embedding_type="mrope",
+        rotary_base=config.rotary_base,
+        # Media embeddings are placed before the sequence is scattered over tensor-parallel ranks.
+        scatter_embedding_sequence_parallel=False,
+        pg_collection=groups.pg,
+    )
+    # Positions arrive already sharded over MR-SP: the rotary embedding must not slice them again.
+    model.rotary_pos_emb.cp_group = None
+    return model
+
+
+def embed_tokens(model: GPTModel, tokens: Tensor) -> Tensor:
+    """Text embeddings [b, s, h] of token ids [b, s]; the whole sequence on every TP rank."""
+    return model.embedding.word_embeddings(tokens)
+
+
+def run_decoder(
+    model: GPTModel,
+    decoder_input: Tensor | None,
+    position_ids: Tensor,
+    attention_mask: Tensor,
+) -> Tensor:
+    """Run this stage's layers.
+
+    Args:
+        decoder_input: [s, b, h] on the first stage (whole local sequence), else None.
+        position_ids: int64 [b, s] of this rank's shard, or [3, b, s] for multimodal positions.
+        attention_mask: see :class:`~megatron_longrl.parallel.attention.MaskedAttention`.
+
+    Returns:
+        [s, b, h] hidden states of this stage (s / TP with sequence parallelism).
+    """
+    if position_ids.dim() == 2:
+        position_ids = position_ids.expand(3, -1, -1)
+    rotary = model.rotary_pos_emb(position_ids, model.mrope_section)
+    if decoder_input is not None and model.config.sequence_parallel:
+        decoder_input = tensor_parallel.scatter_to_sequence_parallel_region(
+            decoder_input, group=model.pg_collection.tp
+        )
+    return model.decoder(
+        hidden_states=decoder_input, attention_mask=attention_mask, rotary_pos_emb=rotary
+    )
+
+
+def hidden_for_logits(model: GPTModel, hidden: Tensor) -> Tensor:
+    """Hidden states whose gradient is summed over TP once, whatever is selected from them.
+
+    Args:
+        hidden: [s, b, h] (s / TP with sequence parallelism).
+
+    Returns:
+        [s, b, h], the whole local sequence.
+    """
+    group = model.pg_collection.tp
+    if model.config.sequence_parallel:
+        return tensor_parallel.gather_from_sequence_parallel_region(
+            hidden, tensor_parallel_output_grad=True, group=group
+        )
+    return tensor_parallel.copy_to_tensor_model_parallel_region(hidden, group=group)
+
+
+def output_weight(model: GPTModel) -> Tensor:
+    """This TP rank's rows [v / TP, h] of the output projection."""
+    if model.share_embeddings_and_output_weights:
+        return model.shared_embedding_or_output_weight()
+    return model.output_layer.weight
+
+
+def freeze(modules: Sequence[torch.nn.Module]) -> None:
+    """Exclude all parameters of ``modules`` from training."""
+    for module in modules:
+        module.requires_grad_(False)

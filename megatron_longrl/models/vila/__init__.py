@@ -1,0 +1,1 @@
+"""VILA: SigLIP tower, downsampling projector, Qwen2 language model."""

@@ -1,0 +1,181 @@
+"""All process groups of a rank, built once and passed explicitly.
+
+MR-SP is Megatron's context-parallel dimension: sequences are sharded over ``cp``. The frames of a video
+are spread over ``replica``, all ranks of one model replica (tensor x MR-SP x pipeline). The vision tower
+and projector are replicated on every rank, so for them the whole world is one data-parallel group
+(:attr:`ParallelGroups.encoder_pg`).
+"""
+
+from __future__ import annotations
+
+import datetime
+import os
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import torch
+import torch.distributed as dist
+from megatron.core import parallel_state
+from megatron.core.process_groups_config import ProcessGroupCollection
+from torch.distributed import ProcessGroup
+
+from megatron_longrl.platforms import platform
+
+if TYPE_CHECKING:
+    from megatron_longrl.config import Config
+
+
+@dataclass(frozen=True)
+class ParallelGroups:
+    """The groups that one rank belongs to."""
+
+    pg: ProcessGroupCollection
+    """Groups of the language model, as megatron-core names them."""
+    encoder_pg: ProcessGroupCollection
+    """Groups of the vision encoder: replicated everywhere, data-parallel over the world."""
+    replica: ProcessGroup
+    """All ranks of this model replica; index in the group = position in the frames' split."""
+    replica_ranks: tuple[int, ...]
+    """Global ranks of ``replica``, in order."""
+    control: ProcessGroup
+    """gloo group of the whole world for Python objects (agreements, metrics)."""
+    replica_control: ProcessGroup
+    """gloo group of the replica for Python objects."""
+
+    @property
+    def tp(self) -> ProcessGroup:
+        """Tensor-parallel group."""
+        return self.pg.tp
+
+    @property
+    def cp(self) -> ProcessGroup:
+        """MR-SP (context-parallel) group."""
+        return self.pg.cp
+
+    @property
+    def pp(self) -> ProcessGroup:
+        """Pipeline-parallel group."""
+        return self.pg.pp
+
+    @property
+    def dp(self) -> ProcessGroup:
+        """Data-parallel group: one rank of every replica."""
+        return self.pg.dp
+
+    @property
+    def dp_cp(self) -> ProcessGroup:
+        """Ranks that hold the same weights and see different tokens."""
+        return self.pg.dp_cp
+
+    @property
+    def is_first_stage(self) -> bool:
+        """Whether this rank embeds tokens."""
+        return self.pp.rank() == 0
+
+    @property
+    def is_last_stage(self) -> bool:
+        """Whether this rank computes logits."""
+        return self.pp.rank() == self.pp.size() - 1
+
+    @property
+    def pp_last_rank(self) -> int:
+        """Global rank of the last pipeline stage of this rank's pipeline."""
+        return dist.get_process_group_ranks(self.pp)[-1]
+
+
+def _rank_groups(config: Config, token: str) -> list[list[int]]:
+    """Rank lists of a product of dimensions in Megatron's order (tp-cp-ep-dp-pp)."""
+    tp, cp, pp = (
+        config.tensor_model_parallel_size,
+        config.context_parallel_size,
+        config.pipeline_model_parallel_size,
+    )
+    generator = parallel_state.RankGenerator(
+        tp=tp,
+        ep=1,
+        dp=dist.get_world_size() // (tp * cp * pp),
+        pp=pp,
+        cp=cp,
+        order="tp-cp-ep-dp-pp",
+    )
+    return generator.get_ranks(token)
+
+
+def _new_groups(rank_lists: list[list[int]], **kwargs: object) -> tuple[ProcessGroup, list[int]]:
+    """Create a group per list (every rank takes part) and return the one this rank is in."""
+    mine: tuple[ProcessGroup, list[int]] | None = None
+    for ranks in rank_lists:
+        group = dist.new_group(ranks, **kwargs)
+        if dist.get_rank() in ranks:
+            mine = (group, ranks)
+    assert mine is not None, "every rank belongs to one group of each kind"
+    return mine
+
+
+def init_parallel(config: Config) -> ParallelGroups:
+    """Start torch.distributed (from torchrun's environment) and build every group.
+
+    A process that was started without torchrun becomes a world of one.
+    """
+    timeout = datetime.timedelta(minutes=config.distributed_timeout_minutes)
+    if not dist.is_initialized():
+        os.environ.setdefault("MASTER_ADDR", "127.0.0.1")
+        os.environ.setdefault("MASTER_PORT", "0" if "RANK" not in os.environ else "29500")
+        dist.init_process_group(
+            config.distributed_backend or platform.backend,
+            rank=int(os.environ.get("RANK", "0")),
+            world_size=int(os.environ.get("WORLD_SIZE", "1")),
+            timeout=timeout,
+        )
+    if parallel_state.is_initialized():
+        parallel_state.destroy_model_parallel()
+    parallel_state.initialize_model_parallel(
+        tensor_model_parallel_size=config.tensor_model_parallel_size,
+        pipeline_model_parallel_size=config.pipeline_model_parallel_size,
+        context_parallel_size=config.context_parallel_size,
+        distributed_timeout_minutes=config.distributed_timeout_minutes,
+        create_gloo_process_groups=False,
+    )
+    world = list(range(dist.get_world_size()))
+    replica, replica_ranks = _new_groups(_rank_groups(config, "tp-cp-pp"), timeout=timeout)
+    replica_control, _ = _new_groups(
+        _rank_groups(config, "tp-cp-pp"), timeout=timeout, backend="gloo"
+    )
+    alone, _ = _new_groups([[rank] for rank in world], timeout=timeout)
+    everyone, _ = _new_groups([world], timeout=timeout)
+    control, _ = _new_groups([world], timeout=timeout, backend="gloo")
+    return ParallelGroups(
+        pg=ProcessGroupCollection.use_mpu_process_groups(),
+        encoder_pg=_replicated_everywhere(everyone, alone),
+        replica=replica,
+        replica_ranks=tuple(replica_ranks),
+        control=control,
+        replica_control=replica_control,
+    )
+
+
+def _replicated_everywhere(world: ProcessGroup, alone: ProcessGroup) -> ProcessGroupCollection:
+    """Groups of a module of which every rank holds a whole copy."""
+    collection = ProcessGroupCollection()
+    for name in ("tp", "pp", "mp", "cp", "tp_cp", "ep", "expt_tp", "tp_ep", "tp_ep_pp", "embd"):
+        setattr(collection, name, alone)
+    for name in ("dp", "dp_cp", "intra_dp_cp", "tp_dp_cp", "intra_dist_opt"):
+        setattr(collection, name, world)
+    for name in ("expt_dp", "intra_expt_dp"):
+        setattr(collection, name, world)
+    collection.pos_embd = None
+    return collection
+
+
+def destroy_parallel() -> None:
+    """Leave all groups; safe to call when nothing was started."""
+    if dist.is_initialized():
+        parallel_state.destroy_model_parallel()
+        dist.destroy_process_group()
+
+
+def all_reduce_sum(tensor: torch.Tensor, group: ProcessGroup) -> torch.Tensor:
+    """Sum ``tensor`` in place over ``group`` and return it."""
+    if group.size() > 1:
+        dist.all_reduce(tensor, group=group)
+    return tensor

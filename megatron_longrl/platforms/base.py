@@ -1,0 +1,45 @@
+"""The few questions that the rest of the package asks about the machine."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+
+import torch
+
+
+class Platform(ABC):
+    """A kind of device that training runs on."""
+
+    name: str
+    """``cuda`` or ``cpu``."""
+    backend: str
+    """torch.distributed backend: ``nccl`` or ``gloo``."""
+
+    @property
+    @abstractmethod
+    def device(self) -> torch.device:
+        """The device of this process."""
+
+    @abstractmethod
+    def prepare(self) -> None:
+        """Make this process ready for megatron-core. Call once, before models are built."""
+
+    @abstractmethod
+    def synchronize(self) -> None:
+        """Wait until the device has finished all queued work."""
+
+    @abstractmethod
+    def peak_memory_bytes(self) -> int:
+        """Largest memory use of this process so far: device memory, or resident set on CPU."""
+
+    @abstractmethod
+    def reset_peak_memory(self) -> None:
+        """Start a new peak, where the platform can."""
+
+    @abstractmethod
+    def rng_state(self) -> torch.Tensor:
+        """State of the device's default random generator (uint8)."""
+
+    @abstractmethod
+    def set_rng_state(self, state: torch.Tensor) -> None:
+        """Restore what :meth:`rng_state` returned."""

@@ -1,0 +1,45 @@
+"""NVIDIA GPUs. megatron-core needs no patch here."""
+
+from __future__ import annotations
+
+import os
+
+import torch
+
+from megatron_longrl.platforms.base import Platform
+
+
+class CudaPlatform(Platform):
+    """One GPU per process, chosen by torchrun's ``LOCAL_RANK``."""
+
+    name = "cuda"
+    backend = "nccl"
+
+    @property
+    def device(self) -> torch.device:
+        """The GPU of this process."""
+        return torch.device("cuda", torch.cuda.current_device())
+
+    def prepare(self) -> None:
+        """Select the GPU of this local rank."""
+        torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")))
+
+    def synchronize(self) -> None:
+        """Wait for all streams of this GPU."""
+        torch.cuda.synchronize()
+
+    def peak_memory_bytes(self) -> int:
+        """Peak of the caching allocator."""
+        return torch.cuda.max_memory_allocated()
+
+    def reset_peak_memory(self) -> None:
+        """Reset the allocator's peak."""
+        torch.cuda.reset_peak_memory_stats()
+
+    def rng_state(self) -> torch.Tensor:
+        """State of this GPU's default generator."""
+        return torch.cuda.get_rng_state()
+
+    def set_rng_state(self, state: torch.Tensor) -> None:
+        """Restore this GPU's default generator."""
+        torch.cuda.set_rng_state(state)
