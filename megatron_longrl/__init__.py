@@ -1,0 +1,1 @@
+"""Reinforcement learning of vision-language models on long videos, on Megatron-Core."""

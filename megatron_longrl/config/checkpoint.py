@@ -1,0 +1,33 @@
+"""Fields of checkpoints."""
+
+from __future__ import annotations
+
+from megatron_longrl.config.section import PositiveInt, Section
+
+
+class CheckpointSection(Section):
+    """checkpoint: what is saved and loaded"""
+
+    save: str | None = None
+    """Folder of checkpoints, metrics.jsonl and logs."""
+
+    save_interval: PositiveInt | None = None
+    """Save every so many steps; by default only at the end."""
+
+    load: str | None = None
+    """Folder of checkpoints to go on from."""
+
+    pretrained_checkpoint: str | None = None
+    """Folder of checkpoints whose weights start the run when --load has none (SFT before RL)."""
+
+    finetune: bool = False
+    """Take only the weights of --load; start at step 0 with new optimizer, data and RNG."""
+
+    no_load_optim: bool = False
+    """Do not load the optimizer state."""
+
+    no_load_rng: bool = False
+    """Do not load the random-number state."""
+
+    exit_on_missing_checkpoint: bool = False
+    """End with an error when --load holds no checkpoint, instead of starting anew."""

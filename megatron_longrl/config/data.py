@@ -1,0 +1,52 @@
+"""Fields of the data, the tokenizer and the videos."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import BeforeValidator, Field
+
+from megatron_longrl.config.section import PositiveFloat, PositiveInt, Section
+
+
+def _as_list(value: Any) -> Any:
+    return [value] if isinstance(value, str) else value
+
+
+PathList = Annotated[list[str], BeforeValidator(_as_list)]
+
+
+class DataSection(Section):
+    """data: rows, tokenizer, videos"""
+
+    train_data_path: PathList = Field(default_factory=list)
+    """JSONL files, or folders that hold a train.jsonl."""
+
+    valid_data_path: PathList = Field(default_factory=list)
+    """JSONL files, or folders, on which the model is validated during training."""
+
+    strict_data: bool = False
+    """End the run at a video that cannot be read, instead of skipping and counting it."""
+
+    tokenizer_type: Literal["SentencePieceTokenizer", "HuggingFaceTokenizer"] = (
+        "HuggingFaceTokenizer"
+    )
+    """Kind of tokenizer."""
+
+    tokenizer_model: str = ""
+    """SentencePiece .model file, or a folder with a Hugging Face tokenizer."""
+
+    chat_template: str = "qwen2"
+    """Name of the template that makes a row's question a conversation."""
+
+    video_frames: PositiveInt | None = None
+    """Frames sampled uniformly from each video, at most; by default all."""
+
+    video_fps: PositiveFloat | None = None
+    """Frames sampled per second of video; --video-frames still bounds their number."""
+
+    encoder_chunk_frames: PositiveInt = 64
+    """Frames that go through the vision tower at once on one rank; bounds its memory."""
+
+    embedding_store_gib: PositiveFloat = 4.0
+    """Memory for kept video embeddings, in GiB per replica and node."""

@@ -1,0 +1,30 @@
+"""Fields of validation during training and of the evaluate entry point."""
+
+from __future__ import annotations
+
+from pydantic import Field
+
+from megatron_longrl.config.data import PathList
+from megatron_longrl.config.section import PositiveInt, Section, WeightFloat
+
+
+class EvaluationSection(Section):
+    """evaluation: validation during training, and the evaluate entry point"""
+
+    eval_interval: PositiveInt | None = None
+    """Validate every so many steps; by default never."""
+
+    eval_samples: PositiveInt | None = None
+    """Rows used in one validation; by default all."""
+
+    eval_temperature: WeightFloat = 0.0
+    """Sampling temperature of validation and evaluation; 0 is greedy."""
+
+    eval_at_start: bool = False
+    """Validate before the first step, too."""
+
+    data: PathList = Field(default_factory=list)
+    """evaluate: JSONL files or folders to answer."""
+
+    output: str | None = None
+    """evaluate: JSON file that gets the accuracy and every answer."""

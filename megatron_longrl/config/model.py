@@ -1,0 +1,104 @@
+"""Fields of the language model, the vision tower and the projector."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from pydantic import Field
+
+from megatron_longrl.config.section import (
+    FiniteFloat,
+    PositiveFloat,
+    PositiveInt,
+    Section,
+)
+
+
+def _head_width(values: dict[str, Any]) -> int:
+    return int(values["hidden_size"] // values["num_attention_heads"])
+
+
+def _one_group_per_head(values: dict[str, Any]) -> int:
+    return int(values["num_attention_heads"])
+
+
+class ModelSection(Section):
+    """model: language model, vision tower, projector"""
+
+    model_family: Literal["vila"] = "vila"
+    """Architecture family; names the folder under megatron_longrl/models."""
+
+    num_layers: PositiveInt
+    """Transformer layers of the language model."""
+
+    hidden_size: PositiveInt
+    """Width of the language model."""
+
+    ffn_hidden_size: PositiveInt
+    """Width of the gated feed-forward layers of the language model."""
+
+    num_attention_heads: PositiveInt
+    """Query heads of the language model."""
+
+    num_query_groups: PositiveInt = Field(default_factory=_one_group_per_head)
+    """Key and value heads (grouped-query attention); by default one per query head."""
+
+    kv_channels: PositiveInt = Field(default_factory=_head_width)
+    """Width of one attention head; by default hidden size / attention heads."""
+
+    vocab_size: PositiveInt | None = None
+    """Vocabulary before padding; by default the tokenizer's."""
+
+    make_vocab_size_divisible_by: PositiveInt = 128
+    """The vocabulary is padded to a multiple of this times the tensor-parallel size."""
+
+    max_position_embeddings: PositiveInt = 32768
+    """Longest sequence that the architecture is meant for; --seq-length stays below it."""
+
+    norm_epsilon: PositiveFloat = 1e-6
+    """Epsilon of the language model's RMSNorm."""
+
+    rotary_base: PositiveFloat = 1000000.0
+    """Base period of the rotary position embedding."""
+
+    add_qkv_bias: bool = True
+    """Bias on the query, key and value projections (as Qwen2 has)."""
+
+    untie_embeddings_and_output_weights: bool = False
+    """Give the output layer its own weights instead of the word embeddings'."""
+
+    init_method_std: PositiveFloat = 0.02
+    """Standard deviation of the initial weights."""
+
+    vision_image_size: PositiveInt
+    """Side of the square frames that the vision tower sees, in pixels."""
+
+    vision_patch_size: PositiveInt
+    """Side of a patch of the vision tower, in pixels."""
+
+    vision_hidden_size: PositiveInt
+    """Width of the vision tower."""
+
+    vision_num_layers: PositiveInt
+    """Layers of the vision tower as its Hugging Face configuration counts them."""
+
+    vision_num_attention_heads: PositiveInt
+    """Attention heads of the vision tower."""
+
+    vision_ffn_hidden_size: PositiveInt
+    """Width of the vision tower's feed-forward layers."""
+
+    vision_norm_epsilon: PositiveFloat = 1e-6
+    """Epsilon of the vision tower's LayerNorm."""
+
+    vision_feature_layer: int = -2
+    """Hidden state that the projector reads: -1 is the last layer's output, -2 the one before."""
+
+    projector_type: Literal["mlp_downsample"] = "mlp_downsample"
+    """How vision features become tokens: mlp_downsample merges 2 x 2 patches into one token."""
+
+    image_mean: FiniteFloat = 0.5
+    """Subtracted from pixels scaled to 0..1, all channels alike."""
+
+    image_std: PositiveFloat = 0.5
+    """Divides the pixels after the mean is subtracted, all channels alike."""

@@ -1,0 +1,38 @@
+"""How fields are called: names, aliases, and the nearest one to a misspelt name."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Sequence
+
+from pydantic import AliasChoices
+
+from megatron_longrl.config.section import Section
+
+
+class FieldNames:
+    """All names of the fields of some sections."""
+
+    def __init__(self, sections: Sequence[type[Section]]) -> None:
+        self.by_name: dict[str, str] = {}
+        """Field name by every name it goes by, its own included."""
+        for section in sections:
+            for name, field in section.model_fields.items():
+                self.by_name[name] = name
+                if isinstance(field.validation_alias, AliasChoices):
+                    aliases = (a for a in field.validation_alias.choices if isinstance(a, str))
+                    self.by_name |= dict.fromkeys(aliases, name)
+
+    def of(self, field: str) -> list[str]:
+        """The names of one field, its own first."""
+        return [field, *(n for n, f in self.by_name.items() if f == field and n != field)]
+
+    def suggest_key(self, key: str) -> str:
+        """The end of an error message: the nearest key, or nothing."""
+        return nearest(key.replace("-", "_"), list(self.by_name))
+
+
+def nearest(name: str, known: Sequence[str]) -> str:
+    """`; did you mean '...'?` with the nearest known name, or an empty string."""
+    found = difflib.get_close_matches(name, known, n=1, cutoff=0.6)
+    return f"; did you mean '{found[0]}'?" if found else ""

@@ -1,0 +1,40 @@
+"""Fields of the parallel layout."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import AliasChoices, Field
+
+from megatron_longrl.config.section import PositiveFloat, PositiveInt, Section
+
+
+class ParallelSection(Section):
+    """parallel: how the ranks are used; what is left over is data parallel"""
+
+    tensor_model_parallel_size: PositiveInt = 1
+    """Ranks over which every layer of the language model is split."""
+
+    pipeline_model_parallel_size: PositiveInt = 1
+    """Ranks over which the layers of the language model are distributed."""
+
+    context_parallel_size: PositiveInt = Field(
+        default=1,
+        validation_alias=AliasChoices("context_parallel_size", "multimodal_sequence_parallel_size"),
+    )
+    """Ranks over which sequences are split in MR-SP's second stage (prefill and training)."""
+
+    cp_comm_type: Literal["all_gather"] = "all_gather"
+    """How keys and values are exchanged between the ranks that share a sequence."""
+
+    sequence_parallel: bool = False
+    """Split norms and dropouts over the sequence between tensor-parallel ranks."""
+
+    use_distributed_optimizer: bool = True
+    """Shard the optimizer state over the data-parallel ranks."""
+
+    distributed_backend: Literal["gloo", "nccl"] | None = None
+    """torch.distributed backend; by default nccl on CUDA and gloo on CPU."""
+
+    distributed_timeout_minutes: PositiveFloat = 10
+    """A collective that waits longer than this ends the run with an error."""

@@ -1,0 +1,253 @@
+"""Rules across fields. Each rule is a condition and the line that the user reads when it is broken."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from megatron_longrl.config.schema import Config, Entry
+
+REQUIRED: dict[str, tuple[str, ...]] = {
+    "sft": ("train_data_path", "tokenizer_model", "train_iters", "lr"),
+    "rl": ("train_data_path", "tokenizer_model", "train_iters", "lr", "grpo_prompts_per_step"),
+    "evaluate": ("load", "data", "output", "tokenizer_model"),
+}
+"""Fields that an entry point cannot do without."""
+
+
+def first_broken_rule(config: Config, world_size: int, entry: Entry | None) -> str | None:
+    """The line of the first rule that does not hold, or None."""
+    rules = (
+        _required_fields(config, entry),
+        _language_model(config),
+        _vision_tower(config),
+        _ranks(config, world_size),
+        _tensor_split(config),
+        _rollout_split(config),
+        _schedule(config, entry),
+        _checkpoints_and_validation(config, entry),
+        _sft_batch(config, world_size) if entry == "sft" else iter(()),
+        _rl_batch(config, world_size) if entry == "rl" else iter(()),
+        _sequence_length(config, entry),
+    )
+    return next((line for rule in rules for line in rule), None)
+
+
+def flag(name: str) -> str:
+    """The command-line spelling of a field."""
+    return "--" + name.replace("_", "-")
+
+
+def _indivisible(config: Config, field: str, by: str) -> Iterator[str]:
+    """A line when field `by` does not divide field `field`; the remedy lists the divisors."""
+    value, divisor = getattr(config, field), getattr(config, by)
+    if value % divisor:
+        choices = [str(d) for d in range(1, min(value, 64) + 1) if value % d == 0]
+        yield (
+            f"{field} ({value}) is not divisible by {by} ({divisor}): "
+            f"choose {flag(by)} from {', '.join(choices)}"
+        )
+
+
+def _required_fields(config: Config, entry: Entry | None) -> Iterator[str]:
+    if entry is None:
+        return
+    missing = [
+        name
+        for name in REQUIRED[entry]
+        if name not in config.model_fields_set or getattr(config, name) in (None, "", [])
+    ]
+    if missing:
+        yield (
+            f"{', '.join(missing)} not set, which {entry} needs: give {flag(missing[0])} ..., "
+            "or put it into the --config recipe"
+        )
+
+
+def _language_model(config: Config) -> Iterator[str]:
+    if "kv_channels" not in config.model_fields_set:
+        yield from _indivisible(config, "hidden_size", "num_attention_heads")
+    if config.kv_channels % 2:
+        yield (
+            f"kv_channels ({config.kv_channels}) is odd, but rotary embedding turns pairs: choose "
+            "another --kv-channels, or --hidden-size / --num-attention-heads with an even quotient"
+        )
+    yield from _indivisible(config, "num_attention_heads", "num_query_groups")
+    if config.seq_length > config.max_position_embeddings:
+        yield (
+            f"seq_length ({config.seq_length}) exceeds max_position_embeddings "
+            f"({config.max_position_embeddings}): lower --seq-length or raise "
+            "--max-position-embeddings"
+        )
+
+
+def _vision_tower(config: Config) -> Iterator[str]:
+    yield from _indivisible(config, "vision_image_size", "vision_patch_size")
+    yield from _indivisible(config, "vision_hidden_size", "vision_num_attention_heads")
+    layers, feature = config.vision_num_layers, config.vision_feature_layer
+    if not -(layers + 1) <= feature <= layers:
+        yield (
+            f"vision_feature_layer ({feature}) is not a hidden state of a tower with "
+            f"vision_num_layers ({layers}): choose --vision-feature-layer from "
+            f"{-(layers + 1)} to {layers}"
+        )
+
+
+def _ranks(config: Config, world_size: int) -> Iterator[str]:
+    replica = config.model_parallel_size
+    if world_size % replica:
+        yield (
+            f"world size {world_size} is not divisible by tensor_model_parallel_size "
+            f"({config.tensor_model_parallel_size}) x context_parallel_size "
+            f"({config.context_parallel_size}) x pipeline_model_parallel_size "
+            f"({config.pipeline_model_parallel_size}) = {replica}: "
+            f"launch with torchrun on a multiple of {replica} ranks, or lower one of the sizes"
+        )
+    yield from _indivisible(config, "num_layers", "pipeline_model_parallel_size")
+
+
+def _tensor_split(config: Config) -> Iterator[str]:
+    tensor = config.tensor_model_parallel_size
+    yield from _indivisible(config, "num_attention_heads", "tensor_model_parallel_size")
+    yield from _indivisible(config, "ffn_hidden_size", "tensor_model_parallel_size")
+    groups = config.num_query_groups
+    if groups % tensor and tensor % groups:
+        yield (
+            f"num_query_groups ({groups}) is neither a multiple nor a divisor of "
+            f"tensor_model_parallel_size ({tensor}): change --tensor-model-parallel-size"
+        )
+    if config.sequence_parallel and tensor == 1:
+        yield (
+            "sequence_parallel is on, but tensor_model_parallel_size is 1: "
+            "give --no-sequence-parallel, or a larger --tensor-model-parallel-size"
+        )
+
+
+def _rollout_split(config: Config) -> Iterator[str]:
+    size = config.rollout_tensor_parallel_size
+    if size is None:
+        return
+    replica = config.model_parallel_size
+    if replica % size:
+        yield (
+            f"rollout_tensor_parallel_size ({size}) does not divide the {replica} ranks of a "
+            "model replica: choose a divisor, or leave it out"
+        )
+    yield from _indivisible(config, "num_attention_heads", "rollout_tensor_parallel_size")
+    yield from _indivisible(config, "ffn_hidden_size", "rollout_tensor_parallel_size")
+    groups = config.num_query_groups
+    if groups % size and size % groups:
+        yield (
+            f"num_query_groups ({groups}) is neither a multiple nor a divisor of "
+            f"rollout_tensor_parallel_size ({size}): choose another one, or leave it out"
+        )
+
+
+def _schedule(config: Config, entry: Entry | None) -> Iterator[str]:
+    if entry == "evaluate":
+        return
+    if config.freeze_vision_tower and config.freeze_projector and config.freeze_language_model:
+        yield (
+            "freeze_vision_tower, freeze_projector and freeze_language_model are all on, "
+            "nothing is left to train: drop one of them, e.g. --no-freeze-language-model"
+        )
+    if config.lr_warmup_iters and config.lr_warmup_fraction is not None:
+        yield (
+            f"lr_warmup_iters ({config.lr_warmup_iters}) and lr_warmup_fraction "
+            f"({config.lr_warmup_fraction}) are both set: give only one of them"
+        )
+    if config.lr_decay_iters <= config.lr_warmup_steps:
+        yield (
+            f"warmup of {config.lr_warmup_steps} steps leaves nothing of lr_decay_iters "
+            f"({config.lr_decay_iters}): lower --lr-warmup-iters or --lr-warmup-fraction"
+        )
+    if "lr" in config.model_fields_set and config.min_lr > config.lr:
+        yield f"min_lr ({config.min_lr}) exceeds lr ({config.lr}): lower --min-lr"
+
+
+def _checkpoints_and_validation(config: Config, entry: Entry | None) -> Iterator[str]:
+    if entry == "evaluate":
+        return
+    if config.save_interval is not None and config.save is None:
+        yield f"save_interval ({config.save_interval}) is set without save: give --save FOLDER"
+    if config.finetune and config.load is None:
+        yield "finetune is on without load: give --load FOLDER, or use --pretrained-checkpoint"
+    for name in ("eval_interval", "eval_at_start"):
+        if getattr(config, name) and not config.valid_data_path:
+            yield f"{name} is set without valid_data_path: give --valid-data-path FILE"
+
+
+def _sft_batch(config: Config, world_size: int) -> Iterator[str]:
+    replicas = config.data_parallel_size(world_size)
+    step = config.micro_batch_size * replicas
+    batch = config.samples_per_step(world_size, "sft")
+    if batch % step:
+        yield (
+            f"global_batch_size ({batch}) is not divisible by micro_batch_size "
+            f"({config.micro_batch_size}) x data-parallel size ({replicas}): "
+            f"choose a multiple of {step}, e.g. --global-batch-size "
+            f"{math.ceil(batch / step) * step}"
+        )
+
+
+def _rl_batch(config: Config, world_size: int) -> Iterator[str]:
+    prompts, group = config.grpo_prompts_per_step, config.grpo_group_size
+    replicas = config.data_parallel_size(world_size)
+    if prompts < 1:
+        yield "grpo_prompts_per_step (0) must be positive: give --grpo-prompts-per-step N"
+    if prompts % replicas:
+        yield (
+            f"grpo_prompts_per_step ({prompts}) is not divisible by the data-parallel size "
+            f"({replicas}): choose a multiple, e.g. --grpo-prompts-per-step "
+            f"{math.ceil(prompts / replicas) * replicas}"
+        )
+    if group < 2:
+        yield (
+            f"grpo_group_size ({group}) gives no group to compare a response with: "
+            "choose --grpo-group-size of at least 2"
+        )
+    rows = prompts // replicas * (group // config.responses_per_row)
+    if rows % config.micro_batch_size:
+        yield (
+            f"micro_batch_size ({config.micro_batch_size}) does not divide the {rows} rows of a "
+            f"rank (grpo_prompts_per_step {prompts}, grpo_group_size {group}, "
+            f"data-parallel size {replicas}): choose a divisor of {rows}"
+        )
+    if config.global_batch_size not in (None, prompts * group):
+        yield (
+            f"global_batch_size ({config.global_batch_size}) is not grpo_prompts_per_step "
+            f"({prompts}) x grpo_group_size ({group}) = {prompts * group}: leave it out for RL"
+        )
+    if config.rollout_temperature == 0:
+        yield (
+            "rollout_temperature (0) makes all responses of a group equal: "
+            "give --rollout-temperature 1"
+        )
+    if config.reward_accuracy_weight == 0 and config.reward_format_weight == 0:
+        yield (
+            "reward_accuracy_weight and reward_format_weight are both 0, every reward would be 0: "
+            "give one of them a weight"
+        )
+
+
+def _sequence_length(config: Config, entry: Entry | None) -> Iterator[str]:
+    """The tokens that a full-length video needs at least; longer questions are found per row."""
+    if config.video_frames is None:
+        return
+    frames = config.video_frames
+    per_frame = config.tokens_per_frame + 1  # The newline after each frame.
+    responses = {"rl": config.responses_per_row, "evaluate": 1}.get(entry or "", 0)
+    response_tokens = responses * config.rollout_max_tokens
+    needed = frames * per_frame + max(1, response_tokens)
+    if needed <= config.seq_length:
+        return
+    answers = f" + {responses} x rollout_max_tokens ({config.rollout_max_tokens})"
+    room = (config.seq_length - max(1, response_tokens)) // per_frame
+    fewer = f"--video-frames of at most {room}" if room >= 1 else "fewer or shorter responses"
+    yield (
+        f"video_frames ({frames}) x {per_frame} tokens{answers if responses else ''} needs "
+        f"{needed} tokens, which exceeds seq_length ({config.seq_length}): "
+        f"give --seq-length of at least {needed} plus the question's tokens, or {fewer}"
+    )

@@ -1,0 +1,169 @@
+"""The one configuration of a run: all sections in one flat namespace."""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING, Any, Literal
+
+from pydantic import ValidationError
+
+from megatron_longrl.config.checkpoint import CheckpointSection
+from megatron_longrl.config.data import DataSection
+from megatron_longrl.config.evaluation import EvaluationSection
+from megatron_longrl.config.logs import LoggingSection
+from megatron_longrl.config.model import ModelSection
+from megatron_longrl.config.parallel import ParallelSection
+from megatron_longrl.config.rl import RLSection
+from megatron_longrl.config.rollout import RolloutSection
+from megatron_longrl.config.rules import first_broken_rule
+from megatron_longrl.config.section import Section
+from megatron_longrl.config.training import TrainingSection
+from megatron_longrl.errors import UserError
+
+if TYPE_CHECKING:
+    import torch
+
+Entry = Literal["sft", "rl", "evaluate"]
+
+SECTIONS: tuple[type[Section], ...] = (
+    ModelSection,
+    ParallelSection,
+    TrainingSection,
+    DataSection,
+    RLSection,
+    RolloutSection,
+    EvaluationSection,
+    CheckpointSection,
+    LoggingSection,
+)
+"""In the order of --help and --print-config."""
+
+
+class Config(
+    ModelSection,
+    ParallelSection,
+    TrainingSection,
+    DataSection,
+    RLSection,
+    RolloutSection,
+    EvaluationSection,
+    CheckpointSection,
+    LoggingSection,
+):
+    """Everything a run can be told. Immutable; fields are documented in the sections."""
+
+    def replace(self, **changes: Any) -> Config:
+        """A copy with some fields changed; derived fields follow. Raises UserError on bad values."""
+        values = self.given() | changes
+        try:
+            return Config.model_validate(values)
+        except ValidationError as error:
+            raise UserError(describe_validation_error(error, {})) from None
+
+    def given(self) -> dict[str, Any]:
+        """The fields that were set explicitly, without defaults and derived values."""
+        return self.model_dump(include=self.model_fields_set)
+
+    def validate_layout(self, world_size: int, entry: Entry | None = None) -> None:
+        """Check every rule across fields for a run on `world_size` ranks.
+
+        Needs no process group and no file. With `entry`, what that entry point needs is checked, too.
+        Raises UserError with one line that names fields, values and a remedy.
+        """
+        problem = first_broken_rule(self, world_size, entry)
+        if problem is not None:
+            raise UserError(problem)
+
+    @property
+    def model_parallel_size(self) -> int:
+        """Ranks of one model replica: tensor x context x pipeline."""
+        return (
+            self.tensor_model_parallel_size
+            * self.context_parallel_size
+            * self.pipeline_model_parallel_size
+        )
+
+    def data_parallel_size(self, world_size: int) -> int:
+        """Number of model replicas on `world_size` ranks."""
+        return world_size // self.model_parallel_size
+
+    @property
+    def sequence_multiple(self) -> int:
+        """Rows are padded to a multiple of this, so that every rank gets equal zigzag chunks."""
+        tensor = self.tensor_model_parallel_size if self.sequence_parallel else 1
+        context = self.context_parallel_size
+        return tensor if context == 1 else 2 * context * tensor
+
+    @property
+    def tokens_per_frame(self) -> int:
+        """Media tokens of one frame, without the newline that follows it."""
+        patches = self.vision_image_size // self.vision_patch_size
+        return math.ceil(patches / 2) ** 2
+
+    @property
+    def params_dtype(self) -> torch.dtype:
+        """Type of the weights that the forward pass uses."""
+        import torch
+
+        return torch.bfloat16 if self.bf16 else torch.float32
+
+    def padded_vocab_size(self, vocab_size: int) -> int:
+        """Rows of the word embeddings for a vocabulary of `vocab_size`."""
+        multiple = self.make_vocab_size_divisible_by * self.tensor_model_parallel_size
+        return math.ceil(vocab_size / multiple) * multiple
+
+    def samples_per_step(self, world_size: int, entry: Entry) -> int:
+        """Samples of one optimizer step: rows for SFT, sampled responses for RL."""
+        if entry == "rl":
+            return self.grpo_prompts_per_step * self.grpo_group_size
+        if self.global_batch_size is not None:
+            return self.global_batch_size
+        return self.micro_batch_size * self.data_parallel_size(world_size)
+
+    @property
+    def responses_per_row(self) -> int:
+        """Responses that share one row in RL training."""
+        return self.grpo_group_size if self.shared_prompt else 1
+
+    @property
+    def lr_warmup_steps(self) -> int:
+        """Steps of warmup, given by --lr-warmup-iters or --lr-warmup-fraction."""
+        if self.lr_warmup_fraction is not None:
+            return int(self.lr_warmup_fraction * self.lr_decay_iters)
+        return self.lr_warmup_iters
+
+    @property
+    def rollout_tp_size(self) -> int:
+        """Tensor-parallel size of the rollout engine, derived when it is not given."""
+        if self.rollout_tensor_parallel_size is not None:
+            return self.rollout_tensor_parallel_size
+        size = self.model_parallel_size
+        groups = self.num_query_groups
+        splits = (
+            self.num_attention_heads % size == 0
+            and self.ffn_hidden_size % size == 0
+            and (groups % size == 0 or size % groups == 0)
+        )
+        return size if splits else 1
+
+
+def describe_validation_error(error: ValidationError, origins: dict[str, str]) -> str:
+    """One line for all problems of a ValidationError; `origins` says where a field was set."""
+    missing: list[str] = []
+    wrong: list[str] = []
+    for item in error.errors(include_url=False):
+        field = str(item["loc"][0]) if item["loc"] else "configuration"
+        if item["type"] == "default_factory_not_called":
+            continue  # A derived field: what it derives from is already in the list.
+        if item["type"] == "missing":
+            missing.append(field)
+            continue
+        expected = item["msg"].replace("Input should be", "expected").replace("Input", "value")
+        place = f" ({origins[field]})" if field in origins else ""
+        wrong.append(f"{field} = {item['input']!r}{place}: {expected}")
+    if missing:
+        flag = "--" + missing[0].replace("_", "-")
+        wrong.append(
+            f"{', '.join(missing)} not set: give {flag} ..., or put it into the --config recipe"
+        )
+    return "; ".join(wrong)
