@@ -1,0 +1,105 @@
+"""The rows of a mapping table against layouts that are written out by hand."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from megatron_longrl.checkpoint.table import (
+    QKV,
+    ColumnParallel,
+    Direct,
+    GatedMLP,
+    RowParallel,
+    Table,
+    Tied,
+    VocabParallel,
+)
+
+ROWS = {
+    "direct": (Direct("m", ("llm/a",)), [(6,)]),
+    "column": (ColumnParallel("m", ("llm/a",)), [(8, 3)]),
+    "row": (RowParallel("m", ("llm/a",)), [(3, 8)]),
+    "vocabulary": (VocabParallel("m", ("llm/a",), False, 13, 16), [(13, 3)]),
+    "gated": (GatedMLP("m", ("llm/a", "llm/b")), [(8, 3), (8, 3)]),
+    "qkv weight": (
+        QKV("m", ("llm/q", "llm/k", "llm/v"), False, 28, 4),
+        [(28 * 2, 5), (4 * 2, 5), (4 * 2, 5)],
+    ),
+    "qkv bias": (
+        QKV("m", ("llm/q", "llm/k", "llm/v"), False, 28, 4),
+        [(28 * 2,), (4 * 2,), (4 * 2,)],
+    ),
+}
+
+
+@pytest.mark.parametrize("size", [1, 2, 4])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("kind", ROWS)
+def test_round_trip_is_bit_exact(kind, dtype, size):
+    row, shapes = ROWS[kind]
+    tensors = [torch.randn(shape).to(dtype) for shape in shapes]
+    full = row.merge(tensors)
+    shards = [row.shard(full, rank, size) for rank in range(size)]
+    back = row.split(row.join(shards))
+    assert len(back) == len(tensors)
+    for before, after in zip(tensors, back, strict=True):
+        assert after.dtype == dtype and after.is_contiguous() and torch.equal(before, after)
+
+
+def test_qkv_rows_are_ordered_by_query_group():
+    row = QKV("m", ("llm/q", "llm/k", "llm/v"), False, num_heads=4, num_query_groups=2)
+    query = torch.tensor([0, 1, 10, 11, 20, 21, 30, 31])  # head * 10 + channel
+    key = torch.tensor([100, 101, 110, 111])
+    value = torch.tensor([200, 201, 210, 211])
+    full = row.merge([query, key, value])
+    # Two query heads, then the key and the value head that they share.
+    assert full[:8].tolist() == [0, 1, 10, 11, 100, 101, 200, 201]
+    assert full[8:].tolist() == [20, 21, 30, 31, 110, 111, 210, 211]
+    assert torch.equal(row.shard(full, 1, 2), full[8:])
+
+
+def test_qkv_does_not_split_a_query_group():
+    row = QKV("m", ("llm/q", "llm/k", "llm/v"), False, num_heads=4, num_query_groups=2)
+    full = row.merge([torch.randn(8, 3), torch.randn(4, 3), torch.randn(4, 3)])
+    with pytest.raises(ValueError, match="2 query groups over 4"):
+        row.shard(full, 0, 4)
+
+
+def test_gated_mlp_gives_each_rank_its_gate_and_its_up():
+    row = GatedMLP("m", ("llm/gate", "llm/up"))
+    full = row.merge([torch.arange(4), torch.arange(10, 14)])
+    assert row.shard(full, 0, 2).tolist() == [0, 1, 10, 11]
+    assert row.shard(full, 1, 2).tolist() == [2, 3, 12, 13]
+
+
+def test_padding_rows_are_zero_and_dropped():
+    row = VocabParallel("m", ("llm/a",), vocab_size=3, padded_vocab_size=8)
+    weight = torch.ones(3, 2)
+    full = row.merge([weight])
+    assert full.shape == (8, 2) and not full[3:].any()
+    full[3:] = 7.0
+    assert torch.equal(row.split(full)[0], weight)
+
+
+def test_tied_output_takes_the_embedding_and_exports_nothing():
+    row = Tied("m", ("llm/embed",), vocab_size=3, padded_vocab_size=4, alias="llm/lm_head")
+    assert not row.exported
+    assert row.split(torch.ones(4, 2)) == ()
+    assert row.merge([torch.ones(3, 2)]).shape == (4, 2)
+
+
+def test_expand_goes_layer_by_layer_through_the_chosen_parts():
+    table = Table(
+        entries=(
+            Direct("e", ("llm/e",)),
+            Direct("a.*.w", ("llm/a.*.w",)),
+            Direct("b.*.w", ("llm/b.*.w",)),
+            Direct("n", ("llm/n",)),
+            Direct("p", ("mm_projector/p",)),
+        ),
+        layers={"llm": 2},
+    )
+    names = [row.megatron for row in table.expand()]
+    assert names == ["e", "a.0.w", "b.0.w", "a.1.w", "b.1.w", "n", "p"]
+    assert [row.hf[0] for row in table.expand(["mm_projector"])] == ["mm_projector/p"]
