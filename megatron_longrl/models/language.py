@@ -17,7 +17,10 @@ from megatron.core.transformer.attention import SelfAttention, SelfAttentionSubm
 from megatron.core.transformer.spec_utils import ModuleSpec
 from megatron.core.transformer.transformer_block import TransformerBlockSubmodules
 from megatron.core.transformer.transformer_config import TransformerConfig
-from megatron.core.transformer.transformer_layer import TransformerLayer, TransformerLayerSubmodules
+from megatron.core.transformer.transformer_layer import (
+    TransformerLayer,
+    TransformerLayerSubmodules,
+)
 from torch import Tensor
 
 from megatron_longrl.models.norms import TorchNorm
@@ -65,7 +68,9 @@ def layer_spec(attn_mask_type: AttnMaskType) -> ModuleSpec:
     )
 
 
-def block_spec(num_layers: int, attn_mask_type: AttnMaskType) -> TransformerBlockSubmodules:
+def block_spec(
+    num_layers: int, attn_mask_type: AttnMaskType
+) -> TransformerBlockSubmodules:
     """``num_layers`` layers and the final norm."""
     return TransformerBlockSubmodules(
         layer_specs=[layer_spec(attn_mask_type)] * num_layers, layer_norm=TorchNorm
@@ -100,7 +105,8 @@ def language_transformer_config(config: Config) -> TransformerConfig:
         ffn_hidden_size=config.ffn_hidden_size,
         num_attention_heads=config.num_attention_heads,
         num_query_groups=config.num_query_groups or config.num_attention_heads,
-        kv_channels=config.kv_channels or config.hidden_size // config.num_attention_heads,
+        kv_channels=config.kv_channels
+        or config.hidden_size // config.num_attention_heads,
         normalization="RMSNorm",
         layernorm_epsilon=config.norm_epsilon,
         gated_linear_unit=True,
@@ -134,7 +140,9 @@ def mrope_sections(config: Config) -> list[int]:
     return [half - 2 * (half // 3), half // 3, half // 3]
 
 
-def build_language_model(config: Config, vocab_size: int, groups: ParallelGroups) -> GPTModel:
+def build_language_model(
+    config: Config, vocab_size: int, groups: ParallelGroups
+) -> GPTModel:
     """This rank's part of the language model.
 
     Args:
@@ -144,7 +152,8 @@ def build_language_model(config: Config, vocab_size: int, groups: ParallelGroups
     model = GPTModel(
         config=transformer_config,
         transformer_layer_spec=block_spec(
-            config.num_layers // config.pipeline_model_parallel_size, AttnMaskType.arbitrary
+            config.num_layers // config.pipeline_model_parallel_size,
+            AttnMaskType.arbitrary,
         ),
         vocab_size=vocab_size,
         max_sequence_length=config.max_position_embeddings,
@@ -191,7 +200,9 @@ def run_decoder(
             decoder_input, group=model.pg_collection.tp
         )
     return model.decoder(
-        hidden_states=decoder_input, attention_mask=attention_mask, rotary_pos_emb=rotary
+        hidden_states=decoder_input,
+        attention_mask=attention_mask,
+        rotary_pos_emb=rotary,
     )
 
 

@@ -43,7 +43,9 @@ class MaskedAttention(torch.nn.Module):
         **unused: Any,
     ) -> None:
         super().__init__()
-        assert pg_collection is not None, "MaskedAttention needs the process groups of its model"
+        assert pg_collection is not None, (
+            "MaskedAttention needs the process groups of its model"
+        )
         self.group = pg_collection.cp
         assert config.kv_channels is not None
         self.scale = softmax_scale or config.kv_channels**-0.5
@@ -75,7 +77,12 @@ class MaskedAttention(torch.nn.Module):
         query, key, value = (x.permute(1, 2, 0, 3) for x in (query, key, value))
         if query.is_cuda or key.shape[2] > _EXPLICIT_PRODUCT_LIMIT:
             context = F.scaled_dot_product_attention(
-                query, key, value, attn_mask=attention_mask, scale=self.scale, enable_gqa=True
+                query,
+                key,
+                value,
+                attn_mask=attention_mask,
+                scale=self.scale,
+                enable_gqa=True,
             )
         else:
             context = _explicit_attention(query, key, value, attention_mask, self.scale)

@@ -85,7 +85,16 @@ def _on_cpu(factory: Callable[..., Any]) -> Callable[..., Any]:
 
 TORCH_CALLS: dict[str, Callable[..., Any]] = {
     name: _on_cpu(getattr(torch, name))
-    for name in ("zeros", "ones", "empty", "full", "tensor", "arange", "empty_like", "zeros_like")
+    for name in (
+        "zeros",
+        "ones",
+        "empty",
+        "full",
+        "tensor",
+        "arange",
+        "empty_like",
+        "zeros_like",
+    )
 }
 """Tensor factories that core calls with ``device="cuda"``."""
 
@@ -248,4 +257,3 @@ class CpuPlatform(Platform):
     def set_rng_state(self, state: torch.Tensor) -> None:
         """Restore the CPU's default generator."""
         torch.set_rng_state(state)
-

@@ -8,7 +8,10 @@ from megatron.core.transformer.module import MegatronModule
 from torch import Tensor
 
 from megatron_longrl.models.vila.projector import build_projector
-from megatron_longrl.models.vila.siglip import SiglipVisionTower, vision_transformer_config
+from megatron_longrl.models.vila.siglip import (
+    SiglipVisionTower,
+    vision_transformer_config,
+)
 
 if TYPE_CHECKING:
     from megatron_longrl.config import Config

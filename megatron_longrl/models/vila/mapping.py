@@ -6,7 +6,6 @@ from typing import TYPE_CHECKING
 
 from megatron_longrl.checkpoint.table import (
     QKV,
-    ColumnParallel,
     Direct,
     GatedMLP,
     RowParallel,
@@ -38,8 +37,7 @@ def qwen2(config: Config) -> tuple[TensorMapping, ...]:
     """The language model, as transformers' ``Qwen2ForCausalLM`` names it."""
     if config.vocab_size is None:
         raise ValueError("the mapping needs vocab_size: take the tokenizer's")
-    unit = config.make_vocab_size_divisible_by * config.tensor_model_parallel_size
-    padded = -(-config.vocab_size // unit) * unit
+    padded = config.padded_vocab_size(config.vocab_size)
     heads, groups = config.num_attention_heads, config.num_query_groups
     ours, theirs = "language_model.decoder.layers.*.", "llm/model.layers.*."
     embedding, head = "llm/model.embed_tokens.weight", "llm/lm_head.weight"

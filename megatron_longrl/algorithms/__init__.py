@@ -1,0 +1,1 @@
+"""Advantages, policy losses and KL terms: pure tensor functions, no distributed code."""

@@ -1,0 +1,77 @@
+"""Initial weights that do not depend on the parallel layout.
+
+Every tensor is drawn whole from a generator seeded with its Hugging Face name, and each rank keeps its
+part, so a model starts from the same weights on any number of ranks.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from megatron_longrl.checkpoint.mapping import local_parameters, mapping_table
+from megatron_longrl.checkpoint.table import TensorMapping, VocabParallel
+
+if TYPE_CHECKING:
+    from megatron_longrl.config import Config
+    from megatron_longrl.parallel.groups import ParallelGroups
+
+
+@torch.no_grad()
+def initialize_weights(
+    modules: Mapping[str, torch.nn.Module], config: Config, groups: ParallelGroups
+) -> None:
+    """Draw all weights: normal with deviation --init-method-std, ones for norms, zeros for biases."""
+    local = local_parameters(modules)
+    for row in mapping_table(config).expand():
+        parameter = local.pop(row.megatron, None)
+        if parameter is None:
+            continue
+        size, rank = (1, 0) if row.replicated else (groups.tp.size(), groups.tp.rank())
+        tensors = [
+            draw(name, shape, config.seed, _deviation(name, config))
+            for name, shape in zip(
+                row.hf, _hugging_face_shapes(row, parameter, size), strict=True
+            )
+        ]
+        parameter.copy_(row.shard(row.merge(tensors), rank, size))
+    if local:
+        raise RuntimeError(f"the mapping table does not cover {sorted(local)[0]}")
+
+
+_INTO_RESIDUAL = ("self_attn.o_proj.weight", "mlp.down_proj.weight")
+
+
+def _deviation(name: str, config: Config) -> float:
+    """Projections into the residual stream start smaller by sqrt(2 layers), as Megatron does."""
+    scale = (2 * config.num_layers) ** -0.5 if name.endswith(_INTO_RESIDUAL) else 1.0
+    return config.init_method_std * scale
+
+
+def draw(name: str, shape: torch.Size, seed: int, std: float) -> Tensor:
+    """The initial value of one Hugging Face tensor, float32."""
+    if name.endswith(".bias"):
+        return torch.zeros(shape)
+    if len(shape) == 1:
+        return torch.ones(shape)
+    digest = hashlib.sha256(f"{seed}/{name}".encode()).digest()
+    generator = torch.Generator().manual_seed(int.from_bytes(digest[:8], "little") >> 1)
+    return torch.randn(shape, generator=generator) * std
+
+
+def _hugging_face_shapes(
+    row: TensorMapping, parameter: Tensor, size: int
+) -> list[torch.Size]:
+    """Shapes of the tensors that merge into a parameter of which this rank holds one of ``size``."""
+    shard = torch.empty(parameter.shape, device="meta")
+    full = row.join([shard] * size) if row.sharded and not row.replicated else shard
+    split = (
+        VocabParallel.split(row, full)
+        if isinstance(row, VocabParallel)
+        else row.split(full)
+    )
+    return [tensor.shape for tensor in split]

@@ -1,0 +1,1 @@
+"""Rewards of a response, one file each."""

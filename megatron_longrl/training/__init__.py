@@ -1,0 +1,1 @@
+"""Megatron training steps and the two loops that are made of them."""

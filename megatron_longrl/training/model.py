@@ -1,0 +1,164 @@
+"""The model of a run: two data-parallel parts, their optimizer and their schedule.
+
+The language model is sharded over TP, MR-SP and PP, and reduced over its data-parallel ranks. The vision
+encoder is replicated on every rank, each with its own frames, and reduced over the whole world.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import torch
+from megatron.core.distributed import (
+    DistributedDataParallel,
+    DistributedDataParallelConfig,
+)
+from megatron.core.optimizer import OptimizerConfig, get_megatron_optimizer
+from megatron.core.optimizer.optimizer import ChainedOptimizer, MegatronOptimizer
+from megatron.core.optimizer_param_scheduler import OptimizerParamScheduler
+from megatron.core.process_groups_config import ProcessGroupCollection
+from megatron.core.tensor_parallel.random import model_parallel_cuda_manual_seed
+
+from megatron_longrl.models.initialize import initialize_weights
+from megatron_longrl.models.language import build_language_model
+from megatron_longrl.models.vila.encoder import VisionEncoder
+
+if TYPE_CHECKING:
+    from megatron.core.models.gpt import GPTModel
+
+    from megatron_longrl.config import Config
+    from megatron_longrl.parallel.groups import ParallelGroups
+
+PARTS = ("language_model", "encoder")
+
+
+@dataclass
+class TrainedModel:
+    """Everything that is trained. Fields ending in ``_optimizer`` are None for frozen parts."""
+
+    language_model: DistributedDataParallel
+    encoder: DistributedDataParallel
+    optimizers: dict[str, MegatronOptimizer]
+    """One per part that is trained."""
+    optimizer: ChainedOptimizer | None
+    """All of them as one; None when the model is only run."""
+    scheduler: OptimizerParamScheduler | None
+    encoder_version: int = 0
+    """Changes whenever the encoder's weights change, so that no stale embedding is used."""
+
+    @property
+    def gpt(self) -> GPTModel:
+        """The language model without its wrapper."""
+        return self.language_model.module
+
+    @property
+    def encoder_is_trained(self) -> bool:
+        """Whether the step updates the tower or the projector."""
+        return "encoder" in self.optimizers
+
+    @property
+    def modules(self) -> dict[str, torch.nn.Module]:
+        """The parts by the names that checkpoints and mappings use."""
+        return {"language_model": self.language_model, "encoder": self.encoder}
+
+
+def build_model(
+    config: Config, groups: ParallelGroups, *, train: bool = True
+) -> TrainedModel:
+    """Build, initialise, freeze, wrap, and make the optimizer.
+
+    Args:
+        config: with ``vocab_size`` filled in.
+        train: False for evaluation, which needs no optimizer.
+    """
+    assert config.vocab_size is not None, (
+        "the vocabulary's size comes from the tokenizer"
+    )
+    model_parallel_cuda_manual_seed(config.seed)
+    language_model = build_language_model(
+        config, config.padded_vocab_size(config.vocab_size), groups
+    )
+    encoder = VisionEncoder(config, groups)
+    initialize_weights(
+        {"language_model": language_model, "encoder": encoder}, config, groups
+    )
+    for module, frozen in (
+        (language_model, config.freeze_language_model or not train),
+        (encoder.vision_tower, config.freeze_vision_tower or not train),
+        (encoder.projector, config.freeze_projector or not train),
+    ):
+        if frozen:
+            module.requires_grad_(False)
+    wrapped = {
+        "language_model": _wrap(language_model, groups.pg, config),
+        "encoder": _wrap(encoder, groups.encoder_pg, config),
+    }
+    optimizers = {}
+    for part, collection in (
+        ("language_model", groups.pg),
+        ("encoder", groups.encoder_pg),
+    ):
+        if any(parameter.requires_grad for parameter in wrapped[part].parameters()):
+            optimizers[part] = get_megatron_optimizer(
+                _optimizer_config(config),
+                [wrapped[part]],
+                use_gloo_process_groups=False,
+                pg_collection=collection,
+            )
+    optimizer = ChainedOptimizer(list(optimizers.values())) if optimizers else None
+    return TrainedModel(
+        language_model=wrapped["language_model"],
+        encoder=wrapped["encoder"],
+        optimizers=optimizers,
+        optimizer=optimizer,
+        scheduler=_scheduler(config, optimizer) if optimizer is not None else None,
+    )
+
+
+def _wrap(
+    module: torch.nn.Module, collection: ProcessGroupCollection, config: Config
+) -> DistributedDataParallel:
+    return DistributedDataParallel(
+        module.config,
+        DistributedDataParallelConfig(
+            grad_reduce_in_fp32=True,
+            overlap_grad_reduce=False,
+            use_distributed_optimizer=config.use_distributed_optimizer,
+        ),
+        module,
+        pg_collection=collection,
+    )
+
+
+def _optimizer_config(config: Config) -> OptimizerConfig:
+    return OptimizerConfig(
+        optimizer="adam",
+        lr=config.lr,
+        min_lr=config.min_lr,
+        weight_decay=config.weight_decay,
+        adam_beta1=config.adam_beta1,
+        adam_beta2=config.adam_beta2,
+        adam_eps=config.adam_eps,
+        clip_grad=config.clip_grad,
+        bf16=config.bf16,
+        params_dtype=config.params_dtype,
+        use_distributed_optimizer=config.use_distributed_optimizer,
+    )
+
+
+def _scheduler(config: Config, optimizer: ChainedOptimizer) -> OptimizerParamScheduler:
+    """Learning rate per optimizer step (not per sample)."""
+    return OptimizerParamScheduler(
+        optimizer,
+        init_lr=0.0,
+        max_lr=config.lr,
+        min_lr=config.min_lr,
+        lr_warmup_steps=config.lr_warmup_steps,
+        lr_decay_steps=max(config.lr_decay_iters, config.lr_warmup_steps + 1),
+        lr_decay_style=config.lr_decay_style,
+        start_wd=config.weight_decay,
+        end_wd=config.weight_decay,
+        wd_incr_steps=config.train_iters,
+        wd_incr_style="constant",
+    )

@@ -1,0 +1,86 @@
+"""A micro-batch as one rank sees it: its zigzag shard of every field, and its rows of the mask."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.distributed import ProcessGroup
+
+from megatron_longrl.data.collate import Batch, attention_allowed
+from megatron_longrl.parallel.sequence import shard_sequence, zigzag_indices
+
+
+@dataclass
+class MicroBatch:
+    """Fields are [b, s / cp] of this rank unless said otherwise."""
+
+    tokens: Tensor
+    position_ids: Tensor
+    labels: Tensor
+    loss_mask: Tensor
+    media_index: Tensor
+    response_index: Tensor
+    attention_mask: Tensor
+    """bool [b, 1, s / cp, s], True where seen; keys in the order of the ranks' shards."""
+    media_keys: tuple[str, ...]
+    """Videos of the rows, in the order that ``media_index`` counts."""
+    num_responses: int
+    """Responses in all rows of the micro-batch."""
+    response_lengths: Tensor
+    """float [responses]: predicted tokens of each response, over all ranks."""
+    advantages: Tensor | None = None
+    old_logprobs: Tensor | None = None
+    ref_logprobs: Tensor | None = None
+    rollout_logprobs: Tensor | None = None
+
+    @property
+    def selected(self) -> Tensor:
+        """bool [b, s / cp]: where a response token is predicted."""
+        return self.loss_mask > 0
+
+
+_OPTIONAL = ("advantages", "old_logprobs", "ref_logprobs", "rollout_logprobs")
+
+
+def shard_batch(batch: Batch, group: ProcessGroup, device: torch.device) -> MicroBatch:
+    """This MR-SP rank's part of a padded batch whose fields are [b, s].
+
+    Args:
+        group: the ranks that share the sequence.
+    """
+
+    def shard(field: Tensor) -> Tensor:
+        return shard_sequence(field, group).to(device)
+
+    length = batch.tokens.shape[1]
+    allowed = attention_allowed(batch.branch_ids)  # [b, s, s]
+    if group.size() > 1:
+        order = torch.cat(
+            [zigzag_indices(length, group.size(), r) for r in range(group.size())]
+        )
+        mine = zigzag_indices(length, group.size(), group.rank())
+        allowed = allowed.index_select(1, mine).index_select(2, order)
+    predicted = batch.response_index[batch.loss_mask > 0]
+    num_responses = (
+        int(batch.response_index.max()) + 1 if batch.response_index.numel() else 0
+    )
+    return MicroBatch(
+        tokens=shard(batch.tokens),
+        position_ids=shard(batch.position_ids),
+        labels=shard(batch.labels),
+        loss_mask=shard(batch.loss_mask),
+        media_index=shard(batch.media_index),
+        response_index=shard(batch.response_index),
+        attention_mask=allowed[:, None].to(device),
+        media_keys=tuple(batch.media_keys),
+        num_responses=num_responses,
+        response_lengths=torch.bincount(predicted, minlength=num_responses)
+        .float()
+        .to(device),
+        **{
+            name: None if getattr(batch, name) is None else shard(getattr(batch, name))
+            for name in _OPTIONAL
+        },
+    )

@@ -1,0 +1,261 @@
+"""Megatron training steps over micro-batches: forward, log-probabilities, update.
+
+The vision encoder does not run inside the pipeline schedule. Its embeddings enter the first stage as
+leaves; after the schedule their gradients go back to the ranks that own the frames. So each frame is
+encoded once per step, on any pipeline layout, and no rank waits for another's frames inside a schedule.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+import torch
+import torch.distributed as dist
+from megatron.core.distributed import finalize_model_grads
+from megatron.core.pipeline_parallel import get_forward_backward_func
+from megatron.core.pipeline_parallel.p2p_communication import P2PCommunicator
+from torch import Tensor
+
+from megatron_longrl.models.language import (
+    embed_tokens,
+    hidden_for_logits,
+    output_weight,
+    run_decoder,
+)
+from megatron_longrl.parallel.agree import gather_objects
+from megatron_longrl.parallel.frames import EncodedVideos, FrameEncoder
+from megatron_longrl.parallel.logprobs import selected_logprobs
+from megatron_longrl.parallel.sequence import unshard_sequence
+from megatron_longrl.training.losses import Loss, Sums
+from megatron_longrl.training.model import TrainedModel
+from megatron_longrl.training.sharding import MicroBatch
+
+if TYPE_CHECKING:
+    from megatron_longrl.config import Config
+    from megatron_longrl.parallel.groups import ParallelGroups
+
+
+@dataclass
+class StepResult:
+    """What an optimizer step reports."""
+
+    metrics: dict[str, float]
+    """The loss's metrics, over all ranks and micro-batches."""
+    grad_norm: float
+    learning_rate: float
+    num_tokens: int
+    """Tokens (or responses) that the gradients were divided by."""
+
+
+class Stepper:
+    """Runs micro-batches through the model under Megatron's schedules.
+
+    Args:
+        model: the parts of the model.
+        frames: stage 1 of MR-SP over this rank's replica.
+    """
+
+    def __init__(
+        self,
+        model: TrainedModel,
+        frames: FrameEncoder,
+        groups: ParallelGroups,
+        config: Config,
+    ) -> None:
+        self.model = model
+        self.frames = frames
+        self.groups = groups
+        self.config = config
+        self._schedule = get_forward_backward_func(
+            pp_size=groups.pp.size(), vp_size=None
+        )
+        self._p2p = P2PCommunicator(groups.pp, model.gpt.config)
+        self._num_tokens = torch.zeros([], dtype=torch.int)
+        model.gpt.config.finalize_model_grads_func = self._finalize
+
+    def train(
+        self,
+        batches: Sequence[MicroBatch],
+        media: Mapping[str, Tensor],
+        encoded: EncodedVideos | None,
+        loss: Loss,
+    ) -> StepResult:
+        """Forward, backward and optimizer step.
+
+        Args:
+            batches: this rank's micro-batches, at least one.
+            media: video key -> embeddings [tokens, h].
+            encoded: what stage 1 returned for this step with its pixels; needed when the encoder is
+                trained.
+            loss: of one micro-batch.
+        """
+        model = self.model
+        assert model.optimizer is not None and model.scheduler is not None
+        model.language_model.zero_grad_buffer()
+        model.encoder.zero_grad_buffer()
+        model.optimizer.zero_grad()
+        trained = model.encoder_is_trained
+        leaves = {
+            key: value.detach().requires_grad_(trained) for key, value in media.items()
+        }
+        sums = self._run(batches, leaves, partial(_with_loss, loss), forward_only=False)
+        if trained:
+            assert encoded is not None, "a trained encoder needs this step's frames"
+            self._encoder_backward(encoded, leaves)
+        _, grad_norm, _ = model.optimizer.step()
+        learning_rate = float(model.optimizer.param_groups[0]["lr"])
+        model.scheduler.step(increment=1)
+        if trained:
+            model.encoder_version += 1
+        return StepResult(
+            metrics=self._reduce(sums).means(),
+            grad_norm=float(grad_norm),
+            learning_rate=learning_rate,
+            num_tokens=int(self._num_tokens),
+        )
+
+    @torch.no_grad()
+    def evaluate(
+        self, batches: Sequence[MicroBatch], media: Mapping[str, Tensor], loss: Loss
+    ) -> dict[str, float]:
+        """The loss's metrics without an update."""
+        sums = self._run(batches, media, partial(_with_loss, loss), forward_only=True)
+        return self._reduce(sums).means()
+
+    @torch.no_grad()
+    def logprobs(
+        self, batches: Sequence[MicroBatch], media: Mapping[str, Tensor]
+    ) -> list[Tensor]:
+        """Log-probabilities of the predicted tokens.
+
+        Returns:
+            Per micro-batch float [b, s], the whole sequence, on every rank of the replica; 0 where
+            nothing is predicted.
+        """
+        local = self._run(batches, media, _without_loss, forward_only=True)
+        results = []
+        for index, batch in enumerate(batches):
+            shard = torch.zeros(batch.tokens.shape, device=batch.tokens.device)
+            if self.groups.is_last_stage:
+                shard[batch.selected] = local[index]
+            whole = unshard_sequence(shard, self.groups.cp)
+            if self.groups.pp.size() > 1:
+                dist.broadcast(
+                    whole, src=self.groups.pp_last_rank, group=self.groups.pp
+                )
+            results.append(whole)
+        return results
+
+    def _run(
+        self,
+        batches: Sequence[MicroBatch],
+        media: Mapping[str, Tensor],
+        finish: Callable[[MicroBatch, Tensor], Any],
+        *,
+        forward_only: bool,
+    ) -> list[Any]:
+        """All micro-batches under the schedule; what ``finish`` reports, on the last stage."""
+        forward = partial(self._forward_step, media=media, finish=finish)
+        batch, length = batches[0].tokens.shape
+        return self._schedule(
+            forward_step_func=forward,
+            data_iterator=iter(batches),
+            model=[self.model.language_model],
+            num_microbatches=len(batches),
+            seq_length=length * self.groups.cp.size(),
+            micro_batch_size=batch,
+            forward_only=forward_only,
+            collect_non_loss_data=finish is _without_loss,
+            pg_collection=self.groups.pg,
+            p2p_communicator=self._p2p,
+        )
+
+    def _forward_step(
+        self,
+        iterator: Iterator[MicroBatch],
+        language_model: torch.nn.Module,
+        *,
+        media: Mapping[str, Tensor],
+        finish: Callable[[MicroBatch, Tensor], Any],
+    ) -> tuple[Tensor, Callable[..., Any]]:
+        """One micro-batch through this pipeline stage."""
+        batch = next(iterator)
+        gpt = self.model.gpt
+        decoder_input = None
+        if self.groups.is_first_stage:
+            decoder_input = _place_media(embed_tokens(gpt, batch.tokens), batch, media)
+            decoder_input = decoder_input.transpose(0, 1).contiguous()  # [s, b, h]
+        hidden = run_decoder(
+            gpt, decoder_input, batch.position_ids, batch.attention_mask
+        )
+        if not self.groups.is_last_stage:
+            return hidden, partial(finish, batch)
+        selected = batch.selected
+        logprobs, entropy = selected_logprobs(
+            hidden_for_logits(gpt, hidden).transpose(0, 1)[selected],
+            output_weight(gpt),
+            batch.labels[selected],
+            self.groups.tp,
+            vocab_size=self.config.vocab_size or gpt.vocab_size,
+            temperature=self.config.rollout_temperature or 1.0,
+        )
+        return torch.stack([logprobs, entropy]), partial(finish, batch)
+
+    def _finalize(self, models: list[Any], num_tokens: Tensor, **kwargs: Any) -> None:
+        """Core's reduction of gradients; keeps the global token count for the encoder."""
+        if "language_model" in self.model.optimizers:
+            finalize_model_grads(models, num_tokens, pg_collection=self.groups.pg)
+        else:
+            dist.broadcast(
+                num_tokens, src=self.groups.pp_last_rank, group=self.groups.pp
+            )
+            dist.all_reduce(num_tokens, group=self.groups.dp_cp)
+        self._num_tokens = num_tokens
+
+    def _encoder_backward(
+        self, encoded: EncodedVideos, leaves: Mapping[str, Tensor]
+    ) -> None:
+        """Bring the embeddings' gradients home and reduce the encoder's own."""
+        # Every TP rank of the first stage holds the same gradient: one of them speaks.
+        speaks = self.groups.is_first_stage and self.groups.tp.rank() == 0
+        gradients = {key: leaf.grad if speaks else None for key, leaf in leaves.items()}
+        self.frames.backward(encoded, gradients)
+        self.model.encoder.finish_grad_sync()
+        if self._num_tokens > 0:
+            self.model.encoder.scale_gradients(1.0 / self._num_tokens)
+
+    def _reduce(self, reported: Sequence[Sums]) -> Sums:
+        """Sum the last stages' reports over all ranks, in rank order."""
+        speaks = self.groups.is_last_stage and self.groups.tp.rank() == 0
+        mine = Sums.total(reported) if speaks else Sums()
+        return Sums.total(gather_objects(self.groups.control, mine))
+
+
+def _place_media(
+    embeddings: Tensor, batch: MicroBatch, media: Mapping[str, Tensor]
+) -> Tensor:
+    """Put the video embeddings into their slots among text embeddings [b, s, h]."""
+    slots = batch.media_index >= 0
+    if not batch.media_keys:
+        return embeddings
+    whole = torch.cat([media[key] for key in batch.media_keys])
+    chosen = whole.index_select(0, batch.media_index[slots]).to(embeddings.dtype)
+    return embeddings.index_put((slots,), chosen)
+
+
+def _with_loss(
+    loss: Loss, batch: MicroBatch, output: Tensor
+) -> tuple[Tensor, Tensor, Sums]:
+    """Megatron's loss contract with per-token normalisation: (sum, count, report)."""
+    logprobs, entropy = output
+    return loss(batch, logprobs, entropy)
+
+
+def _without_loss(
+    batch: MicroBatch, output: Tensor, non_loss_data: bool = True
+) -> Tensor:
+    """Only the log-probabilities of the selected tokens."""
+    return output[0]
