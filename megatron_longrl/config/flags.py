@@ -82,7 +82,10 @@ def _add_flag(
         opposite = "--" + name[3:] if name.startswith("no_") else "--no-" + name
         group.add_argument(*options, dest=name, action="store_true", help=text)
         group.add_argument(
-            opposite.replace("_", "-"), dest=name, action="store_false", help=argparse.SUPPRESS
+            opposite.replace("_", "-"),
+            dest=name,
+            action="store_false",
+            help=argparse.SUPPRESS,
         )
     elif list in kinds:
         group.add_argument(

@@ -15,12 +15,21 @@ from pydantic import ValidationError
 from megatron_longrl.config.flags import build_parser, parse_flags
 from megatron_longrl.config.names import FieldNames
 from megatron_longrl.config.recipe import read_recipe
-from megatron_longrl.config.schema import SECTIONS, Config, Entry, describe_validation_error
+from megatron_longrl.config.schema import (
+    SECTIONS,
+    Config,
+    Entry,
+    describe_validation_error,
+)
 from megatron_longrl.errors import UserError
 
 logger = logging.getLogger(__name__)
 
-PROGRAMS: dict[Entry, str] = {"sft": "train_sft", "rl": "train_rl", "evaluate": "evaluate"}
+PROGRAMS: dict[Entry, str] = {
+    "sft": "train_sft",
+    "rl": "train_rl",
+    "evaluate": "evaluate",
+}
 
 
 def load_config(argv: Sequence[str], entry: Entry) -> Config:

@@ -25,7 +25,10 @@ class FieldNames:
 
     def of(self, field: str) -> list[str]:
         """The names of one field, its own first."""
-        return [field, *(n for n, f in self.by_name.items() if f == field and n != field)]
+        return [
+            field,
+            *(n for n, f in self.by_name.items() if f == field and n != field),
+        ]
 
     def suggest_key(self, key: str) -> str:
         """The end of an error message: the nearest key, or nothing."""

@@ -36,5 +36,5 @@ class ParallelSection(Section):
     distributed_backend: Literal["gloo", "nccl"] | None = None
     """torch.distributed backend; by default nccl on CUDA and gloo on CPU."""
 
-    distributed_timeout_minutes: PositiveFloat = 10
+    distributed_timeout_minutes: PositiveFloat = 10.0
     """A collective that waits longer than this ends the run with an error."""

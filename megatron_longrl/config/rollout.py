@@ -6,7 +6,12 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from megatron_longrl.config.section import PositiveFloat, PositiveInt, Section, WeightFloat
+from megatron_longrl.config.section import (
+    PositiveFloat,
+    PositiveInt,
+    Section,
+    WeightFloat,
+)
 
 
 class RolloutSection(Section):

@@ -11,7 +11,13 @@ if TYPE_CHECKING:
 
 REQUIRED: dict[str, tuple[str, ...]] = {
     "sft": ("train_data_path", "tokenizer_model", "train_iters", "lr"),
-    "rl": ("train_data_path", "tokenizer_model", "train_iters", "lr", "grpo_prompts_per_step"),
+    "rl": (
+        "train_data_path",
+        "tokenizer_model",
+        "train_iters",
+        "lr",
+        "grpo_prompts_per_step",
+    ),
     "evaluate": ("load", "data", "output", "tokenizer_model"),
 }
 """Fields that an entry point cannot do without."""
