@@ -1,1 +1,1 @@
-"""Checkpoints: Megatron's distributed ones, Hugging Face folders, and the mapping between the two."""
+"""Checkpoints: Megatron's, Hugging Face's, and the mapping between the two."""

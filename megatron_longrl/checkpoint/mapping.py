@@ -10,7 +10,7 @@ from __future__ import annotations
 import importlib
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 import torch
 import torch.distributed as dist
@@ -55,7 +55,8 @@ def local_parameters(
     Layers are numbered over the whole model, not within the pipeline stage.
 
     Args:
-        model: object or mapping with the modules ``encoder`` and ``language_model``, wrapped or not;
+        model: object or mapping with the modules ``encoder`` and ``language_model``, wrapped or
+        not;
             one of them may be missing.
     """
     found: dict[str, nn.Parameter] = {}
@@ -69,8 +70,9 @@ def local_parameters(
             if match is None:
                 found[f"{part}.{name}"] = parameter
                 continue
-            layer = module.decoder.layers[int(match[2])]  # type: ignore[union-attr,index]
-            found[f"{match[1]}{layer.layer_number - 1}{match[3]}"] = parameter
+            layer = module.get_submodule(f"decoder.layers.{match[2]}")
+            index = cast(int, layer.layer_number) - 1
+            found[f"{match[1]}{index}{match[3]}"] = parameter
     return found
 
 
@@ -85,9 +87,9 @@ def export_named_tensors(
 
     Collective over the replica: every rank must exhaust the iterator, and every rank is given every
     tensor (gathered over tensor-parallel ranks, broadcast along the pipeline). The
-    encoder's tensors are local everywhere, since it is replicated. Tensors have the model's dtype (not
-    that of the optimizer's fp32 copy); they may share memory with the model: use or copy them before
-    the next optimizer step, and do not write to them.
+    encoder's tensors are local everywhere, since it is replicated. Tensors have the model's dtype
+    (not that of the optimizer's fp32 copy); they may share memory with the model: use or copy them
+    before the next optimizer step, and do not write to them.
 
     Args:
         model: see :func:`local_parameters`.
@@ -124,7 +126,7 @@ def export_named_tensors(
 def weight_stream(
     model: nn.Module | Mapping[str, nn.Module], config: Config, groups: ParallelGroups
 ) -> Iterator[tuple[str, Tensor]]:
-    """:func:`export_named_tensors` of the language model alone, named as a rollout engine loads it."""
+    """The language model's :func:`export_named_tensors`, named as a rollout engine loads it."""
     for name, tensor in export_named_tensors(model, config, groups, parts=("llm",)):
         yield name.removeprefix("llm/"), tensor
 
@@ -168,7 +170,7 @@ def import_named_tensors(
             )
         parameter.copy_(value)
     if remaining:
-        raise RuntimeError(f"the mapping table does not cover {sorted(remaining)[0]}")
+        raise RuntimeError(f"the mapping table does not cover {min(remaining)}")
 
 
 def _collect(

@@ -1,8 +1,8 @@
 """How a Megatron parameter corresponds to Hugging Face tensors: the kinds of entries of a table.
 
-A model family writes one table of these entries (``models/<family>/mapping.py``) and three things use
-it: import of Hugging Face weights, export to Hugging Face, and the weight stream to the rollout engine
-(:mod:`megatron_longrl.checkpoint.mapping`), on a live model or on the files of a checkpoint.
+A model family writes one table of these entries (``models/<family>/mapping.py``) and three things
+use it: import of Hugging Face weights, export to Hugging Face, and the weight stream to the rollout
+engine (:mod:`megatron_longrl.checkpoint.mapping`), on a live model or on the files of a checkpoint.
 
 Every entry speaks of three forms of a parameter:
 
@@ -11,8 +11,8 @@ Every entry speaks of three forms of a parameter:
   checkpoint stores it;
 * *shard*: the part of the full parameter that one tensor-parallel rank holds.
 
-``merge`` and ``split`` go between the first two, ``shard`` and ``join`` between the last two. All four
-only move numbers, so that a round trip is bit-exact.
+``merge`` and ``split`` go between the first two, ``shard`` and ``join`` between the last two. All
+four only move numbers, so that a round trip is bit-exact.
 """
 
 from __future__ import annotations
@@ -113,10 +113,11 @@ class RowParallel(ColumnParallel):
 
 @dataclass(frozen=True)
 class VocabParallel(ColumnParallel):
-    """Embedding or output layer. Megatron pads the vocabulary so that tensor parallelism divides it.
+    """Embedding or output layer. Megatron pads the vocabulary so that tensor parallelism divides
+    it.
 
-    Padding rows are zero on import and dropped on export: their number depends on the layout, so they
-    are no part of the model.
+    Padding rows are zero on import and dropped on export: their number depends on the layout, so
+    they are no part of the model.
     """
 
     vocab_size: int = 0
@@ -137,9 +138,9 @@ class VocabParallel(ColumnParallel):
 class Tied(VocabParallel):
     """Output layer that is the embedding: ``hf`` names the embedding, and nothing is exported.
 
-    Megatron holds a second copy of the weight only where the first and the last pipeline stage differ,
-    so the parameter may be missing. A Hugging Face folder may hold the copy too, named ``alias``; it must then be
-    equal to the embedding.
+    Megatron holds a second copy of the weight only where the first and the last pipeline stage
+    differ, so the parameter may be missing. A Hugging Face folder may hold the copy too, named
+    ``alias``; it must then be equal to the embedding.
     """
 
     alias: str = ""

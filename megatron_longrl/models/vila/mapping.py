@@ -1,4 +1,4 @@
-"""VILA's weights on both sides: SigLIP tower, ``mlp_downsample`` projector, Qwen2 language model."""
+"""VILA's weights on both sides: SigLIP tower, ``mlp_downsample`` projector, Qwen2."""
 
 from __future__ import annotations
 
@@ -92,7 +92,7 @@ def qwen2(config: Config) -> tuple[TensorMapping, ...]:
 
 
 def siglip(config: Config) -> tuple[TensorMapping, ...]:
-    """The vision tower, as transformers' ``SiglipVisionModel`` names it: only the layers that run."""
+    """The layers of the vision tower that run, as transformers' ``SiglipVisionModel`` has them."""
     ours, theirs = "encoder.vision_tower.", "vision_tower/vision_model."
     embeddings = tuple(
         Direct(f"{ours}{name}", (f"{theirs}embeddings.{name}",), replicated=True)

@@ -1,0 +1,63 @@
+"""Does a checkpoint hold the model that the configuration describes?"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from megatron_longrl.errors import UserError
+
+if TYPE_CHECKING:
+    from megatron_longrl.config import Config
+
+ARCHITECTURE_FIELDS = (
+    "model_family",
+    "num_layers",
+    "hidden_size",
+    "ffn_hidden_size",
+    "num_attention_heads",
+    "num_query_groups",
+    "kv_channels",
+    "vocab_size",
+    "norm_epsilon",
+    "rotary_base",
+    "add_qkv_bias",
+    "untie_embeddings_and_output_weights",
+    "vision_image_size",
+    "vision_patch_size",
+    "vision_hidden_size",
+    "vision_num_layers",
+    "vision_num_attention_heads",
+    "vision_ffn_hidden_size",
+    "vision_norm_epsilon",
+    "vision_feature_layer",
+    "projector_type",
+)
+"""Fields that decide which weights there are and what they compute."""
+
+_SHOWN = 3
+
+
+def check_architecture(saved: Mapping[str, Any], config: Config, where: object) -> None:
+    """Compare the architecture of a checkpoint with the run's.
+
+    Args:
+        saved: fields of the checkpoint; those that it lacks are not compared.
+        where: the checkpoint, for the message.
+
+    Raises:
+        UserError: naming the first fields that differ, with both values.
+    """
+    differing = [
+        f"{field} {saved[field]} there, {getattr(config, field)} in the configuration"
+        for field in ARCHITECTURE_FIELDS
+        if field in saved and saved[field] != getattr(config, field)
+    ]
+    if not differing:
+        return
+    more = len(differing) - _SHOWN
+    rest = f" and {more} more" if more > 0 else ""
+    raise UserError(
+        f"{where} is a checkpoint of another architecture: {'; '.join(differing[:_SHOWN])}{rest}; "
+        "load a checkpoint of this model or change the model's fields"
+    )

@@ -1,0 +1,369 @@
+"""Saving and loading a run: megatron-core's ``torch_dist`` checkpoints in Megatron's folder layout.
+
+A checkpoint can be loaded at another parallel layout and continues exactly (bit for bit in fp32) on
+the same one. What is in the folder: :mod:`megatron_longrl.checkpoint.folder`.
+
+What gets unpickled: megatron-core and torch read ``common.pt`` with ``torch.load``'s restricted
+unpickler (``weights_only``, the default since torch 2.6, and core's list of safe classes), and
+torch's distributed checkpointing reads ``.metadata`` with a plain ``pickle.load``. Load checkpoints
+of people you trust. Our own files are JSON and safetensors.
+
+Saving starts helper processes (core's writer): the entry script needs ``if __name__ ==
+"__main__":``.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import logging
+import shutil
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+import torch.distributed as dist
+from megatron.core import dist_checkpointing
+from megatron.core.dist_checkpointing.mapping import ShardedTensor
+from megatron.core.dist_checkpointing.strategies.torch import TorchDistSaveShardedStrategy
+from megatron.core.optimizer import MegatronOptimizer
+from megatron.core.optimizer_param_scheduler import OptimizerParamScheduler
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from megatron_longrl.checkpoint import folder as layout
+from megatron_longrl.checkpoint.architecture import check_architecture
+from megatron_longrl.checkpoint.hf import VilaFolder, is_hf_folder, load_hf_weights
+from megatron_longrl.checkpoint.hf_config import config_from_hf
+from megatron_longrl.checkpoint.hf_writer import copy_tokenizer
+from megatron_longrl.checkpoint.mapping import unwrap
+from megatron_longrl.checkpoint.optimizer_state import (
+    allocate_state,
+    hyperparameters,
+    restore_hyperparameters,
+    separate_steps,
+)
+from megatron_longrl.checkpoint.rng import load_rng_state, rank_file, save_rng_state
+from megatron_longrl.errors import UserError
+from megatron_longrl.parallel.agree import gather_objects, together
+
+if TYPE_CHECKING:
+    from megatron_longrl.config import Config
+    from megatron_longrl.parallel.groups import ParallelGroups
+
+logger = logging.getLogger(__name__)
+
+REPLICATED = frozenset({"encoder"})
+"""Parts of which every rank of the world holds a whole copy."""
+
+FORMAT = 1
+"""Version of ``longrl_state.json``."""
+
+FREEZE_FLAGS = ("freeze_language_model", "freeze_vision_tower", "freeze_projector")
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """Where a run goes on."""
+
+    folder: Path
+    """The checkpoint; give it to the next save as ``carry_from``."""
+    iteration: int = 0
+    """Steps done."""
+    state: dict[str, Any] = field(default_factory=dict)
+    """What the saving run gave as ``state``."""
+
+
+def save_checkpoint(
+    directory: str | Path,
+    iteration: int | str,
+    *,
+    modules: Mapping[str, nn.Module],
+    optimizers: Mapping[str, MegatronOptimizer],
+    scheduler: OptimizerParamScheduler | None,
+    state: Mapping[str, Any],
+    groups: ParallelGroups,
+    config: Config,
+    carry_from: str | Path | None = None,
+) -> Path:
+    """Write a checkpoint and make it the newest. Collective over the world.
+
+    Args:
+        directory: of all checkpoints of the run, on a file system that all ranks share.
+        iteration: steps done, or ``"release"`` for converted weights.
+        modules: ``language_model`` and ``encoder``, wrapped or not.
+        optimizers: by the same names; parts that are not trained have none.
+        state: position of the run (``consumed_samples``, …), kept as JSON.
+        config: with ``vocab_size`` filled in; kept with the checkpoint.
+        carry_from: checkpoint or Hugging Face folder that the weights came from, whose unused
+        tensors
+            are carried along.
+
+    Returns:
+        The new folder.
+
+    Raises:
+        UserError: on all ranks, when a file cannot be written or the tokenizer is missing.
+    """
+    if importlib.util.find_spec("psutil") is None:
+        raise UserError("saving checkpoints needs the package psutil: pip install psutil")
+    if config.vocab_size is None:
+        raise ValueError("fill in vocab_size before saving: exports need it")
+    final = layout.iteration_folder(directory, iteration)
+    aside = layout.partial_folder(final)
+    with together(groups.control):
+        if dist.get_rank() == 0:
+            shutil.rmtree(aside, ignore_errors=True)
+            (aside / layout.RNG_FOLDER).mkdir(parents=True)
+    with together(groups.control):
+        save_rng_state(rank_file(aside / layout.RNG_FOLDER, dist.get_rank()))
+    shards = _sharded_state(modules, optimizers, groups, is_loading=False)
+    with together(groups.control):
+        # Core's own collectives agree on failures of the writers.
+        dist_checkpointing.save(
+            shards, str(aside), TorchDistSaveShardedStrategy("torch_dist", 1, thread_count=1)
+        )
+    with together(groups.control):
+        if dist.get_rank() == 0:
+            if config.tokenizer_model:
+                copy_tokenizer(Path(config.tokenizer_model), aside / layout.TOKENIZER_FOLDER)
+            if carry_from is not None:
+                _carry(Path(carry_from), aside, config)
+            contents = {
+                "format": FORMAT,
+                "iteration": iteration if isinstance(iteration, int) else 0,
+                "config": config.model_dump(mode="json"),
+                "layout": _layout(config),
+                "optimizers": sorted(optimizers),
+                "scheduler_steps": scheduler.num_steps if scheduler is not None else 0,
+                "state": dict(state),
+            }
+            layout.publish(final, contents, iteration)
+    if dist.get_rank() == 0:
+        logger.info("saved checkpoint %s", final)
+    return final
+
+
+def load_checkpoint(
+    directory: str | Path,
+    *,
+    modules: Mapping[str, nn.Module],
+    optimizers: Mapping[str, MegatronOptimizer],
+    scheduler: OptimizerParamScheduler | None,
+    groups: ParallelGroups,
+    config: Config,
+) -> Loaded | None:
+    """Go on from the newest complete checkpoint. Collective over the world.
+
+    Weights, optimizers (unless ``no_load_optim``), the schedule's position and random states
+    (unless ``no_load_rng``) are restored. At another layout random states cannot be matched with
+    ranks: they stay as they are, with a warning. Learning rates and other hyperparameters are the
+    configuration's. A broken checkpoint is skipped with a warning, for the one before it.
+
+    Returns:
+        None when there is no checkpoint yet (and ``exit_on_missing_checkpoint`` is not set).
+
+    Raises:
+        UserError: on all ranks: another architecture, no complete checkpoint among those there, or
+            none at all with ``exit_on_missing_checkpoint``.
+    """
+    tried = False
+    for folder, saved in _complete_checkpoints(directory, groups):
+        tried = True
+        check_architecture(saved["config"], config, folder)
+        usable = {} if config.no_load_optim else _loadable_optimizers(optimizers, saved, config)
+        if not _try_load(folder, modules, usable, groups):
+            continue
+        for name, optimizer in optimizers.items():
+            if name not in usable:
+                optimizer.reload_model_params()
+        if scheduler is not None and not config.no_load_optim:
+            scheduler.num_steps = 0
+            scheduler.step(increment=saved["scheduler_steps"])
+        if not config.no_load_rng:
+            _load_rng(folder, saved, groups, config)
+        logger.info("loaded checkpoint %s", folder)
+        return Loaded(folder, saved["iteration"], saved["state"])
+    if tried:
+        raise UserError(f"no checkpoint in {directory} could be loaded: see the warnings above")
+    if config.exit_on_missing_checkpoint:
+        raise UserError(f"{directory} holds no checkpoint, and --exit-on-missing-checkpoint is set")
+    logger.warning("%s holds no checkpoint: starting anew", directory)
+    return None
+
+
+def load_weights(
+    directory: str | Path,
+    *,
+    modules: Mapping[str, nn.Module],
+    optimizers: Mapping[str, MegatronOptimizer],
+    groups: ParallelGroups,
+    config: Config,
+) -> Loaded:
+    """Take the weights alone, of a checkpoint or of a Hugging Face folder, to start a new stage.
+
+    Returns:
+        Iteration 0 and no state; ``folder`` for ``carry_from``.
+
+    Raises:
+        UserError: on all ranks: nothing to load, or another architecture.
+    """
+    source = Path(directory)
+    if is_hf_folder(source):
+        with together(groups.control):
+            check_architecture(config_from_hf(source), config, source)
+        load_hf_weights(source, modules, config, groups)
+    else:
+        for folder, saved in _complete_checkpoints(source, groups):
+            check_architecture(saved["config"], config, folder)
+            if _try_load(folder, modules, {}, groups):
+                source = folder
+                break
+        else:
+            raise UserError(f"{directory} holds no checkpoint that could be loaded")
+    for optimizer in optimizers.values():
+        optimizer.reload_model_params()
+    logger.info("loaded the weights of %s", source)
+    return Loaded(source)
+
+
+def _complete_checkpoints(
+    directory: str | Path, groups: ParallelGroups
+) -> list[tuple[Path, dict[str, Any]]]:
+    """Folders and states of all complete checkpoints, best first, as rank 0 finds them."""
+    complete: list[tuple[Path, dict[str, Any]]] = []
+    with together(groups.control):
+        if dist.get_rank() == 0:
+            broken = None
+            for folder in layout.candidates(directory):
+                try:
+                    complete.append((folder, layout.read_state(folder)))
+                except UserError as error:
+                    logger.warning("skipping a broken checkpoint: %s", error)
+                    broken = broken or error
+            if broken is not None and not complete:
+                raise UserError(f"{directory} holds no complete checkpoint: {broken}")
+    return gather_objects(groups.control, complete)[0]
+
+
+def _try_load(
+    folder: Path,
+    modules: Mapping[str, nn.Module],
+    optimizers: Mapping[str, MegatronOptimizer],
+    groups: ParallelGroups,
+) -> bool:
+    """Load one checkpoint; False, with a warning, when its files turn out to be broken."""
+    try:
+        with together(groups.control):
+            _load(folder, modules, optimizers, groups)
+    except UserError as error:
+        logger.warning("%s cannot be loaded, trying the one before: %s", folder, error)
+        return False
+    return True
+
+
+@torch.no_grad()
+def _load(
+    folder: Path,
+    modules: Mapping[str, nn.Module],
+    optimizers: Mapping[str, MegatronOptimizer],
+    groups: ParallelGroups,
+) -> None:
+    kept = {name: hyperparameters(optimizer) for name, optimizer in optimizers.items()}
+    shards = _sharded_state(modules, optimizers, groups, is_loading=True)
+    loaded = dist_checkpointing.load(shards, str(folder))
+    for part, module in modules.items():
+        for name, target in unwrap(module).state_dict(prefix=f"{part}.", keep_vars=True).items():
+            if isinstance(target, Tensor):
+                target.copy_(loaded["model"][part][name])
+    for name, optimizer in optimizers.items():
+        optimizer.load_state_dict(loaded["optimizer"][name])
+        separate_steps(optimizer)
+        restore_hyperparameters(optimizer, kept[name])
+
+
+def _sharded_state(
+    modules: Mapping[str, nn.Module],
+    optimizers: Mapping[str, MegatronOptimizer],
+    groups: ParallelGroups,
+    *,
+    is_loading: bool,
+) -> dict[str, Any]:
+    """Everything that core stores, as shards of named global tensors."""
+    metadata = {
+        "distrib_optim_sharding_type": "fully_reshardable",
+        "chained_optim_avoid_prefix": True,
+        "dp_cp_group": groups.dp_cp,
+    }
+    model = {part: _sharded_module(part, module, metadata) for part, module in modules.items()}
+    states = {}
+    for part, optimizer in optimizers.items():
+        allocate_state(optimizer)
+        states[part] = optimizer.sharded_state_dict(
+            model[part], is_loading=is_loading, metadata=dict(metadata)
+        )
+    return {"model": model, "optimizer": states}
+
+
+def _sharded_module(part: str, module: nn.Module, metadata: dict[str, Any]) -> dict[str, Any]:
+    module = unwrap(module)
+    if part not in REPLICATED:
+        sharded: dict[str, Any] = module.sharded_state_dict(  # type: ignore[operator]
+            prefix=f"{part}.", metadata=metadata
+        )
+        return sharded
+    # Rank 0 of the world writes the copy that all ranks have.
+    return {
+        name: ShardedTensor.from_rank_offsets(name, tensor, replica_id=dist.get_rank())
+        for name, tensor in module.state_dict(prefix=f"{part}.", keep_vars=True).items()
+        if isinstance(tensor, Tensor)
+    }
+
+
+def _loadable_optimizers(
+    optimizers: Mapping[str, MegatronOptimizer], saved: dict[str, Any], config: Config
+) -> dict[str, MegatronOptimizer]:
+    """Optimizers whose state the checkpoint has; the others start anew."""
+    theirs = saved["config"]
+    if theirs["use_distributed_optimizer"] != config.use_distributed_optimizer:
+        raise UserError(
+            "the checkpoint's optimizer state was written with --use-distributed-optimizer "
+            f"{theirs['use_distributed_optimizer']}: use the same, or --no-load-optim"
+        )
+    changed = [flag for flag in FREEZE_FLAGS if theirs[flag] != getattr(config, flag)]
+    if changed:
+        logger.warning(
+            "%s differs from the checkpoint: the optimizer starts anew", ", ".join(changed)
+        )
+        return {}
+    return {name: value for name, value in optimizers.items() if name in saved["optimizers"]}
+
+
+def _load_rng(folder: Path, saved: dict[str, Any], groups: ParallelGroups, config: Config) -> None:
+    if saved["layout"] != _layout(config):
+        logger.warning(
+            "the checkpoint was written at another parallel layout: random states are not restored"
+        )
+        return
+    with together(groups.control):
+        load_rng_state(rank_file(folder / layout.RNG_FOLDER, dist.get_rank()))
+
+
+def _layout(config: Config) -> dict[str, int]:
+    return {
+        "tensor_model_parallel_size": config.tensor_model_parallel_size,
+        "pipeline_model_parallel_size": config.pipeline_model_parallel_size,
+        "context_parallel_size": config.context_parallel_size,
+        "world_size": dist.get_world_size(),
+    }
+
+
+def _carry(source: Path, aside: Path, config: Config) -> None:
+    """Keep the tensors of an imported model that this one does not hold."""
+    if is_hf_folder(source):
+        unused = VilaFolder(source).unused_tensors(config)
+        if unused:
+            save_file(unused, aside / layout.UNUSED_WEIGHTS)
+    elif (source / layout.UNUSED_WEIGHTS).exists():
+        shutil.copyfile(source / layout.UNUSED_WEIGHTS, aside / layout.UNUSED_WEIGHTS)

@@ -1,0 +1,132 @@
+"""The folders of distributed checkpoints: names, the tracker file, and which of them are complete.
+
+Megatron's layout: ``<directory>/iter_0000010/`` and
+``<directory>/latest_checkpointed_iteration.txt``. Inside an iteration folder, beside
+megatron-core's files (``.metadata``, ``*.distcp``, ``common.pt``, ``metadata.json``):
+
+* ``longrl_state.json``: the configuration, the position of the run, and the sizes of all other
+  files;
+* ``rng/``: states of the random generators, a safetensors file per rank;
+* ``tokenizer/``: the files of the tokenizer, so that the folder can be exported alone;
+* ``unused_weights.safetensors``: tensors of an imported model that never run here.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from pathlib import Path
+from typing import Any
+
+from megatron_longrl.errors import UserError
+
+TRACKER = "latest_checkpointed_iteration.txt"
+STATE_FILE = "longrl_state.json"
+RNG_FOLDER = "rng"
+TOKENIZER_FOLDER = "tokenizer"
+UNUSED_WEIGHTS = "unused_weights.safetensors"
+RELEASE = "release"
+"""Folder of converted weights, which belong to no iteration."""
+
+CORE_FILES = (".metadata", "common.pt", "metadata.json")
+"""What megatron-core cannot load without."""
+
+
+def iteration_folder(directory: str | Path, iteration: int | str) -> Path:
+    """``iter_0000010`` of iteration 10, or the folder of a release."""
+    name = iteration if isinstance(iteration, str) else f"iter_{iteration:07d}"
+    return Path(directory) / name
+
+
+def partial_folder(final: Path) -> Path:
+    """Where a checkpoint is written before it is complete."""
+    return final.with_name(f".{final.name}.partial")
+
+
+def candidates(directory: str | Path) -> list[Path]:
+    """Checkpoints to try, best first: the tracker's, then older ones, newest first.
+
+    Args:
+        directory: the one given to ``--save``, or one iteration's folder itself.
+    """
+    directory = Path(directory)
+    if (directory / STATE_FILE).exists():
+        return [directory]
+    found = {int(p.name[5:]): p for p in directory.glob("iter_*") if p.name[5:].isdigit()}
+    newest_first = [found[iteration] for iteration in sorted(found, reverse=True)]
+    tracked = _tracked(directory)
+    if tracked is None:
+        return newest_first
+    if isinstance(tracked, str):
+        return [directory / tracked]
+    older = [found[iteration] for iteration in sorted(found, reverse=True) if iteration < tracked]
+    return [iteration_folder(directory, tracked), *older]
+
+
+def _tracked(directory: Path) -> int | str | None:
+    try:
+        text = (directory / TRACKER).read_text().strip()
+    except OSError:
+        return None
+    if text == RELEASE:
+        return RELEASE
+    return int(text) if text.isdigit() else None
+
+
+def read_state(folder: Path) -> dict[str, Any]:
+    """The state file of a complete checkpoint.
+
+    Raises:
+        UserError: saying what is missing or broken.
+    """
+    if not folder.is_dir():
+        raise UserError(f"{folder} does not exist")
+    try:
+        state: dict[str, Any] = json.loads((folder / STATE_FILE).read_text())
+        sizes: dict[str, int] = state["files"]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise UserError(f"{folder / STATE_FILE} is missing or broken: {error}") from error
+    for name in (*CORE_FILES, *sizes):
+        path = folder / name
+        if not path.is_file():
+            raise UserError(f"{path} is missing")
+        if name in sizes and path.stat().st_size != sizes[name]:
+            raise UserError(f"{path} has {path.stat().st_size} bytes instead of {sizes[name]}")
+    return state
+
+
+def publish(final: Path, state: dict[str, Any], tracked: int | str) -> None:
+    """Make a written checkpoint the newest one: list its files, rename it, then point to it.
+
+    A crash at any point leaves the checkpoint before it as the newest.
+
+    Args:
+        final: its name; its files are in :func:`partial_folder`.
+        state: contents of the state file, without the list of files.
+        tracked: what the tracker file shall say.
+    """
+    aside = partial_folder(final)
+    sizes = {
+        str(path.relative_to(aside)): path.stat().st_size
+        for path in sorted(aside.rglob("*"))
+        if path.is_file()
+    }
+    write_durably(aside / STATE_FILE, json.dumps({**state, "files": sizes}, indent=1) + "\n")
+    replaced = final.with_name(f".{final.name}.replaced")
+    shutil.rmtree(replaced, ignore_errors=True)
+    if final.exists():
+        os.replace(final, replaced)
+    os.replace(aside, final)
+    write_durably(final.parent / TRACKER, f"{tracked}\n")
+    shutil.rmtree(replaced, ignore_errors=True)
+
+
+def write_durably(path: Path, text: str) -> None:
+    """Write aside, flush to the disk, rename."""
+    aside = path.with_name(f".{path.name}.partial")
+    with aside.open("w") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
+    os.replace(aside, path)
