@@ -1,0 +1,1 @@
+"""Responses: the engine protocol, vLLM behind it, and the store of media embeddings."""

@@ -1,0 +1,61 @@
+"""The protocol behind which inference engines stand."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Protocol
+
+from torch import Tensor
+
+from megatron_longrl.data.prompts import Prompt
+from megatron_longrl.rollout.types import Group, SamplingSettings
+
+
+class RolloutEngine(Protocol):
+    """Generates responses with the newest weights of the trainer.
+
+    Every method is collective over the ranks of one model replica: all of them call it, in the same
+    order, with the same arguments. Replicas do not wait for each other, except at construction.
+    """
+
+    @property
+    def weight_version(self) -> int:
+        """Version given with the last :meth:`update_weights`; -1 before the first."""
+
+    def generate(
+        self,
+        prompts: Sequence[Prompt],
+        media: Mapping[str, Tensor],
+        sampling: SamplingSettings,
+    ) -> list[Group]:
+        """Draw ``sampling.n`` responses to every prompt.
+
+        Args:
+            prompts: the replica's prompts, the same list on every rank of it.
+            media: ``VideoSpec.key()`` -> embeddings [frames * tokens_per_frame, h] of every video of the
+                prompts, in the training dtype.
+            sampling: how to draw.
+
+        Returns:
+            One group per prompt, in the order of ``prompts``, on every rank of the replica.
+
+        Raises:
+            UserError: on every rank of the replica when any of them failed or took too long.
+        """
+
+    def update_weights(
+        self, named: Iterable[tuple[str, Tensor]], version: int
+    ) -> None:
+        """Replace all weights of the language model; forget everything computed with the old ones.
+
+        Args:
+            named: Hugging Face name (``model.embed_tokens.weight``) and full tensor, every weight once, in
+                the same order on every rank; may be a generator that communicates within the replica.
+            version: a number that grows; responses carry it.
+
+        Raises:
+            UserError: on every rank of the replica when a weight is missing, unknown or misshapen.
+        """
+
+    def close(self) -> None:
+        """Free memory and groups. Idempotent."""

@@ -1,0 +1,351 @@
+"""vLLM inside the training program, one or more engines over the ranks of each model replica.
+
+``external_launcher``: torchrun starts the ranks, every rank builds its own engine object in-process, and the
+tensor-parallel ranks of an engine step together because they schedule the same requests in the same order.
+Prompts go in as embeddings, so the engine needs the language model only. This is the one design on CPU
+and GPU.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import secrets
+import socket
+import tempfile
+import time
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import nullcontext
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+import torch.distributed as dist
+import torch.nn.functional as F
+from torch import Tensor
+
+from megatron_longrl.data.prompts import Prompt
+from megatron_longrl.data.tokenizer import Tokenizer
+from megatron_longrl.errors import UserError
+from megatron_longrl.parallel.agree import gather_objects, together
+from megatron_longrl.parallel.groups import ParallelGroups
+from megatron_longrl.platforms import platform
+from megatron_longrl.rollout.placement import place
+from megatron_longrl.rollout.sampling import balanced_shares, group_seeds
+from megatron_longrl.rollout.types import Group, Response, SamplingSettings
+from megatron_longrl.rollout.vllm_guest import kept_random_state, vllm_start
+
+if TYPE_CHECKING:
+    from vllm import RequestOutput
+
+logger = logging.getLogger(__name__)
+
+_EMBEDDING = "model.embed_tokens.weight"
+# A prompt's last block is prefilled for every response: small blocks share more of a short prompt.
+_BLOCK_SIZE = {"cpu": 32, "cuda": 16}
+_STEPS_BETWEEN_CLOCK_CHECKS = 16
+
+
+@dataclass(frozen=True)
+class _Draw:
+    """A response on its way between ranks."""
+
+    token_ids: list[int]
+    logprobs: list[float]
+    text: str
+    finish_reason: str
+
+
+class VllmEngine:
+    """A :class:`~megatron_longrl.rollout.engine.RolloutEngine` on vLLM.
+
+    Construction is collective over the world: vLLM makes process groups of its own next to Megatron's, so
+    torch.distributed is initialised before. One engine lives in a process at a time. The engine has no usable
+    weights until the first :meth:`update_weights`.
+
+    Args:
+        hf_config: the language model's Hugging Face configuration (``llm/config.json``) as a dict.
+        tokenizer: end-of-turn id and decoding.
+        groups: the process groups of this rank.
+        tensor_parallel_size: ranks per engine; None takes the most that fit. With fewer than the replica
+            has, its engines share the prompts.
+        dtype: of weights, embeddings and key/value cache: the training dtype.
+        memory_gib: key/value cache of this rank.
+        max_model_len: longest prompt with its response, in tokens.
+        timeout_seconds: a generation that takes longer is an error.
+        max_num_seqs: responses that are generated at a time.
+        max_num_batched_tokens: tokens that the engine processes in one forward pass.
+        log_level: ``debug`` shows vLLM's log, other levels its warnings only.
+
+    Raises:
+        UserError: on every rank, when the size does not fit or the engine cannot start.
+    """
+
+    def __init__(
+        self,
+        hf_config: Mapping[str, Any],
+        tokenizer: Tokenizer,
+        groups: ParallelGroups,
+        *,
+        tensor_parallel_size: int | None,
+        dtype: torch.dtype,
+        memory_gib: float,
+        max_model_len: int,
+        timeout_seconds: float = 600.0,
+        max_num_seqs: int = 256,
+        max_num_batched_tokens: int = 8192,
+        log_level: str = "info",
+    ) -> None:
+        self.weight_version = -1
+        self.placement = place(tensor_parallel_size, hf_config, groups, socket.gethostname())
+        self._tokenizer = tokenizer
+        self._control = groups.replica_control
+        self._dtype = dtype
+        self._max_model_len = max_model_len
+        self._timeout_seconds = timeout_seconds
+        self._num_requests = 0
+        self._expected_weights = _weight_names(hf_config)
+        self._token_embeddings: Tensor | None = None
+        self._engine: Any = None
+        instance = gather_objects(groups.control, secrets.token_hex(6))[0]
+        with (
+            together(groups.control),
+            tempfile.TemporaryDirectory() as folder,
+            vllm_start(instance, log_level),
+        ):
+            from vllm import EngineArgs
+            from vllm.v1.engine.llm_engine import LLMEngine
+
+            (Path(folder) / "config.json").write_text(json.dumps(dict(hf_config)))
+            arguments = EngineArgs(
+                model=folder,
+                skip_tokenizer_init=True,
+                load_format="dummy",
+                generation_config="vllm",
+                dtype=str(dtype).removeprefix("torch."),  # type: ignore[arg-type]
+                distributed_executor_backend="external_launcher",
+                tensor_parallel_size=self.placement.tensor_parallel_size,
+                enable_prompt_embeds=True,
+                enable_prefix_caching=True,
+                block_size=_BLOCK_SIZE[platform.name],  # type: ignore[arg-type]
+                kv_cache_memory_bytes=int(memory_gib * (1 << 30)),
+                max_model_len=max_model_len,
+                max_num_seqs=max_num_seqs,
+                max_num_batched_tokens=max(max_num_batched_tokens, max_num_seqs),
+                # What was really sampled from; equals the raw log-softmax at temperature 1.
+                logprobs_mode="processed_logprobs",
+                enforce_eager=platform.name == "cpu",
+                async_scheduling=False,  # ranks of an engine must schedule alike
+                disable_log_stats=True,
+                seed=0,
+            )
+            self._engine = LLMEngine.from_engine_args(arguments)
+
+    def generate(
+        self,
+        prompts: Sequence[Prompt],
+        media: Mapping[str, Tensor],
+        sampling: SamplingSettings,
+    ) -> list[Group]:
+        """See :meth:`RolloutEngine.generate`."""
+        if self._token_embeddings is None:
+            raise RuntimeError("generate() before the first update_weights()")
+        if not prompts:
+            return []
+        seeds = self._seeds(prompts, sampling)
+        costs = [len(prompt.token_ids) + sampling.n * sampling.max_tokens for prompt in prompts]
+        share = balanced_shares(costs, self.placement.num_engines)[self.placement.engine]
+        with together(self._control):
+            self._check(prompts, sampling)
+            embeddings = [self._embed(prompts[index], media) for index in share]
+        drawn: dict[int, list[_Draw]] = {}
+        with together(self._control), kept_random_state(), _no_compilation():
+            outputs = self._run(embeddings, [seeds[index] for index in share], sampling)
+            if self.placement.is_leader:
+                drawn = {
+                    index: self._draws(output) for index, output in zip(share, outputs, strict=True)
+                }
+        everyone: dict[int, list[_Draw]] = {}
+        for part in gather_objects(self._control, drawn):
+            everyone.update(part)
+        return [
+            Group(prompt, [self._response(draw) for draw in everyone[index]])
+            for index, prompt in enumerate(prompts)
+        ]
+
+    def update_weights(self, named: Iterable[tuple[str, Tensor]], version: int) -> None:
+        """See :meth:`RolloutEngine.update_weights`."""
+        remaining = iter(named)
+        with together(self._control), kept_random_state():
+            seen: set[str] = set()
+            try:
+                self._engine.collective_rpc(
+                    lambda worker: worker.model_runner.reload_weights(
+                        weights_iterator=self._noting(remaining, seen)
+                    )
+                )
+            finally:
+                # The iterator may communicate: consume it on this rank even when loading failed here.
+                for _ in remaining:
+                    pass
+            missing = sorted(self._expected_weights - seen)
+            if missing:
+                raise UserError(
+                    f"{len(missing)} weights did not reach the rollout engine, {missing[0]} for one:"
+                    " the model's name mapping does not cover its Hugging Face configuration"
+                )
+            if not self._engine.reset_prefix_cache():
+                raise RuntimeError("vLLM did not reset its prefix cache: requests are still running")
+        self.weight_version = version
+
+    def close(self) -> None:
+        """See :meth:`RolloutEngine.close`."""
+        if self._engine is None:
+            return
+        from vllm.distributed import parallel_state
+
+        self._engine.engine_core.shutdown()
+        self._engine = None
+        self._token_embeddings = None
+        # Not destroy_distributed_environment(), which would end Megatron's groups too.
+        parallel_state.destroy_model_parallel()
+        if parallel_state._WORLD is not None:
+            parallel_state._WORLD.destroy()
+            parallel_state._WORLD = None
+
+    def _noting(
+        self, named: Iterator[tuple[str, Tensor]], seen: set[str]
+    ) -> Iterator[tuple[str, Tensor]]:
+        for name, tensor in named:
+            seen.add(name)
+            if name == _EMBEDDING:
+                # A copy: the tensor may be the parameter that the optimizer updates in place.
+                self._token_embeddings = tensor.detach().to("cpu", self._dtype, copy=True)
+            yield name, tensor
+
+    def _seeds(self, prompts: Sequence[Prompt], sampling: SamplingSettings) -> list[int]:
+        seed = sampling.seed
+        if seed is None:
+            seed = gather_objects(self._control, secrets.randbits(62))[0]
+        return group_seeds(seed, sampling.step, [prompt.uid for prompt in prompts])
+
+    def _check(self, prompts: Sequence[Prompt], sampling: SamplingSettings) -> None:
+        if sampling.temperature == 0 and sampling.n != 1:
+            raise UserError(f"greedy sampling gives one response per prompt, not {sampling.n}")
+        for prompt in prompts:
+            length = len(prompt.token_ids)
+            if length + sampling.max_tokens > self._max_model_len:
+                raise UserError(
+                    f"prompt {prompt.uid}: {length} tokens and a response of {sampling.max_tokens} exceed"
+                    f" the rollout engine's {self._max_model_len}; raise --seq-length or lower"
+                    " --video-frames or --rollout-max-tokens"
+                )
+
+    def _embed(self, prompt: Prompt, media: Mapping[str, Tensor]) -> Tensor:
+        """[P, h]: the live embeddings of the text with the media's embeddings in their slots."""
+        assert self._token_embeddings is not None
+        embeddings = F.embedding(prompt.token_ids.cpu(), self._token_embeddings)
+        mask = prompt.media_mask.cpu()
+        parts = [media[video.key()] for video in prompt.videos]
+        rows = sum(len(part) for part in parts)
+        if rows != int(mask.sum()):
+            raise RuntimeError(
+                f"prompt {prompt.uid} has {int(mask.sum())} media slots and {rows} media embeddings"
+            )
+        if parts:
+            embeddings[mask] = torch.cat([part.detach().to("cpu", self._dtype) for part in parts])
+        return embeddings
+
+    def _run(
+        self, embeddings: Sequence[Tensor], seeds: Sequence[int], sampling: SamplingSettings
+    ) -> list[RequestOutput]:
+        """Generate on this rank's engine; one output with n completions per prompt, in order."""
+        from vllm import SamplingParams
+        from vllm.inputs.engine import embeds_input
+        from vllm.sampling_params import RequestOutputKind
+
+        names = []
+        for tensor, seed in zip(embeddings, seeds, strict=True):
+            names.append(str(self._num_requests))
+            self._num_requests += 1
+            parameters = SamplingParams(
+                n=sampling.n,  # response j draws with seed + j (vLLM's ParentRequest)
+                temperature=sampling.temperature,
+                top_p=sampling.top_p,
+                top_k=sampling.top_k,
+                seed=seed if sampling.temperature > 0 else None,
+                max_tokens=sampling.max_tokens,
+                stop_token_ids=[self._tokenizer.eos_id],
+                logprobs=0,  # of the sampled token only
+                flat_logprobs=True,
+                detokenize=False,
+                output_kind=RequestOutputKind.FINAL_ONLY,
+            )
+            self._engine.add_request(names[-1], embeds_input(tensor), parameters)
+        finished: dict[str, RequestOutput] = {}
+        deadline = time.monotonic() + self._timeout_seconds
+        steps = 0
+        while self._engine.has_unfinished_requests():
+            for output in self._engine.step():
+                if output.finished:
+                    finished[output.request_id] = output
+            steps += 1
+            if steps % _STEPS_BETWEEN_CLOCK_CHECKS == 0 and self._is_late(deadline):
+                self._engine.abort_request(names)
+                raise UserError(
+                    f"generation did not end within {self._timeout_seconds:g} s ({len(finished)} of"
+                    f" {len(names)} prompts were done); raise --rollout-timeout or lower"
+                    " --rollout-max-tokens"
+                )
+        return [finished[name] for name in names]
+
+    def _is_late(self, deadline: float) -> bool:
+        """Whether any rank of this engine has passed the deadline: they must stop at the same step."""
+        late = torch.tensor([time.monotonic() > deadline], dtype=torch.int32)
+        if self.placement.tensor_parallel_size > 1:
+            from vllm.distributed.parallel_state import get_tp_group
+
+            dist.all_reduce(late, op=dist.ReduceOp.MAX, group=get_tp_group().cpu_group)
+        return bool(late)
+
+    def _draws(self, output: RequestOutput) -> list[_Draw]:
+        draws = []
+        for completion in sorted(output.outputs, key=lambda completion: completion.index):
+            token_ids = list(completion.token_ids)
+            logprobs: Any = completion.logprobs
+            assert len(logprobs.logprobs) == len(token_ids), "one log-probability per token"
+            draws.append(
+                _Draw(
+                    token_ids,
+                    logprobs.logprobs,
+                    self._tokenizer.decode(token_ids),
+                    str(completion.finish_reason),
+                )
+            )
+        return draws
+
+    def _response(self, draw: _Draw) -> Response:
+        return Response(
+            token_ids=torch.tensor(draw.token_ids, dtype=torch.long),
+            logprobs=torch.tensor(draw.logprobs, dtype=torch.float32),
+            text=draw.text,
+            finish_reason=draw.finish_reason,
+            weight_version=self.weight_version,
+        )
+
+
+def _no_compilation() -> Any:
+    """On CPU vLLM's helpers (the rank of a log-probability) would be compiled for 18 s, to run slower."""
+    if platform.name == "cpu":
+        return torch.compiler.set_stance("force_eager")
+    return nullcontext()
+
+
+def _weight_names(hf_config: Mapping[str, Any]) -> set[str]:
+    """Names of all weights of the language model; tied ones once."""
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    with torch.device("meta"):
+        model = AutoModelForCausalLM.from_config(AutoConfig.for_model(**hf_config))
+    return {name for name, _ in model.named_parameters()}
