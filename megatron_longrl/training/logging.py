@@ -1,0 +1,123 @@
+"""What a training run tells about its steps, and to whom."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+from datetime import datetime
+from pathlib import Path
+
+from megatron_longrl.config import Config, Entry, to_yaml
+from megatron_longrl.training.log_line import LogInterval
+from megatron_longrl.training.metrics_file import MetricsFile
+from megatron_longrl.training.progress import ProgressLines
+from megatron_longrl.training.trackers import TensorBoardTracker, Tracker, WandbTracker
+
+METRICS_FILE = "metrics.jsonl"
+RECIPE_FILE = "config.yaml"
+
+
+def configure_logging(level: str, rank: int) -> None:
+    """Send this process's log messages to stderr, marked with its rank."""
+    logging.basicConfig(
+        level=level.upper(),
+        format=f"[%(asctime)s] rank {rank} %(levelname)s %(name)s: %(message)s",
+        force=True,
+    )
+
+
+class MetricsLogger:
+    """Writes each step to metrics.jsonl, TensorBoard and wandb, and every so often a log line.
+
+    One rank is the writer (Megatron's last rank); on all others every method does nothing.
+    """
+
+    def __init__(self, config: Config, entry: Entry, is_writer: bool) -> None:
+        """On the writer, also leaves the whole recipe as `<save>/config.yaml`."""
+        self._config = config
+        self._is_writer = is_writer
+        self._interval = LogInterval()
+        self._file: MetricsFile | None = None
+        self._trackers: list[Tracker] = []
+        self.progress = ProgressLines(entry, config.train_iters)
+        """Prints a line without disturbing the progress bar; only the writer uses it."""
+        if not is_writer:
+            return
+        if config.save is not None:
+            self._file = MetricsFile(Path(config.save) / METRICS_FILE)
+            _write_recipe(config, Path(config.save))
+        if config.tensorboard_dir is not None:
+            self._trackers.append(TensorBoardTracker(config.tensorboard_dir))
+        if config.wandb_project is not None:
+            self._trackers.append(WandbTracker(config, entry))
+
+    def truncate_after(self, iteration: int) -> None:
+        """Forget the steps after `iteration`, which the run starts from; 0 starts the file anew.
+
+        To be called once before the first step, so that a run that was killed and resumed leaves
+        the metrics of one that never was.
+        """
+        if self._file is not None:
+            self._file.truncate_after(iteration)
+
+    def log_step(
+        self,
+        iteration: int,
+        metrics: Mapping[str, float],
+        *,
+        consumed_samples: int | None = None,
+        batch_size: int | None = None,
+        skipped: bool = False,
+    ) -> None:
+        """Tell about one step, validation after it included (keys `valid/...`).
+
+        Args:
+            iteration: number of finished steps; 0 for a validation before the first.
+            metrics: values by Megatron's names where they exist: `lm loss`, `grad-norm`,
+                `learning-rate`, `iteration-time` (seconds), `time/<phase>` (seconds). Ints are
+                counts, which the log line sums; floats are averaged.
+            consumed_samples: training samples of all steps so far.
+            batch_size: samples of this step.
+            skipped: the optimizer made no update.
+        """
+        if not self._is_writer:
+            return
+        values = {k: v if isinstance(v, int) else float(v) for k, v in metrics.items()}
+        record: dict[str, float] = {"iteration": iteration}
+        if consumed_samples is not None:
+            record["consumed_train_samples"] = consumed_samples
+        if batch_size is not None:
+            record["batch-size"] = batch_size
+        record |= values
+        if self._file is not None:
+            self._file.append(record)
+        for tracker in self._trackers:
+            tracker.log(iteration, {k: v for k, v in record.items() if k != "iteration"})
+
+        self._interval.add(values, skipped)
+        total = self._config.train_iters
+        if iteration % self._config.log_interval == 0 or iteration == total:
+            self.progress.line(
+                self._interval.line(iteration, total, consumed_samples, batch_size, datetime.now())
+            )
+            self._interval = LogInterval()
+        self.progress.step(iteration, _summary(values))
+
+    def close(self) -> None:
+        """Flush everything. Not needed for metrics.jsonl, which is complete after each step."""
+        self.progress.close()
+        for tracker in self._trackers:
+            tracker.close()
+
+
+def _summary(values: Mapping[str, float]) -> str:
+    """A few words for the progress bar."""
+    shown = {"lm loss": "loss", "reward/mean": "reward", "accuracy/mean": "accuracy"}
+    return "  ".join(f"{name} {values[key]:.3f}" for key, name in shown.items() if key in values)
+
+
+def _write_recipe(config: Config, folder: Path) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    aside = folder / (RECIPE_FILE + ".tmp")
+    aside.write_text(to_yaml(config), encoding="utf-8")
+    aside.replace(folder / RECIPE_FILE)
