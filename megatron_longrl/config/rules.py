@@ -1,4 +1,4 @@
-"""Rules across fields. Each rule is a condition and the line that the user reads when it is broken."""
+"""Rules across fields: a condition each, and the line that the user reads when it is broken."""
 
 from __future__ import annotations
 
@@ -213,13 +213,6 @@ def _rl_batch(config: Config, world_size: int) -> Iterator[str]:
         yield (
             f"grpo_group_size ({group}) gives no group to compare a response with: "
             "choose --grpo-group-size of at least 2"
-        )
-    rows = prompts // replicas * (group // config.responses_per_row)
-    if rows % config.micro_batch_size:
-        yield (
-            f"micro_batch_size ({config.micro_batch_size}) does not divide the {rows} rows of a "
-            f"rank (grpo_prompts_per_step {prompts}, grpo_group_size {group}, "
-            f"data-parallel size {replicas}): choose a divisor of {rows}"
         )
     if config.global_batch_size not in (None, prompts * group):
         yield (

@@ -53,7 +53,10 @@ class Config(
     """Everything a run can be told. Immutable; fields are documented in the sections."""
 
     def replace(self, **changes: Any) -> Config:
-        """A copy with some fields changed; derived fields follow. Raises UserError on bad values."""
+        """A copy with some fields changed; derived fields follow.
+
+        Raises UserError on values of a wrong type or range.
+        """
         values = self.given() | changes
         try:
             return Config.model_validate(values)
@@ -67,7 +70,7 @@ class Config(
     def validate_layout(self, world_size: int, entry: Entry | None = None) -> None:
         """Check every rule across fields for a run on `world_size` ranks.
 
-        Needs no process group and no file. With `entry`, what that entry point needs is checked, too.
+        Needs no process group and no file. With `entry`, what it needs is checked, too.
         Raises UserError with one line that names fields, values and a remedy.
         """
         problem = first_broken_rule(self, world_size, entry)

@@ -18,9 +18,9 @@ COLORS = ("#2166ac", "#d6604d", "#1b7837", "#762a83", "#b8860b", "#4d4d4d")
 PHASE_COLORS = ("#2166ac", "#67a9cf", "#d1e5f0", "#fddbc7", "#ef8a62", "#b2182b", "#999999")
 GREY = "#777777"
 
-HELDOUT = "valid/accuracy/mean"
-HELDOUT_LOW = "valid/accuracy/low"
-HELDOUT_HIGH = "valid/accuracy/high"
+HELDOUT = "valid/accuracy"
+HELDOUT_LOW = "valid/accuracy_low"
+HELDOUT_HIGH = "valid/accuracy_high"
 """Held-out accuracy and the ends of its confidence interval; the interval may be missing."""
 
 
