@@ -17,7 +17,9 @@ from __future__ import annotations
 import importlib.util
 import logging
 import shutil
-from collections.abc import Mapping
+import warnings
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -41,8 +43,8 @@ from megatron_longrl.checkpoint.mapping import unwrap
 from megatron_longrl.checkpoint.optimizer_state import (
     allocate_state,
     hyperparameters,
+    load_state,
     restore_hyperparameters,
-    separate_steps,
 )
 from megatron_longrl.checkpoint.rng import load_rng_state, rank_file, save_rng_state
 from megatron_longrl.errors import UserError
@@ -115,15 +117,16 @@ def save_checkpoint(
     with together(groups.control):
         if dist.get_rank() == 0:
             shutil.rmtree(aside, ignore_errors=True)
-            (aside / layout.RNG_FOLDER).mkdir(parents=True)
-    with together(groups.control):
-        save_rng_state(rank_file(aside / layout.RNG_FOLDER, dist.get_rank()))
+            aside.mkdir(parents=True)
     shards = _sharded_state(modules, optimizers, groups, is_loading=False)
-    with together(groups.control):
+    with together(groups.control), _without_torch_deprecations():
         # Core's own collectives agree on failures of the writers.
         dist_checkpointing.save(
             shards, str(aside), TorchDistSaveShardedStrategy("torch_dist", 1, thread_count=1)
         )
+    with together(groups.control):
+        (aside / layout.RNG_FOLDER).mkdir(exist_ok=True)
+        save_rng_state(rank_file(aside / layout.RNG_FOLDER, dist.get_rank()))
     with together(groups.control):
         if dist.get_rank() == 0:
             if config.tokenizer_model:
@@ -272,15 +275,23 @@ def _load(
 ) -> None:
     kept = {name: hyperparameters(optimizer) for name, optimizer in optimizers.items()}
     shards = _sharded_state(modules, optimizers, groups, is_loading=True)
-    loaded = dist_checkpointing.load(shards, str(folder))
+    with _without_torch_deprecations():
+        loaded = dist_checkpointing.load(shards, str(folder))
     for part, module in modules.items():
         for name, target in unwrap(module).state_dict(prefix=f"{part}.", keep_vars=True).items():
             if isinstance(target, Tensor):
                 target.copy_(loaded["model"][part][name])
     for name, optimizer in optimizers.items():
-        optimizer.load_state_dict(loaded["optimizer"][name])
-        separate_steps(optimizer)
+        load_state(optimizer, loaded["optimizer"][name])
         restore_hyperparameters(optimizer, kept[name])
+
+
+@contextmanager
+def _without_torch_deprecations() -> Iterator[None]:
+    """core 0.16.1 uses torch's ShardedTensor, of which every use warns."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", FutureWarning)
+        yield
 
 
 def _sharded_state(

@@ -78,6 +78,8 @@ class TensorFolderWriter:
             self._shards.append(list(self._pending))
             path = self._path(len(self._shards))
             save_file(self._pending, path, metadata={"format": "pt"})
+            # safetensors lets only the owner read; the export's folder follows the umask.
+            path.chmod(self.folder.stat().st_mode & 0o666)
             self._pending, self._pending_bytes = {}, 0
 
     def _path(self, number: int) -> Path:

@@ -5,9 +5,10 @@ AdamW:
 
 * state must exist before it can be saved or be the target of a load, and core 0.16.1 creates it
   without the step count (optimizer/__init__.py:391) or, for the distributed optimizer, not at all;
+* the distributed optimizer looks for each parameter's step count in the loaded tensors, where it is
+  not (optimizer/distrib_optimizer.py:940 against :2102);
 * after a load all parameters share one step tensor (optimizer/distrib_optimizer.py:812), which each
-  of them
-  would then increment.
+  of them would then increment.
 """
 
 from __future__ import annotations
@@ -39,14 +40,24 @@ def allocate_state(optimizer: MegatronOptimizer) -> None:
                 state.setdefault("step", torch.tensor(0.0, dtype=torch.float32))
 
 
-def separate_steps(optimizer: MegatronOptimizer) -> None:
-    """Give every parameter its own step count again."""
-    for member in members(optimizer):
-        for state in member.optimizer.state.values():
-            step = state.get("step")
-            if isinstance(step, torch.Tensor):
-                state["step"] = step.clone()
+def load_state(optimizer: MegatronOptimizer, loaded: dict[Any, Any]) -> None:
+    """Restore what ``optimizer.sharded_state_dict`` described and the checkpoint has filled in."""
+    chain = getattr(optimizer, "chained_optimizers", [optimizer])
+    states = [loaded] if len(chain) == 1 else [loaded[index] for index in range(len(chain))]
+    for member, state in zip(chain, states, strict=True):
+        parameter_state = state.pop("param_state", None)
+        member.load_state_dict(state)
+        steps = _take_steps(member)
+        if parameter_state is not None:
+            member.load_parameter_state_from_fully_reshardable(parameter_state)
+        for values, step in steps:
+            values["step"] = step.clone()
     allocate_state(optimizer)
+
+
+def _take_steps(member: MegatronOptimizer) -> list[tuple[dict[str, Any], torch.Tensor]]:
+    states = [s for s in member.optimizer.state.values() if isinstance(s.get("step"), torch.Tensor)]
+    return [(state, state.pop("step")) for state in states]
 
 
 def hyperparameters(optimizer: MegatronOptimizer) -> list[dict[str, Any]]:
