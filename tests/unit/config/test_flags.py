@@ -1,0 +1,137 @@
+"""Flags as Megatron spells them."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import pytest
+
+from megatron_longrl.config import Config, load_config
+from megatron_longrl.errors import UserError
+
+
+def test_megatrons_spelling_sets_the_fields(load):
+    config = load("--num-attention-heads", "4", "--lr=3e-6", "--bf16", "--lr-decay-style", "linear")
+    assert (config.num_attention_heads, config.lr, config.bf16) == (4, 3e-6, True)
+    assert config.lr_decay_style == "linear"
+
+
+@pytest.mark.parametrize("name", ["context-parallel-size", "multimodal-sequence-parallel-size"])
+def test_both_names_of_the_sequence_dimension(load, monkeypatch, name):
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    assert load(f"--{name}", "2").context_parallel_size == 2
+
+
+def test_lists_take_several_values_and_repetitions(load):
+    config = load("--train-data-path", "a.jsonl", "b", "--train-data-path", "c")
+    assert config.train_data_path == ["a.jsonl", "b", "c"]
+
+
+def test_switches_can_be_switched_off(load):
+    config = load("--no-use-distributed-optimizer", "--no-shared-prompt", "--no-load-optim")
+    assert not config.use_distributed_optimizer
+    assert not config.shared_prompt
+    assert config.no_load_optim
+
+
+def test_a_switch_of_the_recipe_that_begins_with_no_can_be_undone(load, recipe):
+    recipe.write_text(recipe.read_text() + "no_load_rng: true\n")
+    assert load().no_load_rng
+    assert not load("--load-rng").no_load_rng
+
+
+def test_negative_and_absent_values(load):
+    config = load("--rollout-top-k", "-1", "--dual-clip", "none", "--vision-feature-layer", "-1")
+    assert config.rollout_top_k == -1
+    assert config.dual_clip is None
+    assert config.vision_feature_layer == -1
+
+
+@pytest.mark.parametrize(
+    ("flag", "nearest"),
+    [
+        ("--num-atention-heads", "--num-attention-heads"),
+        ("--tensor-parallel-size", "--tensor-model-parallel-size"),
+        ("--context_parallel_size", "--context-parallel-size"),
+        ("--no-shared-promt", "--no-shared-prompt"),
+    ],
+)
+def test_an_unknown_flag_names_the_nearest(load, flag, nearest):
+    with pytest.raises(UserError) as error:
+        load(flag, "4")
+    assert str(error.value) == f"unknown flag '{flag}'; did you mean '{nearest}'?"
+
+
+def test_flags_are_not_abbreviated(load):
+    with pytest.raises(UserError, match="unknown flag '--num-attention'"):
+        load("--num-attention", "4")
+
+
+def test_a_word_without_a_flag_and_a_flag_without_its_value(load):
+    with pytest.raises(UserError, match="unexpected argument 'grpo'"):
+        load("grpo")
+    with pytest.raises(UserError, match="--lr: expected one argument"):
+        load("--lr")
+
+
+@pytest.mark.parametrize(
+    ("flags", "line"),
+    [
+        (
+            ["--hidden-size", "wide"],
+            "hidden_size = 'wide' (flag --hidden-size): expected a valid integer, "
+            "unable to parse string as an integer",
+        ),
+        (["--lr", "-1"], "lr = '-1' (flag --lr): expected greater than or equal to 0"),
+        (["--lr", "nan"], "lr = 'nan' (flag --lr): expected a finite number"),
+        (
+            ["--micro-batch-size", "0"],
+            "micro_batch_size = '0' (flag --micro-batch-size): expected greater than 0",
+        ),
+        (
+            ["--cp-comm-type", "ring"],
+            "cp_comm_type = 'ring' (flag --cp-comm-type): expected 'all_gather'",
+        ),
+    ],
+)
+def test_a_wrong_value_names_field_value_and_expectation(load, flags, line):
+    with pytest.raises(UserError) as error:
+        load(*flags)
+    assert str(error.value) == line
+
+
+def test_everything_missing_is_one_line():
+    with pytest.raises(UserError, match=r"num_layers, .*not set: give --[a-z-]+ \.\.\.") as error:
+        load_config([], "sft")
+    assert "\n" not in str(error.value)
+
+
+def test_help_shows_every_field_grouped(capsys):
+    with pytest.raises(SystemExit) as exit_:
+        load_config(["--help"], "sft")
+    assert exit_.value.code == 0
+    text = capsys.readouterr().out
+    for name in Config.model_fields:
+        assert "--" + name.replace("_", "-") in text, name
+    assert "\nparallel:\n" in text
+    assert "(default: 1234)" in text
+
+
+def test_every_field_is_documented():
+    undocumented = [n for n, field in Config.model_fields.items() if not field.description]
+    assert undocumented == []
+
+
+def test_only_one_rank_speaks(monkeypatch, capsys, recipe):
+    monkeypatch.setenv("RANK", "1")
+    for flag in ("--help", "--print-config"):
+        with pytest.raises(SystemExit):
+            load_config(["--config", str(recipe), flag], "rl")
+    assert capsys.readouterr().out == ""
+
+
+def test_configuration_does_not_load_torch():
+    # --help and --print-config answer at once; torch takes seconds.
+    code = "import sys; import megatron_longrl.config; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

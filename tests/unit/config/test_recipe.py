@@ -1,0 +1,161 @@
+"""Recipes: precedence, includes, mistakes, and printing."""
+
+from __future__ import annotations
+
+import logging
+
+import pytest
+import yaml
+
+from megatron_longrl.config import Config, load_config, to_yaml
+from megatron_longrl.errors import UserError
+
+
+def test_defaults_then_recipe_then_flags(load, recipe):
+    assert load().seed == 1234
+    recipe.write_text(recipe.read_text() + "seed: 5\n")
+    assert load().seed == 5
+    assert load("--seed", "6").seed == 6
+
+
+def test_bases_are_read_first_and_relative_to_the_including_file(tmp_path, recipe):
+    (tmp_path / "sub").mkdir()
+    child = tmp_path / "sub" / "child.yaml"
+    child.write_text("base: ../recipe.yaml\nlr: 2.0e-6\n")
+    config = load_config(["--config", str(child)], "rl")
+    assert (config.lr, config.train_iters) == (2e-6, 20)
+
+
+def test_later_bases_and_later_recipes_win(tmp_path, recipe):
+    (tmp_path / "a.yaml").write_text("seed: 1\nclip_grad: 0.5\n")
+    (tmp_path / "b.yaml").write_text("seed: 2\n")
+    both = tmp_path / "both.yaml"
+    both.write_text("base: [recipe.yaml, a.yaml, b.yaml]\n")
+    config = load_config(["--config", str(both)], "rl")
+    assert (config.seed, config.clip_grad) == (2, 0.5)
+    again = load_config(["--config", str(both), "--config", str(tmp_path / "a.yaml")], "rl")
+    assert again.seed == 1
+
+
+def test_a_recipe_may_use_an_alias_one_path_and_floats_without_a_point(recipe, monkeypatch):
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    text = "multimodal_sequence_parallel_size: 2\nlr: 1e-5\ntrain_data_path: one.jsonl\n"
+    child = recipe.with_name("child.yaml")
+    child.write_text("base: recipe.yaml\n" + text)
+    config = load_config(["--config", str(child)], "rl")
+    assert config.context_parallel_size == 2
+    assert config.lr == 1e-5
+    assert config.train_data_path == ["one.jsonl"]
+
+
+@pytest.mark.parametrize(
+    ("text", "line"),
+    [
+        ("num_layer: 3", "{path}:2: unknown key 'num_layer'; did you mean 'num_layers'?"),
+        ("num-heads-total: 3", "{path}:2: unknown key 'num-heads-total'"),
+        ("lr: 1\nlr: 2", "{path}:3: 'lr' is set a second time: keep one of them"),
+        (
+            "context_parallel_size: 1\nmultimodal_sequence_parallel_size: 2",
+            "{path}:3: 'multimodal_sequence_parallel_size' sets context_parallel_size a second "
+            "time: keep one of them",
+        ),
+        ("lr: [1", "{path}:3: not valid YAML: expected ',' or ']', but got '<stream end>'"),
+        (
+            "seq_length: long",
+            "seq_length = 'long' ({path}:2): expected a valid integer, "
+            "unable to parse string as an integer",
+        ),
+    ],
+)
+def test_mistakes_name_file_and_line(recipe, text, line):
+    child = recipe.with_name("child.yaml")
+    child.write_text(f"base: recipe.yaml\n{text}\n")
+    with pytest.raises(UserError) as error:
+        load_config(["--config", str(child)], "rl")
+    assert str(error.value) == line.format(path=child)
+
+
+def test_a_mistake_in_a_base_names_the_base(recipe):
+    child = recipe.with_name("child.yaml")
+    child.write_text("base: recipe.yaml\n")
+    recipe.write_text("warmup: 3\n")
+    with pytest.raises(UserError, match=r"recipe\.yaml:1: unknown key 'warmup'"):
+        load_config(["--config", str(child)], "rl")
+
+
+def test_a_recipe_that_is_missing_a_list_or_circular(tmp_path):
+    with pytest.raises(UserError, match=r"none\.yaml: cannot read the recipe: No such file"):
+        load_config(["--config", str(tmp_path / "none.yaml")], "rl")
+    path = tmp_path / "list.yaml"
+    path.write_text("- 1\n")
+    with pytest.raises(UserError, match="a recipe is a mapping"):
+        load_config(["--config", str(path)], "rl")
+    path.write_text("base: list.yaml\n")
+    with pytest.raises(UserError, match="include each other"):
+        load_config(["--config", str(path)], "rl")
+
+
+def test_a_base_that_is_used_twice_is_no_circle(tmp_path, recipe):
+    for name in ("a", "b"):
+        (tmp_path / f"{name}.yaml").write_text("base: recipe.yaml\n")
+    both = tmp_path / "both.yaml"
+    both.write_text("base: [a.yaml, b.yaml]\n")
+    assert load_config(["--config", str(both)], "rl").train_iters == 20
+
+
+def test_print_config_is_a_recipe_of_the_same_run(recipe, tmp_path, capsys):
+    flags = ["--tensor-model-parallel-size", "2", "--lr", "3e-7", "--video-frames", "8"]
+    with pytest.raises(SystemExit) as exit_:
+        load_config(["--config", str(recipe), *flags, "--print-config"], "rl")
+    assert exit_.value.code == 0
+    printed = tmp_path / "printed.yaml"
+    printed.write_text(capsys.readouterr().out)
+    assert set(yaml.safe_load(printed.read_text())) == set(Config.model_fields)
+    with pytest.raises(SystemExit):
+        load_config(["--config", str(printed), "--print-config"], "rl")
+    assert capsys.readouterr().out == printed.read_text()
+
+
+def test_a_loaded_config_survives_yaml(make_config):
+    config = make_config(video_frames=8, dual_clip=None, save="runs/ü")
+    assert Config(**yaml.safe_load(to_yaml(config))).model_dump() == config.model_dump()
+
+
+def test_print_config_checks_the_rules(load, capsys):
+    with pytest.raises(UserError, match="num_attention_heads"):
+        load("--tensor-model-parallel-size", "3", "--print-config")
+    assert capsys.readouterr().out == ""
+
+
+def test_derived_fields_follow_a_changed_flag_also_from_a_printed_recipe(make_config, tmp_path):
+    config = make_config()
+    assert (config.kv_channels, config.lr_decay_iters) == (8, 20)
+    printed = tmp_path / "printed.yaml"
+    printed.write_text(to_yaml(config))
+    flags = ["--train-iters", "50", "--hidden-size", "128"]
+    changed = load_config(["--config", str(printed), *flags], "rl")
+    assert (changed.kv_channels, changed.lr_decay_iters) == (16, 50)
+    assert config.replace(num_attention_heads=4).kv_channels == 16
+    assert make_config(num_query_groups=None).num_query_groups == 8
+
+
+def test_sequence_parallel_is_switched_off_without_tensor_parallel(load, monkeypatch, caplog):
+    with caplog.at_level(logging.WARNING):
+        assert not load("--sequence-parallel").sequence_parallel
+    assert "sequence_parallel is switched off" in caplog.text
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    assert load("--sequence-parallel", "--tensor-model-parallel-size", "2").sequence_parallel
+
+
+def test_the_world_size_is_torchruns_else_one(load, monkeypatch):
+    with pytest.raises(UserError, match="world size 1"):
+        load("--tensor-model-parallel-size", "2")
+    monkeypatch.setenv("WORLD_SIZE", "4")
+    assert load("--tensor-model-parallel-size", "2").data_parallel_size(4) == 2
+
+
+def test_replace_checks_its_values(make_config):
+    with pytest.raises(UserError, match="train_iters = -1"):
+        make_config().replace(train_iters=-1)
+    with pytest.raises(UserError, match="train_iter = 3"):
+        make_config().replace(train_iter=3)

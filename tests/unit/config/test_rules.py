@@ -1,0 +1,306 @@
+"""Every rule across fields fails with its own line."""
+
+from __future__ import annotations
+
+import pytest
+
+from megatron_longrl.errors import UserError
+
+# Fields that break one rule, world size, entry, and the line.
+BROKEN = [
+    (
+        {"tensor_model_parallel_size": 3},
+        3,
+        None,
+        "num_attention_heads (8) is not divisible by tensor_model_parallel_size (3): "
+        "choose --tensor-model-parallel-size from 1, 2, 4, 8",
+    ),
+    (
+        {"num_attention_heads": 12, "hidden_size": 96, "tensor_model_parallel_size": 6},
+        6,
+        None,
+        "num_query_groups (4) is neither a multiple nor a divisor of "
+        "tensor_model_parallel_size (6): change --tensor-model-parallel-size",
+    ),
+    (
+        {"num_query_groups": 3},
+        1,
+        None,
+        "num_attention_heads (8) is not divisible by num_query_groups (3): "
+        "choose --num-query-groups from 1, 2, 4, 8",
+    ),
+    (
+        {"num_attention_heads": 12},
+        1,
+        None,
+        "hidden_size (64) is not divisible by num_attention_heads (12): "
+        "choose --num-attention-heads from 1, 2, 4, 8, 16, 32, 64",
+    ),
+    (
+        {"kv_channels": 7},
+        1,
+        None,
+        "kv_channels (7) is odd, but rotary embedding turns pairs: choose another --kv-channels, "
+        "or --hidden-size / --num-attention-heads with an even quotient",
+    ),
+    (
+        {"ffn_hidden_size": 97, "tensor_model_parallel_size": 2},
+        2,
+        None,
+        "ffn_hidden_size (97) is not divisible by tensor_model_parallel_size (2): "
+        "choose --tensor-model-parallel-size from 1",
+    ),
+    (
+        {"pipeline_model_parallel_size": 3},
+        3,
+        None,
+        "num_layers (4) is not divisible by pipeline_model_parallel_size (3): "
+        "choose --pipeline-model-parallel-size from 1, 2, 4",
+    ),
+    (
+        {"tensor_model_parallel_size": 2, "context_parallel_size": 2},
+        6,
+        None,
+        "world size 6 is not divisible by tensor_model_parallel_size (2) x context_parallel_size "
+        "(2) x pipeline_model_parallel_size (1) = 4: launch with torchrun on a multiple of 4 "
+        "ranks, or lower one of the sizes",
+    ),
+    (
+        {"sequence_parallel": True},
+        1,
+        None,
+        "sequence_parallel is on, but tensor_model_parallel_size is 1: "
+        "give --no-sequence-parallel, or a larger --tensor-model-parallel-size",
+    ),
+    (
+        {"global_batch_size": 6, "micro_batch_size": 2},
+        2,
+        "sft",
+        "global_batch_size (6) is not divisible by micro_batch_size (2) x data-parallel size (2): "
+        "choose a multiple of 4, e.g. --global-batch-size 8",
+    ),
+    (
+        {"seq_length": 4096, "max_position_embeddings": 2048},
+        1,
+        None,
+        "seq_length (4096) exceeds max_position_embeddings (2048): lower --seq-length or raise "
+        "--max-position-embeddings",
+    ),
+    (
+        {"vision_image_size": 50},
+        1,
+        None,
+        "vision_image_size (50) is not divisible by vision_patch_size (12): "
+        "choose --vision-patch-size from 1, 2, 5, 10, 25, 50",
+    ),
+    (
+        {"vision_num_attention_heads": 3},
+        1,
+        None,
+        "vision_hidden_size (32) is not divisible by vision_num_attention_heads (3): "
+        "choose --vision-num-attention-heads from 1, 2, 4, 8, 16, 32",
+    ),
+    (
+        {"vision_feature_layer": -5},
+        1,
+        None,
+        "vision_feature_layer (-5) is not a hidden state of a tower with vision_num_layers (3): "
+        "choose --vision-feature-layer from -4 to 3",
+    ),
+    (
+        {"freeze_vision_tower": True, "freeze_projector": True, "freeze_language_model": True},
+        1,
+        "sft",
+        "freeze_vision_tower, freeze_projector and freeze_language_model are all on, nothing is "
+        "left to train: drop one of them, e.g. --no-freeze-language-model",
+    ),
+    (
+        {"lr_warmup_iters": 3, "lr_warmup_fraction": 0.1},
+        1,
+        None,
+        "lr_warmup_iters (3) and lr_warmup_fraction (0.1) are both set: give only one of them",
+    ),
+    (
+        {"lr_warmup_iters": 20},
+        1,
+        None,
+        "warmup of 20 steps leaves nothing of lr_decay_iters (20): "
+        "lower --lr-warmup-iters or --lr-warmup-fraction",
+    ),
+    ({"min_lr": 1e-3}, 1, None, "min_lr (0.001) exceeds lr (0.0001): lower --min-lr"),
+    (
+        {"save_interval": 5},
+        1,
+        None,
+        "save_interval (5) is set without save: give --save FOLDER",
+    ),
+    (
+        {"finetune": True, "load": None},
+        1,
+        None,
+        "finetune is on without load: give --load FOLDER, or use --pretrained-checkpoint",
+    ),
+    (
+        {"eval_interval": 5},
+        1,
+        None,
+        "eval_interval is set without valid_data_path: give --valid-data-path FILE",
+    ),
+    (
+        {"eval_at_start": True},
+        1,
+        None,
+        "eval_at_start is set without valid_data_path: give --valid-data-path FILE",
+    ),
+    (
+        {"rollout_tensor_parallel_size": 2},
+        1,
+        None,
+        "rollout_tensor_parallel_size (2) does not divide the 1 ranks of a model replica: "
+        "choose a divisor, or leave it out",
+    ),
+    (
+        {"grpo_prompts_per_step": 7},
+        2,
+        "rl",
+        "grpo_prompts_per_step (7) is not divisible by the data-parallel size (2): "
+        "choose a multiple, e.g. --grpo-prompts-per-step 8",
+    ),
+    (
+        {"grpo_prompts_per_step": 0},
+        1,
+        "rl",
+        "grpo_prompts_per_step (0) must be positive: give --grpo-prompts-per-step N",
+    ),
+    (
+        {"grpo_group_size": 1},
+        1,
+        "rl",
+        "grpo_group_size (1) gives no group to compare a response with: "
+        "choose --grpo-group-size of at least 2",
+    ),
+    (
+        {"global_batch_size": 32},
+        1,
+        "rl",
+        "global_batch_size (32) is not grpo_prompts_per_step (8) x grpo_group_size (8) = 64: "
+        "leave it out for RL",
+    ),
+    (
+        {"rollout_temperature": 0},
+        1,
+        "rl",
+        "rollout_temperature (0) makes all responses of a group equal: "
+        "give --rollout-temperature 1",
+    ),
+    (
+        {"reward_accuracy_weight": 0, "reward_format_weight": 0},
+        1,
+        "rl",
+        "reward_accuracy_weight and reward_format_weight are both 0, every reward would be 0: "
+        "give one of them a weight",
+    ),
+    (
+        {"video_frames": 100},
+        1,
+        "rl",
+        "video_frames (100) x 5 tokens + 8 x rollout_max_tokens (16) needs 628 tokens, which "
+        "exceeds seq_length (512): give --seq-length of at least 628 plus the question's tokens, "
+        "or --video-frames of at most 76",
+    ),
+    (
+        {"video_frames": 120},
+        1,
+        "sft",
+        "video_frames (120) x 5 tokens needs 601 tokens, which exceeds seq_length (512): give "
+        "--seq-length of at least 601 plus the question's tokens, or --video-frames of at most 102",
+    ),
+    (
+        {"video_frames": 8, "rollout_max_tokens": 100},
+        1,
+        "rl",
+        "video_frames (8) x 5 tokens + 8 x rollout_max_tokens (100) needs 840 tokens, which "
+        "exceeds seq_length (512): give --seq-length of at least 840 plus the question's tokens, "
+        "or fewer or shorter responses",
+    ),
+]
+
+
+@pytest.mark.parametrize(("fields", "world_size", "entry", "line"), BROKEN)
+def test_a_broken_rule_has_its_line(make_config, fields, world_size, entry, line):
+    with pytest.raises(UserError) as error:
+        make_config(**fields).validate_layout(world_size, entry)
+    assert str(error.value) == line
+
+
+@pytest.mark.parametrize("entry", ["sft", "rl", "evaluate", None])
+@pytest.mark.parametrize(
+    ("fields", "world_size"),
+    [
+        ({}, 1),
+        ({"tensor_model_parallel_size": 2, "sequence_parallel": True}, 2),
+        ({"tensor_model_parallel_size": 8}, 8),
+        ({"context_parallel_size": 2, "pipeline_model_parallel_size": 2}, 8),
+        ({"rollout_tensor_parallel_size": 2, "tensor_model_parallel_size": 2}, 2),
+        ({"video_frames": 76}, 1),
+        ({"save": "runs/a"}, 1),
+    ],
+)
+def test_layouts_that_keep_the_rules(make_config, fields, world_size, entry):
+    make_config(**fields).validate_layout(world_size, entry)
+
+
+@pytest.mark.parametrize(
+    ("entry", "field"),
+    [
+        ("sft", "train_data_path"),
+        ("sft", "lr"),
+        ("rl", "grpo_prompts_per_step"),
+        ("rl", "tokenizer_model"),
+        ("evaluate", "load"),
+        ("evaluate", "data"),
+        ("evaluate", "output"),
+    ],
+)
+def test_each_entry_point_names_what_it_lacks(make_config, entry, field):
+    config = make_config()
+    values = {name: value for name, value in config.given().items() if name != field}
+    flag = "--" + field.replace("_", "-")
+    with pytest.raises(UserError, match=rf"^{field} not set, which {entry} needs: give {flag} "):
+        type(config)(**values).validate_layout(1, entry)
+
+
+def test_responses_that_do_not_share_a_row_need_less_room(make_config):
+    fields = {"video_frames": 8, "rollout_max_tokens": 100}
+    make_config(**fields, shared_prompt=False).validate_layout(1, "rl")
+
+
+def test_derived_sizes(make_config):
+    config = make_config(tensor_model_parallel_size=2, context_parallel_size=2)
+    assert config.model_parallel_size == 4
+    assert config.data_parallel_size(8) == 2
+    assert config.padded_vocab_size(257) == 512
+    assert config.sequence_multiple == 4
+    assert config.replace(sequence_parallel=True).sequence_multiple == 8
+    assert config.samples_per_step(8, "rl") == 64
+    assert config.replace(micro_batch_size=3).samples_per_step(8, "sft") == 6
+
+
+@pytest.mark.parametrize(
+    ("image", "patch", "tokens"), [(448, 14, 256), (378, 14, 196), (48, 12, 4), (16, 16, 1)]
+)
+def test_tokens_per_frame_round_odd_sides_up(make_config, image, patch, tokens):
+    config = make_config(vision_image_size=image, vision_patch_size=patch)
+    assert config.tokens_per_frame == tokens
+
+
+def test_the_engine_uses_the_replica_where_heads_allow(make_config):
+    assert make_config(context_parallel_size=2).rollout_tp_size == 2
+    assert make_config(context_parallel_size=3).rollout_tp_size == 1
+    sizes = {"context_parallel_size": 4, "rollout_tensor_parallel_size": 2}
+    assert make_config(**sizes).rollout_tp_size == 2
+
+
+def test_warmup_as_a_fraction_of_the_decay(make_config):
+    assert make_config(lr_warmup_fraction=0.25).lr_warmup_steps == 5
+    assert make_config(lr_warmup_iters=3).lr_warmup_steps == 3
