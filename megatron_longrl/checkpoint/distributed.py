@@ -33,6 +33,7 @@ from megatron.core.optimizer import MegatronOptimizer
 from megatron.core.optimizer_param_scheduler import OptimizerParamScheduler
 from safetensors.torch import save_file
 from torch import Tensor, nn
+from torch.distributed.checkpoint.api import CheckpointException
 
 from megatron_longrl.checkpoint import folder as layout
 from megatron_longrl.checkpoint.architecture import check_architecture
@@ -119,7 +120,7 @@ def save_checkpoint(
             shutil.rmtree(aside, ignore_errors=True)
             aside.mkdir(parents=True)
     shards = _sharded_state(modules, optimizers, groups, is_loading=False)
-    with together(groups.control), _without_torch_deprecations():
+    with together(groups.control), _core_files():
         # Core's own collectives agree on failures of the writers.
         dist_checkpointing.save(
             shards, str(aside), TorchDistSaveShardedStrategy("torch_dist", 1, thread_count=1)
@@ -275,7 +276,7 @@ def _load(
 ) -> None:
     kept = {name: hyperparameters(optimizer) for name, optimizer in optimizers.items()}
     shards = _sharded_state(modules, optimizers, groups, is_loading=True)
-    with _without_torch_deprecations():
+    with _core_files():
         loaded = dist_checkpointing.load(shards, str(folder))
     for part, module in modules.items():
         for name, target in unwrap(module).state_dict(prefix=f"{part}.", keep_vars=True).items():
@@ -287,11 +288,16 @@ def _load(
 
 
 @contextmanager
-def _without_torch_deprecations() -> Iterator[None]:
-    """core 0.16.1 uses torch's ShardedTensor, of which every use warns."""
+def _core_files() -> Iterator[None]:
+    """Around core's reading and writing: ordinary exceptions, and no warnings about core itself."""
     with warnings.catch_warnings():
+        # core 0.16.1 uses torch's ShardedTensor, of which every use warns.
         warnings.simplefilter("ignore", FutureWarning)
-        yield
+        try:
+            yield
+        except CheckpointException as error:  # a BaseException, the same on all ranks
+            rank, (failure, _) = next(iter(error.failures.items()))
+            raise RuntimeError(f"rank {rank}: {type(failure).__name__}: {failure}") from error
 
 
 def _sharded_state(

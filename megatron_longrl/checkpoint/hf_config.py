@@ -123,11 +123,12 @@ def _required(settings: dict[str, Any], path: Path, name: str) -> Any:
 
 def _rotary_base(llm: dict[str, Any], path: Path) -> float:
     """Old files hold rope_theta and rope_scaling, newer ones rope_parameters."""
-    rope = {**(llm.get("rope_scaling") or {}), **(llm.get("rope_parameters") or {})}
-    kind = rope.get("rope_type", rope.get("type", "default"))
-    if kind != "default":
-        raise UserError(f"{path}: rotary embedding of type {kind} is not supported, only default")
-    return float(llm.get("rope_theta") or rope.get("rope_theta") or 10000.0)
+    settings = [llm.get("rope_scaling") or {}, llm.get("rope_parameters") or {}]
+    for rope in settings:
+        kind = rope.get("rope_type", rope.get("type", "default"))
+        if kind != "default":
+            raise UserError(f"{path}: rotary embedding of type {kind} is not supported")
+    return float(llm.get("rope_theta") or settings[1].get("rope_theta") or 10000.0)
 
 
 def hf_configs(config: Config, dtype: str, pooling_head: bool) -> dict[str, dict[str, Any]]:

@@ -12,11 +12,12 @@ from megatron_longrl.checkpoint.table import (
     GatedMLP,
     RowParallel,
     Table,
+    TensorMapping,
     Tied,
     VocabParallel,
 )
 
-ROWS = {
+ROWS: dict[str, tuple[TensorMapping, list[tuple[int, ...]]]] = {
     "direct": (Direct("m", ("llm/a",)), [(6,)]),
     "column": (ColumnParallel("m", ("llm/a",)), [(8, 3)]),
     "row": (RowParallel("m", ("llm/a",)), [(3, 8)]),
