@@ -32,16 +32,12 @@ import zlib
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, NoReturn
 
 import numpy as np
 
-from megatron_longrl.data.arena.cups_render import (
-    CODECS,
-    Clip,
-    Timing,
-    encode_clip,
-    render_clip,
-)
+from megatron_longrl.data.arena.cups_render import CODECS, Clip, Timing, encode_clip, render_clip
+from megatron_longrl.errors import UserError
 
 logger = logging.getLogger(__name__)
 
@@ -130,7 +126,7 @@ def draw_clips(split: Split, max_swaps: int, rng: np.random.Generator) -> Iterat
 
 def make_row(
     clip: Clip, problem_id: int, video: str, split: Split, rng: np.random.Generator
-) -> dict[str, object]:
+) -> dict[str, Any]:
     """The JSONL row of a clip; ``video`` is its path relative to the JSONL's folder."""
     reasoning, place = split.annotator.annotate(clip, rng)
     if split.checked:
@@ -148,9 +144,9 @@ def make_row(
 
 def make_splits(
     splits: Sequence[Split], max_swaps: int, seed: int, extension: str
-) -> dict[str, list[tuple[Clip, dict[str, object]]]]:
+) -> dict[str, list[tuple[Clip, dict[str, Any]]]]:
     """Clips and rows of every split, none rendered yet; a seed always gives the same ones."""
-    made: dict[str, list[tuple[Clip, dict[str, object]]]] = {}
+    made: dict[str, list[tuple[Clip, dict[str, Any]]]] = {}
     problem_id = 0
     for index, split in enumerate(splits):
         rng = np.random.default_rng([seed, index])
@@ -179,7 +175,7 @@ def _run_job(job: _Job) -> None:
     encode_clip(frames, job.path, job.codec, job.quality, job.fps)
 
 
-def _write_jsonl(path: Path, rows: Sequence[dict[str, object]]) -> None:
+def _write_jsonl(path: Path, rows: Sequence[dict[str, Any]]) -> None:
     """Write rows one per line; the file appears when complete."""
     aside = path.with_name(f".{path.name}.{os.getpid()}")
     aside.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
@@ -192,7 +188,7 @@ def splits_from_args(args: argparse.Namespace) -> list[Split]:
     heldout = args.clips // 6 if args.heldout_clips is None else args.heldout_clips
     train = args.clips - sft - heldout
     if sft < 0 or heldout < 0 or train < 0:
-        raise ValueError(
+        raise UserError(
             f"--sft-clips {sft} and --heldout-clips {heldout} leave none of {args.clips} clips"
             " for train.jsonl: raise --clips"
         )
@@ -211,12 +207,12 @@ def generate(args: argparse.Namespace) -> dict[str, int]:
         Number of rows per split.
 
     Raises:
-        ValueError: the arguments contradict each other.
+        UserError: the arguments contradict each other.
     """
     timing = Timing.fit(args.frames, args.swaps, args.reveal)
     for name, least in (("--min-swaps", args.min_swaps), ("--sft-min-swaps", args.sft_min_swaps)):
         if least > args.swaps:
-            raise ValueError(f"{name} {least} is more than --swaps {args.swaps}")
+            raise UserError(f"{name} {least} is more than --swaps {args.swaps}")
     splits = splits_from_args(args)
     made = make_splits(splits, args.swaps, args.seed, CODECS[args.codec][1])
     args.output.mkdir(parents=True, exist_ok=True)
@@ -262,9 +258,16 @@ def _number(kind: type, low: float, high: float) -> Callable[[str], float]:
     return convert
 
 
+class _Parser(argparse.ArgumentParser):
+    """Says what is wrong in one line, without repeating the usage."""
+
+    def error(self, message: str) -> NoReturn:
+        self.exit(2, f"{self.prog}: error: {message}\n")
+
+
 def build_parser() -> argparse.ArgumentParser:
     """The command line."""
-    parser = argparse.ArgumentParser(
+    parser = _Parser(
         prog="python -m megatron_longrl.data.arena.cups",
         description="Render moving-cups clips and write sft.jsonl, train.jsonl, heldout.jsonl.",
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
@@ -300,7 +303,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         parser.error(f"--size {args.size} is odd: video frames need an even side")
     try:
         sizes = generate(args)
-    except (ValueError, OSError) as error:
+    except (UserError, OSError) as error:
         parser.error(str(error))
     print(f"{args.output}: " + ", ".join(f"{name} {size}" for name, size in sizes.items()))
     return 0

@@ -14,6 +14,8 @@ from pathlib import Path
 
 import numpy as np
 
+from megatron_longrl.errors import UserError
+
 SLOT_X = (1 / 6, 1 / 2, 5 / 6)
 CUP_Y, CUP_WIDTH, CUP_HEIGHT = 0.58, 0.27, 0.36
 LIFT, BALL_RADIUS, ARC = 0.36, 0.12, 0.17
@@ -69,7 +71,7 @@ class Timing:
         per_swap = (frames - reveal - REST_FRAMES) // max_swaps
         if per_swap < 2:
             need = reveal + REST_FRAMES + 2 * max_swaps
-            raise ValueError(
+            raise UserError(
                 f"{frames} frames are too few for {max_swaps} swaps: give at least {need}"
             )
         return cls(frames, reveal, per_swap)
