@@ -83,6 +83,11 @@ class WandbTracker:
 def _start_wandb(config: Config, job_type: str) -> Any:
     import wandb
 
+    mode = config.wandb_mode
+    # Without a key wandb would ask at the terminal, and the other ranks would wait with it.
+    if mode == "online" and not wandb.login(prompt=False, verify=False):
+        logger.warning("wandb has no API key: the run is kept offline, send it by `wandb sync`")
+        mode = "offline"
     folder = Path(config.save or ".")
     folder.mkdir(parents=True, exist_ok=True)
     return wandb.init(
@@ -91,15 +96,10 @@ def _start_wandb(config: Config, job_type: str) -> Any:
         job_type=job_type,
         id=_wandb_run_id(folder),
         resume="allow",
-        mode=config.wandb_mode,
+        mode=mode,
         dir=str(folder),
         config=config.model_dump(),
-        settings=wandb.Settings(
-            init_timeout=WANDB_START_SECONDS,
-            login_timeout=WANDB_START_SECONDS,
-            console="off",
-            silent=True,
-        ),
+        settings=wandb.Settings(init_timeout=WANDB_START_SECONDS, console="off", silent=True),
     )
 
 

@@ -253,6 +253,16 @@ class TestMetricsLogger:
         run(make_config(wandb_project="p"), 1, 2)
         assert "wandb does not start, metrics are not sent to it: no network" in caplog.text
 
+    def test_wandb_without_a_key_is_kept_offline_and_asks_nobody(
+        self, make_config, monkeypatch, caplog
+    ):
+        modes = []
+        monkeypatch.setattr("wandb.login", lambda prompt, verify: prompt)
+        monkeypatch.setattr("wandb.init", lambda mode, **_: modes.append(mode))
+        run(make_config(wandb_project="p", wandb_mode="online"), 1, 1)
+        assert modes == ["offline"]
+        assert "no API key" in caplog.text
+
     def test_a_resumed_wandb_run_has_the_same_id(self, make_config, monkeypatch):
         started = []
 
