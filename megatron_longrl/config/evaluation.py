@@ -23,6 +23,9 @@ class EvaluationSection(Section):
     eval_at_start: bool = False
     """Validate before the first step, too."""
 
+    eval_batch_size: PositiveInt = 64
+    """Prompts that one replica answers at a time."""
+
     data: PathList = Field(default_factory=list)
     """evaluate: JSONL files or folders to answer."""
 

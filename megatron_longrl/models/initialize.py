@@ -34,9 +34,7 @@ def initialize_weights(
         size, rank = (1, 0) if row.replicated else (groups.tp.size(), groups.tp.rank())
         tensors = [
             draw(name, shape, config.seed, _deviation(name, config))
-            for name, shape in zip(
-                row.hf, _hugging_face_shapes(row, parameter, size), strict=True
-            )
+            for name, shape in zip(row.hf, _hugging_face_shapes(row, parameter, size), strict=True)
         ]
         parameter.copy_(row.shard(row.merge(tensors), rank, size))
     if local:
@@ -63,15 +61,9 @@ def draw(name: str, shape: torch.Size, seed: int, std: float) -> Tensor:
     return torch.randn(shape, generator=generator) * std
 
 
-def _hugging_face_shapes(
-    row: TensorMapping, parameter: Tensor, size: int
-) -> list[torch.Size]:
+def _hugging_face_shapes(row: TensorMapping, parameter: Tensor, size: int) -> list[torch.Size]:
     """Shapes of the tensors that merge into a parameter of which this rank holds one of ``size``."""
     shard = torch.empty(parameter.shape, device="meta")
     full = row.join([shard] * size) if row.sharded and not row.replicated else shard
-    split = (
-        VocabParallel.split(row, full)
-        if isinstance(row, VocabParallel)
-        else row.split(full)
-    )
+    split = VocabParallel.split(row, full) if isinstance(row, VocabParallel) else row.split(full)
     return [tensor.shape for tensor in split]

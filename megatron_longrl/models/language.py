@@ -68,9 +68,7 @@ def layer_spec(attn_mask_type: AttnMaskType) -> ModuleSpec:
     )
 
 
-def block_spec(
-    num_layers: int, attn_mask_type: AttnMaskType
-) -> TransformerBlockSubmodules:
+def block_spec(num_layers: int, attn_mask_type: AttnMaskType) -> TransformerBlockSubmodules:
     """``num_layers`` layers and the final norm."""
     return TransformerBlockSubmodules(
         layer_specs=[layer_spec(attn_mask_type)] * num_layers, layer_norm=TorchNorm
@@ -105,8 +103,7 @@ def language_transformer_config(config: Config) -> TransformerConfig:
         ffn_hidden_size=config.ffn_hidden_size,
         num_attention_heads=config.num_attention_heads,
         num_query_groups=config.num_query_groups or config.num_attention_heads,
-        kv_channels=config.kv_channels
-        or config.hidden_size // config.num_attention_heads,
+        kv_channels=config.kv_channels or config.hidden_size // config.num_attention_heads,
         normalization="RMSNorm",
         layernorm_epsilon=config.norm_epsilon,
         gated_linear_unit=True,
@@ -140,9 +137,7 @@ def mrope_sections(config: Config) -> list[int]:
     return [half - 2 * (half // 3), half // 3, half // 3]
 
 
-def build_language_model(
-    config: Config, vocab_size: int, groups: ParallelGroups
-) -> GPTModel:
+def build_language_model(config: Config, vocab_size: int, groups: ParallelGroups) -> GPTModel:
     """This rank's part of the language model.
 
     Args:

@@ -8,9 +8,7 @@ import torch
 from megatron.core.transformer.transformer_config import TransformerConfig
 
 
-def _mark_sequence_parallel(
-    norm: torch.nn.Module, config: TransformerConfig
-) -> torch.nn.Module:
+def _mark_sequence_parallel(norm: torch.nn.Module, config: TransformerConfig) -> torch.nn.Module:
     """Let ``finalize_model_grads`` sum the norm's gradients over the tensor-parallel ranks."""
     for parameter in norm.parameters():
         parameter.sequence_parallel = config.sequence_parallel  # type: ignore[attr-defined]
@@ -30,10 +28,6 @@ class TorchNorm:
         eps: float = 1e-5,
         **unused: Any,
     ) -> torch.nn.Module:
-        kind = (
-            torch.nn.RMSNorm
-            if config.normalization == "RMSNorm"
-            else torch.nn.LayerNorm
-        )
+        kind = torch.nn.RMSNorm if config.normalization == "RMSNorm" else torch.nn.LayerNorm
         norm = kind(hidden_size, eps=eps, dtype=config.params_dtype)
         return _mark_sequence_parallel(norm, config)

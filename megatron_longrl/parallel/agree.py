@@ -32,9 +32,7 @@ def agree(group: ProcessGroup, local_error: str | None) -> list[str]:
     Returns:
         The distinct errors of all ranks, in rank order; empty when all is well.
     """
-    errors = [
-        error for error in gather_objects(group, local_error) if error is not None
-    ]
+    errors = [error for error in gather_objects(group, local_error) if error is not None]
     return list(dict.fromkeys(errors))
 
 

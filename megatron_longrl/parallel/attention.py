@@ -43,9 +43,7 @@ class MaskedAttention(torch.nn.Module):
         **unused: Any,
     ) -> None:
         super().__init__()
-        assert pg_collection is not None, (
-            "MaskedAttention needs the process groups of its model"
-        )
+        assert pg_collection is not None, "MaskedAttention needs the process groups of its model"
         self.group = pg_collection.cp
         assert config.kv_channels is not None
         self.scale = softmax_scale or config.kv_channels**-0.5

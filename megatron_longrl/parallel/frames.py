@@ -75,9 +75,7 @@ class FrameEncoder:
         self.dtype = dtype
         self.device = device
 
-    def encode(
-        self, specs: Sequence[VideoSpec], keep_pixels: bool = False
-    ) -> EncodedVideos:
+    def encode(self, specs: Sequence[VideoSpec], keep_pixels: bool = False) -> EncodedVideos:
         """Decode and encode distinct videos; every rank of the replica passes the same list.
 
         Args:
@@ -87,9 +85,7 @@ class FrameEncoder:
         mine, decoded, failed = self._decode_mine(specs)
         alive = [spec for spec in specs if spec.key() not in failed]
         order = [(spec.key(), len(spec.frame_indices)) for spec in alive]
-        if (
-            failed
-        ):  # the split changes when a video drops out; what is decoded stays decoded
+        if failed:  # the split changes when a video drops out; what is decoded stays decoded
             mine = [(key, frames) for key, frames in mine if key not in failed]
         pixels = (
             torch.cat([frames for _, frames in mine]).to(self.device)
@@ -114,9 +110,7 @@ class FrameEncoder:
             pixels=pixels if keep_pixels else None,
         )
 
-    def backward(
-        self, encoded: EncodedVideos, gradients: Mapping[str, Tensor | None]
-    ) -> None:
+    def backward(self, encoded: EncodedVideos, gradients: Mapping[str, Tensor | None]) -> None:
         """Add the encoder's gradients of a step.
 
         Args:
@@ -124,9 +118,7 @@ class FrameEncoder:
             gradients: this rank's part of d loss / d embedding per video; None or absent is zero. The
                 sum over the replica's ranks is the gradient.
         """
-        assert encoded.pixels is not None, (
-            "encode(keep_pixels=True) is needed for a backward pass"
-        )
+        assert encoded.pixels is not None, "encode(keep_pixels=True) is needed for a backward pass"
         if not encoded.order:
             return
         parts = []
@@ -145,11 +137,7 @@ class FrameEncoder:
 
     def _shares(self, specs: Sequence[VideoSpec]) -> list[list[tuple[int, list[int]]]]:
         """For every rank: (index of the video, positions among its frames) that it owns."""
-        flat = [
-            (v, f)
-            for v, spec in enumerate(specs)
-            for f in range(len(spec.frame_indices))
-        ]
+        flat = [(v, f) for v, spec in enumerate(specs) for f in range(len(spec.frame_indices))]
         shares = []
         for span in split_evenly(len(flat), self.group.size()):
             share: dict[int, list[int]] = {}
@@ -177,9 +165,7 @@ class FrameEncoder:
                 failed.setdefault(key, reason)
         return mine, sum(frames.shape[0] for _, frames in mine), failed
 
-    def _owned_counts(
-        self, specs: Sequence[VideoSpec], failed: Mapping[str, str]
-    ) -> list[int]:
+    def _owned_counts(self, specs: Sequence[VideoSpec], failed: Mapping[str, str]) -> list[int]:
         """Frames that each rank encodes once failed videos are gone."""
         return [
             sum(len(frames) for v, frames in share if specs[v].key() not in failed)
@@ -205,9 +191,7 @@ class FrameEncoder:
         whole = local.new_empty((self.group.size() * largest, *self.token_shape))
         dist.all_gather_into_tensor(whole, padded, group=self.group)
         shares = whole.view(self.group.size(), largest, *self.token_shape)
-        return torch.cat(
-            [share[:count] for share, count in zip(shares, counts, strict=True)]
-        )
+        return torch.cat([share[:count] for share, count in zip(shares, counts, strict=True)])
 
     def _reduce_to_owners(self, gradient: Tensor, encoded: EncodedVideos) -> Tensor:
         """Sum [frames, tokens, h] over the replica; every rank keeps the frames that it owns."""

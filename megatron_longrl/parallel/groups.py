@@ -101,9 +101,7 @@ def _rank_groups(config: Config, token: str) -> list[list[int]]:
     return generator.get_ranks(token)
 
 
-def _new_groups(
-    rank_lists: list[list[int]], **kwargs: object
-) -> tuple[ProcessGroup, list[int]]:
+def _new_groups(rank_lists: list[list[int]], **kwargs: object) -> tuple[ProcessGroup, list[int]]:
     """Create a group per list (every rank takes part) and return the one this rank is in."""
     mine: tuple[ProcessGroup, list[int]] | None = None
     for ranks in rank_lists:
@@ -122,9 +120,7 @@ def init_parallel(config: Config) -> ParallelGroups:
     timeout = datetime.timedelta(minutes=config.distributed_timeout_minutes)
     if not dist.is_initialized():
         os.environ.setdefault("MASTER_ADDR", "127.0.0.1")
-        os.environ.setdefault(
-            "MASTER_PORT", "0" if "RANK" not in os.environ else "29500"
-        )
+        os.environ.setdefault("MASTER_PORT", "0" if "RANK" not in os.environ else "29500")
         dist.init_process_group(
             config.distributed_backend or platform.backend,
             rank=int(os.environ.get("RANK", "0")),
@@ -141,9 +137,7 @@ def init_parallel(config: Config) -> ParallelGroups:
         create_gloo_process_groups=False,
     )
     world = list(range(dist.get_world_size()))
-    replica, replica_ranks = _new_groups(
-        _rank_groups(config, "tp-cp-pp"), timeout=timeout
-    )
+    replica, replica_ranks = _new_groups(_rank_groups(config, "tp-cp-pp"), timeout=timeout)
     replica_control, _ = _new_groups(
         _rank_groups(config, "tp-cp-pp"), timeout=timeout, backend="gloo"
     )
@@ -160,9 +154,7 @@ def init_parallel(config: Config) -> ParallelGroups:
     )
 
 
-def _replicated_everywhere(
-    world: ProcessGroup, alone: ProcessGroup
-) -> ProcessGroupCollection:
+def _replicated_everywhere(world: ProcessGroup, alone: ProcessGroup) -> ProcessGroupCollection:
     """Groups of a module of which every rank holds a whole copy."""
     collection = ProcessGroupCollection()
     for name in (

@@ -14,9 +14,7 @@ from torch.distributed import ProcessGroup
 from megatron_longrl.parallel.groups import all_reduce_sum
 
 
-def _chunk_logits(
-    hidden: Tensor, weight: Tensor, real_rows: int, temperature: float
-) -> Tensor:
+def _chunk_logits(hidden: Tensor, weight: Tensor, real_rows: int, temperature: float) -> Tensor:
     """float32 logits [t, v / TP] of a chunk; the vocabulary's padding rows can never be chosen."""
     logits = torch.matmul(hidden, weight.t()).float()
     if temperature != 1.0:
@@ -45,9 +43,7 @@ class _SelectedLogProbs(torch.autograd.Function):
             weights = (logits - largest[:, None]).exp()
             local = targets[part] - first_row
             is_local = (local >= 0) & (local < real_rows)
-            picked = logits.gather(1, local.clamp(0, logits.shape[1] - 1)[:, None])[
-                :, 0
-            ]
+            picked = logits.gather(1, local.clamp(0, logits.shape[1] - 1)[:, None])[:, 0]
             # Sum of weights, of weighted logits, and the target's logit: one reduction for three.
             sums = torch.stack(
                 [
@@ -70,12 +66,8 @@ class _SelectedLogProbs(torch.autograd.Function):
     def backward(ctx, grad_logprobs, grad_entropy):  # type: ignore[override, no-untyped-def]
         hidden, weight, targets, log_z, entropy = ctx.saved_tensors
         grad_hidden = torch.empty_like(hidden)
-        grad_weight = torch.zeros(
-            weight.shape, dtype=torch.float32, device=weight.device
-        )
-        for part in torch.arange(hidden.shape[0], device=hidden.device).split(
-            ctx.chunk
-        ):
+        grad_weight = torch.zeros(weight.shape, dtype=torch.float32, device=weight.device)
+        for part in torch.arange(hidden.shape[0], device=hidden.device).split(ctx.chunk):
             logits = _chunk_logits(hidden[part], weight, ctx.real_rows, ctx.temperature)
             log_p = logits - log_z[part, None]
             p = log_p.exp()
@@ -123,6 +115,4 @@ def selected_logprobs(
     Returns:
         float32 (log-probabilities [t], entropies [t] in nats).
     """
-    return _SelectedLogProbs.apply(
-        hidden, weight, targets, group, vocab_size, temperature, chunk
-    )
+    return _SelectedLogProbs.apply(hidden, weight, targets, group, vocab_size, temperature, chunk)

@@ -34,9 +34,7 @@ def gathered_order(length: int, cp_size: int) -> Tensor:
     Returns:
         int64 [length]: ``concatenated[gathered_order] == whole``.
     """
-    shards = torch.cat(
-        [zigzag_indices(length, cp_size, rank) for rank in range(cp_size)]
-    )
+    shards = torch.cat([zigzag_indices(length, cp_size, rank) for rank in range(cp_size)])
     return torch.argsort(shards)
 
 

@@ -53,8 +53,7 @@ class Sums:
     def means(self) -> dict[str, float]:
         """Mean of every sum (0 when nothing was counted), and the maxima."""
         means = {
-            name: value / count if count else 0.0
-            for name, (value, count) in self.sums.items()
+            name: value / count if count else 0.0 for name, (value, count) in self.sums.items()
         }
         return {**means, **self.maxima}
 
@@ -63,9 +62,7 @@ Loss = Callable[[MicroBatch, Tensor, Tensor], tuple[Tensor, Tensor, Sums]]
 """(micro-batch, log-probabilities [t], entropies [t]) -> (sum, count, report)."""
 
 
-def sft_loss(
-    batch: MicroBatch, logprobs: Tensor, entropy: Tensor
-) -> tuple[Tensor, Tensor, Sums]:
+def sft_loss(batch: MicroBatch, logprobs: Tensor, entropy: Tensor) -> tuple[Tensor, Tensor, Sums]:
     """Negative log-likelihood of the response tokens."""
     report = Sums()
     report.add("lm loss", -logprobs.detach())
@@ -93,11 +90,7 @@ def _policy_loss(
     selected = batch.selected
     assert batch.advantages is not None and batch.rollout_logprobs is not None
     # One update per batch of rollouts: the update's own values are the old ones.
-    old = (
-        logprobs.detach()
-        if batch.old_logprobs is None
-        else batch.old_logprobs[selected]
-    )
+    old = logprobs.detach() if batch.old_logprobs is None else batch.old_logprobs[selected]
     per_token, ratio, was_clipped = clipped(
         logprobs,
         old,
@@ -117,7 +110,11 @@ def _policy_loss(
     if batch.ref_logprobs is not None:
         divergence = kl_estimate(logprobs, batch.ref_logprobs[selected], config.kl_type)
         per_token = per_token + config.grpo_kl_beta * divergence
-        report.add("kl/mean", divergence.detach())
+    else:  # no reference: report how far the policy is from the engine that sampled
+        divergence = kl_estimate(
+            logprobs.detach(), batch.rollout_logprobs[selected], config.kl_type
+        )
+    report.add("kl/mean", divergence.detach())
     if config.grpo_entropy_term_weight:
         per_token = per_token - config.grpo_entropy_term_weight * entropy
     report.add("lm loss", per_token.detach())

@@ -63,26 +63,20 @@ class TrainedModel:
         return {"language_model": self.language_model, "encoder": self.encoder}
 
 
-def build_model(
-    config: Config, groups: ParallelGroups, *, train: bool = True
-) -> TrainedModel:
+def build_model(config: Config, groups: ParallelGroups, *, train: bool = True) -> TrainedModel:
     """Build, initialise, freeze, wrap, and make the optimizer.
 
     Args:
         config: with ``vocab_size`` filled in.
         train: False for evaluation, which needs no optimizer.
     """
-    assert config.vocab_size is not None, (
-        "the vocabulary's size comes from the tokenizer"
-    )
+    assert config.vocab_size is not None, "the vocabulary's size comes from the tokenizer"
     model_parallel_cuda_manual_seed(config.seed)
     language_model = build_language_model(
         config, config.padded_vocab_size(config.vocab_size), groups
     )
     encoder = VisionEncoder(config, groups)
-    initialize_weights(
-        {"language_model": language_model, "encoder": encoder}, config, groups
-    )
+    initialize_weights({"language_model": language_model, "encoder": encoder}, config, groups)
     for module, frozen in (
         (language_model, config.freeze_language_model or not train),
         (encoder.vision_tower, config.freeze_vision_tower or not train),

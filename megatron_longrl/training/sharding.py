@@ -57,15 +57,11 @@ def shard_batch(batch: Batch, group: ProcessGroup, device: torch.device) -> Micr
     length = batch.tokens.shape[1]
     allowed = attention_allowed(batch.branch_ids)  # [b, s, s]
     if group.size() > 1:
-        order = torch.cat(
-            [zigzag_indices(length, group.size(), r) for r in range(group.size())]
-        )
+        order = torch.cat([zigzag_indices(length, group.size(), r) for r in range(group.size())])
         mine = zigzag_indices(length, group.size(), group.rank())
         allowed = allowed.index_select(1, mine).index_select(2, order)
     predicted = batch.response_index[batch.loss_mask > 0]
-    num_responses = (
-        int(batch.response_index.max()) + 1 if batch.response_index.numel() else 0
-    )
+    num_responses = int(batch.response_index.max()) + 1 if batch.response_index.numel() else 0
     return MicroBatch(
         tokens=shard(batch.tokens),
         position_ids=shard(batch.position_ids),
@@ -76,9 +72,7 @@ def shard_batch(batch: Batch, group: ProcessGroup, device: torch.device) -> Micr
         attention_mask=allowed[:, None].to(device),
         media_keys=tuple(batch.media_keys),
         num_responses=num_responses,
-        response_lengths=torch.bincount(predicted, minlength=num_responses)
-        .float()
-        .to(device),
+        response_lengths=torch.bincount(predicted, minlength=num_responses).float().to(device),
         **{
             name: None if getattr(batch, name) is None else shard(getattr(batch, name))
             for name in _OPTIONAL

@@ -69,9 +69,7 @@ class Stepper:
         self.frames = frames
         self.groups = groups
         self.config = config
-        self._schedule = get_forward_backward_func(
-            pp_size=groups.pp.size(), vp_size=None
-        )
+        self._schedule = get_forward_backward_func(pp_size=groups.pp.size(), vp_size=None)
         self._p2p = P2PCommunicator(groups.pp, model.gpt.config)
         self._num_tokens = torch.zeros([], dtype=torch.int)
         model.gpt.config.finalize_model_grads_func = self._finalize
@@ -98,9 +96,7 @@ class Stepper:
         model.encoder.zero_grad_buffer()
         model.optimizer.zero_grad()
         trained = model.encoder_is_trained
-        leaves = {
-            key: value.detach().requires_grad_(trained) for key, value in media.items()
-        }
+        leaves = {key: value.detach().requires_grad_(trained) for key, value in media.items()}
         sums = self._run(batches, leaves, partial(_with_loss, loss), forward_only=False)
         if trained:
             assert encoded is not None, "a trained encoder needs this step's frames"
@@ -126,9 +122,7 @@ class Stepper:
         return self._reduce(sums).means()
 
     @torch.no_grad()
-    def logprobs(
-        self, batches: Sequence[MicroBatch], media: Mapping[str, Tensor]
-    ) -> list[Tensor]:
+    def logprobs(self, batches: Sequence[MicroBatch], media: Mapping[str, Tensor]) -> list[Tensor]:
         """Log-probabilities of the predicted tokens.
 
         Returns:
@@ -143,9 +137,7 @@ class Stepper:
                 shard[batch.selected] = local[index]
             whole = unshard_sequence(shard, self.groups.cp)
             if self.groups.pp.size() > 1:
-                dist.broadcast(
-                    whole, src=self.groups.pp_last_rank, group=self.groups.pp
-                )
+                dist.broadcast(whole, src=self.groups.pp_last_rank, group=self.groups.pp)
             results.append(whole)
         return results
 
@@ -188,9 +180,7 @@ class Stepper:
         if self.groups.is_first_stage:
             decoder_input = _place_media(embed_tokens(gpt, batch.tokens), batch, media)
             decoder_input = decoder_input.transpose(0, 1).contiguous()  # [s, b, h]
-        hidden = run_decoder(
-            gpt, decoder_input, batch.position_ids, batch.attention_mask
-        )
+        hidden = run_decoder(gpt, decoder_input, batch.position_ids, batch.attention_mask)
         if not self.groups.is_last_stage:
             return hidden, partial(finish, batch)
         selected = batch.selected
@@ -209,15 +199,11 @@ class Stepper:
         if "language_model" in self.model.optimizers:
             finalize_model_grads(models, num_tokens, pg_collection=self.groups.pg)
         else:
-            dist.broadcast(
-                num_tokens, src=self.groups.pp_last_rank, group=self.groups.pp
-            )
+            dist.broadcast(num_tokens, src=self.groups.pp_last_rank, group=self.groups.pp)
             dist.all_reduce(num_tokens, group=self.groups.dp_cp)
         self._num_tokens = num_tokens
 
-    def _encoder_backward(
-        self, encoded: EncodedVideos, leaves: Mapping[str, Tensor]
-    ) -> None:
+    def _encoder_backward(self, encoded: EncodedVideos, leaves: Mapping[str, Tensor]) -> None:
         """Bring the embeddings' gradients home and reduce the encoder's own."""
         # Every TP rank of the first stage holds the same gradient: one of them speaks.
         speaks = self.groups.is_first_stage and self.groups.tp.rank() == 0
@@ -234,9 +220,7 @@ class Stepper:
         return Sums.total(gather_objects(self.groups.control, mine))
 
 
-def _place_media(
-    embeddings: Tensor, batch: MicroBatch, media: Mapping[str, Tensor]
-) -> Tensor:
+def _place_media(embeddings: Tensor, batch: MicroBatch, media: Mapping[str, Tensor]) -> Tensor:
     """Put the video embeddings into their slots among text embeddings [b, s, h]."""
     slots = batch.media_index >= 0
     if not batch.media_keys:
@@ -246,16 +230,12 @@ def _place_media(
     return embeddings.index_put((slots,), chosen)
 
 
-def _with_loss(
-    loss: Loss, batch: MicroBatch, output: Tensor
-) -> tuple[Tensor, Tensor, Sums]:
+def _with_loss(loss: Loss, batch: MicroBatch, output: Tensor) -> tuple[Tensor, Tensor, Sums]:
     """Megatron's loss contract with per-token normalisation: (sum, count, report)."""
     logprobs, entropy = output
     return loss(batch, logprobs, entropy)
 
 
-def _without_loss(
-    batch: MicroBatch, output: Tensor, non_loss_data: bool = True
-) -> Tensor:
+def _without_loss(batch: MicroBatch, output: Tensor, non_loss_data: bool = True) -> Tensor:
     """Only the log-probabilities of the selected tokens."""
     return output[0]

@@ -58,9 +58,7 @@ class SiglipVisionTower(MegatronModule):
         self.grid = config.vision_image_size // config.vision_patch_size
         hidden, patch = config.vision_hidden_size, config.vision_patch_size
         options = {"dtype": config.params_dtype, "device": platform.device}
-        self.patch_embedding = torch.nn.Conv2d(
-            3, hidden, patch, stride=patch, **options
-        )
+        self.patch_embedding = torch.nn.Conv2d(3, hidden, patch, stride=patch, **options)
         self.position_embedding = torch.nn.Embedding(self.grid**2, hidden, **options)
         self.decoder = TransformerBlock(
             config=transformer_config,

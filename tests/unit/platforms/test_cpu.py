@@ -15,7 +15,14 @@ REVIEWED = {
     "megatron.core.tensor_parallel.random": {"CUDAGraph"},
     # The persistent asynchronous writer, and straggler detection.
     "megatron.core.dist_checkpointing.strategies.async_utils": {"device_count", "set_device"},
-    "megatron.core.utils": {"Event", "clock_rate", "nvtx", "power_draw", "temperature", "utilization"},
+    "megatron.core.utils": {
+        "Event",
+        "clock_rate",
+        "nvtx",
+        "power_draw",
+        "temperature",
+        "utilization",
+    },
 }
 
 
@@ -42,7 +49,9 @@ class TestPatches:
     @pytest.mark.parametrize("name", cpu.PATCHED_MODULES)
     def test_every_cuda_call_of_a_patched_module_is_answered(self, name):
         missing = _cuda_calls(name) - set(cpu.CUDA_CALLS) - REVIEWED.get(name, set())
-        assert not missing, f"{name} calls torch.cuda.{sorted(missing)}, which cpu.py does not serve"
+        assert not missing, (
+            f"{name} calls torch.cuda.{sorted(missing)}, which cpu.py does not serve"
+        )
 
     def test_an_unserved_call_names_itself(self):
         view = importlib.import_module("megatron.core.utils").torch

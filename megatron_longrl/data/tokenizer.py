@@ -1,0 +1,232 @@
+"""Tokenizers: SentencePiece models trained here, and Hugging Face's."""
+
+from __future__ import annotations
+
+import io
+import os
+from collections.abc import Iterable, Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import Protocol
+
+import sentencepiece
+
+from megatron_longrl.errors import UserError
+
+CHAT_SYMBOLS = ("<|im_start|>", "<|im_end|>")
+"""Symbols that delimit turns; every tokenizer for training must know them."""
+
+_SPACE = "\u2581"  # SentencePiece writes spaces as this character
+
+
+class Tokenizer(Protocol):
+    """Text to ids and back, without loss: ``decode(encode(text)) == text``."""
+
+    @property
+    def vocab_size(self) -> int:
+        """Number of ids, added tokens included."""
+
+    @property
+    def eos_id(self) -> int:
+        """Ends an assistant's turn (``<|im_end|>``)."""
+
+    @property
+    def pad_id(self) -> int:
+        """Fills rows."""
+
+    @property
+    def media_id(self) -> int:
+        """A valid id that stands in media slots; its embedding is never used."""
+
+    def encode(self, text: str) -> list[int]:
+        """Ids of a text; special tokens written in it are recognised, none are added."""
+
+    def decode(self, ids: Sequence[int]) -> str:
+        """Text of ids, special tokens included."""
+
+    def files(self) -> list[Path]:
+        """Files that an exported model needs."""
+
+
+class SentencePieceTokenizer:
+    """A SentencePiece model file."""
+
+    def __init__(self, model: str | Path) -> None:
+        self.path = Path(model)
+        if not self.path.is_file():
+            raise UserError(f"--tokenizer-model {model}: no such SentencePiece model file")
+        try:
+            self._model = sentencepiece.SentencePieceProcessor(model_file=str(self.path))
+        except (RuntimeError, OSError):
+            raise UserError(
+                f"--tokenizer-model {model}: not a SentencePiece model; for a Hugging Face "
+                "tokenizer give its folder and --tokenizer-type HuggingFaceTokenizer"
+            ) from None
+        self.vocab_size = int(self._model.vocab_size())
+        eos = self._model.piece_to_id("<|im_end|>")
+        if eos == self._model.unk_id():
+            raise UserError(f"--tokenizer-model {model}: the model has no symbol <|im_end|>")
+        self.eos_id = int(eos)
+        self.pad_id = max(int(self._model.pad_id()), 0)
+        self.media_id = self.pad_id
+
+    @cached_property
+    def _space_bytes(self) -> list[int]:
+        return [self._model.piece_to_id(f"<0x{byte:02X}>") for byte in _SPACE.encode()]
+
+    def encode(self, text: str) -> list[int]:
+        """Ids of a text."""
+        # The library would turn the character that it keeps for spaces into a space.
+        first, *others = text.split(_SPACE)
+        ids = list(self._model.encode(first))
+        for other in others:
+            ids += self._space_bytes + list(self._model.encode(other))
+        return ids
+
+    def decode(self, ids: Sequence[int]) -> str:
+        """Text of ids."""
+        return str(self._model.decode([int(i) for i in ids]))
+
+    def files(self) -> list[Path]:
+        """The model file."""
+        return [self.path]
+
+
+class HuggingFaceTokenizer:
+    """A folder with a Hugging Face tokenizer; nothing is downloaded, no code of it is run."""
+
+    def __init__(self, model: str | Path) -> None:
+        # transformers takes a second to import, and SentencePiece users do not need it.
+        from transformers import AutoTokenizer
+
+        self.path = Path(model)
+        if not self.path.is_dir():
+            raise UserError(f"--tokenizer-model {model}: no such folder")
+        try:
+            self._tokenizer = AutoTokenizer.from_pretrained(
+                str(self.path), local_files_only=True, trust_remote_code=False
+            )
+        except (OSError, ValueError, KeyError) as error:
+            raise UserError(
+                f"--tokenizer-model {model}: no Hugging Face tokenizer in this folder "
+                f"({str(error).splitlines()[0]})"
+            ) from None
+        self.vocab_size = len(self._tokenizer)
+        known = self._tokenizer.get_vocab()
+        eos = known.get("<|im_end|>", self._tokenizer.eos_token_id)
+        if eos is None:
+            raise UserError(f"--tokenizer-model {model}: neither <|im_end|> nor eos_token is set")
+        self.eos_id = int(eos)
+        pad = self._tokenizer.pad_token_id
+        self.pad_id = self.eos_id if pad is None else int(pad)
+        self.media_id = self.pad_id
+
+    def encode(self, text: str) -> list[int]:
+        """Ids of a text."""
+        return list(self._tokenizer.encode(text, add_special_tokens=False))
+
+    def decode(self, ids: Sequence[int]) -> str:
+        """Text of ids."""
+        return str(
+            self._tokenizer.decode(
+                [int(i) for i in ids],
+                skip_special_tokens=False,
+                clean_up_tokenization_spaces=False,
+            )
+        )
+
+    def files(self) -> list[Path]:
+        """The tokenizer's files, by the names that Hugging Face gives them."""
+        names = (
+            "tokenizer.json",
+            "tokenizer_config.json",
+            "vocab.json",
+            "merges.txt",
+            "special_tokens_map.json",
+            "added_tokens.json",
+            "chat_template.jinja",
+            "tokenizer.model",
+        )
+        return [self.path / name for name in names if (self.path / name).is_file()]
+
+
+TOKENIZERS = {
+    "SentencePieceTokenizer": SentencePieceTokenizer,
+    "HuggingFaceTokenizer": HuggingFaceTokenizer,
+}
+"""Tokenizer classes by Megatron's name for them."""
+
+
+def build_tokenizer(kind: str, model: str | Path) -> Tokenizer:
+    """The tokenizer of ``--tokenizer-type`` and ``--tokenizer-model``.
+
+    Raises:
+        UserError: the kind is not known, or the model cannot be read.
+    """
+    if kind not in TOKENIZERS:
+        raise UserError(f"--tokenizer-type {kind} is not known: use one of {', '.join(TOKENIZERS)}")
+    if not str(model):
+        raise UserError("--tokenizer-model is not set: give a SentencePiece file or a folder")
+    return TOKENIZERS[kind](model)
+
+
+def train_sentencepiece(
+    texts: Iterable[str],
+    model_prefix: str | Path,
+    vocab_size: int,
+    user_defined_symbols: Sequence[str] = (),
+) -> Path:
+    """Train a byte-pair SentencePiece model that keeps every text as it is.
+
+    Args:
+        texts: what the tokenizer is trained on.
+        model_prefix: the model is written to ``<model_prefix>.model``.
+        vocab_size: upper bound of the vocabulary: 258 bytes and controls, the symbols, then
+            merges; texts with little variety give fewer.
+        user_defined_symbols: strings that are always one token. The turn symbols and the
+            newline are added.
+
+    Returns:
+        The path of the model.
+
+    Raises:
+        UserError: ``vocab_size`` is too small for bytes, symbols and characters.
+    """
+    # Inside the library a space is another character, also in the symbols.
+    symbols = [
+        symbol.replace(" ", _SPACE)
+        for symbol in dict.fromkeys((*CHAT_SYMBOLS, "\n", *user_defined_symbols))
+    ]
+    model = io.BytesIO()
+    try:
+        sentencepiece.SentencePieceTrainer.train(
+            sentence_iterator=iter(texts),
+            model_writer=model,
+            model_type="bpe",
+            vocab_size=vocab_size,
+            hard_vocab_limit=False,
+            user_defined_symbols=symbols,
+            # No text is changed: nothing normalised, no space added, any byte has a piece.
+            normalization_rule_name="identity",
+            add_dummy_prefix=False,
+            remove_extra_whitespaces=False,
+            byte_fallback=True,
+            character_coverage=1.0,
+            unk_id=0,
+            pad_id=1,
+            bos_id=-1,
+            eos_id=-1,
+            num_threads=1,  # the same model on every machine
+            minloglevel=2,
+        )
+    except RuntimeError as error:
+        raise UserError(
+            f"{model_prefix}.model: cannot train with vocab_size {vocab_size}: "
+            f"{' '.join(str(error).split())}"
+        ) from None
+    path = Path(f"{model_prefix}.model")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    aside = path.with_name(f".{path.name}.{os.getpid()}")
+    aside.write_bytes(model.getvalue())
+    os.replace(aside, path)
+    return path

@@ -1,0 +1,81 @@
+"""Embeddings of the videos of some prompts: from the store where it has them, else from stage 1."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from megatron_longrl.data.prompts import Prompt
+from megatron_longrl.data.video import VideoSpec
+from megatron_longrl.parallel.frames import EncodedVideos, FrameEncoder
+from megatron_longrl.rollout.embedding_store import EmbeddingStore
+from megatron_longrl.training.model import TrainedModel
+
+
+@dataclass
+class Media:
+    """What the prompts of a step need, the same on every rank of the replica."""
+
+    embeddings: dict[str, Tensor]
+    """Video key -> [tokens, h]."""
+    failed: dict[str, str]
+    """Video key -> why it could not be read."""
+    encoded: EncodedVideos | None
+    """This step's encoding with its pixels, where the encoder is trained."""
+    frames_decoded: int = 0
+    """By this rank."""
+    frames_encoded: int = 0
+    """By this rank."""
+
+
+class MediaProvider:
+    """Encodes each video once per version of the encoder.
+
+    Args:
+        store: keeps embeddings over steps. They are only kept while the encoder is frozen: a trained one
+            changes with every step.
+    """
+
+    def __init__(self, frames: FrameEncoder, store: EmbeddingStore, model: TrainedModel) -> None:
+        self._frames = frames
+        self._store = store
+        self._model = model
+
+    def provide(self, prompts: Sequence[Prompt], *, for_training: bool) -> Media:
+        """Embeddings of all videos of ``prompts``; collective over the replica.
+
+        Args:
+            for_training: a trained encoder keeps its frames for the backward pass.
+        """
+        specs = {spec.key(): spec for prompt in prompts for spec in prompt.videos}
+        if for_training and self._model.encoder_is_trained:
+            encoded = self._frames.encode(list(specs.values()), keep_pixels=True)
+            return Media(
+                encoded.embeddings,
+                encoded.failed,
+                encoded,
+                encoded.frames_decoded,
+                encoded.frames_encoded,
+            )
+        return self._from_store(specs)
+
+    def _from_store(self, specs: Mapping[str, VideoSpec]) -> Media:
+        version = self._model.encoder_version
+        found = {key: self._store.get((key, version)) for key in specs}
+        embeddings = {key: tensor for key, tensor in found.items() if tensor is not None}
+        missing = [specs[key] for key in specs if key not in embeddings]
+        media = Media(embeddings, {}, None)
+        if not missing:
+            return media
+        self._store.drop_version_below(version)
+        encoded = self._frames.encode(missing)
+        kept = self._store.put(
+            {(key, version): tensor.cpu() for key, tensor in encoded.embeddings.items()}
+        )
+        embeddings.update({key: tensor for (key, _), tensor in kept.items()})
+        media.failed = encoded.failed
+        media.frames_decoded = encoded.frames_decoded
+        media.frames_encoded = encoded.frames_encoded
+        return media

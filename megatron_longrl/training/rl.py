@@ -1,0 +1,162 @@
+"""Reinforcement learning: one step is :meth:`RLTrainer.step`, read top to bottom."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+
+from megatron_longrl.algorithms.advantages import ADVANTAGES
+from megatron_longrl.checkpoint.mapping import weight_stream
+from megatron_longrl.data.prompts import Prompt
+from megatron_longrl.data.rows import Row
+from megatron_longrl.parallel.agree import gather_objects
+from megatron_longrl.rewards.score import score
+from megatron_longrl.rollout.engine import RolloutEngine
+from megatron_longrl.rollout.types import Group, SamplingSettings
+from megatron_longrl.training.batches import rl_batches
+from megatron_longrl.training.losses import rl_loss
+from megatron_longrl.training.media import Media
+from megatron_longrl.training.reference import ReferenceWeights
+from megatron_longrl.training.runtime import Runtime
+from megatron_longrl.training.sharding import MicroBatch
+
+
+class RLTrainer:
+    """GRPO-style training with colocated rollouts.
+
+    Args:
+        runtime: model, data and logs of the run.
+        engine: generates responses; it gets the present weights here.
+        reference: frozen weights of the KL term, when there is one.
+    """
+
+    def __init__(
+        self, runtime: Runtime, engine: RolloutEngine, reference: ReferenceWeights | None
+    ) -> None:
+        self.runtime = runtime
+        self.config = runtime.config
+        self.engine = engine
+        self.reference = reference
+        self.loss = rl_loss(runtime.config, runtime.groups)
+        self.version = 0
+        self._sync_weights()
+
+    def step(self, iteration: int, rows: Sequence[Row]) -> dict[str, float]:
+        """One RL step on the rows of this replica; returns its metrics over all replicas."""
+        timer = self.runtime.timer
+        with timer("data"):
+            prompts = self.runtime.build_prompts(rows)
+        with timer("encode"):
+            prompts, media = self.runtime.encode(prompts, for_training=True)
+        with timer("rollout"):
+            groups = self.engine.generate(prompts, media.embeddings, self._sampling(iteration))
+        with timer("reward"):
+            score(groups, self.config)
+            with_advantages(groups, self.config.rl_algorithm, self.config.advantage_epsilon)
+        with timer("pack"):
+            batches = rl_batches(groups, self.config, self.runtime.groups)
+        with timer("reference"):
+            self._reference_logprobs(batches, media)
+        with timer("update"):
+            result = self.runtime.stepper.train(batches, media.embeddings, media.encoded, self.loss)
+        with timer("sync"):
+            self._sync_weights()
+        return {
+            **result.metrics,
+            **self._rollout_metrics(groups),
+            **self.runtime.media_metrics(media),
+            "grad-norm": result.grad_norm,
+            "learning-rate": result.learning_rate,
+        }
+
+    def validate(self, rows: Sequence[Row]) -> dict[str, float]:
+        """Accuracy of greedy answers (or at --eval-temperature) to all rows of this replica."""
+        groups = answer(self.runtime, self.engine, rows)
+        metrics = self._rollout_metrics(groups)
+        return {
+            "valid/accuracy": metrics["accuracy/mean"],
+            "valid/format": metrics["format/mean"],
+            "valid/response_length": metrics["response_length/mean"],
+        }
+
+    def _sampling(self, iteration: int) -> SamplingSettings:
+        config = self.config
+        return SamplingSettings(
+            n=config.grpo_group_size,
+            max_tokens=config.rollout_max_tokens,
+            temperature=config.rollout_temperature,
+            top_p=config.rollout_top_p,
+            top_k=config.rollout_top_k,
+            seed=config.seed,
+            step=iteration,
+        )
+
+    def _reference_logprobs(self, batches: Sequence[MicroBatch], media: Media) -> None:
+        """Only where a KL term needs it."""
+        if self.reference is None:
+            return
+        with self.reference.in_place():
+            whole = self.runtime.stepper.logprobs(batches, media.embeddings)
+        for batch, values in zip(batches, whole, strict=True):
+            batch.ref_logprobs = self.runtime.shard(values)
+
+    def _sync_weights(self) -> None:
+        """Give the engine the newest weights of the language model."""
+        stream = weight_stream(self.runtime.model.modules, self.config, self.runtime.groups)
+        self.engine.update_weights(stream, self.version)
+        self.version += 1
+
+    def _rollout_metrics(self, groups: Sequence[Group]) -> dict[str, float]:
+        """Means over all responses of all replicas."""
+        mine = [_group_summary(group) for group in groups]
+        if self.runtime.replica_rank != 0:
+            mine = []
+        everyone = [
+            entry for part in gather_objects(self.runtime.groups.control, mine) for entry in part
+        ]
+        names = ("reward", "accuracy", "format", "response_length", "cut_off", "zero_advantage")
+        count = max(len(everyone), 1)
+        return {f"{name}/mean": sum(e[name] for e in everyone) / count for name in names}
+
+
+def with_advantages(groups: Sequence[Group], algorithm: str, epsilon: float) -> None:
+    """Fill in ``advantages`` [n] of every group from its rewards."""
+    for group in groups:
+        assert group.rewards is not None, "rewards come before advantages"
+        group.advantages = ADVANTAGES[algorithm](group.rewards, epsilon)
+
+
+def answer(runtime: Runtime, engine: RolloutEngine, rows: Sequence[Row]) -> list[Group]:
+    """One scored response to each row, with the settings of evaluation."""
+    config = runtime.config
+    sampling = SamplingSettings(
+        n=1,
+        max_tokens=config.rollout_max_tokens,
+        temperature=config.eval_temperature,
+        seed=config.seed,
+        step=-1,
+    )
+    groups: list[Group] = []
+    size = max(config.eval_batch_size, 1)
+    for start in range(0, len(rows), size):
+        prompts: list[Prompt] = runtime.build_prompts(rows[start : start + size])
+        prompts, media = runtime.encode(prompts, for_training=False)
+        groups += engine.generate(prompts, media.embeddings, sampling)
+    score(groups, config)
+    return groups
+
+
+def _group_summary(group: Group) -> dict[str, float]:
+    assert group.rewards is not None
+    lengths = torch.tensor([float(len(r.token_ids)) for r in group.responses])
+    cut = [response.finish_reason == "length" for response in group.responses]
+    spread = float(group.rewards.max() - group.rewards.min())
+    return {
+        "reward": float(group.rewards.mean()),
+        "accuracy": group.metrics["accuracy"],
+        "format": group.metrics["format"],
+        "response_length": float(lengths.mean()),
+        "cut_off": sum(cut) / len(cut),
+        "zero_advantage": float(spread == 0.0),
+    }

@@ -1,0 +1,167 @@
+"""What both training loops and the evaluation share: groups, data, model, stage 1, logs."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+import torch.distributed as dist
+from torch import Tensor
+
+from megatron_longrl.data.prompts import Prompt, PromptBuilder
+from megatron_longrl.data.rows import Row
+from megatron_longrl.data.tokenizer import Tokenizer, build_tokenizer
+from megatron_longrl.data.video import VideoError
+from megatron_longrl.errors import UserError
+from megatron_longrl.parallel.agree import gather_objects, together
+from megatron_longrl.parallel.frames import FrameEncoder
+from megatron_longrl.parallel.groups import ParallelGroups, init_parallel
+from megatron_longrl.parallel.sequence import shard_sequence
+from megatron_longrl.platforms import platform
+from megatron_longrl.rollout.embedding_store import EmbeddingStore, open_store
+from megatron_longrl.training.media import Media, MediaProvider
+from megatron_longrl.training.model import TrainedModel, build_model
+from megatron_longrl.training.step import Stepper
+from megatron_longrl.training.timing import PhaseTimer
+
+if TYPE_CHECKING:
+    from megatron_longrl.config import Config, Entry
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass
+class Runtime:
+    """One rank's view of a run."""
+
+    config: Config
+    groups: ParallelGroups
+    tokenizer: Tokenizer
+    builder: PromptBuilder
+    model: TrainedModel
+    stepper: Stepper
+    store: EmbeddingStore
+    media: MediaProvider
+    timer: PhaseTimer = field(default_factory=PhaseTimer)
+    samples_skipped: int = 0
+    """Samples of this replica that were dropped since the last report."""
+
+    @property
+    def replica_rank(self) -> int:
+        """Position of this rank in its replica."""
+        return self.groups.replica.rank()
+
+    @property
+    def is_writer(self) -> bool:
+        """Whether this rank writes metrics: Megatron's last rank."""
+        return dist.get_rank() == dist.get_world_size() - 1
+
+    def share(self, rows: Sequence[Row]) -> list[Row]:
+        """The rows of this replica among those of a whole step."""
+        rank, size = self.groups.dp.rank(), self.groups.dp.size()
+        return list(rows[len(rows) * rank // size : len(rows) * (rank + 1) // size])
+
+    def build_prompts(self, rows: Sequence[Row]) -> list[Prompt]:
+        """Expand rows; each rank of the replica looks into its own share of the videos.
+
+        A row whose video cannot be read is dropped, counted and logged; with --strict-data it ends the
+        run.
+        """
+        mine: dict[int, Prompt | str] = {}
+        with together(self.groups.replica_control):
+            for index in range(self.replica_rank, len(rows), self.groups.replica.size()):
+                try:
+                    mine[index] = self.builder.build(rows[index])
+                except VideoError as error:
+                    mine[index] = str(error)
+        parts = gather_objects(self.groups.replica_control, mine)
+        built = {index: value for part in parts for index, value in part.items()}
+        prompts = []
+        for index, row in enumerate(rows):
+            value = built[index]
+            if isinstance(value, str):
+                self._skip(row, value)
+            else:
+                prompts.append(value)
+        return prompts
+
+    def encode(
+        self, prompts: Sequence[Prompt], *, for_training: bool
+    ) -> tuple[list[Prompt], Media]:
+        """Embeddings of the prompts' videos, and the prompts whose videos could be read."""
+        media = self.media.provide(prompts, for_training=for_training)
+        kept = []
+        for prompt in prompts:
+            reasons = [media.failed[s.key()] for s in prompt.videos if s.key() in media.failed]
+            if reasons:
+                self._skip(prompt.row, reasons[0])
+            else:
+                kept.append(prompt)
+        return kept, media
+
+    def media_metrics(self, media: Media) -> dict[str, float]:
+        """Frames decoded and encoded, samples skipped, over all ranks; resets the count of skips."""
+        skipped = self.samples_skipped if self.replica_rank == 0 else 0
+        self.samples_skipped = 0
+        counts = gather_objects(
+            self.groups.control, (media.frames_decoded, media.frames_encoded, skipped)
+        )
+        decoded, encoded, dropped = (sum(column) for column in zip(*counts, strict=True))
+        return {
+            "frames_decoded": decoded,
+            "frames_encoded": encoded,
+            "samples_skipped": dropped,
+        }
+
+    def shard(self, whole: Tensor) -> Tensor:
+        """This MR-SP rank's part of a field [b, s]."""
+        return shard_sequence(whole, self.groups.cp)
+
+    def _skip(self, row: Row, reason: str) -> None:
+        if self.config.strict_data:
+            raise UserError(f"{reason} (row {row.source}); without --strict-data it is skipped")
+        self.samples_skipped += 1
+        if self.replica_rank == 0:
+            logger.warning("sample skipped: %s (row %s)", reason, row.source)
+
+
+def build_runtime(config: Config, entry: Entry) -> Runtime:
+    """Start the process groups and build everything that a run needs; collective over the world."""
+    platform.prepare()
+    groups = init_parallel(config)
+    with together(groups.control):
+        tokenizer = build_tokenizer(config.tokenizer_type, config.tokenizer_model)
+        if config.vocab_size is None:
+            config = config.replace(vocab_size=tokenizer.vocab_size)
+        elif config.vocab_size < tokenizer.vocab_size:
+            raise UserError(
+                f"--vocab-size {config.vocab_size} is smaller than the tokenizer's "
+                f"{tokenizer.vocab_size} tokens: leave it out, or use the model's own tokenizer"
+            )
+        builder = PromptBuilder.from_config(config, tokenizer, entry)
+    model = build_model(config, groups, train=entry != "evaluate")
+    frames = FrameEncoder(
+        model.encoder if model.encoder_is_trained else model.encoder.module,
+        groups.replica,
+        groups.replica_control,
+        chunk_frames=config.encoder_chunk_frames,
+        tokens_per_frame=config.tokens_per_frame,
+        hidden_size=config.hidden_size,
+        dtype=config.params_dtype,
+        device=platform.device,
+    )
+    store = open_store(
+        int(config.embedding_store_gib * 2**30), config.params_dtype, groups.replica_control
+    )
+    return Runtime(
+        config=config,
+        groups=groups,
+        tokenizer=tokenizer,
+        builder=builder,
+        model=model,
+        stepper=Stepper(model, frames, groups, config),
+        store=store,
+        media=MediaProvider(frames, store, model),
+    )
