@@ -111,7 +111,7 @@ class PromptBuilder:
         ids += text
         mask += [False] * len(text)
         prompt = Prompt(
-            uid=f"{row.source}#{row.problem_id}",
+            uid=row.uid,
             token_ids=torch.tensor(ids, dtype=torch.long),
             media_mask=torch.tensor(mask, dtype=torch.bool),
             videos=videos,
@@ -128,7 +128,8 @@ class PromptBuilder:
 
     def response_ids(self, row: Row) -> list[int]:
         """The demonstration: reasoning, answer and end of turn."""
-        return self._tokenizer.encode(f"{row.reasoning}<answer>{row.answer}</answer>{END_OF_TURN}")
+        thought = f"<think>{row.reasoning}</think>" if row.reasoning else ""
+        return self._tokenizer.encode(f"{thought}<answer>{row.answer}</answer>{END_OF_TURN}")
 
     def _video(self, row: Row) -> VideoSpec:
         assert row.video is not None

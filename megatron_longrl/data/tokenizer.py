@@ -13,8 +13,10 @@ import sentencepiece
 
 from megatron_longrl.errors import UserError
 
-CHAT_SYMBOLS = ("<|im_start|>", "<|im_end|>")
-"""Symbols that delimit turns; every tokenizer for training must know them."""
+END_OF_TURN = "<|im_end|>"
+"""Ends every turn of a conversation, and with it a response."""
+
+_CHAT_SYMBOLS = ("<|im_start|>", END_OF_TURN)
 
 _SPACE = "\u2581"  # SentencePiece writes spaces as this character
 
@@ -63,9 +65,9 @@ class SentencePieceTokenizer:
                 "tokenizer give its folder and --tokenizer-type HuggingFaceTokenizer"
             ) from None
         self.vocab_size = int(self._model.vocab_size())
-        eos = self._model.piece_to_id("<|im_end|>")
+        eos = self._model.piece_to_id(END_OF_TURN)
         if eos == self._model.unk_id():
-            raise UserError(f"--tokenizer-model {model}: the model has no symbol <|im_end|>")
+            raise UserError(f"--tokenizer-model {model}: the model has no symbol {END_OF_TURN}")
         self.eos_id = int(eos)
         self.pad_id = max(int(self._model.pad_id()), 0)
         self.media_id = self.pad_id
@@ -113,9 +115,11 @@ class HuggingFaceTokenizer:
             ) from None
         self.vocab_size = len(self._tokenizer)
         known = self._tokenizer.get_vocab()
-        eos = known.get("<|im_end|>", self._tokenizer.eos_token_id)
+        eos = known.get(END_OF_TURN, self._tokenizer.eos_token_id)
         if eos is None:
-            raise UserError(f"--tokenizer-model {model}: neither <|im_end|> nor eos_token is set")
+            raise UserError(
+                f"--tokenizer-model {model}: neither {END_OF_TURN} nor eos_token is set"
+            )
         self.eos_id = int(eos)
         pad = self._tokenizer.pad_token_id
         self.pad_id = self.eos_id if pad is None else int(pad)
@@ -195,7 +199,7 @@ def train_sentencepiece(
     # Inside the library a space is another character, also in the symbols.
     symbols = [
         symbol.replace(" ", _SPACE)
-        for symbol in dict.fromkeys((*CHAT_SYMBOLS, "\n", *user_defined_symbols))
+        for symbol in dict.fromkeys((*_CHAT_SYMBOLS, "\n", *user_defined_symbols))
     ]
     model = io.BytesIO()
     try:
