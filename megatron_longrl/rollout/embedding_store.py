@@ -1,9 +1,9 @@
 """Media embeddings in shared memory: one physical copy per model replica and node.
 
-A video is encoded once for each version of the encoder; its embeddings are then read by the engine for all
-responses, by the policy, and by the reference, over as many steps as the budget holds them. Every rank of
-the replica maps the same file. All ranks make the same calls in the same order, so each keeps the same
-books, and which entry is evicted needs no communication.
+A video is encoded once for each version of the encoder; its embeddings are then read by the engine
+for all responses, by the policy, and by the reference, over as many steps as the budget holds them.
+Every rank of the replica maps the same file. All ranks make the same calls in the same order, so
+each keeps the same books, and which entry is evicted needs no communication.
 """
 
 from __future__ import annotations
@@ -47,15 +47,16 @@ class _Entry:
 class EmbeddingStore:
     """Least-recently-used store of embeddings within a budget.
 
-    Every rank of ``group`` calls :meth:`get`, :meth:`put` and :meth:`drop_version_below` with the same keys in
-    the same order. Tensors from the store are shared: read them, never write into them. They stay valid
-    after eviction for as long as they are referenced.
+    Every rank of ``group`` calls :meth:`get`, :meth:`put` and :meth:`drop_version_below` with the
+    same keys in the same order. Tensors from the store are shared: read them, never write into
+    them. They stay valid after eviction for as long as they are referenced.
 
     Args:
         budget_bytes: most bytes of embeddings per replica and node.
         dtype: the training dtype; what is put is kept bit for bit, so it must have this dtype.
         directory: the folder of this store, which exists (see :func:`open_store`).
-        owner: whether this rank writes and deletes the files on this node; exactly one per node does.
+        owner: whether this rank writes and deletes the files on this node; exactly one per node
+            does.
         group: gloo group of the replica, over which a failed write becomes everyone's error.
     """
 
@@ -88,7 +89,7 @@ class EmbeddingStore:
         return key in self._entries
 
     def get(self, key: EmbeddingKey) -> Tensor | None:
-        """The embeddings under ``key`` [tokens, h] on CPU, mapped from shared memory; None counts as a miss."""
+        """The embeddings [tokens, h] on CPU, mapped from shared memory; None (a miss) when unknown."""
         entry = self._entries.get(key)
         if entry is None:
             self.misses += 1
@@ -101,15 +102,16 @@ class EmbeddingStore:
         """Keep embeddings; collective over the group.
 
         Args:
-            items: key -> [tokens, h]. Only the owner's values are read; the other ranks may pass tensors on
-                the ``meta`` device.
+            items: key -> [tokens, h]. Only the owner's values are read; the other ranks may pass
+                tensors on the ``meta`` device.
 
         Returns:
-            Key -> the shared tensor, so that private copies can be freed; the given tensor where it is
-            larger than the whole budget and was not kept.
+            Key -> the shared tensor, so that private copies can be freed; the given tensor where it
+            is larger than the whole budget and was not kept.
 
         Raises:
-            UserError: on all ranks when the owner cannot write, for example because shared memory is full.
+            UserError: on all ranks when the owner cannot write, for example because shared memory
+                is full.
         """
         shared: dict[EmbeddingKey, Tensor] = {}
         fresh: dict[EmbeddingKey, _Entry] = {}
@@ -186,9 +188,9 @@ def open_store(
 ) -> EmbeddingStore:
     """Open a new store for the replica whose gloo group is ``group``; collective over it.
 
-    The lowest rank of each node owns the files there, in a folder of their own under ``root`` (shared memory
-    where the machine has it, else the temporary folder). Folders that dead jobs left are removed first: the
-    owner of a live one holds a lock in it.
+    The lowest rank of each node owns the files there, in a folder of their own under ``root``
+    (shared memory where the machine has it, else the temporary folder). Folders that dead jobs left
+    are removed first: the owner of a live one holds a lock in it.
     """
     if root is None:
         shm = Path("/dev/shm")
@@ -244,6 +246,6 @@ def _write(path: Path, tensor: Tensor) -> None:
     except OSError as error:
         aside.unlink(missing_ok=True)
         raise UserError(
-            f"cannot keep {tensor.nbytes >> 20} MiB of media embeddings in {path.parent}: {error.strerror}; "
-            "lower --embedding-store-gib or free shared memory"
+            f"cannot keep {tensor.nbytes >> 20} MiB of media embeddings in {path.parent}:"
+            f" {error.strerror}; lower --embedding-store-gib or free shared memory"
         ) from error

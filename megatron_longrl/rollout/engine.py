@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from torch import Tensor
 
-from megatron_longrl.data.prompts import Prompt
 from megatron_longrl.rollout.types import Group, SamplingSettings
+
+if TYPE_CHECKING:
+    from megatron_longrl.data.prompts import Prompt
 
 
 class RolloutEngine(Protocol):
@@ -32,8 +34,8 @@ class RolloutEngine(Protocol):
 
         Args:
             prompts: the replica's prompts, the same list on every rank of it.
-            media: ``VideoSpec.key()`` -> embeddings [frames * tokens_per_frame, h] of every video of the
-                prompts, in the training dtype.
+            media: ``VideoSpec.key()`` -> embeddings [frames * tokens_per_frame, h] of every video
+                of the prompts, in the training dtype.
             sampling: how to draw.
 
         Returns:
@@ -43,14 +45,13 @@ class RolloutEngine(Protocol):
             UserError: on every rank of the replica when any of them failed or took too long.
         """
 
-    def update_weights(
-        self, named: Iterable[tuple[str, Tensor]], version: int
-    ) -> None:
+    def update_weights(self, named: Iterable[tuple[str, Tensor]], version: int) -> None:
         """Replace all weights of the language model; forget everything computed with the old ones.
 
         Args:
-            named: Hugging Face name (``model.embed_tokens.weight``) and full tensor, every weight once, in
-                the same order on every rank; may be a generator that communicates within the replica.
+            named: Hugging Face name (``model.embed_tokens.weight``) and full tensor, every weight
+                once, in the same order on every rank; may be a generator that communicates within
+                the replica.
             version: a number that grows; responses carry it.
 
         Raises:

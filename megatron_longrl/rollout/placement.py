@@ -37,8 +37,9 @@ def misfit(
 ) -> str | None:
     """Why engines of ``size`` ranks cannot serve a replica; None when they can.
 
-    vLLM cuts the world into blocks of ``size`` consecutive ranks that start at multiples of ``size``
-    (``initialize_model_parallel``), so every block must lie inside one replica, and on one node.
+    vLLM cuts the world into blocks of ``size`` consecutive ranks that start at multiples of
+    ``size`` (``initialize_model_parallel``), so every block must lie inside one replica, and on one
+    node.
 
     Args:
         replica_ranks: global ranks of the replica.
@@ -89,7 +90,7 @@ def place(
     everywhere = gather_objects(groups.control, reasons)
     fitting = [size for size in sizes if all(rank[size] is None for rank in everywhere)]
     if not fitting:
-        reason = next(rank[requested] for rank in everywhere if rank[requested])
+        reason = next(why for rank in everywhere for why in rank.values() if why)
         raise UserError(
             f"--rollout-tensor-parallel-size {requested} does not fit: {reason};"
             " choose a smaller one, or leave it out"

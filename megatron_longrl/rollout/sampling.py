@@ -12,9 +12,9 @@ _SEED_BITS = 62
 def group_seeds(seed: int, step: int, uids: Sequence[str]) -> list[int]:
     """One seed per prompt; response j of a prompt draws with ``group_seed + j``.
 
-    A seed depends on the run's seed, the step, the prompt's uid, and, where a uid occurs more than once in
-    the list, on which occurrence it is: never on the layout. Seeds have 62 bits. torch's CPU generator
-    uses the lower 32 of them, which still differ between the responses of one group.
+    A seed depends on the run's seed, the step, the prompt's uid, and, where a uid occurs more than
+    once in the list, on which occurrence it is: never on the layout. Seeds have 62 bits. torch's
+    CPU generator uses the lower 32 of them, which still differ between the responses of one group.
     """
     seen: Counter[str] = Counter()
     seeds = []

@@ -43,8 +43,9 @@ class Response:
     """long [R]; the end-of-turn token is the last one when the response ended by itself."""
     logprobs: Tensor
     """float32 [R]: log-probability of each token under the distribution it was drawn from. At
-    temperature 1 without top-p and top-k this is the log-softmax of the raw logits; at temperature T of
-    logits / T; with top-p or top-k of the truncated, renormalised distribution. Greedy: of the raw logits."""
+    temperature 1 without top-p and top-k this is the log-softmax of the raw logits; at temperature
+    T of logits / T; with top-p or top-k of the truncated, renormalised distribution. Greedy: of the
+    raw logits."""
     text: str
     """The decoded tokens."""
     finish_reason: str

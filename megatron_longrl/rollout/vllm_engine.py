@@ -1,9 +1,9 @@
 """vLLM inside the training program, one or more engines over the ranks of each model replica.
 
-``external_launcher``: torchrun starts the ranks, every rank builds its own engine object in-process, and the
-tensor-parallel ranks of an engine step together because they schedule the same requests in the same order.
-Prompts go in as embeddings, so the engine needs the language model only. This is the one design on CPU
-and GPU.
+``external_launcher``: torchrun starts the ranks, every rank builds its own engine object
+in-process, and the tensor-parallel ranks of an engine step together because they schedule the same
+requests in the same order. Prompts go in as embeddings, so the engine needs the language model
+only. This is the one design on CPU and GPU.
 """
 
 from __future__ import annotations
@@ -25,8 +25,6 @@ import torch.distributed as dist
 import torch.nn.functional as F
 from torch import Tensor
 
-from megatron_longrl.data.prompts import Prompt
-from megatron_longrl.data.tokenizer import Tokenizer
 from megatron_longrl.errors import UserError
 from megatron_longrl.parallel.agree import gather_objects, together
 from megatron_longrl.parallel.groups import ParallelGroups
@@ -38,6 +36,9 @@ from megatron_longrl.rollout.vllm_guest import kept_random_state, vllm_start
 
 if TYPE_CHECKING:
     from vllm import RequestOutput
+
+    from megatron_longrl.data.prompts import Prompt
+    from megatron_longrl.data.tokenizer import Tokenizer
 
 logger = logging.getLogger(__name__)
 
@@ -60,22 +61,23 @@ class _Draw:
 class VllmEngine:
     """A :class:`~megatron_longrl.rollout.engine.RolloutEngine` on vLLM.
 
-    Construction is collective over the world: vLLM makes process groups of its own next to Megatron's, so
-    torch.distributed is initialised before. One engine lives in a process at a time. The engine has no usable
-    weights until the first :meth:`update_weights`.
+    Construction is collective over the world: vLLM makes process groups of its own next to
+    Megatron's, so torch.distributed is initialised before. One engine lives in a process at a time.
+    The engine has no usable weights until the first :meth:`update_weights`.
 
     Args:
         hf_config: the language model's Hugging Face configuration (``llm/config.json``) as a dict.
         tokenizer: end-of-turn id and decoding.
         groups: the process groups of this rank.
-        tensor_parallel_size: ranks per engine; None takes the most that fit. With fewer than the replica
-            has, its engines share the prompts.
+        tensor_parallel_size: ranks per engine; None takes the most that fit. With fewer than the
+            replica has, its engines share the prompts.
         dtype: of weights, embeddings and key/value cache: the training dtype.
         memory_gib: key/value cache of this rank.
         max_model_len: longest prompt with its response, in tokens.
         timeout_seconds: a generation that takes longer is an error.
         max_num_seqs: responses that are generated at a time.
-        max_num_batched_tokens: tokens that the engine processes in one forward pass.
+        max_num_batched_tokens: tokens that the engine processes in one forward pass; on CPU at
+            least ``max_model_len``.
         log_level: ``debug`` shows vLLM's log, other levels its warnings only.
 
     Raises:
@@ -123,16 +125,16 @@ class VllmEngine:
                 skip_tokenizer_init=True,
                 load_format="dummy",
                 generation_config="vllm",
-                dtype=str(dtype).removeprefix("torch."),  # type: ignore[arg-type]
+                dtype=str(dtype).removeprefix("torch."),
                 distributed_executor_backend="external_launcher",
                 tensor_parallel_size=self.placement.tensor_parallel_size,
                 enable_prompt_embeds=True,
                 enable_prefix_caching=True,
-                block_size=_BLOCK_SIZE[platform.name],  # type: ignore[arg-type]
+                block_size=_BLOCK_SIZE[platform.name],
                 kv_cache_memory_bytes=int(memory_gib * (1 << 30)),
                 max_model_len=max_model_len,
                 max_num_seqs=max_num_seqs,
-                max_num_batched_tokens=max(max_num_batched_tokens, max_num_seqs),
+                **_scheduling(max_num_batched_tokens, max_num_seqs, max_model_len),
                 # What was really sampled from; equals the raw log-softmax at temperature 1.
                 logprobs_mode="processed_logprobs",
                 enforce_eager=platform.name == "cpu",
@@ -140,7 +142,11 @@ class VllmEngine:
                 disable_log_stats=True,
                 seed=0,
             )
-            self._engine = LLMEngine.from_engine_args(arguments)
+            try:
+                self._engine = LLMEngine.from_engine_args(arguments)
+            except Exception as error:
+                reason = (str(error).strip() or repr(error)).splitlines()[0]
+                raise UserError(f"the rollout engine did not start: {reason}") from error
 
     def generate(
         self,
@@ -186,17 +192,17 @@ class VllmEngine:
                     )
                 )
             finally:
-                # The iterator may communicate: consume it on this rank even when loading failed here.
+                # The iterator may communicate: use it up even when loading failed on this rank.
                 for _ in remaining:
                     pass
             missing = sorted(self._expected_weights - seen)
             if missing:
                 raise UserError(
-                    f"{len(missing)} weights did not reach the rollout engine, {missing[0]} for one:"
-                    " the model's name mapping does not cover its Hugging Face configuration"
+                    f"{len(missing)} weights did not reach the rollout engine, {missing[0]} for"
+                    " one: the model's name mapping does not cover its Hugging Face configuration"
                 )
             if not self._engine.reset_prefix_cache():
-                raise RuntimeError("vLLM did not reset its prefix cache: requests are still running")
+                raise RuntimeError("vLLM kept its prefix cache: requests are still running")
         self.weight_version = version
 
     def close(self) -> None:
@@ -237,24 +243,24 @@ class VllmEngine:
             length = len(prompt.token_ids)
             if length + sampling.max_tokens > self._max_model_len:
                 raise UserError(
-                    f"prompt {prompt.uid}: {length} tokens and a response of {sampling.max_tokens} exceed"
-                    f" the rollout engine's {self._max_model_len}; raise --seq-length or lower"
-                    " --video-frames or --rollout-max-tokens"
+                    f"prompt {prompt.uid}: {length} tokens and a response of {sampling.max_tokens}"
+                    f" exceed the rollout engine's {self._max_model_len}; raise --seq-length, or"
+                    " lower --video-frames or --rollout-max-tokens"
                 )
 
     def _embed(self, prompt: Prompt, media: Mapping[str, Tensor]) -> Tensor:
         """[P, h]: the live embeddings of the text with the media's embeddings in their slots."""
         assert self._token_embeddings is not None
         embeddings = F.embedding(prompt.token_ids.cpu(), self._token_embeddings)
-        mask = prompt.media_mask.cpu()
         parts = [media[video.key()] for video in prompt.videos]
-        rows = sum(len(part) for part in parts)
-        if rows != int(mask.sum()):
+        if tuple(len(part) for part in parts) != tuple(prompt.media_lengths):
             raise RuntimeError(
-                f"prompt {prompt.uid} has {int(mask.sum())} media slots and {rows} media embeddings"
+                f"prompt {prompt.uid}: media slots {tuple(prompt.media_lengths)},"
+                f" media embeddings {tuple(len(part) for part in parts)}"
             )
         if parts:
-            embeddings[mask] = torch.cat([part.detach().to("cpu", self._dtype) for part in parts])
+            rows = torch.cat([part.detach().to("cpu", self._dtype) for part in parts])
+            embeddings[prompt.media_mask.cpu()] = rows
         return embeddings
 
     def _run(
@@ -301,7 +307,7 @@ class VllmEngine:
         return [finished[name] for name in names]
 
     def _is_late(self, deadline: float) -> bool:
-        """Whether any rank of this engine has passed the deadline: they must stop at the same step."""
+        """Whether any rank of this engine is past the deadline: they must stop at the same step."""
         late = torch.tensor([time.monotonic() > deadline], dtype=torch.int32)
         if self.placement.tensor_parallel_size > 1:
             from vllm.distributed.parallel_state import get_tp_group
@@ -335,8 +341,22 @@ class VllmEngine:
         )
 
 
+def _scheduling(batched: int, sequences: int, longest: int) -> dict[str, Any]:
+    """Tokens per forward pass, and whether a prompt may be split over several.
+
+    On CPU it may not: after a partial prefill vLLM rewinds a seeded request's generator, which CPU
+    generators cannot do ("CPU Generator does not use offset").
+    """
+    if platform.name == "cpu":
+        return {
+            "max_num_batched_tokens": max(batched, sequences, longest),
+            "enable_chunked_prefill": False,
+        }
+    return {"max_num_batched_tokens": max(batched, sequences), "enable_chunked_prefill": True}
+
+
 def _no_compilation() -> Any:
-    """On CPU vLLM's helpers (the rank of a log-probability) would be compiled for 18 s, to run slower."""
+    """On CPU vLLM would compile a helper (ranks of log-probabilities) for 18 s, to run slower."""
     if platform.name == "cpu":
         return torch.compiler.set_stance("force_eager")
     return nullcontext()

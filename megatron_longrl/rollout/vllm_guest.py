@@ -1,9 +1,10 @@
 """vLLM as a guest in the training process: what it changes there is put back.
 
-Measured with vLLM 0.32 on CPU under ``external_launcher``: construction reseeds torch, NumPy and Python,
-replaces ``torch.set_num_threads`` by a function that only warns, sets ``LD_PRELOAD``, ``LOCAL_WORLD_SIZE`` and
-other variables, binds the process's memory to one NUMA node, and logs dozens of lines. Threads, CPU
-affinity, signal handlers, default dtype and existing process groups stay as they are.
+Measured with vLLM 0.32 on CPU under ``external_launcher``: construction reseeds torch, NumPy and
+Python, replaces ``torch.set_num_threads`` by a function that only warns, sets ``LD_PRELOAD``,
+``LOCAL_WORLD_SIZE`` and other variables, binds the process's memory to one NUMA node, and logs
+dozens of lines. Threads, CPU affinity, signal handlers, default dtype and existing process groups
+stay as they are.
 """
 
 from __future__ import annotations
@@ -54,7 +55,8 @@ def vllm_start(instance: str, log_level: str) -> Iterator[None]:
 
     Args:
         instance: a name that all ranks share and no other job on the machine has.
-        log_level: ``debug`` lets vLLM log everything; any other level leaves warnings, after the start.
+        log_level: ``debug`` lets vLLM log everything; any other level leaves warnings, after the
+            start.
     """
     before = dict(os.environ)
     set_num_threads, threads = torch.set_num_threads, torch.get_num_threads()
@@ -87,6 +89,8 @@ def vllm_start(instance: str, log_level: str) -> Iterator[None]:
                 del os.environ[name]
         if log_level != "debug":
             logging.getLogger("vllm").setLevel(logging.WARNING)
+            # Would print all requests of a failed step, hundreds of kilobytes, before the error.
+            logging.getLogger("vllm.logging_utils.dump_input").setLevel(logging.CRITICAL)
 
 
 @contextmanager
