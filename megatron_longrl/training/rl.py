@@ -4,17 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-import torch
-
 from megatron_longrl.algorithms.advantages import ADVANTAGES
+from megatron_longrl.checkpoint.distributed import load_weights
 from megatron_longrl.checkpoint.mapping import weight_stream
-from megatron_longrl.data.prompts import Prompt
 from megatron_longrl.data.rows import Row
-from megatron_longrl.parallel.agree import gather_objects
 from megatron_longrl.rewards.score import score
 from megatron_longrl.rollout.engine import RolloutEngine
 from megatron_longrl.rollout.types import Group, SamplingSettings
 from megatron_longrl.training.batches import rl_batches
+from megatron_longrl.training.evaluation import answer, rollout_metrics
 from megatron_longrl.training.losses import rl_loss
 from megatron_longrl.training.media import Media
 from megatron_longrl.training.reference import ReferenceWeights
@@ -64,7 +62,7 @@ class RLTrainer:
             self._sync_weights()
         return {
             **result.metrics,
-            **self._rollout_metrics(groups),
+            **rollout_metrics(self.runtime, groups),
             **self.runtime.media_metrics(media),
             "grad-norm": result.grad_norm,
             "learning-rate": result.learning_rate,
@@ -72,8 +70,7 @@ class RLTrainer:
 
     def validate(self, rows: Sequence[Row]) -> dict[str, float]:
         """Accuracy of greedy answers (or at --eval-temperature) to all rows of this replica."""
-        groups = answer(self.runtime, self.engine, rows)
-        metrics = self._rollout_metrics(groups)
+        metrics = rollout_metrics(self.runtime, answer(self.runtime, self.engine, rows))
         return {
             "valid/accuracy": metrics["accuracy/mean"],
             "valid/format": metrics["format/mean"],
@@ -107,17 +104,23 @@ class RLTrainer:
         self.engine.update_weights(stream, self.version)
         self.version += 1
 
-    def _rollout_metrics(self, groups: Sequence[Group]) -> dict[str, float]:
-        """Means over all responses of all replicas."""
-        mine = [_group_summary(group) for group in groups]
-        if self.runtime.replica_rank != 0:
-            mine = []
-        everyone = [
-            entry for part in gather_objects(self.runtime.groups.control, mine) for entry in part
-        ]
-        names = ("reward", "accuracy", "format", "response_length", "cut_off", "zero_advantage")
-        count = max(len(everyone), 1)
-        return {f"{name}/mean": sum(e[name] for e in everyone) / count for name in names}
+
+def build_reference(runtime: Runtime) -> ReferenceWeights | None:
+    """The reference of the KL term: the weights of --pretrained-checkpoint, or the initial ones.
+
+    Called before a checkpoint is loaded, so that a resumed run keeps its reference.
+    """
+    if runtime.config.grpo_kl_beta == 0:
+        return None
+    if runtime.config.pretrained_checkpoint is not None:
+        load_weights(
+            runtime.config.pretrained_checkpoint,
+            modules=runtime.model.modules,
+            optimizers=runtime.model.optimizers,
+            groups=runtime.groups,
+            config=runtime.config,
+        )
+    return ReferenceWeights(runtime.model.gpt)
 
 
 def with_advantages(groups: Sequence[Group], algorithm: str, epsilon: float) -> None:
@@ -125,38 +128,3 @@ def with_advantages(groups: Sequence[Group], algorithm: str, epsilon: float) -> 
     for group in groups:
         assert group.rewards is not None, "rewards come before advantages"
         group.advantages = ADVANTAGES[algorithm](group.rewards, epsilon)
-
-
-def answer(runtime: Runtime, engine: RolloutEngine, rows: Sequence[Row]) -> list[Group]:
-    """One scored response to each row, with the settings of evaluation."""
-    config = runtime.config
-    sampling = SamplingSettings(
-        n=1,
-        max_tokens=config.rollout_max_tokens,
-        temperature=config.eval_temperature,
-        seed=config.seed,
-        step=-1,
-    )
-    groups: list[Group] = []
-    size = max(config.eval_batch_size, 1)
-    for start in range(0, len(rows), size):
-        prompts: list[Prompt] = runtime.build_prompts(rows[start : start + size])
-        prompts, media = runtime.encode(prompts, for_training=False)
-        groups += engine.generate(prompts, media.embeddings, sampling)
-    score(groups, config)
-    return groups
-
-
-def _group_summary(group: Group) -> dict[str, float]:
-    assert group.rewards is not None
-    lengths = torch.tensor([float(len(r.token_ids)) for r in group.responses])
-    cut = [response.finish_reason == "length" for response in group.responses]
-    spread = float(group.rewards.max() - group.rewards.min())
-    return {
-        "reward": float(group.rewards.mean()),
-        "accuracy": group.metrics["accuracy"],
-        "format": group.metrics["format"],
-        "response_length": float(lengths.mean()),
-        "cut_off": sum(cut) / len(cut),
-        "zero_advantage": float(spread == 0.0),
-    }

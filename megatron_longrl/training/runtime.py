@@ -63,6 +63,10 @@ class Runtime:
         rank, size = self.groups.dp.rank(), self.groups.dp.size()
         return list(rows[len(rows) * rank // size : len(rows) * (rank + 1) // size])
 
+    def most_rows(self, rows: Sequence[Row]) -> int:
+        """Rows of the replica that has most of them."""
+        return max(gather_objects(self.groups.control, len(rows)))
+
     def build_prompts(self, rows: Sequence[Row]) -> list[Prompt]:
         """Expand rows; each rank of the replica looks into its own share of the videos.
 
@@ -101,13 +105,12 @@ class Runtime:
                 kept.append(prompt)
         return kept, media
 
-    def media_metrics(self, media: Media) -> dict[str, float]:
+    def media_metrics(self, media: Media | None) -> dict[str, float]:
         """Frames decoded and encoded, samples skipped, over all ranks; resets the count of skips."""
+        frames = (media.frames_decoded, media.frames_encoded) if media is not None else (0, 0)
         skipped = self.samples_skipped if self.replica_rank == 0 else 0
         self.samples_skipped = 0
-        counts = gather_objects(
-            self.groups.control, (media.frames_decoded, media.frames_encoded, skipped)
-        )
+        counts = gather_objects(self.groups.control, (*frames, skipped))
         decoded, encoded, dropped = (sum(column) for column in zip(*counts, strict=True))
         return {
             "frames_decoded": decoded,

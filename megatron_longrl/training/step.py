@@ -116,10 +116,9 @@ class Stepper:
     @torch.no_grad()
     def evaluate(
         self, batches: Sequence[MicroBatch], media: Mapping[str, Tensor], loss: Loss
-    ) -> dict[str, float]:
-        """The loss's metrics without an update."""
-        sums = self._run(batches, media, partial(_with_loss, loss), forward_only=True)
-        return self._reduce(sums).means()
+    ) -> Sums:
+        """What the loss reports, over all ranks, without an update."""
+        return self._reduce(self._run(batches, media, partial(_with_loss, loss), forward_only=True))
 
     @torch.no_grad()
     def logprobs(self, batches: Sequence[MicroBatch], media: Mapping[str, Tensor]) -> list[Tensor]:

@@ -1,0 +1,30 @@
+"""The engine that the configuration names."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from megatron_longrl.checkpoint.hf_config import hf_configs
+from megatron_longrl.rollout.engine import RolloutEngine
+
+if TYPE_CHECKING:
+    from megatron_longrl.config import Config
+    from megatron_longrl.data.tokenizer import Tokenizer
+    from megatron_longrl.parallel.groups import ParallelGroups
+
+
+def build_engine(config: Config, tokenizer: Tokenizer, groups: ParallelGroups) -> RolloutEngine:
+    """Start the engine; collective over the world."""
+    from megatron_longrl.rollout.vllm_engine import VllmEngine
+
+    return VllmEngine(
+        hf_configs(config, str(config.params_dtype).removeprefix("torch."), False)["llm"],
+        tokenizer,
+        groups,
+        tensor_parallel_size=config.rollout_tensor_parallel_size,
+        dtype=config.params_dtype,
+        memory_gib=config.rollout_memory_gib,
+        max_model_len=min(config.seq_length, config.max_position_embeddings),
+        timeout_seconds=config.rollout_timeout,
+        log_level=config.log_level,
+    )

@@ -1,0 +1,30 @@
+"""Chain-of-thought SFT: ``torchrun -m megatron_longrl.train_sft --config recipe.yaml [flags]``."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+
+from megatron_longrl.config import Config
+from megatron_longrl.launch import launch
+
+
+def train(config: Config) -> None:
+    """Run SFT to the end."""
+    from megatron_longrl.training.loop import TrainingLoop, start
+    from megatron_longrl.training.runtime import build_runtime
+    from megatron_longrl.training.sft import SFTTrainer, rows_per_step
+
+    runtime = build_runtime(config, "sft")
+    loop = TrainingLoop(runtime, "sft", rows_per_step(runtime), start(runtime))
+    trainer = SFTTrainer(runtime)
+    loop.run(trainer.step, trainer.validate)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Entry point; returns the exit status."""
+    return launch("sft", train, argv)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

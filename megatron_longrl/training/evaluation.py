@@ -1,0 +1,154 @@
+"""Answers to a data set: validation within training, and the evaluate entry point."""
+
+from __future__ import annotations
+
+import json
+import logging
+import math
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from megatron_longrl.checkpoint.mapping import weight_stream
+from megatron_longrl.config import Config
+from megatron_longrl.data.prompts import Prompt
+from megatron_longrl.data.rows import Row, load_rows
+from megatron_longrl.errors import UserError
+from megatron_longrl.parallel.agree import gather_objects, together
+from megatron_longrl.rewards.score import score
+from megatron_longrl.rollout.build import build_engine
+from megatron_longrl.rollout.engine import RolloutEngine
+from megatron_longrl.rollout.types import Group, SamplingSettings
+from megatron_longrl.training.loop import start
+from megatron_longrl.training.runtime import Runtime, build_runtime
+
+logger = logging.getLogger(__name__)
+
+RATES = ("reward", "accuracy", "format", "response_length", "cut_off", "zero_advantage")
+
+
+def answer(runtime: Runtime, engine: RolloutEngine, rows: Sequence[Row]) -> list[Group]:
+    """One scored response to each row, with the settings of evaluation."""
+    config = runtime.config
+    sampling = SamplingSettings(
+        n=1,
+        max_tokens=config.rollout_max_tokens,
+        temperature=config.eval_temperature,
+        seed=config.seed,
+        step=-1,
+    )
+    groups: list[Group] = []
+    size = max(config.eval_batch_size, 1)
+    for first in range(0, len(rows), size):
+        prompts: list[Prompt] = runtime.build_prompts(rows[first : first + size])
+        prompts, media = runtime.encode(prompts, for_training=False)
+        groups += engine.generate(prompts, media.embeddings, sampling)
+    score(groups, config)
+    return groups
+
+
+def rollout_metrics(runtime: Runtime, groups: Sequence[Group]) -> dict[str, float]:
+    """Means over all responses of all replicas; collective over the world."""
+    mine = [_group_summary(group) for group in groups] if runtime.replica_rank == 0 else []
+    parts = gather_objects(runtime.groups.control, mine)
+    everyone = [entry for part in parts for entry in part]
+    count = max(len(everyone), 1)
+    return {f"{name}/mean": sum(entry[name] for entry in everyone) / count for name in RATES}
+
+
+def evaluate_checkpoint(config: Config) -> None:
+    """Answer ``config.data`` with the weights of ``config.load`` and write ``config.output``."""
+    runtime = build_runtime(config, "evaluate")
+    with together(runtime.groups.control):
+        rows = load_rows(config.data, "heldout.jsonl")[: config.eval_samples]
+    start(runtime)
+    engine = build_engine(runtime.config, runtime.tokenizer, runtime.groups)
+    try:
+        engine.update_weights(
+            weight_stream(runtime.model.modules, runtime.config, runtime.groups), version=0
+        )
+        groups = answer(runtime, engine, runtime.share(rows))
+    finally:
+        engine.close()
+    mine = [_record(group) for group in groups] if runtime.replica_rank == 0 else []
+    skipped = runtime.media_metrics(None)["samples_skipped"]
+    parts = gather_objects(runtime.groups.control, mine)
+    answers = [record for part in parts for record in part]
+    with together(runtime.groups.control):
+        if not answers:
+            raise UserError("no row could be answered: every video failed, see the warnings above")
+        if runtime.is_writer:
+            summary = summarize(answers) | {"samples_skipped": skipped}
+            logger.info("accuracy %.4f of %d samples", summary["accuracy"], summary["samples"])
+            if config.output is not None:
+                _write_json(Path(config.output), {**summary, "answers": answers})
+
+
+def summarize(answers: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """Accuracy with its 95 % interval (Wilson), by kind of question, and what always guessing one
+    option would score."""
+    right = sum(record["correct"] for record in answers)
+    low, high = wilson_interval(int(right), len(answers))
+    kinds: dict[str, list[float]] = {}
+    options: dict[str, int] = {}
+    for record in answers:
+        kinds.setdefault(record["problem_type"], []).append(record["correct"])
+        options[record["answer"]] = options.get(record["answer"], 0) + 1
+    return {
+        "accuracy": right / len(answers),
+        "accuracy_low": low,
+        "accuracy_high": high,
+        "samples": len(answers),
+        "majority_accuracy": max(options.values()) / len(answers),
+        "format": sum(record["format"] for record in answers) / len(answers),
+        "response_length": sum(record["tokens"] for record in answers) / len(answers),
+        "by_problem_type": {kind: sum(v) / len(v) for kind, v in sorted(kinds.items())},
+    }
+
+
+def wilson_interval(right: int, total: int, z: float = 1.959964) -> tuple[float, float]:
+    """Interval of a proportion: Wilson, J. Am. Stat. Assoc. 22 (1927) 209."""
+    p = right / total
+    scale = 1 + z * z / total
+    centre = (p + z * z / (2 * total)) / scale
+    half = z * math.sqrt(p * (1 - p) / total + z * z / (4 * total * total)) / scale
+    return max(0.0, centre - half), min(1.0, centre + half)
+
+
+def _record(group: Group) -> dict[str, Any]:
+    response = group.responses[0]
+    return {
+        "problem_id": group.prompt.row.problem_id,
+        "problem_type": group.prompt.row.problem_type,
+        "answer": group.prompt.row.answer,
+        "response": response.text,
+        "correct": group.metrics["accuracy"],
+        "format": group.metrics["format"],
+        "tokens": len(response.token_ids),
+        "finish_reason": response.finish_reason,
+    }
+
+
+def _write_json(path: Path, content: dict[str, Any]) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    aside = path.with_name(path.name + ".tmp")
+    aside.write_text(json.dumps(content, indent=1), encoding="utf-8")
+    os.replace(aside, path)
+
+
+def _group_summary(group: Group) -> dict[str, float]:
+    assert group.rewards is not None
+    lengths = torch.tensor([float(len(r.token_ids)) for r in group.responses])
+    cut = [response.finish_reason == "length" for response in group.responses]
+    spread = float(group.rewards.max() - group.rewards.min())
+    return {
+        "reward": float(group.rewards.mean()),
+        "accuracy": group.metrics["accuracy"],
+        "format": group.metrics["format"],
+        "response_length": float(lengths.mean()),
+        "cut_off": sum(cut) / len(cut),
+        "zero_advantage": float(spread == 0.0),
+    }

@@ -1,0 +1,67 @@
+"""Supervised fine-tuning on chains of thought."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch.distributed as dist
+
+from megatron_longrl.data.prompts import Prompt
+from megatron_longrl.data.rows import Row
+from megatron_longrl.training.batches import sft_batches
+from megatron_longrl.training.losses import sft_loss
+from megatron_longrl.training.runtime import Runtime
+from megatron_longrl.training.sharding import MicroBatch
+
+
+class SFTTrainer:
+    """Next-token training on the demonstrations' responses.
+
+    Args:
+        runtime: model, data and logs of the run.
+    """
+
+    def __init__(self, runtime: Runtime) -> None:
+        self.runtime = runtime
+
+    def step(self, iteration: int, rows: Sequence[Row]) -> dict[str, float]:
+        """One optimizer step on the rows of this replica; returns its metrics over all replicas."""
+        timer = self.runtime.timer
+        with timer("data"):
+            prompts = self.runtime.build_prompts(rows)
+        with timer("encode"):
+            prompts, media = self.runtime.encode(prompts, for_training=True)
+        with timer("pack"):
+            batches = self._batches(prompts)
+        with timer("update"):
+            result = self.runtime.stepper.train(batches, media.embeddings, media.encoded, sft_loss)
+        return {
+            **result.metrics,
+            **self.runtime.media_metrics(media),
+            "grad-norm": result.grad_norm,
+            "learning-rate": result.learning_rate,
+        }
+
+    def validate(self, rows: Sequence[Row]) -> dict[str, float]:
+        """Mean loss on the rows of this replica, over all replicas."""
+        size = max(1, self.runtime.config.eval_batch_size)
+        total = tokens = 0.0
+        # Every replica runs the same number of chunks: the sums are collective.
+        chunks = -(-self.runtime.most_rows(rows) // size)
+        for chunk in range(chunks):
+            part = rows[chunk * size : (chunk + 1) * size]
+            prompts = self.runtime.build_prompts(part)
+            prompts, media = self.runtime.encode(prompts, for_training=False)
+            sums = self.runtime.stepper.evaluate(self._batches(prompts), media.embeddings, sft_loss)
+            loss, count = sums.sums.get("lm loss", (0.0, 0.0))
+            total, tokens = total + loss, tokens + count
+        return {"valid/lm loss": total / tokens if tokens else 0.0}
+
+    def _batches(self, prompts: Sequence[Prompt]) -> list[MicroBatch]:
+        responses = [self.runtime.builder.response_ids(prompt.row) for prompt in prompts]
+        return sft_batches(prompts, responses, self.runtime.config, self.runtime.groups)
+
+
+def rows_per_step(runtime: Runtime) -> int:
+    """Rows of one SFT step over all replicas."""
+    return runtime.config.samples_per_step(dist.get_world_size(), "sft")
