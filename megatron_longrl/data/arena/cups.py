@@ -10,8 +10,8 @@ behind) happens in no clip of the other two.
 
 The demonstrations in ``sft.jsonl`` come from a simulated annotator, and he is not a good one.
 In a share of the clips (``--hasty``) he notes where the ball starts, does not follow the swaps
-and guesses the answer; in the others he follows each swap and answers right. A model that
-imitates him can do the whole task but mostly does not. Reinforcement learning, which sees only
+and guesses the answer; in the others he follows each swap, but now and then loses the ball
+(``--slip``). A model that imitates him can do the whole task but mostly does not. Reinforcement learning, which sees only
 whether the answer was right, can find out that following pays; going on with imitation cannot.
 That gap is built into the data on purpose: it makes a small, quick and visible experiment, and
 a gain on it says that the training works, not how much a real model would gain.
@@ -289,7 +289,7 @@ def build_parser() -> argparse.ArgumentParser:
     add("--codec", choices=sorted(CODECS), default="vp9", help="vp9 in WebM or h264 in MP4")
     add("--quality", type=_number(int, 0, 51), default=20, help="rate factor, lower is better")
     add("--hasty", type=share, default=0.65, help="share of demonstrations that guess")
-    add("--slip", type=share, default=0.0, help="chance per followed swap to lose the ball")
+    add("--slip", type=share, default=0.1, help="chance per followed swap to lose the ball")
     cpus = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     add("--workers", type=_number(int, 1, 256), default=cpus or 1, help="processes that render")
     return parser

@@ -61,7 +61,7 @@ def test_swapping_cups_exchange_places_without_a_jump():
 
 @pytest.mark.parametrize("codec", ["vp9", "h264"])
 def test_writes_readable_videos_and_true_rows(tmp_path, codec):
-    rows = run(tmp_path, "--codec", codec, "--hasty", "0.5")
+    rows = run(tmp_path, "--codec", codec, "--hasty", "0.5", "--slip", "0")
     assert [len(rows[name]) for name in SPLITS] == [24, 16, 8]
     place = {name: index for index, name in enumerate(cups.PLACES)}
     for name in SPLITS:
