@@ -120,7 +120,7 @@ def save_checkpoint(
             shutil.rmtree(aside, ignore_errors=True)
             aside.mkdir(parents=True)
     shards = _sharded_state(modules, optimizers, groups, is_loading=False)
-    with together(groups.control), _core_files():
+    with together(groups.control), core_files():
         # Core's own collectives agree on failures of the writers.
         dist_checkpointing.save(
             shards, str(aside), TorchDistSaveShardedStrategy("torch_dist", 1, thread_count=1)
@@ -276,7 +276,7 @@ def _load(
 ) -> None:
     kept = {name: hyperparameters(optimizer) for name, optimizer in optimizers.items()}
     shards = _sharded_state(modules, optimizers, groups, is_loading=True)
-    with _core_files():
+    with core_files():
         # No rank asks for more of the optimizer than it needs, so not all replicas are there.
         loaded = dist_checkpointing.load(shards, str(folder), validate_access_integrity=False)
     for part, module in modules.items():
@@ -289,16 +289,19 @@ def _load(
 
 
 @contextmanager
-def _core_files() -> Iterator[None]:
+def core_files() -> Iterator[None]:
     """Around core's reading and writing: ordinary exceptions, and no warnings about core itself."""
     with warnings.catch_warnings():
         # core 0.16.1 uses torch's ShardedTensor, of which every use warns.
         warnings.simplefilter("ignore", FutureWarning)
+        warnings.filterwarnings("ignore", message=".*assuming the intent is to load in a single")
         try:
             yield
         except CheckpointException as error:  # a BaseException, the same on all ranks
-            rank, (failure, _) = next(iter(error.failures.items()))
-            raise RuntimeError(f"rank {rank}: {type(failure).__name__}: {failure}") from error
+            # Of a failed write only rank 0 knows more than that there was one.
+            failures = [f"{type(e).__name__}: {e}" for e, _ in error.failures.values()]
+            reason = failures[0] if failures else "another rank failed"
+            raise RuntimeError(reason.splitlines()[0]) from error
 
 
 def _sharded_state(

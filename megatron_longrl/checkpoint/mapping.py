@@ -30,7 +30,8 @@ ALL_PARTS = ("llm", "vision_tower", "mm_projector")
 MODULES = ("encoder", "language_model")
 """Modules of a model: the replicated encoder, and the language model sharded over TP and PP."""
 
-_LOCAL_LAYER = re.compile(r"^(language_model\.decoder\.layers\.)(\d+)(\..*)$")
+LOCAL_LAYER = re.compile(r"^(language_model\.decoder\.layers\.)(\d+)(\..*)$")
+"""Splits the name of a parameter of a layer at the layer's index."""
 
 
 def mapping_table(config: Config) -> Table:
@@ -66,7 +67,7 @@ def local_parameters(
             continue
         module = unwrap(module)
         for name, parameter in module.named_parameters():
-            match = _LOCAL_LAYER.match(f"{part}.{name}")
+            match = LOCAL_LAYER.match(f"{part}.{name}")
             if match is None:
                 found[f"{part}.{name}"] = parameter
                 continue

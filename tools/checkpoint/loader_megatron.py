@@ -1,0 +1,74 @@
+"""Reads a torch_dist checkpoint that a run has saved, at any parallel layout.
+
+Architecture, tokenizer and vocabulary are in the checkpoint: no flags describe the model.
+"""
+
+from __future__ import annotations
+
+import argparse
+import logging
+
+from safetensors.torch import load_file
+
+from megatron_longrl.checkpoint import folder as layout
+from megatron_longrl.checkpoint.streaming import stream_checkpoint
+from megatron_longrl.config import Config
+from megatron_longrl.errors import UserError
+from tools.checkpoint.plugins import Source, num_tensors
+
+logger = logging.getLogger(__name__)
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Flags of this loader."""
+    parser.add_argument(
+        "--iteration", type=int, help="step of the checkpoint in --load-dir; by default the newest"
+    )
+
+
+def load_checkpoint(args: argparse.Namespace) -> Source:
+    """Open the newest complete checkpoint of ``--load-dir``, or the folder of one iteration.
+
+    Raises:
+        UserError: there is none.
+    """
+    if args.iteration is not None:
+        candidates = [layout.iteration_folder(args.load_dir, args.iteration)]
+    else:
+        candidates = layout.candidates(args.load_dir)
+    problems = []
+    for folder in candidates:
+        try:
+            saved = layout.read_state(folder)
+            break
+        except UserError as error:
+            logger.warning("skipping a broken checkpoint: %s", error)
+            problems.append(str(error))
+    else:
+        reason = f": {problems[0]}" if problems else ""
+        raise UserError(f"{args.load_dir} holds no checkpoint{reason}")
+    config = one_rank_config(saved["config"])
+    unused = folder / layout.UNUSED_WEIGHTS
+    tokenizer = folder / layout.TOKENIZER_FOLDER
+    if (tokenizer / "tokenizer.model").exists() and len(list(tokenizer.iterdir())) == 1:
+        tokenizer = tokenizer / "tokenizer.model"
+    return Source(
+        folder=folder,
+        config=config,
+        tensors=stream_checkpoint(folder, config),
+        num_tensors=num_tensors(config),
+        unused=load_file(unused) if unused.exists() else {},
+        tokenizer=tokenizer if tokenizer.exists() else None,
+    )
+
+
+def one_rank_config(saved: dict[str, object]) -> Config:
+    """The saved configuration for one rank; fields that no longer exist are left out."""
+    known = {name: value for name, value in saved.items() if name in Config.model_fields}
+    known |= {
+        "tensor_model_parallel_size": 1,
+        "pipeline_model_parallel_size": 1,
+        "context_parallel_size": 1,
+        "sequence_parallel": False,
+    }
+    return Config.model_validate(known)

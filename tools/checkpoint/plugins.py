@@ -1,0 +1,40 @@
+"""What loaders and savers exchange: a described stream of full tensors under Hugging Face names.
+
+A loader is a module ``loader_<name>.py`` with ``load_checkpoint(args) -> Source``, a saver a module
+``saver_<name>.py`` with ``save_checkpoint(source, args)``. Both may have ``add_arguments(parser)``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from torch import Tensor
+
+from megatron_longrl.config import Config
+
+
+@dataclass(frozen=True)
+class Source:
+    """A checkpoint that is being read."""
+
+    folder: Path
+    """Where it is."""
+    config: Config
+    """Of its model, on one rank, with ``vocab_size``."""
+    tensors: Iterator[tuple[str, Tensor]]
+    """Name and full tensor, in the order of the family's mapping table; can be read once."""
+    num_tensors: int
+    """How many there are."""
+    unused: Mapping[str, Tensor] = field(default_factory=dict)
+    """Tensors that the model has no place for and an export must carry along."""
+    tokenizer: Path | None = None
+    """SentencePiece file, or folder with the tokenizer's files."""
+
+
+def num_tensors(config: Config) -> int:
+    """Tensors of a model's export."""
+    from megatron_longrl.checkpoint.mapping import mapping_table
+
+    return sum(len(row.hf) for row in mapping_table(config).expand() if row.exported)
