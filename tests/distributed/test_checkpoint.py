@@ -7,8 +7,6 @@ initial weights are drawn by name, and Adam works element by element.
 from __future__ import annotations
 
 import logging
-import shutil
-import tempfile
 from pathlib import Path
 
 import pytest
@@ -51,6 +49,8 @@ TINY = {
     "clip_grad": 0.0,
 }
 
+SAVING = "megatron_longrl.checkpoint.distributed"
+
 LAYOUTS: dict[str, dict[str, object]] = {
     "dp2": {},
     "tp2": {"tensor_model_parallel_size": 2},
@@ -58,10 +58,6 @@ LAYOUTS: dict[str, dict[str, object]] = {
     "pp2": {"pipeline_model_parallel_size": 2},
     "cp2": {"context_parallel_size": 2},
 }
-
-pytestmark = pytest.mark.skipif(
-    "not __import__('os').environ.get('WORLD_SIZE') == '2'", reason="needs torchrun with two ranks"
-)
 
 
 class Run:
@@ -120,20 +116,6 @@ class Run:
         )
 
 
-@pytest.fixture
-def folder():
-    """A folder that both ranks see."""
-    if not dist.is_initialized():
-        platform.prepare()
-        init_parallel(Config(**TINY))  # type: ignore[arg-type]
-    path = [tempfile.mkdtemp() if dist.get_rank() == 0 else None]
-    dist.broadcast_object_list(path)
-    yield Path(str(path[0]))
-    dist.barrier()
-    if dist.get_rank() == 0:
-        shutil.rmtree(str(path[0]))
-
-
 def assert_equal(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> None:
     assert list(one) == list(other)
     for name in one:
@@ -152,16 +134,16 @@ def test_exports_are_the_same_on_every_layout(layout, changes):
 
 @pytest.mark.parametrize("tie", [True, False])
 @pytest.mark.parametrize("layout", ["tp2", "pp2"])
-def test_import_on_every_layout(layout, tie, folder):
+def test_import_on_every_layout(layout, tie, shared_path):
     source = Run("dp2", seed=3, untie_embeddings_and_output_weights=not tie)
     expected = source.tensors()
     if dist.get_rank() == 0:
-        with VilaFolderWriter(folder / "hf", source.config) as writer:
+        with VilaFolderWriter(shared_path / "hf", source.config) as writer:
             for name, tensor in expected.items():
                 writer.add(name, tensor)
     dist.barrier()
     run = Run(layout, untie_embeddings_and_output_weights=not tie)
-    load_hf_weights(folder / "hf", run.model.modules, run.config, run.groups)
+    load_hf_weights(shared_path / "hf", run.model.modules, run.config, run.groups)
     assert_equal(expected, run.tensors())
 
 
@@ -180,28 +162,28 @@ def test_import_on_every_layout(layout, tie, folder):
         ("pp2", "tp2", {"freeze_vision_tower": True}),
     ],
 )
-def test_a_run_goes_on_at_another_layout(before, after, changes, folder, caplog):
+def test_a_run_goes_on_at_another_layout(before, after, changes, shared_path, caplog):
     run = Run(before, **changes)
     run.train(2, seed=1)
-    run.save(folder, 2)
+    run.save(shared_path, 2)
     run.train(1, seed=2)
     expected = run.tensors()
 
     resumed = Run(after, seed=99, **changes)
     with caplog.at_level(logging.WARNING):
-        loaded = resumed.load(folder)
+        loaded = resumed.load(shared_path)
     assert loaded is not None and loaded.iteration == 2
     assert ("random states are not restored" in caplog.text) is (before != after)
     resumed.train(1, seed=2)
     assert_equal(expected, resumed.tensors())
 
 
-def test_weights_alone_at_another_layout(folder):
+def test_weights_alone_at_another_layout(shared_path):
     run = Run("pp2", seed=5)
-    run.save(folder, 1)
+    run.save(shared_path, 1)
     other = Run("tp2")
     load_weights(
-        folder,
+        shared_path,
         modules=other.model.modules,
         optimizers=other.model.optimizers,
         groups=other.groups,
@@ -210,60 +192,62 @@ def test_weights_alone_at_another_layout(folder):
     assert_equal(run.tensors(), other.tensors())
 
 
-def test_another_architecture_is_refused_on_all_ranks(folder):
-    Run("tp2").save(folder, 1)
+def test_another_architecture_is_refused_on_all_ranks(shared_path):
+    Run("tp2").save(shared_path, 1)
     other = Run("pp2", hidden_size=64)
     before = other.tensors()
     with pytest.raises(UserError, match="hidden_size 32 there, 64 in the configuration"):
-        other.load(folder)
+        other.load(shared_path)
     assert_equal(before, other.tensors())
 
 
-def test_a_tensor_missing_on_one_stage_is_named_on_all_ranks(folder):
+def test_a_tensor_missing_on_one_stage_is_named_on_all_ranks(shared_path):
     run = Run("pp2")
     tensors = run.tensors()
     if dist.get_rank() == 0:
-        with VilaFolderWriter(folder / "hf", run.config) as writer:
+        with VilaFolderWriter(shared_path / "hf", run.config) as writer:
             for name, tensor in tensors.items():
                 writer.add(name, tensor)
         from safetensors.torch import load_file, save_file
 
-        path = folder / "hf/llm/model.safetensors"
+        path = shared_path / "hf/llm/model.safetensors"
         contents = load_file(path)
         del contents["model.layers.1.mlp.up_proj.weight"]  # the second stage's
         save_file(contents, path)
     dist.barrier()
     with pytest.raises(UserError, match=r"lacks the tensor model\.layers\.1\.mlp\.up_proj\.weight"):
-        load_hf_weights(folder / "hf", run.model.modules, run.config, run.groups)
+        load_hf_weights(shared_path / "hf", run.model.modules, run.config, run.groups)
 
 
-def test_a_file_lost_on_one_rank_is_learned_by_all(folder):
+def test_a_file_lost_on_one_rank_is_learned_by_all(shared_path):
     run = Run("tp2")
     run.train(1, seed=1)
-    run.save(folder, 1)
+    run.save(shared_path, 1)
     expected = run.tensors()
     run.train(1, seed=2)
-    newest = run.save(folder, 2)
+    newest = run.save(shared_path, 2)
     if dist.get_rank() == 1:
         next(newest.glob("__1_*.distcp")).unlink()
     dist.barrier()
     resumed = Run("pp2")
-    loaded = resumed.load(folder)
+    loaded = resumed.load(shared_path)
     assert loaded is not None and loaded.iteration == 1
     assert_equal(expected, resumed.tensors())
 
 
-def test_a_save_that_fails_on_one_rank_is_an_error_on_all(folder, monkeypatch):
-    run = Run("dp2")
-    run.save(folder, 1)
+@pytest.mark.parametrize("where", ["in core's writer", "in our files"])
+def test_a_save_that_fails_on_one_rank_is_an_error_on_all(where, shared_path, monkeypatch):
+    def full(_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    run = Run("tp2")
+    run.save(shared_path, 1)
     if dist.get_rank() == 1:
-        from megatron_longrl.checkpoint import distributed
-
-        def full(path: Path) -> None:
-            raise OSError(28, "No space left on device")
-
-        monkeypatch.setattr(distributed, "save_rng_state", full)
+        core = where == "in core's writer"
+        monkeypatch.setattr("os.fsync" if core else f"{SAVING}.save_rng_state", full)
     with pytest.raises(UserError, match="No space left on device"):
-        run.save(folder, 2)
-    assert (folder / "latest_checkpointed_iteration.txt").read_text() == "1\n"
-    assert not (folder / "iter_0000002").exists()
+        run.save(shared_path, 2)
+    assert (shared_path / "latest_checkpointed_iteration.txt").read_text() == "1\n"
+    assert not (shared_path / "iter_0000002").exists()
+    monkeypatch.undo()
+    assert run.save(shared_path, 2).exists()
