@@ -89,7 +89,7 @@ class EmbeddingStore:
         return key in self._entries
 
     def get(self, key: EmbeddingKey) -> Tensor | None:
-        """The embeddings [tokens, h] on CPU, mapped from shared memory; None (a miss) when unknown."""
+        """The embeddings [tokens, h] on CPU, mapped from shared memory; None counts as a miss."""
         entry = self._entries.get(key)
         if entry is None:
             self.misses += 1

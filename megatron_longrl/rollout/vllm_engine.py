@@ -43,6 +43,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 _EMBEDDING = "model.embed_tokens.weight"
+_OUTPUT_LAYER = "lm_head.weight"
 # A prompt's last block is prefilled for every response: small blocks share more of a short prompt.
 _BLOCK_SIZE = {"cpu": 32, "cuda": 16}
 _STEPS_BETWEEN_CLOCK_CHECKS = 16
@@ -107,6 +108,11 @@ class VllmEngine:
         self._max_model_len = max_model_len
         self._timeout_seconds = timeout_seconds
         self._num_requests = 0
+        # On CPU vLLM packs the output layer for its kernels, and a reload does not pack a tied one
+        # again: there the engine holds the embedding twice.
+        self._copies_head = platform.name == "cpu" and bool(hf_config.get("tie_word_embeddings"))
+        if self._copies_head:
+            hf_config = {**hf_config, "tie_word_embeddings": False}
         self._expected_weights = _weight_names(hf_config)
         self._token_embeddings: Tensor | None = None
         self._engine: Any = None
@@ -119,6 +125,7 @@ class VllmEngine:
             from vllm import EngineArgs
             from vllm.v1.engine.llm_engine import LLMEngine
 
+            _check_head_size(hf_config)
             (Path(folder) / "config.json").write_text(json.dumps(dict(hf_config)))
             arguments = EngineArgs(
                 model=folder,
@@ -228,6 +235,9 @@ class VllmEngine:
             if name == _EMBEDDING:
                 # A copy: the tensor may be the parameter that the optimizer updates in place.
                 self._token_embeddings = tensor.detach().to("cpu", self._dtype, copy=True)
+                if self._copies_head:
+                    seen.add(_OUTPUT_LAYER)
+                    yield _OUTPUT_LAYER, tensor
             yield name, tensor
 
     def _seeds(self, prompts: Sequence[Prompt], sampling: SamplingSettings) -> list[int]:
@@ -338,6 +348,23 @@ class VllmEngine:
             text=draw.text,
             finish_reason=draw.finish_reason,
             weight_version=self.weight_version,
+        )
+
+
+def _check_head_size(hf_config: Mapping[str, Any]) -> None:
+    """vLLM's CPU attention exists for some head sizes only, and says so late and in riddles."""
+    if platform.name != "cpu":
+        return
+    from vllm.v1.attention.backends.cpu_attn import CPUAttentionBackend
+
+    size = hf_config.get("head_dim")
+    size = size or hf_config["hidden_size"] // hf_config["num_attention_heads"]
+    sizes = CPUAttentionBackend.get_supported_head_sizes()
+    if size not in sizes:
+        raise UserError(
+            f"attention heads of {size} channels: vLLM on CPU has kernels for"
+            f" {', '.join(map(str, sizes))}; change --hidden-size, --num-attention-heads or"
+            " --kv-channels"
         )
 
 

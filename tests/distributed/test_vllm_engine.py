@@ -1,0 +1,330 @@
+"""Two ranks: vLLM agrees with Hugging Face's Qwen2, and with itself on every layout."""
+
+from __future__ import annotations
+
+import os
+import random
+import signal
+from collections.abc import Iterator
+from pathlib import Path
+from types import SimpleNamespace
+from typing import TYPE_CHECKING, Any, cast
+
+import numpy as np
+import pytest
+import torch
+import torch.distributed as dist
+from torch import Tensor
+from transformers import Qwen2Config, Qwen2ForCausalLM
+
+from megatron_longrl.data.prompts import Prompt
+from megatron_longrl.data.rows import Row
+from megatron_longrl.data.tokenizer import Tokenizer
+from megatron_longrl.data.video import VideoSpec
+from megatron_longrl.errors import UserError
+from megatron_longrl.parallel.agree import gather_objects
+from megatron_longrl.parallel.groups import ParallelGroups, init_parallel
+from megatron_longrl.rollout import embedding_store
+from megatron_longrl.rollout.embedding_store import open_store
+from megatron_longrl.rollout.types import Group, SamplingSettings
+from megatron_longrl.rollout.vllm_engine import VllmEngine
+
+if TYPE_CHECKING:
+    from megatron_longrl.config import Config
+
+HF_CONFIG: dict[str, Any] = {
+    "architectures": ["Qwen2ForCausalLM"],
+    "model_type": "qwen2",
+    "hidden_size": 128,
+    "intermediate_size": 128,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "vocab_size": 300,
+    "max_position_embeddings": 256,
+    "rms_norm_eps": 1e-6,
+    "rope_theta": 10000.0,
+    "hidden_act": "silu",
+    "tie_word_embeddings": False,
+    "initializer_range": 0.15,  # peaked distributions: greedy choices do not hang by a rounding
+}
+MAX_MODEL_LEN = 128
+NEVER = 299
+BLOCK_BYTES = 32 * 2 * 2 * 32 * 2 * 4  # tokens, layers, key/value heads, width, k and v, fp32
+
+# Ranks per replica, ranks per engine, blocks of the key/value cache.
+LAYOUTS = {
+    "one engine of two ranks": (2, 2, 400),
+    "two engines of one replica": (2, 1, 400),
+    "two replicas": (1, None, 400),
+    "two replicas, starved of memory": (1, None, 12),
+}
+
+
+def parallel(replica: int) -> ParallelGroups:
+    """Groups of replicas of so many ranks (tensor-parallel for Megatron)."""
+    settings = SimpleNamespace(
+        tensor_model_parallel_size=replica,
+        pipeline_model_parallel_size=1,
+        context_parallel_size=1,
+        distributed_timeout_minutes=2,
+        distributed_backend="gloo",
+    )
+    return init_parallel(cast("Config", settings))
+
+
+def model(seed: int) -> Qwen2ForCausalLM:
+    """A random model; biases are not zero."""
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        model = Qwen2ForCausalLM(Qwen2Config(**HF_CONFIG)).eval()
+        for name, parameter in model.named_parameters():
+            if name.endswith("bias"):
+                torch.nn.init.normal_(parameter, std=0.2)
+    return model
+
+
+def some_prompts() -> tuple[list[Prompt], dict[str, Tensor]]:
+    """Seven prompts of different lengths, the last without media, and the media."""
+    generator = torch.Generator().manual_seed(3)
+    prompts, media = [], {}
+    for index, length in enumerate([40, 71, 33, 65, 50, 64, 20]):
+        slots = 0 if index == 6 else 12 + index
+        mask = torch.zeros(length, dtype=torch.bool)
+        mask[4 : 4 + slots] = True
+        videos: tuple[VideoSpec, ...] = ()
+        if slots:
+            videos = (VideoSpec("clip.webm", f"content-{index}", (0, 1), 8, 0.5, 0.5),)
+            media[videos[0].key()] = torch.randn(slots, 128, generator=generator) * 0.3
+        row = Row(str(index), "?", "A", "", Path("clip.webm"), "general", "video", "file:1")
+        prompts.append(
+            Prompt(
+                uid=f"prompt-{index}",
+                token_ids=torch.randint(0, 298, (length,), generator=generator),
+                media_mask=mask,
+                videos=videos,
+                media_lengths=(slots,) if slots else (),
+                row=row,
+            )
+        )
+    return prompts, media
+
+
+PROMPTS, MEDIA = some_prompts()
+
+
+class Words:
+    """A tokenizer as far as the engine needs one."""
+
+    eos_id = NEVER
+
+    def decode(self, ids: list[int]) -> str:
+        return " ".join(map(str, ids))
+
+
+@torch.no_grad()
+def reference_logprobs(model: Qwen2ForCausalLM, prompt: Prompt, response: Tensor) -> Tensor:
+    """[R, vocabulary]: Hugging Face's log-probabilities where ``response`` is predicted."""
+    table = model.get_input_embeddings()
+    embeddings = table(prompt.token_ids)
+    if prompt.videos:
+        embeddings[prompt.media_mask] = MEDIA[prompt.videos[0].key()]
+    embeddings = torch.cat([embeddings, table(response)])
+    logits = model(inputs_embeds=embeddings[None]).logits[0]
+    start = len(prompt.token_ids) - 1
+    return logits[start : start + len(response)].log_softmax(-1)
+
+
+def tokens(groups: list[Group]) -> list[list[list[int]]]:
+    return [[response.token_ids.tolist() for response in group.responses] for group in groups]
+
+
+def process_state() -> dict[str, Any]:
+    """What training relies on and an engine must leave alone."""
+    numpy_state: Any = np.random.get_state()
+    return {
+        "torch": torch.get_rng_state().tolist(),
+        "numpy": numpy_state[1].tolist(),
+        "python": random.getstate(),
+        "threads": torch.get_num_threads(),
+        "set_num_threads": torch.set_num_threads,
+        "affinity": os.sched_getaffinity(0),
+        "dtype": torch.get_default_dtype(),
+        "grad": torch.is_grad_enabled(),
+        "signals": [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)],
+        "environment": {k: v for k, v in os.environ.items() if not k.startswith("VLLM_")},
+    }
+
+
+@pytest.fixture(scope="module", params=LAYOUTS, ids=lambda name: name.replace(" ", "-"))
+def layout(request: pytest.FixtureRequest) -> Iterator[tuple[str, VllmEngine, ParallelGroups]]:
+    replica, engine_ranks, blocks = LAYOUTS[request.param]
+    groups = parallel(replica)
+    before = process_state()
+    engine = VllmEngine(
+        HF_CONFIG,
+        cast(Tokenizer, Words()),
+        groups,
+        tensor_parallel_size=engine_ranks,
+        dtype=torch.float32,
+        memory_gib=blocks * BLOCK_BYTES / 2**30,
+        max_model_len=MAX_MODEL_LEN,
+        max_num_batched_tokens=150,  # less than the prompts together
+        max_num_seqs=32,
+    )
+    assert process_state() == before
+    engine.update_weights(model(1).named_parameters(), version=1)
+    yield request.param, engine, groups
+    engine.close()
+
+
+Layout = tuple[str, VllmEngine, ParallelGroups]
+
+
+def test_greedy_tokens_equal_hugging_faces_before_and_after_an_update(layout: Layout) -> None:
+    _, engine, groups = layout
+    for seed in (1, 2, 1):
+        reference = model(seed)
+        engine.update_weights(reference.named_parameters(), version=10 + seed)
+        greedy = SamplingSettings(n=1, max_tokens=20, temperature=0.0)
+        answers = engine.generate(PROMPTS, MEDIA, greedy)
+        assert [group.prompt.uid for group in answers] == [prompt.uid for prompt in PROMPTS]
+        for group in answers:
+            (response,) = group.responses
+            expected = reference_logprobs(reference, group.prompt, response.token_ids)
+            assert response.token_ids.tolist() == expected.argmax(-1).tolist()
+            assert response.weight_version == 10 + seed
+            assert response.text == " ".join(map(str, response.token_ids.tolist()))
+        assert len(set(map(str, gather_objects(groups.replica_control, tokens(answers))))) == 1
+    engine.update_weights(model(1).named_parameters(), version=1)
+
+
+def test_logprobs_equal_hugging_faces(layout: Layout) -> None:
+    _, engine, _ = layout
+    reference = model(1)
+    for temperature in (1.0, 0.7):
+        settings = SamplingSettings(n=3, max_tokens=12, temperature=temperature, seed=5)
+        for group in engine.generate(PROMPTS, MEDIA, settings):
+            for response in group.responses:
+                raw = reference_logprobs(reference, group.prompt, response.token_ids)
+                expected = (raw / temperature).log_softmax(-1)
+                expected = expected.gather(-1, response.token_ids[:, None])[:, 0]
+                assert response.logprobs.dtype == torch.float32
+                torch.testing.assert_close(response.logprobs, expected, atol=1e-4, rtol=0)
+
+
+SAMPLED: dict[str, Any] = {}
+
+
+def test_samples_depend_on_seed_step_and_prompt_and_not_on_the_layout(layout: Layout) -> None:
+    name, engine, _ = layout
+    before = process_state()
+    settings = SamplingSettings(n=4, max_tokens=30, seed=7, step=3)
+    drawn = tokens(engine.generate(PROMPTS, MEDIA, settings))
+    assert process_state() == before
+    assert len({str(response) for group in drawn for response in group}) == 4 * len(PROMPTS)
+    SAMPLED[name] = drawn
+    for other, samples in SAMPLED.items():
+        assert drawn == samples, f"{name} and {other} draw different tokens"
+    shuffled = [PROMPTS[index] for index in (4, 0, 6)]
+    assert tokens(engine.generate(shuffled, MEDIA, settings)) == [drawn[4], drawn[0], drawn[6]]
+    for other_settings in (
+        SamplingSettings(n=4, max_tokens=30, seed=7, step=4),
+        SamplingSettings(n=4, max_tokens=30, seed=8, step=3),
+        SamplingSettings(n=4, max_tokens=30),
+    ):
+        others = tokens(engine.generate(PROMPTS, MEDIA, other_settings))
+        assert all(one != other for one, other in zip(drawn, others, strict=True))
+
+
+def test_the_end_of_turn_token_belongs_to_the_response(
+    layout: Layout, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _, engine, _ = layout
+    settings = SamplingSettings(n=1, max_tokens=20, seed=1)
+    (whole,) = engine.generate(PROMPTS[:1], MEDIA, settings)[0].responses
+    assert whole.finish_reason == "length" and len(whole.token_ids) == 20
+    end = int(whole.token_ids[9])
+    monkeypatch.setattr(engine._tokenizer, "eos_id", end, raising=False)
+    (stopped,) = engine.generate(PROMPTS[:1], MEDIA, settings)[0].responses
+    length = whole.token_ids.tolist().index(end) + 1
+    assert stopped.finish_reason == "stop"
+    assert stopped.token_ids.tolist() == whole.token_ids[:length].tolist()
+    assert len(stopped.logprobs) == length
+
+
+def test_failures_reach_every_rank_and_the_engine_survives(
+    layout: Layout, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _, engine, groups = layout
+    settings = SamplingSettings(n=2, max_tokens=40, seed=1)
+    fine = tokens(engine.generate(PROMPTS, MEDIA, settings))
+    last_rank = groups.replica_control.rank() == groups.replica_control.size() - 1
+    with pytest.raises(UserError, match="KeyError"):
+        engine.generate(PROMPTS[-2:], {} if last_rank else MEDIA, settings)
+    with pytest.raises(UserError, match=r"exceed the rollout engine's 128; raise --seq-length"):
+        engine.generate(PROMPTS, MEDIA, SamplingSettings(n=1, max_tokens=60))
+    monkeypatch.setattr(engine, "_timeout_seconds", 0.0)
+    with pytest.raises(UserError, match="--rollout-timeout"):
+        engine.generate(PROMPTS, MEDIA, settings)
+    monkeypatch.undo()
+    named = list(model(1).named_parameters())
+    with pytest.raises(UserError, match=r"1 weights did not reach.*model\.norm\.weight"):
+        engine.update_weights((item for item in named if item[0] != "model.norm.weight"), 2)
+    with pytest.raises(UserError):
+        engine.update_weights([*named, ("model.unheard_of.weight", torch.zeros(1))], 2)
+    engine.update_weights(named, 3)
+    assert tokens(engine.generate(PROMPTS, MEDIA, settings)) == fine
+
+
+def test_a_size_that_does_not_fit_is_refused_on_all_ranks() -> None:
+    with pytest.raises(UserError, match="--rollout-tensor-parallel-size 2 does not fit"):
+        VllmEngine(
+            HF_CONFIG,
+            cast(Tokenizer, Words()),
+            parallel(1),
+            tensor_parallel_size=2,
+            dtype=torch.float32,
+            memory_gib=0.01,
+            max_model_len=MAX_MODEL_LEN,
+        )
+
+
+def test_a_head_size_without_a_kernel_is_refused() -> None:
+    with pytest.raises(UserError, match=r"heads of 16 channels.*32, 64.*--num-attention-heads"):
+        VllmEngine(
+            HF_CONFIG | {"num_attention_heads": 8},
+            cast(Tokenizer, Words()),
+            parallel(1),
+            tensor_parallel_size=1,
+            dtype=torch.float32,
+            memory_gib=0.01,
+            max_model_len=MAX_MODEL_LEN,
+        )
+
+
+def test_ranks_of_a_replica_share_one_copy_of_embeddings(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    groups = parallel(2)
+    root = gather_objects(groups.control, tmp_path)[0]
+    store = open_store(1 << 20, torch.bfloat16, groups.replica_control, root=root)
+    rank = dist.get_rank()
+    shared = store.put({("video", 0): torch.full((4, 8), 1.0 + rank).bfloat16()})["video", 0]
+    assert bool((shared == 1.0).all()), "the owner's values are everyone's"
+    dist.barrier()
+    if rank == 1:
+        shared[0, 0] = 5.0
+    dist.barrier()
+    assert shared[0, 0] == 5.0
+    assert len(list(store.directory.glob("*.bin"))) == 1
+
+    if rank == 0:
+        monkeypatch.setattr(embedding_store, "_write", lambda path, tensor: 1 / 0)
+    with pytest.raises(UserError, match="ZeroDivisionError"):
+        store.put({("other", 0): torch.zeros(4, 8, dtype=torch.bfloat16)})
+    assert ("other", 0) not in store and store.bytes == 64
+    dist.barrier()
+    store.close()
+    dist.barrier()
+    assert not list(root.iterdir())
