@@ -18,7 +18,7 @@ def build_engine(config: Config, tokenizer: Tokenizer, groups: ParallelGroups) -
     from megatron_longrl.rollout.vllm_engine import VllmEngine
 
     return VllmEngine(
-        hf_configs(config, str(config.params_dtype).removeprefix("torch."), False)["llm"],
+        hf_configs(config, str(config.params_dtype).removeprefix("torch."), False)["llm/config.json"],
         tokenizer,
         groups,
         tensor_parallel_size=config.rollout_tensor_parallel_size,
