@@ -11,10 +11,11 @@ behind) happens in no clip of the other two.
 The demonstrations in ``sft.jsonl`` come from a simulated annotator, and he is not a good one.
 In a share of the clips (``--hasty``) he notes where the ball starts, does not follow the swaps
 and guesses the answer; in the others he follows each swap, but now and then loses the ball
-(``--slip``). A model that imitates him can do the whole task but mostly does not. Reinforcement learning, which sees only
-whether the answer was right, can find out that following pays; going on with imitation cannot.
-That gap is built into the data on purpose: it makes a small, quick and visible experiment, and
-a gain on it says that the training works, not how much a real model would gain.
+(``--slip``). A model that imitates him can do the whole task but mostly does not.
+Reinforcement learning, which sees only whether the answer was right, can find out that
+following pays; going on to imitate him does not show it. That gap is built into the data on
+purpose: it makes a small, quick and visible experiment, and a gain on it says that the training
+works, not how much a real model would gain.
 
 The reasoning in ``train.jsonl`` is his too (with the right answer after it), that in
 ``heldout.jsonl`` follows every swap.
