@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Protocol
@@ -154,7 +154,7 @@ class HuggingFaceTokenizer:
         return [self.path / name for name in names if (self.path / name).is_file()]
 
 
-TOKENIZERS = {
+TOKENIZERS: dict[str, Callable[[str | Path], Tokenizer]] = {
     "SentencePieceTokenizer": SentencePieceTokenizer,
     "HuggingFaceTokenizer": HuggingFaceTokenizer,
 }

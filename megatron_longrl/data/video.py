@@ -1,56 +1,48 @@
-"""Video files: what is in them, which frames to take, and their pixels by DALI.
+"""Pixels of video frames: exactly those that are asked for, resized and normalised by DALI.
 
-DALI decodes exactly the frames that are asked for (VP8, VP9 and MJPEG on a CPU, all codecs of NVDEC on a
-GPU), resizes and normalises them. For codecs that DALI cannot decode on a CPU, frames decoded by PyAV go
-through the same resize and normalisation.
+DALI decodes VP8, VP9 and MJPEG on a CPU, and what NVDEC can on a GPU. All else is decoded by PyAV
+and goes through the same graph. Both ways give the same pixels on a CPU, bit for bit, and give them
+as VILA reads videos: colours as BT.601 whatever the file's tag says, no rotation, the whole frame
+squeezed to a square with an antialiased bicubic filter. Against Pillow's filter, which Hugging
+Face's SigLIP processor uses, levels (0 to 255) differ by at most 1 on smooth pictures and by 0.5
+on average on noise. NVDEC's pixels differ a little from a CPU decoder's.
 """
 
 from __future__ import annotations
 
 import hashlib
-import threading
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
-from pathlib import Path
-from typing import Any
+from functools import cached_property
 
-import av
 import numpy as np
 import torch
 from torch import Tensor
 
+from megatron_longrl.data import video_dali
+from megatron_longrl.data.video_dali import DECODED_BY_DALI, VIDEOS_PER_RUN, Recipe
+from megatron_longrl.data.video_probe import VideoError, VideoInfo, content_hash, probe, scan
+from megatron_longrl.data.video_pyav import decode_in_chunks
 from megatron_longrl.platforms import platform
 
-CPU_CODECS = frozenset({"vp8", "vp9", "mjpeg"})
-"""Codecs for which DALI has a CPU decoder."""
+__all__ = [
+    "VideoError",
+    "VideoInfo",
+    "VideoSpec",
+    "content_hash",
+    "decode_frames",
+    "decode_many",
+    "probe",
+    "sample_frame_indices",
+]
 
-_VIDEOS_PER_RUN = 16
-_TRUNCATED = "the file is truncated: "
-
-
-class VideoError(Exception):
-    """A video that cannot be read; one line that names the file and the reason."""
-
-    def __init__(self, path: str | Path, reason: str) -> None:
-        super().__init__(f"{path}: {' '.join(str(reason).split())}")
-
-
-@dataclass(frozen=True)
-class VideoInfo:
-    """What a look at a file's packets tells."""
-
-    num_frames: int
-    fps: float
-    width: int
-    height: int
-    codec: str
-    duration_seconds: float
+_RUN_BYTES = 256 * 2**20
+"""Files and full-size frames held at a time; only the results are kept longer."""
 
 
 @dataclass(frozen=True)
 class VideoSpec:
-    """Frames of a video and how they are preprocessed: squares of ``size``, (x / 255 - mean) / std."""
+    """Frames of a video, and their preprocessing: ``size`` squared, (x / 255 - mean) / std."""
 
     path: str
     content: str
@@ -63,36 +55,12 @@ class VideoSpec:
 
     def key(self) -> str:
         """Identifies these pixels: content, frames and preprocessing."""
+        return self._key
+
+    @cached_property
+    def _key(self) -> str:
         text = f"{self.content}/{self.frame_indices}/{self.size}/{self.mean}/{self.std}"
         return hashlib.sha256(text.encode()).hexdigest()
-
-
-def probe(path: str | Path) -> VideoInfo:
-    """Count a video's frames by its packets, not by what its header claims.
-
-    Raises:
-        VideoError: not a video, empty, or shorter than its header says (truncated).
-    """
-    path = Path(path)
-    try:
-        stat = path.stat()
-    except OSError as error:
-        raise VideoError(path, error.strerror or "cannot be read") from None
-    return _probe(path, stat.st_size, stat.st_mtime_ns)
-
-
-def content_hash(path: str | Path) -> str:
-    """SHA-256 of the file's bytes.
-
-    Raises:
-        VideoError: it cannot be read.
-    """
-    path = Path(path)
-    try:
-        stat = path.stat()
-        return _hash(path, stat.st_size, stat.st_mtime_ns)
-    except OSError as error:
-        raise VideoError(path, error.strerror or "cannot be read") from None
 
 
 def sample_frame_indices(
@@ -100,8 +68,9 @@ def sample_frame_indices(
 ) -> tuple[int, ...]:
     """Which frames to take.
 
-    With ``fps``, one frame per 1 / fps seconds, at most ``max_frames``; else ``max_frames`` spread
-    uniformly from the first to the last frame, as LongVILA samples; else all.
+    With ``fps``, one frame per 1 / fps seconds, at most ``max_frames``; else ``max_frames``. They
+    are spread uniformly from the first to the last frame, as LongVILA samples. Without either, or
+    from a video that has fewer, all.
     """
     count = info.num_frames
     if fps is not None and info.fps > 0:
@@ -115,7 +84,7 @@ def decode_frames(spec: VideoSpec, positions: Sequence[int] | None = None) -> Te
     """Pixels of one video.
 
     Args:
-        positions: which of ``spec.frame_indices`` to decode; None for all.
+        positions: which of ``spec.frame_indices`` to decode, in any order; None for all.
 
     Returns:
         float32 [f, 3, size, size].
@@ -142,180 +111,105 @@ def decode_many(
         Per request float32 [f, 3, size, size], or the error that it met.
     """
     results: list[Tensor | VideoError] = [
-        torch.empty(0, 3, spec.size, spec.size) for spec, _ in requests
+        torch.empty(len(positions), 3, spec.size, spec.size) for spec, positions in requests
     ]
-    batches: dict[tuple[Any, ...], list[tuple[int, list[np.ndarray]]]] = {}
+    pending: dict[Recipe, list[_Part]] = {}
     for number, (spec, positions) in enumerate(requests):
-        if not len(positions):
-            continue
-        indices = [spec.frame_indices[position] for position in positions]
         try:
-            kind, inputs = _inputs(spec, indices)
+            for part in _parts(number, spec, [spec.frame_indices[p] for p in positions]):
+                if isinstance(results[number], VideoError):
+                    break
+                waiting = pending.setdefault(part.recipe, [])
+                held = part.bytes + sum(other.bytes for other in waiting)
+                if waiting and (len(waiting) == VIDEOS_PER_RUN or held > _RUN_BYTES):
+                    _run(waiting, results)
+                    waiting.clear()
+                waiting.append(part)
         except VideoError as error:
             results[number] = error
-            continue
-        recipe = (kind, spec.size, spec.mean, spec.std)
-        batches.setdefault(recipe, []).append((number, inputs))
-    for recipe, entries in batches.items():
-        for start in range(0, len(entries), _VIDEOS_PER_RUN):
-            part = entries[start : start + _VIDEOS_PER_RUN]
-            outputs = _run_with_care(recipe, part, [requests[number][0].path for number, _ in part])
-            for (number, _), output in zip(part, outputs, strict=True):
-                results[number] = output
+    for waiting in pending.values():
+        if waiting:
+            _run(waiting, results)
     return results
 
 
-def _inputs(spec: VideoSpec, indices: list[int]) -> tuple[str, list[np.ndarray]]:
-    """What DALI is fed: the file's bytes and frame numbers, or frames that PyAV decoded."""
+@dataclass
+class _Part:
+    """Some frames of a request, ready for DALI."""
+
+    number: int
+    """Of the request."""
+    rows: Sequence[int]
+    """Of the request's result."""
+    spec: VideoSpec
+    recipe: Recipe
+    inputs: tuple[np.ndarray, ...]
+    bytes: int
+    """Memory that it takes in DALI."""
+
+
+def _parts(number: int, spec: VideoSpec, indices: Sequence[int]) -> Iterator[_Part]:
+    """Cut a request into parts whose frames at full size fit into the memory of a run."""
+    if not indices:
+        return
+    found = scan(spec.path)
+    if max(indices) >= found.info.num_frames:
+        raise VideoError(
+            spec.path, f"frame {max(indices)} was asked for, and there are {found.info.num_frames}"
+        )
+    by_dali = found.info.codec in DECODED_BY_DALI[platform.name] and not found.has_hidden_frames
+    if not by_dali:
+        yield from _parts_by_pyav(number, spec, indices, range(len(indices)))
+        return
+    recipe = Recipe("encoded", spec.size, spec.mean, spec.std)
+    encoded = np.fromfile(spec.path, dtype=np.uint8)
+    frame_bytes = found.info.width * found.info.height * 3
+    step = max(1, _RUN_BYTES // frame_bytes)
+    for start in range(0, len(indices), step):
+        chosen = np.asarray(indices[start : start + step], dtype=np.int32)
+        rows = range(start, start + len(chosen))
+        size = encoded.nbytes + len(chosen) * frame_bytes
+        yield _Part(number, rows, spec, recipe, (encoded, chosen), size)
+
+
+def _parts_by_pyav(
+    number: int, spec: VideoSpec, indices: Sequence[int], rows: Sequence[int]
+) -> Iterator[_Part]:
+    recipe = Recipe("frames", spec.size, spec.mean, spec.std)
     info = probe(spec.path)
-    if max(indices) >= info.num_frames:
-        raise VideoError(spec.path, f"frame {max(indices)} of {info.num_frames} was asked for")
-    if platform.name == "cuda" or info.codec in CPU_CODECS:
-        encoded = np.fromfile(spec.path, dtype=np.uint8)
-        return "encoded", [encoded, np.asarray(indices, dtype=np.int32)]
-    return "frames", [_decode_with_pyav(spec.path, indices)]
+    chunk = max(1, _RUN_BYTES // (info.width * info.height * 3))
+    for positions, frames in decode_in_chunks(spec.path, indices, chunk):
+        yield _Part(number, [rows[p] for p in positions], spec, recipe, (frames,), frames.nbytes)
 
 
-def _run_with_care(
-    recipe: tuple[Any, ...], entries: list[tuple[int, list[np.ndarray]]], paths: list[str]
-) -> list[Tensor | VideoError]:
-    """Run a batch; when DALI refuses it, run its videos one by one to find which it is."""
+def _run(parts: Sequence[_Part], results: list[Tensor | VideoError]) -> None:
+    """Run parts of one recipe and write their pixels, or errors, into the results."""
+    parts = [part for part in parts if isinstance(results[part.number], Tensor)]
+    if not parts:
+        return
     try:
-        return list(_run(recipe, [inputs for _, inputs in entries]))
+        outputs = video_dali.run(parts[0].recipe, [part.inputs for part in parts])
     except RuntimeError as error:
-        _pipelines.__dict__.pop("by_recipe", None)  # a pipeline that has failed is of no use
-        if len(entries) == 1:
-            lines = [line for line in str(error).splitlines() if line.strip()]
-            reason = next((line for line in lines if "rror" in line and ":" in line), lines[0])
-            return [VideoError(paths[0], f"cannot be decoded: {reason}")]
-    return [
-        _run_with_care(recipe, [entry], [path])[0]
-        for entry, path in zip(entries, paths, strict=True)
-    ]
+        # One of them is bad, or of a kind that this decoder lacks; find out which.
+        for part in parts:
+            if len(parts) > 1:
+                _run([part], results)
+            elif part.recipe.source == "encoded":
+                _run_refused(part, results)
+            else:
+                results[part.number] = VideoError(part.spec.path, f"DALI: {error}")
+        return
+    for part, output in zip(parts, outputs, strict=True):
+        target = results[part.number]
+        assert isinstance(target, Tensor)
+        target[list(part.rows)] = output
 
 
-_pipelines = threading.local()
-"""DALI pipelines of this thread, by recipe: building one takes longer than running it."""
-
-
-def _run(recipe: tuple[Any, ...], inputs: list[list[np.ndarray]]) -> list[Tensor]:
-    """One run of the recipe's pipeline over a batch of videos."""
-    by_recipe = _pipelines.__dict__.setdefault("by_recipe", {})
-    if recipe not in by_recipe:
-        by_recipe[recipe] = _build_pipeline(*recipe)
-    pipeline = by_recipe[recipe]
-    for name, column in zip(_FEEDS[recipe[0]], zip(*inputs, strict=True), strict=True):
-        pipeline.feed_input(name, list(column))
-    (output,) = pipeline.run()
-    output = output.as_cpu() if platform.name == "cuda" else output
-    # A copy: DALI reuses its buffers in the next run.
-    return [torch.from_numpy(np.array(output.at(i))) for i in range(len(inputs))]
-
-
-_FEEDS = {"encoded": ("encoded", "indices"), "frames": ("frames",)}
-
-
-def _build_pipeline(kind: str, size: int, mean: float, std: float) -> Any:
-    """Decode (or take frames), resize to a square with antialiased bicubic filter, normalise."""
-    import nvidia.dali.fn as fn
-    import nvidia.dali.types as types
-    from nvidia.dali import pipeline_def
-
-    on_gpu = platform.name == "cuda"
-
-    @pipeline_def(
-        batch_size=_VIDEOS_PER_RUN,
-        num_threads=1,
-        device_id=platform.device.index if on_gpu else None,
-        prefetch_queue_depth=1,
-    )
-    def pipeline() -> Any:
-        if kind == "encoded":
-            encoded = fn.external_source(name="encoded", dtype=types.UINT8, ndim=1)
-            indices = fn.external_source(name="indices", dtype=types.INT32, ndim=1)
-            device = "mixed" if on_gpu else "cpu"
-            frames = fn.decoders.video(encoded, device=device, frames=indices)
-        else:
-            frames = fn.external_source(name="frames", dtype=types.UINT8, ndim=4, layout="FHWC")
-        frames = fn.resize(
-            frames, size=[size, size], interp_type=types.INTERP_CUBIC, antialias=True
-        )
-        return fn.crop_mirror_normalize(
-            frames,
-            dtype=types.FLOAT,
-            output_layout="FCHW",
-            mean=[255.0 * mean] * 3,
-            std=[255.0 * std] * 3,
-        )
-
-    built = pipeline()
-    built.build()
-    return built
-
-
-def _decode_with_pyav(path: str, indices: Sequence[int]) -> np.ndarray:
-    """uint8 [f, h, w, 3] of the frames with these numbers, in presentation order of the file."""
-    wanted = set(indices)
-    frames: dict[int, np.ndarray] = {}
+def _run_refused(part: _Part, results: list[Tensor | VideoError]) -> None:
+    """What DALI cannot decode PyAV perhaps can; if not, it has the better words for the reason."""
     try:
-        with av.open(path) as container:
-            for number, frame in enumerate(container.decode(video=0)):
-                if number in wanted:
-                    if frame.is_corrupt:
-                        raise VideoError(path, f"frame {number} is corrupt")
-                    frames[number] = frame.to_ndarray(format="rgb24")
-                    if len(frames) == len(wanted):
-                        break
-    except av.FFmpegError as error:
-        raise VideoError(path, f"cannot be decoded: {error.strerror}") from None
-    missing = sorted(wanted - set(frames))
-    if missing:
-        raise VideoError(path, f"{_TRUNCATED}frame {missing[0]} is missing")
-    return np.stack([frames[index] for index in indices])
-
-
-@lru_cache(maxsize=65536)
-def _hash(path: Path, size: int, modified: int) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-@lru_cache(maxsize=65536)
-def _probe(path: Path, size: int, modified: int) -> VideoInfo:
-    try:
-        with av.open(str(path)) as container:
-            if not container.streams.video:
-                raise VideoError(path, "the file has no video stream")
-            stream = container.streams.video[0]
-            ends, claimed = [], stream.frames
-            for packet in container.demux(stream):
-                if packet.size and not packet.is_discard:
-                    ends.append((packet.pts or 0) + (packet.duration or 0))
-            base = float(stream.time_base) if stream.time_base else 0.0
-            fps = float(stream.average_rate or 0)
-            codec, width, height = stream.codec_context.name, stream.width, stream.height
-            duration = _claimed_duration(container, stream)
-    except av.FFmpegError as error:
-        raise VideoError(path, f"not a video that can be read: {error.strerror}") from None
-    codec = codec.removeprefix("lib").split("-")[0]
-    if not ends or not width or not height:
-        raise VideoError(path, "the video has no frames")
-    if claimed and len(ends) < claimed:
-        raise VideoError(path, f"{_TRUNCATED}{len(ends)} of {claimed} frames")
-    end = max(ends) * base
-    tolerance = max(0.05 * duration, 2 / fps if fps else 0.0)
-    if end < duration - tolerance:
-        raise VideoError(path, f"{_TRUNCATED}{end:.1f} of {duration:.1f} seconds")
-    return VideoInfo(len(ends), fps, width, height, codec, max(duration, end))
-
-
-def _claimed_duration(container: Any, stream: Any) -> float:
-    """Seconds of video that the header claims; 0 when it says nothing of the video alone."""
-    if stream.duration and stream.time_base:
-        return float(stream.duration * stream.time_base)
-    tag = stream.metadata.get("DURATION")
-    if tag:
-        hours, minutes, seconds = tag.split(":")
-        return int(hours) * 3600 + int(minutes) * 60 + float(seconds)
-    alone = len(container.streams) == 1
-    return container.duration / av.time_base if alone and container.duration else 0.0
+        indices = part.inputs[1].tolist()
+        for again in _parts_by_pyav(part.number, part.spec, indices, part.rows):
+            _run([again], results)
+    except VideoError as error:
+        results[part.number] = error

@@ -62,7 +62,7 @@ def test_folder_uses_the_named_file_or_its_only_one(tmp_path: Path) -> None:
     assert len(load_rows([str(tmp_path / "a")])) == 1
     write_lines(tmp_path / "a" / "sft.jsonl", [ENTRY, ENTRY])
     assert len(load_rows([str(tmp_path / "a")], folder_file="sft.jsonl")) == 2
-    with pytest.raises(UserError, match="no train.jsonl and 2 .jsonl files"):
+    with pytest.raises(UserError, match=r"no train\.jsonl and 2 \.jsonl files"):
         load_rows([str(tmp_path / "a")])
 
 

@@ -1,0 +1,77 @@
+"""How long a video file should be, by what its container says of itself.
+
+A download that broke off often opens and plays well up to the break. The frame count and the
+duration in its header can show it, but not every container has them; the sizes of the outermost
+elements do.
+"""
+
+from __future__ import annotations
+
+import struct
+from pathlib import Path
+from typing import BinaryIO
+
+_EBML, _SEGMENT = b"\x1a\x45\xdf\xa3", b"\x18\x53\x80\x67"
+
+_MP4_BOXES = frozenset(
+    b"ftyp styp moov moof mdat mfra sidx ssix free skip wide udta meta uuid pdin emsg prft".split()
+)
+
+
+def declared_size(path: Path) -> int | None:
+    """Bytes that the file should have at least; None where its container does not say.
+
+    Knows Matroska and WebM, MP4 and QuickTime, and AVI.
+    """
+    with path.open("rb") as file:
+        start = file.read(12)
+        file.seek(0)
+        if start[:4] == _EBML:
+            return _matroska(file)
+        if start[:4] == b"RIFF" and start[8:12] == b"AVI ":
+            return 8 + int.from_bytes(start[4:8], "little")
+        if start[4:8] in _MP4_BOXES:
+            return _mp4(file)
+    return None
+
+
+def _matroska(file: BinaryIO) -> int | None:
+    """An EBML header, then a segment that holds everything else."""
+    for element in (_EBML, _SEGMENT):
+        if file.read(4) != element:
+            return None
+        size = _ebml_size(file)
+        if size is None:
+            return None
+        end = file.tell() + size
+        file.seek(end)
+    return end
+
+
+def _ebml_size(file: BinaryIO) -> int | None:
+    """Variable-length number: leading zero bits count further bytes; all ones means unknown."""
+    first = file.read(1)
+    if not first or not first[0]:
+        return None
+    extra = 8 - first[0].bit_length()
+    value = first[0] & ((1 << (7 - extra)) - 1)
+    rest = file.read(extra)
+    value = int.from_bytes(bytes([value]) + rest, "big")
+    unknown = (1 << (7 * (extra + 1))) - 1
+    return None if value == unknown or len(rest) < extra else value
+
+
+def _mp4(file: BinaryIO) -> int:
+    """A sequence of boxes, each with its size; what follows the last known one is ignored."""
+    end = 0
+    while True:
+        file.seek(end)
+        header = file.read(16)
+        if len(header) < 8 or header[4:8] not in _MP4_BOXES:
+            return end
+        size = int.from_bytes(header[:4], "big")
+        if size == 1 and len(header) == 16:  # 64 bits follow
+            (size,) = struct.unpack(">Q", header[8:16])
+        if size < 8:  # 0: to the end of the file
+            return end
+        end += size
