@@ -85,6 +85,9 @@ def common_transformer_options(config: Config) -> dict[str, Any]:
         "attention_dropout": 0.0,
         "init_method_std": config.init_method_std,
         "use_cpu_initialization": False,
+        "perform_initialization": False,
+        # Gradients are sums over tokens, divided once by the global count: DDP must not average.
+        "calculate_per_token_loss": True,
         # Fused kernels of Transformer Engine, apex or torch.compile.
         "bias_activation_fusion": False,
         "bias_dropout_fusion": False,
@@ -114,7 +117,6 @@ def language_transformer_config(config: Config) -> TransformerConfig:
         pipeline_model_parallel_size=config.pipeline_model_parallel_size,
         context_parallel_size=config.context_parallel_size,
         sequence_parallel=config.sequence_parallel,
-        calculate_per_token_loss=True,
         variable_seq_lengths=config.pipeline_model_parallel_size > 1,
         # core asks for this dispatcher with variable lengths, experts or not.
         moe_token_dispatcher_type="alltoall",

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import contextlib
 import importlib
+import logging
 import os
 import resource
 import warnings
@@ -219,6 +220,8 @@ def patch_megatron_core() -> None:
     rng = importlib.import_module("megatron.core.tensor_parallel.random")
     # random.py:111 hands its seed callbacks to torch.cuda's lazy initialisation.
     rng.__dict__["_lazy_call"] = lambda callback, **kwargs: callback()
+    # random.py:265 warns that the CPU's generator moves while it watches the GPU's: here they are one.
+    logging.getLogger(rng.__name__).setLevel(logging.ERROR)
     _patch_tensor_methods()
 
 

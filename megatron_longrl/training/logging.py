@@ -25,11 +25,9 @@ def configure_logging(level: str, rank: int) -> None:
         format=f"[%(asctime)s] rank {rank} %(levelname)s %(name)s: %(message)s",
         force=True,
     )
-    # Megatron-core tells its set-up at INFO, and the RNG tracker warns wherever the "GPU" generator
-    # that it watches is the CPU's.
+    # Megatron-core tells its set-up at INFO.
     quiet = logging.DEBUG if level == "debug" else logging.WARNING
     logging.getLogger("megatron.core").setLevel(quiet)
-    logging.getLogger("megatron.core.tensor_parallel.random").setLevel(logging.ERROR)
     for message in (".*(Apex|apex).*", ".*torch.distributed.*is deprecated.*"):
         warnings.filterwarnings("ignore", message=message)
 

@@ -1,0 +1,173 @@
+"""A tiny run on real videos, in any parallel layout, and its loss and gradients by Hugging Face names."""
+
+from __future__ import annotations
+
+import json
+from fractions import Fraction
+from pathlib import Path
+
+import av
+import numpy as np
+import torch
+import torch.distributed as dist
+from tests.distributed.twin import Twin
+
+from megatron_longrl.checkpoint.mapping import export_named_tensors
+from megatron_longrl.config import Config
+from megatron_longrl.data.rows import load_rows
+from megatron_longrl.data.tokenizer import train_sentencepiece
+from megatron_longrl.rollout.types import Group, Response
+from megatron_longrl.training.batches import rl_batches
+from megatron_longrl.training.losses import rl_loss
+from megatron_longrl.training.runtime import Runtime, build_runtime
+
+FRAMES = (37, 1, None, 6)
+"""Frames of the rows' videos: odd, one, none, even."""
+RESPONSES = ((3, 11), (7, 1), (5, 5), (2, 9))
+"""Lengths of the responses to each row."""
+ADVANTAGES = ((1.0, -0.5), (0.3, 0.7), (-1.0, 1.0), (0.2, -0.2))
+
+
+def write_data(folder: Path) -> None:
+    """Videos, rows and a tokenizer; by one rank."""
+    generator = np.random.default_rng(0)
+    lines = []
+    for number, frames in enumerate(FRAMES):
+        row = {
+            "problem_id": number,
+            "problem": f"What happens in video {number}?\nA. this\nB. that",
+            "answer": "<answer>A</answer>",
+            "reasoning": "",
+            "data_type": "text" if frames is None else "video",
+        }
+        if frames is not None:
+            row["videos"] = f"{number}.webm"
+            _write_video(folder / row["videos"], frames, generator)
+        lines.append(json.dumps(row))
+    (folder / "train.jsonl").write_text("\n".join(lines))
+    train_sentencepiece(lines, folder / "tok", 300)
+
+
+def _write_video(path: Path, frames: int, generator: np.random.Generator) -> None:
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("libvpx-vp9", rate=Fraction(4))
+        stream.width, stream.height, stream.pix_fmt = 42, 36, "yuv420p"
+        for _ in range(frames):
+            image = generator.integers(0, 255, (36, 42, 3), dtype=np.uint8)
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(image, format="rgb24")))
+        container.mux(stream.encode())
+
+
+def tiny_config(folder: Path, **changes: object) -> Config:
+    """Two layers, grouped-query attention, an odd patch grid, and a vocabulary that needs padding."""
+    values: dict[str, object] = {
+        "num_layers": 2,
+        "hidden_size": 32,
+        "ffn_hidden_size": 48,
+        "num_attention_heads": 4,
+        "num_query_groups": 2,
+        "init_method_std": 0.1,
+        "make_vocab_size_divisible_by": 8,
+        "vision_image_size": 15,
+        "vision_patch_size": 5,
+        "vision_hidden_size": 16,
+        "vision_num_layers": 3,
+        "vision_num_attention_heads": 2,
+        "vision_ffn_hidden_size": 24,
+        "tokenizer_type": "SentencePieceTokenizer",
+        "tokenizer_model": str(folder / "tok.model"),
+        "train_data_path": [str(folder)],
+        "seq_length": 512,
+        "rollout_max_tokens": 16,
+        "encoder_chunk_frames": 5,
+        "train_iters": 1,
+        # Gradients stay in the buffers: no clipping, no update, no sharding of the optimizer.
+        "lr": 0.0,
+        "clip_grad": 0.0,
+        "use_distributed_optimizer": False,
+        "grpo_group_size": 2,
+        "grpo_prompts_per_step": 4,
+    }
+    return Config.model_validate(values | changes)
+
+
+def rollouts(runtime: Runtime) -> list[Group]:
+    """This replica's groups, with made-up responses and advantages."""
+    rows = runtime.share(load_rows(runtime.config.train_data_path))
+    groups = []
+    for prompt in runtime.build_prompts(rows):
+        number = int(prompt.row.problem_id)
+        generator = torch.Generator().manual_seed(number)
+        responses = [
+            Response(
+                token_ids=torch.randint(3, 60, (length,), generator=generator),
+                logprobs=torch.zeros(length),
+                text="",
+                finish_reason="stop",
+                weight_version=0,
+            )
+            for length in RESPONSES[number]
+        ]
+        groups.append(Group(prompt, responses, advantages=torch.tensor(ADVANTAGES[number])))
+    return groups
+
+
+def train_once(config: Config) -> tuple[Runtime, dict[str, float], dict[str, torch.Tensor]]:
+    """One step. Returns the run, its metrics, and all gradients by Hugging Face names."""
+    runtime = build_runtime(config, "rl")
+    groups = rollouts(runtime)
+    prompts, media = runtime.encode([group.prompt for group in groups], for_training=True)
+    assert len(prompts) == len(groups)
+    batches = rl_batches(groups, runtime.config, runtime.groups)
+    loss = rl_loss(runtime.config, runtime.groups)
+    result = runtime.stepper.train(batches, media.embeddings, media.encoded, loss)
+    return runtime, result.metrics, _gradients(runtime)
+
+
+def _gradients(runtime: Runtime) -> dict[str, torch.Tensor]:
+    """Export the gradients as if they were the weights, and put the weights back."""
+    parameters = [p for m in runtime.model.modules.values() for p in m.parameters()]
+    weights = [p.detach().clone() for p in parameters]
+    with torch.no_grad():
+        for parameter in parameters:
+            gradient = getattr(parameter, "main_grad", None)
+            parameter.copy_(torch.zeros_like(parameter) if gradient is None else gradient)
+        stream = export_named_tensors(runtime.model.modules, runtime.config, runtime.groups)
+        gradients = {name: tensor.clone() for name, tensor in stream}
+        for parameter, weight in zip(parameters, weights, strict=True):
+            parameter.copy_(weight)
+    return gradients
+
+
+def twin_of(runtime: Runtime) -> tuple[float, dict[str, torch.Tensor]]:
+    """Loss and gradients of the twin with the run's weights, over all rows of all replicas."""
+    stream = export_named_tensors(runtime.model.modules, runtime.config, runtime.groups)
+    twin = Twin(runtime.config, dict(stream))
+    everyone: list[list[Group]] = [[]] * dist.get_world_size()
+    dist.all_gather_object(everyone, rollouts(runtime), group=runtime.groups.control)
+    groups = {group.prompt.uid: group for part in everyone for group in part}
+    total, tokens = torch.zeros(()), 0
+    for group in groups.values():
+        assert group.advantages is not None
+        for response, advantage in zip(group.responses, group.advantages, strict=True):
+            logprobs = twin.logprobs(group.prompt, response.token_ids.tolist())
+            # On policy the ratio is one, so that the clipped loss's gradient is the plain one's.
+            ratio = (logprobs - logprobs.detach()).exp()
+            total = total - (ratio * advantage).sum()
+            tokens += len(logprobs)
+    (total / tokens).backward()
+    return float(total / tokens), twin.gradients()
+
+
+def largest_error(ours: dict[str, torch.Tensor], theirs: dict[str, torch.Tensor]) -> float:
+    """Largest difference of a gradient, relative to the largest entry of its tensor."""
+    assert set(theirs) <= set(ours), sorted(set(theirs) - set(ours))[:3]
+    errors = {}
+    for name, expected in theirs.items():
+        scale = float(expected.abs().max())
+        # Key biases have no gradient in exact arithmetic: the whole model's scale judges them.
+        floor = 1e-2 * max(float(g.abs().max()) for g in theirs.values())
+        errors[name] = float((ours[name] - expected).abs().max()) / max(scale, floor)
+    worst = max(errors, key=lambda name: errors[name])
+    print(f"worst gradient: {worst} {errors[worst]:.2e}")
+    return errors[worst]

@@ -1,0 +1,45 @@
+"""fp32 loss and every gradient of two-rank layouts equal those of the plain one-process twin."""
+
+import pytest
+import torch.distributed as dist
+from tests.distributed.layouts import largest_error, tiny_config, train_once, twin_of, write_data
+
+TOLERANCE = 1e-5
+
+LAYOUTS = {
+    "TP2": {"tensor_model_parallel_size": 2},
+    "TP2 with sequence parallelism": {"tensor_model_parallel_size": 2, "sequence_parallel": True},
+    "MR-SP2": {"context_parallel_size": 2},
+    "PP2": {"pipeline_model_parallel_size": 2},
+    "DP2": {},
+}
+
+
+def check(shared_path, layout, **changes):
+    """Compare one layout with the twin."""
+    if dist.get_rank() == 0:
+        write_data(shared_path)
+    dist.barrier()
+    runtime, metrics, gradients = train_once(tiny_config(shared_path, **layout, **changes))
+    loss, expected = twin_of(runtime)
+    assert metrics["lm loss"] == pytest.approx(loss, rel=TOLERANCE, abs=1e-6)
+    assert largest_error(gradients, expected) <= TOLERANCE
+
+
+@pytest.mark.parametrize("shared_prompt", [True, False])
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_layout(shared_path, layout, shared_prompt):
+    check(shared_path, LAYOUTS[layout], shared_prompt=shared_prompt)
+
+
+@pytest.mark.parametrize("layout", ["MR-SP2", "PP2"])
+def test_two_rows_in_a_micro_batch(shared_path, layout):
+    check(shared_path, LAYOUTS[layout], micro_batch_size=2)
+
+
+def test_untied_embeddings(shared_path):
+    check(shared_path, LAYOUTS["PP2"], untie_embeddings_and_output_weights=True)
+
+
+def test_recomputed_activations(shared_path):
+    check(shared_path, LAYOUTS["MR-SP2"], recompute_granularity="full")

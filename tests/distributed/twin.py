@@ -1,0 +1,100 @@
+"""The slow, obvious twin of the trainer: Hugging Face modules in plain torch, on one process.
+
+Every response is a sequence of its own, every sequence encodes its video again, nothing is sharded,
+packed or kept. Losses and gradients of every layout must equal the twin's.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from transformers import Qwen2Config, Qwen2ForCausalLM, SiglipVisionConfig, SiglipVisionModel
+
+from megatron_longrl.checkpoint.hf_config import hf_configs
+from megatron_longrl.config import Config
+from megatron_longrl.data.prompts import Prompt
+from megatron_longrl.data.video import decode_frames
+
+
+class Twin:
+    """VILA from Hugging Face's parts.
+
+    Args:
+        weights: tensors by the names of an export (``llm/…``, ``vision_tower/…``, ``mm_projector/…``).
+    """
+
+    def __init__(self, config: Config, weights: Mapping[str, Tensor]) -> None:
+        self.config = config
+        settings = hf_configs(config, "float32", False)
+        self.llm = Qwen2ForCausalLM(Qwen2Config(**settings["llm/config.json"])).float()
+        tower = {**settings["vision_tower/config.json"]}
+        self.tower = SiglipVisionModel(SiglipVisionConfig(**tower)).float()
+        self.weights = {name: tensor.clone().float() for name, tensor in weights.items()}
+        self._load(self.llm, "llm/")
+        self._load(self.tower, "vision_tower/")
+        self.projector = {
+            name: self.weights[f"mm_projector/layers.{name}"].requires_grad_()
+            for name in ("1.weight", "1.bias", "2.weight", "2.bias", "4.weight", "4.bias")
+        }
+
+    def _load(self, module: torch.nn.Module, prefix: str) -> None:
+        given = {n.removeprefix(prefix): t for n, t in self.weights.items() if n.startswith(prefix)}
+        own = dict(module.named_parameters())
+        unknown = set(given) - {_alias(name, own) for name in given} | (
+            {n for n in given if _alias(n, own) not in own}
+        )
+        assert not {n for n in unknown if _alias(n, own) not in own}, unknown
+        with torch.no_grad():
+            for name, tensor in given.items():
+                own[_alias(name, own)].copy_(tensor)
+
+    def encode(self, pixels: Tensor) -> Tensor:
+        """[f, 3, S, S] -> [f, tokens, h], as VILA's mlp_downsample does it."""
+        features = self.tower(pixels, output_hidden_states=True).hidden_states[
+            self.config.vision_feature_layer
+        ]
+        f, patches, c = features.shape
+        grid = int(patches**0.5)
+        rows = features.view(f, grid, grid, c)
+        if grid % 2:
+            rows = torch.cat([rows, rows.new_zeros(f, 1, grid, c)], dim=1)
+            rows = torch.cat([rows, rows.new_zeros(f, grid + 1, 1, c)], dim=2)
+        cells = []
+        for j in range(0, rows.shape[2], 2):
+            for i in range(0, rows.shape[1], 2):
+                corners = [rows[:, i + a, j + b] for a in (0, 1) for b in (0, 1)]
+                cells.append(torch.cat(corners, dim=-1))
+        x, p = torch.stack(cells, dim=1), self.projector
+        x = F.layer_norm(x, x.shape[-1:], p["1.weight"], p["1.bias"])
+        x = F.gelu(F.linear(x, p["2.weight"], p["2.bias"]))
+        return F.linear(x, p["4.weight"], p["4.bias"])
+
+    def logprobs(self, prompt: Prompt, response: Sequence[int]) -> Tensor:
+        """[R] log-probabilities of one response, with a graph."""
+        ids = torch.cat([prompt.token_ids, torch.tensor(response)])
+        embeddings = self.llm.get_input_embeddings()(ids)
+        if prompt.videos:
+            media = [self.encode(decode_frames(spec)).flatten(0, 1) for spec in prompt.videos]
+            mask = torch.cat([prompt.media_mask, torch.zeros(len(response), dtype=torch.bool)])
+            embeddings = embeddings.masked_scatter(mask[:, None], torch.cat(media))
+        logits = self.llm(inputs_embeds=embeddings[None]).logits[0]
+        predicted = logits[len(prompt.token_ids) - 1 : -1].log_softmax(-1)
+        return predicted.gather(1, torch.tensor(response)[:, None])[:, 0]
+
+    def gradients(self) -> dict[str, Tensor]:
+        """By the names of an export, of all tensors that have one."""
+        found = {f"llm/{n}": p.grad for n, p in self.llm.named_parameters()}
+        tower = dict(self.tower.named_parameters())
+        for name in self.weights:
+            if name.startswith("vision_tower/"):
+                found[name] = tower[_alias(name.removeprefix("vision_tower/"), tower)].grad
+        found |= {f"mm_projector/layers.{n}": t.grad for n, t in self.projector.items()}
+        return {name: grad for name, grad in found.items() if grad is not None}
+
+
+def _alias(name: str, own: Mapping[str, object]) -> str:
+    """The name inside the module; newer transformers drop SigLIP's ``vision_model.``."""
+    return name if name in own else name.removeprefix("vision_model.")
