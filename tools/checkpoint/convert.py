@@ -97,6 +97,8 @@ class Counted:
 def main(argv: list[str] | None = None) -> int:
     """Convert; returns the exit status."""
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s: %(message)s")
+    # On a CPU, core's device generator is the CPU's, and core warns at each weight it draws.
+    logging.getLogger("megatron.core").setLevel(logging.ERROR)
     args, loader, saver = parse(sys.argv[1:] if argv is None else argv)
 
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:

@@ -10,14 +10,16 @@ from collections.abc import Callable
 from pathlib import Path
 
 import torch
+from megatron.core.tensor_parallel.random import model_parallel_cuda_manual_seed
 from torch import Tensor
 
 from megatron_longrl.checkpoint.distributed import save_checkpoint as save_distributed
 from megatron_longrl.checkpoint.folder import RELEASE
 from megatron_longrl.checkpoint.mapping import import_named_tensors
 from megatron_longrl.errors import UserError
+from megatron_longrl.models.language import build_language_model
+from megatron_longrl.models.vila.encoder import VisionEncoder
 from megatron_longrl.parallel.groups import init_parallel
-from megatron_longrl.training.model import build_model
 from tools.checkpoint.plugins import Source
 
 
@@ -37,12 +39,19 @@ def save_checkpoint(source: Source, args: argparse.Namespace) -> None:
     if source.tokenizer is not None:
         config = config.replace(tokenizer_model=str(source.tokenizer))
     groups = init_parallel(config)
-    model = build_model(config, groups, train=False)
-    import_named_tensors(model.modules, config, groups, _in_order(source))
+    assert config.vocab_size is not None
+    model_parallel_cuda_manual_seed(config.seed)
+    modules: dict[str, torch.nn.Module] = {
+        "language_model": build_language_model(
+            config, config.padded_vocab_size(config.vocab_size), groups
+        ),
+        "encoder": VisionEncoder(config, groups),
+    }
+    import_named_tensors(modules, config, groups, _in_order(source))
     save_distributed(
         args.save_dir,
         RELEASE,
-        modules=model.modules,
+        modules=modules,
         optimizers={},
         scheduler=None,
         state={},
