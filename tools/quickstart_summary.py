@@ -1,0 +1,140 @@
+"""What a quickstart run came to: a table, summary.json and curves.png."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import os
+import sys
+from pathlib import Path
+from typing import Any
+
+import yaml
+from rich.console import Console
+from rich.table import Table
+
+from megatron_longrl.errors import UserError
+from megatron_longrl.training.metrics_file import Metrics, read_metrics
+from megatron_longrl.training.plots import plot_curves
+
+LABELS = {"sft": "SFT", "grpo": "SFT, then GRPO", "control": "SFT, then more SFT"}
+NAMES = {"sft": "sft", "grpo": "rl", "control": "control"}
+"""First words of the stages' figures in summary.json."""
+CHANCE = 1 / 3
+"""Three cups."""
+
+
+def main() -> int:
+    """Entry point; returns the exit status."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--out", type=Path, required=True, help="folder of the run")
+    parser.add_argument("--seed", type=int, default=1234, help="of the run, for the summary")
+    parser.add_argument("--seconds", type=float, default=0.0, help="that the whole run took")
+    parser.add_argument(
+        "--print-control-steps",
+        action="store_true",
+        help="only print how many SFT steps take as long as RL took",
+    )
+    args = parser.parse_args()
+    try:
+        if args.print_control_steps:
+            print(control_steps(args.out))
+            return 0
+        summary = summarize(args.out, args.seed, args.seconds)
+    except UserError as error:
+        sys.stderr.write(f"error: {error}\n")
+        return 2
+    aside = args.out / "summary.json.tmp"
+    aside.write_text(json.dumps(summary, indent=2) + "\n", encoding="utf-8")
+    os.replace(aside, args.out / "summary.json")
+    runs = {LABELS[stage]: args.out / stage / "metrics.jsonl" for stage in ("sft", "grpo")}
+    plot_curves(runs, args.out / "curves.png", "moving cups", chance=CHANCE)
+    _print_table(summary)
+    return 0
+
+
+def control_steps(out: Path) -> int:
+    """SFT steps that take as long as the RL steps took."""
+    sft = sorted(step["iteration-time"] for step in _steps(out / "sft"))
+    return max(1, math.ceil(_training_seconds(out / "grpo") / sft[len(sft) // 2]))
+
+
+def summarize(out: Path, seed: int, seconds: float) -> dict[str, Any]:
+    """The figures of a run, from its evaluations and metrics."""
+    stages = [stage for stage in LABELS if (out / stage).is_dir()]
+    greedy = {stage: _evaluation(out, stage, 0) for stage in stages}
+    sampled = {stage: _evaluation(out, stage, 1) for stage in stages}
+    rl = _steps(out / "grpo")
+    recipe = yaml.safe_load((out / "grpo" / "config.yaml").read_text(encoding="utf-8"))
+    summary: dict[str, Any] = {"seed": seed}
+    for stage in stages:
+        name, result = NAMES[stage], greedy[stage]
+        summary[f"{name}_accuracy"] = result["accuracy"]
+        summary[f"{name}_accuracy_interval"] = [result["accuracy_low"], result["accuracy_high"]]
+        summary[f"{name}_sampled_accuracy"] = sampled[stage]["accuracy"]
+        summary[f"{name}_response_length"] = sampled[stage]["response_length"]
+    return summary | {
+        "chance_accuracy": CHANCE,
+        "majority_accuracy": greedy["sft"]["majority_accuracy"],
+        "heldout_samples": greedy["sft"]["samples"],
+        "gain": greedy["grpo"]["accuracy"] - greedy["sft"]["accuracy"],
+        "logprob_gap": sum(step["logprob_gap/mean"] for step in rl) / len(rl),
+        "seconds": seconds,
+        "training_seconds": {stage: _training_seconds(out / stage) for stage in stages},
+        "parallel_layout": {
+            "ranks": 2,
+            "tensor_model_parallel_size": recipe["tensor_model_parallel_size"],
+            "context_parallel_size": recipe["context_parallel_size"],
+            "pipeline_model_parallel_size": recipe["pipeline_model_parallel_size"],
+            "rollout_tensor_parallel_size": recipe["rollout_tensor_parallel_size"],
+        },
+        "precision": "bf16" if recipe["bf16"] else "fp32",
+    }
+
+
+def _steps(folder: Path) -> list[Metrics]:
+    steps = [step for step in read_metrics(folder / "metrics.jsonl") if step["iteration"] > 0]
+    if not steps:
+        raise UserError(f"{folder}/metrics.jsonl has no step: run the stage first")
+    return steps
+
+
+def _training_seconds(folder: Path) -> float:
+    return sum(step["iteration-time"] for step in _steps(folder))
+
+
+def _evaluation(out: Path, stage: str, temperature: int) -> dict[str, Any]:
+    path = out / "evaluation" / f"{stage}-temperature-{temperature}.json"
+    if not path.exists():
+        raise UserError(f"{path}: no such file; run the evaluation of {stage} first")
+    result: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    return result
+
+
+def _print_table(summary: dict[str, Any]) -> None:
+    table = Table(title=f"moving cups, {summary['heldout_samples']} held-out clips")
+    for column in ("", "greedy", "95 % interval", "sampled (T = 1)", "response tokens"):
+        table.add_column(column, justify="left" if not column else "right")
+    for stage, name in NAMES.items():
+        if f"{name}_accuracy" in summary:
+            low, high = summary[f"{name}_accuracy_interval"]
+            table.add_row(
+                LABELS[stage],
+                f"{100 * summary[f'{name}_accuracy']:.1f} %",
+                f"{100 * low:.1f} to {100 * high:.1f}",
+                f"{100 * summary[f'{name}_sampled_accuracy']:.1f} %",
+                f"{summary[f'{name}_response_length']:.1f}",
+            )
+    table.add_row("chance", f"{100 * summary['chance_accuracy']:.1f} %", "", "", "")
+    console = Console()
+    console.print(table)
+    console.print(
+        f"RL added {100 * summary['gain']:.1f} points; trainer and vLLM differ by "
+        f"{summary['logprob_gap']:.1e} in log-probability; {summary['seconds']:.0f} s in all, "
+        f"{sum(summary['training_seconds'].values()):.0f} s of them training."
+    )
+
+
+if __name__ == "__main__":
+    sys.exit(main())
