@@ -141,7 +141,7 @@ def pytest_runtest_makereport(
     item: pytest.Item,
 ) -> Iterator[None]:
     report: pytest.TestReport = yield  # type: ignore[assignment]
-    if WORLD_SIZE > 1:
+    if WORLD_SIZE > 1 and not STOP:
         agree_on(report)
     return report  # type: ignore[return-value]
 
