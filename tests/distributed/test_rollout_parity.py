@@ -1,0 +1,152 @@
+"""vLLM and the trainer are one model: the same greedy tokens and log-probabilities, before and after an update."""
+
+import pytest
+import torch
+import torch.distributed as dist
+
+from megatron_longrl.checkpoint.mapping import weight_stream
+from megatron_longrl.data.rows import load_rows
+from megatron_longrl.rollout.build import build_engine
+from megatron_longrl.rollout.types import Group, Response, SamplingSettings
+from megatron_longrl.training.batches import rl_batches
+from megatron_longrl.training.losses import rl_loss
+from megatron_longrl.training.runtime import build_runtime
+from tests.distributed.layouts import tiny_config, write_data
+
+LAYOUTS = {
+    "MR-SP2, an engine a rank": {"context_parallel_size": 2, "rollout_tensor_parallel_size": 1},
+    "MR-SP2, one engine": {"context_parallel_size": 2, "rollout_tensor_parallel_size": 2},
+    "TP2": {"tensor_model_parallel_size": 2, "rollout_tensor_parallel_size": 2},
+    "PP2": {"pipeline_model_parallel_size": 2, "rollout_tensor_parallel_size": 1},
+    "DP2": {"rollout_tensor_parallel_size": 1},
+}
+TOKENS = 5
+
+
+class Run:
+    """A tiny run with its engine."""
+
+    def __init__(self, folder, **changes):
+        config = tiny_config(
+            folder,
+            hidden_size=128,
+            kv_channels=32,
+            rollout_max_tokens=TOKENS,
+            rollout_memory_gib=0.05,
+            lr=0.01,
+            **changes,
+        )
+        self.runtime = build_runtime(config, "rl")
+        self.engine = build_engine(self.runtime.config, self.runtime.tokenizer, self.runtime.groups)
+        self.version = 0
+        self.sync()
+        rows = self.runtime.share(load_rows(config.train_data_path))
+        prompts = self.runtime.build_prompts(rows)
+        self.prompts, self.media = self.runtime.encode(prompts, for_training=True)
+
+    def sync(self):
+        stream = weight_stream(
+            self.runtime.model.modules, self.runtime.config, self.runtime.groups
+        )
+        self.engine.update_weights(stream, self.version)
+        self.version += 1
+
+    def generate(self, n, temperature):
+        sampling = SamplingSettings(n=n, max_tokens=TOKENS, temperature=temperature, seed=1)
+        return self.engine.generate(self.prompts, self.media.embeddings, sampling)
+
+    def logprobs(self, groups):
+        """The trainer's, by group and response."""
+        for group in groups:
+            group.advantages = torch.ones(len(group.responses))
+        config = self.runtime.config.replace(
+            grpo_group_size=len(groups[0].responses), seq_length=10_000, micro_batch_size=1
+        )
+        batches = rl_batches(groups, config, self.runtime.groups)
+        whole = self.runtime.stepper.logprobs(batches, self.media.embeddings)
+        results = []
+        for values, group in zip(whole, groups, strict=True):
+            start, rows = len(group.prompt.token_ids) - 1, []
+            for response in group.responses:
+                rows.append(values[0, start : start + len(response.token_ids)])
+                start += len(response.token_ids)
+            results.append(rows)
+        return results
+
+    def gap(self, groups):
+        """Mean |difference| of log-probabilities between trainer and engine."""
+        pairs = [
+            (ours - response.logprobs).abs()
+            for group, row in zip(groups, self.logprobs(groups), strict=True)
+            for response, ours in zip(group.responses, row, strict=True)
+        ]
+        return float(torch.cat(pairs).mean())
+
+    def trainer_prefers(self, group):
+        """The trainer's own choice at every position of the group's only response."""
+        (response,), choices = group.responses, []
+        vocabulary = self.runtime.tokenizer.vocab_size
+        for position in range(len(response.token_ids)):
+            prefix = response.token_ids[:position]
+            candidates = [
+                Response(
+                    torch.cat([prefix, torch.tensor([token])]),
+                    torch.zeros(position + 1),
+                    "",
+                    "stop",
+                    0,
+                )
+                for token in range(vocabulary)
+            ]
+            (row,) = self.logprobs([Group(group.prompt, candidates)])
+            choices.append(int(torch.stack([values[-1] for values in row]).argmax()))
+        return choices
+
+    def update(self):
+        groups = self.generate(2, 1.0)
+        for index, group in enumerate(groups):
+            group.advantages = torch.tensor([1.0, -1.0]) * (1 + index)
+        batches = rl_batches(groups, self.runtime.config, self.runtime.groups)
+        self.runtime.stepper.train(
+            batches,
+            self.media.embeddings,
+            self.media.encoded,
+            rl_loss(self.runtime.config, self.runtime.groups),
+        )
+        self.sync()
+
+
+@pytest.fixture
+def data(shared_path):
+    if dist.get_rank() == 0:
+        write_data(shared_path)
+    dist.barrier()
+    return shared_path
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_greedy_tokens_and_gap_in_fp32(data, layout):
+    run = Run(data, **LAYOUTS[layout])
+    try:
+        before = run.generate(1, 0.0)
+        assert run.trainer_prefers(before[0]) == before[0].responses[0].token_ids.tolist()
+        assert run.gap(run.generate(4, 1.0)) <= 1e-4
+        for _ in range(3):
+            run.update()
+        after = run.generate(1, 0.0)
+        tokens = [[g.responses[0].token_ids.tolist() for g in gs] for gs in (before, after)]
+        assert tokens[0] != tokens[1], "the updates must show, or the test shows nothing"
+        assert run.trainer_prefers(after[0]) == after[0].responses[0].token_ids.tolist()
+        assert run.gap(run.generate(4, 1.0)) <= 1e-4
+    finally:
+        run.engine.close()
+
+
+def test_gap_in_bf16(data):
+    run = Run(data, bf16=True, **LAYOUTS["MR-SP2, an engine a rank"])
+    try:
+        assert run.gap(run.generate(8, 1.0)) <= 0.02
+        run.update()
+        assert run.gap(run.generate(8, 1.0)) <= 0.02
+    finally:
+        run.engine.close()
