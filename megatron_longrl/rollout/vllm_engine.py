@@ -32,7 +32,7 @@ from megatron_longrl.platforms import platform
 from megatron_longrl.rollout.placement import place
 from megatron_longrl.rollout.sampling import balanced_shares, group_seeds
 from megatron_longrl.rollout.types import Group, Response, SamplingSettings
-from megatron_longrl.rollout.vllm_guest import kept_random_state, vllm_start
+from megatron_longrl.rollout.vllm_guest import kept_random_state, leave_groups, vllm_start
 
 if TYPE_CHECKING:
     from vllm import RequestOutput
@@ -152,6 +152,7 @@ class VllmEngine:
             try:
                 self._engine = LLMEngine.from_engine_args(arguments)
             except Exception as error:
+                leave_groups()
                 reason = (str(error).strip() or repr(error)).splitlines()[0]
                 raise UserError(f"the rollout engine did not start: {reason}") from error
 
@@ -216,16 +217,9 @@ class VllmEngine:
         """See :meth:`RolloutEngine.close`."""
         if self._engine is None:
             return
-        from vllm.distributed import parallel_state
-
         self._engine.engine_core.shutdown()
         self._engine = None
         self._token_embeddings = None
-        # Not destroy_distributed_environment(), which would end Megatron's groups too.
-        parallel_state.destroy_model_parallel()
-        if parallel_state._WORLD is not None:
-            parallel_state._WORLD.destroy()
-            parallel_state._WORLD = None
 
     def _noting(
         self, named: Iterator[tuple[str, Tensor]], seen: set[str]

@@ -3,8 +3,8 @@
 Measured with vLLM 0.32 on CPU under ``external_launcher``: construction reseeds torch, NumPy and
 Python, replaces ``torch.set_num_threads`` by a function that only warns, sets ``LD_PRELOAD``,
 ``LOCAL_WORLD_SIZE`` and other variables, binds the process's memory to one NUMA node, and logs
-dozens of lines. Threads, CPU affinity, signal handlers, default dtype and existing process groups
-stay as they are.
+dozens of lines; shutting down ends torch.distributed for everyone. Threads, CPU affinity, signal
+handlers, default dtype and existing process groups stay as they are.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from typing import Any
 
 import numpy as np
 import torch
+import torch.distributed as dist
 
 from megatron_longrl.platforms import platform
 
@@ -69,9 +70,11 @@ def vllm_start(instance: str, log_level: str) -> Iterator[None]:
     try:
         with kept_random_state(), warnings.catch_warnings():
             warnings.simplefilter("ignore", FutureWarning)
-            import vllm  # noqa: F401  # its import changes the environment too
+            from vllm.v1.engine import core  # the import changes the environment too
 
             logging.getLogger("vllm").setLevel(os.environ["VLLM_LOGGING_LEVEL"])
+            # An engine's shutdown, also by a finalizer, would end torch.distributed for everyone.
+            core.cleanup_dist_env_and_memory = leave_groups
             if platform.name == "cpu":
                 with _cpu_worker_habits(instance):
                     yield
@@ -91,6 +94,17 @@ def vllm_start(instance: str, log_level: str) -> Iterator[None]:
             logging.getLogger("vllm").setLevel(logging.WARNING)
             # Would print all requests of a failed step, hundreds of kilobytes, before the error.
             logging.getLogger("vllm.logging_utils.dump_input").setLevel(logging.CRITICAL)
+
+
+def leave_groups(shutdown_ray: bool = False) -> None:
+    """End vLLM's process groups; stands in for its ``cleanup_dist_env_and_memory``."""
+    from vllm.distributed import parallel_state
+
+    if dist.is_initialized():
+        parallel_state.destroy_model_parallel()
+        if parallel_state._WORLD is not None:
+            parallel_state._WORLD.destroy()
+    parallel_state._WORLD = None
 
 
 @contextmanager

@@ -156,31 +156,51 @@ def process_state() -> dict[str, Any]:
     }
 
 
-@pytest.fixture(scope="module", params=LAYOUTS, ids=lambda name: name.replace(" ", "-"))
-def layout(request: pytest.FixtureRequest) -> Iterator[tuple[str, VllmEngine, ParallelGroups]]:
-    replica, engine_ranks, blocks = LAYOUTS[request.param]
-    groups = parallel(replica)
-    before = process_state()
-    engine = VllmEngine(
-        HF_CONFIG,
-        cast(Tokenizer, Words()),
-        groups,
-        tensor_parallel_size=engine_ranks,
-        dtype=torch.float32,
-        memory_gib=blocks * BLOCK_BYTES / 2**30,
-        max_model_len=MAX_MODEL_LEN,
-        max_num_batched_tokens=150,  # less than the prompts together
-        max_num_seqs=32,
-    )
-    assert process_state() == before
-    engine.update_weights(model(1).named_parameters(), version=1)
-    yield request.param, engine, groups
-    engine.close()
-
-
 Layout = tuple[str, VllmEngine, ParallelGroups]
+on_every_layout = pytest.mark.parametrize(
+    "name", LAYOUTS, ids=lambda name: name.replace(" ", "-"), scope="module"
+)
+
+OPEN: dict[str, tuple[VllmEngine, ParallelGroups]] = {}
+"""The one engine of this process; starting it takes seconds, so the tests of a layout share it."""
 
 
+@pytest.fixture(scope="module", autouse=True)
+def closed_at_the_end() -> Iterator[None]:
+    yield
+    close_engine()
+
+
+def close_engine() -> None:
+    while OPEN:
+        OPEN.popitem()[1][0].close()
+
+
+@pytest.fixture
+def layout(world: None, name: str) -> Layout:
+    if name not in OPEN:
+        close_engine()
+        replica, engine_ranks, blocks = LAYOUTS[name]
+        groups = parallel(replica)
+        before = process_state()
+        engine = VllmEngine(
+            HF_CONFIG,
+            cast(Tokenizer, Words()),
+            groups,
+            tensor_parallel_size=engine_ranks,
+            dtype=torch.float32,
+            memory_gib=blocks * BLOCK_BYTES / 2**30,
+            max_model_len=MAX_MODEL_LEN,
+            max_num_batched_tokens=150,  # less than the prompts together
+            max_num_seqs=32,
+        )
+        assert process_state() == before
+        engine.update_weights(model(1).named_parameters(), version=1)
+        OPEN[name] = engine, groups
+    return (name, *OPEN[name])
+
+
+@on_every_layout
 def test_greedy_tokens_equal_hugging_faces_before_and_after_an_update(layout: Layout) -> None:
     _, engine, groups = layout
     for seed in (1, 2, 1):
@@ -199,6 +219,7 @@ def test_greedy_tokens_equal_hugging_faces_before_and_after_an_update(layout: La
     engine.update_weights(model(1).named_parameters(), version=1)
 
 
+@on_every_layout
 def test_logprobs_equal_hugging_faces(layout: Layout) -> None:
     _, engine, _ = layout
     reference = model(1)
@@ -216,6 +237,7 @@ def test_logprobs_equal_hugging_faces(layout: Layout) -> None:
 SAMPLED: dict[str, Any] = {}
 
 
+@on_every_layout
 def test_samples_depend_on_seed_step_and_prompt_and_not_on_the_layout(layout: Layout) -> None:
     name, engine, _ = layout
     before = process_state()
@@ -237,6 +259,7 @@ def test_samples_depend_on_seed_step_and_prompt_and_not_on_the_layout(layout: La
         assert all(one != other for one, other in zip(drawn, others, strict=True))
 
 
+@on_every_layout
 def test_the_end_of_turn_token_belongs_to_the_response(
     layout: Layout, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -253,6 +276,7 @@ def test_the_end_of_turn_token_belongs_to_the_response(
     assert len(stopped.logprobs) == length
 
 
+@on_every_layout
 def test_failures_reach_every_rank_and_the_engine_survives(
     layout: Layout, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -261,7 +285,7 @@ def test_failures_reach_every_rank_and_the_engine_survives(
     fine = tokens(engine.generate(PROMPTS, MEDIA, settings))
     last_rank = groups.replica_control.rank() == groups.replica_control.size() - 1
     with pytest.raises(UserError, match="KeyError"):
-        engine.generate(PROMPTS[-2:], {} if last_rank else MEDIA, settings)
+        engine.generate(PROMPTS[:2], {} if last_rank else MEDIA, settings)
     with pytest.raises(UserError, match=r"exceed the rollout engine's 128; raise --seq-length"):
         engine.generate(PROMPTS, MEDIA, SamplingSettings(n=1, max_tokens=60))
     monkeypatch.setattr(engine, "_timeout_seconds", 0.0)
@@ -278,6 +302,7 @@ def test_failures_reach_every_rank_and_the_engine_survives(
 
 
 def test_a_size_that_does_not_fit_is_refused_on_all_ranks() -> None:
+    close_engine()
     with pytest.raises(UserError, match="--rollout-tensor-parallel-size 2 does not fit"):
         VllmEngine(
             HF_CONFIG,
@@ -291,6 +316,7 @@ def test_a_size_that_does_not_fit_is_refused_on_all_ranks() -> None:
 
 
 def test_a_head_size_without_a_kernel_is_refused() -> None:
+    close_engine()
     with pytest.raises(UserError, match=r"heads of 16 channels.*32, 64.*--num-attention-heads"):
         VllmEngine(
             HF_CONFIG | {"num_attention_heads": 8},
@@ -304,11 +330,11 @@ def test_a_head_size_without_a_kernel_is_refused() -> None:
 
 
 def test_ranks_of_a_replica_share_one_copy_of_embeddings(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    shared_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    close_engine()
     groups = parallel(2)
-    root = gather_objects(groups.control, tmp_path)[0]
-    store = open_store(1 << 20, torch.bfloat16, groups.replica_control, root=root)
+    store = open_store(1 << 20, torch.bfloat16, groups.replica_control, root=shared_path)
     rank = dist.get_rank()
     shared = store.put({("video", 0): torch.full((4, 8), 1.0 + rank).bfloat16()})["video", 0]
     assert bool((shared == 1.0).all()), "the owner's values are everyone's"
@@ -327,4 +353,4 @@ def test_ranks_of_a_replica_share_one_copy_of_embeddings(
     dist.barrier()
     store.close()
     dist.barrier()
-    assert not list(root.iterdir())
+    assert not list(shared_path.iterdir())
