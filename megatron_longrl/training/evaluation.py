@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 
+from megatron_longrl.checkpoint.distributed import load_weights
 from megatron_longrl.checkpoint.mapping import weight_stream
 from megatron_longrl.config import Config
 from megatron_longrl.data.prompts import Prompt
@@ -22,7 +23,6 @@ from megatron_longrl.rewards.score import score
 from megatron_longrl.rollout.build import build_engine
 from megatron_longrl.rollout.engine import RolloutEngine
 from megatron_longrl.rollout.types import Group, SamplingSettings
-from megatron_longrl.training.loop import start
 from megatron_longrl.training.runtime import Runtime, build_runtime
 
 logger = logging.getLogger(__name__)
@@ -61,18 +61,30 @@ def rollout_metrics(runtime: Runtime, groups: Sequence[Group]) -> dict[str, floa
 
 def evaluate_checkpoint(config: Config) -> None:
     """Answer ``config.data`` with the weights of ``config.load`` and write ``config.output``."""
+    assert config.load is not None, "the configuration's rules ask for --load"
     runtime = build_runtime(config, "evaluate")
     with together(runtime.groups.control):
         rows = load_rows(config.data, "heldout.jsonl")[: config.eval_samples]
-    start(runtime)
+    model = runtime.model
+    load_weights(
+        config.load,
+        modules=model.modules,
+        optimizers=model.optimizers,
+        groups=runtime.groups,
+        config=runtime.config,
+    )
     engine = build_engine(runtime.config, runtime.tokenizer, runtime.groups)
     try:
-        engine.update_weights(
-            weight_stream(runtime.model.modules, runtime.config, runtime.groups), version=0
-        )
+        stream = weight_stream(model.modules, runtime.config, runtime.groups)
+        engine.update_weights(stream, version=0)
         groups = answer(runtime, engine, runtime.share(rows))
+        _report(runtime, groups)
     finally:
         engine.close()
+
+
+def _report(runtime: Runtime, groups: Sequence[Group]) -> None:
+    """Gather all replicas' answers; the writer tells the accuracy and writes the file."""
     mine = [_record(group) for group in groups] if runtime.replica_rank == 0 else []
     skipped = runtime.media_metrics(None)["samples_skipped"]
     parts = gather_objects(runtime.groups.control, mine)
@@ -83,8 +95,8 @@ def evaluate_checkpoint(config: Config) -> None:
         if runtime.is_writer:
             summary = summarize(answers) | {"samples_skipped": skipped}
             logger.info("accuracy %.4f of %d samples", summary["accuracy"], summary["samples"])
-            if config.output is not None:
-                _write_json(Path(config.output), {**summary, "answers": answers})
+            if runtime.config.output is not None:
+                _write_json(Path(runtime.config.output), {**summary, "answers": answers})
 
 
 def summarize(answers: Sequence[dict[str, Any]]) -> dict[str, Any]:
