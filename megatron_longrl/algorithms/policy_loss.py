@@ -34,7 +34,5 @@ def clipped(
     bounded = -advantages * ratio.clamp(1 - clip_lower, 1 + clip_upper)
     loss = torch.maximum(plain, bounded)
     if dual_clip is not None:
-        loss = torch.where(
-            advantages < 0, torch.minimum(loss, -advantages * dual_clip), loss
-        )
+        loss = torch.where(advantages < 0, torch.minimum(loss, -advantages * dual_clip), loss)
     return loss, ratio, (bounded > plain).float()

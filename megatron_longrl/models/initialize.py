@@ -1,7 +1,7 @@
 """Initial weights that do not depend on the parallel layout.
 
-Every tensor is drawn whole from a generator seeded with its Hugging Face name, and each rank keeps its
-part, so a model starts from the same weights on any number of ranks.
+Every tensor is drawn whole from a generator seeded with its Hugging Face name, and each rank keeps
+its part, so a model starts from the same weights on any number of ranks.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 def initialize_weights(
     modules: Mapping[str, torch.nn.Module], config: Config, groups: ParallelGroups
 ) -> None:
-    """Draw all weights: normal with deviation --init-method-std, ones for norms, zeros for biases."""
+    """Draw all weights: normal (deviation --init-method-std), ones for norms, zeros for biases."""
     local = local_parameters(modules)
     for row in mapping_table(config).expand():
         parameter = local.pop(row.megatron, None)
@@ -62,7 +62,7 @@ def draw(name: str, shape: torch.Size, seed: int, std: float) -> Tensor:
 
 
 def _hugging_face_shapes(row: TensorMapping, parameter: Tensor, size: int) -> list[torch.Size]:
-    """Shapes of the tensors that merge into a parameter of which this rank holds one of ``size``."""
+    """Shapes of the tensors that merge into a parameter; this rank holds one of ``size`` parts."""
     shard = torch.empty(parameter.shape, device="meta")
     full = row.join([shard] * size) if row.sharded and not row.replicated else shard
     split = VocabParallel.split(row, full) if isinstance(row, VocabParallel) else row.split(full)

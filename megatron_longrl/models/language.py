@@ -10,10 +10,10 @@ from megatron.core import tensor_parallel
 from megatron.core.fusions.fused_bias_dropout import get_bias_dropout_add
 from megatron.core.models.gpt import GPTModel
 from megatron.core.tensor_parallel.layers import ColumnParallelLinear, RowParallelLinear
+from megatron.core.transformer.attention import SelfAttention, SelfAttentionSubmodules
 from megatron.core.transformer.enums import AttnMaskType
 from megatron.core.transformer.identity_op import IdentityOp
 from megatron.core.transformer.mlp import MLP, MLPSubmodules
-from megatron.core.transformer.attention import SelfAttention, SelfAttentionSubmodules
 from megatron.core.transformer.spec_utils import ModuleSpec
 from megatron.core.transformer.transformer_block import TransformerBlockSubmodules
 from megatron.core.transformer.transformer_config import TransformerConfig
@@ -132,8 +132,8 @@ def language_transformer_config(config: Config) -> TransformerConfig:
 def mrope_sections(config: Config) -> list[int]:
     """Rotary channels of time, height and width.
 
-    Three equal position components make multimodal rotary embedding ordinary rotary embedding, so any
-    split of the channels is right for text-position models.
+    Three equal position components make multimodal rotary embedding ordinary rotary embedding, so
+    any split of the channels is right for text-position models.
     """
     half = (config.kv_channels or config.hidden_size // config.num_attention_heads) // 2
     return [half - 2 * (half // 3), half // 3, half // 3]

@@ -7,18 +7,14 @@ from typing import Any
 import torch
 from megatron.core.transformer.transformer_config import TransformerConfig
 
-
-def _mark_sequence_parallel(norm: torch.nn.Module, config: TransformerConfig) -> torch.nn.Module:
-    """Let ``finalize_model_grads`` sum the norm's gradients over the tensor-parallel ranks."""
-    for parameter in norm.parameters():
-        parameter.sequence_parallel = config.sequence_parallel  # type: ignore[attr-defined]
-    return norm
+from megatron_longrl.platforms import platform
 
 
 class TorchNorm:
     """Builds ``torch.nn.RMSNorm`` or ``LayerNorm`` as the configuration says.
 
-    core's WrappedTorchNorm refuses sequence parallelism (megatron/core/transformer/torch_norm.py:32).
+    core's WrappedTorchNorm refuses sequence parallelism (transformer/torch_norm.py:32). A class,
+    because core's ``build_module`` does not call functions.
     """
 
     def __new__(  # type: ignore[misc]
@@ -29,5 +25,8 @@ class TorchNorm:
         **unused: Any,
     ) -> torch.nn.Module:
         kind = torch.nn.RMSNorm if config.normalization == "RMSNorm" else torch.nn.LayerNorm
-        norm = kind(hidden_size, eps=eps, dtype=config.params_dtype)
-        return _mark_sequence_parallel(norm, config)
+        norm = kind(hidden_size, eps=eps, dtype=config.params_dtype, device=platform.device)
+        for parameter in norm.parameters():
+            # finalize_model_grads sums their gradients over the tensor-parallel ranks.
+            parameter.sequence_parallel = config.sequence_parallel  # type: ignore[attr-defined]
+        return norm

@@ -1,4 +1,4 @@
-"""No rank leaves a collective alone: what can fail on one rank becomes a value that all agree on."""
+"""No rank leaves a collective alone: what can fail on one becomes a value that all agree on."""
 
 from __future__ import annotations
 

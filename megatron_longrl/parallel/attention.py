@@ -1,8 +1,8 @@
 """Masked attention over sharded sequences, for core's ``core_attention`` slot.
 
 Queries stay where they are; keys and values are all-gathered over the MR-SP ranks (small with
-grouped-query attention, and right for any number of heads). The mask says which key each query sees:
-causal, packed or tree-shaped (several responses behind one prompt), see
+grouped-query attention, and right for any number of heads). The mask says which key each query
+sees: causal, packed or tree-shaped (several responses behind one prompt), see
 :func:`megatron_longrl.data.collate.attention_allowed`.
 """
 
@@ -20,7 +20,7 @@ from torch import Tensor
 from megatron_longrl.parallel.sequence import gather_shards
 
 _EXPLICIT_PRODUCT_LIMIT = 512
-"""Longest key sequence for which explicit matrix products beat fused attention's backward on CPU."""
+"""Longest key sequence for which explicit products beat fused attention's backward on CPU."""
 
 
 class MaskedAttention(torch.nn.Module):

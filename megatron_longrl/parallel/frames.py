@@ -1,9 +1,9 @@
 """MR-SP stage 1: the frames of a step's videos, spread over all ranks of a model replica.
 
-Every rank decodes and encodes only its own frames, in chunks that bound memory, and one all-gather puts
-the embeddings together. Each frame is encoded once, however many sequences use it. The backward pass of
-a trainable encoder goes the other way: gradients of the embeddings are summed to the rank that owns the
-frame, which encodes its chunks again with a graph.
+Every rank decodes and encodes only its own frames, in chunks that bound memory, and one all-gather
+puts the embeddings together. Each frame is encoded once, however many sequences use it. The
+backward pass of a trainable encoder goes the other way: gradients of the embeddings are summed to
+the rank that owns the frame, which encodes its chunks again with a graph.
 """
 
 from __future__ import annotations
@@ -115,8 +115,8 @@ class FrameEncoder:
 
         Args:
             encoded: what :meth:`encode` returned with ``keep_pixels``.
-            gradients: this rank's part of d loss / d embedding per video; None or absent is zero. The
-                sum over the replica's ranks is the gradient.
+            gradients: this rank's part of d loss / d embedding per video; None or absent is zero.
+                The sum over the replica's ranks is the gradient.
         """
         assert encoded.pixels is not None, "encode(keep_pixels=True) is needed for a backward pass"
         if not encoded.order:

@@ -1,9 +1,9 @@
 """All process groups of a rank, built once and passed explicitly.
 
-MR-SP is Megatron's context-parallel dimension: sequences are sharded over ``cp``. The frames of a video
-are spread over ``replica``, all ranks of one model replica (tensor x MR-SP x pipeline). The vision tower
-and projector are replicated on every rank, so for them the whole world is one data-parallel group
-(:attr:`ParallelGroups.encoder_pg`).
+MR-SP is Megatron's context-parallel dimension: sequences are sharded over ``cp``. The frames of a
+video are spread over ``replica``, all ranks of one model replica (tensor x MR-SP x pipeline). The
+vision tower and projector are replicated on every rank, so for them the whole world is one
+data-parallel group (:attr:`ParallelGroups.encoder_pg`).
 """
 
 from __future__ import annotations
@@ -101,11 +101,13 @@ def _rank_groups(config: Config, token: str) -> list[list[int]]:
     return generator.get_ranks(token)
 
 
-def _new_groups(rank_lists: list[list[int]], **kwargs: object) -> tuple[ProcessGroup, list[int]]:
+def _new_groups(
+    rank_lists: list[list[int]], timeout: datetime.timedelta, backend: str | None = None
+) -> tuple[ProcessGroup, list[int]]:
     """Create a group per list (every rank takes part) and return the one this rank is in."""
     mine: tuple[ProcessGroup, list[int]] | None = None
     for ranks in rank_lists:
-        group = dist.new_group(ranks, **kwargs)
+        group = dist.new_group(ranks, timeout=timeout, backend=backend)
         if dist.get_rank() in ranks:
             mine = (group, ranks)
     assert mine is not None, "every rank belongs to one group of each kind"
@@ -137,13 +139,12 @@ def init_parallel(config: Config) -> ParallelGroups:
         create_gloo_process_groups=False,
     )
     world = list(range(dist.get_world_size()))
-    replica, replica_ranks = _new_groups(_rank_groups(config, "tp-cp-pp"), timeout=timeout)
-    replica_control, _ = _new_groups(
-        _rank_groups(config, "tp-cp-pp"), timeout=timeout, backend="gloo"
-    )
-    alone, _ = _new_groups([[rank] for rank in world], timeout=timeout)
-    everyone, _ = _new_groups([world], timeout=timeout)
-    control, _ = _new_groups([world], timeout=timeout, backend="gloo")
+    replicas = _rank_groups(config, "tp-cp-pp")
+    replica, replica_ranks = _new_groups(replicas, timeout)
+    replica_control, _ = _new_groups(replicas, timeout, "gloo")
+    alone, _ = _new_groups([[rank] for rank in world], timeout)
+    everyone, _ = _new_groups([world], timeout)
+    control, _ = _new_groups([world], timeout, "gloo")
     return ParallelGroups(
         pg=ProcessGroupCollection.use_mpu_process_groups(),
         encoder_pg=_replicated_everywhere(everyone, alone),

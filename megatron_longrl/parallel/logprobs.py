@@ -1,10 +1,12 @@
 """Log-probabilities and entropies of chosen tokens over a vocabulary split across TP ranks.
 
-Only the positions that are asked for are projected to the vocabulary, in chunks that bound memory; the
-backward pass computes each chunk's logits again instead of keeping them.
+Only the positions that are asked for are projected to the vocabulary, in chunks that bound memory;
+the backward pass computes each chunk's logits again instead of keeping them.
 """
 
 from __future__ import annotations
+
+from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -28,9 +30,16 @@ class _SelectedLogProbs(torch.autograd.Function):
     """Forward and backward of log softmax at the targets, and of the entropy, chunk by chunk."""
 
     @staticmethod
-    def forward(  # type: ignore[override, no-untyped-def]
-        ctx, hidden, weight, targets, group, vocab_size, temperature, chunk
-    ):
+    def forward(
+        ctx: Any,
+        hidden: Tensor,
+        weight: Tensor,
+        targets: Tensor,
+        group: ProcessGroup,
+        vocab_size: int,
+        temperature: float,
+        chunk: int,
+    ) -> tuple[Tensor, Tensor]:
         first_row = group.rank() * weight.shape[0]
         real_rows = min(max(vocab_size - first_row, 0), weight.shape[0])
         log_z = torch.empty(hidden.shape[0], dtype=torch.float32, device=hidden.device)
@@ -63,7 +72,7 @@ class _SelectedLogProbs(torch.autograd.Function):
         return logprobs, entropy
 
     @staticmethod
-    def backward(ctx, grad_logprobs, grad_entropy):  # type: ignore[override, no-untyped-def]
+    def backward(ctx: Any, grad_logprobs: Tensor, grad_entropy: Tensor) -> tuple[Any, ...]:
         hidden, weight, targets, log_z, entropy = ctx.saved_tensors
         grad_hidden = torch.empty_like(hidden)
         grad_weight = torch.zeros(weight.shape, dtype=torch.float32, device=weight.device)

@@ -1,11 +1,13 @@
 """MR-SP stage 2: sequences sharded over the MR-SP (context-parallel) ranks in zigzag order.
 
-A sequence padded to a multiple of ``2 * cp`` is cut into ``2 * cp`` chunks; rank r owns chunks r and
-2cp-1-r. Under a causal mask every rank then has the same work. This is megatron-core's and Transformer
-Engine's layout (megatron/core/utils.py, ``get_batch_on_this_cp_rank``).
+A sequence padded to a multiple of ``2 * cp`` is cut into ``2 * cp`` chunks; rank r owns chunks r
+and 2cp-1-r. Under a causal mask every rank then has the same work. This is megatron-core's and
+Transformer Engine's layout (megatron/core/utils.py, ``get_batch_on_this_cp_rank``).
 """
 
 from __future__ import annotations
+
+from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -57,17 +59,17 @@ def unshard_sequence(tensor: Tensor, group: ProcessGroup, dim: int = 1) -> Tenso
 
 
 class _GatherShards(torch.autograd.Function):
-    """All-gather along the first dimension; the gradient of each shard is the sum over all ranks."""
+    """All-gather along the first dimension; a shard's gradient is the sum over all ranks."""
 
     @staticmethod
-    def forward(ctx, shard: Tensor, group: ProcessGroup) -> Tensor:  # type: ignore[override, no-untyped-def]
+    def forward(ctx: Any, shard: Tensor, group: ProcessGroup) -> Tensor:
         ctx.group = group
         whole = shard.new_empty(shard.shape[0] * group.size(), *shard.shape[1:])
         dist.all_gather_into_tensor(whole, shard.contiguous(), group=group)
         return whole
 
     @staticmethod
-    def backward(ctx, grad: Tensor) -> tuple[Tensor, None]:  # type: ignore[override, no-untyped-def]
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
         group = ctx.group
         shard = grad.new_empty(grad.shape[0] // group.size(), *grad.shape[1:])
         dist.reduce_scatter_tensor(shard, grad.contiguous(), group=group)

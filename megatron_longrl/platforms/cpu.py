@@ -1,10 +1,11 @@
 """CPU with gloo: everything real runs here, megatron-core included.
 
-megatron-core names CUDA in places where it only means "the device". Instead of changing ``torch`` for
-the whole process (vLLM and others look at it), each core module listed in :data:`PATCHED_MODULES` gets
-its own view of ``torch`` in which exactly the calls of :data:`TORCH_CALLS` and :data:`CUDA_CALLS` are
-answered for the CPU. A CUDA call that is in neither list raises :class:`UnservedCudaCall` and names
-itself. Two tensor methods have to be answered for all (:func:`_patch_tensor_methods`).
+megatron-core names CUDA in places where it only means "the device". Instead of changing ``torch``
+for the whole process (vLLM and others look at it), each core module listed in
+:data:`PATCHED_MODULES` gets its own view of ``torch`` in which exactly the calls of
+:data:`TORCH_CALLS` and :data:`CUDA_CALLS` are answered for the CPU. A CUDA call that is in neither
+list raises :class:`UnservedCudaCall` and names itself. Two tensor methods have to be answered for
+all (:func:`_patch_tensor_methods`).
 
 Line numbers are those of megatron-core 0.16.1.
 """
@@ -38,7 +39,7 @@ PATCHED_MODULES: dict[str, str] = {
     "megatron.core.transformer.utils": "35,40 causal masks",
     "megatron.core.models.gpt.gpt_model": "415 inference indices",
     "megatron.core.models.common.embeddings.rotary_pos_embedding": "78,162,297 inverse frequencies",
-    "megatron.core.models.common.language_module.language_module": "244 word embeddings of last stage",
+    "megatron.core.models.common.language_module.language_module": "244 embeddings of last stage",
     "megatron.core.pipeline_parallel.schedules": "596,983,2138 token counters",
     "megatron.core.pipeline_parallel.p2p_communication": "190-202,242,313,321,398 buffers, waits",
     "megatron.core.distributed.param_and_grad_buffer": "783,800,806 buffers; 417,422,529 streams",
@@ -201,13 +202,16 @@ def _patch_tensor_methods() -> None:
             dtype = dtype.replace("torch.cuda.", "torch.", 1)
         return original_type(self, dtype, *args, **kwargs)
 
-    torch.Tensor.type = type_  # type: ignore[method-assign,assignment]
-    torch.Tensor.cuda = lambda self, *args, **kwargs: self  # type: ignore[method-assign,assignment]
-    torch.Tensor._longrl_cpu = True  # type: ignore[attr-defined]
+    for name, method in (
+        ("type", type_),
+        ("cuda", lambda self, *args, **kwargs: self),
+        ("_longrl_cpu", True),
+    ):
+        setattr(torch.Tensor, name, method)
 
 
 def patch_megatron_core() -> None:
-    """Give every module of :data:`PATCHED_MODULES` the CPU view. Does nothing where CUDA is present."""
+    """Give every module of :data:`PATCHED_MODULES` the CPU view. With CUDA, do nothing."""
     if torch.cuda.is_available():
         return
     for name in PATCHED_MODULES:
@@ -220,7 +224,7 @@ def patch_megatron_core() -> None:
     rng = importlib.import_module("megatron.core.tensor_parallel.random")
     # random.py:111 hands its seed callbacks to torch.cuda's lazy initialisation.
     rng.__dict__["_lazy_call"] = lambda callback, **kwargs: callback()
-    # random.py:265 warns that the CPU's generator moves while it watches the GPU's: here they are one.
+    # random.py:265 warns that the CPU's generator moves while it watches the GPU's: they are one.
     logging.getLogger(rng.__name__).setLevel(logging.ERROR)
     _patch_tensor_methods()
 

@@ -10,7 +10,7 @@ _CHOICE = re.compile(r"\(?([A-Z])\)?(?:[.:)\s]|$)")
 
 
 def normalise(answer: str) -> str:
-    """``"B. the left one"``, ``"(B)"`` and ``"B"`` are the choice B; other texts are compared folded."""
+    """``"B. the left one"``, ``"(B)"`` and ``"B"`` are choice B; other texts are case-folded."""
     choice = _CHOICE.match(answer.strip())
     return choice.group(1) if choice else " ".join(answer.casefold().split())
 

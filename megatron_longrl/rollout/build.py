@@ -17,8 +17,9 @@ def build_engine(config: Config, tokenizer: Tokenizer, groups: ParallelGroups) -
     """Start the engine; collective over the world."""
     from megatron_longrl.rollout.vllm_engine import VllmEngine
 
+    dtype = str(config.params_dtype).removeprefix("torch.")
     return VllmEngine(
-        hf_configs(config, str(config.params_dtype).removeprefix("torch."), False)["llm/config.json"],
+        hf_configs(config, dtype, pooling_head=False)["llm/config.json"],
         tokenizer,
         groups,
         tensor_parallel_size=config.rollout_tensor_parallel_size,

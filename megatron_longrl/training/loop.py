@@ -33,8 +33,8 @@ Validate = Callable[[Sequence[Row]], dict[str, float]]
 def start(runtime: Runtime) -> Loaded:
     """Weights, optimizer and position to go on from, as --load and --pretrained-checkpoint say.
 
-    ``pretrained_checkpoint`` gives the weights of a new stage (SFT before RL); ``load`` goes on with an
-    interrupted run, and wins where it has a checkpoint.
+    ``pretrained_checkpoint`` gives the weights of a new stage (SFT before RL); ``load`` goes on
+    with an interrupted run, and wins where it has a checkpoint.
     """
     config, model = runtime.config, runtime.model
     loaded = None
@@ -115,7 +115,7 @@ class TrainingLoop:
         log.close()
 
     def _is_due(self, interval: int | None) -> bool:
-        """Every ``interval`` steps, and where there is an interval or not, never twice at the end."""
+        """Every ``interval`` steps, and after the last one, interval or none."""
         if self.iteration == self.config.train_iters:
             return True
         return interval is not None and self.iteration % interval == 0

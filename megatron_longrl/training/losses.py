@@ -1,7 +1,7 @@
 """Losses of one micro-batch on one rank, as sums that Megatron normalises once over all ranks.
 
-With ``calculate_per_token_loss`` the gradient is divided by the global count at the end of the step, so
-that no split into ranks or micro-batches changes it.
+With ``calculate_per_token_loss`` the gradient is divided by the global count at the end of the
+step, so that no split into ranks or micro-batches changes it.
 """
 
 from __future__ import annotations

@@ -34,8 +34,8 @@ class MediaProvider:
     """Encodes each video once per version of the encoder.
 
     Args:
-        store: keeps embeddings over steps. They are only kept while the encoder is frozen: a trained one
-            changes with every step.
+        store: keeps embeddings over steps. They are only kept while the encoder is frozen: a
+            trained one changes with every step.
     """
 
     def __init__(self, frames: FrameEncoder, store: EmbeddingStore, model: TrainedModel) -> None:

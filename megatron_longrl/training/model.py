@@ -1,7 +1,7 @@
 """The model of a run: two data-parallel parts, their optimizer and their schedule.
 
-The language model is sharded over TP, MR-SP and PP, and reduced over its data-parallel ranks. The vision
-encoder is replicated on every rank, each with its own frames, and reduced over the whole world.
+The language model is sharded over TP, MR-SP and PP, and reduced over its data-parallel ranks. The
+vision encoder is replicated on every rank, each with its own frames, and reduced over the world.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ PARTS = ("language_model", "encoder")
 
 @dataclass
 class TrainedModel:
-    """Everything that is trained. Fields ending in ``_optimizer`` are None for frozen parts."""
+    """Both parts of the model, wrapped for data parallelism, and what updates them."""
 
     language_model: DistributedDataParallel
     encoder: DistributedDataParallel

@@ -70,8 +70,8 @@ class Runtime:
     def build_prompts(self, rows: Sequence[Row]) -> list[Prompt]:
         """Expand rows; each rank of the replica looks into its own share of the videos.
 
-        A row whose video cannot be read is dropped, counted and logged; with --strict-data it ends the
-        run.
+        A row whose video cannot be read is dropped, counted and logged; with --strict-data it ends
+        the run.
         """
         mine: dict[int, Prompt | str] = {}
         with together(self.groups.replica_control):
@@ -106,7 +106,7 @@ class Runtime:
         return kept, media
 
     def media_metrics(self, media: Media | None) -> dict[str, float]:
-        """Frames decoded and encoded, samples skipped, over all ranks; resets the count of skips."""
+        """Frames decoded and encoded, samples skipped, over all ranks; skips count from 0 again."""
         frames = (media.frames_decoded, media.frames_encoded) if media is not None else (0, 0)
         skipped = self.samples_skipped if self.replica_rank == 0 else 0
         self.samples_skipped = 0

@@ -1,8 +1,9 @@
 """Megatron training steps over micro-batches: forward, log-probabilities, update.
 
-The vision encoder does not run inside the pipeline schedule. Its embeddings enter the first stage as
-leaves; after the schedule their gradients go back to the ranks that own the frames. So each frame is
-encoded once per step, on any pipeline layout, and no rank waits for another's frames inside a schedule.
+The vision encoder does not run inside the pipeline schedule. Its embeddings enter the first stage
+as leaves; after the schedule their gradients go back to the ranks that own the frames. So each
+frame is encoded once per step, on any pipeline layout, and no rank waits for another's frames
+inside a schedule.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""A tiny run on real videos, in any parallel layout, and its loss and gradients by Hugging Face names."""
+"""A tiny run on real videos, in any layout, with loss and gradients by Hugging Face names."""
 
 from __future__ import annotations
 
@@ -10,7 +10,6 @@ import av
 import numpy as np
 import torch
 import torch.distributed as dist
-from tests.distributed.twin import Twin
 
 from megatron_longrl.checkpoint.mapping import export_named_tensors
 from megatron_longrl.config import Config
@@ -20,6 +19,7 @@ from megatron_longrl.rollout.types import Group, Response
 from megatron_longrl.training.batches import rl_batches
 from megatron_longrl.training.losses import rl_loss
 from megatron_longrl.training.runtime import Runtime, build_runtime
+from tests.distributed.twin import Twin
 
 FRAMES = (37, 1, None, 6)
 """Frames of the rows' videos: odd, one, none, even."""
@@ -41,8 +41,8 @@ def write_data(folder: Path) -> None:
             "data_type": "text" if frames is None else "video",
         }
         if frames is not None:
-            row["videos"] = f"{number}.webm"
-            _write_video(folder / row["videos"], frames, generator)
+            name = row["videos"] = f"{number}.webm"
+            _write_video(folder / name, frames, generator)
         lines.append(json.dumps(row))
     (folder / "train.jsonl").write_text("\n".join(lines))
     train_sentencepiece(lines, folder / "tok", 300)
@@ -59,7 +59,7 @@ def _write_video(path: Path, frames: int, generator: np.random.Generator) -> Non
 
 
 def tiny_config(folder: Path, **changes: object) -> Config:
-    """Two layers, grouped-query attention, an odd patch grid, and a vocabulary that needs padding."""
+    """Two layers, grouped-query attention, an odd patch grid, a vocabulary that needs padding."""
     values: dict[str, object] = {
         "num_layers": 2,
         "hidden_size": 32,

@@ -2,6 +2,7 @@
 
 import pytest
 import torch.distributed as dist
+
 from tests.distributed.layouts import largest_error, tiny_config, train_once, twin_of, write_data
 
 TOLERANCE = 1e-5

@@ -23,7 +23,7 @@ class Twin:
     """VILA from Hugging Face's parts.
 
     Args:
-        weights: tensors by the names of an export (``llm/…``, ``vision_tower/…``, ``mm_projector/…``).
+        weights: tensors by an export's names (``llm/…``, ``vision_tower/…``, ``mm_projector/…``).
     """
 
     def __init__(self, config: Config, weights: Mapping[str, Tensor]) -> None:
@@ -41,15 +41,16 @@ class Twin:
         }
 
     def _load(self, module: torch.nn.Module, prefix: str) -> None:
-        given = {n.removeprefix(prefix): t for n, t in self.weights.items() if n.startswith(prefix)}
         own = dict(module.named_parameters())
-        unknown = set(given) - {_alias(name, own) for name in given} | (
-            {n for n in given if _alias(n, own) not in own}
-        )
-        assert not {n for n in unknown if _alias(n, own) not in own}, unknown
+        given = {
+            _alias(name.removeprefix(prefix), own): tensor
+            for name, tensor in self.weights.items()
+            if name.startswith(prefix)
+        }
+        assert set(given) <= set(own), set(given) - set(own)
         with torch.no_grad():
             for name, tensor in given.items():
-                own[_alias(name, own)].copy_(tensor)
+                own[name].copy_(tensor)
 
     def encode(self, pixels: Tensor) -> Tensor:
         """[f, 3, S, S] -> [f, tokens, h], as VILA's mlp_downsample does it."""

@@ -43,13 +43,13 @@ class MlpDownsampleProjector(torch.nn.Module):
     def __init__(self, config: Config) -> None:
         super().__init__()
         width = 4 * config.vision_hidden_size
-        options = {"dtype": config.params_dtype, "device": platform.device}
+        dtype, device = config.params_dtype, platform.device
         self.layers = torch.nn.Sequential(
             Downsample2x2(),
-            torch.nn.LayerNorm(width, **options),
-            torch.nn.Linear(width, config.hidden_size, **options),
+            torch.nn.LayerNorm(width, dtype=dtype, device=device),
+            torch.nn.Linear(width, config.hidden_size, dtype=dtype, device=device),
             torch.nn.GELU(),
-            torch.nn.Linear(config.hidden_size, config.hidden_size, **options),
+            torch.nn.Linear(config.hidden_size, config.hidden_size, dtype=dtype, device=device),
         )
 
     def forward(self, features: Tensor) -> Tensor:

@@ -1,9 +1,9 @@
 """The SigLIP vision tower on megatron-core's transformer block.
 
 Architecture: https://arxiv.org/abs/2303.15343, as in transformers' ``SiglipVisionModel``: patch
-convolution, learned positions, pre-norm layers with biases and tanh-GELU, no class token. VILA takes the
-features of a chosen hidden layer, so the layers after it, the last norm and the pooling head never run
-and are not held here.
+convolution, learned positions, pre-norm layers with biases and tanh-GELU, no class token. VILA
+takes the features of a chosen hidden layer, so the layers after it, the last norm and the pooling
+head never run and are not held here.
 """
 
 from __future__ import annotations
@@ -57,9 +57,13 @@ class SiglipVisionTower(MegatronModule):
         super().__init__(config=transformer_config)
         self.grid = config.vision_image_size // config.vision_patch_size
         hidden, patch = config.vision_hidden_size, config.vision_patch_size
-        options = {"dtype": config.params_dtype, "device": platform.device}
-        self.patch_embedding = torch.nn.Conv2d(3, hidden, patch, stride=patch, **options)
-        self.position_embedding = torch.nn.Embedding(self.grid**2, hidden, **options)
+        dtype, device = config.params_dtype, platform.device
+        self.patch_embedding = torch.nn.Conv2d(
+            3, hidden, patch, stride=patch, dtype=dtype, device=device
+        )
+        self.position_embedding = torch.nn.Embedding(
+            self.grid**2, hidden, dtype=dtype, device=device
+        )
         self.decoder = TransformerBlock(
             config=transformer_config,
             spec=block_spec(transformer_config.num_layers, AttnMaskType.no_mask),

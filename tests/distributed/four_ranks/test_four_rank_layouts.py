@@ -1,6 +1,7 @@
 """The same on four ranks: products of the dimensions."""
 
 import pytest
+
 from tests.distributed.test_layouts import check
 
 LAYOUTS = {

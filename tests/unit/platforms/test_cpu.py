@@ -29,6 +29,7 @@ REVIEWED = {
 def _cuda_calls(module_name: str) -> set[str]:
     """Names that a core module takes from ``torch.cuda``."""
     module = importlib.import_module(module_name)
+    assert module.__file__ is not None
     tree = ast.parse(Path(module.__file__).read_text())
     return {
         node.attr
