@@ -5,9 +5,9 @@ A row holds a prompt once and behind it its responses as branches of a tree::
     [ p0 p1 … p(P-2) | p(P-1) r0 r1 … | p(P-1) s0 s1 … | padding ]
       branch 0         branch 1         branch 2          -1
 
-Every branch opens with the prompt's last token, from which its first response token is predicted, and
-its positions go on from P-1, whatever stands between in the row. With one response this is an ordinary
-sequence.
+Every branch opens with the prompt's last token, from which its first response token is predicted,
+and its positions go on from P-1, whatever stands between in the row. With one response this is an
+ordinary sequence.
 """
 
 from __future__ import annotations

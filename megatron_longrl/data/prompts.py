@@ -1,4 +1,4 @@
-"""The one expansion of a row into token ids and media slots, for trainer, rollout and evaluation."""
+"""The one expansion of a row into tokens and media slots, for trainer, rollout and evaluation."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from megatron_longrl.config import Config, Entry
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Prompt:
     """A question as the model reads it."""
 
@@ -42,8 +42,8 @@ class Prompt:
 class PromptBuilder:
     """Expands rows.
 
-    VILA places, for every frame, its tokens and then the embedding of a newline; the video stands before
-    the question.
+    VILA places, for every frame, its tokens and then the embedding of a newline; the video stands
+    before the question.
 
     Args:
         tokens_per_frame: media slots of a frame, without the newline.

@@ -21,6 +21,11 @@ TEMPLATES = {
         "<|im_start|>system\nYou are a helpful assistant.<|im_end|>\n<|im_start|>user\n",
         "<|im_end|>\n<|im_start|>assistant\n",
     ),
+    # As VILA and LongVILA were trained: Qwen2's form, and a system turn without a full stop.
+    "vila": Template(
+        "<|im_start|>system\nYou are a helpful assistant<|im_end|>\n<|im_start|>user\n",
+        "<|im_end|>\n<|im_start|>assistant\n",
+    ),
     "plain": Template("", "\n"),
 }
 """By the name that --chat-template gives."""

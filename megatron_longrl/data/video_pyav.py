@@ -8,7 +8,7 @@ from typing import Any
 
 import av
 import numpy as np
-from av.video.reformatter import Colorspace, Interpolation
+from av.video.reformatter import Colorspace, Interpolation, VideoReformatter
 
 from megatron_longrl.data.video_probe import Scan, VideoError, scan
 
@@ -42,13 +42,14 @@ def decode_in_chunks(
     positions: dict[int, list[int]] = {}
     for position, index in enumerate(indices):
         positions.setdefault(index, []).append(position)
+    reformatter = VideoReformatter()
     where: list[int] = []
     frames: list[np.ndarray] = []
     shape = (found.info.height, found.info.width, 3)
     for index, frame in _decode(path, sorted(positions), found):
         if frame.is_corrupt:
             raise VideoError(path, f"frame {index} is corrupt")
-        pixels = frame.reformat(**_TO_RGB).to_ndarray()
+        pixels = reformatter.reformat(frame, **_TO_RGB).to_ndarray()
         if pixels.shape != shape:
             raise VideoError(path, f"frame {index} has another size than the first")
         for position in positions[index]:

@@ -1,0 +1,184 @@
+"""Prompts: where VILA places frames and newlines, what a demonstration is, what is refused."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from megatron_longrl.config import Config, Entry
+from megatron_longrl.data.prompts import PromptBuilder
+from megatron_longrl.data.rows import Row
+from megatron_longrl.data.templates import TEMPLATES, find_template
+from megatron_longrl.data.tokenizer import Tokenizer, build_tokenizer, train_sentencepiece
+from megatron_longrl.data.video import VideoError, decode_frames, probe
+from megatron_longrl.errors import UserError
+from megatron_longrl.rewards.accuracy import accuracy_reward
+from megatron_longrl.rewards.format import format_reward
+
+TOKENS_PER_FRAME = 4
+
+
+@pytest.fixture(scope="module")
+def tokenizer(tmp_path_factory: pytest.TempPathFactory) -> Tokenizer:
+    path = train_sentencepiece(
+        ["Where is the ball?\nA. left\nB. right It starts left."],
+        tmp_path_factory.mktemp("tokenizer") / "t",
+        350,
+        ["<think>", "</think>", "<answer>", "</answer>"],
+    )
+    return build_tokenizer("SentencePieceTokenizer", path)
+
+
+@pytest.fixture(scope="module")
+def row(tmp_path_factory: pytest.TempPathFactory, write_video: Callable[..., Path]) -> Row:
+    path = write_video(tmp_path_factory.mktemp("clip") / "a.webm", "libvpx-vp9", 9)
+    return Row(
+        problem_id="7",
+        problem="Where is the ball?\nA. left\nB. right",
+        answer="B",
+        reasoning="It starts left.",
+        video=path,
+        problem_type="temporal",
+        data_type="video",
+        source="train.jsonl:1",
+    )
+
+
+def make_builder(tokenizer: Tokenizer, max_frames: int | None, max_tokens: int) -> PromptBuilder:
+    return PromptBuilder(
+        tokenizer,
+        template="qwen2",
+        tokens_per_frame=TOKENS_PER_FRAME,
+        max_tokens=max_tokens,
+        max_frames=max_frames,
+        fps=None,
+        size=32,
+        mean=0.5,
+        std=0.5,
+    )
+
+
+@pytest.mark.parametrize("max_frames", [1, 5, None])
+def test_expansion_equals_the_text_with_frames_in_it(
+    tokenizer: Tokenizer, row: Row, max_frames: int | None
+) -> None:
+    """No slot and no newline is lost at any number of frames; the video is before the question."""
+    prompt = make_builder(tokenizer, max_frames, 500).build(row)
+    frames = max_frames or 9
+    assert prompt.num_frames == frames
+    assert prompt.media_lengths == (frames * TOKENS_PER_FRAME,)
+    assert prompt.uid == row.uid
+
+    slot, newline = [tokenizer.media_id], tokenizer.encode("\n")
+    expected, is_media = tokenizer.encode("<|im_start|>user\n"), []
+    is_media += [False] * len(expected)
+    for _ in range(frames):
+        expected += slot * TOKENS_PER_FRAME + newline
+        is_media += [True] * TOKENS_PER_FRAME + [False] * len(newline)
+    tail = tokenizer.encode(f"{row.problem}<|im_end|>\n<|im_start|>assistant\n")
+    assert prompt.token_ids.tolist() == expected + tail
+    assert prompt.media_mask.tolist() == is_media + [False] * len(tail)
+    assert prompt.token_ids.dtype == torch.long
+    assert prompt.media_mask.dtype == torch.bool
+
+
+def test_the_videos_frames_are_those_that_the_slots_are_for(tokenizer: Tokenizer, row: Row) -> None:
+    (video,) = make_builder(tokenizer, 5, 500).build(row).videos
+    assert video.frame_indices == (0, 2, 4, 6, 8)
+    assert decode_frames(video).shape == (5, 3, 32, 32)
+
+
+def test_text_rows_have_no_media(tokenizer: Tokenizer, row: Row) -> None:
+    text = replace(row, video=None, data_type="text")
+    prompt = make_builder(tokenizer, 5, 500).build(text)
+    assert prompt.videos == ()
+    assert not prompt.media_mask.any()
+    assert tokenizer.decode(prompt.token_ids.tolist()) == (
+        f"<|im_start|>user\n{row.problem}<|im_end|>\n<|im_start|>assistant\n"
+    )
+
+
+def test_a_demonstration_is_what_the_rewards_ask_for(tokenizer: Tokenizer, row: Row) -> None:
+    builder = make_builder(tokenizer, 5, 500)
+    ids = builder.response_ids(row)
+    assert ids[-1] == tokenizer.eos_id
+    text = tokenizer.decode(ids[:-1])
+    assert text == "<think>It starts left.</think><answer>B</answer>"
+    assert format_reward(text) == accuracy_reward(text, row.answer) == 1.0
+    short = builder.response_ids(replace(row, reasoning=""))
+    assert tokenizer.decode(short) == "<answer>B</answer><|im_end|>"
+
+
+def test_prompts_that_leave_no_room_are_refused(tokenizer: Tokenizer, row: Row) -> None:
+    length = len(make_builder(tokenizer, 9, 500).build(row).token_ids)
+    assert len(make_builder(tokenizer, 9, length).build(row).token_ids) == length
+    with pytest.raises(UserError) as caught:
+        make_builder(tokenizer, 9, length - 1).build(row)
+    message = str(caught.value)
+    for word in (row.source, f"{length} tokens", "9 frames", "--seq-length", "--video-frames"):
+        assert word in message
+    assert "\n" not in message
+
+
+@pytest.mark.parametrize(
+    ("entry", "shared", "responses"),
+    [("sft", True, 0), ("evaluate", True, 1), ("rl", True, 4), ("rl", False, 1)],
+)
+def test_room_is_kept_for_the_responses_of_a_row(
+    tokenizer: Tokenizer, row: Row, entry: Entry, shared: bool, responses: int
+) -> None:
+    longest = 10
+    values: dict[str, Any] = {
+        "num_layers": 2,
+        "hidden_size": 32,
+        "ffn_hidden_size": 32,
+        "num_attention_heads": 2,
+        "vision_image_size": 48,
+        "vision_patch_size": 12,
+        "vision_hidden_size": 32,
+        "vision_num_layers": 2,
+        "vision_num_attention_heads": 2,
+        "vision_ffn_hidden_size": 32,
+        "video_frames": 3,
+        "rollout_max_tokens": longest,
+        "grpo_group_size": 4,
+        "shared_prompt": shared,
+    }
+    fits = Config(**values, seq_length=500)
+    length = len(PromptBuilder.from_config(fits, tokenizer, entry).build(row).token_ids)
+    enough = length + responses * longest
+    PromptBuilder.from_config(Config(**values, seq_length=enough), tokenizer, entry).build(row)
+    with pytest.raises(UserError, match="raise --seq-length"):
+        config = Config(**values, seq_length=enough - 1)
+        PromptBuilder.from_config(config, tokenizer, entry).build(row)
+
+
+def test_bad_videos_are_errors_of_the_video(tokenizer: Tokenizer, row: Row, tmp_path: Path) -> None:
+    for name, content in (("gone.webm", None), ("text.mp4", b"no video"), ("empty.webm", b"")):
+        if content is not None:
+            (tmp_path / name).write_bytes(content)
+        with pytest.raises(VideoError, match=name):
+            make_builder(tokenizer, 5, 500).build(replace(row, video=tmp_path / name))
+
+
+def test_templates_have_names(row: Row) -> None:
+    assert row.video is not None
+    assert probe(row.video).num_frames == 9
+    assert find_template("plain") is TEMPLATES["plain"]
+    with pytest.raises(UserError, match="no_such_template is not known: use one of qwen2"):
+        find_template("no_such_template")
+
+
+def test_the_vila_template_is_vilas() -> None:
+    """Text of VILA's own conversation template, with a question and the opening of the answer."""
+    template = TEMPLATES["vila"]
+    assert f"{template.before_media}QUESTION{template.after_question}" == (
+        "<|im_start|>system\nYou are a helpful assistant<|im_end|>\n"
+        "<|im_start|>user\nQUESTION<|im_end|>\n"
+        "<|im_start|>assistant\n"
+    )
