@@ -70,6 +70,8 @@ def vllm_start(instance: str, log_level: str) -> Iterator[None]:
     try:
         with kept_random_state(), warnings.catch_warnings():
             warnings.simplefilter("ignore", FutureWarning)
+            # torch tells on every rank that vLLM has switched Triton off.
+            logging.getLogger("torch._library.triton").setLevel(logging.ERROR)
             from vllm.v1.engine import core  # the import changes the environment too
 
             logging.getLogger("vllm").setLevel(os.environ["VLLM_LOGGING_LEVEL"])
