@@ -73,6 +73,17 @@ find_python() {
     "install python3.11 python3.11-venv) or name one with LONGRL_PYTHON=/path/to/python3.11"
 }
 
+# What the packages need of the machine: vLLM's kernels link to libnuma, and torch compiles a few of its functions.
+check_system() {
+  "$1" -c 'import ctypes; ctypes.CDLL("libnuma.so.1")' 2>/dev/null ||
+    fail "libnuma.so.1 is missing, which vLLM needs (Debian: apt-get install libnuma1)"
+  command -v "${CXX:-g++}" >/dev/null ||
+    fail "no C++ compiler, which torch.compile needs for vLLM (Debian: apt-get install g++; or set CXX)"
+  "$1" -c 'import os, sysconfig; os.stat(os.path.join(sysconfig.get_path("include"), "Python.h"))' 2>/dev/null ||
+    fail "$1 has no Python.h, which torch.compile needs for vLLM (Debian: apt-get install" \
+      "python$("$1" -c 'import sys; print("%d.%d" % sys.version_info[:2])')-dev)"
+}
+
 # pip, quietly: what it says is kept in a file, of which the end is shown when a step fails.
 run_pip() { "$PYTHON" -m pip --disable-pip-version-check --no-input "$@" >>"$LOG" 2>&1; }
 
@@ -85,6 +96,7 @@ fail_with_log() {
 make_venv() {
   local base
   base="$(find_python)"
+  check_system "$base"
   if [[ -e "$VENV" ]]; then
     # Nothing but an environment is ever removed.
     if [[ ! -f "$VENV/pyvenv.cfg" && -n "$(ls -A "$VENV" 2>/dev/null)" ]]; then

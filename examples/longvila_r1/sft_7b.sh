@@ -1,0 +1,73 @@
+#!/usr/bin/env bash
+# Chain-of-thought SFT of LongVILA-R1-7B on one or many 8-GPU nodes.
+#
+#   bash examples/longvila_r1/sft_7b.sh DATA_DIR MODEL_DIR TOKENIZER OUT_DIR [flags of megatron_longrl.train_sft]
+#
+# DATA_DIR   folder with LongVideo-Reason's sft.jsonl and videos
+# MODEL_DIR  Megatron checkpoint of LongVILA-7B, made from its Hugging Face folder HF by
+#            python tools/checkpoint/convert.py --loader hf_vila --saver megatron --load-dir HF --save-dir MODEL_DIR
+# TOKENIZER  folder of its Hugging Face tokenizer, HF/llm
+# OUT_DIR    checkpoints and logs; started again, the run goes on from its last checkpoint
+#
+# More than one node: NNODES, NODE_RANK, MASTER_ADDR, MASTER_PORT on each, or examples/slurm/train.sbatch.
+set -euo pipefail
+
+if [[ $# -lt 4 ]]; then
+  echo "usage: $0 DATA_DIR MODEL_DIR TOKENIZER OUT_DIR [flags]" >&2
+  exit 2
+fi
+DATA_DIR="$1" MODEL_DIR="$2" TOKENIZER="$3" OUT_DIR="$4"
+shift 4
+RECIPE="$(dirname "${BASH_SOURCE[0]}")/sft_7b.yaml"
+
+# Tensor-parallel communication overlaps with computation only on one hardware queue.
+export CUDA_DEVICE_MAX_CONNECTIONS=1
+
+DISTRIBUTED_ARGS=(
+  --nproc-per-node "${GPUS_PER_NODE:-8}"
+  --nnodes "${NNODES:-1}"
+  --node-rank "${NODE_RANK:-0}"
+  --master-addr "${MASTER_ADDR:-localhost}"
+  --master-port "${MASTER_PORT:-6000}"
+)
+
+MODEL_ARGS=(
+  --pretrained-checkpoint "$MODEL_DIR"
+  --tokenizer-model "$TOKENIZER"
+)
+
+TRAINING_ARGS=(
+  --micro-batch-size 1
+  --global-batch-size 64
+  --train-iters 280
+  --lr 1e-5
+)
+
+# What is left of the GPUs is data parallel.
+MODEL_PARALLEL_ARGS=(
+  --tensor-model-parallel-size 4
+  --sequence-parallel
+  --multimodal-sequence-parallel-size 2
+  --pipeline-model-parallel-size 1
+)
+
+DATA_ARGS=(
+  --train-data-path "$DATA_DIR/sft.jsonl"
+  --video-frames 256
+)
+
+EVAL_AND_LOGGING_ARGS=(
+  --save "$OUT_DIR"
+  --load "$OUT_DIR"
+  --save-interval 50
+  --log-interval 1
+  --tensorboard-dir "$OUT_DIR/tensorboard"
+)
+
+torchrun "${DISTRIBUTED_ARGS[@]}" -m megatron_longrl.train_sft --config "$RECIPE" \
+  "${MODEL_ARGS[@]}" \
+  "${TRAINING_ARGS[@]}" \
+  "${MODEL_PARALLEL_ARGS[@]}" \
+  "${DATA_ARGS[@]}" \
+  "${EVAL_AND_LOGGING_ARGS[@]}" \
+  "$@"
