@@ -432,3 +432,13 @@ def test_errors_survive_a_process_boundary() -> None:
         "a.mp4",
         "broken here",
     )
+
+
+def test_dali_never_makes_up_a_frame_and_recovers(folder: Path) -> None:
+    """Its default is a black picture beyond the end; and a refusal must not spoil later runs."""
+    encoded = np.fromfile(folder / "vp9.webm", dtype=np.uint8)
+    recipe = video_dali.Recipe("encoded", 32, 0.5, 0.5)
+    with pytest.raises(RuntimeError):
+        video_dali.run(recipe, [(encoded, np.array([3, 24], dtype=np.int32))])
+    (pixels,) = video_dali.run(recipe, [(encoded, np.array([3], dtype=np.int32))])
+    assert torch.equal(pixels, decode_frames(spec_of(folder / "vp9.webm", [3])))
