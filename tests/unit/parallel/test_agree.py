@@ -1,0 +1,41 @@
+"""Agreement in a world of one; tests/distributed/test_frames.py has two ranks."""
+
+import pytest
+
+from megatron_longrl.errors import UserError
+from megatron_longrl.parallel.agree import agree, gather_objects, together
+
+
+def test_one_rank_gathers_its_own_value(alone):
+    assert gather_objects(alone, {"a": 1}) == [{"a": 1}]
+    assert gather_objects(alone, None) == [None]
+
+
+def test_no_error_is_no_error(alone):
+    assert agree(alone, None) == []
+    assert agree(alone, "") == [""], "an error without words is one"
+    assert agree(alone, "bad video") == ["bad video"]
+
+
+def test_a_block_that_works_goes_on(alone):
+    reached = []
+    with together(alone):
+        reached.append(1)
+    assert reached == [1]
+
+
+def test_a_users_error_keeps_its_line(alone):
+    with pytest.raises(UserError, match=r"^lower --lr$") as caught, together(alone):
+        raise UserError("lower --lr")
+    assert isinstance(caught.value.__cause__, UserError)
+
+
+def test_any_other_error_is_named_with_its_kind(alone):
+    with pytest.raises(UserError, match=r"^FileNotFoundError: x.webm$") as caught, together(alone):
+        raise FileNotFoundError("x.webm")
+    assert isinstance(caught.value.__cause__, FileNotFoundError)
+
+
+def test_an_interrupt_is_not_an_error_to_agree_on(alone):
+    with pytest.raises(KeyboardInterrupt), together(alone):
+        raise KeyboardInterrupt

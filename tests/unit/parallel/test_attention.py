@@ -1,0 +1,114 @@
+"""Masked attention on one rank against a softmax over repeated heads in float64."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+from megatron.core.transformer.enums import AttnMaskType
+from megatron.core.transformer.transformer_config import TransformerConfig
+from torch import Tensor
+
+from megatron_longrl.data.collate import attention_allowed
+from megatron_longrl.parallel import attention
+from megatron_longrl.parallel.attention import _EXPLICIT_PRODUCT_LIMIT, MaskedAttention
+
+BATCH, HEADS, CHANNELS = 2, 4, 6
+
+
+def draw(length: int, groups: int) -> list[Tensor]:
+    """Query [s, b, heads, d], key and value [s, b, groups, d]."""
+    generator = torch.Generator().manual_seed(0)
+    return [
+        torch.randn(length, BATCH, n, CHANNELS, generator=generator).requires_grad_()
+        for n in (HEADS, groups, groups)
+    ]
+
+
+def tree_mask(length: int) -> Tensor:
+    """bool [b, 1, s, s]: two rows with a prompt, responses and padding of different lengths."""
+    rows = torch.full((BATCH, length), -1)
+    for row, cuts in zip(rows, ((0.3, 0.6, 0.8), (0.5, 0.55, 1.0)), strict=True):
+        prompt, first, second = (round(cut * length) for cut in cuts)
+        row[:prompt], row[prompt:first], row[first:second] = 0, 1, 2
+    return attention_allowed(rows)[:, None]
+
+
+def plain(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, scale: float) -> Tensor:
+    """[s, b, heads * d], head by head."""
+    heads = []
+    for head in range(HEADS):
+        group = head * key.shape[2] // HEADS
+        q, k, v = query[:, :, head].double(), key[:, :, group].double(), value[:, :, group].double()
+        scores = torch.einsum("qbd,kbd->bqk", q, k) * scale
+        if mask is not None:
+            scores = scores.masked_fill(~mask[:, 0], -torch.inf)
+        heads.append(torch.einsum("bqk,kbd->qbd", scores.softmax(dim=-1), v))
+    return torch.cat(heads, dim=-1)
+
+
+def build(group: Any, groups: int, scale: float | None) -> MaskedAttention:
+    config = TransformerConfig(
+        num_layers=1,
+        hidden_size=HEADS * CHANNELS,
+        num_attention_heads=HEADS,
+        num_query_groups=groups,
+        kv_channels=CHANNELS,
+    )
+    return MaskedAttention(
+        config,
+        layer_number=1,
+        attn_mask_type=AttnMaskType.arbitrary,
+        attention_type="self",
+        softmax_scale=scale,
+        pg_collection=SimpleNamespace(cp=group),  # type: ignore[arg-type]
+    )
+
+
+@pytest.mark.parametrize("masked", [True, False])
+@pytest.mark.parametrize("groups", [1, 2, 4])
+@pytest.mark.parametrize("length", [13, _EXPLICIT_PRODUCT_LIMIT, _EXPLICIT_PRODUCT_LIMIT + 1])
+def test_values_and_gradients(alone, monkeypatch, length, groups, masked):
+    explicit = []
+    product = attention._explicit_attention
+    monkeypatch.setattr(
+        attention, "_explicit_attention", lambda *args: explicit.append(1) or product(*args)
+    )
+    mask = tree_mask(length) if masked else None
+    ours, theirs = draw(length, groups), draw(length, groups)
+    context = build(alone, groups, None)(*ours, mask)
+    # Each side of the limit takes its own branch.
+    assert bool(explicit) == (length <= _EXPLICIT_PRODUCT_LIMIT)
+    expected = plain(*theirs, mask, CHANNELS**-0.5)
+    torch.testing.assert_close(context.double(), expected, rtol=1e-5, atol=2e-6)
+    factors = torch.randn(expected.shape, generator=torch.Generator().manual_seed(1))
+    (context * factors).sum().backward()
+    (expected * factors).sum().backward()
+    for leaf, twin in zip(ours, theirs, strict=True):
+        assert twin.grad.abs().max() > 1e-2
+        torch.testing.assert_close(leaf.grad, twin.grad, rtol=1e-4, atol=5e-6)
+
+
+@pytest.mark.parametrize("length", [9, _EXPLICIT_PRODUCT_LIMIT + 1])
+def test_a_given_scale(alone, length):
+    inputs = draw(length, 2)
+    context = build(alone, 2, 0.9)(*inputs, None)
+    torch.testing.assert_close(context.double(), plain(*inputs, None, 0.9), rtol=1e-5, atol=2e-6)
+
+
+@pytest.mark.parametrize("length", [40, _EXPLICIT_PRODUCT_LIMIT + 1])
+def test_what_the_mask_hides_has_no_influence(alone, length):
+    query, key, value = draw(length, 2)
+    mask = tree_mask(length)
+    module = build(alone, 2, None)
+    before = module(query, key, value, mask)
+    hidden = ~mask[0, 0, length // 4]  # seen from a prompt token of row 0
+    assert hidden.any()
+    with torch.no_grad():
+        key[hidden, 0] += 7.0
+        value[hidden, 0] -= 7.0
+    after = module(query, key, value, mask)
+    torch.testing.assert_close(after[length // 4, 0], before[length // 4, 0], rtol=0, atol=0)
+    assert (after[:, 0] - before[:, 0]).abs().max() > 1
