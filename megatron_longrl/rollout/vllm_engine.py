@@ -32,7 +32,12 @@ from megatron_longrl.platforms import platform
 from megatron_longrl.rollout.placement import place
 from megatron_longrl.rollout.sampling import balanced_shares, group_seeds
 from megatron_longrl.rollout.types import Group, Response, SamplingSettings
-from megatron_longrl.rollout.vllm_guest import kept_random_state, leave_groups, vllm_start
+from megatron_longrl.rollout.vllm_guest import (
+    kept_random_state,
+    leave_groups,
+    unlink_shared_memory,
+    vllm_start,
+)
 
 if TYPE_CHECKING:
     from vllm import RequestOutput
@@ -155,6 +160,7 @@ class VllmEngine:
                 leave_groups()
                 reason = (str(error).strip() or repr(error)).splitlines()[0]
                 raise UserError(f"the rollout engine did not start: {reason}") from error
+        unlink_shared_memory(instance)
 
     def generate(
         self,

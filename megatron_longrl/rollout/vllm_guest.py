@@ -15,6 +15,7 @@ import random
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -96,6 +97,15 @@ def vllm_start(instance: str, log_level: str) -> Iterator[None]:
             logging.getLogger("vllm").setLevel(logging.WARNING)
             # Would print all requests of a failed step, hundreds of kilobytes, before the error.
             logging.getLogger("vllm.logging_utils.dump_input").setLevel(logging.CRITICAL)
+
+
+def unlink_shared_memory(instance: str) -> None:
+    """Remove the names of an engine's shared memory, once all ranks have opened it.
+
+    The ranks keep their mappings; vLLM never removes the names, so every job would leave some.
+    """
+    for path in Path("/dev/shm").glob(f"{instance}-*"):
+        path.unlink(missing_ok=True)
 
 
 def leave_groups(shutdown_ray: bool = False) -> None:
