@@ -17,7 +17,7 @@ from torch import Tensor
 from torch.distributed import ProcessGroup
 
 from megatron_longrl.data.video import VideoError, VideoSpec, decode_many
-from megatron_longrl.parallel.agree import gather_objects
+from megatron_longrl.parallel.agree import gather_objects, together
 
 
 def split_evenly(total: int, parts: int) -> list[range]:
@@ -130,7 +130,7 @@ class FrameEncoder:
             else:
                 parts.append(gradient.view(shape))
         mine = self._reduce_to_owners(torch.cat(parts), encoded)
-        for part in torch.arange(encoded.pixels.shape[0]).split(self.chunk_frames):
+        for part in self._chunks(encoded.pixels):
             with torch.enable_grad():
                 output = self.encoder(encoded.pixels[part])
             torch.autograd.backward(output, mine[part])
@@ -151,7 +151,8 @@ class FrameEncoder:
     ) -> tuple[list[tuple[str, Tensor]], int, dict[str, str]]:
         """Decode this rank's share, and agree on which videos failed on any rank."""
         share = self._shares(specs)[self.group.rank()]
-        results = decode_many([(specs[v], positions) for v, positions in share])
+        with together(self.control):
+            results = decode_many([(specs[v], positions) for v, positions in share])
         mine: list[tuple[str, Tensor]] = []
         errors: dict[str, str] = {}
         for (v, _), result in zip(share, results, strict=True):
@@ -177,9 +178,14 @@ class FrameEncoder:
         output = torch.empty(
             (pixels.shape[0], *self.token_shape), dtype=self.dtype, device=self.device
         )
-        for part in torch.arange(pixels.shape[0]).split(self.chunk_frames):
+        for part in self._chunks(pixels):
             output[part] = self.encoder(pixels[part]).to(self.dtype)
         return output
+
+    def _chunks(self, pixels: Tensor) -> list[slice]:
+        """None where this rank has no frames: the encoder never sees an empty batch."""
+        starts = range(0, pixels.shape[0], self.chunk_frames)
+        return [slice(start, start + self.chunk_frames) for start in starts]
 
     def _gather(self, local: Tensor, counts: Sequence[int]) -> Tensor:
         """All ranks' frames in order; padded to the largest share because gloo wants even sizes."""

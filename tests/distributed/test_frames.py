@@ -1,0 +1,298 @@
+"""Two ranks: frames spread and put together, gradients brought home, shards, agreement.
+
+The twins decode and encode whole videos on every rank by themselves.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from fractions import Fraction
+from pathlib import Path
+
+import av
+import numpy as np
+import pytest
+import torch
+import torch.distributed as dist
+from torch import Tensor
+from torch.distributed import ProcessGroup
+
+from megatron_longrl.data.video import VideoSpec, content_hash, decode_frames
+from megatron_longrl.errors import UserError
+from megatron_longrl.parallel import frames as frames_module
+from megatron_longrl.parallel.agree import gather_objects, together
+from megatron_longrl.parallel.frames import EncodedVideos, FrameEncoder
+from megatron_longrl.parallel.logprobs import selected_logprobs
+from megatron_longrl.parallel.sequence import (
+    gather_shards,
+    gathered_order,
+    shard_sequence,
+    unshard_sequence,
+)
+
+SIZE, TOKENS, HIDDEN = 8, 3, 4
+
+
+class ToyEncoder(torch.nn.Module):
+    """[f, 3, S, S] -> [f, tokens, h]; not linear, so that a mixed-up gradient shows."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        generator = torch.Generator().manual_seed(0)
+        width = 3 * SIZE * SIZE
+        self.weight = torch.nn.Parameter(
+            torch.randn(TOKENS * HIDDEN, width, generator=generator) / width**0.5
+        )
+
+    def forward(self, pixels: Tensor) -> Tensor:
+        return torch.tanh(pixels.flatten(1) @ self.weight.t()).unflatten(1, (TOKENS, HIDDEN))
+
+
+def both() -> ProcessGroup:
+    """Both ranks."""
+    assert dist.group.WORLD is not None
+    return dist.group.WORLD
+
+
+def build(encoder: torch.nn.Module, chunk_frames: int = 4) -> FrameEncoder:
+    """Stage 1 with both ranks as one replica."""
+    return FrameEncoder(
+        encoder,
+        both(),
+        both(),
+        chunk_frames=chunk_frames,
+        tokens_per_frame=TOKENS,
+        hidden_size=HIDDEN,
+        dtype=torch.float32,
+        device=torch.device("cpu"),
+    )
+
+
+def write_videos(folder: Path, *lengths: int) -> list[VideoSpec]:
+    """One video of noise for every length; all ranks get the same specifications."""
+    if dist.get_rank() == 0:
+        generator = np.random.default_rng(0)
+        for number, frames in enumerate(lengths):
+            with av.open(str(folder / f"{number}.webm"), "w") as container:
+                stream = container.add_stream("libvpx-vp9", rate=Fraction(4))
+                stream.width, stream.height, stream.pix_fmt = 24, 16, "yuv420p"
+                for _ in range(frames):
+                    image = generator.integers(0, 255, (16, 24, 3), dtype=np.uint8)
+                    container.mux(stream.encode(av.VideoFrame.from_ndarray(image, format="rgb24")))
+                container.mux(stream.encode())
+    dist.barrier()
+    return [
+        VideoSpec(str(path), content_hash(path), tuple(range(frames)), SIZE, 0.5, 0.5)
+        for frames, path in ((n, folder / f"{k}.webm") for k, n in enumerate(lengths))
+    ]
+
+
+def broken(folder: Path, frames: int) -> VideoSpec:
+    """A specification of a file that is no video."""
+    path = folder / "broken.webm"
+    if dist.get_rank() == 0:
+        path.write_bytes(b"not a video" * 50)
+    dist.barrier()
+    return VideoSpec(str(path), content_hash(path), tuple(range(frames)), SIZE, 0.5, 0.5)
+
+
+def check_embeddings(encoded: EncodedVideos, specs: list[VideoSpec], encoder: ToyEncoder) -> None:
+    """Every video has its own embeddings, in its own order, on this rank."""
+    assert list(encoded.embeddings) == [spec.key() for spec in specs]
+    for spec in specs:
+        with torch.no_grad():
+            expected = encoder(decode_frames(spec)).flatten(0, 1)
+        torch.testing.assert_close(encoded.embeddings[spec.key()], expected, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("chunk_frames", [1, 5, 64])
+def test_uneven_frames_of_several_videos_in_chunks_of_any_size(shared_path, chunk_frames):
+    specs = write_videos(shared_path, 30, 1, 6)
+    encoder = ToyEncoder()
+    encoded = build(encoder, chunk_frames).encode(specs)
+    check_embeddings(encoded, specs, encoder)
+    assert encoded.failed == {}
+    counts = gather_objects(both(), (encoded.frames_decoded, encoded.frames_encoded))
+    assert counts == [(18, 18), (19, 19)], "37 frames, each decoded and encoded by one rank"
+
+
+def test_a_video_that_is_named_twice_is_encoded_once(shared_path):
+    specs = write_videos(shared_path, 3, 2)
+    encoder = ToyEncoder()
+    encoded = build(encoder).encode([specs[1], specs[0], specs[1]])
+    check_embeddings(encoded, [specs[1], specs[0]], encoder)
+    assert sum(gather_objects(both(), encoded.frames_encoded)) == 5
+
+
+def test_one_frame_leaves_a_rank_without_work_but_not_outside_defect_10(shared_path):
+    specs = write_videos(shared_path, 1)
+    encoder = ToyEncoder()
+    encoded = build(encoder).encode(specs, keep_pixels=True)
+    check_embeddings(encoded, specs, encoder)
+    assert gather_objects(both(), encoded.frames_encoded) == [0, 1]
+    check_gradient(build(encoder), encoded, specs, encoder)
+
+
+@pytest.mark.parametrize("keep_pixels", [True, False])
+def test_no_frames_at_all_defect_10(keep_pixels):
+    encoder = ToyEncoder()
+    stage = build(encoder)
+    encoded = stage.encode([], keep_pixels=keep_pixels)
+    assert encoded.embeddings == {}
+    assert encoded.failed == {}
+    if keep_pixels:
+        stage.backward(encoded, {})
+        assert encoder.weight.grad is None
+
+
+@pytest.mark.parametrize("place", [0, 1, 3])
+def test_a_broken_video_fails_alone_and_on_all_ranks_defect_8(shared_path, place):
+    specs = write_videos(shared_path, 9, 2, 5)
+    bad = broken(shared_path, 7)
+    encoder = ToyEncoder()
+    stage = build(encoder)
+    encoded = stage.encode([*specs[:place], bad, *specs[place:]], keep_pixels=True)
+    assert list(encoded.failed) == [bad.key()]
+    assert "broken.webm" in encoded.failed[bad.key()]
+    assert len(set(gather_objects(both(), encoded.failed[bad.key()]))) == 1
+    # Nothing stands in for it, and the others are what they are without it.
+    check_embeddings(encoded, specs, encoder)
+    check_gradient(stage, encoded, specs, encoder)
+
+
+def test_all_videos_broken_defect_8(shared_path):
+    bad = broken(shared_path, 3)
+    encoder = ToyEncoder()
+    stage = build(encoder)
+    encoded = stage.encode([bad], keep_pixels=True)
+    assert list(encoded.failed) == [bad.key()]
+    assert encoded.embeddings == {}
+    stage.backward(encoded, {})
+
+
+def test_a_decoder_that_crashes_on_one_rank_ends_all_defect_10(shared_path, monkeypatch):
+    specs = write_videos(shared_path, 4)
+
+    def crash(requests: object) -> list[Tensor]:
+        raise MemoryError("no room for frames")
+
+    if dist.get_rank() == 1:
+        monkeypatch.setattr(frames_module, "decode_many", crash)
+    with pytest.raises(UserError, match="MemoryError: no room for frames"):
+        build(ToyEncoder()).encode(specs)
+
+
+def gradient_parts(specs: list[VideoSpec], rank: int) -> dict[str, Tensor | None]:
+    """A rank's part of the embeddings' gradients; rank 1 says nothing about the first video."""
+    parts: dict[str, Tensor | None] = {}
+    for number, spec in enumerate(specs):
+        generator = torch.Generator().manual_seed(10 * number + rank)
+        rows = len(spec.frame_indices) * TOKENS
+        parts[spec.key()] = torch.randn(rows, HIDDEN, generator=generator)
+    if rank == 1 and specs:
+        parts[specs[0].key()] = None
+        if len(specs) > 1:
+            del parts[specs[1].key()]
+    return parts
+
+
+def check_gradient(
+    stage: FrameEncoder, encoded: EncodedVideos, specs: list[VideoSpec], encoder: ToyEncoder
+) -> None:
+    """The sum of the ranks' weight gradients is that of one process with all frames."""
+    assert encoder.weight.grad is None
+    stage.backward(encoded, gradient_parts(specs, dist.get_rank()))
+    given = encoder.weight.grad
+    total = torch.zeros_like(encoder.weight) if given is None else given.clone()
+    dist.all_reduce(total)
+    twin = ToyEncoder()
+    for spec in specs:
+        output = twin(decode_frames(spec)).flatten(0, 1)
+        for rank in range(dist.get_world_size()):
+            part = gradient_parts(specs, rank).get(spec.key())
+            if part is not None:
+                output.backward(part, retain_graph=True)
+    assert twin.weight.grad is not None
+    assert twin.weight.grad.abs().max() > 0.1
+    torch.testing.assert_close(total, twin.weight.grad, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("chunk_frames", [1, 4, 64])
+def test_the_gradient_is_that_of_one_process(shared_path, chunk_frames):
+    specs = write_videos(shared_path, 30, 1, 6)
+    encoder = ToyEncoder()
+    stage = build(encoder, chunk_frames)
+    check_gradient(stage, stage.encode(specs, keep_pixels=True), specs, encoder)
+
+
+@pytest.mark.parametrize("vocab_size", [20, 17, 9])
+@pytest.mark.parametrize("temperature", [1.0, 0.6])
+def test_log_probabilities_over_a_split_vocabulary(vocab_size, temperature):
+    # 9 of 20 rows are tokens: the second rank holds padding only.
+    group, rank = both(), dist.get_rank()
+    generator = torch.Generator().manual_seed(3)
+    hidden = torch.randn(11, 6, generator=generator).requires_grad_()
+    whole = torch.randn(20, 6, generator=generator)
+    targets = torch.randint(0, vocab_size, (11,), generator=generator)
+    factors = torch.randn(2, 11, generator=generator)
+    weight = whole[rank * 10 : (rank + 1) * 10].clone().requires_grad_()
+    results = selected_logprobs(hidden, weight, targets, group, vocab_size, temperature, chunk=4)
+    (torch.stack(results) * factors).sum().backward()
+    assert hidden.grad is not None
+    dist.all_reduce(hidden.grad)  # as hidden_for_logits does
+
+    twin_hidden = hidden.detach().double().requires_grad_()
+    twin_weight = whole.double().requires_grad_()
+    logits = (twin_hidden @ twin_weight.t())[:, :vocab_size] / temperature
+    log_p = logits.log_softmax(dim=-1)
+    expected = torch.stack([log_p[torch.arange(11), targets], -(log_p.exp() * log_p).sum(dim=-1)])
+    (expected * factors).sum().backward()
+    torch.testing.assert_close(torch.stack(results).double(), expected, rtol=1e-5, atol=1e-5)
+    pairs: Mapping[str, tuple[Tensor | None, Tensor | None]] = {
+        "hidden": (hidden.grad, twin_hidden.grad),
+        "weight": (weight.grad, twin_weight.grad),
+    }
+    for name, (ours, theirs) in pairs.items():
+        assert ours is not None and theirs is not None
+        if name == "weight":
+            theirs = theirs[rank * 10 : (rank + 1) * 10]
+        torch.testing.assert_close(ours.double(), theirs, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("dim", [0, 1, 2])
+def test_shards_come_back_together(dim):
+    whole = torch.randn(8, 12, 4, generator=torch.Generator().manual_seed(0))
+    group = both()
+    shard = shard_sequence(whole, group, dim)
+    assert shard.shape[dim] == whole.shape[dim] // 2
+    torch.testing.assert_close(unshard_sequence(shard, group, dim), whole, rtol=0, atol=0)
+
+
+def test_gathered_shards_are_the_sequence_and_their_gradient_the_sum_of_all_ranks():
+    group, rank = both(), dist.get_rank()
+    generator = torch.Generator().manual_seed(0)
+    whole = torch.randn(12, 3, generator=generator)
+    # Every rank weights the gathered tokens differently.
+    factors = torch.randn(2, 12, 3, generator=generator)
+    shard = shard_sequence(whole, group, dim=0).requires_grad_()
+    gathered = gather_shards(shard, group)[gathered_order(12, 2)]
+    torch.testing.assert_close(gathered.detach(), whole, rtol=0, atol=0)
+    (gathered * factors[rank]).sum().backward()
+    expected = shard_sequence(factors.sum(dim=0), group, dim=0)
+    torch.testing.assert_close(shard.grad, expected, rtol=1e-6, atol=1e-6)
+
+
+@pytest.mark.parametrize("failing", [0, 1])
+def test_an_error_on_one_rank_is_raised_on_both_defect_10(failing):
+    group = both()
+    with pytest.raises(UserError, match=rf"^rank {failing} has no data$"), together(group):
+        if dist.get_rank() == failing:
+            raise UserError(f"rank {failing} has no data")
+    # Both are still in step.
+    assert gather_objects(group, dist.get_rank()) == [0, 1]
+
+
+def test_of_two_errors_all_ranks_raise_the_first():
+    group = both()
+    with pytest.raises(UserError, match=r"^ValueError: rank 0$"), together(group):
+        raise ValueError(f"rank {dist.get_rank()}")
