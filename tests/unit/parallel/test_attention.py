@@ -36,8 +36,9 @@ def tree_mask(length: int) -> Tensor:
     return attention_allowed(rows)[:, None]
 
 
-def plain(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, scale: float) -> Tensor:
+def plain(inputs: list[Tensor], mask: Tensor | None, scale: float) -> Tensor:
     """[s, b, heads * d], head by head."""
+    query, key, value = inputs
     heads = []
     for head in range(HEADS):
         group = head * key.shape[2] // HEADS
@@ -63,7 +64,7 @@ def build(group: Any, groups: int, scale: float | None) -> MaskedAttention:
         attn_mask_type=AttnMaskType.arbitrary,
         attention_type="self",
         softmax_scale=scale,
-        pg_collection=SimpleNamespace(cp=group),  # type: ignore[arg-type]
+        pg_collection=SimpleNamespace(cp=group),
     )
 
 
@@ -73,21 +74,24 @@ def build(group: Any, groups: int, scale: float | None) -> MaskedAttention:
 def test_values_and_gradients(alone, monkeypatch, length, groups, masked):
     explicit = []
     product = attention._explicit_attention
-    monkeypatch.setattr(
-        attention, "_explicit_attention", lambda *args: explicit.append(1) or product(*args)
-    )
+
+    def noted(*inputs: Any) -> Tensor:
+        explicit.append(True)
+        return product(*inputs)
+
+    monkeypatch.setattr(attention, "_explicit_attention", noted)
     mask = tree_mask(length) if masked else None
     ours, theirs = draw(length, groups), draw(length, groups)
     context = build(alone, groups, None)(*ours, mask)
     # Each side of the limit takes its own branch.
     assert bool(explicit) == (length <= _EXPLICIT_PRODUCT_LIMIT)
-    expected = plain(*theirs, mask, CHANNELS**-0.5)
+    expected = plain(theirs, mask, CHANNELS**-0.5)
     torch.testing.assert_close(context.double(), expected, rtol=1e-5, atol=2e-6)
     factors = torch.randn(expected.shape, generator=torch.Generator().manual_seed(1))
     (context * factors).sum().backward()
     (expected * factors).sum().backward()
     for leaf, twin in zip(ours, theirs, strict=True):
-        assert twin.grad.abs().max() > 1e-2
+        assert twin.grad is not None and twin.grad.abs().max() > 1e-2
         torch.testing.assert_close(leaf.grad, twin.grad, rtol=1e-4, atol=5e-6)
 
 
@@ -95,7 +99,7 @@ def test_values_and_gradients(alone, monkeypatch, length, groups, masked):
 def test_a_given_scale(alone, length):
     inputs = draw(length, 2)
     context = build(alone, 2, 0.9)(*inputs, None)
-    torch.testing.assert_close(context.double(), plain(*inputs, None, 0.9), rtol=1e-5, atol=2e-6)
+    torch.testing.assert_close(context.double(), plain(inputs, None, 0.9), rtol=1e-5, atol=2e-6)
 
 
 @pytest.mark.parametrize("length", [40, _EXPLICIT_PRODUCT_LIMIT + 1])

@@ -12,6 +12,12 @@ ROWS = 40
 """Of the output projection; some tests say that the last ones are padding."""
 
 
+def grad(leaf: Tensor) -> Tensor:
+    """The gradient, which must be there."""
+    assert leaf.grad is not None
+    return leaf.grad
+
+
 def draw(positions: int = 23, vocab_size: int = ROWS) -> tuple[Tensor, Tensor, Tensor]:
     """Hidden states, projection and targets; the first and the last token are among the targets."""
     generator = torch.Generator().manual_seed(0)
@@ -47,7 +53,7 @@ def test_values_and_gradients(alone, vocab_size, temperature):
             factors = torch.randn(len(result), generator=torch.Generator().manual_seed(seed))
             (result * factors.to(result.dtype)).sum().backward(retain_graph=True)
     for leaf, twin in zip(inputs[:2], twins[:2], strict=True):
-        torch.testing.assert_close(leaf.grad, twin.grad, rtol=1e-4, atol=1e-5)
+        torch.testing.assert_close(grad(leaf), twin.grad, rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.parametrize("output", [0, 1], ids=["log-probability", "entropy"])
@@ -55,9 +61,9 @@ def test_gradient_of_one_output(alone, output):
     inputs, twins = draw(), draw()
     selected_logprobs(*inputs, alone, ROWS)[output].sum().backward()
     plain(*twins, ROWS, 1.0)[output].sum().backward()
-    assert inputs[0].grad.abs().max() > 0.1
+    assert grad(inputs[0]).abs().max() > 0.1
     for leaf, twin in zip(inputs[:2], twins[:2], strict=True):
-        torch.testing.assert_close(leaf.grad, twin.grad, rtol=1e-4, atol=1e-5)
+        torch.testing.assert_close(grad(leaf), twin.grad, rtol=1e-4, atol=1e-5)
 
 
 def test_padding_rows_are_never_chosen_and_never_trained(alone):
@@ -69,8 +75,8 @@ def test_padding_rows_are_never_chosen_and_never_trained(alone):
     for result, value in zip(results, expected, strict=True):
         torch.testing.assert_close(result, value, rtol=0, atol=0)
     torch.cat(results).sum().backward()
-    assert weight.grad[:33].abs().min(dim=1).values.max() > 0
-    assert weight.grad[33:].abs().max() == 0
+    assert grad(weight)[:33].abs().min(dim=1).values.max() > 0
+    assert grad(weight)[33:].abs().max() == 0
 
 
 @pytest.mark.parametrize("chunk", [1, 7, 22, 4096])
@@ -81,7 +87,7 @@ def test_the_chunk_size_does_not_matter(alone, chunk):
         results = selected_logprobs(hidden, weight, targets, alone, ROWS, chunk=size)
         (results[0] + 0.3 * results[1]).square().sum().backward()
         values.append(torch.stack(results))
-        gradients.append(torch.cat([hidden.grad, weight.grad]))
+        gradients.append(torch.cat([grad(hidden), grad(weight)]))
     torch.testing.assert_close(*values, rtol=1e-6, atol=1e-6)
     torch.testing.assert_close(*gradients, rtol=1e-5, atol=1e-5)
 
@@ -91,8 +97,8 @@ def test_no_positions(alone):
     logprobs, entropy = selected_logprobs(hidden, weight, targets, alone, ROWS)
     assert logprobs.shape == entropy.shape == (0,)
     (logprobs.sum() + entropy.sum()).backward()
-    assert hidden.grad.shape == (0, 8)
-    assert weight.grad.abs().max() == 0
+    assert grad(hidden).shape == (0, 8)
+    assert grad(weight).abs().max() == 0
 
 
 def test_a_certain_distribution_stays_finite(alone):
@@ -101,4 +107,4 @@ def test_a_certain_distribution_stays_finite(alone):
     assert results[0].min() < -1000
     assert results[1].min().item() == pytest.approx(0, abs=1e-6)
     torch.cat(results).sum().backward()
-    assert all(torch.isfinite(tensor).all() for tensor in (*results, hidden.grad, weight.grad))
+    assert all(torch.isfinite(tensor).all() for tensor in (*results, grad(hidden), grad(weight)))
