@@ -1,0 +1,121 @@
+"""What a step's micro-batches hold, whatever their size and order."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from megatron_longrl.errors import UserError
+from megatron_longrl.training.batches import _spans, rl_batches, sft_batches
+from tests.unit.training.made_up import (
+    alone,
+    make_config,
+    make_groups,
+    make_prompt,
+    make_response,
+    mr_sp,
+)
+
+LENGTHS = [[3, 7], [1, 2], [5, 5], [8, 1]]
+
+
+@pytest.mark.parametrize(
+    ("total", "size", "expected"),
+    [
+        (4, 4, [[0, 1, 2, 3]]),
+        (4, 1, [[0], [1], [2], [3]]),
+        (5, 2, [[0, 1], [2, 3], [4]]),
+        (1, 8, [[0]]),
+        (0, 3, []),
+    ],
+)
+def test_spans(total, size, expected):
+    assert [list(span) for span in _spans(total, size)] == expected
+
+
+@pytest.mark.parametrize("shared_prompt", [True, False])
+@pytest.mark.parametrize("size", [1, 2, 3, 8])
+def test_every_token_keeps_its_own_values_defect_1(shared_prompt, size):
+    config = make_config(shared_prompt=shared_prompt, micro_batch_size=size)
+    groups = make_groups(LENGTHS)
+    batches = rl_batches(groups, config, alone())
+    rows = 4 if shared_prompt else 8
+    assert [len(batch.tokens) for batch in batches] == [
+        min(size, rows - start) for start in range(0, rows, size)
+    ]
+    found = []
+    for batch in batches:
+        assert batch.advantages is not None and batch.rollout_logprobs is not None
+        fields = (batch.labels, batch.advantages, batch.rollout_logprobs)
+        found += list(zip(*(field[batch.selected].tolist() for field in fields), strict=True))
+        for field in fields[1:]:
+            assert field[~batch.selected].abs().sum() == 0
+    expected = []
+    for group in groups:
+        assert group.advantages is not None
+        for response, advantage in zip(group.responses, group.advantages.tolist(), strict=True):
+            for token, logprob in zip(response.token_ids, response.logprobs, strict=True):
+                expected.append((int(token), advantage, float(logprob)))
+    assert found == expected
+
+
+def test_a_shared_prompt_stands_in_its_row_once():
+    (group,) = make_groups([[3, 7]])
+    prompt = group.prompt.token_ids.tolist()
+    (shared,) = rl_batches([group], make_config(), alone())
+    apart = rl_batches([group], make_config(shared_prompt=False), alone())
+    assert shared.tokens[0, : len(prompt)].tolist() == prompt
+    assert (shared.tokens == prompt[0]).sum() == 1
+    assert sum(int((batch.tokens == prompt[0]).sum()) for batch in apart) == 2
+
+
+def test_sft_has_one_row_per_prompt():
+    prompts = [make_prompt(f"p{k}", 3 + k) for k in range(3)]
+    responses = [make_response(n, seed=n).token_ids.tolist() for n in (2, 9, 5)]
+    batches = sft_batches(prompts, responses, make_config(micro_batch_size=2), alone())
+    assert [len(batch.tokens) for batch in batches] == [2, 1]
+    predicted = [
+        row[chosen].tolist()
+        for batch in batches
+        for row, chosen in zip(batch.labels, batch.selected, strict=True)
+    ]
+    assert predicted == responses
+    assert all(batch.advantages is None for batch in batches)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {},
+        {"context_parallel_size": 2},
+        {"tensor_model_parallel_size": 3, "sequence_parallel": True},
+        {"context_parallel_size": 2, "tensor_model_parallel_size": 2, "sequence_parallel": True},
+    ],
+)
+def test_a_replica_without_samples_joins_with_padding_defect_10(changes):
+    config = make_config(**changes)
+    for rank in range(config.context_parallel_size):
+        ranks = mr_sp(rank, config.context_parallel_size)
+        for batches in (rl_batches([], config, ranks), sft_batches([], [], config, ranks)):
+            (batch,) = batches
+            assert not batch.selected.any()
+            assert batch.media_keys == ()
+            assert batch.response_lengths.tolist() == []
+            # Every padding token sees one key, so that no softmax is empty.
+            assert (batch.attention_mask.sum(dim=-1) == 1).all()
+            # What reaches a TP rank under sequence parallelism is equally long everywhere.
+            tensor = config.tensor_model_parallel_size if config.sequence_parallel else 1
+            assert batch.tokens.shape[1] % tensor == 0
+
+
+def test_a_row_that_is_too_long_names_its_prompt():
+    with pytest.raises(UserError, match=r"p0.*--seq-length 8"):
+        rl_batches(make_groups([[3, 7]]), make_config(seq_length=8), alone())
+
+
+def test_a_float_advantage_is_spread_over_the_response():
+    (group,) = make_groups([[2, 3]])
+    group.advantages = torch.tensor([0.25, -4.0], dtype=torch.double)
+    (batch,) = rl_batches([group], make_config(), alone())
+    assert batch.advantages is not None
+    assert batch.advantages[batch.selected].tolist() == [0.25, 0.25, -4.0, -4.0, -4.0]
