@@ -1,0 +1,62 @@
+"""Where a run starts, and when it validates and saves."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from megatron_longrl.checkpoint.distributed import Loaded
+from megatron_longrl.training import loop
+from megatron_longrl.training.loop import TrainingLoop, start
+from tests.unit.training.made_up import make_config
+
+
+@pytest.mark.parametrize(
+    ("interval", "due"),
+    [(None, [7]), (1, [1, 2, 3, 4, 5, 6, 7]), (3, [3, 6, 7]), (7, [7]), (20, [7])],
+)
+def test_every_interval_and_after_the_last_step(interval, due):
+    run: Any = SimpleNamespace(config=make_config(train_iters=7))
+    found = []
+    for run.iteration in range(1, 8):
+        if TrainingLoop._is_due(run, interval):
+            found.append(run.iteration)
+    assert found == due
+
+
+INTERRUPTED, WEIGHTS = Loaded(Path("interrupted"), iteration=5), Loaded(Path("weights"))
+
+
+@pytest.mark.parametrize(
+    ("flags", "has_checkpoint", "result", "weights_of"),
+    [
+        ({}, False, Loaded(Path()), None),
+        ({"load": "run"}, True, INTERRUPTED, None),
+        ({"load": "run"}, False, Loaded(Path()), None),
+        ({"pretrained_checkpoint": "sft"}, False, WEIGHTS, "sft"),
+        # A new stage that is interrupted goes on with itself, not with the stage before.
+        ({"load": "run", "pretrained_checkpoint": "sft"}, True, INTERRUPTED, None),
+        ({"load": "run", "pretrained_checkpoint": "sft"}, False, WEIGHTS, "sft"),
+        ({"load": "run", "finetune": True}, True, WEIGHTS, "run"),
+    ],
+)
+def test_start(monkeypatch, flags, has_checkpoint, result, weights_of):
+    taken = []
+
+    def load_checkpoint(folder: str, **parts: Any) -> Loaded | None:
+        assert folder == "run"
+        return INTERRUPTED if has_checkpoint else None
+
+    def load_weights(folder: str, **parts: Any) -> Loaded:
+        taken.append(folder)
+        return WEIGHTS
+
+    monkeypatch.setattr(loop, "load_checkpoint", load_checkpoint)
+    monkeypatch.setattr(loop, "load_weights", load_weights)
+    model = SimpleNamespace(modules={}, optimizers={}, scheduler=None)
+    runtime: Any = SimpleNamespace(config=make_config(**flags), model=model, groups=None)
+    assert start(runtime) == result
+    assert taken == ([] if weights_of is None else [weights_of])
