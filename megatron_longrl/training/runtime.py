@@ -158,13 +158,15 @@ def build_runtime(config: Config, entry: Entry) -> Runtime:
     store = open_store(
         int(config.embedding_store_gib * 2**30), config.params_dtype, groups.replica_control
     )
+    # Greedy rollouts (temperature 0) are trained as the distribution that they are the mode of.
+    temperature = (config.rollout_temperature or 1.0) if entry == "rl" else 1.0
     return Runtime(
         config=config,
         groups=groups,
         tokenizer=tokenizer,
         builder=builder,
         model=model,
-        stepper=Stepper(model, frames, groups, config),
+        stepper=Stepper(model, frames, groups, config, temperature),
         store=store,
         media=MediaProvider(frames, store, model),
     )

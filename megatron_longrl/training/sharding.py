@@ -26,12 +26,12 @@ class MicroBatch:
     """bool [b, 1, s / cp, s], True where seen; keys in the order of the ranks' shards."""
     media_keys: tuple[str, ...]
     """Videos of the rows, in the order that ``media_index`` counts."""
-    num_responses: int
-    """Responses in all rows of the micro-batch."""
     response_lengths: Tensor
     """float [responses]: predicted tokens of each response, over all ranks."""
     advantages: Tensor | None = None
     old_logprobs: Tensor | None = None
+    """Of the policy before its first update on these rollouts. None: the update's own, which are
+    the same while there is one update per batch of rollouts."""
     ref_logprobs: Tensor | None = None
     rollout_logprobs: Tensor | None = None
 
@@ -39,9 +39,6 @@ class MicroBatch:
     def selected(self) -> Tensor:
         """bool [b, s / cp]: where a response token is predicted."""
         return self.loss_mask > 0
-
-
-_OPTIONAL = ("advantages", "old_logprobs", "ref_logprobs", "rollout_logprobs")
 
 
 def shard_batch(batch: Batch, group: ProcessGroup, device: torch.device) -> MicroBatch:
@@ -71,10 +68,7 @@ def shard_batch(batch: Batch, group: ProcessGroup, device: torch.device) -> Micr
         response_index=shard(batch.response_index),
         attention_mask=allowed[:, None].to(device),
         media_keys=tuple(batch.media_keys),
-        num_responses=num_responses,
         response_lengths=torch.bincount(predicted, minlength=num_responses).float().to(device),
-        **{
-            name: None if getattr(batch, name) is None else shard(getattr(batch, name))
-            for name in _OPTIONAL
-        },
+        advantages=None if batch.advantages is None else shard(batch.advantages),
+        rollout_logprobs=None if batch.rollout_logprobs is None else shard(batch.rollout_logprobs),
     )

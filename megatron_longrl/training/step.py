@@ -47,8 +47,6 @@ class StepResult:
     """The loss's metrics, over all ranks and micro-batches."""
     grad_norm: float
     learning_rate: float
-    num_tokens: int
-    """Tokens (or responses) that the gradients were divided by."""
 
 
 class Stepper:
@@ -57,6 +55,8 @@ class Stepper:
     Args:
         model: the parts of the model.
         frames: stage 1 of MR-SP over this rank's replica.
+        config: with ``vocab_size`` filled in.
+        temperature: of the distribution that is trained: that of the rollouts for RL, 1 for SFT.
     """
 
     def __init__(
@@ -65,11 +65,14 @@ class Stepper:
         frames: FrameEncoder,
         groups: ParallelGroups,
         config: Config,
+        temperature: float = 1.0,
     ) -> None:
+        assert config.vocab_size is not None, "the vocabulary's size comes from the tokenizer"
         self.model = model
         self.frames = frames
         self.groups = groups
-        self.config = config
+        self._vocab_size = config.vocab_size
+        self._temperature = temperature
         self._schedule = get_forward_backward_func(pp_size=groups.pp.size(), vp_size=None)
         self._p2p = P2PCommunicator(groups.pp, model.gpt.config)
         self._num_tokens = torch.zeros([], dtype=torch.int)
@@ -111,7 +114,6 @@ class Stepper:
             metrics=self._reduce(sums).means(),
             grad_norm=float(grad_norm),
             learning_rate=learning_rate,
-            num_tokens=int(self._num_tokens),
         )
 
     @torch.no_grad()
@@ -189,8 +191,8 @@ class Stepper:
             output_weight(gpt),
             batch.labels[selected],
             self.groups.tp,
-            vocab_size=self.config.vocab_size or gpt.vocab_size,
-            temperature=self.config.rollout_temperature or 1.0,
+            vocab_size=self._vocab_size,
+            temperature=self._temperature,
         )
         return torch.stack([logprobs, entropy]), partial(finish, batch)
 
@@ -225,7 +227,8 @@ def _place_media(embeddings: Tensor, batch: MicroBatch, media: Mapping[str, Tens
     slots = batch.media_index >= 0
     if not batch.media_keys:
         return embeddings
-    whole = torch.cat([media[key] for key in batch.media_keys])
+    # Kept embeddings are in host memory: a micro-batch takes only its own to the device.
+    whole = torch.cat([media[key] for key in batch.media_keys]).to(embeddings.device)
     chosen = whole.index_select(0, batch.media_index[slots]).to(embeddings.dtype)
     return embeddings.index_put((slots,), chosen)
 

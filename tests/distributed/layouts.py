@@ -16,8 +16,8 @@ from megatron_longrl.config import Config
 from megatron_longrl.data.rows import load_rows
 from megatron_longrl.data.tokenizer import train_sentencepiece
 from megatron_longrl.rollout.types import Group, Response
-from megatron_longrl.training.batches import rl_batches
-from megatron_longrl.training.losses import rl_loss
+from megatron_longrl.training.batches import rl_batches, sft_batches
+from megatron_longrl.training.losses import rl_loss, sft_loss
 from megatron_longrl.training.runtime import Runtime, build_runtime
 from tests.distributed.twin import Twin
 
@@ -150,13 +150,28 @@ def twin_of(runtime: Runtime) -> tuple[float, dict[str, torch.Tensor]]:
     for group in groups.values():
         assert group.advantages is not None
         for response, advantage in zip(group.responses, group.advantages, strict=True):
-            logprobs = twin.logprobs(group.prompt, response.token_ids.tolist())
+            ids, temperature = response.token_ids.tolist(), runtime.config.rollout_temperature
+            logprobs = twin.logprobs(group.prompt, ids, temperature)
             # On policy the ratio is one, so that the clipped loss's gradient is the plain one's.
             ratio = (logprobs - logprobs.detach()).exp()
             total = total - (ratio * advantage).sum()
             tokens += len(logprobs)
     (total / tokens).backward()
     return float(total / tokens), twin.gradients()
+
+
+def sft_losses(config: Config) -> tuple[float, float]:
+    """Loss of supervised training on the responses: ours, and the twin's."""
+    runtime = build_runtime(config, "sft")
+    groups = rollouts(runtime)
+    prompts, media = runtime.encode([group.prompt for group in groups], for_training=False)
+    responses = [group.responses[0].token_ids.tolist() for group in groups]
+    batches = sft_batches(prompts, responses, runtime.config, runtime.groups)
+    ours = runtime.stepper.evaluate(batches, media.embeddings, sft_loss).means()["lm loss"]
+    stream = export_named_tensors(runtime.model.modules, runtime.config, runtime.groups)
+    twin = Twin(runtime.config, dict(stream))
+    theirs = [-twin.logprobs(p, ids) for p, ids in zip(prompts, responses, strict=True)]
+    return ours, float(torch.cat(theirs).mean())
 
 
 def largest_error(ours: dict[str, torch.Tensor], theirs: dict[str, torch.Tensor]) -> float:

@@ -3,7 +3,14 @@
 import pytest
 import torch.distributed as dist
 
-from tests.distributed.layouts import largest_error, tiny_config, train_once, twin_of, write_data
+from tests.distributed.layouts import (
+    largest_error,
+    sft_losses,
+    tiny_config,
+    train_once,
+    twin_of,
+    write_data,
+)
 
 TOLERANCE = 1e-5
 
@@ -36,6 +43,20 @@ def test_layout(shared_path, layout, shared_prompt):
 @pytest.mark.parametrize("layout", ["MR-SP2", "PP2"])
 def test_two_rows_in_a_micro_batch(shared_path, layout):
     check(shared_path, LAYOUTS[layout], micro_batch_size=2)
+
+
+def test_the_policy_is_the_distribution_that_rollouts_are_drawn_from(shared_path):
+    check(shared_path, LAYOUTS["TP2"], rollout_temperature=0.6)
+
+
+@pytest.mark.parametrize("layout", ["TP2", "MR-SP2", "PP2"])
+def test_sft_is_at_temperature_one_whatever_rollouts_are(shared_path, layout):
+    if dist.get_rank() == 0:
+        write_data(shared_path)
+    dist.barrier()
+    config = tiny_config(shared_path, **LAYOUTS[layout], rollout_temperature=0.6)
+    ours, theirs = sft_losses(config)
+    assert ours == pytest.approx(theirs, rel=TOLERANCE)
 
 
 def test_untied_embeddings(shared_path):

@@ -73,7 +73,7 @@ class Twin:
         x = F.gelu(F.linear(x, p["2.weight"], p["2.bias"]))
         return F.linear(x, p["4.weight"], p["4.bias"])
 
-    def logprobs(self, prompt: Prompt, response: Sequence[int]) -> Tensor:
+    def logprobs(self, prompt: Prompt, response: Sequence[int], temperature: float = 1.0) -> Tensor:
         """[R] log-probabilities of one response, with a graph."""
         ids = torch.cat([prompt.token_ids, torch.tensor(response)])
         embeddings = self.llm.get_input_embeddings()(ids)
@@ -82,7 +82,7 @@ class Twin:
             mask = torch.cat([prompt.media_mask, torch.zeros(len(response), dtype=torch.bool)])
             embeddings = embeddings.masked_scatter(mask[:, None], torch.cat(media))
         logits = self.llm(inputs_embeds=embeddings[None]).logits[0]
-        predicted = logits[len(prompt.token_ids) - 1 : -1].log_softmax(-1)
+        predicted = (logits[len(prompt.token_ids) - 1 : -1] / temperature).log_softmax(-1)
         return predicted.gather(1, torch.tensor(response)[:, None])[:, 0]
 
     def gradients(self) -> dict[str, Tensor]:
