@@ -45,8 +45,6 @@ class Batch:
     uids: list[str]
     """Prompt of each row."""
     advantages: Tensor | None = None
-    old_logprobs: Tensor | None = None
-    ref_logprobs: Tensor | None = None
     rollout_logprobs: Tensor | None = None
     spans: list[list[slice]] = field(default_factory=list)
     """Where each row's responses are predicted."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -105,8 +104,8 @@ def language_transformer_config(config: Config) -> TransformerConfig:
         hidden_size=config.hidden_size,
         ffn_hidden_size=config.ffn_hidden_size,
         num_attention_heads=config.num_attention_heads,
-        num_query_groups=config.num_query_groups or config.num_attention_heads,
-        kv_channels=config.kv_channels or config.hidden_size // config.num_attention_heads,
+        num_query_groups=config.num_query_groups,
+        kv_channels=config.kv_channels,
         normalization="RMSNorm",
         layernorm_epsilon=config.norm_epsilon,
         gated_linear_unit=True,
@@ -135,7 +134,7 @@ def mrope_sections(config: Config) -> list[int]:
     Three equal position components make multimodal rotary embedding ordinary rotary embedding, so
     any split of the channels is right for text-position models.
     """
-    half = (config.kv_channels or config.hidden_size // config.num_attention_heads) // 2
+    half = config.kv_channels // 2
     return [half - 2 * (half // 3), half // 3, half // 3]
 
 
@@ -225,9 +224,3 @@ def output_weight(model: GPTModel) -> Tensor:
     if model.share_embeddings_and_output_weights:
         return model.shared_embedding_or_output_weight()
     return model.output_layer.weight
-
-
-def freeze(modules: Sequence[torch.nn.Module]) -> None:
-    """Exclude all parameters of ``modules`` from training."""
-    for module in modules:
-        module.requires_grad_(False)

@@ -40,6 +40,8 @@ class EncodedVideos:
     """Frames that this rank encoded."""
     order: list[tuple[str, int]] = field(default_factory=list)
     """(video key, frames) in the order of the split."""
+    counts: list[int] = field(default_factory=list)
+    """Frames that each rank of the replica encoded."""
     pixels: Tensor | None = None
     """This rank's frames [f, 3, S, S], kept for the backward pass of a trainable encoder."""
 
@@ -82,20 +84,19 @@ class FrameEncoder:
             keep_pixels: hold this rank's frames for :meth:`backward`.
         """
         specs = list({spec.key(): spec for spec in specs}.values())
-        mine, decoded, failed = self._decode_mine(specs)
-        alive = [spec for spec in specs if spec.key() not in failed]
-        order = [(spec.key(), len(spec.frame_indices)) for spec in alive]
-        if failed:  # the split changes when a video drops out; what is decoded stays decoded
-            mine = [(key, frames) for key, frames in mine if key not in failed]
-        pixels = (
-            torch.cat([frames for _, frames in mine]).to(self.device)
-            if mine
-            else torch.empty(0, device=self.device)
-        )
+        shares = self._shares(specs)
+        mine, failed = self._decode(specs, shares[self.group.rank()])
+        # A video that drops out leaves its ranks with less to encode; nothing is decoded again.
+        order = [(s.key(), len(s.frame_indices)) for s in specs if s.key() not in failed]
+        counts = [
+            sum(len(frames) for v, frames in share if specs[v].key() not in failed)
+            for share in shares
+        ]
+        alive = [frames for key, frames in mine if key not in failed]
+        pixels = (torch.cat(alive) if alive else torch.empty(0)).to(self.device)
         with torch.no_grad():
             local = self._encode_chunks(pixels)
-        owned = self._owned_counts(specs, failed)
-        whole = self._gather(local, owned)
+        whole = self._gather(local, counts)
         embeddings: dict[str, Tensor] = {}
         start = 0
         for key, frames in order:
@@ -104,9 +105,10 @@ class FrameEncoder:
         return EncodedVideos(
             embeddings=embeddings,
             failed=failed,
-            frames_decoded=decoded,
+            frames_decoded=sum(frames.shape[0] for _, frames in mine),
             frames_encoded=local.shape[0],
             order=order,
+            counts=counts,
             pixels=pixels if keep_pixels else None,
         )
 
@@ -146,11 +148,10 @@ class FrameEncoder:
             shares.append(list(share.items()))
         return shares
 
-    def _decode_mine(
-        self, specs: Sequence[VideoSpec]
-    ) -> tuple[list[tuple[str, Tensor]], int, dict[str, str]]:
-        """Decode this rank's share, and agree on which videos failed on any rank."""
-        share = self._shares(specs)[self.group.rank()]
+    def _decode(
+        self, specs: Sequence[VideoSpec], share: Sequence[tuple[int, list[int]]]
+    ) -> tuple[list[tuple[str, Tensor]], dict[str, str]]:
+        """This rank's share as (video key, frames), and the videos that failed on any rank."""
         with together(self.control):
             results = decode_many([(specs[v], positions) for v, positions in share])
         mine: list[tuple[str, Tensor]] = []
@@ -164,14 +165,7 @@ class FrameEncoder:
         for rank_errors in gather_objects(self.control, errors):
             for key, reason in rank_errors.items():
                 failed.setdefault(key, reason)
-        return mine, sum(frames.shape[0] for _, frames in mine), failed
-
-    def _owned_counts(self, specs: Sequence[VideoSpec], failed: Mapping[str, str]) -> list[int]:
-        """Frames that each rank encodes once failed videos are gone."""
-        return [
-            sum(len(frames) for v, frames in share if specs[v].key() not in failed)
-            for share in self._shares(specs)
-        ]
+        return mine, failed
 
     def _encode_chunks(self, pixels: Tensor) -> Tensor:
         """[f, 3, S, S] -> [f, tokens, h] in chunks."""
@@ -201,16 +195,14 @@ class FrameEncoder:
 
     def _reduce_to_owners(self, gradient: Tensor, encoded: EncodedVideos) -> Tensor:
         """Sum [frames, tokens, h] over the replica; every rank keeps the frames that it owns."""
-        assert encoded.pixels is not None
         if self.group.size() == 1:
             return gradient
-        counts = gather_objects(self.control, encoded.pixels.shape[0])
-        largest = max(counts)
+        largest = max(encoded.counts)
         padded = gradient.new_zeros((self.group.size(), largest, *self.token_shape))
         start = 0
-        for rank, count in enumerate(counts):
+        for rank, count in enumerate(encoded.counts):
             padded[rank, :count] = gradient[start : start + count]
             start += count
         mine = gradient.new_empty((largest, *self.token_shape))
         dist.reduce_scatter_tensor(mine, padded.flatten(0, 1), group=self.group)
-        return mine[: encoded.pixels.shape[0]]
+        return mine[: encoded.frames_encoded]

@@ -82,7 +82,7 @@ class TrainingLoop:
             self.sampler = RowSampler(load_rows(self.config.train_data_path), self.config.seed)
             valid = (
                 load_rows(self.config.valid_data_path, "heldout.jsonl")
-                if (self.config.valid_data_path)
+                if self.config.valid_data_path
                 else []
             )
             self.valid_rows = runtime.share(valid[: self.config.eval_samples])

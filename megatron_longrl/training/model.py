@@ -30,8 +30,6 @@ if TYPE_CHECKING:
     from megatron_longrl.config import Config
     from megatron_longrl.parallel.groups import ParallelGroups
 
-PARTS = ("language_model", "encoder")
-
 
 @dataclass
 class TrainedModel:

@@ -34,7 +34,3 @@ class ReferenceWeights:
             yield
         finally:
             self._swap()
-
-    def state(self) -> list[torch.Tensor]:
-        """The reference weights, in the order of the module's parameters."""
-        return self._weights
