@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import os
 import sys
+import time
 from collections.abc import Callable, Sequence
+from pathlib import Path
 
 from megatron_longrl.config import Config, Entry, load_config
 from megatron_longrl.errors import UserError
@@ -17,25 +20,74 @@ def launch(entry: Entry, work: Callable[[Config], None], argv: Sequence[str] | N
     """Read the configuration and do the work.
 
     Returns:
-        0 when all was done; 2 after a user's error, which rank 0 prints as one line. Any other
-        exception goes through, so that torchrun ends the other ranks.
+        0 when all was done; 2 after a user's error, which is told in one line. Any other exception
+        goes through, so that torchrun ends the other ranks.
     """
-    rank = int(os.environ.get("RANK", "0"))
     try:
         config = load_config(sys.argv[1:] if argv is None else argv, entry)
         from megatron_longrl.training.logging import configure_logging
 
-        configure_logging(config.log_level, rank)
+        configure_logging(config.log_level, int(os.environ.get("RANK", "0")))
         work(config)
     except UserError as error:
-        if rank == 0:
-            sys.stderr.write(f"error: {error}\n")
-            sys.stderr.flush()
-        logging.shutdown()
+        _tell(str(error))
+        _leave_groups()
         return USER_ERROR_STATUS
-    finally:
-        if "torch" in sys.modules:
-            from megatron_longrl.parallel.groups import destroy_parallel
-
-            destroy_parallel()
+    except Exception:
+        if _someone_told():  # Only the echo of another rank's end.
+            return USER_ERROR_STATUS
+        raise  # Other ranks may be inside a collective: nothing may wait for them here.
+    _leave_groups()
     return 0
+
+
+def _tell(message: str) -> None:
+    """Print the error once for all ranks of this node, and let torchrun's last lines repeat it.
+
+    Whichever rank comes first prints: torchrun ends all others as soon as one is gone, and it may
+    be that only one has met the problem.
+    """
+    line = "error: " + " ".join(message.split())
+    report = _torchrun_report()
+    if report is not None:
+        details = {"message": line, "extraInfo": {"timestamp": str(int(time.time()))}}
+        report.write_text(json.dumps({"message": details}), encoding="utf-8")
+    if _is_first():
+        sys.stdout.flush()
+        sys.stderr.write(line + "\n")
+        sys.stderr.flush()
+
+
+def _torchrun_report() -> Path | None:
+    """The file in which torchrun looks for the reason why this rank failed."""
+    path = Path(os.environ.get("TORCHELASTIC_ERROR_FILE", os.devnull))
+    return path if path.parent.is_dir() and path.name == "error.json" else None
+
+
+def _told_mark() -> Path | None:
+    """A file that the ranks of this node share while this attempt of the job lasts."""
+    report = _torchrun_report()
+    return report.parent.parent / "longrl_error_told" if report is not None else None
+
+
+def _someone_told() -> bool:
+    mark = _told_mark()
+    return mark is not None and mark.exists()
+
+
+def _is_first() -> bool:
+    mark = _told_mark()
+    if mark is None:
+        return True
+    try:
+        mark.touch(exist_ok=False)
+    except FileExistsError:
+        return False
+    return True
+
+
+def _leave_groups() -> None:
+    if "torch" in sys.modules:
+        from megatron_longrl.parallel.groups import destroy_parallel
+
+        destroy_parallel()

@@ -17,18 +17,36 @@ from megatron_longrl.training.trackers import TensorBoardTracker, Tracker, Wandb
 METRICS_FILE = "metrics.jsonl"
 RECIPE_FILE = "config.yaml"
 
+LIBRARIES = ("megatron.core", "vllm", "torch", "transformers")
+"""Loggers that tell their set-up at INFO."""
+
+HARMLESS_WARNINGS = (
+    ".*(Apex|apex).*",
+    ".*torch.distributed.*is deprecated.*",
+    "full scope is deprecated",  # The default of core's cuda_graph_scope, which no one has set.
+    "The .grad attribute of a Tensor that is not a leaf",  # Core's distributed optimizer in fp32.
+)
+"""Beginnings of warnings about defaults that users cannot change."""
+
 
 def configure_logging(level: str, rank: int) -> None:
-    """Send this process's log messages to stderr, marked with its rank."""
+    """Send this process's log messages to stderr, marked with its rank.
+
+    What libraries say about themselves, and what every rank says alike, is shown at ``debug`` only.
+    """
+    debug = level == "debug"
     logging.basicConfig(
         level=level.upper(),
         format=f"[%(asctime)s] rank {rank} %(levelname)s %(name)s: %(message)s",
         force=True,
     )
-    # Megatron-core tells its set-up at INFO.
-    quiet = logging.DEBUG if level == "debug" else logging.WARNING
-    logging.getLogger("megatron.core").setLevel(quiet)
-    for message in (".*(Apex|apex).*", ".*torch.distributed.*is deprecated.*"):
+    if debug:
+        return
+    for library in LIBRARIES:
+        logging.getLogger(library).setLevel(logging.WARNING)
+    if rank != 0 and level == "info":
+        logging.getLogger("megatron_longrl").setLevel(logging.WARNING)
+    for message in HARMLESS_WARNINGS:
         warnings.filterwarnings("ignore", message=message)
 
 
