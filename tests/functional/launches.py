@@ -1,0 +1,163 @@
+"""Launches of the entry points as a user makes them, and what they leave behind."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from megatron_longrl.training.metrics_file import Metrics, read_metrics
+
+ROOT = Path(__file__).resolve().parents[2]
+RECIPE = Path(__file__).with_name("tiny.yaml")
+SECONDS = 240
+"""Longest time for a launch; on two free cores none takes more than 20."""
+
+CP2 = ("--context-parallel-size", "2")
+TP2 = ("--tensor-model-parallel-size", "2")
+SFT = ("--train-iters", "60", "--lr", "3e-3", "--micro-batch-size", "16", "--save-interval", "40")
+GRPO = (
+    *("--train-iters", "5", "--lr", "3e-4", "--micro-batch-size", "2", "--save-interval", "2"),
+    *("--grpo-prompts-per-step", "4", "--grpo-group-size", "8"),
+)
+FROZEN = ("--freeze-vision-tower", "--freeze-projector")
+STORES = "megatron_longrl-embeddings-*"
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How a launch ended."""
+
+    status: int
+    output: str
+    """stdout and stderr."""
+    seconds: float
+
+    @property
+    def errors(self) -> list[str]:
+        """The lines that tell a user's error."""
+        return [line for line in self.output.splitlines() if line.startswith("error: ")]
+
+    def succeeded(self) -> Outcome:
+        """Itself; fails where the launch has failed."""
+        assert self.status == 0, self.output[-6000:]
+        return self
+
+
+@dataclass(frozen=True)
+class Arena:
+    """A rendered data set and its tokenizer."""
+
+    folder: Path
+
+    def data(self, name: str) -> str:
+        """The rows of ``sft``, ``train`` or ``heldout``."""
+        return str(self.folder / "data" / f"{name}.jsonl")
+
+    @property
+    def tokenizer(self) -> str:
+        return str(self.folder / "tok.model")
+
+    def launch(
+        self,
+        program: str,
+        *flags: str | Path,
+        ranks: int = 2,
+        seconds: float = SECONDS,
+        watched: Mapping[str, str] | None = None,
+    ) -> Outcome:
+        """Run an entry point (``train_sft``, ``train_rl``, ``evaluate``) with the tiny recipe.
+
+        Args:
+            ranks: 1 needs no torchrun.
+            watched: variables of tests/functional/watched.py, which then runs the program.
+        """
+        module = [f"megatron_longrl.{program}"]
+        if watched is not None:
+            module.insert(0, "tests.functional.watched")
+        command = [
+            *("-m", *module, "--config", str(RECIPE), "--tokenizer-model", self.tokenizer),
+            *map(str, flags),
+        ]
+        return run(command, ranks, seconds, watched or {})
+
+
+def rl_flags(arena: Arena, sft_run: Path) -> tuple[str, ...]:
+    """GRPO from the SFT checkpoint, with the encoder frozen."""
+    data = ("--train-data-path", arena.data("train"), "--pretrained-checkpoint", str(sft_run))
+    return (*GRPO, *FROZEN, *data)
+
+
+def run(
+    command: Sequence[str], ranks: int, seconds: float, extra: Mapping[str, str] | None = None
+) -> Outcome:
+    """Run Python with these arguments, under torchrun for more than one rank."""
+    launcher = [sys.executable]
+    if ranks > 1:
+        launcher += ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(ranks)]
+    environment = {
+        **os.environ,
+        "PYTHONPATH": str(ROOT),
+        "OMP_NUM_THREADS": "1",
+        "TOKENIZERS_PARALLELISM": "false",
+        **(extra or {}),
+    }
+    began = time.monotonic()
+    process = subprocess.Popen(
+        [*launcher, *command],
+        cwd=ROOT,
+        env=environment,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        start_new_session=True,
+    )
+    try:
+        output, _ = process.communicate(timeout=seconds)
+    except subprocess.TimeoutExpired:
+        _end(process)
+        output, _ = process.communicate()
+        raise AssertionError(f"no end after {seconds:g} s:\n{output[-6000:]}") from None
+    return Outcome(process.returncode, output, time.monotonic() - began)
+
+
+def _end(process: subprocess.Popen[str]) -> None:
+    """torchrun puts its ranks into sessions of their own: it gets the time to end them."""
+    process.terminate()
+    try:
+        process.wait(10)
+    except subprocess.TimeoutExpired:
+        os.killpg(process.pid, signal.SIGKILL)
+
+
+def metrics_of(run_folder: Path) -> list[Metrics]:
+    """All steps of a run, without what tells the time."""
+    return [
+        {k: v for k, v in step.items() if not k.startswith("time/") and k != "iteration-time"}
+        for step in read_metrics(run_folder / "metrics.jsonl")
+    ]
+
+
+def curve(steps: Sequence[Metrics], name: str) -> list[float]:
+    """One metric over the steps."""
+    return [step[name] for step in steps]
+
+
+def write_rows(path: Path, rows: Sequence[Mapping[str, object]]) -> Path:
+    """A data file."""
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    return path
+
+
+def read_rows(path: str | Path) -> list[dict[str, object]]:
+    """The rows of a data file, their videos by absolute path."""
+    path = Path(path)
+    rows = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+    return [{**row, "videos": str(path.parent / row["videos"])} for row in rows]

@@ -1,0 +1,64 @@
+"""A run that was killed and started again leaves the metrics of one that never was."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+
+from tests.functional.launches import CP2, SFT, TP2, Arena, curve, metrics_of, rl_flags
+
+
+def kill_and_resume(arena: Arena, program: str, flags: Sequence[str], folder: Path, at: str) -> str:
+    """The same run twice: first one rank is killed, then it goes on. Returns what the first said.
+
+    Args:
+        at: rank and step, see watched.py.
+    """
+    flags = (*flags, "--save", str(folder), "--load", str(folder))
+    killed = arena.launch(program, *flags, watched={"KILL_AT": at})
+    assert killed.status != 0
+    assert "SIGKILL" in killed.output
+    # What was done after the checkpoint is there, and is forgotten when the run goes on.
+    assert curve(metrics_of(folder), "iteration")[-1] == int(at.partition(":")[2])
+    arena.launch(program, *flags).succeeded()
+    return killed.output
+
+
+def test_sft_with_a_trained_tower(arena: Arena, sft_run: Path, tmp_path: Path) -> None:
+    flags = (*SFT, *CP2, "--train-data-path", arena.data("sft"))
+    kill_and_resume(arena, "train_sft", flags, tmp_path / "run", at="1:45")
+    assert metrics_of(tmp_path / "run") == metrics_of(sft_run)
+
+
+def test_rl(arena: Arena, sft_run: Path, rl_run: Path, tmp_path: Path) -> None:
+    flags = (*rl_flags(arena, sft_run), *CP2)
+    kill_and_resume(arena, "train_rl", flags, tmp_path / "run", at="0:3")
+    assert metrics_of(tmp_path / "run") == metrics_of(rl_run)
+
+
+@pytest.mark.parametrize(("ranks", "layout"), [(2, TP2), (1, ())], ids=["TP2", "one rank"])
+def test_sft_at_another_layout(
+    arena: Arena, sft_run: Path, tmp_path: Path, ranks: int, layout: tuple[str, ...]
+) -> None:
+    flags = (*SFT, *layout, "--train-data-path", arena.data("sft"))
+    places = ("--load", sft_run / "iter_0000040", "--save", tmp_path / "run")
+    arena.launch("train_sft", *flags, *places, ranks=ranks).succeeded()
+    ours, whole = metrics_of(tmp_path / "run"), metrics_of(sft_run)[40:]
+    assert curve(ours, "iteration") == curve(whole, "iteration")
+    assert curve(ours, "learning-rate") == curve(whole, "learning-rate")
+    assert curve(ours, "lm loss")[0] == pytest.approx(curve(whole, "lm loss")[0], rel=1e-5)
+    assert curve(ours, "lm loss") == pytest.approx(curve(whole, "lm loss"), rel=1e-2)
+
+
+def test_rl_on_one_rank(arena: Arena, sft_run: Path, rl_run: Path, tmp_path: Path) -> None:
+    places = ("--load", rl_run / "iter_0000002", "--save", tmp_path / "run")
+    arena.launch("train_rl", *rl_flags(arena, sft_run), *places, ranks=1).succeeded()
+    ours, whole = metrics_of(tmp_path / "run"), metrics_of(rl_run)[2:]
+    for name in ("iteration", "consumed_train_samples", "reward/mean", "response_length/mean"):
+        assert curve(ours, name) == pytest.approx(curve(whole, name), rel=1e-6), name
+    for name in ("lm loss", "grad-norm"):
+        assert curve(ours, name) == pytest.approx(curve(whole, name), rel=1e-3, abs=1e-5), name
+    assert all(math.isfinite(value) for value in curve(ours, "lm loss"))

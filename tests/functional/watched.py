@@ -1,0 +1,72 @@
+"""An entry point under observation: ``python -m tests.functional.watched MODULE [flags]``.
+
+``WATCH_FRAMES=FOLDER``: write what the vision encoder was given, a file of JSON lines per rank.
+``KILL_AT=RANK:STEP``: that rank kills itself in the midst of that step (counted from 0).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib
+import json
+import os
+import signal
+import sys
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from megatron_longrl.models.vila.encoder import VisionEncoder
+from megatron_longrl.training.step import Stepper
+
+RANK = os.environ.get("RANK", "0")
+
+
+def watch_frames(folder: Path) -> None:
+    """A line per call of the encoder: updates done before, whether for a gradient, its frames."""
+    folder.mkdir(parents=True, exist_ok=True)
+    updates = [0]
+
+    def note(module: torch.nn.Module, inputs: tuple[torch.Tensor, ...], output: Any) -> None:
+        if not isinstance(module, VisionEncoder):
+            return
+        frames = [hashlib.sha256(frame.numpy().tobytes()).hexdigest() for frame in inputs[0].cpu()]
+        line = {"step": updates[0], "with_grad": torch.is_grad_enabled(), "frames": frames}
+        with (folder / f"{RANK}.jsonl").open("a", encoding="utf-8") as file:
+            file.write(json.dumps(line) + "\n")
+
+    torch.nn.modules.module.register_module_forward_hook(note)
+    train = Stepper.train
+
+    def counting_train(self: Stepper, *args: Any, **kwargs: Any) -> Any:
+        result = train(self, *args, **kwargs)
+        updates[0] += 1
+        return result
+
+    Stepper.train = counting_train  # type: ignore[method-assign]
+
+
+def kill_at(rank: str, step: int) -> None:
+    """SIGKILL, after the rollouts of the step, where the other ranks go into a collective."""
+    if rank != RANK:
+        return
+    train = Stepper.train
+    updates = [0]
+
+    def train_or_die(self: Stepper, *args: Any, **kwargs: Any) -> Any:
+        if updates[0] == step:
+            os.kill(os.getpid(), signal.SIGKILL)
+        updates[0] += 1
+        return train(self, *args, **kwargs)
+
+    Stepper.train = train_or_die  # type: ignore[method-assign]
+
+
+if __name__ == "__main__":
+    if "WATCH_FRAMES" in os.environ:
+        watch_frames(Path(os.environ["WATCH_FRAMES"]))
+    if "KILL_AT" in os.environ:
+        rank, _, step = os.environ["KILL_AT"].partition(":")
+        kill_at(rank, int(step))
+    sys.exit(importlib.import_module(sys.argv[1]).main(sys.argv[2:]))
