@@ -109,15 +109,18 @@ make_venv() {
   "$base" -m venv "$VENV" >&2 || fail "'$base -m venv $VENV' failed: is the disk full or the folder read-only?"
 }
 
+# --no-compile below: Python compiles the modules that are used when they are first imported; all of them would take longer
+# than the rest of the installation.
+#
 # PyTorch's own index is asked only where the CPU build cannot be found otherwise: pip asks an index for every package,
 # and one that does not answer costs several retries each time.
 install_torch() {
   local pin
   say "installing torch"
   pin="$(grep '^torch==' "$LOCK_FILE")"
-  run_pip install --no-deps --retries 1 --timeout 30 "$pin" && return
+  run_pip install --no-deps --no-compile --retries 1 --timeout 30 "$pin" && return
   say "asking $TORCH_CPU_INDEX for $pin"
-  run_pip install --no-deps --retries 1 --timeout 30 --index-url "$TORCH_CPU_INDEX" "$pin" && return
+  run_pip install --no-deps --no-compile --retries 1 --timeout 30 --index-url "$TORCH_CPU_INDEX" "$pin" && return
   fail_with_log "no $pin for $("$PYTHON" --version) on $(uname -sm), neither where pip looks here nor at $TORCH_CPU_INDEX
              (no network, or no wheel for this Python: then set LONGRL_PYTHON=python3.11)"
 }
@@ -145,7 +148,7 @@ remove_strays() {
 install_packages() {
   install_torch
   say "installing $(grep -c == "$LOCK_FILE") packages"
-  run_pip install --no-deps --retries 3 -r "$LOCK_FILE" ||
+  run_pip install --no-deps --no-compile --retries 3 -r "$LOCK_FILE" ||
     fail_with_log "pip could not install $LOCK_FILE for $("$PYTHON" --version)"
   remove_strays || fail_with_log "pip could not remove packages that $LOCK_FILE does not name"
   install_torchvision
