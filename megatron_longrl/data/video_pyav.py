@@ -14,13 +14,7 @@ from megatron_longrl.data.video_probe import Scan, VideoError, scan
 
 # DALI's conversion to RGB on CPU, bit for bit. It takes every video for BT.601, whatever its tag
 # says, and so does OpenCV, with which VILA reads videos.
-_TO_RGB = {
-    "format": "rgb24",
-    "interpolation": (
-        Interpolation.BILINEAR | Interpolation.FULL_CHR_H_INT | Interpolation.ACCURATE_RND
-    ),
-    "src_colorspace": Colorspace.ITU601,
-}
+_INTERPOLATION = Interpolation.BILINEAR | Interpolation.FULL_CHR_H_INT | Interpolation.ACCURATE_RND
 
 
 def decode_in_chunks(
@@ -49,7 +43,12 @@ def decode_in_chunks(
     for index, frame in _decode(path, sorted(positions), found):
         if frame.is_corrupt:
             raise VideoError(path, f"frame {index} is corrupt")
-        pixels = reformatter.reformat(frame, **_TO_RGB).to_ndarray()
+        pixels = reformatter.reformat(
+            frame,
+            format="rgb24",
+            src_colorspace=Colorspace.ITU601,
+            interpolation=_INTERPOLATION,
+        ).to_ndarray()
         if pixels.shape != shape:
             raise VideoError(path, f"frame {index} has another size than the first")
         for position in positions[index]:
