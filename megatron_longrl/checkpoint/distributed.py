@@ -8,14 +8,14 @@ unpickler (``weights_only``, the default since torch 2.6, and core's list of saf
 torch's distributed checkpointing reads ``.metadata`` with a plain ``pickle.load``. Load checkpoints
 of people you trust. Our own files are JSON and safetensors.
 
-Saving starts helper processes (core's writer): the entry script needs ``if __name__ ==
-"__main__":``.
+Saving forks short-lived writers and leaves no process behind.
 """
 
 from __future__ import annotations
 
 import importlib.util
 import logging
+import queue
 import shutil
 import warnings
 from collections.abc import Iterator, Mapping
@@ -28,6 +28,7 @@ import torch
 import torch.distributed as dist
 from megatron.core import dist_checkpointing
 from megatron.core.dist_checkpointing.mapping import ShardedTensor
+from megatron.core.dist_checkpointing.strategies import filesystem_async
 from megatron.core.dist_checkpointing.strategies.torch import TorchDistSaveShardedStrategy
 from megatron.core.optimizer import MegatronOptimizer
 from megatron.core.optimizer_param_scheduler import OptimizerParamScheduler
@@ -121,6 +122,7 @@ def save_checkpoint(
             aside.mkdir(parents=True)
     shards = _sharded_state(modules, optimizers, groups, is_loading=False)
     with together(groups.control), core_files():
+        _keep_results_in_process()
         # Core's own collectives agree on failures of the writers.
         dist_checkpointing.save(
             shards, str(aside), TorchDistSaveShardedStrategy("torch_dist", 1, thread_count=1)
@@ -302,6 +304,16 @@ def core_files() -> Iterator[None]:
             failures = [f"{type(e).__name__}: {e}" for e, _ in error.failures.values()]
             reason = failures[0] if failures else "another rank failed"
             raise RuntimeError(reason.splitlines()[0]) from error
+
+
+def _keep_results_in_process() -> None:
+    """Give core's writer a queue for its results that lives here.
+
+    Core starts a server process for it, so that an asynchronous save could use it too. We save
+    synchronously; the server takes seconds to start, and outlives a rank that is killed.
+    """
+    if hasattr(filesystem_async, "_get_write_results_queue"):
+        filesystem_async._get_write_results_queue = queue.Queue
 
 
 def _sharded_state(

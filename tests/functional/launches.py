@@ -123,9 +123,18 @@ def run(
         output, _ = process.communicate(timeout=seconds)
     except subprocess.TimeoutExpired:
         _end(process)
-        output, _ = process.communicate()
+        output = _rest(process)
         raise AssertionError(f"no end after {seconds:g} s:\n{output[-6000:]}") from None
     return Outcome(process.returncode, output, time.monotonic() - began)
+
+
+def _rest(process: subprocess.Popen[str]) -> str:
+    """What it has printed; a process that it left behind may still hold the pipe."""
+    try:
+        return process.communicate(timeout=5)[0]
+    except subprocess.TimeoutExpired as error:
+        said = error.stdout or b""
+        return said if isinstance(said, str) else said.decode(errors="replace")
 
 
 def _end(process: subprocess.Popen[str]) -> None:
