@@ -75,6 +75,7 @@ class RLTrainer:
             "valid/accuracy": metrics["accuracy/mean"],
             "valid/format": metrics["format/mean"],
             "valid/response_length": metrics["response_length/mean"],
+            "valid/samples_skipped": self.runtime.media_metrics(None)["samples_skipped"],
         }
 
     def _sampling(self, iteration: int) -> SamplingSettings:

@@ -44,7 +44,7 @@ class SFTTrainer:
 
     def validate(self, rows: Sequence[Row]) -> dict[str, float]:
         """Mean loss on the rows of this replica, over all replicas."""
-        size = max(1, self.runtime.config.eval_batch_size)
+        size = self.runtime.config.eval_batch_size
         total = tokens = 0.0
         # Every replica runs the same number of chunks: the sums are collective.
         chunks = -(-self.runtime.most_rows(rows) // size)
@@ -55,7 +55,10 @@ class SFTTrainer:
             sums = self.runtime.stepper.evaluate(self._batches(prompts), media.embeddings, sft_loss)
             loss, count = sums.sums.get("lm loss", (0.0, 0.0))
             total, tokens = total + loss, tokens + count
-        return {"valid/lm loss": total / tokens if tokens else 0.0}
+        return {
+            "valid/lm loss": total / tokens if tokens else 0.0,
+            "valid/samples_skipped": self.runtime.media_metrics(None)["samples_skipped"],
+        }
 
     def _batches(self, prompts: Sequence[Prompt]) -> list[MicroBatch]:
         responses = [self.runtime.builder.response_ids(prompt.row) for prompt in prompts]

@@ -1,0 +1,49 @@
+"""Supervised training on one rank, with real videos."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from megatron_longrl.data.rows import load_rows
+from megatron_longrl.errors import UserError
+from megatron_longrl.parallel.groups import destroy_parallel
+from megatron_longrl.training.runtime import build_runtime
+from megatron_longrl.training.sft import SFTTrainer
+from tests.distributed.layouts import tiny_config, write_data
+
+
+@pytest.fixture
+def data(tmp_path: Path) -> Iterator[Path]:
+    """Four rows; the second one's video is broken."""
+    write_data(tmp_path)
+    (tmp_path / "1.webm").write_bytes(b"not a video")
+    yield tmp_path
+    destroy_parallel()
+
+
+def test_training_and_validation_count_their_own_skips_defect_8(data):
+    runtime = build_runtime(tiny_config(data, eval_batch_size=3), "sft")
+    rows = load_rows(runtime.config.train_data_path)
+    trainer = SFTTrainer(runtime)
+    before = trainer.validate(rows)
+    assert before["valid/samples_skipped"] == 1
+    # The loss is that of the rows that are left, however they are cut into batches.
+    assert before["valid/lm loss"] > 0
+    whole = [row for row in rows if row.problem_id != "1"]
+    after = trainer.validate(whole)
+    assert after["valid/lm loss"] == pytest.approx(before["valid/lm loss"], rel=1e-5)
+    assert after["valid/samples_skipped"] == 0
+    metrics = trainer.step(0, rows)
+    assert metrics["samples_skipped"] == 1
+    assert metrics["frames_decoded"] == 43
+    assert metrics["lm loss"] == pytest.approx(before["valid/lm loss"], rel=1e-5)
+
+
+def test_strict_data_ends_the_run_at_the_row(data):
+    runtime = build_runtime(tiny_config(data, strict_data=True), "sft")
+    rows = load_rows(runtime.config.train_data_path)
+    with pytest.raises(UserError, match=r"1\.webm.*train\.jsonl:2"):
+        SFTTrainer(runtime).validate(rows)
