@@ -180,7 +180,7 @@ def test_padding_alone_counts_nothing_and_has_a_gradient(aggregation):
     (batch,) = rl_batches([], config, alone())
     logprobs = torch.zeros(0, requires_grad=True)
     loss, count, report = rl_loss(config, alone())(batch, logprobs, torch.zeros(0))
-    assert (float(loss), int(count)) == (0.0, 0)
+    assert (loss.item(), count.item()) == (0.0, 0)
     loss.backward()
     assert all(value == 0 for value in report.means().values())
 
