@@ -42,7 +42,7 @@ class RLSection(Section):
     grpo_kl_beta: WeightFloat = 0.0
     """Weight of the KL term to the reference model; 0 needs no reference model."""
 
-    kl_type: Literal["k3"] = "k3"
+    kl_type: Literal["k1", "abs", "k2", "k3"] = "k3"
     """Estimator of the KL divergence."""
 
     grpo_entropy_term_weight: WeightFloat = 0.0

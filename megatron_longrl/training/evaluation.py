@@ -50,13 +50,17 @@ def answer(runtime: Runtime, engine: RolloutEngine, rows: Sequence[Row]) -> list
     return groups
 
 
-def rollout_metrics(runtime: Runtime, groups: Sequence[Group]) -> dict[str, float]:
-    """Means over all responses of all replicas; collective over the world."""
+def rollout_metrics(runtime: Runtime, groups: Sequence[Group]) -> tuple[dict[str, float], int]:
+    """Means over all responses of all replicas, and how many prompts were answered.
+
+    Collective over the world.
+    """
     mine = [_group_summary(group) for group in groups] if runtime.replica_rank == 0 else []
     parts = gather_objects(runtime.groups.control, mine)
     everyone = [entry for part in parts for entry in part]
     count = max(len(everyone), 1)
-    return {f"{name}/mean": sum(entry[name] for entry in everyone) / count for name in RATES}
+    means = {f"{name}/mean": sum(entry[name] for entry in everyone) / count for name in RATES}
+    return means, len(everyone)
 
 
 def evaluate_checkpoint(config: Config) -> None:
@@ -103,7 +107,7 @@ def summarize(answers: Sequence[dict[str, Any]]) -> dict[str, Any]:
     """Accuracy with its 95 % interval (Wilson), by kind of question, and what always guessing one
     option would score."""
     right = sum(record["correct"] for record in answers)
-    low, high = wilson_interval(int(right), len(answers))
+    low, high = wilson_interval(right / len(answers), len(answers))
     kinds: dict[str, list[float]] = {}
     options: dict[str, int] = {}
     for record in answers:
@@ -121,12 +125,16 @@ def summarize(answers: Sequence[dict[str, Any]]) -> dict[str, Any]:
     }
 
 
-def wilson_interval(right: int, total: int, z: float = 1.959964) -> tuple[float, float]:
-    """Interval of a proportion: Wilson, J. Am. Stat. Assoc. 22 (1927) 209."""
-    p = right / total
+def wilson_interval(rate: float, total: int, z: float = 1.959964) -> tuple[float, float]:
+    """95 % interval of a proportion: Wilson, J. Am. Stat. Assoc. 22 (1927) 209.
+
+    Everything is possible where nothing was counted.
+    """
+    if total == 0:
+        return 0.0, 1.0
     scale = 1 + z * z / total
-    centre = (p + z * z / (2 * total)) / scale
-    half = z * math.sqrt(p * (1 - p) / total + z * z / (4 * total * total)) / scale
+    centre = (rate + z * z / (2 * total)) / scale
+    half = z * math.sqrt(rate * (1 - rate) / total + z * z / (4 * total * total)) / scale
     return max(0.0, centre - half), min(1.0, centre + half)
 
 

@@ -12,7 +12,7 @@ from megatron_longrl.rewards.score import score
 from megatron_longrl.rollout.engine import RolloutEngine
 from megatron_longrl.rollout.types import Group, SamplingSettings
 from megatron_longrl.training.batches import rl_batches
-from megatron_longrl.training.evaluation import answer, rollout_metrics
+from megatron_longrl.training.evaluation import answer, rollout_metrics, wilson_interval
 from megatron_longrl.training.losses import rl_loss
 from megatron_longrl.training.media import Media
 from megatron_longrl.training.reference import ReferenceWeights
@@ -62,7 +62,7 @@ class RLTrainer:
             self._sync_weights()
         return {
             **result.metrics,
-            **rollout_metrics(self.runtime, groups),
+            **rollout_metrics(self.runtime, groups)[0],
             **self.runtime.media_metrics(media),
             "grad-norm": result.grad_norm,
             "learning-rate": result.learning_rate,
@@ -70,9 +70,13 @@ class RLTrainer:
 
     def validate(self, rows: Sequence[Row]) -> dict[str, float]:
         """Accuracy of greedy answers (or at --eval-temperature) to all rows of this replica."""
-        metrics = rollout_metrics(self.runtime, answer(self.runtime, self.engine, rows))
+        groups = answer(self.runtime, self.engine, rows)
+        metrics, count = rollout_metrics(self.runtime, groups)
+        low, high = wilson_interval(metrics["accuracy/mean"], count)
         return {
             "valid/accuracy": metrics["accuracy/mean"],
+            "valid/accuracy_low": low,
+            "valid/accuracy_high": high,
             "valid/format": metrics["format/mean"],
             "valid/response_length": metrics["response_length/mean"],
             "valid/samples_skipped": self.runtime.media_metrics(None)["samples_skipped"],

@@ -22,14 +22,14 @@ from tests.unit.training.made_up import make_prompt, make_response
     ],
 )
 def test_wilson_interval(right, total, low, high):
-    assert wilson_interval(right, total) == pytest.approx((low, high), abs=1e-5)
+    assert wilson_interval(right / total, total) == pytest.approx((low, high), abs=1e-5)
 
 
 @pytest.mark.parametrize("total", [1, 7, 40])
 def test_the_ends_of_wilsons_interval_solve_its_equation(total):
     # Both ends are the proportions p from which right / total lies z standard errors away.
     for right in range(total + 1):
-        for p in wilson_interval(right, total):
+        for p in wilson_interval(right / total, total):
             distance = (right / total - p) ** 2
             assert distance == pytest.approx(1.959964**2 * p * (1 - p) / total, abs=1e-9)
 
@@ -54,7 +54,7 @@ def test_summary():
         record("goal", "B", 1.0, 40),
     ]
     summary = summarize(answers)
-    low, high = wilson_interval(3, 4)
+    low, high = wilson_interval(3 / 4, 4)
     assert summary == {
         "accuracy": 0.75,
         "accuracy_low": low,
