@@ -99,9 +99,14 @@ PEERS = Peers()
 
 
 @pytest.fixture(autouse=True)
-def world() -> None:
-    """Every test finds torch.distributed started (gloo, all ranks)."""
+def world() -> Iterator[None]:
+    """Every test finds torch.distributed started (gloo, all ranks), and its groups end with it.
+
+    A gloo group keeps threads that never rest: groups that pile up slow down everything after them.
+    """
     PEERS.start_world()
+    yield
+    destroy_parallel()
 
 
 @pytest.fixture
