@@ -99,12 +99,21 @@ PEERS = Peers()
 
 
 @pytest.fixture(autouse=True)
-def world() -> Iterator[None]:
+def world(request: pytest.FixtureRequest) -> Iterator[None]:
     """Every test finds torch.distributed started (gloo, all ranks), and its groups end with it.
 
     A gloo group keeps threads that never rest: groups that pile up slow down everything after them.
+    A file whose fixtures hold groups over several tests says so with ``GROUPS_OUTLIVE_TESTS``.
     """
     PEERS.start_world()
+    yield
+    if not getattr(request.module, "GROUPS_OUTLIVE_TESTS", False):
+        destroy_parallel()
+
+
+@pytest.fixture(autouse=True, scope="module")
+def groups_end_with_the_file() -> Iterator[None]:
+    """The last groups of a file end with it."""
     yield
     destroy_parallel()
 

@@ -48,6 +48,7 @@ HF_CONFIG: dict[str, Any] = {
     "tie_word_embeddings": False,
     "initializer_range": 0.15,  # peaked distributions: greedy choices do not hang by a rounding
 }
+GROUPS_OUTLIVE_TESTS = True
 MAX_MODEL_LEN = 128
 NEVER = 299
 BLOCK_BYTES = 32 * 2 * 2 * 32 * 2 * 4  # tokens, layers, key/value heads, width, k and v, fp32
