@@ -64,13 +64,15 @@ class MaskedAttention(torch.nn.Module):
             query: [s, b, heads, d], this rank's shard.
             key: [s, b, groups, d]; value: the same shape.
             attention_mask: bool [b, 1, s, s * cp], True where the query sees the key; keys in the
-                order in which the ranks' shards are concatenated. None: every key is seen.
+                order in which the ranks' shards are concatenated; [b, 1, s, s] where this rank has
+                the whole sequence. None: every key is seen.
 
         Returns:
             [s, b, heads * d].
         """
-        keys_values = gather_shards(torch.stack([key, value], dim=1), self.group)
-        key, value = keys_values.unbind(dim=1)
+        if attention_mask is None or attention_mask.shape[-1] > key.shape[0]:  # else whole here
+            keys_values = gather_shards(torch.stack([key, value], dim=1), self.group)
+            key, value = keys_values.unbind(dim=1)
         # [s, b, h, d] -> [b, h, s, d]
         query, key, value = (x.permute(1, 2, 0, 3) for x in (query, key, value))
         if query.is_cuda or key.shape[2] > _EXPLICIT_PRODUCT_LIMIT:

@@ -45,9 +45,7 @@ class Run:
         self.prompts, self.media = self.runtime.encode(prompts, for_training=True)
 
     def sync(self):
-        stream = weight_stream(
-            self.runtime.model.modules, self.runtime.config, self.runtime.groups
-        )
+        stream = weight_stream(self.runtime.model.modules, self.runtime.config, self.runtime.groups)
         self.engine.update_weights(stream, self.version)
         self.version += 1
 
@@ -111,7 +109,7 @@ class Run:
             batches,
             self.media.embeddings,
             self.media.encoded,
-            rl_loss(self.runtime.config, self.runtime.groups),
+            rl_loss(self.runtime.config),
         )
         self.sync()
 
