@@ -84,7 +84,6 @@ def common_transformer_options(config: Config) -> dict[str, Any]:
         "attention_dropout": 0.0,
         "init_method_std": config.init_method_std,
         "use_cpu_initialization": False,
-        "perform_initialization": False,
         # Gradients are sums over tokens, divided once by the global count: DDP must not average.
         "calculate_per_token_loss": True,
         # Fused kernels of Transformer Engine, apex or torch.compile.

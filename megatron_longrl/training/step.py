@@ -186,8 +186,10 @@ class Stepper:
         if not self.groups.is_last_stage:
             return hidden, partial(finish, batch)
         selected = batch.selected
+        # Not by a transposed view: core's sum over TP drops gradients that are not contiguous.
+        rows, places = selected.nonzero(as_tuple=True)
         logprobs, entropy = selected_logprobs(
-            hidden_for_logits(gpt, hidden).transpose(0, 1)[selected],
+            hidden_for_logits(gpt, hidden)[places, rows],
             output_weight(gpt),
             batch.labels[selected],
             self.groups.tp,

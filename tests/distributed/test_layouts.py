@@ -40,7 +40,7 @@ def test_layout(shared_path, layout, shared_prompt):
     check(shared_path, LAYOUTS[layout], shared_prompt=shared_prompt)
 
 
-@pytest.mark.parametrize("layout", ["MR-SP2", "PP2"])
+@pytest.mark.parametrize("layout", LAYOUTS)
 def test_two_rows_in_a_micro_batch(shared_path, layout):
     check(shared_path, LAYOUTS[layout], micro_batch_size=2)
 
