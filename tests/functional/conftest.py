@@ -36,10 +36,11 @@ def sft_run(arena: Arena, tmp_path_factory: pytest.TempPathFactory) -> Path:
 def rl_run(arena: Arena, sft_run: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """5 steps of GRPO over two ranks of MR-SP from ``sft_run``; checkpoints 2, 4 and 5.
 
-    ``frames/`` in its folder tells what the encoder was given.
+    ``frames/`` in its folder tells what the encoder was given, ``output.txt`` what was printed.
     """
     folder = tmp_path_factory.mktemp("rl")
     flags = rl_flags(arena, sft_run)
     watched = {"WATCH_FRAMES": str(folder / "frames")}
-    arena.launch("train_rl", *flags, *CP2, "--save", folder, watched=watched).succeeded()
+    outcome = arena.launch("train_rl", *flags, *CP2, "--save", folder, watched=watched)
+    (folder / "output.txt").write_text(outcome.succeeded().output, encoding="utf-8")
     return folder

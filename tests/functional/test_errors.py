@@ -95,6 +95,18 @@ def test_checkpoint_of_another_architecture(sft: Callable[..., Outcome], sft_run
     check(outcome, "another architecture", "ffn_hidden_size 128 there, 192")
 
 
+def test_an_error_on_one_rank_alone(arena: Arena, tmp_path: Path) -> None:
+    """The other rank waits for it in a collective, and keeps quiet about that."""
+    flags = ("--train-data-path", arena.data("sft"), "--save", tmp_path / "run")
+    outcome = arena.launch(
+        *("train_sft", *STEPS, *CP2, *flags),
+        seconds=ALLOWED,
+        watched={"FAIL_AT": "1:1"},
+    )
+    check(outcome, "rank 1 alone", ranks=2)
+    assert outcome.output.count("Traceback") == 1, "that of torchrun itself"
+
+
 # ---- Videos that cannot be read ----
 
 
@@ -147,21 +159,28 @@ def test_sft_skips(
     assert "text.mp4" in outcome.output
 
 
-@pytest.mark.parametrize("layout", [CP2, ()], ids=["CP2", "DP2"])
-def test_rl_goes_on_when_all_samples_of_a_step_are_bad(
+@pytest.mark.parametrize("layout", ["CP2", "DP2"])
+def test_rl_skips(
     arena: Arena,
     sft_run: Path,
     bad_rows: list[dict[str, object]],
     tmp_path: Path,
-    layout: tuple[str, ...],
+    layout: str,
 ) -> None:
-    """Every step takes the two bad rows and nothing else."""
-    data = write_rows(tmp_path / "rows.jsonl", bad_rows)
-    flags = (*STEPS, *FROZEN, *layout, "--grpo-prompts-per-step", "2", "--grpo-group-size", "2")
+    """CP2: every step has two bad rows and nothing else. DP2: each has one, so that one replica has
+    nothing to train on while the other trains.
+    """
+    rows = bad_rows if layout == "CP2" else [bad_rows[0], read_rows(arena.data("train"))[2]]
+    data = write_rows(tmp_path / "rows.jsonl", rows)
+    flags = (*STEPS, *FROZEN, "--grpo-prompts-per-step", "2", "--grpo-group-size", "8")
     places = ("--train-data-path", data, "--pretrained-checkpoint", sft_run)
-    outcome = arena.launch("train_rl", *flags, *places, "--save", tmp_path / "run").succeeded()
+    split = CP2 if layout == "CP2" else ()
+    outcome = arena.launch(
+        "train_rl", *flags, *split, *places, "--save", tmp_path / "run"
+    ).succeeded()
     steps = metrics_of(tmp_path / "run")
-    assert curve(steps, "samples_skipped") == [2, 2]
-    assert curve(steps, "frames_encoded") == [0, 0]
-    assert curve(steps, "grad-norm") == [0, 0]
-    assert outcome.output.count("sample skipped") == 4
+    bad = 2 if layout == "CP2" else 1
+    assert curve(steps, "samples_skipped") == [bad, bad]
+    assert outcome.output.count("sample skipped") == 2 * bad
+    for name in ("grad-norm", "frames_encoded", "response_length/mean"):
+        assert (curve(steps, name)[0] > 0) == (layout == "DP2"), name

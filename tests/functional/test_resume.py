@@ -49,8 +49,8 @@ def test_sft_at_another_layout(
     ours, whole = metrics_of(tmp_path / "run"), metrics_of(sft_run)[40:]
     assert curve(ours, "iteration") == curve(whole, "iteration")
     assert curve(ours, "learning-rate") == curve(whole, "learning-rate")
-    assert curve(ours, "lm loss")[0] == pytest.approx(curve(whole, "lm loss")[0], rel=1e-5)
-    assert curve(ours, "lm loss") == pytest.approx(curve(whole, "lm loss"), rel=1e-2)
+    for name in ("lm loss", "grad-norm"):
+        assert curve(ours, name) == pytest.approx(curve(whole, name), rel=1e-4), name
 
 
 def test_rl_on_one_rank(arena: Arena, sft_run: Path, rl_run: Path, tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 ``WATCH_FRAMES=FOLDER``: write what the vision encoder was given, a file of JSON lines per rank.
 ``KILL_AT=RANK:STEP``: that rank kills itself in the midst of that step (counted from 0).
+``FAIL_AT=RANK:STEP``: that rank meets an error there which no other rank can see.
 """
 
 from __future__ import annotations
@@ -12,11 +13,13 @@ import json
 import os
 import signal
 import sys
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import torch
 
+from megatron_longrl.errors import UserError
 from megatron_longrl.models.vila.encoder import VisionEncoder
 from megatron_longrl.training.step import Stepper
 
@@ -47,26 +50,37 @@ def watch_frames(folder: Path) -> None:
     Stepper.train = counting_train  # type: ignore[method-assign]
 
 
-def kill_at(rank: str, step: int) -> None:
-    """SIGKILL, after the rollouts of the step, where the other ranks go into a collective."""
+def die() -> NoReturn:
+    os.kill(os.getpid(), signal.SIGKILL)
+    raise AssertionError("SIGKILL ends the process")
+
+
+def fail() -> NoReturn:
+    raise UserError(f"rank {RANK} alone has met a problem")
+
+
+def stop_at(place: str, stop: Callable[[], NoReturn]) -> None:
+    """Stop after the rollouts of a step, where the other ranks go into a collective."""
+    rank, _, step = place.partition(":")
     if rank != RANK:
         return
     train = Stepper.train
     updates = [0]
 
-    def train_or_die(self: Stepper, *args: Any, **kwargs: Any) -> Any:
-        if updates[0] == step:
-            os.kill(os.getpid(), signal.SIGKILL)
+    def train_or_stop(self: Stepper, *args: Any, **kwargs: Any) -> Any:
+        if updates[0] == int(step):
+            stop()
         updates[0] += 1
         return train(self, *args, **kwargs)
 
-    Stepper.train = train_or_die  # type: ignore[method-assign]
+    Stepper.train = train_or_stop  # type: ignore[method-assign]
 
 
 if __name__ == "__main__":
     if "WATCH_FRAMES" in os.environ:
         watch_frames(Path(os.environ["WATCH_FRAMES"]))
     if "KILL_AT" in os.environ:
-        rank, _, step = os.environ["KILL_AT"].partition(":")
-        kill_at(rank, int(step))
+        stop_at(os.environ["KILL_AT"], die)
+    if "FAIL_AT" in os.environ:
+        stop_at(os.environ["FAIL_AT"], fail)
     sys.exit(importlib.import_module(sys.argv[1]).main(sys.argv[2:]))
