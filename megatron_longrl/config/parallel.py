@@ -24,8 +24,9 @@ class ParallelSection(Section):
     )
     """Ranks over which sequences are split in MR-SP's second stage (prefill and training)."""
 
-    cp_comm_type: Literal["all_gather"] = "all_gather"
-    """How keys and values are exchanged between the ranks that share a sequence."""
+    cp_comm_type: Literal["all_gather", "a2a", "p2p"] = "all_gather"
+    """How the ranks that share a sequence exchange keys and values: gather all of them, exchange
+    sequence for heads (Ulysses; heads must divide), or pass them around a ring (least memory)."""
 
     sequence_parallel: bool = False
     """Split norms and dropouts over the sequence between tensor-parallel ranks."""

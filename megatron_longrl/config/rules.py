@@ -31,6 +31,7 @@ def first_broken_rule(config: Config, world_size: int, entry: Entry | None) -> s
         _vision_tower(config),
         _ranks(config, world_size),
         _tensor_split(config),
+        _sequence_split(config),
         _rollout_split(config),
         _schedule(config, entry),
         _checkpoints_and_validation(config, entry),
@@ -128,6 +129,22 @@ def _tensor_split(config: Config) -> Iterator[str]:
         yield (
             "sequence_parallel is on, but tensor_model_parallel_size is 1: "
             "give --no-sequence-parallel, or a larger --tensor-model-parallel-size"
+        )
+
+
+def _sequence_split(config: Config) -> Iterator[str]:
+    """Ulysses splits the heads that a tensor-parallel rank has over the MR-SP ranks."""
+    ranks = config.context_parallel_size
+    if config.cp_comm_type != "a2a" or ranks == 1:
+        return
+    tensor = config.tensor_model_parallel_size
+    heads = config.num_attention_heads // tensor
+    groups = max(1, config.num_query_groups // tensor)
+    if heads % ranks or (groups % ranks and ranks % groups):
+        yield (
+            f"cp_comm_type a2a cannot split {heads} attention heads in {groups} query groups (of "
+            f"each tensor-parallel rank) over context_parallel_size ({ranks}): give --cp-comm-type "
+            "all_gather or p2p, or another --context-parallel-size"
         )
 
 

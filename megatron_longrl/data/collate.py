@@ -133,26 +133,6 @@ def gather_response_values(batch: Batch, field_: Tensor) -> list[list[Tensor]]:
     return [[field_[b, span] for span in spans] for b, spans in enumerate(batch.spans)]
 
 
-def attention_allowed(branch_ids: Tensor) -> Tensor:
-    """Which token sees which: the prompt and the own branch, up to and including itself.
-
-    Padding sees itself alone, so that no row of the mask is empty.
-
-    Args:
-        branch_ids: long [b, s].
-
-    Returns:
-        bool [b, s (query), s (key)].
-    """
-    length = branch_ids.shape[1]
-    query, key = branch_ids[:, :, None], branch_ids[:, None, :]
-    index = torch.arange(length, device=branch_ids.device)
-    earlier = index[:, None] >= index[None, :]
-    related = ((key == 0) | (key == query)) & (key >= 0) & (query >= 0)
-    itself = index[:, None] == index[None, :]
-    return (related & earlier) | itself
-
-
 def _media_offsets(prompts: Sequence[Prompt], keys: list[str]) -> dict[str, int]:
     """First row of each distinct video among the concatenated embeddings; fills ``keys``."""
     offsets: dict[str, int] = {}

@@ -114,6 +114,7 @@ def language_transformer_config(config: Config) -> TransformerConfig:
         tensor_model_parallel_size=config.tensor_model_parallel_size,
         pipeline_model_parallel_size=config.pipeline_model_parallel_size,
         context_parallel_size=config.context_parallel_size,
+        cp_comm_type=config.cp_comm_type,
         sequence_parallel=config.sequence_parallel,
         variable_seq_lengths=config.pipeline_model_parallel_size > 1,
         # core asks for this dispatcher with variable lengths, experts or not.
@@ -182,7 +183,7 @@ def run_decoder(
     Args:
         decoder_input: [s, b, h] on the first stage (whole local sequence), else None.
         position_ids: int64 [b, s] of this rank's shard, or [3, b, s] for multimodal positions.
-        attention_mask: see :class:`~megatron_longrl.parallel.attention.MaskedAttention`.
+        attention_mask: see :func:`~megatron_longrl.parallel.attention.attention_mask`.
 
     Returns:
         [s, b, h] hidden states of this stage (s / TP with sequence parallelism).

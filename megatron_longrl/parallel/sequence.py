@@ -30,14 +30,18 @@ def zigzag_indices(length: int, cp_size: int, cp_rank: int) -> Tensor:
     return torch.cat([chunks[cp_rank], chunks[2 * cp_size - 1 - cp_rank]])
 
 
+def shard_order(length: int, cp_size: int) -> Tensor:
+    """Positions in the whole sequence, in the order of the concatenated shards; int64 [length]."""
+    return torch.cat([zigzag_indices(length, cp_size, rank) for rank in range(cp_size)])
+
+
 def gathered_order(length: int, cp_size: int) -> Tensor:
     """Where each token of the whole sequence sits after the ranks' shards are concatenated.
 
     Returns:
         int64 [length]: ``concatenated[gathered_order] == whole``.
     """
-    shards = torch.cat([zigzag_indices(length, cp_size, rank) for rank in range(cp_size)])
-    return torch.argsort(shards)
+    return torch.argsort(shard_order(length, cp_size))
 
 
 def shard_sequence(tensor: Tensor, group: ProcessGroup, dim: int = 1) -> Tensor:

@@ -81,7 +81,9 @@ def _spans(total: int, size: int) -> list[range]:
 def _shard(batches: Sequence[Batch], config: Config, groups: ParallelGroups) -> list[MicroBatch]:
     """This rank's shards; a replica that has no sample this step runs one row of padding."""
     batches = batches or [_padding(config)]
-    return [shard_batch(batch, groups.cp, platform.device) for batch in batches]
+    return [
+        shard_batch(batch, groups.cp, config.cp_comm_type, platform.device) for batch in batches
+    ]
 
 
 def _padding(config: Config) -> Batch:

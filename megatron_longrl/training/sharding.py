@@ -1,4 +1,4 @@
-"""A micro-batch as one rank sees it: its zigzag shard of every field, and its rows of the mask."""
+"""A micro-batch as one rank sees it: its zigzag shard of every field, and the mask."""
 
 from __future__ import annotations
 
@@ -8,8 +8,9 @@ import torch
 from torch import Tensor
 from torch.distributed import ProcessGroup
 
-from megatron_longrl.data.collate import Batch, attention_allowed
-from megatron_longrl.parallel.sequence import shard_sequence, zigzag_indices
+from megatron_longrl.data.collate import Batch
+from megatron_longrl.parallel.attention import attention_mask
+from megatron_longrl.parallel.sequence import shard_sequence
 
 
 @dataclass
@@ -23,7 +24,7 @@ class MicroBatch:
     media_index: Tensor
     response_index: Tensor
     attention_mask: Tensor
-    """bool [b, 1, s / cp, s], True where seen; keys in the order of the ranks' shards."""
+    """Of the whole sequence; see :func:`~megatron_longrl.parallel.attention.attention_mask`."""
     media_keys: tuple[str, ...]
     """Videos of the rows, in the order that ``media_index`` counts."""
     response_lengths: Tensor
@@ -41,22 +42,19 @@ class MicroBatch:
         return self.loss_mask > 0
 
 
-def shard_batch(batch: Batch, group: ProcessGroup, device: torch.device) -> MicroBatch:
+def shard_batch(
+    batch: Batch, group: ProcessGroup, cp_comm_type: str, device: torch.device
+) -> MicroBatch:
     """This MR-SP rank's part of a padded batch whose fields are [b, s].
 
     Args:
         group: the ranks that share the sequence.
+        cp_comm_type: how they exchange keys and values.
     """
 
     def shard(field: Tensor) -> Tensor:
         return shard_sequence(field, group).to(device)
 
-    length = batch.tokens.shape[1]
-    allowed = attention_allowed(batch.branch_ids)  # [b, s, s]
-    if group.size() > 1:
-        order = torch.cat([zigzag_indices(length, group.size(), r) for r in range(group.size())])
-        mine = zigzag_indices(length, group.size(), group.rank())
-        allowed = allowed.index_select(1, mine).index_select(2, order)
     predicted = batch.response_index[batch.loss_mask > 0]
     num_responses = int(batch.response_index.max()) + 1 if batch.response_index.numel() else 0
     return MicroBatch(
@@ -66,7 +64,7 @@ def shard_batch(batch: Batch, group: ProcessGroup, device: torch.device) -> Micr
         loss_mask=shard(batch.loss_mask),
         media_index=shard(batch.media_index),
         response_index=shard(batch.response_index),
-        attention_mask=allowed[:, None].to(device),
+        attention_mask=attention_mask(batch.branch_ids, group, cp_comm_type, device),
         media_keys=tuple(batch.media_keys),
         response_lengths=torch.bincount(predicted, minlength=num_responses).float().to(device),
         advantages=None if batch.advantages is None else shard(batch.advantages),

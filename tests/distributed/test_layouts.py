@@ -3,6 +3,7 @@
 import pytest
 import torch.distributed as dist
 
+from megatron_longrl.parallel.attention import module
 from tests.distributed.layouts import (
     largest_error,
     sft_losses,
@@ -38,6 +39,27 @@ def check(shared_path, layout, **changes):
 @pytest.mark.parametrize("layout", LAYOUTS)
 def test_layout(shared_path, layout, shared_prompt):
     check(shared_path, LAYOUTS[layout], shared_prompt=shared_prompt)
+
+
+@pytest.mark.parametrize("shared_prompt", [True, False])
+@pytest.mark.parametrize("cp_comm_type", ["a2a", "p2p"])
+def test_exchange(shared_path, cp_comm_type, shared_prompt):
+    layout = LAYOUTS["MR-SP2"] | {"cp_comm_type": cp_comm_type}
+    check(shared_path, layout, shared_prompt=shared_prompt)
+
+
+@pytest.mark.parametrize("cp_comm_type", ["all_gather", "a2a", "p2p"])
+def test_exchange_of_long_rows(shared_path, cp_comm_type, monkeypatch):
+    """Coordinates instead of a dense mask, through recomputation and several rows."""
+    monkeypatch.setattr(module, "SHORT", 0)
+    layout = LAYOUTS["MR-SP2"] | {"cp_comm_type": cp_comm_type}
+    check(shared_path, layout, micro_batch_size=2, recompute_granularity="full")
+
+
+@pytest.mark.parametrize("layout", ["PP2", "TP2 with sequence parallelism"])
+def test_long_rows(shared_path, layout, monkeypatch):
+    monkeypatch.setattr(module, "SHORT", 0)
+    check(shared_path, LAYOUTS[layout])
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)

@@ -66,6 +66,20 @@ BROKEN = [
         "ranks, or lower one of the sizes",
     ),
     (
+        {
+            "num_attention_heads": 28,
+            "num_query_groups": 4,
+            "hidden_size": 56,
+            "context_parallel_size": 8,
+            "cp_comm_type": "a2a",
+        },
+        8,
+        None,
+        "cp_comm_type a2a cannot split 28 attention heads in 4 query groups (of each "
+        "tensor-parallel rank) over context_parallel_size (8): give --cp-comm-type all_gather or "
+        "p2p, or another --context-parallel-size",
+    ),
+    (
         {"sequence_parallel": True},
         1,
         None,

@@ -11,7 +11,6 @@ from torch import Tensor
 
 from megatron_longrl.data.collate import (
     Batch,
-    attention_allowed,
     collate,
     gather_response_values,
     scatter_response_values,
@@ -20,6 +19,7 @@ from megatron_longrl.data.prompts import Prompt
 from megatron_longrl.data.rows import Row
 from megatron_longrl.data.video import VideoSpec
 from megatron_longrl.errors import UserError
+from megatron_longrl.parallel.attention.visibility import token_coordinates, visible
 
 MEDIA_ID = 9
 
@@ -193,7 +193,8 @@ def slow_allowed(batch: Batch, b: int, query: int, key: int) -> bool:
 def test_attention_equals_the_slow_twin(seed: int) -> None:
     prompts, responses = make_batch(seed)
     batch = collate(prompts, responses, 8, 200)
-    allowed = attention_allowed(batch.branch_ids)
+    coordinates = token_coordinates(batch.branch_ids)
+    allowed = visible(coordinates, coordinates)
     length = batch.tokens.shape[1]
     assert allowed.dtype == torch.bool
     for b in range(len(prompts)):
@@ -206,7 +207,8 @@ def test_a_response_sees_what_it_would_see_alone() -> None:
     """Tokens and positions that a branch attends to are those of prompt + response alone."""
     prompts, responses = make_batch(4)
     batch = collate(prompts, responses, 8, 200)
-    allowed = attention_allowed(batch.branch_ids)
+    coordinates = token_coordinates(batch.branch_ids)
+    allowed = visible(coordinates, coordinates)
     for b, (prompt, row) in enumerate(zip(prompts, responses, strict=True)):
         for span, response in zip(batch.spans[b], row, strict=True):
             seen = allowed[b, span.stop - 1]

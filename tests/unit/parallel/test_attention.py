@@ -11,9 +11,8 @@ from megatron.core.transformer.enums import AttnMaskType
 from megatron.core.transformer.transformer_config import TransformerConfig
 from torch import Tensor
 
-from megatron_longrl.data.collate import attention_allowed
-from megatron_longrl.parallel import attention
-from megatron_longrl.parallel.attention import _EXPLICIT_PRODUCT_LIMIT, MaskedAttention
+from megatron_longrl.parallel.attention import MaskedAttention, attention_mask, blocks, dense
+from megatron_longrl.parallel.attention.dense import SHORT
 
 BATCH, HEADS, CHANNELS = 2, 4, 6
 
@@ -27,13 +26,22 @@ def draw(length: int, groups: int) -> list[Tensor]:
     ]
 
 
-def tree_mask(length: int) -> Tensor:
-    """bool [b, 1, s, s]: two rows with a prompt, responses and padding of different lengths."""
+def branches(length: int) -> Tensor:
+    """[b, s]: two rows with a prompt, responses and padding of different lengths."""
     rows = torch.full((BATCH, length), -1)
     for row, cuts in zip(rows, ((0.3, 0.6, 0.8), (0.5, 0.55, 1.0)), strict=True):
         prompt, first, second = (round(cut * length) for cut in cuts)
         row[:prompt], row[prompt:first], row[first:second] = 0, 1, 2
-    return attention_allowed(rows)[:, None]
+    return rows
+
+
+def tree_mask(length: int) -> Tensor:
+    """bool [b, 1, s, s], pair by pair from what a branch is."""
+    rows = branches(length)
+    earlier = torch.ones(length, length, dtype=torch.bool).tril()
+    query, key = rows[:, :, None], rows[:, None, :]
+    sees = earlier & (key >= 0) & ((key == 0) | (key == query)) & (query >= 0)
+    return (sees | torch.eye(length, dtype=torch.bool))[:, None]
 
 
 def plain(inputs: list[Tensor], mask: Tensor | None, scale: float) -> Tensor:
@@ -68,24 +76,27 @@ def build(group: Any, groups: int, scale: float | None) -> MaskedAttention:
     )
 
 
+def short_and_long(alone, length: int) -> Tensor:
+    """The mask as a micro-batch has it, dense or as coordinates."""
+    mask = attention_mask(branches(length), alone, "all_gather", torch.device("cpu"))
+    assert (mask.dtype == torch.bool) == (length <= SHORT)
+    return mask
+
+
 @pytest.mark.parametrize("masked", [True, False])
 @pytest.mark.parametrize("groups", [1, 2, 4])
-@pytest.mark.parametrize("length", [13, _EXPLICIT_PRODUCT_LIMIT, _EXPLICIT_PRODUCT_LIMIT + 1])
+@pytest.mark.parametrize("length", [13, SHORT, SHORT + 1])
 def test_values_and_gradients(alone, monkeypatch, length, groups, masked):
-    explicit = []
-    product = attention._explicit_attention
-
-    def noted(*inputs: Any) -> Tensor:
-        explicit.append(True)
-        return product(*inputs)
-
-    monkeypatch.setattr(attention, "_explicit_attention", noted)
-    mask = tree_mask(length) if masked else None
+    called = []
+    for module, name in ((dense, "_explicit_attention"), (blocks, "flash_forward")):
+        monkeypatch.setattr(module, name, counted(getattr(module, name), called))
+    mask = short_and_long(alone, length) if masked else None
     ours, theirs = draw(length, groups), draw(length, groups)
     context = build(alone, groups, None)(*ours, mask)
     # Each side of the limit takes its own branch.
-    assert bool(explicit) == (length <= _EXPLICIT_PRODUCT_LIMIT)
-    expected = plain(theirs, mask, CHANNELS**-0.5)
+    expected_calls = {"_explicit_attention"} if length <= SHORT else {"flash_forward"}
+    assert set(called) == (expected_calls if masked or length <= SHORT else set())
+    expected = plain(theirs, tree_mask(length) if masked else None, CHANNELS**-0.5)
     torch.testing.assert_close(context.double(), expected, rtol=1e-5, atol=2e-6)
     factors = torch.randn(expected.shape, generator=torch.Generator().manual_seed(1))
     (context * factors).sum().backward()
@@ -95,20 +106,30 @@ def test_values_and_gradients(alone, monkeypatch, length, groups, masked):
         torch.testing.assert_close(leaf.grad, twin.grad, rtol=1e-4, atol=5e-6)
 
 
-@pytest.mark.parametrize("length", [9, _EXPLICIT_PRODUCT_LIMIT + 1])
+def counted(function, called):
+    """The function, noting its name where it is called."""
+
+    def noting(*args):
+        called.append(function.__name__)
+        return function(*args)
+
+    return noting
+
+
+@pytest.mark.parametrize("length", [9, SHORT + 1])
 def test_a_given_scale(alone, length):
     inputs = draw(length, 2)
     context = build(alone, 2, 0.9)(*inputs, None)
     torch.testing.assert_close(context.double(), plain(inputs, None, 0.9), rtol=1e-5, atol=2e-6)
 
 
-@pytest.mark.parametrize("length", [40, _EXPLICIT_PRODUCT_LIMIT + 1])
+@pytest.mark.parametrize("length", [40, SHORT + 1])
 def test_what_the_mask_hides_has_no_influence(alone, length):
     query, key, value = draw(length, 2)
-    mask = tree_mask(length)
+    mask = short_and_long(alone, length)
     module = build(alone, 2, None)
     before = module(query, key, value, mask)
-    hidden = ~mask[0, 0, length // 4]  # seen from a prompt token of row 0
+    hidden = ~tree_mask(length)[0, 0, length // 4]  # seen from a prompt token of row 0
     assert hidden.any()
     with torch.no_grad():
         key[hidden, 0] += 7.0
