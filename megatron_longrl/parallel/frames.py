@@ -3,12 +3,14 @@
 Every rank decodes and encodes only its own frames, in chunks that bound memory, and one all-gather
 puts the embeddings together. Each frame is encoded once, however many sequences use it. The
 backward pass of a trainable encoder goes the other way: gradients of the embeddings are summed to
-the rank that owns the frame, which encodes its chunks again with a graph.
+the rank that owns the frame. Where the rank's share was one chunk its graph is still there, else
+the chunks are encoded again with a graph.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 
 import torch
@@ -18,12 +20,11 @@ from torch.distributed import ProcessGroup
 
 from megatron_longrl.data.video import VideoError, VideoSpec, decode_many
 from megatron_longrl.parallel.agree import gather_objects, together
+from megatron_longrl.parallel.shares import Cut, Share, frame_shares
 
-
-def split_evenly(total: int, parts: int) -> list[range]:
-    """Contiguous ranges of a total, whose lengths differ by at most one."""
-    bounds = [total * part // parts for part in range(parts + 1)]
-    return [range(bounds[part], bounds[part + 1]) for part in range(parts)]
+_DECODED_BYTES = 256 * 2**20
+"""Decoded pixels of a rank that wait for the encoder; at least a chunk. Decoding fewer frames at a
+time would read again from a key frame more often."""
 
 
 @dataclass
@@ -39,11 +40,26 @@ class EncodedVideos:
     frames_encoded: int = 0
     """Frames that this rank encoded."""
     order: list[tuple[str, int]] = field(default_factory=list)
-    """(video key, frames) in the order of the split."""
-    counts: list[int] = field(default_factory=list)
-    """Frames that each rank of the replica encoded."""
-    pixels: Tensor | None = None
-    """This rank's frames [f, 3, S, S], kept for the backward pass of a trainable encoder."""
+    """(video key, frames) as the embeddings lie one behind the other."""
+    owned: list[Tensor] = field(default_factory=list)
+    """For every rank, long [f]: which frames of ``order`` it owns, in its own order."""
+    pixels: list[Tensor] = field(default_factory=list)
+    """This rank's frames in chunks [f, 3, S, S], kept to encode them again with a graph."""
+    output: Tensor | None = None
+    """[f, tokens, h] of this rank's frames with its graph, where they were one chunk."""
+
+
+@dataclass
+class _Local:
+    """This rank's share, chunk by chunk: a chunk holds frames of one size."""
+
+    frames: list[tuple[int, int]] = field(default_factory=list)
+    """(index of the video, position among its frames) of every encoded frame."""
+    decoded: int = 0
+    errors: dict[int, str] = field(default_factory=dict)
+    """Index of a video that could not be decoded -> why."""
+    outputs: list[Tensor] = field(default_factory=list)
+    pixels: list[Tensor] = field(default_factory=list)
 
 
 class FrameEncoder:
@@ -55,6 +71,8 @@ class FrameEncoder:
         control: a gloo group of the same ranks.
         chunk_frames: frames encoded at a time.
         dtype: training dtype, in which embeddings are kept.
+        cut: whether a video may be split inside itself, see :func:`frame_shares`.
+        timer: counts the seconds of the phases ``decode`` and ``gather``.
     """
 
     def __init__(
@@ -68,6 +86,8 @@ class FrameEncoder:
         hidden_size: int,
         dtype: torch.dtype,
         device: torch.device,
+        cut: Cut = "always",
+        timer: Callable[[str], AbstractContextManager[None]] = lambda phase: nullcontext(),
     ) -> None:
         self.encoder = encoder
         self.group = group
@@ -76,51 +96,54 @@ class FrameEncoder:
         self.token_shape = (tokens_per_frame, hidden_size)
         self.dtype = dtype
         self.device = device
+        self.cut = cut
+        self.timer = timer
 
-    def encode(self, specs: Sequence[VideoSpec], keep_pixels: bool = False) -> EncodedVideos:
+    def encode(self, specs: Sequence[VideoSpec], for_backward: bool = False) -> EncodedVideos:
         """Decode and encode distinct videos; every rank of the replica passes the same list.
 
         Args:
-            keep_pixels: hold this rank's frames for :meth:`backward`.
+            for_backward: hold what :meth:`backward` needs.
         """
         specs = list({spec.key(): spec for spec in specs}.values())
-        shares = self._shares(specs)
-        mine, failed = self._decode(specs, shares[self.group.rank()])
-        # A video that drops out leaves its ranks with less to encode; nothing is decoded again.
-        order = [(s.key(), len(s.frame_indices)) for s in specs if s.key() not in failed]
-        counts = [
-            sum(len(frames) for v, frames in share if specs[v].key() not in failed)
-            for share in shares
-        ]
-        alive = [frames for key, frames in mine if key not in failed]
-        pixels = (torch.cat(alive) if alive else torch.empty(0)).to(self.device)
-        with torch.no_grad():
-            local = self._encode_chunks(pixels)
-        whole = self._gather(local, counts)
-        embeddings: dict[str, Tensor] = {}
-        start = 0
-        for key, frames in order:
-            embeddings[key] = whole[start : start + frames].flatten(0, 1)
-            start += frames
+        shares = frame_shares(specs, self.group.size(), self.cut)
+        with together(self.control):
+            local = self._encode_share(specs, shares[self.group.rank()], for_backward)
+        failed: dict[int, str] = {}
+        for errors in gather_objects(self.control, local.errors):
+            for v, reason in errors.items():
+                failed.setdefault(v, reason)
+        # A video that drops out leaves its ranks with less; nothing is done again.
+        kept = [row for row, (v, _) in enumerate(local.frames) if v not in failed]
+        output = self._alive(local.outputs, kept)
+        alive = [(v, spec) for v, spec in enumerate(specs) if v not in failed]
+        order = [(spec.key(), len(spec.frame_indices)) for _, spec in alive]
+        owned = _owned([v for v, _ in alive], [count for _, count in order], shares)
+        with self.timer("gather"):
+            whole = self._gather(output.detach(), owned)
+        embeddings = {}
+        parts = whole.split([count for _, count in order]) if order else ()
+        for (key, _), part in zip(order, parts, strict=True):
+            embeddings[key] = part.flatten(0, 1)
         return EncodedVideos(
             embeddings=embeddings,
-            failed=failed,
-            frames_decoded=sum(frames.shape[0] for _, frames in mine),
-            frames_encoded=local.shape[0],
+            failed={specs[v].key(): reason for v, reason in failed.items()},
+            frames_decoded=local.decoded,
+            frames_encoded=len(local.frames),
             order=order,
-            counts=counts,
-            pixels=pixels if keep_pixels else None,
+            owned=owned,
+            pixels=_select(local.pixels, kept),
+            output=output if output.requires_grad else None,
         )
 
     def backward(self, encoded: EncodedVideos, gradients: Mapping[str, Tensor | None]) -> None:
         """Add the encoder's gradients of a step.
 
         Args:
-            encoded: what :meth:`encode` returned with ``keep_pixels``.
+            encoded: what :meth:`encode` returned with ``for_backward``.
             gradients: this rank's part of d loss / d embedding per video; None or absent is zero.
                 The sum over the replica's ranks is the gradient.
         """
-        assert encoded.pixels is not None, "encode(keep_pixels=True) is needed for a backward pass"
         if not encoded.order:
             return
         parts = []
@@ -131,78 +154,118 @@ class FrameEncoder:
                 parts.append(torch.zeros(shape, dtype=self.dtype, device=self.device))
             else:
                 parts.append(gradient.view(shape))
-        mine = self._reduce_to_owners(torch.cat(parts), encoded)
-        for part in self._chunks(encoded.pixels):
+        mine = self._reduce_to_owners(torch.cat(parts), encoded.owned)
+        if encoded.output is not None:
+            torch.autograd.backward(encoded.output, mine)
+            encoded.output = None  # its graph is gone
+            return
+        held = sum(len(pixels) for pixels in encoded.pixels)
+        assert held == len(mine), "encode(for_backward=True) is needed for a backward pass"
+        start = 0
+        for pixels in encoded.pixels:
             with torch.enable_grad():
-                output = self.encoder(encoded.pixels[part])
-            torch.autograd.backward(output, mine[part])
+                output = self.encoder(pixels).to(self.dtype)
+            torch.autograd.backward(output, mine[start : start + len(pixels)])
+            start += len(pixels)
 
-    def _shares(self, specs: Sequence[VideoSpec]) -> list[list[tuple[int, list[int]]]]:
-        """For every rank: (index of the video, positions among its frames) that it owns."""
-        flat = [(v, f) for v, spec in enumerate(specs) for f in range(len(spec.frame_indices))]
-        shares = []
-        for span in split_evenly(len(flat), self.group.size()):
-            share: dict[int, list[int]] = {}
-            for v, f in flat[span.start : span.stop]:
-                share.setdefault(v, []).append(f)
-            shares.append(list(share.items()))
-        return shares
+    def _encode_share(self, specs: Sequence[VideoSpec], share: Share, for_backward: bool) -> _Local:
+        """Decode and encode this rank's share, a bounded number of frames at a time."""
+        local = _Local()
+        total = sum(len(positions) for _, positions in share)
+        one_size = len({specs[v].size for v, _ in share}) == 1
+        keep_graph = for_backward and one_size and total <= self.chunk_frames
+        for portion in self._portions(specs, share):
+            with self.timer("decode"):
+                results = decode_many([(specs[v], positions) for v, positions in portion])
+            good: list[tuple[int, list[int], Tensor]] = []
+            for (v, positions), result in zip(portion, results, strict=True):
+                if isinstance(result, VideoError):
+                    local.errors[v] = str(result)
+                else:
+                    good.append((v, positions, result))
+            local.frames += [(v, f) for v, positions, _ in good for f in positions]
+            local.decoded += sum(len(frames) for _, _, frames in good)
+            if not good:
+                continue  # the encoder never sees an empty batch
+            decoded = torch.cat([frames for _, _, frames in good])
+            for chunk in decoded.split(self.chunk_frames):
+                pixels = chunk.to(self.device)
+                with torch.set_grad_enabled(keep_graph):
+                    local.outputs.append(self.encoder(pixels).to(self.dtype))
+                if for_backward and not keep_graph:
+                    local.pixels.append(pixels)
+        return local
 
-    def _decode(
-        self, specs: Sequence[VideoSpec], share: Sequence[tuple[int, list[int]]]
-    ) -> tuple[list[tuple[str, Tensor]], dict[str, str]]:
-        """This rank's share as (video key, frames), and the videos that failed on any rank."""
-        with together(self.control):
-            results = decode_many([(specs[v], positions) for v, positions in share])
-        mine: list[tuple[str, Tensor]] = []
-        errors: dict[str, str] = {}
-        for (v, _), result in zip(share, results, strict=True):
-            if isinstance(result, VideoError):
-                errors[specs[v].key()] = str(result)
-            else:
-                mine.append((specs[v].key(), result))
-        failed: dict[str, str] = {}
-        for rank_errors in gather_objects(self.control, errors):
-            for key, reason in rank_errors.items():
-                failed.setdefault(key, reason)
-        return mine, failed
+    def _portions(self, specs: Sequence[VideoSpec], share: Share) -> list[Share]:
+        """Parts of a share that are decoded at a time, each of frames of one size."""
+        portions: list[Share] = []
+        room, size = 0, 0
+        for v, positions in share:
+            rest = positions
+            while rest:
+                if not room or size != specs[v].size:
+                    size = specs[v].size
+                    frames = _DECODED_BYTES // (3 * size * size * 4)
+                    room = max(frames // self.chunk_frames, 1) * self.chunk_frames
+                    portions.append([])
+                portions[-1].append((v, rest[:room]))
+                rest, room = rest[room:], room - len(rest[:room])
+        return portions
 
-    def _encode_chunks(self, pixels: Tensor) -> Tensor:
-        """[f, 3, S, S] -> [f, tokens, h] in chunks."""
-        output = torch.empty(
-            (pixels.shape[0], *self.token_shape), dtype=self.dtype, device=self.device
-        )
-        for part in self._chunks(pixels):
-            output[part] = self.encoder(pixels[part]).to(self.dtype)
-        return output
+    def _alive(self, outputs: Sequence[Tensor], kept: Sequence[int]) -> Tensor:
+        """[f, tokens, h] of the frames whose videos have not failed."""
+        if not kept:
+            return torch.empty((0, *self.token_shape), dtype=self.dtype, device=self.device)
+        whole = torch.cat(list(outputs)) if len(outputs) > 1 else outputs[0]
+        if len(kept) == len(whole):
+            return whole
+        return whole[torch.tensor(kept, device=self.device)]
 
-    def _chunks(self, pixels: Tensor) -> list[slice]:
-        """None where this rank has no frames: the encoder never sees an empty batch."""
-        starts = range(0, pixels.shape[0], self.chunk_frames)
-        return [slice(start, start + self.chunk_frames) for start in starts]
-
-    def _gather(self, local: Tensor, counts: Sequence[int]) -> Tensor:
+    def _gather(self, local: Tensor, owned: Sequence[Tensor]) -> Tensor:
         """All ranks' frames in order; padded to the largest share because gloo wants even sizes."""
         if self.group.size() == 1:
             return local
-        largest = max(counts)
+        largest = max(len(rows) for rows in owned)
         padded = local.new_zeros((largest, *self.token_shape))
         padded[: local.shape[0]] = local
-        whole = local.new_empty((self.group.size() * largest, *self.token_shape))
-        dist.all_gather_into_tensor(whole, padded, group=self.group)
-        shares = whole.view(self.group.size(), largest, *self.token_shape)
-        return torch.cat([share[:count] for share, count in zip(shares, counts, strict=True)])
+        gathered = local.new_empty((self.group.size() * largest, *self.token_shape))
+        dist.all_gather_into_tensor(gathered, padded, group=self.group)
+        whole = local.new_empty((sum(len(rows) for rows in owned), *self.token_shape))
+        for share, rows in zip(gathered.split(max(largest, 1)), owned, strict=False):
+            whole[rows.to(self.device)] = share[: len(rows)]
+        return whole
 
-    def _reduce_to_owners(self, gradient: Tensor, encoded: EncodedVideos) -> Tensor:
+    def _reduce_to_owners(self, gradient: Tensor, owned: Sequence[Tensor]) -> Tensor:
         """Sum [frames, tokens, h] over the replica; every rank keeps the frames that it owns."""
         if self.group.size() == 1:
             return gradient
-        largest = max(encoded.counts)
+        largest = max(len(rows) for rows in owned)
         padded = gradient.new_zeros((self.group.size(), largest, *self.token_shape))
-        start = 0
-        for rank, count in enumerate(encoded.counts):
-            padded[rank, :count] = gradient[start : start + count]
-            start += count
+        for rank, rows in enumerate(owned):
+            padded[rank, : len(rows)] = gradient[rows.to(self.device)]
         mine = gradient.new_empty((largest, *self.token_shape))
         dist.reduce_scatter_tensor(mine, padded.flatten(0, 1), group=self.group)
-        return mine[: encoded.frames_encoded]
+        return mine[: len(owned[self.group.rank()])]
+
+
+def _owned(alive: Sequence[int], counts: Sequence[int], shares: Sequence[Share]) -> list[Tensor]:
+    """For every rank its rows among the frames of the videos that have not failed."""
+    starts, start = {}, 0
+    for v, count in zip(alive, counts, strict=True):
+        starts[v] = start
+        start += count
+    return [
+        torch.tensor([starts[v] + f for v, fs in share if v in starts for f in fs]).long()
+        for share in shares
+    ]
+
+
+def _select(chunks: Sequence[Tensor], kept: Sequence[int]) -> list[Tensor]:
+    """The chunks with the kept rows only, counted over all chunks; empty chunks drop out."""
+    wanted, selected, start = torch.tensor(kept).long(), [], 0
+    for chunk in chunks:
+        here = wanted[(wanted >= start) & (wanted < start + len(chunk))] - start
+        if len(here):
+            selected.append(chunk if len(here) == len(chunk) else chunk[here.to(chunk.device)])
+        start += len(chunk)
+    return selected

@@ -51,7 +51,7 @@ class MediaProvider:
         """
         specs = {spec.key(): spec for prompt in prompts for spec in prompt.videos}
         if for_training and self._model.encoder_is_trained:
-            encoded = self._frames.encode(list(specs.values()), keep_pixels=True)
+            encoded = self._frames.encode(list(specs.values()), for_backward=True)
             return Media(
                 encoded.embeddings,
                 encoded.failed,

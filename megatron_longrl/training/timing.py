@@ -17,6 +17,8 @@ class PhaseTimer:
         ...
     metrics |= timer.pop()  # {"time/encode": 0.42}
     ```
+
+    A phase inside another one counts for itself only, so that all phases add up to the step.
     """
 
     def __init__(self, synchronize: Callable[[], None] | None = None) -> None:
@@ -27,6 +29,8 @@ class PhaseTimer:
             synchronize = platform.synchronize
         self._synchronize = synchronize
         self._seconds: dict[str, float] = {}
+        self._nested = [0.0]
+        """For every open phase the seconds of the phases inside it."""
 
     @contextmanager
     def __call__(self, phase: str) -> Iterator[None]:
@@ -34,12 +38,15 @@ class PhaseTimer:
         # Work queued before the block must not be counted in it, and its own must be done.
         self._synchronize()
         start = time.perf_counter()
+        self._nested.append(0.0)
         try:
             yield
             self._synchronize()
         finally:
             spent = time.perf_counter() - start
-            self._seconds[phase] = self._seconds.get(phase, 0.0) + spent
+            own = spent - self._nested.pop()
+            self._nested[-1] += spent
+            self._seconds[phase] = self._seconds.get(phase, 0.0) + own
 
     def pop(self) -> dict[str, float]:
         """`{"time/<phase>": seconds}` since the last call, in order of first use."""

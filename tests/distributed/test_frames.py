@@ -17,7 +17,7 @@ import torch.distributed as dist
 from torch import Tensor
 from torch.distributed import ProcessGroup
 
-from megatron_longrl.data.video import VideoSpec, content_hash, decode_frames
+from megatron_longrl.data.video import VideoError, VideoSpec, content_hash, decode_frames
 from megatron_longrl.errors import UserError
 from megatron_longrl.parallel import frames as frames_module
 from megatron_longrl.parallel.agree import gather_objects, together
@@ -29,6 +29,7 @@ from megatron_longrl.parallel.sequence import (
     shard_sequence,
     unshard_sequence,
 )
+from megatron_longrl.parallel.shares import Cut
 
 SIZE, TOKENS, HIDDEN = 8, 3, 4
 
@@ -54,7 +55,7 @@ def both() -> ProcessGroup:
     return dist.group.WORLD
 
 
-def build(encoder: torch.nn.Module, chunk_frames: int = 4) -> FrameEncoder:
+def build(encoder: torch.nn.Module, chunk_frames: int = 4, cut: Cut = "always") -> FrameEncoder:
     """Stage 1 with both ranks as one replica."""
     return FrameEncoder(
         encoder,
@@ -65,6 +66,7 @@ def build(encoder: torch.nn.Module, chunk_frames: int = 4) -> FrameEncoder:
         hidden_size=HIDDEN,
         dtype=torch.float32,
         device=torch.device("cpu"),
+        cut=cut,
     )
 
 
@@ -127,20 +129,20 @@ def test_a_video_that_is_named_twice_is_encoded_once(shared_path):
 def test_one_frame_leaves_a_rank_without_work_but_not_outside_defect_10(shared_path):
     specs = write_videos(shared_path, 1)
     encoder = ToyEncoder()
-    encoded = build(encoder).encode(specs, keep_pixels=True)
+    encoded = build(encoder).encode(specs, for_backward=True)
     check_embeddings(encoded, specs, encoder)
     assert gather_objects(both(), encoded.frames_encoded) == [0, 1]
     check_gradient(build(encoder), encoded, specs, encoder)
 
 
-@pytest.mark.parametrize("keep_pixels", [True, False])
-def test_no_frames_at_all_defect_10(keep_pixels):
+@pytest.mark.parametrize("for_backward", [True, False])
+def test_no_frames_at_all_defect_10(for_backward):
     encoder = ToyEncoder()
     stage = build(encoder)
-    encoded = stage.encode([], keep_pixels=keep_pixels)
+    encoded = stage.encode([], for_backward=for_backward)
     assert encoded.embeddings == {}
     assert encoded.failed == {}
-    if keep_pixels:
+    if for_backward:
         stage.backward(encoded, {})
         assert encoder.weight.grad is None
 
@@ -151,7 +153,7 @@ def test_a_broken_video_fails_alone_and_on_all_ranks_defect_8(shared_path, place
     bad = broken(shared_path, 7)
     encoder = ToyEncoder()
     stage = build(encoder)
-    encoded = stage.encode([*specs[:place], bad, *specs[place:]], keep_pixels=True)
+    encoded = stage.encode([*specs[:place], bad, *specs[place:]], for_backward=True)
     assert list(encoded.failed) == [bad.key()]
     assert "broken.webm" in encoded.failed[bad.key()]
     assert len(set(gather_objects(both(), encoded.failed[bad.key()]))) == 1
@@ -164,7 +166,7 @@ def test_all_videos_broken_defect_8(shared_path):
     bad = broken(shared_path, 3)
     encoder = ToyEncoder()
     stage = build(encoder)
-    encoded = stage.encode([bad], keep_pixels=True)
+    encoded = stage.encode([bad], for_backward=True)
     assert list(encoded.failed) == [bad.key()]
     assert encoded.embeddings == {}
     stage.backward(encoded, {})
@@ -222,7 +224,49 @@ def test_the_gradient_is_that_of_one_process(shared_path, chunk_frames):
     specs = write_videos(shared_path, 30, 1, 6)
     encoder = ToyEncoder()
     stage = build(encoder, chunk_frames)
-    check_gradient(stage, stage.encode(specs, keep_pixels=True), specs, encoder)
+    check_gradient(stage, stage.encode(specs, for_backward=True), specs, encoder)
+
+
+@pytest.mark.parametrize("chunk_frames", [4, 64])
+def test_whole_videos_in_any_order_and_their_gradient(shared_path, chunk_frames):
+    specs = write_videos(shared_path, 5, 7, 8, 4)
+    encoder = ToyEncoder()
+    stage = build(encoder, chunk_frames, "never")
+    encoded = stage.encode(specs, for_backward=True)
+    check_embeddings(encoded, specs, encoder)
+    assert [rows.tolist() for rows in encoded.owned] == [[*range(12, 24)], [*range(12)]]
+    check_gradient(stage, encoded, specs, encoder)
+
+
+@pytest.mark.parametrize("chunk_frames", [17, 18, 19])
+def test_a_share_that_fits_a_chunk_is_encoded_once(shared_path, chunk_frames):
+    specs = write_videos(shared_path, 30, 1, 6)
+    encoder = ToyEncoder()
+    seen: list[int] = []
+    encoder.register_forward_pre_hook(lambda module, inputs: seen.append(len(inputs[0])))
+    stage = build(encoder, chunk_frames)
+    encoded = stage.encode(specs, for_backward=True)
+    check_gradient(stage, encoded, specs, encoder)
+    share = 18 + dist.get_rank()
+    times = 1 if share <= chunk_frames else 2
+    assert sum(seen) == times * share
+
+
+def test_frames_are_decoded_a_bounded_number_at_a_time(shared_path, monkeypatch):
+    specs = write_videos(shared_path, 30, 1, 6)
+    asked: list[int] = []
+    decode = frames_module.decode_many
+
+    def note(requests: list[tuple[VideoSpec, list[int]]]) -> list[Tensor | VideoError]:
+        asked.append(sum(len(positions) for _, positions in requests))
+        return decode(requests)
+
+    monkeypatch.setattr(frames_module, "decode_many", note)
+    monkeypatch.setattr(frames_module, "_DECODED_BYTES", 7 * 3 * SIZE * SIZE * 4)
+    encoder = ToyEncoder()
+    encoded = build(encoder, chunk_frames=3).encode(specs)
+    check_embeddings(encoded, specs, encoder)
+    assert asked == [6, 6, 6, *([1] if dist.get_rank() else [])], "whole chunks within the bound"
 
 
 @pytest.mark.parametrize("vocab_size", [20, 17, 9])

@@ -3,7 +3,6 @@
 import pytest
 import torch
 
-from megatron_longrl.parallel.frames import split_evenly
 from megatron_longrl.parallel.sequence import gathered_order, zigzag_indices
 
 
@@ -29,11 +28,3 @@ def test_causal_work_is_the_same_on_every_rank(size):
 def test_a_length_that_does_not_divide_is_refused():
     with pytest.raises(ValueError, match="10"):
         zigzag_indices(10, 2, 0)
-
-
-@pytest.mark.parametrize(("total", "parts"), [(37, 2), (1, 4), (0, 2), (8, 3)])
-def test_frames_are_split_evenly_and_completely(total, parts):
-    spans = split_evenly(total, parts)
-    assert [i for span in spans for i in span] == list(range(total))
-    lengths = [len(span) for span in spans]
-    assert max(lengths) - min(lengths) <= 1
