@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import AliasChoices, Field
+from pydantic import AliasChoices, BeforeValidator, Field
 
 from megatron_longrl.config.section import PositiveFloat, PositiveInt, Section
+
+
+def _as_text(value: Any) -> Any:
+    return str(value) if type(value) is int else value
 
 
 class ParallelSection(Section):
@@ -23,6 +27,11 @@ class ParallelSection(Section):
         validation_alias=AliasChoices("context_parallel_size", "multimodal_sequence_parallel_size"),
     )
     """Ranks over which sequences are split in MR-SP's second stage (prefill and training)."""
+
+    mrsp_stages: Annotated[Literal["auto", "0", "1", "2"], BeforeValidator(_as_text)] = "auto"
+    """What MR-SP ranks share. 0: nothing, each takes whole videos and whole rows. 1: the frames of
+    a video. 2: frames, and the tokens of every row. auto: what a cost model finds fastest for each
+    row; a rank never holds more tokens of a row than it would of one of --seq-length in shards."""
 
     cp_comm_type: Literal["all_gather", "a2a", "p2p"] = "all_gather"
     """How the ranks that share a sequence exchange keys and values: gather all of them, exchange

@@ -53,6 +53,11 @@ class ParallelGroups:
         return self.pg.cp
 
     @property
+    def alone(self) -> ProcessGroup:
+        """This rank as a group: of sequences that it does not share."""
+        return self.encoder_pg.cp
+
+    @property
     def pp(self) -> ProcessGroup:
         """Pipeline-parallel group."""
         return self.pg.pp

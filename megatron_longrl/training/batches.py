@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, TypeVar
 
 import torch
+from torch.distributed import ProcessGroup
 
 from megatron_longrl.data.collate import Batch, collate, scatter_response_values
 from megatron_longrl.data.prompts import Prompt
+from megatron_longrl.planner.cost import BACKWARD, Machine, ModelCost, RowSize
+from megatron_longrl.planner.stages import plan_rows
 from megatron_longrl.platforms import platform
 from megatron_longrl.training.sharding import MicroBatch, shard_batch
 
@@ -17,73 +20,123 @@ if TYPE_CHECKING:
     from megatron_longrl.parallel.groups import ParallelGroups
     from megatron_longrl.rollout.types import Group
 
+R = TypeVar("R")
+
 
 def sft_batches(
     prompts: Sequence[Prompt],
     responses: Sequence[list[int]],
     config: Config,
     groups: ParallelGroups,
+    machine: Machine = Machine(),  # noqa: B008  # Immutable.
 ) -> list[MicroBatch]:
-    """One row per prompt and its response."""
-    size = config.micro_batch_size
-    batches = [
-        collate(
-            prompts[start : start + size],
-            [[response] for response in responses[start : start + size]],
+    """One row per prompt and its response.
+
+    Args:
+        machine: what the cost model reckons with.
+    """
+
+    def join(part: Sequence[tuple[Prompt, list[int]]]) -> Batch:
+        return collate(
+            [prompt for prompt, _ in part],
+            [[response] for _, response in part],
             config.sequence_multiple,
             config.seq_length,
         )
-        for start in range(0, len(prompts), size)
-    ]
-    return _shard(batches, config, groups)
+
+    rows = list(zip(prompts, responses, strict=True))
+    sizes = [RowSize.of(len(prompt.token_ids), [len(response)]) for prompt, response in rows]
+    return _micro_batches(rows, sizes, join, config, groups, machine)
 
 
 def rl_batches(
-    rollouts: Sequence[Group], config: Config, groups: ParallelGroups
+    rollouts: Sequence[Group],
+    config: Config,
+    groups: ParallelGroups,
+    machine: Machine = Machine(),  # noqa: B008  # Immutable.
 ) -> list[MicroBatch]:
-    """One row per group, its prompt shared by all responses; or one row per response."""
+    """One row per group, its prompt shared by all responses; or one row per response.
+
+    Args:
+        machine: what the cost model reckons with.
+    """
+
+    def join(part: Sequence[tuple[Group, range]]) -> Batch:
+        return _join_responses(part, config)
+
     rows = [
         (group, span)
         for group in rollouts
         for span in _spans(len(group.responses), config.responses_per_row)
     ]
-    batches = []
-    for start in range(0, len(rows), config.micro_batch_size):
-        part = rows[start : start + config.micro_batch_size]
-        chosen = [[group.responses[i] for i in span] for group, span in part]
-        batch = collate(
-            [group.prompt for group, _ in part],
-            [[response.token_ids.tolist() for response in row] for row in chosen],
-            config.sequence_multiple,
-            config.seq_length,
+    sizes = [
+        RowSize.of(len(group.prompt.token_ids), [len(group.responses[i].token_ids) for i in span])
+        for group, span in rows
+    ]
+    return _micro_batches(rows, sizes, join, config, groups, machine)
+
+
+def _join_responses(rows: Sequence[tuple[Group, range]], config: Config) -> Batch:
+    """Rows of groups and which of their responses, with the values of every response token."""
+    chosen = [[group.responses[i] for i in span] for group, span in rows]
+    batch = collate(
+        [group.prompt for group, _ in rows],
+        [[response.token_ids.tolist() for response in row] for row in chosen],
+        config.sequence_multiple,
+        config.seq_length,
+    )
+    batch.rollout_logprobs = scatter_response_values(
+        batch, [[response.logprobs for response in row] for row in chosen]
+    )
+    advantages = []
+    for group, span in rows:
+        assert group.advantages is not None, "advantages come before packing"
+        advantages.append(
+            [group.advantages[i].float().expand(len(group.responses[i].token_ids)) for i in span]
         )
-        batch.rollout_logprobs = scatter_response_values(
-            batch, [[response.logprobs for response in row] for row in chosen]
-        )
-        advantages = []
-        for group, span in part:
-            assert group.advantages is not None, "advantages come before packing"
-            advantages.append(
-                [
-                    group.advantages[i].float().expand(len(group.responses[i].token_ids))
-                    for i in span
-                ]
-            )
-        batch.advantages = scatter_response_values(batch, advantages)
-        batches.append(batch)
-    return _shard(batches, config, groups)
+    batch.advantages = scatter_response_values(batch, advantages)
+    return batch
 
 
 def _spans(total: int, size: int) -> list[range]:
     return [range(start, min(start + size, total)) for start in range(0, total, size)]
 
 
-def _shard(batches: Sequence[Batch], config: Config, groups: ParallelGroups) -> list[MicroBatch]:
-    """This rank's shards; a replica that has no sample this step runs one row of padding."""
-    batches = batches or [_padding(config)]
-    return [
-        shard_batch(batch, groups.cp, config.cp_comm_type, platform.device) for batch in batches
-    ]
+def _micro_batches(
+    rows: Sequence[R],
+    sizes: Sequence[RowSize],
+    join: Callable[[Sequence[R]], Batch],
+    config: Config,
+    groups: ParallelGroups,
+    machine: Machine,
+) -> list[MicroBatch]:
+    """This rank's part: its shards of the rows that MR-SP ranks share, then its own whole rows.
+
+    A rank that has no row in this step runs one of padding.
+    """
+    ranks = groups.cp.size()
+    plan = plan_rows(
+        sizes,
+        config.mrsp_stages,
+        ranks,
+        cost=ModelCost(config),
+        machine=machine,
+        passes=1 + BACKWARD + (config.grpo_kl_beta > 0),
+        # What the longest row that is allowed takes of a rank when it is shared.
+        most_tokens=-(-config.seq_length // ranks),
+    )
+    def shard(batch: Batch, group: ProcessGroup) -> MicroBatch:
+        return shard_batch(batch, group, config.cp_comm_type, platform.device)
+
+    batches = []
+    for chosen, group in (
+        (plan.shared, groups.cp),
+        (plan.dealt[groups.cp.rank()], groups.alone),
+    ):
+        for span in _spans(len(chosen), config.micro_batch_size):
+            part = [rows[chosen[i]] for i in span]
+            batches.append(shard(join(part), group))
+    return batches or [shard(_padding(config), groups.alone)]
 
 
 def _padding(config: Config) -> Batch:

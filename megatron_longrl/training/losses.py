@@ -20,7 +20,6 @@ from megatron_longrl.training.sharding import MicroBatch
 
 if TYPE_CHECKING:
     from megatron_longrl.config import Config
-    from megatron_longrl.parallel.groups import ParallelGroups
 
 
 @dataclass
@@ -70,23 +69,18 @@ def sft_loss(batch: MicroBatch, logprobs: Tensor, entropy: Tensor) -> tuple[Tens
     return -logprobs.sum(), count, report
 
 
-def rl_loss(config: Config, groups: ParallelGroups) -> Loss:
+def rl_loss(config: Config) -> Loss:
     """The policy loss that the configuration describes."""
-    return partial(_policy_loss, config, groups.cp.rank() == 0)
+    return partial(_policy_loss, config)
 
 
 def _policy_loss(
     config: Config,
-    counts_responses: bool,
     batch: MicroBatch,
     logprobs: Tensor,
     entropy: Tensor,
 ) -> tuple[Tensor, Tensor, Sums]:
-    """Clipped policy loss, KL term and entropy bonus.
-
-    Args:
-        counts_responses: whether this MR-SP rank counts the micro-batch's responses (one does).
-    """
+    """Clipped policy loss, KL term and entropy bonus."""
     selected = batch.selected
     assert batch.advantages is not None and batch.rollout_logprobs is not None
     # One update per batch of rollouts: the update's own values are the old ones.
@@ -122,7 +116,9 @@ def _policy_loss(
         count = per_token.numel()
     else:
         per_token = per_token / batch.response_lengths[batch.response_index[selected]]
-        count = int((batch.response_lengths > 0).sum()) if counts_responses else 0
+        # One of the ranks that share the micro-batch counts its responses.
+        counts = batch.sequence_group.rank() == 0
+        count = int((batch.response_lengths > 0).sum()) if counts else 0
     return (
         per_token.sum(),
         torch.tensor(count, dtype=torch.int, device=logprobs.device),

@@ -8,6 +8,7 @@ from megatron_longrl.algorithms.advantages import ADVANTAGES
 from megatron_longrl.checkpoint.distributed import load_weights
 from megatron_longrl.checkpoint.mapping import weight_stream
 from megatron_longrl.data.rows import Row
+from megatron_longrl.parallel.sequence import shard_sequence
 from megatron_longrl.rewards.score import score
 from megatron_longrl.rollout.engine import RolloutEngine
 from megatron_longrl.rollout.types import Group, SamplingSettings
@@ -36,7 +37,7 @@ class RLTrainer:
         self.config = runtime.config
         self.engine = engine
         self.reference = reference
-        self.loss = rl_loss(runtime.config, runtime.groups)
+        self.loss = rl_loss(runtime.config)
         self.version = 0
         self._sync_weights()
 
@@ -53,7 +54,7 @@ class RLTrainer:
             score(groups, self.config)
             with_advantages(groups, self.config.rl_algorithm, self.config.advantage_epsilon)
         with timer("pack"):
-            batches = rl_batches(groups, self.config, self.runtime.groups)
+            batches = rl_batches(groups, self.config, self.runtime.groups, self.runtime.machine)
         with timer("reference"):
             self._reference_logprobs(batches, media)
         with timer("update"):
@@ -101,7 +102,7 @@ class RLTrainer:
         with self.reference.in_place():
             whole = self.runtime.stepper.logprobs(batches, media.embeddings)
         for batch, values in zip(batches, whole, strict=True):
-            batch.ref_logprobs = self.runtime.shard(values)
+            batch.ref_logprobs = shard_sequence(values, batch.sequence_group)
 
     def _sync_weights(self) -> None:
         """Give the engine the newest weights of the language model."""

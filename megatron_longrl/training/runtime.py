@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import torch.distributed as dist
-from torch import Tensor
 
 from megatron_longrl.data.prompts import Prompt, PromptBuilder
 from megatron_longrl.data.rows import Row
@@ -18,9 +17,11 @@ from megatron_longrl.errors import UserError
 from megatron_longrl.parallel.agree import gather_objects, together
 from megatron_longrl.parallel.frames import FrameEncoder
 from megatron_longrl.parallel.groups import ParallelGroups, init_parallel
-from megatron_longrl.parallel.sequence import shard_sequence
+from megatron_longrl.parallel.shares import Cut
+from megatron_longrl.planner.cost import Machine
 from megatron_longrl.platforms import platform
 from megatron_longrl.rollout.embedding_store import EmbeddingStore, open_store
+from megatron_longrl.training.machine import measure_machine
 from megatron_longrl.training.media import Media, MediaProvider
 from megatron_longrl.training.model import TrainedModel, build_model
 from megatron_longrl.training.step import Stepper
@@ -30,6 +31,9 @@ if TYPE_CHECKING:
     from megatron_longrl.config import Config, Entry
 
 logger = logging.getLogger(__name__)
+
+CUTS: dict[str, Cut] = {"auto": "auto", "0": "never", "1": "always", "2": "always"}
+"""What --mrsp-stages means for videos."""
 
 
 @dataclass
@@ -44,7 +48,9 @@ class Runtime:
     stepper: Stepper
     store: EmbeddingStore
     media: MediaProvider
-    timer: PhaseTimer = field(default_factory=PhaseTimer)
+    timer: PhaseTimer
+    machine: Machine
+    """What the cost model reckons with."""
     samples_skipped: int = 0
     """Samples of this replica that were dropped since the last report."""
 
@@ -118,10 +124,6 @@ class Runtime:
             "samples_skipped": dropped,
         }
 
-    def shard(self, whole: Tensor) -> Tensor:
-        """This MR-SP rank's part of a field [b, s]."""
-        return shard_sequence(whole, self.groups.cp)
-
     def _skip(self, row: Row, reason: str) -> None:
         if self.config.strict_data:
             raise UserError(f"{reason} (row {row.source}); without --strict-data it is skipped")
@@ -145,6 +147,7 @@ def build_runtime(config: Config, entry: Entry) -> Runtime:
             )
         builder = PromptBuilder.from_config(config, tokenizer, entry)
     model = build_model(config, groups, train=entry != "evaluate")
+    timer = PhaseTimer()
     frames = FrameEncoder(
         model.encoder if model.encoder_is_trained else model.encoder.module,
         groups.replica,
@@ -154,6 +157,8 @@ def build_runtime(config: Config, entry: Entry) -> Runtime:
         hidden_size=config.hidden_size,
         dtype=config.params_dtype,
         device=platform.device,
+        cut=CUTS[config.mrsp_stages],
+        timer=timer,
     )
     store = open_store(
         int(config.embedding_store_gib * 2**30), config.params_dtype, groups.replica_control
@@ -169,4 +174,6 @@ def build_runtime(config: Config, entry: Entry) -> Runtime:
         stepper=Stepper(model, frames, groups, config, temperature),
         store=store,
         media=MediaProvider(frames, store, model),
+        timer=timer,
+        machine=measure_machine(config, groups),
     )

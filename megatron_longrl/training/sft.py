@@ -62,7 +62,8 @@ class SFTTrainer:
 
     def _batches(self, prompts: Sequence[Prompt]) -> list[MicroBatch]:
         responses = [self.runtime.builder.response_ids(prompt.row) for prompt in prompts]
-        return sft_batches(prompts, responses, self.runtime.config, self.runtime.groups)
+        runtime = self.runtime
+        return sft_batches(prompts, responses, runtime.config, runtime.groups, runtime.machine)
 
 
 def rows_per_step(runtime: Runtime) -> int:

@@ -29,6 +29,8 @@ class MicroBatch:
     """Videos of the rows, in the order that ``media_index`` counts."""
     response_lengths: Tensor
     """float [responses]: predicted tokens of each response, over all ranks."""
+    sequence_group: ProcessGroup
+    """The ranks that share the rows: the MR-SP ranks, or this rank alone, which has them whole."""
     advantages: Tensor | None = None
     old_logprobs: Tensor | None = None
     """Of the policy before its first update on these rollouts. None: the update's own, which are
@@ -67,6 +69,7 @@ def shard_batch(
         attention_mask=attention_mask(batch.branch_ids, group, cp_comm_type, device),
         media_keys=tuple(batch.media_keys),
         response_lengths=torch.bincount(predicted, minlength=num_responses).float().to(device),
+        sequence_group=group,
         advantages=None if batch.advantages is None else shard(batch.advantages),
         rollout_logprobs=None if batch.rollout_logprobs is None else shard(batch.rollout_logprobs),
     )

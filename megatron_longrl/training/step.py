@@ -100,7 +100,9 @@ class Stepper:
         model.encoder.zero_grad_buffer()
         model.optimizer.zero_grad()
         trained = model.encoder_is_trained
-        leaves = {key: value.detach().requires_grad_(trained) for key, value in media.items()}
+        leaves = media
+        if trained:
+            leaves = {key: value.detach().requires_grad_() for key, value in media.items()}
         sums = self._run(batches, leaves, partial(_with_loss, loss), forward_only=False)
         if trained:
             assert encoded is not None, "a trained encoder needs this step's frames"
@@ -128,8 +130,8 @@ class Stepper:
         """Log-probabilities of the predicted tokens.
 
         Returns:
-            Per micro-batch float [b, s], the whole sequence, on every rank of the replica; 0 where
-            nothing is predicted.
+            Per micro-batch float [b, s], the whole sequence, on every rank that takes part in it; 0
+            where nothing is predicted.
         """
         local = self._run(batches, media, _without_loss, forward_only=True)
         results = []
@@ -137,7 +139,7 @@ class Stepper:
             shard = torch.zeros(batch.tokens.shape, device=batch.tokens.device)
             if self.groups.is_last_stage:
                 shard[batch.selected] = local[index]
-            whole = unshard_sequence(shard, self.groups.cp)
+            whole = unshard_sequence(shard, batch.sequence_group)
             if self.groups.pp.size() > 1:
                 dist.broadcast(whole, src=self.groups.pp_last_rank, group=self.groups.pp)
             results.append(whole)
@@ -159,7 +161,7 @@ class Stepper:
             data_iterator=iter(batches),
             model=[self.model.language_model],
             num_microbatches=len(batches),
-            seq_length=length * self.groups.cp.size(),
+            seq_length=length * batches[0].sequence_group.size(),
             micro_batch_size=batch,
             forward_only=forward_only,
             collect_non_loss_data=finish is _without_loss,

@@ -80,6 +80,7 @@ def tiny_config(folder: Path, **changes: object) -> Config:
         "seq_length": 512,
         "rollout_max_tokens": 16,
         "encoder_chunk_frames": 5,
+        "mrsp_stages": 2,
         "train_iters": 1,
         # Gradients stay in the buffers: no clipping, no update, no sharding of the optimizer.
         "lr": 0.0,
@@ -119,7 +120,7 @@ def train_once(config: Config) -> tuple[Runtime, dict[str, float], dict[str, tor
     prompts, media = runtime.encode([group.prompt for group in groups], for_training=True)
     assert len(prompts) == len(groups)
     batches = rl_batches(groups, runtime.config, runtime.groups)
-    loss = rl_loss(runtime.config, runtime.groups)
+    loss = rl_loss(runtime.config)
     result = runtime.stepper.train(batches, media.embeddings, media.encoded, loss)
     return runtime, result.metrics, _gradients(runtime)
 

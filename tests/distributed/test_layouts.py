@@ -4,6 +4,8 @@ import pytest
 import torch.distributed as dist
 
 from megatron_longrl.parallel.attention import module
+from megatron_longrl.planner.stages import plan_rows
+from megatron_longrl.training import batches
 from tests.distributed.layouts import (
     largest_error,
     sft_losses,
@@ -87,3 +89,21 @@ def test_untied_embeddings(shared_path):
 
 def test_recomputed_activations(shared_path):
     check(shared_path, LAYOUTS["MR-SP2"], recompute_granularity="full")
+
+
+@pytest.mark.parametrize("shared_prompt", [True, False])
+@pytest.mark.parametrize("stages", ["auto", "0", "1"])
+def test_every_choice_of_stages_is_exact(shared_path, stages, shared_prompt):
+    check(shared_path, LAYOUTS["MR-SP2"], shared_prompt=shared_prompt, mrsp_stages=stages)
+
+
+def test_long_rows_shared_and_short_ones_dealt_in_one_step(shared_path, monkeypatch):
+    # Room for short rows only on a rank by itself.
+    monkeypatch.setattr(batches, "plan_rows", plan_rows_within_100_tokens)
+    check(shared_path, LAYOUTS["MR-SP2"], mrsp_stages="auto", recompute_granularity="full")
+
+
+def plan_rows_within_100_tokens(*arguments, **keywords):
+    plan = plan_rows(*arguments, **keywords | {"most_tokens": 100})
+    assert plan.shared and all(plan.dealt), plan
+    return plan

@@ -109,7 +109,7 @@ class Run:
             batches,
             self.media.embeddings,
             self.media.encoded,
-            rl_loss(self.runtime.config, self.runtime.groups),
+            rl_loss(self.runtime.config),
         )
         self.sync()
 

@@ -91,13 +91,14 @@ class MaskedAttention(torch.nn.Module):
         Args:
             query: [s, b, heads, d], this rank's shard.
             key: [s, b, groups, d]; value: the same shape.
-            attention_mask: see :func:`attention_mask`. None: every key is seen.
+            attention_mask: see :func:`attention_mask`; one that is no longer than the shard says that
+                this rank has the whole sequence. None: every key is seen.
 
         Returns:
             [s, b, heads * d].
         """
         group, scale = self.group, self.scale
-        if group.size() == 1:
+        if group.size() == 1 or _is_whole(attention_mask, query):
             context = _attention(query, key, value, attention_mask, scale)
         elif self.cp_comm_type == "a2a":
             query, key, value = sequence_to_heads(query, key, value, group)
@@ -115,6 +116,11 @@ class MaskedAttention(torch.nn.Module):
         else:
             context = all_gather_attention(query, key, value, attention_mask, group, scale)
         return context.flatten(2)
+
+
+def _is_whole(mask: Tensor | None, query: Tensor) -> bool:
+    """Whether the rank has the sequence [s, b, heads, d] to itself, though its group is larger."""
+    return mask is not None and mask.shape[-2] == query.shape[0]
 
 
 def _attention(

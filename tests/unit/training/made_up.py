@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -33,6 +33,7 @@ class FakeGroups:
     """Of ParallelGroups only the MR-SP dimension."""
 
     cp: Any
+    alone: Any = field(default_factory=FakeGroup)
 
 
 def alone() -> Any:
@@ -61,6 +62,7 @@ def make_config(**changes: Any) -> Config:
         "seq_length": 64,
         "rollout_max_tokens": 8,
         "grpo_group_size": 2,
+        "vocab_size": 2000,
     }
     return Config.model_validate(values | changes)
 

@@ -1,0 +1,120 @@
+"""Floating-point operations of the model, and seconds of a row on one rank or on several.
+
+A multiply-add counts as two operations. Attention counts the pairs of query and key that the mask
+allows, so that nothing masked is work.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from megatron_longrl.config import Config
+
+_KERNELS_PER_LAYER = 30
+"""Operators of a layer's forward pass: what it takes at least, however short the row."""
+
+BACKWARD = 2
+"""Operations of a backward pass, in forward passes."""
+
+
+@dataclass(frozen=True)
+class Machine:
+    """What a rank computes and what its group exchanges; measured at the start of a run."""
+
+    flops: float = 1e14
+    """Floating-point operations per second in matrix products of the training dtype."""
+    bandwidth: float = 5e10
+    """Bytes per second that arrive at a rank in an all-gather."""
+    latency: float = 3e-5
+    """Seconds of an all-gather of nothing."""
+    kernel: float = 5e-6
+    """Seconds of an operator on nothing."""
+
+
+@dataclass(frozen=True)
+class RowSize:
+    """What a row of tokens costs, whatever the model."""
+
+    tokens: int
+    """Tokens computed."""
+    pairs: int
+    """Pairs of query and key."""
+    predicted: int
+    """Tokens whose logits are computed."""
+
+    @classmethod
+    def of(cls, prompt: int, responses: Sequence[int]) -> RowSize:
+        """A prompt of ``prompt`` tokens behind which responses of these lengths branch off."""
+        stem, total = prompt - 1, sum(responses)
+        branches = sum(stem * r + r * (r + 1) // 2 for r in responses)
+        return cls(stem + total, stem * (stem + 1) // 2 + branches, total)
+
+
+class ModelCost:
+    """Operations of a forward pass through this configuration's model.
+
+    Args:
+        config: with ``vocab_size`` filled in.
+    """
+
+    def __init__(self, config: Config) -> None:
+        assert config.vocab_size is not None
+        h, width = config.hidden_size, config.num_attention_heads * config.kv_channels
+        self.layers = config.num_layers
+        self.kv_width = 2 * config.num_query_groups * config.kv_channels
+        """Key and value channels of a layer."""
+        self.bytes_per_value = 2 if config.bf16 else 4
+        self.per_token = (
+            2.0 * self.layers * (h * (2 * width + self.kv_width) + 3 * h * config.ffn_hidden_size)
+        )
+        """Operations per token in linear layers, without the output layer."""
+        self.per_pair = 4.0 * self.layers * width
+        self.per_logit_row = 2.0 * h * config.padded_vocab_size(config.vocab_size)
+        self.per_frame = _encoder_flops(config)
+
+    def forward(self, row: RowSize) -> float:
+        """Operations of the language model."""
+        return (
+            self.per_token * row.tokens
+            + self.per_pair * row.pairs
+            + self.per_logit_row * row.predicted
+        )
+
+    def seconds_alone(self, row: RowSize, machine: Machine, passes: int) -> float:
+        """A row on one rank.
+
+        Args:
+            passes: forward passes that the row goes through, a backward pass as ``BACKWARD`` ones.
+        """
+        overhead = self.layers * _KERNELS_PER_LAYER * machine.kernel
+        return passes * (self.forward(row) / machine.flops + overhead)
+
+    def seconds_shared(self, row: RowSize, machine: Machine, passes: int, ranks: int) -> float:
+        """A row whose tokens are sharded over ``ranks``.
+
+        Logits are computed where the responses lie: on one rank when these are short.
+        """
+        logits = self.per_logit_row * row.predicted
+        compute = (self.forward(row) - logits) / ranks + logits
+        received = self.bytes_per_value * self.kv_width * row.tokens * (ranks - 1) / ranks
+        exchange = self.layers * (machine.latency + received / machine.bandwidth)
+        overhead = self.layers * _KERNELS_PER_LAYER * machine.kernel
+        # Keys and values travel once in each forward, their gradients once in the backward pass.
+        exchanges = passes - BACKWARD + 1 if passes > BACKWARD else passes
+        return passes * (compute / machine.flops + overhead) + exchanges * exchange
+
+
+def _encoder_flops(config: Config) -> float:
+    """Operations of a frame through the tower's layers that run, and the projector."""
+    from megatron_longrl.models.vila.siglip import layers_to_run
+
+    patches = (config.vision_image_size // config.vision_patch_size) ** 2
+    c, tokens, h = config.vision_hidden_size, config.tokens_per_frame, config.hidden_size
+    linear = 2.0 * patches * (4 * c * c + 2 * c * config.vision_ffn_hidden_size)
+    attention = 4.0 * patches * patches * c
+    embedding = 2.0 * patches * 3 * config.vision_patch_size**2 * c
+    projector = 2.0 * tokens * (4 * c * h + h * h)
+    return layers_to_run(config) * (linear + attention) + embedding + projector

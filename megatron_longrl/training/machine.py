@@ -1,0 +1,70 @@
+"""What the ranks of a run compute and exchange, measured before the first step."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from statistics import median
+from typing import TYPE_CHECKING
+
+import torch
+import torch.distributed as dist
+
+from megatron_longrl.parallel.agree import gather_objects
+from megatron_longrl.planner.cost import Machine
+from megatron_longrl.platforms import platform
+
+if TYPE_CHECKING:
+    from megatron_longrl.config import Config
+    from megatron_longrl.parallel.groups import ParallelGroups
+
+_TOKENS = 512
+_EXCHANGED_BYTES = 1 << 20
+_REPEATS = 5
+
+
+def matrix_rate(config: Config) -> float:
+    """Operations per second of this rank in products as wide as the language model's MLP."""
+    one = torch.ones([], dtype=config.params_dtype, device=platform.device)
+    hidden = one.expand(_TOKENS, config.hidden_size).contiguous()
+    weight = one.expand(config.hidden_size, config.ffn_hidden_size).contiguous()
+    seconds = _seconds(lambda: torch.matmul(hidden, weight))
+    return 2.0 * _TOKENS * config.hidden_size * config.ffn_hidden_size / seconds
+
+
+def measure_machine(config: Config, groups: ParallelGroups) -> Machine:
+    """The same on every rank of the world; nothing is measured where nothing is to be chosen."""
+    group = groups.cp
+    if config.mrsp_stages != "auto" or group.size() == 1:
+        return Machine()
+    rate = matrix_rate(config)
+    one = torch.ones(1, device=platform.device)
+    kernel = _seconds(lambda: one + one)
+
+    def exchange(values: int) -> float:
+        mine = torch.ones(values, device=platform.device)
+        whole = mine.new_empty(values * group.size())
+        return _seconds(lambda: dist.all_gather_into_tensor(whole, mine, group=group))
+
+    nothing, much = exchange(1), exchange(_EXCHANGED_BYTES // 4)
+    received = _EXCHANGED_BYTES * (group.size() - 1)
+    mine = Machine(rate, received / max(much - nothing, 1e-9), nothing, kernel)
+    everyone = gather_objects(groups.control, mine)
+    return Machine(
+        min(m.flops for m in everyone),
+        min(m.bandwidth for m in everyone),
+        max(m.latency for m in everyone),
+        max(m.kernel for m in everyone),
+    )
+
+
+def _seconds(work: Callable[[], object]) -> float:
+    """Of one call, the median of a few."""
+    times = []
+    for _ in range(_REPEATS + 1):
+        platform.synchronize()
+        began = time.perf_counter()
+        work()
+        platform.synchronize()
+        times.append(time.perf_counter() - began)
+    return median(times[1:])
