@@ -23,6 +23,8 @@ class SamplingSettings:
     """Responses per prompt."""
     max_tokens: int
     """Longest response, the end-of-turn token included."""
+    stop: bool = True
+    """False: go on to ``max_tokens``, whatever is drawn (for measurements)."""
     temperature: float = 1.0
     """0 is greedy (``n`` must be 1)."""
     top_p: float = 1.0

@@ -14,7 +14,7 @@ import secrets
 import socket
 import tempfile
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
@@ -219,6 +219,14 @@ class VllmEngine:
                 raise RuntimeError("vLLM kept its prefix cache: requests are still running")
         self.weight_version = version
 
+    def hook_model(self, hook: Callable[..., None]) -> None:
+        """Call ``hook(module, inputs, named_inputs)`` before every forward pass of this rank."""
+        self._engine.collective_rpc(
+            lambda worker: (
+                worker.model_runner.model.register_forward_pre_hook(hook, with_kwargs=True) and None
+            )
+        )
+
     def close(self) -> None:
         """See :meth:`RolloutEngine.close`."""
         if self._engine is None:
@@ -292,7 +300,8 @@ class VllmEngine:
                 top_k=sampling.top_k,
                 seed=seed if sampling.temperature > 0 else None,
                 max_tokens=sampling.max_tokens,
-                stop_token_ids=[self._tokenizer.eos_id],
+                stop_token_ids=[self._tokenizer.eos_id] if sampling.stop else [],
+                ignore_eos=not sampling.stop,
                 logprobs=0,  # of the sampled token only
                 flat_logprobs=True,
                 detokenize=False,

@@ -1,0 +1,144 @@
+"""One RL step as every variant runs it: the trainer's own parts, with timers between them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+
+import torch
+from torch import Tensor
+
+from megatron_longrl.benchmark.counters import WorkCounter
+from megatron_longrl.benchmark.variants import Variant
+from megatron_longrl.checkpoint.mapping import weight_stream
+from megatron_longrl.data.prompts import Prompt
+from megatron_longrl.data.rows import Row
+from megatron_longrl.data.video import VideoError, decode_many
+from megatron_longrl.errors import UserError
+from megatron_longrl.parallel.sequence import shard_sequence
+from megatron_longrl.rewards.score import score
+from megatron_longrl.rollout.engine import RolloutEngine
+from megatron_longrl.rollout.types import Group, SamplingSettings
+from megatron_longrl.training.batches import rl_batches
+from megatron_longrl.training.losses import rl_loss
+from megatron_longrl.training.reference import ReferenceWeights
+from megatron_longrl.training.rl import with_advantages
+from megatron_longrl.training.runtime import Runtime
+
+PHASES = ("decode", "encode", "gather", "rollout", "logprobs", "update", "sync", "rest")
+
+
+class EncodedAgain(Mapping[str, Tensor]):
+    """Embeddings by video key, of which every look-up encodes the video again.
+
+    What a trainer does whose rows carry pixels. They are decoded once.
+    """
+
+    def __init__(self, runtime: Runtime, prompts: Sequence[Prompt]) -> None:
+        self._runtime = runtime
+        specs = {spec.key(): spec for prompt in prompts for spec in prompt.videos}
+        with runtime.timer("decode"):
+            requests = [(spec, range(len(spec.frame_indices))) for spec in specs.values()]
+            results = decode_many(requests)
+        self._pixels: dict[str, Tensor] = {}
+        for key, result in zip(specs, results, strict=True):
+            if isinstance(result, VideoError):
+                raise UserError(str(result))
+            self._pixels[key] = result
+
+    @torch.no_grad()
+    def __getitem__(self, key: str) -> Tensor:
+        frames = self._runtime.stepper.frames
+        with self._runtime.timer("encode"):
+            chunks = self._pixels[key].split(frames.chunk_frames)
+            return torch.cat([frames.encoder(chunk).flatten(0, 1) for chunk in chunks])
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._pixels)
+
+    def __len__(self) -> int:
+        return len(self._pixels)
+
+
+class BenchmarkStep:
+    """The step of one variant.
+
+    Old log-probabilities and those of the reference are computed in passes of their own, as
+    Long-RL's step does.
+    """
+
+    def __init__(
+        self,
+        variant: Variant,
+        runtime: Runtime,
+        engine: RolloutEngine,
+        reference: ReferenceWeights,
+        counter: WorkCounter,
+    ) -> None:
+        self.variant = variant
+        self.runtime = runtime
+        self.config = runtime.config
+        self.engine = engine
+        self.reference = reference
+        self.counter = counter
+        self.loss = rl_loss(runtime.config)
+        self.version = 0
+        self._sync()
+
+    def run(self, iteration: int, rows: Sequence[Row]) -> tuple[list[Group], dict[str, float]]:
+        """One step on the rows of this replica: its rollouts and the loss's metrics."""
+        timer, stepper = self.runtime.timer, self.runtime.stepper
+        with timer("rest"):
+            prompts = self.runtime.build_prompts(rows)
+        media = self._media(prompts)
+        groups = self._rollout(iteration, prompts, media)
+        with timer("rest"):
+            score(groups, self.config)
+            with_advantages(groups, self.config.rl_algorithm, self.config.advantage_epsilon)
+            batches = rl_batches(groups, self.config, self.runtime.groups, self.runtime.machine)
+        self.counter.part = "logprobs"
+        with timer("logprobs"):
+            for batch, whole in zip(batches, stepper.logprobs(batches, media), strict=True):
+                batch.old_logprobs = shard_sequence(whole, batch.sequence_group)
+            with self.reference.in_place():
+                values = stepper.logprobs(batches, media)
+            for batch, whole in zip(batches, values, strict=True):
+                batch.ref_logprobs = shard_sequence(whole, batch.sequence_group)
+        self.counter.part = "update"
+        with timer("update"):
+            result = stepper.train(batches, media, None, self.loss)
+        with timer("sync"):
+            self._sync()
+        return groups, result.metrics
+
+    def _media(self, prompts: Sequence[Prompt]) -> Mapping[str, Tensor]:
+        if self.variant.encodes_again:
+            return EncodedAgain(self.runtime, prompts)
+        with self.runtime.timer("encode"):  # decode and gather count for themselves
+            kept, media = self.runtime.encode(prompts, for_training=True)
+        assert len(kept) == len(prompts), "a video of the benchmark cannot be read"
+        return media.embeddings
+
+    def _rollout(
+        self, iteration: int, prompts: Sequence[Prompt], media: Mapping[str, Tensor]
+    ) -> list[Group]:
+        config = self.config
+        sampling = SamplingSettings(
+            n=config.grpo_group_size,
+            max_tokens=config.rollout_max_tokens,
+            stop=False,
+            seed=config.seed,
+            step=iteration,
+        )
+        repeats = 1
+        if self.variant.encodings_in_rollout == "per response":
+            repeats = config.grpo_group_size
+        with self.runtime.timer("rollout"):
+            for _ in range(repeats):
+                embeddings = dict(media)
+            return self.engine.generate(prompts, embeddings, sampling)
+
+    def _sync(self) -> None:
+        runtime = self.runtime
+        stream = weight_stream(runtime.model.modules, runtime.config, runtime.groups)
+        self.engine.update_weights(stream, self.version)
+        self.version += 1

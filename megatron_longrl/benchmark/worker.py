@@ -1,0 +1,143 @@
+"""One point of the benchmark: a variant at a number of frames, under torchrun."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import resource
+import sys
+import time
+from collections import Counter
+from pathlib import Path
+from statistics import mean, median
+from typing import Any
+
+import torch.distributed as dist
+
+from megatron_longrl.benchmark.bound import phase_flops
+from megatron_longrl.benchmark.counters import WorkCounter
+from megatron_longrl.benchmark.step import PHASES, BenchmarkStep
+from megatron_longrl.benchmark.variants import PROMPTS_PER_STEP, VARIANTS, variant_config
+from megatron_longrl.data.rows import load_rows
+from megatron_longrl.parallel.agree import gather_objects
+from megatron_longrl.parallel.groups import destroy_parallel
+from megatron_longrl.planner.cost import ModelCost
+from megatron_longrl.rollout.build import build_engine
+from megatron_longrl.training.logging import configure_logging
+from megatron_longrl.training.machine import matrix_rate
+from megatron_longrl.training.rl import build_reference
+from megatron_longrl.training.runtime import Runtime, build_runtime
+
+
+def measure(arguments: argparse.Namespace) -> dict[str, Any]:
+    """Run a step to warm up and the timed ones; the same result on every rank."""
+    variant = VARIANTS[arguments.variant]
+    ranks = int(os.environ["WORLD_SIZE"])
+    config = variant_config(variant, arguments.frames, arguments.group_size, ranks, arguments.data)
+    configure_logging(config.log_level, 0)
+    runtime = build_runtime(config, "rl")
+    reference = build_reference(runtime)
+    assert reference is not None
+    engine = build_engine(runtime.config, runtime.tokenizer, runtime.groups)
+    try:
+        counter = WorkCounter(runtime, engine)
+        step = BenchmarkStep(variant, runtime, engine, reference, counter)
+        warm_up = load_rows([arguments.data / str(arguments.warm_up_frames)])
+        step.run(0, runtime.share(warm_up[:PROMPTS_PER_STEP]))
+        rows = load_rows(runtime.config.train_data_path)
+        steps = []
+        for number in range(arguments.steps):
+            # Behind those of the warm-up, whose embeddings may be kept.
+            first = (number + 1) * PROMPTS_PER_STEP
+            steps.append(_timed_step(step, number + 1, rows[first : first + PROMPTS_PER_STEP]))
+        return _summary(runtime, arguments, steps)
+    finally:
+        engine.close()
+
+
+def _timed_step(step: BenchmarkStep, iteration: int, rows: list[Any]) -> dict[str, Any]:
+    """One step, its seconds and counts over all ranks."""
+    runtime = step.runtime
+    control = runtime.groups.control
+    runtime.timer.pop()
+    step.counter.pop()
+    rate = sum(gather_objects(control, matrix_rate(runtime.config)))  # all ranks at the same time
+    dist.barrier(group=control)
+    began = time.perf_counter()
+    groups, metrics = step.run(iteration, runtime.share(rows))
+    seconds = max(gather_objects(control, time.perf_counter() - began))
+    phases = {name.removeprefix("time/"): value for name, value in runtime.timer.pop().items()}
+    everyone = gather_objects(control, phases)
+    counts = Counter[str]()
+    for mine in gather_objects(control, step.counter.pop()):
+        counts.update(mine)
+    speaks = groups if runtime.replica_rank == 0 else []
+    everything = [group for part in gather_objects(control, speaks) for group in part]
+    cost = ModelCost(runtime.config)
+    flops = phase_flops(
+        everything, runtime.config.responses_per_row, counts["frames_encoded"], cost
+    )
+    return {
+        "seconds": seconds,
+        "phases": {name: mean(p.get(name, 0.0) for p in everyone) for name in PHASES},
+        "counts": dict(counts),
+        "flops": flops,
+        "rate": rate,
+        "loss": metrics["lm loss"],
+    }
+
+
+def _summary(
+    runtime: Runtime, arguments: argparse.Namespace, steps: list[dict[str, Any]]
+) -> dict[str, Any]:
+    """The point as it is written to ``benchmark_mrsp.json``."""
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    chosen = sorted(steps, key=lambda s: s["seconds"])[(len(steps) - 1) // 2]
+    rate = median(s["rate"] for s in steps)
+    bound = {phase: flops / rate for phase, flops in chosen["flops"].items()}
+    seconds = median(s["seconds"] for s in steps)
+    cost = ModelCost(runtime.config)
+    per_frame = cost.per_token * (runtime.config.tokens_per_frame + 1)
+    return {
+        "variant": arguments.variant,
+        "frames": arguments.frames,
+        "seconds_per_step": seconds,
+        "seconds_of_steps": [s["seconds"] for s in steps],
+        "phases": chosen["phases"],
+        "counts": chosen["counts"],
+        "tokens": sum(n for name, n in chosen["counts"].items() if name.endswith("_tokens")),
+        "frames_encoded": chosen["counts"]["frames_encoded"],
+        "peak_rss_mb": gather_objects(runtime.groups.control, peak),
+        "bound_seconds": sum(bound.values()),
+        "ratio_to_bound": seconds / sum(bound.values()),
+        "phase_bounds": bound,
+        "phase_ratios": {p: chosen["phases"][p] / b for p, b in bound.items() if b},
+        "matrix_rate": rate,
+        "encoder_to_language_flops": cost.per_frame / per_frame,
+        "losses": [s["loss"] for s in steps],
+    }
+
+
+def main() -> int:
+    """Entry point under torchrun."""
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--variant", choices=VARIANTS, required=True)
+    parser.add_argument("--frames", type=int, required=True)
+    parser.add_argument("--warm-up-frames", type=int, required=True)
+    parser.add_argument("--group-size", type=int, required=True)
+    parser.add_argument("--steps", type=int, required=True)
+    parser.add_argument("--data", type=Path, required=True)
+    parser.add_argument("--result", type=Path, required=True)
+    arguments = parser.parse_args()
+    try:
+        result = measure(arguments)
+        if dist.get_rank() == 0:
+            arguments.result.write_text(json.dumps(result))
+    finally:
+        destroy_parallel()
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
