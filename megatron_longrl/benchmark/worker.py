@@ -10,7 +10,7 @@ import sys
 import time
 from collections import Counter
 from pathlib import Path
-from statistics import mean, median
+from statistics import mean
 from typing import Any
 
 import torch.distributed as dist
@@ -24,6 +24,7 @@ from megatron_longrl.parallel.agree import gather_objects
 from megatron_longrl.parallel.groups import destroy_parallel
 from megatron_longrl.planner.cost import ModelCost
 from megatron_longrl.rollout.build import build_engine
+from megatron_longrl.rollout.vllm_engine import VllmEngine
 from megatron_longrl.training.logging import configure_logging
 from megatron_longrl.training.machine import matrix_rate
 from megatron_longrl.training.rl import build_reference
@@ -41,6 +42,7 @@ def measure(arguments: argparse.Namespace) -> dict[str, Any]:
     assert reference is not None
     engine = build_engine(runtime.config, runtime.tokenizer, runtime.groups)
     try:
+        assert isinstance(engine, VllmEngine), "hooks count its tokens"
         counter = WorkCounter(runtime, engine)
         step = BenchmarkStep(variant, runtime, engine, reference, counter)
         warm_up = load_rows([arguments.data / str(arguments.warm_up_frames)])
@@ -91,12 +93,12 @@ def _timed_step(step: BenchmarkStep, iteration: int, rows: list[Any]) -> dict[st
 def _summary(
     runtime: Runtime, arguments: argparse.Namespace, steps: list[dict[str, Any]]
 ) -> dict[str, Any]:
-    """The point as it is written to ``benchmark_mrsp.json``."""
+    """The point as it is written to ``benchmark_mrsp.json``; all of it from the median step."""
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
     chosen = sorted(steps, key=lambda s: s["seconds"])[(len(steps) - 1) // 2]
-    rate = median(s["rate"] for s in steps)
+    rate = chosen["rate"]
     bound = {phase: flops / rate for phase, flops in chosen["flops"].items()}
-    seconds = median(s["seconds"] for s in steps)
+    seconds = chosen["seconds"]
     cost = ModelCost(runtime.config)
     per_frame = cost.per_token * (runtime.config.tokens_per_frame + 1)
     return {

@@ -320,6 +320,16 @@ class TestProgress:
 
 
 class TestPhaseTimer:
+    def test_a_phase_inside_another_counts_for_itself_only(self):
+        timer = PhaseTimer(lambda: None)
+        with timer("encode"):
+            time.sleep(0.02)
+            with timer("decode"):
+                time.sleep(0.05)
+        seconds = timer.pop()
+        assert seconds["time/decode"] >= 0.05
+        assert 0.02 <= seconds["time/encode"] < 0.05
+
     def test_phases_add_up_until_they_are_taken(self):
         timer = PhaseTimer(lambda: None)
         for phase in ("encode", "rollout", "encode"):
