@@ -125,6 +125,7 @@ def _micro_batches(
         # What the longest row that is allowed takes of a rank when it is shared.
         most_tokens=-(-config.seq_length // ranks),
     )
+
     def shard(batch: Batch, group: ProcessGroup) -> MicroBatch:
         return shard_batch(batch, group, config.cp_comm_type, platform.device)
 

@@ -34,7 +34,7 @@ def build(cp_comm_type: str, heads: int, groups: int) -> MaskedAttention:
         attn_mask_type=AttnMaskType.arbitrary,
         attention_type="self",
         cp_comm_type=cp_comm_type,
-        pg_collection=SimpleNamespace(cp=dist.group.WORLD),  # type: ignore[arg-type]
+        pg_collection=SimpleNamespace(cp=dist.group.WORLD),
     )
 
 
@@ -70,9 +70,9 @@ def check(cp_comm_type: str, heads: int, groups: int, length: int) -> None:
     factors = torch.randn(length, 2, heads * CHANNELS, generator=generator)
     branches, segments = packed_trees(length)
 
-    theirs = [x.clone().requires_grad_() for x in whole]
+    query, key, value = theirs = [x.clone().requires_grad_() for x in whole]
     coordinates = token_coordinates(branches, segments)
-    expected = plain(*theirs, visible(coordinates, coordinates))
+    expected = plain(query, key, value, visible(coordinates, coordinates))
     (expected * factors).sum().backward()
 
     ours = [shard_sequence(x, group, 0).requires_grad_() for x in whole]

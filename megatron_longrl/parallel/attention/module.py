@@ -91,8 +91,8 @@ class MaskedAttention(torch.nn.Module):
         Args:
             query: [s, b, heads, d], this rank's shard.
             key: [s, b, groups, d]; value: the same shape.
-            attention_mask: see :func:`attention_mask`; one that is no longer than the shard says that
-                this rank has the whole sequence. None: every key is seen.
+            attention_mask: see :func:`attention_mask`. One no longer than the shard: this rank has
+                the whole sequence. None: every key is seen.
 
         Returns:
             [s, b, heads * d].

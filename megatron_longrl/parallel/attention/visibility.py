@@ -82,8 +82,8 @@ class _Blocks(NamedTuple):
     """Smallest and largest."""
     response: Tensor
     """The smallest branch that is not the prompt's; larger than any branch where there is none."""
-    index: tuple[Tensor, Tensor]
-    """First and last."""
+    ends: tuple[Tensor, Tensor]
+    """Places in the row of the first and the last token."""
 
 
 _NONE = torch.iinfo(torch.int32).max
@@ -114,7 +114,7 @@ def _blocks(coordinates: Tensor, size: int) -> _Blocks:
         segment=(reduced(segment, "amin"), reduced(segment, "amax")),
         branch=(reduced(branch, "amin"), reduced(branch, "amax")),
         response=reduced(branch.masked_fill(branch == 0, _NONE), "amin"),
-        index=(index[[span.start for span in spans]], index[[span.stop - 1 for span in spans]]),
+        ends=(index[[span.start for span in spans]], index[[span.stop - 1 for span in spans]]),
     )
 
 
@@ -129,7 +129,7 @@ def plan_blocks(query: Tensor, key: Tensor, size: int = BLOCK) -> list[QueryBloc
     queries, keys = _blocks(query, size), _blocks(key, size)
     (q_seg, q_seg_max), (k_seg, k_seg_max) = _columns(queries.segment), keys.segment
     (q_branch, q_branch_max), (k_branch, k_branch_max) = _columns(queries.branch), keys.branch
-    (q_first, q_last), (k_first, k_last) = _columns(queries.index), keys.index
+    (q_first, q_last), (k_first, k_last) = _columns(queries.ends), keys.ends
     one_segment = (q_seg == q_seg_max) & (k_seg == k_seg_max) & (q_seg == k_seg)
     # A prompt and at most one response: causal order alone keeps the response from the prompt.
     one_response = (k_branch_max == 0) | (keys.response == k_branch_max)

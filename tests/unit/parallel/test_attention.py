@@ -87,7 +87,7 @@ def short_and_long(alone, length: int) -> Tensor:
 @pytest.mark.parametrize("groups", [1, 2, 4])
 @pytest.mark.parametrize("length", [13, SHORT, SHORT + 1])
 def test_values_and_gradients(alone, monkeypatch, length, groups, masked):
-    called = []
+    called: list[str] = []
     for module, name in ((dense, "_explicit_attention"), (blocks, "flash_forward")):
         monkeypatch.setattr(module, name, counted(getattr(module, name), called))
     mask = short_and_long(alone, length) if masked else None

@@ -96,10 +96,13 @@ def test_responses_do_not_meet_each_other():
         assert response[0].keys == slice(0, 64)
 
 
-def draw(length: int, heads: int, groups: int, batch: int, dtype=torch.float32) -> list[Tensor]:
+def draw(
+    length: int, heads: int, groups: int, batch: int, dtype: torch.dtype = torch.float32
+) -> tuple[Tensor, Tensor, Tensor]:
     generator = torch.Generator().manual_seed(0)
     shapes = [(length, batch, n, 6) for n in (heads, groups, groups)]
-    return [torch.randn(s, generator=generator).to(dtype).requires_grad_() for s in shapes]
+    query, key, value = (torch.randn(s, generator=generator).to(dtype) for s in shapes)
+    return query.requires_grad_(), key.requires_grad_(), value.requires_grad_()
 
 
 def plain(query: Tensor, key: Tensor, value: Tensor, coordinates: Tensor) -> Tensor:
@@ -140,6 +143,7 @@ def test_bfloat16_loses_no_more_than_its_precision():
     context.float().square().sum().backward()
     expected.square().sum().backward()
     for leaf, twin in zip(ours, theirs, strict=True):
+        assert leaf.grad is not None and twin.grad is not None
         assert leaf.grad.dtype == torch.bfloat16
         error = (leaf.grad.double() - twin.grad.double()).abs().max()
         assert error <= 2e-2 * twin.grad.abs().max()

@@ -8,7 +8,8 @@ import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from megatron_longrl.data.collate import attention_allowed, collate
+from megatron_longrl.data.collate import collate
+from megatron_longrl.parallel.attention.visibility import token_coordinates, visible
 from megatron_longrl.planner.cost import Machine, ModelCost, RowSize
 from megatron_longrl.planner.stages import plan_rows
 from tests.unit.training.made_up import make_config, make_prompt
@@ -36,7 +37,8 @@ def test_a_row_counts_the_tokens_and_pairs_of_its_mask(prompt, responses):
     batch = collate([make_prompt("p", prompt)], [[[7] * n for n in responses]], 1, 64)
     size = RowSize.of(prompt, responses)
     assert size.tokens == batch.tokens.shape[1]
-    assert size.pairs == int(attention_allowed(batch.branch_ids).sum())
+    coordinates = token_coordinates(batch.branch_ids)
+    assert size.pairs == int(visible(coordinates, coordinates).sum())
     assert size.predicted == int(batch.loss_mask.sum())
 
 
