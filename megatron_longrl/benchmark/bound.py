@@ -4,28 +4,28 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from megatron_longrl.config import Config
 from megatron_longrl.planner.cost import BACKWARD, ModelCost, RowSize
 from megatron_longrl.rollout.types import Group
+from megatron_longrl.training.batches import rl_samples
 
 
 def phase_flops(
-    groups: Sequence[Group], responses_per_row: int, frames_encoded: int, cost: ModelCost
+    groups: Sequence[Group], config: Config, frames_encoded: int, cost: ModelCost
 ) -> dict[str, float]:
     """Operations by phase of what a variant does itself, over all ranks.
 
     Args:
         groups: of all replicas.
-        responses_per_row: responses that share a prompt in training.
+        config: says which responses share a prompt in training.
         frames_encoded: by all ranks.
     """
-    rollout = training = 0.0
+    rollout = 0.0
     for group in groups:
         lengths = [len(response.token_ids) for response in group.responses]
-        prompt = len(group.prompt.token_ids)
-        rollout += cost.forward(RowSize.of(prompt, lengths))  # a prefix is computed once
-        for start in range(0, len(lengths), responses_per_row):
-            row = lengths[start : start + responses_per_row]
-            training += cost.forward(RowSize.of(prompt, row))
+        # A prefix is computed once.
+        rollout += cost.forward(RowSize.of(len(group.prompt.token_ids), lengths))
+    training = sum(cost.forward(sample.size) for sample in rl_samples(groups, config))
     return {
         "encode": frames_encoded * cost.per_frame,
         "rollout": rollout,

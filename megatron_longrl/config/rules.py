@@ -254,7 +254,8 @@ def _sequence_length(config: Config, entry: Entry | None) -> Iterator[str]:
         return
     frames = config.video_frames
     per_frame = config.tokens_per_frame + 1  # The newline after each frame.
-    responses = {"rl": config.responses_per_row, "evaluate": 1}.get(entry or "", 0)
+    # At least one response; a group of more takes as many rows as it needs.
+    responses = 0 if entry in (None, "sft") else 1
     response_tokens = responses * config.rollout_max_tokens
     needed = frames * per_frame + max(1, response_tokens)
     if needed <= config.seq_length:

@@ -124,11 +124,6 @@ class Config(
         return self.micro_batch_size * self.data_parallel_size(world_size)
 
     @property
-    def responses_per_row(self) -> int:
-        """Responses that share one row in RL training."""
-        return self.grpo_group_size if self.shared_prompt else 1
-
-    @property
     def lr_warmup_steps(self) -> int:
         """Steps of warmup, given by --lr-warmup-iters or --lr-warmup-fraction."""
         if self.lr_warmup_fraction is not None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any, Literal
 
-from pydantic import Field
+from pydantic import AliasChoices, Field
 
 from megatron_longrl.config.section import (
     CountInt,
@@ -34,7 +34,14 @@ class TrainingSection(Section):
     """Optimizer steps of the whole run, those of a resumed run included."""
 
     seq_length: PositiveInt
-    """Longest row in tokens: a prompt with its video and the responses that share it."""
+    """Longest row in tokens: a prompt with its video and the responses that share it. A group whose
+    responses do not all fit takes several rows."""
+
+    use_sequence_packing: bool = Field(
+        default=False,
+        validation_alias=AliasChoices("use_sequence_packing", "rl_use_sequence_packing"),
+    )
+    """Fill rows up to --seq-length with samples that do not see each other."""
 
     lr: WeightFloat = 0.0
     """Peak learning rate."""

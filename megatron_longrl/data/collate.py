@@ -7,7 +7,8 @@ A row holds a prompt once and behind it its responses as branches of a tree::
 
 Every branch opens with the prompt's last token, from which its first response token is predicted,
 and its positions go on from P-1, whatever stands between in the row. With one response this is an
-ordinary sequence.
+ordinary sequence. A packed row holds several such trees one behind the other, its segments, which
+do not see each other.
 """
 
 from __future__ import annotations
@@ -32,6 +33,8 @@ class Batch:
     """long, as the prompt and one response alone would have them."""
     branch_ids: Tensor
     """long: 0 prompt, 1..n responses, -1 padding."""
+    segment_ids: Tensor
+    """long: which of the row's prompts a token belongs to, from 0."""
     labels: Tensor
     """long: the response token predicted here, where ``loss_mask`` is 1."""
     loss_mask: Tensor
@@ -43,11 +46,13 @@ class Batch:
     media_keys: list[str]
     """Keys of the distinct videos."""
     uids: list[str]
-    """Prompt of each row."""
+    """Of the prompts."""
+    rows: list[int]
+    """Row of each prompt."""
     advantages: Tensor | None = None
     rollout_logprobs: Tensor | None = None
     spans: list[list[slice]] = field(default_factory=list)
-    """Where each row's responses are predicted."""
+    """Where each prompt's responses are predicted in its row."""
 
 
 def collate(
@@ -55,82 +60,134 @@ def collate(
     responses: Sequence[Sequence[Sequence[int]]],
     pad_to_multiple: int,
     seq_length: int,
+    packs: Sequence[Sequence[int]] | None = None,
 ) -> Batch:
-    """One row per prompt with its responses.
+    """Rows of prompts with their responses.
 
     Args:
         responses: token ids, by prompt and response, none empty.
         pad_to_multiple: rows are padded to the longest one, rounded up to a multiple of this.
         seq_length: the longest row that is allowed.
+        packs: which prompts stand in each row; by default every one in a row of its own.
 
     Raises:
         UserError: a row is longer.
     """
-    lengths = [
-        len(prompt.token_ids) - 1 + sum(len(response) for response in row)
-        for prompt, row in zip(prompts, responses, strict=True)
+    packs = [[k] for k in range(len(prompts))] if packs is None else packs
+    sizes = [
+        len(prompt.token_ids) - 1 + sum(len(response) for response in answers)
+        for prompt, answers in zip(prompts, responses, strict=True)
     ]
-    for prompt, length in zip(prompts, lengths, strict=True):
+    lengths = [sum(sizes[k] for k in pack) for pack in packs]
+    for pack, length in zip(packs, lengths, strict=True):
         if length > seq_length:
             raise UserError(
-                f"{prompt.uid}: its row has {length} tokens, more than --seq-length {seq_length}: "
-                "raise it, or lower --video-frames, --rollout-max-tokens or --grpo-group-size"
+                f"{prompts[pack[0]].uid}: its row has {length} tokens, more than --seq-length "
+                f"{seq_length}: raise it, or lower --video-frames or --rollout-max-tokens"
             )
     width = -(-max(lengths) // pad_to_multiple) * pad_to_multiple
-    shape = (len(prompts), width)
-    batch = Batch(
+    batch = _empty(len(packs), width)
+    batch.uids = [prompt.uid for prompt in prompts]
+    batch.rows = [0] * len(prompts)
+    batch.spans = [[] for _ in prompts]
+    offsets = _media_offsets(prompts, batch.media_keys)
+    count = 0
+    for b, pack in enumerate(packs):
+        start = 0
+        for segment, k in enumerate(pack):
+            end = start + sizes[k]
+            batch.rows[k] = b
+            batch.segment_ids[b, start:end] = segment
+            batch.spans[k] = _write(batch, b, start, prompts[k], responses[k], offsets, count)
+            start, count = end, count + len(responses[k])
+    return batch
+
+
+def _empty(rows: int, width: int) -> Batch:
+    """Rows of nothing but padding."""
+    shape = (rows, width)
+    return Batch(
         tokens=torch.zeros(shape, dtype=torch.long),
         position_ids=torch.zeros(shape, dtype=torch.long),
         branch_ids=torch.full(shape, -1),
+        segment_ids=torch.zeros(shape, dtype=torch.long),
         labels=torch.zeros(shape, dtype=torch.long),
         loss_mask=torch.zeros(shape),
         media_index=torch.full(shape, -1),
         response_index=torch.full(shape, -1),
         media_keys=[],
-        uids=[prompt.uid for prompt in prompts],
+        uids=[],
+        rows=[],
     )
-    offsets = _media_offsets(prompts, batch.media_keys)
-    count = 0
-    for b, (prompt, row) in enumerate(zip(prompts, responses, strict=True)):
-        stem = len(prompt.token_ids) - 1
-        batch.tokens[b, :stem] = prompt.token_ids[:-1]
-        batch.position_ids[b, :stem] = torch.arange(stem)
-        batch.branch_ids[b, :stem] = 0
-        batch.media_index[b, : stem + 1][prompt.media_mask] = torch.cat(
-            [
-                offsets[video.key()] + torch.arange(length)
-                for video, length in zip(prompt.videos, prompt.media_lengths, strict=True)
-            ]
-            or [torch.empty(0, dtype=torch.long)]
-        )
-        spans, start = [], stem
-        for branch, response in enumerate(row, start=1):
-            span = slice(start, start + len(response))
-            ids = torch.tensor(response, dtype=torch.long)
-            batch.tokens[b, span] = torch.cat([prompt.token_ids[-1:], ids[:-1]])
-            batch.position_ids[b, span] = stem + torch.arange(len(response))
-            batch.branch_ids[b, span] = branch
-            batch.labels[b, span] = ids
-            batch.loss_mask[b, span] = 1.0
-            batch.response_index[b, span] = count
-            spans.append(span)
-            start, count = span.stop, count + 1
-        batch.spans.append(spans)
+
+
+def padding(width: int) -> Batch:
+    """A row in which nothing is predicted, for ranks that have no sample in a step."""
+    batch = _empty(1, width)
+    batch.advantages, batch.rollout_logprobs = torch.zeros(1, width), torch.zeros(1, width)
     return batch
 
 
+def _write(
+    batch: Batch,
+    b: int,
+    start: int,
+    prompt: Prompt,
+    responses: Sequence[Sequence[int]],
+    offsets: dict[str, int],
+    count: int,
+) -> list[slice]:
+    """Write a prompt and its responses into row ``b`` from ``start`` on.
+
+    Args:
+        offsets: see :func:`_media_offsets`.
+        count: responses of the batch before these.
+
+    Returns:
+        Where the responses are predicted.
+    """
+    stem = len(prompt.token_ids) - 1
+    here = slice(start, start + stem)
+    batch.tokens[b, here] = prompt.token_ids[:-1]
+    batch.position_ids[b, here] = torch.arange(stem)
+    batch.branch_ids[b, here] = 0
+    batch.media_index[b, here][prompt.media_mask[:-1]] = torch.cat(
+        [
+            offsets[video.key()] + torch.arange(length)
+            for video, length in zip(prompt.videos, prompt.media_lengths, strict=True)
+        ]
+        or [torch.empty(0, dtype=torch.long)]
+    )
+    spans, start = [], start + stem
+    for branch, response in enumerate(responses, start=1):
+        span = slice(start, start + len(response))
+        ids = torch.tensor(response, dtype=torch.long)
+        batch.tokens[b, span] = torch.cat([prompt.token_ids[-1:], ids[:-1]])
+        batch.position_ids[b, span] = stem + torch.arange(len(response))
+        batch.branch_ids[b, span] = branch
+        batch.labels[b, span] = ids
+        batch.loss_mask[b, span] = 1.0
+        batch.response_index[b, span] = count + branch - 1
+        spans.append(span)
+        start = span.stop
+    return spans
+
+
 def scatter_response_values(batch: Batch, values: Sequence[Sequence[Tensor]]) -> Tensor:
-    """float [b, s] from one value per response token, by row and response; 0 elsewhere."""
+    """float [b, s] from one value per response token, by prompt and response; 0 elsewhere."""
     field_ = torch.zeros(batch.tokens.shape)
-    for b, (spans, row) in enumerate(zip(batch.spans, values, strict=True)):
-        for span, value in zip(spans, row, strict=True):
+    for b, spans, answers in zip(batch.rows, batch.spans, values, strict=True):
+        for span, value in zip(spans, answers, strict=True):
             field_[b, span] = value.float()
     return field_
 
 
 def gather_response_values(batch: Batch, field_: Tensor) -> list[list[Tensor]]:
-    """The inverse: [b, s] -> values of each response's tokens, by row and response."""
-    return [[field_[b, span] for span in spans] for b, spans in enumerate(batch.spans)]
+    """The inverse: [b, s] -> values of each response's tokens, by prompt and response."""
+    return [
+        [field_[b, span] for span in spans]
+        for b, spans in zip(batch.rows, batch.spans, strict=True)
+    ]
 
 
 def _media_offsets(prompts: Sequence[Prompt], keys: list[str]) -> dict[str, int]:

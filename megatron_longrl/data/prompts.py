@@ -77,7 +77,7 @@ class PromptBuilder:
     @classmethod
     def from_config(cls, config: Config, tokenizer: Tokenizer, entry: Entry) -> PromptBuilder:
         """The builder of a run of an entry point."""
-        responses = {"sft": 0, "evaluate": 1, "rl": config.responses_per_row}[entry]
+        responses = 0 if entry == "sft" else 1  # a larger group takes as many rows as it needs
         return cls(
             tokenizer,
             template=config.chat_template,

@@ -52,6 +52,15 @@ class RowSize:
         branches = sum(stem * r + r * (r + 1) // 2 for r in responses)
         return cls(stem + total, stem * (stem + 1) // 2 + branches, total)
 
+    @classmethod
+    def packed(cls, parts: Sequence[RowSize]) -> RowSize:
+        """Samples that share a row without seeing each other."""
+        return cls(
+            sum(part.tokens for part in parts),
+            sum(part.pairs for part in parts),
+            sum(part.predicted for part in parts),
+        )
+
 
 class ModelCost:
     """Operations of a forward pass through this configuration's model.

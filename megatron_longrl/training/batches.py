@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, TypeVar
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import torch
+from torch import Tensor
 from torch.distributed import ProcessGroup
 
-from megatron_longrl.data.collate import Batch, collate, scatter_response_values
+from megatron_longrl.data.collate import Batch, collate, padding, scatter_response_values
 from megatron_longrl.data.prompts import Prompt
 from megatron_longrl.planner.cost import BACKWARD, Machine, ModelCost, RowSize
+from megatron_longrl.planner.packing import fill_bins, split_group
 from megatron_longrl.planner.stages import plan_rows
 from megatron_longrl.platforms import platform
 from megatron_longrl.training.sharding import MicroBatch, shard_batch
@@ -20,7 +23,23 @@ if TYPE_CHECKING:
     from megatron_longrl.parallel.groups import ParallelGroups
     from megatron_longrl.rollout.types import Group
 
-R = TypeVar("R")
+
+@dataclass(frozen=True)
+class Sample:
+    """A prompt and responses that share it in one row."""
+
+    prompt: Prompt
+    responses: list[list[int]]
+    """Token ids."""
+    advantages: list[Tensor] | None = None
+    """float [tokens] of each response."""
+    rollout_logprobs: list[Tensor] | None = None
+    """float [tokens] of each response."""
+
+    @property
+    def size(self) -> RowSize:
+        """What it costs."""
+        return RowSize.of(len(self.prompt.token_ids), [len(ids) for ids in self.responses])
 
 
 def sft_batches(
@@ -30,23 +49,13 @@ def sft_batches(
     groups: ParallelGroups,
     machine: Machine = Machine(),  # noqa: B008  # Immutable.
 ) -> list[MicroBatch]:
-    """One row per prompt and its response.
+    """A sample per prompt and its response.
 
     Args:
         machine: what the cost model reckons with.
     """
-
-    def join(part: Sequence[tuple[Prompt, list[int]]]) -> Batch:
-        return collate(
-            [prompt for prompt, _ in part],
-            [[response] for _, response in part],
-            config.sequence_multiple,
-            config.seq_length,
-        )
-
-    rows = list(zip(prompts, responses, strict=True))
-    sizes = [RowSize.of(len(prompt.token_ids), [len(response)]) for prompt, response in rows]
-    return _micro_batches(rows, sizes, join, config, groups, machine)
+    samples = [Sample(p, [ids]) for p, ids in zip(prompts, responses, strict=True)]
+    return _micro_batches(samples, config, groups, machine)
 
 
 def rl_batches(
@@ -55,68 +64,57 @@ def rl_batches(
     groups: ParallelGroups,
     machine: Machine = Machine(),  # noqa: B008  # Immutable.
 ) -> list[MicroBatch]:
-    """One row per group, its prompt shared by all responses; or one row per response.
+    """A sample per group, its prompt shared by all responses that a row has room for; without
+    shared prompts a sample per response.
 
     Args:
         machine: what the cost model reckons with.
     """
-
-    def join(part: Sequence[tuple[Group, range]]) -> Batch:
-        return _join_responses(part, config)
-
-    rows = [
-        (group, span)
-        for group in rollouts
-        for span in _spans(len(group.responses), config.responses_per_row)
-    ]
-    sizes = [
-        RowSize.of(len(group.prompt.token_ids), [len(group.responses[i].token_ids) for i in span])
-        for group, span in rows
-    ]
-    return _micro_batches(rows, sizes, join, config, groups, machine)
+    return _micro_batches(rl_samples(rollouts, config), config, groups, machine)
 
 
-def _join_responses(rows: Sequence[tuple[Group, range]], config: Config) -> Batch:
-    """Rows of groups and which of their responses, with the values of every response token."""
-    chosen = [[group.responses[i] for i in span] for group, span in rows]
-    batch = collate(
-        [group.prompt for group, _ in rows],
-        [[response.token_ids.tolist() for response in row] for row in chosen],
-        config.sequence_multiple,
-        config.seq_length,
-    )
-    batch.rollout_logprobs = scatter_response_values(
-        batch, [[response.logprobs for response in row] for row in chosen]
-    )
-    advantages = []
-    for group, span in rows:
+def rl_samples(rollouts: Sequence[Group], config: Config) -> list[Sample]:
+    """Which responses share a prompt in training."""
+    samples = []
+    for group in rollouts:
         assert group.advantages is not None, "advantages come before packing"
-        advantages.append(
-            [group.advantages[i].float().expand(len(group.responses[i].token_ids)) for i in span]
-        )
-    batch.advantages = scatter_response_values(batch, advantages)
-    return batch
+        lengths = [len(response.token_ids) for response in group.responses]
+        spread = [a.float().expand(n) for a, n in zip(group.advantages, lengths, strict=True)]
+        together = [[index] for index in range(len(lengths))]
+        if config.shared_prompt:
+            together = split_group(len(group.prompt.token_ids), lengths, config.seq_length)
+        for indices in together:
+            chosen = [group.responses[i] for i in indices]
+            samples.append(
+                Sample(
+                    group.prompt,
+                    [response.token_ids.tolist() for response in chosen],
+                    [spread[i] for i in indices],
+                    [response.logprobs for response in chosen],
+                )
+            )
+    return samples
 
 
-def _spans(total: int, size: int) -> list[range]:
-    return [range(start, min(start + size, total)) for start in range(0, total, size)]
+def rows_of(samples: Sequence[Sample], config: Config) -> list[list[Sample]]:
+    """What stands in each row."""
+    if not config.use_sequence_packing:
+        return [[sample] for sample in samples]
+    bins = fill_bins([sample.size.tokens for sample in samples], config.seq_length)
+    return [[samples[k] for k in indices] for indices in bins]
 
 
 def _micro_batches(
-    rows: Sequence[R],
-    sizes: Sequence[RowSize],
-    join: Callable[[Sequence[R]], Batch],
-    config: Config,
-    groups: ParallelGroups,
-    machine: Machine,
+    samples: Sequence[Sample], config: Config, groups: ParallelGroups, machine: Machine
 ) -> list[MicroBatch]:
     """This rank's part: its shards of the rows that MR-SP ranks share, then its own whole rows.
 
-    A rank that has no row in this step runs one of padding.
+    A rank that has no row in this step runs one of padding, so that it joins every collective.
     """
+    rows = rows_of(samples, config)
     ranks = groups.cp.size()
     plan = plan_rows(
-        sizes,
+        [RowSize.packed([sample.size for sample in row]) for row in rows],
         config.mrsp_stages,
         ranks,
         cost=ModelCost(config),
@@ -134,27 +132,27 @@ def _micro_batches(
         (plan.shared, groups.cp),
         (plan.dealt[groups.cp.rank()], groups.alone),
     ):
-        for span in _spans(len(chosen), config.micro_batch_size):
-            part = [rows[chosen[i]] for i in span]
-            batches.append(shard(join(part), group))
-    return batches or [shard(_padding(config), groups.alone)]
+        for start in range(0, len(chosen), config.micro_batch_size):
+            part = [rows[i] for i in chosen[start : start + config.micro_batch_size]]
+            batches.append(shard(_join(part, config), group))
+    return batches or [shard(padding(max(config.sequence_multiple, 2)), groups.alone)]
 
 
-def _padding(config: Config) -> Batch:
-    """A row in which nothing is predicted, so that its ranks still join every collective."""
-    shape = (1, max(config.sequence_multiple, 2))
-    zeros = torch.zeros(shape, dtype=torch.long)
-    floats = torch.zeros(shape)
-    return Batch(
-        tokens=zeros,
-        position_ids=zeros,
-        branch_ids=zeros - 1,
-        labels=zeros,
-        loss_mask=floats,
-        media_index=zeros - 1,
-        response_index=zeros - 1,
-        media_keys=[],
-        uids=[],
-        advantages=floats,
-        rollout_logprobs=floats,
+def _join(rows: Sequence[Sequence[Sample]], config: Config) -> Batch:
+    """The rows of a micro-batch, with the values of every response token."""
+    samples = [sample for row in rows for sample in row]
+    ends = torch.tensor([len(row) for row in rows]).cumsum(0).tolist()
+    batch = collate(
+        [sample.prompt for sample in samples],
+        [sample.responses for sample in samples],
+        config.sequence_multiple,
+        config.seq_length,
+        packs=[range(end - len(row), end) for end, row in zip(ends, rows, strict=True)],
     )
+    advantages = [sample.advantages for sample in samples if sample.advantages is not None]
+    if advantages:
+        batch.advantages = scatter_response_values(batch, advantages)
+    logprobs = [s.rollout_logprobs for s in samples if s.rollout_logprobs is not None]
+    if logprobs:
+        batch.rollout_logprobs = scatter_response_values(batch, logprobs)
+    return batch

@@ -66,7 +66,9 @@ def shard_batch(
         loss_mask=shard(batch.loss_mask),
         media_index=shard(batch.media_index),
         response_index=shard(batch.response_index),
-        attention_mask=attention_mask(batch.branch_ids, group, cp_comm_type, device),
+        attention_mask=attention_mask(
+            batch.branch_ids, group, cp_comm_type, device, batch.segment_ids
+        ),
         media_keys=tuple(batch.media_keys),
         response_lengths=torch.bincount(predicted, minlength=num_responses).float().to(device),
         sequence_group=group,

@@ -91,7 +91,7 @@ def test_a_word_without_a_flag_and_a_flag_without_its_value(load):
         ),
         (
             ["--cp-comm-type", "ring"],
-            "cp_comm_type = 'ring' (flag --cp-comm-type): expected 'all_gather'",
+            "cp_comm_type = 'ring' (flag --cp-comm-type): expected 'all_gather', 'a2a' or 'p2p'",
         ),
     ],
 )

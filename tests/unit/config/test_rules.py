@@ -218,9 +218,9 @@ BROKEN = [
         {"video_frames": 100},
         1,
         "rl",
-        "video_frames (100) x 5 tokens + 8 x rollout_max_tokens (16) needs 628 tokens, which "
-        "exceeds seq_length (512): give --seq-length of at least 628 plus the question's tokens, "
-        "or --video-frames of at most 76",
+        "video_frames (100) x 5 tokens + 1 x rollout_max_tokens (16) needs 516 tokens, which "
+        "exceeds seq_length (512): give --seq-length of at least 516 plus the question's tokens, "
+        "or --video-frames of at most 99",
     ),
     (
         {"video_frames": 120},
@@ -230,12 +230,12 @@ BROKEN = [
         "--seq-length of at least 601 plus the question's tokens, or --video-frames of at most 102",
     ),
     (
-        {"video_frames": 8, "rollout_max_tokens": 100},
+        {"video_frames": 8, "rollout_max_tokens": 500},
         1,
         "rl",
-        "video_frames (8) x 5 tokens + 8 x rollout_max_tokens (100) needs 840 tokens, which "
-        "exceeds seq_length (512): give --seq-length of at least 840 plus the question's tokens, "
-        "or fewer or shorter responses",
+        "video_frames (8) x 5 tokens + 1 x rollout_max_tokens (500) needs 540 tokens, which "
+        "exceeds seq_length (512): give --seq-length of at least 540 plus the question's tokens, "
+        "or --video-frames of at most 2",
     ),
 ]
 
@@ -284,9 +284,10 @@ def test_each_entry_point_names_what_it_lacks(make_config, entry, field):
         type(config)(**values).validate_layout(1, entry)
 
 
-def test_responses_that_do_not_share_a_row_need_less_room(make_config):
-    fields = {"video_frames": 8, "rollout_max_tokens": 100}
-    make_config(**fields, shared_prompt=False).validate_layout(1, "rl")
+@pytest.mark.parametrize("shared_prompt", [True, False])
+def test_a_row_needs_room_for_one_response_of_a_group(make_config, shared_prompt):
+    fields = {"video_frames": 8, "rollout_max_tokens": 400, "grpo_group_size": 8}
+    make_config(**fields, shared_prompt=shared_prompt).validate_layout(1, "rl")
 
 
 def test_derived_sizes(make_config):

@@ -127,9 +127,9 @@ def test_prompts_that_leave_no_room_are_refused(tokenizer: Tokenizer, row: Row) 
 
 @pytest.mark.parametrize(
     ("entry", "shared", "responses"),
-    [("sft", True, 0), ("evaluate", True, 1), ("rl", True, 4), ("rl", False, 1)],
+    [("sft", True, 0), ("evaluate", True, 1), ("rl", True, 1), ("rl", False, 1)],
 )
-def test_room_is_kept_for_the_responses_of_a_row(
+def test_room_is_kept_for_one_response(
     tokenizer: Tokenizer, row: Row, entry: Entry, shared: bool, responses: int
 ) -> None:
     longest = 10

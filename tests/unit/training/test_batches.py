@@ -6,7 +6,9 @@ import pytest
 import torch
 
 from megatron_longrl.errors import UserError
-from megatron_longrl.training.batches import _spans, rl_batches, sft_batches
+from megatron_longrl.rollout.types import Group
+from megatron_longrl.training.batches import rl_batches, sft_batches
+from megatron_longrl.training.sharding import MicroBatch
 from tests.unit.training.made_up import (
     alone,
     make_config,
@@ -19,20 +21,6 @@ from tests.unit.training.made_up import (
 LENGTHS = [[3, 7], [1, 2], [5, 5], [8, 1]]
 
 
-@pytest.mark.parametrize(
-    ("total", "size", "expected"),
-    [
-        (4, 4, [[0, 1, 2, 3]]),
-        (4, 1, [[0], [1], [2], [3]]),
-        (5, 2, [[0, 1], [2, 3], [4]]),
-        (1, 8, [[0]]),
-        (0, 3, []),
-    ],
-)
-def test_spans(total, size, expected):
-    assert [list(span) for span in _spans(total, size)] == expected
-
-
 @pytest.mark.parametrize("shared_prompt", [True, False])
 @pytest.mark.parametrize("size", [1, 2, 3, 8])
 def test_every_token_keeps_its_own_values_defect_1(shared_prompt, size):
@@ -43,6 +31,11 @@ def test_every_token_keeps_its_own_values_defect_1(shared_prompt, size):
     assert [len(batch.tokens) for batch in batches] == [
         min(size, rows - start) for start in range(0, rows, size)
     ]
+    assert values_in(batches) == values_of(groups)
+
+
+def values_in(batches: list[MicroBatch]) -> list[tuple[float, ...]]:
+    """(token, advantage, log-probability) of every predicted token, in order."""
     found = []
     for batch in batches:
         assert batch.advantages is not None and batch.rollout_logprobs is not None
@@ -50,13 +43,58 @@ def test_every_token_keeps_its_own_values_defect_1(shared_prompt, size):
         found += list(zip(*(field[batch.selected].tolist() for field in fields), strict=True))
         for field in fields[1:]:
             assert field[~batch.selected].abs().sum() == 0
+    return found
+
+
+def values_of(groups: list[Group]) -> list[tuple[float, ...]]:
+    """The same from the rollouts."""
     expected = []
     for group in groups:
         assert group.advantages is not None
         for response, advantage in zip(group.responses, group.advantages.tolist(), strict=True):
             for token, logprob in zip(response.token_ids, response.logprobs, strict=True):
                 expected.append((int(token), advantage, float(logprob)))
-    assert found == expected
+    return expected
+
+
+def test_a_group_takes_as_few_rows_as_hold_its_responses():
+    """A prompt of 3 tokens (2 and one in front of each response), rows of 12."""
+    groups = make_groups([[4, 7, 3, 6]])
+    batches = rl_batches(groups, make_config(seq_length=12), alone())
+    assert [int(batch.selected.sum()) for batch in batches] == [10, 10]
+    assert sorted(values_in(batches)) == sorted(values_of(groups))
+    (whole,) = rl_batches(groups, make_config(seq_length=22), alone())
+    assert int(whole.selected.sum()) == 20
+
+
+@pytest.mark.parametrize("shared_prompt", [True, False])
+def test_packed_rows_hold_the_same_tokens_and_nothing_sees_a_neighbour(shared_prompt):
+    config = make_config(use_sequence_packing=True, shared_prompt=shared_prompt, seq_length=24)
+    groups = make_groups(LENGTHS)
+    packed = rl_batches(groups, config, alone())
+    apart = rl_batches(groups, config.replace(use_sequence_packing=False), alone())
+    assert len(packed) < len(apart)
+    assert sorted(values_in(packed)) == sorted(values_in(apart)) == sorted(values_of(groups))
+    assert sorted(contexts(packed)) == sorted(contexts(apart))
+
+
+def contexts(batches: list[MicroBatch]) -> list[list[tuple[int, int]]]:
+    """For every predicted token the (token, position) pairs that it sees."""
+    found = []
+    for batch in batches:
+        for b, q in batch.selected.nonzero().tolist():
+            seen = batch.attention_mask[b, 0, q]
+            tokens, positions = batch.tokens[b, seen], batch.position_ids[b, seen]
+            found.append(list(zip(tokens.tolist(), positions.tolist(), strict=True)))
+    return found
+
+
+def test_packed_sft_rows_fill_up():
+    prompts = [make_prompt(f"p{k}", 3 + k) for k in range(4)]
+    responses = [make_response(n, seed=n).token_ids.tolist() for n in (2, 9, 5, 3)]
+    config = make_config(use_sequence_packing=True, seq_length=20)
+    batches = sft_batches(prompts, responses, config, alone())
+    assert [int((batch.loss_mask > 0).sum()) for batch in batches] == [7, 12]
 
 
 def test_a_shared_prompt_stands_in_its_row_once():
