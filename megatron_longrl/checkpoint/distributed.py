@@ -195,7 +195,7 @@ def load_checkpoint(
         raise UserError(f"no checkpoint in {directory} could be loaded: see the warnings above")
     if config.exit_on_missing_checkpoint:
         raise UserError(f"{directory} holds no checkpoint, and --exit-on-missing-checkpoint is set")
-    logger.warning("%s holds no checkpoint: starting anew", directory)
+    logger.info("%s holds no checkpoint: starting anew", directory)
     return None
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
@@ -42,13 +43,13 @@ class Prompt:
 class PromptBuilder:
     """Expands rows.
 
-    VILA places, for every frame, its tokens and then the embedding of a newline; the video stands
-    before the question.
+    VILA places, for every frame, its tokens and then the embedding of a newline; the videos of a
+    row stand before the question, in order.
 
     Args:
         tokens_per_frame: media slots of a frame, without the newline.
         max_tokens: longest prompt that leaves room for a response.
-        max_frames, fps: how frames are sampled, see :func:`sample_frame_indices`.
+        max_frames, fps: how frames of each video are sampled, see :func:`sample_frame_indices`.
         size, mean, std: how frames are preprocessed, see :class:`VideoSpec`.
     """
 
@@ -91,13 +92,13 @@ class PromptBuilder:
         )
 
     def build(self, row: Row) -> Prompt:
-        """Expand a row; looks into its video for the number of frames.
+        """Expand a row; looks into its videos for the number of frames.
 
         Raises:
             VideoError: the video cannot be read.
             UserError: the prompt leaves no room for a response.
         """
-        videos = () if row.video is None else (self._video(row),)
+        videos = tuple(self._video(path) for path in row.videos)
         ids = self._tokenizer.encode(self._template.before_media)
         mask = [False] * len(ids)
         lengths = []
@@ -131,8 +132,7 @@ class PromptBuilder:
         thought = f"<think>{row.reasoning}</think>" if row.reasoning else ""
         return self._tokenizer.encode(f"{thought}<answer>{row.answer}</answer>{END_OF_TURN}")
 
-    def _video(self, row: Row) -> VideoSpec:
-        assert row.video is not None
-        info = probe(row.video)
+    def _video(self, path: Path) -> VideoSpec:
+        info = probe(path)
         indices = sample_frame_indices(info, self._max_frames, self._fps)
-        return VideoSpec(str(row.video), content_hash(row.video), indices, *self._preprocessing)
+        return VideoSpec(str(path), content_hash(path), indices, *self._preprocessing)

@@ -24,7 +24,8 @@ class Row:
         problem: question, for multiple choice followed by its options.
         answer: letter or text, without ``<answer>`` tags.
         reasoning: chain of thought without ``<think>`` tags; may be empty.
-        video: file of the video, or None where ``data_type`` is "text".
+        videos: files of the videos, in the order in which the model sees them; none where
+            ``data_type`` is "text".
         problem_type: kind of question, "general" when the data does not say.
         data_type: "video" or "text".
         source: "file:line" for messages ("file[k]" in a JSON array).
@@ -37,7 +38,7 @@ class Row:
     problem: str
     answer: str
     reasoning: str
-    video: Path | None
+    videos: tuple[Path, ...]
     problem_type: str
     data_type: str
     source: str
@@ -151,7 +152,7 @@ def _parse_row(entry: Any, path: Path, place: str, uid_place: str) -> Row:
         problem=problem,
         answer=answer,
         reasoning=_strip_tags(text("reasoning", ""), "think"),
-        video=_video_path(entry.get("videos"), data_type, path, where),
+        videos=_video_paths(entry.get("videos"), data_type, path, where),
         problem_type=text("problem_type", "general"),
         data_type=data_type,
         source=where,
@@ -159,21 +160,20 @@ def _parse_row(entry: Any, path: Path, place: str, uid_place: str) -> Row:
     )
 
 
-def _video_path(value: Any, data_type: str, path: Path, where: str) -> Path | None:
-    if isinstance(value, list) and len(value) == 1:
-        value = value[0]
+def _video_paths(value: Any, data_type: str, path: Path, where: str) -> tuple[Path, ...]:
+    names = value if isinstance(value, list) else [value] if value else []
     if data_type == "text":
-        if value:
+        if names:
             raise UserError(f"{where}: data_type is 'text' but the row has a 'videos' field")
-        return None
-    if not value:
+        return ()
+    if not names:
         raise UserError(
             f"{where}: the row has no 'videos' field; add the path of its video, "
             "or set data_type to 'text'"
         )
-    if not isinstance(value, str):
-        raise UserError(f"{where}: field 'videos' must be the path of one video")
-    return path.parent / value
+    if not all(isinstance(name, str) and name for name in names):
+        raise UserError(f"{where}: field 'videos' must be the path of a video, or a list of paths")
+    return tuple(path.parent / name for name in names)
 
 
 def _strip_tags(text: str, tag: str) -> str:

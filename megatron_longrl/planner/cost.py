@@ -6,9 +6,9 @@ allows, so that nothing masked is work.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from megatron_longrl.config import Config
@@ -24,6 +24,9 @@ BACKWARD = 2
 class Machine:
     """What a rank computes and what its group exchanges; measured at the start of a run."""
 
+    ranks: int = 1
+    """Of the group that exchanges."""
+
     flops: float = 1e14
     """Floating-point operations per second in matrix products of the training dtype."""
     bandwidth: float = 5e10
@@ -32,6 +35,13 @@ class Machine:
     """Seconds of an all-gather of nothing."""
     kernel: float = 5e-6
     """Seconds of an operator on nothing."""
+
+    @classmethod
+    def remembered(cls, saved: Mapping[str, Any] | None, measured: Machine) -> Machine:
+        """What a run reckoned with before it was interrupted, unless its group was another."""
+        if saved is None or saved.get("ranks") != measured.ranks:
+            return measured
+        return cls(**saved)
 
 
 @dataclass(frozen=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import logging
 import time
 from collections.abc import Callable, Sequence
@@ -19,6 +20,7 @@ from megatron_longrl.config import Entry
 from megatron_longrl.data.dataset import RowSampler
 from megatron_longrl.data.rows import Row, load_rows
 from megatron_longrl.parallel.agree import together
+from megatron_longrl.planner.cost import Machine
 from megatron_longrl.training.logging import MetricsLogger
 from megatron_longrl.training.runtime import Runtime
 
@@ -48,6 +50,7 @@ def start(runtime: Runtime) -> Loaded:
             config=config,
         )
     if loaded is not None:
+        runtime.machine = Machine.remembered(loaded.state.get("machine"), runtime.machine)
         return loaded
     weights = config.load if config.finetune else config.pretrained_checkpoint
     if weights is None:
@@ -127,7 +130,11 @@ class TrainingLoop:
             modules=self.runtime.model.modules,
             optimizers=self.runtime.model.optimizers,
             scheduler=self.runtime.model.scheduler,
-            state={"consumed_rows": self.consumed_rows},
+            # Measured anew, the choice of stages could differ, and with it the last bits.
+            state={
+                "consumed_rows": self.consumed_rows,
+                "machine": dataclasses.asdict(self.runtime.machine),
+            },
             groups=self.runtime.groups,
             config=self.config,
             carry_from=self.carry_from,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Callable
 from statistics import median
@@ -17,6 +18,8 @@ from megatron_longrl.platforms import platform
 if TYPE_CHECKING:
     from megatron_longrl.config import Config
     from megatron_longrl.parallel.groups import ParallelGroups
+
+logger = logging.getLogger(__name__)
 
 _TOKENS = 512
 _EXCHANGED_BYTES = 1 << 20
@@ -36,7 +39,7 @@ def measure_machine(config: Config, groups: ParallelGroups) -> Machine:
     """The same on every rank of the world; nothing is measured where nothing is to be chosen."""
     group = groups.cp
     if config.mrsp_stages != "auto" or group.size() == 1:
-        return Machine()
+        return Machine(ranks=group.size())
     rate = matrix_rate(config)
     one = torch.ones(1, device=platform.device)
     kernel = _seconds(lambda: one + one)
@@ -48,14 +51,22 @@ def measure_machine(config: Config, groups: ParallelGroups) -> Machine:
 
     nothing, much = exchange(1), exchange(_EXCHANGED_BYTES // 4)
     received = _EXCHANGED_BYTES * (group.size() - 1)
-    mine = Machine(rate, received / max(much - nothing, 1e-9), nothing, kernel)
+    mine = Machine(group.size(), rate, received / max(much - nothing, 1e-9), nothing, kernel)
     everyone = gather_objects(groups.control, mine)
-    return Machine(
+    machine = Machine(
+        group.size(),
         min(m.flops for m in everyone),
         min(m.bandwidth for m in everyone),
         max(m.latency for m in everyone),
         max(m.kernel for m in everyone),
     )
+    logger.info(
+        "stages are chosen by %.1f Gflop/s a rank, exchanges of %.2f GB/s after %.0f us",
+        machine.flops / 1e9,
+        machine.bandwidth / 1e9,
+        machine.latency * 1e6,
+    )
+    return machine
 
 
 def _seconds(work: Callable[[], object]) -> float:

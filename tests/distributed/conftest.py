@@ -27,6 +27,7 @@ import torch.distributed as dist
 from _pytest.config import create_terminal_writer
 
 from megatron_longrl.parallel.groups import destroy_parallel
+from tests.distributed.layouts import write_data
 
 RANK = int(os.environ.get("RANK", "0"))
 WORLD_SIZE = int(os.environ.get("WORLD_SIZE", "0"))
@@ -122,6 +123,17 @@ def groups_end_with_the_file() -> Iterator[None]:
 def shared_path(tmp_path: Path) -> Path:
     """One empty folder for all ranks."""
     return PEERS.exchange(tmp_path, GRACE_SECONDS)[0]
+
+
+@pytest.fixture(scope="session")
+def tiny_data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The data of :mod:`tests.distributed.layouts`, one folder for all ranks."""
+    mine = tmp_path_factory.mktemp("tiny")
+    folder = PEERS.exchange(mine, GRACE_SECONDS)[0]
+    if RANK == 0:
+        write_data(folder)
+    PEERS.exchange(None, TEST_SECONDS)
+    return folder
 
 
 # ---- Which tests run ----

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from fractions import Fraction
 from pathlib import Path
 
 import av
 import numpy as np
+import pytest
 import torch
 import torch.distributed as dist
 
@@ -21,9 +23,12 @@ from megatron_longrl.training.losses import rl_loss, sft_loss
 from megatron_longrl.training.runtime import Runtime, build_runtime
 from tests.distributed.twin import Twin
 
-FRAMES = (37, 1, None, 6)
-"""Frames of the rows' videos: odd, one, none, even."""
-RESPONSES = ((3, 11), (7, 1), (5, 5), (2, 9))
+TOLERANCE = 1e-5
+"""Of losses and of gradients, see :func:`largest_error`."""
+
+FRAMES = ((37,), (1,), (), (6, 3))
+"""Frames of each row's videos: odd, one, none, two videos."""
+RESPONSES = ((3, 11), (7, 1), (5, 5), (40, 2))
 """Lengths of the responses to each row."""
 ADVANTAGES = ((1.0, -0.5), (0.3, 0.7), (-1.0, 1.0), (0.2, -0.2))
 
@@ -32,17 +37,18 @@ def write_data(folder: Path) -> None:
     """Videos, rows and a tokenizer; by one rank."""
     generator = np.random.default_rng(0)
     lines = []
-    for number, frames in enumerate(FRAMES):
+    for number, counts in enumerate(FRAMES):
+        names = [f"{number}-{k}.webm" for k in range(len(counts))]
+        for name, frames in zip(names, counts, strict=True):
+            _write_video(folder / name, frames, generator)
         row = {
             "problem_id": number,
             "problem": f"What happens in video {number}?\nA. this\nB. that",
             "answer": "<answer>A</answer>",
             "reasoning": "",
-            "data_type": "text" if frames is None else "video",
+            "data_type": "video" if names else "text",
+            "videos": names,
         }
-        if frames is not None:
-            name = row["videos"] = f"{number}.webm"
-            _write_video(folder / name, frames, generator)
         lines.append(json.dumps(row))
     (folder / "train.jsonl").write_text("\n".join(lines))
     train_sentencepiece(lines, folder / "tok", 300)
@@ -78,7 +84,7 @@ def tiny_config(folder: Path, **changes: object) -> Config:
         "tokenizer_model": str(folder / "tok.model"),
         "train_data_path": [str(folder)],
         "seq_length": 512,
-        "rollout_max_tokens": 16,
+        "rollout_max_tokens": 40,
         "encoder_chunk_frames": 5,
         "mrsp_stages": 2,
         "train_iters": 1,
@@ -173,6 +179,38 @@ def sft_losses(config: Config) -> tuple[float, float]:
     twin = Twin(runtime.config, dict(stream))
     theirs = [-twin.logprobs(p, ids) for p, ids in zip(prompts, responses, strict=True)]
     return ours, float(torch.cat(theirs).mean())
+
+
+_TWINS: dict[bytes, tuple[float, dict[str, torch.Tensor]]] = {}
+
+
+def cached_twin_of(runtime: Runtime) -> tuple[float, dict[str, torch.Tensor]]:
+    """:func:`twin_of`, computed once for the same weights, data and temperature."""
+    digest = hashlib.sha256(str(runtime.config.train_data_path).encode())
+    digest.update(str(runtime.config.rollout_temperature).encode())
+    for name, tensor in export_named_tensors(runtime.model.modules, runtime.config, runtime.groups):
+        digest.update(name.encode())
+        digest.update(tensor.detach().numpy().tobytes())
+    key = digest.digest()
+    everyone: list[bool] = [False] * dist.get_world_size()
+    dist.all_gather_object(everyone, key in _TWINS, group=runtime.groups.control)
+    if not all(everyone):
+        _TWINS[key] = twin_of(runtime)
+    return _TWINS[key]
+
+
+def check(folder: Path, **changes: object) -> None:
+    """Loss and all gradients of a layout equal the twin's.
+
+    Args:
+        folder: what :func:`write_data` has filled.
+    """
+    runtime, metrics, gradients = train_once(tiny_config(folder, **changes))
+    loss, expected = cached_twin_of(runtime)
+    if not runtime.model.encoder_is_trained:
+        expected = {name: g for name, g in expected.items() if name.startswith("llm/")}
+    assert metrics["lm loss"] == pytest.approx(loss, rel=TOLERANCE, abs=1e-6)
+    assert largest_error(gradients, expected) <= TOLERANCE
 
 
 def largest_error(ours: dict[str, torch.Tensor], theirs: dict[str, torch.Tensor]) -> float:

@@ -97,7 +97,7 @@ def some_prompts() -> tuple[list[Prompt], dict[str, Tensor]]:
         if slots:
             videos = (VideoSpec("clip.webm", f"content-{index}", (0, 1), 8, 0.5, 0.5),)
             media[videos[0].key()] = torch.randn(slots, 128, generator=generator) * 0.3
-        row = Row(str(index), "?", "A", "", Path("clip.webm"), "general", "video", "file:1")
+        row = Row(str(index), "?", "A", "", (Path("clip.webm"),), "general", "video", "file:1")
         prompts.append(
             Prompt(
                 uid=f"prompt-{index}",

@@ -40,7 +40,7 @@ def make_prompt(generator: random.Random, name: str, videos: list[tuple[str, int
         media_mask=torch.tensor(mask + [False] * len(text)),
         videos=tuple(specs),
         media_lengths=tuple(lengths),
-        row=Row(name, "question", "A", "", None, "general", "video", f"t.jsonl:{name}"),
+        row=Row(name, "question", "A", "", (), "general", "video", f"t.jsonl:{name}"),
     )
 
 

@@ -9,7 +9,7 @@ import pytest
 from megatron_longrl.data.dataset import RowSampler
 from megatron_longrl.data.rows import Row
 
-ROWS = [Row(str(k), "question", "A", "", None, "general", "text", f"t.jsonl:{k}") for k in range(7)]
+ROWS = [Row(str(k), "question", "A", "", (), "general", "text", f"t.jsonl:{k}") for k in range(7)]
 
 
 def test_every_epoch_has_every_row_once() -> None:

@@ -42,7 +42,7 @@ def row(tmp_path_factory: pytest.TempPathFactory, write_video: Callable[..., Pat
         problem="Where is the ball?\nA. left\nB. right",
         answer="B",
         reasoning="It starts left.",
-        video=path,
+        videos=(path,),
         problem_type="temporal",
         data_type="video",
         source="train.jsonl:1",
@@ -93,8 +93,22 @@ def test_the_videos_frames_are_those_that_the_slots_are_for(tokenizer: Tokenizer
     assert decode_frames(video).shape == (5, 3, 32, 32)
 
 
+def test_two_videos_stand_one_behind_the_other(
+    tokenizer: Tokenizer, row: Row, tmp_path: Path, write_video: Callable[..., Path]
+) -> None:
+    second = write_video(tmp_path / "b.webm", "libvpx-vp9", 3)
+    builder = make_builder(tokenizer, 5, 500)
+    prompt = builder.build(replace(row, videos=(row.videos[0], second)))
+    assert [len(video.frame_indices) for video in prompt.videos] == [5, 3]
+    assert prompt.media_lengths == (5 * TOKENS_PER_FRAME, 3 * TOKENS_PER_FRAME)
+    # As one video of eight frames would have it.
+    (alone,) = builder.build(row).videos
+    assert prompt.videos[0] == alone
+    assert int(prompt.media_mask.sum()) == 8 * TOKENS_PER_FRAME
+
+
 def test_text_rows_have_no_media(tokenizer: Tokenizer, row: Row) -> None:
-    text = replace(row, video=None, data_type="text")
+    text = replace(row, videos=(), data_type="text")
     prompt = make_builder(tokenizer, 5, 500).build(text)
     assert prompt.videos == ()
     assert not prompt.media_mask.any()
@@ -163,12 +177,11 @@ def test_bad_videos_are_errors_of_the_video(tokenizer: Tokenizer, row: Row, tmp_
         if content is not None:
             (tmp_path / name).write_bytes(content)
         with pytest.raises(VideoError, match=name):
-            make_builder(tokenizer, 5, 500).build(replace(row, video=tmp_path / name))
+            make_builder(tokenizer, 5, 500).build(replace(row, videos=(tmp_path / name,)))
 
 
 def test_templates_have_names(row: Row) -> None:
-    assert row.video is not None
-    assert probe(row.video).num_frames == 9
+    assert probe(row.videos[0]).num_frames == 9
     assert find_template("plain") is TEMPLATES["plain"]
     with pytest.raises(UserError, match="no_such_template is not known: use one of qwen2"):
         find_template("no_such_template")

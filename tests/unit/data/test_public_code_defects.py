@@ -20,7 +20,7 @@ def prompt_of(uid: str, layout: str, *contents: str) -> Prompt:
     counts = [part.count("#") for part in layout.split("/")] if contents else []
     symbols = layout.replace("/", "")
     ids = [MEDIA if c == "#" else ord(c) for c in symbols]
-    row = Row(uid, layout, "A", "", Path("v"), "general", "video", "t.jsonl:1", uid)
+    row = Row(uid, layout, "A", "", (Path("v"),), "general", "video", "t.jsonl:1", uid)
     return Prompt(
         uid=uid,
         token_ids=torch.tensor(ids),

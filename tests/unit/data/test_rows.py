@@ -36,12 +36,18 @@ def test_reads_a_row_and_strips_its_tags(tmp_path: Path) -> None:
         problem=str(ENTRY["problem"]),
         answer="B",
         reasoning="It starts left.",
-        video=tmp_path / "clips/7.webm",
+        videos=(tmp_path / "clips/7.webm",),
         problem_type="temporal",
         data_type="video",
         source=f"{path}:1",
         uid="7@train.jsonl:1",
     )
+
+
+def test_a_row_may_have_several_videos(tmp_path: Path) -> None:
+    path = write_lines(tmp_path / "train.jsonl", [ENTRY | {"videos": ["b.mp4", "a.mp4"]}])
+    (row,) = load_rows([str(path)])
+    assert row.videos == (tmp_path / "b.mp4", tmp_path / "a.mp4")
 
 
 def test_array_folder_and_line_sets_hold_the_same_rows(tmp_path: Path) -> None:
@@ -51,7 +57,7 @@ def test_array_folder_and_line_sets_hold_the_same_rows(tmp_path: Path) -> None:
     write_lines(tmp_path / "train.jsonl", entries)
 
     def content(rows: list[Row]) -> list[tuple[object, ...]]:
-        return [(r.problem_id, r.problem, r.answer, r.reasoning, r.video) for r in rows]
+        return [(r.problem_id, r.problem, r.answer, r.reasoning, r.videos) for r in rows]
 
     from_array, from_folder = load_rows([str(array)]), load_rows([str(tmp_path)])
     assert content(from_array) == content(from_folder)
@@ -83,7 +89,7 @@ def test_uids_are_unique_and_do_not_depend_on_the_folder(tmp_path: Path) -> None
 def test_text_rows_need_no_video(tmp_path: Path) -> None:
     entry = {k: v for k, v in ENTRY.items() if k != "videos"} | {"data_type": "text"}
     (row,) = load_rows([write_lines(tmp_path / "t.jsonl", [entry])])
-    assert row.video is None
+    assert row.videos == ()
     with pytest.raises(UserError, match="data_type is 'text' but"):
         load_rows([write_lines(tmp_path / "u.jsonl", [ENTRY | {"data_type": "text"}])])
 
@@ -105,7 +111,8 @@ def test_line_separators_of_unicode_do_not_split_a_line(tmp_path: Path) -> None:
     [
         ({"videos": None}, "has no 'videos' field"),
         ({"videos": ""}, "has no 'videos' field"),
-        ({"videos": ["a.mp4", "b.mp4"]}, "must be the path of one video"),
+        ({"videos": ["a.mp4", 7]}, "must be the path of a video, or a list of paths"),
+        ({"videos": {"a.mp4": 1}}, "must be the path of a video, or a list of paths"),
         ({"problem": None}, "field 'problem' is missing"),
         ({"problem": " "}, "field 'problem' is empty"),
         ({"answer": ["B"]}, "field 'answer' is not a text"),

@@ -75,7 +75,7 @@ def make_prompt(name: str, length: int = 4) -> Prompt:
         media_mask=torch.zeros(length, dtype=torch.bool),
         videos=(),
         media_lengths=(),
-        row=Row(name, f"question {name}", "B", "", None, "general", "text", f"t.jsonl:{name}"),
+        row=Row(name, f"question {name}", "B", "", (), "general", "text", f"t.jsonl:{name}"),
     )
 
 

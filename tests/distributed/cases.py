@@ -1,0 +1,66 @@
+"""The layouts and options whose losses and gradients must all be those of one rank."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import pytest
+
+TP2 = {"tensor_model_parallel_size": 2}
+SP = {"sequence_parallel": True}
+CP2 = {"context_parallel_size": 2}
+PP2 = {"pipeline_model_parallel_size": 2}
+EXCHANGES = ("all_gather", "a2a", "p2p")
+
+TWO_RANKS: dict[str, dict[str, Any]] = {
+    "TP2": TP2,
+    "TP2 with sequence parallelism": TP2 | SP,
+    "MR-SP2": CP2,
+    "PP2": PP2,
+    "DP2": {},
+}
+FOUR_RANKS: dict[str, dict[str, Any]] = {
+    "TP2 x MR-SP2": TP2 | CP2,
+    "TP2 with sequence parallelism x MR-SP2": TP2 | SP | CP2,
+    "PP2 x MR-SP2": PP2 | CP2,
+    "DP2 x MR-SP2": CP2,
+    "MR-SP4": {"context_parallel_size": 4},
+    "TP2 x PP2": TP2 | PP2,
+    "TP2 with sequence parallelism x DP2": TP2 | SP,
+    "PP2 x DP2": PP2,
+}
+OPTIONS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
+    "packed": ({}, {"use_sequence_packing": True}),
+    "shared prompts": ({"shared_prompt": False}, {"shared_prompt": True}),
+    "frozen encoder": ({}, {"freeze_vision_tower": True, "freeze_projector": True}),
+}
+
+ALL_CHOICES = list(itertools.product((0, 1), repeat=len(OPTIONS)))
+PAIRWISE = [(0, 0, 0), (0, 1, 1), (1, 0, 1), (1, 1, 0)]
+"""Every pair of two options' values, in half of the runs."""
+
+
+def exchanged(layouts: Mapping[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
+    """Every layout that shares sequences, with every exchange."""
+    result = {}
+    for name, fields in layouts.items():
+        if "context_parallel_size" not in fields:
+            result[name] = fields
+            continue
+        for exchange in EXCHANGES:
+            result[f"{name} {exchange}"] = fields | {"cp_comm_type": exchange}
+    return result
+
+
+def cases(layouts: Mapping[str, dict[str, Any]], choices: list[tuple[int, ...]]) -> Iterator[Any]:
+    """A pytest parameter for every layout, exchange and choice of options."""
+    for name, fields in exchanged(layouts).items():
+        for choice in choices:
+            chosen = dict(fields)
+            labels = [name]
+            for value, (option, values) in zip(choice, OPTIONS.items(), strict=True):
+                chosen |= values[value]
+                labels += [option] if value else []
+            yield pytest.param(chosen, id=", ".join(labels))

@@ -1,0 +1,11 @@
+"""Every two-rank layout, exchange and option gives loss and gradients of the one-process twin."""
+
+import pytest
+
+from tests.distributed.cases import ALL_CHOICES, TWO_RANKS, cases
+from tests.distributed.layouts import check
+
+
+@pytest.mark.parametrize("fields", cases(TWO_RANKS, ALL_CHOICES))
+def test_loss_and_gradients(tiny_data, fields):
+    check(tiny_data, **fields)
