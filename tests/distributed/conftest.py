@@ -130,9 +130,11 @@ def tiny_data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The data of :mod:`tests.distributed.layouts`, one folder for all ranks."""
     mine = tmp_path_factory.mktemp("tiny")
     folder = PEERS.exchange(mine, GRACE_SECONDS)[0]
-    if RANK == 0:
-        write_data(folder)
-    PEERS.exchange(None, TEST_SECONDS)
+    try:
+        if RANK == 0:
+            write_data(folder)
+    finally:
+        PEERS.exchange(None, TEST_SECONDS)
     return folder
 
 

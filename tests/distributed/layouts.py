@@ -51,7 +51,7 @@ def write_data(folder: Path) -> None:
         }
         lines.append(json.dumps(row))
     (folder / "train.jsonl").write_text("\n".join(lines))
-    train_sentencepiece(lines, folder / "tok", 300)
+    train_sentencepiece(lines, folder / "tok", 310)
 
 
 def _write_video(path: Path, frames: int, generator: np.random.Generator) -> None:
