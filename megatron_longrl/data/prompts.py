@@ -135,4 +135,10 @@ class PromptBuilder:
     def _video(self, path: Path) -> VideoSpec:
         info = probe(path)
         indices = sample_frame_indices(info, self._max_frames, self._fps)
-        return VideoSpec(str(path), content_hash(path), indices, *self._preprocessing)
+        return VideoSpec(
+            str(path),
+            content_hash(path),
+            indices,
+            *self._preprocessing,
+            source_pixels=info.width * info.height,
+        )

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 
 import numpy as np
@@ -21,8 +21,16 @@ from torch import Tensor
 
 from megatron_longrl.data import video_dali
 from megatron_longrl.data.video_dali import DECODED_BY_DALI, VIDEOS_PER_RUN, Recipe
-from megatron_longrl.data.video_probe import VideoError, VideoInfo, content_hash, probe, scan
+from megatron_longrl.data.video_probe import (
+    Scan,
+    VideoError,
+    VideoInfo,
+    content_hash,
+    probe,
+    scan,
+)
 from megatron_longrl.data.video_pyav import decode_in_chunks
+from megatron_longrl.data.video_segments import Piece, cut, plan_pieces
 from megatron_longrl.platforms import platform
 
 __all__ = [
@@ -52,6 +60,8 @@ class VideoSpec:
     size: int
     mean: float
     std: float
+    source_pixels: int = field(default=0, compare=False)
+    """Width times height of the file's frames: what decoding one costs."""
 
     def key(self) -> str:
         """Identifies these pixels: content, frames and preprocessing."""
@@ -146,6 +156,8 @@ class _Part:
     inputs: tuple[np.ndarray, ...]
     bytes: int
     """Memory that it takes in DALI."""
+    first: int = 0
+    """Number of the frame with which the encoded input begins."""
 
 
 def _parts(number: int, spec: VideoSpec, indices: Sequence[int]) -> Iterator[_Part]:
@@ -162,14 +174,26 @@ def _parts(number: int, spec: VideoSpec, indices: Sequence[int]) -> Iterator[_Pa
         yield from _parts_by_pyav(number, spec, indices, range(len(indices)))
         return
     recipe = Recipe("encoded", spec.size, spec.mean, spec.std)
-    encoded = np.fromfile(spec.path, dtype=np.uint8)
     frame_bytes = found.info.width * found.info.height * 3
     step = max(1, _RUN_BYTES // frame_bytes)
+    in_order = sorted(range(len(indices)), key=lambda row: indices[row])
     for start in range(0, len(indices), step):
-        chosen = np.asarray(indices[start : start + step], dtype=np.int32)
-        rows = range(start, start + len(chosen))
-        size = encoded.nbytes + len(chosen) * frame_bytes
-        yield _Part(number, rows, spec, recipe, (encoded, chosen), size)
+        rows = in_order[start : start + step]
+        for piece in plan_pieces(found, sorted({indices[row] for row in rows})):
+            here = [row for row in rows if piece.wanted[0] <= indices[row] <= piece.wanted[-1]]
+            encoded, first = _encoded(spec.path, found, piece)
+            frames = np.asarray([indices[row] - first for row in here], dtype=np.int32)
+            size = encoded.nbytes + len(here) * frame_bytes
+            yield _Part(number, here, spec, recipe, (encoded, frames), size, first)
+
+
+def _encoded(path: str, found: Scan, piece: Piece) -> tuple[np.ndarray, int]:
+    """A file with the frames of a piece, uint8 [n], and which frame of the video is its first."""
+    if piece.length < found.info.num_frames:
+        encoded = cut(path, found, piece)
+        if encoded is not None:
+            return encoded, piece.first
+    return np.fromfile(path, dtype=np.uint8), 0
 
 
 def _parts_by_pyav(
@@ -208,7 +232,7 @@ def _run(parts: Sequence[_Part], results: list[Tensor | VideoError]) -> None:
 def _run_refused(part: _Part, results: list[Tensor | VideoError]) -> None:
     """What DALI cannot decode PyAV perhaps can; if not, it has the better words for the reason."""
     try:
-        indices = part.inputs[1].tolist()
+        indices = (part.inputs[1] + part.first).tolist()
         for again in _parts_by_pyav(part.number, part.spec, indices, part.rows):
             _run([again], results)
     except VideoError as error:

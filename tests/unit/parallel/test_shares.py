@@ -11,8 +11,8 @@ from megatron_longrl.data.video import VideoSpec
 from megatron_longrl.parallel.shares import deal, frame_shares, split_by_cost
 
 
-def video(name: str, frames: int, size: int = 8) -> VideoSpec:
-    return VideoSpec(name, name, tuple(range(frames)), size, 0.5, 0.5)
+def video(name: str, frames: int, size: int = 8, source_pixels: int = 0) -> VideoSpec:
+    return VideoSpec(name, name, tuple(range(frames)), size, 0.5, 0.5, source_pixels)
 
 
 @pytest.mark.parametrize(("total", "parts"), [(37, 2), (1, 4), (0, 2), (8, 3), (1001, 7)])
@@ -76,3 +76,9 @@ def test_videos_of_equal_length_stay_whole_unless_they_must_be_cut():
 def test_whole_videos_only():
     shares = frame_shares([video("a", 9), video("b", 1)], 3, "never")
     assert shares == [[(0, list(range(9)))], [(1, [0])], []]
+
+
+def test_large_files_cost_more_than_small_ones():
+    """Ten frames of 4 K and forty of a thumbnail, to a tower of 8 pixels: not 25 frames each."""
+    shares = frame_shares([video("4K", 10, source_pixels=5120), video("small", 40)], 2, "always")
+    assert [sum(len(frames) for _, frames in share) for share in shares] == [9, 41]

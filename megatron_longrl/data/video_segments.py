@@ -1,0 +1,95 @@
+"""The pieces of a video that have to be decoded for some of its frames, as files in memory.
+
+DALI decodes a file from its start, whatever frames are asked for. For the end of a long video, or a
+few frames of it, it is given a file that begins with the key frame before them instead. Packets are
+copied as they are, so that the pixels are the same.
+"""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import av
+import numpy as np
+
+from megatron_longrl.data.video_probe import Scan
+
+_LEAST_SKIPPED = 8
+"""Frames that must be left out for a piece of its own: to open one costs a few frames' time."""
+
+
+@dataclass(frozen=True)
+class Piece:
+    """Neighbouring frames of a video that are decoded together."""
+
+    first: int
+    """Number of the frame, a key frame, with which the piece begins."""
+    wanted: tuple[int, ...]
+    """Numbers of the wanted frames, increasing."""
+
+    @property
+    def length(self) -> int:
+        """Frames that are decoded."""
+        return self.wanted[-1] + 1 - self.first
+
+
+def plan_pieces(found: Scan, wanted: Sequence[int]) -> list[Piece]:
+    """What to decode for increasing frame numbers; one piece where the video cannot be cut."""
+    if not found.timestamps or found.has_hidden_frames:
+        return [Piece(0, tuple(wanted))]
+    number = {timestamp: k for k, timestamp in enumerate(found.timestamps)}
+    pieces: list[tuple[int, list[int]]] = []
+    for frame in wanted:
+        start = number.get(found.keyframe_before(found.timestamps[frame]), 0)
+        if not pieces or start - pieces[-1][1][-1] > _LEAST_SKIPPED:
+            pieces.append((start, []))
+        pieces[-1][1].append(frame)
+    return [Piece(first, tuple(frames)) for first, frames in pieces]
+
+
+def cut(path: str, found: Scan, piece: Piece) -> np.ndarray | None:
+    """The bytes of a file with the piece's frames, uint8 [n], the first of them number 0.
+
+    None where the container does not find its way to the key frame: then the whole file is needed.
+    """
+    if not found.timestamps:
+        return None
+    try:
+        return _copy(path, found, piece)
+    except av.FFmpegError:
+        return None
+
+
+def _copy(path: str, found: Scan, piece: Piece) -> np.ndarray | None:
+    first, last = found.timestamps[piece.first], found.timestamps[piece.wanted[-1]]
+    file = io.BytesIO()
+    count = 0
+    with av.open(path, metadata_errors="ignore") as source:
+        stream = source.streams.video[0]
+        with av.open(file, "w", format="matroska") as target:
+            copy = target.add_stream_from_template(stream)
+            for packet in _packets(source, stream, first, last):
+                if count == 0 and not (packet.is_keyframe and packet.pts == first):
+                    return None
+                packet.pts -= first
+                packet.dts = None if packet.dts is None else packet.dts - first
+                packet.stream = copy
+                target.mux(packet)
+                count += 1
+    if count != piece.length:
+        return None
+    return np.frombuffer(file.getvalue(), dtype=np.uint8)
+
+
+def _packets(source: Any, stream: Any, first: int, last: int) -> Iterator[Any]:
+    """Packets of the frames shown from ``first`` to ``last``."""
+    source.seek(first, stream=stream)
+    for packet in source.demux(stream):
+        if not packet.size or packet.is_discard or packet.pts is None or packet.pts < first:
+            continue
+        if packet.pts > last:
+            return
+        yield packet
