@@ -28,6 +28,10 @@ class ModelSection(Section):
     model_family: Literal["vila"] = "vila"
     """Architecture family; names the folder under megatron_longrl/models."""
 
+    transformer_impl: Literal["local", "transformer_engine"] = "local"
+    """Layers of the language model: this package's (every mask and exchange, CPU and GPU), or
+    Transformer Engine's (GPU; causal rows, so --no-shared-prompt)."""
+
     num_layers: PositiveInt
     """Transformer layers of the language model."""
 

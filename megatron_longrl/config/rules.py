@@ -32,6 +32,7 @@ def first_broken_rule(config: Config, world_size: int, entry: Entry | None) -> s
         _ranks(config, world_size),
         _tensor_split(config),
         _sequence_split(config),
+        _transformer_impl(config),
         _rollout_split(config),
         _schedule(config, entry),
         _checkpoints_and_validation(config, entry),
@@ -146,6 +147,13 @@ def _sequence_split(config: Config) -> Iterator[str]:
             f"each tensor-parallel rank) over context_parallel_size ({ranks}): give --cp-comm-type "
             "all_gather or p2p, or another --context-parallel-size"
         )
+
+
+def _transformer_impl(config: Config) -> Iterator[str]:
+    if config.transformer_impl == "transformer_engine":
+        from megatron_longrl.models.transformer_engine import broken_rules
+
+        yield from broken_rules(config)
 
 
 def _rollout_split(config: Config) -> Iterator[str]:

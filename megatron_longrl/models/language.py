@@ -22,6 +22,7 @@ from megatron.core.transformer.transformer_layer import (
 )
 from torch import Tensor
 
+from megatron_longrl.models import transformer_engine
 from megatron_longrl.models.norms import TorchNorm
 from megatron_longrl.parallel.attention import MaskedAttention
 
@@ -145,12 +146,14 @@ def build_language_model(config: Config, vocab_size: int, groups: ParallelGroups
         vocab_size: rows of the embedding, padded to a multiple of the tensor-parallel size.
     """
     transformer_config = language_transformer_config(config)
+    layers = config.num_layers // config.pipeline_model_parallel_size
+    if config.transformer_impl == "transformer_engine":
+        specification = transformer_engine.block_spec(layers)
+    else:
+        specification = block_spec(layers, AttnMaskType.arbitrary)
     model = GPTModel(
         config=transformer_config,
-        transformer_layer_spec=block_spec(
-            config.num_layers // config.pipeline_model_parallel_size,
-            AttnMaskType.arbitrary,
-        ),
+        transformer_layer_spec=specification,
         vocab_size=vocab_size,
         max_sequence_length=config.max_position_embeddings,
         pre_process=groups.is_first_stage,
@@ -176,14 +179,15 @@ def run_decoder(
     model: GPTModel,
     decoder_input: Tensor | None,
     position_ids: Tensor,
-    attention_mask: Tensor,
+    attention_mask: Tensor | None,
 ) -> Tensor:
     """Run this stage's layers.
 
     Args:
         decoder_input: [s, b, h] on the first stage (whole local sequence), else None.
         position_ids: int64 [b, s] of this rank's shard, or [3, b, s] for multimodal positions.
-        attention_mask: see :func:`~megatron_longrl.parallel.attention.attention_mask`.
+        attention_mask: see :func:`~megatron_longrl.parallel.attention.attention_mask`; None with
+            Transformer Engine, whose rows are causal.
 
     Returns:
         [s, b, h] hidden states of this stage (s / TP with sequence parallelism).

@@ -125,7 +125,8 @@ def _micro_batches(
     )
 
     def shard(batch: Batch, group: ProcessGroup) -> MicroBatch:
-        return shard_batch(batch, group, config.cp_comm_type, platform.device)
+        is_masked = config.transformer_impl == "local"
+        return shard_batch(batch, group, config.cp_comm_type, platform.device, is_masked=is_masked)
 
     batches = []
     for chosen, group in (

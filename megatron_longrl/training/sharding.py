@@ -23,8 +23,9 @@ class MicroBatch:
     loss_mask: Tensor
     media_index: Tensor
     response_index: Tensor
-    attention_mask: Tensor
-    """Of the whole sequence; see :func:`~megatron_longrl.parallel.attention.attention_mask`."""
+    attention_mask: Tensor | None
+    """Of the whole sequence, see :func:`~megatron_longrl.parallel.attention.attention_mask`; None
+    where layers are causal by themselves."""
     media_keys: tuple[str, ...]
     """Videos of the rows, in the order that ``media_index`` counts."""
     response_lengths: Tensor
@@ -45,18 +46,27 @@ class MicroBatch:
 
 
 def shard_batch(
-    batch: Batch, group: ProcessGroup, cp_comm_type: str, device: torch.device
+    batch: Batch,
+    group: ProcessGroup,
+    cp_comm_type: str,
+    device: torch.device,
+    *,
+    is_masked: bool = True,
 ) -> MicroBatch:
     """This MR-SP rank's part of a padded batch whose fields are [b, s].
 
     Args:
         group: the ranks that share the sequence.
         cp_comm_type: how they exchange keys and values.
+        is_masked: False where the layers are causal by themselves.
     """
 
     def shard(field: Tensor) -> Tensor:
         return shard_sequence(field, group).to(device)
 
+    mask = None
+    if is_masked:
+        mask = attention_mask(batch.branch_ids, group, cp_comm_type, device, batch.segment_ids)
     predicted = batch.response_index[batch.loss_mask > 0]
     num_responses = int(batch.response_index.max()) + 1 if batch.response_index.numel() else 0
     return MicroBatch(
@@ -66,9 +76,7 @@ def shard_batch(
         loss_mask=shard(batch.loss_mask),
         media_index=shard(batch.media_index),
         response_index=shard(batch.response_index),
-        attention_mask=attention_mask(
-            batch.branch_ids, group, cp_comm_type, device, batch.segment_ids
-        ),
+        attention_mask=mask,
         media_keys=tuple(batch.media_keys),
         response_lengths=torch.bincount(predicted, minlength=num_responses).float().to(device),
         sequence_group=group,

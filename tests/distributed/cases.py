@@ -37,8 +37,8 @@ OPTIONS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
     "frozen encoder": ({}, {"freeze_vision_tower": True, "freeze_projector": True}),
 }
 
-ALL_CHOICES = list(itertools.product((0, 1), repeat=len(OPTIONS)))
-PAIRWISE = [(0, 0, 0), (0, 1, 1), (1, 0, 1), (1, 1, 0)]
+ALL_CHOICES: list[tuple[int, ...]] = list(itertools.product((0, 1), repeat=len(OPTIONS)))
+PAIRWISE: list[tuple[int, ...]] = [(0, 0, 0), (0, 1, 1), (1, 0, 1), (1, 1, 0)]
 """Every pair of two options' values, in half of the runs."""
 
 

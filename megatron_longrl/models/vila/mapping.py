@@ -50,6 +50,11 @@ def qwen2(config: Config) -> tuple[TensorMapping, ...]:
         )
         for kind in (("weight", "bias") if config.add_qkv_bias else ("weight",))
     )
+    # Transformer Engine fuses the norms with the linear layers behind them.
+    before_attention, before_mlp = "input_layernorm.", "pre_mlp_layernorm."
+    if config.transformer_impl == "transformer_engine":
+        before_attention = "self_attention.linear_qkv.layer_norm_"
+        before_mlp = "mlp.linear_fc1.layer_norm_"
     output_layer = "language_model.output_layer.weight"
     return (
         VocabParallel(
@@ -58,14 +63,14 @@ def qwen2(config: Config) -> tuple[TensorMapping, ...]:
             vocab_size=config.vocab_size,
             padded_vocab_size=padded,
         ),
-        Direct(f"{ours}input_layernorm.weight", (f"{theirs}input_layernorm.weight",)),
+        Direct(f"{ours}{before_attention}weight", (f"{theirs}input_layernorm.weight",)),
         *attention,
         RowParallel(
             f"{ours}self_attention.linear_proj.weight",
             (f"{theirs}self_attn.o_proj.weight",),
         ),
         Direct(
-            f"{ours}pre_mlp_layernorm.weight",
+            f"{ours}{before_mlp}weight",
             (f"{theirs}post_attention_layernorm.weight",),
         ),
         GatedMLP(

@@ -48,7 +48,7 @@ def values_in(batches: list[MicroBatch]) -> list[tuple[float, ...]]:
 
 def values_of(groups: list[Group]) -> list[tuple[float, ...]]:
     """The same from the rollouts."""
-    expected = []
+    expected: list[tuple[float, ...]] = []
     for group in groups:
         assert group.advantages is not None
         for response, advantage in zip(group.responses, group.advantages.tolist(), strict=True):
@@ -82,6 +82,7 @@ def contexts(batches: list[MicroBatch]) -> list[list[tuple[int, int]]]:
     """For every predicted token the (token, position) pairs that it sees."""
     found = []
     for batch in batches:
+        assert batch.attention_mask is not None
         for b, q in batch.selected.nonzero().tolist():
             seen = batch.attention_mask[b, 0, q]
             tokens, positions = batch.tokens[b, seen], batch.position_ids[b, seen]
@@ -139,6 +140,7 @@ def test_a_replica_without_samples_joins_with_padding_defect_10(changes):
             assert not batch.selected.any()
             assert batch.media_keys == ()
             assert batch.response_lengths.tolist() == []
+            assert batch.attention_mask is not None
             # Every padding token sees one key, so that no softmax is empty.
             assert (batch.attention_mask.sum(dim=-1) == 1).all()
             # What reaches a TP rank under sequence parallelism is equally long everywhere.

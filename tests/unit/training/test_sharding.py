@@ -58,6 +58,7 @@ def test_the_mask_has_queries_and_keys_in_the_order_of_the_ranks(size):
     batch = make_batch()
     group: Any = FakeGroup(0, size)
     mask = shard_batch(batch, group, "all_gather", CPU).attention_mask
+    assert mask is not None
     coordinates = token_coordinates(batch.branch_ids)
     whole = visible(coordinates, coordinates)
     order = [position for owned in OWNED[size] for position in owned]
