@@ -361,13 +361,18 @@ class VllmEngine:
 
 
 def _check_head_size(hf_config: Mapping[str, Any]) -> None:
-    """vLLM's CPU attention exists for some head sizes only, and says so late and in riddles."""
+    """vLLM says late and in riddles which head sizes it has no kernels or no weights for."""
+    derived = hf_config["hidden_size"] // hf_config["num_attention_heads"]
+    size = hf_config.get("head_dim") or derived
+    if size != derived:
+        raise UserError(
+            f"attention heads of {size} channels, where vLLM's Qwen2 expects hidden size / heads ="
+            f" {derived}: change --kv-channels, --hidden-size or --num-attention-heads"
+        )
     if platform.name != "cpu":
         return
     from vllm.v1.attention.backends.cpu_attn import CPUAttentionBackend
 
-    size = hf_config.get("head_dim")
-    size = size or hf_config["hidden_size"] // hf_config["num_attention_heads"]
     sizes = CPUAttentionBackend.get_supported_head_sizes()
     if size not in sizes:
         raise UserError(

@@ -6,8 +6,8 @@ import math
 from collections.abc import Mapping
 from datetime import datetime
 
-PLACED = ("iteration-time", "learning-rate", "grad-norm")
-"""Metrics with a place of their own in the line."""
+PLACED = ("iteration-time", "learning-rate", "grad-norm", "mem-max-allocated-bytes")
+"""Metrics with a place of their own in the line, or, as in Megatron, none."""
 
 TIME_PREFIX = "time/"
 """Seconds per phase: in metrics.jsonl and TensorBoard, but too many for the line."""

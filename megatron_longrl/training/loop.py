@@ -19,8 +19,9 @@ from megatron_longrl.checkpoint.distributed import (
 from megatron_longrl.config import Entry
 from megatron_longrl.data.dataset import RowSampler
 from megatron_longrl.data.rows import Row, load_rows
-from megatron_longrl.parallel.agree import together
+from megatron_longrl.parallel.agree import gather_objects, together
 from megatron_longrl.planner.cost import Machine
+from megatron_longrl.platforms import platform
 from megatron_longrl.training.logging import MetricsLogger
 from megatron_longrl.training.runtime import Runtime
 
@@ -103,6 +104,7 @@ class TrainingLoop:
             self.iteration += 1
             self.consumed_rows += self.rows_per_step
             metrics["iteration-time"] = time.perf_counter() - began
+            metrics["mem-max-allocated-bytes"] = self._peak_memory()
             metrics |= self.runtime.timer.pop()
             if self._is_due(self.config.eval_interval) and self.valid_rows:
                 metrics |= validate(self.valid_rows)
@@ -116,6 +118,10 @@ class TrainingLoop:
             if self.config.save is not None and self._is_due(self.config.save_interval):
                 self._save(self.config.save)
         log.close()
+
+    def _peak_memory(self) -> int:
+        """Bytes, of the rank that has used most: of the device, or of the process on a CPU."""
+        return max(gather_objects(self.runtime.groups.control, platform.peak_memory_bytes()))
 
     def _is_due(self, interval: int | None) -> bool:
         """Every ``interval`` steps, and after the last one, interval or none."""

@@ -27,7 +27,7 @@ from megatron_longrl.parallel.groups import ParallelGroups, init_parallel
 from megatron_longrl.rollout import embedding_store
 from megatron_longrl.rollout.embedding_store import open_store
 from megatron_longrl.rollout.types import Group, SamplingSettings
-from megatron_longrl.rollout.vllm_engine import VllmEngine
+from megatron_longrl.rollout.vllm_engine import VllmEngine, _check_head_size
 
 if TYPE_CHECKING:
     from megatron_longrl.config import Config
@@ -319,6 +319,11 @@ def test_a_size_that_does_not_fit_is_refused_on_all_ranks() -> None:
             memory_gib=0.01,
             max_model_len=MAX_MODEL_LEN,
         )
+
+
+def test_heads_wider_than_their_share_of_the_hidden_size_are_refused() -> None:
+    with pytest.raises(UserError, match=r"heads of 64 channels.*= 32: change --kv-channels"):
+        _check_head_size({"hidden_size": 64, "num_attention_heads": 2, "head_dim": 64})
 
 
 def test_a_head_size_without_a_kernel_is_refused() -> None:

@@ -89,9 +89,10 @@ def packets(path: Path) -> list[bytes]:
         return [bytes(packet) for packet in container.demux(video=0) if packet.size]
 
 
-def spec_of(path: Path, indices: Sequence[int], size: int = 32, **changes: float) -> VideoSpec:
-    values = {"mean": 0.5, "std": 0.5} | changes
-    return VideoSpec(str(path), content_hash(path), tuple(indices), size, **values)
+def spec_of(
+    path: Path, indices: Sequence[int], size: int = 32, mean: float = 0.5, std: float = 0.5
+) -> VideoSpec:
+    return VideoSpec(str(path), content_hash(path), tuple(indices), size, mean, std)
 
 
 def through_graph(frames: np.ndarray, size: int) -> Tensor:

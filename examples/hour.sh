@@ -1,0 +1,24 @@
+#!/usr/bin/env bash
+# One whole RL step (decode, encode, rollouts, log-probabilities, update) on a video of 4,000 frames, 260 thousand
+# tokens, over two ranks of MR-SP. Half an hour on two CPU cores; what it took stands in OUT_DIR/run/metrics.jsonl.
+#
+#   bash examples/hour.sh [OUT_DIR] [flags of train_rl]
+set -euo pipefail
+
+ROOT="$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)"
+OUT="$(realpath -m "${1:-runs/hour}")"
+VENV="$(bash "$ROOT/tools/environment.sh")"
+export PATH="$VENV/bin:$PATH"
+unset PYTHONDONTWRITEBYTECODE
+export OMP_NUM_THREADS="${OMP_NUM_THREADS:-1}"
+mkdir -p "$OUT"
+cd "$OUT"
+
+[[ -e data/train.jsonl ]] ||
+  python -m megatron_longrl.data.arena.cups --output data --clips 3 --sft-clips 1 --heldout-clips 1 --frames 4000 \
+    --size 64 --fps 1
+[[ -e tokenizer.model ]] ||
+  python "$ROOT/tools/train_tokenizer.py" --data data/sft.jsonl --symbols cups --output tokenizer.model
+
+torchrun --standalone --nproc-per-node 2 -m megatron_longrl.train_rl --config "$ROOT/examples/hour/grpo.yaml" \
+  --tokenizer-model tokenizer.model --train-data-path data/train.jsonl --save run "${@:2}"
