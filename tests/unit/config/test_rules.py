@@ -284,6 +284,13 @@ def test_each_entry_point_names_what_it_lacks(make_config, entry, field):
         type(config)(**values).validate_layout(1, entry)
 
 
+@pytest.mark.parametrize("exchange", ["all_gather", "p2p"])
+def test_28_heads_in_4_groups_may_share_a_sequence_over_8_ranks_defect_14(make_config, exchange):
+    heads = {"num_attention_heads": 28, "num_query_groups": 4, "hidden_size": 56}
+    config = make_config(**heads, context_parallel_size=8, cp_comm_type=exchange)
+    config.validate_layout(8, "rl")
+
+
 @pytest.mark.parametrize("shared_prompt", [True, False])
 def test_a_row_needs_room_for_one_response_of_a_group(make_config, shared_prompt):
     fields = {"video_frames": 8, "rollout_max_tokens": 400, "grpo_group_size": 8}

@@ -11,6 +11,7 @@ from megatron_longrl.data.collate import Batch, collate, gather_response_values
 from megatron_longrl.data.prompts import Prompt
 from megatron_longrl.data.rows import Row
 from megatron_longrl.data.video import VideoSpec
+from megatron_longrl.parallel.attention.visibility import token_coordinates, visible
 
 MEDIA = 9
 
@@ -77,6 +78,19 @@ def test_response_positions_go_on_from_the_prompt_defect_2() -> None:
         [[1, 2, 3], [1]],
         [[7, 8], [7]],
     ]
+
+
+def test_positions_are_those_that_the_engine_counts_defect_3() -> None:
+    """vLLM numbers a prompt's embeddings and the response behind them 0, 1, 2 …; so do rows."""
+    prompt = prompt_of("u", "ab" + "##\n" * 5 + "c", "v")
+    batch = collate([prompt], [[[1, 2, 3], [4], [5, 6]]], 8, 80)
+    coordinates = token_coordinates(batch.branch_ids)
+    seen = visible(coordinates, coordinates)
+    for span in batch.spans[0]:
+        last = span.stop - 1
+        positions = batch.position_ids[0, seen[0, last]].sort().values
+        length = len(prompt.token_ids) - 1 + span.stop - span.start
+        assert positions.tolist() == list(range(length))
 
 
 def test_no_visual_token_is_dropped_defect_4() -> None:

@@ -158,3 +158,12 @@ def test_large_scores_keep_their_order():
     context = block_attention(query, key, value, coordinates, SCALE)
     expected = plain(query, key, value, coordinates)
     torch.testing.assert_close(context.double(), expected, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("ranks", [2, 4, 8])
+def test_ranks_have_equal_work_and_none_has_it_all_defect_14(ranks):
+    """A long prompt with short responses: in zigzag order every rank meets as many keys."""
+    tokens = row((4096 - 8 * 32, *[32] * 8))
+    key = tokens[shard_order(len(tokens), ranks)]
+    pairs = [int(visible(query, key).sum()) for query in key.chunk(ranks)]
+    assert max(pairs) <= 1.1 * sum(pairs) / ranks

@@ -57,6 +57,15 @@ def test_another_dtype_is_refused(store: EmbeddingStore) -> None:
         store.put({("video", 0): torch.zeros(1, 8)})
 
 
+def test_the_training_dtype_is_what_is_stored_and_once_defect_13(store: EmbeddingStore) -> None:
+    """A prompt's n rollouts and passes all read the same bytes: nothing is cast or repeated."""
+    shared = store.put({("video", 0): rows(6)})["video", 0]
+    readers = [store.get(("video", 0)) for _ in range(8)]
+    assert [path.stat().st_size for path in files(store)] == [6 * ROW] == [store.bytes]
+    addresses = {tensor.data_ptr() for tensor in readers if tensor is not None}
+    assert addresses == {shared.data_ptr()}
+
+
 def test_the_least_recently_used_leaves_first(store: EmbeddingStore) -> None:
     store.put({("a", 0): rows(4), ("b", 0): rows(4)})
     assert store.get(("a", 0)) is not None
