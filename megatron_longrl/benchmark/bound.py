@@ -11,7 +11,11 @@ from megatron_longrl.training.batches import rl_samples
 
 
 def phase_flops(
-    groups: Sequence[Group], config: Config, frames_encoded: int, cost: ModelCost
+    groups: Sequence[Group],
+    config: Config,
+    frames_encoded: int,
+    cost: ModelCost,
+    logprob_passes: int,
 ) -> dict[str, float]:
     """Operations by phase of what a variant does itself, over all ranks.
 
@@ -19,6 +23,7 @@ def phase_flops(
         groups: of all replicas.
         config: says which responses share a prompt in training.
         frames_encoded: by all ranks.
+        logprob_passes: old and reference.
     """
     rollout = 0.0
     for group in groups:
@@ -29,6 +34,6 @@ def phase_flops(
     return {
         "encode": frames_encoded * cost.per_frame,
         "rollout": rollout,
-        "logprobs": 2 * training,  # old and reference
+        "logprobs": logprob_passes * training,
         "update": (1 + BACKWARD) * training,
     }

@@ -63,7 +63,7 @@ class BenchmarkStep:
     """The step of one variant.
 
     Old log-probabilities and those of the reference are computed in passes of their own, as
-    Long-RL's step does.
+    Long-RL's step does; where the variant says so, the update's own values are the old ones.
     """
 
     def __init__(
@@ -97,8 +97,9 @@ class BenchmarkStep:
             batches = rl_batches(groups, self.config, self.runtime.groups, self.runtime.machine)
         self.counter.part = "logprobs"
         with timer("logprobs"):
-            for batch, whole in zip(batches, stepper.logprobs(batches, media), strict=True):
-                batch.old_logprobs = shard_sequence(whole, batch.sequence_group)
+            if self.variant.old_pass:
+                for batch, whole in zip(batches, stepper.logprobs(batches, media), strict=True):
+                    batch.old_logprobs = shard_sequence(whole, batch.sequence_group)
             with self.reference.in_place():
                 values = stepper.logprobs(batches, media)
             for batch, whole in zip(batches, values, strict=True):

@@ -46,6 +46,9 @@ class Variant:
     """Whether the ranks form one MR-SP group; else they are data-parallel."""
     encodings_in_rollout: str = "once per step"
     """``per response``, ``per prompt`` (and again in every later pass), or ``once per step``."""
+    old_pass: bool = True
+    """Whether old log-probabilities take a pass of their own, as in Long-RL and verl. With one
+    update per batch of rollouts this package's trainer needs none."""
     changes: dict[str, Any] = field(default_factory=dict)
 
     @property
@@ -85,8 +88,9 @@ VARIANTS = {
         ),
         Variant(
             "longrl",
-            "stages chosen by cost, a prompt is computed once per group",
+            "stages chosen by cost, a prompt is computed once per group, no pass for old values",
             mr_sp=True,
+            old_pass=False,
             changes={"shared_prompt": True, "mrsp_stages": "auto"},
         ),
     )

@@ -77,7 +77,13 @@ def _timed_step(step: BenchmarkStep, iteration: int, rows: list[Any]) -> dict[st
     speaks = groups if runtime.replica_rank == 0 else []
     everything = [group for part in gather_objects(control, speaks) for group in part]
     cost = ModelCost(runtime.config)
-    flops = phase_flops(everything, runtime.config, counts["frames_encoded"], cost)
+    flops = phase_flops(
+        everything,
+        runtime.config,
+        counts["frames_encoded"],
+        cost,
+        logprob_passes=1 + step.variant.old_pass,
+    )
     return {
         "seconds": seconds,
         "phases": {name: mean(p.get(name, 0.0) for p in everyone) for name in PHASES},
