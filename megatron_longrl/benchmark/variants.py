@@ -91,7 +91,7 @@ VARIANTS = {
             "stages chosen by cost, a prompt is computed once per group, no pass for old values",
             mr_sp=True,
             old_pass=False,
-            changes={"shared_prompt": True, "mrsp_stages": "auto"},
+            changes={"shared_prompt": True, "mrsp_stages": "auto", "mrsp_machine": "measured"},
         ),
     )
 }

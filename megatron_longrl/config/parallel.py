@@ -33,6 +33,10 @@ class ParallelSection(Section):
     a video. 2: frames, and the tokens of every row. auto: what a cost model finds fastest for each
     row; a rank never holds more tokens of a row than it would of one of --seq-length in shards."""
 
+    mrsp_machine: Literal["nominal", "measured"] = "nominal"
+    """What the cost model reckons with: fixed figures, so that runs repeat bit for bit, or those of
+    this machine, measured at the start and kept in checkpoints."""
+
     cp_comm_type: Literal["all_gather", "a2a", "p2p"] = "all_gather"
     """How the ranks that share a sequence exchange keys and values: gather all of them, exchange
     sequence for heads (Ulysses; heads must divide), or pass them around a ring (least memory)."""

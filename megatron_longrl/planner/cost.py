@@ -22,7 +22,7 @@ BACKWARD = 2
 
 @dataclass(frozen=True)
 class Machine:
-    """What a rank computes and what its group exchanges; measured at the start of a run."""
+    """What a rank computes and what its group exchanges."""
 
     ranks: int = 1
     """Of the group that exchanges."""
@@ -42,6 +42,14 @@ class Machine:
         if saved is None or saved.get("ranks") != measured.ranks:
             return measured
         return cls(**saved)
+
+
+NOMINAL = {
+    "cpu": Machine(flops=5.5e10, bandwidth=3e8, latency=6e-4, kernel=5e-6),
+    "cuda": Machine(flops=1.5e14, bandwidth=5e10, latency=3e-5, kernel=5e-6),
+}
+"""By platform: an AVX2 core with gloo, as measured; an A100 with NVLink, by its data sheet. Fixed,
+so that the same run makes the same choices everywhere."""
 
 
 @dataclass(frozen=True)

@@ -36,6 +36,11 @@ class Platform(ABC):
     def reset_peak_memory(self) -> None:
         """Start a new peak, where the platform can."""
 
+    @property
+    @abstractmethod
+    def multiplies_bf16(self) -> bool:
+        """Whether matrix products in bf16 are at least as fast as in fp32."""
+
     @abstractmethod
     def rng_state(self) -> torch.Tensor:
         """State of the device's default random generator (uint8)."""

@@ -36,6 +36,11 @@ class CudaPlatform(Platform):
         """Reset the allocator's peak."""
         torch.cuda.reset_peak_memory_stats()
 
+    @property
+    def multiplies_bf16(self) -> bool:
+        """Since Ampere."""
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+
     def rng_state(self) -> torch.Tensor:
         """State of this GPU's default generator."""
         return torch.cuda.get_rng_state()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import logging
 import time
 from collections.abc import Callable
@@ -12,7 +13,7 @@ import torch
 import torch.distributed as dist
 
 from megatron_longrl.parallel.agree import gather_objects
-from megatron_longrl.planner.cost import Machine
+from megatron_longrl.planner.cost import NOMINAL, Machine
 from megatron_longrl.platforms import platform
 
 if TYPE_CHECKING:
@@ -38,8 +39,10 @@ def matrix_rate(config: Config) -> float:
 def measure_machine(config: Config, groups: ParallelGroups) -> Machine:
     """The same on every rank of the world; nothing is measured where nothing is to be chosen."""
     group = groups.cp
-    if config.mrsp_stages != "auto" or group.size() == 1:
-        return Machine(ranks=group.size())
+    nominal = dataclasses.replace(NOMINAL[platform.name], ranks=group.size())
+    is_free = config.mrsp_stages == "auto" and group.size() > 1
+    if config.mrsp_machine == "nominal" or not is_free:
+        return nominal
     rate = matrix_rate(config)
     one = torch.ones(1, device=platform.device)
     kernel = _seconds(lambda: one + one)

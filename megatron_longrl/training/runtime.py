@@ -136,6 +136,12 @@ def build_runtime(config: Config, entry: Entry) -> Runtime:
     """Start the process groups and build everything that a run needs; collective over the world."""
     platform.prepare()
     groups = init_parallel(config)
+    if config.bf16 and not platform.multiplies_bf16 and dist.get_rank() == 0:
+        logger.warning(
+            "this %s has no fast bf16: matrix products take up to a hundred times longer than in "
+            "fp32; leave out --bf16",
+            platform.name.upper(),
+        )
     with together(groups.control):
         tokenizer = build_tokenizer(config.tokenizer_type, config.tokenizer_model)
         if config.vocab_size is None:

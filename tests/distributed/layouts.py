@@ -15,8 +15,9 @@ import torch.distributed as dist
 
 from megatron_longrl.checkpoint.mapping import export_named_tensors
 from megatron_longrl.config import Config
+from megatron_longrl.data.prompts import PromptBuilder
 from megatron_longrl.data.rows import load_rows
-from megatron_longrl.data.tokenizer import train_sentencepiece
+from megatron_longrl.data.tokenizer import build_tokenizer, train_sentencepiece
 from megatron_longrl.rollout.types import Group, Response
 from megatron_longrl.training.batches import rl_batches, sft_batches
 from megatron_longrl.training.losses import rl_loss, sft_loss
@@ -98,6 +99,14 @@ def tiny_config(folder: Path, **changes: object) -> Config:
     return Config.model_validate(values | changes)
 
 
+def longest_prompt(folder: Path) -> int:
+    """Tokens of the longest prompt, that of the first row."""
+    config = tiny_config(folder)
+    tokenizer = build_tokenizer(config.tokenizer_type, config.tokenizer_model)
+    builder = PromptBuilder.from_config(config, tokenizer, "rl")
+    return max(len(builder.build(row).token_ids) for row in load_rows(config.train_data_path))
+
+
 def rollouts(runtime: Runtime) -> list[Group]:
     """This replica's groups, with made-up responses and advantages."""
     rows = runtime.share(load_rows(runtime.config.train_data_path))
@@ -164,7 +173,7 @@ def twin_of(runtime: Runtime) -> tuple[float, dict[str, torch.Tensor]]:
             total = total - (ratio * advantage).sum()
             tokens += len(logprobs)
     (total / tokens).backward()
-    return float(total / tokens), twin.gradients()
+    return float(total.detach() / tokens), twin.gradients()
 
 
 def sft_losses(config: Config) -> tuple[float, float]:

@@ -3,10 +3,18 @@
 import pytest
 
 from megatron_longrl.parallel.attention import module
+from megatron_longrl.planner.packing import split_group
 from megatron_longrl.planner.stages import plan_rows
 from megatron_longrl.training import batches
 from tests.distributed.cases import CP2, EXCHANGES, PP2, TP2, TWO_RANKS, exchanged
-from tests.distributed.layouts import TOLERANCE, check, sft_losses, tiny_config
+from tests.distributed.layouts import (
+    RESPONSES,
+    TOLERANCE,
+    check,
+    longest_prompt,
+    sft_losses,
+    tiny_config,
+)
 
 
 @pytest.mark.parametrize("layout", exchanged(TWO_RANKS).values(), ids=exchanged(TWO_RANKS))
@@ -29,8 +37,10 @@ def test_packed_rows_in_blocks(tiny_data, exchange, monkeypatch):
 
 @pytest.mark.parametrize("layout", [CP2, PP2], ids=["MR-SP2", "PP2"])
 def test_groups_in_several_rows(tiny_data, layout):
-    """Room for the longest prompt (212 tokens) and one of its two responses (3 and 11)."""
-    check(tiny_data, **layout, seq_length=224)
+    """Room for the longest prompt and one of its two responses, which have 3 and 11 tokens."""
+    longest = longest_prompt(tiny_data)
+    assert split_group(longest, RESPONSES[0], longest + 11) == [[0], [1]]
+    check(tiny_data, **layout, seq_length=longest + 11, rollout_max_tokens=11)
 
 
 def test_the_policy_is_the_distribution_that_rollouts_are_drawn_from(tiny_data):

@@ -147,9 +147,9 @@ def _end(process: subprocess.Popen[str]) -> None:
 
 
 def metrics_of(run_folder: Path) -> list[Metrics]:
-    """All steps of a run, without what tells the time."""
+    """All steps of a run, without what no two runs have alike: seconds and memory."""
     return [
-        {k: v for k, v in step.items() if not k.startswith("time/") and k != "iteration-time"}
+        {k: v for k, v in step.items() if not k.startswith(("time/", "iteration-time", "mem-"))}
         for step in read_metrics(run_folder / "metrics.jsonl")
     ]
 

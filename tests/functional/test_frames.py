@@ -80,12 +80,16 @@ def test_not_again_in_the_second_epoch(arena: Arena, sft_run: Path, tmp_path: Pa
     assert curve(metrics_of(tmp_path), "frames_decoded") == [28, 28, 0, 0]
 
 
+@pytest.mark.parametrize("chunk", [5, 64])
 def test_a_trained_tower_sees_each_frame_once_per_step(
-    arena: Arena, sft_run: Path, tmp_path: Path
+    arena: Arena, sft_run: Path, tmp_path: Path, chunk: int
 ) -> None:
-    """And once more, with a graph, for its gradient."""
-    seen = run(arena, sft_run, tmp_path)
+    """With a graph where a rank's 14 frames are one chunk; else again with one for its gradient."""
+    seen = run(arena, sft_run, tmp_path, "--encoder-chunk-frames", str(chunk))
     encoded, again = (frames_by_step(seen, with_grad=flag) for flag in (False, True))
+    if chunk >= PROMPTS * FRAMES // 2:
+        assert not encoded
+        encoded = again
     counts = {step: len(frames) for step, frames in encoded.items()}
     assert counts == dict.fromkeys(range(4), PROMPTS * FRAMES)
     for step, frames in encoded.items():

@@ -20,10 +20,13 @@ from typing import Any, NoReturn
 import torch
 
 from megatron_longrl.errors import UserError
-from megatron_longrl.models.vila.encoder import VisionEncoder
-from megatron_longrl.training.step import Stepper
+from megatron_longrl.training.logging import configure_logging
 
 RANK = os.environ.get("RANK", "0")
+configure_logging("info", int(RANK))  # as the program will, before core warns at its import
+
+from megatron_longrl.models.vila.encoder import VisionEncoder  # noqa: E402
+from megatron_longrl.training.step import Stepper  # noqa: E402
 
 
 def watch_frames(folder: Path) -> None:

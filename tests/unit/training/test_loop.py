@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -9,6 +10,7 @@ from typing import Any
 import pytest
 
 from megatron_longrl.checkpoint.distributed import Loaded
+from megatron_longrl.planner.cost import Machine
 from megatron_longrl.training import loop
 from megatron_longrl.training.loop import TrainingLoop, start
 from tests.unit.training.made_up import make_config
@@ -57,6 +59,15 @@ def test_start(monkeypatch, flags, has_checkpoint, result, weights_of):
     monkeypatch.setattr(loop, "load_checkpoint", load_checkpoint)
     monkeypatch.setattr(loop, "load_weights", load_weights)
     model = SimpleNamespace(modules={}, optimizers={}, scheduler=None)
-    runtime: Any = SimpleNamespace(config=make_config(**flags), model=model, groups=None)
+    runtime: Any = SimpleNamespace(
+        config=make_config(**flags), model=model, groups=None, machine=Machine()
+    )
     assert start(runtime) == result
     assert taken == ([] if weights_of is None else [weights_of])
+
+
+def test_a_resumed_run_reckons_with_the_machine_that_it_had_measured():
+    measured, saved = Machine(ranks=2, flops=1.0), Machine(ranks=2, flops=2.0)
+    assert Machine.remembered(dataclasses.asdict(saved), measured) == saved
+    assert Machine.remembered(dataclasses.asdict(saved), Machine(ranks=4)) == Machine(ranks=4)
+    assert Machine.remembered(None, measured) == measured

@@ -19,7 +19,7 @@ from tests.distributed.layouts import tiny_config, write_data
 def data(tmp_path: Path) -> Iterator[Path]:
     """Four rows; the second one's video is broken."""
     write_data(tmp_path)
-    (tmp_path / "1.webm").write_bytes(b"not a video")
+    (tmp_path / "1-0.webm").write_bytes(b"not a video")
     yield tmp_path
     destroy_parallel()
 
@@ -38,12 +38,12 @@ def test_training_and_validation_count_their_own_skips_defect_8(data):
     assert after["valid/samples_skipped"] == 0
     metrics = trainer.step(0, rows)
     assert metrics["samples_skipped"] == 1
-    assert metrics["frames_decoded"] == 43
+    assert metrics["frames_decoded"] == 46
     assert metrics["lm loss"] == pytest.approx(before["valid/lm loss"], rel=1e-5)
 
 
 def test_strict_data_ends_the_run_at_the_row(data):
     runtime = build_runtime(tiny_config(data, strict_data=True), "sft")
     rows = load_rows(runtime.config.train_data_path)
-    with pytest.raises(UserError, match=r"1\.webm.*train\.jsonl:2"):
+    with pytest.raises(UserError, match=r"1-0\.webm.*train\.jsonl:2"):
         SFTTrainer(runtime).validate(rows)
