@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # One whole RL step (decode, encode, rollouts, log-probabilities, update) on a video of 4,000 frames, 260 thousand
-# tokens, over two ranks of MR-SP. Half an hour on two CPU cores; what it took stands in OUT_DIR/run/metrics.jsonl.
+# tokens, over two ranks of MR-SP. What it took stands in OUT_DIR/run/metrics.jsonl.
 #
 #   bash examples/hour.sh [OUT_DIR] [flags of train_rl]
 set -euo pipefail
