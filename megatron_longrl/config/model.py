@@ -70,6 +70,10 @@ class ModelSection(Section):
     init_method_std: PositiveFloat = 0.02
     """Standard deviation of the initial weights."""
 
+    transformer_impl: Literal["local", "transformer_engine"] = "local"
+    """Whose layers the language model is made of: local, which runs everywhere, or those of
+    Transformer Engine, whose attention knows causal rows only (--no-shared-prompt)."""
+
     vision_image_size: PositiveInt
     """Side of the square frames that the vision tower sees, in pixels."""
 

@@ -127,7 +127,9 @@ def _micro_batches(
     )
 
     def shard(batch: Batch, group: ProcessGroup) -> MicroBatch:
-        return shard_batch(batch, group, config.cp_comm_type, platform.device)
+        return shard_batch(
+            batch, group, config.cp_comm_type, platform.device, config.transformer_impl
+        )
 
     batches = []
     for chosen, group in (

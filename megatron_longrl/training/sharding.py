@@ -5,10 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import torch
+from megatron.core.packed_seq_params import PackedSeqParams
 from torch import Tensor
 from torch.distributed import ProcessGroup
 
 from megatron_longrl.data.collate import Batch
+from megatron_longrl.models.transformer_engine import row_sharing
 from megatron_longrl.parallel.attention import attention_mask
 from megatron_longrl.parallel.sequence import shard_sequence
 
@@ -23,8 +25,9 @@ class MicroBatch:
     loss_mask: Tensor
     media_index: Tensor
     response_index: Tensor
-    attention_mask: Tensor
-    """Of the whole sequence; see :func:`~megatron_longrl.parallel.attention.attention_mask`."""
+    attention_mask: Tensor | None
+    """Of the whole sequence; see :func:`~megatron_longrl.parallel.attention.attention_mask`. None:
+    attention is causal, and ``packed_seq_params`` says which ranks share the sequence."""
     media_keys: tuple[str, ...]
     """Videos of the rows, in the order that ``media_index`` counts."""
     response_lengths: Tensor
@@ -37,6 +40,8 @@ class MicroBatch:
     the same while there is one update per batch of rollouts."""
     ref_logprobs: Tensor | None = None
     rollout_logprobs: Tensor | None = None
+    packed_seq_params: PackedSeqParams | None = None
+    """Only for Transformer Engine."""
 
     @property
     def selected(self) -> Tensor:
@@ -45,19 +50,25 @@ class MicroBatch:
 
 
 def shard_batch(
-    batch: Batch, group: ProcessGroup, cp_comm_type: str, device: torch.device
+    batch: Batch,
+    group: ProcessGroup,
+    cp_comm_type: str,
+    device: torch.device,
+    transformer_impl: str = "local",
 ) -> MicroBatch:
     """This MR-SP rank's part of a padded batch whose fields are [b, s].
 
     Args:
         group: the ranks that share the sequence.
         cp_comm_type: how they exchange keys and values.
+        transformer_impl: whose attention runs: ours, or Transformer Engine's.
     """
 
     def shard(field: Tensor) -> Tensor:
         return shard_sequence(field, group).to(device)
 
     predicted = batch.response_index[batch.loss_mask > 0]
+    mask, sharing = _attention_inputs(batch, group, cp_comm_type, device, transformer_impl)
     num_responses = int(batch.response_index.max()) + 1 if batch.response_index.numel() else 0
     return MicroBatch(
         tokens=shard(batch.tokens),
@@ -66,10 +77,26 @@ def shard_batch(
         loss_mask=shard(batch.loss_mask),
         media_index=shard(batch.media_index),
         response_index=shard(batch.response_index),
-        attention_mask=attention_mask(batch.branch_ids, group, cp_comm_type, device),
+        attention_mask=mask,
         media_keys=tuple(batch.media_keys),
         response_lengths=torch.bincount(predicted, minlength=num_responses).float().to(device),
         sequence_group=group,
         advantages=None if batch.advantages is None else shard(batch.advantages),
         rollout_logprobs=None if batch.rollout_logprobs is None else shard(batch.rollout_logprobs),
+        packed_seq_params=sharing,
     )
+
+
+def _attention_inputs(
+    batch: Batch,
+    group: ProcessGroup,
+    cp_comm_type: str,
+    device: torch.device,
+    transformer_impl: str,
+) -> tuple[Tensor | None, PackedSeqParams | None]:
+    """What core hands to every attention: the mask, and what else tells it of the sequence."""
+    if transformer_impl != "transformer_engine":
+        return attention_mask(batch.branch_ids, group, cp_comm_type, device), None
+    if batch.branch_ids.max() > 1:
+        raise ValueError("rows with several responses are trees, Transformer Engine has no mask")
+    return None, row_sharing(group)

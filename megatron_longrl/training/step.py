@@ -184,7 +184,9 @@ class Stepper:
         if self.groups.is_first_stage:
             decoder_input = _place_media(embed_tokens(gpt, batch.tokens), batch, media)
             decoder_input = decoder_input.transpose(0, 1).contiguous()  # [s, b, h]
-        hidden = run_decoder(gpt, decoder_input, batch.position_ids, batch.attention_mask)
+        hidden = run_decoder(
+            gpt, decoder_input, batch.position_ids, batch.attention_mask, batch.packed_seq_params
+        )
         if not self.groups.is_last_stage:
             return hidden, partial(finish, batch)
         selected = batch.selected

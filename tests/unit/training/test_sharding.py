@@ -54,10 +54,39 @@ def test_every_field_is_cut_alike(size, rank):
 
 
 @pytest.mark.parametrize("size", OWNED)
+def test_transformer_engine_gets_no_mask_but_is_told_who_shares_the_row(size):
+    groups = make_groups([[4], [6]])
+    responses = [[r.token_ids.tolist() for r in group.responses] for group in groups]
+    batch = collate([group.prompt for group in groups], responses, 16, 64)
+    group: Any = FakeGroup(0, size)
+    shard = shard_batch(batch, group, "all_gather", CPU, "transformer_engine")
+    assert shard.attention_mask is None
+    told = shard.packed_seq_params
+    assert told is not None
+    assert told.qkv_format == "sbhd"
+    # A rank that has its rows whole must not take part in an exchange.
+    assert (told.local_cp_size, told.cp_group) == (size, group if size > 1 else None)
+
+
+def test_transformer_engine_refuses_a_tree():
+    group: Any = FakeGroup()
+    with pytest.raises(ValueError, match="several responses"):
+        shard_batch(make_batch(), group, "all_gather", CPU, "transformer_engine")
+
+
+def test_our_attention_needs_the_mask_alone():
+    group: Any = FakeGroup()
+    shard = shard_batch(make_batch(), group, "all_gather", CPU)
+    assert shard.attention_mask is not None
+    assert shard.packed_seq_params is None
+
+
+@pytest.mark.parametrize("size", OWNED)
 def test_the_mask_has_queries_and_keys_in_the_order_of_the_ranks(size):
     batch = make_batch()
     group: Any = FakeGroup(0, size)
     mask = shard_batch(batch, group, "all_gather", CPU).attention_mask
+    assert mask is not None
     coordinates = token_coordinates(batch.branch_ids)
     whole = visible(coordinates, coordinates)
     order = [position for owned in OWNED[size] for position in owned]

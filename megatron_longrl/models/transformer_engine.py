@@ -1,0 +1,109 @@
+"""The language model's layers made of Transformer Engine's modules, where it is installed.
+
+Its context parallelism takes the place of :mod:`megatron_longrl.parallel.attention`. It knows
+causal sequences in zigzag order, and no mask: rows are a prompt and one response, padded at the
+end, where no token that counts looks. Nothing here has run, see docs/cuda.md.
+
+core's wrappers are imported late, and without Transformer Engine they are placeholders that build
+nothing: :func:`check_installed` comes first.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from megatron.core.fusions.fused_bias_dropout import get_bias_dropout_add
+from megatron.core.packed_seq_params import PackedSeqParams
+from megatron.core.transformer.attention import SelfAttention, SelfAttentionSubmodules
+from megatron.core.transformer.enums import AttnMaskType
+from megatron.core.transformer.identity_op import IdentityOp
+from megatron.core.transformer.mlp import MLP, MLPSubmodules
+from megatron.core.transformer.spec_utils import ModuleSpec
+from megatron.core.transformer.transformer_block import TransformerBlockSubmodules
+from megatron.core.transformer.transformer_layer import (
+    TransformerLayer,
+    TransformerLayerSubmodules,
+)
+from torch.distributed import ProcessGroup
+
+from megatron_longrl.errors import UserError
+
+if TYPE_CHECKING:
+    from megatron_longrl.config import Config
+
+
+def check_installed(config: Config) -> None:
+    """Needs no process group.
+
+    Raises:
+        UserError: Transformer Engine is asked for, and megatron-core cannot import it.
+    """
+    from megatron.core.extensions.transformer_engine import HAVE_TE
+
+    if config.transformer_impl == "transformer_engine" and not HAVE_TE:
+        raise UserError(
+            "--transformer-impl transformer_engine needs the package transformer-engine, which "
+            "megatron-core cannot import here: on a machine with NVIDIA GPUs pip install "
+            "'transformer-engine[pytorch]' or take docker/Dockerfile; else give "
+            "--transformer-impl local"
+        )
+
+
+def fused_layer_spec() -> ModuleSpec:
+    """A pre-norm transformer layer; each norm is a part of the projection that follows it."""
+    from megatron.core.extensions.transformer_engine import (
+        TEDotProductAttention,
+        TELayerNormColumnParallelLinear,
+        TERowParallelLinear,
+    )
+
+    return ModuleSpec(
+        module=TransformerLayer,
+        submodules=TransformerLayerSubmodules(
+            input_layernorm=IdentityOp,
+            self_attention=ModuleSpec(
+                module=SelfAttention,
+                params={"attn_mask_type": AttnMaskType.causal},
+                submodules=SelfAttentionSubmodules(
+                    linear_qkv=TELayerNormColumnParallelLinear,
+                    core_attention=TEDotProductAttention,
+                    linear_proj=TERowParallelLinear,
+                    q_layernorm=IdentityOp,
+                    k_layernorm=IdentityOp,
+                ),
+            ),
+            self_attn_bda=get_bias_dropout_add,
+            pre_mlp_layernorm=IdentityOp,
+            mlp=ModuleSpec(
+                module=MLP,
+                submodules=MLPSubmodules(
+                    linear_fc1=TELayerNormColumnParallelLinear, linear_fc2=TERowParallelLinear
+                ),
+            ),
+            mlp_bda=get_bias_dropout_add,
+        ),
+    )
+
+
+def fused_block_spec(num_layers: int) -> TransformerBlockSubmodules:
+    """``num_layers`` layers and the final norm."""
+    from megatron.core.extensions.transformer_engine import TENorm
+
+    return TransformerBlockSubmodules(
+        layer_specs=[fused_layer_spec()] * num_layers, layer_norm=TENorm
+    )
+
+
+def row_sharing(group: ProcessGroup) -> PackedSeqParams:
+    """Tells every attention which ranks share the rows of a micro-batch.
+
+    A module keeps the group that it was told last (core's extensions/transformer_engine.py:1345),
+    so every micro-batch tells it. Rows are not packed: core's SelfAttention, too, goes by ``sbhd``.
+
+    Args:
+        group: of one rank, which has the rows whole, or the model's MR-SP group.
+    """
+    size = group.size()
+    return PackedSeqParams(
+        qkv_format="sbhd", local_cp_size=size, cp_group=group if size > 1 else None
+    )
