@@ -17,7 +17,7 @@ BEGAN=$(date +%s)
 
 VENV="$(bash "$ROOT/tools/environment.sh")"
 export PATH="$VENV/bin:$PATH"
-# Else every process would compile the libraries anew, for 20 seconds each.
+# Else every process would compile the libraries anew, for ten seconds or more each.
 unset PYTHONDONTWRITEBYTECODE
 export OMP_NUM_THREADS="${OMP_NUM_THREADS:-1}"
 RECIPES="$ROOT/examples/quickstart"

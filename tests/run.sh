@@ -12,7 +12,7 @@ set -uo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.." || exit 1
 VENV="$(bash tools/environment.sh)" || exit 1
 export PATH="$VENV/bin:$PATH"
-# Else every process would compile the libraries anew, for 20 seconds each.
+# Else every process would compile the libraries anew, for ten seconds or more each.
 unset PYTHONDONTWRITEBYTECODE
 # One thread per process: the ranks of the distributed tests share the cores.
 export OMP_NUM_THREADS="${OMP_NUM_THREADS:-1}"
