@@ -14,7 +14,6 @@ from megatron_longrl.data.prompts import Prompt
 from megatron_longrl.data.rows import Row
 from megatron_longrl.data.video import VideoError, decode_many
 from megatron_longrl.errors import UserError
-from megatron_longrl.parallel.sequence import shard_sequence
 from megatron_longrl.rewards.score import score
 from megatron_longrl.rollout.engine import RolloutEngine
 from megatron_longrl.rollout.types import Group, SamplingSettings
@@ -98,12 +97,12 @@ class BenchmarkStep:
         self.counter.part = "logprobs"
         with timer("logprobs"):
             if self.variant.old_pass:
-                for batch, whole in zip(batches, stepper.logprobs(batches, media), strict=True):
-                    batch.old_logprobs = shard_sequence(whole, batch.sequence_group)
+                for batch, values in zip(batches, stepper.logprobs(batches, media), strict=True):
+                    batch.old_logprobs = values
             with self.reference.in_place():
-                values = stepper.logprobs(batches, media)
-            for batch, whole in zip(batches, values, strict=True):
-                batch.ref_logprobs = shard_sequence(whole, batch.sequence_group)
+                logprobs = stepper.logprobs(batches, media)
+            for batch, values in zip(batches, logprobs, strict=True):
+                batch.ref_logprobs = values
         self.counter.part = "update"
         with timer("update"):
             result = stepper.train(batches, media, None, self.loss)

@@ -11,9 +11,9 @@ on average on noise. NVDEC's pixels differ a little from a CPU decoder's.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cache, cached_property, partial
 
 import numpy as np
 import torch
@@ -177,23 +177,30 @@ def _parts(number: int, spec: VideoSpec, indices: Sequence[int]) -> Iterator[_Pa
     frame_bytes = found.info.width * found.info.height * 3
     step = max(1, _RUN_BYTES // frame_bytes)
     in_order = sorted(range(len(indices)), key=lambda row: indices[row])
+    whole = cache(partial(np.fromfile, spec.path, dtype=np.uint8))  # read once, where it is needed
     for start in range(0, len(indices), step):
         rows = in_order[start : start + step]
         for piece in plan_pieces(found, sorted({indices[row] for row in rows})):
             here = [row for row in rows if piece.wanted[0] <= indices[row] <= piece.wanted[-1]]
-            encoded, first = _encoded(spec.path, found, piece)
+            encoded, first = _encoded(spec.path, found, piece, whole)
             frames = np.asarray([indices[row] - first for row in here], dtype=np.int32)
             size = encoded.nbytes + len(here) * frame_bytes
             yield _Part(number, here, spec, recipe, (encoded, frames), size, first)
 
 
-def _encoded(path: str, found: Scan, piece: Piece) -> tuple[np.ndarray, int]:
-    """A file with the frames of a piece, uint8 [n], and which frame of the video is its first."""
+def _encoded(
+    path: str, found: Scan, piece: Piece, whole: Callable[[], np.ndarray]
+) -> tuple[np.ndarray, int]:
+    """A file with the frames of a piece, uint8 [n], and which frame of the video is its first.
+
+    Args:
+        whole: reads the file.
+    """
     if piece.length < found.info.num_frames:
         encoded = cut(path, found, piece)
         if encoded is not None:
             return encoded, piece.first
-    return np.fromfile(path, dtype=np.uint8), 0
+    return whole(), 0
 
 
 def _parts_by_pyav(

@@ -8,6 +8,7 @@ copied as they are, so that the pixels are the same.
 from __future__ import annotations
 
 import io
+from bisect import bisect_left
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -38,16 +39,22 @@ class Piece:
 
 def plan_pieces(found: Scan, wanted: Sequence[int]) -> list[Piece]:
     """What to decode for increasing frame numbers; one piece where the video cannot be cut."""
-    if not found.timestamps or found.has_hidden_frames:
+    if not found.timestamps:
         return [Piece(0, tuple(wanted))]
-    number = {timestamp: k for k, timestamp in enumerate(found.timestamps)}
     pieces: list[tuple[int, list[int]]] = []
     for frame in wanted:
-        start = number.get(found.keyframe_before(found.timestamps[frame]), 0)
+        start = _frame_at(found, found.keyframe_before(found.timestamps[frame]))
         if not pieces or start - pieces[-1][1][-1] > _LEAST_SKIPPED:
             pieces.append((start, []))
         pieces[-1][1].append(frame)
     return [Piece(first, tuple(frames)) for first, frames in pieces]
+
+
+def _frame_at(found: Scan, timestamp: int) -> int:
+    """Number of the frame shown at a timestamp; 0 where none begins there."""
+    number = bisect_left(found.timestamps, timestamp)
+    is_there = number < len(found.timestamps) and found.timestamps[number] == timestamp
+    return number if is_there else 0
 
 
 def cut(path: str, found: Scan, piece: Piece) -> np.ndarray | None:

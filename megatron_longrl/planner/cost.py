@@ -27,7 +27,7 @@ class Machine:
     ranks: int = 1
     """Of the group that exchanges."""
 
-    flops: float = 1e14
+    flops: float = 1.5e14
     """Floating-point operations per second in matrix products of the training dtype."""
     bandwidth: float = 5e10
     """Bytes per second that arrive at a rank in an all-gather."""
@@ -46,7 +46,7 @@ class Machine:
 
 NOMINAL = {
     "cpu": Machine(flops=5.5e10, bandwidth=3e8, latency=6e-4, kernel=5e-6),
-    "cuda": Machine(flops=1.5e14, bandwidth=5e10, latency=3e-5, kernel=5e-6),
+    "cuda": Machine(),
 }
 """By platform: an AVX2 core with gloo, as measured; an A100 with NVLink, by its data sheet. Fixed,
 so that the same run makes the same choices everywhere."""

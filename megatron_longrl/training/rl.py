@@ -8,7 +8,6 @@ from megatron_longrl.algorithms.advantages import ADVANTAGES
 from megatron_longrl.checkpoint.distributed import load_weights
 from megatron_longrl.checkpoint.mapping import weight_stream
 from megatron_longrl.data.rows import Row
-from megatron_longrl.parallel.sequence import shard_sequence
 from megatron_longrl.rewards.score import score
 from megatron_longrl.rollout.engine import RolloutEngine
 from megatron_longrl.rollout.types import Group, SamplingSettings
@@ -100,9 +99,9 @@ class RLTrainer:
         if self.reference is None:
             return
         with self.reference.in_place():
-            whole = self.runtime.stepper.logprobs(batches, media.embeddings)
-        for batch, values in zip(batches, whole, strict=True):
-            batch.ref_logprobs = shard_sequence(values, batch.sequence_group)
+            logprobs = self.runtime.stepper.logprobs(batches, media.embeddings)
+        for batch, values in zip(batches, logprobs, strict=True):
+            batch.ref_logprobs = values
 
     def _sync_weights(self) -> None:
         """Give the engine the newest weights of the language model."""

@@ -29,7 +29,6 @@ from megatron_longrl.models.language import (
 from megatron_longrl.parallel.agree import gather_objects
 from megatron_longrl.parallel.frames import EncodedVideos, FrameEncoder
 from megatron_longrl.parallel.logprobs import selected_logprobs
-from megatron_longrl.parallel.sequence import unshard_sequence
 from megatron_longrl.training.losses import Loss, Sums
 from megatron_longrl.training.model import TrainedModel
 from megatron_longrl.training.sharding import MicroBatch
@@ -130,7 +129,7 @@ class Stepper:
         """Log-probabilities of the predicted tokens.
 
         Returns:
-            Per micro-batch float [b, s], the whole sequence, on every rank that takes part in it; 0
+            Per micro-batch float [b, s / cp] for this rank's shard, on every pipeline stage; 0
             where nothing is predicted.
         """
         local = self._run(batches, media, _without_loss, forward_only=True)
@@ -139,10 +138,9 @@ class Stepper:
             shard = torch.zeros(batch.tokens.shape, device=batch.tokens.device)
             if self.groups.is_last_stage:
                 shard[batch.selected] = local[index]
-            whole = unshard_sequence(shard, batch.sequence_group)
             if self.groups.pp.size() > 1:
-                dist.broadcast(whole, src=self.groups.pp_last_rank, group=self.groups.pp)
-            results.append(whole)
+                dist.broadcast(shard, src=self.groups.pp_last_rank, group=self.groups.pp)
+            results.append(shard)
         return results
 
     def _run(

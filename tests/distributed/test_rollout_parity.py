@@ -6,6 +6,7 @@ import torch.distributed as dist
 
 from megatron_longrl.checkpoint.mapping import weight_stream
 from megatron_longrl.data.rows import load_rows
+from megatron_longrl.parallel.sequence import unshard_sequence
 from megatron_longrl.rollout.build import build_engine
 from megatron_longrl.rollout.types import Group, Response, SamplingSettings
 from megatron_longrl.training.batches import rl_batches
@@ -61,9 +62,10 @@ class Run:
             grpo_group_size=len(groups[0].responses), seq_length=10_000, micro_batch_size=1
         )
         batches = rl_batches(groups, config, self.runtime.groups)
-        whole = self.runtime.stepper.logprobs(batches, self.media.embeddings)
+        shards = self.runtime.stepper.logprobs(batches, self.media.embeddings)
         results = []
-        for values, group in zip(whole, groups, strict=True):
+        for shard, batch, group in zip(shards, batches, groups, strict=True):
+            values = unshard_sequence(shard, batch.sequence_group)
             start, rows = len(group.prompt.token_ids) - 1, []
             for response in group.responses:
                 rows.append(values[0, start : start + len(response.token_ids)])

@@ -66,15 +66,7 @@ class _AllGatherAttention(torch.autograd.Function):
         )
         own = everyones.new_empty(key.shape[0], *everyones.shape[1:])
         dist.reduce_scatter_tensor(own, everyones, group=group)
-        grad_key, grad_value = own.unbind(1)
-        return (
-            grads.query.to(query.dtype),
-            grad_key.to(key.dtype),
-            grad_value.to(value.dtype),
-            None,
-            None,
-            None,
-        )
+        return *grads.result(own), None, None, None
 
 
 def _gather(key: Tensor, value: Tensor, group: ProcessGroup) -> Tensor:

@@ -76,6 +76,7 @@ class Gradients:
     """
 
     def __init__(self, query: Tensor) -> None:
+        self._dtype = query.dtype
         self.query = torch.zeros_like(
             query, dtype=torch.float32, memory_format=torch.contiguous_format
         )
@@ -122,6 +123,15 @@ class Gradients:
             _heads_first(grad_key_value[:, 1], row, keys).add_(grads[2])
         return grad_key_value
 
+    def result(self, grad_key_value: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Gradients of query, key and value in the query's dtype.
+
+        Args:
+            grad_key_value: [k, 2, b, groups, d].
+        """
+        grad_key, grad_value = grad_key_value.to(self._dtype).unbind(1)
+        return self.query.to(self._dtype), grad_key, grad_value
+
 
 def block_attention(
     query: Tensor, key: Tensor, value: Tensor, coordinates: Tensor, scale: float
@@ -152,16 +162,10 @@ class _BlockAttention(torch.autograd.Function):
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         query, key, value, coordinates, output, logsumexp = ctx.saved_tensors
         grads = Gradients(query)
-        grad_key, grad_value = grads.meet(
+        grad_key_value = grads.meet(
             grad, output, logsumexp, query, key, value, coordinates, coordinates, ctx.scale
-        ).unbind(1)
-        return (
-            grads.query.to(query.dtype),
-            grad_key.to(key.dtype),
-            grad_value.to(value.dtype),
-            None,
-            None,
         )
+        return *grads.result(grad_key_value), None, None
 
 
 def _pieces(

@@ -93,15 +93,7 @@ class _RingAttention(torch.autograd.Function):
             if coming is not None:
                 here = coming.wait()
         assert following is not None
-        grad_key, grad_value = following.wait().unbind(1)
-        return (
-            grads.query.to(query.dtype),
-            grad_key.to(key.dtype),
-            grad_value.to(value.dtype),
-            None,
-            None,
-            None,
-        )
+        return *grads.result(following.wait()), None, None, None
 
 
 class _Passing:
