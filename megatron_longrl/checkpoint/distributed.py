@@ -64,6 +64,10 @@ REPLICATED = frozenset({"encoder"})
 FORMAT = 1
 """Version of ``longrl_state.json``."""
 
+EXTRA_STATE = "._extra_state"
+"""End of the names of what Transformer Engine's modules keep for FP8. Saved, as core does, and
+never read: there is no FP8 here, and local modules have nothing, or no such key."""
+
 FREEZE_FLAGS = ("freeze_language_model", "freeze_vision_tower", "freeze_projector")
 
 
@@ -283,7 +287,7 @@ def _load(
         loaded = dist_checkpointing.load(shards, str(folder), validate_access_integrity=False)
     for part, module in modules.items():
         for name, target in unwrap(module).state_dict(prefix=f"{part}.", keep_vars=True).items():
-            if isinstance(target, Tensor):
+            if isinstance(target, Tensor) and not name.endswith(EXTRA_STATE):
                 target.copy_(loaded["model"][part][name])
     for name, optimizer in optimizers.items():
         load_state(optimizer, loaded["optimizer"][name])
@@ -329,6 +333,11 @@ def _sharded_state(
         part: sharded_state(optimizer, model[part], is_loading=is_loading)
         for part, optimizer in optimizers.items()
     }
+    if is_loading:
+        model = {
+            part: {name: shard for name, shard in shards.items() if not name.endswith(EXTRA_STATE)}
+            for part, shards in model.items()
+        }
     return {"model": model, "optimizer": states}
 
 

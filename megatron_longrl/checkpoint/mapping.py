@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from megatron_longrl.checkpoint.table import Table, TensorMapping
 from megatron_longrl.errors import UserError
+from megatron_longrl.models.norms import FUSED_NORMS
 from megatron_longrl.platforms import platform
 
 if TYPE_CHECKING:
@@ -53,7 +54,8 @@ def local_parameters(
 ) -> dict[str, nn.Parameter]:
     """Parameters that this rank holds, by the names of the table.
 
-    Layers are numbered over the whole model, not within the pipeline stage.
+    Layers are numbered over the whole model, not within the pipeline stage. A norm that Transformer
+    Engine holds in the projection behind it has the name that it has without.
 
     Args:
         model: object or mapping with the modules ``encoder`` and ``language_model``, wrapped or
@@ -73,8 +75,16 @@ def local_parameters(
                 continue
             layer = module.get_submodule(f"decoder.layers.{match[2]}")
             index = cast(int, layer.layer_number) - 1
-            found[f"{match[1]}{index}{match[3]}"] = parameter
+            found[f"{match[1]}{index}.{_unfused(match[3].removeprefix('.'))}"] = parameter
     return found
+
+
+def _unfused(name: str) -> str:
+    """Name within a layer, as the local layer specification has it."""
+    for ours, fused in FUSED_NORMS.items():
+        if name.startswith(fused):
+            return ours + name.removeprefix(fused)
+    return name
 
 
 @torch.no_grad()

@@ -15,7 +15,6 @@ import torch.distributed.checkpoint as dcp
 from megatron.core.dist_checkpointing.strategies.cached_metadata_filesystem_reader import (
     CachedMetadataFileSystemReader,
 )
-from megatron.core.transformer.enums import AttnMaskType
 from torch import Tensor
 from torch.distributed.checkpoint.metadata import (
     ChunkStorageMetadata,
@@ -27,7 +26,7 @@ from torch.distributed.checkpoint.planner_helpers import create_read_items_for_c
 from megatron_longrl.checkpoint.distributed import core_files
 from megatron_longrl.checkpoint.mapping import LOCAL_LAYER, mapping_table
 from megatron_longrl.errors import UserError
-from megatron_longrl.models.language import layer_spec
+from megatron_longrl.models.norms import FUSED_NORMS
 
 if TYPE_CHECKING:
     from megatron_longrl.config import Config
@@ -94,8 +93,7 @@ def checkpoint_key(name: str) -> tuple[str, int | None]:
     if match is None:
         return name, None
     inner = match[3].removeprefix(".")
-    renamed = layer_spec(AttnMaskType.arbitrary).submodules.sharded_state_dict_keys_map
-    for ours, stored in renamed.items():
+    for ours, stored in FUSED_NORMS.items():
         if inner.startswith(ours):
             inner = stored + inner.removeprefix(ours)
     return f"{match[1]}{inner}", int(match[2])

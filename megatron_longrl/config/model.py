@@ -28,10 +28,6 @@ class ModelSection(Section):
     model_family: Literal["vila"] = "vila"
     """Architecture family; names the folder under megatron_longrl/models."""
 
-    transformer_impl: Literal["local", "transformer_engine"] = "local"
-    """Layers of the language model: this package's (every mask and exchange, CPU and GPU), or
-    Transformer Engine's (GPU; causal rows, so --no-shared-prompt)."""
-
     num_layers: PositiveInt
     """Transformer layers of the language model."""
 
@@ -73,6 +69,10 @@ class ModelSection(Section):
 
     init_method_std: PositiveFloat = 0.02
     """Standard deviation of the initial weights."""
+
+    transformer_impl: Literal["local", "transformer_engine"] = "local"
+    """Whose layers the language model is made of: local, which runs everywhere, or those of
+    Transformer Engine, whose attention knows causal rows only (--no-shared-prompt)."""
 
     vision_image_size: PositiveInt
     """Side of the square frames that the vision tower sees, in pixels."""

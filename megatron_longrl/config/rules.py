@@ -32,7 +32,7 @@ def first_broken_rule(config: Config, world_size: int, entry: Entry | None) -> s
         _ranks(config, world_size),
         _tensor_split(config),
         _sequence_split(config),
-        _transformer_impl(config),
+        _transformer_engine(config, entry),
         _rollout_split(config),
         _schedule(config, entry),
         _checkpoints_and_validation(config, entry),
@@ -149,11 +149,47 @@ def _sequence_split(config: Config) -> Iterator[str]:
         )
 
 
-def _transformer_impl(config: Config) -> Iterator[str]:
-    if config.transformer_impl == "transformer_engine":
-        from megatron_longrl.models.transformer_engine import broken_rules
+def _transformer_engine(config: Config, entry: Entry | None) -> Iterator[str]:
+    """What Transformer Engine's attention refuses, or would take for plain causal rows.
 
-        yield from broken_rules(config)
+    Read in version 2.9, pytorch/attention/dot_product_attention/{utils,context_parallel}.py: no
+    attention for fp32 over several ranks, heads of a multiple of 8 channels, and Ulysses only where
+    ranks divide the query groups as well.
+    """
+    if config.transformer_impl != "transformer_engine":
+        return
+    local = "--transformer-impl local"
+    if entry == "rl" and config.shared_prompt:
+        yield (
+            "transformer_impl transformer_engine attends to causal rows only, but shared_prompt "
+            f"makes a tree of a prompt and its responses: give --no-shared-prompt, or {local}"
+        )
+    if config.use_sequence_packing:
+        yield (
+            "transformer_impl transformer_engine attends to causal rows only, but "
+            f"use_sequence_packing fills rows with several samples: leave it out, or give {local}"
+        )
+    ranks = config.context_parallel_size
+    if ranks == 1:
+        return
+    if not config.bf16:
+        yield (
+            f"transformer_impl transformer_engine splits sequences over context_parallel_size "
+            f"({ranks}) ranks in bf16 only: give --bf16, or {local}"
+        )
+    if config.kv_channels % 8:
+        yield (
+            f"transformer_impl transformer_engine splits sequences over context_parallel_size "
+            f"({ranks}) ranks only for kv_channels of a multiple of 8, not {config.kv_channels}: "
+            f"give {local}"
+        )
+    groups = max(1, config.num_query_groups // config.tensor_model_parallel_size)
+    if config.cp_comm_type == "a2a" and groups % ranks:
+        yield (
+            f"cp_comm_type a2a of transformer_impl transformer_engine cannot split {groups} query "
+            f"groups (of each tensor-parallel rank) over context_parallel_size ({ranks}): give "
+            f"--cp-comm-type all_gather or p2p, or {local}"
+        )
 
 
 def _rollout_split(config: Config) -> Iterator[str]:

@@ -98,6 +98,16 @@ class Config(
         return tensor if context == 1 else 2 * context * tensor
 
     @property
+    def sharing_degrees(self) -> list[int]:
+        """How many MR-SP ranks may share a row: the divisors of their number, increasing."""
+        ranks = self.context_parallel_size
+        degrees = [d for d in range(1, ranks + 1) if ranks % d == 0]
+        if self.cp_comm_type != "a2a":
+            return degrees
+        groups = max(1, self.num_query_groups // self.tensor_model_parallel_size)
+        return [d for d in degrees if groups % d == 0 or d % groups == 0]
+
+    @property
     def tokens_per_frame(self) -> int:
         """Media tokens of one frame, without the newline that follows it."""
         patches = self.vision_image_size // self.vision_patch_size

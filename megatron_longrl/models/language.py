@@ -8,6 +8,7 @@ import torch
 from megatron.core import tensor_parallel
 from megatron.core.fusions.fused_bias_dropout import get_bias_dropout_add
 from megatron.core.models.gpt import GPTModel
+from megatron.core.packed_seq_params import PackedSeqParams
 from megatron.core.tensor_parallel.layers import ColumnParallelLinear, RowParallelLinear
 from megatron.core.transformer.attention import SelfAttention, SelfAttentionSubmodules
 from megatron.core.transformer.enums import AttnMaskType
@@ -22,8 +23,8 @@ from megatron.core.transformer.transformer_layer import (
 )
 from torch import Tensor
 
-from megatron_longrl.models import transformer_engine
-from megatron_longrl.models.norms import TorchNorm
+from megatron_longrl.models.norms import FUSED_NORMS, TorchNorm
+from megatron_longrl.models.transformer_engine import fused_block_spec
 from megatron_longrl.parallel.attention import MaskedAttention
 
 if TYPE_CHECKING:
@@ -60,10 +61,7 @@ def layer_spec(attn_mask_type: AttnMaskType) -> ModuleSpec:
                 ),
             ),
             mlp_bda=get_bias_dropout_add,
-            sharded_state_dict_keys_map={
-                "input_layernorm.": "self_attention.linear_qkv.layer_norm_",
-                "pre_mlp_layernorm.": "mlp.linear_fc1.layer_norm_",
-            },
+            sharded_state_dict_keys_map=dict(FUSED_NORMS),
         ),
     )
 
@@ -115,7 +113,9 @@ def language_transformer_config(config: Config) -> TransformerConfig:
         tensor_model_parallel_size=config.tensor_model_parallel_size,
         pipeline_model_parallel_size=config.pipeline_model_parallel_size,
         context_parallel_size=config.context_parallel_size,
+        # One for all layers: core takes the wrong ones of a list (transformer_layer.py:297).
         cp_comm_type=config.cp_comm_type,
+        transformer_impl=config.transformer_impl,
         sequence_parallel=config.sequence_parallel,
         variable_seq_lengths=config.pipeline_model_parallel_size > 1,
         # core asks for this dispatcher with variable lengths, experts or not.
@@ -139,21 +139,23 @@ def mrope_sections(config: Config) -> list[int]:
     return [half - 2 * (half // 3), half // 3, half // 3]
 
 
+def language_block_spec(config: Config) -> TransformerBlockSubmodules:
+    """The layers of one pipeline stage, as --transformer-impl says."""
+    num_layers = config.num_layers // config.pipeline_model_parallel_size
+    if config.transformer_impl == "transformer_engine":
+        return fused_block_spec(num_layers)
+    return block_spec(num_layers, AttnMaskType.arbitrary)
+
+
 def build_language_model(config: Config, vocab_size: int, groups: ParallelGroups) -> GPTModel:
     """This rank's part of the language model.
 
     Args:
         vocab_size: rows of the embedding, padded to a multiple of the tensor-parallel size.
     """
-    transformer_config = language_transformer_config(config)
-    layers = config.num_layers // config.pipeline_model_parallel_size
-    if config.transformer_impl == "transformer_engine":
-        specification = transformer_engine.block_spec(layers)
-    else:
-        specification = block_spec(layers, AttnMaskType.arbitrary)
     model = GPTModel(
-        config=transformer_config,
-        transformer_layer_spec=specification,
+        config=language_transformer_config(config),
+        transformer_layer_spec=language_block_spec(config),
         vocab_size=vocab_size,
         max_sequence_length=config.max_position_embeddings,
         pre_process=groups.is_first_stage,
@@ -180,14 +182,15 @@ def run_decoder(
     decoder_input: Tensor | None,
     position_ids: Tensor,
     attention_mask: Tensor | None,
+    packed_seq_params: PackedSeqParams | None = None,
 ) -> Tensor:
     """Run this stage's layers.
 
     Args:
         decoder_input: [s, b, h] on the first stage (whole local sequence), else None.
         position_ids: int64 [b, s] of this rank's shard, or [3, b, s] for multimodal positions.
-        attention_mask: see :func:`~megatron_longrl.parallel.attention.attention_mask`; None with
-            Transformer Engine, whose rows are causal.
+        attention_mask: see :func:`~megatron_longrl.parallel.attention.attention_mask`.
+        packed_seq_params: see :func:`~megatron_longrl.parallel.sequence.row_sharing`.
 
     Returns:
         [s, b, h] hidden states of this stage (s / TP with sequence parallelism).
@@ -203,6 +206,7 @@ def run_decoder(
         hidden_states=decoder_input,
         attention_mask=attention_mask,
         rotary_pos_emb=rotary,
+        packed_seq_params=packed_seq_params,
     )
 
 

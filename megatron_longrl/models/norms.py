@@ -1,4 +1,4 @@
-"""Norms that know sequence parallelism, in the place of apex's or Transformer Engine's."""
+"""Norms that know sequence parallelism, in the place of apex's or Transformer Engine's; names."""
 
 from __future__ import annotations
 
@@ -8,6 +8,13 @@ import torch
 from megatron.core.transformer.transformer_config import TransformerConfig
 
 from megatron_longrl.platforms import platform
+
+FUSED_NORMS = {
+    "input_layernorm.": "self_attention.linear_qkv.layer_norm_",
+    "pre_mlp_layernorm.": "mlp.linear_fc1.layer_norm_",
+}
+"""How the names of a layer's norms begin in it, and where Transformer Engine has fused them with
+the next projection. Mapping tables know the first, keys of distributed checkpoints the second."""
 
 
 class TorchNorm:

@@ -1,53 +1,92 @@
-"""Language-model layers of Transformer Engine: core's own specification, and what it cannot do.
+"""The language model's layers made of Transformer Engine's modules, where it is installed.
 
-Fused norms and linear layers, FlashAttention or cuDNN attention, and Transformer Engine's own
-context parallelism, whose order of shards is ours (:mod:`megatron_longrl.parallel.sequence`). Its
-masks are causal: rows hold one sample with one response, padded at the end. It needs a GPU and has
-never run (docs/cuda.md).
+Its context parallelism takes the place of :mod:`megatron_longrl.parallel.attention`. It knows
+causal sequences in zigzag order, and no mask: rows are a prompt and one response, padded at the
+end, where no token that counts looks. Nothing here has run, see docs/cuda.md.
+
+core's wrappers are imported late, and without Transformer Engine they are placeholders that build
+nothing: :func:`check_installed` comes first.
 """
 
 from __future__ import annotations
 
-import importlib.util
-from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
+from megatron.core.fusions.fused_bias_dropout import get_bias_dropout_add
+from megatron.core.transformer.attention import SelfAttention, SelfAttentionSubmodules
+from megatron.core.transformer.enums import AttnMaskType
+from megatron.core.transformer.identity_op import IdentityOp
+from megatron.core.transformer.mlp import MLP, MLPSubmodules
+from megatron.core.transformer.spec_utils import ModuleSpec
 from megatron.core.transformer.transformer_block import TransformerBlockSubmodules
+from megatron.core.transformer.transformer_layer import (
+    TransformerLayer,
+    TransformerLayerSubmodules,
+)
+
+from megatron_longrl.errors import UserError
 
 if TYPE_CHECKING:
     from megatron_longrl.config import Config
 
 
-def block_spec(num_layers: int) -> TransformerBlockSubmodules:
-    """``num_layers`` layers and the final norm."""
-    from megatron.core.extensions.transformer_engine import TENorm
-    from megatron.core.models.gpt.gpt_layer_specs import (
-        get_gpt_layer_with_transformer_engine_spec,
+def check_installed(config: Config) -> None:
+    """Needs no process group.
+
+    Raises:
+        UserError: Transformer Engine is asked for, and megatron-core cannot import it.
+    """
+    from megatron.core.extensions.transformer_engine import HAVE_TE
+
+    if config.transformer_impl == "transformer_engine" and not HAVE_TE:
+        raise UserError(
+            "--transformer-impl transformer_engine needs the package transformer-engine, which "
+            "megatron-core cannot import here: on a machine with NVIDIA GPUs pip install "
+            "'transformer-engine[pytorch]' or take docker/Dockerfile; else give "
+            "--transformer-impl local"
+        )
+
+
+def fused_layer_spec() -> ModuleSpec:
+    """A pre-norm transformer layer; each norm is a part of the projection that follows it."""
+    from megatron.core.extensions.transformer_engine import (
+        TEDotProductAttention,
+        TELayerNormColumnParallelLinear,
+        TERowParallelLinear,
     )
 
-    layer = get_gpt_layer_with_transformer_engine_spec()
-    return TransformerBlockSubmodules(layer_specs=[layer] * num_layers, layer_norm=TENorm)
+    return ModuleSpec(
+        module=TransformerLayer,
+        submodules=TransformerLayerSubmodules(
+            input_layernorm=IdentityOp,
+            self_attention=ModuleSpec(
+                module=SelfAttention,
+                params={"attn_mask_type": AttnMaskType.causal},
+                submodules=SelfAttentionSubmodules(
+                    linear_qkv=TELayerNormColumnParallelLinear,
+                    core_attention=TEDotProductAttention,
+                    linear_proj=TERowParallelLinear,
+                    q_layernorm=IdentityOp,
+                    k_layernorm=IdentityOp,
+                ),
+            ),
+            self_attn_bda=get_bias_dropout_add,
+            pre_mlp_layernorm=IdentityOp,
+            mlp=ModuleSpec(
+                module=MLP,
+                submodules=MLPSubmodules(
+                    linear_fc1=TELayerNormColumnParallelLinear, linear_fc2=TERowParallelLinear
+                ),
+            ),
+            mlp_bda=get_bias_dropout_add,
+        ),
+    )
 
 
-def broken_rules(config: Config) -> Iterator[str]:
-    """Why this configuration cannot run on Transformer Engine, one line each."""
-    if importlib.util.find_spec("transformer_engine") is None:
-        yield (
-            "transformer_impl is transformer_engine, which is not installed: pip install "
-            "'megatron_longrl[gpu]' on a machine with CUDA, or give --transformer-impl local"
-        )
-    if config.shared_prompt:
-        yield (
-            "transformer_impl transformer_engine has causal attention only, and shared_prompt "
-            "needs a tree: give --no-shared-prompt, or --transformer-impl local"
-        )
-    if config.use_sequence_packing:
-        yield (
-            "transformer_impl transformer_engine has causal attention only, and rows are packed: "
-            "give --no-use-sequence-packing, or --transformer-impl local"
-        )
-    if config.context_parallel_size > 1 and config.mrsp_stages != "2":
-        yield (
-            "transformer_impl transformer_engine shares every row between the MR-SP ranks: give "
-            "--mrsp-stages 2, or --transformer-impl local"
-        )
+def fused_block_spec(num_layers: int) -> TransformerBlockSubmodules:
+    """``num_layers`` layers and the final norm."""
+    from megatron.core.extensions.transformer_engine import TENorm
+
+    return TransformerBlockSubmodules(
+        layer_specs=[fused_layer_spec()] * num_layers, layer_norm=TENorm
+    )

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import datetime
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 import torch
@@ -41,6 +41,9 @@ class ParallelGroups:
     """gloo group of the whole world for Python objects (agreements, metrics)."""
     replica_control: ProcessGroup
     """gloo group of the replica for Python objects."""
+    parts_of_cp: dict[int, ProcessGroup] = field(default_factory=dict)
+    """By size, this rank's groups of neighbouring MR-SP ranks, smaller than all and larger than
+    one."""
 
     @property
     def tp(self) -> ProcessGroup:
@@ -56,6 +59,12 @@ class ParallelGroups:
     def alone(self) -> ProcessGroup:
         """This rank as a group: of sequences that it does not share."""
         return self.encoder_pg.cp
+
+    def sharing(self, ranks: int) -> ProcessGroup:
+        """The group of as many neighbouring MR-SP ranks, between 1 and all, with this rank."""
+        if ranks == 1:
+            return self.alone
+        return self.cp if ranks == self.cp.size() else self.parts_of_cp[ranks]
 
     @property
     def pp(self) -> ProcessGroup:
@@ -148,6 +157,18 @@ def init_parallel(config: Config) -> ParallelGroups:
     replica, replica_ranks = _new_groups(replicas, timeout)
     replica_control, _ = _new_groups(replicas, timeout, "gloo")
     alone, _ = _new_groups([[rank] for rank in world], timeout)
+    parts_of_cp = {
+        size: _new_groups(
+            [
+                ranks[start : start + size]
+                for ranks in _rank_groups(config, "cp")
+                for start in range(0, len(ranks), size)
+            ],
+            timeout,
+        )[0]
+        for size in config.sharing_degrees[1:]
+        if size < config.context_parallel_size
+    }
     everyone, _ = _new_groups([world], timeout)
     control, _ = _new_groups([world], timeout, "gloo")
     return ParallelGroups(
@@ -157,6 +178,7 @@ def init_parallel(config: Config) -> ParallelGroups:
         replica_ranks=tuple(replica_ranks),
         control=control,
         replica_control=replica_control,
+        parts_of_cp=parts_of_cp,
     )
 
 

@@ -46,9 +46,16 @@ def split_by_cost(costs: Sequence[float], parts: int) -> list[range]:
     return [range(bounds[part], bounds[part + 1]) for part in range(parts)]
 
 
-def deal(costs: Sequence[float], parts: int) -> list[list[int]]:
-    """Indices of whole items for every part: the most expensive first, to who has least."""
-    loads = [(0.0, part) for part in range(parts)]
+def deal(
+    costs: Sequence[float], parts: int, loads_before: Sequence[float] | None = None
+) -> list[list[int]]:
+    """Indices of whole items for every part: the most expensive first, to who has least.
+
+    Args:
+        loads_before: of every part; by default none has any.
+    """
+    loads = [(load, part) for part, load in enumerate(loads_before or [0.0] * parts)]
+    heapq.heapify(loads)
     dealt: list[list[int]] = [[] for _ in range(parts)]
     for index in sorted(range(len(costs)), key=lambda index: -costs[index]):
         load, part = heapq.heappop(loads)

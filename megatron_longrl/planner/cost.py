@@ -110,24 +110,20 @@ class ModelCost:
             + self.per_logit_row * row.predicted
         )
 
-    def seconds_alone(self, row: RowSize, machine: Machine, passes: int) -> float:
-        """A row on one rank.
+    def seconds(self, row: RowSize, machine: Machine, passes: int, ranks: int) -> float:
+        """A row whose tokens are sharded over ``ranks``, or that one rank has whole.
+
+        Logits are computed where the responses lie: on one rank when these are short.
 
         Args:
             passes: forward passes that the row goes through, a backward pass as ``BACKWARD`` ones.
         """
-        overhead = self.layers * _KERNELS_PER_LAYER * machine.kernel
-        return passes * (self.forward(row) / machine.flops + overhead)
-
-    def seconds_shared(self, row: RowSize, machine: Machine, passes: int, ranks: int) -> float:
-        """A row whose tokens are sharded over ``ranks``.
-
-        Logits are computed where the responses lie: on one rank when these are short.
-        """
         logits = self.per_logit_row * row.predicted
         compute = (self.forward(row) - logits) / ranks + logits
         received = self.bytes_per_value * self.kv_width * row.tokens * (ranks - 1) / ranks
-        exchange = self.layers * (machine.latency + received / machine.bandwidth)
+        exchange = 0.0
+        if ranks > 1:
+            exchange = self.layers * (machine.latency + received / machine.bandwidth)
         overhead = self.layers * _KERNELS_PER_LAYER * machine.kernel
         # Keys and values travel once in each forward, their gradients once in the backward pass.
         exchanges = passes - BACKWARD + 1 if passes > BACKWARD else passes

@@ -107,7 +107,7 @@ def rows_of(samples: Sequence[Sample], config: Config) -> list[list[Sample]]:
 def _micro_batches(
     samples: Sequence[Sample], config: Config, groups: ParallelGroups, machine: Machine
 ) -> list[MicroBatch]:
-    """This rank's part: its shards of the rows that MR-SP ranks share, then its own whole rows.
+    """This rank's part: its shards of the rows that it shares with others, then its own whole rows.
 
     A rank that has no row in this step runs one of padding, so that it joins every collective.
     """
@@ -116,7 +116,7 @@ def _micro_batches(
     plan = plan_rows(
         [RowSize.packed([sample.size for sample in row]) for row in rows],
         config.mrsp_stages,
-        ranks,
+        config.sharing_degrees,
         cost=ModelCost(config),
         machine=machine,
         passes=1 + BACKWARD + (config.grpo_kl_beta > 0),
@@ -125,14 +125,13 @@ def _micro_batches(
     )
 
     def shard(batch: Batch, group: ProcessGroup) -> MicroBatch:
-        is_masked = config.transformer_impl == "local"
-        return shard_batch(batch, group, config.cp_comm_type, platform.device, is_masked=is_masked)
+        return shard_batch(
+            batch, group, config.cp_comm_type, platform.device, config.transformer_impl
+        )
 
     batches = []
-    for chosen, group in (
-        (plan.shared, groups.cp),
-        (plan.dealt[groups.cp.rank()], groups.alone),
-    ):
+    for degree, chosen in plan.of_rank(groups.cp.rank()):
+        group = groups.sharing(degree)
         for start in range(0, len(chosen), config.micro_batch_size):
             part = [rows[i] for i in chosen[start : start + config.micro_batch_size]]
             batches.append(shard(_join(part, config), group))

@@ -14,6 +14,7 @@ from megatron_longrl.data.rows import Row
 from megatron_longrl.data.tokenizer import Tokenizer, build_tokenizer
 from megatron_longrl.data.video import VideoError
 from megatron_longrl.errors import UserError
+from megatron_longrl.models.transformer_engine import check_installed
 from megatron_longrl.parallel.agree import gather_objects, together
 from megatron_longrl.parallel.frames import FrameEncoder
 from megatron_longrl.parallel.groups import ParallelGroups, init_parallel
@@ -135,6 +136,7 @@ class Runtime:
 def build_runtime(config: Config, entry: Entry) -> Runtime:
     """Start the process groups and build everything that a run needs; collective over the world."""
     platform.prepare()
+    check_installed(config)
     groups = init_parallel(config)
     if config.bf16 and not platform.multiplies_bf16 and dist.get_rank() == 0:
         logger.warning(

@@ -31,7 +31,7 @@ class MicroBatch:
     response_lengths: Tensor
     """float [responses]: predicted tokens of each response, over all ranks."""
     sequence_group: ProcessGroup
-    """The ranks that share the rows: the MR-SP ranks, or this rank alone, which has them whole."""
+    """The ranks that share the rows: all MR-SP ranks, some of them, or this rank alone."""
     advantages: Tensor | None = None
     old_logprobs: Tensor | None = None
     """Of the policy before its first update on these rollouts. None: the update's own, which are
@@ -50,24 +50,25 @@ def shard_batch(
     group: ProcessGroup,
     cp_comm_type: str,
     device: torch.device,
-    *,
-    is_masked: bool = True,
+    transformer_impl: str = "local",
 ) -> MicroBatch:
     """This MR-SP rank's part of a padded batch whose fields are [b, s].
 
     Args:
         group: the ranks that share the sequence.
         cp_comm_type: how they exchange keys and values.
-        is_masked: False where the layers are causal by themselves.
+        transformer_impl: whose attention runs: ours, or Transformer Engine's.
     """
 
     def shard(field: Tensor) -> Tensor:
         return shard_sequence(field, group).to(device)
 
-    mask = None
-    if is_masked:
-        mask = attention_mask(batch.branch_ids, group, cp_comm_type, device, batch.segment_ids)
     predicted = batch.response_index[batch.loss_mask > 0]
+    mask = None
+    if transformer_impl == "local":
+        mask = attention_mask(batch.branch_ids, group, cp_comm_type, device, batch.segment_ids)
+    elif max(batch.branch_ids.max(), batch.segment_ids.max() + 1) > 1:
+        raise ValueError("rows with several responses are trees, Transformer Engine has no mask")
     num_responses = int(batch.response_index.max()) + 1 if batch.response_index.numel() else 0
     return MicroBatch(
         tokens=shard(batch.tokens),

@@ -29,6 +29,7 @@ from megatron_longrl.models.language import (
 from megatron_longrl.parallel.agree import gather_objects
 from megatron_longrl.parallel.frames import EncodedVideos, FrameEncoder
 from megatron_longrl.parallel.logprobs import selected_logprobs
+from megatron_longrl.parallel.sequence import row_sharing
 from megatron_longrl.training.losses import Loss, Sums
 from megatron_longrl.training.model import TrainedModel
 from megatron_longrl.training.sharding import MicroBatch
@@ -182,7 +183,8 @@ class Stepper:
         if self.groups.is_first_stage:
             decoder_input = _place_media(embed_tokens(gpt, batch.tokens), batch, media)
             decoder_input = decoder_input.transpose(0, 1).contiguous()  # [s, b, h]
-        hidden = run_decoder(gpt, decoder_input, batch.position_ids, batch.attention_mask)
+        sharing = row_sharing(batch.sequence_group)
+        hidden = run_decoder(gpt, decoder_input, batch.position_ids, batch.attention_mask, sharing)
         if not self.groups.is_last_stage:
             return hidden, partial(finish, batch)
         selected = batch.selected

@@ -79,5 +79,5 @@ def test_long_rows_shared_and_short_ones_dealt_in_one_step(tiny_data, exchange, 
 
 def plan_rows_within_100_tokens(*arguments, **keywords):
     plan = plan_rows(*arguments, **keywords | {"most_tokens": 100})
-    assert plan.shared and all(plan.dealt), plan
+    assert any(plan.rows[2]) and all(plan.rows[1]), plan
     return plan

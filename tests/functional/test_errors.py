@@ -7,6 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from megatron.core.extensions.transformer_engine import HAVE_TE
 
 from tests.functional.launches import (
     CP2,
@@ -68,6 +69,12 @@ def test_tensor_parallelism_that_does_not_divide_the_heads(sft: Callable[..., Ou
     changed = ("--num-attention-heads", "3", "--num-query-groups", "3", "--kv-channels", "32")
     outcome = sft(*TP2, *changed, ranks=2)
     check(outcome, "num_attention_heads (3)", "tensor_model_parallel_size (2)", ranks=2)
+
+
+@pytest.mark.skipif(HAVE_TE, reason="Transformer Engine is installed")
+def test_transformer_engine_that_is_not_installed(sft: Callable[..., Outcome]) -> None:
+    outcome = sft("--transformer-impl", "transformer_engine")
+    check(outcome, "package transformer-engine", "--transformer-impl local")
 
 
 # ---- Found when the run starts ----

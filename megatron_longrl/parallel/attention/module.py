@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import torch
+from megatron.core.packed_seq_params import PackedSeqParams
 from megatron.core.process_groups_config import ProcessGroupCollection
 from megatron.core.transformer.enums import AttnMaskType
 from megatron.core.transformer.transformer_config import TransformerConfig
@@ -84,21 +85,23 @@ class MaskedAttention(torch.nn.Module):
         attention_mask: Tensor | None,
         attn_mask_type: AttnMaskType | None = None,
         attention_bias: Tensor | None = None,
-        packed_seq_params: Any = None,
+        packed_seq_params: PackedSeqParams | None = None,
     ) -> Tensor:
         """Attend.
 
         Args:
             query: [s, b, heads, d], this rank's shard.
             key: [s, b, groups, d]; value: the same shape.
-            attention_mask: see :func:`attention_mask`. One no longer than the shard: this rank has
-                the whole sequence. None: every key is seen.
+            attention_mask: see :func:`attention_mask`. None: every key is seen.
+            packed_seq_params: says which ranks share the sequence, see
+                :func:`~megatron_longrl.parallel.sequence.row_sharing`; None: those of the module.
 
         Returns:
             [s, b, heads * d].
         """
-        group, scale = self.group, self.scale
-        if group.size() == 1 or _is_whole(attention_mask, query):
+        group = self.group if packed_seq_params is None else packed_seq_params.cp_group
+        scale = self.scale
+        if group is None or group.size() == 1:
             context = _attention(query, key, value, attention_mask, scale)
         elif self.cp_comm_type == "a2a":
             query, key, value = sequence_to_heads(query, key, value, group)
@@ -116,11 +119,6 @@ class MaskedAttention(torch.nn.Module):
         else:
             context = all_gather_attention(query, key, value, attention_mask, group, scale)
         return context.flatten(2)
-
-
-def _is_whole(mask: Tensor | None, query: Tensor) -> bool:
-    """Whether the rank has the sequence [s, b, heads, d] to itself, though its group is larger."""
-    return mask is not None and mask.shape[-2] == query.shape[0]
 
 
 def _attention(

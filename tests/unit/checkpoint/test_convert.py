@@ -12,6 +12,7 @@ import torch
 from safetensors.torch import load_file
 
 from megatron_longrl.checkpoint.distributed import save_checkpoint
+from tools.checkpoint.loader_megatron import one_rank_config
 
 CONVERT = Path(__file__).parents[3] / "tools/checkpoint/convert.py"
 
@@ -91,6 +92,12 @@ def test_a_run_is_exported_from_a_shell(tiny, groups, build, tmp_path):
     tensors = all_tensors(tmp_path / "out")
     embedding = model.gpt.embedding.word_embeddings.weight[: config.vocab_size]
     assert torch.equal(tensors["llm/model.embed_tokens.weight"], embedding.bfloat16())
+
+
+def test_a_checkpoint_written_with_transformer_engine_is_read_without(tiny):
+    """Where checkpoints are converted there may be no GPU."""
+    saved = tiny(transformer_impl="transformer_engine").model_dump(mode="json")
+    assert one_rank_config(saved).transformer_impl == "local"
 
 
 def test_what_is_wrong_is_one_line(convert, tmp_path):

@@ -8,6 +8,7 @@ import random
 import numpy as np
 import pytest
 import torch
+from megatron.core.tensor_parallel.layers import ColumnParallelLinear, RowParallelLinear
 
 from megatron_longrl.checkpoint import folder as layout
 from megatron_longrl.checkpoint.distributed import load_checkpoint, load_weights, save_checkpoint
@@ -170,6 +171,39 @@ def test_weights_alone_start_a_new_stage(tiny, groups, build, save, tmp_path):
         group["lr"] = 0.0
     fresh.optimizer.step()
     assert torch.equal(before, fresh.gpt.decoder.final_layernorm.weight)
+
+
+def keep_empty_tensors(decoder):
+    """Of a language model's linear layers and final norm, as Transformer Engine's modules do."""
+    for module in decoder.modules():
+        if isinstance(module, (ColumnParallelLinear, RowParallelLinear)):
+            keep_an_empty_tensor(module)
+    keep_an_empty_tensor(decoder.final_layernorm)
+
+
+def keep_an_empty_tensor(module):
+    extra = {
+        "get_extra_state": lambda self: torch.empty(0, dtype=torch.uint8),
+        "set_extra_state": lambda self, state: None,
+    }
+    module.__class__ = type("Keeping", (type(module),), extra)
+
+
+def test_what_transformer_engine_keeps_for_fp8_is_never_read(tiny, build, save, load):
+    config = tiny()
+    model = build(config)
+    train(model, 2, seed=1)
+    save(model, config, 2)
+    resumed = build(config.replace(seed=9))
+    keep_empty_tensors(resumed.gpt.decoder)
+    assert load(resumed, config).iteration == 2
+    assert_equal(snapshot(model), snapshot(resumed))
+    # And back.
+    train(resumed, 1, seed=2)
+    save(resumed, config, 3)
+    again = build(config.replace(seed=9))
+    assert load(again, config).iteration == 3
+    assert_equal(snapshot(resumed), snapshot(again))
 
 
 def test_weights_of_a_hugging_face_folder(tiny, groups, build, vila_folder, tmp_path):

@@ -6,6 +6,8 @@ import pytest
 
 from megatron_longrl.errors import UserError
 
+TE = {"transformer_impl": "transformer_engine"}
+
 # Fields that break one rule, world size, entry, and the line.
 BROKEN = [
     (
@@ -223,6 +225,37 @@ BROKEN = [
         "or --video-frames of at most 99",
     ),
     (
+        TE,
+        1,
+        "rl",
+        "transformer_impl transformer_engine attends to causal rows only, but shared_prompt makes "
+        "a tree of a prompt and its responses: give --no-shared-prompt, or "
+        "--transformer-impl local",
+    ),
+    (
+        TE | {"context_parallel_size": 2},
+        2,
+        "sft",
+        "transformer_impl transformer_engine splits sequences over context_parallel_size (2) ranks "
+        "in bf16 only: give --bf16, or --transformer-impl local",
+    ),
+    (
+        TE | {"context_parallel_size": 2, "bf16": True, "kv_channels": 12},
+        2,
+        "sft",
+        "transformer_impl transformer_engine splits sequences over context_parallel_size (2) ranks "
+        "only for kv_channels of a multiple of 8, not 12: give --transformer-impl local",
+    ),
+    (
+        # Our own Ulysses repeats a query group on the ranks that share it.
+        TE | {"context_parallel_size": 8, "bf16": True, "cp_comm_type": "a2a"},
+        8,
+        "sft",
+        "cp_comm_type a2a of transformer_impl transformer_engine cannot split 4 query groups (of "
+        "each tensor-parallel rank) over context_parallel_size (8): give --cp-comm-type all_gather "
+        "or p2p, or --transformer-impl local",
+    ),
+    (
         {"video_frames": 120},
         1,
         "sft",
@@ -258,10 +291,23 @@ def test_a_broken_rule_has_its_line(make_config, fields, world_size, entry, line
         ({"rollout_tensor_parallel_size": 2, "tensor_model_parallel_size": 2}, 2),
         ({"video_frames": 76}, 1),
         ({"save": "runs/a"}, 1),
+        (TE | {"shared_prompt": False}, 1),
+        (TE | {"shared_prompt": False, "context_parallel_size": 8, "bf16": True}, 8),
+        (
+            TE
+            | {"shared_prompt": False, "context_parallel_size": 4, "bf16": True}
+            | {"cp_comm_type": "a2a"},
+            4,
+        ),
     ],
 )
 def test_layouts_that_keep_the_rules(make_config, fields, world_size, entry):
     make_config(**fields).validate_layout(world_size, entry)
+
+
+def test_transformer_engine_trains_sft_with_the_default_of_shared_prompts(make_config):
+    """SFT has one response in a row, whatever --shared-prompt says."""
+    make_config(**TE).validate_layout(1, "sft")
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from megatron_longrl.data.collate import collate
 from megatron_longrl.parallel.attention.visibility import token_coordinates, visible
 from megatron_longrl.planner.cost import Machine, ModelCost, RowSize
-from megatron_longrl.planner.stages import plan_rows
+from megatron_longrl.planner.stages import RowPlan, plan_rows
 from tests.unit.training.made_up import make_config, make_prompt
 
 COST = ModelCost(make_config())
@@ -22,10 +22,16 @@ SLOW = Machine(flops=1e9, bandwidth=1e5, latency=1.0, kernel=0.0)
 """A machine on which they cost more than any row."""
 
 
-def plan(rows, stages="auto", ranks=2, machine=FREE, most_tokens=10**9):
+def plan(rows, stages="auto", degrees=(1, 2), machine=FREE, most_tokens=10**9):
+    """By number of ranks that share them, the rows of each group of ranks."""
     return plan_rows(
-        rows, stages, ranks, cost=COST, machine=machine, passes=PASSES, most_tokens=most_tokens
-    )
+        rows, stages, degrees, cost=COST, machine=machine, passes=PASSES, most_tokens=most_tokens
+    ).rows
+
+
+def used(result):
+    """The numbers of ranks that share any row."""
+    return {degree for degree, groups in result.items() if any(groups)}
 
 
 def row(tokens):
@@ -57,32 +63,54 @@ def test_linear_layers_and_logits_against_counted_products():
 
 
 @pytest.mark.parametrize("stages", ["auto", "0", "1", "2"])
+@pytest.mark.parametrize("degrees", [(1, 2), (1, 2, 4, 8), (1, 3, 6)])
 @pytest.mark.parametrize("lengths", [[], [50], [50, 40, 30], [9] * 7])
 @pytest.mark.parametrize("machine", [FREE, SLOW])
-def test_every_row_runs_once(stages, lengths, machine):
-    result = plan([row(n) for n in lengths], stages, 2, machine)
-    indices = [*result.shared, *itertools.chain(*result.dealt)]
+def test_every_row_runs_once(stages, degrees, lengths, machine):
+    result = plan([row(n) for n in lengths], stages, degrees, machine)
+    assert list(result) == sorted(degrees, reverse=True)
+    for degree, groups in result.items():
+        assert len(groups) == degrees[-1] // degree
+    indices = itertools.chain(*itertools.chain(*result.values()))
     assert sorted(indices) == list(range(len(lengths)))
     if stages == "2":
-        assert result.shared == list(range(len(lengths)))
+        assert used(result) <= {degrees[-1]}
     elif stages != "auto":
-        assert result.shared == []
+        assert used(result) <= {1}
+
+
+def test_a_rank_meets_the_rows_of_its_groups_the_most_shared_first():
+    result = RowPlan({4: [[0]], 2: [[1], [2, 3]], 1: [[], [4], [], []]})
+    assert list(result.of_rank(1)) == [(4, [0]), (2, [1]), (1, [4])]
+    assert list(result.of_rank(2)) == [(4, [0]), (2, [2, 3]), (1, [])]
 
 
 def test_one_row_is_shared_unless_the_exchange_costs_more():
-    assert plan([row(500)], machine=FREE).shared == [0]
-    assert plan([row(500)], machine=SLOW).shared == []
+    assert plan([row(500)], machine=FREE)[2] == [[0]]
+    assert plan([row(500)], machine=SLOW)[2] == [[]]
 
 
 def test_rows_that_balance_are_dealt_and_a_rest_is_shared():
     some = Machine(flops=1e9, bandwidth=1e12, latency=1e-6, kernel=0.0)
-    assert plan([row(500)] * 4, machine=some).dealt == [[0, 2], [1, 3]]
+    assert plan([row(500)] * 4, machine=some)[1] == [[0, 2], [1, 3]]
     odd = plan([row(500)] * 3, machine=some)
-    assert len(odd.shared) == 1
-    assert [len(part) for part in odd.dealt] == [1, 1]
+    assert len(odd[2][0]) == 1
+    assert [len(part) for part in odd[1]] == [1, 1]
 
 
-def test_a_row_that_may_not_fit_on_one_rank_is_shared_whatever_it_costs():
+def test_as_many_ranks_share_a_row_as_there_are_for_it():
+    some = Machine(flops=1e9, bandwidth=1e12, latency=1e-6, kernel=0.0)
+    # Two rows for eight ranks: four ranks each, not all eight one row after the other.
+    assert plan([row(500)] * 2, degrees=(1, 2, 4, 8), machine=some)[4] == [[0], [1]]
+    # One that is four times as expensive as each of the four others.
+    mixed = plan([row(1000), *[row(10)] * 4], degrees=(1, 2, 4, 8), machine=some)
+    assert 0 in mixed[8][0] + mixed[4][0] + mixed[4][1]
+
+
+def test_a_row_gets_as_many_ranks_as_it_may_need_whatever_that_costs():
     result = plan([row(100), row(300), row(90)], machine=SLOW, most_tokens=200)
-    assert result.shared == [1]
-    assert sorted(itertools.chain(*result.dealt)) == [0, 2]
+    assert result[2] == [[1]]
+    assert sorted(itertools.chain(*result[1])) == [0, 2]
+    rows = [row(n) for n in (790, 390, 190, 90)]
+    result = plan(rows, degrees=(1, 2, 4, 8), machine=SLOW, most_tokens=100)
+    assert [list(itertools.chain(*groups)) for groups in result.values()] == [[0], [1], [2], [3]]

@@ -35,6 +35,9 @@ class FakeGroups:
     cp: Any
     alone: Any = field(default_factory=FakeGroup)
 
+    def sharing(self, ranks: int) -> Any:
+        return self.cp if ranks > 1 else self.alone
+
 
 def alone() -> Any:
     """A rank without others."""

@@ -142,10 +142,29 @@ def test_a_replica_without_samples_joins_with_padding_defect_10(changes):
             assert batch.response_lengths.tolist() == []
             assert batch.attention_mask is not None
             # Every padding token sees one key, so that no softmax is empty.
+            assert batch.attention_mask is not None
             assert (batch.attention_mask.sum(dim=-1) == 1).all()
             # What reaches a TP rank under sequence parallelism is equally long everywhere.
             tensor = config.tensor_model_parallel_size if config.sequence_parallel else 1
             assert batch.tokens.shape[1] % tensor == 0
+
+
+def test_transformer_engine_is_told_of_shared_and_of_whole_rows():
+    config = make_config(
+        transformer_impl="transformer_engine",
+        shared_prompt=False,
+        context_parallel_size=2,
+        bf16=True,
+    )
+    ranks = mr_sp(0, 2)
+    for stages, group in (("2", ranks.cp), ("1", ranks.alone)):
+        batches = rl_batches(make_groups(LENGTHS), config.replace(mrsp_stages=stages), ranks)
+        assert len(batches) == (8 if stages == "2" else 4)
+        for batch in batches:
+            assert batch.sequence_group is group
+            assert batch.attention_mask is None
+    (padding,) = rl_batches([], config, ranks)
+    assert padding.sequence_group is ranks.alone
 
 
 def test_a_row_that_is_too_long_names_its_prompt():

@@ -54,6 +54,23 @@ def test_every_field_is_cut_alike(size, rank):
 
 
 @pytest.mark.parametrize("size", OWNED)
+def test_transformer_engine_gets_no_mask(size):
+    groups = make_groups([[4], [6]])
+    responses = [[r.token_ids.tolist() for r in group.responses] for group in groups]
+    batch = collate([group.prompt for group in groups], responses, 16, 64)
+    group: Any = FakeGroup(0, size)
+    shard = shard_batch(batch, group, "all_gather", CPU, "transformer_engine")
+    assert shard.attention_mask is None
+    assert shard.sequence_group is group
+
+
+def test_transformer_engine_refuses_a_tree():
+    group: Any = FakeGroup()
+    with pytest.raises(ValueError, match="several responses"):
+        shard_batch(make_batch(), group, "all_gather", CPU, "transformer_engine")
+
+
+@pytest.mark.parametrize("size", OWNED)
 def test_the_mask_has_queries_and_keys_in_the_order_of_the_ranks(size):
     batch = make_batch()
     group: Any = FakeGroup(0, size)
