@@ -14,8 +14,10 @@ from __future__ import annotations
 
 import argparse
 import json
+import resource
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -28,9 +30,10 @@ def run_point(variant: str, frames: int, options: argparse.Namespace) -> dict[st
     """Launch one point; a failure is a result, too."""
     result = options.output / f".{variant}-{frames}.json"
     result.unlink(missing_ok=True)
+    ranks = 1 if VARIANTS[variant].one_rank else options.nproc
     command = [
         *(sys.executable, "-m", "torch.distributed.run", "--standalone"),
-        *("--nproc-per-node", str(options.nproc), "-m", "megatron_longrl.benchmark.worker"),
+        *("--nproc-per-node", str(ranks), "-m", "megatron_longrl.benchmark.worker"),
         *("--variant", variant, "--frames", str(frames)),
         *("--group-size", str(options.group_size), "--steps", str(options.steps)),
         *("--warm-up-frames", str(min(options.frames)), "--data", str(options.output / "data")),
@@ -38,8 +41,14 @@ def run_point(variant: str, frames: int, options: argparse.Namespace) -> dict[st
     ]
     log = options.output / f"{variant}-{frames}.log"
     failed = {"variant": variant, "frames": frames}
+    limit = None
+    if options.memory_limit_mb is not None:
+        most = options.memory_limit_mb * 2**20
+        limit = partial(resource.setrlimit, resource.RLIMIT_DATA, (most, most))
     with open(log, "w") as output:
-        process = subprocess.Popen(command, stdout=output, stderr=subprocess.STDOUT)
+        process = subprocess.Popen(
+            command, stdout=output, stderr=subprocess.STDOUT, preexec_fn=limit
+        )
         try:
             status = process.wait(timeout=options.timeout)
         except subprocess.TimeoutExpired:
@@ -62,15 +71,25 @@ def main() -> int:
     parser.add_argument("--nproc", type=int, default=2, help="ranks")
     parser.add_argument("--group-size", type=int, default=8, help="responses per prompt")
     parser.add_argument("--output", type=Path, required=True, help="folder of the results")
-    parser.add_argument("--variants", nargs="+", choices=VARIANTS, default=list(VARIANTS))
+    usual = [variant.name for variant in VARIANTS.values() if variant.is_default]
+    parser.add_argument("--variants", nargs="+", choices=VARIANTS, default=usual)
     parser.add_argument("--steps", type=int, default=3, help="timed steps; their median counts")
     parser.add_argument("--timeout", type=float, default=3600, help="seconds for one point")
+    parser.add_argument(
+        "--memory-limit-mb",
+        type=int,
+        help="of every process (RLIMIT_DATA, as by ulimit -d); a variant that has failed is not "
+        "tried with more frames",
+    )
     options = parser.parse_args()
     options.output.mkdir(parents=True, exist_ok=True)
     write_data(options.output / "data", options.frames, PROMPTS_PER_STEP * (options.steps + 1))
-    results = []
+    results: list[dict[str, Any]] = []
     for frames in options.frames:
         for variant in options.variants:
+            failed = any(r["variant"] == variant and "error" in r for r in results)
+            if failed and options.memory_limit_mb is not None:
+                continue
             results.append(run_point(variant, frames, options))
             print(line_of(results[-1]), flush=True)
             write_report(options.output, results, options.group_size, options.nproc)

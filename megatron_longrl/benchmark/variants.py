@@ -21,7 +21,7 @@ MODEL: dict[str, Any] = {
     "hidden_size": 256,
     "ffn_hidden_size": 1024,
     "num_attention_heads": 4,
-    "num_query_groups": 2,
+    "num_query_groups": 1,
     "vision_image_size": 84,
     "vision_patch_size": 14,
     "vision_hidden_size": 64,
@@ -29,6 +29,7 @@ MODEL: dict[str, Any] = {
     "vision_num_attention_heads": 2,
     "vision_ffn_hidden_size": 320,
 }
+_HEAD_CHANNELS = 64
 RESPONSE_TOKENS = 64
 PROMPTS_PER_STEP = 2
 """One for each of two data-parallel ranks, as published (batch 1 per GPU)."""
@@ -44,6 +45,10 @@ class Variant:
     description: str
     mr_sp: bool
     """Whether the ranks form one MR-SP group; else they are data-parallel."""
+    one_rank: bool = False
+    """Whether it runs on a single rank, whatever the others run on."""
+    is_default: bool = True
+    """Whether it runs when no variant is asked for."""
     encodings_in_rollout: str = "once per step"
     """``per response``, ``per prompt`` (and again in every later pass), or ``once per step``."""
     old_pass: bool = True
@@ -93,6 +98,48 @@ VARIANTS = {
             old_pass=False,
             changes={"shared_prompt": True, "mrsp_stages": "auto", "mrsp_machine": "measured"},
         ),
+        Variant(
+            "one-rank",
+            "longrl on a single rank: what decoding, encoding and memory scale against",
+            mr_sp=False,
+            one_rank=True,
+            is_default=False,
+            old_pass=False,
+            changes={"shared_prompt": True},
+        ),
+        Variant(
+            "longrl-sharded",
+            "longrl with every row sharded over the ranks: less memory per rank",
+            mr_sp=True,
+            is_default=False,
+            old_pass=False,
+            changes={"shared_prompt": True, "mrsp_stages": "2"},
+        ),
+        Variant(
+            "longrl-lean",
+            "the same with recomputed activations: least memory",
+            mr_sp=True,
+            is_default=False,
+            old_pass=False,
+            changes={
+                "shared_prompt": True,
+                "mrsp_stages": "2",
+                "recompute_granularity": "full",
+                "encoder_chunk_frames": 16,
+            },
+        ),
+        Variant(
+            "baseline-lean",
+            "baseline with recomputed activations",
+            mr_sp=False,
+            is_default=False,
+            encodings_in_rollout="per response",
+            changes={
+                "shared_prompt": False,
+                "recompute_granularity": "full",
+                "encoder_chunk_frames": 16,
+            },
+        ),
     )
 }
 
@@ -108,6 +155,7 @@ def variant_config(
     per_frame = (MODEL["vision_image_size"] // MODEL["vision_patch_size"] // 2) ** 2 + 1
     # Twice the longest row, so that two ranks may also take whole rows.
     length = 2 * (frames * per_frame + _TOKENS_BESIDE_FRAMES + group_size * RESPONSE_TOKENS)
+    kept_bytes = 8 * MODEL["num_layers"] * MODEL["num_query_groups"] * _HEAD_CHANNELS
     values: dict[str, Any] = {
         **MODEL,
         "tokenizer_type": "SentencePieceTokenizer",
@@ -116,7 +164,7 @@ def variant_config(
         "seq_length": length,
         "max_position_embeddings": length,
         "rollout_max_tokens": RESPONSE_TOKENS,
-        "rollout_memory_gib": 0.25,
+        "rollout_memory_gib": max(0.25, length * kept_bytes / 2**30),
         "rollout_tensor_parallel_size": 1,
         "grpo_group_size": group_size,
         "grpo_prompts_per_step": PROMPTS_PER_STEP,

@@ -44,6 +44,7 @@ def measure(arguments: argparse.Namespace) -> dict[str, Any]:
     try:
         assert isinstance(engine, VllmEngine), "hooks count its tokens"
         counter = WorkCounter(runtime, engine)
+        before = _peak_mb()
         step = BenchmarkStep(variant, runtime, engine, reference, counter)
         warm_up = load_rows([arguments.data / str(arguments.warm_up_frames)])
         step.run(0, runtime.share(warm_up[:PROMPTS_PER_STEP]))
@@ -53,7 +54,7 @@ def measure(arguments: argparse.Namespace) -> dict[str, Any]:
             # Behind those of the warm-up, whose embeddings may be kept.
             first = (number + 1) * PROMPTS_PER_STEP
             steps.append(_timed_step(step, number + 1, rows[first : first + PROMPTS_PER_STEP]))
-        return _summary(runtime, arguments, steps)
+        return _summary(runtime, arguments, steps, before)
     finally:
         engine.close()
 
@@ -95,10 +96,13 @@ def _timed_step(step: BenchmarkStep, iteration: int, rows: list[Any]) -> dict[st
 
 
 def _summary(
-    runtime: Runtime, arguments: argparse.Namespace, steps: list[dict[str, Any]]
+    runtime: Runtime, arguments: argparse.Namespace, steps: list[dict[str, Any]], before: float
 ) -> dict[str, Any]:
-    """The point as it is written to ``benchmark_mrsp.json``; all of it from the median step."""
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    """The point as it is written to ``benchmark_mrsp.json``; all of it from the median step.
+
+    Args:
+        before: MB that this rank's process took before its first step.
+    """
     chosen = sorted(steps, key=lambda s: s["seconds"])[(len(steps) - 1) // 2]
     rate = chosen["rate"]
     bound = {phase: flops / rate for phase, flops in chosen["flops"].items()}
@@ -114,7 +118,8 @@ def _summary(
         "counts": chosen["counts"],
         "tokens": sum(n for name, n in chosen["counts"].items() if name.endswith("_tokens")),
         "frames_encoded": chosen["counts"]["frames_encoded"],
-        "peak_rss_mb": gather_objects(runtime.groups.control, peak),
+        "peak_rss_mb": gather_objects(runtime.groups.control, _peak_mb()),
+        "rss_before_mb": gather_objects(runtime.groups.control, before),
         "bound_seconds": sum(bound.values()),
         "ratio_to_bound": seconds / sum(bound.values()),
         "phase_bounds": bound,
@@ -123,6 +128,10 @@ def _summary(
         "encoder_to_language_flops": cost.per_frame / per_frame,
         "losses": [s["loss"] for s in steps],
     }
+
+
+def _peak_mb() -> float:
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
 
 
 def main() -> int:

@@ -30,8 +30,9 @@ class ParallelSection(Section):
 
     mrsp_stages: Annotated[Literal["auto", "0", "1", "2"], BeforeValidator(_as_text)] = "auto"
     """What MR-SP ranks share. 0: nothing, each takes whole videos and whole rows. 1: the frames of
-    a video. 2: frames, and the tokens of every row. auto: what a cost model finds fastest for each
-    row; a rank never holds more tokens of a row than it would of one of --seq-length in shards."""
+    a video. 2: frames, and the tokens of every row. auto: as many
+    ranks share a row as a cost model finds fastest, from one to all; a rank never holds more tokens
+    of a row than it would of one of --seq-length in shards."""
 
     mrsp_machine: Literal["nominal", "measured"] = "nominal"
     """What the cost model reckons with: fixed figures, so that runs repeat bit for bit, or those of
