@@ -24,6 +24,7 @@ from megatron.core.transformer.transformer_layer import (
 from torch import Tensor
 
 from megatron_longrl.models.norms import FUSED_NORMS, TorchNorm
+from megatron_longrl.models.swiglu import SwiGLU
 from megatron_longrl.models.transformer_engine import fused_block_spec
 from megatron_longrl.parallel.attention import MaskedAttention
 
@@ -57,7 +58,9 @@ def layer_spec(attn_mask_type: AttnMaskType) -> ModuleSpec:
             mlp=ModuleSpec(
                 module=MLP,
                 submodules=MLPSubmodules(
-                    linear_fc1=ColumnParallelLinear, linear_fc2=RowParallelLinear
+                    linear_fc1=ColumnParallelLinear,
+                    linear_fc2=RowParallelLinear,
+                    activation_func=SwiGLU,  # only where it is asked for below
                 ),
             ),
             mlp_bda=get_bias_dropout_add,
@@ -108,6 +111,7 @@ def language_transformer_config(config: Config) -> TransformerConfig:
         layernorm_epsilon=config.norm_epsilon,
         gated_linear_unit=True,
         activation_func=torch.nn.functional.silu,
+        use_te_activation_func=config.transformer_impl == "local",  # that of our layer_spec
         add_bias_linear=False,
         add_qkv_bias=config.add_qkv_bias,
         tensor_model_parallel_size=config.tensor_model_parallel_size,
