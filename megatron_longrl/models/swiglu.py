@@ -16,13 +16,16 @@ _CACHED_BYTES = 1 << 18
 """Of the input that is worked on at a time."""
 
 
-class SwiGLU(torch.nn.Module):
-    """``silu(gate) * linear``, for the ``activation_func`` slot of core's MLP."""
+class SwiGLU:
+    """``silu(gate) * linear``, for the ``activation_func`` slot of core's MLP.
+
+    No module: core would ask it for its part of a checkpoint.
+    """
 
     def __init__(self, config: Any) -> None:
-        super().__init__()
+        """The slot's arguments."""
 
-    def forward(self, gate_and_linear: Tensor) -> Tensor:
+    def __call__(self, gate_and_linear: Tensor) -> Tensor:
         """[..., 2 * f], the gate first -> [..., f]."""
         return _SwiGLU.apply(gate_and_linear)
 
