@@ -29,10 +29,10 @@ MODEL: dict[str, Any] = {
     "vision_num_attention_heads": 2,
     "vision_ffn_hidden_size": 320,
 }
-_HEAD_CHANNELS = 64
 RESPONSE_TOKENS = 64
 PROMPTS_PER_STEP = 2
 """One for each of two data-parallel ranks, as published (batch 1 per GPU)."""
+_LEAN = {"recompute_granularity": "full", "encoder_chunk_frames": 16}
 _TOKENS_BESIDE_FRAMES = 512
 """Room for the question and its template."""
 
@@ -121,12 +121,7 @@ VARIANTS = {
             mr_sp=True,
             is_default=False,
             old_pass=False,
-            changes={
-                "shared_prompt": True,
-                "mrsp_stages": "2",
-                "recompute_granularity": "full",
-                "encoder_chunk_frames": 16,
-            },
+            changes={"shared_prompt": True, "mrsp_stages": "2", **_LEAN},
         ),
         Variant(
             "baseline-lean",
@@ -134,11 +129,7 @@ VARIANTS = {
             mr_sp=False,
             is_default=False,
             encodings_in_rollout="per response",
-            changes={
-                "shared_prompt": False,
-                "recompute_granularity": "full",
-                "encoder_chunk_frames": 16,
-            },
+            changes={"shared_prompt": False, **_LEAN},
         ),
     )
 }
@@ -155,7 +146,9 @@ def variant_config(
     per_frame = (MODEL["vision_image_size"] // MODEL["vision_patch_size"] // 2) ** 2 + 1
     # Twice the longest row, so that two ranks may also take whole rows.
     length = 2 * (frames * per_frame + _TOKENS_BESIDE_FRAMES + group_size * RESPONSE_TOKENS)
-    kept_bytes = 8 * MODEL["num_layers"] * MODEL["num_query_groups"] * _HEAD_CHANNELS
+    channels = MODEL["hidden_size"] // MODEL["num_attention_heads"]
+    # A key and a value in float32, of every token and layer.
+    kept_bytes = 8 * MODEL["num_layers"] * MODEL["num_query_groups"] * channels
     values: dict[str, Any] = {
         **MODEL,
         "tokenizer_type": "SentencePieceTokenizer",

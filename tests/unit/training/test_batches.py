@@ -142,7 +142,6 @@ def test_a_replica_without_samples_joins_with_padding_defect_10(changes):
             assert batch.response_lengths.tolist() == []
             assert batch.attention_mask is not None
             # Every padding token sees one key, so that no softmax is empty.
-            assert batch.attention_mask is not None
             assert (batch.attention_mask.sum(dim=-1) == 1).all()
             # What reaches a TP rank under sequence parallelism is equally long everywhere.
             tensor = config.tensor_model_parallel_size if config.sequence_parallel else 1
