@@ -36,6 +36,7 @@ def run_point(variant: str, frames: int, options: argparse.Namespace) -> dict[st
         *("--nproc-per-node", str(ranks), "-m", "megatron_longrl.benchmark.worker"),
         *("--variant", variant, "--frames", str(frames)),
         *("--group-size", str(options.group_size), "--steps", str(options.steps)),
+        *("--point-seconds", str(options.point_seconds)),
         *("--warm-up-frames", str(min(options.frames)), "--data", str(options.output / "data")),
         *("--result", str(result)),
     ]
@@ -74,6 +75,12 @@ def main() -> int:
     usual = [variant.name for variant in VARIANTS.values() if variant.is_default]
     parser.add_argument("--variants", nargs="+", choices=VARIANTS, default=usual)
     parser.add_argument("--steps", type=int, default=3, help="timed steps; their median counts")
+    parser.add_argument(
+        "--point-seconds",
+        type=float,
+        default=60,
+        help="a point begins no further step when its timed ones have taken longer",
+    )
     parser.add_argument("--timeout", type=float, default=3600, help="seconds for one point")
     parser.add_argument(
         "--memory-limit-mb",
