@@ -23,7 +23,9 @@ class WorkCounter:
         self.part = ""
         """Of the step: the first word of what is counted now."""
         runtime.model.gpt.decoder.register_forward_pre_hook(self._decoder, with_kwargs=True)
-        runtime.model.encoder.module.register_forward_pre_hook(self._encoder)
+        encoder = runtime.model.encoder
+        assert encoder is not None, "the benchmark's model sees"
+        encoder.module.register_forward_pre_hook(self._encoder)
         engine.hook_model(self._engine)
 
     def pop(self) -> dict[str, int]:

@@ -22,6 +22,7 @@ ARCHITECTURE_FIELDS = (
     "norm_epsilon",
     "rotary_base",
     "add_qkv_bias",
+    "qk_layernorm",
     "untie_embeddings_and_output_weights",
     "vision_image_size",
     "vision_patch_size",

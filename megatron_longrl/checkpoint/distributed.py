@@ -38,8 +38,7 @@ from torch.distributed.checkpoint.api import CheckpointException
 
 from megatron_longrl.checkpoint import folder as layout
 from megatron_longrl.checkpoint.architecture import check_architecture
-from megatron_longrl.checkpoint.hf import VilaFolder, is_hf_folder, load_hf_weights
-from megatron_longrl.checkpoint.hf_config import config_from_hf
+from megatron_longrl.checkpoint.hf import HfFolder, config_from_hf, is_hf_folder, load_hf_weights
 from megatron_longrl.checkpoint.hf_writer import copy_tokenizer
 from megatron_longrl.checkpoint.mapping import unwrap
 from megatron_longrl.checkpoint.optimizer_state import (
@@ -395,10 +394,17 @@ def _layout(config: Config) -> dict[str, int]:
 
 
 def _carry(source: Path, aside: Path, config: Config) -> None:
-    """Keep the tensors of an imported model that this one does not hold."""
+    """Keep what an export needs of an imported model: tensors that this one has not, and files."""
     if is_hf_folder(source):
-        unused = VilaFolder(source).unused_tensors(config)
+        folder = HfFolder(source)
+        unused = folder.unused_tensors(config)
         if unused:
             save_file(unused, aside / layout.UNUSED_WEIGHTS)
-    elif (source / layout.UNUSED_WEIGHTS).exists():
+        for name, path in folder.files().items():
+            (aside / layout.HF_FILES / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(path, aside / layout.HF_FILES / name)
+        return
+    if (source / layout.UNUSED_WEIGHTS).exists():
         shutil.copyfile(source / layout.UNUSED_WEIGHTS, aside / layout.UNUSED_WEIGHTS)
+    if (source / layout.HF_FILES).exists():
+        shutil.copytree(source / layout.HF_FILES, aside / layout.HF_FILES)

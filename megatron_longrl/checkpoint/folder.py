@@ -8,7 +8,8 @@ megatron-core's files (``.metadata``, ``*.distcp``, ``common.pt``, ``metadata.js
   files;
 * ``rng/``: states of the random generators, a safetensors file per rank;
 * ``tokenizer/``: the files of the tokenizer, so that the folder can be exported alone;
-* ``unused_weights.safetensors``: tensors of an imported model that never run here.
+* ``unused_weights.safetensors``: tensors of an imported model that never run here;
+* ``hf_files/``: settings of an imported model that an export takes over.
 """
 
 from __future__ import annotations
@@ -26,6 +27,7 @@ STATE_FILE = "longrl_state.json"
 RNG_FOLDER = "rng"
 TOKENIZER_FOLDER = "tokenizer"
 UNUSED_WEIGHTS = "unused_weights.safetensors"
+HF_FILES = "hf_files"
 RELEASE = "release"
 """Folder of converted weights, which belong to no iteration."""
 

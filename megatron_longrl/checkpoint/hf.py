@@ -1,25 +1,27 @@
-"""Reading VILA checkpoints as Hugging Face folders.
+"""Reading Hugging Face checkpoints of all families.
 
-A checkpoint is a folder with a top ``config.json`` and three folders, each with its own: ``llm/``
-(Qwen2ForCausalLM and its tokenizer), ``vision_tower/`` (SiglipVisionModel) and ``mm_projector/``.
-Weights are read from safetensors only, one tensor at a time; nothing is unpickled and no code of
-the folder runs. Writing is in :mod:`megatron_longrl.checkpoint.hf_writer`.
+A checkpoint is a folder with a ``config.json``, which tells the family, and weights in it or in
+folders of its parts. Weights are read from safetensors only, one tensor at a time; nothing is
+unpickled and no code of the folder runs. Writing is in
+:mod:`megatron_longrl.checkpoint.hf_writer`.
 """
 
 from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
-from megatron_longrl.checkpoint.mapping import ALL_PARTS, import_named_tensors, mapping_table
+from megatron_longrl.checkpoint.mapping import import_named_tensors, mapping_table
 from megatron_longrl.checkpoint.table import Tied
 from megatron_longrl.errors import UserError
+from megatron_longrl.models.family import family_of, find_family
 from megatron_longrl.parallel.agree import together
 
 if TYPE_CHECKING:
@@ -27,12 +29,6 @@ if TYPE_CHECKING:
     from megatron_longrl.parallel.groups import ParallelGroups
 
 logger = logging.getLogger(__name__)
-
-ARCHITECTURES = {"llm": "Qwen2ForCausalLM", "vision_tower": "SiglipVisionModel"}
-"""What the folders may hold."""
-
-PREFIXES = {"llm": "", "vision_tower": "vision_model.", "mm_projector": ""}
-"""In front of every tensor's name; newer transformers leave it out."""
 
 TOKENIZER_FILES = (
     "tokenizer.model",
@@ -44,7 +40,17 @@ TOKENIZER_FILES = (
     "merges.txt",
     "chat_template.jinja",
 )
-"""Files of ``llm/`` that make the tokenizer."""
+"""Files that make a tokenizer."""
+
+CARRIED_FILES = (
+    "config.json",
+    "generation_config.json",
+    "preprocessor_config.json",
+    "video_preprocessor_config.json",
+    "processor_config.json",
+    "chat_template.json",
+)
+"""Other files that an export takes over from the checkpoint that a model came from."""
 
 
 def read_json(path: Path) -> dict[str, Any]:
@@ -67,11 +73,14 @@ def read_json(path: Path) -> dict[str, Any]:
 class TensorFolder:
     """The safetensors files of one folder, read lazily.
 
+    Args:
+        rename: name in the files -> name by which a tensor is asked for.
+
     Raises:
         UserError: a file is missing, truncated or of another format.
     """
 
-    def __init__(self, folder: Path, prefix: str = "") -> None:
+    def __init__(self, folder: Path, rename: Callable[[str], str] = str) -> None:
         self.folder = folder
         self._where: dict[str, tuple[Path, str]] = {}  # file, and name in the file
         self._open: dict[Path, Any] = {}
@@ -87,12 +96,15 @@ class TensorFolder:
             raise UserError(f"{folder} holds no *.safetensors{found}")
         for path in paths:
             for stored in self._stored_names(path):
-                name = stored if stored.startswith(prefix) else prefix + stored
-                self._where[name] = path, stored
+                self._where[rename(stored)] = path, stored
 
     def names(self) -> list[str]:
-        """Names of all tensors, with the prefix."""
+        """Names of all tensors."""
         return list(self._where)
+
+    def stored_as(self, name: str) -> str:
+        """What a tensor is called in its file."""
+        return self._where[name][1]
 
     def read(self, name: str) -> Tensor:
         """One tensor; the file stays mapped, the tensor is read when it is used.
@@ -101,7 +113,7 @@ class TensorFolder:
             UserError: there is no such tensor.
         """
         if name not in self._where:
-            raise UserError(f"{self.folder} lacks the tensor {name}")
+            raise UserError(f"{self.folder} lacks the tensor {name.partition('/')[2]}")
         path, stored = self._where[name]
         try:
             tensor: Tensor = self._handle(path).get_tensor(stored)
@@ -124,42 +136,54 @@ class TensorFolder:
         return self._open[path]
 
 
-class VilaFolder:
-    """A VILA checkpoint on disk.
+class HfFolder:
+    """A checkpoint on disk.
 
     Raises:
-        UserError: a folder or file is missing, or the architecture is another one.
+        UserError: no folder, no ``config.json``, or one of a family that is not known.
     """
 
     def __init__(self, folder: str | Path) -> None:
         self.folder = Path(folder)
         if not self.folder.is_dir():
-            raise UserError(
-                f"{folder} is not a folder: give one with llm/, vision_tower/, mm_projector/"
-            )
+            raise UserError(f"{folder} is not a folder: give one with a Hugging Face checkpoint")
         self.config = read_json(self.folder / "config.json")
-        self.part_configs = {
-            part: read_json(self.folder / part / "config.json") for part in ALL_PARTS
-        }
-        for part, expected in ARCHITECTURES.items():
-            found = (self.part_configs[part].get("architectures") or ["nothing"])[0]
-            if found != expected:
-                path = self.folder / part / "config.json"
-                raise UserError(
-                    f"{path} says architecture {found}, only {expected} is supported here"
-                )
+        self.model_family = family_of(self.config, self.folder / "config.json")
+        self.family = find_family(self.model_family)
         self._tensors: dict[str, TensorFolder] = {}
 
-    def tensors(self, part: str) -> TensorFolder:
-        """The weights of ``llm``, ``vision_tower`` or ``mm_projector``."""
-        if part not in self._tensors:
-            self._tensors[part] = TensorFolder(self.folder / part, PREFIXES[part])
-        return self._tensors[part]
+    def tensors(self, folder: str) -> TensorFolder:
+        """The weights in a folder of the checkpoint, by the names of the mapping table."""
+        if folder not in self._tensors:
+            rename = partial(self.family.table_name, folder)
+            self._tensors[folder] = TensorFolder(self.folder / folder, rename)
+        return self._tensors[folder]
 
     def read(self, name: str) -> Tensor:
         """One tensor by the name of the mapping table, such as ``llm/model.norm.weight``."""
-        part, _, tensor = name.partition("/")
-        return self.tensors(part).read(tensor)
+        folder, _ = self.family.place(name)
+        return self.tensors(folder).read(name)
+
+    def files(self) -> dict[str, Path]:
+        """Files that an export of this model takes over, by their paths in the folder."""
+        folders = dict.fromkeys(("", *self.family.folders.values()))
+        names = [Path(folder) / name for folder in folders for name in CARRIED_FILES]
+        return {str(n): self.folder / n for n in names if (self.folder / n).is_file()}
+
+    def config_fields(self) -> dict[str, Any]:
+        """Fields of :class:`~megatron_longrl.config.Config` that the checkpoint determines.
+
+        Those of the model section, and tokenizer_type and tokenizer_model where there is a
+        tokenizer.
+
+        Raises:
+            UserError: naming the file and the setting that is missing or not supported.
+        """
+        return {
+            "model_family": self.model_family,
+            **self.family.config_from_hf(self),
+            **_tokenizer_fields(self.folder / self.family.tokenizer_folder),
+        }
 
     def check(self, config: Config) -> None:
         """Compare the names in the files with the table.
@@ -168,42 +192,53 @@ class VilaFolder:
             UserError: naming a tensor that the model has no place for, or a tied copy that differs.
         """
         table = mapping_table(config)
-        known = {name for row in table.expand() for name in row.hf}
+        known: set[str] = set()
         for row in table.expand():
+            known.update(row.hf)
             if isinstance(row, Tied) and row.alias:
                 known.add(row.alias)
                 self._check_tied(row)
-        for part in ("llm", "mm_projector"):
-            for name in self.tensors(part).names():
-                if f"{part}/{name}" not in known and not name.endswith(table.ignored):
-                    raise UserError(
-                        f"{self.folder / part} holds the tensor {name}, "
-                        "which the model has no place for"
-                    )
+        for name in self._other_tensors(config):
+            part = name.partition("/")[0]
+            if name not in known and part not in table.carried:
+                folder = self.tensors(self.family.place(name)[0])
+                raise UserError(
+                    f"{folder.folder} holds the tensor {folder.stored_as(name)}, "
+                    "which the model has no place for"
+                )
 
     def unused_tensors(self, config: Config) -> dict[str, Tensor]:
-        """Tensors of the tower that never run (layers after the selected one, last norm, head).
+        """Tensors that never run, such as layers after the one that is selected.
 
         They are carried along so that an export is complete and equal to its source.
         """
+        carried = mapping_table(config).carried
+        names = self._other_tensors(config)
+        return {n: self.read(n) for n in names if n.partition("/")[0] in carried}
+
+    def _other_tensors(self, config: Config) -> list[str]:
+        """Names that are in the files and not in the table, without those that are ignored."""
         table = mapping_table(config)
-        used = {name for row in table.expand(["vision_tower"]) for name in row.hf}
-        folder = self.tensors("vision_tower")
-        names = [n for n in folder.names() if not n.endswith(table.ignored)]
-        return {
-            f"vision_tower/{n}": folder.read(n) for n in names if f"vision_tower/{n}" not in used
-        }
+        used = {name for row in table.expand() for name in row.hf}
+        folders = dict.fromkeys(self.family.folders.values())
+        names = [name for folder in folders for name in self.tensors(folder).names()]
+        return [n for n in names if n not in used and not n.endswith(table.ignored)]
 
     def _check_tied(self, row: Tied) -> None:
-        part, _, alias = row.alias.partition("/")
-        folder = self.tensors(part)
-        if alias not in folder.names():
+        folder = self.tensors(self.family.place(row.alias)[0])
+        if row.alias not in folder.names():
             return
-        if not folder.read(alias).equal(self.read(row.hf[0])):
+        if not folder.read(row.alias).equal(self.read(row.hf[0])):
             raise UserError(
-                f"{folder.folder} ties its embeddings, but {alias} differs from {row.hf[0]}: "
-                f"set tie_word_embeddings to false in {folder.folder / 'config.json'}"
+                f"{folder.folder} ties its embeddings, but {folder.stored_as(row.alias)} differs "
+                f"from {folder.stored_as(row.hf[0])}: set tie_word_embeddings to false in "
+                f"{folder.folder / 'config.json'}"
             )
+
+
+def config_from_hf(folder: str | Path) -> dict[str, Any]:
+    """:meth:`HfFolder.config_fields` of a folder."""
+    return HfFolder(folder).config_fields()
 
 
 def load_hf_weights(
@@ -212,23 +247,32 @@ def load_hf_weights(
     config: Config,
     groups: ParallelGroups,
 ) -> None:
-    """Fill a model with the weights of a VILA folder, each rank its own shards.
+    """Fill a model with the weights of a folder, each rank its own shards.
 
     Optimizers must refresh their fp32 copies afterwards (``optimizer.reload_model_params()``).
 
     Args:
-        model: object or mapping with ``language_model`` and ``encoder``.
+        model: object or mapping with ``language_model`` and, of a family with vision, ``encoder``.
 
     Raises:
         UserError: on all ranks, naming the first tensor and file that are wrong.
     """
     with together(groups.control):
-        source = VilaFolder(folder)
+        source = HfFolder(folder)
         source.check(config)
         import_named_tensors(model, config, groups, source.read)
     logger.info("loaded the weights of %s", folder)
 
 
 def is_hf_folder(folder: str | Path) -> bool:
-    """Whether a folder looks like a VILA checkpoint and not like a Megatron one."""
-    return all((Path(folder) / part).is_dir() for part in ALL_PARTS)
+    """Whether a folder looks like a Hugging Face checkpoint and not like a Megatron one."""
+    return (Path(folder) / "config.json").is_file()
+
+
+def _tokenizer_fields(folder: Path) -> dict[str, Any]:
+    if (folder / "tokenizer.json").exists() or (folder / "vocab.json").exists():
+        return {"tokenizer_type": "HuggingFaceTokenizer", "tokenizer_model": str(folder)}
+    if (folder / "tokenizer.model").exists():
+        model = str(folder / "tokenizer.model")
+        return {"tokenizer_type": "SentencePieceTokenizer", "tokenizer_model": model}
+    return {}

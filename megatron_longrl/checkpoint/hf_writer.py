@@ -1,8 +1,7 @@
-"""Writing a VILA checkpoint as a Hugging Face folder, tensor by tensor.
+"""Writing a checkpoint as a Hugging Face folder, tensor by tensor.
 
 The folder is written beside its name and renamed when it is complete, so that no half-written one
-can be taken for a checkpoint. ``llm/`` loads with transformers' Qwen2ForCausalLM, ``vision_tower/``
-with SiglipVisionModel.
+can be taken for a checkpoint.
 """
 
 from __future__ import annotations
@@ -19,10 +18,10 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
-from megatron_longrl.checkpoint.hf import TOKENIZER_FILES
-from megatron_longrl.checkpoint.hf_config import hf_configs
-from megatron_longrl.checkpoint.mapping import ALL_PARTS, mapping_table
+from megatron_longrl.checkpoint.hf import TOKENIZER_FILES, read_json
+from megatron_longrl.checkpoint.mapping import mapping_table
 from megatron_longrl.errors import UserError
+from megatron_longrl.models.family import find_family
 
 if TYPE_CHECKING:
     from megatron_longrl.config import Config
@@ -41,7 +40,7 @@ class TensorFolderWriter:
 
     def __init__(self, folder: Path, max_shard_bytes: int = MAX_SHARD_BYTES) -> None:
         self.folder = folder
-        folder.mkdir(parents=True)
+        folder.mkdir(parents=True, exist_ok=True)
         self._limit = max_shard_bytes
         self._pending: dict[str, Tensor] = {}
         self._pending_bytes = 0
@@ -86,7 +85,7 @@ class TensorFolderWriter:
         return self.folder / f"model-{number:05d}.safetensors"
 
 
-class VilaFolderWriter:
+class HfFolderWriter:
     """Context manager that takes the tensors of :func:`~megatron_longrl.checkpoint.mapping.
     export_named_tensors` and leaves a complete folder, or nothing when the block raises.
 
@@ -94,10 +93,12 @@ class VilaFolderWriter:
         folder: must not exist, or be empty.
         config: of the model that is written.
         dtype: of the weights; by default the model's.
-        unused: tensors of the tower that the model does not hold (see
-            :meth:`~megatron_longrl.checkpoint.hf.VilaFolder.unused_tensors`). Layers that are
-            neither in the model nor here are written as the identity.
-        tokenizer: file or folder to carry into ``llm/``.
+        unused: tensors that the model does not hold (see
+            :meth:`~megatron_longrl.checkpoint.hf.HfFolder.unused_tensors`). What is neither in the
+            model nor here is written as the family's ``completion`` has it.
+        tokenizer: file or folder to carry along.
+        files: other files to carry along, by their paths in the folder. Settings of JSON files that
+            the export writes itself are taken over where it does not write them.
 
     Raises:
         UserError: the folder exists, or cannot be written.
@@ -111,25 +112,28 @@ class VilaFolderWriter:
         dtype: torch.dtype | None = None,
         unused: Mapping[str, Tensor] | None = None,
         tokenizer: str | Path | None = None,
+        files: Mapping[str, Path] | None = None,
         max_shard_bytes: int = MAX_SHARD_BYTES,
     ) -> None:
         self.folder = Path(folder)
         if self.folder.exists() and (not self.folder.is_dir() or any(self.folder.iterdir())):
             raise UserError(f"{folder} exists and is not empty: name another folder for the export")
         self._config = config
+        self._family = find_family(config.model_family)
         self._dtype = dtype or config.params_dtype
         self._unused = dict(unused or {})
         self._tokenizer = Path(tokenizer) if tokenizer else None
+        self._files = dict(files or {})
         self._max_shard_bytes = max_shard_bytes
         self._aside = self.folder.with_name(f".{self.folder.name}.partial-{os.getpid()}")
-        self._parts: dict[str, TensorFolderWriter] = {}
+        self._folders: dict[str, TensorFolderWriter] = {}
         self._written: set[str] = set()
 
     def __enter__(self) -> Self:
         self._aside.mkdir(parents=True)
-        self._parts = {
-            part: TensorFolderWriter(self._aside / part, self._max_shard_bytes)
-            for part in ALL_PARTS
+        self._folders = {
+            folder: TensorFolderWriter(self._aside / folder, self._max_shard_bytes)
+            for folder in self._family.folders.values()
         }
         return self
 
@@ -146,11 +150,11 @@ class VilaFolderWriter:
             shutil.rmtree(self._aside, ignore_errors=True)
 
     def add(self, name: str, tensor: Tensor) -> None:
-        """Write one tensor, named with its folder."""
-        part, _, short = name.partition("/")
+        """Write one tensor by its name in the mapping table."""
+        folder, stored = self._family.place(name)
         if tensor.is_floating_point():
             tensor = tensor.to(self._dtype)
-        self._parts[part].add(short, tensor.cpu())
+        self._folders[folder].add(stored, tensor.cpu())
         self._written.add(name)
 
     def _finish(self) -> None:
@@ -160,48 +164,48 @@ class VilaFolderWriter:
         missing = expected - self._written
         if missing:
             raise RuntimeError(f"the export lacks {min(missing)}")
-        completion = identity_layers(self._config) | self._unused
+        completion = self._family.completion(self._config) | self._unused
         for name, tensor in completion.items():
             if name not in self._written:
                 self.add(name, tensor)
-        for part in self._parts.values():
-            part.finish()
-        dtype = str(self._dtype).removeprefix("torch.")
-        head = any(name.startswith("vision_tower/vision_model.head.") for name in completion)
-        for path, content in hf_configs(self._config, dtype, pooling_head=head).items():
-            write_json(self._aside / path, content)
+        for folder in self._folders.values():
+            folder.finish()
+        self._write_settings()
         if self._tokenizer is not None:
-            copy_tokenizer(self._tokenizer, self._aside / "llm")
+            copy_tokenizer(self._tokenizer, self._aside / self._family.tokenizer_folder)
         if self.folder.exists():
             self.folder.rmdir()
         os.replace(self._aside, self.folder)
 
-
-def identity_layers(config: Config) -> dict[str, Tensor]:
-    """What completes a tower whose last layers never run: layers that add nothing, plain norm."""
-    used = {name for row in mapping_table(config).expand(["vision_tower"]) for name in row.hf}
-    hidden, ffn = config.vision_hidden_size, config.vision_ffn_hidden_size
-    shapes: dict[str, tuple[int, ...]] = {
-        f"self_attn.{which}_proj.weight": (hidden, hidden) for which in ("q", "k", "v", "out")
-    }
-    shapes |= {f"self_attn.{which}_proj.bias": (hidden,) for which in ("q", "k", "v", "out")}
-    shapes |= {"mlp.fc1.weight": (ffn, hidden), "mlp.fc1.bias": (ffn,)}
-    shapes |= {"mlp.fc2.weight": (hidden, ffn), "mlp.fc2.bias": (hidden,)}
-    norms = ("layer_norm1", "layer_norm2")
-    model = "vision_tower/vision_model."
-    tensors = _plain_norm(f"{model}post_layernorm", hidden)
-    for layer in range(config.vision_num_layers):
-        prefix = f"{model}encoder.layers.{layer}."
-        if f"{prefix}mlp.fc1.weight" in used:
-            continue
-        tensors |= {f"{prefix}{name}": torch.zeros(shape) for name, shape in shapes.items()}
-        for norm in norms:
-            tensors |= _plain_norm(f"{prefix}{norm}", hidden)
-    return tensors
+    def _write_settings(self) -> None:
+        dtype = str(self._dtype).removeprefix("torch.")
+        written = self._family.hf_configs(self._config, dtype, self._written)
+        for path, content in written.items():
+            carried = self._files.get(path)
+            if carried is not None:
+                content = merged(read_json(carried), content)
+            write_json(self._aside / path, content)
+        for path, source in self._files.items():
+            if path not in written:
+                shutil.copyfile(source, self._aside / path)
 
 
-def _plain_norm(name: str, width: int) -> dict[str, Tensor]:
-    return {f"{name}.weight": torch.ones(width), f"{name}.bias": torch.zeros(width)}
+def merged(carried: dict[str, Any], written: dict[str, Any]) -> dict[str, Any]:
+    """Settings of a file that is carried along, with what an export writes over them."""
+    result = {**carried}
+    for name, value in written.items():
+        old = carried.get(name)
+        both = isinstance(old, dict) and isinstance(value, dict)
+        result[name] = merged(old, value) if both else value  # type: ignore[arg-type]
+    # Newer files hold these two elsewhere, and there they would be stale.
+    if "rope_theta" in written and isinstance(result.get("rope_parameters"), dict):
+        result["rope_parameters"] = {
+            **result["rope_parameters"],
+            "rope_theta": written["rope_theta"],
+        }
+    if "torch_dtype" in written and "dtype" in result:
+        result["dtype"] = written["torch_dtype"]
+    return result
 
 
 def copy_tokenizer(source: Path, folder: Path) -> None:

@@ -7,7 +7,6 @@
 
 from __future__ import annotations
 
-import importlib
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, cast
@@ -18,15 +17,13 @@ from torch import Tensor, nn
 
 from megatron_longrl.checkpoint.table import Table, TensorMapping
 from megatron_longrl.errors import UserError
+from megatron_longrl.models.family import find_family
 from megatron_longrl.models.norms import FUSED_NORMS
 from megatron_longrl.platforms import platform
 
 if TYPE_CHECKING:
     from megatron_longrl.config import Config
     from megatron_longrl.parallel.groups import ParallelGroups
-
-ALL_PARTS = ("llm", "vision_tower", "mm_projector")
-"""Folders of an export."""
 
 MODULES = ("encoder", "language_model")
 """Modules of a model: the replicated encoder, and the language model sharded over TP and PP."""
@@ -36,10 +33,8 @@ LOCAL_LAYER = re.compile(r"^(language_model\.decoder\.layers\.)(\d+)(\..*)$")
 
 
 def mapping_table(config: Config) -> Table:
-    """The table of the configuration's model family, from ``models/<family>/mapping.py``."""
-    family = importlib.import_module(f"megatron_longrl.models.{config.model_family}.mapping")
-    table: Table = family.mapping_table(config)
-    return table
+    """The table of the configuration's model family."""
+    return find_family(config.model_family).mapping_table(config)
 
 
 def unwrap(module: nn.Module) -> nn.Module:
@@ -92,7 +87,7 @@ def export_named_tensors(
     model: nn.Module | Mapping[str, nn.Module],
     config: Config,
     groups: ParallelGroups,
-    parts: Sequence[str] = ALL_PARTS,
+    parts: Sequence[str] | None = None,
 ) -> Iterator[tuple[str, Tensor]]:
     """Stream the model's weights as full Hugging Face tensors, in the order of the table.
 
@@ -104,10 +99,10 @@ def export_named_tensors(
 
     Args:
         model: see :func:`local_parameters`.
-        parts: folders of the export to stream.
+        parts: of the model to stream; by default all.
 
     Yields:
-        Name with its folder (``llm/model.embed_tokens.weight``), and the tensor.
+        Name with its part (``llm/model.embed_tokens.weight``), and the tensor.
     """
     rows = list(mapping_table(config).expand(parts))
     local = local_parameters(model)

@@ -37,7 +37,7 @@ class TensorMapping(ABC):
     megatron: str
     """Name of the parameter, with the part in front: ``language_model.decoder.layers.*.…``."""
     hf: tuple[str, ...]
-    """Names of the tensors in the export, with the folder in front: ``llm/model.layers.*.…``."""
+    """Names of the tensors in the export, with the part in front: ``llm/model.layers.*.…``."""
     replicated: bool = False
     """Every rank holds the full parameter, whatever the tensor and pipeline parallel sizes."""
     sharded: ClassVar[bool] = False
@@ -47,7 +47,7 @@ class TensorMapping(ABC):
 
     @property
     def part(self) -> str:
-        """Folder of the export: ``llm``, ``vision_tower`` or ``mm_projector``."""
+        """Of the model: ``llm``, ``vision_tower`` or ``mm_projector``."""
         return self.hf[0].split("/", 1)[0]
 
     def at_layer(self, layer: int) -> TensorMapping:
@@ -211,6 +211,8 @@ class Table:
     """Number of layers of each part."""
     ignored: tuple[str, ...] = ()
     """Hugging Face tensors that carry nothing to learn, by the end of their names."""
+    carried: tuple[str, ...] = ()
+    """Parts that may have tensors which never run here, and which an export must not lose."""
 
     def expand(self, parts: Iterable[str] | None = None) -> Iterator[TensorMapping]:
         """Every parameter's row, layer by layer, of the named parts (default: all)."""

@@ -7,11 +7,18 @@ from typing import Any, Literal
 from pydantic import Field
 
 from megatron_longrl.config.section import (
+    CountInt,
     FiniteFloat,
     PositiveFloat,
     PositiveInt,
     Section,
 )
+
+FamilyName = Literal["vila", "qwen2", "qwen3", "llama"]
+"""Folders under megatron_longrl/models."""
+
+TEXT_FAMILIES = ("qwen2", "qwen3", "llama")
+"""Families without a vision tower."""
 
 
 def _head_width(values: dict[str, Any]) -> int:
@@ -25,7 +32,7 @@ def _one_group_per_head(values: dict[str, Any]) -> int:
 class ModelSection(Section):
     """model: language model, vision tower, projector"""
 
-    model_family: Literal["vila"] = "vila"
+    model_family: FamilyName = "vila"
     """Architecture family; names the folder under megatron_longrl/models."""
 
     num_layers: PositiveInt
@@ -64,6 +71,9 @@ class ModelSection(Section):
     add_qkv_bias: bool = True
     """Bias on the query, key and value projections (as Qwen2 has)."""
 
+    qk_layernorm: bool = False
+    """RMSNorm on the queries and keys of every head (as Qwen3 has)."""
+
     untie_embeddings_and_output_weights: bool = False
     """Give the output layer its own weights instead of the word embeddings'."""
 
@@ -74,22 +84,22 @@ class ModelSection(Section):
     """Whose layers the language model is made of: local, which runs everywhere, or those of
     Transformer Engine, whose attention knows causal rows only (--no-shared-prompt)."""
 
-    vision_image_size: PositiveInt
+    vision_image_size: CountInt = 0
     """Side of the square frames that the vision tower sees, in pixels."""
 
-    vision_patch_size: PositiveInt
+    vision_patch_size: CountInt = 0
     """Side of a patch of the vision tower, in pixels."""
 
-    vision_hidden_size: PositiveInt
+    vision_hidden_size: CountInt = 0
     """Width of the vision tower."""
 
-    vision_num_layers: PositiveInt
+    vision_num_layers: CountInt = 0
     """Layers of the vision tower as its Hugging Face configuration counts them."""
 
-    vision_num_attention_heads: PositiveInt
+    vision_num_attention_heads: CountInt = 0
     """Attention heads of the vision tower."""
 
-    vision_ffn_hidden_size: PositiveInt
+    vision_ffn_hidden_size: CountInt = 0
     """Width of the vision tower's feed-forward layers."""
 
     vision_norm_epsilon: PositiveFloat = 1e-6

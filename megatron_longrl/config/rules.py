@@ -6,6 +6,8 @@ import math
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
+from megatron_longrl.config.model import TEXT_FAMILIES
+
 if TYPE_CHECKING:
     from megatron_longrl.config.schema import Config, Entry
 
@@ -91,7 +93,33 @@ def _language_model(config: Config) -> Iterator[str]:
         )
 
 
+VISION_FIELDS = (
+    "vision_image_size",
+    "vision_patch_size",
+    "vision_hidden_size",
+    "vision_num_layers",
+    "vision_num_attention_heads",
+    "vision_ffn_hidden_size",
+)
+"""Sizes that a family with a vision tower cannot do without."""
+
+
 def _vision_tower(config: Config) -> Iterator[str]:
+    given = [name for name in VISION_FIELDS if getattr(config, name)]
+    if config.model_family in TEXT_FAMILIES:
+        if given:
+            yield (
+                f"{given[0]} is set, but model_family {config.model_family} reads text only: "
+                f"leave {flag(given[0])} out, or choose another --model-family"
+            )
+        return
+    missing = [name for name in VISION_FIELDS if name not in given]
+    if missing:
+        yield (
+            f"{', '.join(missing)} not set, which model_family {config.model_family} needs: give "
+            f"{flag(missing[0])} ..., or put it into the --config recipe"
+        )
+        return
     yield from _indivisible(config, "vision_image_size", "vision_patch_size")
     yield from _indivisible(config, "vision_hidden_size", "vision_num_attention_heads")
     layers, feature = config.vision_num_layers, config.vision_feature_layer
@@ -294,7 +322,7 @@ def _rl_batch(config: Config, world_size: int) -> Iterator[str]:
 
 def _sequence_length(config: Config, entry: Entry | None) -> Iterator[str]:
     """The tokens that a full-length video needs at least; longer questions are found per row."""
-    if config.video_frames is None:
+    if config.video_frames is None or config.model_family in TEXT_FAMILIES:
         return
     frames = config.video_frames
     per_frame = config.tokens_per_frame + 1  # The newline after each frame.

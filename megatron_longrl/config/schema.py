@@ -109,7 +109,9 @@ class Config(
 
     @property
     def tokens_per_frame(self) -> int:
-        """Media tokens of one frame, without the newline that follows it."""
+        """Media tokens of one frame, without the newline that follows it; 0 without a tower."""
+        if not self.vision_patch_size:
+            return 0
         patches = self.vision_image_size // self.vision_patch_size
         return math.ceil(patches / 2) ** 2
 

@@ -47,7 +47,8 @@ class PromptBuilder:
     row stand before the question, in order.
 
     Args:
-        tokens_per_frame: media slots of a frame, without the newline.
+        tokens_per_frame: media slots of a frame, without the newline; 0 for a model that reads text
+            only.
         max_tokens: longest prompt that leaves room for a response.
         max_frames, fps: how frames of each video are sampled, see :func:`sample_frame_indices`.
         size, mean, std: how frames are preprocessed, see :class:`VideoSpec`.
@@ -98,6 +99,11 @@ class PromptBuilder:
             VideoError: the video cannot be read.
             UserError: the prompt leaves no room for a response.
         """
+        if row.videos and not self._tokens_per_frame:
+            raise UserError(
+                f"{row.source}: the row has a video, and the model reads text only: take a model "
+                "with a vision tower, or rows with data_type text"
+            )
         videos = tuple(self._video(path) for path in row.videos)
         ids = self._tokenizer.encode(self._template.before_media)
         mask = [False] * len(ids)

@@ -1,4 +1,4 @@
-"""Qwen2-style language models: megatron-core's GPTModel with our layer spec."""
+"""Language models (Qwen2, Qwen3, Llama): megatron-core's GPTModel with our layer spec."""
 
 from __future__ import annotations
 
@@ -33,11 +33,12 @@ if TYPE_CHECKING:
     from megatron_longrl.parallel.groups import ParallelGroups
 
 
-def layer_spec(attn_mask_type: AttnMaskType) -> ModuleSpec:
+def layer_spec(attn_mask_type: AttnMaskType, qk_layernorm: bool = False) -> ModuleSpec:
     """A pre-norm transformer layer with attention over MR-SP shards.
 
     The key map keeps distributed checkpoints compatible with Transformer Engine's fused layers.
     """
+    qk_norm = TorchNorm if qk_layernorm else IdentityOp
     return ModuleSpec(
         module=TransformerLayer,
         submodules=TransformerLayerSubmodules(
@@ -49,8 +50,8 @@ def layer_spec(attn_mask_type: AttnMaskType) -> ModuleSpec:
                     linear_qkv=ColumnParallelLinear,
                     core_attention=MaskedAttention,
                     linear_proj=RowParallelLinear,
-                    q_layernorm=IdentityOp,
-                    k_layernorm=IdentityOp,
+                    q_layernorm=qk_norm,
+                    k_layernorm=qk_norm,
                 ),
             ),
             self_attn_bda=get_bias_dropout_add,
@@ -69,10 +70,12 @@ def layer_spec(attn_mask_type: AttnMaskType) -> ModuleSpec:
     )
 
 
-def block_spec(num_layers: int, attn_mask_type: AttnMaskType) -> TransformerBlockSubmodules:
+def block_spec(
+    num_layers: int, attn_mask_type: AttnMaskType, qk_layernorm: bool = False
+) -> TransformerBlockSubmodules:
     """``num_layers`` layers and the final norm."""
     return TransformerBlockSubmodules(
-        layer_specs=[layer_spec(attn_mask_type)] * num_layers, layer_norm=TorchNorm
+        layer_specs=[layer_spec(attn_mask_type, qk_layernorm)] * num_layers, layer_norm=TorchNorm
     )
 
 
@@ -114,6 +117,7 @@ def language_transformer_config(config: Config) -> TransformerConfig:
         use_te_activation_func=config.transformer_impl == "local",  # that of our layer_spec
         add_bias_linear=False,
         add_qkv_bias=config.add_qkv_bias,
+        qk_layernorm=config.qk_layernorm,
         tensor_model_parallel_size=config.tensor_model_parallel_size,
         pipeline_model_parallel_size=config.pipeline_model_parallel_size,
         context_parallel_size=config.context_parallel_size,
@@ -147,8 +151,8 @@ def language_block_spec(config: Config) -> TransformerBlockSubmodules:
     """The layers of one pipeline stage, as --transformer-impl says."""
     num_layers = config.num_layers // config.pipeline_model_parallel_size
     if config.transformer_impl == "transformer_engine":
-        return fused_block_spec(num_layers)
-    return block_spec(num_layers, AttnMaskType.arbitrary)
+        return fused_block_spec(num_layers, config.qk_layernorm)
+    return block_spec(num_layers, AttnMaskType.arbitrary, config.qk_layernorm)
 
 
 def build_language_model(config: Config, vocab_size: int, groups: ParallelGroups) -> GPTModel:

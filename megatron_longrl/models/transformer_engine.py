@@ -47,14 +47,16 @@ def check_installed(config: Config) -> None:
         )
 
 
-def fused_layer_spec() -> ModuleSpec:
+def fused_layer_spec(qk_layernorm: bool = False) -> ModuleSpec:
     """A pre-norm transformer layer; each norm is a part of the projection that follows it."""
     from megatron.core.extensions.transformer_engine import (
         TEDotProductAttention,
         TELayerNormColumnParallelLinear,
+        TENorm,
         TERowParallelLinear,
     )
 
+    qk_norm = TENorm if qk_layernorm else IdentityOp
     return ModuleSpec(
         module=TransformerLayer,
         submodules=TransformerLayerSubmodules(
@@ -66,8 +68,8 @@ def fused_layer_spec() -> ModuleSpec:
                     linear_qkv=TELayerNormColumnParallelLinear,
                     core_attention=TEDotProductAttention,
                     linear_proj=TERowParallelLinear,
-                    q_layernorm=IdentityOp,
-                    k_layernorm=IdentityOp,
+                    q_layernorm=qk_norm,
+                    k_layernorm=qk_norm,
                 ),
             ),
             self_attn_bda=get_bias_dropout_add,
@@ -83,10 +85,10 @@ def fused_layer_spec() -> ModuleSpec:
     )
 
 
-def fused_block_spec(num_layers: int) -> TransformerBlockSubmodules:
+def fused_block_spec(num_layers: int, qk_layernorm: bool = False) -> TransformerBlockSubmodules:
     """``num_layers`` layers and the final norm."""
     from megatron.core.extensions.transformer_engine import TENorm
 
     return TransformerBlockSubmodules(
-        layer_specs=[fused_layer_spec()] * num_layers, layer_norm=TENorm
+        layer_specs=[fused_layer_spec(qk_layernorm)] * num_layers, layer_norm=TENorm
     )

@@ -67,6 +67,7 @@ class FrameEncoder:
 
     Args:
         encoder: [f, 3, S, S] -> [f, tokens, h]; wrapped for data parallelism when it is trained.
+            None for a model without one, which is never given a video.
         group: all ranks of the replica.
         control: a gloo group of the same ranks.
         chunk_frames: frames encoded at a time.
@@ -77,7 +78,7 @@ class FrameEncoder:
 
     def __init__(
         self,
-        encoder: torch.nn.Module,
+        encoder: torch.nn.Module | None,
         group: ProcessGroup,
         control: ProcessGroup,
         *,
@@ -89,7 +90,7 @@ class FrameEncoder:
         cut: Cut = "always",
         timer: Callable[[str], AbstractContextManager[None]] = lambda phase: nullcontext(),
     ) -> None:
-        self.encoder = encoder
+        self._encoder = encoder
         self.group = group
         self.control = control
         self.chunk_frames = chunk_frames
@@ -98,6 +99,12 @@ class FrameEncoder:
         self.device = device
         self.cut = cut
         self.timer = timer
+
+    @property
+    def encoder(self) -> torch.nn.Module:
+        """The encoder, where there is one."""
+        assert self._encoder is not None, "a model without an encoder has been given a video"
+        return self._encoder
 
     def encode(self, specs: Sequence[VideoSpec], for_backward: bool = False) -> EncodedVideos:
         """Decode and encode distinct videos; every rank of the replica passes the same list.

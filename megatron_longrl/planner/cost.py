@@ -132,6 +132,8 @@ class ModelCost:
 
 def _encoder_flops(config: Config) -> float:
     """Operations of a frame through the tower's layers that run, and the projector."""
+    if not config.vision_num_layers:
+        return 0.0
     from megatron_longrl.models.vila.siglip import layers_to_run
 
     patches = (config.vision_image_size // config.vision_patch_size) ** 2

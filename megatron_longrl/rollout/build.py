@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from megatron_longrl.checkpoint.hf_config import hf_configs
+from megatron_longrl.models.text.hf_config import language_settings
 from megatron_longrl.rollout.engine import RolloutEngine
 
 if TYPE_CHECKING:
@@ -19,7 +19,7 @@ def build_engine(config: Config, tokenizer: Tokenizer, groups: ParallelGroups) -
 
     dtype = str(config.params_dtype).removeprefix("torch.")
     return VllmEngine(
-        hf_configs(config, dtype, pooling_head=False)["llm/config.json"],
+        language_settings(config, dtype),
         tokenizer,
         groups,
         tensor_parallel_size=config.rollout_tensor_parallel_size,

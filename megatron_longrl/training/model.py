@@ -1,7 +1,8 @@
 """The model of a run: two data-parallel parts, their optimizer and their schedule.
 
 The language model is sharded over TP, MR-SP and PP, and reduced over its data-parallel ranks. The
-vision encoder is replicated on every rank, each with its own frames, and reduced over the world.
+vision encoder is replicated on every rank, each with its own frames, and reduced over the world; a
+text family has none.
 """
 
 from __future__ import annotations
@@ -20,9 +21,8 @@ from megatron.core.optimizer_param_scheduler import OptimizerParamScheduler
 from megatron.core.process_groups_config import ProcessGroupCollection
 from megatron.core.tensor_parallel.random import model_parallel_cuda_manual_seed
 
+from megatron_longrl.models.build import build_modules
 from megatron_longrl.models.initialize import initialize_weights
-from megatron_longrl.models.language import build_language_model
-from megatron_longrl.models.vila.encoder import VisionEncoder
 
 if TYPE_CHECKING:
     from megatron.core.models.gpt import GPTModel
@@ -36,7 +36,7 @@ class TrainedModel:
     """Both parts of the model, wrapped for data parallelism, and what updates them."""
 
     language_model: DistributedDataParallel
-    encoder: DistributedDataParallel
+    encoder: DistributedDataParallel | None
     optimizers: dict[str, MegatronOptimizer]
     """One per part that is trained."""
     optimizer: ChainedOptimizer | None
@@ -58,7 +58,8 @@ class TrainedModel:
     @property
     def modules(self) -> dict[str, torch.nn.Module]:
         """The parts by the names that checkpoints and mappings use."""
-        return {"language_model": self.language_model, "encoder": self.encoder}
+        parts = {"language_model": self.language_model, "encoder": self.encoder}
+        return {name: part for name, part in parts.items() if part is not None}
 
 
 def build_model(config: Config, groups: ParallelGroups, *, train: bool = True) -> TrainedModel:
@@ -70,38 +71,31 @@ def build_model(config: Config, groups: ParallelGroups, *, train: bool = True) -
     """
     assert config.vocab_size is not None, "the vocabulary's size comes from the tokenizer"
     model_parallel_cuda_manual_seed(config.seed)
-    language_model = build_language_model(
-        config, config.padded_vocab_size(config.vocab_size), groups
-    )
-    encoder = VisionEncoder(config, groups)
-    initialize_weights({"language_model": language_model, "encoder": encoder}, config, groups)
-    for module, frozen in (
-        (language_model, config.freeze_language_model or not train),
-        (encoder.vision_tower, config.freeze_vision_tower or not train),
-        (encoder.projector, config.freeze_projector or not train),
-    ):
-        if frozen:
-            module.requires_grad_(False)
-    wrapped = {
-        "language_model": _wrap(language_model, groups.pg, config),
-        "encoder": _wrap(encoder, groups.encoder_pg, config),
-    }
+    modules = build_modules(config, groups)
+    initialize_weights(modules, config, groups)
+    frozen = {"language_model": config.freeze_language_model or not train}
+    if "encoder" in modules:
+        frozen["encoder.vision_tower"] = config.freeze_vision_tower or not train
+        frozen["encoder.projector"] = config.freeze_projector or not train
+    for name, is_frozen in frozen.items():
+        part, _, inner = name.partition(".")
+        if is_frozen:
+            modules[part].get_submodule(inner).requires_grad_(False)
+    collections = {"language_model": groups.pg, "encoder": groups.encoder_pg}
+    wrapped = {name: _wrap(module, collections[name], config) for name, module in modules.items()}
     optimizers = {}
-    for part, collection in (
-        ("language_model", groups.pg),
-        ("encoder", groups.encoder_pg),
-    ):
-        if any(parameter.requires_grad for parameter in wrapped[part].parameters()):
-            optimizers[part] = get_megatron_optimizer(
+    for name, module in wrapped.items():
+        if any(parameter.requires_grad for parameter in module.parameters()):
+            optimizers[name] = get_megatron_optimizer(
                 _optimizer_config(config),
-                [wrapped[part]],
+                [module],
                 use_gloo_process_groups=False,
-                pg_collection=collection,
+                pg_collection=collections[name],
             )
     optimizer = ChainedOptimizer(list(optimizers.values())) if optimizers else None
     return TrainedModel(
         language_model=wrapped["language_model"],
-        encoder=wrapped["encoder"],
+        encoder=wrapped.get("encoder"),
         optimizers=optimizers,
         optimizer=optimizer,
         scheduler=_scheduler(config, optimizer) if optimizer is not None else None,

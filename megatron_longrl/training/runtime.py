@@ -156,8 +156,9 @@ def build_runtime(config: Config, entry: Entry) -> Runtime:
         builder = PromptBuilder.from_config(config, tokenizer, entry)
     model = build_model(config, groups, train=entry != "evaluate")
     timer = PhaseTimer()
+    encoder = model.encoder
     frames = FrameEncoder(
-        model.encoder if model.encoder_is_trained else model.encoder.module,
+        encoder.module if encoder is not None and not model.encoder_is_trained else encoder,
         groups.replica,
         groups.replica_control,
         chunk_frames=config.encoder_chunk_frames,

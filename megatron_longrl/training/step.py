@@ -97,7 +97,8 @@ class Stepper:
         model = self.model
         assert model.optimizer is not None and model.scheduler is not None
         model.language_model.zero_grad_buffer()
-        model.encoder.zero_grad_buffer()
+        if model.encoder is not None:
+            model.encoder.zero_grad_buffer()
         model.optimizer.zero_grad()
         trained = model.encoder_is_trained
         leaves = media
@@ -211,6 +212,7 @@ class Stepper:
 
     def _encoder_backward(self, encoded: EncodedVideos, leaves: Mapping[str, Tensor]) -> None:
         """Bring the embeddings' gradients home and reduce the encoder's own."""
+        assert self.model.encoder is not None, "what is trained is there"
         # Every TP rank of the first stage holds the same gradient: one of them speaks.
         speaks = self.groups.is_first_stage and self.groups.tp.rank() == 0
         gradients = {key: leaf.grad if speaks else None for key, leaf in leaves.items()}

@@ -15,7 +15,7 @@ import torch.distributed as dist
 
 from megatron_longrl.checkpoint.distributed import load_checkpoint, load_weights, save_checkpoint
 from megatron_longrl.checkpoint.hf import load_hf_weights
-from megatron_longrl.checkpoint.hf_writer import VilaFolderWriter
+from megatron_longrl.checkpoint.hf_writer import HfFolderWriter
 from megatron_longrl.checkpoint.mapping import (
     export_named_tensors,
     local_parameters,
@@ -138,7 +138,7 @@ def test_import_on_every_layout(layout, tie, shared_path):
     source = Run("dp2", seed=3, untie_embeddings_and_output_weights=not tie)
     expected = source.tensors()
     if dist.get_rank() == 0:
-        with VilaFolderWriter(shared_path / "hf", source.config) as writer:
+        with HfFolderWriter(shared_path / "hf", source.config) as writer:
             for name, tensor in expected.items():
                 writer.add(name, tensor)
     dist.barrier()
@@ -205,7 +205,7 @@ def test_a_tensor_missing_on_one_stage_is_named_on_all_ranks(shared_path):
     run = Run("pp2")
     tensors = run.tensors()
     if dist.get_rank() == 0:
-        with VilaFolderWriter(shared_path / "hf", run.config) as writer:
+        with HfFolderWriter(shared_path / "hf", run.config) as writer:
             for name, tensor in tensors.items():
                 writer.add(name, tensor)
         from safetensors.torch import load_file, save_file

@@ -13,10 +13,10 @@ import torch.nn.functional as F
 from torch import Tensor
 from transformers import Qwen2Config, Qwen2ForCausalLM, SiglipVisionConfig, SiglipVisionModel
 
-from megatron_longrl.checkpoint.hf_config import hf_configs
 from megatron_longrl.config import Config
 from megatron_longrl.data.prompts import Prompt
 from megatron_longrl.data.video import decode_frames
+from megatron_longrl.models.vila.hf_config import hf_configs
 
 
 class Twin:
@@ -28,7 +28,7 @@ class Twin:
 
     def __init__(self, config: Config, weights: Mapping[str, Tensor]) -> None:
         self.config = config
-        settings = hf_configs(config, "float32", False)
+        settings = hf_configs(config, "float32")
         self.llm = Qwen2ForCausalLM(Qwen2Config(**settings["llm/config.json"])).float()
         tower = {**settings["vision_tower/config.json"]}
         self.tower = SiglipVisionModel(SiglipVisionConfig(**tower)).float()

@@ -10,24 +10,14 @@ import json
 
 import pytest
 import torch
-import torch.nn.functional as F
 from safetensors.torch import save_file
 
-from megatron_longrl.checkpoint.hf import load_hf_weights
-from megatron_longrl.checkpoint.hf_config import config_from_hf
+from megatron_longrl.checkpoint.hf import config_from_hf, load_hf_weights
 from megatron_longrl.config import Config
-from megatron_longrl.models.language import (
-    embed_tokens,
-    hidden_for_logits,
-    output_weight,
-    run_decoder,
-)
 from megatron_longrl.parallel.groups import destroy_parallel, init_parallel
 from megatron_longrl.platforms import platform
 from megatron_longrl.training.model import build_model
-
-TOLERANCE = 1e-4
-"""Largest absolute difference in fp32."""
+from tests.parity.comparison import assert_close, logits
 
 VOCABULARY = 131  # divisible by nothing
 
@@ -81,7 +71,9 @@ def both(request, tmp_path_factory):
     (folder / "mm_projector").mkdir()
     save_file(weights, folder / "mm_projector/model.safetensors")
     (folder / "mm_projector/config.json").write_text('{"mm_projector_type": "mlp_downsample"}')
-    (folder / "config.json").write_text(json.dumps({"mm_vision_select_layer": -2}))
+    (folder / "config.json").write_text(
+        json.dumps({"model_type": "llava_llama", "mm_vision_select_layer": -2})
+    )
 
     platform.prepare()
     config = Config.model_validate({**config_from_hf(folder), "seq_length": 512})
@@ -92,13 +84,6 @@ def both(request, tmp_path_factory):
     destroy_parallel()
 
 
-def assert_close(ours: torch.Tensor, theirs: torch.Tensor) -> None:
-    assert ours.shape == theirs.shape
-    # The comparison must have something to compare.
-    assert theirs.std() > 0.1
-    torch.testing.assert_close(ours, theirs, atol=TOLERANCE, rtol=1e-5)
-
-
 @pytest.mark.parametrize("start", [0, 300])
 @torch.no_grad()
 def test_logits(both, start):
@@ -106,12 +91,7 @@ def test_logits(both, start):
     tokens = torch.randint(0, VOCABULARY, (2, 40))
     positions = (torch.arange(40) + start).expand(2, -1)
     theirs = llm(input_ids=tokens, position_ids=positions).logits
-    causal = torch.ones(40, 40, dtype=torch.bool).tril().expand(2, 1, -1, -1)
-    hidden = run_decoder(
-        model.gpt, embed_tokens(model.gpt, tokens).transpose(0, 1), positions, causal
-    )
-    logits = F.linear(hidden_for_logits(model.gpt, hidden), output_weight(model.gpt))
-    assert_close(logits.transpose(0, 1)[..., :VOCABULARY], theirs)
+    assert_close(logits(model.gpt, tokens, positions)[..., :VOCABULARY], theirs)
 
 
 @torch.no_grad()

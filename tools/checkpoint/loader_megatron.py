@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import logging
+from pathlib import Path
 
 from safetensors.torch import load_file
 
@@ -59,7 +60,13 @@ def load_checkpoint(args: argparse.Namespace) -> Source:
         num_tensors=num_tensors(config),
         unused=load_file(unused) if unused.exists() else {},
         tokenizer=tokenizer if tokenizer.exists() else None,
+        files=_files(folder / layout.HF_FILES),
     )
+
+
+def _files(folder: Path) -> dict[str, Path]:
+    """All files in a folder, by their paths in it."""
+    return {str(p.relative_to(folder)): p for p in sorted(folder.rglob("*")) if p.is_file()}
 
 
 def one_rank_config(saved: dict[str, object]) -> Config:

@@ -31,6 +31,8 @@ class Source:
     """Tensors that the model has no place for and an export must carry along."""
     tokenizer: Path | None = None
     """SentencePiece file, or folder with the tokenizer's files."""
+    files: Mapping[str, Path] = field(default_factory=dict)
+    """Other files that an export carries along, by their paths in its folder."""
 
 
 def num_tensors(config: Config) -> int:

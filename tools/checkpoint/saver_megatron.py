@@ -17,8 +17,7 @@ from megatron_longrl.checkpoint.distributed import save_checkpoint as save_distr
 from megatron_longrl.checkpoint.folder import RELEASE
 from megatron_longrl.checkpoint.mapping import import_named_tensors
 from megatron_longrl.errors import UserError
-from megatron_longrl.models.language import build_language_model
-from megatron_longrl.models.vila.encoder import VisionEncoder
+from megatron_longrl.models.build import build_modules
 from megatron_longrl.parallel.groups import init_parallel
 from tools.checkpoint.plugins import Source
 
@@ -39,14 +38,8 @@ def save_checkpoint(source: Source, args: argparse.Namespace) -> None:
     if source.tokenizer is not None:
         config = config.replace(tokenizer_model=str(source.tokenizer))
     groups = init_parallel(config)
-    assert config.vocab_size is not None
     model_parallel_cuda_manual_seed(config.seed)
-    modules: dict[str, torch.nn.Module] = {
-        "language_model": build_language_model(
-            config, config.padded_vocab_size(config.vocab_size), groups
-        ),
-        "encoder": VisionEncoder(config, groups),
-    }
+    modules = build_modules(config, groups)
     import_named_tensors(modules, config, groups, _in_order(source))
     save_distributed(
         args.save_dir,

@@ -1,19 +1,11 @@
-"""VILA's weights on both sides: SigLIP tower, ``mlp_downsample`` projector, Qwen2."""
+"""VILA's weights on both sides: SigLIP tower, projector, and a language model."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from megatron_longrl.checkpoint.table import (
-    QKV,
-    Direct,
-    GatedMLP,
-    RowParallel,
-    Table,
-    TensorMapping,
-    Tied,
-    VocabParallel,
-)
+from megatron_longrl.checkpoint.table import QKV, Direct, Table, TensorMapping
+from megatron_longrl.models.text.mapping import language_model
 from megatron_longrl.models.vila.siglip import layers_to_run
 
 if TYPE_CHECKING:
@@ -27,72 +19,10 @@ def mapping_table(config: Config) -> Table:
         ValueError: the vocabulary's size is not known yet.
     """
     return Table(
-        entries=(*qwen2(config), *siglip(config), *projector()),
+        entries=(*language_model(config), *siglip(config), *projector()),
         layers={"llm": config.num_layers, "vision_tower": layers_to_run(config)},
         ignored=("rotary_emb.inv_freq", "embeddings.position_ids"),
-    )
-
-
-def qwen2(config: Config) -> tuple[TensorMapping, ...]:
-    """The language model, as transformers' ``Qwen2ForCausalLM`` names it."""
-    if config.vocab_size is None:
-        raise ValueError("the mapping needs vocab_size: take the tokenizer's")
-    padded = config.padded_vocab_size(config.vocab_size)
-    heads, groups = config.num_attention_heads, config.num_query_groups
-    ours, theirs = "language_model.decoder.layers.*.", "llm/model.layers.*."
-    embedding, head = "llm/model.embed_tokens.weight", "llm/lm_head.weight"
-    attention = tuple(
-        QKV(
-            f"{ours}self_attention.linear_qkv.{kind}",
-            tuple(f"{theirs}self_attn.{which}_proj.{kind}" for which in "qkv"),
-            num_heads=heads,
-            num_query_groups=groups,
-        )
-        for kind in (("weight", "bias") if config.add_qkv_bias else ("weight",))
-    )
-    # Transformer Engine fuses the norms with the linear layers behind them.
-    before_attention, before_mlp = "input_layernorm.", "pre_mlp_layernorm."
-    if config.transformer_impl == "transformer_engine":
-        before_attention = "self_attention.linear_qkv.layer_norm_"
-        before_mlp = "mlp.linear_fc1.layer_norm_"
-    output_layer = "language_model.output_layer.weight"
-    return (
-        VocabParallel(
-            "language_model.embedding.word_embeddings.weight",
-            (embedding,),
-            vocab_size=config.vocab_size,
-            padded_vocab_size=padded,
-        ),
-        Direct(f"{ours}{before_attention}weight", (f"{theirs}input_layernorm.weight",)),
-        *attention,
-        RowParallel(
-            f"{ours}self_attention.linear_proj.weight",
-            (f"{theirs}self_attn.o_proj.weight",),
-        ),
-        Direct(
-            f"{ours}{before_mlp}weight",
-            (f"{theirs}post_attention_layernorm.weight",),
-        ),
-        GatedMLP(
-            f"{ours}mlp.linear_fc1.weight",
-            (f"{theirs}mlp.gate_proj.weight", f"{theirs}mlp.up_proj.weight"),
-        ),
-        RowParallel(f"{ours}mlp.linear_fc2.weight", (f"{theirs}mlp.down_proj.weight",)),
-        Direct("language_model.decoder.final_layernorm.weight", ("llm/model.norm.weight",)),
-        VocabParallel(
-            output_layer,
-            (head,),
-            vocab_size=config.vocab_size,
-            padded_vocab_size=padded,
-        )
-        if config.untie_embeddings_and_output_weights
-        else Tied(
-            output_layer,
-            (embedding,),
-            vocab_size=config.vocab_size,
-            padded_vocab_size=padded,
-            alias=head,
-        ),
+        carried=("vision_tower",),
     )
 
 

@@ -118,7 +118,7 @@ def vila_folder(tmp_path):
             json.dumps({"image_mean": [0.5] * 3, "image_std": [0.5] * 3})
         )
         (folder / "config.json").write_text(
-            json.dumps({"architectures": ["LlavaLlamaModel"], "mm_vision_select_layer": -2})
+            json.dumps({"model_type": "llava_llama", "mm_vision_select_layer": -2})
         )
         return folder
 

@@ -8,9 +8,8 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from megatron_longrl.checkpoint.hf import TensorFolder, VilaFolder, load_hf_weights
-from megatron_longrl.checkpoint.hf_config import config_from_hf
-from megatron_longrl.checkpoint.hf_writer import VilaFolderWriter
+from megatron_longrl.checkpoint.hf import HfFolder, TensorFolder, config_from_hf, load_hf_weights
+from megatron_longrl.checkpoint.hf_writer import HfFolderWriter
 from megatron_longrl.checkpoint.mapping import export_named_tensors, weight_stream
 from megatron_longrl.errors import UserError
 
@@ -31,7 +30,7 @@ def configure(tiny, folder, **changes):
 
 
 def export(model, config, groups, folder, **options):
-    with VilaFolderWriter(folder, config, **options) as writer:
+    with HfFolderWriter(folder, config, **options) as writer:
         for name, tensor in export_named_tensors(model.modules, config, groups):
             writer.add(name, tensor)
 
@@ -44,7 +43,7 @@ def test_round_trip_is_bit_exact(tie, dtype, tiny, groups, build, vila_folder, t
     assert config.untie_embeddings_and_output_weights is not tie
     model = build(config)
     load_hf_weights(source, model.modules, config, groups)
-    unused = VilaFolder(source).unused_tensors(config)
+    unused = HfFolder(source).unused_tensors(config)
     # A small limit makes several files, so that the index is tested.
     export(model, config, groups, tmp_path / "back", unused=unused, max_shard_bytes=9000)
     before, after = all_tensors(source), all_tensors(tmp_path / "back")
@@ -86,7 +85,7 @@ def test_weight_stream_is_the_language_model_alone(tiny, groups, build):
 
 
 def test_an_export_that_fails_leaves_nothing(tiny, tmp_path):
-    with pytest.raises(RuntimeError), VilaFolderWriter(tmp_path / "out", tiny()) as writer:
+    with pytest.raises(RuntimeError), HfFolderWriter(tmp_path / "out", tiny()) as writer:
         writer.add("llm/model.norm.weight", torch.ones(32))
     assert list(tmp_path.iterdir()) == []
 
@@ -94,7 +93,7 @@ def test_an_export_that_fails_leaves_nothing(tiny, tmp_path):
 def test_an_export_never_overwrites(tiny, tmp_path):
     (tmp_path / "file").touch()
     with pytest.raises(UserError, match="not empty"):
-        VilaFolderWriter(tmp_path, tiny())
+        HfFolderWriter(tmp_path, tiny())
 
 
 def edit_json(path, **changes):
@@ -161,7 +160,8 @@ def test_what_is_wrong_is_named(kind, tiny, groups, build, vila_folder):
 @pytest.mark.parametrize(
     ("file", "change", "message"),
     [
-        ("llm/config.json", {"architectures": ["LlamaForCausalLM"]}, "LlamaForCausalLM"),
+        ("llm/config.json", {"architectures": ["Qwen2ForSequenceClassification"]}, "Sequence"),
+        ("llm/config.json", {"model_type": "mamba"}, "model_type mamba is not supported"),
         ("llm/config.json", {"hidden_act": "gelu"}, "hidden_act gelu is not supported"),
         ("llm/config.json", {"rope_scaling": {"type": "yarn"}}, "type yarn is not supported"),
         ("mm_projector/config.json", {"mm_projector_type": "linear"}, "linear is not supported"),

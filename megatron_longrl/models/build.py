@@ -1,0 +1,31 @@
+"""The modules of a model on this rank."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import torch
+
+from megatron_longrl.models.family import find_family
+from megatron_longrl.models.language import build_language_model
+
+if TYPE_CHECKING:
+    from megatron_longrl.config import Config
+    from megatron_longrl.parallel.groups import ParallelGroups
+
+
+def build_modules(config: Config, groups: ParallelGroups) -> dict[str, torch.nn.Module]:
+    """``language_model``, and ``encoder`` where the family has one.
+
+    Args:
+        config: with ``vocab_size`` filled in.
+    """
+    assert config.vocab_size is not None, "the vocabulary's size comes from the tokenizer"
+    vocab_size = config.padded_vocab_size(config.vocab_size)
+    modules: dict[str, torch.nn.Module] = {
+        "language_model": build_language_model(config, vocab_size, groups)
+    }
+    build_encoder = find_family(config.model_family).build_encoder
+    if build_encoder is not None:
+        modules["encoder"] = build_encoder(config, groups)
+    return modules

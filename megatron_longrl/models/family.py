@@ -1,0 +1,97 @@
+"""What the rest of the package asks of a model family; every family is a folder beside this file.
+
+A family's ``family.py`` holds its :class:`Family` as ``FAMILY``. Nothing else knows families by
+name: a checkpoint's family is read from its ``config.json``.
+"""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, get_args
+
+from megatron_longrl.config.model import FamilyName
+from megatron_longrl.errors import UserError
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
+
+    from megatron_longrl.checkpoint.hf import HfFolder
+    from megatron_longrl.checkpoint.table import Table
+    from megatron_longrl.config import Config
+    from megatron_longrl.parallel.groups import ParallelGroups
+
+FAMILIES: tuple[FamilyName, ...] = get_args(FamilyName)
+"""Names of all families."""
+
+
+def _nothing(config: Config) -> dict[str, Tensor]:
+    return {}
+
+
+@dataclass(frozen=True)
+class Family:
+    """Functions and names of one family.
+
+    The names of a mapping table begin with a part of the model (``llm``, ``vision_tower``,
+    ``mm_projector``) and a slash; parts lie in folders of a checkpoint.
+    """
+
+    model_types: tuple[str, ...]
+    """``model_type`` of the checkpoints' top ``config.json``."""
+    folders: Mapping[str, str]
+    """Part -> folder of a checkpoint that holds its weights, ``""`` for the top one."""
+    mapping_table: Callable[[Config], Table]
+    """How parameters correspond to tensors."""
+    table_name: Callable[[str, str], str]
+    """(folder, name of a tensor in its files) -> name in the table, for old and new key styles."""
+    config_from_hf: Callable[[HfFolder], dict[str, Any]]
+    """Fields of the model section that a checkpoint determines."""
+    hf_configs: Callable[[Config, str, Collection[str]], dict[str, dict[str, Any]]]
+    """(config, dtype, names of the tensors that are written) -> JSON files of an export by path."""
+    build_encoder: Callable[[Config, ParallelGroups], torch.nn.Module] | None = None
+    """Pixels to embeddings; None for a family that reads text only."""
+    tokenizer_folder: str = ""
+    """Folder of a checkpoint with the tokenizer's files."""
+    completion: Callable[[Config], dict[str, Tensor]] = _nothing
+    """Tensors that Hugging Face's classes have and the model has not, by names of the table."""
+
+    @property
+    def parts(self) -> tuple[str, ...]:
+        """Parts of the model, the language model first."""
+        return tuple(self.folders)
+
+    def place(self, name: str) -> tuple[str, str]:
+        """Name of the table -> (folder, name of the tensor in its files)."""
+        part, _, stored = name.partition("/")
+        return self.folders[part], stored
+
+
+def find_family(name: str) -> Family:
+    """The family of ``--model-family``."""
+    family: Family = importlib.import_module(f"megatron_longrl.models.{name}.family").FAMILY
+    return family
+
+
+def family_of(settings: Mapping[str, Any], path: Path) -> FamilyName:
+    """The family that a checkpoint's ``config.json`` tells of.
+
+    Args:
+        path: of the file, for the message.
+
+    Raises:
+        UserError: there is none of this ``model_type``.
+    """
+    kind = settings.get("model_type")
+    known = {}
+    for name in FAMILIES:
+        for model_type in find_family(name).model_types:
+            known[model_type] = name
+    if kind not in known:
+        raise UserError(
+            f"{path}: model_type {kind} is not supported, only {', '.join(sorted(known))}"
+        )
+    return known[kind]

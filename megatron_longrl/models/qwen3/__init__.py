@@ -1,0 +1,1 @@
+"""Qwen3: text models with norms on queries and keys."""

@@ -1,0 +1,43 @@
+"""A family of one language model and nothing else."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from typing import TYPE_CHECKING, Any
+
+from megatron_longrl.checkpoint.table import Table
+from megatron_longrl.models.family import Family
+from megatron_longrl.models.text.hf_config import language_fields, language_settings
+from megatron_longrl.models.text.mapping import language_model
+
+if TYPE_CHECKING:
+    from megatron_longrl.checkpoint.hf import HfFolder
+    from megatron_longrl.config import Config
+
+
+def text_family(model_type: str) -> Family:
+    """The family of a kind of language model."""
+    return Family(
+        model_types=(model_type,),
+        folders={"llm": ""},
+        mapping_table=_table,
+        table_name=lambda folder, stored: f"llm/{stored}",
+        config_from_hf=_fields,
+        hf_configs=_hf_configs,
+    )
+
+
+def _table(config: Config) -> Table:
+    return Table(
+        entries=language_model(config),
+        layers={"llm": config.num_layers},
+        ignored=("rotary_emb.inv_freq",),
+    )
+
+
+def _fields(source: HfFolder) -> dict[str, Any]:
+    return language_fields(source.config, source.folder / "config.json")
+
+
+def _hf_configs(config: Config, dtype: str, written: Collection[str]) -> dict[str, dict[str, Any]]:
+    return {"config.json": language_settings(config, dtype)}

@@ -1,0 +1,85 @@
+"""Weights of a language model on both sides, as transformers' Qwen2, Qwen3 and Llama name them."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from megatron_longrl.checkpoint.table import (
+    QKV,
+    Direct,
+    GatedMLP,
+    RowParallel,
+    TensorMapping,
+    Tied,
+    VocabParallel,
+)
+
+if TYPE_CHECKING:
+    from megatron_longrl.config import Config
+
+
+def language_model(config: Config, body: str = "model.") -> tuple[TensorMapping, ...]:
+    """Entries of the part ``llm``.
+
+    Args:
+        body: in front of the names of all tensors but the output layer's.
+
+    Raises:
+        ValueError: the vocabulary's size is not known yet.
+    """
+    if config.vocab_size is None:
+        raise ValueError("the mapping needs vocab_size: take the tokenizer's")
+    padded = config.padded_vocab_size(config.vocab_size)
+    ours, theirs = "language_model.decoder.layers.*.", f"llm/{body}layers.*."
+    embedding, head = f"llm/{body}embed_tokens.weight", "llm/lm_head.weight"
+    # Transformer Engine fuses the norms with the linear layers behind them.
+    before_attention, before_mlp = "input_layernorm.", "pre_mlp_layernorm."
+    if config.transformer_impl == "transformer_engine":
+        before_attention = "self_attention.linear_qkv.layer_norm_"
+        before_mlp = "mlp.linear_fc1.layer_norm_"
+    output_layer = "language_model.output_layer.weight"
+    return (
+        VocabParallel(
+            "language_model.embedding.word_embeddings.weight",
+            (embedding,),
+            vocab_size=config.vocab_size,
+            padded_vocab_size=padded,
+        ),
+        Direct(f"{ours}{before_attention}weight", (f"{theirs}input_layernorm.weight",)),
+        *_attention(config, f"{ours}self_attention.", f"{theirs}self_attn."),
+        Direct(f"{ours}{before_mlp}weight", (f"{theirs}post_attention_layernorm.weight",)),
+        GatedMLP(
+            f"{ours}mlp.linear_fc1.weight",
+            (f"{theirs}mlp.gate_proj.weight", f"{theirs}mlp.up_proj.weight"),
+        ),
+        RowParallel(f"{ours}mlp.linear_fc2.weight", (f"{theirs}mlp.down_proj.weight",)),
+        Direct("language_model.decoder.final_layernorm.weight", (f"llm/{body}norm.weight",)),
+        VocabParallel(output_layer, (head,), vocab_size=config.vocab_size, padded_vocab_size=padded)
+        if config.untie_embeddings_and_output_weights
+        else Tied(
+            output_layer,
+            (embedding,),
+            vocab_size=config.vocab_size,
+            padded_vocab_size=padded,
+            alias=head,
+        ),
+    )
+
+
+def _attention(config: Config, ours: str, theirs: str) -> tuple[TensorMapping, ...]:
+    heads, groups = config.num_attention_heads, config.num_query_groups
+    projections = tuple(
+        QKV(
+            f"{ours}linear_qkv.{kind}",
+            tuple(f"{theirs}{which}_proj.{kind}" for which in "qkv"),
+            num_heads=heads,
+            num_query_groups=groups,
+        )
+        for kind in (("weight", "bias") if config.add_qkv_bias else ("weight",))
+    )
+    norms = tuple(
+        Direct(f"{ours}{which}_layernorm.weight", (f"{theirs}{which}_norm.weight",))
+        for which in ("qk" if config.qk_layernorm else "")
+    )
+    output = RowParallel(f"{ours}linear_proj.weight", (f"{theirs}o_proj.weight",))
+    return (*projections, *norms, output)

@@ -1,0 +1,30 @@
+"""The family's entry."""
+
+from __future__ import annotations
+
+from megatron_longrl.models.family import Family
+from megatron_longrl.models.vila.encoder import VisionEncoder
+from megatron_longrl.models.vila.hf_config import config_from_hf, hf_configs
+from megatron_longrl.models.vila.layers_not_run import identity_layers
+from megatron_longrl.models.vila.mapping import mapping_table
+
+_PREFIXES = {"vision_tower": "vision_model."}
+"""In front of every tensor's name in a folder; newer transformers leave it out."""
+
+
+def _table_name(folder: str, stored: str) -> str:
+    prefix = _PREFIXES.get(folder, "")
+    return f"{folder}/{stored}" if stored.startswith(prefix) else f"{folder}/{prefix}{stored}"
+
+
+FAMILY = Family(
+    model_types=("llava_llama", "vila"),
+    folders={part: part for part in ("llm", "vision_tower", "mm_projector")},
+    mapping_table=mapping_table,
+    table_name=_table_name,
+    config_from_hf=config_from_hf,
+    hf_configs=hf_configs,
+    build_encoder=VisionEncoder,
+    tokenizer_folder="llm",
+    completion=identity_layers,
+)

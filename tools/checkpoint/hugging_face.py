@@ -1,0 +1,93 @@
+"""Reading and writing Hugging Face folders, for the plugins that name a family."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Iterator
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from megatron_longrl.checkpoint.hf import HfFolder
+from megatron_longrl.checkpoint.hf_writer import HfFolderWriter
+from megatron_longrl.checkpoint.mapping import mapping_table
+from megatron_longrl.config import Config
+from megatron_longrl.errors import UserError
+from tools.checkpoint.plugins import Source, num_tensors
+
+
+def read_folder(args: argparse.Namespace, family: str | None = None) -> Source:
+    """Open ``--load-dir``.
+
+    Args:
+        family: that the checkpoint must be of; None takes what its ``config.json`` says.
+
+    Raises:
+        UserError: naming the file and what is wrong with it.
+    """
+    folder = HfFolder(args.load_dir)
+    if family not in (None, folder.model_family):
+        raise UserError(
+            f"{folder.folder / 'config.json'} is of the family {folder.model_family}: give "
+            f"--loader hf_{folder.model_family}"
+        )
+    fields = folder.config_fields()
+    # A conversion has no sequences; the field has no default.
+    config = Config.model_validate({**fields, "seq_length": fields["max_position_embeddings"]})
+    first = next(row for row in mapping_table(config).expand() if row.exported)
+    config = config.replace(bf16=folder.read(first.hf[0]).dtype is torch.bfloat16)
+    folder.check(config)
+    return Source(
+        folder=folder.folder,
+        config=config,
+        tensors=_stream(folder, config),
+        num_tensors=num_tensors(config),
+        unused=folder.unused_tensors(config),
+        tokenizer=Path(config.tokenizer_model) if config.tokenizer_model else None,
+        files=folder.files(),
+    )
+
+
+def write_folder(source: Source, args: argparse.Namespace, family: str | None = None) -> None:
+    """Write ``--save-dir``, aside first.
+
+    Args:
+        family: that the model must be of; None takes any.
+
+    Raises:
+        UserError: the folder exists already, or the model is of another family.
+    """
+    if family not in (None, source.config.model_family):
+        raise UserError(
+            f"{source.folder} is of the family {source.config.model_family}: give "
+            f"--saver hf_{source.config.model_family}"
+        )
+    with HfFolderWriter(
+        args.save_dir,
+        source.config,
+        dtype=args.torch_dtype,
+        unused=source.unused,
+        tokenizer=source.tokenizer,
+        files=source.files,
+        max_shard_bytes=int(args.max_shard_gib * 2**30),
+    ) as writer:
+        for name, tensor in source.tensors:
+            writer.add(name, tensor)
+
+
+def add_saver_arguments(parser: argparse.ArgumentParser) -> None:
+    """Flags of all savers of Hugging Face folders."""
+    parser.add_argument(
+        "--max-shard-gib",
+        type=float,
+        default=2.0,
+        help="a safetensors file is closed before it grows beyond this (default 2)",
+    )
+
+
+def _stream(folder: HfFolder, config: Config) -> Iterator[tuple[str, Tensor]]:
+    for row in mapping_table(config).expand():
+        if row.exported:
+            for name in row.hf:
+                yield name, folder.read(name)
