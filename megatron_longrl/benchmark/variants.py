@@ -32,7 +32,7 @@ MODEL: dict[str, Any] = {
 RESPONSE_TOKENS = 64
 PROMPTS_PER_STEP = 2
 """One for each of two data-parallel ranks, as published (batch 1 per GPU)."""
-_LEAN = {"recompute_granularity": "full", "encoder_chunk_frames": 16}
+_LEAN = {"recompute_granularity": "full", "encoder_chunk_frames": 16, "decode_buffer_mib": 4}
 _TOKENS_BESIDE_FRAMES = 512
 """Room for the question and its template."""
 

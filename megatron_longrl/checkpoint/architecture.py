@@ -32,6 +32,17 @@ ARCHITECTURE_FIELDS = (
     "vision_ffn_hidden_size",
     "vision_norm_epsilon",
     "vision_feature_layer",
+    "vision_gated_mlp",
+    "vision_patch_bias",
+    "vision_merge_size",
+    "vision_temporal_patch_size",
+    "vision_window_size",
+    "vision_full_attention_layers",
+    "vision_num_position_embeddings",
+    "vision_deepstack_layers",
+    "vision_tokens_per_second",
+    "mrope_section",
+    "mrope_interleaved",
     "projector_type",
 )
 """Fields that decide which weights there are and what they compute."""

@@ -183,6 +183,38 @@ class QKV(ColumnParallel):
 
 
 @dataclass(frozen=True)
+class FusedQKV(QKV):
+    """The same where the Hugging Face side holds one tensor: all queries, all keys, all values."""
+
+    def merge(self, tensors: Sequence[Tensor]) -> Tensor:
+        (fused,) = tensors
+        groups, heads = self.num_query_groups, self.num_heads
+        per_head = fused.shape[0] // (heads + 2 * groups)
+        widths = [heads * per_head, groups * per_head, groups * per_head]
+        return super().merge(fused.split(widths))
+
+    def split(self, full: Tensor) -> tuple[Tensor, ...]:
+        return (torch.cat(super().split(full)),)
+
+
+@dataclass(frozen=True)
+class FlatKernel(Direct):
+    """A convolution whose stride is its kernel, which is a linear layer here."""
+
+    kernel: tuple[int, ...] = ()
+    """Shape of the Hugging Face tensor behind the output channels."""
+
+    def merge(self, tensors: Sequence[Tensor]) -> Tensor:
+        (tensor,) = tensors
+        if tuple(tensor.shape[1:]) != self.kernel:
+            raise ValueError(f"the kernel has the shape {list(self.kernel)}")
+        return tensor.flatten(1)
+
+    def split(self, full: Tensor) -> tuple[Tensor, ...]:
+        return (full.unflatten(1, self.kernel),)
+
+
+@dataclass(frozen=True)
 class GatedMLP(ColumnParallel):
     """Gate and up projections, fused: each tensor-parallel rank holds ``[its gate; its up]``."""
 

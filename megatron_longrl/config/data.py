@@ -48,5 +48,9 @@ class DataSection(Section):
     encoder_chunk_frames: PositiveInt = 64
     """Frames that go through the vision tower at once on one rank; bounds its memory."""
 
+    decode_buffer_mib: PositiveInt = 256
+    """Decoded pixels of a rank that wait for the encoder, in MiB; at least a chunk. Decoding fewer
+    frames at a time reads again from a key frame more often."""
+
     embedding_store_gib: PositiveFloat = 4.0
     """Memory for kept video embeddings, in GiB per replica and node."""

@@ -14,7 +14,7 @@ from megatron_longrl.config.section import (
     Section,
 )
 
-FamilyName = Literal["vila", "qwen2", "qwen3", "llama"]
+FamilyName = Literal["vila", "qwen2", "qwen3", "llama", "qwen2_5_vl", "qwen3_vl"]
 """Folders under megatron_longrl/models."""
 
 TEXT_FAMILIES = ("qwen2", "qwen3", "llama")
@@ -74,6 +74,12 @@ class ModelSection(Section):
     qk_layernorm: bool = False
     """RMSNorm on the queries and keys of every head (as Qwen3 has)."""
 
+    mrope_section: tuple[CountInt, CountInt, CountInt] | None = None
+    """Rotary channels that turn with time, height and width; none where positions are of text."""
+
+    mrope_interleaved: bool = False
+    """Deal the rotary channels out in turn instead of in three runs."""
+
     untie_embeddings_and_output_weights: bool = False
     """Give the output layer its own weights instead of the word embeddings'."""
 
@@ -104,6 +110,34 @@ class ModelSection(Section):
 
     vision_norm_epsilon: PositiveFloat = 1e-6
     """Epsilon of the vision tower's LayerNorm."""
+
+    vision_gated_mlp: bool = False
+    """SwiGLU and RMSNorm in the vision tower (Qwen2.5-VL), not GELU and LayerNorm."""
+
+    vision_patch_bias: bool = True
+    """Bias on the patch embedding of a Qwen-VL tower."""
+
+    vision_merge_size: PositiveInt = 2
+    """Side of the block of patches that becomes one token."""
+
+    vision_temporal_patch_size: PositiveInt = 1
+    """Frames that one patch spans."""
+
+    vision_window_size: CountInt = 0
+    """Side in pixels of the windows within which patches see each other; 0: whole frames."""
+
+    vision_full_attention_layers: tuple[CountInt, ...] = ()
+    """Layers of a windowed tower, from 0, in which patches see the whole frame."""
+
+    vision_num_position_embeddings: CountInt = 0
+    """Entries of the square table of learned positions that is resampled to a frame's grid."""
+
+    vision_deepstack_layers: tuple[CountInt, ...] = ()
+    """Layers, from 0, whose features are added to the hidden states behind the first layers of the
+    language model (DeepStack)."""
+
+    vision_tokens_per_second: PositiveFloat = 1.0
+    """Rotary positions that a second of video takes (absolute time of Qwen2.5-VL)."""
 
     vision_feature_layer: int = -2
     """Hidden state that the projector reads: -1 is the last layer's output, -2 the one before."""

@@ -24,9 +24,11 @@ from megatron.core.transformer.transformer_layer import (
 from torch import Tensor
 
 from megatron_longrl.models.norms import FUSED_NORMS, TorchNorm
+from megatron_longrl.models.rotary import channel_axes, rotary_angles
 from megatron_longrl.models.swiglu import SwiGLU
 from megatron_longrl.models.transformer_engine import fused_block_spec
 from megatron_longrl.parallel.attention import MaskedAttention
+from megatron_longrl.platforms import platform
 
 if TYPE_CHECKING:
     from megatron_longrl.config import Config
@@ -132,19 +134,18 @@ def language_transformer_config(config: Config) -> TransformerConfig:
         recompute_granularity=config.recompute_granularity,
         recompute_method="uniform" if config.recompute_granularity == "full" else None,
         recompute_num_layers=1 if config.recompute_granularity == "full" else None,
-        mrope_section=mrope_sections(config),
+        mrope_section=list(mrope_sections(config)),
         **common_transformer_options(config),
     )
 
 
-def mrope_sections(config: Config) -> list[int]:
+def mrope_sections(config: Config) -> tuple[int, int, int]:
     """Rotary channels of time, height and width.
 
     Three equal position components make multimodal rotary embedding ordinary rotary embedding, so
     any split of the channels is right for text-position models.
     """
-    half = config.kv_channels // 2
-    return [half - 2 * (half // 3), half // 3, half // 3]
+    return config.mrope_section or (config.kv_channels // 2, 0, 0)
 
 
 def language_block_spec(config: Config) -> TransformerBlockSubmodules:
@@ -175,8 +176,8 @@ def build_language_model(config: Config, vocab_size: int, groups: ParallelGroups
         scatter_embedding_sequence_parallel=False,
         pg_collection=groups.pg,
     )
-    # Positions arrive already sharded over MR-SP: the rotary embedding must not slice them again.
-    model.rotary_pos_emb.cp_group = None
+    axes = channel_axes(mrope_sections(config), interleaved=config.mrope_interleaved)
+    model.rotary_axes = axes.to(platform.device)
     return model
 
 
@@ -205,7 +206,8 @@ def run_decoder(
     """
     if position_ids.dim() == 2:
         position_ids = position_ids.expand(3, -1, -1)
-    rotary = model.rotary_pos_emb(position_ids, model.mrope_section)
+    # Not core's: that knows no interleaved channels, and would shard the positions once more.
+    rotary = rotary_angles(position_ids, model.rotary_pos_emb.inv_freq, model.rotary_axes)
     if decoder_input is not None and model.config.sequence_parallel:
         decoder_input = tensor_parallel.scatter_to_sequence_parallel_region(
             decoder_input, group=model.pg_collection.tp

@@ -22,10 +22,6 @@ from megatron_longrl.data.video import VideoError, VideoSpec, decode_many
 from megatron_longrl.parallel.agree import gather_objects, together
 from megatron_longrl.parallel.shares import Cut, Share, frame_shares
 
-_DECODED_BYTES = 256 * 2**20
-"""Decoded pixels of a rank that wait for the encoder; at least a chunk. Decoding fewer frames at a
-time would read again from a key frame more often."""
-
 
 @dataclass
 class EncodedVideos:
@@ -71,6 +67,7 @@ class FrameEncoder:
         group: all ranks of the replica.
         control: a gloo group of the same ranks.
         chunk_frames: frames encoded at a time.
+        decoded_bytes: decoded pixels that wait for the encoder; at least a chunk.
         dtype: training dtype, in which embeddings are kept.
         cut: whether a video may be split inside itself, see :func:`frame_shares`.
         timer: counts the seconds of the phases ``decode`` and ``gather``.
@@ -83,6 +80,7 @@ class FrameEncoder:
         control: ProcessGroup,
         *,
         chunk_frames: int,
+        decoded_bytes: int = 256 * 2**20,
         tokens_per_frame: int,
         hidden_size: int,
         dtype: torch.dtype,
@@ -94,6 +92,7 @@ class FrameEncoder:
         self.group = group
         self.control = control
         self.chunk_frames = chunk_frames
+        self.decoded_bytes = decoded_bytes
         self.token_shape = (tokens_per_frame, hidden_size)
         self.dtype = dtype
         self.device = device
@@ -212,7 +211,7 @@ class FrameEncoder:
             while rest:
                 if not room or size != specs[v].size:
                     size = specs[v].size
-                    frames = _DECODED_BYTES // (3 * size * size * 4)
+                    frames = self.decoded_bytes // (3 * size * size * 4)
                     room = max(frames // self.chunk_frames, 1) * self.chunk_frames
                     portions.append([])
                 portions[-1].append((v, rest[:room]))

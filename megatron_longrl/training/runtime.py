@@ -162,6 +162,7 @@ def build_runtime(config: Config, entry: Entry) -> Runtime:
         groups.replica,
         groups.replica_control,
         chunk_frames=config.encoder_chunk_frames,
+        decoded_bytes=config.decode_buffer_mib * 2**20,
         tokens_per_frame=config.tokens_per_frame,
         hidden_size=config.hidden_size,
         dtype=config.params_dtype,

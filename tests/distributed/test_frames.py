@@ -262,9 +262,10 @@ def test_frames_are_decoded_a_bounded_number_at_a_time(shared_path, monkeypatch)
         return decode(requests)
 
     monkeypatch.setattr(frames_module, "decode_many", note)
-    monkeypatch.setattr(frames_module, "_DECODED_BYTES", 7 * 3 * SIZE * SIZE * 4)
     encoder = ToyEncoder()
-    encoded = build(encoder, chunk_frames=3).encode(specs)
+    stage = build(encoder, chunk_frames=3)
+    stage.decoded_bytes = 7 * 3 * SIZE * SIZE * 4
+    encoded = stage.encode(specs)
     check_embeddings(encoded, specs, encoder)
     assert asked == [6, 6, 6, *([1] if dist.get_rank() else [])], "whole chunks within the bound"
 

@@ -1,0 +1,105 @@
+"""Weights of the Qwen-VL families on both sides."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+from megatron_longrl.checkpoint.table import (
+    Direct,
+    FlatKernel,
+    FusedQKV,
+    GatedMLP,
+    Table,
+    TensorMapping,
+)
+from megatron_longrl.models.text.mapping import language_model
+
+if TYPE_CHECKING:
+    from megatron_longrl.config import Config
+
+_KINDS = ("weight", "bias")
+
+
+def table(config: Config, *, body: str, visual: str, names: MergerNames) -> Table:
+    """All parameters.
+
+    Args:
+        body: in front of the language model's names.
+        visual: in front of the tower's names, and of the mergers'.
+        names: of the modules of a merger.
+    """
+    return Table(
+        entries=(
+            *language_model(config, body),
+            *tower(config, f"vision_tower/{visual}"),
+            *mergers(config, f"mm_projector/{visual}", names),
+        ),
+        layers={"llm": config.num_layers, "vision_tower": config.vision_num_layers},
+        ignored=("rotary_emb.inv_freq", "rotary_pos_emb.inv_freq"),
+    )
+
+
+MergerNames = tuple[str, str, str]
+"""The norm and the two linear layers of a merger, as a family calls them."""
+
+
+def tower(config: Config, theirs: str) -> tuple[TensorMapping, ...]:
+    """The vision tower without its mergers."""
+    ours = "encoder.vision_tower."
+    patch = (3, config.vision_temporal_patch_size, *[config.vision_patch_size] * 2)
+    rows: list[TensorMapping] = [
+        FlatKernel(
+            f"{ours}patch_embedding.weight", (f"{theirs}patch_embed.proj.weight",), True, patch
+        )
+    ]
+    if config.vision_patch_bias:
+        rows.append(_same(f"{ours}patch_embedding.bias", f"{theirs}patch_embed.proj.bias"))
+    if config.vision_num_position_embeddings:
+        rows.append(_same(f"{ours}position_embedding.weight", f"{theirs}pos_embed.weight"))
+    return (*rows, *_layers(config, f"{ours}decoder.layers.*.", f"{theirs}blocks.*."))
+
+
+def _layers(config: Config, ours: str, theirs: str) -> Iterator[TensorMapping]:
+    heads = config.vision_num_attention_heads
+    norm_kinds = ("weight",) if config.vision_gated_mlp else _KINDS
+    for kind in norm_kinds:
+        yield _same(f"{ours}input_layernorm.{kind}", f"{theirs}norm1.{kind}")
+    for kind in _KINDS:
+        yield FusedQKV(
+            f"{ours}self_attention.linear_qkv.{kind}",
+            (f"{theirs}attn.qkv.{kind}",),
+            True,
+            heads,
+            heads,
+        )
+        yield _same(f"{ours}self_attention.linear_proj.{kind}", f"{theirs}attn.proj.{kind}")
+    for kind in norm_kinds:
+        yield _same(f"{ours}pre_mlp_layernorm.{kind}", f"{theirs}norm2.{kind}")
+    for kind in _KINDS:
+        if config.vision_gated_mlp:
+            both = (f"{theirs}mlp.gate_proj.{kind}", f"{theirs}mlp.up_proj.{kind}")
+            yield GatedMLP(f"{ours}mlp.linear_fc1.{kind}", both, True)
+            yield _same(f"{ours}mlp.linear_fc2.{kind}", f"{theirs}mlp.down_proj.{kind}")
+        else:
+            for layer in ("linear_fc1", "linear_fc2"):
+                yield _same(f"{ours}mlp.{layer}.{kind}", f"{theirs}mlp.{layer}.{kind}")
+
+
+def mergers(config: Config, theirs: str, names: MergerNames) -> Iterator[TensorMapping]:
+    """The merger, and those of DeepStack."""
+    places = [("encoder.projector.merger.", f"{theirs}merger.")]
+    places += [
+        (f"encoder.projector.deepstack.{k}.", f"{theirs}deepstack_merger_list.{k}.")
+        for k in range(len(config.vision_deepstack_layers))
+    ]
+    for our_place, their_place in places:
+        for our_name, their_name in zip(("norm", "linear_fc1", "linear_fc2"), names, strict=True):
+            has_bias = our_name != "norm" or not config.vision_gated_mlp
+            for kind in _KINDS if has_bias else ("weight",):
+                yield _same(f"{our_place}{our_name}.{kind}", f"{their_place}{their_name}.{kind}")
+
+
+def _same(ours: str, theirs: str) -> Direct:
+    """The same tensor on both sides, on every rank."""
+    return Direct(ours, (theirs,), replicated=True)

@@ -1,0 +1,61 @@
+"""The mergers of the Qwen-VL families: merge x merge patches become one token."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from megatron_longrl.platforms import platform
+
+if TYPE_CHECKING:
+    from megatron_longrl.config import Config
+
+
+class PatchMerger(torch.nn.Module):
+    """Norm, then the patches of a token side by side through linear, GELU, linear.
+
+    Args:
+        norm_after: norm the joined patches instead of each.
+    """
+
+    def __init__(self, config: Config, *, norm_after: bool = False) -> None:
+        super().__init__()
+        width = config.vision_hidden_size
+        joined = width * config.vision_merge_size**2
+        options = {"dtype": config.params_dtype, "device": platform.device}
+        norm = torch.nn.RMSNorm if config.vision_gated_mlp else torch.nn.LayerNorm
+        self.norm_after = norm_after
+        self.joined = joined
+        self.norm = norm(joined if norm_after else width, eps=1e-6, **options)  # type: ignore[arg-type]
+        self.linear_fc1 = torch.nn.Linear(joined, joined, **options)  # type: ignore[arg-type]
+        self.linear_fc2 = torch.nn.Linear(joined, config.hidden_size, **options)  # type: ignore[arg-type]
+
+    def forward(self, features: Tensor) -> Tensor:
+        """[u, patches, c] -> [u, tokens, h]."""
+        if self.norm_after:
+            joined = self.norm(features.unflatten(1, (-1, self._unit(features))).flatten(2))
+        else:
+            joined = self.norm(features).unflatten(1, (-1, self._unit(features))).flatten(2)
+        return self.linear_fc2(torch.nn.functional.gelu(self.linear_fc1(joined)))
+
+    def _unit(self, features: Tensor) -> int:
+        return self.joined // features.shape[-1]
+
+
+class QwenProjector(torch.nn.Module):
+    """The merger of the last layer's features and, for DeepStack, one for every tapped layer's."""
+
+    def __init__(self, config: Config) -> None:
+        super().__init__()
+        self.merger = PatchMerger(config)
+        self.deepstack = torch.nn.ModuleList(
+            PatchMerger(config, norm_after=True) for _ in config.vision_deepstack_layers
+        )
+
+    def forward(self, features: list[Tensor]) -> Tensor:
+        """[u, patches, c] of the last and of each tapped layer -> [u, tokens, h * (1 + taps)]."""
+        mergers = [self.merger, *self.deepstack]
+        merged = [merge(part) for merge, part in zip(mergers, features, strict=True)]
+        return torch.cat(merged, dim=-1)
