@@ -60,10 +60,11 @@ def check_architecture(saved: Mapping[str, Any], config: Config, where: object) 
     Raises:
         UserError: naming the first fields that differ, with both values.
     """
+    ours = config.model_dump()
     differing = [
-        f"{field} {saved[field]} there, {getattr(config, field)} in the configuration"
+        f"{field} {saved[field]} there, {ours[field]} in the configuration"
         for field in ARCHITECTURE_FIELDS
-        if field in saved and saved[field] != getattr(config, field)
+        if field in saved and _plain(saved[field]) != _plain(ours[field])
     ]
     if not differing:
         return
@@ -73,3 +74,8 @@ def check_architecture(saved: Mapping[str, Any], config: Config, where: object) 
         f"{where} is a checkpoint of another architecture: {'; '.join(differing[:_SHOWN])}{rest}; "
         "load a checkpoint of this model or change the model's fields"
     )
+
+
+def _plain(value: Any) -> Any:
+    """Tuples are lists in JSON."""
+    return list(value) if isinstance(value, tuple) else value

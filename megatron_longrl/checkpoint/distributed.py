@@ -93,6 +93,7 @@ def save_checkpoint(
     groups: ParallelGroups,
     config: Config,
     carry_from: str | Path | None = None,
+    strategy: TorchDistSaveShardedStrategy | None = None,
 ) -> Path:
     """Write a checkpoint and make it the newest. Collective over the world.
 
@@ -106,6 +107,7 @@ def save_checkpoint(
         carry_from: checkpoint or Hugging Face folder that the weights came from, whose unused
         tensors
             are carried along.
+        strategy: writes the shards; by default core's.
 
     Returns:
         The new folder.
@@ -127,9 +129,8 @@ def save_checkpoint(
     with together(groups.control), core_files():
         _keep_results_in_process()
         # Core's own collectives agree on failures of the writers.
-        dist_checkpointing.save(
-            shards, str(aside), TorchDistSaveShardedStrategy("torch_dist", 1, thread_count=1)
-        )
+        usual = TorchDistSaveShardedStrategy("torch_dist", 1, thread_count=1)
+        dist_checkpointing.save(shards, str(aside), strategy or usual)
     with together(groups.control):
         (aside / layout.RNG_FOLDER).mkdir(exist_ok=True)
         save_rng_state(rank_file(aside / layout.RNG_FOLDER, dist.get_rank()))
@@ -299,7 +300,7 @@ def core_files() -> Iterator[None]:
     with warnings.catch_warnings():
         # core 0.16.1 uses torch's ShardedTensor, of which every use warns.
         warnings.simplefilter("ignore", FutureWarning)
-        warnings.filterwarnings("ignore", message=".*assuming the intent is to load in a single")
+        warnings.filterwarnings("ignore", message=".*assuming the intent is to (load|save) in")
         try:
             yield
         except CheckpointException as error:  # a BaseException, the same on all ranks

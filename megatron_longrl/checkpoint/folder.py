@@ -15,12 +15,15 @@ megatron-core's files (``.metadata``, ``*.distcp``, ``common.pt``, ``metadata.js
 from __future__ import annotations
 
 import json
+import logging
 import os
 import shutil
 from pathlib import Path
 from typing import Any
 
 from megatron_longrl.errors import UserError
+
+logger = logging.getLogger(__name__)
 
 TRACKER = "latest_checkpointed_iteration.txt"
 STATE_FILE = "longrl_state.json"
@@ -96,6 +99,25 @@ def read_state(folder: Path) -> dict[str, Any]:
         if name in sizes and path.stat().st_size != sizes[name]:
             raise UserError(f"{path} has {path.stat().st_size} bytes instead of {sizes[name]}")
     return state
+
+
+def newest_complete(directory: str | Path) -> tuple[Path, dict[str, Any]]:
+    """Folder and state of the first of :func:`candidates` that is complete.
+
+    A broken one is skipped with a warning.
+
+    Raises:
+        UserError: there is none.
+    """
+    problems = []
+    for folder in candidates(directory):
+        try:
+            return folder, read_state(folder)
+        except UserError as error:
+            logger.warning("skipping a broken checkpoint: %s", error)
+            problems.append(str(error))
+    reason = f": {problems[0]}" if problems else ""
+    raise UserError(f"{directory} holds no checkpoint{reason}")
 
 
 def publish(final: Path, state: dict[str, Any], tracked: int | str) -> None:

@@ -102,9 +102,20 @@ class TensorFolder:
         """Names of all tensors."""
         return list(self._where)
 
+    def require(self, name: str) -> None:
+        """Raises :class:`UserError` where there is no such tensor."""
+        if name not in self._where:
+            raise UserError(f"{self.folder} lacks the tensor {name.partition('/')[2]}")
+
     def stored_as(self, name: str) -> str:
         """What a tensor is called in its file."""
         return self._where[name][1]
+
+    def describe(self, name: str) -> tuple[tuple[int, ...], str]:
+        """Shape and dtype (as safetensors calls it) of a tensor, from the file's header."""
+        path, stored = self._where[name]
+        entry = self._handle(path).get_slice(stored)
+        return tuple(entry.get_shape()), str(entry.get_dtype())
 
     def read(self, name: str) -> Tensor:
         """One tensor; the file stays mapped, the tensor is read when it is used.
@@ -112,8 +123,7 @@ class TensorFolder:
         Raises:
             UserError: there is no such tensor.
         """
-        if name not in self._where:
-            raise UserError(f"{self.folder} lacks the tensor {name.partition('/')[2]}")
+        self.require(name)
         path, stored = self._where[name]
         try:
             tensor: Tensor = self._handle(path).get_tensor(stored)
@@ -189,11 +199,14 @@ class HfFolder:
         """Compare the names in the files with the table.
 
         Raises:
-            UserError: naming a tensor that the model has no place for, or a tied copy that differs.
+            UserError: naming a tensor that is missing, one that the model has no place for, or a
+                tied copy that differs.
         """
         table = mapping_table(config)
         known: set[str] = set()
         for row in table.expand():
+            for name in row.hf:
+                self.tensors(self.family.place(name)[0]).require(name)
             known.update(row.hf)
             if isinstance(row, Tied) and row.alias:
                 known.add(row.alias)

@@ -164,19 +164,41 @@ def import_named_tensors(
         size, rank = (1, 0) if row.replicated else (groups.tp.size(), groups.tp.rank())
         tensors = [read(name) for name in row.hf]
         try:
-            value = row.shard(row.merge(tensors), rank, size)
-        except (RuntimeError, ValueError) as error:
-            shapes = ", ".join(f"{n} {list(t.shape)}" for n, t in zip(row.hf, tensors, strict=True))
-            raise UserError(f"{shapes} does not fit {row.megatron}: {error}") from error
-        if value.shape != parameter.shape:
-            shapes = ", ".join(f"{n} {list(t.shape)}" for n, t in zip(row.hf, tensors, strict=True))
-            raise UserError(
-                f"{shapes} gives {list(value.shape)} for {row.megatron}, "
-                f"but the model has {list(parameter.shape)}"
-            )
+            value = row.shard(merge_named(row, tensors), rank, size)
+        except ValueError as error:
+            raise UserError(f"{', '.join(row.hf)} for {row.megatron}: {error}") from error
+        check_shape(row, tensors, value, parameter)
         parameter.copy_(value)
     if remaining:
         raise RuntimeError(f"the mapping table does not cover {min(remaining)}")
+
+
+def merge_named(row: TensorMapping, tensors: Sequence[Tensor]) -> Tensor:
+    """The full parameter of a row from its Hugging Face tensors.
+
+    Raises:
+        UserError: naming the tensors, whose shapes do not go together.
+    """
+    try:
+        return row.merge(tensors)
+    except (RuntimeError, ValueError) as error:
+        what = _shapes(row, tensors)
+        raise UserError(f"{what} does not fit {row.megatron}: {error}") from error
+
+
+def check_shape(
+    row: TensorMapping, tensors: Sequence[Tensor], value: Tensor, parameter: Tensor
+) -> None:
+    """Raises :class:`UserError` where what became of ``tensors`` is not a parameter's shape."""
+    if value.shape != parameter.shape:
+        raise UserError(
+            f"{_shapes(row, tensors)} gives {list(value.shape)} for {row.megatron}, "
+            f"but the model has {list(parameter.shape)}"
+        )
+
+
+def _shapes(row: TensorMapping, tensors: Sequence[Tensor]) -> str:
+    return ", ".join(f"{n} {list(t.shape)}" for n, t in zip(row.hf, tensors, strict=True))
 
 
 def _collect(

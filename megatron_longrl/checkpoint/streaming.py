@@ -1,12 +1,13 @@
-"""Reading a distributed checkpoint's weights tensor by tensor, under Hugging Face names.
+"""Reading and writing a distributed checkpoint's weights tensor by tensor.
 
-No model is built: a checkpoint holds full tensors whatever layout wrote it, with the layers of a
-transformer block stacked along a leading axis. Memory is one parameter.
+A checkpoint holds full tensors whatever layout wrote it, with the layers of a transformer block
+stacked along a leading axis. Reading needs no model; writing goes by the names and shapes of one
+whose memory is never touched. Memory is a few parameters.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,7 +16,13 @@ import torch.distributed.checkpoint as dcp
 from megatron.core.dist_checkpointing.strategies.cached_metadata_filesystem_reader import (
     CachedMetadataFileSystemReader,
 )
-from torch import Tensor
+from megatron.core.dist_checkpointing.strategies.torch import (
+    MCoreSavePlanner,
+    TorchDistSaveShardedStrategy,
+    _replace_state_dict_keys_with_sharded_keys,
+    mcore_to_pyt_state_dict,
+)
+from torch import Tensor, nn
 from torch.distributed.checkpoint.metadata import (
     ChunkStorageMetadata,
     MetadataIndex,
@@ -24,7 +31,14 @@ from torch.distributed.checkpoint.metadata import (
 from torch.distributed.checkpoint.planner_helpers import create_read_items_for_chunk_list
 
 from megatron_longrl.checkpoint.distributed import core_files
-from megatron_longrl.checkpoint.mapping import LOCAL_LAYER, mapping_table
+from megatron_longrl.checkpoint.mapping import (
+    LOCAL_LAYER,
+    check_shape,
+    local_parameters,
+    mapping_table,
+    merge_named,
+)
+from megatron_longrl.checkpoint.table import TensorMapping
 from megatron_longrl.errors import UserError
 from megatron_longrl.models.norms import FUSED_NORMS
 
@@ -32,26 +46,39 @@ if TYPE_CHECKING:
     from megatron_longrl.config import Config
 
 
-def stream_checkpoint(folder: str | Path, config: Config) -> Iterator[tuple[str, Tensor]]:
-    """All weights of one checkpoint, full, in the order of the mapping table. Not collective.
+class StoredWeights:
+    """The weights of one checkpoint under Hugging Face names. Not collective.
 
     Args:
         folder: of one iteration.
         config: of the model in it, with ``vocab_size``.
-
-    Raises:
-        UserError: the checkpoint lacks a parameter.
     """
-    reader = CachedMetadataFileSystemReader(folder)
-    stored = reader.read_metadata().state_dict_metadata
-    for row in mapping_table(config).expand():
-        if not row.exported:
-            continue
-        key, layer = checkpoint_key(row.megatron)
-        entry = stored.get(key)
-        if not isinstance(entry, TensorStorageMetadata):
-            raise UserError(f"{folder} lacks the parameter {row.megatron}")
-        yield from zip(row.hf, row.split(_read(reader, key, entry, layer)), strict=True)
+
+    def __init__(self, folder: str | Path, config: Config) -> None:
+        self._folder = folder
+        self._reader = CachedMetadataFileSystemReader(folder)
+        self._stored = self._reader.read_metadata().state_dict_metadata
+        self._rows = {
+            name: row for row in mapping_table(config).expand() if row.exported for name in row.hf
+        }
+        self._last: tuple[TensorMapping | None, dict[str, Tensor]] = (None, {})
+
+    def read(self, name: str) -> Tensor:
+        """One tensor, full. Those of one parameter are best asked for one after the other.
+
+        Raises:
+            UserError: the checkpoint lacks its parameter.
+        """
+        row = self._rows[name]
+        if self._last[0] is not row:
+            key, layer = checkpoint_key(row.megatron)
+            entry = self._stored.get(key)
+            if not isinstance(entry, TensorStorageMetadata):
+                raise UserError(f"{self._folder} lacks the parameter {row.megatron}")
+            self._last = (None, {})  # makes room before the next one is read
+            tensors = row.split(_read(self._reader, key, entry, layer))
+            self._last = (row, dict(zip(row.hf, tensors, strict=True)))
+        return self._last[1][name]
 
 
 class _SlicePlanner(dcp.DefaultLoadPlanner):
@@ -97,3 +124,69 @@ def checkpoint_key(name: str) -> tuple[str, int | None]:
         if inner.startswith(ours):
             inner = stored + inner.removeprefix(ours)
     return f"{match[1]}{inner}", int(match[2])
+
+
+class StreamedSave(TorchDistSaveShardedStrategy):
+    """Saves weights that are read while they are written, in place of those of a model.
+
+    Args:
+        config: of the model, with ``vocab_size``.
+        modules: of the model on one rank, for the shapes.
+        read: gives the tensor of a Hugging Face name.
+    """
+
+    def __init__(
+        self, config: Config, modules: Mapping[str, nn.Module], read: Callable[[str], Tensor]
+    ) -> None:
+        super().__init__("torch_dist", 1)
+        self._read = read
+        self._rows = {checkpoint_key(row.megatron): row for row in mapping_table(config).expand()}
+        self._parameters = local_parameters(modules)
+        self._last: tuple[tuple[str, int | None] | None, Tensor | None] = (None, None)
+
+    def save(self, sharded_state_dict: Any, checkpoint_dir: str | Path) -> None:
+        """In place of core's, which collects all tensors before it writes."""
+        named, _, _ = _replace_state_dict_keys_with_sharded_keys(
+            sharded_state_dict, self.keep_only_main_replica
+        )
+        dcp.save(
+            mcore_to_pyt_state_dict(named, False),
+            storage_writer=dcp.FileSystemWriter(checkpoint_dir),
+            planner=_StreamingPlanner(self._tensor),
+            no_dist=True,
+        )
+
+    def _tensor(self, key: str, layer: int | None) -> Tensor:
+        """A whole parameter. The parts of one are asked for one after the other."""
+        if self._last[0] != (key, layer):
+            self._last = (None, None)  # makes room before the next one is read
+            row = self._rows[key, layer]
+            tensors = [self._read(name) for name in row.hf]
+            value = merge_named(row, tensors)
+            parameter = self._parameters[row.megatron]
+            check_shape(row, tensors, value, parameter)
+            self._last = ((key, layer), value.to(parameter.dtype))
+        assert self._last[1] is not None
+        return self._last[1]
+
+
+class _StreamingPlanner(MCoreSavePlanner):
+    """Asks for tensors when they are written."""
+
+    def __init__(self, read: Callable[[str, int | None], Tensor]) -> None:
+        super().__init__(flatten_state_dict=False)
+        self._read = read
+
+    def lookup_object(self, index: MetadataIndex) -> Any:
+        """A shard: a box of the parameter, or of the stack of a parameter's layers."""
+        held = super().lookup_object(index)
+        if not isinstance(held, Tensor):
+            return held
+        offset = list(index.offset or [0] * held.dim())
+        is_layer = LOCAL_LAYER.match(index.fqn.replace(".layers.", ".layers.0.", 1))
+        tensor = self._read(index.fqn, offset[0] if is_layer else None)
+        if is_layer:
+            tensor, offset[0] = tensor[None], 0
+        for axis, (start, size) in enumerate(zip(offset, held.shape, strict=True)):
+            tensor = tensor.narrow(axis, start, size)
+        return tensor.contiguous()

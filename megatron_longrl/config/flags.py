@@ -91,6 +91,8 @@ def _add_flag(
         group.add_argument(
             *options, dest=name, action="extend", nargs="+", metavar="PATH", help=text
         )
+    elif tuple in kinds:
+        group.add_argument(*options, dest=name, nargs="+", metavar="NUMBER", help=text)
     else:
         optional = type(None) in kinds
         parse = _none_or_text if optional else str
@@ -123,7 +125,9 @@ def _metavar(kinds: Sequence[Any]) -> str:
 def _default_text(field: FieldInfo) -> str:
     if field.is_required():
         return " (required)"
-    if field.default_factory is not None or field.default in (None, "", [], False):
+    if field.default_factory is not None or field.default in (None, "", [], (), False):
         return ""
+    if isinstance(field.default, tuple):
+        return f" (default: {' '.join(map(str, field.default))})"
     value = "on" if field.default is True else field.default
     return f" (default: {value})"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any, Literal
 
-from pydantic import Field
+from pydantic import Field, field_validator
 
 from megatron_longrl.config.section import (
     CountInt,
@@ -145,8 +145,27 @@ class ModelSection(Section):
     projector_type: Literal["mlp_downsample"] = "mlp_downsample"
     """How vision features become tokens: mlp_downsample merges 2 x 2 patches into one token."""
 
-    image_mean: FiniteFloat = 0.5
-    """Subtracted from pixels scaled to 0..1, all channels alike."""
+    image_mean: tuple[FiniteFloat, FiniteFloat, FiniteFloat] = (0.5, 0.5, 0.5)
+    """Subtracted from the channels of pixels scaled to 0..1; one number goes for all."""
 
-    image_std: PositiveFloat = 0.5
-    """Divides the pixels after the mean is subtracted, all channels alike."""
+    image_std: tuple[PositiveFloat, PositiveFloat, PositiveFloat] = (0.5, 0.5, 0.5)
+    """Divides the channels after the mean is subtracted; one number goes for all."""
+
+    video_min_pixels: PositiveInt = 128 * 28 * 28
+    """Fewest pixels to which a Qwen-VL model's videos are resized: of a frame for Qwen2.5-VL, of
+    all frames for Qwen3-VL."""
+
+    video_max_pixels: PositiveInt = 768 * 28 * 28
+    """Most pixels to which they are resized."""
+
+    image_min_pixels: PositiveInt = 56 * 56
+    """Fewest pixels to which a Qwen-VL model's images are resized."""
+
+    image_max_pixels: PositiveInt = 1280 * 28 * 28
+    """Most pixels to which they are resized."""
+
+    @field_validator("image_mean", "image_std", mode="before")
+    @classmethod
+    def _for_all_channels(cls, value: Any) -> Any:
+        values = list(value) if isinstance(value, list | tuple) else [value]
+        return values * 3 if len(values) == 1 else values

@@ -113,14 +113,17 @@ def _vision_tower(config: Config) -> Iterator[str]:
                 f"leave {flag(given[0])} out, or choose another --model-family"
             )
         return
-    missing = [name for name in VISION_FIELDS if name not in given]
+    is_square = config.model_family == "vila"
+    needed = [name for name in VISION_FIELDS if is_square or name != "vision_image_size"]
+    missing = [name for name in needed if name not in given]
     if missing:
         yield (
             f"{', '.join(missing)} not set, which model_family {config.model_family} needs: give "
             f"{flag(missing[0])} ..., or put it into the --config recipe"
         )
         return
-    yield from _indivisible(config, "vision_image_size", "vision_patch_size")
+    if is_square:
+        yield from _indivisible(config, "vision_image_size", "vision_patch_size")
     yield from _indivisible(config, "vision_hidden_size", "vision_num_attention_heads")
     layers, feature = config.vision_num_layers, config.vision_feature_layer
     if not -(layers + 1) <= feature <= layers:
@@ -142,6 +145,14 @@ def _ranks(config: Config, world_size: int) -> Iterator[str]:
             f"launch with torchrun on a multiple of {replica} ranks, or lower one of the sizes"
         )
     yield from _indivisible(config, "num_layers", "pipeline_model_parallel_size")
+    levels = len(config.vision_deepstack_layers)
+    stages = config.pipeline_model_parallel_size
+    if levels > config.num_layers // stages:
+        yield (
+            f"vision_deepstack_layers names {levels}, which the first pipeline stage adds, but "
+            f"num_layers ({config.num_layers}) / pipeline_model_parallel_size ({stages}) is only "
+            f"{config.num_layers // stages}: lower --pipeline-model-parallel-size"
+        )
 
 
 def _tensor_split(config: Config) -> Iterator[str]:
@@ -322,7 +333,7 @@ def _rl_batch(config: Config, world_size: int) -> Iterator[str]:
 
 def _sequence_length(config: Config, entry: Entry | None) -> Iterator[str]:
     """The tokens that a full-length video needs at least; longer questions are found per row."""
-    if config.video_frames is None or config.model_family in TEXT_FAMILIES:
+    if config.video_frames is None or not config.tokens_per_frame:
         return
     frames = config.video_frames
     per_frame = config.tokens_per_frame + 1  # The newline after each frame.

@@ -109,11 +109,18 @@ class Config(
 
     @property
     def tokens_per_frame(self) -> int:
-        """Media tokens of one frame, without the newline that follows it; 0 without a tower."""
-        if not self.vision_patch_size:
+        """Media tokens of a square frame, without the newline that follows it; 0 where there are no
+        such frames."""
+        if not self.vision_image_size:
             return 0
         patches = self.vision_image_size // self.vision_patch_size
         return math.ceil(patches / 2) ** 2
+
+    @property
+    def embedding_width(self) -> int:
+        """Channels of a media embedding: the language model's width, once more for every layer of
+        DeepStack."""
+        return self.hidden_size * (1 + len(self.vision_deepstack_layers))
 
     @property
     def params_dtype(self) -> torch.dtype:

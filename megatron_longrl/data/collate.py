@@ -30,7 +30,8 @@ class Batch:
     tokens: Tensor
     """long; media slots hold the tokenizer's ``media_id``, padding holds 0."""
     position_ids: Tensor
-    """long, as the prompt and one response alone would have them."""
+    """long, as the prompt and one response alone would have them; [b, s, 3] where a prompt's are of
+    time, height and width."""
     branch_ids: Tensor
     """long: 0 prompt, 1..n responses, -1 padding."""
     segment_ids: Tensor
@@ -86,7 +87,8 @@ def collate(
                 f"{seq_length}: raise it, or lower --video-frames or --rollout-max-tokens"
             )
     width = -(-max(lengths) // pad_to_multiple) * pad_to_multiple
-    batch = _empty(len(packs), width)
+    is_spatial = any(prompt.positions.dim() > 1 for prompt in prompts)
+    batch = _empty(len(packs), width, is_spatial=is_spatial)
     batch.uids = [prompt.uid for prompt in prompts]
     batch.rows = [0] * len(prompts)
     batch.spans = [[] for _ in prompts]
@@ -103,12 +105,12 @@ def collate(
     return batch
 
 
-def _empty(rows: int, width: int) -> Batch:
+def _empty(rows: int, width: int, *, is_spatial: bool = False) -> Batch:
     """Rows of nothing but padding."""
     shape = (rows, width)
     return Batch(
         tokens=torch.zeros(shape, dtype=torch.long),
-        position_ids=torch.zeros(shape, dtype=torch.long),
+        position_ids=torch.zeros((*shape, 3) if is_spatial else shape, dtype=torch.long),
         branch_ids=torch.full(shape, -1),
         segment_ids=torch.zeros(shape, dtype=torch.long),
         labels=torch.zeros(shape, dtype=torch.long),
@@ -149,7 +151,8 @@ def _write(
     stem = len(prompt.token_ids) - 1
     here = slice(start, start + stem)
     batch.tokens[b, here] = prompt.token_ids[:-1]
-    batch.position_ids[b, here] = torch.arange(stem)
+    positions = prompt.positions
+    batch.position_ids[b, here] = positions[:-1]
     batch.branch_ids[b, here] = 0
     batch.media_index[b, here][prompt.media_mask[:-1]] = torch.cat(
         [
@@ -163,7 +166,9 @@ def _write(
         span = slice(start, start + len(response))
         ids = torch.tensor(response, dtype=torch.long)
         batch.tokens[b, span] = torch.cat([prompt.token_ids[-1:], ids[:-1]])
-        batch.position_ids[b, span] = stem + torch.arange(len(response))
+        steps = torch.arange(len(response))
+        # The same in time, height and width.
+        batch.position_ids[b, span] = positions[-1] + steps.view(-1, *[1] * (positions.dim() - 1))
         batch.branch_ids[b, span] = branch
         batch.labels[b, span] = ids
         batch.loss_mask[b, span] = 1.0

@@ -12,7 +12,7 @@ from typing import Any
 
 from megatron_longrl.errors import UserError
 
-DATA_TYPES = ("video", "text")
+DATA_TYPES = ("video", "image", "text")
 
 
 @dataclass(frozen=True)
@@ -27,11 +27,12 @@ class Row:
         videos: files of the videos, in the order in which the model sees them; none where
             ``data_type`` is "text".
         problem_type: kind of question, "general" when the data does not say.
-        data_type: "video" or "text".
+        data_type: "video", "image" or "text".
         source: "file:line" for messages ("file[k]" in a JSON array).
         uid: unique and stable id by which everything of this row is looked up. It does not
             depend on the folder that the data is in, so that the same data gives the same run
             everywhere.
+        images: files of the images, which the model sees before the videos.
     """
 
     problem_id: str
@@ -43,6 +44,12 @@ class Row:
     data_type: str
     source: str
     uid: str = ""
+    images: tuple[Path, ...] = ()
+
+    @property
+    def media(self) -> list[tuple[Path, bool]]:
+        """All files in the order in which the model sees them, and whether each is an image."""
+        return [(path, True) for path in self.images] + [(path, False) for path in self.videos]
 
     def __post_init__(self) -> None:
         if not self.uid:
@@ -147,32 +154,43 @@ def _parse_row(entry: Any, path: Path, place: str, uid_place: str) -> Row:
     for key, value in (("problem", problem), ("answer", answer)):
         if not value.strip():
             raise UserError(f"{where}: field '{key}' is empty; correct or remove the row")
+    videos, images = _media_paths(entry, data_type, path, where)
     return Row(
         problem_id=problem_id,
         problem=problem,
         answer=answer,
         reasoning=_strip_tags(text("reasoning", ""), "think"),
-        videos=_video_paths(entry.get("videos"), data_type, path, where),
+        videos=videos,
         problem_type=text("problem_type", "general"),
         data_type=data_type,
         source=where,
         uid=f"{problem_id}@{uid_place}",
+        images=images,
     )
 
 
-def _video_paths(value: Any, data_type: str, path: Path, where: str) -> tuple[Path, ...]:
-    names = value if isinstance(value, list) else [value] if value else []
+def _media_paths(
+    entry: dict[str, Any], data_type: str, path: Path, where: str
+) -> tuple[tuple[Path, ...], tuple[Path, ...]]:
+    """Videos and images of a row, which must have those that its ``data_type`` tells of."""
+    found = {kind: _paths(entry.get(kind), kind, path, where) for kind in ("videos", "images")}
     if data_type == "text":
-        if names:
-            raise UserError(f"{where}: data_type is 'text' but the row has a 'videos' field")
-        return ()
-    if not names:
+        for kind, names in found.items():
+            if names:
+                raise UserError(f"{where}: data_type is 'text' but the row has a '{kind}' field")
+    elif not found[f"{data_type}s"]:
         raise UserError(
-            f"{where}: the row has no 'videos' field; add the path of its video, "
+            f"{where}: the row has no '{data_type}s' field; add the path of its {data_type}, "
             "or set data_type to 'text'"
         )
+    return found["videos"], found["images"]
+
+
+def _paths(value: Any, kind: str, path: Path, where: str) -> tuple[Path, ...]:
+    names = value if isinstance(value, list) else [value] if value else []
     if not all(isinstance(name, str) and name for name in names):
-        raise UserError(f"{where}: field 'videos' must be the path of a video, or a list of paths")
+        one = kind.removesuffix("s")
+        raise UserError(f"{where}: field '{kind}' must be the path of a {one}, or a list of paths")
     return tuple(path.parent / name for name in names)
 
 

@@ -40,6 +40,13 @@ class Tokenizer(Protocol):
     def media_id(self) -> int:
         """A valid id that stands in media slots; its embedding is never used."""
 
+    def id_of(self, symbol: str) -> int:
+        """Id of a special token.
+
+        Raises:
+            UserError: there is no such token.
+        """
+
     def encode(self, text: str) -> list[int]:
         """Ids of a text; special tokens written in it are recognised, none are added."""
 
@@ -65,12 +72,16 @@ class SentencePieceTokenizer:
                 "tokenizer give its folder and --tokenizer-type HuggingFaceTokenizer"
             ) from None
         self.vocab_size = int(self._model.vocab_size())
-        eos = self._model.piece_to_id(END_OF_TURN)
-        if eos == self._model.unk_id():
-            raise UserError(f"--tokenizer-model {model}: the model has no symbol {END_OF_TURN}")
-        self.eos_id = int(eos)
+        self.eos_id = self.id_of(END_OF_TURN)
         self.pad_id = max(int(self._model.pad_id()), 0)
         self.media_id = self.pad_id
+
+    def id_of(self, symbol: str) -> int:
+        """Id of a symbol."""
+        found = int(self._model.piece_to_id(symbol))
+        if found == self._model.unk_id():
+            raise UserError(f"--tokenizer-model {self.path}: the model has no symbol {symbol}")
+        return found
 
     @cached_property
     def _space_bytes(self) -> list[int]:
@@ -124,6 +135,13 @@ class HuggingFaceTokenizer:
         pad = self._tokenizer.pad_token_id
         self.pad_id = self.eos_id if pad is None else int(pad)
         self.media_id = self.pad_id
+
+    def id_of(self, symbol: str) -> int:
+        """Id of a special token."""
+        found = self._tokenizer.get_vocab().get(symbol)
+        if found is None:
+            raise UserError(f"--tokenizer-model {self.path}: the tokenizer has no token {symbol}")
+        return int(found)
 
     def encode(self, text: str) -> list[int]:
         """Ids of a text."""

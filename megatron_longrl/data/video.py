@@ -3,8 +3,8 @@
 DALI decodes VP8, VP9 and MJPEG on a CPU, and what NVDEC can on a GPU. All else is decoded by PyAV
 and goes through the same graph. Both ways give the same pixels on a CPU, bit for bit, and give them
 as VILA reads videos: colours as BT.601 whatever the file's tag says, no rotation, the whole frame
-squeezed to a square with an antialiased bicubic filter. Against Pillow's filter, which Hugging
-Face's SigLIP processor uses, levels (0 to 255) differ by at most 1 on smooth pictures and by 0.5
+squeezed to the size asked for with an antialiased bicubic filter. Against Pillow's filter, which
+Hugging Face's processors use, levels (0 to 255) differ by at most 1 on smooth pictures and by 0.5
 on average on noise. NVDEC's pixels differ a little from a CPU decoder's.
 """
 
@@ -20,6 +20,8 @@ import torch
 from torch import Tensor
 
 from megatron_longrl.data import video_dali
+from megatron_longrl.data.frame_view import FrameView
+from megatron_longrl.data.image import read_image
 from megatron_longrl.data.video_dali import DECODED_BY_DALI, VIDEOS_PER_RUN, Recipe
 from megatron_longrl.data.video_probe import (
     Scan,
@@ -34,6 +36,7 @@ from megatron_longrl.data.video_segments import Piece, cut, plan_pieces
 from megatron_longrl.platforms import platform
 
 __all__ = [
+    "FrameView",
     "VideoError",
     "VideoInfo",
     "VideoSpec",
@@ -50,18 +53,20 @@ _RUN_BYTES = 256 * 2**20
 
 @dataclass(frozen=True)
 class VideoSpec:
-    """Frames of a video, and their preprocessing: ``size`` squared, (x / 255 - mean) / std."""
+    """Frames of a video or an image, and how they are preprocessed."""
 
     path: str
     content: str
     """Hash of the file's bytes."""
     frame_indices: tuple[int, ...]
-    """In presentation order of the file."""
-    size: int
-    mean: float
-    std: float
+    """In presentation order of the file; a multiple of ``view.frames_per_unit``."""
+    view: FrameView
     source_pixels: int = field(default=0, compare=False)
     """Width times height of the file's frames: what decoding one costs."""
+    is_image: bool = field(default=False, compare=False)
+    """Pillow reads the file, not a video decoder."""
+    frames_per_second: float = field(default=0.0, compare=False)
+    """At which the frames were taken; 0 where the file has no notion of time."""
 
     def key(self) -> str:
         """Identifies these pixels: content, frames and preprocessing."""
@@ -69,8 +74,18 @@ class VideoSpec:
 
     @cached_property
     def _key(self) -> str:
-        text = f"{self.content}/{self.frame_indices}/{self.size}/{self.mean}/{self.std}"
+        text = f"{self.content}/{self.frame_indices}/{self.view}"
         return hashlib.sha256(text.encode()).hexdigest()
+
+    @property
+    def num_units(self) -> int:
+        """Units of work of the tower."""
+        return len(self.frame_indices) // self.view.frames_per_unit
+
+    @property
+    def num_tokens(self) -> int:
+        """Embeddings."""
+        return self.num_units * self.view.tokens_per_unit
 
 
 def sample_frame_indices(
@@ -97,7 +112,7 @@ def decode_frames(spec: VideoSpec, positions: Sequence[int] | None = None) -> Te
         positions: which of ``spec.frame_indices`` to decode, in any order; None for all.
 
     Returns:
-        float32 [f, 3, size, size].
+        float32 [f, 3, height, width].
 
     Raises:
         VideoError: a frame cannot be decoded.
@@ -118,10 +133,11 @@ def decode_many(
         requests: specifications, and which of their frames to decode.
 
     Returns:
-        Per request float32 [f, 3, size, size], or the error that it met.
+        Per request float32 [f, 3, height, width], or the error that it met.
     """
     results: list[Tensor | VideoError] = [
-        torch.empty(len(positions), 3, spec.size, spec.size) for spec, positions in requests
+        torch.empty(len(positions), 3, spec.view.height, spec.view.width)
+        for spec, positions in requests
     ]
     pending: dict[Recipe, list[_Part]] = {}
     for number, (spec, positions) in enumerate(requests):
@@ -164,6 +180,10 @@ def _parts(number: int, spec: VideoSpec, indices: Sequence[int]) -> Iterator[_Pa
     """Cut a request into parts whose frames at full size fit into the memory of a run."""
     if not indices:
         return
+    if spec.is_image:
+        frames = np.stack([read_image(spec.path)] * len(indices))
+        yield _decoded(number, range(len(indices)), spec, frames)
+        return
     found = scan(spec.path)
     if max(indices) >= found.info.num_frames:
         raise VideoError(
@@ -173,7 +193,7 @@ def _parts(number: int, spec: VideoSpec, indices: Sequence[int]) -> Iterator[_Pa
     if not by_dali:
         yield from _parts_by_pyav(number, spec, indices, range(len(indices)))
         return
-    recipe = Recipe("encoded", spec.size, spec.mean, spec.std)
+    recipe = Recipe("encoded", spec.view.mean, spec.view.std)
     frame_bytes = found.info.width * found.info.height * 3
     step = max(1, _RUN_BYTES // frame_bytes)
     in_order = sorted(range(len(indices)), key=lambda row: indices[row])
@@ -185,7 +205,8 @@ def _parts(number: int, spec: VideoSpec, indices: Sequence[int]) -> Iterator[_Pa
             encoded, first = _encoded(spec.path, found, piece, whole)
             frames = np.asarray([indices[row] - first for row in here], dtype=np.int32)
             size = encoded.nbytes + len(here) * frame_bytes
-            yield _Part(number, here, spec, recipe, (encoded, frames), size, first)
+            inputs = (encoded, frames, _size(spec))
+            yield _Part(number, here, spec, recipe, inputs, size, first)
 
 
 def _encoded(
@@ -206,11 +227,21 @@ def _encoded(
 def _parts_by_pyav(
     number: int, spec: VideoSpec, indices: Sequence[int], rows: Sequence[int]
 ) -> Iterator[_Part]:
-    recipe = Recipe("frames", spec.size, spec.mean, spec.std)
     info = probe(spec.path)
     chunk = max(1, _RUN_BYTES // (info.width * info.height * 3))
     for positions, frames in decode_in_chunks(spec.path, indices, chunk):
-        yield _Part(number, [rows[p] for p in positions], spec, recipe, (frames,), frames.nbytes)
+        yield _decoded(number, [rows[p] for p in positions], spec, frames)
+
+
+def _decoded(number: int, rows: Sequence[int], spec: VideoSpec, frames: np.ndarray) -> _Part:
+    """A part whose frames, uint8 [f, h, w, 3], are decoded already."""
+    recipe = Recipe("frames", spec.view.mean, spec.view.std)
+    return _Part(number, rows, spec, recipe, (frames, _size(spec)), frames.nbytes)
+
+
+def _size(spec: VideoSpec) -> np.ndarray:
+    """What DALI resizes to: height and width."""
+    return np.asarray([spec.view.height, spec.view.width], dtype=np.float32)
 
 
 def _run(parts: Sequence[_Part], results: list[Tensor | VideoError]) -> None:

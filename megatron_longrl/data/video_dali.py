@@ -1,4 +1,4 @@
-"""The DALI graph from encoded videos or decoded frames to normalised squares."""
+"""The DALI graph from encoded videos or decoded frames to resized, normalised ones."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from megatron_longrl.data.frame_view import Channels
 from megatron_longrl.platforms import platform
 
 VIDEOS_PER_RUN = 16
@@ -27,15 +28,15 @@ class Recipe:
     """Names a pipeline: what it is fed and what it makes of it."""
 
     source: Literal["encoded", "frames"]
-    """Files' bytes with frame numbers (int32 [f]), or frames (uint8 [f, h, w, 3])."""
-    size: int
-    mean: float
-    std: float
+    """Files' bytes with frame numbers (int32 [f]), or frames (uint8 [f, h, w, 3]); both with the
+    size to resize to (float32 [2])."""
+    mean: Channels
+    std: Channels
 
     @property
     def inputs(self) -> tuple[str, ...]:
         """Names of what is fed, per video."""
-        return ("encoded", "indices") if self.source == "encoded" else ("frames",)
+        return ("encoded", "indices", "size") if self.source == "encoded" else ("frames", "size")
 
 
 _pipelines = threading.local()
@@ -49,7 +50,7 @@ def run(recipe: Recipe, videos: Sequence[tuple[np.ndarray, ...]]) -> list[Tensor
         videos: per video what ``recipe.inputs`` names.
 
     Returns:
-        Per video float32 [f, 3, size, size] in DALI's memory: valid until the next run.
+        Per video float32 [f, 3, height, width] in DALI's memory: valid until the next run.
 
     Raises:
         RuntimeError: DALI refuses one of them; its message does not say which.
@@ -95,7 +96,7 @@ def _build(recipe: Recipe) -> Any:
             frames = frames.gpu() if on_gpu else frames
         frames = fn.resize(
             frames,
-            size=[recipe.size, recipe.size],
+            size=fn.external_source(name="size", dtype=types.FLOAT, ndim=1),
             interp_type=types.INTERP_CUBIC,
             antialias=True,
         )
@@ -103,8 +104,8 @@ def _build(recipe: Recipe) -> Any:
             frames,
             dtype=types.FLOAT,
             output_layout="FCHW",
-            mean=[255.0 * recipe.mean] * 3,
-            std=[255.0 * recipe.std] * 3,
+            mean=[255.0 * mean for mean in recipe.mean],
+            std=[255.0 * std for std in recipe.std],
         )
 
     built = pipeline()

@@ -39,6 +39,8 @@ class VideoInfo:
     codec: str
     """FFmpeg's name: vp9, h264, …"""
     duration_seconds: float
+    is_image: bool = False
+    """A picture, which has one frame and no time."""
 
 
 @dataclass(frozen=True)

@@ -22,6 +22,8 @@ if TYPE_CHECKING:
     from megatron_longrl.checkpoint.hf import HfFolder
     from megatron_longrl.checkpoint.table import Table
     from megatron_longrl.config import Config
+    from megatron_longrl.data.media_layout import MediaLayout
+    from megatron_longrl.data.tokenizer import Tokenizer
     from megatron_longrl.parallel.groups import ParallelGroups
 
 FAMILIES: tuple[FamilyName, ...] = get_args(FamilyName)
@@ -54,6 +56,8 @@ class Family:
     """(config, dtype, names of the tensors that are written) -> JSON files of an export by path."""
     build_encoder: Callable[[Config, ParallelGroups], torch.nn.Module] | None = None
     """Pixels to embeddings; None for a family that reads text only."""
+    build_layout: Callable[[Config, Tokenizer], MediaLayout] | None = None
+    """How videos and images stand in a prompt; None for a family that reads text only."""
     tokenizer_folder: str = ""
     """Folder of a checkpoint with the tokenizer's files."""
     completion: Callable[[Config], dict[str, Tensor]] = _nothing

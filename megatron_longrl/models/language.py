@@ -23,6 +23,7 @@ from megatron.core.transformer.transformer_layer import (
 )
 from torch import Tensor
 
+from megatron_longrl.models.deepstack import install_deepstack
 from megatron_longrl.models.norms import FUSED_NORMS, TorchNorm
 from megatron_longrl.models.rotary import channel_axes, rotary_angles
 from megatron_longrl.models.swiglu import SwiGLU
@@ -91,6 +92,7 @@ def common_transformer_options(config: Config) -> dict[str, Any]:
         "attention_dropout": 0.0,
         "init_method_std": config.init_method_std,
         "use_cpu_initialization": False,
+        "perform_initialization": False,  # initialize_weights draws all, or a checkpoint is read
         # Gradients are sums over tokens, divided once by the global count: DDP must not average.
         "calculate_per_token_loss": True,
         # Fused kernels of Transformer Engine, apex or torch.compile.
@@ -178,6 +180,8 @@ def build_language_model(config: Config, vocab_size: int, groups: ParallelGroups
     )
     axes = channel_axes(mrope_sections(config), interleaved=config.mrope_interleaved)
     model.rotary_axes = axes.to(platform.device)
+    if groups.is_first_stage:
+        install_deepstack(model, len(config.vision_deepstack_layers))
     return model
 
 
@@ -197,7 +201,7 @@ def run_decoder(
 
     Args:
         decoder_input: [s, b, h] on the first stage (whole local sequence), else None.
-        position_ids: int64 [b, s] of this rank's shard, or [3, b, s] for multimodal positions.
+        position_ids: int64 [b, s] of this rank's shard, or [b, s, 3] for multimodal positions.
         attention_mask: see :func:`~megatron_longrl.parallel.attention.attention_mask`.
         packed_seq_params: see :func:`~megatron_longrl.parallel.sequence.row_sharing`.
 
@@ -205,7 +209,7 @@ def run_decoder(
         [s, b, h] hidden states of this stage (s / TP with sequence parallelism).
     """
     if position_ids.dim() == 2:
-        position_ids = position_ids.expand(3, -1, -1)
+        position_ids = position_ids[:, :, None].expand(-1, -1, 3)
     # Not core's: that knows no interleaved channels, and would shard the positions once more.
     rotary = rotary_angles(position_ids, model.rotary_pos_emb.inv_freq, model.rotary_axes)
     if decoder_input is not None and model.config.sequence_parallel:

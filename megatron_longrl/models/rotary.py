@@ -33,7 +33,7 @@ def rotary_angles(positions: Tensor, inverse_frequencies: Tensor, axes: Tensor) 
     """Angles by which the channels of queries and keys turn.
 
     Args:
-        positions: long [3, b, s].
+        positions: long [b, s, 3]: time, height, width.
         inverse_frequencies: float32 [d / 2].
         axes: see :func:`channel_axes`.
 
@@ -41,6 +41,6 @@ def rotary_angles(positions: Tensor, inverse_frequencies: Tensor, axes: Tensor) 
         float32 [s, b, 1, d], both halves of the channels alike, as megatron-core's attention takes
         it.
     """
-    chosen = positions.float()[axes.to(positions.device)]  # [d / 2, b, s]
-    angles = chosen.permute(2, 1, 0) * inverse_frequencies
+    chosen = positions.transpose(0, 1)[:, :, axes.to(positions.device)].float()  # [s, b, d / 2]
+    angles = chosen * inverse_frequencies
     return torch.cat([angles, angles], dim=-1)[:, :, None]

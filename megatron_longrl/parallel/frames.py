@@ -5,11 +5,14 @@ puts the embeddings together. Each frame is encoded once, however many sequences
 backward pass of a trainable encoder goes the other way: gradients of the embeddings are summed to
 the rank that owns the frame. Where the rank's share was one chunk its graph is still there, else
 the chunks are encoded again with a graph.
+
+Videos are cut between units, the frames that the tower takes together. Frames may have any size,
+units of one video give equally many tokens.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 
@@ -18,9 +21,12 @@ import torch.distributed as dist
 from torch import Tensor
 from torch.distributed import ProcessGroup
 
-from megatron_longrl.data.video import VideoError, VideoSpec, decode_many
+from megatron_longrl.data.video import FrameView, VideoError, VideoSpec, decode_many
 from megatron_longrl.parallel.agree import gather_objects, together
 from megatron_longrl.parallel.shares import Cut, Share, frame_shares
+
+Runs = list[tuple[int, int]]
+"""(first row, rows): pieces of a tensor, in the order in which their owner has them."""
 
 
 @dataclass
@@ -28,7 +34,7 @@ class EncodedVideos:
     """What stage 1 gives."""
 
     embeddings: dict[str, Tensor]
-    """Video key -> [frames * tokens, h], on every rank of the replica."""
+    """Video key -> [tokens, w], on every rank of the replica."""
     failed: dict[str, str]
     """Video key -> why it could not be decoded; the same on every rank."""
     frames_decoded: int = 0
@@ -36,38 +42,57 @@ class EncodedVideos:
     frames_encoded: int = 0
     """Frames that this rank encoded."""
     order: list[tuple[str, int]] = field(default_factory=list)
-    """(video key, frames) as the embeddings lie one behind the other."""
-    owned: list[Tensor] = field(default_factory=list)
-    """For every rank, long [f]: which frames of ``order`` it owns, in its own order."""
-    pixels: list[Tensor] = field(default_factory=list)
-    """This rank's frames in chunks [f, 3, S, S], kept to encode them again with a graph."""
+    """(video key, tokens) as the embeddings lie one behind the other."""
+    owned: list[Runs] = field(default_factory=list)
+    """For every rank, which tokens of ``order`` it owns."""
+    chunks: list[_Chunk] = field(default_factory=list)
+    """This rank's frames, kept to encode them again with a graph."""
     output: Tensor | None = None
-    """[f, tokens, h] of this rank's frames with its graph, where they were one chunk."""
+    """[tokens, w] of this rank with its graph, where its share was one chunk."""
+
+
+@dataclass(frozen=True)
+class _Chunk:
+    """Units that go through the encoder together."""
+
+    pixels: Tensor
+    """[units * frames of a unit, 3, H, W]."""
+    units: int
+    tokens_per_unit: int
+
+    def select(self, kept: Tensor) -> _Chunk:
+        """The units of these numbers."""
+        whole = self.pixels.unflatten(0, (self.units, -1))
+        pixels = whole[kept.to(whole.device)].flatten(0, 1)
+        return _Chunk(pixels, len(kept), self.tokens_per_unit)
 
 
 @dataclass
 class _Local:
-    """This rank's share, chunk by chunk: a chunk holds frames of one size."""
+    """This rank's share, chunk by chunk: a chunk holds units of one view."""
 
-    frames: list[tuple[int, int]] = field(default_factory=list)
-    """(index of the video, position among its frames) of every encoded frame."""
+    units: list[int] = field(default_factory=list)
+    """Index of the video of every encoded unit."""
     decoded: int = 0
+    """Frames."""
     errors: dict[int, str] = field(default_factory=dict)
     """Index of a video that could not be decoded -> why."""
     outputs: list[Tensor] = field(default_factory=list)
-    pixels: list[Tensor] = field(default_factory=list)
+    """[tokens, w] of every chunk."""
+    chunks: list[_Chunk] = field(default_factory=list)
 
 
 class FrameEncoder:
     """Stage 1 over the ranks of one replica.
 
     Args:
-        encoder: [f, 3, S, S] -> [f, tokens, h]; wrapped for data parallelism when it is trained.
-            None for a model without one, which is never given a video.
+        encoder: frames [f, 3, H, W] -> [units, tokens, w]; wrapped for data parallelism when it is
+            trained. None for a model without one, which is never given a video.
         group: all ranks of the replica.
         control: a gloo group of the same ranks.
-        chunk_frames: frames encoded at a time.
+        chunk_frames: frames encoded at a time; at least a unit.
         decoded_bytes: decoded pixels that wait for the encoder; at least a chunk.
+        width: w, channels of an embedding.
         dtype: training dtype, in which embeddings are kept.
         cut: whether a video may be split inside itself, see :func:`frame_shares`.
         timer: counts the seconds of the phases ``decode`` and ``gather``.
@@ -81,8 +106,7 @@ class FrameEncoder:
         *,
         chunk_frames: int,
         decoded_bytes: int = 256 * 2**20,
-        tokens_per_frame: int,
-        hidden_size: int,
+        width: int,
         dtype: torch.dtype,
         device: torch.device,
         cut: Cut = "always",
@@ -93,7 +117,7 @@ class FrameEncoder:
         self.control = control
         self.chunk_frames = chunk_frames
         self.decoded_bytes = decoded_bytes
-        self.token_shape = (tokens_per_frame, hidden_size)
+        self.width = width
         self.dtype = dtype
         self.device = device
         self.cut = cut
@@ -120,25 +144,22 @@ class FrameEncoder:
             for v, reason in errors.items():
                 failed.setdefault(v, reason)
         # A video that drops out leaves its ranks with less; nothing is done again.
-        kept = [row for row, (v, _) in enumerate(local.frames) if v not in failed]
-        output = self._alive(local.outputs, kept)
-        alive = [(v, spec) for v, spec in enumerate(specs) if v not in failed]
-        order = [(spec.key(), len(spec.frame_indices)) for _, spec in alive]
-        owned = _owned([v for v, _ in alive], [count for _, count in order], shares)
+        kept = torch.tensor([v not in failed for v in local.units], dtype=torch.bool)
+        output = self._alive(specs, local, kept)
+        alive = {v: spec for v, spec in enumerate(specs) if v not in failed}
+        order = [(spec.key(), spec.num_tokens) for spec in alive.values()]
+        owned = _owned(alive, shares)
         with self.timer("gather"):
             whole = self._gather(output.detach(), owned)
-        embeddings = {}
-        parts = whole.split([count for _, count in order]) if order else ()
-        for (key, _), part in zip(order, parts, strict=True):
-            embeddings[key] = part.flatten(0, 1)
+        parts = whole.split([tokens for _, tokens in order]) if order else ()
         return EncodedVideos(
-            embeddings=embeddings,
+            embeddings={key: part for (key, _), part in zip(order, parts, strict=True)},
             failed={specs[v].key(): reason for v, reason in failed.items()},
             frames_decoded=local.decoded,
-            frames_encoded=len(local.frames),
+            frames_encoded=sum(specs[v].view.frames_per_unit for v in local.units),
             order=order,
             owned=owned,
-            pixels=_select(local.pixels, kept),
+            chunks=_select(local.chunks, kept),
             output=output if output.requires_grad else None,
         )
 
@@ -153,125 +174,153 @@ class FrameEncoder:
         if not encoded.order:
             return
         parts = []
-        for key, frames in encoded.order:
+        for key, tokens in encoded.order:
             gradient = gradients.get(key)
-            shape = (frames, *self.token_shape)
             if gradient is None:
-                parts.append(torch.zeros(shape, dtype=self.dtype, device=self.device))
-            else:
-                parts.append(gradient.view(shape))
+                shape = (tokens, self.width)
+                gradient = torch.zeros(shape, dtype=self.dtype, device=self.device)
+            parts.append(gradient)
         mine = self._reduce_to_owners(torch.cat(parts), encoded.owned)
         if encoded.output is not None:
             torch.autograd.backward(encoded.output, mine)
             encoded.output = None  # its graph is gone
             return
-        held = sum(len(pixels) for pixels in encoded.pixels)
+        held = sum(chunk.units * chunk.tokens_per_unit for chunk in encoded.chunks)
         assert held == len(mine), "encode(for_backward=True) is needed for a backward pass"
         start = 0
-        for pixels in encoded.pixels:
+        for chunk in encoded.chunks:
             with torch.enable_grad():
-                output = self.encoder(pixels).to(self.dtype)
-            torch.autograd.backward(output, mine[start : start + len(pixels)])
-            start += len(pixels)
+                output = self.encoder(chunk.pixels).to(self.dtype).flatten(0, 1)
+            torch.autograd.backward(output, mine[start : start + len(output)])
+            start += len(output)
 
     def _encode_share(self, specs: Sequence[VideoSpec], share: Share, for_backward: bool) -> _Local:
         """Decode and encode this rank's share, a bounded number of frames at a time."""
         local = _Local()
-        total = sum(len(positions) for _, positions in share)
-        one_size = len({specs[v].size for v, _ in share}) == 1
-        keep_graph = for_backward and one_size and total <= self.chunk_frames
+        total = sum(len(units) * specs[v].view.frames_per_unit for v, units in share)
+        one_view = len({specs[v].view for v, _ in share}) == 1
+        keep_graph = for_backward and one_view and total <= self.chunk_frames
         for portion in self._portions(specs, share):
+            view = specs[portion[0][0]].view
             with self.timer("decode"):
-                results = decode_many([(specs[v], positions) for v, positions in portion])
-            good: list[tuple[int, list[int], Tensor]] = []
-            for (v, positions), result in zip(portion, results, strict=True):
+                results = decode_many([(specs[v], _frames(view, units)) for v, units in portion])
+            good: list[Tensor] = []
+            for (v, units), result in zip(portion, results, strict=True):
                 if isinstance(result, VideoError):
                     local.errors[v] = str(result)
                 else:
-                    good.append((v, positions, result))
-            local.frames += [(v, f) for v, positions, _ in good for f in positions]
-            local.decoded += sum(len(frames) for _, _, frames in good)
+                    local.units += [v] * len(units)
+                    local.decoded += len(result)
+                    good.append(result)
             if not good:
                 continue  # the encoder never sees an empty batch
-            decoded = torch.cat([frames for _, _, frames in good])
-            for chunk in decoded.split(self.chunk_frames):
-                pixels = chunk.to(self.device)
+            for frames in torch.cat(good).split(self._chunk_units(view) * view.frames_per_unit):
+                units_here = len(frames) // view.frames_per_unit
+                chunk = _Chunk(frames.to(self.device), units_here, view.tokens_per_unit)
                 with torch.set_grad_enabled(keep_graph):
-                    local.outputs.append(self.encoder(pixels).to(self.dtype))
+                    output = self.encoder(chunk.pixels).to(self.dtype).flatten(0, 1)
+                expected = (units_here * view.tokens_per_unit, self.width)
+                assert output.shape == expected, f"the tower gave {output.shape}, not {expected}"
+                local.outputs.append(output)
                 if for_backward and not keep_graph:
-                    local.pixels.append(pixels)
+                    local.chunks.append(chunk)
         return local
 
+    def _chunk_units(self, view: FrameView) -> int:
+        return max(self.chunk_frames // view.frames_per_unit, 1)
+
     def _portions(self, specs: Sequence[VideoSpec], share: Share) -> list[Share]:
-        """Parts of a share that are decoded at a time, each of frames of one size."""
+        """Parts of a share that are decoded at a time, each of units of one view."""
         portions: list[Share] = []
-        room, size = 0, 0
-        for v, positions in share:
-            rest = positions
+        room, view = 0, None
+        for v, units in share:
+            rest = units
             while rest:
-                if not room or size != specs[v].size:
-                    size = specs[v].size
-                    frames = self.decoded_bytes // (3 * size * size * 4)
-                    room = max(frames // self.chunk_frames, 1) * self.chunk_frames
+                if not room or view != specs[v].view:
+                    view = specs[v].view
+                    unit_bytes = view.frames_per_unit * 3 * view.height * view.width * 4
+                    chunk = self._chunk_units(view)
+                    room = max(self.decoded_bytes // unit_bytes // chunk, 1) * chunk
                     portions.append([])
                 portions[-1].append((v, rest[:room]))
                 rest, room = rest[room:], room - len(rest[:room])
         return portions
 
-    def _alive(self, outputs: Sequence[Tensor], kept: Sequence[int]) -> Tensor:
-        """[f, tokens, h] of the frames whose videos have not failed."""
-        if not kept:
-            return torch.empty((0, *self.token_shape), dtype=self.dtype, device=self.device)
-        whole = torch.cat(list(outputs)) if len(outputs) > 1 else outputs[0]
-        if len(kept) == len(whole):
+    def _alive(self, specs: Sequence[VideoSpec], local: _Local, kept: Tensor) -> Tensor:
+        """[tokens, w] of the units whose videos have not failed."""
+        if not kept.any():
+            return torch.empty((0, self.width), dtype=self.dtype, device=self.device)
+        whole = torch.cat(local.outputs) if len(local.outputs) > 1 else local.outputs[0]
+        if kept.all():
             return whole
-        return whole[torch.tensor(kept, device=self.device)]
+        tokens = torch.tensor([specs[v].view.tokens_per_unit for v in local.units])
+        return whole[kept.repeat_interleave(tokens).to(self.device)]
 
-    def _gather(self, local: Tensor, owned: Sequence[Tensor]) -> Tensor:
-        """All ranks' frames in order; padded to the largest share because gloo wants even sizes."""
+    def _gather(self, local: Tensor, owned: Sequence[Runs]) -> Tensor:
+        """All ranks' tokens in order; padded to the largest share because gloo wants even sizes."""
         if self.group.size() == 1:
             return local
-        largest = max(len(rows) for rows in owned)
-        padded = local.new_zeros((largest, *self.token_shape))
+        counts = [sum(length for _, length in runs) for runs in owned]
+        padded = local.new_zeros((max(counts), self.width))
         padded[: local.shape[0]] = local
-        gathered = local.new_empty((self.group.size() * largest, *self.token_shape))
-        dist.all_gather_into_tensor(gathered, padded, group=self.group)
-        whole = local.new_empty((sum(len(rows) for rows in owned), *self.token_shape))
-        for share, rows in zip(gathered.split(max(largest, 1)), owned, strict=False):
-            whole[rows.to(self.device)] = share[: len(rows)]
+        gathered = local.new_empty((self.group.size(), *padded.shape))
+        dist.all_gather_into_tensor(gathered.flatten(0, 1), padded, group=self.group)
+        whole = local.new_empty((sum(counts), self.width))
+        for share, runs in zip(gathered, owned, strict=True):
+            for mine, here in _runs(share, runs, whole):
+                here.copy_(mine)
         return whole
 
-    def _reduce_to_owners(self, gradient: Tensor, owned: Sequence[Tensor]) -> Tensor:
-        """Sum [frames, tokens, h] over the replica; every rank keeps the frames that it owns."""
+    def _reduce_to_owners(self, gradient: Tensor, owned: Sequence[Runs]) -> Tensor:
+        """Sum [tokens, w] over the replica; every rank keeps the tokens that it owns."""
         if self.group.size() == 1:
             return gradient
-        largest = max(len(rows) for rows in owned)
-        padded = gradient.new_zeros((self.group.size(), largest, *self.token_shape))
-        for rank, rows in enumerate(owned):
-            padded[rank, : len(rows)] = gradient[rows.to(self.device)]
-        mine = gradient.new_empty((largest, *self.token_shape))
+        counts = [sum(length for _, length in runs) for runs in owned]
+        padded = gradient.new_zeros((self.group.size(), max(counts), self.width))
+        for share, runs in zip(padded, owned, strict=True):
+            for mine, here in _runs(share, runs, gradient):
+                mine.copy_(here)
+        mine = gradient.new_empty(padded.shape[1:])
         dist.reduce_scatter_tensor(mine, padded.flatten(0, 1), group=self.group)
-        return mine[: len(owned[self.group.rank()])]
+        return mine[: counts[self.group.rank()]]
 
 
-def _owned(alive: Sequence[int], counts: Sequence[int], shares: Sequence[Share]) -> list[Tensor]:
-    """For every rank its rows among the frames of the videos that have not failed."""
+def _frames(view: FrameView, units: range) -> range:
+    """The frames of consecutive units."""
+    return range(units.start * view.frames_per_unit, units.stop * view.frames_per_unit)
+
+
+def _runs(share: Tensor, runs: Runs, whole: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
+    """Pieces of a rank's share [tokens, w] and of the whole that are the same tokens."""
+    start = 0
+    for first, length in runs:
+        yield share[start : start + length], whole[first : first + length]
+        start += length
+
+
+def _owned(alive: Mapping[int, VideoSpec], shares: Sequence[Share]) -> list[Runs]:
+    """For every rank its tokens among those of the videos that have not failed."""
     starts, start = {}, 0
-    for v, count in zip(alive, counts, strict=True):
+    for v, spec in alive.items():
         starts[v] = start
-        start += count
-    return [
-        torch.tensor([starts[v] + f for v, fs in share if v in starts for f in fs]).long()
-        for share in shares
-    ]
+        start += spec.num_tokens
+    owned = []
+    for share in shares:
+        runs: Runs = []
+        for v, units in share:
+            if v in alive:
+                tokens = alive[v].view.tokens_per_unit
+                runs.append((starts[v] + units.start * tokens, len(units) * tokens))
+        owned.append(runs)
+    return owned
 
 
-def _select(chunks: Sequence[Tensor], kept: Sequence[int]) -> list[Tensor]:
-    """The chunks with the kept rows only, counted over all chunks; empty chunks drop out."""
-    wanted, selected, start = torch.tensor(kept).long(), [], 0
+def _select(chunks: Sequence[_Chunk], kept: Tensor) -> list[_Chunk]:
+    """The chunks with the kept units only, counted over all chunks; empty chunks drop out."""
+    selected, start = [], 0
     for chunk in chunks:
-        here = wanted[(wanted >= start) & (wanted < start + len(chunk))] - start
+        here = kept[start : start + chunk.units].nonzero().flatten()
         if len(here):
-            selected.append(chunk if len(here) == len(chunk) else chunk[here.to(chunk.device)])
-        start += len(chunk)
+            selected.append(chunk if len(here) == chunk.units else chunk.select(here))
+        start += chunk.units
     return selected

@@ -13,8 +13,9 @@ from megatron_longrl.data.video import VideoSpec
 Cut = Literal["auto", "always", "never"]
 """Whether a video is cut between ranks."""
 
-Share = list[tuple[int, list[int]]]
-"""(index of the video, positions among its frames), in order."""
+Share = list[tuple[int, range]]
+"""(index of the video, which of its units), in order. A unit is what the tower takes at once: a
+frame, or the frames of a temporal patch."""
 
 _AS_GOOD = 1.02
 """Whole videos are preferred while their largest share is at most this much larger: a rank that
@@ -26,9 +27,11 @@ _DECODED_PIXEL = 0.05
 A 1080p frame then costs half of what SigLIP-so400m at 448 pixels does with it."""
 
 
-def frame_cost(spec: VideoSpec) -> float:
-    """What a frame of a video costs the rank that owns it, decoded and encoded."""
-    return spec.size**2 + _DECODED_PIXEL * spec.source_pixels
+def unit_cost(spec: VideoSpec) -> float:
+    """What a unit of a video costs the rank that owns it, decoded and encoded."""
+    view = spec.view
+    frame = view.height * view.width + _DECODED_PIXEL * spec.source_pixels
+    return view.frames_per_unit * frame
 
 
 def split_by_cost(costs: Sequence[float], parts: int) -> list[range]:
@@ -65,25 +68,28 @@ def deal(
 
 
 def frame_shares(specs: Sequence[VideoSpec], parts: int, cut: Cut) -> list[Share]:
-    """The frames of every rank, balanced by what they cost.
+    """The units of every rank, balanced by what they cost.
 
     Args:
         cut: ``auto`` keeps videos whole where that balances as well.
     """
-    frames = [(v, f) for v, spec in enumerate(specs) for f in range(len(spec.frame_indices))]
-    costs = [frame_cost(specs[v]) for v, _ in frames]
+    owners = [v for v, spec in enumerate(specs) for _ in range(spec.num_units)]
+    costs = [unit_cost(specs[v]) for v in owners]
     spans = split_by_cost(costs, parts)
     if cut != "always":
-        per_video = [frame_cost(spec) * len(spec.frame_indices) for spec in specs]
+        per_video = [unit_cost(spec) * spec.num_units for spec in specs]
         dealt = deal(per_video, parts)
         largest = max(sum(per_video[v] for v in part) for part in dealt)
         bound = max(sum(costs[span.start : span.stop]) for span in spans)
         if cut == "never" or largest <= _AS_GOOD * bound:
-            return [[(v, list(range(len(specs[v].frame_indices)))) for v in p] for p in dealt]
+            return [[(v, range(specs[v].num_units)) for v in part] for part in dealt]
+    starts = np.concatenate([[0], np.cumsum([spec.num_units for spec in specs])]).astype(int)
     shares = []
     for span in spans:
-        share: dict[int, list[int]] = {}
-        for v, f in frames[span.start : span.stop]:
-            share.setdefault(v, []).append(f)
-        shares.append(list(share.items()))
+        share: Share = []
+        for v in range(len(specs)):
+            first, last = max(span.start, starts[v]), min(span.stop, starts[v + 1])
+            if first < last:
+                share.append((v, range(int(first - starts[v]), int(last - starts[v]))))
+        shares.append(share)
     return shares

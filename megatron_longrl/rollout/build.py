@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from megatron_longrl.errors import UserError
 from megatron_longrl.models.text.hf_config import language_settings
 from megatron_longrl.rollout.engine import RolloutEngine
 
@@ -14,7 +15,16 @@ if TYPE_CHECKING:
 
 
 def build_engine(config: Config, tokenizer: Tokenizer, groups: ParallelGroups) -> RolloutEngine:
-    """Start the engine; collective over the world."""
+    """Start the engine; collective over the world.
+
+    Raises:
+        UserError: it cannot serve the model, or does not start.
+    """
+    if config.mrope_section is not None:
+        raise UserError(
+            f"there are no rollouts of model_family {config.model_family} yet, whose positions are "
+            "of time, height and width: train it by train_sft"
+        )
     from megatron_longrl.rollout.vllm_engine import VllmEngine
 
     dtype = str(config.params_dtype).removeprefix("torch.")

@@ -364,7 +364,7 @@ def _check_head_size(hf_config: Mapping[str, Any]) -> None:
     """vLLM says late and in riddles which head sizes it has no kernels or no weights for."""
     derived = hf_config["hidden_size"] // hf_config["num_attention_heads"]
     size = hf_config.get("head_dim") or derived
-    if size != derived:
+    if size != derived and hf_config["model_type"] == "qwen2":
         raise UserError(
             f"attention heads of {size} channels, where vLLM's Qwen2 expects hidden size / heads ="
             f" {derived}: change --kv-channels, --hidden-size or --num-attention-heads"

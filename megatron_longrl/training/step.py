@@ -16,10 +16,12 @@ from typing import TYPE_CHECKING, Any
 import torch
 import torch.distributed as dist
 from megatron.core.distributed import finalize_model_grads
+from megatron.core.models.gpt import GPTModel
 from megatron.core.pipeline_parallel import get_forward_backward_func
 from megatron.core.pipeline_parallel.p2p_communication import P2PCommunicator
 from torch import Tensor
 
+from megatron_longrl.models.deepstack import DeepStack, DeepStackParams
 from megatron_longrl.models.language import (
     embed_tokens,
     hidden_for_logits,
@@ -180,12 +182,7 @@ class Stepper:
         """One micro-batch through this pipeline stage."""
         batch = next(iterator)
         gpt = self.model.gpt
-        decoder_input = None
-        if self.groups.is_first_stage:
-            decoder_input = _place_media(embed_tokens(gpt, batch.tokens), batch, media)
-            decoder_input = decoder_input.transpose(0, 1).contiguous()  # [s, b, h]
-        sharing = row_sharing(batch.sequence_group)
-        hidden = run_decoder(gpt, decoder_input, batch.position_ids, batch.attention_mask, sharing)
+        hidden = hidden_states(gpt, batch, media)
         if not self.groups.is_last_stage:
             return hidden, partial(finish, batch)
         selected = batch.selected
@@ -228,15 +225,47 @@ class Stepper:
         return Sums.total(gather_objects(self.groups.control, mine))
 
 
-def _place_media(embeddings: Tensor, batch: MicroBatch, media: Mapping[str, Tensor]) -> Tensor:
-    """Put the video embeddings into their slots among text embeddings [b, s, h]."""
+def hidden_states(gpt: GPTModel, batch: MicroBatch, media: Mapping[str, Tensor]) -> Tensor:
+    """[s, b, h] behind this pipeline stage's layers, see :func:`run_decoder`.
+
+    Args:
+        media: video key -> embeddings [tokens, w]; needed on the first stage.
+    """
+    decoder_input, deepstack = None, None
+    if gpt.pre_process:
+        decoder_input, deepstack = _place_media(embed_tokens(gpt, batch.tokens), batch, media)
+        decoder_input = decoder_input.transpose(0, 1).contiguous()  # [s, b, h]
+    return run_decoder(
+        gpt,
+        decoder_input,
+        batch.position_ids,
+        batch.attention_mask,
+        DeepStackParams.beside(row_sharing(batch.sequence_group), deepstack),
+    )
+
+
+def _place_media(
+    embeddings: Tensor, batch: MicroBatch, media: Mapping[str, Tensor]
+) -> tuple[Tensor, DeepStack | None]:
+    """Put the video embeddings into their slots among text embeddings [b, s, h].
+
+    Embeddings wider than h hold what DeepStack adds behind the first layers.
+    """
     slots = batch.media_index >= 0
     if not batch.media_keys:
-        return embeddings
+        return embeddings, None
+    width = embeddings.shape[-1]
     # Kept embeddings are in host memory: a micro-batch takes only its own to the device.
-    whole = torch.cat([media[key] for key in batch.media_keys]).to(embeddings.device)
-    chosen = whole.index_select(0, batch.media_index[slots]).to(embeddings.dtype)
-    return embeddings.index_put((slots,), chosen)
+    parts = [media[key] for key in batch.media_keys]
+    chosen = [
+        torch.cat([part[:, start : start + width] for part in parts])
+        .to(embeddings.device)
+        .index_select(0, batch.media_index[slots])
+        .to(embeddings.dtype)
+        for start in range(0, parts[0].shape[1], width)
+    ]
+    placed = embeddings.index_put((slots,), chosen[0])
+    return placed, DeepStack(slots, chosen[1:]) if len(chosen) > 1 else None
 
 
 def _with_loss(loss: Loss, batch: MicroBatch, output: Tensor) -> tuple[Tensor, Tensor, Sums]:

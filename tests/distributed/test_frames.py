@@ -17,7 +17,7 @@ import torch.distributed as dist
 from torch import Tensor
 from torch.distributed import ProcessGroup
 
-from megatron_longrl.data.video import VideoError, VideoSpec, content_hash, decode_frames
+from megatron_longrl.data.video import FrameView, VideoError, VideoSpec, content_hash, decode_frames
 from megatron_longrl.errors import UserError
 from megatron_longrl.parallel import frames as frames_module
 from megatron_longrl.parallel.agree import gather_objects, together
@@ -32,6 +32,7 @@ from megatron_longrl.parallel.sequence import (
 from megatron_longrl.parallel.shares import Cut
 
 SIZE, TOKENS, HIDDEN = 8, 3, 4
+VIEW = FrameView(SIZE, SIZE, (0.5,) * 3, (0.5,) * 3, tokens_per_unit=TOKENS)
 
 
 class ToyEncoder(torch.nn.Module):
@@ -62,8 +63,7 @@ def build(encoder: torch.nn.Module, chunk_frames: int = 4, cut: Cut = "always") 
         both(),
         both(),
         chunk_frames=chunk_frames,
-        tokens_per_frame=TOKENS,
-        hidden_size=HIDDEN,
+        width=HIDDEN,
         dtype=torch.float32,
         device=torch.device("cpu"),
         cut=cut,
@@ -84,7 +84,7 @@ def write_videos(folder: Path, *lengths: int) -> list[VideoSpec]:
                 container.mux(stream.encode())
     dist.barrier()
     return [
-        VideoSpec(str(path), content_hash(path), tuple(range(frames)), SIZE, 0.5, 0.5)
+        VideoSpec(str(path), content_hash(path), tuple(range(frames)), VIEW)
         for frames, path in ((n, folder / f"{k}.webm") for k, n in enumerate(lengths))
     ]
 
@@ -95,7 +95,7 @@ def broken(folder: Path, frames: int) -> VideoSpec:
     if dist.get_rank() == 0:
         path.write_bytes(b"not a video" * 50)
     dist.barrier()
-    return VideoSpec(str(path), content_hash(path), tuple(range(frames)), SIZE, 0.5, 0.5)
+    return VideoSpec(str(path), content_hash(path), tuple(range(frames)), VIEW)
 
 
 def check_embeddings(encoded: EncodedVideos, specs: list[VideoSpec], encoder: ToyEncoder) -> None:
@@ -234,7 +234,7 @@ def test_whole_videos_in_any_order_and_their_gradient(shared_path, chunk_frames)
     stage = build(encoder, chunk_frames, "never")
     encoded = stage.encode(specs, for_backward=True)
     check_embeddings(encoded, specs, encoder)
-    assert [rows.tolist() for rows in encoded.owned] == [[*range(12, 24)], [*range(12)]]
+    assert encoded.owned == [[(12 * TOKENS, 12 * TOKENS)], [(0, 12 * TOKENS)]]
     check_gradient(stage, encoded, specs, encoder)
 
 

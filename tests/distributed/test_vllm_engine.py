@@ -20,7 +20,7 @@ from transformers import Qwen2Config, Qwen2ForCausalLM
 from megatron_longrl.data.prompts import Prompt
 from megatron_longrl.data.rows import Row
 from megatron_longrl.data.tokenizer import Tokenizer
-from megatron_longrl.data.video import VideoSpec
+from megatron_longrl.data.video import FrameView, VideoSpec
 from megatron_longrl.errors import UserError
 from megatron_longrl.parallel.agree import gather_objects
 from megatron_longrl.parallel.groups import ParallelGroups, init_parallel
@@ -50,6 +50,7 @@ HF_CONFIG: dict[str, Any] = {
 }
 GROUPS_OUTLIVE_TESTS = True
 MAX_MODEL_LEN = 128
+VIEW = FrameView(8, 8, (0.5,) * 3, (0.5,) * 3)
 NEVER = 299
 BLOCK_BYTES = 32 * 2 * 2 * 32 * 2 * 4  # tokens, layers, key/value heads, width, k and v, fp32
 
@@ -96,7 +97,7 @@ def some_prompts() -> tuple[list[Prompt], dict[str, Tensor]]:
         mask[4 : 4 + slots] = True
         videos: tuple[VideoSpec, ...] = ()
         if slots:
-            videos = (VideoSpec("clip.webm", f"content-{index}", (0, 1), 8, 0.5, 0.5),)
+            videos = (VideoSpec("clip.webm", f"content-{index}", (0, 1), VIEW),)
             media[videos[0].key()] = torch.randn(slots, 128, generator=generator) * 0.3
         row = Row(str(index), "?", "A", "", (Path("clip.webm"),), "general", "video", "file:1")
         prompts.append(

@@ -29,7 +29,7 @@ def logits(gpt: GPTModel, tokens: Tensor, positions: Tensor) -> Tensor:
     """[b, s, padded vocabulary] of a whole model on one rank.
 
     Args:
-        positions: [b, s], or [3, b, s].
+        positions: [b, s], or [b, s, 3].
     """
     length = tokens.shape[1]
     causal = torch.ones(length, length, dtype=torch.bool).tril().expand(len(tokens), 1, -1, -1)

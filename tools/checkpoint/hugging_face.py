@@ -3,18 +3,15 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Iterator
 from pathlib import Path
 
 import torch
-from torch import Tensor
 
 from megatron_longrl.checkpoint.hf import HfFolder
 from megatron_longrl.checkpoint.hf_writer import HfFolderWriter
-from megatron_longrl.checkpoint.mapping import mapping_table
 from megatron_longrl.config import Config
 from megatron_longrl.errors import UserError
-from tools.checkpoint.plugins import Source, num_tensors
+from tools.checkpoint.plugins import Source, tensor_names
 
 
 def read_folder(args: argparse.Namespace, family: str | None = None) -> Source:
@@ -35,14 +32,13 @@ def read_folder(args: argparse.Namespace, family: str | None = None) -> Source:
     fields = folder.config_fields()
     # A conversion has no sequences; the field has no default.
     config = Config.model_validate({**fields, "seq_length": fields["max_position_embeddings"]})
-    first = next(row for row in mapping_table(config).expand() if row.exported)
-    config = config.replace(bf16=folder.read(first.hf[0]).dtype is torch.bfloat16)
+    first = folder.read(tensor_names(config)[0])
+    config = config.replace(bf16=first.dtype is torch.bfloat16)
     folder.check(config)
     return Source(
         folder=folder.folder,
         config=config,
-        tensors=_stream(folder, config),
-        num_tensors=num_tensors(config),
+        read=folder.read,
         unused=folder.unused_tensors(config),
         tokenizer=Path(config.tokenizer_model) if config.tokenizer_model else None,
         files=folder.files(),
@@ -72,8 +68,8 @@ def write_folder(source: Source, args: argparse.Namespace, family: str | None = 
         files=source.files,
         max_shard_bytes=int(args.max_shard_gib * 2**30),
     ) as writer:
-        for name, tensor in source.tensors:
-            writer.add(name, tensor)
+        for name in tensor_names(source.config):
+            writer.add(name, source.read(name))
 
 
 def add_saver_arguments(parser: argparse.ArgumentParser) -> None:
@@ -84,10 +80,3 @@ def add_saver_arguments(parser: argparse.ArgumentParser) -> None:
         default=2.0,
         help="a safetensors file is closed before it grows beyond this (default 2)",
     )
-
-
-def _stream(folder: HfFolder, config: Config) -> Iterator[tuple[str, Tensor]]:
-    for row in mapping_table(config).expand():
-        if row.exported:
-            for name in row.hf:
-                yield name, folder.read(name)

@@ -6,18 +6,14 @@ Architecture, tokenizer and vocabulary are in the checkpoint: no flags describe 
 from __future__ import annotations
 
 import argparse
-import logging
 from pathlib import Path
 
 from safetensors.torch import load_file
 
 from megatron_longrl.checkpoint import folder as layout
-from megatron_longrl.checkpoint.streaming import stream_checkpoint
+from megatron_longrl.checkpoint.streaming import StoredWeights
 from megatron_longrl.config import Config
-from megatron_longrl.errors import UserError
-from tools.checkpoint.plugins import Source, num_tensors
-
-logger = logging.getLogger(__name__)
+from tools.checkpoint.plugins import Source
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -33,21 +29,10 @@ def load_checkpoint(args: argparse.Namespace) -> Source:
     Raises:
         UserError: there is none.
     """
+    directory = args.load_dir
     if args.iteration is not None:
-        candidates = [layout.iteration_folder(args.load_dir, args.iteration)]
-    else:
-        candidates = layout.candidates(args.load_dir)
-    problems = []
-    for folder in candidates:
-        try:
-            saved = layout.read_state(folder)
-            break
-        except UserError as error:
-            logger.warning("skipping a broken checkpoint: %s", error)
-            problems.append(str(error))
-    else:
-        reason = f": {problems[0]}" if problems else ""
-        raise UserError(f"{args.load_dir} holds no checkpoint{reason}")
+        directory = layout.iteration_folder(args.load_dir, args.iteration)
+    folder, saved = layout.newest_complete(directory)
     config = one_rank_config(saved["config"])
     unused = folder / layout.UNUSED_WEIGHTS
     tokenizer = folder / layout.TOKENIZER_FOLDER
@@ -56,8 +41,7 @@ def load_checkpoint(args: argparse.Namespace) -> Source:
     return Source(
         folder=folder,
         config=config,
-        tensors=stream_checkpoint(folder, config),
-        num_tensors=num_tensors(config),
+        read=StoredWeights(folder, config).read,
         unused=load_file(unused) if unused.exists() else {},
         tokenizer=tokenizer if tokenizer.exists() else None,
         files=_files(folder / layout.HF_FILES),

@@ -1,4 +1,4 @@
-"""What loaders and savers exchange: a described stream of full tensors under Hugging Face names.
+"""What loaders and savers exchange: described, full tensors under Hugging Face names.
 
 A loader is a module ``loader_<name>.py`` with ``load_checkpoint(args) -> Source``, a saver a module
 ``saver_<name>.py`` with ``save_checkpoint(source, args)``. Both may have ``add_arguments(parser)``.
@@ -6,12 +6,13 @@ A loader is a module ``loader_<name>.py`` with ``load_checkpoint(args) -> Source
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from torch import Tensor
 
+from megatron_longrl.checkpoint.mapping import mapping_table
 from megatron_longrl.config import Config
 
 
@@ -23,10 +24,8 @@ class Source:
     """Where it is."""
     config: Config
     """Of its model, on one rank, with ``vocab_size``."""
-    tensors: Iterator[tuple[str, Tensor]]
-    """Name and full tensor, in the order of the family's mapping table; can be read once."""
-    num_tensors: int
-    """How many there are."""
+    read: Callable[[str], Tensor]
+    """Gives the tensor of a name of the family's mapping table."""
     unused: Mapping[str, Tensor] = field(default_factory=dict)
     """Tensors that the model has no place for and an export must carry along."""
     tokenizer: Path | None = None
@@ -35,8 +34,6 @@ class Source:
     """Other files that an export carries along, by their paths in its folder."""
 
 
-def num_tensors(config: Config) -> int:
-    """Tensors of a model's export."""
-    from megatron_longrl.checkpoint.mapping import mapping_table
-
-    return sum(len(row.hf) for row in mapping_table(config).expand() if row.exported)
+def tensor_names(config: Config) -> list[str]:
+    """All tensors of a model's export, in the order of the mapping table."""
+    return [n for row in mapping_table(config).expand() if row.exported for n in row.hf]

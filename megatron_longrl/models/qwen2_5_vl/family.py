@@ -11,15 +11,28 @@ from megatron_longrl.models.family import Family
 from megatron_longrl.models.qwen_vl.encoder import QwenVisionEncoder
 from megatron_longrl.models.qwen_vl.hf_config import (
     model_settings,
+    pixel_fields,
     text_fields,
     vision_fields,
     vision_settings,
 )
+from megatron_longrl.models.qwen_vl.layout import Qwen25Layout
 from megatron_longrl.models.qwen_vl.mapping import table
 from megatron_longrl.models.text.hf_config import check_settings
 
 if TYPE_CHECKING:
     from megatron_longrl.config import Config
+
+
+_PIXELS = {
+    "image_mean": (0.48145466, 0.4578275, 0.40821073),
+    "image_std": (0.26862954, 0.26130258, 0.27577711),
+    "video_min_pixels": 128 * 28 * 28,
+    "video_max_pixels": 768 * 28 * 28,
+    "image_min_pixels": 56 * 56,
+    "image_max_pixels": 1280 * 28 * 28,
+}
+"""Defaults of transformers' Qwen2VLImageProcessor and Qwen2VLVideoProcessor."""
 
 
 def _table(config: Config) -> Table:
@@ -44,6 +57,7 @@ def _fields(source: HfFolder) -> dict[str, Any]:
     return {
         **text_fields(source, "qwen2", (16, 24, 24)),
         **vision_fields(settings, path),
+        **pixel_fields(source, _PIXELS),
         "vision_patch_size": settings.get("patch_size", 14),
         "vision_gated_mlp": True,
         "vision_patch_bias": False,
@@ -74,4 +88,5 @@ FAMILY = Family(
     config_from_hf=_fields,
     hf_configs=_hf_configs,
     build_encoder=QwenVisionEncoder,
+    build_layout=Qwen25Layout,
 )

@@ -11,10 +11,12 @@ from megatron_longrl.models.family import Family
 from megatron_longrl.models.qwen_vl.encoder import QwenVisionEncoder
 from megatron_longrl.models.qwen_vl.hf_config import (
     model_settings,
+    pixel_fields,
     text_fields,
     vision_fields,
     vision_settings,
 )
+from megatron_longrl.models.qwen_vl.layout import Qwen3Layout
 from megatron_longrl.models.qwen_vl.mapping import table
 from megatron_longrl.models.text.hf_config import check_settings
 
@@ -23,6 +25,17 @@ if TYPE_CHECKING:
 
 _ACTIVATION = "gelu_pytorch_tanh"
 _MERGERS = ("visual.merger.", "visual.deepstack_merger_list.")
+
+
+_PIXELS = {
+    "image_mean": (0.5, 0.5, 0.5),
+    "image_std": (0.5, 0.5, 0.5),
+    "video_min_pixels": 128 * 32 * 32,
+    "video_max_pixels": 768 * 32 * 32,
+    "image_min_pixels": 56 * 56,
+    "image_max_pixels": 1280 * 28 * 28,
+}
+"""Defaults of transformers' Qwen2VLImageProcessor and Qwen3VLVideoProcessor."""
 
 
 def _table(config: Config) -> Table:
@@ -44,6 +57,7 @@ def _fields(source: HfFolder) -> dict[str, Any]:
     return {
         **text_fields(source, "qwen3", (24, 20, 20)),
         **vision_fields(settings, path),
+        **pixel_fields(source, _PIXELS),
         "mrope_interleaved": True,
         "vision_patch_size": settings.get("patch_size", 16),
         "vision_num_position_embeddings": settings.get("num_position_embeddings", 2304),
@@ -69,4 +83,5 @@ FAMILY = Family(
     config_from_hf=_fields,
     hf_configs=_hf_configs,
     build_encoder=QwenVisionEncoder,
+    build_layout=Qwen3Layout,
 )

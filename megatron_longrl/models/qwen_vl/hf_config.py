@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from megatron_longrl.checkpoint.hf import HfFolder
+from megatron_longrl.checkpoint.hf import HfFolder, read_json
 from megatron_longrl.errors import UserError
 from megatron_longrl.models.text.hf_config import language_fields, language_settings, required
 from megatron_longrl.models.text.kinds import KINDS, language_kind
@@ -55,6 +55,35 @@ def vision_fields(settings: dict[str, Any], path: Path) -> dict[str, Any]:
         "vision_temporal_patch_size": settings.get("temporal_patch_size", 2),
         "vision_norm_epsilon": 1e-6,
     }
+
+
+def pixel_fields(source: HfFolder, defaults: dict[str, Any]) -> dict[str, Any]:
+    """Normalisation, and budgets of pixels, as the processors' files say.
+
+    Args:
+        defaults: of the family's processors.
+    """
+    fields = dict(defaults)
+    # A video's processor has a file of its own in newer checkpoints only.
+    for kind, names in (
+        ("image", ("preprocessor_config.json",)),
+        ("video", ("video_preprocessor_config.json", "preprocessor_config.json")),
+    ):
+        settings = next(
+            (read_json(source.folder / n) for n in names if (source.folder / n).exists()), {}
+        )
+        size = settings.get("size") or {}
+        for ours, old, new in (
+            ("min", "min_pixels", "shortest_edge"),
+            ("max", "max_pixels", "longest_edge"),
+        ):
+            value = settings.get(old) or size.get(new)
+            if value:
+                fields[f"{kind}_{ours}_pixels"] = value
+        for ours in ("image_mean", "image_std"):
+            if settings.get(ours):
+                fields[ours] = tuple(settings[ours])
+    return fields
 
 
 def model_settings(

@@ -6,6 +6,7 @@ from megatron_longrl.models.family import Family
 from megatron_longrl.models.vila.encoder import VisionEncoder
 from megatron_longrl.models.vila.hf_config import config_from_hf, hf_configs
 from megatron_longrl.models.vila.layers_not_run import identity_layers
+from megatron_longrl.models.vila.layout import VilaLayout
 from megatron_longrl.models.vila.mapping import mapping_table
 
 _PREFIXES = {"vision_tower": "vision_model."}
@@ -25,6 +26,7 @@ FAMILY = Family(
     config_from_hf=config_from_hf,
     hf_configs=hf_configs,
     build_encoder=VisionEncoder,
+    build_layout=VilaLayout,
     tokenizer_folder="llm",
     completion=identity_layers,
 )

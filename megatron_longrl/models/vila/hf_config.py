@@ -64,11 +64,8 @@ def _vision_fields(source: HfFolder) -> dict[str, Any]:
     if processor.exists():
         settings = read_json(processor)
         for ours in ("image_mean", "image_std"):
-            channels = settings.get(ours, [0.5, 0.5, 0.5])
-            values = channels if isinstance(channels, list) else [channels]
-            if len(set(values)) != 1:
-                raise UserError(f"{processor}: {ours} {values} differs per channel: not supported")
-            fields[ours] = values[0]
+            if ours in settings:
+                fields[ours] = settings[ours]
     return fields
 
 
@@ -139,8 +136,8 @@ def hf_configs(
         "do_rescale": True,
         "rescale_factor": 1 / 255,
         "do_normalize": True,
-        "image_mean": [config.image_mean] * 3,
-        "image_std": [config.image_std] * 3,
+        "image_mean": list(config.image_mean),
+        "image_std": list(config.image_std),
     }
     return {
         "config.json": top,

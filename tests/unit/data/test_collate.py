@@ -17,11 +17,12 @@ from megatron_longrl.data.collate import (
 )
 from megatron_longrl.data.prompts import Prompt
 from megatron_longrl.data.rows import Row
-from megatron_longrl.data.video import VideoSpec
+from megatron_longrl.data.video import FrameView, VideoSpec
 from megatron_longrl.errors import UserError
 from megatron_longrl.parallel.attention.visibility import token_coordinates, visible
 
 MEDIA_ID = 9
+VIEW = FrameView(32, 32, (0.5,) * 3, (0.5,) * 3)
 
 
 def make_prompt(generator: random.Random, name: str, videos: list[tuple[str, int]]) -> Prompt:
@@ -31,7 +32,7 @@ def make_prompt(generator: random.Random, name: str, videos: list[tuple[str, int
     for content, frames in videos:
         ids += [MEDIA_ID, MEDIA_ID, 1] * frames
         mask += [True, True, False] * frames
-        specs.append(VideoSpec(f"{content}.webm", content, tuple(range(frames)), 32, 0.5, 0.5))
+        specs.append(VideoSpec(f"{content}.webm", content, tuple(range(frames)), VIEW))
         lengths.append(2 * frames)
     text = [generator.randrange(10, 99) for _ in range(generator.randrange(1, 5))]
     return Prompt(

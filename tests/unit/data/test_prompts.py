@@ -17,10 +17,23 @@ from megatron_longrl.data.templates import TEMPLATES, find_template
 from megatron_longrl.data.tokenizer import Tokenizer, build_tokenizer, train_sentencepiece
 from megatron_longrl.data.video import VideoError, decode_frames, probe
 from megatron_longrl.errors import UserError
+from megatron_longrl.models.vila.layout import VilaLayout
 from megatron_longrl.rewards.accuracy import accuracy_reward
 from megatron_longrl.rewards.format import format_reward
 
 TOKENS_PER_FRAME = 4
+SIZES = {
+    "num_layers": 2,
+    "hidden_size": 32,
+    "ffn_hidden_size": 32,
+    "num_attention_heads": 2,
+    "vision_image_size": 32,
+    "vision_patch_size": 8,
+    "vision_hidden_size": 32,
+    "vision_num_layers": 2,
+    "vision_num_attention_heads": 2,
+    "vision_ffn_hidden_size": 32,
+}
 
 
 @pytest.fixture(scope="module")
@@ -50,16 +63,15 @@ def row(tmp_path_factory: pytest.TempPathFactory, write_video: Callable[..., Pat
 
 
 def make_builder(tokenizer: Tokenizer, max_frames: int | None, max_tokens: int) -> PromptBuilder:
+    config = Config.model_validate({**SIZES, "seq_length": 512})
+    assert config.tokens_per_frame == TOKENS_PER_FRAME
     return PromptBuilder(
         tokenizer,
+        VilaLayout(config, tokenizer),
         template="qwen2",
-        tokens_per_frame=TOKENS_PER_FRAME,
         max_tokens=max_tokens,
         max_frames=max_frames,
         fps=None,
-        size=32,
-        mean=0.5,
-        std=0.5,
     )
 
 
@@ -148,16 +160,7 @@ def test_room_is_kept_for_one_response(
 ) -> None:
     longest = 10
     values: dict[str, Any] = {
-        "num_layers": 2,
-        "hidden_size": 32,
-        "ffn_hidden_size": 32,
-        "num_attention_heads": 2,
-        "vision_image_size": 48,
-        "vision_patch_size": 12,
-        "vision_hidden_size": 32,
-        "vision_num_layers": 2,
-        "vision_num_attention_heads": 2,
-        "vision_ffn_hidden_size": 32,
+        **SIZES,
         "video_frames": 3,
         "rollout_max_tokens": longest,
         "grpo_group_size": 4,

@@ -10,10 +10,11 @@ from torch import Tensor
 from megatron_longrl.data.collate import Batch, collate, gather_response_values
 from megatron_longrl.data.prompts import Prompt
 from megatron_longrl.data.rows import Row
-from megatron_longrl.data.video import VideoSpec
+from megatron_longrl.data.video import FrameView, VideoSpec
 from megatron_longrl.parallel.attention.visibility import token_coordinates, visible
 
 MEDIA = 9
+VIEW = FrameView(8, 8, (0.5,) * 3, (0.5,) * 3)
 
 
 def prompt_of(uid: str, layout: str, *contents: str) -> Prompt:
@@ -27,7 +28,7 @@ def prompt_of(uid: str, layout: str, *contents: str) -> Prompt:
         token_ids=torch.tensor(ids),
         media_mask=torch.tensor([c == "#" for c in symbols]),
         videos=tuple(
-            VideoSpec("v", content, tuple(range(n)), 8, 0.5, 0.5)
+            VideoSpec("v", content, tuple(range(n)), VIEW)
             for content, n in zip(contents, counts, strict=True)
         ),
         media_lengths=tuple(counts),

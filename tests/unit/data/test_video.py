@@ -20,6 +20,7 @@ from torch import Tensor
 from megatron_longrl.data import video as video_module
 from megatron_longrl.data import video_dali, video_pyav
 from megatron_longrl.data.video import (
+    FrameView,
     VideoError,
     VideoInfo,
     VideoSpec,
@@ -30,6 +31,7 @@ from megatron_longrl.data.video import (
     sample_frame_indices,
 )
 
+VIEW = FrameView(32, 32, (0.5,) * 3, (0.5,) * 3)
 B_FRAMES = {"bf": "3", "g": "8"}
 FILES: dict[str, dict[str, Any]] = {
     "vp9.webm": {"codec": "libvpx-vp9"},
@@ -92,13 +94,19 @@ def packets(path: Path) -> list[bytes]:
 def spec_of(
     path: Path, indices: Sequence[int], size: int = 32, mean: float = 0.5, std: float = 0.5
 ) -> VideoSpec:
-    return VideoSpec(str(path), content_hash(path), tuple(indices), size, mean, std)
+    view = FrameView(size, size, (mean,) * 3, (std,) * 3)
+    return VideoSpec(str(path), content_hash(path), tuple(indices), view)
 
 
 def through_graph(frames: np.ndarray, size: int) -> Tensor:
     """The resize and normalisation alone, on frames decoded here."""
-    recipe = video_dali.Recipe("frames", size, 0.5, 0.5)
-    return video_dali.run(recipe, [(frames,)])[0].clone()
+    recipe = video_dali.Recipe("frames", (0.5,) * 3, (0.5,) * 3)
+    return video_dali.run(recipe, [(frames, square(size))])[0].clone()
+
+
+def square(size: int) -> np.ndarray:
+    """What DALI is asked to resize to."""
+    return np.array([size, size], dtype=np.float32)
 
 
 @pytest.mark.parametrize("name", FILES)
@@ -411,7 +419,7 @@ def test_what_is_no_video(tmp_path: Path) -> None:
         b"RIFF\x24\0\0\0WAVEfmt \x10\0\0\0\1\0\1\0\x40\x1f\0\0\x40\x1f\0\0\1\0\x08\0data\0\0\0\0"
     )
     for path in (text, empty, audio, tmp_path / "missing.mp4", tmp_path):
-        for ask in (probe, lambda p: decode_frames(VideoSpec(str(p), "", (0,), 32, 0.5, 0.5))):
+        for ask in (probe, lambda p: decode_frames(VideoSpec(str(p), "", (0,), VIEW))):
             with pytest.raises(VideoError) as caught:
                 ask(path)
             assert_one_line(caught.value, path)
@@ -438,8 +446,8 @@ def test_errors_survive_a_process_boundary() -> None:
 def test_dali_never_makes_up_a_frame_and_recovers(folder: Path) -> None:
     """Its default is a black picture beyond the end; and a refusal must not spoil later runs."""
     encoded = np.fromfile(folder / "vp9.webm", dtype=np.uint8)
-    recipe = video_dali.Recipe("encoded", 32, 0.5, 0.5)
+    recipe = video_dali.Recipe("encoded", (0.5,) * 3, (0.5,) * 3)
     with pytest.raises(RuntimeError):
-        video_dali.run(recipe, [(encoded, np.array([3, 24], dtype=np.int32))])
-    (pixels,) = video_dali.run(recipe, [(encoded, np.array([3], dtype=np.int32))])
+        video_dali.run(recipe, [(encoded, np.array([3, 24], dtype=np.int32), square(32))])
+    (pixels,) = video_dali.run(recipe, [(encoded, np.array([3], dtype=np.int32), square(32))])
     assert torch.equal(pixels, decode_frames(spec_of(folder / "vp9.webm", [3])))

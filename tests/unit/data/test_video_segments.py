@@ -14,7 +14,7 @@ import torch
 
 from megatron_longrl.data import video as video_module
 from megatron_longrl.data import video_dali
-from megatron_longrl.data.video import VideoSpec, content_hash, decode_frames
+from megatron_longrl.data.video import FrameView, VideoSpec, content_hash, decode_frames
 from megatron_longrl.data.video_probe import scan
 from megatron_longrl.data.video_segments import plan_pieces
 
@@ -35,6 +35,7 @@ FILES: dict[str, dict[str, Any]] = {
     "mjpeg.mkv": {"codec": "mjpeg", "pixel_format": "yuvj420p"},
 }
 FRAMES = 100
+VIEW = FrameView(32, 32, (0.5,) * 3, (0.5,) * 3)
 
 
 @pytest.fixture(scope="module")
@@ -46,7 +47,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory, write_video: Callable[..., 
 
 
 def spec_of(path: Path) -> VideoSpec:
-    return VideoSpec(str(path), content_hash(path), tuple(range(FRAMES)), 32, 0.5, 0.5)
+    return VideoSpec(str(path), content_hash(path), tuple(range(FRAMES)), VIEW)
 
 
 @pytest.mark.parametrize("name", FILES)
@@ -66,7 +67,7 @@ def fed_frames(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     run = video_dali.run
 
     def noting(recipe: video_dali.Recipe, videos: Any) -> Any:
-        for encoded, _ in videos:
+        for encoded, _, _ in videos:
             with av.open(io.BytesIO(encoded.tobytes())) as container:
                 fed.append(sum(packet.size > 0 for packet in container.demux(video=0)))
         return run(recipe, videos)

@@ -7,12 +7,13 @@ import random
 
 import pytest
 
-from megatron_longrl.data.video import VideoSpec
+from megatron_longrl.data.video import FrameView, VideoSpec
 from megatron_longrl.parallel.shares import deal, frame_shares, split_by_cost
 
 
 def video(name: str, frames: int, size: int = 8, source_pixels: int = 0) -> VideoSpec:
-    return VideoSpec(name, name, tuple(range(frames)), size, 0.5, 0.5, source_pixels)
+    view = FrameView(size, size, (0.5,) * 3, (0.5,) * 3)
+    return VideoSpec(name, name, tuple(range(frames)), view, source_pixels)
 
 
 @pytest.mark.parametrize(("total", "parts"), [(37, 2), (1, 4), (0, 2), (8, 3), (1001, 7)])
@@ -60,8 +61,8 @@ def test_frames_of_two_sizes_are_split_by_pixels_not_by_count():
 def test_a_long_video_is_cut_inside_itself():
     shares = frame_shares([video("a", 30), video("b", 1), video("c", 6)], 2, "auto")
     assert shares == [
-        [(0, list(range(18)))],
-        [(0, list(range(18, 30))), (1, [0]), (2, [*range(6)])],
+        [(0, range(18))],
+        [(0, range(18, 30)), (1, range(1)), (2, range(6))],
     ]
 
 
@@ -70,12 +71,12 @@ def test_videos_of_equal_length_stay_whole_unless_they_must_be_cut():
     shares = frame_shares(videos, 2, "auto")
     assert [[v for v, _ in share] for share in shares] == [[0, 1], [2, 3]]
     cut = frame_shares([video("a", 5), video("b", 7)], 2, "always")
-    assert cut == [[(0, [0, 1, 2, 3, 4]), (1, [0])], [(1, [1, 2, 3, 4, 5, 6])]]
+    assert cut == [[(0, range(5)), (1, range(1))], [(1, range(1, 7))]]
 
 
 def test_whole_videos_only():
     shares = frame_shares([video("a", 9), video("b", 1)], 3, "never")
-    assert shares == [[(0, list(range(9)))], [(1, [0])], []]
+    assert shares == [[(0, range(9))], [(1, range(1))], []]
 
 
 def test_large_files_cost_more_than_small_ones():

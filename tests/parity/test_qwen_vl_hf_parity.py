@@ -1,0 +1,213 @@
+"""Qwen2.5-VL and Qwen3-VL checkpoints compute here what transformers computes, and come back as
+they went."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from megatron_longrl.checkpoint.hf import HfFolder, config_from_hf, load_hf_weights
+from megatron_longrl.checkpoint.hf_writer import HfFolderWriter
+from megatron_longrl.checkpoint.mapping import export_named_tensors
+from megatron_longrl.config import Config
+from megatron_longrl.parallel.groups import destroy_parallel, init_parallel
+from megatron_longrl.platforms import platform
+from megatron_longrl.training.model import build_model
+from tests.parity.comparison import assert_close, logits
+
+VOCABULARY = 131
+PATCH, MERGE, TIMES = 4, 2, 2
+TEXT = {
+    "vocab_size": VOCABULARY,
+    "hidden_size": 64,
+    "intermediate_size": 96,
+    "num_hidden_layers": 3,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "max_position_embeddings": 512,
+    "rms_norm_eps": 1e-5,
+    "pad_token_id": None,
+    "bos_token_id": None,
+    "eos_token_id": None,
+}
+VISION = {
+    "hidden_size": 32,
+    "out_hidden_size": 64,
+    "depth": 4,
+    "num_heads": 2,
+    "intermediate_size": 40,
+    "patch_size": PATCH,
+    "spatial_merge_size": MERGE,
+    "temporal_patch_size": TIMES,
+}
+SPECIAL = {
+    "image_token_id": 120,
+    "video_token_id": 121,
+    "vision_start_token_id": 122,
+    "vision_end_token_id": 123,
+}
+
+
+def qwen2_5_vl() -> Any:
+    from transformers import Qwen2_5_VLConfig, Qwen2_5_VLForConditionalGeneration
+
+    rope = {"rope_type": "default", "rope_theta": 50000.0, "mrope_section": [2, 3, 3]}
+    settings = Qwen2_5_VLConfig(
+        text_config={**TEXT, "rope_parameters": rope},
+        # Windows of 2 x 2 blocks: frames of 3 x 5 blocks have windows of four sizes.
+        vision_config={
+            **VISION,
+            "window_size": 2 * PATCH * MERGE,
+            "fullatt_block_indexes": [1, 3],
+            "tokens_per_second": 2,
+        },
+        tie_word_embeddings=False,
+        **SPECIAL,
+    )
+    return Qwen2_5_VLForConditionalGeneration(settings)
+
+
+def qwen3_vl() -> Any:
+    from transformers import Qwen3VLConfig, Qwen3VLForConditionalGeneration
+
+    rope = {
+        "rope_type": "default",
+        "rope_theta": 50000.0,
+        "mrope_section": [4, 2, 2],
+        "mrope_interleaved": True,
+    }
+    settings = Qwen3VLConfig(
+        text_config={**TEXT, "head_dim": 16, "rope_parameters": rope, "tie_word_embeddings": True},
+        vision_config={
+            **VISION,
+            "num_position_embeddings": 36,
+            "deepstack_visual_indexes": [0, 2],
+        },
+        tie_word_embeddings=True,
+        **SPECIAL,
+    )
+    return Qwen3VLForConditionalGeneration(settings)
+
+
+MODELS = {"qwen2_5_vl": qwen2_5_vl, "qwen3_vl": qwen3_vl}
+OTHER_NAMES = {
+    "qwen2_5_vl": {"model.": "model.language_model.", "visual.": "model.visual."},
+    "qwen3_vl": {"model.visual.": "visual."},
+}
+"""What else the files of a family may call the tensors than what transformers writes."""
+
+
+def hugging_face(family: str, dtype: torch.dtype = torch.float32) -> Any:
+    torch.manual_seed(5)
+    model = MODELS[family]().eval()
+    for parameter in model.parameters():
+        torch.nn.init.normal_(parameter, mean=0.05, std=0.2)
+    return model.to(dtype)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def one_rank():
+    platform.prepare()
+    yield
+    destroy_parallel()
+
+
+def loaded(folder: Path, **changes: Any) -> tuple[Config, Any, Any]:
+    values = {**config_from_hf(folder), "seq_length": 512, **changes}
+    config = Config.model_validate(values)
+    groups = init_parallel(config)
+    model = build_model(config, groups, train=False)
+    load_hf_weights(folder, model.modules, config, groups)
+    return config, groups, model
+
+
+def patches(frames: torch.Tensor) -> torch.Tensor:
+    """The order of transformers' processors, written from its description."""
+    times, _, height, width = frames.shape
+    rows, columns = height // PATCH, width // PATCH
+    result = []
+    for t in range(0, times, TIMES):
+        for block_row in range(0, rows, MERGE):
+            for block_column in range(0, columns, MERGE):
+                for row in range(block_row, block_row + MERGE):
+                    for column in range(block_column, block_column + MERGE):
+                        y, x = row * PATCH, column * PATCH
+                        patch = frames[t : t + TIMES, :, y : y + PATCH, x : x + PATCH]
+                        result.append(patch.transpose(0, 1).flatten())
+    return torch.stack(result)
+
+
+@pytest.mark.parametrize(("height", "width"), [(24, 40), (16, 16), (8, 24)])
+@pytest.mark.parametrize("family", MODELS)
+@torch.no_grad()
+def test_tower_and_mergers(family, height, width, tmp_path):
+    theirs = hugging_face(family)
+    theirs.save_pretrained(tmp_path / "hf")
+    config, _, model = loaded(tmp_path / "hf")
+    assert config.model_family == family
+    frames = torch.randn(6, 3, height, width)
+    grid = torch.tensor([[3, height // PATCH, width // PATCH]])
+    expected = theirs.model.visual(patches(frames), grid_thw=grid)
+    whole = [expected.pooler_output, *getattr(expected, "deepstack_features", [])]
+    assert_close(model.encoder.module(frames).flatten(0, 1), torch.cat(whole, dim=-1))
+
+
+@pytest.mark.parametrize("family", MODELS)
+@torch.no_grad()
+def test_logits_at_multimodal_positions(family, tmp_path):
+    theirs = hugging_face(family)
+    theirs.save_pretrained(tmp_path / "hf")
+    _, _, model = loaded(tmp_path / "hf")
+    tokens = torch.randint(0, 100, (2, 40))
+    positions = torch.randint(0, 300, (2, 40, 3))
+    expected = theirs(input_ids=tokens, position_ids=positions.permute(2, 0, 1)).logits
+    assert_close(logits(model.gpt, tokens, positions)[..., :VOCABULARY], expected)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=["fp32", "bf16"])
+@pytest.mark.parametrize("family", MODELS)
+def test_round_trip_is_bit_exact(family, dtype, tmp_path):
+    source, back = tmp_path / "hf", tmp_path / "back"
+    theirs = hugging_face(family, dtype)
+    theirs.save_pretrained(source)
+    config, groups, model = loaded(source, bf16=dtype is torch.bfloat16)
+    with HfFolderWriter(back, config, files=HfFolder(source).files()) as writer:
+        for name, tensor in export_named_tensors(model.modules, config, groups):
+            writer.add(name, tensor)
+    before, after = load_file(source / "model.safetensors"), load_file(back / "model.safetensors")
+    table_name = HfFolder(source).family.table_name
+    ours = {table_name("", name): tensor for name, tensor in after.items()}
+    assert {table_name("", name) for name in before} == set(ours)
+    for name, tensor in before.items():
+        assert torch.equal(tensor, ours[table_name("", name)]), name
+    assert config_from_hf(back) == config_from_hf(source)
+    again, report = type(theirs).from_pretrained(back, output_loading_info=True)
+    assert not any(report[kind] for kind in ("missing_keys", "unexpected_keys", "mismatched_keys"))
+    for name, tensor in theirs.state_dict().items():
+        assert torch.equal(tensor, again.state_dict()[name]), name
+
+
+@pytest.mark.parametrize("family", MODELS)
+def test_all_styles_of_names_are_read(family, tmp_path):
+    usual, other = tmp_path / "usual", tmp_path / "other"
+    hugging_face(family).save_pretrained(usual)
+    other.mkdir()
+    tensors = load_file(usual / "model.safetensors")
+    renamed = {}
+    for name, tensor in tensors.items():
+        for ours, theirs in OTHER_NAMES[family].items():
+            if name.startswith(ours):
+                name = theirs + name.removeprefix(ours)
+                break
+        renamed[name] = tensor
+    assert set(renamed) != set(tensors)
+    save_file(renamed, other / "model.safetensors")
+    (other / "config.json").write_bytes((usual / "config.json").read_bytes())
+    config = Config.model_validate({**config_from_hf(usual), "seq_length": 512})
+    HfFolder(other).check(config)
+    for name in HfFolder(usual).tensors("").names():
+        assert torch.equal(HfFolder(usual).read(name), HfFolder(other).read(name))

@@ -1,0 +1,171 @@
+"""A prompt with videos and images through the whole Qwen-VL model, and how it is laid out, against
+transformers: token counts, grids, positions, timestamps, logits."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from fractions import Fraction
+from pathlib import Path
+from typing import Any
+
+import av
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from megatron_longrl.checkpoint.hf import HfFolder
+from megatron_longrl.config import Config
+from megatron_longrl.data.prompts import Prompt, PromptBuilder
+from megatron_longrl.data.rows import Row
+from megatron_longrl.data.video import decode_frames
+from megatron_longrl.parallel.groups import destroy_parallel
+from megatron_longrl.platforms import platform
+from tests.parity.comparison import TOLERANCE, assert_close
+from tests.parity.test_qwen_vl_hf_parity import MODELS, hugging_face, loaded
+from tools.checkpoint.reference import _qwen_media, hugging_face_logits
+from tools.checkpoint.verify import difference, model_logits
+
+PIXELS = {"video_min_pixels": 256, "video_max_pixels": 2000, "image_min_pixels": 256}
+
+
+class Letters:
+    """A tokenizer of one token per character, with the symbols of Qwen-VL."""
+
+    vocab_size = 124
+    eos_id = pad_id = media_id = 0
+
+    def __init__(self) -> None:
+        names = ("<|image_pad|>", "<|video_pad|>", "<|vision_start|>", "<|vision_end|>")
+        self.symbols = dict(zip(names, range(120, 124), strict=True))
+
+    def id_of(self, symbol: str) -> int:
+        return self.symbols[symbol]
+
+    def decode(self, ids: Sequence[int]) -> str:
+        raise NotImplementedError
+
+    def files(self) -> list[Path]:
+        return []
+
+    def encode(self, text: str) -> list[int]:
+        ids = []
+        while text:
+            symbol = next((s for s in self.symbols if text.startswith(s)), None)
+            ids.append(self.symbols[symbol] if symbol else ord(text[0]) % 110 + 1)
+            text = text[len(symbol or text[0]) :]
+        return ids
+
+
+@pytest.fixture(scope="module", autouse=True)
+def one_rank():
+    platform.prepare()
+    yield
+    destroy_parallel()
+
+
+def write_video(path: Path, frames: int, width: int, height: int, rate: int = 5) -> Path:
+    generator = np.random.default_rng(frames)
+    with av.open(str(path), "w") as container:
+        stream: Any = container.add_stream("libvpx-vp9", rate=Fraction(rate))
+        stream.width, stream.height, stream.pix_fmt = width, height, "yuv420p"
+        for _ in range(frames):
+            image = generator.integers(0, 255, (height, width, 3), dtype=np.uint8)
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(image, format="rgb24")))
+        container.mux(stream.encode())
+    return path
+
+
+@pytest.fixture(scope="module")
+def row_of(tmp_path_factory) -> Callable[[str], Row]:
+    folder = tmp_path_factory.mktemp("media")
+    videos = [
+        write_video(folder / "wide.webm", 13, 60, 34),
+        write_video(folder / "tall.webm", 6, 30, 48),
+    ]
+    picture = np.random.default_rng(1).integers(0, 255, (25, 41, 3), dtype=np.uint8)
+    Image.fromarray(picture).save(folder / "picture.png")
+
+    counts = {"one video": 1, "image and videos": 2, "videos": 2}
+
+    def make(kind: str) -> Row:
+        return Row(
+            problem_id=kind,
+            problem="What happens here?",
+            answer="A",
+            reasoning="",
+            videos=tuple(videos[: counts.get(kind, 0)]),
+            problem_type="general",
+            data_type="video",
+            source=kind,
+            images=(folder / "picture.png",) if "image" in kind else (),
+        )
+
+    return make
+
+
+def built(config: Config, row: Row) -> Prompt:
+    return PromptBuilder.from_config(config, Letters(), "sft").build(row)
+
+
+@pytest.fixture(scope="module", params=MODELS)
+def both(request, tmp_path_factory):
+    """Transformers' model, its folder, and ours."""
+    folder = tmp_path_factory.mktemp(request.param) / "hf"
+    theirs = hugging_face(request.param)
+    theirs.save_pretrained(folder)
+    config, _, model = loaded(folder, video_frames=7, **PIXELS)
+    return theirs, HfFolder(folder), config, model
+
+
+KINDS = ["text", "image", "one video", "videos", "image and videos"]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@torch.no_grad()
+def test_logits(kind, both, row_of):
+    _, source, config, model = both
+    prompt = built(config, row_of(kind))
+    pixels = [decode_frames(spec) for spec in prompt.videos]
+    theirs = hugging_face_logits(source, config, prompt, pixels)
+    ours = model_logits(model, config, prompt, pixels)
+    assert_close(ours, theirs)
+    assert difference(ours, theirs).largest <= TOLERANCE
+    if pixels:  # the media are seen
+        changed = model_logits(model, config, prompt, [p * 0.5 for p in pixels])
+        assert difference(changed, theirs).largest > 100 * TOLERANCE
+
+
+@pytest.mark.parametrize("kind", KINDS[1:])
+def test_positions(kind, both, row_of):
+    theirs, source, config, _ = both
+    prompt = built(config, row_of(kind))
+    pixels = [decode_frames(spec) for spec in prompt.videos]
+    media = _qwen_media(source, config, prompt, pixels)
+    grids = {name: media[name] for name in media if name.endswith("grid_thw")}
+    if "second_per_grid_ts" in media:
+        grids["second_per_grid_ts"] = media["second_per_grid_ts"]
+    expected, _ = theirs.model.get_rope_index(
+        prompt.token_ids[None], media["mm_token_type_ids"], **grids
+    )
+    assert torch.equal(prompt.positions, expected[:, 0].T)
+    assert len(prompt.positions.unique(dim=1)) > 1
+    assert len({tuple(p.tolist()) for p in prompt.positions.T}) > 1, "axes differ"
+
+
+def test_text_that_tells_the_time(both, row_of):
+    _, _, config, _ = both
+    prompt = built(config, row_of("one video"))
+    (spec,) = prompt.videos
+    text = Letters()
+    starts = int((prompt.token_ids == text.id_of("<|vision_start|>")).sum())
+    if config.model_family == "qwen2_5_vl":
+        assert starts == 1
+        return
+    assert starts == spec.num_units == 4
+    # Frames 0, 2, 4, 6, 8, 10, 12 of 5 a second, the last one twice.
+    assert spec.frame_indices == (0, 2, 4, 6, 8, 10, 12, 12)
+    ids = prompt.token_ids.tolist()
+    for seconds in ("<0.2 seconds>", "<1.0 seconds>", "<1.8 seconds>", "<2.4 seconds>"):
+        expected = [*text.encode(seconds), text.id_of("<|vision_start|>")]
+        assert any(ids[i : i + len(expected)] == expected for i in range(len(ids))), seconds

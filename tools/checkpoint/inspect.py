@@ -1,0 +1,145 @@
+"""List what is in a checkpoint: architecture, tensors, sizes.
+
+    python tools/checkpoint/inspect.py runs/quickstart/rl
+
+reads Megatron checkpoints and Hugging Face folders, and no weights.
+"""
+
+# ruff: noqa: E402
+from __future__ import annotations
+
+import os
+import sys
+
+# `tools` is no installed package, and its folder hides the library's module `inspect`.
+_HERE = os.path.dirname(os.path.abspath(__file__))
+sys.path[:] = [path for path in sys.path if os.path.abspath(path) != _HERE]
+sys.path.insert(0, os.path.dirname(os.path.dirname(_HERE)))
+
+import argparse
+import math
+import warnings
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+warnings.filterwarnings("ignore", category=UserWarning, module="megatron")
+
+import torch.distributed.checkpoint as dcp
+from rich.console import Console
+from rich.table import Table
+from torch.distributed.checkpoint.metadata import TensorStorageMetadata
+
+from megatron_longrl.checkpoint import folder as layout
+from megatron_longrl.checkpoint.architecture import ARCHITECTURE_FIELDS
+from megatron_longrl.checkpoint.hf import HfFolder, is_hf_folder
+from megatron_longrl.errors import UserError
+
+_BYTES = {"F64": 8, "I64": 8, "F32": 4, "I32": 4, "F16": 2, "BF16": 2, "I16": 2}
+"""Of safetensors' types; all others take one."""
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A stored tensor."""
+
+    name: str
+    shape: tuple[int, ...]
+    dtype: str
+    bytes_each: int
+
+    @property
+    def numbers(self) -> int:
+        """How many it holds."""
+        return math.prod(self.shape)
+
+    @property
+    def mib(self) -> float:
+        """Its size."""
+        return self.numbers * self.bytes_each / 2**20
+
+
+@dataclass(frozen=True)
+class Contents:
+    """What a checkpoint says of itself."""
+
+    title: str
+    facts: dict[str, Any]
+    tensors: list[Entry]
+
+
+def hugging_face(folder: Path) -> Contents:
+    """A Hugging Face folder."""
+    source = HfFolder(folder)
+    tensors = []
+    for sub in dict.fromkeys(source.family.folders.values()):
+        files = source.tensors(sub)
+        for name in files.names():
+            shape, dtype = files.describe(name)
+            stored = str(Path(sub) / files.stored_as(name))
+            tensors.append(Entry(stored, shape, dtype, _BYTES.get(dtype, 1)))
+    title = f"{folder}: Hugging Face, {source.model_family}"
+    return Contents(title, _architecture(source.config_fields()), tensors)
+
+
+def megatron(folder: Path) -> Contents:
+    """The newest complete checkpoint of a folder.
+
+    Raises:
+        UserError: there is none.
+    """
+    found, state = layout.newest_complete(folder)
+    facts = {"iteration": state["iteration"], **state["layout"], **_architecture(state["config"])}
+    facts["optimizers"] = ", ".join(state["optimizers"]) or "none"
+    return Contents(f"{found}: Megatron, torch_dist", facts, list(_stored(found)))
+
+
+def _stored(folder: Path) -> Iterator[Entry]:
+    metadata = dcp.FileSystemReader(folder).read_metadata().state_dict_metadata
+    for name, entry in metadata.items():
+        if isinstance(entry, TensorStorageMetadata):
+            dtype = entry.properties.dtype
+            kind = str(dtype).removeprefix("torch.")
+            yield Entry(name, tuple(entry.size), kind, dtype.itemsize)
+
+
+def _architecture(fields: dict[str, Any]) -> dict[str, Any]:
+    """The fields that say something."""
+    empty: tuple[Any, ...] = (None, 0, False, [], ())
+    return {name: fields[name] for name in ARCHITECTURE_FIELDS if fields.get(name) not in empty}
+
+
+def show(contents: Contents, console: Console) -> None:
+    """Print."""
+    console.print(contents.title, highlight=False)
+    for name, value in contents.facts.items():
+        console.print(f"  {name}: {value}", highlight=False)
+    table = Table("tensor", "shape", "dtype", "MiB", box=None)
+    for entry in contents.tensors:
+        shape = " x ".join(map(str, entry.shape)) or "scalar"
+        table.add_row(entry.name, shape, entry.dtype, f"{entry.mib:.2f}")
+    console.print(table)
+    numbers = sum(entry.numbers for entry in contents.tensors)
+    size = sum(entry.mib for entry in contents.tensors)
+    count = len(contents.tensors)
+    console.print(f"{count} tensors, {numbers:,} numbers, {size:,.1f} MiB", highlight=False)
+
+
+def main() -> int:
+    """Entry point."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("folder", type=Path, help="Megatron checkpoint or Hugging Face folder")
+    folder: Path = parser.parse_args().folder
+    try:
+        contents = hugging_face(folder) if is_hf_folder(folder) else megatron(folder)
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    # In a pipe, rows are whole lines.
+    show(contents, Console() if sys.stdout.isatty() else Console(width=200))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

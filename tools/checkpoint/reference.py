@@ -1,0 +1,97 @@
+"""Logits of a Hugging Face checkpoint, computed by transformers itself.
+
+VILA is not in transformers: its tower and its language model are, and between them stands our
+projector, with the checkpoint's weights.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from megatron_longrl.checkpoint.hf import HfFolder
+from megatron_longrl.config import Config
+from megatron_longrl.data.prompts import Prompt
+from megatron_longrl.models.qwen_vl.grid import patchify
+
+
+@torch.no_grad()
+def hugging_face_logits(
+    source: HfFolder, config: Config, prompt: Prompt, pixels: Sequence[Tensor]
+) -> Tensor:
+    """[P, v] of a prompt, in float32.
+
+    Args:
+        config: of the checkpoint's model.
+        pixels: of each of the prompt's videos and images, [f, 3, H, W].
+    """
+    if config.model_family == "vila":
+        return _vila(source, config, prompt, pixels)
+    ids = prompt.token_ids[None]
+    media = _qwen_media(source, config, prompt, pixels) if pixels else {}
+    return _load(source.folder)(input_ids=ids, **media).logits[0]
+
+
+def _load(folder: Any) -> Any:
+    from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForImageTextToText
+
+    settings = AutoConfig.from_pretrained(folder, local_files_only=True)
+    auto = AutoModelForImageTextToText if hasattr(settings, "vision_config") else None
+    model = (auto or AutoModelForCausalLM).from_pretrained(
+        folder, local_files_only=True, dtype=torch.float32
+    )
+    return model.eval()
+
+
+def _qwen_media(
+    source: HfFolder, config: Config, prompt: Prompt, pixels: Sequence[Tensor]
+) -> dict[str, Any]:
+    """What transformers' processors would give beside the token ids."""
+    patch, merge = config.vision_patch_size, config.vision_merge_size
+    times = config.vision_temporal_patch_size
+    found: dict[str, list[Any]] = {"image": [], "video": []}
+    seconds = []
+    for spec, frames in zip(prompt.videos, pixels, strict=True):
+        units = frames.unflatten(0, (-1, times))
+        grid = (len(units), spec.view.height // patch, spec.view.width // patch)
+        kind = "image" if spec.is_image else "video"
+        found[kind].append((patchify(units, patch, merge).flatten(0, 1), grid))
+        if not spec.is_image:
+            seconds.append(times / spec.frames_per_second)
+    kinds = torch.zeros_like(prompt.token_ids)
+    for value, kind in ((1, "image"), (2, "video")):
+        kinds[prompt.token_ids == source.config[f"{kind}_token_id"]] = value
+    media: dict[str, Any] = {"mm_token_type_ids": kinds[None].int()}
+    for kind, names in (
+        ("image", ("pixel_values", "image_grid_thw")),
+        ("video", ("pixel_values_videos", "video_grid_thw")),
+    ):
+        if found[kind]:
+            patches, grids = zip(*found[kind], strict=True)
+            media |= {names[0]: torch.cat(patches), names[1]: torch.tensor(grids)}
+    if seconds and config.model_family == "qwen2_5_vl":
+        media["second_per_grid_ts"] = torch.tensor(seconds)
+    return media
+
+
+def _vila(source: HfFolder, config: Config, prompt: Prompt, pixels: Sequence[Tensor]) -> Tensor:
+    from transformers import SiglipVisionModel
+
+    from megatron_longrl.models.vila.projector import build_projector
+
+    llm = _load(source.folder / "llm")
+    embeddings = llm.get_input_embeddings()(prompt.token_ids)
+    if pixels:
+        tower = SiglipVisionModel.from_pretrained(
+            source.folder / "vision_tower", local_files_only=True, dtype=torch.float32
+        ).eval()
+        projector = build_projector(config.replace(bf16=False))
+        for name, parameter in projector.named_parameters():
+            parameter.copy_(source.read(f"mm_projector/{name}"))
+        states = tower(torch.cat(list(pixels)), output_hidden_states=True).hidden_states
+        rows = projector(states[config.vision_feature_layer]).flatten(0, 1)
+        embeddings[prompt.media_mask] = rows
+    return llm(inputs_embeds=embeddings[None]).logits[0]
