@@ -310,7 +310,10 @@ def _owned(alive: Mapping[int, VideoSpec], shares: Sequence[Share]) -> list[Runs
         for v, units in share:
             if v in alive:
                 tokens = alive[v].view.tokens_per_unit
-                runs.append((starts[v] + units.start * tokens, len(units) * tokens))
+                first, length = starts[v] + units.start * tokens, len(units) * tokens
+                if runs and sum(runs[-1]) == first:
+                    first, length = runs[-1][0], runs.pop()[1] + length
+                runs.append((first, length))
         owned.append(runs)
     return owned
 

@@ -19,7 +19,7 @@ import pickle
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -27,6 +27,7 @@ import torch.distributed as dist
 from _pytest.config import create_terminal_writer
 
 from megatron_longrl.parallel.groups import destroy_parallel
+from tests.distributed.families import write_family
 from tests.distributed.layouts import write_data
 
 RANK = int(os.environ.get("RANK", "0"))
@@ -135,6 +136,24 @@ def tiny_data(tmp_path_factory: pytest.TempPathFactory) -> Path:
             write_data(folder)
     finally:
         PEERS.exchange(None, TEST_SECONDS)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def family_folder(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
+    """Folders of :mod:`tests.distributed.families` by family, the same for all ranks."""
+    made: dict[str, Path] = {}
+
+    def folder(family: str) -> Path:
+        if family not in made:
+            made[family] = PEERS.exchange(tmp_path_factory.mktemp(family), GRACE_SECONDS)[0]
+            try:
+                if RANK == 0:
+                    write_family(made[family], family)
+            finally:
+                PEERS.exchange(None, TEST_SECONDS)
+        return made[family]
+
     return folder
 
 

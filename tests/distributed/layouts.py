@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Callable, Iterable
 from fractions import Fraction
 from pathlib import Path
 
@@ -15,7 +16,7 @@ import torch.distributed as dist
 
 from megatron_longrl.checkpoint.mapping import export_named_tensors
 from megatron_longrl.config import Config
-from megatron_longrl.data.prompts import PromptBuilder
+from megatron_longrl.data.prompts import Prompt, PromptBuilder
 from megatron_longrl.data.rows import load_rows
 from megatron_longrl.data.tokenizer import build_tokenizer, train_sentencepiece
 from megatron_longrl.rollout.types import Group, Response
@@ -41,7 +42,7 @@ def write_data(folder: Path) -> None:
     for number, counts in enumerate(FRAMES):
         names = [f"{number}-{k}.webm" for k in range(len(counts))]
         for name, frames in zip(names, counts, strict=True):
-            _write_video(folder / name, frames, generator)
+            write_video(folder / name, frames, generator)
         row = {
             "problem_id": number,
             "problem": f"What happens in video {number}?\nA. this\nB. that",
@@ -55,12 +56,15 @@ def write_data(folder: Path) -> None:
     train_sentencepiece(lines, folder / "tok", 310)
 
 
-def _write_video(path: Path, frames: int, generator: np.random.Generator) -> None:
+def write_video(
+    path: Path, frames: int, generator: np.random.Generator, width: int = 42, height: int = 36
+) -> None:
+    """Noise, four frames a second."""
     with av.open(str(path), "w") as container:
         stream = container.add_stream("libvpx-vp9", rate=Fraction(4))
-        stream.width, stream.height, stream.pix_fmt = 42, 36, "yuv420p"
+        stream.width, stream.height, stream.pix_fmt = width, height, "yuv420p"
         for _ in range(frames):
-            image = generator.integers(0, 255, (36, 42, 3), dtype=np.uint8)
+            image = generator.integers(0, 255, (height, width, 3), dtype=np.uint8)
             container.mux(stream.encode(av.VideoFrame.from_ndarray(image, format="rgb24")))
         container.mux(stream.encode())
 
@@ -116,7 +120,7 @@ def rollouts(runtime: Runtime) -> list[Group]:
         generator = torch.Generator().manual_seed(number)
         responses = [
             Response(
-                token_ids=torch.randint(3, 60, (length,), generator=generator),
+                token_ids=torch.randint(20, 60, (length,), generator=generator),
                 logprobs=torch.zeros(length),
                 text="",
                 finish_reason="stop",
@@ -130,7 +134,13 @@ def rollouts(runtime: Runtime) -> list[Group]:
 
 def train_once(config: Config) -> tuple[Runtime, dict[str, float], dict[str, torch.Tensor]]:
     """One step. Returns the run, its metrics, and all gradients by Hugging Face names."""
-    runtime = build_runtime(config, "rl")
+    return train_step(build_runtime(config, "rl"))
+
+
+def train_step(
+    runtime: Runtime,
+) -> tuple[Runtime, dict[str, float], dict[str, torch.Tensor]]:
+    """:func:`train_once` with a run that is built already."""
     groups = rollouts(runtime)
     prompts, media = runtime.encode([group.prompt for group in groups], for_training=True)
     assert len(prompts) == len(groups)
@@ -162,18 +172,26 @@ def twin_of(runtime: Runtime) -> tuple[float, dict[str, torch.Tensor]]:
     everyone: list[list[Group]] = [[]] * dist.get_world_size()
     dist.all_gather_object(everyone, rollouts(runtime), group=runtime.groups.control)
     groups = {group.prompt.uid: group for part in everyone for group in part}
+    temperature = runtime.config.rollout_temperature
+    loss = policy_loss(groups.values(), lambda prompt, ids: twin.logprobs(prompt, ids, temperature))
+    loss.backward()
+    return float(loss.detach()), twin.gradients()
+
+
+def policy_loss(
+    groups: Iterable[Group], logprobs: Callable[[Prompt, list[int]], torch.Tensor]
+) -> torch.Tensor:
+    """The on-policy loss over all response tokens, of log-probabilities [R] with a graph."""
     total, tokens = torch.zeros(()), 0
-    for group in groups.values():
+    for group in groups:
         assert group.advantages is not None
         for response, advantage in zip(group.responses, group.advantages, strict=True):
-            ids, temperature = response.token_ids.tolist(), runtime.config.rollout_temperature
-            logprobs = twin.logprobs(group.prompt, ids, temperature)
+            values = logprobs(group.prompt, response.token_ids.tolist())
             # On policy the ratio is one, so that the clipped loss's gradient is the plain one's.
-            ratio = (logprobs - logprobs.detach()).exp()
+            ratio = (values - values.detach()).exp()
             total = total - (ratio * advantage).sum()
-            tokens += len(logprobs)
-    (total / tokens).backward()
-    return float(total.detach() / tokens), twin.gradients()
+            tokens += len(values)
+    return total / tokens
 
 
 def sft_losses(config: Config) -> tuple[float, float]:

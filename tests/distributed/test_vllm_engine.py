@@ -327,7 +327,14 @@ def test_a_size_that_does_not_fit_is_refused_on_all_ranks() -> None:
 
 def test_heads_wider_than_their_share_of_the_hidden_size_are_refused() -> None:
     with pytest.raises(UserError, match=r"heads of 64 channels.*= 32: change --kv-channels"):
-        _check_head_size({"hidden_size": 64, "num_attention_heads": 2, "head_dim": 64})
+        _check_head_size(
+            {
+                "model_type": "qwen2",
+                "hidden_size": 64,
+                "num_attention_heads": 2,
+                "head_dim": 64,
+            }
+        )
 
 
 def test_a_head_size_without_a_kernel_is_refused() -> None:

@@ -18,95 +18,13 @@ from megatron_longrl.parallel.groups import destroy_parallel, init_parallel
 from megatron_longrl.platforms import platform
 from megatron_longrl.training.model import build_model
 from tests.parity.comparison import assert_close, logits
+from tests.tiny_qwen_vl import MERGE, MODELS, PATCH, TIMES, VOCABULARY, hugging_face
 
-VOCABULARY = 131
-PATCH, MERGE, TIMES = 4, 2, 2
-TEXT = {
-    "vocab_size": VOCABULARY,
-    "hidden_size": 64,
-    "intermediate_size": 96,
-    "num_hidden_layers": 3,
-    "num_attention_heads": 4,
-    "num_key_value_heads": 2,
-    "max_position_embeddings": 512,
-    "rms_norm_eps": 1e-5,
-    "pad_token_id": None,
-    "bos_token_id": None,
-    "eos_token_id": None,
-}
-VISION = {
-    "hidden_size": 32,
-    "out_hidden_size": 64,
-    "depth": 4,
-    "num_heads": 2,
-    "intermediate_size": 40,
-    "patch_size": PATCH,
-    "spatial_merge_size": MERGE,
-    "temporal_patch_size": TIMES,
-}
-SPECIAL = {
-    "image_token_id": 120,
-    "video_token_id": 121,
-    "vision_start_token_id": 122,
-    "vision_end_token_id": 123,
-}
-
-
-def qwen2_5_vl() -> Any:
-    from transformers import Qwen2_5_VLConfig, Qwen2_5_VLForConditionalGeneration
-
-    rope = {"rope_type": "default", "rope_theta": 50000.0, "mrope_section": [2, 3, 3]}
-    settings = Qwen2_5_VLConfig(
-        text_config={**TEXT, "rope_parameters": rope},
-        # Windows of 2 x 2 blocks: frames of 3 x 5 blocks have windows of four sizes.
-        vision_config={
-            **VISION,
-            "window_size": 2 * PATCH * MERGE,
-            "fullatt_block_indexes": [1, 3],
-            "tokens_per_second": 2,
-        },
-        tie_word_embeddings=False,
-        **SPECIAL,
-    )
-    return Qwen2_5_VLForConditionalGeneration(settings)
-
-
-def qwen3_vl() -> Any:
-    from transformers import Qwen3VLConfig, Qwen3VLForConditionalGeneration
-
-    rope = {
-        "rope_type": "default",
-        "rope_theta": 50000.0,
-        "mrope_section": [4, 2, 2],
-        "mrope_interleaved": True,
-    }
-    settings = Qwen3VLConfig(
-        text_config={**TEXT, "head_dim": 16, "rope_parameters": rope, "tie_word_embeddings": True},
-        vision_config={
-            **VISION,
-            "num_position_embeddings": 36,
-            "deepstack_visual_indexes": [0, 2],
-        },
-        tie_word_embeddings=True,
-        **SPECIAL,
-    )
-    return Qwen3VLForConditionalGeneration(settings)
-
-
-MODELS = {"qwen2_5_vl": qwen2_5_vl, "qwen3_vl": qwen3_vl}
 OTHER_NAMES = {
     "qwen2_5_vl": {"model.": "model.language_model.", "visual.": "model.visual."},
     "qwen3_vl": {"model.visual.": "visual."},
 }
 """What else the files of a family may call the tensors than what transformers writes."""
-
-
-def hugging_face(family: str, dtype: torch.dtype = torch.float32) -> Any:
-    torch.manual_seed(5)
-    model = MODELS[family]().eval()
-    for parameter in model.parameters():
-        torch.nn.init.normal_(parameter, mean=0.05, std=0.2)
-    return model.to(dtype)
 
 
 @pytest.fixture(scope="module", autouse=True)

@@ -22,8 +22,9 @@ from megatron_longrl.data.video import decode_frames
 from megatron_longrl.parallel.groups import destroy_parallel
 from megatron_longrl.platforms import platform
 from tests.parity.comparison import TOLERANCE, assert_close
-from tests.parity.test_qwen_vl_hf_parity import MODELS, hugging_face, loaded
-from tools.checkpoint.reference import _qwen_media, hugging_face_logits
+from tests.parity.test_qwen_vl_hf_parity import loaded
+from tests.tiny_qwen_vl import MODELS, hugging_face
+from tools.checkpoint.reference import hugging_face_logits, media_arguments
 from tools.checkpoint.verify import difference, model_logits
 
 PIXELS = {"video_min_pixels": 256, "video_max_pixels": 2000, "image_min_pixels": 256}
@@ -141,7 +142,7 @@ def test_positions(kind, both, row_of):
     theirs, source, config, _ = both
     prompt = built(config, row_of(kind))
     pixels = [decode_frames(spec) for spec in prompt.videos]
-    media = _qwen_media(source, config, prompt, pixels)
+    media = media_arguments(source, config, prompt, pixels)
     grids = {name: media[name] for name in media if name.endswith("grid_thw")}
     if "second_per_grid_ts" in media:
         grids["second_per_grid_ts"] = media["second_per_grid_ts"]

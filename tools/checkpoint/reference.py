@@ -7,6 +7,7 @@ projector, with the checkpoint's weights.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -31,11 +32,12 @@ def hugging_face_logits(
     if config.model_family == "vila":
         return _vila(source, config, prompt, pixels)
     ids = prompt.token_ids[None]
-    media = _qwen_media(source, config, prompt, pixels) if pixels else {}
-    return _load(source.folder)(input_ids=ids, **media).logits[0]
+    media = media_arguments(source, config, prompt, pixels) if pixels else {}
+    return load_model(source.folder)(input_ids=ids, **media).logits[0]
 
 
-def _load(folder: Any) -> Any:
+def load_model(folder: Path) -> Any:
+    """transformers' own model, float32."""
     from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForImageTextToText
 
     settings = AutoConfig.from_pretrained(folder, local_files_only=True)
@@ -46,7 +48,7 @@ def _load(folder: Any) -> Any:
     return model.eval()
 
 
-def _qwen_media(
+def media_arguments(
     source: HfFolder, config: Config, prompt: Prompt, pixels: Sequence[Tensor]
 ) -> dict[str, Any]:
     """What transformers' processors would give beside the token ids."""
@@ -82,7 +84,7 @@ def _vila(source: HfFolder, config: Config, prompt: Prompt, pixels: Sequence[Ten
 
     from megatron_longrl.models.vila.projector import build_projector
 
-    llm = _load(source.folder / "llm")
+    llm = load_model(source.folder / "llm")
     embeddings = llm.get_input_embeddings()(prompt.token_ids)
     if pixels:
         tower = SiglipVisionModel.from_pretrained(

@@ -1,0 +1,180 @@
+"""A training step of each model family against transformers' own model, in any layout."""
+
+from __future__ import annotations
+
+import functools
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import torch.distributed as dist
+from PIL import Image
+from torch import Tensor
+
+from megatron_longrl.checkpoint.hf import HfFolder, config_from_hf, load_hf_weights
+from megatron_longrl.config import Config
+from megatron_longrl.data.prompts import Prompt
+from megatron_longrl.data.tokenizer import build_tokenizer, train_sentencepiece
+from megatron_longrl.data.video import decode_frames
+from megatron_longrl.training.runtime import Runtime, build_runtime
+from tests.distributed.layouts import (
+    TOLERANCE,
+    largest_error,
+    policy_loss,
+    rollouts,
+    train_step,
+    write_video,
+)
+from tests.tiny_qwen_vl import hugging_face
+from tools.checkpoint.reference import load_model, media_arguments
+
+SYMBOLS = ("<|image_pad|>", "<|video_pad|>", "<|vision_start|>", "<|vision_end|>")
+SPECIAL = ("image_token_id", "video_token_id", "vision_start_token_id", "vision_end_token_id")
+TEXT_SIZES: dict[str, dict[str, Any]] = {
+    "qwen2": {"hidden_size": 56, "num_attention_heads": 28, "tie_word_embeddings": True},
+    "qwen3": {"hidden_size": 48, "num_attention_heads": 28, "head_dim": 4},
+    "llama": {"hidden_size": 64, "num_attention_heads": 4},
+}
+MEDIA = (([], [(9, 40, 24)]), ([], []), ([(20, 28)], [(4, 24, 24), (7, 48, 32)]), ([(33, 17)], []))
+"""Images (height, width) and videos (frames, width, height) of each row."""
+
+
+def write_family(folder: Path, family: str) -> None:
+    """A checkpoint, a tokenizer and rows; by one rank."""
+    generator = np.random.default_rng(0)
+    lines = [json.dumps(row) for row in _rows(folder, family, generator)]
+    (folder / "train.jsonl").write_text("\n".join(lines))
+    train_sentencepiece(lines, folder / "tok", 310, SYMBOLS)
+    tokenizer = build_tokenizer("SentencePieceTokenizer", folder / "tok.model")
+    if "vl" in family:
+        ids = {name: tokenizer.id_of(s) for name, s in zip(SPECIAL, SYMBOLS, strict=True)}
+        model = hugging_face(family, vocab_size=tokenizer.vocab_size, **ids)
+    else:
+        model = _text_model(family, tokenizer.vocab_size)
+    model.save_pretrained(folder / "hf")
+
+
+def _rows(folder: Path, family: str, generator: np.random.Generator) -> list[dict[str, Any]]:
+    rows = []
+    for number, (images, videos) in enumerate(MEDIA):
+        row: dict[str, Any] = {
+            "problem_id": number,
+            "problem": f"What happens in {number}?",
+            "answer": "A",
+            "data_type": "text",
+        }
+        if "vl" in family:
+            row |= {"images": [], "videos": []}
+            for k, (height, width) in enumerate(images):
+                row["images"].append(f"{number}-{k}.png")
+                picture = generator.integers(0, 255, (height, width, 3), dtype=np.uint8)
+                Image.fromarray(picture).save(folder / row["images"][-1])
+            for k, (frames, width, height) in enumerate(videos):
+                row["videos"].append(f"{number}-{k}.webm")
+                write_video(folder / row["videos"][-1], frames, generator, width, height)
+            row["data_type"] = "video" if videos else "image" if images else "text"
+        rows.append(row)
+    return rows
+
+
+def _text_model(family: str, vocab_size: int) -> Any:
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    torch.manual_seed(3)
+    settings = AutoConfig.for_model(
+        family,
+        vocab_size=vocab_size,
+        intermediate_size=48,
+        num_hidden_layers=2,
+        num_key_value_heads=4,
+        max_position_embeddings=1024,
+        **TEXT_SIZES[family],
+    )
+    model = AutoModelForCausalLM.from_config(settings)
+    for parameter in model.parameters():
+        torch.nn.init.normal_(parameter, mean=0.05, std=0.2)
+    return model
+
+
+def run_config(folder: Path, **changes: object) -> Config:
+    """A run of the checkpoint on the rows."""
+    values: dict[str, object] = {
+        **config_from_hf(folder / "hf"),
+        "tokenizer_type": "SentencePieceTokenizer",
+        "tokenizer_model": str(folder / "tok.model"),
+        "train_data_path": [str(folder)],
+        "video_min_pixels": 256,
+        "video_max_pixels": 1600,
+        "image_min_pixels": 256,
+        "make_vocab_size_divisible_by": 8,
+        "seq_length": 512,
+        "rollout_max_tokens": 40,
+        "encoder_chunk_frames": 4,
+        "mrsp_stages": 2,
+        "train_iters": 1,
+        "lr": 0.0,
+        "clip_grad": 0.0,
+        "use_distributed_optimizer": False,
+        "grpo_group_size": 2,
+        "grpo_prompts_per_step": 4,
+    }
+    return Config.model_validate(values | changes)
+
+
+def check_family(folder: Path, **changes: object) -> None:
+    """Loss and all gradients of a layout equal those of transformers' model.
+
+    Args:
+        folder: what :func:`write_family` has filled.
+    """
+    config = run_config(folder, **changes)
+    runtime = build_runtime(config, "rl")
+    load_hf_weights(folder / "hf", runtime.model.modules, runtime.config, runtime.groups)
+    _, metrics, gradients = train_step(runtime)
+    loss, expected = _twin(runtime, folder)
+    assert metrics["lm loss"] == pytest.approx(loss, rel=TOLERANCE, abs=1e-6)
+    assert largest_error(gradients, dict(expected)) <= TOLERANCE
+
+
+def _twin(runtime: Runtime, folder: Path) -> tuple[float, Mapping[str, Tensor]]:
+    everyone: list[Any] = [None] * dist.get_world_size()
+    dist.all_gather_object(everyone, rollouts(runtime), group=runtime.groups.control)
+    groups = {group.prompt.uid: group for part in everyone for group in part}
+    return _cached_twin(folder, tuple(groups.values()), runtime)
+
+
+_TWINS: dict[Path, tuple[float, Mapping[str, Tensor]]] = {}
+
+
+def _cached_twin(
+    folder: Path, groups: tuple[Any, ...], runtime: Runtime
+) -> tuple[float, Mapping[str, Tensor]]:
+    """The same for all layouts: weights, rows and responses are."""
+    if folder not in _TWINS:
+        source = HfFolder(folder / "hf")
+        model = load_model(folder / "hf")
+        logprobs = functools.partial(_logprobs, model, source, runtime.config)
+        loss = policy_loss(groups, logprobs)
+        loss.backward()
+        name = functools.partial(source.family.table_name, "")
+        found = {name(n): p.grad for n, p in model.named_parameters() if p.grad is not None}
+        _TWINS[folder] = float(loss.detach()), found
+    return _TWINS[folder]
+
+
+def _logprobs(
+    model: Any, source: HfFolder, config: Config, prompt: Prompt, response: list[int]
+) -> Tensor:
+    ids = torch.cat([prompt.token_ids, torch.tensor(response)])
+    pixels = [decode_frames(spec) for spec in prompt.videos]
+    media = media_arguments(source, config, prompt, pixels) if pixels else {}
+    if pixels:
+        kinds = media["mm_token_type_ids"]
+        media["mm_token_type_ids"] = torch.nn.functional.pad(kinds, (0, len(response)))
+    logits = model(input_ids=ids[None], **media).logits[0]
+    predicted = logits[len(prompt.token_ids) - 1 : -1].log_softmax(-1)
+    return predicted.gather(1, torch.tensor(response)[:, None])[:, 0]
