@@ -305,6 +305,9 @@ def core_files() -> Iterator[None]:
             yield
         except CheckpointException as error:  # a BaseException, the same on all ranks
             # Of a failed write only rank 0 knows more than that there was one.
+            for failure, _ in error.failures.values():
+                if isinstance(failure, UserError):
+                    raise failure from None
             failures = [f"{type(e).__name__}: {e}" for e, _ in error.failures.values()]
             reason = failures[0] if failures else "another rank failed"
             raise RuntimeError(reason.splitlines()[0]) from error

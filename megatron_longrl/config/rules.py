@@ -7,6 +7,8 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from megatron_longrl.config.model import TEXT_FAMILIES
+from megatron_longrl.errors import UserError
+from megatron_longrl.models.vila.projector_kinds import widths
 
 if TYPE_CHECKING:
     from megatron_longrl.config.schema import Config, Entry
@@ -124,6 +126,10 @@ def _vision_tower(config: Config) -> Iterator[str]:
         return
     if is_square:
         yield from _indivisible(config, "vision_image_size", "vision_patch_size")
+        try:
+            widths(config.projector_type, config.vision_hidden_size, config.hidden_size)
+        except UserError as error:
+            yield str(error)
     yield from _indivisible(config, "vision_hidden_size", "vision_num_attention_heads")
     layers, feature = config.vision_num_layers, config.vision_feature_layer
     if not -(layers + 1) <= feature <= layers:

@@ -19,6 +19,7 @@ from megatron_longrl.config.rules import first_broken_rule
 from megatron_longrl.config.section import Section
 from megatron_longrl.config.training import TrainingSection
 from megatron_longrl.errors import UserError
+from megatron_longrl.models.vila.projector_kinds import downsampling
 
 if TYPE_CHECKING:
     import torch
@@ -114,7 +115,7 @@ class Config(
         if not self.vision_image_size:
             return 0
         patches = self.vision_image_size // self.vision_patch_size
-        return math.ceil(patches / 2) ** 2
+        return math.ceil(patches / downsampling(self.projector_type)) ** 2
 
     @property
     def embedding_width(self) -> int:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -132,8 +133,9 @@ class ModelCost:
 
 def _encoder_flops(config: Config) -> float:
     """Operations of a frame through the tower's layers that run, and the projector."""
-    if not config.vision_num_layers:
-        return 0.0
+    if not config.vision_image_size:
+        return 0.0  # text, or frames of any size
+    from megatron_longrl.models.vila.projector_kinds import widths
     from megatron_longrl.models.vila.siglip import layers_to_run
 
     patches = (config.vision_image_size // config.vision_patch_size) ** 2
@@ -141,5 +143,6 @@ def _encoder_flops(config: Config) -> float:
     linear = 2.0 * patches * (4 * c * c + 2 * c * config.vision_ffn_hidden_size)
     attention = 4.0 * patches * patches * c
     embedding = 2.0 * patches * 3 * config.vision_patch_size**2 * c
-    projector = 2.0 * tokens * (4 * c * h + h * h)
+    between, _ = widths(config.projector_type, c, h)
+    projector = 2.0 * tokens * sum(a * b for a, b in pairwise(between))
     return layers_to_run(config) * (linear + attention) + embedding + projector

@@ -39,7 +39,14 @@ TEXT_SIZES: dict[str, dict[str, Any]] = {
     "qwen3": {"hidden_size": 48, "num_attention_heads": 28, "head_dim": 4},
     "llama": {"hidden_size": 64, "num_attention_heads": 4},
 }
-MEDIA = (([], [(9, 40, 24)]), ([], []), ([(20, 28)], [(4, 24, 24), (7, 48, 32)]), ([(33, 17)], []))
+Pictures = list[tuple[int, int]]
+Clips = list[tuple[int, int, int]]
+MEDIA: tuple[tuple[Pictures, Clips], ...] = (
+    ([], [(9, 40, 24)]),
+    ([], []),
+    ([(20, 28)], [(4, 24, 24), (7, 48, 32)]),
+    ([(33, 17)], []),
+)
 """Images (height, width) and videos (frames, width, height) of each row."""
 
 
@@ -51,7 +58,9 @@ def write_family(folder: Path, family: str) -> None:
     train_sentencepiece(lines, folder / "tok", 310, SYMBOLS)
     tokenizer = build_tokenizer("SentencePieceTokenizer", folder / "tok.model")
     if "vl" in family:
-        ids = {name: tokenizer.id_of(s) for name, s in zip(SPECIAL, SYMBOLS, strict=True)}
+        ids: dict[str, Any] = {
+            name: tokenizer.id_of(s) for name, s in zip(SPECIAL, SYMBOLS, strict=True)
+        }
         model = hugging_face(family, vocab_size=tokenizer.vocab_size, **ids)
     else:
         model = _text_model(family, tokenizer.vocab_size)

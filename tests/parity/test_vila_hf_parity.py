@@ -22,16 +22,26 @@ from tests.parity.comparison import assert_close, logits
 VOCABULARY = 131  # divisible by nothing
 
 
-@pytest.fixture(scope="module", params=[(True, 28), (False, 35)], ids=["tied", "untied, odd grid"])
+@pytest.fixture(
+    scope="module",
+    params=[(True, 28, "qwen2"), (False, 35, "qwen2"), (False, 28, "llama")],
+    ids=["tied", "untied, odd grid", "Llama"],
+)
 def both(request, tmp_path_factory):
     """Hugging Face's modules, and ours with the weights of the folder that they were saved to."""
-    from transformers import Qwen2Config, Qwen2ForCausalLM, SiglipVisionConfig, SiglipVisionModel
+    from transformers import (
+        AutoConfig,
+        AutoModelForCausalLM,
+        SiglipVisionConfig,
+        SiglipVisionModel,
+    )
 
-    tie, image_size = request.param
+    tie, image_size, language = request.param
     folder = tmp_path_factory.mktemp("vila")
     torch.manual_seed(11)
-    llm = Qwen2ForCausalLM(
-        Qwen2Config(
+    llm = AutoModelForCausalLM.from_config(
+        AutoConfig.for_model(
+            language,
             vocab_size=VOCABULARY,
             hidden_size=112,
             intermediate_size=96,

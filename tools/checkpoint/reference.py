@@ -82,7 +82,7 @@ def media_arguments(
 def _vila(source: HfFolder, config: Config, prompt: Prompt, pixels: Sequence[Tensor]) -> Tensor:
     from transformers import SiglipVisionModel
 
-    from megatron_longrl.models.vila.projector import build_projector
+    from megatron_longrl.models.vila.projector import VilaProjector
 
     llm = load_model(source.folder / "llm")
     embeddings = llm.get_input_embeddings()(prompt.token_ids)
@@ -90,7 +90,7 @@ def _vila(source: HfFolder, config: Config, prompt: Prompt, pixels: Sequence[Ten
         tower = SiglipVisionModel.from_pretrained(
             source.folder / "vision_tower", local_files_only=True, dtype=torch.float32
         ).eval()
-        projector = build_projector(config.replace(bf16=False))
+        projector = VilaProjector(config.replace(bf16=False))
         for name, parameter in projector.named_parameters():
             parameter.copy_(source.read(f"mm_projector/{name}"))
         states = tower(torch.cat(list(pixels)), output_hidden_states=True).hidden_states

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from megatron.core.transformer.module import MegatronModule
 from torch import Tensor
 
-from megatron_longrl.models.vila.projector import build_projector
+from megatron_longrl.models.vila.projector import VilaProjector
 from megatron_longrl.models.vila.siglip import (
     SiglipVisionTower,
     vision_transformer_config,
@@ -24,7 +24,7 @@ class VisionEncoder(MegatronModule):
     def __init__(self, config: Config, groups: ParallelGroups) -> None:
         super().__init__(config=vision_transformer_config(config))
         self.vision_tower = SiglipVisionTower(config, groups)
-        self.projector = build_projector(config)
+        self.projector = VilaProjector(config)
 
     def forward(self, pixels: Tensor) -> Tensor:
         """Encode frames.

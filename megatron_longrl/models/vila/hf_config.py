@@ -17,6 +17,7 @@ from megatron_longrl.models.text.hf_config import (
     language_settings,
     required,
 )
+from megatron_longrl.models.vila.projector_kinds import widths
 
 if TYPE_CHECKING:
     from megatron_longrl.config import Config
@@ -72,8 +73,10 @@ def _vision_fields(source: HfFolder) -> dict[str, Any]:
 def _projector_fields(source: HfFolder) -> dict[str, Any]:
     path = source.folder / "mm_projector" / "config.json"
     kind = read_json(path).get("mm_projector_type")
-    if kind != "mlp_downsample":
-        raise UserError(f"{path}: mm_projector_type {kind} is not supported, only mlp_downsample")
+    try:
+        widths(str(kind), 1, 1)
+    except UserError as error:
+        raise UserError(f"{path}: mm_projector_type {kind}: {error}") from None
     return {"projector_type": kind}
 
 

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from megatron_longrl.checkpoint.table import QKV, Direct, Table, TensorMapping
 from megatron_longrl.models.text.mapping import language_model
+from megatron_longrl.models.vila.projector import parameter_names
 from megatron_longrl.models.vila.siglip import layers_to_run
 
 if TYPE_CHECKING:
@@ -19,7 +20,7 @@ def mapping_table(config: Config) -> Table:
         ValueError: the vocabulary's size is not known yet.
     """
     return Table(
-        entries=(*language_model(config), *siglip(config), *projector()),
+        entries=(*language_model(config), *siglip(config), *projector(config)),
         layers={"llm": config.num_layers, "vision_tower": layers_to_run(config)},
         ignored=("rotary_emb.inv_freq", "embeddings.position_ids"),
         carried=("vision_tower",),
@@ -61,14 +62,9 @@ def siglip(config: Config) -> tuple[TensorMapping, ...]:
     return (*embeddings, *layers)
 
 
-def projector() -> tuple[TensorMapping, ...]:
-    """The projector: a LayerNorm and two linear layers around a GELU."""
+def projector(config: Config) -> tuple[TensorMapping, ...]:
+    """The projector, whatever its kind."""
     return tuple(
-        Direct(
-            f"encoder.projector.layers.{layer}.{kind}",
-            (f"mm_projector/layers.{layer}.{kind}",),
-            replicated=True,
-        )
-        for layer in (1, 2, 4)
-        for kind in ("weight", "bias")
+        Direct(f"encoder.projector.{name}", (f"mm_projector/{name}",), replicated=True)
+        for name in parameter_names(config)
     )

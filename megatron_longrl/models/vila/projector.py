@@ -1,76 +1,83 @@
-"""VILA's projectors from patch features to language-model embeddings."""
+"""VILA's projectors from patch features to language-model embeddings.
+
+A projector is a sequence of layers; its parameters have the names of VILA's ``mm_projector``
+checkpoints, which count the layers.
+"""
 
 from __future__ import annotations
 
+from itertools import pairwise
 from typing import TYPE_CHECKING
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
-from megatron_longrl.errors import UserError
+from megatron_longrl.models.vila.projector_kinds import downsampling, widths
 from megatron_longrl.platforms import platform
 
 if TYPE_CHECKING:
     from megatron_longrl.config import Config
 
 
-class Downsample2x2(torch.nn.Module):
-    """Concatenate 2x2 neighbouring patches: [f, g * g, c] -> [f, ceil(g/2)^2, 4c].
+class Downsample(nn.Module):
+    """Concatenate neighbouring patches: [f, g * g, c] -> [f, ceil(g / k)^2, k * k * c].
 
-    Odd grids are padded with zeros. Cells come out column by column, which is the order of VILA's
-    ``mlp_downsample`` (its later ``_fix`` variants go row by row).
+    Grids that k does not divide are padded with zeros. Within a cell, patches go row by row.
+
+    Args:
+        side: k.
+        by_columns: cells come out column by column, which is the order of the first
+            ``mlp_downsample``; its later ``_fix`` variants go row by row.
     """
+
+    def __init__(self, side: int, *, by_columns: bool = False) -> None:
+        super().__init__()
+        self.side = side
+        self.by_columns = by_columns
 
     def forward(self, features: Tensor) -> Tensor:
         """Downsample."""
         f, patches, c = features.shape
-        grid = int(patches**0.5)
+        grid, side = int(patches**0.5), self.side
         x = features.reshape(f, grid, grid, c)
-        if grid % 2:
-            x = F.pad(x, (0, 0, 0, 1, 0, 1))
-        half = x.shape[1] // 2
-        x = x.reshape(f, half, 2, half, 2, c)  # row, row parity, column, column parity
-        return x.permute(0, 3, 1, 2, 4, 5).reshape(f, half * half, 4 * c)
+        missing = -grid % side
+        if missing:
+            x = F.pad(x, (0, 0, 0, missing, 0, missing))
+        cells = x.shape[1] // side
+        x = x.reshape(f, cells, side, cells, side, c)  # row, row in it, column, column in it
+        axes = (0, 3, 1, 2, 4, 5) if self.by_columns else (0, 1, 3, 2, 4, 5)
+        return x.permute(*axes).reshape(f, cells * cells, side * side * c)
 
 
-class MlpDownsampleProjector(torch.nn.Module):
-    """``mlp_downsample``: 2x2 downsampling, LayerNorm, Linear, GELU, Linear.
-
-    Parameter names are those of VILA's ``mm_projector`` checkpoints.
-    """
+class VilaProjector(nn.Module):
+    """[f, patches, c] -> [f, tokens, h]."""
 
     def __init__(self, config: Config) -> None:
         super().__init__()
-        width = 4 * config.vision_hidden_size
+        kind = config.projector_type
+        between, normed = widths(kind, config.vision_hidden_size, config.hidden_size)
         dtype, device = config.params_dtype, platform.device
-        self.layers = torch.nn.Sequential(
-            Downsample2x2(),
-            torch.nn.LayerNorm(width, dtype=dtype, device=device),
-            torch.nn.Linear(width, config.hidden_size, dtype=dtype, device=device),
-            torch.nn.GELU(),
-            torch.nn.Linear(config.hidden_size, config.hidden_size, dtype=dtype, device=device),
-        )
+        layers: list[nn.Module] = []
+        side = downsampling(kind)
+        if side > 1:
+            layers.append(Downsample(side, by_columns=kind == "mlp_downsample"))
+        last = len(between) - 2
+        for number, (inner, outer) in enumerate(pairwise(between)):
+            if number:
+                layers.append(nn.GELU())
+            if normed and number < last:
+                layers.append(nn.LayerNorm(inner, dtype=dtype, device=device))
+            layers.append(nn.Linear(inner, outer, dtype=dtype, device=device))
+        # A single layer stands alone in VILA's checkpoints.
+        self.layers = nn.Sequential(*layers) if kind != "linear" else layers[0]
 
     def forward(self, features: Tensor) -> Tensor:
-        """[f, patches, c] -> [f, tokens, h]."""
+        """Project."""
         return self.layers(features)
 
 
-PROJECTORS = {"mlp_downsample": MlpDownsampleProjector}
-"""Projector classes by the name that VILA's configuration uses."""
-
-
-def build_projector(config: Config) -> torch.nn.Module:
-    """The projector that the configuration names.
-
-    Raises:
-        UserError: the kind is not known.
-    """
-    try:
-        return PROJECTORS[config.projector_type](config)
-    except KeyError:
-        raise UserError(
-            f"--projector-type {config.projector_type} is not known: use one of "
-            f"{', '.join(PROJECTORS)}"
-        ) from None
+def parameter_names(config: Config) -> list[str]:
+    """Names of a projector's parameters, in the order of its layers."""
+    with torch.device("meta"):
+        return [name for name, _ in VilaProjector(config.replace(bf16=False)).named_parameters()]

@@ -9,9 +9,11 @@ from pathlib import Path
 
 import pytest
 import torch
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 
 from megatron_longrl.checkpoint.distributed import save_checkpoint
+from megatron_longrl.checkpoint.hf import HfFolder, TensorFolder
+from tests.tiny_qwen_vl import hugging_face
 from tools.checkpoint.loader_megatron import one_rank_config
 
 CONVERT = Path(__file__).parents[3] / "tools/checkpoint/convert.py"
@@ -108,3 +110,145 @@ def test_what_is_wrong_is_one_line(convert, tmp_path):
     )  # fmt: skip
     assert (status, error) == (2, f"error: {nothing} holds no checkpoint\n")
     assert not (tmp_path / "out").exists()
+
+
+def tiny_text(folder: Path, family: str, dtype: torch.dtype) -> Path:
+    """Random weights of a text family, with files that an export must carry along."""
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    torch.manual_seed(1)
+    settings = AutoConfig.for_model(
+        family,
+        vocab_size=71,
+        hidden_size=32,
+        intermediate_size=48,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        max_position_embeddings=64,
+        tie_word_embeddings=False,
+    )
+    AutoModelForCausalLM.from_config(settings).to(dtype).save_pretrained(folder)
+    (folder / "generation_config.json").write_text('{"top_k": 7}')
+    (folder / "tokenizer.model").write_bytes(b"pieces")
+    return folder
+
+
+def tiny_vision(folder: Path, family: str, dtype: torch.dtype) -> Path:
+    hugging_face(family, dtype).save_pretrained(folder)
+    (folder / "preprocessor_config.json").write_text('{"min_pixels": 3136}')
+    return folder
+
+
+@pytest.mark.parametrize("family", ["qwen2", "qwen3", "llama", "qwen2_5_vl", "qwen3_vl"])
+def test_every_family_there_and_back(family, convert, tmp_path):
+    make = tiny_vision if "vl" in family else tiny_text
+    source = make(tmp_path / "hf", family, torch.bfloat16)
+    for loader, saver, start, end in (
+        (f"hf_{family}", "megatron", "hf", "megatron"),
+        ("megatron", "hf", "megatron", "back"),
+    ):
+        status, out, error = convert(
+            "--loader", loader, "--saver", saver, "--verify",
+            "--load-dir", tmp_path / start, "--save-dir", tmp_path / end,
+        )  # fmt: skip
+        assert status == 0, error
+        assert "verified" in out
+    before, after = HfFolder(source), HfFolder(tmp_path / "back")
+    names = before.tensors("").names()
+    assert names and set(names) == set(after.tensors("").names())
+    for name in names:
+        assert torch.equal(before.read(name), after.read(name)), name
+    carried = [n for n in before.files() if n != "config.json"]
+    assert carried and carried == [n for n in after.files() if n != "config.json"]
+    for name in carried:
+        assert (source / name).read_bytes() == (tmp_path / "back" / name).read_bytes()
+    assert before.config_fields() | {"tokenizer_model": ""} == (
+        after.config_fields() | {"tokenizer_model": ""}
+    )
+
+
+def test_a_conversion_that_is_stopped_leaves_nothing(convert, tmp_path, monkeypatch):
+    source = tiny_text(tmp_path / "hf", "qwen2", torch.float32)
+    read, count = TensorFolder.read, [0]
+
+    def stop(folder: TensorFolder, name: str) -> torch.Tensor:
+        count[0] += 1
+        if count[0] == 12:
+            raise KeyboardInterrupt
+        return read(folder, name)
+
+    monkeypatch.setattr(TensorFolder, "read", stop)
+    for saver in ("megatron", "hf_qwen2"):
+        count[0] = 0
+        try:
+            status, _, _ = convert(
+                "--loader", "hf_qwen2", "--saver", saver,
+                "--load-dir", source, "--save-dir", tmp_path / "out",
+            )  # fmt: skip
+        except KeyboardInterrupt:
+            status = 130  # torch's writer reports one as a failure, ours does not
+        assert status
+        assert count[0] == 12
+        assert [path.name for path in tmp_path.iterdir()] == ["hf"]
+
+
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        (lambda t: t.pop("model.norm.weight"), "lacks the tensor model.norm.weight"),
+        (
+            lambda t: t.update({"model.norm.weight": torch.ones(5)}),
+            "model.norm.weight [5] gives [5]",
+        ),
+    ],
+    ids=["missing", "shape"],
+)
+def test_what_is_wrong_with_weights_is_one_line(damage, message, convert, tmp_path):
+    source = tiny_text(tmp_path / "hf", "qwen3", torch.float32)
+    tensors = load_file(source / "model.safetensors")
+    damage(tensors)
+    save_file(tensors, source / "model.safetensors", metadata={"format": "pt"})
+    status, _, error = convert(
+        "--loader", "hf", "--saver", "megatron",
+        "--load-dir", source, "--save-dir", tmp_path / "out",
+    )  # fmt: skip
+    assert status == 2
+    # transformers' progress is there, too.
+    (line,) = [line for line in error.splitlines() if line and "model shards" not in line]
+    assert line.startswith("error: ") and message in line
+    assert not (tmp_path / "out").exists()
+
+
+def test_another_family_is_named(convert, tmp_path):
+    source = tiny_text(tmp_path / "hf", "llama", torch.float32)
+    status, _, error = convert(
+        "--loader", "hf_qwen2", "--saver", "megatron",
+        "--load-dir", source, "--save-dir", tmp_path / "out",
+    )  # fmt: skip
+    assert status == 2 and "is of the family llama: give --loader hf_llama" in error
+    (source / "config.json").write_text('{"model_type": "mamba"}')
+    status, _, error = convert(
+        "--loader", "hf", "--saver", "megatron",
+        "--load-dir", source, "--save-dir", tmp_path / "out",
+    )  # fmt: skip
+    assert status == 2 and "model_type mamba is not supported, only llama" in error
+
+
+@pytest.mark.slow
+def test_inspect_lists_both_formats(convert, tmp_path):
+    source = tiny_text(tmp_path / "hf", "qwen3", torch.bfloat16)
+    convert(
+        "--loader", "hf", "--saver", "megatron",
+        "--load-dir", source, "--save-dir", tmp_path / "megatron",
+    )  # fmt: skip
+    for folder, words in (
+        (source, ("qwen3", "model.layers.1.mlp.up_proj.weight", "48 x 32", "BF16")),
+        (tmp_path / "megatron", ("torch_dist", "mlp.linear_fc1.weight", "2 x 96 x 32", "bfloat16")),
+        (tmp_path / "nothing", ("error:", "holds no checkpoint")),
+    ):
+        command = [sys.executable, str(CONVERT.with_name("inspect.py")), str(folder)]
+        done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
+        assert done.returncode == (2 if words[0] == "error:" else 0), done.stderr
+        for word in words:
+            assert word in done.stdout + done.stderr, (word, done.stdout)

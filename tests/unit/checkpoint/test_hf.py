@@ -164,7 +164,7 @@ def test_what_is_wrong_is_named(kind, tiny, groups, build, vila_folder):
         ("llm/config.json", {"model_type": "mamba"}, "model_type mamba is not supported"),
         ("llm/config.json", {"hidden_act": "gelu"}, "hidden_act gelu is not supported"),
         ("llm/config.json", {"rope_scaling": {"type": "yarn"}}, "type yarn is not supported"),
-        ("mm_projector/config.json", {"mm_projector_type": "linear"}, "linear is not supported"),
+        ("mm_projector/config.json", {"mm_projector_type": "resampler"}, "resampler is not"),
         (
             "config.json",
             {"mm_vision_select_layer": None},

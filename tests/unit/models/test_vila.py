@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from megatron_longrl.models.initialize import draw
-from megatron_longrl.models.vila.projector import Downsample2x2
+from megatron_longrl.models.vila.projector import Downsample
 from megatron_longrl.models.vila.siglip import layers_to_run
 from tests.unit.training.made_up import make_config
 
@@ -19,7 +19,7 @@ def test_downsampling_puts_four_neighbours_side_by_side(grid):
         inside = row < grid and column < grid
         return features[frame, row * grid + column] if inside else torch.zeros(5)
 
-    result = Downsample2x2()(features)
+    result = Downsample(2, by_columns=True)(features)
     config = make_config(vision_image_size=7 * grid, vision_patch_size=7)
     assert result.shape == (2, config.tokens_per_frame, 20)
     for frame in range(2):

@@ -1,0 +1,41 @@
+"""The kinds of projectors that VILA's checkpoints name, and their widths."""
+
+from __future__ import annotations
+
+import re
+
+from megatron_longrl.errors import UserError
+
+
+def downsampling(kind: str) -> int:
+    """Side of the block of patches that becomes one token."""
+    if kind.startswith("mlp_downsample"):
+        return 3 if "3x3" in kind else 2
+    return 1
+
+
+def widths(kind: str, features: int, hidden: int) -> tuple[list[int], bool]:
+    """Widths between which the linear layers of a projector lie, a GELU between two of them.
+
+    Args:
+        features: of the tower.
+        hidden: of the language model.
+
+    Returns:
+        The widths, and whether all layers but the last one begin with a LayerNorm.
+
+    Raises:
+        UserError: the kind is not known.
+    """
+    joined = features * downsampling(kind) ** 2
+    if kind in ("mlp_downsample", "mlp_downsample_2x2_fix"):
+        return [joined, hidden, hidden], True
+    if kind == "mlp_downsample_3x3_fix":
+        return [joined, 3 * features, hidden, hidden], True
+    if kind == "linear":
+        return [features, hidden], False
+    match = re.fullmatch(r"mlp([1-9]\d*)x_gelu", kind)
+    if match:
+        return [features] + [hidden] * int(match[1]), False
+    known = "linear, mlp2x_gelu (any number), mlp_downsample, _2x2_fix, _3x3_fix"
+    raise UserError(f"--projector-type {kind} is not supported, only {known}")
