@@ -53,6 +53,10 @@ CARRIED_FILES = (
 """Other files that an export takes over from the checkpoint that a model came from."""
 
 
+_MAPPED_BYTES = 1 << 30
+"""Pages of a mapped file count as this process's memory: it is mapped anew after so much."""
+
+
 def read_json(path: Path) -> dict[str, Any]:
     """A JSON object from a file.
 
@@ -83,7 +87,8 @@ class TensorFolder:
     def __init__(self, folder: Path, rename: Callable[[str], str] = str) -> None:
         self.folder = folder
         self._where: dict[str, tuple[Path, str]] = {}  # file, and name in the file
-        self._open: dict[Path, Any] = {}
+        self._open: tuple[Path, Any] | None = None
+        self._bytes_read = 0
         index = folder / "model.safetensors.index.json"
         if index.exists():
             weight_map = read_json(index).get("weight_map", {})
@@ -118,7 +123,7 @@ class TensorFolder:
         return tuple(entry.get_shape()), str(entry.get_dtype())
 
     def read(self, name: str) -> Tensor:
-        """One tensor; the file stays mapped, the tensor is read when it is used.
+        """One tensor; it is read from the mapped file when it is used.
 
         Raises:
             UserError: there is no such tensor.
@@ -129,6 +134,7 @@ class TensorFolder:
             tensor: Tensor = self._handle(path).get_tensor(stored)
         except (SafetensorError, OSError) as error:
             raise UserError(f"{path}: tensor {name} cannot be read: {error}") from error
+        self._bytes_read += tensor.nbytes
         return tensor
 
     def _stored_names(self, path: Path) -> list[str]:
@@ -136,14 +142,16 @@ class TensorFolder:
         return names
 
     def _handle(self, path: Path) -> Any:
-        if path not in self._open:
+        if self._open is None or self._open[0] != path or self._bytes_read > _MAPPED_BYTES:
+            self._open = None
             try:
-                self._open[path] = safe_open(path, framework="pt")
+                self._open = path, safe_open(path, framework="pt")
+                self._bytes_read = 0
             except FileNotFoundError:
                 raise UserError(f"{path} is named by the index but does not exist") from None
             except (SafetensorError, OSError) as error:
                 raise UserError(f"{path} is truncated or no safetensors file: {error}") from error
-        return self._open[path]
+        return self._open[1]
 
 
 class HfFolder:

@@ -43,7 +43,8 @@ def source_of(family: str) -> Any:
     ]
     assert [node.name for node in found] == list(wanted)
     names: dict[str, Any] = {"math": math, "np": np, "torch": torch, "VideoMetadata": Any}
-    exec(compile(ast.Module(found, []), str(path), "exec"), names)
+    body: list[ast.stmt] = list(found)
+    exec(compile(ast.Module(body, []), str(path), "exec"), names)
     return SimpleNamespace(**{name: names[name] for name in wanted})
 
 
