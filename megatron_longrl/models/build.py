@@ -14,16 +14,19 @@ if TYPE_CHECKING:
     from megatron_longrl.parallel.groups import ParallelGroups
 
 
-def build_modules(config: Config, groups: ParallelGroups) -> dict[str, torch.nn.Module]:
+def build_modules(
+    config: Config, groups: ParallelGroups, *, untouched: bool = False
+) -> dict[str, torch.nn.Module]:
     """``language_model``, and ``encoder`` where the family has one.
 
     Args:
         config: with ``vocab_size`` filled in.
+        untouched: see :func:`build_language_model`.
     """
     assert config.vocab_size is not None, "the vocabulary's size comes from the tokenizer"
     vocab_size = config.padded_vocab_size(config.vocab_size)
     modules: dict[str, torch.nn.Module] = {
-        "language_model": build_language_model(config, vocab_size, groups)
+        "language_model": build_language_model(config, vocab_size, groups, untouched=untouched)
     }
     build_encoder = find_family(config.model_family).build_encoder
     if build_encoder is not None:

@@ -92,7 +92,6 @@ def common_transformer_options(config: Config) -> dict[str, Any]:
         "attention_dropout": 0.0,
         "init_method_std": config.init_method_std,
         "use_cpu_initialization": False,
-        "perform_initialization": False,  # initialize_weights draws all, or a checkpoint is read
         # Gradients are sums over tokens, divided once by the global count: DDP must not average.
         "calculate_per_token_loss": True,
         # Fused kernels of Transformer Engine, apex or torch.compile.
@@ -158,14 +157,21 @@ def language_block_spec(config: Config) -> TransformerBlockSubmodules:
     return block_spec(num_layers, AttnMaskType.arbitrary, config.qk_layernorm)
 
 
-def build_language_model(config: Config, vocab_size: int, groups: ParallelGroups) -> GPTModel:
+def build_language_model(
+    config: Config, vocab_size: int, groups: ParallelGroups, *, untouched: bool = False
+) -> GPTModel:
     """This rank's part of the language model.
 
     Args:
         vocab_size: rows of the embedding, padded to a multiple of the tensor-parallel size.
+        untouched: allocate the weights and leave their memory alone. Such a model has names and
+            shapes; it cannot be trained, because core marks its tensor-parallel weights where it
+            draws them.
     """
+    transformer_config = language_transformer_config(config)
+    transformer_config.perform_initialization = not untouched
     model = GPTModel(
-        config=language_transformer_config(config),
+        config=transformer_config,
         transformer_layer_spec=language_block_spec(config),
         vocab_size=vocab_size,
         max_sequence_length=config.max_position_embeddings,

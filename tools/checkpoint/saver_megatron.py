@@ -41,7 +41,7 @@ def save_checkpoint(source: Source, args: argparse.Namespace) -> None:
     groups = init_parallel(config)
     model_parallel_cuda_manual_seed(config.seed)
     # For names and shapes: their memory is allocated and never touched.
-    modules = build_modules(config, groups)
+    modules = build_modules(config, groups, untouched=True)
     try:
         save_distributed(
             target,
