@@ -14,6 +14,13 @@ class CheckpointSection(Section):
     save_interval: PositiveInt | None = None
     """Save every so many steps; by default only at the end."""
 
+    keep_last_checkpoints: PositiveInt | None = None
+    """Keep only so many of the newest checkpoints; by default all."""
+
+    keep_best_checkpoint_by: str | None = None
+    """Keep, beyond these, the one with the largest value of this metric; with a - in front, the
+    smallest. Steps are judged where they are saved."""
+
     load: str | None = None
     """Folder of checkpoints to go on from."""
 

@@ -35,6 +35,9 @@ PROGRAMS: dict[Entry, str] = {
 def load_config(argv: Sequence[str], entry: Entry) -> Config:
     """The checked configuration of one entry point: defaults, then recipes, then flags.
 
+    The fields of the model come from the Hugging Face folder that the run starts from, where there
+    is one and recipes and flags do not say otherwise.
+
     Rules across fields are checked for the world size that torchrun announces (WORLD_SIZE), without
     torchrun for one rank; --print-config then assumes a single model replica. --help and
     --print-config write to stdout (rank 0 only) and exit with status 0.
@@ -59,6 +62,10 @@ def load_config(argv: Sequence[str], entry: Entry) -> Config:
     values |= flags
     origins |= {name: "flag --" + name.replace("_", "-") for name in flags}
 
+    model = checkpoint_fields(values)
+    origins = dict.fromkeys(model, "its Hugging Face checkpoint") | origins
+    values = model | values
+
     try:
         config = Config.model_validate(values)
     except ValidationError as error:
@@ -75,6 +82,25 @@ def load_config(argv: Sequence[str], entry: Entry) -> Config:
             sys.stdout.write(to_yaml(config))
         raise SystemExit(0)
     return config
+
+
+def checkpoint_fields(values: dict[str, Any]) -> dict[str, Any]:
+    """What a Hugging Face folder that the run starts from says of the model and its tokenizer.
+
+    Args:
+        values: of recipes and flags, which have precedence.
+
+    Raises:
+        UserError: the folder is of no family that is known, or not complete.
+    """
+    for name in ("pretrained_checkpoint", "load"):
+        folder = values.get(name)
+        if isinstance(folder, str) and (Path(folder) / "config.json").is_file():
+            # It imports torch, which --help can do without.
+            from megatron_longrl.checkpoint.hf import config_from_hf
+
+            return config_from_hf(folder)
+    return {}
 
 
 def to_yaml(config: Config) -> str:

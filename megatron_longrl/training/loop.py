@@ -16,6 +16,7 @@ from megatron_longrl.checkpoint.distributed import (
     load_weights,
     save_checkpoint,
 )
+from megatron_longrl.checkpoint.retention import Retention
 from megatron_longrl.config import Entry
 from megatron_longrl.data.dataset import RowSampler
 from megatron_longrl.data.rows import Row, load_rows
@@ -82,6 +83,11 @@ class TrainingLoop:
         self.carry_from = loaded.folder if loaded.folder != Path() else None
         self.iteration = loaded.iteration
         self.consumed_rows = int(loaded.state.get("consumed_rows", 0))
+        self.retention = Retention(
+            self.config.keep_last_checkpoints,
+            self.config.keep_best_checkpoint_by,
+            loaded.state.get("best"),
+        )
         with together(runtime.groups.control):
             self.sampler = RowSampler(load_rows(self.config.train_data_path), self.config.seed)
             valid = (
@@ -116,7 +122,7 @@ class TrainingLoop:
                 batch_size=self.samples_per_step,
             )
             if self.config.save is not None and self._is_due(self.config.save_interval):
-                self._save(self.config.save)
+                self._save(self.config.save, metrics)
         log.close()
 
     def _peak_memory(self) -> int:
@@ -129,7 +135,8 @@ class TrainingLoop:
             return True
         return interval is not None and self.iteration % interval == 0
 
-    def _save(self, directory: str) -> None:
+    def _save(self, directory: str, metrics: dict[str, float]) -> None:
+        self.retention.note(self.iteration, metrics)
         self.carry_from = save_checkpoint(
             directory,
             self.iteration,
@@ -140,8 +147,12 @@ class TrainingLoop:
             state={
                 "consumed_rows": self.consumed_rows,
                 "machine": dataclasses.asdict(self.runtime.machine),
+                "best": self.retention.state(),
             },
             groups=self.runtime.groups,
             config=self.config,
             carry_from=self.carry_from,
         )
+        with together(self.runtime.groups.control):
+            if dist.get_rank() == 0:
+                self.retention.prune(directory)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 
 import pytest
@@ -159,3 +160,30 @@ def test_replace_checks_its_values(make_config):
         make_config().replace(train_iters=-1)
     with pytest.raises(UserError, match="train_iter = 3"):
         make_config().replace(train_iter=3)
+
+
+def test_a_hugging_face_checkpoint_describes_the_model(tmp_path):
+    folder = tmp_path / "hf"
+    folder.mkdir()
+    settings = {
+        "model_type": "qwen3",
+        "hidden_size": 64,
+        "intermediate_size": 96,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 4,
+        "num_key_value_heads": 2,
+        "head_dim": 32,
+        "vocab_size": 100,
+    }
+    (folder / "config.json").write_text(json.dumps(settings))
+    (folder / "tokenizer.json").write_text("{}")
+    flags = ["--pretrained-checkpoint", str(folder), "--seq-length", "64", "--train-iters", "1"]
+    flags += ["--lr", "1e-3", "--train-data-path", "rows.jsonl"]
+    config = load_config(flags, "sft")
+    assert (config.model_family, config.num_layers, config.kv_channels) == ("qwen3", 2, 32)
+    assert config.qk_layernorm and not config.add_qkv_bias
+    assert config.tokenizer_model == str(folder)
+    assert load_config([*flags, "--num-layers", "3"], "sft").num_layers == 3
+    (folder / "config.json").write_text(json.dumps({**settings, "model_type": "mamba"}))
+    with pytest.raises(UserError, match="model_type mamba is not supported"):
+        load_config(flags, "sft")

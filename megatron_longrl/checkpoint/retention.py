@@ -1,0 +1,84 @@
+"""Which checkpoints of a run stay: the newest ones, and the best one."""
+
+from __future__ import annotations
+
+import logging
+import os
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from megatron_longrl.checkpoint.folder import iteration_folder
+
+logger = logging.getLogger(__name__)
+
+
+class Retention:
+    """Decides after every save, and removes the others.
+
+    Args:
+        keep_last: of the newest checkpoints; None keeps all.
+        best_by: metric whose best checkpoint stays, too; with a ``-`` in front the smallest value
+            is the best.
+        state: what :meth:`state` gave when the run was interrupted.
+    """
+
+    def __init__(
+        self, keep_last: int | None, best_by: str | None, state: Mapping[str, Any] | None = None
+    ) -> None:
+        self._keep_last = keep_last
+        self._sign = -1.0 if best_by is not None and best_by.startswith("-") else 1.0
+        self._metric = best_by.removeprefix("-") if best_by is not None else None
+        self.best_iteration: int | None = (state or {}).get("iteration")
+        self._best_value = float((state or {}).get("value", "-inf"))
+        self._warned = False
+
+    def note(self, iteration: int, metrics: Mapping[str, float]) -> None:
+        """Compare a step that is about to be saved with the best one so far."""
+        if self._metric is None:
+            return
+        if self._metric not in metrics:
+            if not self._warned:
+                logger.warning(
+                    "step %d has no metric %s to judge its checkpoint by; it has %s",
+                    iteration,
+                    self._metric,
+                    ", ".join(sorted(metrics)),
+                )
+            self._warned = True
+            return
+        value = self._sign * metrics[self._metric]
+        if value > self._best_value:
+            self.best_iteration, self._best_value = iteration, value
+
+    def state(self) -> dict[str, Any]:
+        """To be kept with checkpoints."""
+        if self.best_iteration is None:
+            return {}
+        return {"iteration": self.best_iteration, "value": self._best_value}
+
+    def prune(self, directory: str | Path) -> list[Path]:
+        """Remove what neither of the rules keeps; by one rank. The newest always stays.
+
+        A folder is renamed before its files go, so that no half of one is taken for a checkpoint.
+
+        Returns:
+            The removed folders.
+        """
+        if self._keep_last is None:
+            return []
+        directory = Path(directory)
+        found = sorted(p for p in directory.glob("iter_*") if p.name[5:].isdigit())
+        removed = []
+        for folder in found[: -self._keep_last]:
+            if self.best_iteration is not None and folder == iteration_folder(
+                directory, self.best_iteration
+            ):
+                continue
+            aside = folder.with_name(f".{folder.name}.removed")
+            shutil.rmtree(aside, ignore_errors=True)
+            os.replace(folder, aside)
+            shutil.rmtree(aside)
+            removed.append(folder)
+        return removed

@@ -1,0 +1,97 @@
+"""From a Hugging Face folder through training and back, as a user of other families than VILA."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+
+from megatron_longrl.data.tokenizer import train_sentencepiece
+from tests.distributed.families import write_family
+from tests.functional.launches import CP2, ROOT, curve, metrics_of, run, write_rows
+
+STEPS = ("--train-iters", "8", "--lr", "1e-3", "--seq-length", "512", "--micro-batch-size", "2")
+
+
+def train(program: str, *flags: str | Path, ranks: int = 2) -> str:
+    command = ["-m", f"megatron_longrl.{program}", "--tokenizer-type", "SentencePieceTokenizer"]
+    return run([*command, *map(str, flags)], ranks, 240).succeeded().output
+
+
+def convert(loader: str, saver: str, start: Path, end: Path) -> None:
+    tool = [str(ROOT / "tools/checkpoint/convert.py"), "--loader", loader, "--saver", saver]
+    run([*tool, "--load-dir", str(start), "--save-dir", str(end), "--verify"], 1, 120).succeeded()
+
+
+@pytest.mark.parametrize("family", ["qwen2_5_vl", "qwen3_vl"])
+def test_sft_of_a_qwen_vl_folder(family: str, tmp_path: Path) -> None:
+    from transformers import AutoModelForImageTextToText
+
+    write_family(tmp_path, family)
+    output = train(
+        "train_sft",
+        *STEPS,
+        *CP2,
+        *("--tokenizer-model", tmp_path / "tok.model", "--train-data-path", tmp_path),
+        *("--pretrained-checkpoint", tmp_path / "hf", "--video-max-pixels", "1600"),
+        *("--video-min-pixels", "256", "--image-min-pixels", "256", "--save", tmp_path / "run"),
+        *("--global-batch-size", "4", "--save-interval", "8"),
+    )
+    losses = curve(metrics_of(tmp_path / "run"), "lm loss")
+    assert len(losses) == 8 and losses[-1] < 0.5 * losses[0], output[-2000:]
+    convert("megatron", f"hf_{family}", tmp_path / "run", tmp_path / "out")
+    before = AutoModelForImageTextToText.from_pretrained(tmp_path / "hf").state_dict()
+    after = AutoModelForImageTextToText.from_pretrained(tmp_path / "out").state_dict()
+    assert before.keys() == after.keys()
+    moved = [name for name in before if not torch.equal(before[name], after[name])]
+    assert len(moved) > 0.9 * len(before), "everything is trained, tower and all"
+
+
+def test_rl_of_a_text_model(tmp_path: Path) -> None:
+    from transformers import Qwen3Config, Qwen3ForCausalLM
+
+    rows = [
+        {"problem_id": k, "problem": f"Is {k} even?", "answer": "A", "data_type": "text"}
+        for k in range(8)
+    ]
+    write_rows(tmp_path / "train.jsonl", rows)
+    train_sentencepiece([json.dumps(row) for row in rows], tmp_path / "tok", 300)
+    settings = Qwen3Config(
+        vocab_size=300,
+        hidden_size=64,
+        intermediate_size=96,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        head_dim=32,  # not the width of a head's share
+        max_position_embeddings=256,
+        tie_word_embeddings=True,
+    )
+    Qwen3ForCausalLM(settings).save_pretrained(tmp_path / "hf")
+    train(
+        "train_rl",
+        *("--tokenizer-model", tmp_path / "tok.model", "--train-data-path", tmp_path),
+        *("--pretrained-checkpoint", tmp_path / "hf", "--save", tmp_path / "run"),
+        *("--train-iters", "2", "--lr", "1e-3", "--seq-length", "128"),
+        *("--grpo-prompts-per-step", "4", "--grpo-group-size", "2", "--rollout-max-tokens", "8"),
+        *("--tensor-model-parallel-size", "2", "--rollout-memory-gib", "0.05"),
+    )
+    steps = metrics_of(tmp_path / "run")
+    assert len(steps) == 2
+    assert max(curve(steps, "logprob_gap/mean")) < 1e-4
+
+
+def test_rl_of_a_qwen_vl_model_is_refused_in_one_line(tmp_path: Path) -> None:
+    write_family(tmp_path, "qwen2_5_vl")
+    command = [
+        *("-m", "megatron_longrl.train_rl", "--tokenizer-type", "SentencePieceTokenizer"),
+        *("--tokenizer-model", str(tmp_path / "tok.model"), "--train-data-path", str(tmp_path)),
+        *("--pretrained-checkpoint", str(tmp_path / "hf"), "--train-iters", "1", "--lr", "1e-3"),
+        *("--seq-length", "512", "--grpo-prompts-per-step", "2", "--save", str(tmp_path / "run")),
+    ]
+    outcome = run(command, 1, 120)
+    assert outcome.status == 2
+    (line,) = outcome.errors
+    assert "no rollouts of model_family qwen2_5_vl yet" in line
