@@ -9,7 +9,7 @@ import torch
 VOCABULARY = 131
 PATCH, MERGE, TIMES = 4, 2, 2
 TEXT = {
-    "hidden_size": 64,
+    "hidden_size": 128,  # heads of 32 channels, for which vLLM has kernels
     "intermediate_size": 96,
     "num_hidden_layers": 4,
     "num_attention_heads": 4,
@@ -22,7 +22,7 @@ TEXT = {
 }
 VISION = {
     "hidden_size": 32,
-    "out_hidden_size": 64,
+    "out_hidden_size": 128,
     "depth": 4,
     "num_heads": 2,
     "intermediate_size": 40,
@@ -41,7 +41,7 @@ SPECIAL = {
 def qwen2_5_vl(vocab_size: int = VOCABULARY, **special: int) -> Any:
     from transformers import Qwen2_5_VLConfig, Qwen2_5_VLForConditionalGeneration
 
-    rope = {"rope_type": "default", "rope_theta": 50000.0, "mrope_section": [2, 3, 3]}
+    rope = {"rope_type": "default", "rope_theta": 50000.0, "mrope_section": [4, 6, 6]}
     settings = Qwen2_5_VLConfig(
         text_config={**TEXT, "vocab_size": vocab_size, "rope_parameters": rope},
         # Windows of 2 x 2 blocks: frames of 3 x 5 blocks have windows of four sizes.
@@ -63,14 +63,14 @@ def qwen3_vl(vocab_size: int = VOCABULARY, **special: int) -> Any:
     rope = {
         "rope_type": "default",
         "rope_theta": 50000.0,
-        "mrope_section": [4, 2, 2],
+        "mrope_section": [8, 4, 4],
         "mrope_interleaved": True,
     }
     settings = Qwen3VLConfig(
         text_config={
             **TEXT,
             "vocab_size": vocab_size,
-            "head_dim": 16,
+            "head_dim": 32,
             "rope_parameters": rope,
             "tie_word_embeddings": True,
         },

@@ -68,6 +68,9 @@ class ModelSection(Section):
     rotary_base: PositiveFloat = 1000000.0
     """Base period of the rotary position embedding."""
 
+    rope_scaling_factor: PositiveFloat | None = None
+    """By how much Llama 3.1 and later lengthen the slow rotary wavelengths; none leaves all."""
+
     add_qkv_bias: bool = True
     """Bias on the query, key and value projections (as Qwen2 has)."""
 
@@ -122,6 +125,9 @@ class ModelSection(Section):
 
     vision_temporal_patch_size: PositiveInt = 1
     """Frames that one patch spans."""
+
+    vision_temporal_pooling: PositiveInt = 1
+    """Consecutive frames whose embeddings VILA averages into one frame's (NVILA)."""
 
     vision_window_size: CountInt = 0
     """Side in pixels of the windows within which patches see each other; 0: whole frames."""

@@ -341,7 +341,7 @@ def _sequence_length(config: Config, entry: Entry | None) -> Iterator[str]:
     """The tokens that a full-length video needs at least; longer questions are found per row."""
     if config.video_frames is None or not config.tokens_per_frame:
         return
-    frames = config.video_frames
+    frames = config.video_frames // config.vision_temporal_pooling
     per_frame = config.tokens_per_frame + 1  # The newline after each frame.
     # At least one response; a group of more takes as many rows as it needs.
     responses = 0 if entry in (None, "sft") else 1

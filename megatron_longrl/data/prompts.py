@@ -178,6 +178,6 @@ class PromptBuilder:
             view,
             source_pixels=info.width * info.height,
             is_image=is_image,
-            frames_per_second=len(indices) / info.num_frames * info.fps,
+            frames_per_second=len(set(indices)) / info.num_frames * info.fps,
         )
         return spec, info

@@ -25,7 +25,7 @@ from torch import Tensor
 
 from megatron_longrl.models.deepstack import install_deepstack
 from megatron_longrl.models.norms import FUSED_NORMS, TorchNorm
-from megatron_longrl.models.rotary import channel_axes, rotary_angles
+from megatron_longrl.models.rotary import channel_axes, llama3_frequencies, rotary_angles
 from megatron_longrl.models.swiglu import SwiGLU
 from megatron_longrl.models.transformer_engine import fused_block_spec
 from megatron_longrl.parallel.attention import MaskedAttention
@@ -184,6 +184,10 @@ def build_language_model(
         scatter_embedding_sequence_parallel=False,
         pg_collection=groups.pg,
     )
+    if config.rope_scaling_factor is not None:
+        model.rotary_pos_emb.inv_freq = llama3_frequencies(
+            model.rotary_pos_emb.inv_freq, config.rope_scaling_factor
+        )
     axes = channel_axes(mrope_sections(config), interleaved=config.mrope_interleaved)
     model.rotary_axes = axes.to(platform.device)
     if groups.is_first_stage:

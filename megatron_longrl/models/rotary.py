@@ -7,10 +7,13 @@ rotary embedding, which is what text is.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import torch
 from torch import Tensor
+
+from megatron_longrl.models.text.kinds import LLAMA3_SCALING
 
 
 def channel_axes(sections: Sequence[int], *, interleaved: bool) -> Tensor:
@@ -44,3 +47,15 @@ def rotary_angles(positions: Tensor, inverse_frequencies: Tensor, axes: Tensor) 
     chosen = positions.transpose(0, 1)[:, :, axes.to(positions.device)].float()  # [s, b, d / 2]
     angles = chosen * inverse_frequencies
     return torch.cat([angles, angles], dim=-1)[:, :, None]
+
+
+def llama3_frequencies(inverse_frequencies: Tensor, factor: float) -> Tensor:
+    """Llama 3.1's scaling: wavelengths beyond the old context grow by ``factor``, short ones stay.
+
+    Between the two the growth is interpolated, as in transformers' modeling_rope_utils.py.
+    """
+    context = LLAMA3_SCALING["original_max_position_embeddings"]
+    low, high = LLAMA3_SCALING["low_freq_factor"], LLAMA3_SCALING["high_freq_factor"]
+    turns = context * inverse_frequencies / (2 * math.pi)  # within the old context
+    share = ((turns - low) / (high - low)).clamp(0, 1)
+    return inverse_frequencies * (share + (1 - share) / factor)

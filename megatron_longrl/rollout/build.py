@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from megatron_longrl.errors import UserError
 from megatron_longrl.models.text.hf_config import language_settings
@@ -20,16 +20,16 @@ def build_engine(config: Config, tokenizer: Tokenizer, groups: ParallelGroups) -
     Raises:
         UserError: it cannot serve the model, or does not start.
     """
-    if config.mrope_section is not None:
+    if config.vision_deepstack_layers:
         raise UserError(
-            f"there are no rollouts of model_family {config.model_family} yet, whose positions are "
-            "of time, height and width: train it by train_sft"
+            f"there are no rollouts of model_family {config.model_family} yet, whose first layers "
+            "take features of the tower (DeepStack): train it by train_sft"
         )
     from megatron_longrl.rollout.vllm_engine import VllmEngine
 
     dtype = str(config.params_dtype).removeprefix("torch.")
     return VllmEngine(
-        language_settings(config, dtype),
+        _settings(config, dtype),
         tokenizer,
         groups,
         tensor_parallel_size=config.rollout_tensor_parallel_size,
@@ -39,3 +39,16 @@ def build_engine(config: Config, tokenizer: Tokenizer, groups: ParallelGroups) -
         timeout_seconds=config.rollout_timeout,
         log_level=config.log_level,
     )
+
+
+def _settings(config: Config, dtype: str) -> dict[str, Any]:
+    """``config.json`` of the language model, with multimodal positions where it has them."""
+    settings = language_settings(config, dtype)
+    if config.mrope_section is not None:
+        settings["rope_parameters"] = {
+            "rope_type": "default",
+            "rope_theta": config.rotary_base,
+            "mrope_section": list(config.mrope_section),
+            "mrope_interleaved": config.mrope_interleaved,
+        }
+    return settings

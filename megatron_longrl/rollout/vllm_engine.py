@@ -38,6 +38,7 @@ from megatron_longrl.rollout.vllm_guest import (
     unlink_shared_memory,
     vllm_start,
 )
+from megatron_longrl.rollout.vllm_positions import take_positions, with_positions
 
 if TYPE_CHECKING:
     from vllm import RequestOutput
@@ -115,6 +116,7 @@ class VllmEngine:
         self._num_requests = 0
         # On CPU vLLM packs the output layer for its kernels, and a reload does not pack a tied one
         # again: there the engine holds the embedding twice.
+        self._uses_mrope = "mrope_section" in (hf_config.get("rope_parameters") or {})
         self._copies_head = platform.name == "cpu" and bool(hf_config.get("tie_word_embeddings"))
         if self._copies_head:
             hf_config = {**hf_config, "tie_word_embeddings": False}
@@ -161,6 +163,8 @@ class VllmEngine:
                 reason = (str(error).strip() or repr(error)).splitlines()[0]
                 raise UserError(f"the rollout engine did not start: {reason}") from error
         unlink_shared_memory(instance)
+        if self._uses_mrope:
+            self._engine.collective_rpc(_install_positions)
 
     def generate(
         self,
@@ -181,7 +185,8 @@ class VllmEngine:
             embeddings = [self._embed(prompts[index], media) for index in share]
         drawn: dict[int, list[_Draw]] = {}
         with together(self._control), kept_random_state(), _no_compilation():
-            outputs = self._run(embeddings, [seeds[index] for index in share], sampling)
+            positions = [prompts[index].positions for index in share]
+            outputs = self._run(embeddings, positions, [seeds[i] for i in share], sampling)
             if self.placement.is_leader:
                 drawn = {
                     index: self._draws(output) for index, output in zip(share, outputs, strict=True)
@@ -282,7 +287,11 @@ class VllmEngine:
         return embeddings
 
     def _run(
-        self, embeddings: Sequence[Tensor], seeds: Sequence[int], sampling: SamplingSettings
+        self,
+        embeddings: Sequence[Tensor],
+        positions: Sequence[Tensor],
+        seeds: Sequence[int],
+        sampling: SamplingSettings,
     ) -> list[RequestOutput]:
         """Generate on this rank's engine; one output with n completions per prompt, in order."""
         from vllm import SamplingParams
@@ -290,7 +299,7 @@ class VllmEngine:
         from vllm.sampling_params import RequestOutputKind
 
         names = []
-        for tensor, seed in zip(embeddings, seeds, strict=True):
+        for tensor, places, seed in zip(embeddings, positions, seeds, strict=True):
             names.append(str(self._num_requests))
             self._num_requests += 1
             parameters = SamplingParams(
@@ -306,6 +315,7 @@ class VllmEngine:
                 flat_logprobs=True,
                 detokenize=False,
                 output_kind=RequestOutputKind.FINAL_ONLY,
+                extra_args=with_positions(places) if self._uses_mrope else None,
             )
             self._engine.add_request(names[-1], embeds_input(tensor), parameters)
         finished: dict[str, RequestOutput] = {}
@@ -358,6 +368,10 @@ class VllmEngine:
             finish_reason=draw.finish_reason,
             weight_version=self.weight_version,
         )
+
+
+def _install_positions(worker: Any) -> None:
+    worker.model_runner._init_mrope_positions = take_positions
 
 
 def _check_head_size(hf_config: Mapping[str, Any]) -> None:

@@ -4,6 +4,7 @@ import pytest
 import torch
 import torch.distributed as dist
 
+from megatron_longrl.checkpoint.hf import load_hf_weights
 from megatron_longrl.checkpoint.mapping import weight_stream
 from megatron_longrl.data.rows import load_rows
 from megatron_longrl.parallel.sequence import unshard_sequence
@@ -12,6 +13,7 @@ from megatron_longrl.rollout.types import Group, Response, SamplingSettings
 from megatron_longrl.training.batches import rl_batches
 from megatron_longrl.training.losses import rl_loss
 from megatron_longrl.training.runtime import build_runtime
+from tests.distributed.families import run_config
 from tests.distributed.layouts import tiny_config, write_data
 
 LAYOUTS = {
@@ -27,17 +29,12 @@ TOKENS = 5
 class Run:
     """A tiny run with its engine."""
 
-    def __init__(self, folder, **changes):
-        config = tiny_config(
-            folder,
-            hidden_size=128,
-            kv_channels=32,
-            rollout_max_tokens=TOKENS,
-            rollout_memory_gib=0.05,
-            lr=0.01,
-            **changes,
-        )
+    def __init__(self, config, checkpoint=None):
         self.runtime = build_runtime(config, "rl")
+        if checkpoint is not None:
+            parts = self.runtime.model
+            load_hf_weights(checkpoint, parts.modules, self.runtime.config, self.runtime.groups)
+            parts.optimizer.reload_model_params()
         self.engine = build_engine(self.runtime.config, self.runtime.tokenizer, self.runtime.groups)
         self.version = 0
         self.sync()
@@ -116,6 +113,13 @@ class Run:
         self.sync()
 
 
+OPTIONS = {"rollout_max_tokens": TOKENS, "rollout_memory_gib": 0.05, "lr": 0.01}
+
+
+def vila(folder, **changes):
+    return Run(tiny_config(folder, hidden_size=128, kv_channels=32, **OPTIONS, **changes))
+
+
 @pytest.fixture
 def data(shared_path):
     if dist.get_rank() == 0:
@@ -126,7 +130,10 @@ def data(shared_path):
 
 @pytest.mark.parametrize("layout", LAYOUTS)
 def test_greedy_tokens_and_gap_in_fp32(data, layout):
-    run = Run(data, **LAYOUTS[layout])
+    check(vila(data, **LAYOUTS[layout]))
+
+
+def check(run):
     try:
         before = run.generate(1, 0.0)
         assert run.trainer_prefers(before[0]) == before[0].responses[0].token_ids.tolist()
@@ -142,8 +149,15 @@ def test_greedy_tokens_and_gap_in_fp32(data, layout):
         run.engine.close()
 
 
+@pytest.mark.parametrize("layout", ["MR-SP2, one engine", "PP2"])
+def test_videos_and_images_at_positions_of_their_own(family_folder, layout):
+    """Qwen2.5-VL: time, height and width."""
+    folder = family_folder("qwen2_5_vl")
+    check(Run(run_config(folder, **OPTIONS | LAYOUTS[layout]), folder / "hf"))
+
+
 def test_gap_in_bf16(data):
-    run = Run(data, bf16=True, **LAYOUTS["MR-SP2, an engine a rank"])
+    run = vila(data, bf16=True, **LAYOUTS["MR-SP2, an engine a rank"])
     try:
         assert run.gap(run.generate(8, 1.0)) <= 0.02
         run.update()

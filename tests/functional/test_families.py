@@ -47,6 +47,12 @@ def test_sft_of_a_qwen_vl_folder(family: str, tmp_path: Path) -> None:
     assert before.keys() == after.keys()
     moved = [name for name in before if not torch.equal(before[name], after[name])]
     assert len(moved) > 0.9 * len(before), "everything is trained, tower and all"
+    compare = [str(ROOT / "tools/checkpoint/verify.py"), "--megatron-dir", str(tmp_path / "run")]
+    media = ["--video", str(tmp_path / "0-0.webm"), "--image", str(tmp_path / "2-0.png")]
+    said = run([*compare, "--hf-dir", str(tmp_path / "out"), *media], 1, 120).succeeded().output
+    assert "largest difference" in said
+    different = run([*compare, "--hf-dir", str(tmp_path / "hf"), *media], 1, 120)
+    assert different.status == 1, "the weights before training"
 
 
 def test_rl_of_a_text_model(tmp_path: Path) -> None:
@@ -83,8 +89,8 @@ def test_rl_of_a_text_model(tmp_path: Path) -> None:
     assert max(curve(steps, "logprob_gap/mean")) < 1e-4
 
 
-def test_rl_of_a_qwen_vl_model_is_refused_in_one_line(tmp_path: Path) -> None:
-    write_family(tmp_path, "qwen2_5_vl")
+def test_rl_with_deepstack_is_refused_in_one_line(tmp_path: Path) -> None:
+    write_family(tmp_path, "qwen3_vl")
     command = [
         *("-m", "megatron_longrl.train_rl", "--tokenizer-type", "SentencePieceTokenizer"),
         *("--tokenizer-model", str(tmp_path / "tok.model"), "--train-data-path", str(tmp_path)),
@@ -94,4 +100,4 @@ def test_rl_of_a_qwen_vl_model_is_refused_in_one_line(tmp_path: Path) -> None:
     outcome = run(command, 1, 120)
     assert outcome.status == 2
     (line,) = outcome.errors
-    assert "no rollouts of model_family qwen2_5_vl yet" in line
+    assert "no rollouts of model_family qwen3_vl yet" in line

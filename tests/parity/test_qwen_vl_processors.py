@@ -132,6 +132,15 @@ def test_sampling_by_number(count: int) -> None:
     assert ours[:count] == tuple(theirs.tolist())
 
 
+def test_a_repeated_last_frame_takes_no_time() -> None:
+    """Nine frames of five a second, all taken: a unit is 2 / 5 s, as without the tenth."""
+    reader, film = layout("qwen2_5_vl"), info(9, 5.0)
+    indices = reader.frame_indices(film, None, None)
+    assert indices == (0, 1, 2, 3, 4, 5, 6, 7, 8, 8)
+    _, slots, _ = reader.pieces(film, indices, reader.view(film, len(indices)))
+    assert slots.seconds_per_unit == pytest.approx(2 / 5)
+
+
 VIDEOS = [
     # width, height, frames, rate, jitter of the timestamps
     (64, 48, 8, 4, 0),

@@ -50,6 +50,22 @@ CASES: dict[str, tuple[str, dict[str, Any]]] = {
         "llama",
         {"hidden_size": 112, "num_attention_heads": 14, "num_key_value_heads": 14},
     ),
+    "Llama 3.1": (
+        "llama",
+        {
+            "hidden_size": 64,
+            "num_attention_heads": 2,
+            "num_key_value_heads": 1,
+            "rope_parameters": {
+                "rope_type": "llama3",
+                "rope_theta": 500000.0,
+                "factor": 8.0,
+                "low_freq_factor": 1.0,
+                "high_freq_factor": 4.0,
+                "original_max_position_embeddings": 8192,
+            },
+        },
+    ),
 }
 
 
@@ -58,7 +74,7 @@ def hugging_face(kind: str, sizes: dict[str, Any], dtype: torch.dtype) -> Any:
     from transformers import AutoConfig, AutoModelForCausalLM
 
     torch.manual_seed(11)
-    settings = AutoConfig.for_model(kind, **SIZES, **sizes, rope_parameters=ROPE)
+    settings = AutoConfig.for_model(kind, **{**SIZES, "rope_parameters": ROPE, **sizes})
     model = AutoModelForCausalLM.from_config(settings).eval()
     for parameter in model.parameters():
         # Biases and norms as well, or an exchange of two of them would not show.

@@ -1,1 +1,1 @@
-"""Llama 2 and 3: text models without biases, and without a scaled rotary embedding."""
+"""Llama 2 and 3: text models without biases on their projections."""

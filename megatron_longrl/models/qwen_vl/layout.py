@@ -129,7 +129,8 @@ class Qwen25Layout(QwenLayout):
     def _video_pieces(
         self, info: VideoInfo, indices: Sequence[int], grid: tuple[int, int, int]
     ) -> list[Piece]:
-        rate = len(indices) / info.num_frames * (info.fps or _FPS_IF_UNKNOWN)
+        # The last frame may be there twice, to fill its unit.
+        rate = len(set(indices)) / info.num_frames * (info.fps or _FPS_IF_UNKNOWN)
         return [_START, Slots(self.video_id, grid, self.times / rate), _END]
 
     def _interval(self, slots: Slots) -> float:

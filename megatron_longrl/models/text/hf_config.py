@@ -6,7 +6,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from megatron_longrl.errors import UserError
-from megatron_longrl.models.text.kinds import KINDS, LanguageKind, language_kind
+from megatron_longrl.models.text.kinds import (
+    KINDS,
+    LLAMA3_SCALING,
+    LanguageKind,
+    language_kind,
+)
 
 if TYPE_CHECKING:
     from megatron_longrl.config import Config
@@ -54,7 +59,7 @@ def language_fields(
             "max_position_embeddings", kind.max_position_embeddings
         ),
         "norm_epsilon": settings.get("rms_norm_eps", 1e-6),
-        "rotary_base": _rotary_base(settings, path),
+        **_rotary_fields(settings, path),
         "add_qkv_bias": kind.add_qkv_bias,
         "qk_layernorm": kind.qk_layernorm,
         "untie_embeddings_and_output_weights": not settings.get("tie_word_embeddings", False),
@@ -92,6 +97,9 @@ def language_settings(config: Config, dtype: str) -> dict[str, Any]:
     derived = kind.head_dim or config.hidden_size // config.num_attention_heads
     if config.kv_channels != derived or kind.head_dim is not None:
         settings["head_dim"] = config.kv_channels
+    if config.rope_scaling_factor is not None:
+        scaling = {"rope_type": "llama3", "factor": config.rope_scaling_factor, **LLAMA3_SCALING}
+        settings["rope_scaling"] = scaling
     return settings
 
 
@@ -109,11 +117,16 @@ def required(settings: dict[str, Any], path: Path, name: str) -> Any:
     return settings[name]
 
 
-def _rotary_base(settings: dict[str, Any], path: Path) -> float:
+def _rotary_fields(settings: dict[str, Any], path: Path) -> dict[str, Any]:
     """Old files hold rope_theta and rope_scaling, newer ones rope_parameters."""
     places = [settings.get("rope_scaling") or {}, settings.get("rope_parameters") or {}]
+    base = settings.get("rope_theta") or places[1].get("rope_theta") or 10000.0
+    fields: dict[str, Any] = {"rotary_base": float(base)}
     for rope in places:
         kind = rope.get("rope_type", rope.get("type", "default"))
-        if kind not in ("default", "mrope"):
+        if kind == "llama3":
+            check_settings(rope, path, LLAMA3_SCALING)
+            fields["rope_scaling_factor"] = float(required(rope, path, "factor"))
+        elif kind not in ("default", "mrope"):
             raise UserError(f"{path}: rotary embedding of type {kind} is not supported")
-    return float(settings.get("rope_theta") or places[1].get("rope_theta") or 10000.0)
+    return fields

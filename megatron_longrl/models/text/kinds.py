@@ -61,6 +61,14 @@ KINDS = {
 """By ``model_type``."""
 
 
+LLAMA3_SCALING = {
+    "low_freq_factor": 1.0,
+    "high_freq_factor": 4.0,
+    "original_max_position_embeddings": 8192,
+}
+"""Settings of Llama 3.1's scaling beside its factor; all its checkpoints have these."""
+
+
 def language_kind(config: Config) -> LanguageKind:
     """The architecture that a configuration describes.
 

@@ -25,6 +25,7 @@ class VisionEncoder(MegatronModule):
         super().__init__(config=vision_transformer_config(config))
         self.vision_tower = SiglipVisionTower(config, groups)
         self.projector = VilaProjector(config)
+        self.pooling = config.vision_temporal_pooling
 
     def forward(self, pixels: Tensor) -> Tensor:
         """Encode frames.
@@ -33,6 +34,9 @@ class VisionEncoder(MegatronModule):
             pixels: float [f, 3, S, S], normalised.
 
         Returns:
-            [f, tokens per frame, hidden size of the language model].
+            [f / p, tokens per frame, hidden size of the language model], where p frames are pooled.
         """
-        return self.projector(self.vision_tower(pixels))
+        embeddings = self.projector(self.vision_tower(pixels))
+        if self.pooling == 1:
+            return embeddings
+        return embeddings.unflatten(0, (-1, self.pooling)).mean(dim=1)

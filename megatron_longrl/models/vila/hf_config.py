@@ -38,6 +38,7 @@ def config_from_hf(source: HfFolder) -> dict[str, Any]:
         **language_fields(read_json(llm), llm),
         **_vision_fields(source),
         **_projector_fields(source),
+        **_pooling_fields(source),
     }
 
 
@@ -68,6 +69,18 @@ def _vision_fields(source: HfFolder) -> dict[str, Any]:
             if ours in settings:
                 fields[ours] = settings[ours]
     return fields
+
+
+def _pooling_fields(source: HfFolder) -> dict[str, Any]:
+    """NVILA's TSPVideoEncoder averages frames; VILA's other video encoder does not."""
+    encoder = source.config.get("video_encoder") or {}
+    pools = encoder.get("pool_sizes") or [[1, 1, 1]]
+    if len(pools) != 1 or list(pools[0][1:]) != [1, 1]:
+        raise UserError(
+            f"{source.folder / 'config.json'}: video_encoder pools frames by {pools}, only one "
+            "size [t, 1, 1] is supported"
+        )
+    return {"vision_temporal_pooling": pools[0][0]}
 
 
 def _projector_fields(source: HfFolder) -> dict[str, Any]:
@@ -115,7 +128,7 @@ def hf_configs(
         "mm_projector_type": config.projector_type,
         "torch_dtype": dtype,
     }
-    top = {
+    top: dict[str, Any] = {
         "architectures": ["LlavaLlamaModel"],
         "model_type": "llava_llama",
         "llm_cfg": llm,
@@ -131,6 +144,11 @@ def hf_configs(
         "model_dtype": f"torch.{dtype}",
     }
     side = config.vision_image_size
+    if config.vision_temporal_pooling > 1:
+        top["video_encoder"] = {
+            "_target_": "llava.model.encoders.TSPVideoEncoder",
+            "pool_sizes": [[config.vision_temporal_pooling, 1, 1]],
+        }
     processor = {
         "image_processor_type": "SiglipImageProcessor",
         "do_resize": True,
