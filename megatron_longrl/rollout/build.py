@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from megatron_longrl.errors import UserError
 from megatron_longrl.models.text.hf_config import language_settings
 from megatron_longrl.rollout.engine import RolloutEngine
 
@@ -18,13 +17,8 @@ def build_engine(config: Config, tokenizer: Tokenizer, groups: ParallelGroups) -
     """Start the engine; collective over the world.
 
     Raises:
-        UserError: it cannot serve the model, or does not start.
+        UserError: it does not start.
     """
-    if config.vision_deepstack_layers:
-        raise UserError(
-            f"there are no rollouts of model_family {config.model_family} yet, whose first layers "
-            "take features of the tower (DeepStack): train it by train_sft"
-        )
     from megatron_longrl.rollout.vllm_engine import VllmEngine
 
     dtype = str(config.params_dtype).removeprefix("torch.")
@@ -38,6 +32,7 @@ def build_engine(config: Config, tokenizer: Tokenizer, groups: ParallelGroups) -
         max_model_len=min(config.seq_length, config.max_position_embeddings),
         timeout_seconds=config.rollout_timeout,
         log_level=config.log_level,
+        deepstack_levels=len(config.vision_deepstack_layers),
     )
 
 

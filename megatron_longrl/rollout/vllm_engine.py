@@ -17,6 +17,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -32,12 +33,14 @@ from megatron_longrl.platforms import platform
 from megatron_longrl.rollout.placement import place
 from megatron_longrl.rollout.sampling import balanced_shares, group_seeds
 from megatron_longrl.rollout.types import Group, Response, SamplingSettings
+from megatron_longrl.rollout.vllm_deepstack import DeepStackFeed, with_features
 from megatron_longrl.rollout.vllm_guest import (
     kept_random_state,
     leave_groups,
     unlink_shared_memory,
     vllm_start,
 )
+from megatron_longrl.rollout.vllm_limits import check_head_size, scheduling, weight_names
 from megatron_longrl.rollout.vllm_positions import take_positions, with_positions
 
 if TYPE_CHECKING:
@@ -65,6 +68,16 @@ class _Draw:
     finish_reason: str
 
 
+@dataclass(frozen=True)
+class _Input:
+    """A prompt as the engine takes it."""
+
+    embeddings: Tensor
+    """[P, h]."""
+    extra: dict[str, Any]
+    """What its sampling parameters carry beside."""
+
+
 class VllmEngine:
     """A :class:`~megatron_longrl.rollout.engine.RolloutEngine` on vLLM.
 
@@ -85,6 +98,7 @@ class VllmEngine:
         max_num_seqs: responses that are generated at a time.
         max_num_batched_tokens: tokens that the engine processes in one forward pass; on CPU at
             least ``max_model_len``.
+        deepstack_levels: layers behind which DeepStack adds features of media.
         log_level: ``debug`` shows vLLM's log, other levels its warnings only.
 
     Raises:
@@ -105,6 +119,7 @@ class VllmEngine:
         max_num_seqs: int = 256,
         max_num_batched_tokens: int = 8192,
         log_level: str = "info",
+        deepstack_levels: int = 0,
     ) -> None:
         self.weight_version = -1
         self.placement = place(tensor_parallel_size, hf_config, groups, socket.gethostname())
@@ -120,7 +135,7 @@ class VllmEngine:
         self._copies_head = platform.name == "cpu" and bool(hf_config.get("tie_word_embeddings"))
         if self._copies_head:
             hf_config = {**hf_config, "tie_word_embeddings": False}
-        self._expected_weights = _weight_names(hf_config)
+        self._expected_weights = weight_names(hf_config)
         self._token_embeddings: Tensor | None = None
         self._engine: Any = None
         instance = gather_objects(groups.control, secrets.token_hex(6))[0]
@@ -132,7 +147,7 @@ class VllmEngine:
             from vllm import EngineArgs
             from vllm.v1.engine.llm_engine import LLMEngine
 
-            _check_head_size(hf_config)
+            check_head_size(hf_config)
             (Path(folder) / "config.json").write_text(json.dumps(dict(hf_config)))
             arguments = EngineArgs(
                 model=folder,
@@ -148,10 +163,11 @@ class VllmEngine:
                 kv_cache_memory_bytes=int(memory_gib * (1 << 30)),
                 max_model_len=max_model_len,
                 max_num_seqs=max_num_seqs,
-                **_scheduling(max_num_batched_tokens, max_num_seqs, max_model_len),
+                **scheduling(max_num_batched_tokens, max_num_seqs, max_model_len),
                 # What was really sampled from; equals the raw log-softmax at temperature 1.
                 logprobs_mode="processed_logprobs",
-                enforce_eager=platform.name == "cpu",
+                # Compiled graphs would not see what DeepStack adds.
+                enforce_eager=platform.name == "cpu" or deepstack_levels > 0,
                 async_scheduling=False,  # ranks of an engine must schedule alike
                 disable_log_stats=True,
                 seed=0,
@@ -164,7 +180,7 @@ class VllmEngine:
                 raise UserError(f"the rollout engine did not start: {reason}") from error
         unlink_shared_memory(instance)
         if self._uses_mrope:
-            self._engine.collective_rpc(_install_positions)
+            self._engine.collective_rpc(partial(_teach_media, deepstack_levels=deepstack_levels))
 
     def generate(
         self,
@@ -182,11 +198,10 @@ class VllmEngine:
         share = balanced_shares(costs, self.placement.num_engines)[self.placement.engine]
         with together(self._control):
             self._check(prompts, sampling)
-            embeddings = [self._embed(prompts[index], media) for index in share]
+            inputs = [self._input(prompts[index], media) for index in share]
         drawn: dict[int, list[_Draw]] = {}
         with together(self._control), kept_random_state(), _no_compilation():
-            positions = [prompts[index].positions for index in share]
-            outputs = self._run(embeddings, positions, [seeds[i] for i in share], sampling)
+            outputs = self._run(inputs, [seeds[index] for index in share], sampling)
             if self.placement.is_leader:
                 drawn = {
                     index: self._draws(output) for index, output in zip(share, outputs, strict=True)
@@ -271,8 +286,8 @@ class VllmEngine:
                     " lower --video-frames or --rollout-max-tokens"
                 )
 
-    def _embed(self, prompt: Prompt, media: Mapping[str, Tensor]) -> Tensor:
-        """[P, h]: the live embeddings of the text with the media's embeddings in their slots."""
+    def _input(self, prompt: Prompt, media: Mapping[str, Tensor]) -> _Input:
+        """The live embeddings of the text with the media's embeddings in their slots."""
         assert self._token_embeddings is not None
         embeddings = F.embedding(prompt.token_ids.cpu(), self._token_embeddings)
         parts = [media[video.key()] for video in prompt.videos]
@@ -281,17 +296,18 @@ class VllmEngine:
                 f"prompt {prompt.uid}: media slots {tuple(prompt.media_lengths)},"
                 f" media embeddings {tuple(len(part) for part in parts)}"
             )
+        extra = with_positions(prompt.positions) if self._uses_mrope else {}
         if parts:
             rows = torch.cat([part.detach().to("cpu", self._dtype) for part in parts])
-            embeddings[prompt.media_mask.cpu()] = rows
-        return embeddings
+            width = embeddings.shape[1]
+            mask = prompt.media_mask.cpu()
+            embeddings[mask] = rows[:, :width]
+            if rows.shape[1] > width:
+                extra |= with_features(mask, rows[:, width:])
+        return _Input(embeddings, extra)
 
     def _run(
-        self,
-        embeddings: Sequence[Tensor],
-        positions: Sequence[Tensor],
-        seeds: Sequence[int],
-        sampling: SamplingSettings,
+        self, inputs: Sequence[_Input], seeds: Sequence[int], sampling: SamplingSettings
     ) -> list[RequestOutput]:
         """Generate on this rank's engine; one output with n completions per prompt, in order."""
         from vllm import SamplingParams
@@ -299,7 +315,7 @@ class VllmEngine:
         from vllm.sampling_params import RequestOutputKind
 
         names = []
-        for tensor, places, seed in zip(embeddings, positions, seeds, strict=True):
+        for given, seed in zip(inputs, seeds, strict=True):
             names.append(str(self._num_requests))
             self._num_requests += 1
             parameters = SamplingParams(
@@ -315,9 +331,9 @@ class VllmEngine:
                 flat_logprobs=True,
                 detokenize=False,
                 output_kind=RequestOutputKind.FINAL_ONLY,
-                extra_args=with_positions(places) if self._uses_mrope else None,
+                extra_args=given.extra or None,
             )
-            self._engine.add_request(names[-1], embeds_input(tensor), parameters)
+            self._engine.add_request(names[-1], embeds_input(given.embeddings), parameters)
         finished: dict[str, RequestOutput] = {}
         deadline = time.monotonic() + self._timeout_seconds
         steps = 0
@@ -370,44 +386,11 @@ class VllmEngine:
         )
 
 
-def _install_positions(worker: Any) -> None:
+def _teach_media(worker: Any, deepstack_levels: int) -> None:
+    """What vLLM knows of media only behind its own vision towers."""
     worker.model_runner._init_mrope_positions = take_positions
-
-
-def _check_head_size(hf_config: Mapping[str, Any]) -> None:
-    """vLLM says late and in riddles which head sizes it has no kernels or no weights for."""
-    derived = hf_config["hidden_size"] // hf_config["num_attention_heads"]
-    size = hf_config.get("head_dim") or derived
-    if size != derived and hf_config["model_type"] == "qwen2":
-        raise UserError(
-            f"attention heads of {size} channels, where vLLM's Qwen2 expects hidden size / heads ="
-            f" {derived}: change --kv-channels, --hidden-size or --num-attention-heads"
-        )
-    if platform.name != "cpu":
-        return
-    from vllm.v1.attention.backends.cpu_attn import CPUAttentionBackend
-
-    sizes = CPUAttentionBackend.get_supported_head_sizes()
-    if size not in sizes:
-        raise UserError(
-            f"attention heads of {size} channels: vLLM on CPU has kernels for"
-            f" {', '.join(map(str, sizes))}; change --hidden-size, --num-attention-heads or"
-            " --kv-channels"
-        )
-
-
-def _scheduling(batched: int, sequences: int, longest: int) -> dict[str, Any]:
-    """Tokens per forward pass, and whether a prompt may be split over several.
-
-    On CPU it may not: after a partial prefill vLLM rewinds a seeded request's generator, which CPU
-    generators cannot do ("CPU Generator does not use offset").
-    """
-    if platform.name == "cpu":
-        return {
-            "max_num_batched_tokens": max(batched, sequences, longest),
-            "enable_chunked_prefill": False,
-        }
-    return {"max_num_batched_tokens": max(batched, sequences), "enable_chunked_prefill": True}
+    if deepstack_levels:
+        DeepStackFeed(worker.model_runner, deepstack_levels)
 
 
 def _no_compilation() -> Any:
@@ -415,12 +398,3 @@ def _no_compilation() -> Any:
     if platform.name == "cpu":
         return torch.compiler.set_stance("force_eager")
     return nullcontext()
-
-
-def _weight_names(hf_config: Mapping[str, Any]) -> set[str]:
-    """Names of all weights of the language model; tied ones once."""
-    from transformers import AutoConfig, AutoModelForCausalLM
-
-    with torch.device("meta"):
-        model = AutoModelForCausalLM.from_config(AutoConfig.for_model(**hf_config))
-    return {name for name, _ in model.named_parameters()}

@@ -150,9 +150,10 @@ def check(run):
 
 
 @pytest.mark.parametrize("layout", ["MR-SP2, one engine", "PP2"])
-def test_videos_and_images_at_positions_of_their_own(family_folder, layout):
-    """Qwen2.5-VL: time, height and width."""
-    folder = family_folder("qwen2_5_vl")
+@pytest.mark.parametrize("family", ["qwen2_5_vl", "qwen3_vl"])
+def test_videos_and_images_at_positions_of_their_own(family_folder, family, layout):
+    """Time, height and width; and for Qwen3-VL what DeepStack adds."""
+    folder = family_folder(family)
     check(Run(run_config(folder, **OPTIONS | LAYOUTS[layout]), folder / "hf"))
 
 

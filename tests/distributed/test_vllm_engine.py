@@ -27,7 +27,7 @@ from megatron_longrl.parallel.groups import ParallelGroups, init_parallel
 from megatron_longrl.rollout import embedding_store
 from megatron_longrl.rollout.embedding_store import open_store
 from megatron_longrl.rollout.types import Group, SamplingSettings
-from megatron_longrl.rollout.vllm_engine import VllmEngine, _check_head_size
+from megatron_longrl.rollout.vllm_engine import VllmEngine, check_head_size
 
 if TYPE_CHECKING:
     from megatron_longrl.config import Config
@@ -327,7 +327,7 @@ def test_a_size_that_does_not_fit_is_refused_on_all_ranks() -> None:
 
 def test_heads_wider_than_their_share_of_the_hidden_size_are_refused() -> None:
     with pytest.raises(UserError, match=r"heads of 64 channels.*= 32: change --kv-channels"):
-        _check_head_size(
+        check_head_size(
             {
                 "model_type": "qwen2",
                 "hidden_size": 64,

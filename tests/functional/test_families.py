@@ -89,15 +89,26 @@ def test_rl_of_a_text_model(tmp_path: Path) -> None:
     assert max(curve(steps, "logprob_gap/mean")) < 1e-4
 
 
-def test_rl_with_deepstack_is_refused_in_one_line(tmp_path: Path) -> None:
+def test_rl_of_a_qwen_vl_folder(tmp_path: Path) -> None:
     write_family(tmp_path, "qwen3_vl")
-    command = [
-        *("-m", "megatron_longrl.train_rl", "--tokenizer-type", "SentencePieceTokenizer"),
-        *("--tokenizer-model", str(tmp_path / "tok.model"), "--train-data-path", str(tmp_path)),
-        *("--pretrained-checkpoint", str(tmp_path / "hf"), "--train-iters", "1", "--lr", "1e-3"),
-        *("--seq-length", "512", "--grpo-prompts-per-step", "2", "--save", str(tmp_path / "run")),
-    ]
-    outcome = run(command, 1, 120)
-    assert outcome.status == 2
-    (line,) = outcome.errors
-    assert "no rollouts of model_family qwen3_vl yet" in line
+    train(
+        "train_rl",
+        *CP2,
+        *("--tokenizer-model", tmp_path / "tok.model", "--train-data-path", tmp_path),
+        *("--pretrained-checkpoint", tmp_path / "hf", "--save", tmp_path / "run"),
+        *(
+            "--train-iters",
+            "2",
+            "--lr",
+            "1e-4",
+            "--seq-length",
+            "512",
+            "--rollout-memory-gib",
+            "0.1",
+        ),
+        *("--grpo-prompts-per-step", "4", "--grpo-group-size", "2", "--rollout-max-tokens", "8"),
+        *("--video-max-pixels", "1600", "--video-min-pixels", "256", "--image-min-pixels", "256"),
+    )
+    steps = metrics_of(tmp_path / "run")
+    assert len(steps) == 2
+    assert max(curve(steps, "logprob_gap/mean")) < 1e-4
