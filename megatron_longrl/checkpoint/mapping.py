@@ -134,7 +134,8 @@ def weight_stream(
 ) -> Iterator[tuple[str, Tensor]]:
     """The language model's :func:`export_named_tensors`, named as a rollout engine loads it."""
     for name, tensor in export_named_tensors(model, config, groups, parts=("llm",)):
-        yield name.removeprefix("llm/"), tensor
+        # The engine holds the language model alone, which is no part of another one there.
+        yield name.removeprefix("llm/").replace("model.language_model.", "model.", 1), tensor
 
 
 @torch.no_grad()

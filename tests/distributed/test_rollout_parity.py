@@ -34,7 +34,8 @@ class Run:
         if checkpoint is not None:
             parts = self.runtime.model
             load_hf_weights(checkpoint, parts.modules, self.runtime.config, self.runtime.groups)
-            parts.optimizer.reload_model_params()
+            for optimizer in parts.optimizers.values():
+                optimizer.reload_model_params()
         self.engine = build_engine(self.runtime.config, self.runtime.tokenizer, self.runtime.groups)
         self.version = 0
         self.sync()
