@@ -51,7 +51,8 @@ def test_greedy_tokens_of_an_exported_folder(family: str, tmp_path: Path) -> Non
     )
     model = AutoModelForCausalLM.from_config(settings).eval()
     for parameter in model.parameters():
-        torch.nn.init.normal_(parameter, mean=0.02, std=0.3)
+        if parameter.dim() > 1:  # large biases would say the same everywhere
+            torch.nn.init.normal_(parameter, std=0.3)
     model.save_pretrained(tmp_path / "hf")
     for loader, saver, start, end in (
         ("hf", "megatron", "hf", "megatron"),
