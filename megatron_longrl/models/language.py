@@ -36,8 +36,12 @@ if TYPE_CHECKING:
     from megatron_longrl.parallel.groups import ParallelGroups
 
 
-def layer_spec(attn_mask_type: AttnMaskType, qk_layernorm: bool = False) -> ModuleSpec:
-    """A pre-norm transformer layer with attention over MR-SP shards.
+def layer_spec(
+    attn_mask_type: AttnMaskType,
+    qk_layernorm: bool = False,
+    core_attention: ModuleSpec | type = MaskedAttention,
+) -> ModuleSpec:
+    """A pre-norm transformer layer; by default with attention over MR-SP shards.
 
     The key map keeps distributed checkpoints compatible with Transformer Engine's fused layers.
     """
@@ -51,7 +55,7 @@ def layer_spec(attn_mask_type: AttnMaskType, qk_layernorm: bool = False) -> Modu
                 params={"attn_mask_type": attn_mask_type},
                 submodules=SelfAttentionSubmodules(
                     linear_qkv=ColumnParallelLinear,
-                    core_attention=MaskedAttention,
+                    core_attention=core_attention,
                     linear_proj=RowParallelLinear,
                     q_layernorm=qk_norm,
                     k_layernorm=qk_norm,

@@ -12,12 +12,7 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 import torch
-from megatron.core.fusions.fused_bias_dropout import get_bias_dropout_add
-from megatron.core.tensor_parallel.layers import ColumnParallelLinear, RowParallelLinear
-from megatron.core.transformer.attention import SelfAttention, SelfAttentionSubmodules
 from megatron.core.transformer.enums import AttnMaskType
-from megatron.core.transformer.identity_op import IdentityOp
-from megatron.core.transformer.mlp import MLP, MLPSubmodules
 from megatron.core.transformer.module import MegatronModule
 from megatron.core.transformer.spec_utils import ModuleSpec
 from megatron.core.transformer.transformer_block import (
@@ -25,13 +20,9 @@ from megatron.core.transformer.transformer_block import (
     TransformerBlockSubmodules,
 )
 from megatron.core.transformer.transformer_config import TransformerConfig
-from megatron.core.transformer.transformer_layer import (
-    TransformerLayer,
-    TransformerLayerSubmodules,
-)
 from torch import Tensor
 
-from megatron_longrl.models.language import common_transformer_options
+from megatron_longrl.models.language import common_transformer_options, layer_spec
 from megatron_longrl.models.norms import TorchNorm
 from megatron_longrl.models.qwen_vl.attention import FrameAttention
 from megatron_longrl.models.qwen_vl.grid import (
@@ -41,7 +32,6 @@ from megatron_longrl.models.qwen_vl.grid import (
     spread,
     window_order,
 )
-from megatron_longrl.models.swiglu import SwiGLU
 from megatron_longrl.platforms import platform
 
 if TYPE_CHECKING:
@@ -65,7 +55,7 @@ def vision_transformer_config(config: Config) -> TransformerConfig:
         activation_func=torch.nn.functional.silu
         if gated
         else partial(torch.nn.functional.gelu, approximate="tanh"),
-        use_te_activation_func=gated,  # SwiGLU of the layers below
+        use_te_activation_func=gated,  # that of our layer_spec
         add_bias_linear=True,
         add_qkv_bias=True,
         **common_transformer_options(config),
@@ -73,34 +63,8 @@ def vision_transformer_config(config: Config) -> TransformerConfig:
 
 
 def _layer(windowed: bool) -> ModuleSpec:
-    return ModuleSpec(
-        module=TransformerLayer,
-        submodules=TransformerLayerSubmodules(
-            input_layernorm=TorchNorm,
-            self_attention=ModuleSpec(
-                module=SelfAttention,
-                params={"attn_mask_type": AttnMaskType.no_mask},
-                submodules=SelfAttentionSubmodules(
-                    linear_qkv=ColumnParallelLinear,
-                    core_attention=ModuleSpec(module=FrameAttention, params={"windowed": windowed}),
-                    linear_proj=RowParallelLinear,
-                    q_layernorm=IdentityOp,
-                    k_layernorm=IdentityOp,
-                ),
-            ),
-            self_attn_bda=get_bias_dropout_add,
-            pre_mlp_layernorm=TorchNorm,
-            mlp=ModuleSpec(
-                module=MLP,
-                submodules=MLPSubmodules(
-                    linear_fc1=ColumnParallelLinear,
-                    linear_fc2=RowParallelLinear,
-                    activation_func=SwiGLU,  # where the MLP is gated
-                ),
-            ),
-            mlp_bda=get_bias_dropout_add,
-        ),
-    )
+    attention = ModuleSpec(module=FrameAttention, params={"windowed": windowed})
+    return layer_spec(AttnMaskType.no_mask, core_attention=attention)
 
 
 class QwenVisionTower(MegatronModule):
