@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 import torch
+from megatron.core.tensor_parallel.random import model_parallel_cuda_manual_seed
 
 from megatron_longrl.checkpoint.hf import HfFolder
 from megatron_longrl.config import Config
@@ -22,7 +23,9 @@ from megatron_longrl.platforms import platform
 @pytest.fixture(scope="module")
 def groups():
     platform.prepare()
-    yield init_parallel(pooled(1))
+    made = init_parallel(pooled(1))
+    model_parallel_cuda_manual_seed(1)  # core draws from its own generator
+    yield made
     destroy_parallel()
 
 
