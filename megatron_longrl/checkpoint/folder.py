@@ -44,6 +44,12 @@ def iteration_folder(directory: str | Path, iteration: int | str) -> Path:
     return Path(directory) / name
 
 
+def iteration_folders(directory: Path) -> dict[int, Path]:
+    """The folders of all iterations, complete or not, newest first."""
+    found = {int(p.name[5:]): p for p in directory.glob("iter_*") if p.name[5:].isdigit()}
+    return dict(sorted(found.items(), reverse=True))
+
+
 def partial_folder(final: Path) -> Path:
     """Where a checkpoint is written before it is complete."""
     return final.with_name(f".{final.name}.partial")
@@ -58,14 +64,13 @@ def candidates(directory: str | Path) -> list[Path]:
     directory = Path(directory)
     if (directory / STATE_FILE).exists():
         return [directory]
-    found = {int(p.name[5:]): p for p in directory.glob("iter_*") if p.name[5:].isdigit()}
-    newest_first = [found[iteration] for iteration in sorted(found, reverse=True)]
+    found = iteration_folders(directory)
     tracked = _tracked(directory)
     if tracked is None:
-        return newest_first
+        return list(found.values())
     if isinstance(tracked, str):
         return [directory / tracked]
-    older = [found[iteration] for iteration in sorted(found, reverse=True) if iteration < tracked]
+    older = [folder for iteration, folder in found.items() if iteration < tracked]
     return [iteration_folder(directory, tracked), *older]
 
 

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from megatron_longrl.checkpoint.folder import iteration_folder
+from megatron_longrl.checkpoint.folder import iteration_folders
 
 logger = logging.getLogger(__name__)
 
@@ -68,13 +68,10 @@ class Retention:
         """
         if self._keep_last is None:
             return []
-        directory = Path(directory)
-        found = sorted(p for p in directory.glob("iter_*") if p.name[5:].isdigit())
         removed = []
-        for folder in found[: -self._keep_last]:
-            if self.best_iteration is not None and folder == iteration_folder(
-                directory, self.best_iteration
-            ):
+        older = list(iteration_folders(Path(directory)).items())[self._keep_last :]
+        for iteration, folder in older:
+            if iteration == self.best_iteration:
                 continue
             aside = folder.with_name(f".{folder.name}.removed")
             shutil.rmtree(aside, ignore_errors=True)

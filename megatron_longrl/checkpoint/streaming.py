@@ -152,7 +152,9 @@ class StreamedSave(TorchDistSaveShardedStrategy):
         dcp.save(
             mcore_to_pyt_state_dict(named, False),
             storage_writer=dcp.FileSystemWriter(checkpoint_dir),
-            planner=_StreamingPlanner(self._tensor),
+            planner=_StreamingPlanner(
+                self._tensor, {key for key, layer in self._rows if layer is not None}
+            ),
             no_dist=True,
         )
 
@@ -171,11 +173,16 @@ class StreamedSave(TorchDistSaveShardedStrategy):
 
 
 class _StreamingPlanner(MCoreSavePlanner):
-    """Asks for tensors when they are written."""
+    """Asks for tensors when they are written.
 
-    def __init__(self, read: Callable[[str, int | None], Tensor]) -> None:
+    Args:
+        stacked: keys under which the layers of a parameter are stacked.
+    """
+
+    def __init__(self, read: Callable[[str, int | None], Tensor], stacked: set[str]) -> None:
         super().__init__(flatten_state_dict=False)
         self._read = read
+        self._stacked = stacked
 
     def lookup_object(self, index: MetadataIndex) -> Any:
         """A shard: a box of the parameter, or of the stack of a parameter's layers."""
@@ -183,7 +190,7 @@ class _StreamingPlanner(MCoreSavePlanner):
         if not isinstance(held, Tensor):
             return held
         offset = list(index.offset or [0] * held.dim())
-        is_layer = LOCAL_LAYER.match(index.fqn.replace(".layers.", ".layers.0.", 1))
+        is_layer = index.fqn in self._stacked
         tensor = self._read(index.fqn, offset[0] if is_layer else None)
         if is_layer:
             tensor, offset[0] = tensor[None], 0

@@ -63,11 +63,6 @@ class Family:
     completion: Callable[[Config], dict[str, Tensor]] = _nothing
     """Tensors that Hugging Face's classes have and the model has not, by names of the table."""
 
-    @property
-    def parts(self) -> tuple[str, ...]:
-        """Parts of the model, the language model first."""
-        return tuple(self.folders)
-
     def place(self, name: str) -> tuple[str, str]:
         """Name of the table -> (folder, name of the tensor in its files)."""
         part, _, stored = name.partition("/")

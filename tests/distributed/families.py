@@ -26,6 +26,7 @@ from tests.distributed.layouts import (
     largest_error,
     policy_loss,
     rollouts,
+    step_options,
     train_step,
     write_video,
 )
@@ -113,23 +114,12 @@ def run_config(folder: Path, **changes: object) -> Config:
     """A run of the checkpoint on the rows."""
     values: dict[str, object] = {
         **config_from_hf(folder / "hf"),
-        "tokenizer_type": "SentencePieceTokenizer",
-        "tokenizer_model": str(folder / "tok.model"),
-        "train_data_path": [str(folder)],
+        **step_options(folder),
         "video_min_pixels": 256,
         "video_max_pixels": 1600,
         "image_min_pixels": 256,
         "make_vocab_size_divisible_by": 8,
-        "seq_length": 512,
-        "rollout_max_tokens": 40,
         "encoder_chunk_frames": 4,
-        "mrsp_stages": 2,
-        "train_iters": 1,
-        "lr": 0.0,
-        "clip_grad": 0.0,
-        "use_distributed_optimizer": False,
-        "grpo_group_size": 2,
-        "grpo_prompts_per_step": 4,
     }
     return Config.model_validate(values | changes)
 

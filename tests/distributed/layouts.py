@@ -69,6 +69,25 @@ def write_video(
         container.mux(stream.encode())
 
 
+def step_options(folder: Path) -> dict[str, object]:
+    """Fields of one RL step on the rows of a folder, whose gradients are looked at."""
+    return {
+        "tokenizer_type": "SentencePieceTokenizer",
+        "tokenizer_model": str(folder / "tok.model"),
+        "train_data_path": [str(folder)],
+        "seq_length": 512,
+        "rollout_max_tokens": 40,
+        "mrsp_stages": 2,
+        "train_iters": 1,
+        # Gradients stay in the buffers: no clipping, no update, no sharding of the optimizer.
+        "lr": 0.0,
+        "clip_grad": 0.0,
+        "use_distributed_optimizer": False,
+        "grpo_group_size": 2,
+        "grpo_prompts_per_step": 4,
+    }
+
+
 def tiny_config(folder: Path, **changes: object) -> Config:
     """Two layers, grouped-query attention, an odd patch grid, a vocabulary that needs padding."""
     values: dict[str, object] = {
@@ -85,20 +104,8 @@ def tiny_config(folder: Path, **changes: object) -> Config:
         "vision_num_layers": 3,
         "vision_num_attention_heads": 2,
         "vision_ffn_hidden_size": 24,
-        "tokenizer_type": "SentencePieceTokenizer",
-        "tokenizer_model": str(folder / "tok.model"),
-        "train_data_path": [str(folder)],
-        "seq_length": 512,
-        "rollout_max_tokens": 40,
+        **step_options(folder),
         "encoder_chunk_frames": 5,
-        "mrsp_stages": 2,
-        "train_iters": 1,
-        # Gradients stay in the buffers: no clipping, no update, no sharding of the optimizer.
-        "lr": 0.0,
-        "clip_grad": 0.0,
-        "use_distributed_optimizer": False,
-        "grpo_group_size": 2,
-        "grpo_prompts_per_step": 4,
     }
     return Config.model_validate(values | changes)
 

@@ -1,21 +1,37 @@
-"""Our logits, and how near to Hugging Face's they must be."""
+"""Our model of a Hugging Face folder, its logits, and how near to Hugging Face's they must be."""
 
 from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from megatron.core.models.gpt import GPTModel
 from torch import Tensor
 
+from megatron_longrl.checkpoint.hf import config_from_hf, load_hf_weights
+from megatron_longrl.config import Config
 from megatron_longrl.models.language import (
     embed_tokens,
     hidden_for_logits,
     output_weight,
     run_decoder,
 )
+from megatron_longrl.parallel.groups import ParallelGroups, init_parallel
+from megatron_longrl.training.model import build_model
 
 TOLERANCE = 1e-4
 """Largest absolute difference in fp32."""
+
+
+def loaded(folder: Path, **changes: Any) -> tuple[Config, ParallelGroups, Any]:
+    """Our model with the weights of a folder, on one rank."""
+    config = Config.model_validate({**config_from_hf(folder), "seq_length": 512, **changes})
+    groups = init_parallel(config)
+    model = build_model(config, groups, train=False)
+    load_hf_weights(folder, model.modules, config, groups)
+    return config, groups, model
 
 
 def assert_close(ours: Tensor, theirs: Tensor) -> None:

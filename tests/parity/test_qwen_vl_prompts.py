@@ -21,8 +21,7 @@ from megatron_longrl.data.rows import Row
 from megatron_longrl.data.video import decode_frames
 from megatron_longrl.parallel.groups import destroy_parallel
 from megatron_longrl.platforms import platform
-from tests.parity.comparison import TOLERANCE, assert_close
-from tests.parity.test_qwen_vl_hf_parity import loaded
+from tests.parity.comparison import TOLERANCE, assert_close, loaded
 from tests.tiny_qwen_vl import MODELS, hugging_face
 from tools.checkpoint.reference import hugging_face_logits, media_arguments
 from tools.checkpoint.verify import difference, model_logits

@@ -3,21 +3,18 @@ went."""
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from safetensors.torch import load_file
 
-from megatron_longrl.checkpoint.hf import config_from_hf, load_hf_weights
+from megatron_longrl.checkpoint.hf import config_from_hf
 from megatron_longrl.checkpoint.hf_writer import HfFolderWriter
 from megatron_longrl.checkpoint.mapping import export_named_tensors
-from megatron_longrl.config import Config
-from megatron_longrl.parallel.groups import destroy_parallel, init_parallel
+from megatron_longrl.parallel.groups import destroy_parallel
 from megatron_longrl.platforms import platform
-from megatron_longrl.training.model import build_model
-from tests.parity.comparison import assert_close, logits
+from tests.parity.comparison import assert_close, loaded, logits
 
 VOCABULARY = 131  # divisible by nothing
 SIZES = {
@@ -90,16 +87,6 @@ def one_rank():
     platform.prepare()
     yield
     destroy_parallel()
-
-
-def loaded(folder: Path, **changes: Any) -> tuple[Config, Any, Any]:
-    """Our model with the weights of a folder."""
-    values = {**config_from_hf(folder), "seq_length": 512, **changes}
-    config = Config.model_validate(values)
-    groups = init_parallel(config)
-    model = build_model(config, groups, train=False)
-    load_hf_weights(folder, model.modules, config, groups)
-    return config, groups, model
 
 
 @pytest.mark.parametrize("name", CASES)

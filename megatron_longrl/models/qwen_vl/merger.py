@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -23,25 +23,26 @@ class PatchMerger(torch.nn.Module):
     def __init__(self, config: Config, *, norm_after: bool = False) -> None:
         super().__init__()
         width = config.vision_hidden_size
-        joined = width * config.vision_merge_size**2
-        options = {"dtype": config.params_dtype, "device": platform.device}
+        self.unit = config.vision_merge_size**2
+        joined = width * self.unit
+        options: dict[str, Any] = {"dtype": config.params_dtype, "device": platform.device}
         norm = torch.nn.RMSNorm if config.vision_gated_mlp else torch.nn.LayerNorm
         self.norm_after = norm_after
-        self.joined = joined
-        self.norm = norm(joined if norm_after else width, eps=1e-6, **options)  # type: ignore[arg-type]
-        self.linear_fc1 = torch.nn.Linear(joined, joined, **options)  # type: ignore[arg-type]
-        self.linear_fc2 = torch.nn.Linear(joined, config.hidden_size, **options)  # type: ignore[arg-type]
+        self.norm = norm(joined if norm_after else width, eps=1e-6, **options)
+        self.linear_fc1 = torch.nn.Linear(joined, joined, **options)
+        self.linear_fc2 = torch.nn.Linear(joined, config.hidden_size, **options)
 
     def forward(self, features: Tensor) -> Tensor:
         """[u, patches, c] -> [u, tokens, h]."""
         if self.norm_after:
-            joined = self.norm(features.unflatten(1, (-1, self._unit(features))).flatten(2))
+            joined = self.norm(self._join(features))
         else:
-            joined = self.norm(features).unflatten(1, (-1, self._unit(features))).flatten(2)
+            joined = self._join(self.norm(features))
         return self.linear_fc2(torch.nn.functional.gelu(self.linear_fc1(joined)))
 
-    def _unit(self, features: Tensor) -> int:
-        return self.joined // features.shape[-1]
+    def _join(self, features: Tensor) -> Tensor:
+        """[u, patches, c] -> [u, tokens, c of all patches of a token]."""
+        return features.unflatten(1, (-1, self.unit)).flatten(2)
 
 
 class QwenProjector(torch.nn.Module):

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from megatron_longrl.checkpoint.table import QKV, Direct, Table, TensorMapping
 from megatron_longrl.models.text.mapping import language_model
-from megatron_longrl.models.vila.projector import parameter_names
+from megatron_longrl.models.vila.projector_kinds import parameter_names
 from megatron_longrl.models.vila.siglip import layers_to_run
 
 if TYPE_CHECKING:
@@ -66,5 +66,5 @@ def projector(config: Config) -> tuple[TensorMapping, ...]:
     """The projector, whatever its kind."""
     return tuple(
         Direct(f"encoder.projector.{name}", (f"mm_projector/{name}",), replicated=True)
-        for name in parameter_names(config)
+        for name in parameter_names(config.projector_type)
     )

@@ -6,14 +6,12 @@ checkpoints, which count the layers.
 
 from __future__ import annotations
 
-from itertools import pairwise
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from megatron_longrl.models.vila.projector_kinds import downsampling, widths
+from megatron_longrl.models.vila.projector_kinds import downsampling, projector_layers
 from megatron_longrl.platforms import platform
 
 if TYPE_CHECKING:
@@ -56,28 +54,22 @@ class VilaProjector(nn.Module):
     def __init__(self, config: Config) -> None:
         super().__init__()
         kind = config.projector_type
-        between, normed = widths(kind, config.vision_hidden_size, config.hidden_size)
-        dtype, device = config.params_dtype, platform.device
+        options: dict[str, Any] = {"dtype": config.params_dtype, "device": platform.device}
         layers: list[nn.Module] = []
-        side = downsampling(kind)
-        if side > 1:
-            layers.append(Downsample(side, by_columns=kind == "mlp_downsample"))
-        last = len(between) - 2
-        for number, (inner, outer) in enumerate(pairwise(between)):
-            if number:
+        for what, inner, outer in projector_layers(
+            kind, config.vision_hidden_size, config.hidden_size
+        ):
+            if what == "downsample":
+                layers.append(Downsample(downsampling(kind), by_columns=kind == "mlp_downsample"))
+            elif what == "gelu":
                 layers.append(nn.GELU())
-            if normed and number < last:
-                layers.append(nn.LayerNorm(inner, dtype=dtype, device=device))
-            layers.append(nn.Linear(inner, outer, dtype=dtype, device=device))
+            elif what == "norm":
+                layers.append(nn.LayerNorm(inner, **options))
+            else:
+                layers.append(nn.Linear(inner, outer, **options))
         # A single layer stands alone in VILA's checkpoints.
         self.layers = nn.Sequential(*layers) if kind != "linear" else layers[0]
 
     def forward(self, features: Tensor) -> Tensor:
         """Project."""
         return self.layers(features)
-
-
-def parameter_names(config: Config) -> list[str]:
-    """Names of a projector's parameters, in the order of its layers."""
-    with torch.device("meta"):
-        return [name for name, _ in VilaProjector(config.replace(bf16=False)).named_parameters()]

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+from itertools import pairwise
+from typing import Literal
 
 from megatron_longrl.errors import UserError
 
@@ -39,3 +41,36 @@ def widths(kind: str, features: int, hidden: int) -> tuple[list[int], bool]:
         return [features] + [hidden] * int(match[1]), False
     known = "linear, mlp2x_gelu (any number), mlp_downsample, _2x2_fix, _3x3_fix"
     raise UserError(f"--projector-type {kind} is not supported, only {known}")
+
+
+Layer = Literal["downsample", "gelu", "norm", "linear"]
+
+
+def projector_layers(kind: str, features: int, hidden: int) -> list[tuple[Layer, int, int]]:
+    """The layers of a projector in order, each with its inner and outer width.
+
+    Args, errors: see :func:`widths`.
+    """
+    between, normed = widths(kind, features, hidden)
+    layers: list[tuple[Layer, int, int]] = []
+    if downsampling(kind) > 1:
+        layers.append(("downsample", features, between[0]))
+    last = len(between) - 2
+    for number, (inner, outer) in enumerate(pairwise(between)):
+        if number:
+            layers.append(("gelu", inner, inner))
+        if normed and number < last:
+            layers.append(("norm", inner, inner))
+        layers.append(("linear", inner, outer))
+    return layers
+
+
+def parameter_names(kind: str) -> list[str]:
+    """Names of a projector's parameters, in the order of its layers, as VILA's checkpoints count
+    them. A single layer stands alone there."""
+    if kind == "linear":
+        places = ["layers"]
+    else:
+        layers = enumerate(projector_layers(kind, 1, 1))
+        places = [f"layers.{n}" for n, (what, *_) in layers if what in ("norm", "linear")]
+    return [f"{place}.{which}" for place in places for which in ("weight", "bias")]
