@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
+from contextlib import closing
 
 from megatron_longrl.config import Config
 from megatron_longrl.launch import launch
@@ -11,6 +12,7 @@ from megatron_longrl.launch import launch
 
 def train(config: Config) -> None:
     """Run RL to the end."""
+    from megatron_longrl.rewards.runner import build_rewards
     from megatron_longrl.rollout.build import build_engine
     from megatron_longrl.training.loop import TrainingLoop, start
     from megatron_longrl.training.rl import RLTrainer, build_reference
@@ -19,12 +21,12 @@ def train(config: Config) -> None:
     runtime = build_runtime(config, "rl")
     reference = build_reference(runtime)
     loop = TrainingLoop(runtime, "rl", config.grpo_prompts_per_step, start(runtime))
-    engine = build_engine(runtime.config, runtime.tokenizer, runtime.groups)
-    trainer = RLTrainer(runtime, engine, reference)
-    try:
+    with (
+        closing(build_rewards(runtime.config, runtime.groups)) as rewards,
+        closing(build_engine(runtime.config, runtime.tokenizer, runtime.groups)) as engine,
+    ):
+        trainer = RLTrainer(runtime, engine, rewards, reference)
         loop.run(trainer.step, trainer.validate)
-    finally:
-        engine.close()
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -14,7 +14,7 @@ from megatron_longrl.data.prompts import Prompt
 from megatron_longrl.data.rows import Row
 from megatron_longrl.data.video import VideoError, decode_many
 from megatron_longrl.errors import UserError
-from megatron_longrl.rewards.score import score
+from megatron_longrl.rewards.runner import RewardRunner
 from megatron_longrl.rollout.engine import RolloutEngine
 from megatron_longrl.rollout.types import Group, SamplingSettings
 from megatron_longrl.training.batches import rl_batches
@@ -70,6 +70,7 @@ class BenchmarkStep:
         variant: Variant,
         runtime: Runtime,
         engine: RolloutEngine,
+        rewards: RewardRunner,
         reference: ReferenceWeights,
         counter: WorkCounter,
     ) -> None:
@@ -77,6 +78,7 @@ class BenchmarkStep:
         self.runtime = runtime
         self.config = runtime.config
         self.engine = engine
+        self.rewards = rewards
         self.reference = reference
         self.counter = counter
         self.loss = rl_loss(runtime.config)
@@ -91,7 +93,7 @@ class BenchmarkStep:
         media = self._media(prompts)
         groups = self._rollout(iteration, prompts, media)
         with timer("rest"):
-            score(groups, self.config)
+            self.rewards.collect(groups)
             with_advantages(groups, self.config.rl_algorithm, self.config.advantage_epsilon)
             batches = rl_batches(groups, self.config, self.runtime.groups, self.runtime.machine)
         self.counter.part = "logprobs"

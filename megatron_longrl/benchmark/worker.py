@@ -9,6 +9,7 @@ import resource
 import sys
 import time
 from collections import Counter
+from contextlib import closing
 from pathlib import Path
 from statistics import mean
 from typing import Any
@@ -23,6 +24,7 @@ from megatron_longrl.data.rows import load_rows
 from megatron_longrl.parallel.agree import gather_objects
 from megatron_longrl.parallel.groups import destroy_parallel
 from megatron_longrl.planner.cost import ModelCost
+from megatron_longrl.rewards.runner import build_rewards
 from megatron_longrl.rollout.build import build_engine
 from megatron_longrl.rollout.vllm_engine import VllmEngine
 from megatron_longrl.training.logging import configure_logging
@@ -43,12 +45,14 @@ def measure(arguments: argparse.Namespace) -> dict[str, Any]:
     runtime = build_runtime(config, "rl")
     reference = build_reference(runtime)
     assert reference is not None
-    engine = build_engine(runtime.config, runtime.tokenizer, runtime.groups)
-    try:
+    with (
+        closing(build_rewards(runtime.config, runtime.groups)) as rewards,
+        closing(build_engine(runtime.config, runtime.tokenizer, runtime.groups)) as engine,
+    ):
         assert isinstance(engine, VllmEngine), "hooks count its tokens"
         counter = WorkCounter(runtime, engine)
         before = _peak_mb()
-        step = BenchmarkStep(variant, runtime, engine, reference, counter)
+        step = BenchmarkStep(variant, runtime, engine, rewards, reference, counter)
         warm_up = load_rows([arguments.data / str(arguments.warm_up_frames)])
         step.run(0, runtime.share(warm_up[:PROMPTS_PER_STEP]))
         rows = load_rows(runtime.config.train_data_path)
@@ -60,8 +64,6 @@ def measure(arguments: argparse.Namespace) -> dict[str, Any]:
             if sum(s["seconds"] for s in steps) > arguments.point_seconds:
                 break
         return _summary(runtime, arguments, steps, before)
-    finally:
-        engine.close()
 
 
 def _timed_step(step: BenchmarkStep, iteration: int, rows: list[Any]) -> dict[str, Any]:

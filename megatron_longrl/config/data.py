@@ -2,27 +2,20 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import Literal
 
-from pydantic import BeforeValidator, Field
+from pydantic import Field
 
-from megatron_longrl.config.section import PositiveFloat, PositiveInt, Section
-
-
-def _as_list(value: Any) -> Any:
-    return [value] if isinstance(value, str) else value
-
-
-PathList = Annotated[list[str], BeforeValidator(_as_list)]
+from megatron_longrl.config.section import PositiveFloat, PositiveInt, Section, TextList
 
 
 class DataSection(Section):
     """data: rows, tokenizer, videos"""
 
-    train_data_path: PathList = Field(default_factory=list)
+    train_data_path: TextList = Field(default_factory=list)
     """JSONL files, or folders that hold a train.jsonl."""
 
-    valid_data_path: PathList = Field(default_factory=list)
+    valid_data_path: TextList = Field(default_factory=list)
     """JSONL files, or folders, on which the model is validated during training."""
 
     strict_data: bool = False

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from pydantic import Field
 
-from megatron_longrl.config.data import PathList
-from megatron_longrl.config.section import PositiveInt, Section, WeightFloat
+from megatron_longrl.config.section import PositiveInt, Section, TextList, WeightFloat
 
 
 class EvaluationSection(Section):
@@ -26,7 +25,7 @@ class EvaluationSection(Section):
     eval_batch_size: PositiveInt = 64
     """Prompts that one replica answers at a time."""
 
-    data: PathList = Field(default_factory=list)
+    data: TextList = Field(default_factory=list)
     """evaluate: JSONL files or folders to answer."""
 
     output: str | None = None

@@ -89,7 +89,7 @@ def _add_flag(
         )
     elif list in kinds:
         group.add_argument(
-            *options, dest=name, action="extend", nargs="+", metavar="PATH", help=text
+            *options, dest=name, action="extend", nargs="+", metavar=_list_metavar(field), help=text
         )
     elif tuple in kinds:
         group.add_argument(*options, dest=name, nargs="+", metavar="NUMBER", help=text)
@@ -115,11 +115,16 @@ def _kinds(annotation: Any) -> list[Any]:
     return [origin or annotation]
 
 
+def _list_metavar(field: FieldInfo) -> str:
+    extra = field.json_schema_extra
+    return str(extra["metavar"]) if isinstance(extra, dict) else "PATH"
+
+
 def _metavar(kinds: Sequence[Any]) -> str:
     literals = [kind for kind in kinds if isinstance(kind, str)]
     if literals:
         return "{" + ",".join(literals) + "}"
-    return {int: "INT", float: "FLOAT"}.get(kinds[0], "TEXT")
+    return {int: "INT", float: "FLOAT", dict: "JSON"}.get(kinds[0], "TEXT")
 
 
 def _default_text(field: FieldInfo) -> str:

@@ -1,4 +1,4 @@
-"""Fields of the reinforcement-learning algorithm and its rewards."""
+"""Fields of the reinforcement-learning algorithm."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from megatron_longrl.config.section import (
 
 
 class RLSection(Section):
-    """rl: algorithm and rewards"""
+    """rl: the algorithm"""
 
     rl_algorithm: Literal["grpo"] = "grpo"
     """How rewards become advantages and a policy loss."""
@@ -53,9 +53,3 @@ class RLSection(Section):
 
     shared_prompt: bool = True
     """Compute a prompt once for all responses of its group, by a tree attention mask."""
-
-    reward_accuracy_weight: WeightFloat = 0.9
-    """Weight of the reward for the right answer."""
-
-    reward_format_weight: WeightFloat = 0.1
-    """Weight of the reward for <think>...</think><answer>...</answer>."""

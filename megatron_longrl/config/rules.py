@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from megatron_longrl.config.model import TEXT_FAMILIES
+from megatron_longrl.config.reward_terms import reward_terms
 from megatron_longrl.errors import UserError
 from megatron_longrl.models.vila.projector_kinds import widths
 
@@ -42,6 +44,7 @@ def first_broken_rule(config: Config, world_size: int, entry: Entry | None) -> s
         _checkpoints_and_validation(config, entry),
         _sft_batch(config, world_size) if entry == "sft" else iter(()),
         _rl_batch(config, world_size) if entry == "rl" else iter(()),
+        _rewards(config) if entry in ("rl", "evaluate") else iter(()),
         _sequence_length(config, entry),
     )
     return next((line for rule in rules for line in rule), None)
@@ -330,10 +333,36 @@ def _rl_batch(config: Config, world_size: int) -> Iterator[str]:
             "rollout_temperature (0) makes all responses of a group equal: "
             "give --rollout-temperature 1"
         )
-    if config.reward_accuracy_weight == 0 and config.reward_format_weight == 0:
+
+
+def _rewards(config: Config) -> Iterator[str]:
+    try:
+        terms = reward_terms(config)
+    except UserError as error:
+        yield str(error)
+        return
+    if not any(term.weight for term in terms):
         yield (
-            "reward_accuracy_weight and reward_format_weight are both 0, every reward would be 0: "
-            "give one of them a weight"
+            "rewards and reward_function give nothing a weight, every reward would be 0: "
+            "give e.g. --rewards accuracy=0.9 format=0.1"
+        )
+    if config.reward_kwargs and not config.reward_function:
+        yield "reward_kwargs is set without reward_function: give --reward-function FILE.py:NAME"
+    if config.reward_step_timeout >= 60 * config.distributed_timeout_minutes:
+        yield (
+            f"reward_step_timeout ({config.reward_step_timeout:g} s) is not shorter than "
+            f"distributed_timeout_minutes ({config.distributed_timeout_minutes:g}), after which other "
+            "ranks no longer wait: raise --distributed-timeout-minutes"
+        )
+    if any(term.name == "judge" for term in terms):
+        for name in ("judge_url", "judge_model"):
+            if not getattr(config, name):
+                yield f"rewards has judge, but {name} is not set: give {flag(name)} ..."
+    if not re.fullmatch(r"[A-Za-z_]\w*", config.judge_api_key_variable, re.ASCII):
+        # Not shown: it may be the key itself.
+        yield (
+            "judge_api_key_variable is not the name of an environment variable: "
+            "the key itself stands in no flag or recipe, give e.g. OPENAI_API_KEY"
         )
 
 

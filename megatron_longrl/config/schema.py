@@ -13,6 +13,7 @@ from megatron_longrl.config.evaluation import EvaluationSection
 from megatron_longrl.config.logs import LoggingSection
 from megatron_longrl.config.model import ModelSection
 from megatron_longrl.config.parallel import ParallelSection
+from megatron_longrl.config.rewards import RewardSection
 from megatron_longrl.config.rl import RLSection
 from megatron_longrl.config.rollout import RolloutSection
 from megatron_longrl.config.rules import first_broken_rule
@@ -32,6 +33,7 @@ SECTIONS: tuple[type[Section], ...] = (
     TrainingSection,
     DataSection,
     RLSection,
+    RewardSection,
     RolloutSection,
     EvaluationSection,
     CheckpointSection,
@@ -46,6 +48,7 @@ class Config(
     TrainingSection,
     DataSection,
     RLSection,
+    RewardSection,
     RolloutSection,
     EvaluationSection,
     CheckpointSection,

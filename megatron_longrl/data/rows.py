@@ -5,14 +5,18 @@ from __future__ import annotations
 import json
 import re
 from collections import Counter
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from megatron_longrl.errors import UserError
 
 DATA_TYPES = ("video", "image", "text")
+KNOWN_FIELDS = (
+    *("problem_id", "problem", "answer", "reasoning", "problem_type"),
+    *("data_type", "videos", "images"),
+)
 
 
 @dataclass(frozen=True)
@@ -33,6 +37,7 @@ class Row:
             depend on the folder that the data is in, so that the same data gives the same run
             everywhere.
         images: files of the images, which the model sees before the videos.
+        metadata: what else the row says, as it stands in the file; for rewards.
     """
 
     problem_id: str
@@ -45,6 +50,7 @@ class Row:
     source: str
     uid: str = ""
     images: tuple[Path, ...] = ()
+    metadata: Mapping[str, Any] = field(default_factory=dict, hash=False)
 
     @property
     def media(self) -> list[tuple[Path, bool]]:
@@ -166,6 +172,7 @@ def _parse_row(entry: Any, path: Path, place: str, uid_place: str) -> Row:
         source=where,
         uid=f"{problem_id}@{uid_place}",
         images=images,
+        metadata={key: value for key, value in entry.items() if key not in KNOWN_FIELDS},
     )
 
 

@@ -1,21 +1,53 @@
-"""Is the answer of a multiple-choice or exact-match question right?"""
+"""Is the answer right? What that means depends on the row."""
 
 from __future__ import annotations
 
-import re
+from megatron_longrl.rewards.choice import reference_letter
+from megatron_longrl.rewards.sample import RewardError, Sample
 
-from megatron_longrl.rewards.format import extract_answer
+KINDS = (
+    "choice",
+    "exact",
+    "numeric",
+    "math",
+    "temporal_iou",
+    "ordering",
+    "ordering_exact",
+    "rouge",
+)
+"""What a row's field ``reward`` may say."""
 
-_CHOICE = re.compile(r"\(?([A-Z])\)?(?:[.:)\s]|$)")
+_ANSWER_TYPES = {
+    **{kind: kind for kind in KINDS},
+    **dict.fromkeys(("multiple choice", "multiple-choice", "multiple_choice", "mcq"), "choice"),
+    **dict.fromkeys(("numerical", "number", "integer", "float", "regression"), "numeric"),
+}
+_PROBLEM_TYPES = {
+    word: kind for word, kind in _ANSWER_TYPES.items() if kind in ("numeric", "math", "exact")
+}
+"""Kind by what the fields of data sets say."""
 
 
-def normalise(answer: str) -> str:
-    """``"B. the left one"``, ``"(B)"`` and ``"B"`` are choice B; other texts are case-folded."""
-    choice = _CHOICE.match(answer.strip())
-    return choice.group(1) if choice else " ".join(answer.casefold().split())
+def kind_of(sample: Sample) -> str:
+    """The reward that decides whether a sample is right.
 
+    The row's field ``reward`` names it. Without it, these say it, the first that does: the field
+    ``answer_type``; a reference that is a letter ("B", "(B)", "B. the left one": multiple choice);
+    ``problem_type``. Else the answer is exact text.
 
-def accuracy_reward(response: str, answer: str) -> float:
-    """1.0 when the response's ``<answer>`` equals the reference answer, else 0.0."""
-    given = extract_answer(response)
-    return 1.0 if given is not None and normalise(given) == normalise(answer) else 0.0
+    Raises:
+        RewardError: ``reward`` names none.
+    """
+    named = sample.metadata.get("reward")
+    if named is not None:
+        if named not in KINDS:
+            raise RewardError(
+                f"the row's field 'reward' is {named!r}, which is none of {', '.join(KINDS)}"
+            )
+        return str(named)
+    answer_type = _ANSWER_TYPES.get(str(sample.metadata.get("answer_type")).casefold())
+    if answer_type is not None:
+        return answer_type
+    if reference_letter(sample.answer) is not None:
+        return "choice"
+    return _PROBLEM_TYPES.get(sample.problem_type.casefold(), "exact")

@@ -9,15 +9,8 @@ _FORM = re.compile(
     r"<answer>((?:(?!</?think>|</?answer>).)*)</answer>\s*",
     re.DOTALL,
 )
-_ANSWER = re.compile(r"<answer>(.*?)</answer>", re.DOTALL)
 
 
 def format_reward(response: str) -> float:
     """1.0 when the whole response is one thought followed by one answer, else 0.0."""
     return 1.0 if _FORM.fullmatch(response) else 0.0
-
-
-def extract_answer(response: str) -> str | None:
-    """The text of the last ``<answer>`` element, or None."""
-    answers = _ANSWER.findall(response)
-    return answers[-1].strip() if answers else None

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Protocol
 
 from torch import Tensor
@@ -11,6 +11,10 @@ from megatron_longrl.rollout.types import Group, SamplingSettings
 
 if TYPE_CHECKING:
     from megatron_longrl.data.prompts import Prompt
+
+
+OnResponse = Callable[["Prompt", int, str, int], None]
+"""(prompt, index of the response, its text, responses per prompt)."""
 
 
 class RolloutEngine(Protocol):
@@ -29,6 +33,7 @@ class RolloutEngine(Protocol):
         prompts: Sequence[Prompt],
         media: Mapping[str, Tensor],
         sampling: SamplingSettings,
+        on_response: OnResponse | None = None,
     ) -> list[Group]:
         """Draw ``sampling.n`` responses to every prompt.
 
@@ -37,6 +42,8 @@ class RolloutEngine(Protocol):
             media: ``VideoSpec.key()`` -> embeddings [frames * tokens_per_frame, h] of every video
                 of the prompts, in the training dtype.
             sampling: how to draw.
+            on_response: told of every response as soon as it is complete, on the one rank that
+                receives it; must return at once.
 
         Returns:
             One group per prompt, in the order of ``prompts``, on every rank of the replica.

@@ -58,10 +58,15 @@ class Response:
 
 @dataclass
 class Group:
-    """A prompt with its responses; rewards and advantages [n] join later."""
+    """A prompt with its responses; what is known of them joins later."""
 
     prompt: Prompt
     responses: list[Response]
     rewards: Tensor | None = None
+    """float32 [n]; 0 where ``valid`` is False."""
     advantages: Tensor | None = None
     metrics: dict[str, float] = field(default_factory=dict)
+    valid: Tensor | None = None
+    """bool [n]: whether the reward could be computed."""
+    components: dict[str, list[float | None]] = field(default_factory=dict)
+    """Scores of each reward; None where it could not be computed."""

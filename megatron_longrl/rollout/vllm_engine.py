@@ -30,6 +30,7 @@ from megatron_longrl.errors import UserError
 from megatron_longrl.parallel.agree import gather_objects, together
 from megatron_longrl.parallel.groups import ParallelGroups
 from megatron_longrl.platforms import platform
+from megatron_longrl.rollout.engine import OnResponse
 from megatron_longrl.rollout.placement import place
 from megatron_longrl.rollout.sampling import balanced_shares, group_seeds
 from megatron_longrl.rollout.types import Group, Response, SamplingSettings
@@ -42,6 +43,7 @@ from megatron_longrl.rollout.vllm_guest import (
 )
 from megatron_longrl.rollout.vllm_limits import check_head_size, scheduling, weight_names
 from megatron_longrl.rollout.vllm_positions import take_positions, with_positions
+from megatron_longrl.rollout.vllm_requests import PromptRequest, parameters
 
 if TYPE_CHECKING:
     from vllm import RequestOutput
@@ -66,16 +68,6 @@ class _Draw:
     logprobs: list[float]
     text: str
     finish_reason: str
-
-
-@dataclass(frozen=True)
-class _Input:
-    """A prompt as the engine takes it."""
-
-    embeddings: Tensor
-    """[P, h]."""
-    extra: dict[str, Any]
-    """What its sampling parameters carry beside."""
 
 
 class VllmEngine:
@@ -187,6 +179,7 @@ class VllmEngine:
         prompts: Sequence[Prompt],
         media: Mapping[str, Tensor],
         sampling: SamplingSettings,
+        on_response: OnResponse | None = None,
     ) -> list[Group]:
         """See :meth:`RolloutEngine.generate`."""
         if self._token_embeddings is None:
@@ -198,14 +191,10 @@ class VllmEngine:
         share = balanced_shares(costs, self.placement.num_engines)[self.placement.engine]
         with together(self._control):
             self._check(prompts, sampling)
-            inputs = [self._input(prompts[index], media) for index in share]
-        drawn: dict[int, list[_Draw]] = {}
+            requests = [self._request(prompts[index], seeds[index], media) for index in share]
         with together(self._control), kept_random_state(), _no_compilation():
-            outputs = self._run(inputs, [seeds[index] for index in share], sampling)
-            if self.placement.is_leader:
-                drawn = {
-                    index: self._draws(output) for index, output in zip(share, outputs, strict=True)
-                }
+            draws = self._run(requests, sampling, on_response)
+            drawn = dict(zip(share, draws, strict=True)) if self.placement.is_leader else {}
         everyone: dict[int, list[_Draw]] = {}
         for part in gather_objects(self._control, drawn):
             everyone.update(part)
@@ -286,7 +275,7 @@ class VllmEngine:
                     " lower --video-frames or --rollout-max-tokens"
                 )
 
-    def _input(self, prompt: Prompt, media: Mapping[str, Tensor]) -> _Input:
+    def _request(self, prompt: Prompt, seed: int, media: Mapping[str, Tensor]) -> PromptRequest:
         """The live embeddings of the text with the media's embeddings in their slots."""
         assert self._token_embeddings is not None
         embeddings = F.embedding(prompt.token_ids.cpu(), self._token_embeddings)
@@ -304,52 +293,58 @@ class VllmEngine:
             embeddings[mask] = rows[:, :width]
             if rows.shape[1] > width:
                 extra |= with_features(mask, rows[:, width:])
-        return _Input(embeddings, extra)
+        return PromptRequest(prompt, seed, embeddings, extra)
 
     def _run(
-        self, inputs: Sequence[_Input], seeds: Sequence[int], sampling: SamplingSettings
-    ) -> list[RequestOutput]:
-        """Generate on this rank's engine; one output with n completions per prompt, in order."""
-        from vllm import SamplingParams
-        from vllm.inputs.engine import embeds_input
-        from vllm.sampling_params import RequestOutputKind
+        self,
+        requests: Sequence[PromptRequest],
+        sampling: SamplingSettings,
+        on_response: OnResponse | None,
+    ) -> list[list[_Draw]]:
+        """Generate on this rank's engine.
 
-        names = []
-        for given, seed in zip(inputs, seeds, strict=True):
-            names.append(str(self._num_requests))
-            self._num_requests += 1
-            parameters = SamplingParams(
-                n=sampling.n,  # response j draws with seed + j (vLLM's ParentRequest)
-                temperature=sampling.temperature,
-                top_p=sampling.top_p,
-                top_k=sampling.top_k,
-                seed=seed if sampling.temperature > 0 else None,
-                max_tokens=sampling.max_tokens,
-                stop_token_ids=[self._tokenizer.eos_id] if sampling.stop else [],
-                ignore_eos=not sampling.stop,
-                logprobs=0,  # of the sampled token only
-                flat_logprobs=True,
-                detokenize=False,
-                output_kind=RequestOutputKind.FINAL_ONLY,
-                extra_args=given.extra or None,
-            )
-            self._engine.add_request(names[-1], embeds_input(given.embeddings), parameters)
-        finished: dict[str, RequestOutput] = {}
+        Returns:
+            On the engine's leader the responses to each prompt, in order; nothing on other ranks.
+        """
+        from vllm.inputs.engine import embeds_input
+
+        waiting: dict[str, tuple[int, int]] = {}  # prompt and response by the request's name
+        for number, request in enumerate(requests):
+            for index in range(sampling.n):
+                name = str(self._num_requests)
+                self._num_requests += 1
+                waiting[name] = number, index
+                how = parameters(request, index, sampling, self._tokenizer.eos_id)
+                self._engine.add_request(name, embeds_input(request.embeddings), how)
+        total = len(waiting)
+        draws: dict[tuple[int, int], _Draw] = {}
+        failure: Exception | None = None
         deadline = time.monotonic() + self._timeout_seconds
         steps = 0
         while self._engine.has_unfinished_requests():
             for output in self._engine.step():
-                if output.finished:
-                    finished[output.request_id] = output
+                number, index = waiting.pop(output.request_id)
+                if not self.placement.is_leader:
+                    continue
+                draw = draws[number, index] = self._draw(output)
+                if on_response is not None and failure is None:
+                    try:
+                        on_response(requests[number].prompt, index, draw.text, sampling.n)
+                    except Exception as error:  # Later: the engine's other ranks go on.
+                        failure = error
             steps += 1
             if steps % _STEPS_BETWEEN_CLOCK_CHECKS == 0 and self._is_late(deadline):
-                self._engine.abort_request(names)
+                self._engine.abort_request(list(waiting))
                 raise UserError(
-                    f"generation did not end within {self._timeout_seconds:g} s ({len(finished)} of"
-                    f" {len(names)} prompts were done); raise --rollout-timeout or lower"
-                    " --rollout-max-tokens"
+                    f"generation did not end within {self._timeout_seconds:g} s "
+                    f"({total - len(waiting)} of {total} responses were done); raise"
+                    " --rollout-timeout or lower --rollout-max-tokens"
                 )
-        return [finished[name] for name in names]
+        if failure is not None:
+            raise failure
+        if not self.placement.is_leader:
+            return []
+        return [[draws[number, j] for j in range(sampling.n)] for number in range(len(requests))]
 
     def _is_late(self, deadline: float) -> bool:
         """Whether any rank of this engine is past the deadline: they must stop at the same step."""
@@ -360,21 +355,17 @@ class VllmEngine:
             dist.all_reduce(late, op=dist.ReduceOp.MAX, group=get_tp_group().cpu_group)
         return bool(late)
 
-    def _draws(self, output: RequestOutput) -> list[_Draw]:
-        draws = []
-        for completion in sorted(output.outputs, key=lambda completion: completion.index):
-            token_ids = list(completion.token_ids)
-            logprobs: Any = completion.logprobs
-            assert len(logprobs.logprobs) == len(token_ids), "one log-probability per token"
-            draws.append(
-                _Draw(
-                    token_ids,
-                    logprobs.logprobs,
-                    self._tokenizer.decode(token_ids),
-                    str(completion.finish_reason),
-                )
-            )
-        return draws
+    def _draw(self, output: RequestOutput) -> _Draw:
+        (completion,) = output.outputs
+        token_ids = list(completion.token_ids)
+        logprobs: Any = completion.logprobs
+        assert len(logprobs.logprobs) == len(token_ids), "one log-probability per token"
+        return _Draw(
+            token_ids,
+            logprobs.logprobs,
+            self._tokenizer.decode(token_ids),
+            str(completion.finish_reason),
+        )
 
     def _response(self, draw: _Draw) -> Response:
         return Response(

@@ -7,6 +7,7 @@ import logging
 import math
 import os
 from collections.abc import Sequence
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,7 @@ from megatron_longrl.data.prompts import Prompt
 from megatron_longrl.data.rows import Row, load_rows
 from megatron_longrl.errors import UserError
 from megatron_longrl.parallel.agree import gather_objects, together
-from megatron_longrl.rewards.score import score
+from megatron_longrl.rewards.runner import RewardRunner, build_rewards
 from megatron_longrl.rollout.build import build_engine
 from megatron_longrl.rollout.engine import RolloutEngine
 from megatron_longrl.rollout.types import Group, SamplingSettings
@@ -30,7 +31,9 @@ logger = logging.getLogger(__name__)
 RATES = ("reward", "accuracy", "format", "response_length", "cut_off", "zero_advantage")
 
 
-def answer(runtime: Runtime, engine: RolloutEngine, rows: Sequence[Row]) -> list[Group]:
+def answer(
+    runtime: Runtime, engine: RolloutEngine, rewards: RewardRunner, rows: Sequence[Row]
+) -> list[Group]:
     """One scored response to each row, with the settings of evaluation."""
     config = runtime.config
     sampling = SamplingSettings(
@@ -45,22 +48,34 @@ def answer(runtime: Runtime, engine: RolloutEngine, rows: Sequence[Row]) -> list
     for first in range(0, len(rows), size):
         prompts: list[Prompt] = runtime.build_prompts(rows[first : first + size])
         prompts, media = runtime.encode(prompts, for_training=False)
-        groups += engine.generate(prompts, media.embeddings, sampling)
-    score(groups, config)
+        answered = engine.generate(prompts, media.embeddings, sampling, rewards.submit)
+        rewards.collect(answered)
+        groups += answered
     return groups
 
 
 def rollout_metrics(runtime: Runtime, groups: Sequence[Group]) -> tuple[dict[str, float], int]:
     """Means over all responses of all replicas, and how many prompts were answered.
 
-    Collective over the world.
+    Every reward of which the sum is made is there as ``reward/NAME``. Responses without a reward do
+    not count towards it. Collective over the world.
     """
     mine = [_group_summary(group) for group in groups] if runtime.replica_rank == 0 else []
     parts = gather_objects(runtime.groups.control, mine)
     everyone = [entry for part in parts for entry in part]
-    count = max(len(everyone), 1)
-    means = {f"{name}/mean": sum(entry[name] for entry in everyone) / count for name in RATES}
+    means = {f"{name}/mean": _mean(everyone, name) for name in RATES}
+    parts_of_reward = sorted({name for entry in everyone for name in entry} - set(RATES))
+    means |= {name: _mean(everyone, name) for name in parts_of_reward}
     return means, len(everyone)
+
+
+def reward_counters(runtime: Runtime, rewards: RewardRunner) -> dict[str, float]:
+    """What ``rewards.pop_counters()`` counted, over all replicas. Collective over the world."""
+    mine = rewards.pop_counters()
+    if runtime.replica_rank != 0:
+        mine = dict.fromkeys(mine, 0.0)
+    parts = gather_objects(runtime.groups.control, mine)
+    return {name: sum(part[name] for part in parts) for name in mine}
 
 
 def evaluate_checkpoint(config: Config) -> None:
@@ -77,17 +92,17 @@ def evaluate_checkpoint(config: Config) -> None:
         groups=runtime.groups,
         config=runtime.config,
     )
-    engine = build_engine(runtime.config, runtime.tokenizer, runtime.groups)
-    try:
+    with (
+        closing(build_rewards(runtime.config, runtime.groups)) as rewards,
+        closing(build_engine(runtime.config, runtime.tokenizer, runtime.groups)) as engine,
+    ):
         stream = weight_stream(model.modules, runtime.config, runtime.groups)
         engine.update_weights(stream, version=0)
-        groups = answer(runtime, engine, runtime.share(rows))
-        _report(runtime, groups)
-    finally:
-        engine.close()
+        groups = answer(runtime, engine, rewards, runtime.share(rows))
+        _report(runtime, groups, reward_counters(runtime, rewards))
 
 
-def _report(runtime: Runtime, groups: Sequence[Group]) -> None:
+def _report(runtime: Runtime, groups: Sequence[Group], counters: dict[str, float]) -> None:
     """Gather all replicas' answers; the writer tells the accuracy and writes the file."""
     mine = [_record(group) for group in groups] if runtime.replica_rank == 0 else []
     skipped = runtime.media_metrics(None)["samples_skipped"]
@@ -97,16 +112,17 @@ def _report(runtime: Runtime, groups: Sequence[Group]) -> None:
         if not answers:
             raise UserError("no row could be answered: every video failed, see the warnings above")
         if runtime.is_writer:
-            summary = summarize(answers) | {"samples_skipped": skipped}
+            summary = summarize(answers) | {"samples_skipped": skipped, **counters}
             logger.info("accuracy %.4f of %d samples", summary["accuracy"], summary["samples"])
             if runtime.config.output is not None:
                 _write_json(Path(runtime.config.output), {**summary, "answers": answers})
 
 
 def summarize(answers: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    """Accuracy with its 95 % interval (Wilson), by kind of question, and what always guessing one
-    option would score."""
+    """Accuracy with its 95 % interval (Wilson), by kind of question, what always guessing one
+    option would score, and the mean reward of the answers that have one."""
     right = sum(record["correct"] for record in answers)
+    rewards = [record["reward"] for record in answers if record["reward"] is not None]
     low, high = wilson_interval(right / len(answers), len(answers))
     kinds: dict[str, list[float]] = {}
     options: dict[str, int] = {}
@@ -119,6 +135,7 @@ def summarize(answers: Sequence[dict[str, Any]]) -> dict[str, Any]:
         "accuracy_high": high,
         "samples": len(answers),
         "majority_accuracy": max(options.values()) / len(answers),
+        "reward": sum(rewards) / len(rewards) if rewards else None,
         "format": sum(record["format"] for record in answers) / len(answers),
         "response_length": sum(record["tokens"] for record in answers) / len(answers),
         "by_problem_type": {kind: sum(v) / len(v) for kind, v in sorted(kinds.items())},
@@ -140,6 +157,7 @@ def wilson_interval(rate: float, total: int, z: float = 1.959964) -> tuple[float
 
 def _record(group: Group) -> dict[str, Any]:
     response = group.responses[0]
+    assert group.rewards is not None and group.valid is not None
     return {
         "problem_id": group.prompt.row.problem_id,
         "problem_type": group.prompt.row.problem_type,
@@ -147,6 +165,8 @@ def _record(group: Group) -> dict[str, Any]:
         "response": response.text,
         "correct": group.metrics["accuracy"],
         "format": group.metrics["format"],
+        "reward": float(group.rewards[0]) if group.valid[0] else None,
+        "rewards": {name: scores[0] for name, scores in group.components.items()},
         "tokens": len(response.token_ids),
         "finish_reason": response.finish_reason,
     }
@@ -163,12 +183,26 @@ def _group_summary(group: Group) -> dict[str, float]:
     assert group.rewards is not None
     lengths = torch.tensor([float(len(r.token_ids)) for r in group.responses])
     cut = [response.finish_reason == "length" for response in group.responses]
-    spread = float(group.rewards.max() - group.rewards.min())
+    rewards = group.rewards if group.valid is None else group.rewards[group.valid]
+    spread = float(rewards.max() - rewards.min()) if len(rewards) else 0.0
+    means = {f"reward/{name}": _mean_of(scores) for name, scores in group.components.items()}
+    means["reward"] = _mean_of(rewards.tolist())
     return {
-        "reward": float(group.rewards.mean()),
+        **{name: mean for name, mean in means.items() if mean is not None},
         "accuracy": group.metrics["accuracy"],
         "format": group.metrics["format"],
         "response_length": float(lengths.mean()),
         "cut_off": sum(cut) / len(cut),
         "zero_advantage": float(spread == 0.0),
     }
+
+
+def _mean_of(scores: Sequence[float | None]) -> float | None:
+    """Of the scores that there are; None where there is none."""
+    there = [score for score in scores if score is not None]
+    return sum(there) / len(there) if there else None
+
+
+def _mean(entries: Sequence[dict[str, float]], name: str) -> float:
+    """Over the entries that have it; 0 where none has."""
+    return _mean_of([entry.get(name) for entry in entries]) or 0.0

@@ -17,8 +17,8 @@ from megatron_longrl.training.trackers import TensorBoardTracker, Tracker, Wandb
 METRICS_FILE = "metrics.jsonl"
 RECIPE_FILE = "config.yaml"
 
-LIBRARIES = ("megatron.core", "vllm", "torch", "transformers")
-"""Loggers that tell their set-up at INFO."""
+LIBRARIES = ("megatron.core", "vllm", "torch", "transformers", "openai", "httpx", "httpx2")
+"""Loggers that tell their set-up, or every request, at INFO."""
 
 HARMLESS_WARNINGS = (
     ".*(Apex|apex).*",

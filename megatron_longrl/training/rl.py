@@ -8,11 +8,16 @@ from megatron_longrl.algorithms.advantages import ADVANTAGES
 from megatron_longrl.checkpoint.distributed import load_weights
 from megatron_longrl.checkpoint.mapping import weight_stream
 from megatron_longrl.data.rows import Row
-from megatron_longrl.rewards.score import score
+from megatron_longrl.rewards.runner import RewardRunner
 from megatron_longrl.rollout.engine import RolloutEngine
 from megatron_longrl.rollout.types import Group, SamplingSettings
 from megatron_longrl.training.batches import rl_batches
-from megatron_longrl.training.evaluation import answer, rollout_metrics, wilson_interval
+from megatron_longrl.training.evaluation import (
+    answer,
+    reward_counters,
+    rollout_metrics,
+    wilson_interval,
+)
 from megatron_longrl.training.losses import rl_loss
 from megatron_longrl.training.media import Media
 from megatron_longrl.training.reference import ReferenceWeights
@@ -26,15 +31,21 @@ class RLTrainer:
     Args:
         runtime: model, data and logs of the run.
         engine: generates responses; it gets the present weights here.
+        rewards: scores responses while others are being generated.
         reference: frozen weights of the KL term, when there is one.
     """
 
     def __init__(
-        self, runtime: Runtime, engine: RolloutEngine, reference: ReferenceWeights | None
+        self,
+        runtime: Runtime,
+        engine: RolloutEngine,
+        rewards: RewardRunner,
+        reference: ReferenceWeights | None,
     ) -> None:
         self.runtime = runtime
         self.config = runtime.config
         self.engine = engine
+        self.rewards = rewards
         self.reference = reference
         self.loss = rl_loss(runtime.config)
         self.version = 0
@@ -48,9 +59,10 @@ class RLTrainer:
         with timer("encode"):
             prompts, media = self.runtime.encode(prompts, for_training=True)
         with timer("rollout"):
-            groups = self.engine.generate(prompts, media.embeddings, self._sampling(iteration))
+            sampling = self._sampling(iteration)
+            groups = self.engine.generate(prompts, media.embeddings, sampling, self.rewards.submit)
         with timer("reward"):
-            score(groups, self.config)
+            self.rewards.collect(groups)
             with_advantages(groups, self.config.rl_algorithm, self.config.advantage_epsilon)
         with timer("pack"):
             batches = rl_batches(groups, self.config, self.runtime.groups, self.runtime.machine)
@@ -63,6 +75,7 @@ class RLTrainer:
         return {
             **result.metrics,
             **rollout_metrics(self.runtime, groups)[0],
+            **reward_counters(self.runtime, self.rewards),
             **self.runtime.media_metrics(media),
             "grad-norm": result.grad_norm,
             "learning-rate": result.learning_rate,
@@ -70,16 +83,19 @@ class RLTrainer:
 
     def validate(self, rows: Sequence[Row]) -> dict[str, float]:
         """Accuracy of greedy answers (or at --eval-temperature) to all rows of this replica."""
-        groups = answer(self.runtime, self.engine, rows)
+        groups = answer(self.runtime, self.engine, self.rewards, rows)
         metrics, count = rollout_metrics(self.runtime, groups)
+        counters = reward_counters(self.runtime, self.rewards)
         low, high = wilson_interval(metrics["accuracy/mean"], count)
         return {
             "valid/accuracy": metrics["accuracy/mean"],
             "valid/accuracy_low": low,
             "valid/accuracy_high": high,
+            "valid/reward": metrics["reward/mean"],
             "valid/format": metrics["format/mean"],
             "valid/response_length": metrics["response_length/mean"],
             "valid/samples_skipped": self.runtime.media_metrics(None)["samples_skipped"],
+            **{f"valid/{name}": value for name, value in counters.items()},
         }
 
     def _sampling(self, iteration: int) -> SamplingSettings:

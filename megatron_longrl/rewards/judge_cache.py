@@ -1,0 +1,44 @@
+"""Judgements that outlive a run: a file each, shared by all ranks and runs that use the folder."""
+
+from __future__ import annotations
+
+import json
+import os
+import secrets
+from pathlib import Path
+
+
+class JudgeCache:
+    """Scores by the hash of what was asked.
+
+    Args:
+        folder: None keeps nothing.
+    """
+
+    def __init__(self, folder: str | None) -> None:
+        self._folder = None if folder is None else Path(folder)
+
+    def read(self, key: str) -> float | None:
+        """The score, or None where there is none that can be read."""
+        if self._folder is None:
+            return None
+        try:
+            score = float(json.loads(self._path(key).read_text(encoding="utf-8"))["score"])
+        except (OSError, ValueError, KeyError, TypeError):
+            return None
+        return score if 0 <= score <= 1 else None
+
+    def write(self, key: str, score: float, reply: str, model: str) -> None:
+        """Keep a score, with what led to it for people to read. Raises OSError."""
+        if self._folder is None:
+            return
+        path = self._path(key)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        aside = path.with_name(f"{path.name}.{secrets.token_hex(6)}.tmp")
+        content = {"score": score, "model": model, "reply": reply}
+        aside.write_text(json.dumps(content, indent=1), encoding="utf-8")
+        os.replace(aside, path)
+
+    def _path(self, key: str) -> Path:
+        assert self._folder is not None
+        return self._folder / key[:2] / f"{key}.json"

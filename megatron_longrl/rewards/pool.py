@@ -1,0 +1,276 @@
+"""Child processes that score (worker.py): calls are queued, each has a deadline, and a child that
+hangs or dies is replaced."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import signal
+import sys
+from collections import deque
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from dataclasses import asdict, dataclass
+from itertools import count
+from pathlib import Path
+from typing import Any
+
+import megatron_longrl
+from megatron_longrl.rewards.registry import LIBRARIES
+from megatron_longrl.rewards.sample import Outcome, RewardError, Sample
+
+Functions = Mapping[str, Mapping[str, Any]]
+"""By name of each user's function: whether it is ``batch``, ``async``, and which ``options`` it
+takes."""
+
+START_SECONDS = 300.0
+"""Longest time for starting a child: a user's file may load a model."""
+
+_TOGETHER = 64  # calls of an asynchronous function at the same time in one child
+_GRACE_SECONDS = 2.0  # for a child to tell that an asynchronous call was late
+_LINE_BYTES = 1 << 26
+
+
+class ChildDied(Exception):
+    """A child ended by itself."""
+
+
+@dataclass(eq=False)
+class _Call:
+    reward: str
+    samples: Sequence[Sample]
+    outcomes: asyncio.Future[list[Outcome]]
+    alone: bool = False
+    """Not beside others: one of those that ran together has hung or killed the child."""
+
+    def finish(self, outcomes: list[Outcome]) -> None:
+        if not self.outcomes.done():  # Nobody may wait for it any more.
+            self.outcomes.set_result(outcomes)
+
+    def fail(self, error: str, *, timed_out: bool = False) -> None:
+        self.finish([Outcome.failure(error, timed_out=timed_out)] * len(self.samples))
+
+
+class _Child:
+    """One process; started when it is first needed, and again after its end.
+
+    Args:
+        setup: its first message.
+    """
+
+    def __init__(self, setup: Mapping[str, Any]) -> None:
+        self._setup = setup
+        self._process: asyncio.subprocess.Process | None = None
+        self._imported: set[str] = set()
+
+    async def start(self) -> Functions:
+        """What it says of the users' functions.
+
+        Raises:
+            RewardError: it cannot load them.
+        """
+        root = str(Path(megatron_longrl.__file__).parents[1])
+        others = os.environ.get("PYTHONPATH")
+        path = root if not others else os.pathsep.join((root, others))
+        self._imported.clear()
+        self._process = await asyncio.create_subprocess_exec(
+            *(sys.executable, "-m", "megatron_longrl.rewards.worker", str(os.getpid())),
+            stdin=asyncio.subprocess.PIPE,
+            stdout=asyncio.subprocess.PIPE,
+            env={**os.environ, "PYTHONPATH": path},
+            limit=_LINE_BYTES,
+            start_new_session=True,  # so that its own children can be killed with it
+        )
+        functions: Functions = (await self._ask(self._setup, "start"))["functions"]
+        return functions
+
+    async def ensure_ready(self, reward: str) -> None:
+        """Start it where it does not run, and let it import what a reward needs.
+
+        Raises:
+            RewardError: it does not come up, or the library is missing.
+        """
+        if self._process is None:
+            await self.start()
+        library = LIBRARIES.get(reward)
+        if library is not None and library not in self._imported:
+            await self._ask({"library": library}, f"import {library}")
+            self._imported.add(library)
+
+    async def send(self, message: Mapping[str, Any]) -> None:
+        """Raises ChildDied."""
+        assert self._process is not None and self._process.stdin is not None
+        self._process.stdin.write(json.dumps(message).encode() + b"\n")
+        try:
+            await self._process.stdin.drain()
+        except ConnectionError:
+            raise ChildDied from None
+
+    async def receive(self) -> dict[str, Any]:
+        """The next message. Raises ChildDied."""
+        assert self._process is not None and self._process.stdout is not None
+        line = await self._process.stdout.readline()
+        if not line.endswith(b"\n"):
+            raise ChildDied
+        message: dict[str, Any] = json.loads(line)
+        return message
+
+    async def kill(self) -> int | None:
+        """End it with all that it has started; its exit status (negative: a signal's number)."""
+        if self._process is None:
+            return None
+        process, self._process = self._process, None
+        died = process.returncode
+        if died is None:  # Or it ended a moment ago, and nobody has looked.
+            with suppress(TimeoutError):
+                died = await asyncio.wait_for(process.wait(), 0.1)
+        with suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+        await process.wait()
+        return died
+
+    async def _ask(self, message: Mapping[str, Any], what: str) -> dict[str, Any]:
+        try:
+            async with asyncio.timeout(START_SECONDS):
+                await self.send(message)
+                reply = await self.receive()
+        except TimeoutError:
+            await self.kill()
+            raise RewardError(
+                f"the process that runs reward functions did not {what} within {START_SECONDS:g} s"
+            ) from None
+        except ChildDied:
+            status = await self.kill()
+            raise RewardError(
+                f"the process that runs reward functions died at its {what} (exit status {status})"
+            ) from None
+        if "error" in reply:
+            await self.kill()
+            raise RewardError(reply["error"])
+        return reply
+
+
+class WorkerPool:
+    """Runs rewards in children. Belongs to one event loop.
+
+    Args:
+        functions: file of each user's function, by name.
+        options: keyword arguments of the functions.
+        size: children.
+        seconds: deadline of a call; queueing and a child's start do not count.
+    """
+
+    def __init__(
+        self,
+        functions: Mapping[str, str],
+        options: Mapping[str, Any],
+        *,
+        tolerance: float,
+        size: int,
+        seconds: float,
+    ) -> None:
+        setup = {"functions": functions, "options": options, "tolerance": tolerance}
+        self._children = [_Child(setup) for _ in range(size)]
+        self._seconds = seconds
+        self._functions: Functions = {}
+        self._waiting: deque[_Call] = deque()
+        self._arrived = asyncio.Event()
+        self._numbers = count()
+        self._servers: list[asyncio.Task[None]] = []
+
+    async def load(self) -> Functions:
+        """Start one child and see what the functions are.
+
+        Raises:
+            RewardError: they cannot be loaded.
+        """
+        return await self._children[0].start()
+
+    def know(self, functions: Functions) -> None:
+        """Take over what a pool of another rank has loaded."""
+        self._functions = functions
+
+    async def score(self, reward: str, samples: Sequence[Sample]) -> list[Outcome]:
+        """One outcome per sample: of a batch function a whole group, else of a single one."""
+        if not self._servers:
+            self._servers = [asyncio.create_task(self._serve(child)) for child in self._children]
+        call = _Call(reward, samples, asyncio.get_running_loop().create_future())
+        self._waiting.append(call)
+        self._arrived.set()
+        return await call.outcomes
+
+    async def close(self) -> None:
+        """End all children; what waits gets no score."""
+        for server in self._servers:
+            server.cancel()
+        await asyncio.gather(*self._servers, return_exceptions=True)
+        await asyncio.gather(*(child.kill() for child in self._children))
+
+    async def _serve(self, child: _Child) -> None:
+        while True:
+            while not self._waiting:
+                self._arrived.clear()
+                await self._arrived.wait()
+            calls = self._take()
+            try:
+                await self._run(child, calls)
+            except Exception as error:  # A reward costs its own sample, whatever it is.
+                await child.kill()
+                for call in calls:
+                    call.fail(f"was not computed: {type(error).__name__}: {error}")
+
+    def _take(self) -> list[_Call]:
+        """The next call; of an asynchronous function as many as may run together."""
+        first = self._waiting.popleft()
+        calls = [first]
+        if not first.alone and self._is_async(first.reward):
+            same = [c for c in self._waiting if c.reward == first.reward and not c.alone]
+            calls += same[: _TOGETHER - 1]
+            for call in calls[1:]:
+                self._waiting.remove(call)
+        return [call for call in calls if not call.outcomes.done()]
+
+    async def _run(self, child: _Child, calls: Sequence[_Call]) -> None:
+        if not calls:
+            return
+        try:
+            await child.ensure_ready(calls[0].reward)
+        except RewardError as error:
+            for call in calls:
+                call.fail(str(error))
+            return
+        open_calls = {next(self._numbers): call for call in calls}
+        message = {
+            "seconds": self._seconds,
+            "calls": [
+                {"id": number, "reward": call.reward, "samples": list(map(asdict, call.samples))}
+                for number, call in open_calls.items()
+            ],
+        }
+        grace = _GRACE_SECONDS if self._is_async(calls[0].reward) else 0.0
+        try:
+            async with asyncio.timeout(self._seconds + grace):
+                await child.send(message)
+                while open_calls:
+                    reply = await child.receive()
+                    outcomes = [Outcome(**outcome) for outcome in reply["outcomes"]]
+                    open_calls.pop(reply["id"]).finish(outcomes)
+            return
+        except TimeoutError:
+            await child.kill()
+            error, timed_out = f"gave no result within {self._seconds:g} s", True
+        except ChildDied:
+            status = await child.kill()
+            error, timed_out = f"ended its process (exit status {status})", False
+        if len(calls) == 1:
+            for call in open_calls.values():
+                call.fail(error, timed_out=timed_out)
+            return
+        for call in open_calls.values():  # Which of them it was shows when each runs alone.
+            call.alone = True
+            self._waiting.append(call)
+        self._arrived.set()
+
+    def _is_async(self, reward: str) -> bool:
+        return bool(self._functions.get(reward, {}).get("async"))

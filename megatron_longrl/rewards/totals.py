@@ -1,0 +1,55 @@
+"""From the outcomes of all rewards to the reward of each response."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import torch
+
+from megatron_longrl.config.reward_terms import RewardTerm
+from megatron_longrl.rewards.sample import Outcome
+from megatron_longrl.rollout.types import Group
+
+REPORTED = ("accuracy", "format")
+"""Computed for every response, for the metrics, whatever the rewards are."""
+
+Outcomes = Mapping[str, Outcome]
+"""Of one response, by reward."""
+
+
+def fill(group: Group, terms: Sequence[RewardTerm], scored: Sequence[Outcomes]) -> None:
+    """Fill in what training and evaluation ask of a scored group.
+
+    ``rewards`` float [n] is the weighted sum, 0 where a term with a weight has no score; there
+    ``valid`` bool [n] is False. ``components`` has every term's scores. A mean of REPORTED counts
+    what has no score as 0.
+    """
+    weighted = [(term.name, term.weight) for term in terms if term.weight]
+    rewards, valid = [], []
+    for outcomes in scored:
+        scores = {name: outcomes[name].score for name, _ in weighted}
+        rewards.append(sum(weight * (scores[name] or 0.0) for name, weight in weighted))
+        valid.append(None not in scores.values())
+    group.valid = torch.tensor(valid, dtype=torch.bool)
+    group.rewards = torch.tensor(rewards, dtype=torch.float32) * group.valid
+    group.components = _components([term.name for term in terms], scored)
+    for name in REPORTED:
+        group.metrics[name] = sum(outcomes[name].score or 0.0 for outcomes in scored) / len(scored)
+
+
+def count_failures(terms: Sequence[RewardTerm], scored: Sequence[Outcomes]) -> tuple[int, int]:
+    """Responses without a reward, and those of them because a deadline passed."""
+    weighted = [term.name for term in terms if term.weight]
+    failed = sum(any(o[name].score is None for name in weighted) for o in scored)
+    late = sum(any(o[name].timed_out for name in weighted) for o in scored)
+    return failed, late
+
+
+def _components(names: Sequence[str], scored: Sequence[Outcomes]) -> dict[str, list[float | None]]:
+    """Scores by reward; the further numbers of a function as ``function/number``."""
+    components: dict[str, list[float | None]] = {}
+    for name in names:
+        components[name] = [outcomes[name].score for outcomes in scored]
+        for key in dict.fromkeys(key for outcomes in scored for key in outcomes[name].extras):
+            components[f"{name}/{key}"] = [outcomes[name].extras.get(key) for outcomes in scored]
+    return components

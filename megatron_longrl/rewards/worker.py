@@ -1,0 +1,168 @@
+"""The child process that runs users' functions, math and ROUGE:
+``python -m megatron_longrl.rewards.worker PARENT``, started and ended by pool.py.
+
+It speaks JSON, a line a message, over the pipes that were its standard input and output; what the
+functions print goes to standard error. In this order it reads
+
+    {"functions": {NAME: FILE}, "options": {...}, "tolerance": X}    once
+    {"library": MODULE}                                              to import before its first use
+    {"calls": [{"id": N, "reward": NAME, "samples": [...]}], "seconds": X}
+
+and answers ``{"functions": {NAME: {...}}}`` or ``{"error": LINE}``; ``{}`` or ``{"error": LINE}``;
+and, in the order in which they end, a ``{"id": N, "outcomes": [...]}`` for every call. Several
+calls of an asynchronous function run at the same time.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import ctypes
+import importlib
+import inspect
+import io
+import json
+import os
+import signal
+import sys
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import asdict
+from typing import Any
+
+from megatron_longrl.rewards.functions import UserFunction, raised
+from megatron_longrl.rewards.registry import REWARDS
+from megatron_longrl.rewards.sample import Outcome, RewardError, Sample
+
+Message = dict[str, Any]
+
+_PR_SET_PDEATHSIG = 1  # linux/prctl.h
+
+
+class _Late(Exception):
+    """An asynchronous function did not end in time."""
+
+
+class Worker:
+    """What a child knows: the functions, and how to score samples with them.
+
+    Raises:
+        RewardError: a function cannot be loaded.
+    """
+
+    def __init__(self, setup: Message) -> None:
+        self._tolerance = float(setup["tolerance"])
+        self._functions = {
+            name: UserFunction(file, name, setup["options"])
+            for name, file in setup["functions"].items()
+        }
+        # One for all calls: a user's client may live from call to call.
+        self._loop = asyncio.new_event_loop()
+
+    def describe(self) -> dict[str, Message]:
+        """What the parent must know of the functions."""
+        return {
+            name: {"batch": f.is_batch, "async": f.is_async, "options": sorted(f.options)}
+            for name, f in self._functions.items()
+        }
+
+    def run(
+        self, calls: Sequence[Message], seconds: float, tell: Callable[[Message], None]
+    ) -> None:
+        """Score the samples of all calls; ``tell`` gets every answer as soon as it is there."""
+
+        async def one(call: Message) -> None:
+            samples = [Sample(**sample) for sample in call["samples"]]
+            outcomes = await self._score(call["reward"], samples, seconds)
+            tell({"id": call["id"], "outcomes": [asdict(outcome) for outcome in outcomes]})
+
+        async def every() -> None:
+            await asyncio.gather(*map(one, calls))
+
+        self._loop.run_until_complete(every())
+
+    async def _score(self, name: str, samples: Sequence[Sample], seconds: float) -> list[Outcome]:
+        function = self._functions.get(name)
+        try:
+            if function is None:
+                return [Outcome(REWARDS[name](sample, self._tolerance)) for sample in samples]
+            returned = function.call(samples)
+            if inspect.isawaitable(returned):
+                returned = await _within(returned, seconds)
+            return function.outcomes(returned, len(samples))
+        except RewardError as error:
+            failure = Outcome.failure(str(error))
+        except _Late:
+            failure = Outcome.failure(f"gave no result within {seconds:g} s", timed_out=True)
+        except BaseException as error:  # A function may even call sys.exit.
+            failure = Outcome.failure(raised(error))
+        return [failure] * len(samples)
+
+
+async def _within(awaitable: Awaitable[Any], seconds: float) -> Any:
+    try:
+        async with asyncio.timeout(seconds) as limit:
+            return await awaitable
+    except TimeoutError:
+        if limit.expired():
+            raise _Late from None
+        raise  # The function's own.
+
+
+def main() -> int:
+    """Serve until the parent closes the pipe."""
+    _die_with(int(sys.argv[1]))
+    requests, replies = _take_over_pipes()
+
+    def tell(message: Message) -> None:
+        replies.write(json.dumps(message) + "\n")
+        replies.flush()
+
+    worker: Worker | None = None
+    for line in requests:
+        message = json.loads(line)
+        if "calls" in message:
+            assert worker is not None, "functions come before calls"
+            worker.run(message["calls"], message["seconds"], tell)
+        elif "library" in message:
+            tell(_import(message["library"]))
+        else:
+            try:
+                worker = Worker(message)
+                tell({"functions": worker.describe()})
+            except RewardError as error:
+                tell({"error": str(error)})
+    return 0
+
+
+def _import(library: str) -> Message:
+    try:
+        importlib.import_module(library)
+    except ImportError as error:
+        return {"error": f"{library} cannot be imported: {error}"}
+    return {}
+
+
+def _take_over_pipes() -> tuple[io.TextIOWrapper, io.TextIOWrapper]:
+    """The parent's pipes, under numbers that no user code knows.
+
+    What it prints, even from C or a subprocess, goes to stderr; what it reads is empty.
+    """
+    requests = os.fdopen(os.dup(0), encoding="utf-8")
+    replies = os.fdopen(os.dup(1), "w", encoding="utf-8")
+    os.dup2(2, 1)
+    nothing = os.open(os.devnull, os.O_RDONLY)
+    os.dup2(nothing, 0)
+    os.close(nothing)
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(line_buffering=True)  # what it printed last must not be lost
+    return requests, replies
+
+
+def _die_with(parent: int) -> None:
+    """A trainer that is killed must not leave a child behind that computes for ever."""
+    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+    if os.getppid() != parent:  # It has died already.
+        os._exit(1)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
