@@ -25,6 +25,9 @@ INSTALL_REQUIRES = [
     "tensorboard>=2.18",
     "wandb>=0.19",
     "matplotlib>=3.9",
+    "openai>=1.60",
+    "math-verify>=0.8",
+    "rouge-score>=0.1.2",
 ]
 
 EXTRAS_REQUIRE = {

@@ -351,8 +351,8 @@ def _rewards(config: Config) -> Iterator[str]:
     if config.reward_step_timeout >= 60 * config.distributed_timeout_minutes:
         yield (
             f"reward_step_timeout ({config.reward_step_timeout:g} s) is not shorter than "
-            f"distributed_timeout_minutes ({config.distributed_timeout_minutes:g}), after which other "
-            "ranks no longer wait: raise --distributed-timeout-minutes"
+            f"distributed_timeout_minutes ({config.distributed_timeout_minutes:g}), after which "
+            "other ranks no longer wait: raise --distributed-timeout-minutes"
         )
     if any(term.name == "judge" for term in terms):
         for name in ("judge_url", "judge_model"):

@@ -130,8 +130,8 @@ def _outcome(value: Any) -> Outcome:
     numbers = {str(key): _number(entry) for key, entry in value.items()}
     wrong = [key for key, number in numbers.items() if number is None]
     if "score" not in numbers or wrong:
-        what = f"{wrong[0]!r} is no finite number" if wrong else "has no 'score'"
-        return Outcome.failure(f"returned {shown(value)}, in which {what}")
+        what = f"in which {wrong[0]!r} is no finite number" if wrong else "which has no 'score'"
+        return Outcome.failure(f"returned {shown(value)}, {what}")
     extras = {key: number for key, number in numbers.items() if number is not None}
     return Outcome(extras.pop("score"), extras)
 

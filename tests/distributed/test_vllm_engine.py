@@ -270,6 +270,48 @@ def test_samples_depend_on_seed_step_and_prompt_and_not_on_the_layout(layout: La
 
 
 @on_every_layout
+def test_each_response_is_told_on_one_rank_while_others_are_generated(
+    layout: Layout, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _, engine, groups = layout
+    settings = SamplingSettings(n=3, max_tokens=40, seed=9)
+    plain = engine.generate(PROMPTS, MEDIA, settings)
+    # A common token as the end of a turn: responses differ in length.
+    ids = [int(i) for group in plain for r in group.responses for i in r.token_ids[5:]]
+    monkeypatch.setattr(engine._tokenizer, "eos_id", max(set(ids), key=ids.count), raising=False)
+    told: list[tuple[str, int, str, int, int]] = []
+
+    def tell(prompt: Prompt, index: int, text: str, n: int) -> None:
+        assert any(prompt is one for one in PROMPTS)
+        running = engine._engine.get_num_unfinished_requests()
+        told.append((prompt.uid, index, text, n, running))
+
+    answers = engine.generate(PROMPTS, MEDIA, settings, tell)
+    everyone = [entry for part in gather_objects(groups.replica_control, told) for entry in part]
+    assert sorted(entry[:4] for entry in everyone) == sorted(
+        (group.prompt.uid, index, response.text, 3)
+        for group in answers
+        for index, response in enumerate(group.responses)
+    )
+    assert max(entry[4] for entry in everyone) > 3, "told before the others are complete"
+    assert tokens(engine.generate(PROMPTS, MEDIA, settings)) == tokens(answers)
+
+
+@on_every_layout
+def test_a_listener_that_raises_is_an_error_on_every_rank(layout: Layout) -> None:
+    _, engine, groups = layout
+    settings = SamplingSettings(n=2, max_tokens=20, seed=1)
+
+    def tell(prompt: Prompt, index: int, text: str, n: int) -> None:
+        raise ValueError("cannot listen")
+
+    with pytest.raises(UserError, match="cannot listen"):
+        engine.generate(PROMPTS, MEDIA, settings, tell)
+    fine = tokens(engine.generate(PROMPTS, MEDIA, settings))
+    assert len(set(map(str, gather_objects(groups.replica_control, fine)))) == 1
+
+
+@on_every_layout
 def test_the_end_of_turn_token_belongs_to_the_response(
     layout: Layout, monkeypatch: pytest.MonkeyPatch
 ) -> None:

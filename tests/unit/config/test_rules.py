@@ -210,13 +210,6 @@ BROKEN = [
         "give --rollout-temperature 1",
     ),
     (
-        {"reward_accuracy_weight": 0, "reward_format_weight": 0},
-        1,
-        "rl",
-        "reward_accuracy_weight and reward_format_weight are both 0, every reward would be 0: "
-        "give one of them a weight",
-    ),
-    (
         {"video_frames": 100},
         1,
         "rl",

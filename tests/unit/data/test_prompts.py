@@ -18,7 +18,7 @@ from megatron_longrl.data.tokenizer import Tokenizer, build_tokenizer, train_sen
 from megatron_longrl.data.video import VideoError, decode_frames, probe
 from megatron_longrl.errors import UserError
 from megatron_longrl.models.vila.layout import VilaLayout
-from megatron_longrl.rewards.accuracy import accuracy_reward
+from megatron_longrl.rewards.choice import choice_reward
 from megatron_longrl.rewards.format import format_reward
 
 TOKENS_PER_FRAME = 4
@@ -135,7 +135,7 @@ def test_a_demonstration_is_what_the_rewards_ask_for(tokenizer: Tokenizer, row: 
     assert ids[-1] == tokenizer.eos_id
     text = tokenizer.decode(ids[:-1])
     assert text == "<think>It starts left.</think><answer>B</answer>"
-    assert format_reward(text) == accuracy_reward(text, row.answer) == 1.0
+    assert format_reward(text) == choice_reward(text, row.answer) == 1.0
     short = builder.response_ids(replace(row, reasoning=""))
     assert tokenizer.decode(short) == "<answer>B</answer><|im_end|>"
 

@@ -100,6 +100,15 @@ def test_optional_fields_have_defaults(tmp_path: Path) -> None:
     assert (row.reasoning, row.problem_type, row.data_type) == ("", "general", "video")
 
 
+def test_other_fields_are_metadata_and_no_part_of_the_uid(tmp_path: Path) -> None:
+    more = {"answer_type": "numeric", "segments": [[1, 2.5]], "level": None}
+    (row,) = load_rows([write_lines(tmp_path / "t.jsonl", [ENTRY | more])])
+    assert row.metadata == more
+    (plain,) = load_rows([write_lines(tmp_path / "a" / "t.jsonl", [ENTRY])])
+    assert plain.metadata == {} and plain.uid == row.uid
+    assert len({row, plain}) == 2, "rows can be members of sets"
+
+
 def test_line_separators_of_unicode_do_not_split_a_line(tmp_path: Path) -> None:
     path = tmp_path / "t.jsonl"
     path.write_text(json.dumps(ENTRY | {"problem": "a\u2028b\x85c"}, ensure_ascii=False))

@@ -35,9 +35,15 @@ def test_the_ends_of_wilsons_interval_solve_its_equation(total):
 
 
 def record(
-    kind: str, answer: str, correct: float, tokens: int, form: float = 1.0
+    kind: str,
+    answer: str,
+    correct: float,
+    tokens: int,
+    form: float = 1.0,
+    reward: float | None = 1.0,
 ) -> dict[str, Any]:
     return {
+        "reward": reward,
         "problem_type": kind,
         "answer": answer,
         "correct": correct,
@@ -49,9 +55,9 @@ def record(
 def test_summary():
     answers = [
         record("temporal", "B", 1.0, 10),
-        record("temporal", "B", 0.0, 30, form=0.0),
+        record("temporal", "B", 0.0, 30, form=0.0, reward=0.25),
         record("spatial", "A", 1.0, 20),
-        record("goal", "B", 1.0, 40),
+        record("goal", "B", 1.0, 40, reward=None),
     ]
     summary = summarize(answers)
     low, high = wilson_interval(3 / 4, 4)
@@ -61,6 +67,7 @@ def test_summary():
         "accuracy_high": high,
         "samples": 4,
         "majority_accuracy": 0.75,  # always B
+        "reward": 0.75,  # of three
         "format": 0.75,
         "response_length": 25.0,
         "by_problem_type": {"goal": 1.0, "spatial": 1.0, "temporal": 0.5},
@@ -85,4 +92,19 @@ def test_summary_of_a_group():
         }
     )
     group.rewards = torch.tensor([0.3, 0.3])
+    assert _group_summary(group)["zero_advantage"] == 1.0
+
+
+def test_summary_of_a_group_with_a_response_that_has_no_reward() -> None:
+    responses = [make_response(2, seed) for seed in range(3)]
+    group = Group(make_prompt("p"), responses, rewards=torch.tensor([0.5, 0.0, 0.5]))
+    group.metrics = {"accuracy": 0.5, "format": 1.0}
+    group.valid = torch.tensor([True, False, True])
+    group.components = {"f": [0.5, None, 0.5], "f/words": [1.0, None, 3.0], "g": [None] * 3}
+    summary = _group_summary(group)
+    assert (summary["reward"], summary["zero_advantage"]) == (0.5, 1.0)
+    assert (summary["reward/f"], summary["reward/f/words"]) == (0.5, 2.0)
+    assert "reward/g" not in summary
+    group.valid = torch.zeros(3, dtype=torch.bool)
+    assert "reward" not in _group_summary(group), "it does not lower the mean of the others"
     assert _group_summary(group)["zero_advantage"] == 1.0

@@ -1,0 +1,73 @@
+"""Where the answer stands in a response."""
+
+from __future__ import annotations
+
+import time
+
+import pytest
+
+from megatron_longrl.data.tokenizer import END_OF_TURN
+from megatron_longrl.rewards.answer import extract_answer, final_text, last_boxed, visible
+
+
+@pytest.mark.parametrize(
+    ("response", "answer"),
+    [
+        ("<answer> C </answer>", "C"),
+        ("<answer>A</answer><answer> C </answer>", "C"),
+        ("<answer>A</answer> no, <answer>B</answer> </answer>", "B"),
+        ("<answer>A <answer>B</answer>", "B"),
+        ("<answer>A</answer><answer>B", "A"),
+        ("</answer>A<answer>", None),
+        ("<answer>", None),
+        ("no answer", None),
+        ("", None),
+        ("<answer></answer>", ""),
+    ],
+)
+def test_the_last_answer_counts(response: str, answer: str | None) -> None:
+    assert extract_answer(response) == answer
+
+
+def test_the_end_of_turn_is_not_visible() -> None:
+    assert visible(f"a{END_OF_TURN}") == "a"
+    assert visible(f"a{END_OF_TURN}{END_OF_TURN}") == f"a{END_OF_TURN}"
+    assert visible(f"a{END_OF_TURN}x") == f"a{END_OF_TURN}x"
+
+
+@pytest.mark.parametrize(
+    ("response", "text"),
+    [
+        ("<think>x</think><answer>A</answer>", "A"),
+        ("<think>x</think> A man. ", "A man."),
+        ("A man.", "A man."),
+        ("<think>never done", "<think>never done"),
+    ],
+)
+def test_free_text_needs_no_element(response: str, text: str) -> None:
+    assert final_text(response) == text
+
+
+@pytest.mark.parametrize(
+    ("text", "inside"),
+    [
+        (r"so \boxed{3}", "3"),
+        (r"\boxed{1} or \boxed{ \frac{1}{2} }", r"\frac{1}{2}"),
+        (r"{ \boxed{5}", "5"),
+        (r"} \boxed{5}", "5"),
+        (r"\boxed{1} then \boxed{2", "1"),
+        (r"\boxed{\boxed{5}}", r"\boxed{5}"),
+        (r"\boxed 3", None),
+        ("3", None),
+    ],
+)
+def test_boxes(text: str, inside: str | None) -> None:
+    assert last_boxed(text) == inside
+
+
+@pytest.mark.parametrize("piece", [r"\boxed{", "<answer>", "</answer>", "{", "}"])
+def test_a_response_that_repeats_itself_costs_no_time(piece: str) -> None:
+    began = time.perf_counter()
+    extract_answer(piece * 50_000)
+    last_boxed(piece * 50_000)
+    assert time.perf_counter() - began < 2

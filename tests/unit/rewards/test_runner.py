@@ -1,0 +1,341 @@
+"""Rewards of groups: the weights, what fails, what is counted, and that scoring begins at once."""
+
+from __future__ import annotations
+
+import logging
+import math
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from megatron_longrl.errors import UserError
+from megatron_longrl.rewards.runner import RewardRunner
+from megatron_longrl.rollout.types import Group
+from tests.unit.rewards.endpoint import serve
+from tests.unit.rewards.samples import write_file
+from tests.unit.training.made_up import make_config, make_prompt, make_response
+
+RIGHT = "<think>x</think><answer>B</answer>"
+WRONG = "<think>x</think><answer>C</answer>"
+NO_THOUGHT = "<answer>B</answer>"
+NONE = {"rewards_failed": 0.0, "rewards_timed_out": 0.0}
+
+FUNCTIONS = """
+import time
+
+def good(response):
+    return {"score": float(len(response)), "words": len(response.split())}
+
+def odd(response):
+    if response == "forever":
+        time.sleep(1000)
+    if response == "raise":
+        raise ValueError("no")
+    return {"nan": float("nan"), "text": "5", "none": None}.get(response, 2.0)
+
+def group(responses):
+    return [1.0 / len(responses)] * (len(responses) + ("long" in responses))
+
+def noted(response, folder):
+    open(f"{folder}/{response}", "w").close()
+    return 1.0
+"""
+
+
+def make_group(*texts: str) -> Group:
+    """The answer of every made-up prompt is B."""
+    return Group(make_prompt("p"), [make_response(3, k, text) for k, text in enumerate(texts)])
+
+
+@contextmanager
+def runner(**fields: Any) -> Iterator[RewardRunner]:
+    made = RewardRunner(make_config(**fields))
+    try:
+        yield made
+    finally:
+        made.close()
+
+
+@pytest.fixture
+def file(tmp_path: Path) -> str:
+    return write_file(tmp_path, FUNCTIONS)
+
+
+# ---- Sums ----
+
+
+def test_reward_is_the_weighted_sum() -> None:
+    groups = [make_group(RIGHT, WRONG, NO_THOUGHT, "B"), make_group(WRONG)]
+    with runner(rewards=["accuracy=0.7", "format=0.2"]) as rewards:
+        rewards.collect(groups)
+        assert rewards.pop_counters() == NONE
+    torch.testing.assert_close(groups[0].rewards, torch.tensor([0.9, 0.2, 0.7, 0.0]))
+    torch.testing.assert_close(groups[1].rewards, torch.tensor([0.2]))
+    assert groups[0].valid is not None and groups[0].valid.tolist() == [True] * 4
+    assert groups[0].components == {"accuracy": [1, 0, 1, 0], "format": [1, 1, 0, 0]}
+    assert groups[0].metrics == {"accuracy": 0.5, "format": 0.5}
+    assert groups[1].metrics == {"accuracy": 0.0, "format": 1.0}
+
+
+def test_the_default_is_mostly_accuracy() -> None:
+    group = make_group(RIGHT, WRONG, NO_THOUGHT)
+    with runner() as rewards:
+        rewards.collect([group])
+    torch.testing.assert_close(group.rewards, torch.tensor([1.0, 0.1, 0.9]))
+
+
+@pytest.mark.parametrize("text", [RIGHT, RIGHT + "<|im_end|>"])
+def test_the_end_of_turn_is_no_part_of_the_form(text: str) -> None:
+    group = make_group(text)
+    with runner() as rewards:
+        rewards.collect([group])
+    torch.testing.assert_close(group.rewards, torch.tensor([1.0]))
+
+
+def test_text_after_the_end_of_turn_breaks_the_form() -> None:
+    group = make_group(RIGHT + "<|im_end|>x", RIGHT + "<|im_end|><|im_end|>")
+    with runner() as rewards:
+        rewards.collect([group])
+    assert group.metrics["format"] == 0.0
+
+
+def test_functions_replace_the_default(file: str) -> None:
+    group = make_group("a b", "abcd")
+    with runner(reward_function=[f"{file}:good=0.5"]) as rewards:
+        rewards.collect([group])
+    torch.testing.assert_close(group.rewards, torch.tensor([1.5, 2.0]))
+    assert group.components == {"good": [3.0, 4.0], "good/words": [2.0, 1.0]}
+    assert group.metrics == {"accuracy": 0.0, "format": 0.0}, "known all the same"
+
+
+def test_functions_beside_built_in_rewards(file: str) -> None:
+    group = make_group(RIGHT, WRONG)
+    functions = [f"{file}:good=0", f"{file}:group=-1"]
+    with runner(rewards=["accuracy"], reward_function=functions) as rewards:
+        rewards.collect([group])
+    torch.testing.assert_close(group.rewards, torch.tensor([0.5, -0.5]))
+    assert group.components["good"] == [len(RIGHT), len(WRONG)], "weight 0 is reported"
+
+
+# ---- Failures ----
+
+
+def test_a_failure_costs_its_own_sample(file: str, caplog: pytest.LogCaptureFixture) -> None:
+    texts = ("fine", "forever", "raise", "nan", "text", "none", "fine")
+    group = make_group(*texts)
+    with (
+        caplog.at_level(logging.WARNING),
+        runner(reward_function=[f"{file}:odd"], reward_timeout=1.0) as rewards,
+    ):
+        rewards.collect([group])
+        counts = rewards.pop_counters()
+        assert rewards.pop_counters() == NONE, "counted once"
+    assert counts == {"rewards_failed": 5.0, "rewards_timed_out": 1.0}
+    assert group.rewards is not None and group.rewards.tolist() == [2, 0, 0, 0, 0, 0, 2]
+    assert group.valid is not None and group.valid.tolist() == [True, *[False] * 5, True]
+    assert group.components["odd"] == [2.0, None, None, None, None, None, 2.0]
+    lines = [record.getMessage() for record in caplog.records]
+    assert len(lines) == 5
+    uid = group.prompt.uid
+    assert f"no reward {file}:odd for response 1 to {uid}: gave no result within 1 s" in lines
+    assert f"no reward {file}:odd for response 2 to {uid}: raised ValueError('no')" in lines
+    assert (
+        f"no reward {file}:odd for response 4 to {uid}: returned '5', which is no finite number"
+        in lines
+    )
+
+
+def test_a_list_of_another_length_costs_its_group(file: str) -> None:
+    groups = [make_group("a", "b"), make_group("long", "b"), make_group("c", "d")]
+    with runner(reward_function=[f"{file}:group"]) as rewards:
+        rewards.collect(groups)
+        assert rewards.pop_counters()["rewards_failed"] == 2
+    assert [g.valid.tolist() for g in groups if g.valid is not None] == [
+        [True, True],
+        [False, False],
+        [True, True],
+    ]
+
+
+def test_what_has_no_weight_may_fail(file: str) -> None:
+    group = make_group("raise", "fine")
+    with runner(rewards=["format"], reward_function=[f"{file}:odd=0"]) as rewards:
+        rewards.collect([group])
+        assert rewards.pop_counters() == NONE
+    assert group.valid is not None and group.valid.tolist() == [True, True]
+    assert group.components["odd"] == [None, 2.0]
+
+
+def test_metrics_of_accuracy_fail_nothing(caplog: pytest.LogCaptureFixture) -> None:
+    """A row whose accuracy cannot be computed, in a run that does not ask for it."""
+    group = make_group(RIGHT)
+    object.__setattr__(group.prompt.row, "metadata", {"reward": "numeric"})
+    with caplog.at_level(logging.INFO), runner(rewards=["format"]) as rewards:
+        rewards.collect([group])
+        assert rewards.pop_counters() == NONE
+    assert group.metrics == {"accuracy": 0.0, "format": 1.0} and not caplog.records
+    with runner(rewards=["accuracy", "format"]) as rewards:
+        rewards.collect([group])
+        assert rewards.pop_counters()["rewards_failed"] == 1
+
+
+def test_a_step_waits_only_so_long(file: str) -> None:
+    """Although every call still has its time."""
+    group = make_group(*["forever"] * 40)
+    fields = {"reward_timeout": 3.0, "reward_step_timeout": 0.5, "reward_workers": 1}
+    began = time.monotonic()
+    with runner(rewards=["format"], reward_function=[f"{file}:odd"], **fields) as rewards:
+        rewards.collect([group])
+        assert rewards.pop_counters() == {"rewards_failed": 40.0, "rewards_timed_out": 40.0}
+        assert time.monotonic() - began < 20, "not 120 s"
+        after = make_group("fine")
+        rewards.collect([after])  # The child is still asleep: its time is up in three seconds.
+    assert time.monotonic() - began < 30
+
+
+def test_the_row_decides_what_is_right() -> None:
+    group = make_group(r"<answer>\frac{1}{2}</answer>", "<answer>2</answer>")
+    object.__setattr__(group.prompt.row, "answer", "0.5")
+    object.__setattr__(group.prompt.row, "metadata", {"answer_type": "math"})
+    with runner(rewards=["accuracy"]) as rewards:
+        rewards.collect([group])
+    assert group.rewards is not None and group.rewards.tolist() == [1.0, 0.0]
+
+
+# ---- A judge ----
+
+
+def test_a_judge_in_the_sum() -> None:
+    def answer(prompt: str, number: int) -> Any:
+        return "what?" if "bad" in prompt else "Score: 0.5"
+
+    group = make_group(RIGHT, "bad", WRONG)
+    with serve(answer) as endpoint:
+        fields = {"judge_url": endpoint.url, "judge_model": "m", "judge_retries": 0}
+        with runner(rewards=["judge=2", "format"], **fields) as rewards:
+            rewards.collect([group])
+            counts = rewards.pop_counters()
+    assert group.rewards is not None and group.rewards.tolist() == [2.0, 0.0, 2.0]
+    assert group.valid is not None and group.valid.tolist() == [True, False, True]
+    assert group.components == {"judge": [0.5, None, 0.5], "format": [1.0, 0.0, 1.0]}
+    assert counts["judge/requests"] == 3 and counts["judge/failures"] == 1
+    assert counts["rewards_failed"] == 1
+
+
+def test_a_judge_that_is_down_or_slow_costs_samples_and_no_step() -> None:
+    group = make_group(RIGHT, WRONG)
+    with serve(lambda *_: "1", seconds=3.0) as endpoint:
+        fields = {"judge_url": endpoint.url, "judge_model": "m", "judge_timeout": 0.3}
+        with runner(rewards=["judge"], **fields) as rewards:
+            rewards.collect([group])
+            counts = rewards.pop_counters()
+    assert (counts["rewards_failed"], counts["rewards_timed_out"]) == (2, 2)
+    fields |= {"judge_timeout": 20.0, "judge_retries": 0}  # Nobody listens there any more.
+    with runner(rewards=["judge"], **fields) as rewards:
+        rewards.collect([group])
+        counts = rewards.pop_counters()
+    assert (counts["rewards_failed"], counts["rewards_timed_out"]) == (2, 0)
+    assert group.valid is not None and not group.valid.any()
+
+
+# ---- Beside generation ----
+
+
+def test_a_response_is_scored_as_soon_as_it_is_submitted(file: str, tmp_path: Path) -> None:
+    group = make_group("one", "two")
+    fields = {"reward_function": [f"{file}:noted"], "reward_kwargs": {"folder": str(tmp_path)}}
+    with runner(**fields) as rewards:
+        rewards.submit(group.prompt, 1, "two", 2)
+        deadline = time.monotonic() + 20
+        while not (tmp_path / "two").exists() and time.monotonic() < deadline:
+            time.sleep(0.01)
+        assert (tmp_path / "two").exists() and not (tmp_path / "one").exists()
+        rewards.submit(group.prompt, 0, "one", 2)
+        rewards.collect([group])
+    assert group.rewards is not None and group.rewards.tolist() == [1.0, 1.0]
+
+
+def test_a_group_is_scored_when_all_of_it_is_there(file: str) -> None:
+    groups = [make_group("a", "b"), make_group("c", "d", "e")]
+    with runner(reward_function=[f"{file}:group"]) as rewards:
+        for group in groups:
+            for index in reversed(range(len(group.responses))):
+                text = group.responses[index].text
+                rewards.submit(group.prompt, index, text, len(group.responses))
+        rewards.collect(groups)
+    found = [value for g in groups if g.rewards is not None for value in g.rewards.tolist()]
+    assert found == pytest.approx([0.5, 0.5, 1 / 3, 1 / 3, 1 / 3])
+
+
+@pytest.mark.parametrize("submitted", [["a"], ["a", "x"], ["a", "b", "c"]])
+def test_what_was_submitted_of_another_group_does_not_count(
+    file: str, submitted: list[str]
+) -> None:
+    group = make_group("a", "bbb")
+    with runner(reward_function=[f"{file}:good", f"{file}:group"]) as rewards:
+        for index, text in enumerate(submitted):
+            rewards.submit(group.prompt, index, text, len(submitted))
+        rewards.collect([group])
+    assert group.rewards is not None and group.rewards.tolist() == [1.5, 3.5]
+
+
+def test_prompts_of_one_uid_are_told_apart() -> None:
+    """A row that a step meets twice."""
+    groups = [make_group(RIGHT, WRONG), make_group(WRONG, WRONG)]
+    with runner(rewards=["accuracy"]) as rewards:
+        for index in range(2):
+            for group in groups:
+                rewards.submit(group.prompt, index, group.responses[index].text, 2)
+        rewards.collect(groups)
+    assert [g.rewards.tolist() for g in groups if g.rewards is not None] == [[1, 0], [0, 0]]
+
+
+# ---- Mistakes that end the run at its start ----
+
+
+@pytest.mark.parametrize(
+    ("fields", "line"),
+    [
+        ({"reward_function": ["{file}:missing"]}, "has no function 'missing'"),
+        ({"reward_function": ["nothing.py:f"]}, "nothing.py: no such file"),
+        (
+            {"reward_function": ["{file}:good"], "reward_kwargs": {"limit": 1}},
+            "reward_kwargs: no function of --reward-function takes an argument 'limit'",
+        ),
+        ({"reward_function": ["{file}:noted"]}, "needs an argument 'folder'"),
+        (
+            {
+                "rewards": ["judge"],
+                "judge_url": "http://x",
+                "judge_model": "m",
+                "judge_prompt": "none.txt",
+            },
+            "none.txt: cannot read the judge's prompt",
+        ),
+    ],
+)
+def test_mistakes(file: str, fields: dict[str, Any], line: str) -> None:
+    functions = [text.format(file=file) for text in fields.get("reward_function", [])]
+    with pytest.raises(UserError) as error:
+        RewardRunner(make_config(**{**fields, "reward_function": functions}))
+    assert line in str(error.value) and "\n" not in str(error.value)
+
+
+def test_nothing_is_started_that_is_not_needed() -> None:
+    with runner() as rewards:
+        rewards.collect([make_group(RIGHT)])
+        assert rewards._loop is None
+
+
+def test_closing_twice() -> None:
+    made = RewardRunner(make_config(rewards=["rouge"]))
+    group = make_group("the B")
+    made.collect([group])
+    made.close()
+    made.close()
+    assert group.rewards is not None and math.isclose(float(group.rewards[0]), 2 / 3, rel_tol=1e-6)
