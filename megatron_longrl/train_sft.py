@@ -17,8 +17,7 @@ def train(config: Config) -> None:
 
     runtime = build_runtime(config, "sft")
     loop = TrainingLoop(runtime, "sft", rows_per_step(runtime), start(runtime))
-    trainer = SFTTrainer(runtime)
-    loop.run(trainer.step, trainer.validate)
+    loop.run(SFTTrainer(runtime))
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import ValidationError
 
+from megatron_longrl.config.algorithm import AlgorithmSection
 from megatron_longrl.config.checkpoint import CheckpointSection
 from megatron_longrl.config.data import DataSection
 from megatron_longrl.config.evaluation import EvaluationSection
@@ -31,6 +32,7 @@ SECTIONS: tuple[type[Section], ...] = (
     ParallelSection,
     TrainingSection,
     DataSection,
+    AlgorithmSection,
     RLSection,
     RolloutSection,
     EvaluationSection,
@@ -45,6 +47,7 @@ class Config(
     ParallelSection,
     TrainingSection,
     DataSection,
+    AlgorithmSection,
     RLSection,
     RolloutSection,
     EvaluationSection,
@@ -142,6 +145,33 @@ class Config(
         if self.global_batch_size is not None:
             return self.global_batch_size
         return self.micro_batch_size * self.data_parallel_size(world_size)
+
+    @property
+    def mini_batches_per_step(self) -> int:
+        """Optimizer steps of one pass over the responses of an RL step."""
+        responses = self.grpo_prompts_per_step * self.grpo_group_size
+        return responses // self.global_batch_size if self.global_batch_size else 1
+
+    @property
+    def updates_per_step(self) -> int:
+        """Optimizer steps of an RL step."""
+        return self.grpo_iterations * self.mini_batches_per_step
+
+    @property
+    def rewards_tokens(self) -> bool:
+        """Whether tokens earn something beside the reward of their response."""
+        return self.grpo_kl_beta > 0 and self.kl_placement == "reward"
+
+    @property
+    def needs_old_logprobs(self) -> bool:
+        """Whether the policy's log-probabilities before the update take a pass of their own."""
+        return self.updates_per_step > 1 or self.rewards_tokens or self.advantage == "gae"
+
+    @property
+    def forward_passes(self) -> int:
+        """Passes of an RL step over its rows without a backward pass, those of a critic left
+        aside."""
+        return self.needs_old_logprobs + (self.grpo_kl_beta > 0)
 
     @property
     def lr_warmup_steps(self) -> int:

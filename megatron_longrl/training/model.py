@@ -86,12 +86,7 @@ def build_model(config: Config, groups: ParallelGroups, *, train: bool = True) -
     optimizers = {}
     for name, module in wrapped.items():
         if any(parameter.requires_grad for parameter in module.parameters()):
-            optimizers[name] = get_megatron_optimizer(
-                _optimizer_config(config),
-                [module],
-                use_gloo_process_groups=False,
-                pg_collection=collections[name],
-            )
+            optimizers[name] = _optimizer(module, collections[name], config)
     optimizer = ChainedOptimizer(list(optimizers.values())) if optimizers else None
     return TrainedModel(
         language_model=wrapped["language_model"],
@@ -100,6 +95,15 @@ def build_model(config: Config, groups: ParallelGroups, *, train: bool = True) -
         optimizer=optimizer,
         scheduler=_scheduler(config, optimizer) if optimizer is not None else None,
     )
+
+
+def train_part(
+    module: torch.nn.Module, collection: ProcessGroupCollection, config: Config
+) -> tuple[DistributedDataParallel, ChainedOptimizer, OptimizerParamScheduler]:
+    """A module of its own with its optimizer and its schedule, those of ``config``."""
+    wrapped = _wrap(module, collection, config)
+    optimizer = ChainedOptimizer([_optimizer(wrapped, collection, config)])
+    return wrapped, optimizer, _scheduler(config, optimizer)
 
 
 def _wrap(
@@ -113,6 +117,17 @@ def _wrap(
             use_distributed_optimizer=config.use_distributed_optimizer,
         ),
         module,
+        pg_collection=collection,
+    )
+
+
+def _optimizer(
+    module: DistributedDataParallel, collection: ProcessGroupCollection, config: Config
+) -> MegatronOptimizer:
+    return get_megatron_optimizer(
+        _optimizer_config(config),
+        [module],
+        use_gloo_process_groups=False,
         pg_collection=collection,
     )
 

@@ -25,6 +25,7 @@ from megatron_longrl.rollout.embedding_store import EmbeddingStore, open_store
 from megatron_longrl.training.machine import measure_machine
 from megatron_longrl.training.media import Media, MediaProvider
 from megatron_longrl.training.model import TrainedModel, build_model
+from megatron_longrl.training.readouts import PolicyReadout
 from megatron_longrl.training.step import Stepper
 from megatron_longrl.training.timing import PhaseTimer
 
@@ -47,6 +48,8 @@ class Runtime:
     builder: PromptBuilder
     model: TrainedModel
     stepper: Stepper
+    readout: PolicyReadout
+    """That of the stepper."""
     store: EmbeddingStore
     media: MediaProvider
     timer: PhaseTimer
@@ -174,13 +177,16 @@ def build_runtime(config: Config, entry: Entry) -> Runtime:
     )
     # Greedy rollouts (temperature 0) are trained as the distribution that they are the mode of.
     temperature = (config.rollout_temperature or 1.0) if entry == "rl" else 1.0
+    assert config.vocab_size is not None
+    readout = PolicyReadout(groups.tp, config.vocab_size, temperature)
     return Runtime(
         config=config,
         groups=groups,
         tokenizer=tokenizer,
         builder=builder,
         model=model,
-        stepper=Stepper(model, frames, groups, config, temperature),
+        stepper=Stepper(model, frames, groups, readout),
+        readout=readout,
         store=store,
         media=MediaProvider(frames, store, model),
         timer=timer,

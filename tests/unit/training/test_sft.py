@@ -7,9 +7,11 @@ from pathlib import Path
 
 import pytest
 
+from megatron_longrl.data.dataset import RowSampler
 from megatron_longrl.data.rows import load_rows
 from megatron_longrl.errors import UserError
 from megatron_longrl.parallel.groups import destroy_parallel
+from megatron_longrl.training.loop import RowSource
 from megatron_longrl.training.runtime import build_runtime
 from megatron_longrl.training.sft import SFTTrainer
 from tests.distributed.layouts import tiny_config, write_data
@@ -36,7 +38,9 @@ def test_training_and_validation_count_their_own_skips_defect_8(data):
     after = trainer.validate(whole)
     assert after["valid/lm loss"] == pytest.approx(before["valid/lm loss"], rel=1e-5)
     assert after["valid/samples_skipped"] == 0
-    metrics = trainer.step(0, rows)
+    source = RowSource(RowSampler(rows, 0, shuffle=False), 0, len(rows), runtime.groups)
+    metrics = trainer.step(0, source)
+    assert source.consumed == len(rows)
     assert metrics["samples_skipped"] == 1
     assert metrics["frames_decoded"] == 46
     assert metrics["lm loss"] == pytest.approx(before["valid/lm loss"], rel=1e-5)
