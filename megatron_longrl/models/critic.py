@@ -30,6 +30,7 @@ def build_critic(config: Config, groups: ParallelGroups) -> GPTModel:
     critic = build_language_model(untied, config.padded_vocab_size(config.vocab_size), groups)
     if groups.is_last_stage:
         critic.output_layer = None
+        critic.post_process = False  # Core's checkpoints would look for that layer.
         options = copy.copy(critic.config)
         options.sequence_parallel = False  # It reads whole sequences, see value_readout.
         head = RowParallelLinear(
