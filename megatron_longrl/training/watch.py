@@ -84,7 +84,7 @@ class Watch:
         if len(self._first) < WINDOW:
             self._first.append(metrics)
             return []
-        first, last = _means(self._first), _means(self._last)
+        first, last = _means(self._first), _means(list(self._last))
         lines = []
         for sign in self._signs:
             try:
