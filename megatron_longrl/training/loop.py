@@ -190,6 +190,7 @@ class TrainingLoop:
             metrics["mem-max-allocated-bytes"] = self._peak_memory()
             metrics |= self.runtime.timer.pop()
             if self._is_due(self.config.eval_interval) and self.valid_rows:
+                self.runtime.builder.max_frames = self.config.video_frames  # Of no curriculum.
                 metrics |= validate(self.valid_rows)
                 self.runtime.timer.pop()
             log.log_step(
