@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from megatron_longrl.config.model import TEXT_FAMILIES
+from megatron_longrl.config.names import flag
 from megatron_longrl.config.rules_rl import curriculum_rules, rl_rules
 from megatron_longrl.errors import UserError
 from megatron_longrl.models.vila.projector_kinds import widths
@@ -47,11 +48,6 @@ def first_broken_rule(config: Config, world_size: int, entry: Entry | None) -> s
         _sequence_length(config, entry),
     )
     return next((line for rule in rules for line in rule), None)
-
-
-def flag(name: str) -> str:
-    """The command-line spelling of a field."""
-    return "--" + name.replace("_", "-")
 
 
 def _indivisible(config: Config, field: str, by: str) -> Iterator[str]:

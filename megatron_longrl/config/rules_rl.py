@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from megatron_longrl.config.bundles import GROUP_ADVANTAGES
+from megatron_longrl.config.names import flag
 from megatron_longrl.data.curriculum import parse_stages
 
 if TYPE_CHECKING:
@@ -81,7 +82,7 @@ def _advantage(config: Config) -> Iterator[str]:
             if getattr(config, name):
                 yield (
                     f"{name} is set, but advantage {config.advantage} has no critic: leave "
-                    f"--{name.replace('_', '-')} out, or give --advantage gae"
+                    f"{flag(name)} out, or give --advantage gae"
                 )
     elif config.freeze_language_model:
         yield (

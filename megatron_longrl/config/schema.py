@@ -13,6 +13,7 @@ from megatron_longrl.config.data import DataSection
 from megatron_longrl.config.evaluation import EvaluationSection
 from megatron_longrl.config.logs import LoggingSection
 from megatron_longrl.config.model import ModelSection
+from megatron_longrl.config.names import flag
 from megatron_longrl.config.parallel import ParallelSection
 from megatron_longrl.config.rl import RLSection
 from megatron_longrl.config.rollout import RolloutSection
@@ -210,8 +211,8 @@ def describe_validation_error(error: ValidationError, origins: dict[str, str]) -
         place = f" ({origins[field]})" if field in origins else ""
         wrong.append(f"{field} = {item['input']!r}{place}: {expected}")
     if missing:
-        flag = "--" + missing[0].replace("_", "-")
         wrong.append(
-            f"{', '.join(missing)} not set: give {flag} ..., or put it into the --config recipe"
+            f"{', '.join(missing)} not set: give {flag(missing[0])} ..., or put it into the "
+            "--config recipe"
         )
     return "; ".join(wrong)

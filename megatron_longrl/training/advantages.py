@@ -10,7 +10,7 @@ from torch import Tensor
 
 from megatron_longrl.algorithms.advantages import ADVANTAGES, AdvantageSettings, raw_gae
 from megatron_longrl.algorithms.outcomes import Outcome
-from megatron_longrl.parallel.agree import gather_objects
+from megatron_longrl.parallel.agree import sum_over_replicas
 from megatron_longrl.training.token_values import of_group
 
 if TYPE_CHECKING:
@@ -73,10 +73,3 @@ def outcome_of(
         None if token_rewards is None else of_group(token_rewards, group),
         None if values is None else of_group(values, group),
     )
-
-
-def sum_over_replicas(numbers: Tensor, groups: ParallelGroups) -> Tensor:
-    """A vector summed over all replicas, in the order of their ranks; the same on every rank."""
-    mine = numbers.tolist() if groups.replica.rank() == 0 else None
-    parts = [part for part in gather_objects(groups.control, mine) if part is not None]
-    return torch.tensor(parts, dtype=numbers.dtype).sum(dim=0)

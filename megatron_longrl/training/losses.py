@@ -31,6 +31,7 @@ from megatron_longrl.training.token_values import response_sums
 
 if TYPE_CHECKING:
     from megatron_longrl.config import Config
+    from megatron_longrl.config.bundles import Aggregation
 
 
 @dataclass
@@ -136,7 +137,9 @@ class PolicyLoss:
         if config.grpo_entropy_term_weight:
             per_token = per_token - config.grpo_entropy_term_weight * entropy
         report.add("lm loss", per_token.detach())
-        total, count = _aggregate(per_token, batch, config)
+        total, count = _aggregate(
+            per_token, batch, config.loss_aggregation, config.rollout_max_tokens
+        )
         return total, torch.tensor(count, dtype=torch.int, device=logprobs.device), report
 
     def _policy(
@@ -179,13 +182,13 @@ class PolicyLoss:
         config, selected = self.config, batch.selected
         assert batch.rollout_logprobs is not None
         kind = "k3" if config.kl_type == "full" else config.kl_type
-        if batch.ref_logprobs is None:
+        if divergence is None and batch.ref_logprobs is not None:
+            divergence = kl_estimate(logprobs, batch.ref_logprobs[selected], kind)
+        if divergence is None:
             # No reference: report how far the policy is from the engine that sampled.
             distance = kl_estimate(logprobs.detach(), batch.rollout_logprobs[selected], kind)
             report.add("kl/mean", distance)
             return 0.0
-        if divergence is None:
-            divergence = kl_estimate(logprobs, batch.ref_logprobs[selected], kind)
         report.add("kl/mean", divergence.detach())
         return self.beta() * divergence if config.kl_placement == "loss" else 0.0
 
@@ -207,7 +210,7 @@ def critic_loss(config: Config) -> Loss:
         for name, numbers in (("return", returns), ("error", returns - old)):
             report.add(f"critic/{name}", numbers)
             report.add(f"critic/{name}_square", numbers.square())
-        total, count = _aggregate(error / 2, batch, config.replace(loss_aggregation="token"))
+        total, count = _aggregate(error / 2, batch, "token")
         return total, torch.tensor(count, dtype=torch.int, device=values.device), report
 
     return loss
@@ -219,15 +222,22 @@ def _response_means(batch: MicroBatch, values: Tensor) -> Tensor:
     return response_sums(batch, values) / lengths
 
 
-def _aggregate(per_token: Tensor, batch: MicroBatch, config: Config) -> tuple[Tensor, int]:
-    """This rank's part of the loss's sum, and of what it is divided by over all ranks."""
-    if config.loss_aggregation == "token":
+def _aggregate(
+    per_token: Tensor, batch: MicroBatch, kind: Aggregation, most_tokens: int = 1
+) -> tuple[Tensor, int]:
+    """This rank's part of the loss's sum, and of what it is divided by over all ranks.
+
+    Args:
+        kind: see --loss-aggregation.
+        most_tokens: what sequence-sum-norm divides a response by.
+    """
+    if kind == "token":
         return per_token.sum(), per_token.numel()
     # One of the ranks that share the micro-batch counts its responses.
     counts = batch.sequence_group.rank() == 0
     count = int((batch.response_lengths > 0).sum()) if counts else 0
-    if config.loss_aggregation == "sequence":
+    if kind == "sequence":
         per_token = per_token / batch.response_lengths[batch.response_index[batch.selected]]
     else:
-        per_token = per_token / config.rollout_max_tokens
+        per_token = per_token / most_tokens
     return per_token.sum(), count

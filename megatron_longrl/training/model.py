@@ -7,6 +7,7 @@ text family has none.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -39,7 +40,7 @@ class TrainedModel:
     encoder: DistributedDataParallel | None
     optimizers: dict[str, MegatronOptimizer]
     """One per part that is trained."""
-    optimizer: ChainedOptimizer | None
+    optimizer: FiniteOptimizer | None
     """All of them as one; None when the model is only run."""
     scheduler: OptimizerParamScheduler | None
     encoder_version: int = 0
@@ -87,7 +88,7 @@ def build_model(config: Config, groups: ParallelGroups, *, train: bool = True) -
     for name, module in wrapped.items():
         if any(parameter.requires_grad for parameter in module.parameters()):
             optimizers[name] = _optimizer(module, collections[name], config)
-    optimizer = ChainedOptimizer(list(optimizers.values())) if optimizers else None
+    optimizer = FiniteOptimizer(list(optimizers.values())) if optimizers else None
     return TrainedModel(
         language_model=wrapped["language_model"],
         encoder=wrapped.get("encoder"),
@@ -97,12 +98,29 @@ def build_model(config: Config, groups: ParallelGroups, *, train: bool = True) -
     )
 
 
+class FiniteOptimizer(ChainedOptimizer):
+    """Core's chain, which skips a step whose gradient has no finite norm.
+
+    All ranks that share weights, or parts of them, have the same norm and skip together.
+    """
+
+    def prepare_grads(self) -> bool:
+        """Whether the step is to be skipped; see core's optimizer.py, ChainedOptimizer.step."""
+        skipped = super().prepare_grads()
+        self._norm = float(super().get_grad_norm())
+        return skipped or not math.isfinite(self._norm)
+
+    def get_grad_norm(self) -> float:
+        """Of the gradients that were prepared last."""
+        return self._norm
+
+
 def train_part(
     module: torch.nn.Module, collection: ProcessGroupCollection, config: Config
-) -> tuple[DistributedDataParallel, ChainedOptimizer, OptimizerParamScheduler]:
+) -> tuple[DistributedDataParallel, FiniteOptimizer, OptimizerParamScheduler]:
     """A module of its own with its optimizer and its schedule, those of ``config``."""
     wrapped = _wrap(module, collection, config)
-    optimizer = ChainedOptimizer([_optimizer(wrapped, collection, config)])
+    optimizer = FiniteOptimizer([_optimizer(wrapped, collection, config)])
     return wrapped, optimizer, _scheduler(config, optimizer)
 
 

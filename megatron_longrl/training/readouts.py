@@ -10,7 +10,7 @@ from megatron.core.models.gpt import GPTModel
 from torch import Tensor
 
 from megatron_longrl.models.language import hidden_for_logits, output_weight
-from megatron_longrl.parallel.logprobs import ReferenceLogits, selected_logprobs
+from megatron_longrl.parallel.logprobs import selected_logprobs
 
 if TYPE_CHECKING:
     from torch.distributed import ProcessGroup
@@ -27,7 +27,7 @@ class Readout(Protocol):
 
 
 class PolicyReadout:
-    """Log-probabilities, entropies and, where a reference is given, divergences from it.
+    """Log-probabilities, entropies and, where a micro-batch has a reference, divergences from it.
 
     Args:
         tp: tensor-parallel group.
@@ -39,16 +39,9 @@ class PolicyReadout:
         self._tp = tp
         self._vocab_size = vocab_size
         self._temperature = temperature
-        self.reference_weight: Tensor | None = None
-        """[v / TP, h]: the reference's output projection, for micro-batches that hold its hidden
-        states."""
 
     def __call__(self, gpt: GPTModel, hidden: Tensor, batch: MicroBatch) -> Tensor:
         """[2, t], or [3, t] with a reference; see :class:`Readout`."""
-        reference = None
-        if batch.ref_hidden is not None:
-            assert self.reference_weight is not None, "its output projection comes with it"
-            reference = ReferenceLogits(batch.ref_hidden, self.reference_weight)
         results = selected_logprobs(
             selected_hidden(gpt, hidden, batch),
             output_weight(gpt),
@@ -56,7 +49,7 @@ class PolicyReadout:
             self._tp,
             vocab_size=self._vocab_size,
             temperature=self._temperature,
-            reference=reference,
+            reference=batch.reference,
         )
         return torch.stack(results)
 

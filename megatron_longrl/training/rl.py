@@ -10,16 +10,20 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from megatron_longrl.algorithms.correction import effective_sample_share
 from megatron_longrl.algorithms.kl import adapted_weight, kl_estimate
 from megatron_longrl.checkpoint.distributed import load_weights
 from megatron_longrl.checkpoint.mapping import weight_stream
 from megatron_longrl.data.rows import Row
 from megatron_longrl.errors import UserError
 from megatron_longrl.models.language import output_weight
+from megatron_longrl.parallel.agree import sum_over_replicas
 from megatron_longrl.parallel.frames import EncodedVideos
+from megatron_longrl.parallel.logprobs import ReferenceLogits
+from megatron_longrl.planner.packing import even_part
 from megatron_longrl.rollout.engine import RolloutEngine
 from megatron_longrl.rollout.types import Group
-from megatron_longrl.training.advantages import sum_over_replicas, with_advantages
+from megatron_longrl.training.advantages import with_advantages
 from megatron_longrl.training.batches import rl_batches
 from megatron_longrl.training.critic import Critic
 from megatron_longrl.training.evaluation import answer, rollout_metrics, wilson_interval
@@ -61,9 +65,8 @@ class RLTrainer:
         self.reference = reference
         self.critic = critic
         self.version = 0
-        saved = state or {}
-        self.beta = float(saved.get("kl_beta", self.config.grpo_kl_beta))
-        self._skips = SkippedUpdates(int(saved.get("skipped_updates", 0)))
+        self.beta = float((state or {}).get("kl_beta", self.config.grpo_kl_beta))
+        self._skips = SkippedUpdates.restored(state)
         self.loss = rl_loss(self.config, lambda: self.beta)
         self.collector = RolloutCollector(
             runtime,
@@ -121,17 +124,14 @@ class RLTrainer:
 
     def state(self) -> dict[str, Any]:
         """For a resumed run."""
-        return {"kl_beta": self.beta, "skipped_updates": self._skips.in_a_row}
+        return {"kl_beta": self.beta, **self._skips.state()}
 
     def _parts(self, rollouts: Rollouts) -> list[Part]:
         """The mini-batches of the step, the same number on every replica."""
         config, runtime = self.config, self.runtime
         groups = trained_part(rollouts.groups, config)
         number = config.mini_batches_per_step
-        chunks = [
-            groups[len(groups) * k // number : len(groups) * (k + 1) // number]
-            for k in range(number)
-        ]
+        chunks = [even_part(groups, k, number) for k in range(number)]
         sizes = torch.tensor([float(len(chunk)) for chunk in chunks])
         totals = sum_over_replicas(sizes, runtime.groups).tolist()
         return [
@@ -152,16 +152,18 @@ class RLTrainer:
         if self.reference is None or not batches:
             return
         stepper = self.runtime.stepper
+        if self.config.kl_type != "full":
+            with self.reference.in_place():
+                values = stepper.outputs(batches, media.embeddings)
+            for batch, logprobs in zip(batches, values, strict=True):
+                batch.ref_logprobs = logprobs
+            return
         with self.reference.in_place():
-            values = stepper.outputs(batches, media.embeddings)
-            if self.config.kl_type == "full":
-                hidden = stepper.hidden(batches, media.embeddings)
-        for index, batch in enumerate(batches):
-            batch.ref_logprobs = values[index]
-            if self.config.kl_type == "full" and self.runtime.groups.is_last_stage:
-                batch.ref_hidden = hidden[index]
-                weight = output_weight(self.runtime.model.gpt)
-                self.runtime.readout.reference_weight = self.reference.held(weight)
+            hidden = stepper.hidden(batches, media.embeddings)
+        if self.runtime.groups.is_last_stage:
+            weight = self.reference.held(output_weight(self.runtime.model.gpt))
+            for batch, states in zip(batches, hidden, strict=True):
+                batch.reference = ReferenceLogits(states, weight)
 
     def _values(self, batches: Sequence[MicroBatch], media: Media) -> None:
         """Only where the advantage needs them."""
@@ -211,7 +213,7 @@ class RLTrainer:
                     update = stepper.train(
                         part.batches, embeddings, encoded, self.loss, advance=last
                     )
-                result |= update.metrics
+                result |= _with_sample_share(update.metrics)
                 result |= {"grad-norm": update.grad_norm, "learning-rate": update.learning_rate}
                 skipped += update.skipped
                 self._skips.count(update, iteration)
@@ -297,6 +299,15 @@ def follow_resets(runtime: Runtime, reference: ReferenceWeights | None, iteratio
             f"{iteration}: save at its multiples, and go on from one of those"
         )
     reference.reset()
+
+
+def _with_sample_share(metrics: dict[str, float]) -> dict[str, float]:
+    """The effective sample share in place of the mean square of the correction's weights."""
+    square = metrics.pop("correction/square", None)
+    if square is not None:
+        share = effective_sample_share(metrics["correction/mean"], square, 1.0)
+        metrics["correction/sample_share"] = share
+    return metrics
 
 
 def _means(updates: Sequence[Mapping[str, float]]) -> dict[str, float]:

@@ -13,10 +13,10 @@ from torch import Tensor
 from megatron_longrl.algorithms.filters import does_better, overlong_penalty, says_something
 from megatron_longrl.data.prompts import Prompt
 from megatron_longrl.data.rows import Row
+from megatron_longrl.parallel.agree import sum_over_replicas
 from megatron_longrl.rewards.score import score
 from megatron_longrl.rollout.engine import RolloutEngine
 from megatron_longrl.rollout.types import Group, Response, SamplingSettings
-from megatron_longrl.training.advantages import sum_over_replicas
 from megatron_longrl.training.loop import RowSource
 from megatron_longrl.training.media import Media
 from megatron_longrl.training.runtime import Runtime

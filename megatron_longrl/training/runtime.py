@@ -20,6 +20,7 @@ from megatron_longrl.parallel.frames import FrameEncoder
 from megatron_longrl.parallel.groups import ParallelGroups, init_parallel
 from megatron_longrl.parallel.shares import Cut
 from megatron_longrl.planner.cost import Machine
+from megatron_longrl.planner.packing import even_part
 from megatron_longrl.platforms import platform
 from megatron_longrl.rollout.embedding_store import EmbeddingStore, open_store
 from megatron_longrl.training.machine import measure_machine
@@ -48,8 +49,6 @@ class Runtime:
     builder: PromptBuilder
     model: TrainedModel
     stepper: Stepper
-    readout: PolicyReadout
-    """That of the stepper."""
     store: EmbeddingStore
     media: MediaProvider
     timer: PhaseTimer
@@ -70,8 +69,7 @@ class Runtime:
 
     def share(self, rows: Sequence[Row]) -> list[Row]:
         """The rows of this replica among those of a whole step."""
-        rank, size = self.groups.dp.rank(), self.groups.dp.size()
-        return list(rows[len(rows) * rank // size : len(rows) * (rank + 1) // size])
+        return even_part(rows, self.groups.dp.rank(), self.groups.dp.size())
 
     def most_rows(self, rows: Sequence[Row]) -> int:
         """Rows of the replica that has most of them."""
@@ -186,7 +184,6 @@ def build_runtime(config: Config, entry: Entry) -> Runtime:
         builder=builder,
         model=model,
         stepper=Stepper(model, frames, groups, readout),
-        readout=readout,
         store=store,
         media=MediaProvider(frames, store, model),
         timer=timer,

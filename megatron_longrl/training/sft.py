@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch.distributed as dist
@@ -22,11 +22,12 @@ class SFTTrainer:
 
     Args:
         runtime: model, data and logs of the run.
+        state: what :meth:`state` returned when the run was saved.
     """
 
-    def __init__(self, runtime: Runtime) -> None:
+    def __init__(self, runtime: Runtime, state: Mapping[str, Any] | None = None) -> None:
         self.runtime = runtime
-        self._skips = SkippedUpdates()
+        self._skips = SkippedUpdates.restored(state)
 
     def step(self, iteration: int, source: RowSource) -> dict[str, float]:
         """One optimizer step; returns its metrics over all replicas."""
@@ -50,7 +51,7 @@ class SFTTrainer:
 
     def state(self) -> dict[str, Any]:
         """For a resumed run."""
-        return {"skipped_updates": self._skips.in_a_row}
+        return self._skips.state()
 
     def validate(self, rows: Sequence[Row]) -> dict[str, float]:
         """Mean loss on the rows of this replica, over all replicas."""

@@ -12,6 +12,7 @@ from torch.distributed import ProcessGroup
 
 from megatron_longrl.data.collate import Batch
 from megatron_longrl.parallel.attention import attention_mask
+from megatron_longrl.parallel.logprobs import ReferenceLogits
 from megatron_longrl.parallel.sequence import shard_sequence
 
 if TYPE_CHECKING:
@@ -45,9 +46,9 @@ class MicroBatch:
     """Of the policy before its first update on these rollouts. None: the update's own, which are
     the same while there is one update per batch of rollouts."""
     ref_logprobs: Tensor | None = None
-    ref_hidden: Tensor | None = None
-    """[t, h] of the reference at the selected positions, on the last pipeline stage: for the
-    divergence over the whole vocabulary."""
+    reference: ReferenceLogits | None = None
+    """Of the selected positions, on the last pipeline stage: for the divergence over the whole
+    vocabulary."""
     rollout_logprobs: Tensor | None = None
     old_values: Tensor | None = None
     """The critic's, before its first update on these rollouts."""

@@ -8,7 +8,6 @@ inside a schedule.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -59,6 +58,15 @@ class SkippedUpdates:
     """Counts the updates that were skipped in a row."""
 
     in_a_row: int = 0
+
+    @classmethod
+    def restored(cls, state: Mapping[str, Any] | None) -> SkippedUpdates:
+        """From what :meth:`state` returned, or from nothing."""
+        return cls(int((state or {}).get("skipped_updates", 0)))
+
+    def state(self) -> dict[str, int]:
+        """For a resumed run."""
+        return {"skipped_updates": self.in_a_row}
 
     def count(self, result: StepResult, iteration: int) -> None:
         """Take an update.
@@ -136,29 +144,18 @@ class Stepper:
             assert encoded is not None, "a trained encoder needs this step's frames"
             self._encoder_backward(encoded, leaves)
         learning_rate = float(model.optimizer.param_groups[0]["lr"])
-        grad_norm = self._update()
+        updated, _, _ = model.optimizer.step()
+        grad_norm = model.optimizer.get_grad_norm()
+        if updated and trained:
+            model.encoder_version += 1
         if advance:
             model.scheduler.step(increment=1)
         return StepResult(
             metrics=self._reduce(sums).means(),
             grad_norm=grad_norm,
             learning_rate=learning_rate,
-            skipped=not math.isfinite(grad_norm),
+            skipped=not updated,
         )
-
-    def _update(self) -> float:
-        """Optimizer step, when the gradient's norm is finite; returns that norm."""
-        optimizer = self.model.optimizer
-        assert optimizer is not None
-        optimizer.prepare_grads()
-        # Of all ranks that share weights or parts of them: every rank has the same.
-        grad_norm = float(optimizer.get_grad_norm())
-        if not math.isfinite(grad_norm):
-            return grad_norm
-        optimizer.step()
-        if self.model.encoder_is_trained:
-            self.model.encoder_version += 1
-        return grad_norm
 
     @torch.no_grad()
     def evaluate(

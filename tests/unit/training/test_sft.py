@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import torch
 
 from megatron_longrl.data.dataset import RowSampler
 from megatron_longrl.data.rows import load_rows
@@ -51,3 +52,21 @@ def test_strict_data_ends_the_run_at_the_row(data):
     rows = load_rows(runtime.config.train_data_path)
     with pytest.raises(UserError, match=r"1-0\.webm.*train\.jsonl:2"):
         SFTTrainer(runtime).validate(rows)
+
+
+def test_an_update_without_a_finite_gradient_changes_nothing_and_three_end_the_run(data):
+    runtime = build_runtime(tiny_config(data), "sft")
+    rows = load_rows(runtime.config.train_data_path)
+    trainer = SFTTrainer(runtime, {"skipped_updates": 1})
+    norm = runtime.model.gpt.decoder.final_layernorm.weight
+    with torch.no_grad():
+        norm[0] = float("nan")
+    before = [p.detach().clone() for m in runtime.model.modules.values() for p in m.parameters()]
+    source = RowSource(RowSampler(rows, 0, shuffle=False), 0, len(rows), runtime.groups)
+    assert trainer.step(0, source)["skipped_updates"] == 1
+    assert trainer.state() == {"skipped_updates": 2}
+    after = [p for m in runtime.model.modules.values() for p in m.parameters()]
+    for old, new in zip(before, after, strict=True):
+        torch.testing.assert_close(new, old, rtol=0, atol=0, equal_nan=True)
+    with pytest.raises(UserError, match=r"nan in 3 updates in a row, up to step 2"):
+        trainer.step(1, source)
