@@ -73,6 +73,10 @@ class Critic:
         """[b, s / cp] of each micro-batch: the value before each response token; else 0."""
         return self._stepper.outputs(batches, media)
 
+    def advance(self) -> None:
+        """The learning rate goes on, without an update."""
+        self._stepper.advance()
+
     def train(
         self, batches: Sequence[MicroBatch], media: Mapping[str, Tensor], *, advance: bool
     ) -> dict[str, float]:

@@ -198,6 +198,8 @@ class RLTrainer:
         """All updates of the step; means of their metrics."""
         config, stepper = self.config, self.runtime.stepper
         order = [part for _ in range(config.grpo_iterations) for part in parts]
+        if not order:
+            return self._without_update()
         metrics: list[dict[str, float]] = []
         skipped = 0
         for number, part in enumerate(order):
@@ -219,6 +221,15 @@ class RLTrainer:
                 self._skips.count(update, iteration)
             metrics.append(result)
         return {**_means(metrics), "updates": len(order), "skipped_updates": skipped}
+
+    def _without_update(self) -> dict[str, float]:
+        """A step that has nothing to train on: the schedules follow iterations all the same."""
+        stepper = self.runtime.stepper
+        metrics = {"grad-norm": 0.0, "learning-rate": stepper.learning_rate}
+        stepper.advance()
+        if self.critic is not None:
+            self.critic.advance()
+        return {**metrics, "updates": 0, "skipped_updates": 0}
 
     def _media_of(
         self, part: Part, media: Media

@@ -130,7 +130,7 @@ class Stepper:
             advance: the learning rate goes on to that of the next iteration.
         """
         model = self.model
-        assert model.optimizer is not None and model.scheduler is not None
+        assert model.optimizer is not None
         model.language_model.zero_grad_buffer()
         if model.encoder is not None:
             model.encoder.zero_grad_buffer()
@@ -143,19 +143,30 @@ class Stepper:
         if trained:
             assert encoded is not None, "a trained encoder needs this step's frames"
             self._encoder_backward(encoded, leaves)
-        learning_rate = float(model.optimizer.param_groups[0]["lr"])
+        learning_rate = self.learning_rate
         updated, _, _ = model.optimizer.step()
         grad_norm = model.optimizer.get_grad_norm()
         if updated and trained:
             model.encoder_version += 1
         if advance:
-            model.scheduler.step(increment=1)
+            self.advance()
         return StepResult(
             metrics=self._reduce(sums).means(),
             grad_norm=grad_norm,
             learning_rate=learning_rate,
             skipped=not updated,
         )
+
+    @property
+    def learning_rate(self) -> float:
+        """Of the next update."""
+        assert self.model.optimizer is not None
+        return float(self.model.optimizer.param_groups[0]["lr"])
+
+    def advance(self) -> None:
+        """The learning rate goes on to that of the next iteration."""
+        assert self.model.scheduler is not None
+        self.model.scheduler.step(increment=1)
 
     @torch.no_grad()
     def evaluate(
