@@ -14,19 +14,23 @@ def train(config: Config) -> None:
     """Run RL to the end."""
     from megatron_longrl.rewards.runner import build_rewards
     from megatron_longrl.rollout.build import build_engine
+    from megatron_longrl.training.critic import Critic
     from megatron_longrl.training.loop import TrainingLoop, start
-    from megatron_longrl.training.rl import RLTrainer, build_reference
+    from megatron_longrl.training.rl import RLTrainer, build_reference, follow_resets
     from megatron_longrl.training.runtime import build_runtime
 
     runtime = build_runtime(config, "rl")
     reference = build_reference(runtime)
-    loop = TrainingLoop(runtime, "rl", config.grpo_prompts_per_step, start(runtime))
+    critic = Critic(runtime) if config.advantage == "gae" else None
+    loaded = start(runtime, critic)
+    follow_resets(runtime, reference, loaded.iteration)
+    loop = TrainingLoop(runtime, "rl", config.grpo_prompts_per_step, loaded, critic)
     with (
         closing(build_rewards(runtime.config, runtime.groups)) as rewards,
         closing(build_engine(runtime.config, runtime.tokenizer, runtime.groups)) as engine,
     ):
-        trainer = RLTrainer(runtime, engine, rewards, reference)
-        loop.run(trainer.step, trainer.validate)
+        state = loaded.state.get("trainer")
+        loop.run(RLTrainer(runtime, engine, rewards, reference, critic, state))
 
 
 def main(argv: Sequence[str] | None = None) -> int:

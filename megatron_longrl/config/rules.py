@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import math
-import re
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from megatron_longrl.config.model import TEXT_FAMILIES
-from megatron_longrl.config.reward_terms import reward_terms
+from megatron_longrl.config.names import flag
+from megatron_longrl.config.rules_rewards import reward_rules
+from megatron_longrl.config.rules_rl import curriculum_rules, rl_rules
 from megatron_longrl.errors import UserError
 from megatron_longrl.models.vila.projector_kinds import widths
 
@@ -43,16 +44,12 @@ def first_broken_rule(config: Config, world_size: int, entry: Entry | None) -> s
         _schedule(config, entry),
         _checkpoints_and_validation(config, entry),
         _sft_batch(config, world_size) if entry == "sft" else iter(()),
-        _rl_batch(config, world_size) if entry == "rl" else iter(()),
-        _rewards(config) if entry in ("rl", "evaluate") else iter(()),
+        rl_rules(config, world_size) if entry == "rl" else iter(()),
+        reward_rules(config) if entry in ("rl", "evaluate") else iter(()),
+        curriculum_rules(config) if entry in ("sft", "rl") else iter(()),
         _sequence_length(config, entry),
     )
     return next((line for rule in rules for line in rule), None)
-
-
-def flag(name: str) -> str:
-    """The command-line spelling of a field."""
-    return "--" + name.replace("_", "-")
 
 
 def _indivisible(config: Config, field: str, by: str) -> Iterator[str]:
@@ -304,65 +301,6 @@ def _sft_batch(config: Config, world_size: int) -> Iterator[str]:
             f"({config.micro_batch_size}) x data-parallel size ({replicas}): "
             f"choose a multiple of {step}, e.g. --global-batch-size "
             f"{math.ceil(batch / step) * step}"
-        )
-
-
-def _rl_batch(config: Config, world_size: int) -> Iterator[str]:
-    prompts, group = config.grpo_prompts_per_step, config.grpo_group_size
-    replicas = config.data_parallel_size(world_size)
-    if prompts < 1:
-        yield "grpo_prompts_per_step (0) must be positive: give --grpo-prompts-per-step N"
-    if prompts % replicas:
-        yield (
-            f"grpo_prompts_per_step ({prompts}) is not divisible by the data-parallel size "
-            f"({replicas}): choose a multiple, e.g. --grpo-prompts-per-step "
-            f"{math.ceil(prompts / replicas) * replicas}"
-        )
-    if group < 2:
-        yield (
-            f"grpo_group_size ({group}) gives no group to compare a response with: "
-            "choose --grpo-group-size of at least 2"
-        )
-    if config.global_batch_size not in (None, prompts * group):
-        yield (
-            f"global_batch_size ({config.global_batch_size}) is not grpo_prompts_per_step "
-            f"({prompts}) x grpo_group_size ({group}) = {prompts * group}: leave it out for RL"
-        )
-    if config.rollout_temperature == 0:
-        yield (
-            "rollout_temperature (0) makes all responses of a group equal: "
-            "give --rollout-temperature 1"
-        )
-
-
-def _rewards(config: Config) -> Iterator[str]:
-    try:
-        terms = reward_terms(config)
-    except UserError as error:
-        yield str(error)
-        return
-    if not any(term.weight for term in terms):
-        yield (
-            "rewards and reward_function give nothing a weight, every reward would be 0: "
-            "give e.g. --rewards accuracy=0.9 format=0.1"
-        )
-    if config.reward_kwargs and not config.reward_function:
-        yield "reward_kwargs is set without reward_function: give --reward-function FILE.py:NAME"
-    if config.reward_step_timeout >= 60 * config.distributed_timeout_minutes:
-        yield (
-            f"reward_step_timeout ({config.reward_step_timeout:g} s) is not shorter than "
-            f"distributed_timeout_minutes ({config.distributed_timeout_minutes:g}), after which "
-            "other ranks no longer wait: raise --distributed-timeout-minutes"
-        )
-    if any(term.name == "judge" for term in terms):
-        for name in ("judge_url", "judge_model"):
-            if not getattr(config, name):
-                yield f"rewards has judge, but {name} is not set: give {flag(name)} ..."
-    if not re.fullmatch(r"[A-Za-z_]\w*", config.judge_api_key_variable, re.ASCII):
-        # Not shown: it may be the key itself.
-        yield (
-            "judge_api_key_variable is not the name of an environment variable: "
-            "the key itself stands in no flag or recipe, give e.g. OPENAI_API_KEY"
         )
 
 

@@ -14,9 +14,10 @@ from megatron_longrl.errors import UserError
 
 DATA_TYPES = ("video", "image", "text")
 KNOWN_FIELDS = (
-    *("problem_id", "problem", "answer", "reasoning", "problem_type"),
-    *("data_type", "videos", "images"),
+    *("problem_id", "problem", "answer", "reasoning", "videos", "images"),
+    *("problem_type", "data_type"),
 )
+"""Fields of a data row that have a meaning here."""
 
 
 @dataclass(frozen=True)
@@ -37,7 +38,7 @@ class Row:
             depend on the folder that the data is in, so that the same data gives the same run
             everywhere.
         images: files of the images, which the model sees before the videos.
-        metadata: what else the row says, as it stands in the file; for rewards.
+        metadata: fields of the row that are none of these.
     """
 
     problem_id: str
@@ -50,7 +51,7 @@ class Row:
     source: str
     uid: str = ""
     images: tuple[Path, ...] = ()
-    metadata: Mapping[str, Any] = field(default_factory=dict, hash=False)
+    metadata: Mapping[str, Any] = field(default_factory=dict, compare=False)
 
     @property
     def media(self) -> list[tuple[Path, bool]]:

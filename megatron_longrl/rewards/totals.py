@@ -21,8 +21,8 @@ def fill(group: Group, terms: Sequence[RewardTerm], scored: Sequence[Outcomes]) 
     """Fill in what training and evaluation ask of a scored group.
 
     ``rewards`` float [n] is the weighted sum, 0 where a term with a weight has no score; there
-    ``valid`` bool [n] is False. ``components`` has every term's scores. A mean of REPORTED counts
-    what has no score as 0.
+    ``valid`` bool [n] is False. ``components`` has every term's scores. ``correct`` and the mean of
+    the format count what has no score as 0.
     """
     weighted = [(term.name, term.weight) for term in terms if term.weight]
     rewards, valid = [], []
@@ -33,8 +33,8 @@ def fill(group: Group, terms: Sequence[RewardTerm], scored: Sequence[Outcomes]) 
     group.valid = torch.tensor(valid, dtype=torch.bool)
     group.rewards = torch.tensor(rewards, dtype=torch.float32) * group.valid
     group.components = _components([term.name for term in terms], scored)
-    for name in REPORTED:
-        group.metrics[name] = sum(outcomes[name].score or 0.0 for outcomes in scored) / len(scored)
+    group.correct = torch.tensor([outcomes["accuracy"].score or 0.0 for outcomes in scored])
+    group.metrics["format"] = sum(o["format"].score or 0.0 for o in scored) / len(scored)
 
 
 def count_failures(terms: Sequence[RewardTerm], scored: Sequence[Outcomes]) -> tuple[int, int]:

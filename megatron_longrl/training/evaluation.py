@@ -6,7 +6,7 @@ import json
 import logging
 import math
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -57,16 +57,30 @@ def answer(
 def rollout_metrics(runtime: Runtime, groups: Sequence[Group]) -> tuple[dict[str, float], int]:
     """Means over all responses of all replicas, and how many prompts were answered.
 
-    Every reward of which the sum is made is there as ``reward/NAME``. Responses without a reward do
-    not count towards it. Collective over the world.
+    Every reward of which the sum is made is there as ``reward/NAME``; responses without a reward do
+    not count towards it. Accuracy also by kind of question, and by frames of the prompt's videos
+    where they differ. Collective over the world.
     """
     mine = [_group_summary(group) for group in groups] if runtime.replica_rank == 0 else []
     parts = gather_objects(runtime.groups.control, mine)
     everyone = [entry for part in parts for entry in part]
     means = {f"{name}/mean": _mean(everyone, name) for name in RATES}
-    parts_of_reward = sorted({name for entry in everyone for name in entry} - set(RATES))
-    means |= {name: _mean(everyone, name) for name in parts_of_reward}
-    return means, len(everyone)
+    of_rewards = {name for entry in everyone for name in entry if name.startswith("reward/")}
+    means |= {name: _mean(everyone, name) for name in sorted(of_rewards)}
+    return means | accuracy_by(everyone, "kind") | accuracy_by(everyone, "frames"), len(everyone)
+
+
+def accuracy_by(summaries: Sequence[Mapping[str, Any]], field: str) -> dict[str, float]:
+    """``accuracy/<field>/<value>`` for every value of a field, where there are several."""
+    by_value: dict[Any, list[float]] = {}
+    for summary in summaries:
+        by_value.setdefault(summary[field], []).append(summary["accuracy"])
+    if len(by_value) < 2:
+        return {}
+    return {
+        f"accuracy/{field}/{value}": sum(found) / len(found)
+        for value, found in sorted(by_value.items())
+    }
 
 
 def reward_counters(runtime: Runtime, rewards: RewardRunner) -> dict[str, float]:
@@ -163,7 +177,7 @@ def _record(group: Group) -> dict[str, Any]:
         "problem_type": group.prompt.row.problem_type,
         "answer": group.prompt.row.answer,
         "response": response.text,
-        "correct": group.metrics["accuracy"],
+        "correct": group.accuracy,
         "format": group.metrics["format"],
         "reward": float(group.rewards[0]) if group.valid[0] else None,
         "rewards": {name: scores[0] for name, scores in group.components.items()},
@@ -179,7 +193,13 @@ def _write_json(path: Path, content: dict[str, Any]) -> None:
     os.replace(aside, path)
 
 
-def _group_summary(group: Group) -> dict[str, float]:
+def _frames_bin(frames: int) -> str:
+    """``"17-32"``: between powers of two, so that lengths make few groups."""
+    most = 1 << max(frames - 1, 0).bit_length()
+    return f"{most // 2 + 1}-{most}" if most > 2 else str(frames)
+
+
+def _group_summary(group: Group) -> dict[str, Any]:
     assert group.rewards is not None
     lengths = torch.tensor([float(len(r.token_ids)) for r in group.responses])
     cut = [response.finish_reason == "length" for response in group.responses]
@@ -189,11 +209,13 @@ def _group_summary(group: Group) -> dict[str, float]:
     means["reward"] = _mean_of(rewards.tolist())
     return {
         **{name: mean for name, mean in means.items() if mean is not None},
-        "accuracy": group.metrics["accuracy"],
+        "accuracy": group.accuracy,
         "format": group.metrics["format"],
         "response_length": float(lengths.mean()),
         "cut_off": sum(cut) / len(cut),
         "zero_advantage": float(spread == 0.0),
+        "kind": group.prompt.row.problem_type,
+        "frames": _frames_bin(group.prompt.num_frames),
     }
 
 
@@ -203,6 +225,6 @@ def _mean_of(scores: Sequence[float | None]) -> float | None:
     return sum(there) / len(there) if there else None
 
 
-def _mean(entries: Sequence[dict[str, float]], name: str) -> float:
+def _mean(entries: Sequence[Mapping[str, Any]], name: str) -> float:
     """Over the entries that have it; 0 where none has."""
     return _mean_of([entry.get(name) for entry in entries]) or 0.0
