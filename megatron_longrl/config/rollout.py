@@ -36,6 +36,11 @@ class RolloutSection(Section):
     rollout_top_k: Annotated[int, Field(ge=-1)] = -1
     """Sample among this many most likely tokens; -1 is all."""
 
+    rollout_lag: Annotated[int, Field(ge=0, le=1)] = 0
+    """Updates between the weights that generate responses and those that are trained on them. 1:
+    the next step's responses are generated before an update and scored during it; a step that
+    ends with a checkpoint generates none ahead."""
+
     rollout_memory_gib: PositiveFloat = 1.0
     """Memory of the engine's key/value cache, in GiB per rank."""
 

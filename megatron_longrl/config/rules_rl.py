@@ -20,6 +20,11 @@ def rl_rules(config: Config, world_size: int) -> Iterator[str]:
     yield from _advantage(config)
     yield from _kl(config)
     yield from _filters(config)
+    if config.rollout_lag and config.rollout_correction == "off":
+        yield (
+            "rollout_lag (1) trains on responses of older weights, and rollout_correction off does "
+            "not weigh them: give --rollout-correction token, or --rollout-lag 0"
+        )
 
 
 def curriculum_rules(config: Config) -> Iterator[str]:

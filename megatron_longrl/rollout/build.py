@@ -23,7 +23,7 @@ def build_engine(config: Config, tokenizer: Tokenizer, groups: ParallelGroups) -
 
     dtype = str(config.params_dtype).removeprefix("torch.")
     return VllmEngine(
-        _settings(config, dtype),
+        engine_settings(config, dtype),
         tokenizer,
         groups,
         tensor_parallel_size=config.rollout_tensor_parallel_size,
@@ -36,7 +36,7 @@ def build_engine(config: Config, tokenizer: Tokenizer, groups: ParallelGroups) -
     )
 
 
-def _settings(config: Config, dtype: str) -> dict[str, Any]:
+def engine_settings(config: Config, dtype: str) -> dict[str, Any]:
     """``config.json`` of the language model, with multimodal positions where it has them."""
     settings = language_settings(config, dtype)
     if config.mrope_section is not None:

@@ -37,7 +37,7 @@ from megatron_longrl.training.loop import RowSource
 from megatron_longrl.training.losses import rl_loss
 from megatron_longrl.training.media import Media
 from megatron_longrl.training.reference import ReferenceWeights
-from megatron_longrl.training.rollouts import RolloutCollector, Rollouts, trained_part
+from megatron_longrl.training.rollouts import RolloutCollector, Rollouts, Round, trained_part
 from megatron_longrl.training.runtime import Runtime
 from megatron_longrl.training.sharding import MicroBatch
 from megatron_longrl.training.step import SkippedUpdates
@@ -76,21 +76,26 @@ class RLTrainer:
         self.version = 0
         self.beta = float((state or {}).get("kl_beta", self.config.grpo_kl_beta))
         self._skips = SkippedUpdates.restored(state)
+        self._begun: Round | None = None
+        """Of the next step, under --rollout-lag 1."""
         self.loss = rl_loss(self.config, lambda: self.beta)
         self.collector = RolloutCollector(
             runtime,
             engine,
             rewards,
-            # More rounds or updates need them anew.
-            keeps_frames=self.config.updates_per_step == 1 and not self.config.dynamic_sampling,
+            # More rounds, more updates or an update in between need them anew.
+            keeps_frames=self.config.updates_per_step == 1
+            and not self.config.dynamic_sampling
+            and not self.config.rollout_lag,
         )
         self._sync_weights()
 
     def step(self, iteration: int, source: RowSource) -> dict[str, float]:
         """One RL step; returns its metrics over all replicas."""
         timer = self.runtime.timer
-        rollouts = self.collector.collect(iteration, source)
+        rollouts = self._rollouts(iteration, source)
         media = rollouts.media
+        lag = self._lag(rollouts)
         with timer("pack"):
             parts = self._parts(rollouts)
             batches = [batch for part in parts for batch in part.batches]
@@ -114,6 +119,7 @@ class RLTrainer:
             **reward_counters(self.runtime, self.rewards),
             **self.runtime.media_metrics(media),
             **({"sampling_rounds": rollouts.rounds} if self.config.dynamic_sampling else {}),
+            **({"rollout_lag": lag} if self.config.rollout_lag else {}),
         }
 
     def validate(self, rows: Sequence[Row]) -> dict[str, float]:
@@ -139,6 +145,25 @@ class RLTrainer:
     def state(self) -> dict[str, Any]:
         """For a resumed run."""
         return {"kl_beta": self.beta, **self._skips.state()}
+
+    def _rollouts(self, iteration: int, source: RowSource) -> Rollouts:
+        """Those of this step. Under --rollout-lag 1 the next step's are generated as well, with the
+        weights from before this step's update, and scored during it."""
+        begun = self._begun or self.collector.begin(iteration, source)
+        rollouts = self.collector.finish(begun, source)
+        self._begun = None
+        if self.config.rollout_lag and source.goes_on:
+            self._begun = self.collector.begin(iteration + 1, source)
+        return rollouts
+
+    def _lag(self, rollouts: Rollouts) -> float:
+        """Versions between the weights and those that generated the responses; the mean over all
+        replicas."""
+        newest = self.version - 1
+        lags = [newest - r.weight_version for group in rollouts.groups for r in group.responses]
+        sums = torch.tensor([float(sum(lags)), float(len(lags))])
+        total, count = sum_over_replicas(sums, self.runtime.groups).tolist()
+        return total / count if count else 0.0
 
     def _parts(self, rollouts: Rollouts) -> list[Part]:
         """The mini-batches of the step, the same number on every replica."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping, Sequence
+from copy import copy
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -11,6 +12,7 @@ import torch
 from torch import Tensor
 
 from megatron_longrl.algorithms.filters import does_better, overlong_penalty, says_something
+from megatron_longrl.data.curriculum import frames_at
 from megatron_longrl.data.prompts import Prompt
 from megatron_longrl.data.rows import Row
 from megatron_longrl.parallel.agree import sum_over_replicas
@@ -45,6 +47,19 @@ class Rollouts:
     """Groups that a full step would have more, over all replicas."""
 
 
+@dataclass
+class Round:
+    """Responses that were generated together."""
+
+    iteration: int
+    groups: list[Group]
+    media: Media
+    greedy: list[Group] = field(default_factory=list)
+    """ReMax: the greedy response to each prompt."""
+    shuffled: list[Group] = field(default_factory=list)
+    """T-GRPO: as many responses, to the videos with their frames in another order."""
+
+
 class RolloutCollector:
     """Generates and rewards the responses of a step.
 
@@ -64,49 +79,88 @@ class RolloutCollector:
 
     def collect(self, iteration: int, source: RowSource) -> Rollouts:
         """As many groups as a step has, fewer where rows fail; collective over the world."""
-        config, result = self.config, Rollouts()
+        return self.finish(self.begin(iteration, source), source)
+
+    def begin(self, iteration: int, source: RowSource) -> Round:
+        """Generate the first responses of a step; they are scored until :meth:`finish`.
+
+        Collective over the world.
+        """
+        return self._generate(iteration, 0, source.take())
+
+    def finish(self, begun: Round, source: RowSource) -> Rollouts:
+        """The groups of the step that has begun, with rewards; collective over the world."""
+        config, result, round_ = self.config, Rollouts(), begun
         wanted = source.rows_per_replica
         tries = config.dynamic_sampling_max_tries if config.dynamic_sampling else 1
-        while result.rounds < tries:
-            groups, media = self._round(iteration, result.rounds, source.take(wanted))
+        while True:
+            self._reward(round_)
+            groups = round_.groups
             result.rounds += 1
             result.generated += groups
             kept = [group for group in groups if not config.dynamic_sampling or self._keeps(group)]
             result.groups += kept
-            _join(result.media, media)
+            _join(result.media, round_.media)
             wanted -= len(kept)
             if not config.dynamic_sampling:
                 break
             missing = sum_over_replicas(torch.tensor([float(wanted)]), self.runtime.groups)
             result.missing = int(missing)
-            if result.missing == 0:
+            if result.missing == 0 or result.rounds == tries:
                 break
+            round_ = self._generate(begun.iteration, result.rounds, source.take(wanted))
         if result.missing and self.runtime.is_writer:
             logger.warning(
                 "step %d trains on %d groups fewer than asked for: after %d rounds of dynamic "
                 "sampling the others were all right or all wrong (%s outside %g to %g); raise "
                 "--dynamic-sampling-max-tries, or take other questions",
-                *(iteration + 1, result.missing, result.rounds, config.filter_metric),
+                *(begun.iteration + 1, result.missing, result.rounds, config.filter_metric),
                 *(config.filter_low, config.filter_high),
             )
         return result
 
-    def _round(self, iteration: int, number: int, rows: Sequence[Row]) -> tuple[list[Group], Media]:
-        """Responses with rewards to some rows; collective over the replica."""
-        timer = self.runtime.timer
+    def _generate(self, iteration: int, number: int, rows: Sequence[Row]) -> Round:
+        """Responses to some rows, on their way to be scored; collective over the replica."""
+        timer, config = self.runtime.timer, self.config
+        self.runtime.builder.max_frames = frames_at(iteration, config)
         with timer("data"):
             prompts = self.runtime.build_prompts(rows)
         with timer("encode"):
             prompts, media = self.runtime.encode(prompts, for_training=self._keeps_frames)
-        sampling = training_settings(self.config, iteration, number)
-        groups = self._answers(prompts, media.embeddings, sampling)
+        sampling = training_settings(config, iteration, number)
+        result = Round(iteration, self._answers(prompts, media.embeddings, sampling), media)
+        if config.advantage == "remax":
+            greedy = SamplingSettings(
+                n=1, max_tokens=config.rollout_max_tokens, temperature=0.0, step=iteration
+            )
+            result.greedy = self._answers(_again(prompts), media.embeddings, greedy)
+        if config.shuffled_frames_bonus:
+            filmed = [prompt for prompt in prompts if _is_filmed(prompt)]
+            embeddings = shuffled(filmed, media.embeddings, config.seed + iteration)
+            sampling = training_settings(config, iteration, _SHUFFLED)
+            result.shuffled = self._answers(_again(filmed), embeddings, sampling)
+        return result
+
+    def _answers(
+        self,
+        prompts: Sequence[Prompt],
+        embeddings: Mapping[str, Tensor],
+        sampling: SamplingSettings,
+    ) -> list[Group]:
+        """Responses without rewards yet."""
+        with self.runtime.timer("rollout"):
+            return self.engine.generate(prompts, embeddings, sampling, self.rewards.submit)
+
+    def _reward(self, round_: Round) -> None:
+        """Fill in the rewards; collective over the replica."""
+        with self.runtime.timer("reward"):
+            self.rewards.collect([*round_.groups, *round_.greedy, *round_.shuffled])
         if self.config.advantage == "remax":
-            self._baselines(groups, media, iteration)
+            _baselines(round_)
         if self.config.shuffled_frames_bonus:
-            self._contrast(groups, media, iteration)
+            _contrast(round_, self.config)
         if self.config.overlong_shaping:
-            _shorten(groups, self.config)
-        return groups, media
+            _shorten(round_.groups, self.config)
 
     def _keeps(self, group: Group) -> bool:
         """Dynamic sampling's choice, by the responses that have a reward."""
@@ -118,47 +172,15 @@ class RolloutCollector:
         mean = float(values[group.valid].mean())
         return says_something(mean, config.filter_low, config.filter_high)
 
-    def _answers(
-        self,
-        prompts: Sequence[Prompt],
-        embeddings: Mapping[str, Tensor],
-        sampling: SamplingSettings,
-    ) -> list[Group]:
-        """Responses with rewards; collective over the replica."""
-        with self.runtime.timer("rollout"):
-            groups = self.engine.generate(prompts, embeddings, sampling, self.rewards.submit)
-        with self.runtime.timer("reward"):
-            self.rewards.collect(groups)
-        return groups
 
-    def _baselines(self, groups: Sequence[Group], media: Media, iteration: int) -> None:
-        """ReMax: the reward of each prompt's greedy response, without which no other counts."""
-        greedy = SamplingSettings(
-            n=1, max_tokens=self.config.rollout_max_tokens, temperature=0.0, step=iteration
-        )
-        prompts = [group.prompt for group in groups]
-        others = self._answers(prompts, media.embeddings, greedy)
-        for group, other in zip(groups, others, strict=True):
-            assert other.rewards is not None and other.valid is not None
-            assert group.rewards is not None and group.valid is not None
-            group.baseline = float(other.rewards[0])
-            group.valid = group.valid & other.valid  # [n] and [1]
-            group.rewards = group.rewards * group.valid
+def _is_filmed(prompt: Prompt) -> bool:
+    """Whether there is an order of frames."""
+    return any(video.num_units > 1 for video in prompt.videos)
 
-    def _contrast(self, groups: Sequence[Group], media: Media, iteration: int) -> None:
-        """T-GRPO: right answers earn more where the order of the frames has helped."""
-        config = self.config
-        filmed = [group for group in groups if any(v.num_units > 1 for v in group.prompt.videos)]
-        prompts = [group.prompt for group in filmed]
-        embeddings = shuffled(prompts, media.embeddings, config.seed + iteration)
-        sampling = training_settings(config, iteration, _SHUFFLED)
-        for group, other in zip(filmed, self._answers(prompts, embeddings, sampling), strict=True):
-            group.metrics["accuracy_shuffled"] = other.accuracy
-            if does_better(group.accuracy, other.accuracy, config.shuffled_frames_ratio):
-                assert group.rewards is not None and group.correct is not None
-                assert group.valid is not None
-                bonus = config.shuffled_frames_bonus * group.correct
-                group.rewards = group.rewards + bonus * group.valid
+
+def _again(prompts: Sequence[Prompt]) -> list[Prompt]:
+    """The same prompts as objects of their own, by which rewards tell groups apart."""
+    return [copy(prompt) for prompt in prompts]
 
 
 def training_settings(config: Config, iteration: int, number: int = 0) -> SamplingSettings:
@@ -210,6 +232,28 @@ def trained_part(groups: Sequence[Group], config: Config) -> list[Group]:
         if kept:
             result.append(Group(group.prompt, kept))
     return result
+
+
+def _baselines(round_: Round) -> None:
+    """ReMax: the reward of each prompt's greedy response, without which no other counts."""
+    for group, other in zip(round_.groups, round_.greedy, strict=True):
+        assert other.rewards is not None and other.valid is not None
+        assert group.rewards is not None and group.valid is not None
+        group.baseline = float(other.rewards[0])
+        group.valid = group.valid & other.valid  # [n] and [1]
+        group.rewards = group.rewards * group.valid
+
+
+def _contrast(round_: Round, config: Config) -> None:
+    """T-GRPO: right answers earn more where the order of the frames has helped."""
+    filmed = [group for group in round_.groups if _is_filmed(group.prompt)]
+    for group, other in zip(filmed, round_.shuffled, strict=True):
+        group.metrics["accuracy_shuffled"] = other.accuracy
+        if does_better(group.accuracy, other.accuracy, config.shuffled_frames_ratio):
+            assert group.rewards is not None and group.correct is not None
+            assert group.valid is not None
+            bonus = config.shuffled_frames_bonus * group.correct
+            group.rewards = group.rewards + bonus * group.valid
 
 
 def _shorten(groups: Sequence[Group], config: Config) -> None:
