@@ -27,7 +27,9 @@ from megatron_longrl.parallel.groups import ParallelGroups, init_parallel
 from megatron_longrl.rollout import embedding_store
 from megatron_longrl.rollout.embedding_store import open_store
 from megatron_longrl.rollout.types import Group, SamplingSettings
-from megatron_longrl.rollout.vllm_engine import VllmEngine, check_head_size
+from megatron_longrl.rollout.vllm_engine import VllmEngine
+from megatron_longrl.rollout.vllm_limits import check_head_size
+from megatron_longrl.rollout.vllm_model import ModelSettings
 
 if TYPE_CHECKING:
     from megatron_longrl.config import Config
@@ -65,7 +67,7 @@ LAYOUTS = {
 
 def parallel(replica: int) -> ParallelGroups:
     """Groups of replicas of so many ranks (tensor-parallel for Megatron)."""
-    settings = SimpleNamespace(
+    config = SimpleNamespace(
         tensor_model_parallel_size=replica,
         pipeline_model_parallel_size=1,
         context_parallel_size=1,
@@ -73,7 +75,19 @@ def parallel(replica: int) -> ParallelGroups:
         distributed_timeout_minutes=2,
         distributed_backend="gloo",
     )
-    return init_parallel(cast("Config", settings))
+    return init_parallel(cast("Config", config))
+
+
+def settings(hf_config: dict[str, Any] = HF_CONFIG, memory_gib: float = 0.01) -> ModelSettings:
+    """Of a small engine."""
+    return ModelSettings(
+        hf_config,
+        dtype="float32",
+        memory_gib=memory_gib,
+        max_model_len=MAX_MODEL_LEN,
+        max_num_seqs=32,
+        max_num_batched_tokens=150,  # less than the prompts together
+    )
 
 
 def model(seed: int) -> Qwen2ForCausalLM:
@@ -187,15 +201,10 @@ def layout(world: None, name: str) -> Layout:
         groups = parallel(replica)
         before = process_state()
         engine = VllmEngine(
-            HF_CONFIG,
+            settings(memory_gib=blocks * BLOCK_BYTES / 2**30),
             cast(Tokenizer, Words()),
             groups,
             tensor_parallel_size=engine_ranks,
-            dtype=torch.float32,
-            memory_gib=blocks * BLOCK_BYTES / 2**30,
-            max_model_len=MAX_MODEL_LEN,
-            max_num_batched_tokens=150,  # less than the prompts together
-            max_num_seqs=32,
         )
         assert process_state() == before
         mapped = [
@@ -356,15 +365,7 @@ def test_failures_reach_every_rank_and_the_engine_survives(
 def test_a_size_that_does_not_fit_is_refused_on_all_ranks() -> None:
     close_engine()
     with pytest.raises(UserError, match="--rollout-tensor-parallel-size 2 does not fit"):
-        VllmEngine(
-            HF_CONFIG,
-            cast(Tokenizer, Words()),
-            parallel(1),
-            tensor_parallel_size=2,
-            dtype=torch.float32,
-            memory_gib=0.01,
-            max_model_len=MAX_MODEL_LEN,
-        )
+        VllmEngine(settings(), cast(Tokenizer, Words()), parallel(1), tensor_parallel_size=2)
 
 
 def test_heads_wider_than_their_share_of_the_hidden_size_are_refused() -> None:
@@ -383,13 +384,10 @@ def test_a_head_size_without_a_kernel_is_refused() -> None:
     close_engine()
     with pytest.raises(UserError, match=r"heads of 16 channels.*32, 64.*--num-attention-heads"):
         VllmEngine(
-            HF_CONFIG | {"num_attention_heads": 8},
+            settings(HF_CONFIG | {"num_attention_heads": 8}),
             cast(Tokenizer, Words()),
             parallel(1),
             tensor_parallel_size=1,
-            dtype=torch.float32,
-            memory_gib=0.01,
-            max_model_len=MAX_MODEL_LEN,
         )
 
 
