@@ -55,7 +55,8 @@ class ServerProcess:
             UserError: it ends instead, or takes too long.
         """
         self.stop()
-        self._log = None if self._log_level == "debug" else tempfile.TemporaryFile()
+        if self._log_level != "debug":
+            self._log = tempfile.TemporaryFile()  # noqa: SIM115 - it lives as long as the server
         reading, writing = os.pipe()
         environment = {k: v for k, v in os.environ.items() if not k.startswith(_TORCHRUN)}
         # Its threads stay where this process may run, instead of one core each.
