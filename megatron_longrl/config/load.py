@@ -29,6 +29,7 @@ PROGRAMS: dict[Entry, str] = {
     "sft": "train_sft",
     "rl": "train_rl",
     "evaluate": "evaluate",
+    "serve": "rollout.serve",
 }
 
 
@@ -44,7 +45,8 @@ def load_config(argv: Sequence[str], entry: Entry) -> Config:
     Raises UserError with one line for anything wrong.
     """
     names = FieldNames(SECTIONS)
-    prog = f"torchrun -m megatron_longrl.{PROGRAMS[entry]}"
+    launcher = "python" if entry == "serve" else "torchrun"
+    prog = f"{launcher} -m megatron_longrl.{PROGRAMS[entry]}"
     parser = build_parser(SECTIONS, names, prog)
     first_rank = os.environ.get("RANK", "0") == "0"
     if not first_rank and {"-h", "--help"} & set(argv):
@@ -76,7 +78,10 @@ def load_config(argv: Sequence[str], entry: Entry) -> Config:
             logger.warning("sequence_parallel is switched off: tensor_model_parallel_size is 1")
         config = config.replace(sequence_parallel=False)
     alone = config.model_parallel_size if print_only else 1
-    config.validate_layout(int(os.environ.get("WORLD_SIZE", alone)), entry)
+    world_size = int(os.environ.get("WORLD_SIZE", alone))
+    if entry == "serve":  # the recipe's layout is the trainer's
+        world_size = config.model_parallel_size
+    config.validate_layout(world_size, entry)
     if print_only:
         if first_rank:
             sys.stdout.write(to_yaml(config))

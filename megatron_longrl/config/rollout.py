@@ -10,6 +10,7 @@ from megatron_longrl.config.section import (
     PositiveFloat,
     PositiveInt,
     Section,
+    TextList,
     WeightFloat,
 )
 
@@ -17,8 +18,13 @@ from megatron_longrl.config.section import (
 class RolloutSection(Section):
     """rollout: how responses are generated"""
 
-    rollout_engine: Literal["vllm"] = "vllm"
-    """Inference engine."""
+    rollout_engine: Literal["colocated", "server"] = "colocated"
+    """Where vLLM runs: colocated on the trainer's ranks, or as a server beside the trainer, one for
+    each model replica."""
+
+    rollout_server_address: TextList = Field(default_factory=list)
+    """HOST:PORT of servers that were started with megatron_longrl.rollout.serve, one per replica.
+    By default the trainer starts each on the loopback of the replica's first rank."""
 
     rollout_tensor_parallel_size: PositiveInt | None = None
     """Tensor-parallel size of the engine; by default all ranks of a replica where heads and
@@ -45,4 +51,9 @@ class RolloutSection(Section):
     """Memory of the engine's key/value cache, in GiB per rank."""
 
     rollout_timeout: PositiveFloat = 600.0
-    """Seconds after which a generation that does not end becomes an error."""
+    """Seconds after which a generation that does not end, or a server that does not answer, becomes
+    an error."""
+
+    weight_bucket_mb: PositiveFloat = 256.0
+    """Shared memory, in MiB, through which weights go to a server piece by piece; at least the
+    largest layer."""

@@ -26,6 +26,7 @@ REQUIRED: dict[str, tuple[str, ...]] = {
         "grpo_prompts_per_step",
     ),
     "evaluate": ("load", "data", "output", "tokenizer_model"),
+    "serve": ("tokenizer_model", "rollout_server_address"),
 }
 """Fields that an entry point cannot do without."""
 
@@ -41,6 +42,7 @@ def first_broken_rule(config: Config, world_size: int, entry: Entry | None) -> s
         _sequence_split(config),
         _transformer_engine(config, entry),
         _rollout_split(config),
+        _rollout_servers(config, world_size, entry),
         _schedule(config, entry),
         _checkpoints_and_validation(config, entry),
         _sft_batch(config, world_size) if entry == "sft" else iter(()),
@@ -242,7 +244,7 @@ def _rollout_split(config: Config) -> Iterator[str]:
     if size is None:
         return
     replica = config.model_parallel_size
-    if replica % size:
+    if replica % size and config.rollout_engine == "colocated":
         yield (
             f"rollout_tensor_parallel_size ({size}) does not divide the {replica} ranks of a "
             "model replica: choose a divisor, or leave it out"
@@ -257,8 +259,30 @@ def _rollout_split(config: Config) -> Iterator[str]:
         )
 
 
+def _rollout_servers(config: Config, world_size: int, entry: Entry | None) -> Iterator[str]:
+    addresses = config.rollout_server_address
+    if entry == "serve":
+        if len(addresses) > 1:
+            yield (
+                f"rollout_server_address names {len(addresses)} addresses, but a server listens on "
+                "one: give --rollout-server-address HOST:PORT"
+            )
+        return
+    if addresses and config.rollout_engine != "server":
+        yield (
+            f"rollout_server_address is set, but rollout_engine is {config.rollout_engine}: give "
+            "--rollout-engine server, or leave --rollout-server-address out"
+        )
+    replicas = config.data_parallel_size(world_size)
+    if addresses and entry is not None and len(addresses) != replicas:
+        yield (
+            f"rollout_server_address names {len(addresses)} servers for {replicas} model replicas: "
+            "give --rollout-server-address one HOST:PORT for each"
+        )
+
+
 def _schedule(config: Config, entry: Entry | None) -> Iterator[str]:
-    if entry == "evaluate":
+    if entry in ("evaluate", "serve"):
         return
     if config.freeze_vision_tower and config.freeze_projector and config.freeze_language_model:
         yield (
@@ -280,7 +304,7 @@ def _schedule(config: Config, entry: Entry | None) -> Iterator[str]:
 
 
 def _checkpoints_and_validation(config: Config, entry: Entry | None) -> Iterator[str]:
-    if entry == "evaluate":
+    if entry in ("evaluate", "serve"):
         return
     if config.save_interval is not None and config.save is None:
         yield f"save_interval ({config.save_interval}) is set without save: give --save FOLDER"

@@ -27,7 +27,7 @@ from megatron_longrl.models.vila.projector_kinds import downsampling
 if TYPE_CHECKING:
     import torch
 
-Entry = Literal["sft", "rl", "evaluate"]
+Entry = Literal["sft", "rl", "evaluate", "serve"]
 
 SECTIONS: tuple[type[Section], ...] = (
     ModelSection,

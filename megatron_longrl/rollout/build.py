@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from megatron_longrl.models.text.hf_config import language_settings
 from megatron_longrl.rollout.engine import RolloutEngine
+from megatron_longrl.rollout.vllm_model import ModelSettings
 
 if TYPE_CHECKING:
     from megatron_longrl.config import Config
@@ -19,19 +20,40 @@ def build_engine(config: Config, tokenizer: Tokenizer, groups: ParallelGroups) -
     Raises:
         UserError: it does not start.
     """
+    settings = model_settings(config)
+    if config.rollout_engine == "server":
+        from megatron_longrl.rollout.server_engine import ServerEngine
+
+        return ServerEngine(
+            settings,
+            tokenizer,
+            groups,
+            addresses=config.rollout_server_address,
+            bucket_bytes=int(config.weight_bucket_mb * (1 << 20)),
+            timeout_seconds=config.rollout_timeout,
+            log_level=config.log_level,
+        )
     from megatron_longrl.rollout.vllm_engine import VllmEngine
 
-    dtype = str(config.params_dtype).removeprefix("torch.")
     return VllmEngine(
-        engine_settings(config, dtype),
+        settings,
         tokenizer,
         groups,
         tensor_parallel_size=config.rollout_tensor_parallel_size,
-        dtype=config.params_dtype,
-        memory_gib=config.rollout_memory_gib,
-        max_model_len=min(config.seq_length, config.max_position_embeddings),
         timeout_seconds=config.rollout_timeout,
         log_level=config.log_level,
+    )
+
+
+def model_settings(config: Config) -> ModelSettings:
+    """What an engine serves; of a server, its size, too."""
+    dtype = str(config.params_dtype).removeprefix("torch.")
+    return ModelSettings(
+        hf_config=engine_settings(config, dtype),
+        dtype=dtype,
+        memory_gib=config.rollout_memory_gib,
+        max_model_len=min(config.seq_length, config.max_position_embeddings),
+        tensor_parallel_size=config.rollout_tensor_parallel_size or 1,
         deepstack_levels=len(config.vision_deepstack_layers),
     )
 

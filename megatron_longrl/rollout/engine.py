@@ -57,8 +57,9 @@ class RolloutEngine(Protocol):
 
         Args:
             named: Hugging Face name (``model.embed_tokens.weight``) and full tensor, every weight
-                once, in the same order on every rank; may be a generator that communicates within
-                the replica.
+                once, in the same order on every rank; iterating may communicate within the
+                replica. Until the next call it must give these weights whenever it is iterated:
+                an engine that has lost them does so again, in :meth:`generate`.
             version: a number that grows; responses carry it.
 
         Raises:

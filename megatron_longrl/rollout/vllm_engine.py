@@ -8,66 +8,33 @@ only. This is the one design on CPU and GPU.
 
 from __future__ import annotations
 
-import json
-import logging
 import secrets
 import socket
-import tempfile
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import nullcontext
-from dataclasses import dataclass
-from functools import partial
-from pathlib import Path
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import torch
 import torch.distributed as dist
-import torch.nn.functional as F
 from torch import Tensor
 
 from megatron_longrl.errors import UserError
 from megatron_longrl.parallel.agree import gather_objects, together
 from megatron_longrl.parallel.groups import ParallelGroups
-from megatron_longrl.platforms import platform
 from megatron_longrl.rollout.engine import OnResponse
 from megatron_longrl.rollout.placement import place
-from megatron_longrl.rollout.sampling import balanced_shares, group_seeds
+from megatron_longrl.rollout.sampling import balanced_shares, request_seeds
 from megatron_longrl.rollout.types import Group, Response, SamplingSettings
-from megatron_longrl.rollout.vllm_deepstack import DeepStackFeed, with_features
-from megatron_longrl.rollout.vllm_guest import (
-    kept_random_state,
-    leave_groups,
-    unlink_shared_memory,
-    vllm_start,
-)
-from megatron_longrl.rollout.vllm_limits import check_head_size, scheduling, weight_names
-from megatron_longrl.rollout.vllm_positions import take_positions, with_positions
-from megatron_longrl.rollout.vllm_requests import PromptRequest, parameters
+from megatron_longrl.rollout.vllm_generation import Draw, Generator
+from megatron_longrl.rollout.vllm_guest import kept_random_state, unlink_shared_memory
+from megatron_longrl.rollout.vllm_model import ModelSettings, no_compilation, start_model
+from megatron_longrl.rollout.vllm_requests import PromptRequest, check_prompts, make_request
+from megatron_longrl.rollout.weights import Incoming
 
 if TYPE_CHECKING:
-    from vllm import RequestOutput
-
     from megatron_longrl.data.prompts import Prompt
     from megatron_longrl.data.tokenizer import Tokenizer
-
-logger = logging.getLogger(__name__)
-
-_EMBEDDING = "model.embed_tokens.weight"
-_OUTPUT_LAYER = "lm_head.weight"
-# A prompt's last block is prefilled for every response: small blocks share more of a short prompt.
-_BLOCK_SIZE = {"cpu": 32, "cuda": 16}
-_STEPS_BETWEEN_CLOCK_CHECKS = 16
-
-
-@dataclass(frozen=True)
-class _Draw:
-    """A response on its way between ranks."""
-
-    token_ids: list[int]
-    logprobs: list[float]
-    text: str
-    finish_reason: str
 
 
 class VllmEngine:
@@ -78,19 +45,12 @@ class VllmEngine:
     The engine has no usable weights until the first :meth:`update_weights`.
 
     Args:
-        hf_config: the language model's Hugging Face configuration (``llm/config.json``) as a dict.
+        settings: the language model. Its tensor-parallel size is set here.
         tokenizer: end-of-turn id and decoding.
         groups: the process groups of this rank.
         tensor_parallel_size: ranks per engine; None takes the most that fit. With fewer than the
             replica has, its engines share the prompts.
-        dtype: of weights, embeddings and key/value cache: the training dtype.
-        memory_gib: key/value cache of this rank.
-        max_model_len: longest prompt with its response, in tokens.
         timeout_seconds: a generation that takes longer is an error.
-        max_num_seqs: responses that are generated at a time.
-        max_num_batched_tokens: tokens that the engine processes in one forward pass; on CPU at
-            least ``max_model_len``.
-        deepstack_levels: layers behind which DeepStack adds features of media.
         log_level: ``debug`` shows vLLM's log, other levels its warnings only.
 
     Raises:
@@ -99,80 +59,34 @@ class VllmEngine:
 
     def __init__(
         self,
-        hf_config: Mapping[str, Any],
+        settings: ModelSettings,
         tokenizer: Tokenizer,
         groups: ParallelGroups,
         *,
         tensor_parallel_size: int | None,
-        dtype: torch.dtype,
-        memory_gib: float,
-        max_model_len: int,
         timeout_seconds: float = 600.0,
-        max_num_seqs: int = 256,
-        max_num_batched_tokens: int = 8192,
         log_level: str = "info",
-        deepstack_levels: int = 0,
     ) -> None:
         self.weight_version = -1
-        self.placement = place(tensor_parallel_size, hf_config, groups, socket.gethostname())
+        hf_config, host = settings.hf_config, socket.gethostname()
+        self.placement = place(tensor_parallel_size, hf_config, groups, host)
+        size = self.placement.tensor_parallel_size
+        self._settings = replace(settings, tensor_parallel_size=size)
         self._tokenizer = tokenizer
         self._control = groups.replica_control
-        self._dtype = dtype
-        self._max_model_len = max_model_len
         self._timeout_seconds = timeout_seconds
-        self._num_requests = 0
-        # On CPU vLLM packs the output layer for its kernels, and a reload does not pack a tied one
-        # again: there the engine holds the embedding twice.
-        self._uses_mrope = "mrope_section" in (hf_config.get("rope_parameters") or {})
-        self._copies_head = platform.name == "cpu" and bool(hf_config.get("tie_word_embeddings"))
-        if self._copies_head:
-            hf_config = {**hf_config, "tie_word_embeddings": False}
-        self._expected_weights = weight_names(hf_config)
-        self._token_embeddings: Tensor | None = None
+        self._incoming = Incoming(settings)
         self._engine: Any = None
         instance = gather_objects(groups.control, secrets.token_hex(6))[0]
-        with (
-            together(groups.control),
-            tempfile.TemporaryDirectory() as folder,
-            vllm_start(instance, log_level),
-        ):
-            from vllm import EngineArgs
-            from vllm.v1.engine.llm_engine import LLMEngine
-
-            check_head_size(hf_config)
-            (Path(folder) / "config.json").write_text(json.dumps(dict(hf_config)))
-            arguments = EngineArgs(
-                model=folder,
-                skip_tokenizer_init=True,
-                load_format="dummy",
-                generation_config="vllm",
-                dtype=str(dtype).removeprefix("torch."),
-                distributed_executor_backend="external_launcher",
-                tensor_parallel_size=self.placement.tensor_parallel_size,
-                enable_prompt_embeds=True,
-                enable_prefix_caching=True,
-                block_size=_BLOCK_SIZE[platform.name],
-                kv_cache_memory_bytes=int(memory_gib * (1 << 30)),
-                max_model_len=max_model_len,
-                max_num_seqs=max_num_seqs,
-                **scheduling(max_num_batched_tokens, max_num_seqs, max_model_len),
-                # What was really sampled from; equals the raw log-softmax at temperature 1.
-                logprobs_mode="processed_logprobs",
-                # Compiled graphs would not see what DeepStack adds.
-                enforce_eager=platform.name == "cpu" or deepstack_levels > 0,
-                async_scheduling=False,  # ranks of an engine must schedule alike
-                disable_log_stats=True,
-                seed=0,
+        with together(groups.control):
+            self._engine = start_model(
+                self._settings,
+                executor="external_launcher",
+                instance=instance,
+                log_level=log_level,
             )
-            try:
-                self._engine = LLMEngine.from_engine_args(arguments)
-            except Exception as error:
-                leave_groups()
-                reason = (str(error).strip() or repr(error)).splitlines()[0]
-                raise UserError(f"the rollout engine did not start: {reason}") from error
+        self._generator = Generator(self._engine)
         unlink_shared_memory(instance)
-        if self._uses_mrope:
-            self._engine.collective_rpc(partial(_teach_media, deepstack_levels=deepstack_levels))
 
     def generate(
         self,
@@ -182,48 +96,47 @@ class VllmEngine:
         on_response: OnResponse | None = None,
     ) -> list[Group]:
         """See :meth:`RolloutEngine.generate`."""
-        if self._token_embeddings is None:
+        table = self._incoming.token_embeddings
+        if table is None:
             raise RuntimeError("generate() before the first update_weights()")
         if not prompts:
             return []
-        seeds = self._seeds(prompts, sampling)
+        seeds = request_seeds(self._control, [prompt.uid for prompt in prompts], sampling)
         costs = [len(prompt.token_ids) + sampling.n * sampling.max_tokens for prompt in prompts]
         share = balanced_shares(costs, self.placement.num_engines)[self.placement.engine]
         with together(self._control):
-            self._check(prompts, sampling)
-            requests = [self._request(prompts[index], seeds[index], media) for index in share]
-        with together(self._control), kept_random_state(), _no_compilation():
-            draws = self._run(requests, sampling, on_response)
-            drawn = dict(zip(share, draws, strict=True)) if self.placement.is_leader else {}
-        everyone: dict[int, list[_Draw]] = {}
-        for part in gather_objects(self._control, drawn):
+            check_prompts(prompts, sampling, self._settings.max_model_len)
+            wanted = range(sampling.n)
+            requests = [
+                make_request(prompts[i], seeds[i], wanted, media, table, self._settings)
+                for i in share
+            ]
+        with together(self._control), kept_random_state(), no_compilation():
+            mine = self._run([prompts[i] for i in share], requests, sampling, on_response)
+        responses = {(share[number], j): response for (number, j), response in mine.items()}
+        everyone: dict[tuple[int, int], Response] = {}
+        for part in gather_objects(self._control, responses):
             everyone.update(part)
         return [
-            Group(prompt, [self._response(draw) for draw in everyone[index]])
-            for index, prompt in enumerate(prompts)
+            Group(prompt, [everyone[i, j] for j in range(sampling.n)])
+            for i, prompt in enumerate(prompts)
         ]
 
     def update_weights(self, named: Iterable[tuple[str, Tensor]], version: int) -> None:
         """See :meth:`RolloutEngine.update_weights`."""
         remaining = iter(named)
         with together(self._control), kept_random_state():
-            seen: set[str] = set()
             try:
                 self._engine.collective_rpc(
                     lambda worker: worker.model_runner.reload_weights(
-                        weights_iterator=self._noting(remaining, seen)
+                        weights_iterator=self._incoming.passing(remaining)
                     )
                 )
             finally:
                 # The iterator may communicate: use it up even when loading failed on this rank.
                 for _ in remaining:
                     pass
-            missing = sorted(self._expected_weights - seen)
-            if missing:
-                raise UserError(
-                    f"{len(missing)} weights did not reach the rollout engine, {missing[0]} for"
-                    " one: the model's name mapping does not cover its Hugging Face configuration"
-                )
+            self._incoming.check_complete()
             if not self._engine.reset_prefix_cache():
                 raise RuntimeError("vLLM kept its prefix cache: requests are still running")
         self.weight_version = version
@@ -242,110 +155,49 @@ class VllmEngine:
             return
         self._engine.engine_core.shutdown()
         self._engine = None
-        self._token_embeddings = None
-
-    def _noting(
-        self, named: Iterator[tuple[str, Tensor]], seen: set[str]
-    ) -> Iterator[tuple[str, Tensor]]:
-        for name, tensor in named:
-            seen.add(name)
-            if name == _EMBEDDING:
-                # A copy: the tensor may be the parameter that the optimizer updates in place.
-                self._token_embeddings = tensor.detach().to("cpu", self._dtype, copy=True)
-                if self._copies_head:
-                    seen.add(_OUTPUT_LAYER)
-                    yield _OUTPUT_LAYER, tensor
-            yield name, tensor
-
-    def _seeds(self, prompts: Sequence[Prompt], sampling: SamplingSettings) -> list[int]:
-        seed = sampling.seed
-        if seed is None:
-            seed = gather_objects(self._control, secrets.randbits(62))[0]
-        uids = [prompt.uid for prompt in prompts]
-        return group_seeds(seed, sampling.step, uids, sampling.round)
-
-    def _check(self, prompts: Sequence[Prompt], sampling: SamplingSettings) -> None:
-        if sampling.temperature == 0 and sampling.n != 1:
-            raise UserError(f"greedy sampling gives one response per prompt, not {sampling.n}")
-        for prompt in prompts:
-            length = len(prompt.token_ids)
-            if length + sampling.max_tokens > self._max_model_len:
-                raise UserError(
-                    f"prompt {prompt.uid}: {length} tokens and a response of {sampling.max_tokens}"
-                    f" exceed the rollout engine's {self._max_model_len}; raise --seq-length, or"
-                    " lower --video-frames or --rollout-max-tokens"
-                )
-
-    def _request(self, prompt: Prompt, seed: int, media: Mapping[str, Tensor]) -> PromptRequest:
-        """The live embeddings of the text with the media's embeddings in their slots."""
-        assert self._token_embeddings is not None
-        embeddings = F.embedding(prompt.token_ids.cpu(), self._token_embeddings)
-        parts = [media[video.key()] for video in prompt.videos]
-        if tuple(len(part) for part in parts) != tuple(prompt.media_lengths):
-            raise RuntimeError(
-                f"prompt {prompt.uid}: media slots {tuple(prompt.media_lengths)},"
-                f" media embeddings {tuple(len(part) for part in parts)}"
-            )
-        extra = with_positions(prompt.positions) if self._uses_mrope else {}
-        if parts:
-            rows = torch.cat([part.detach().to("cpu", self._dtype) for part in parts])
-            width = embeddings.shape[1]
-            mask = prompt.media_mask.cpu()
-            embeddings[mask] = rows[:, :width]
-            if rows.shape[1] > width:
-                extra |= with_features(mask, rows[:, width:])
-        return PromptRequest(prompt, seed, embeddings, extra)
+        self._incoming.token_embeddings = None
 
     def _run(
         self,
+        prompts: Sequence[Prompt],
         requests: Sequence[PromptRequest],
         sampling: SamplingSettings,
         on_response: OnResponse | None,
-    ) -> list[list[_Draw]]:
+    ) -> dict[tuple[int, int], Response]:
         """Generate on this rank's engine.
 
         Returns:
-            On the engine's leader the responses to each prompt, in order; nothing on other ranks.
+            On the engine's leader the responses by prompt and index; nothing on other ranks.
         """
-        from vllm.inputs.engine import embeds_input
-
-        waiting: dict[str, tuple[int, int]] = {}  # prompt and response by the request's name
-        for number, request in enumerate(requests):
-            for index in range(sampling.n):
-                name = str(self._num_requests)
-                self._num_requests += 1
-                waiting[name] = number, index
-                how = parameters(request, index, sampling, self._tokenizer.eos_id)
-                self._engine.add_request(name, embeds_input(request.embeddings), how)
-        total = len(waiting)
-        draws: dict[tuple[int, int], _Draw] = {}
+        responses: dict[tuple[int, int], Response] = {}
+        total, done = sum(len(request.wanted) for request in requests), 0
         failure: Exception | None = None
         deadline = time.monotonic() + self._timeout_seconds
-        steps = 0
-        while self._engine.has_unfinished_requests():
-            for output in self._engine.step():
-                number, index = waiting.pop(output.request_id)
-                if not self.placement.is_leader:
-                    continue
-                draw = draws[number, index] = self._draw(output)
-                if on_response is not None and failure is None:
-                    try:
-                        on_response(requests[number].prompt, index, draw.text, sampling.n)
-                    except Exception as error:  # Later: the engine's other ranks go on.
-                        failure = error
-            steps += 1
-            if steps % _STEPS_BETWEEN_CLOCK_CHECKS == 0 and self._is_late(deadline):
-                self._engine.abort_request(list(waiting))
+
+        def receive(number: int, index: int, draw: Draw) -> None:
+            nonlocal done, failure
+            done += 1
+            if not self.placement.is_leader:
+                return
+            response = responses[number, index] = self._response(draw)
+            if on_response is not None and failure is None:
+                try:
+                    on_response(prompts[number], index, response.text, sampling.n)
+                except Exception as error:  # Later: the engine's other ranks go on.
+                    failure = error
+
+        def check() -> None:
+            if self._is_late(deadline):
                 raise UserError(
                     f"generation did not end within {self._timeout_seconds:g} s "
-                    f"({total - len(waiting)} of {total} responses were done); raise"
+                    f"({done} of {total} responses were done); raise"
                     " --rollout-timeout or lower --rollout-max-tokens"
                 )
+
+        self._generator.run(requests, sampling, self._tokenizer.eos_id, receive, check)
         if failure is not None:
             raise failure
-        if not self.placement.is_leader:
-            return []
-        return [[draws[number, j] for j in range(sampling.n)] for number in range(len(requests))]
+        return responses
 
     def _is_late(self, deadline: float) -> bool:
         """Whether any rank of this engine is past the deadline: they must stop at the same step."""
@@ -356,37 +208,11 @@ class VllmEngine:
             dist.all_reduce(late, op=dist.ReduceOp.MAX, group=get_tp_group().cpu_group)
         return bool(late)
 
-    def _draw(self, output: RequestOutput) -> _Draw:
-        (completion,) = output.outputs
-        token_ids = list(completion.token_ids)
-        logprobs: Any = completion.logprobs
-        assert len(logprobs.logprobs) == len(token_ids), "one log-probability per token"
-        return _Draw(
-            token_ids,
-            logprobs.logprobs,
-            self._tokenizer.decode(token_ids),
-            str(completion.finish_reason),
-        )
-
-    def _response(self, draw: _Draw) -> Response:
+    def _response(self, draw: Draw) -> Response:
         return Response(
             token_ids=torch.tensor(draw.token_ids, dtype=torch.long),
             logprobs=torch.tensor(draw.logprobs, dtype=torch.float32),
-            text=draw.text,
+            text=self._tokenizer.decode(draw.token_ids),
             finish_reason=draw.finish_reason,
             weight_version=self.weight_version,
         )
-
-
-def _teach_media(worker: Any, deepstack_levels: int) -> None:
-    """What vLLM knows of media only behind its own vision towers."""
-    worker.model_runner._init_mrope_positions = take_positions
-    if deepstack_levels:
-        DeepStackFeed(worker.model_runner, deepstack_levels)
-
-
-def _no_compilation() -> Any:
-    """On CPU vLLM would compile a helper (ranks of log-probabilities) for 18 s, to run slower."""
-    if platform.name == "cpu":
-        return torch.compiler.set_stance("force_eager")
-    return nullcontext()

@@ -47,10 +47,10 @@ def scheduling(batched: int, sequences: int, longest: int) -> dict[str, Any]:
     return {"max_num_batched_tokens": max(batched, sequences), "enable_chunked_prefill": True}
 
 
-def weight_names(hf_config: Mapping[str, Any]) -> set[str]:
-    """Names of all weights of the language model; tied ones once."""
+def weight_shapes(hf_config: Mapping[str, Any]) -> dict[str, torch.Size]:
+    """Names and shapes of all weights of the language model; tied ones once."""
     from transformers import AutoConfig, AutoModelForCausalLM
 
     with torch.device("meta"):
         model = AutoModelForCausalLM.from_config(AutoConfig.for_model(**hf_config))
-    return {name for name, _ in model.named_parameters()}
+    return {name: parameter.shape for name, parameter in model.named_parameters()}

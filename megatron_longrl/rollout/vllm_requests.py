@@ -6,12 +6,19 @@ they can be scored while others are still being generated.
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+import torch
+import torch.nn.functional as F
 from torch import Tensor
 
+from megatron_longrl.errors import UserError
 from megatron_longrl.rollout.types import SamplingSettings
+from megatron_longrl.rollout.vllm_deepstack import with_features
+from megatron_longrl.rollout.vllm_model import ModelSettings
+from megatron_longrl.rollout.vllm_positions import with_positions
 
 if TYPE_CHECKING:
     from vllm import SamplingParams
@@ -23,12 +30,57 @@ if TYPE_CHECKING:
 class PromptRequest:
     """A prompt as the engine takes it."""
 
-    prompt: Prompt
     seed: int
+    """Response j draws with ``seed + j``."""
+    wanted: Sequence[int]
+    """Indices of the responses to generate."""
     embeddings: Tensor
     """[P, h]."""
     extra: dict[str, Any]
-    """What its sampling parameters carry beside."""
+    """What its sampling parameters carry beside: tensors, or tuples of them."""
+
+
+def check_prompts(
+    prompts: Sequence[Prompt], sampling: SamplingSettings, max_model_len: int
+) -> None:
+    """Raise UserError for what the engine cannot generate."""
+    if sampling.temperature == 0 and sampling.n != 1:
+        raise UserError(f"greedy sampling gives one response per prompt, not {sampling.n}")
+    for prompt in prompts:
+        length = len(prompt.token_ids)
+        if length + sampling.max_tokens > max_model_len:
+            raise UserError(
+                f"prompt {prompt.uid}: {length} tokens and a response of {sampling.max_tokens}"
+                f" exceed the rollout engine's {max_model_len}; raise --seq-length, or"
+                " lower --video-frames or --rollout-max-tokens"
+            )
+
+
+def make_request(
+    prompt: Prompt,
+    seed: int,
+    wanted: Sequence[int],
+    media: Mapping[str, Tensor],
+    token_embeddings: Tensor,
+    settings: ModelSettings,
+) -> PromptRequest:
+    """The embeddings of the text, from a table [vocabulary, h], with the media's in their slots."""
+    embeddings = F.embedding(prompt.token_ids.cpu(), token_embeddings)
+    parts = [media[video.key()] for video in prompt.videos]
+    if tuple(len(part) for part in parts) != tuple(prompt.media_lengths):
+        raise RuntimeError(
+            f"prompt {prompt.uid}: media slots {tuple(prompt.media_lengths)},"
+            f" media embeddings {tuple(len(part) for part in parts)}"
+        )
+    extra = with_positions(prompt.positions) if settings.uses_mrope else {}
+    if parts:
+        rows = torch.cat([part.detach().to("cpu", settings.torch_dtype) for part in parts])
+        width = embeddings.shape[1]
+        mask = prompt.media_mask.cpu()
+        embeddings[mask] = rows[:, :width]
+        if rows.shape[1] > width:
+            extra |= with_features(mask, rows[:, width:])
+    return PromptRequest(seed, wanted, embeddings, extra)
 
 
 def parameters(

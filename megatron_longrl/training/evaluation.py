@@ -24,6 +24,7 @@ from megatron_longrl.rewards.runner import RewardRunner, build_rewards
 from megatron_longrl.rollout.build import build_engine
 from megatron_longrl.rollout.engine import RolloutEngine
 from megatron_longrl.rollout.types import Group, SamplingSettings
+from megatron_longrl.rollout.weights import LiveWeights
 from megatron_longrl.training.runtime import Runtime, build_runtime
 
 logger = logging.getLogger(__name__)
@@ -110,8 +111,8 @@ def evaluate_checkpoint(config: Config) -> None:
         closing(build_rewards(runtime.config, runtime.groups)) as rewards,
         closing(build_engine(runtime.config, runtime.tokenizer, runtime.groups)) as engine,
     ):
-        stream = weight_stream(model.modules, runtime.config, runtime.groups)
-        engine.update_weights(stream, version=0)
+        weights = LiveWeights(lambda: weight_stream(model.modules, runtime.config, runtime.groups))
+        engine.update_weights(weights, version=0)
         groups = answer(runtime, engine, rewards, runtime.share(rows))
         _report(runtime, groups, reward_counters(runtime, rewards))
 

@@ -24,6 +24,7 @@ from megatron_longrl.planner.packing import even_part
 from megatron_longrl.rewards.runner import RewardRunner
 from megatron_longrl.rollout.engine import RolloutEngine
 from megatron_longrl.rollout.types import Group
+from megatron_longrl.rollout.weights import LiveWeights
 from megatron_longrl.training.advantages import with_advantages
 from megatron_longrl.training.batches import rl_batches
 from megatron_longrl.training.critic import Critic
@@ -302,8 +303,11 @@ class RLTrainer:
 
     def _sync_weights(self) -> None:
         """Give the engine the newest weights of the language model."""
-        stream = weight_stream(self.runtime.model.modules, self.config, self.runtime.groups)
-        self.engine.update_weights(stream, self.version)
+        runtime = self.runtime
+        weights = LiveWeights(
+            lambda: weight_stream(runtime.model.modules, runtime.config, runtime.groups)
+        )
+        self.engine.update_weights(weights, self.version)
         self.version += 1
 
 

@@ -10,6 +10,7 @@ from megatron_longrl.data.rows import load_rows
 from megatron_longrl.parallel.sequence import unshard_sequence
 from megatron_longrl.rollout.build import build_engine
 from megatron_longrl.rollout.types import Group, Response, SamplingSettings
+from megatron_longrl.rollout.weights import LiveWeights
 from megatron_longrl.training.batches import rl_batches
 from megatron_longrl.training.losses import rl_loss
 from megatron_longrl.training.runtime import build_runtime
@@ -22,6 +23,8 @@ LAYOUTS = {
     "TP2": {"tensor_model_parallel_size": 2, "rollout_tensor_parallel_size": 2},
     "PP2": {"pipeline_model_parallel_size": 2, "rollout_tensor_parallel_size": 1},
     "DP2": {"rollout_tensor_parallel_size": 1},
+    "TP2, a server": {"tensor_model_parallel_size": 2, "rollout_engine": "server"},
+    "PP2, a server": {"pipeline_model_parallel_size": 2, "rollout_engine": "server"},
 }
 TOKENS = 5
 
@@ -44,8 +47,11 @@ class Run:
         self.prompts, self.media = self.runtime.encode(prompts, for_training=True)
 
     def sync(self):
-        stream = weight_stream(self.runtime.model.modules, self.runtime.config, self.runtime.groups)
-        self.engine.update_weights(stream, self.version)
+        runtime = self.runtime
+        weights = LiveWeights(
+            lambda: weight_stream(runtime.model.modules, runtime.config, runtime.groups)
+        )
+        self.engine.update_weights(weights, self.version)
         self.version += 1
 
     def generate(self, n, temperature):
@@ -150,7 +156,7 @@ def check(run):
         run.engine.close()
 
 
-@pytest.mark.parametrize("layout", ["MR-SP2, one engine", "PP2"])
+@pytest.mark.parametrize("layout", ["MR-SP2, one engine", "PP2", "TP2, a server"])
 @pytest.mark.parametrize("family", ["qwen2_5_vl", "qwen3_vl"])
 def test_videos_and_images_at_positions_of_their_own(family_folder, family, layout):
     """Time, height and width; and for Qwen3-VL what DeepStack adds."""

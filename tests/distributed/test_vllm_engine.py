@@ -7,51 +7,36 @@ import random
 import signal
 from collections.abc import Iterator
 from pathlib import Path
-from types import SimpleNamespace
-from typing import TYPE_CHECKING, Any, cast
+from typing import Any, cast
 
 import numpy as np
 import pytest
 import torch
 import torch.distributed as dist
-from torch import Tensor
-from transformers import Qwen2Config, Qwen2ForCausalLM
 
 from megatron_longrl.data.prompts import Prompt
-from megatron_longrl.data.rows import Row
 from megatron_longrl.data.tokenizer import Tokenizer
-from megatron_longrl.data.video import FrameView, VideoSpec
 from megatron_longrl.errors import UserError
 from megatron_longrl.parallel.agree import gather_objects
-from megatron_longrl.parallel.groups import ParallelGroups, init_parallel
+from megatron_longrl.parallel.groups import ParallelGroups
 from megatron_longrl.rollout import embedding_store
 from megatron_longrl.rollout.embedding_store import open_store
-from megatron_longrl.rollout.types import Group, SamplingSettings
-from megatron_longrl.rollout.vllm_engine import VllmEngine, check_head_size
+from megatron_longrl.rollout.types import SamplingSettings
+from megatron_longrl.rollout.vllm_engine import VllmEngine
+from megatron_longrl.rollout.vllm_limits import check_head_size
+from tests.distributed.tiny_engine import (
+    HF_CONFIG,
+    MEDIA,
+    PROMPTS,
+    Words,
+    model,
+    model_settings,
+    parallel,
+    reference_logprobs,
+    tokens,
+)
 
-if TYPE_CHECKING:
-    from megatron_longrl.config import Config
-
-HF_CONFIG: dict[str, Any] = {
-    "architectures": ["Qwen2ForCausalLM"],
-    "model_type": "qwen2",
-    "hidden_size": 128,
-    "intermediate_size": 128,
-    "num_hidden_layers": 2,
-    "num_attention_heads": 4,
-    "num_key_value_heads": 2,
-    "vocab_size": 300,
-    "max_position_embeddings": 256,
-    "rms_norm_eps": 1e-6,
-    "rope_theta": 10000.0,
-    "hidden_act": "silu",
-    "tie_word_embeddings": False,
-    "initializer_range": 0.15,  # peaked distributions: greedy choices do not hang by a rounding
-}
 GROUPS_OUTLIVE_TESTS = True
-MAX_MODEL_LEN = 128
-VIEW = FrameView(8, 8, (0.5,) * 3, (0.5,) * 3)
-NEVER = 299
 BLOCK_BYTES = 32 * 2 * 2 * 32 * 2 * 4  # tokens, layers, key/value heads, width, k and v, fp32
 
 # Ranks per replica, ranks per engine, blocks of the key/value cache.
@@ -61,85 +46,6 @@ LAYOUTS = {
     "two replicas": (1, None, 400),
     "two replicas, starved of memory": (1, None, 12),
 }
-
-
-def parallel(replica: int) -> ParallelGroups:
-    """Groups of replicas of so many ranks (tensor-parallel for Megatron)."""
-    settings = SimpleNamespace(
-        tensor_model_parallel_size=replica,
-        pipeline_model_parallel_size=1,
-        context_parallel_size=1,
-        sharing_degrees=[1],
-        distributed_timeout_minutes=2,
-        distributed_backend="gloo",
-    )
-    return init_parallel(cast("Config", settings))
-
-
-def model(seed: int) -> Qwen2ForCausalLM:
-    """A random model; biases are not zero."""
-    with torch.random.fork_rng():
-        torch.manual_seed(seed)
-        model = Qwen2ForCausalLM(Qwen2Config(**HF_CONFIG)).eval()
-        for name, parameter in model.named_parameters():
-            if name.endswith("bias"):
-                torch.nn.init.normal_(parameter, std=0.2)
-    return model
-
-
-def some_prompts() -> tuple[list[Prompt], dict[str, Tensor]]:
-    """Seven prompts of different lengths, the last without media, and the media."""
-    generator = torch.Generator().manual_seed(3)
-    prompts, media = [], {}
-    for index, length in enumerate([40, 71, 33, 65, 50, 64, 20]):
-        slots = 0 if index == 6 else 12 + index
-        mask = torch.zeros(length, dtype=torch.bool)
-        mask[4 : 4 + slots] = True
-        videos: tuple[VideoSpec, ...] = ()
-        if slots:
-            videos = (VideoSpec("clip.webm", f"content-{index}", (0, 1), VIEW),)
-            media[videos[0].key()] = torch.randn(slots, 128, generator=generator) * 0.3
-        row = Row(str(index), "?", "A", "", (Path("clip.webm"),), "general", "video", "file:1")
-        prompts.append(
-            Prompt(
-                uid=f"prompt-{index}",
-                token_ids=torch.randint(0, 298, (length,), generator=generator),
-                media_mask=mask,
-                videos=videos,
-                media_lengths=(slots,) if slots else (),
-                row=row,
-            )
-        )
-    return prompts, media
-
-
-PROMPTS, MEDIA = some_prompts()
-
-
-class Words:
-    """A tokenizer as far as the engine needs one."""
-
-    eos_id = NEVER
-
-    def decode(self, ids: list[int]) -> str:
-        return " ".join(map(str, ids))
-
-
-@torch.no_grad()
-def reference_logprobs(model: Qwen2ForCausalLM, prompt: Prompt, response: Tensor) -> Tensor:
-    """[R, vocabulary]: Hugging Face's log-probabilities where ``response`` is predicted."""
-    table = model.get_input_embeddings()
-    embeddings = table(prompt.token_ids)
-    if prompt.videos:
-        embeddings[prompt.media_mask] = MEDIA[prompt.videos[0].key()]
-    embeddings = torch.cat([embeddings, table(response)])
-    logits = model(inputs_embeds=embeddings[None]).logits[0]
-    start = len(prompt.token_ids) - 1
-    return logits[start : start + len(response)].log_softmax(-1)
-
-
-def tokens(groups: list[Group]) -> list[list[list[int]]]:
-    return [[response.token_ids.tolist() for response in group.responses] for group in groups]
 
 
 def process_state() -> dict[str, Any]:
@@ -187,15 +93,10 @@ def layout(world: None, name: str) -> Layout:
         groups = parallel(replica)
         before = process_state()
         engine = VllmEngine(
-            HF_CONFIG,
+            model_settings(memory_gib=blocks * BLOCK_BYTES / 2**30),
             cast(Tokenizer, Words()),
             groups,
             tensor_parallel_size=engine_ranks,
-            dtype=torch.float32,
-            memory_gib=blocks * BLOCK_BYTES / 2**30,
-            max_model_len=MAX_MODEL_LEN,
-            max_num_batched_tokens=150,  # less than the prompts together
-            max_num_seqs=32,
         )
         assert process_state() == before
         mapped = [
@@ -356,15 +257,7 @@ def test_failures_reach_every_rank_and_the_engine_survives(
 def test_a_size_that_does_not_fit_is_refused_on_all_ranks() -> None:
     close_engine()
     with pytest.raises(UserError, match="--rollout-tensor-parallel-size 2 does not fit"):
-        VllmEngine(
-            HF_CONFIG,
-            cast(Tokenizer, Words()),
-            parallel(1),
-            tensor_parallel_size=2,
-            dtype=torch.float32,
-            memory_gib=0.01,
-            max_model_len=MAX_MODEL_LEN,
-        )
+        VllmEngine(model_settings(), cast(Tokenizer, Words()), parallel(1), tensor_parallel_size=2)
 
 
 def test_heads_wider_than_their_share_of_the_hidden_size_are_refused() -> None:
@@ -383,13 +276,10 @@ def test_a_head_size_without_a_kernel_is_refused() -> None:
     close_engine()
     with pytest.raises(UserError, match=r"heads of 16 channels.*32, 64.*--num-attention-heads"):
         VllmEngine(
-            HF_CONFIG | {"num_attention_heads": 8},
+            model_settings(HF_CONFIG | {"num_attention_heads": 8}),
             cast(Tokenizer, Words()),
             parallel(1),
             tensor_parallel_size=1,
-            dtype=torch.float32,
-            memory_gib=0.01,
-            max_model_len=MAX_MODEL_LEN,
         )
 
 

@@ -1,0 +1,304 @@
+"""vLLM as a server beside the trainer, one for each model replica.
+
+The replica's first rank speaks with it, and where no address is given starts it, as a child that
+ends with the trainer. A server that dies is started again (one with an address is waited for), gets
+the weights of the moment again, and is asked again for the responses that had not come: a
+response's random numbers depend on its seed alone, so that they are the same ones. A server that
+does not answer is an error.
+"""
+
+from __future__ import annotations
+
+import logging
+import secrets
+import time
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import closing
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from megatron_longrl.errors import UserError
+from megatron_longrl.parallel.agree import gather_objects, together
+from megatron_longrl.parallel.groups import ParallelGroups
+from megatron_longrl.rollout.engine import OnResponse
+from megatron_longrl.rollout.sampling import request_seeds
+from megatron_longrl.rollout.server import Line
+from megatron_longrl.rollout.server_client import ServerClient, ServerLost, StaleWeights
+from megatron_longrl.rollout.server_process import ServerProcess
+from megatron_longrl.rollout.types import Group, Response, SamplingSettings
+from megatron_longrl.rollout.vllm_model import ModelSettings
+from megatron_longrl.rollout.vllm_requests import PromptRequest, check_prompts, make_request
+from megatron_longrl.rollout.weight_buckets import Sent, WeightBuckets
+from megatron_longrl.rollout.weights import Incoming, NamedTensors
+from megatron_longrl.rollout.wire import Generation, weights_name
+
+if TYPE_CHECKING:
+    from megatron_longrl.data.prompts import Prompt
+    from megatron_longrl.data.tokenizer import Tokenizer
+
+logger = logging.getLogger(__name__)
+
+_MOST_RECOVERIES = 3
+_SECONDS_BETWEEN_KNOCKS = 1.0
+
+Responses = dict[tuple[int, int], Response]
+"""By prompt and index."""
+
+
+class ServerEngine:
+    """A :class:`~megatron_longrl.rollout.engine.RolloutEngine` in a process of its own.
+
+    Construction is collective over the world. What is given to :meth:`update_weights` is kept, and
+    iterated again when a server has lost its weights.
+
+    Args:
+        settings: the language model; of the server, its tensor-parallel size, too.
+        tokenizer: end-of-turn id and decoding.
+        groups: the process groups of this rank.
+        addresses: HOST:PORT of each replica's server; none where they are to be started.
+        bucket_bytes: shared memory through which weights go.
+        timeout_seconds: for a generation, and for every other answer.
+        log_level: of servers that are started.
+
+    Raises:
+        UserError: on every rank, when a server does not start, or serves something else.
+    """
+
+    def __init__(
+        self,
+        settings: ModelSettings,
+        tokenizer: Tokenizer,
+        groups: ParallelGroups,
+        *,
+        addresses: Sequence[str] = (),
+        bucket_bytes: int = 256 << 20,
+        timeout_seconds: float = 600.0,
+        log_level: str = "info",
+    ) -> None:
+        self.weight_version = -1
+        self.recoveries = 0
+        """How often a server was lost."""
+        self.last_update = Sent()
+        """What the last update moved; of this rank."""
+        self._settings = settings
+        self._tokenizer = tokenizer
+        self._control = groups.replica_control
+        self._timeout_seconds = timeout_seconds
+        self._run = secrets.token_hex(6)
+        self._incoming = Incoming(settings)
+        self._source: NamedTensors | None = None
+        self._is_leader = self._control.rank() == 0
+        self._process: ServerProcess | None = None
+        self._client: ServerClient | None = None
+        self._buckets: WeightBuckets | None = None
+        with together(groups.control):
+            if self._is_leader:
+                address = addresses[groups.dp.rank()] if addresses else None
+                if address is None:
+                    self._process = ServerProcess(settings, log_level)
+                shapes, dtype = self._incoming.shapes, settings.torch_dtype
+                self._buckets = WeightBuckets(shapes, dtype, bucket_bytes)
+                self._connect(address)
+
+    def generate(
+        self,
+        prompts: Sequence[Prompt],
+        media: Mapping[str, Tensor],
+        sampling: SamplingSettings,
+        on_response: OnResponse | None = None,
+    ) -> list[Group]:
+        """See :meth:`RolloutEngine.generate`."""
+        if self.weight_version < 0:
+            raise RuntimeError("generate() before the first update_weights()")
+        if not prompts:
+            return []
+        seeds = request_seeds(self._control, [prompt.uid for prompt in prompts], sampling)
+        requests: list[PromptRequest] = []
+        with together(self._control):
+            check_prompts(prompts, sampling, self._settings.max_model_len)
+            if self._is_leader:
+                table, wanted = self._incoming.token_embeddings, range(sampling.n)
+                assert table is not None
+                requests = [
+                    make_request(prompt, seed, wanted, media, table, self._settings)
+                    for prompt, seed in zip(prompts, seeds, strict=True)
+                ]
+        responses: Responses = {}
+        losses = 0
+        while True:
+            lost: ServerLost | None = None
+            with together(self._control):
+                if self._is_leader:
+                    try:
+                        self._ask(prompts, requests, sampling, responses, on_response)
+                    except ServerLost as error:
+                        lost = error
+            if not self._must_recover(lost, losses):
+                break
+            losses += 1
+            assert self._source is not None
+            self._deliver(self._source, self.weight_version)
+        everyone = gather_objects(self._control, responses)[0]
+        return [
+            Group(prompt, [everyone[i, j] for j in range(sampling.n)])
+            for i, prompt in enumerate(prompts)
+        ]
+
+    def update_weights(self, named: Iterable[tuple[str, Tensor]], version: int) -> None:
+        """See :meth:`RolloutEngine.update_weights`."""
+        if isinstance(named, Iterator):
+            raise TypeError("a server may ask for its weights again: give LiveWeights")
+        self._source = named
+        self._deliver(named, version)
+        self.weight_version = version
+
+    def close(self) -> None:
+        """See :meth:`RolloutEngine.close`; a server with an address lives on."""
+        if self._process is not None:
+            self._process.stop()
+            self._process = None
+        if self._buckets is not None:
+            self._buckets.memory.close()
+            self._buckets = None
+        self._client = None
+        self._source = None
+
+    # ---- Of the leader ----
+
+    def _connect(self, address: str | None) -> None:
+        """Find the server, or start it; it has no weights of ours then."""
+        assert self._buckets is not None
+        if self._process is not None:
+            address = self._process.start()
+        assert address is not None
+        self._client = ServerClient(address, self._timeout_seconds)
+        if self._process is None:
+            self._wait_for(self._client)
+        try:
+            self._client.check(self._settings)
+            self._client.connect_bucket(self._buckets.memory)
+        except ServerLost as error:
+            raise UserError(f"the rollout server at {address} went away: {error}") from error
+        self._buckets.forget()
+
+    def _wait_for(self, client: ServerClient) -> None:
+        """A server that somebody else starts, or starts again."""
+        deadline = time.monotonic() + self._timeout_seconds
+        while True:
+            try:
+                client.describe()
+                return
+            except ServerLost as error:
+                if time.monotonic() > deadline:
+                    raise UserError(
+                        f"no rollout server at {client.address} for {self._timeout_seconds:g} s"
+                        f" ({error}): start one with python -m megatron_longrl.rollout.serve"
+                    ) from error
+                time.sleep(_SECONDS_BETWEEN_KNOCKS)
+
+    def _ask(
+        self,
+        prompts: Sequence[Prompt],
+        requests: Sequence[PromptRequest],
+        sampling: SamplingSettings,
+        responses: Responses,
+        on_response: OnResponse | None,
+    ) -> None:
+        """Have the missing responses generated."""
+        assert self._client is not None
+        wanted = [
+            [j for j in range(sampling.n) if (i, j) not in responses] for i in range(len(requests))
+        ]
+        missing = [i for i, indices in enumerate(wanted) if indices]
+        generation = Generation(
+            weights_name(self._run, self.weight_version),
+            self._tokenizer.eos_id,
+            sampling,
+            [replace(requests[i], wanted=wanted[i]) for i in missing],
+        )
+        with closing(self._client.generate(generation)) as lines:
+            for line in lines:
+                number, index = missing[line["prompt"]], line["index"]
+                if (number, index) in responses:
+                    raise RuntimeError(f"response {index} to prompt {number} came twice")
+                response = responses[number, index] = self._response(line)
+                if on_response is not None:
+                    on_response(prompts[number], index, response.text, sampling.n)
+        if len(responses) < len(requests) * sampling.n:
+            raise RuntimeError("the rollout server ended without all responses")
+
+    def _response(self, line: Line) -> Response:
+        run, _, version = line["weights"].partition(":")
+        assert run == self._run, "the server refuses what is meant for other weights"
+        return Response(
+            token_ids=torch.tensor(line["token_ids"], dtype=torch.long),
+            logprobs=torch.tensor(line["logprobs"], dtype=torch.float32),
+            text=self._tokenizer.decode(line["token_ids"]),
+            finish_reason=line["finish_reason"],
+            weight_version=int(version),
+        )
+
+    # ---- Collective over the replica ----
+
+    def _deliver(self, named: NamedTensors, version: int) -> None:
+        """Give the server the weights, however often it takes."""
+        losses = 0
+        while True:
+            lost: ServerLost | None = None
+            remaining = iter(named)
+            with together(self._control):
+                try:
+                    passing = self._incoming.passing(remaining)
+                    if self._is_leader:
+                        assert self._client is not None and self._buckets is not None
+                        name = weights_name(self._run, version)
+                        self.last_update = self._buckets.send(passing, self._client, name)
+                    else:
+                        for _ in passing:
+                            pass
+                except ServerLost as error:
+                    lost = error
+                finally:
+                    # The iterator may communicate: use it up also when something has failed here.
+                    for _ in remaining:
+                        pass
+                if lost is None:
+                    self._incoming.check_complete()
+            if not self._must_recover(lost, losses):
+                return
+            losses += 1
+
+    def _must_recover(self, lost: ServerLost | None, losses: int) -> bool:
+        """Whether the leader has lost its server; it is there again then, without weights."""
+        lost = gather_objects(self._control, lost)[0]
+        if lost is None:
+            return False
+        self.recoveries += 1
+        with together(self._control):
+            if self._is_leader:
+                self._recover(lost, losses)
+        return True
+
+    def _recover(self, lost: ServerLost, losses: int) -> None:
+        assert self._client is not None and self._buckets is not None
+        if isinstance(lost, StaleWeights):
+            what = f"has the weights {lost}"
+        elif self._process is not None:
+            what = f"is gone: {self._process.last_words()}"
+        else:
+            what = f"is gone: {lost}"
+        if losses == _MOST_RECOVERIES:
+            raise UserError(
+                f"the rollout server {what}; {losses} times it was brought back in vain"
+            )
+        logger.warning(
+            "the rollout server at %s %s; it gets weights again, and is asked again for what had "
+            "not come",
+            *(self._client.address, what),
+        )
+        self._buckets.forget()
+        if not isinstance(lost, StaleWeights):
+            self._connect(self._client.address)

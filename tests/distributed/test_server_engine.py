@@ -1,0 +1,325 @@
+"""Two ranks: a server beside the trainer answers as the engine within it does, and is not missed
+for long when it dies."""
+
+from __future__ import annotations
+
+import logging
+import os
+import signal
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, cast
+
+import pytest
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+
+from megatron_longrl.data.tokenizer import Tokenizer
+from megatron_longrl.errors import UserError
+from megatron_longrl.parallel.agree import gather_objects
+from megatron_longrl.parallel.groups import ParallelGroups
+from megatron_longrl.rollout import server_client
+from megatron_longrl.rollout.engine import RolloutEngine
+from megatron_longrl.rollout.server_client import ServerClient
+from megatron_longrl.rollout.server_engine import ServerEngine
+from megatron_longrl.rollout.types import Group, SamplingSettings
+from megatron_longrl.rollout.vllm_engine import VllmEngine
+from megatron_longrl.rollout.weights import LiveWeights
+from tests.distributed.tiny_engine import (
+    HF_CONFIG,
+    MEDIA,
+    PROMPTS,
+    Words,
+    model,
+    model_settings,
+    parallel,
+    reference_logprobs,
+    tokens,
+)
+
+GROUPS_OUTLIVE_TESTS = True
+GREEDY = SamplingSettings(n=1, max_tokens=20, temperature=0.0)
+# 56 responses, of which a server generates 32 at a time.
+SAMPLED = SamplingSettings(n=8, max_tokens=30, temperature=0.8, top_p=0.9, seed=7, step=3)
+BUCKET = 160 << 10
+"""The embedding table, the largest layer, has 150 KiB."""
+
+
+def live(module: nn.Module) -> LiveWeights:
+    return LiveWeights(lambda: iter(list(module.named_parameters())))
+
+
+def told(groups: list[Group]) -> list[list[tuple[Any, ...]]]:
+    """All that is said of responses but log-probabilities."""
+    return [
+        [(r.token_ids.tolist(), r.text, r.finish_reason, r.weight_version) for r in group.responses]
+        for group in groups
+    ]
+
+
+def same(groups: list[Group], others: list[Group]) -> None:
+    """Equal tokens, texts, reasons and versions; log-probabilities up to rounding."""
+    assert told(groups) == told(others)
+    for group, other in zip(groups, others, strict=True):
+        for one, two in zip(group.responses, other.responses, strict=True):
+            torch.testing.assert_close(one.logprobs, two.logprobs, atol=1e-5, rtol=0)
+
+
+def history(engine: RolloutEngine) -> list[list[Group]]:
+    """Responses before and after updates."""
+    rounds = []
+    for version, seed in enumerate((1, 2, 1)):
+        engine.update_weights(live(model(seed)), 10 + version)
+        rounds += [engine.generate(PROMPTS, MEDIA, how) for how in (GREEDY, SAMPLED)]
+    return rounds
+
+
+OPEN: list[tuple[ServerEngine, ParallelGroups, list[list[Group]]]] = []
+"""The engine of all tests, and what the colocated engine answered before it."""
+
+
+@pytest.fixture(scope="module", autouse=True)
+def closed_at_the_end() -> Iterator[None]:
+    yield
+    while OPEN:
+        OPEN.pop()[0].close()
+
+
+@pytest.fixture
+def engine(world: None) -> ServerEngine:
+    """With the weights of seed 1 as version 1."""
+    if not OPEN:
+        groups = parallel(dist.get_world_size())
+        tokenizer = cast(Tokenizer, Words())
+        colocated = VllmEngine(model_settings(), tokenizer, groups, tensor_parallel_size=1)
+        answers = history(colocated)
+        colocated.close()
+        engine = ServerEngine(
+            model_settings(), tokenizer, groups, bucket_bytes=BUCKET, timeout_seconds=120
+        )
+        OPEN.append((engine, groups, answers))
+    engine = OPEN[0][0]
+    engine.update_weights(live(model(1)), 1)
+    return engine
+
+
+def groups_of_test() -> ParallelGroups:
+    return OPEN[0][1]
+
+
+def server_pid(engine: ServerEngine) -> int:
+    assert engine._process is not None and engine._process.pid is not None
+    return engine._process.pid
+
+
+def is_leader() -> bool:
+    return dist.get_rank() == 0
+
+
+def test_responses_are_those_of_the_colocated_engine_before_and_after_updates(
+    engine: ServerEngine,
+) -> None:
+    for mine, expected in zip(history(engine), OPEN[0][2], strict=True):
+        same(mine, expected)
+    everyone = gather_objects(groups_of_test().replica_control, told(mine))
+    assert all(other == everyone[0] for other in everyone), "every rank has the responses"
+    assert engine.recoveries == 0
+
+
+def test_layers_that_have_not_changed_stay_where_they_are(engine: ServerEngine) -> None:
+    engine.update_weights(live(model(1)), 2)
+    assert engine.last_update.names == [], "nothing has changed"
+    assert told(engine.generate(PROMPTS, MEDIA, GREEDY))[0][0][3] == 2
+
+    changed = model(1)
+    with torch.no_grad():
+        changed.model.layers[1].self_attn.k_proj.weight.mul_(-1.5)
+        changed.model.norm.weight.mul_(0.9)
+    engine.update_weights(live(changed), 3)
+    moved = gather_objects(groups_of_test().replica_control, engine.last_update.names)[0]
+    heads = [
+        f"model.layers.1.self_attn.{x}_proj.{kind}" for x in "qkv" for kind in ("weight", "bias")
+    ]
+    assert moved == [*heads, "model.norm.weight"], "vLLM holds q, k and v as one"
+    for group in engine.generate(PROMPTS, MEDIA, GREEDY):
+        (response,) = group.responses
+        expected = reference_logprobs(changed, group.prompt, response.token_ids)
+        assert response.token_ids.tolist() == expected.argmax(-1).tolist()
+        assert response.weight_version == 3
+    different = told(engine.generate(PROMPTS, MEDIA, SAMPLED))
+    engine.update_weights(live(model(1)), 4)
+    assert told(engine.generate(PROMPTS, MEDIA, SAMPLED)) != different
+
+
+def shared_bytes() -> int:
+    """Anonymous shared memory that this process holds."""
+    total = 0
+    for entry in Path("/proc/self/fd").iterdir():
+        if entry.is_symlink() and os.readlink(entry).startswith("/memfd:megatron_longrl"):
+            total += entry.stat().st_size
+    return total
+
+
+def test_weights_go_through_one_bucket(
+    engine: ServerEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    held: list[int] = []
+    send = ServerClient.update_weights
+
+    def update_weights(self: ServerClient, info: dict[str, Any]) -> None:
+        held.append(shared_bytes())
+        send(self, info)
+
+    monkeypatch.setattr(ServerClient, "update_weights", update_weights)
+    engine.update_weights(live(model(2)), 2)
+    if is_leader():
+        assert engine.last_update.buckets == len(held) > 3
+        assert set(held) == {BUCKET}
+        size = sum(parameter.numel() * 4 for parameter in model(2).parameters())
+        assert engine.last_update.nbytes == size > 4 * BUCKET
+
+
+def test_a_server_that_is_killed_while_it_generates(
+    engine: ServerEngine, caplog: pytest.LogCaptureFixture
+) -> None:
+    expected = engine.generate(PROMPTS, MEDIA, SAMPLED)
+    before, pid = engine.recoveries, server_pid(engine) if is_leader() else None
+    seen: list[tuple[str, int, str]] = []
+
+    def kill_at_once(prompt: Any, index: int, text: str, n: int) -> None:
+        seen.append((prompt.uid, index, text))
+        if len(seen) == 1:
+            os.kill(server_pid(engine), signal.SIGKILL)
+
+    with caplog.at_level(logging.WARNING):
+        answers = engine.generate(PROMPTS, MEDIA, SAMPLED, kill_at_once)
+    same(answers, expected)
+    assert engine.recoveries == before + 1
+    if is_leader():
+        assert server_pid(engine) != pid
+        assert f"process {pid} ended with signal SIGKILL" in caplog.text
+        told_once = [
+            (group.prompt.uid, index, response.text)
+            for group in answers
+            for index, response in enumerate(group.responses)
+        ]
+        assert sorted(seen) == sorted(told_once)
+    assert told(engine.generate(PROMPTS, MEDIA, SAMPLED)) == told(expected)
+
+
+def test_a_server_that_is_killed_while_it_gets_weights(engine: ServerEngine) -> None:
+    module, before = model(2), engine.recoveries
+    streams: list[int] = []
+
+    def stream() -> Iterator[tuple[str, Tensor]]:
+        streams.append(0)
+        for name, parameter in module.named_parameters():
+            if len(streams) == 1 and name == "model.norm.weight" and is_leader():
+                os.kill(server_pid(engine), signal.SIGKILL)
+            streams[-1] += 1
+            yield name, parameter
+
+    engine.update_weights(LiveWeights(stream), 8)
+    assert engine.recoveries == before + 1
+    assert streams == [len(list(module.parameters()))] * 2, "every rank takes all of each stream"
+    for group in engine.generate(PROMPTS, MEDIA, GREEDY):
+        (response,) = group.responses
+        expected = reference_logprobs(module, group.prompt, response.token_ids)
+        assert response.token_ids.tolist() == expected.argmax(-1).tolist()
+
+
+def test_a_server_that_does_not_answer(
+    engine: ServerEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    expected = told(engine.generate(PROMPTS, MEDIA, SAMPLED))
+    if is_leader():
+        monkeypatch.setattr(engine._client, "_seconds", 1.5)
+        os.kill(server_pid(engine), signal.SIGSTOP)
+    try:
+        with pytest.raises(UserError, match=r"has not answered for 1\.5 s.*--rollout-timeout"):
+            engine.generate(PROMPTS, MEDIA, SAMPLED)
+        with pytest.raises(UserError, match=r"has not answered for 1\.5 s"):
+            engine.update_weights(live(model(2)), 2)
+    finally:
+        if is_leader():
+            os.kill(server_pid(engine), signal.SIGCONT)
+    monkeypatch.undo()
+    engine.update_weights(live(model(1)), 1)
+    assert told(engine.generate(PROMPTS, MEDIA, SAMPLED)) == expected
+
+
+def test_a_generation_that_takes_too_long(
+    engine: ServerEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if is_leader():
+        monkeypatch.setattr(engine._client, "_seconds", 0.15)
+    with pytest.raises(UserError, match=r"did not end within 0\.15 s .*raise --rollout-timeout"):
+        engine.generate(PROMPTS, MEDIA, SamplingSettings(n=16, max_tokens=60, stop=False))
+    monkeypatch.undo()
+    same(engine.generate(PROMPTS, MEDIA, GREEDY), engine.generate(PROMPTS, MEDIA, GREEDY))
+
+
+def test_weights_of_somebody_else(engine: ServerEngine) -> None:
+    expected, before = told(engine.generate(PROMPTS, MEDIA, SAMPLED)), engine.recoveries
+    if is_leader():
+        assert engine._client is not None
+        engine._client.finish_weight_update("another run:1")
+    assert told(engine.generate(PROMPTS, MEDIA, SAMPLED)) == expected
+    assert engine.recoveries == before + 1
+
+
+def beside(engine: ServerEngine, **changes: Any) -> ServerEngine:
+    """Another engine with the same server, by its address."""
+    address = gather_objects(
+        groups_of_test().replica_control, engine._client.address if engine._client else ""
+    )[0]
+    settings = changes.pop("settings", model_settings())
+    tokenizer = cast(Tokenizer, Words())
+    return ServerEngine(
+        settings, tokenizer, groups_of_test(), **{"addresses": [address], **changes}
+    )
+
+
+def test_a_server_by_its_address_without_shared_memory(
+    engine: ServerEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    expected = told(engine.generate(PROMPTS, MEDIA, SAMPLED))
+    monkeypatch.setattr(ServerClient, "shares_memory", lambda self: False)
+    other = beside(engine, bucket_bytes=BUCKET)
+    other.update_weights(live(model(2)), 1)
+    assert told(other.generate(PROMPTS, MEDIA, SAMPLED)) != expected
+    other.update_weights(live(model(1)), 1)
+    assert told(other.generate(PROMPTS, MEDIA, SAMPLED)) == expected
+    monkeypatch.undo()
+    other.close()
+    before = engine.recoveries
+    assert told(engine.generate(PROMPTS, MEDIA, SAMPLED)) == expected, "it lives on"
+    assert engine.recoveries == before + 1, "with weights of another run"
+
+
+def test_a_server_of_another_model_or_version(
+    engine: ServerEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    narrow = model_settings(HF_CONFIG | {"intermediate_size": 64})
+    with pytest.raises(UserError, match=r"another model.*intermediate_size 128 there, 64 here"):
+        beside(engine, settings=narrow)
+    monkeypatch.setattr(server_client, "versions", lambda: {"vllm": "0.99"})
+    with pytest.raises(UserError, match=r"other versions .*vllm 0\.\d+\.\d+ there, 0\.99 here"):
+        beside(engine)
+    monkeypatch.undo()
+    with pytest.raises(UserError, match=r"no rollout server at 127\.0\.0\.1:9 for 1 s"):
+        beside(engine, addresses=["127.0.0.1:9"], timeout_seconds=1)
+
+
+def test_weights_that_are_wrong(engine: ServerEngine) -> None:
+    expected = tokens(engine.generate(PROMPTS, MEDIA, GREEDY))
+    named = list(model(1).named_parameters())
+    with pytest.raises(UserError, match=r"1 weights did not reach.*model\.norm\.weight"):
+        engine.update_weights([item for item in named if item[0] != "model.norm.weight"], 2)
+    with pytest.raises(UserError, match=r"has no model\.unheard_of"):
+        engine.update_weights([*named, ("model.unheard_of.weight", torch.zeros(1))], 2)
+    with pytest.raises(TypeError, match="LiveWeights"):
+        engine.update_weights(iter(named), 2)
+    engine.update_weights(named, 3)
+    assert tokens(engine.generate(PROMPTS, MEDIA, GREEDY)) == expected
