@@ -47,6 +47,11 @@ class RolloutSection(Section):
     the next step's responses are generated before an update and scored during it; a step that
     ends with a checkpoint generates none ahead."""
 
+    rollout_step_tokens: PositiveInt | None = None
+    """Partial rollouts: a response grows by at most this many tokens in a step; groups that are
+    not complete then go on in the next one, and a step trains on those that are. A step that ends
+    with a checkpoint completes all. By default every step completes its own."""
+
     rollout_memory_gib: PositiveFloat = 1.0
     """Memory of the engine's key/value cache, in GiB per rank."""
 

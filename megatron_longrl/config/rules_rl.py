@@ -20,10 +20,11 @@ def rl_rules(config: Config, world_size: int) -> Iterator[str]:
     yield from _advantage(config)
     yield from _kl(config)
     yield from _filters(config)
-    if config.rollout_lag and config.rollout_correction == "off":
+    if config.trains_on_older_weights and config.rollout_correction == "off":
+        name = "rollout_lag" if config.rollout_lag else "rollout_step_tokens"
         yield (
-            "rollout_lag (1) trains on responses of older weights, and rollout_correction off does "
-            "not weigh them: give --rollout-correction token, or --rollout-lag 0"
+            f"{name} trains on tokens of older weights, and rollout_correction off does not weigh "
+            f"them: give --rollout-correction token, or leave {flag(name)} out"
         )
 
 

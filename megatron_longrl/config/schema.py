@@ -162,6 +162,11 @@ class Config(
         return self.grpo_iterations * self.mini_batches_per_step
 
     @property
+    def trains_on_older_weights(self) -> bool:
+        """Whether tokens may come from weights before the newest."""
+        return self.rollout_lag > 0 or self.rollout_step_tokens is not None
+
+    @property
     def rewards_tokens(self) -> bool:
         """Whether tokens earn something beside the reward of their response."""
         return self.grpo_kl_beta > 0 and self.kl_placement == "reward"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import logging
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -42,8 +42,8 @@ class RowSource:
     Args:
         consumed: rows taken before this step.
         rows_per_step: over all replicas, a multiple of their number.
-        goes_on: whether another step follows before a checkpoint, so that its rows may be taken
-            ahead.
+        goes_on: of a step (counted from 0), whether another one follows before a checkpoint, so
+            that its rows may be taken ahead, and responses left to it.
     """
 
     def __init__(
@@ -53,7 +53,7 @@ class RowSource:
         rows_per_step: int,
         groups: ParallelGroups,
         *,
-        goes_on: bool = False,
+        goes_on: Callable[[int], bool] = lambda _: False,
     ) -> None:
         self._sampler = sampler
         self._groups = groups
@@ -194,7 +194,7 @@ class TrainingLoop:
                 self.consumed_rows,
                 self.rows_per_step,
                 self.runtime.groups,
-                goes_on=not self._is_due(self.config.save_interval, self.iteration + 1),
+                goes_on=lambda step: not self._is_due(self.config.save_interval, step + 1),
             )
             metrics = trainer.step(self.iteration, source)
             self.iteration += 1

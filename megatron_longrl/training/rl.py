@@ -96,7 +96,7 @@ class RLTrainer:
         timer = self.runtime.timer
         rollouts = self._rollouts(iteration, source)
         media = rollouts.media
-        lag = self._lag(rollouts)
+        lag, carried = self._staleness(rollouts)
         with timer("pack"):
             parts = self._parts(rollouts)
             batches = [batch for part in parts for batch in part.batches]
@@ -120,7 +120,8 @@ class RLTrainer:
             **reward_counters(self.runtime, self.rewards),
             **self.runtime.media_metrics(media),
             **({"sampling_rounds": rollouts.rounds} if self.config.dynamic_sampling else {}),
-            **({"rollout_lag": lag} if self.config.rollout_lag else {}),
+            **({"rollout_lag": lag} if self.config.trains_on_older_weights else {}),
+            **({"partial_groups": carried} if self.config.rollout_step_tokens else {}),
         }
 
     def validate(self, rows: Sequence[Row]) -> dict[str, float]:
@@ -153,18 +154,25 @@ class RLTrainer:
         begun = self._begun or self.collector.begin(iteration, source)
         rollouts = self.collector.finish(begun, source)
         self._begun = None
-        if self.config.rollout_lag and source.goes_on:
+        if self.config.rollout_lag and source.goes_on(iteration):
             self._begun = self.collector.begin(iteration + 1, source)
         return rollouts
 
-    def _lag(self, rollouts: Rollouts) -> float:
-        """Versions between the weights and those that generated the responses; the mean over all
-        replicas."""
+    def _staleness(self, rollouts: Rollouts) -> tuple[float, int]:
+        """Versions between the weights and those that generated a token, the mean over all
+        replicas, and groups that go on in the next step."""
         newest = self.version - 1
-        lags = [newest - r.weight_version for group in rollouts.groups for r in group.responses]
-        sums = torch.tensor([float(sum(lags)), float(len(lags))])
-        total, count = sum_over_replicas(sums, self.runtime.groups).tolist()
-        return total / count if count else 0.0
+        parts = [
+            (length, newest - version)
+            for group in rollouts.groups
+            for response in group.responses
+            for length, version in response.parts
+        ]
+        tokens = sum(length for length, _ in parts)
+        lags = sum(length * lag for length, lag in parts)
+        sums = torch.tensor([float(lags), float(tokens), float(rollouts.carried)])
+        total, count, carried = sum_over_replicas(sums, self.runtime.groups).tolist()
+        return total / count if count else 0.0, int(carried)
 
     def _parts(self, rollouts: Rollouts) -> list[Part]:
         """The mini-batches of the step, the same number on every replica."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Mapping, Sequence
 from copy import copy
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 import torch
@@ -17,6 +17,7 @@ from megatron_longrl.data.prompts import Prompt
 from megatron_longrl.data.rows import Row
 from megatron_longrl.parallel.agree import sum_over_replicas
 from megatron_longrl.rewards.runner import RewardRunner
+from megatron_longrl.rollout.continuation import NOTHING, Begun
 from megatron_longrl.rollout.engine import RolloutEngine
 from megatron_longrl.rollout.types import Group, Response, SamplingSettings
 from megatron_longrl.training.loop import RowSource
@@ -45,6 +46,8 @@ class Rollouts:
     rounds: int = 0
     missing: int = 0
     """Groups that a full step would have more, over all replicas."""
+    carried: int = 0
+    """Groups that are not complete and go on in the next step."""
 
 
 @dataclass
@@ -53,7 +56,10 @@ class Round:
 
     iteration: int
     groups: list[Group]
+    """Complete ones."""
     media: Media
+    carried: int = 0
+    """Groups that go on in the next step."""
     greedy: list[Group] = field(default_factory=list)
     """ReMax: the greedy response to each prompt."""
     shuffled: list[Group] = field(default_factory=list)
@@ -76,6 +82,8 @@ class RolloutCollector:
         self.engine = engine
         self.rewards = rewards
         self._keeps_frames = keeps_frames
+        self._carried: list[Group] = []
+        """Begun, but not complete."""
 
     def collect(self, iteration: int, source: RowSource) -> Rollouts:
         """As many groups as a step has, fewer where rows fail; collective over the world."""
@@ -86,11 +94,12 @@ class RolloutCollector:
 
         Collective over the world.
         """
-        return self._generate(iteration, 0, source.take())
+        new_tokens = self.config.rollout_step_tokens if source.goes_on(iteration) else None
+        return self._generate(iteration, 0, source.take(), new_tokens)
 
     def finish(self, begun: Round, source: RowSource) -> Rollouts:
         """The groups of the step that has begun, with rewards; collective over the world."""
-        config, result, round_ = self.config, Rollouts(), begun
+        config, result, round_ = self.config, Rollouts(carried=begun.carried), begun
         wanted = source.rows_per_replica
         tries = config.dynamic_sampling_max_tries if config.dynamic_sampling else 1
         while True:
@@ -119,16 +128,31 @@ class RolloutCollector:
             )
         return result
 
-    def _generate(self, iteration: int, number: int, rows: Sequence[Row]) -> Round:
-        """Responses to some rows, on their way to be scored; collective over the replica."""
+    def _generate(
+        self, iteration: int, number: int, rows: Sequence[Row], new_tokens: int | None = None
+    ) -> Round:
+        """Responses to some rows, and the rest of those that an earlier step has begun, on their
+        way to be scored; collective over the replica.
+
+        Args:
+            new_tokens: most tokens that a response grows by; the groups that are not complete then
+                are carried to the next step.
+        """
         timer, config = self.runtime.timer, self.config
         self.runtime.builder.max_frames = frames_at(iteration, config)
         with timer("data"):
-            prompts = self.runtime.build_prompts(rows)
+            prompts = [group.prompt for group in self._carried]
+            prompts += self.runtime.build_prompts(rows)
         with timer("encode"):
             prompts, media = self.runtime.encode(prompts, for_training=self._keeps_frames)
-        sampling = training_settings(config, iteration, number)
-        result = Round(iteration, self._answers(prompts, media.embeddings, sampling), media)
+        sampling = replace(training_settings(config, iteration, number), new_tokens=new_tokens)
+        so_far = {id(group.prompt): group.responses for group in self._carried}
+        begun = {i: so_far[id(p)] for i, p in enumerate(prompts) if id(p) in so_far}
+        groups = self._answers(prompts, media.embeddings, sampling, begun)
+        self._carried = [group for group in groups if not group.is_complete]
+        groups = [group for group in groups if group.is_complete]
+        prompts = [group.prompt for group in groups]
+        result = Round(iteration, groups, media, carried=len(self._carried))
         if config.advantage == "remax":
             greedy = SamplingSettings(
                 n=1, max_tokens=config.rollout_max_tokens, temperature=0.0, step=iteration
@@ -146,10 +170,11 @@ class RolloutCollector:
         prompts: Sequence[Prompt],
         embeddings: Mapping[str, Tensor],
         sampling: SamplingSettings,
+        begun: Begun = NOTHING,
     ) -> list[Group]:
         """Responses without rewards yet."""
         with self.runtime.timer("rollout"):
-            return self.engine.generate(prompts, embeddings, sampling, self.rewards.submit)
+            return self.engine.generate(prompts, embeddings, sampling, self.rewards.submit, begun)
 
     def _reward(self, round_: Round) -> None:
         """Fill in the rewards; collective over the replica."""
