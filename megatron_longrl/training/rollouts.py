@@ -71,7 +71,9 @@ class RolloutCollector:
             groups, media = self._round(iteration, result.rounds, source.take(wanted))
             result.rounds += 1
             result.generated += groups
-            kept = [group for group in groups if not config.dynamic_sampling or self._keeps(group)]
+            kept = [
+                group for group in groups if not config.dynamic_sampling or keeps(group, config)
+            ]
             result.groups += kept
             _join(result.media, media)
             wanted -= len(kept)
@@ -108,16 +110,6 @@ class RolloutCollector:
             _shorten(groups, self.config)
         return groups, media
 
-    def _keeps(self, group: Group) -> bool:
-        """Dynamic sampling's choice, by the responses that have a reward."""
-        config = self.config
-        values = group.correct if config.filter_metric == "accuracy" else group.rewards
-        assert values is not None and group.valid is not None
-        if not group.valid.any():
-            return False
-        mean = float(values[group.valid].mean())
-        return says_something(mean, config.filter_low, config.filter_high)
-
     def _answers(
         self,
         prompts: Sequence[Prompt],
@@ -132,33 +124,60 @@ class RolloutCollector:
         return groups
 
     def _baselines(self, groups: Sequence[Group], media: Media, iteration: int) -> None:
-        """ReMax: the reward of each prompt's greedy response, without which no other counts."""
+        """ReMax: a greedy response to each prompt."""
         greedy = SamplingSettings(
             n=1, max_tokens=self.config.rollout_max_tokens, temperature=0.0, step=iteration
         )
         prompts = [group.prompt for group in groups]
         others = self._answers(prompts, media.embeddings, greedy)
         for group, other in zip(groups, others, strict=True):
-            assert other.rewards is not None and other.valid is not None
-            assert group.rewards is not None and group.valid is not None
-            group.baseline = float(other.rewards[0])
-            group.valid = group.valid & other.valid  # [n] and [1]
-            group.rewards = group.rewards * group.valid
+            take_baseline(group, other)
 
     def _contrast(self, groups: Sequence[Group], media: Media, iteration: int) -> None:
-        """T-GRPO: right answers earn more where the order of the frames has helped."""
+        """T-GRPO: responses to shuffled frames."""
         config = self.config
         filmed = [group for group in groups if any(v.num_units > 1 for v in group.prompt.videos)]
         prompts = [group.prompt for group in filmed]
         embeddings = shuffled(prompts, media.embeddings, config.seed + iteration)
         sampling = training_settings(config, iteration, _SHUFFLED)
         for group, other in zip(filmed, self._answers(prompts, embeddings, sampling), strict=True):
-            group.metrics["accuracy_shuffled"] = other.accuracy
-            if does_better(group.accuracy, other.accuracy, config.shuffled_frames_ratio):
-                assert group.rewards is not None and group.correct is not None
-                assert group.valid is not None
-                bonus = config.shuffled_frames_bonus * group.correct
-                group.rewards = group.rewards + bonus * group.valid
+            add_contrast(group, other, config.shuffled_frames_bonus, config.shuffled_frames_ratio)
+
+
+def keeps(group: Group, config: Config) -> bool:
+    """Dynamic sampling's choice, by the responses that have a reward."""
+    values = group.correct if config.filter_metric == "accuracy" else group.rewards
+    mean = _known_mean(group, values)
+    return mean is not None and says_something(mean, config.filter_low, config.filter_high)
+
+
+def take_baseline(group: Group, greedy: Group) -> None:
+    """The reward of the greedy response, without which no other of the prompt counts."""
+    assert greedy.rewards is not None and greedy.valid is not None
+    assert group.rewards is not None and group.valid is not None
+    group.baseline = float(greedy.rewards[0])
+    group.valid = group.valid & greedy.valid  # [n] and [1]
+    group.rewards = group.rewards * group.valid
+
+
+def add_contrast(group: Group, shuffled: Group, bonus: float, ratio: float) -> None:
+    """Right answers earn more where the order of the frames has helped.
+
+    Args:
+        shuffled: responses to the same prompt, its frames in another order.
+        bonus: what they earn.
+        ratio: of the accuracy on shuffled frames, which the group must reach.
+    """
+    accuracy = _known_mean(group, group.correct)
+    shuffled_accuracy = _known_mean(shuffled, shuffled.correct)
+    if shuffled_accuracy is not None:
+        group.metrics["accuracy_shuffled"] = shuffled_accuracy
+    if accuracy is None or shuffled_accuracy is None:
+        return
+    if does_better(accuracy, shuffled_accuracy, ratio):
+        assert group.rewards is not None and group.correct is not None
+        assert group.valid is not None
+        group.rewards = group.rewards + bonus * group.correct * group.valid
 
 
 def training_settings(config: Config, iteration: int, number: int = 0) -> SamplingSettings:
@@ -210,6 +229,13 @@ def trained_part(groups: Sequence[Group], config: Config) -> list[Group]:
         if kept:
             result.append(Group(group.prompt, kept))
     return result
+
+
+def _known_mean(group: Group, values: Tensor | None) -> float | None:
+    """Of the responses that have a reward; None where none has."""
+    assert values is not None and group.valid is not None, "rewards come first"
+    known = values[group.valid]
+    return float(known.mean()) if len(known) else None
 
 
 def _shorten(groups: Sequence[Group], config: Config) -> None:

@@ -202,6 +202,28 @@ def test_a_failure_is_not_remembered() -> None:
     assert len(endpoint.bodies) == 2
 
 
+def test_what_nobody_waits_for_any_more_is_not_asked() -> None:
+    """Else a slow endpoint would spend the next step on the questions of the last one."""
+
+    async def run(url: str) -> Outcome:
+        fields = {"judge_url": url, "judge_model": "m", "judge_concurrency": 1}
+        judge = Judge(make_config(**fields))
+        late = [asyncio.create_task(judge.score(make_sample(text))) for text in "abc"]
+        while not endpoint.bodies:
+            await asyncio.sleep(0.01)
+        for task in late:
+            task.cancel()
+        await asyncio.gather(*late, return_exceptions=True)
+        outcome = await judge.score(make_sample("b"))
+        await judge.close()
+        return outcome
+
+    with serve(lambda *_: "1", seconds=0.3) as endpoint:
+        assert asyncio.run(run(endpoint.url)) == Outcome(1.0)
+    asked = [body["messages"][0]["content"] for body in endpoint.bodies]
+    assert len(asked) == 2 and "a" in asked[0] and "\nb\n" in asked[1]
+
+
 def test_judgements_outlive_a_run(tmp_path: Path) -> None:
     folder = tmp_path / "cache"
     with serve(lambda *_: "Score: 0.5") as endpoint:
