@@ -6,7 +6,6 @@ import asyncio
 import json
 import logging
 import socket
-import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -113,18 +112,14 @@ def test_down() -> None:
 
 
 def test_slow() -> None:
-    began = time.monotonic()
     outcome, _ = failed(lambda *_: "1", seconds=5.0, judge_timeout=0.5)
     assert outcome == Outcome.failure("did not answer within 0.5 s", timed_out=True)
-    assert time.monotonic() - began < 15
 
 
 def test_the_deadline_is_over_all_tries() -> None:
-    began = time.monotonic()
     outcome, endpoint = failed(lambda *_: 503, judge_retries=1000, judge_timeout=2.0)
     assert outcome.timed_out
     assert 2 <= len(endpoint.bodies) < 10
-    assert time.monotonic() - began < 15
 
 
 @pytest.mark.parametrize("status", [429, 500, 503])

@@ -184,18 +184,15 @@ def test_metrics_of_accuracy_fail_nothing(caplog: pytest.LogCaptureFixture) -> N
         assert rewards.pop_counters()["rewards_failed"] == 1
 
 
-def test_a_step_waits_only_so_long(file: str) -> None:
+def test_a_step_waits_only_so_long(file: str, caplog: pytest.LogCaptureFixture) -> None:
     """Although every call still has its time."""
     group = make_group(*["forever"] * 40)
-    fields = {"reward_timeout": 3.0, "reward_step_timeout": 0.5, "reward_workers": 1}
-    began = time.monotonic()
+    fields = {"reward_timeout": 1000.0, "reward_step_timeout": 0.5, "reward_workers": 1}
     with runner(rewards=["format"], reward_function=[f"{file}:odd"], **fields) as rewards:
         rewards.collect([group])
         assert rewards.pop_counters() == {"rewards_failed": 40.0, "rewards_timed_out": 40.0}
-        assert time.monotonic() - began < 20, "not 120 s"
-        after = make_group("fine")
-        rewards.collect([after])  # The child is still asleep: its time is up in three seconds.
-    assert time.monotonic() - began < 30
+    lines = [record.getMessage() for record in caplog.records]
+    assert len(lines) == 40 and all("(--reward-step-timeout)" in line for line in lines)
 
 
 def test_the_row_decides_what_is_right() -> None:
