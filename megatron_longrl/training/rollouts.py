@@ -107,7 +107,9 @@ class RolloutCollector:
             groups = round_.groups
             result.rounds += 1
             result.generated += groups
-            kept = [group for group in groups if not config.dynamic_sampling or self._keeps(group)]
+            kept = [
+                group for group in groups if not config.dynamic_sampling or keeps(group, config)
+            ]
             result.groups += kept
             _join(result.media, round_.media)
             wanted -= len(kept)
@@ -181,21 +183,15 @@ class RolloutCollector:
         with self.runtime.timer("reward"):
             self.rewards.collect([*round_.groups, *round_.greedy, *round_.shuffled])
         if self.config.advantage == "remax":
-            _baselines(round_)
+            for group, other in zip(round_.groups, round_.greedy, strict=True):
+                take_baseline(group, other)
         if self.config.shuffled_frames_bonus:
-            _contrast(round_, self.config)
+            filmed = [group for group in round_.groups if _is_filmed(group.prompt)]
+            bonus, ratio = self.config.shuffled_frames_bonus, self.config.shuffled_frames_ratio
+            for group, other in zip(filmed, round_.shuffled, strict=True):
+                add_contrast(group, other, bonus, ratio)
         if self.config.overlong_shaping:
             _shorten(round_.groups, self.config)
-
-    def _keeps(self, group: Group) -> bool:
-        """Dynamic sampling's choice, by the responses that have a reward."""
-        config = self.config
-        values = group.correct if config.filter_metric == "accuracy" else group.rewards
-        assert values is not None and group.valid is not None
-        if not group.valid.any():
-            return False
-        mean = float(values[group.valid].mean())
-        return says_something(mean, config.filter_low, config.filter_high)
 
 
 def _is_filmed(prompt: Prompt) -> bool:
@@ -206,6 +202,42 @@ def _is_filmed(prompt: Prompt) -> bool:
 def _again(prompts: Sequence[Prompt]) -> list[Prompt]:
     """The same prompts as objects of their own, by which rewards tell groups apart."""
     return [copy(prompt) for prompt in prompts]
+
+
+def keeps(group: Group, config: Config) -> bool:
+    """Dynamic sampling's choice, by the responses that have a reward."""
+    values = group.correct if config.filter_metric == "accuracy" else group.rewards
+    mean = _known_mean(group, values)
+    return mean is not None and says_something(mean, config.filter_low, config.filter_high)
+
+
+def take_baseline(group: Group, greedy: Group) -> None:
+    """The reward of the greedy response, without which no other of the prompt counts."""
+    assert greedy.rewards is not None and greedy.valid is not None
+    assert group.rewards is not None and group.valid is not None
+    group.baseline = float(greedy.rewards[0])
+    group.valid = group.valid & greedy.valid  # [n] and [1]
+    group.rewards = group.rewards * group.valid
+
+
+def add_contrast(group: Group, shuffled: Group, bonus: float, ratio: float) -> None:
+    """Right answers earn more where the order of the frames has helped.
+
+    Args:
+        shuffled: responses to the same prompt, its frames in another order.
+        bonus: what they earn.
+        ratio: of the accuracy on shuffled frames, which the group must reach.
+    """
+    accuracy = _known_mean(group, group.correct)
+    shuffled_accuracy = _known_mean(shuffled, shuffled.correct)
+    if shuffled_accuracy is not None:
+        group.metrics["accuracy_shuffled"] = shuffled_accuracy
+    if accuracy is None or shuffled_accuracy is None:
+        return
+    if does_better(accuracy, shuffled_accuracy, ratio):
+        assert group.rewards is not None and group.correct is not None
+        assert group.valid is not None
+        group.rewards = group.rewards + bonus * group.correct * group.valid
 
 
 def training_settings(config: Config, iteration: int, number: int = 0) -> SamplingSettings:
@@ -259,26 +291,11 @@ def trained_part(groups: Sequence[Group], config: Config) -> list[Group]:
     return result
 
 
-def _baselines(round_: Round) -> None:
-    """ReMax: the reward of each prompt's greedy response, without which no other counts."""
-    for group, other in zip(round_.groups, round_.greedy, strict=True):
-        assert other.rewards is not None and other.valid is not None
-        assert group.rewards is not None and group.valid is not None
-        group.baseline = float(other.rewards[0])
-        group.valid = group.valid & other.valid  # [n] and [1]
-        group.rewards = group.rewards * group.valid
-
-
-def _contrast(round_: Round, config: Config) -> None:
-    """T-GRPO: right answers earn more where the order of the frames has helped."""
-    filmed = [group for group in round_.groups if _is_filmed(group.prompt)]
-    for group, other in zip(filmed, round_.shuffled, strict=True):
-        group.metrics["accuracy_shuffled"] = other.accuracy
-        if does_better(group.accuracy, other.accuracy, config.shuffled_frames_ratio):
-            assert group.rewards is not None and group.correct is not None
-            assert group.valid is not None
-            bonus = config.shuffled_frames_bonus * group.correct
-            group.rewards = group.rewards + bonus * group.valid
+def _known_mean(group: Group, values: Tensor | None) -> float | None:
+    """Of the responses that have a reward; None where none has."""
+    assert values is not None and group.valid is not None, "rewards come first"
+    known = values[group.valid]
+    return float(known.mean()) if len(known) else None
 
 
 def _shorten(groups: Sequence[Group], config: Config) -> None:
