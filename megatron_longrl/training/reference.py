@@ -2,14 +2,25 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 
 import torch
 
+from megatron_longrl.models.lora import without_adapters
 
-class ReferenceWeights:
-    """A copy of a module's parameters that can stand in for them.
+
+class ReferenceWeights(ABC):
+    """Weights that can stand in for those of the policy's language model."""
+
+    @abstractmethod
+    def in_place(self) -> AbstractContextManager[None]:
+        """Within the block the language model computes with the reference weights."""
+
+
+class CopiedWeights(ReferenceWeights):
+    """A copy of all parameters.
 
     Args:
         module: the policy's language model, whose present weights become the reference.
@@ -28,9 +39,24 @@ class ReferenceWeights:
 
     @contextmanager
     def in_place(self) -> Iterator[None]:
-        """Within the block the module computes with the reference weights."""
+        """Swap the two."""
         self._swap()
         try:
             yield
         finally:
             self._swap()
+
+
+class WeightsBelowAdapters(ReferenceWeights):
+    """The model's own weights, of a model of which adapters alone are trained: nothing is copied.
+
+    Args:
+        module: the policy's language model.
+    """
+
+    def __init__(self, module: torch.nn.Module) -> None:
+        self._module = module
+
+    def in_place(self) -> AbstractContextManager[None]:
+        """Switch the adapters off."""
+        return without_adapters(self._module)
