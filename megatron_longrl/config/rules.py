@@ -243,7 +243,10 @@ def _lora(config: Config, entry: Entry | None) -> Iterator[str]:
     if not config.lora_rank or entry == "evaluate":
         return
     if config.lora_alpha == 0:
-        yield "lora_alpha (0) makes adapters add nothing: leave it out, or give --lora-alpha N"
+        yield (
+            f"lora_alpha ({config.lora_alpha}) makes adapters add nothing: leave it out, or give "
+            "--lora-alpha N"
+        )
     for name in ("lora_parts", "lora_target_modules"):
         if not getattr(config, name):
             yield f"{name} is empty, which lora_rank ({config.lora_rank}) needs: give {flag(name)}"
