@@ -102,7 +102,7 @@ def _differing(saved: Mapping[str, Any], config: Config, fields: Sequence[str]) 
     """The first fields that differ, with both values; empty where none does."""
     ours = config.model_dump()
     differing = [
-        f"{field} {saved[field]} there, {ours[field]} in the configuration"
+        f"{field} {_plain(saved[field])} there, {_plain(ours[field])} in the configuration"
         for field in fields
         if field in saved and _plain(saved[field]) != _plain(ours[field])
     ]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 import pytest
 import torch
 
@@ -162,7 +164,7 @@ def test_a_stage_with_adapters_starts_from_a_hugging_face_folder(
         (
             {"lora_rank": 3},
             {"lora_rank": 3, "lora_parts": PARTS},
-            r"lora_parts \['language_model'\] there, \('language_model', 'projector', 'v",
+            r"lora_parts \['language_model'\] there, \['language_model', 'projector', 'v",
         ),
     ],
 )
@@ -184,8 +186,6 @@ def test_a_run_goes_on_with_the_same_adapters_only(
 
 
 def test_checkpoints_from_before_there_were_adapters(tiny, trained, save, start, tensors):
-    import json
-
     config = tiny()
     model = trained(config)
     state_file = save(model, config) / "longrl_state.json"

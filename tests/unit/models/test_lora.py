@@ -58,8 +58,10 @@ def test_pieces_are_merged_to_the_numbers_of_the_whole(dtype):
     torch.manual_seed(2)
     weight, a, b = (torch.randn(s).to(dtype) for s in ((64, 48), (8, 48), (64, 8)))
     whole = merged_weight(weight, a, b, 0.3)
-    rows = [merged_weight(w, a, part, 0.3) for w, part in zip(weight.chunk(4), b.chunk(4))]
-    columns = [merged_weight(w, part, b, 0.3) for w, part in zip(weight.chunk(4, 1), a.chunk(4, 1))]
+    pairs = zip(weight.chunk(4), b.chunk(4), strict=True)
+    rows = [merged_weight(piece, a, part, 0.3) for piece, part in pairs]
+    pairs = zip(weight.chunk(4, 1), a.chunk(4, 1), strict=True)
+    columns = [merged_weight(piece, part, b, 0.3) for piece, part in pairs]
     assert torch.equal(whole, torch.cat(rows)) and torch.equal(whole, torch.cat(columns, dim=1))
 
 
