@@ -1,4 +1,4 @@
-"""Programs with adapters: RL learns, rollouts follow, a killed run goes on, exports are its model."""
+"""Programs with adapters: RL learns, rollouts follow, a killed run goes on, exports are whole."""
 
 from __future__ import annotations
 

@@ -14,7 +14,8 @@ from torch import Tensor
 
 from megatron_longrl.checkpoint.distributed import save_checkpoint
 from megatron_longrl.checkpoint.hf import HfFolder, config_from_hf, load_hf_weights
-from megatron_longrl.checkpoint.mapping import local_adapters
+from megatron_longrl.checkpoint.hf_writer import HfFolderWriter
+from megatron_longrl.checkpoint.mapping import export_named_tensors, local_adapters
 from megatron_longrl.config import Config
 from megatron_longrl.parallel.groups import destroy_parallel, init_parallel
 from megatron_longrl.platforms import platform
@@ -34,8 +35,7 @@ TEXT = ("Qwen2, tied", "Qwen2, untied", "Qwen3, untied", "Llama 3.1")
 VISION = ("qwen2_5_vl", "qwen3_vl")
 ALL = ("language_model", "projector", "vision_tower")
 RUNS: dict[str, dict[str, Any]] = {
-    **dict.fromkeys(TEXT, {}),
-    **{f"{name}, language model": {} for name in VISION},
+    **{name: {} for name in (*TEXT, *(f"{name}, language model" for name in VISION))},
     **{f"{name}, all parts": {"lora_parts": ALL} for name in VISION},
     "Qwen2, tied, rsLoRA on two layers": {
         "lora_use_rslora": True,
@@ -54,7 +54,9 @@ def one_rank():
 def write_base(name: str, folder: Path) -> None:
     """Random weights, as transformers saves them."""
     family = name.partition(",")[0]
-    if family in VISION:
+    if family == "vila":
+        write_vila(folder)
+    elif family in VISION:
         vision_model(family).save_pretrained(folder)
     else:
         kind, sizes = CASES[name.removesuffix(", rsLoRA on two layers")]
@@ -64,7 +66,8 @@ def write_base(name: str, folder: Path) -> None:
 def trained(name: str, folder: Path) -> TrainedModel:
     """A run in ``folder/run`` with random adapters on ``folder/hf``, and its model."""
     write_base(name, folder / "hf")
-    fields = {"seq_length": 512, "lora_rank": 3, "lora_alpha": 4, **RUNS[name]}
+    changes = RUNS.get(name, {"lora_parts": ALL})
+    fields = {"seq_length": 512, "lora_rank": 3, "lora_alpha": 4, **changes}
     config = Config.model_validate({**config_from_hf(folder / "hf"), **fields})
     groups = init_parallel(config)
     model = build_model(config, groups)
@@ -185,3 +188,59 @@ def test_an_adapter_that_peft_has_saved_comes_in_merged(name, tmp_path):
         assert_close(tensor, merged[base.family.module_path(tensor_name)].reshape(tensor.shape))
         changed += not tensor.equal(base.read(tensor_name))
     assert changed == len(load_file(tmp_path / "adapter/adapter_model.safetensors")) // 2
+
+
+VILA: dict[str, Any] = {
+    "num_layers": 2,
+    "hidden_size": 48,
+    "ffn_hidden_size": 40,
+    "num_attention_heads": 4,
+    "num_query_groups": 2,
+    "vocab_size": 131,
+    "init_method_std": 0.2,
+    "vision_image_size": 28,
+    "vision_patch_size": 7,
+    "vision_hidden_size": 16,
+    "vision_num_layers": 3,
+    "vision_num_attention_heads": 2,
+    "vision_ffn_hidden_size": 24,
+    "seq_length": 512,
+}
+
+
+def write_vila(folder: Path) -> None:
+    """Random weights."""
+    config = Config.model_validate(VILA)
+    groups = init_parallel(config)
+    model = build_model(config, groups, train=False)
+    with HfFolderWriter(folder, config) as writer:
+        for name, tensor in export_named_tensors(model.modules, config, groups):
+            writer.add(name, tensor)
+
+
+@torch.no_grad()
+def test_the_parts_of_vila_in_peft(tmp_path):
+    """Each folder over the class that transformers has for it."""
+    from peft import PeftModel
+    from transformers import SiglipVisionModel
+
+    model = trained("vila, all parts", tmp_path)
+    export(tmp_path)
+    assert {path.name for path in (tmp_path / "adapter").iterdir()} == {
+        *("llm", "vision_tower", "mm_projector"),
+    }
+    base, adapter = tmp_path / "hf", tmp_path / "adapter"
+    tokens = torch.arange(40).view(2, 20)
+    llm = PeftModel.from_pretrained(load_model(base / "llm"), str(adapter / "llm")).eval()
+    ours = logits(model.gpt, tokens, torch.arange(20).expand(2, -1))
+    assert_close(ours[..., : VILA["vocab_size"]], llm(input_ids=tokens).logits)
+    assert model.encoder is not None
+    frames = torch.randn(2, 3, 28, 28)
+    plain = SiglipVisionModel.from_pretrained(base / "vision_tower", local_files_only=True).eval()
+    before = plain(frames, output_hidden_states=True).hidden_states[-2].clone()
+    tower = PeftModel.from_pretrained(plain, str(adapter / "vision_tower")).eval()
+    held = {n.replace(".default", "") for n, _ in tower.named_parameters() if ".lora_" in n}
+    assert held == set(load_file(adapter / "vision_tower/adapter_model.safetensors"))
+    expected = tower(frames, output_hidden_states=True).hidden_states[-2]
+    assert_close(model.encoder.module.vision_tower(frames), expected)
+    assert (before - expected).abs().max() > 0.01 * before.abs().max()
