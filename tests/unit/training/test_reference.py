@@ -10,6 +10,7 @@ import torch
 
 from megatron_longrl.checkpoint.mapping import local_adapters
 from megatron_longrl.config import Config
+from megatron_longrl.models.language import output_weight
 from megatron_longrl.parallel.groups import destroy_parallel, init_parallel
 from megatron_longrl.platforms import platform
 from megatron_longrl.training.model import TrainedModel, build_model
@@ -65,10 +66,30 @@ def test_it_stays_what_the_model_was_at_the_start(fields, kind):
     assert torch.equal(logits(model.gpt, TOKENS, POSITIONS), changed)
 
 
+@torch.no_grad()
+@pytest.mark.parametrize("rank", [0, 2])
+def test_a_reset_takes_the_policy_of_that_moment(rank):
+    model, reference = started(lora_rank=rank)
+    assert reference is not None
+    start = logits(model.gpt, TOKENS, POSITIONS)
+    change(model)
+    then = logits(model.gpt, TOKENS, POSITIONS)
+    output = output_weight(model.gpt).clone()
+    reference.reset()
+    change(model)
+    now = logits(model.gpt, TOKENS, POSITIONS)
+    for _ in range(2):
+        with reference.in_place():
+            assert torch.equal(logits(model.gpt, TOKENS, POSITIONS), then)
+        assert torch.equal(logits(model.gpt, TOKENS, POSITIONS), now)
+    assert min((then - start).abs().max(), (now - then).abs().max()) > 1e-3
+    assert torch.equal(reference.held(output_weight(model.gpt)), output)
+
+
 def test_below_adapters_nothing_is_copied_and_nothing_else_trained():
     model, reference = started(lora_rank=2)
     assert isinstance(reference, WeightsBelowAdapters)
-    assert not any(isinstance(value, list) for value in vars(reference).values())
+    assert reference.held(output_weight(model.gpt)).data_ptr() == output_weight(model.gpt).data_ptr()
     trained = {name for name, p in model.gpt.named_parameters() if p.requires_grad}
     layers = [f"decoder.layers.{n}." for n in range(2)]
     adapted = ("self_attention.linear_qkv", "self_attention.linear_proj", "mlp.linear_fc1")
