@@ -89,7 +89,8 @@ def test_a_reset_takes_the_policy_of_that_moment(rank):
 def test_below_adapters_nothing_is_copied_and_nothing_else_trained():
     model, reference = started(lora_rank=2)
     assert isinstance(reference, WeightsBelowAdapters)
-    assert reference.held(output_weight(model.gpt)).data_ptr() == output_weight(model.gpt).data_ptr()
+    weight = output_weight(model.gpt)
+    assert reference.held(weight).data_ptr() == weight.data_ptr()
     trained = {name for name, p in model.gpt.named_parameters() if p.requires_grad}
     layers = [f"decoder.layers.{n}." for n in range(2)]
     adapted = ("self_attention.linear_qkv", "self_attention.linear_proj", "mlp.linear_fc1")
