@@ -77,6 +77,7 @@ def convert(capsys):
     spec.loader.exec_module(module)
 
     def run(*flags: object) -> tuple[int, str, str]:
+        capsys.readouterr()  # What making the folders has said.
         status = module.main([str(flag) for flag in flags])
         captured = capsys.readouterr()
         return status, captured.out, captured.err

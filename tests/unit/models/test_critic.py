@@ -20,7 +20,6 @@ def one_rank():
     destroy_parallel()
 
 
-@torch.no_grad()
 @pytest.mark.parametrize(
     "fields", [{}, {"lora_rank": 2}, {"lora_rank": 2, "lora_parts": ("projector",)}]
 )

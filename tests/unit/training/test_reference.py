@@ -16,7 +16,7 @@ from megatron_longrl.platforms import platform
 from megatron_longrl.training.model import TrainedModel, build_model
 from megatron_longrl.training.reference import CopiedWeights, ReferenceWeights, WeightsBelowAdapters
 from megatron_longrl.training.rl import build_reference
-from tests.parity.comparison import logits
+from tests.parity.comparison import logits as logits_of
 from tests.unit.training.made_up import make_config
 
 TOKENS = torch.arange(12).view(2, 6)
@@ -37,6 +37,11 @@ def started(**fields: Any) -> tuple[TrainedModel, ReferenceWeights | None]:
     return model, build_reference(cast(Any, runtime))
 
 
+@torch.no_grad()
+def logits(model: TrainedModel) -> torch.Tensor:
+    return logits_of(model.gpt, TOKENS, POSITIONS)
+
+
 def change(model: TrainedModel) -> None:
     """What training may change."""
     with torch.no_grad():
@@ -45,7 +50,6 @@ def change(model: TrainedModel) -> None:
                 parameter += 0.1 * torch.randn_like(parameter)
 
 
-@torch.no_grad()
 @pytest.mark.parametrize(
     ("fields", "kind"),
     [
@@ -57,31 +61,30 @@ def change(model: TrainedModel) -> None:
 def test_it_stays_what_the_model_was_at_the_start(fields, kind):
     model, reference = started(**fields)
     assert reference is not None and type(reference) is kind
-    start = logits(model.gpt, TOKENS, POSITIONS)
+    start = logits(model)
     change(model)
-    changed = logits(model.gpt, TOKENS, POSITIONS)
+    changed = logits(model)
     assert (changed - start).abs().max() > 1e-3
     with reference.in_place():
-        assert torch.equal(logits(model.gpt, TOKENS, POSITIONS), start)
-    assert torch.equal(logits(model.gpt, TOKENS, POSITIONS), changed)
+        assert torch.equal(logits(model), start)
+    assert torch.equal(logits(model), changed)
 
 
-@torch.no_grad()
 @pytest.mark.parametrize("rank", [0, 2])
 def test_a_reset_takes_the_policy_of_that_moment(rank):
     model, reference = started(lora_rank=rank)
     assert reference is not None
-    start = logits(model.gpt, TOKENS, POSITIONS)
+    start = logits(model)
     change(model)
-    then = logits(model.gpt, TOKENS, POSITIONS)
-    output = output_weight(model.gpt).clone()
+    then = logits(model)
+    output = output_weight(model.gpt).detach().clone()
     reference.reset()
     change(model)
-    now = logits(model.gpt, TOKENS, POSITIONS)
+    now = logits(model)
     for _ in range(2):
         with reference.in_place():
-            assert torch.equal(logits(model.gpt, TOKENS, POSITIONS), then)
-        assert torch.equal(logits(model.gpt, TOKENS, POSITIONS), now)
+            assert torch.equal(logits(model), then)
+        assert torch.equal(logits(model), now)
     assert min((then - start).abs().max(), (now - then).abs().max()) > 1e-3
     assert torch.equal(reference.held(output_weight(model.gpt)), output)
 
