@@ -37,7 +37,11 @@ from megatron_longrl.training.evaluation import (
 from megatron_longrl.training.loop import RowSource
 from megatron_longrl.training.losses import rl_loss
 from megatron_longrl.training.media import Media
-from megatron_longrl.training.reference import ReferenceWeights
+from megatron_longrl.training.reference import (
+    CopiedWeights,
+    ReferenceWeights,
+    WeightsBelowAdapters,
+)
 from megatron_longrl.training.rollouts import RolloutCollector, Rollouts, Round, trained_part
 from megatron_longrl.training.runtime import Runtime
 from megatron_longrl.training.sharding import MicroBatch
@@ -332,17 +336,21 @@ def build_reference(runtime: Runtime) -> ReferenceWeights | None:
 
     Called before a checkpoint is loaded, so that a resumed run keeps its reference.
     """
-    if runtime.config.grpo_kl_beta == 0:
+    config = runtime.config
+    if config.grpo_kl_beta == 0:
         return None
-    if runtime.config.pretrained_checkpoint is not None:
+    if config.lora_rank and "language_model" in config.lora_parts:
+        # The run starts from the same weights, those of a checkpoint with its adapters merged.
+        return WeightsBelowAdapters(runtime.model.gpt)
+    if config.pretrained_checkpoint is not None:
         load_weights(
-            runtime.config.pretrained_checkpoint,
+            config.pretrained_checkpoint,
             modules=runtime.model.modules,
             optimizers=runtime.model.optimizers,
             groups=runtime.groups,
-            config=runtime.config,
+            config=config,
         )
-    return ReferenceWeights(runtime.model.gpt)
+    return CopiedWeights(runtime.model.gpt)
 
 
 def follow_resets(runtime: Runtime, reference: ReferenceWeights | None, iteration: int) -> None:
