@@ -65,23 +65,11 @@ class ModelSection(Section):
     norm_epsilon: PositiveFloat = 1e-6
     """Epsilon of the language model's RMSNorm."""
 
-    rotary_base: PositiveFloat = 1000000.0
-    """Base period of the rotary position embedding."""
-
-    rope_scaling_factor: PositiveFloat | None = None
-    """By how much Llama 3.1 and later lengthen the slow rotary wavelengths; none leaves all."""
-
     add_qkv_bias: bool = True
     """Bias on the query, key and value projections (as Qwen2 has)."""
 
     qk_layernorm: bool = False
     """RMSNorm on the queries and keys of every head (as Qwen3 has)."""
-
-    mrope_section: tuple[CountInt, CountInt, CountInt] | None = None
-    """Rotary channels that turn with time, height and width; none where positions are of text."""
-
-    mrope_interleaved: bool = False
-    """Deal the rotary channels out in turn instead of in three runs."""
 
     untie_embeddings_and_output_weights: bool = False
     """Give the output layer its own weights instead of the word embeddings'."""

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from megatron_longrl.config.model import TEXT_FAMILIES
+from megatron_longrl.config.rotary_rules import rotary_embedding
 from megatron_longrl.errors import UserError
 from megatron_longrl.models.vila.projector_kinds import widths
 
@@ -32,6 +33,7 @@ def first_broken_rule(config: Config, world_size: int, entry: Entry | None) -> s
     rules = (
         _required_fields(config, entry),
         _language_model(config),
+        rotary_embedding(config),
         _vision_tower(config),
         _ranks(config, world_size),
         _tensor_split(config),

@@ -15,6 +15,7 @@ from megatron_longrl.config.model import ModelSection
 from megatron_longrl.config.parallel import ParallelSection
 from megatron_longrl.config.rl import RLSection
 from megatron_longrl.config.rollout import RolloutSection
+from megatron_longrl.config.rotary import RotarySection
 from megatron_longrl.config.rules import first_broken_rule
 from megatron_longrl.config.section import Section
 from megatron_longrl.config.training import TrainingSection
@@ -28,6 +29,7 @@ Entry = Literal["sft", "rl", "evaluate"]
 
 SECTIONS: tuple[type[Section], ...] = (
     ModelSection,
+    RotarySection,
     ParallelSection,
     TrainingSection,
     DataSection,
@@ -42,6 +44,7 @@ SECTIONS: tuple[type[Section], ...] = (
 
 class Config(
     ModelSection,
+    RotarySection,
     ParallelSection,
     TrainingSection,
     DataSection,
