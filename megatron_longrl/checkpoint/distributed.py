@@ -7,18 +7,14 @@ What gets unpickled: megatron-core and torch read ``common.pt`` with ``torch.loa
 unpickler (``weights_only``, the default since torch 2.6, and core's list of safe classes), and
 torch's distributed checkpointing reads ``.metadata`` with a plain ``pickle.load``. Load checkpoints
 of people you trust. Our own files are JSON and safetensors.
-
-Saving forks short-lived writers and leaves no process behind.
 """
 
 from __future__ import annotations
 
-import importlib.util
 import logging
-import queue
 import shutil
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -27,14 +23,13 @@ from typing import TYPE_CHECKING, Any
 import torch
 import torch.distributed as dist
 from megatron.core import dist_checkpointing
+from megatron.core.dist_checkpointing.core import CheckpointingConfig, save_config
 from megatron.core.dist_checkpointing.mapping import ShardedTensor
-from megatron.core.dist_checkpointing.strategies import filesystem_async
-from megatron.core.dist_checkpointing.strategies.torch import TorchDistSaveShardedStrategy
 from megatron.core.optimizer import MegatronOptimizer
 from megatron.core.optimizer_param_scheduler import OptimizerParamScheduler
 from safetensors.torch import save_file
 from torch import Tensor, nn
-from torch.distributed.checkpoint.api import CheckpointException
+from torch.distributed import ProcessGroup
 
 from megatron_longrl.checkpoint import folder as layout
 from megatron_longrl.checkpoint.architecture import check_architecture
@@ -48,6 +43,12 @@ from megatron_longrl.checkpoint.optimizer_state import (
     sharded_state,
 )
 from megatron_longrl.checkpoint.rng import load_rng_state, rank_file, save_rng_state
+from megatron_longrl.checkpoint.shard_writer import (
+    BACKEND,
+    ShardWriter,
+    copy_to_host,
+    core_errors,
+)
 from megatron_longrl.errors import UserError
 from megatron_longrl.parallel.agree import gather_objects, together
 
@@ -93,7 +94,7 @@ def save_checkpoint(
     groups: ParallelGroups,
     config: Config,
     carry_from: str | Path | None = None,
-    strategy: TorchDistSaveShardedStrategy | None = None,
+    writer: ShardWriter | None = None,
 ) -> Path:
     """Write a checkpoint and make it the newest. Collective over the world.
 
@@ -105,9 +106,8 @@ def save_checkpoint(
         state: position of the run (``consumed_samples``, …), kept as JSON.
         config: with ``vocab_size`` filled in; kept with the checkpoint.
         carry_from: checkpoint or Hugging Face folder that the weights came from, whose unused
-        tensors
-            are carried along.
-        strategy: writes the shards; by default core's.
+            tensors are carried along.
+        writer: of the shards; by default of what the modules hold.
 
     Returns:
         The new folder.
@@ -115,8 +115,44 @@ def save_checkpoint(
     Raises:
         UserError: on all ranks, when a file cannot be written or the tokenizer is missing.
     """
-    if importlib.util.find_spec("psutil") is None:
-        raise UserError("saving checkpoints needs the package psutil: pip install psutil")
+    return begin_checkpoint(
+        directory,
+        iteration,
+        modules=modules,
+        optimizers=optimizers,
+        scheduler=scheduler,
+        state=state,
+        groups=groups,
+        config=config,
+        carry_from=carry_from,
+        writer=writer,
+    )()
+
+
+def begin_checkpoint(
+    directory: str | Path,
+    iteration: int | str,
+    *,
+    modules: Mapping[str, nn.Module],
+    optimizers: Mapping[str, MegatronOptimizer],
+    scheduler: OptimizerParamScheduler | None,
+    state: Mapping[str, Any],
+    groups: ParallelGroups,
+    config: Config,
+    carry_from: str | Path | None = None,
+    writer: ShardWriter | None = None,
+    background: ProcessGroup | None = None,
+) -> Callable[[], Path]:
+    """The part of :func:`save_checkpoint` that training has to wait for. Collective over the world.
+
+    Args:
+        background: a gloo group of the world that nothing else uses. What is returned may then run
+            in a thread while training goes on: it writes a copy.
+
+    Returns:
+        What writes the rest and makes the checkpoint the newest. Collective over ``background``, or
+        the world; returns and raises what :func:`save_checkpoint` does.
+    """
     if config.vocab_size is None:
         raise ValueError("fill in vocab_size before saving: exports need it")
     final = layout.iteration_folder(directory, iteration)
@@ -125,12 +161,15 @@ def save_checkpoint(
         if dist.get_rank() == 0:
             shutil.rmtree(aside, ignore_errors=True)
             aside.mkdir(parents=True)
-    shards = _sharded_state(modules, optimizers, groups, is_loading=False)
+    # For good: threads share the filters. core 0.16.1 uses torch's ShardedTensor; every use warns.
+    warnings.filterwarnings("ignore", ".*deprecating ShardedTensor", FutureWarning)
+    group = background or groups.control
+    copy = background is not None
+    shards = _sharded_state(modules, optimizers, groups, is_loading=False, copy=copy)
     with together(groups.control), core_files():
-        _keep_results_in_process()
-        # Core's own collectives agree on failures of the writers.
-        usual = TorchDistSaveShardedStrategy("torch_dist", 1, thread_count=1)
-        dist_checkpointing.save(shards, str(aside), strategy or usual)
+        write_shards = dist_checkpointing.save(
+            shards, str(aside), writer or ShardWriter(group), async_sharded_save=True
+        ).async_fn
     with together(groups.control):
         (aside / layout.RNG_FOLDER).mkdir(exist_ok=True)
         save_rng_state(rank_file(aside / layout.RNG_FOLDER, dist.get_rank()))
@@ -140,19 +179,28 @@ def save_checkpoint(
                 copy_tokenizer(Path(config.tokenizer_model), aside / layout.TOKENIZER_FOLDER)
             if carry_from is not None:
                 _carry(Path(carry_from), aside, config)
-            contents = {
-                "format": FORMAT,
-                "iteration": iteration if isinstance(iteration, int) else 0,
-                "config": config.model_dump(mode="json"),
-                "layout": _layout(config),
-                "optimizers": sorted(optimizers),
-                "scheduler_steps": scheduler.num_steps if scheduler is not None else 0,
-                "state": dict(state),
-            }
-            layout.publish(final, contents, iteration)
-    if dist.get_rank() == 0:
-        logger.info("saved checkpoint %s", final)
-    return final
+    contents = {
+        "format": FORMAT,
+        "iteration": iteration if isinstance(iteration, int) else 0,
+        "config": config.model_dump(mode="json"),
+        "layout": _layout(config),
+        "optimizers": sorted(optimizers),
+        "scheduler_steps": scheduler.num_steps if scheduler is not None else 0,
+        "state": dict(state),
+    }
+
+    def finish() -> Path:
+        with together(group), core_errors():
+            write_shards()
+        with together(group):
+            if dist.get_rank() == 0:
+                save_config(CheckpointingConfig(*BACKEND), str(aside))
+                layout.publish(final, contents, iteration)
+        if dist.get_rank() == 0:
+            logger.info("saved checkpoint %s", final)
+        return final
+
+    return finish
 
 
 def load_checkpoint(
@@ -301,26 +349,8 @@ def core_files() -> Iterator[None]:
         # core 0.16.1 uses torch's ShardedTensor, of which every use warns.
         warnings.simplefilter("ignore", FutureWarning)
         warnings.filterwarnings("ignore", message=".*assuming the intent is to (load|save) in")
-        try:
+        with core_errors():
             yield
-        except CheckpointException as error:  # a BaseException, the same on all ranks
-            # Of a failed write only rank 0 knows more than that there was one.
-            for failure, _ in error.failures.values():
-                if isinstance(failure, UserError):
-                    raise failure from None
-            failures = [f"{type(e).__name__}: {e}" for e, _ in error.failures.values()]
-            reason = failures[0] if failures else "another rank failed"
-            raise RuntimeError(reason.splitlines()[0]) from error
-
-
-def _keep_results_in_process() -> None:
-    """Give core's writer a queue for its results that lives here.
-
-    Core starts a server process for it, so that an asynchronous save could use it too. We save
-    synchronously; the server takes seconds to start, and outlives a rank that is killed.
-    """
-    if hasattr(filesystem_async, "_get_write_results_queue"):
-        filesystem_async._get_write_results_queue = queue.Queue
 
 
 def _sharded_state(
@@ -329,13 +359,16 @@ def _sharded_state(
     groups: ParallelGroups,
     *,
     is_loading: bool,
+    copy: bool = False,
 ) -> dict[str, Any]:
     """Everything that core stores, as shards of named global tensors."""
     model = {part: _sharded_module(part, module, groups) for part, module in modules.items()}
     states = {
-        part: sharded_state(optimizer, model[part], is_loading=is_loading)
+        part: sharded_state(optimizer, model[part], is_loading=is_loading, copy=copy)
         for part, optimizer in optimizers.items()
     }
+    if copy:
+        copy_to_host(model)
     if is_loading:
         model = {
             part: {name: shard for name, shard in shards.items() if not name.endswith(EXTRA_STATE)}

@@ -286,6 +286,8 @@ def _checkpoints_and_validation(config: Config, entry: Entry | None) -> Iterator
         return
     if config.save_interval is not None and config.save is None:
         yield f"save_interval ({config.save_interval}) is set without save: give --save FOLDER"
+    if config.async_save and config.save is None:
+        yield "async_save is on without save: give --save FOLDER"
     if config.finetune and config.load is None:
         yield "finetune is on without load: give --load FOLDER, or use --pretrained-checkpoint"
     for name in ("eval_interval", "eval_at_start"):

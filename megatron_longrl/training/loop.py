@@ -14,9 +14,9 @@ from megatron_longrl.checkpoint.distributed import (
     Loaded,
     load_checkpoint,
     load_weights,
-    save_checkpoint,
 )
 from megatron_longrl.checkpoint.retention import Retention
+from megatron_longrl.checkpoint.saver import CheckpointSaver
 from megatron_longrl.config import Entry
 from megatron_longrl.data.dataset import RowSampler
 from megatron_longrl.data.rows import Row, load_rows
@@ -88,6 +88,7 @@ class TrainingLoop:
             self.config.keep_best_checkpoint_by,
             loaded.state.get("best"),
         )
+        self.saver = CheckpointSaver(self.retention, runtime.groups, self.config)
         with together(runtime.groups.control):
             self.sampler = RowSampler(load_rows(self.config.train_data_path), self.config.seed)
             valid = (
@@ -99,11 +100,16 @@ class TrainingLoop:
 
     def run(self, step: Step, validate: Validate) -> None:
         """All remaining steps; writes metrics, checkpoints and, at the end, a last checkpoint."""
+        with self.saver:
+            self._run(step, validate)
+
+    def _run(self, step: Step, validate: Validate) -> None:
         log = MetricsLogger(self.config, self.entry, self.runtime.is_writer)
         log.truncate_after(self.iteration)
         if self.iteration == 0 and self.config.eval_at_start and self.valid_rows:
             log.log_step(0, validate(self.valid_rows))
         while self.iteration < self.config.train_iters:
+            self.saver.poll()
             began = time.perf_counter()
             rows = self.sampler.take(self.consumed_rows, self.rows_per_step)
             metrics = step(self.iteration, self.runtime.share(rows))
@@ -136,8 +142,9 @@ class TrainingLoop:
         return interval is not None and self.iteration % interval == 0
 
     def _save(self, directory: str, metrics: dict[str, float]) -> None:
+        self.saver.wait()  # or it would be judged by what comes after it
         self.retention.note(self.iteration, metrics)
-        self.carry_from = save_checkpoint(
+        self.carry_from = self.saver.save(
             directory,
             self.iteration,
             modules=self.runtime.model.modules,
@@ -149,10 +156,5 @@ class TrainingLoop:
                 "machine": dataclasses.asdict(self.runtime.machine),
                 "best": self.retention.state(),
             },
-            groups=self.runtime.groups,
-            config=self.config,
             carry_from=self.carry_from,
         )
-        with together(self.runtime.groups.control):
-            if dist.get_rank() == 0:
-                self.retention.prune(directory)

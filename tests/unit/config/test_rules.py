@@ -147,6 +147,12 @@ BROKEN = [
         "only: give --rope-scaling-type yarn, or no --rope-scaling-factor",
     ),
     (
+        {"async_save": True},
+        1,
+        "sft",
+        "async_save is on without save: give --save FOLDER",
+    ),
+    (
         {"vision_image_size": 50},
         1,
         None,
