@@ -8,8 +8,7 @@ from typing import TYPE_CHECKING
 
 from megatron_longrl.config.model import TEXT_FAMILIES
 from megatron_longrl.config.rotary_rules import rotary_embedding
-from megatron_longrl.errors import UserError
-from megatron_longrl.models.vila.projector_kinds import widths
+from megatron_longrl.config.vila_rules import vila_pictures
 
 if TYPE_CHECKING:
     from megatron_longrl.config.schema import Config, Entry
@@ -35,6 +34,7 @@ def first_broken_rule(config: Config, world_size: int, entry: Entry | None) -> s
         _language_model(config),
         rotary_embedding(config),
         _vision_tower(config),
+        vila_pictures(config),
         _ranks(config, world_size),
         _tensor_split(config),
         _sequence_split(config),
@@ -128,10 +128,6 @@ def _vision_tower(config: Config) -> Iterator[str]:
         return
     if is_square:
         yield from _indivisible(config, "vision_image_size", "vision_patch_size")
-        try:
-            widths(config.projector_type, config.vision_hidden_size, config.hidden_size)
-        except UserError as error:
-            yield str(error)
     yield from _indivisible(config, "vision_hidden_size", "vision_num_attention_heads")
     layers, feature = config.vision_num_layers, config.vision_feature_layer
     if not -(layers + 1) <= feature <= layers:

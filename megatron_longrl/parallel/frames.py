@@ -58,13 +58,13 @@ class _Chunk:
     pixels: Tensor
     """[units * frames of a unit, 3, H, W]."""
     units: int
-    tokens_per_unit: int
+    view: FrameView
 
     def select(self, kept: Tensor) -> _Chunk:
         """The units of these numbers."""
         whole = self.pixels.unflatten(0, (self.units, -1))
         pixels = whole[kept.to(whole.device)].flatten(0, 1)
-        return _Chunk(pixels, len(kept), self.tokens_per_unit)
+        return _Chunk(pixels, len(kept), self.view)
 
 
 @dataclass
@@ -86,8 +86,9 @@ class FrameEncoder:
     """Stage 1 over the ranks of one replica.
 
     Args:
-        encoder: frames [f, 3, H, W] -> [units, tokens, w]; wrapped for data parallelism when it is
-            trained. None for a model without one, which is never given a video.
+        encoder: frames [f, 3, H, W] and their view -> [units, tokens, w]; wrapped for data
+            parallelism when it is trained. None for a model without one, which is never given a
+            video.
         group: all ranks of the replica.
         control: a gloo group of the same ranks.
         chunk_frames: frames encoded at a time; at least a unit.
@@ -185,12 +186,12 @@ class FrameEncoder:
             torch.autograd.backward(encoded.output, mine)
             encoded.output = None  # its graph is gone
             return
-        held = sum(chunk.units * chunk.tokens_per_unit for chunk in encoded.chunks)
+        held = sum(chunk.units * chunk.view.tokens_per_unit for chunk in encoded.chunks)
         assert held == len(mine), "encode(for_backward=True) is needed for a backward pass"
         start = 0
         for chunk in encoded.chunks:
             with torch.enable_grad():
-                output = self.encoder(chunk.pixels).to(self.dtype).flatten(0, 1)
+                output = self.encoder(chunk.pixels, chunk.view).to(self.dtype).flatten(0, 1)
             torch.autograd.backward(output, mine[start : start + len(output)])
             start += len(output)
 
@@ -216,9 +217,9 @@ class FrameEncoder:
                 continue  # the encoder never sees an empty batch
             for frames in torch.cat(good).split(self._chunk_units(view) * view.frames_per_unit):
                 units_here = len(frames) // view.frames_per_unit
-                chunk = _Chunk(frames.to(self.device), units_here, view.tokens_per_unit)
+                chunk = _Chunk(frames.to(self.device), units_here, view)
                 with torch.set_grad_enabled(keep_graph):
-                    output = self.encoder(chunk.pixels).to(self.dtype).flatten(0, 1)
+                    output = self.encoder(chunk.pixels, chunk.view).to(self.dtype).flatten(0, 1)
                 expected = (units_here * view.tokens_per_unit, self.width)
                 assert output.shape == expected, f"the tower gave {output.shape}, not {expected}"
                 local.outputs.append(output)
