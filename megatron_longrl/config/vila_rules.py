@@ -22,6 +22,13 @@ def vila_pictures(config: Config) -> Iterator[str]:
     except UserError as error:
         yield str(error)
         return
+    if config.projector_type == "mlp_downsample" and (
+        config.vision_dynamic_s2 or config.vision_spatial_pooling != (1, 1)
+    ):
+        yield (
+            "projector_type mlp_downsample gives tokens column by column, but vision_dynamic_s2 "
+            "and vision_spatial_pooling want rows: give --projector-type mlp_downsample_2x2_fix"
+        )
     yield from _scales(config)
     yield from _tiles(config)
     for side, pooled in zip(("rows", "columns"), config.vision_spatial_pooling, strict=True):
