@@ -27,6 +27,7 @@ from megatron.core.dist_checkpointing.core import CheckpointingConfig, save_conf
 from megatron.core.dist_checkpointing.mapping import ShardedTensor
 from megatron.core.optimizer import MegatronOptimizer
 from megatron.core.optimizer_param_scheduler import OptimizerParamScheduler
+from megatron.core.transformer.mlp import apply_swiglu_sharded_factory
 from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.distributed import ProcessGroup
@@ -35,7 +36,7 @@ from megatron_longrl.checkpoint import folder as layout
 from megatron_longrl.checkpoint.architecture import check_architecture
 from megatron_longrl.checkpoint.hf import HfFolder, config_from_hf, is_hf_folder, load_hf_weights
 from megatron_longrl.checkpoint.hf_writer import copy_tokenizer
-from megatron_longrl.checkpoint.mapping import unwrap
+from megatron_longrl.checkpoint.mapping import mapping_table, unwrap
 from megatron_longrl.checkpoint.optimizer_state import (
     hyperparameters,
     load_state,
@@ -49,6 +50,7 @@ from megatron_longrl.checkpoint.shard_writer import (
     copy_to_host,
     core_errors,
 )
+from megatron_longrl.checkpoint.table import ColumnParallel, GatedMLP
 from megatron_longrl.errors import UserError
 from megatron_longrl.parallel.agree import gather_objects, together
 
@@ -57,9 +59,6 @@ if TYPE_CHECKING:
     from megatron_longrl.parallel.groups import ParallelGroups
 
 logger = logging.getLogger(__name__)
-
-REPLICATED = frozenset({"encoder"})
-"""Parts of which every rank of the world holds a whole copy."""
 
 FORMAT = 1
 """Version of ``longrl_state.json``."""
@@ -165,7 +164,7 @@ def begin_checkpoint(
     warnings.filterwarnings("ignore", ".*deprecating ShardedTensor", FutureWarning)
     group = background or groups.control
     copy = background is not None
-    shards = _sharded_state(modules, optimizers, groups, is_loading=False, copy=copy)
+    shards = _sharded_state(modules, optimizers, groups, config, is_loading=False, copy=copy)
     with together(groups.control), core_files():
         write_shards = dist_checkpointing.save(
             shards, str(aside), writer or ShardWriter(group), async_sharded_save=True
@@ -231,7 +230,7 @@ def load_checkpoint(
         tried = True
         check_architecture(saved["config"], config, folder)
         usable = {} if config.no_load_optim else _loadable_optimizers(optimizers, saved, config)
-        if not _try_load(folder, modules, usable, groups):
+        if not _try_load(folder, modules, usable, groups, config):
             continue
         for name, optimizer in optimizers.items():
             if name not in usable:
@@ -275,7 +274,7 @@ def load_weights(
     else:
         for folder, saved in _complete_checkpoints(source, groups):
             check_architecture(saved["config"], config, folder)
-            if _try_load(folder, modules, {}, groups):
+            if _try_load(folder, modules, {}, groups, config):
                 source = folder
                 break
         else:
@@ -310,11 +309,12 @@ def _try_load(
     modules: Mapping[str, nn.Module],
     optimizers: Mapping[str, MegatronOptimizer],
     groups: ParallelGroups,
+    config: Config,
 ) -> bool:
     """Load one checkpoint; False, with a warning, when its files turn out to be broken."""
     try:
         with together(groups.control):
-            _load(folder, modules, optimizers, groups)
+            _load(folder, modules, optimizers, groups, config)
     except UserError as error:
         logger.warning("%s cannot be loaded, trying the one before: %s", folder, error)
         return False
@@ -327,9 +327,10 @@ def _load(
     modules: Mapping[str, nn.Module],
     optimizers: Mapping[str, MegatronOptimizer],
     groups: ParallelGroups,
+    config: Config,
 ) -> None:
     kept = {name: hyperparameters(optimizer) for name, optimizer in optimizers.items()}
-    shards = _sharded_state(modules, optimizers, groups, is_loading=True)
+    shards = _sharded_state(modules, optimizers, groups, config, is_loading=True)
     with core_files():
         # No rank asks for more of the optimizer than it needs, so not all replicas are there.
         loaded = dist_checkpointing.load(shards, str(folder), validate_access_integrity=False)
@@ -357,12 +358,14 @@ def _sharded_state(
     modules: Mapping[str, nn.Module],
     optimizers: Mapping[str, MegatronOptimizer],
     groups: ParallelGroups,
+    config: Config,
     *,
     is_loading: bool,
     copy: bool = False,
 ) -> dict[str, Any]:
     """Everything that core stores, as shards of named global tensors."""
-    model = {part: _sharded_module(part, module, groups) for part, module in modules.items()}
+    sharded = {"language_model": _sharded_language_model, "encoder": _sharded_encoder}
+    model = {part: sharded[part](module, groups, config) for part, module in modules.items()}
     states = {
         part: sharded_state(optimizer, model[part], is_loading=is_loading, copy=copy)
         for part, optimizer in optimizers.items()
@@ -377,19 +380,35 @@ def _sharded_state(
     return {"model": model, "optimizer": states}
 
 
-def _sharded_module(part: str, module: nn.Module, groups: ParallelGroups) -> dict[str, Any]:
-    module = unwrap(module)
-    if part not in REPLICATED:
-        sharded: dict[str, Any] = module.sharded_state_dict(  # type: ignore[operator]
-            prefix=f"{part}.", metadata={"dp_cp_group": groups.dp_cp}
+def _sharded_language_model(
+    module: nn.Module, groups: ParallelGroups, config: Config
+) -> dict[str, Any]:
+    sharded: dict[str, Any] = unwrap(module).sharded_state_dict(  # type: ignore[operator]
+        prefix="language_model.", metadata={"dp_cp_group": groups.dp_cp}
+    )
+    return sharded
+
+
+def _sharded_encoder(module: nn.Module, groups: ParallelGroups, config: Config) -> dict[str, Any]:
+    """Full tensors by their names, whether tensor-parallel ranks hold parts of them or copies."""
+    rows = {row.megatron: row for row in mapping_table(config).expand()}
+    tensor, data = groups.encoder_pg.tp, groups.encoder_pg.dp
+    described = {}
+    for name, value in unwrap(module).state_dict(prefix="encoder.", keep_vars=True).items():
+        if not isinstance(value, Tensor):
+            continue
+        row = rows.get(name)
+        if not isinstance(row, ColumnParallel) or row.replicated:
+            # One of the ranks that have a copy writes it.
+            copy = (tensor.rank(), data.rank())
+            described[name] = ShardedTensor.from_rank_offsets(name, value, replica_id=copy)
+            continue
+        part = ShardedTensor.from_rank_offsets(
+            name, value, (row.axis, tensor.rank(), tensor.size()), replica_id=(0, data.rank())
         )
-        return sharded
-    # Rank 0 of the world writes the copy that all ranks have.
-    return {
-        name: ShardedTensor.from_rank_offsets(name, tensor, replica_id=dist.get_rank())
-        for name, tensor in module.state_dict(prefix=f"{part}.", keep_vars=True).items()
-        if isinstance(tensor, Tensor)
-    }
+        gated = isinstance(row, GatedMLP)
+        described[name] = apply_swiglu_sharded_factory(part, ()) if gated else part
+    return described
 
 
 def _loadable_optimizers(

@@ -169,6 +169,9 @@ def _tensor_split(config: Config) -> Iterator[str]:
             f"num_query_groups ({groups}) is neither a multiple nor a divisor of "
             f"tensor_model_parallel_size ({tensor}): change --tensor-model-parallel-size"
         )
+    if config.vision_tensor_parallel:
+        yield from _indivisible(config, "vision_num_attention_heads", "tensor_model_parallel_size")
+        yield from _indivisible(config, "vision_ffn_hidden_size", "tensor_model_parallel_size")
     if config.sequence_parallel and tensor == 1:
         yield (
             "sequence_parallel is on, but tensor_model_parallel_size is 1: "

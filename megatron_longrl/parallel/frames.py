@@ -24,6 +24,7 @@ from torch.distributed import ProcessGroup
 from megatron_longrl.data.video import FrameView, VideoError, VideoSpec, decode_many
 from megatron_longrl.parallel.agree import gather_objects, together
 from megatron_longrl.parallel.shares import Cut, Share, frame_shares
+from megatron_longrl.parallel.team import Request, Team
 
 Runs = list[tuple[int, int]]
 """(first row, rows): pieces of a tensor, in the order in which their owner has them."""
@@ -89,13 +90,14 @@ class FrameEncoder:
         encoder: frames [f, 3, H, W] and their view -> [units, tokens, w]; wrapped for data
             parallelism when it is trained. None for a model without one, which is never given a
             video.
-        group: all ranks of the replica.
-        control: a gloo group of the same ranks.
+        group: the ranks of the replica that have frames of their own.
+        control: a gloo group of the whole replica.
         chunk_frames: frames encoded at a time; at least a unit.
         decoded_bytes: decoded pixels that wait for the encoder; at least a chunk.
         width: w, channels of an embedding.
         dtype: training dtype, in which embeddings are kept.
         cut: whether a video may be split inside itself, see :func:`frame_shares`.
+        team: ranks that have the same frames as this one, and a part of the encoder each.
         timer: counts the seconds of the phases ``decode`` and ``gather``.
     """
 
@@ -111,6 +113,7 @@ class FrameEncoder:
         dtype: torch.dtype,
         device: torch.device,
         cut: Cut = "always",
+        team: Team | None = None,
         timer: Callable[[str], AbstractContextManager[None]] = lambda phase: nullcontext(),
     ) -> None:
         self._encoder = encoder
@@ -122,6 +125,7 @@ class FrameEncoder:
         self.dtype = dtype
         self.device = device
         self.cut = cut
+        self.team = team
         self.timer = timer
 
     @property
@@ -153,11 +157,12 @@ class FrameEncoder:
         with self.timer("gather"):
             whole = self._gather(output.detach(), owned)
         parts = whole.split([tokens for _, tokens in order]) if order else ()
+        counts = self.team is None or self.team.group.rank() == 0  # of a team's frames only once
         return EncodedVideos(
             embeddings={key: part for (key, _), part in zip(order, parts, strict=True)},
             failed={specs[v].key(): reason for v, reason in failed.items()},
-            frames_decoded=local.decoded,
-            frames_encoded=sum(specs[v].view.frames_per_unit for v in local.units),
+            frames_decoded=local.decoded * counts,
+            frames_encoded=sum(specs[v].view.frames_per_unit for v in local.units) * counts,
             order=order,
             owned=owned,
             chunks=_select(local.chunks, kept),
@@ -204,7 +209,7 @@ class FrameEncoder:
         for portion in self._portions(specs, share):
             view = specs[portion[0][0]].view
             with self.timer("decode"):
-                results = decode_many([(specs[v], _frames(view, units)) for v, units in portion])
+                results = self._decode([(specs[v], _frames(view, units)) for v, units in portion])
             good: list[Tensor] = []
             for (v, units), result in zip(portion, results, strict=True):
                 if isinstance(result, VideoError):
@@ -226,6 +231,11 @@ class FrameEncoder:
                 if for_backward and not keep_graph:
                     local.chunks.append(chunk)
         return local
+
+    def _decode(self, requests: Sequence[Request]) -> list[Tensor | VideoError]:
+        if self.team is None:
+            return decode_many(requests)
+        return self.team.decode(requests, self.device)
 
     def _chunk_units(self, view: FrameView) -> int:
         return max(self.chunk_frames // view.frames_per_unit, 1)

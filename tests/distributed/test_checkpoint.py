@@ -57,6 +57,7 @@ LAYOUTS: dict[str, dict[str, object]] = {
     "tp2 sp": {"tensor_model_parallel_size": 2, "sequence_parallel": True},
     "pp2": {"pipeline_model_parallel_size": 2},
     "cp2": {"context_parallel_size": 2},
+    "tp2 tower": {"tensor_model_parallel_size": 2, "vision_tensor_parallel": True},
 }
 
 
@@ -126,14 +127,14 @@ def assert_equal(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -
 @pytest.mark.parametrize(
     "changes", [{}, {"bf16": True, "untie_embeddings_and_output_weights": True}]
 )
-@pytest.mark.parametrize("layout", ["tp2", "pp2", "cp2"])
+@pytest.mark.parametrize("layout", ["tp2", "pp2", "cp2", "tp2 tower"])
 def test_exports_are_the_same_on_every_layout(layout, changes):
     expected = Run("dp2", **changes).tensors()
     assert_equal(expected, Run(layout, **changes).tensors())
 
 
 @pytest.mark.parametrize("tie", [True, False])
-@pytest.mark.parametrize("layout", ["tp2", "pp2"])
+@pytest.mark.parametrize("layout", ["tp2", "pp2", "tp2 tower"])
 def test_import_on_every_layout(layout, tie, shared_path):
     source = Run("dp2", seed=3, untie_embeddings_and_output_weights=not tie)
     expected = source.tensors()
@@ -160,6 +161,10 @@ def test_import_on_every_layout(layout, tie, shared_path):
         ("cp2", "pp2", {"bf16": True}),
         ("tp2", "pp2", {"use_distributed_optimizer": False}),
         ("pp2", "tp2", {"freeze_vision_tower": True}),
+        ("tp2 tower", "tp2 tower", {"bf16": True}),
+        ("tp2 tower", "dp2", {}),
+        ("dp2", "tp2 tower", {}),
+        ("tp2", "tp2 tower", {"use_distributed_optimizer": False}),
     ],
 )
 def test_a_run_goes_on_at_another_layout(before, after, changes, shared_path, caplog):

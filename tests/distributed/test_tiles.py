@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor
 
+from megatron_longrl.config import Config
 from megatron_longrl.data.tokenizer import train_sentencepiece
 from megatron_longrl.data.video import VideoSpec, decode_frames
 from tests.distributed.layouts import (
@@ -110,7 +111,11 @@ def data(shared_path):
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("layout", LAYOUTS)
 def test_loss_and_gradients(data, layout, kind):
-    config = tiny_config(data, **KINDS[kind], **PROJECTOR, **LAYOUTS[layout])
+    check_tiles(tiny_config(data, **KINDS[kind], **PROJECTOR, **LAYOUTS[layout]))
+
+
+def check_tiles(config: Config) -> None:
+    """Loss and all gradients equal the twin's."""
     config.validate_layout(2, "rl")
     runtime, metrics, gradients = train_once(config)
     loss, expected = twin_of(runtime, TilesTwin)
