@@ -12,17 +12,20 @@ from megatron_longrl.launch import launch
 def train(config: Config) -> None:
     """Run RL to the end."""
     from megatron_longrl.rollout.build import build_engine
+    from megatron_longrl.training.critic import Critic
     from megatron_longrl.training.loop import TrainingLoop, start
-    from megatron_longrl.training.rl import RLTrainer, build_reference
+    from megatron_longrl.training.rl import RLTrainer, build_reference, follow_resets
     from megatron_longrl.training.runtime import build_runtime
 
     runtime = build_runtime(config, "rl")
     reference = build_reference(runtime)
-    loop = TrainingLoop(runtime, "rl", config.grpo_prompts_per_step, start(runtime))
+    critic = Critic(runtime) if config.advantage == "gae" else None
+    loaded = start(runtime, critic)
+    follow_resets(runtime, reference, loaded.iteration)
+    loop = TrainingLoop(runtime, "rl", config.grpo_prompts_per_step, loaded, critic)
     engine = build_engine(runtime.config, runtime.tokenizer, runtime.groups)
-    trainer = RLTrainer(runtime, engine, reference)
     try:
-        loop.run(trainer.step, trainer.validate)
+        loop.run(RLTrainer(runtime, engine, reference, critic, loaded.state.get("trainer")))
     finally:
         engine.close()
 

@@ -16,9 +16,9 @@ def train(config: Config) -> None:
     from megatron_longrl.training.sft import SFTTrainer, rows_per_step
 
     runtime = build_runtime(config, "sft")
-    loop = TrainingLoop(runtime, "sft", rows_per_step(runtime), start(runtime))
-    trainer = SFTTrainer(runtime)
-    loop.run(trainer.step, trainer.validate)
+    loaded = start(runtime)
+    loop = TrainingLoop(runtime, "sft", rows_per_step(runtime), loaded)
+    loop.run(SFTTrainer(runtime, loaded.state.get("trainer")))
 
 
 def main(argv: Sequence[str] | None = None) -> int:

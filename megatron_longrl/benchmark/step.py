@@ -17,10 +17,10 @@ from megatron_longrl.errors import UserError
 from megatron_longrl.rewards.score import score
 from megatron_longrl.rollout.engine import RolloutEngine
 from megatron_longrl.rollout.types import Group, SamplingSettings
+from megatron_longrl.training.advantages import with_advantages
 from megatron_longrl.training.batches import rl_batches
 from megatron_longrl.training.losses import rl_loss
 from megatron_longrl.training.reference import ReferenceWeights
-from megatron_longrl.training.rl import with_advantages
 from megatron_longrl.training.runtime import Runtime
 
 PHASES = ("decode", "encode", "gather", "rollout", "logprobs", "update", "sync", "rest")
@@ -93,15 +93,15 @@ class BenchmarkStep:
         groups = self._rollout(iteration, prompts, media)
         with timer("rest"):
             score(groups, self.config)
-            with_advantages(groups, self.config.rl_algorithm, self.config.advantage_epsilon)
+            with_advantages(groups, self.config, self.runtime.groups)
             batches = rl_batches(groups, self.config, self.runtime.groups, self.runtime.machine)
         self.counter.part = "logprobs"
         with timer("logprobs"):
             if self.variant.old_pass:
-                for batch, values in zip(batches, stepper.logprobs(batches, media), strict=True):
+                for batch, values in zip(batches, stepper.outputs(batches, media), strict=True):
                     batch.old_logprobs = values
             with self.reference.in_place():
-                logprobs = stepper.logprobs(batches, media)
+                logprobs = stepper.outputs(batches, media)
             for batch, values in zip(batches, logprobs, strict=True):
                 batch.ref_logprobs = values
         self.counter.part = "update"

@@ -60,6 +60,9 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
+ENCODER = "encoder"
+"""The part that is not laid out as a language model is."""
+
 FORMAT = 1
 """Version of ``longrl_state.json``."""
 
@@ -364,8 +367,9 @@ def _sharded_state(
     copy: bool = False,
 ) -> dict[str, Any]:
     """Everything that core stores, as shards of named global tensors."""
-    sharded = {"language_model": _sharded_language_model, "encoder": _sharded_encoder}
-    model = {part: sharded[part](module, groups, config) for part, module in modules.items()}
+    model = {
+        part: _sharded_module(part, module, groups, config) for part, module in modules.items()
+    }
     states = {
         part: sharded_state(optimizer, model[part], is_loading=is_loading, copy=copy)
         for part, optimizer in optimizers.items()
@@ -380,21 +384,23 @@ def _sharded_state(
     return {"model": model, "optimizer": states}
 
 
-def _sharded_language_model(
-    module: nn.Module, groups: ParallelGroups, config: Config
+def _sharded_module(
+    part: str, module: nn.Module, groups: ParallelGroups, config: Config
 ) -> dict[str, Any]:
+    if part == ENCODER:
+        return _sharded_encoder(module, groups, config)
     sharded: dict[str, Any] = unwrap(module).sharded_state_dict(  # type: ignore[operator]
-        prefix="language_model.", metadata={"dp_cp_group": groups.dp_cp}
+        prefix=f"{part}.", metadata={"dp_cp_group": groups.dp_cp}
     )
     return sharded
 
 
 def _sharded_encoder(module: nn.Module, groups: ParallelGroups, config: Config) -> dict[str, Any]:
-    """Full tensors by their names, whether tensor-parallel ranks hold parts of them or copies."""
+    """No module of core at its top: full tensors by their names, whether tensor-parallel ranks hold parts of them or copies."""
     rows = {row.megatron: row for row in mapping_table(config).expand()}
     tensor, data = groups.encoder_pg.tp, groups.encoder_pg.dp
     described = {}
-    for name, value in unwrap(module).state_dict(prefix="encoder.", keep_vars=True).items():
+    for name, value in unwrap(module).state_dict(prefix=f"{ENCODER}.", keep_vars=True).items():
         if not isinstance(value, Tensor):
             continue
         row = rows.get(name)

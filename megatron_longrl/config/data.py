@@ -45,6 +45,10 @@ class DataSection(Section):
     video_fps: PositiveFloat | None = None
     """Frames sampled per second of video; --video-frames still bounds their number."""
 
+    video_frames_curriculum: PathList = Field(default_factory=list)
+    """Stages ITERATION:FRAMES, such as 0:16 100:64: from each iteration on, the largest number of
+    frames of a training video, instead of --video-frames."""
+
     encoder_chunk_frames: PositiveInt = 64
     """Frames that go through the vision tower at once on one rank; bounds its memory."""
 

@@ -10,7 +10,7 @@ from typing import Any, NoReturn
 
 from pydantic.fields import FieldInfo
 
-from megatron_longrl.config.names import FieldNames, nearest
+from megatron_longrl.config.names import FieldNames, flag, nearest
 from megatron_longrl.config.section import Section
 from megatron_longrl.errors import UserError
 
@@ -74,15 +74,15 @@ def parse_flags(parser: argparse.ArgumentParser, argv: Sequence[str]) -> dict[st
 def _add_flag(
     group: argparse._ArgumentGroup, name: str, field: FieldInfo, names: FieldNames
 ) -> None:
-    options = ["--" + n.replace("_", "-") for n in names.of(name)]
+    options = [flag(n) for n in names.of(name)]
     text = " ".join((field.description or "").split()) + _default_text(field)
     text = text.replace("%", "%%")
     kinds = _kinds(field.annotation)
     if bool in kinds:
-        opposite = "--" + name[3:] if name.startswith("no_") else "--no-" + name
+        opposite = flag(name[3:] if name.startswith("no_") else "no_" + name)
         group.add_argument(*options, dest=name, action="store_true", help=text)
         group.add_argument(
-            opposite.replace("_", "-"),
+            opposite,
             dest=name,
             action="store_false",
             help=argparse.SUPPRESS,

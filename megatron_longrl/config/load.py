@@ -13,7 +13,7 @@ import yaml
 from pydantic import ValidationError
 
 from megatron_longrl.config.flags import build_parser, parse_flags
-from megatron_longrl.config.names import FieldNames
+from megatron_longrl.config.names import FieldNames, flag
 from megatron_longrl.config.recipe import read_recipe
 from megatron_longrl.config.schema import (
     SECTIONS,
@@ -60,7 +60,7 @@ def load_config(argv: Sequence[str], entry: Entry) -> Config:
         values |= recipe_values
         origins |= recipe_origins
     values |= flags
-    origins |= {name: "flag --" + name.replace("_", "-") for name in flags}
+    origins |= {name: f"flag {flag(name)}" for name in flags}
 
     model = checkpoint_fields(values)
     origins = dict.fromkeys(model, "its Hugging Face checkpoint") | origins

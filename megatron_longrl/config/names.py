@@ -35,6 +35,11 @@ class FieldNames:
         return nearest(key.replace("-", "_"), list(self.by_name))
 
 
+def flag(name: str) -> str:
+    """The command-line spelling of a field."""
+    return "--" + name.replace("_", "-")
+
+
 def nearest(name: str, known: Sequence[str]) -> str:
     """`; did you mean '...'?` with the nearest known name, or an empty string."""
     found = difflib.get_close_matches(name, known, n=1, cutoff=0.6)

@@ -1,25 +1,12 @@
-"""Fields of the reinforcement-learning algorithm and its rewards."""
+"""Fields of the reinforcement-learning loop: how many responses, and how they are used."""
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
-
-from pydantic import Field
-
-from megatron_longrl.config.section import (
-    CountInt,
-    PositiveFloat,
-    PositiveInt,
-    Section,
-    WeightFloat,
-)
+from megatron_longrl.config.section import CountInt, Fraction, PositiveInt, Section, WeightFloat
 
 
 class RLSection(Section):
-    """rl: algorithm and rewards"""
-
-    rl_algorithm: Literal["grpo"] = "grpo"
-    """How rewards become advantages and a policy loss."""
+    """rl: prompts, groups and updates of a step"""
 
     grpo_prompts_per_step: CountInt = 0
     """Prompts of one RL step over all ranks."""
@@ -27,32 +14,21 @@ class RLSection(Section):
     grpo_group_size: PositiveInt = 8
     """Responses sampled for each prompt."""
 
-    advantage_epsilon: PositiveFloat = 1e-6
-    """Added to a group's standard deviation of rewards before it divides."""
-
-    grpo_clamp_eps_lower: WeightFloat = 0.2
-    """The policy ratio is clipped below at 1 minus this."""
-
-    grpo_clamp_eps_upper: WeightFloat = 0.3
-    """The policy ratio is clipped above at 1 plus this."""
-
-    dual_clip: Annotated[float, Field(gt=1)] | None = 3.0
-    """Bound of the loss for negative advantages, as a multiple of the advantage; none: no bound."""
-
-    grpo_kl_beta: WeightFloat = 0.0
-    """Weight of the KL term to the reference model; 0 needs no reference model."""
-
-    kl_type: Literal["k1", "abs", "k2", "k3"] = "k3"
-    """Estimator of the KL divergence."""
-
-    grpo_entropy_term_weight: WeightFloat = 0.0
-    """Weight of the entropy bonus."""
-
-    loss_aggregation: Literal["token", "sequence"] = "token"
-    """Mean over all response tokens, or mean over responses of their mean."""
+    grpo_iterations: PositiveInt = 1
+    """How often the rollouts of a step are trained on. Each time has as many optimizer steps as
+    --global-batch-size goes into the responses of a step."""
 
     shared_prompt: bool = True
     """Compute a prompt once for all responses of its group, by a tree attention mask."""
+
+    difficulty_field: str | None = None
+    """Field of the data rows with the rate at which a question was answered rightly before."""
+
+    difficulty_low: Fraction = 0.0
+    """Rows whose --difficulty-field is below this are left out."""
+
+    difficulty_high: Fraction = 1.0
+    """Rows whose --difficulty-field is above this are left out."""
 
     reward_accuracy_weight: WeightFloat = 0.9
     """Weight of the reward for the right answer."""

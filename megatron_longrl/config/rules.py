@@ -7,7 +7,9 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from megatron_longrl.config.model import TEXT_FAMILIES
+from megatron_longrl.config.names import flag
 from megatron_longrl.config.rotary_rules import rotary_embedding
+from megatron_longrl.config.rules_rl import curriculum_rules, rl_rules
 from megatron_longrl.config.vila_rules import vila_pictures
 
 if TYPE_CHECKING:
@@ -43,15 +45,11 @@ def first_broken_rule(config: Config, world_size: int, entry: Entry | None) -> s
         _schedule(config, entry),
         _checkpoints_and_validation(config, entry),
         _sft_batch(config, world_size) if entry == "sft" else iter(()),
-        _rl_batch(config, world_size) if entry == "rl" else iter(()),
+        rl_rules(config, world_size) if entry == "rl" else iter(()),
+        curriculum_rules(config) if entry in ("sft", "rl") else iter(()),
         _sequence_length(config, entry),
     )
     return next((line for rule in rules for line in rule), None)
-
-
-def flag(name: str) -> str:
-    """The command-line spelling of a field."""
-    return "--" + name.replace("_", "-")
 
 
 def _indivisible(config: Config, field: str, by: str) -> Iterator[str]:
@@ -304,39 +302,6 @@ def _sft_batch(config: Config, world_size: int) -> Iterator[str]:
             f"({config.micro_batch_size}) x data-parallel size ({replicas}): "
             f"choose a multiple of {step}, e.g. --global-batch-size "
             f"{math.ceil(batch / step) * step}"
-        )
-
-
-def _rl_batch(config: Config, world_size: int) -> Iterator[str]:
-    prompts, group = config.grpo_prompts_per_step, config.grpo_group_size
-    replicas = config.data_parallel_size(world_size)
-    if prompts < 1:
-        yield "grpo_prompts_per_step (0) must be positive: give --grpo-prompts-per-step N"
-    if prompts % replicas:
-        yield (
-            f"grpo_prompts_per_step ({prompts}) is not divisible by the data-parallel size "
-            f"({replicas}): choose a multiple, e.g. --grpo-prompts-per-step "
-            f"{math.ceil(prompts / replicas) * replicas}"
-        )
-    if group < 2:
-        yield (
-            f"grpo_group_size ({group}) gives no group to compare a response with: "
-            "choose --grpo-group-size of at least 2"
-        )
-    if config.global_batch_size not in (None, prompts * group):
-        yield (
-            f"global_batch_size ({config.global_batch_size}) is not grpo_prompts_per_step "
-            f"({prompts}) x grpo_group_size ({group}) = {prompts * group}: leave it out for RL"
-        )
-    if config.rollout_temperature == 0:
-        yield (
-            "rollout_temperature (0) makes all responses of a group equal: "
-            "give --rollout-temperature 1"
-        )
-    if config.reward_accuracy_weight == 0 and config.reward_format_weight == 0:
-        yield (
-            "reward_accuracy_weight and reward_format_weight are both 0, every reward would be 0: "
-            "give one of them a weight"
         )
 
 

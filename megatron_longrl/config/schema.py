@@ -7,11 +7,13 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import ValidationError
 
+from megatron_longrl.config.algorithm import AlgorithmSection
 from megatron_longrl.config.checkpoint import CheckpointSection
 from megatron_longrl.config.data import DataSection
 from megatron_longrl.config.evaluation import EvaluationSection
 from megatron_longrl.config.logs import LoggingSection
 from megatron_longrl.config.model import ModelSection
+from megatron_longrl.config.names import flag
 from megatron_longrl.config.parallel import ParallelSection
 from megatron_longrl.config.rl import RLSection
 from megatron_longrl.config.rollout import RolloutSection
@@ -35,6 +37,7 @@ SECTIONS: tuple[type[Section], ...] = (
     ParallelSection,
     TrainingSection,
     DataSection,
+    AlgorithmSection,
     RLSection,
     RolloutSection,
     EvaluationSection,
@@ -51,6 +54,7 @@ class Config(
     ParallelSection,
     TrainingSection,
     DataSection,
+    AlgorithmSection,
     RLSection,
     RolloutSection,
     EvaluationSection,
@@ -175,6 +179,33 @@ class Config(
         return self.micro_batch_size * self.data_parallel_size(world_size)
 
     @property
+    def mini_batches_per_step(self) -> int:
+        """Optimizer steps of one pass over the responses of an RL step."""
+        responses = self.grpo_prompts_per_step * self.grpo_group_size
+        return responses // self.global_batch_size if self.global_batch_size else 1
+
+    @property
+    def updates_per_step(self) -> int:
+        """Optimizer steps of an RL step."""
+        return self.grpo_iterations * self.mini_batches_per_step
+
+    @property
+    def rewards_tokens(self) -> bool:
+        """Whether tokens earn something beside the reward of their response."""
+        return self.grpo_kl_beta > 0 and self.kl_placement == "reward"
+
+    @property
+    def needs_old_logprobs(self) -> bool:
+        """Whether the policy's log-probabilities before the update take a pass of their own."""
+        return self.updates_per_step > 1 or self.rewards_tokens or self.advantage == "gae"
+
+    @property
+    def forward_passes(self) -> int:
+        """Passes of an RL step over its rows without a backward pass, those of a critic left
+        aside."""
+        return self.needs_old_logprobs + (self.grpo_kl_beta > 0)
+
+    @property
     def lr_warmup_steps(self) -> int:
         """Steps of warmup, given by --lr-warmup-iters or --lr-warmup-fraction."""
         if self.lr_warmup_fraction is not None:
@@ -211,8 +242,8 @@ def describe_validation_error(error: ValidationError, origins: dict[str, str]) -
         place = f" ({origins[field]})" if field in origins else ""
         wrong.append(f"{field} = {item['input']!r}{place}: {expected}")
     if missing:
-        flag = "--" + missing[0].replace("_", "-")
         wrong.append(
-            f"{', '.join(missing)} not set: give {flag} ..., or put it into the --config recipe"
+            f"{', '.join(missing)} not set: give {flag(missing[0])} ..., or put it into the "
+            "--config recipe"
         )
     return "; ".join(wrong)

@@ -44,14 +44,14 @@ class Batch:
     """long: row of the concatenated embeddings of ``media_keys``, -1 for text."""
     response_index: Tensor
     """long: which response of the batch, counted over rows and branches, is predicted; -1 none."""
+    token_index: Tensor
+    """long: which of that response's tokens."""
     media_keys: list[str]
     """Keys of the distinct videos."""
     uids: list[str]
     """Of the prompts."""
     rows: list[int]
     """Row of each prompt."""
-    advantages: Tensor | None = None
-    rollout_logprobs: Tensor | None = None
     spans: list[list[slice]] = field(default_factory=list)
     """Where each prompt's responses are predicted in its row."""
 
@@ -117,6 +117,7 @@ def _empty(rows: int, width: int, *, is_spatial: bool = False) -> Batch:
         loss_mask=torch.zeros(shape),
         media_index=torch.full(shape, -1),
         response_index=torch.full(shape, -1),
+        token_index=torch.zeros(shape, dtype=torch.long),
         media_keys=[],
         uids=[],
         rows=[],
@@ -125,9 +126,7 @@ def _empty(rows: int, width: int, *, is_spatial: bool = False) -> Batch:
 
 def padding(width: int) -> Batch:
     """A row in which nothing is predicted, for ranks that have no sample in a step."""
-    batch = _empty(1, width)
-    batch.advantages, batch.rollout_logprobs = torch.zeros(1, width), torch.zeros(1, width)
-    return batch
+    return _empty(1, width)
 
 
 def _write(
@@ -173,26 +172,10 @@ def _write(
         batch.labels[b, span] = ids
         batch.loss_mask[b, span] = 1.0
         batch.response_index[b, span] = count + branch - 1
+        batch.token_index[b, span] = steps
         spans.append(span)
         start = span.stop
     return spans
-
-
-def scatter_response_values(batch: Batch, values: Sequence[Sequence[Tensor]]) -> Tensor:
-    """float [b, s] from one value per response token, by prompt and response; 0 elsewhere."""
-    field_ = torch.zeros(batch.tokens.shape)
-    for b, spans, answers in zip(batch.rows, batch.spans, values, strict=True):
-        for span, value in zip(spans, answers, strict=True):
-            field_[b, span] = value.float()
-    return field_
-
-
-def gather_response_values(batch: Batch, field_: Tensor) -> list[list[Tensor]]:
-    """The inverse: [b, s] -> values of each response's tokens, by prompt and response."""
-    return [
-        [field_[b, span] for span in spans]
-        for b, spans in zip(batch.rows, batch.spans, strict=True)
-    ]
 
 
 def _media_offsets(prompts: Sequence[Prompt], keys: list[str]) -> dict[str, int]:

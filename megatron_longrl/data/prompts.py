@@ -76,7 +76,7 @@ class PromptBuilder:
         self._layout = layout
         self._template = find_template(template)
         self._max_tokens = max_tokens
-        self._max_frames = max_frames
+        self.max_frames = max_frames
         self._fps = fps
 
     @classmethod
@@ -166,7 +166,7 @@ class PromptBuilder:
     def _spec(self, row: Row, path: Path, is_image: bool) -> tuple[VideoSpec, VideoInfo]:
         layout = self._media_layout(row)
         info = probe_image(path) if is_image else probe(path)
-        indices = layout.frame_indices(info, self._max_frames, self._fps, len(row.images))
+        indices = layout.frame_indices(info, self.max_frames, self._fps, len(row.images))
         try:
             view = layout.view(info, len(indices), len(row.images))
         except ValueError as error:

@@ -5,14 +5,19 @@ from __future__ import annotations
 import json
 import re
 from collections import Counter
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from megatron_longrl.errors import UserError
 
 DATA_TYPES = ("video", "image", "text")
+KNOWN_FIELDS = (
+    *("problem_id", "problem", "answer", "reasoning", "videos", "images"),
+    *("problem_type", "data_type"),
+)
+"""Fields of a data row that have a meaning here."""
 
 
 @dataclass(frozen=True)
@@ -33,6 +38,7 @@ class Row:
             depend on the folder that the data is in, so that the same data gives the same run
             everywhere.
         images: files of the images, which the model sees before the videos.
+        metadata: fields of the row that are none of these.
     """
 
     problem_id: str
@@ -45,6 +51,7 @@ class Row:
     source: str
     uid: str = ""
     images: tuple[Path, ...] = ()
+    metadata: Mapping[str, Any] = field(default_factory=dict, compare=False)
 
     @property
     def media(self) -> list[tuple[Path, bool]]:
@@ -166,6 +173,7 @@ def _parse_row(entry: Any, path: Path, place: str, uid_place: str) -> Row:
         source=where,
         uid=f"{problem_id}@{uid_place}",
         images=images,
+        metadata={key: value for key, value in entry.items() if key not in KNOWN_FIELDS},
     )
 
 

@@ -1,4 +1,4 @@
-"""Log-probabilities and entropies of chosen tokens over a vocabulary split across TP ranks.
+"""Log-probabilities, entropies and divergences at chosen tokens over a vocabulary split across TP.
 
 Only the positions that are asked for are projected to the vocabulary, in chunks that bound memory;
 the backward pass computes each chunk's logits again instead of keeping them.
@@ -6,6 +6,7 @@ the backward pass computes each chunk's logits again instead of keeping them.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -26,8 +27,19 @@ def _chunk_logits(hidden: Tensor, weight: Tensor, real_rows: int, temperature: f
     return logits
 
 
+@dataclass(frozen=True)
+class ReferenceLogits:
+    """What gives the reference's logits at the same positions."""
+
+    hidden: Tensor
+    """[t, h] final hidden states."""
+    weight: Tensor
+    """[v / TP, h], this rank's rows of the output projection."""
+
+
 class _SelectedLogProbs(torch.autograd.Function):
-    """Forward and backward of log softmax at the targets, and of the entropy, chunk by chunk."""
+    """Forward and backward of log softmax at the targets, of the entropy, and of the divergence
+    from a reference, chunk by chunk."""
 
     @staticmethod
     def forward(
@@ -35,45 +47,58 @@ class _SelectedLogProbs(torch.autograd.Function):
         hidden: Tensor,
         weight: Tensor,
         targets: Tensor,
+        reference: ReferenceLogits | None,
         group: ProcessGroup,
         vocab_size: int,
         temperature: float,
         chunk: int,
-    ) -> tuple[Tensor, Tensor]:
+    ) -> tuple[Tensor, Tensor, Tensor]:
         first_row = group.rank() * weight.shape[0]
         real_rows = min(max(vocab_size - first_row, 0), weight.shape[0])
         log_z = torch.empty(hidden.shape[0], dtype=torch.float32, device=hidden.device)
         chosen, expected = torch.zeros_like(log_z), torch.zeros_like(log_z)
+        divergence, ref_log_z = torch.zeros_like(log_z), torch.zeros_like(log_z)
         for part in torch.arange(hidden.shape[0], device=hidden.device).split(chunk):
             logits = _chunk_logits(hidden[part], weight, real_rows, temperature)
-            largest = logits.amax(dim=1)
-            if group.size() > 1:
-                dist.all_reduce(largest, op=dist.ReduceOp.MAX, group=group)
+            largest = _largest(logits, group)
             weights = (logits - largest[:, None]).exp()
             local = targets[part] - first_row
             is_local = (local >= 0) & (local < real_rows)
             picked = logits.gather(1, local.clamp(0, logits.shape[1] - 1)[:, None])[:, 0]
             # Sum of weights, of weighted logits, and the target's logit: one reduction for three.
-            sums = torch.stack(
-                [
-                    weights.sum(dim=1),
-                    (weights * logits).sum(dim=1),
-                    torch.where(is_local, picked, torch.zeros_like(picked)),
+            sums = [
+                weights.sum(dim=1),
+                (weights * logits).sum(dim=1),
+                torch.where(is_local, picked, torch.zeros_like(picked)),
+            ]
+            if reference is not None:
+                ref_logits = _chunk_logits(
+                    reference.hidden[part], reference.weight, real_rows, temperature
+                )
+                ref_largest = _largest(ref_logits, group)
+                sums += [
+                    (ref_logits - ref_largest[:, None]).exp().sum(dim=1),
+                    (weights * ref_logits).sum(dim=1),
                 ]
-            )
-            total, weighted, target_logit = all_reduce_sum(sums, group)
+            total, weighted, target_logit, *ref = all_reduce_sum(torch.stack(sums), group)
             log_z[part] = total.log() + largest
             chosen[part] = target_logit
             expected[part] = weighted / total
+            if reference is not None:
+                ref_log_z[part] = ref[0].log() + ref_largest
+                divergence[part] = (weighted - ref[1]) / total - log_z[part] + ref_log_z[part]
         logprobs, entropy = chosen - log_z, log_z - expected
-        ctx.save_for_backward(hidden, weight, targets, log_z, entropy)
+        ctx.save_for_backward(hidden, weight, targets, log_z, entropy, divergence, ref_log_z)
         ctx.first_row, ctx.real_rows = first_row, real_rows
-        ctx.temperature, ctx.chunk = temperature, chunk
-        return logprobs, entropy
+        ctx.temperature, ctx.chunk, ctx.reference = temperature, chunk, reference
+        return logprobs, entropy, divergence
 
     @staticmethod
-    def backward(ctx: Any, grad_logprobs: Tensor, grad_entropy: Tensor) -> tuple[Any, ...]:
-        hidden, weight, targets, log_z, entropy = ctx.saved_tensors
+    def backward(
+        ctx: Any, grad_logprobs: Tensor, grad_entropy: Tensor, grad_divergence: Tensor
+    ) -> tuple[Any, ...]:
+        hidden, weight, targets, log_z, entropy, divergence, ref_log_z = ctx.saved_tensors
+        reference: ReferenceLogits | None = ctx.reference
         grad_hidden = torch.empty_like(hidden)
         grad_weight = torch.zeros(weight.shape, dtype=torch.float32, device=weight.device)
         for part in torch.arange(hidden.shape[0], device=hidden.device).split(ctx.chunk):
@@ -84,6 +109,15 @@ class _SelectedLogProbs(torch.autograd.Function):
             factor = -grad_logprobs[part, None] - grad_entropy[part, None] * (
                 log_p + entropy[part, None]
             )
+            if reference is not None:
+                # d divergence / d logit = p (log p - log q - divergence)
+                log_q = (
+                    _chunk_logits(
+                        reference.hidden[part], reference.weight, ctx.real_rows, ctx.temperature
+                    )
+                    - ref_log_z[part, None]
+                )
+                factor += grad_divergence[part, None] * (log_p - log_q - divergence[part, None])
             grad_logits = torch.where(p > 0, p * factor, torch.zeros_like(p))
             local = targets[part] - ctx.first_row
             is_local = (local >= 0) & (local < ctx.real_rows)
@@ -95,7 +129,15 @@ class _SelectedLogProbs(torch.autograd.Function):
             grad_logits = (grad_logits / ctx.temperature).to(hidden.dtype)
             grad_hidden[part] = grad_logits @ weight
             grad_weight += (grad_logits.t() @ hidden[part]).float()
-        return grad_hidden, grad_weight.to(weight.dtype), None, None, None, None, None
+        return grad_hidden, grad_weight.to(weight.dtype), None, None, None, None, None, None
+
+
+def _largest(logits: Tensor, group: ProcessGroup) -> Tensor:
+    """[t]: over the whole vocabulary."""
+    largest = logits.amax(dim=1)
+    if group.size() > 1:
+        dist.all_reduce(largest, op=dist.ReduceOp.MAX, group=group)
+    return largest
 
 
 def selected_logprobs(
@@ -106,8 +148,9 @@ def selected_logprobs(
     vocab_size: int,
     temperature: float = 1.0,
     chunk: int = 4096,
-) -> tuple[Tensor, Tensor]:
-    """Log-probabilities of targets and entropies of their distributions.
+    reference: ReferenceLogits | None = None,
+) -> tuple[Tensor, ...]:
+    """Log-probabilities of targets, entropies of their distributions, divergences from a reference.
 
     The gradient of ``hidden`` is this TP rank's part; the caller sums it over TP (see
     :func:`megatron_longrl.models.language.hidden_for_logits`).
@@ -120,8 +163,13 @@ def selected_logprobs(
         vocab_size: rows of the projection that are tokens; the rest is padding.
         temperature: sampling temperature that the logits are divided by.
         chunk: positions projected at a time.
+        reference: another model's logits, without a gradient.
 
     Returns:
-        float32 (log-probabilities [t], entropies [t] in nats).
+        float32 (log-probabilities [t], entropies [t] in nats) and, with a reference, KL(model ||
+        reference) [t] in nats, summed over the vocabulary.
     """
-    return _SelectedLogProbs.apply(hidden, weight, targets, group, vocab_size, temperature, chunk)
+    results: tuple[Tensor, ...] = _SelectedLogProbs.apply(
+        hidden, weight, targets, reference, group, vocab_size, temperature, chunk
+    )
+    return results if reference is not None else results[:2]

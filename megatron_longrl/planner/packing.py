@@ -3,6 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import TypeVar
+
+T = TypeVar("T")
+
+
+def even_part(items: Sequence[T], part: int, parts: int) -> list[T]:
+    """One of several contiguous parts, whose numbers of items differ by one at most."""
+    return list(items[len(items) * part // parts : len(items) * (part + 1) // parts])
 
 
 def fill_bins(sizes: Sequence[int], capacity: int) -> list[list[int]]:

@@ -24,6 +24,7 @@ def score(groups: Sequence[Group], config: Config) -> None:
         group.rewards = (
             config.reward_accuracy_weight * accuracy + config.reward_format_weight * form
         )
+        group.correct = accuracy
         group.metrics["accuracy"] = float(accuracy.mean())
         group.metrics["format"] = float(form.mean())
 

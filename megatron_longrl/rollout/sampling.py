@@ -9,17 +9,18 @@ from collections.abc import Sequence
 _SEED_BITS = 62
 
 
-def group_seeds(seed: int, step: int, uids: Sequence[str]) -> list[int]:
+def group_seeds(seed: int, step: int, uids: Sequence[str], number: int = 0) -> list[int]:
     """One seed per prompt; response j of a prompt draws with ``group_seed + j``.
 
-    A seed depends on the run's seed, the step, the prompt's uid, and, where a uid occurs more than
-    once in the list, on which occurrence it is: never on the layout. Seeds have 62 bits. torch's
-    CPU generator uses the lower 32 of them, which still differ between the responses of one group.
+    A seed depends on the run's seed, the step, the number of the round within it, the prompt's uid,
+    and, where a uid occurs more than once in the list, on which occurrence it is: never on the
+    layout. Seeds have 62 bits. torch's CPU generator uses the lower 32 of them, which still differ
+    between the responses of one group.
     """
     seen: Counter[str] = Counter()
     seeds = []
     for uid in uids:
-        text = f"{seed}\0{step}\0{uid}\0{seen[uid]}"
+        text = f"{seed}\0{step}\0{uid}\0{seen[uid]}" + (f"\0{number}" if number else "")
         digest = hashlib.sha256(text.encode()).digest()
         seeds.append(int.from_bytes(digest[:8], "big") >> (64 - _SEED_BITS))
         seen[uid] += 1

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -15,8 +16,9 @@ if TYPE_CHECKING:
 class SamplingSettings:
     """How responses are drawn.
 
-    The tokens of response j to a prompt depend on (``seed``, ``step``, the prompt's uid, j) and the
-    weights only: not on the number of ranks, the other prompts, or what was generated before.
+    The tokens of response j to a prompt depend on (``seed``, ``step``, ``round``, the prompt's uid,
+    j) and the weights only: not on the number of ranks, the other prompts, or what was generated
+    before.
     """
 
     n: int
@@ -35,6 +37,8 @@ class SamplingSettings:
     """The run's seed; None draws different responses in every call."""
     step: int = 0
     """Training iteration: gives every step its own random numbers under one ``seed``."""
+    round: int = 0
+    """Of generation within a step: the same for a round."""
 
 
 @dataclass
@@ -58,10 +62,17 @@ class Response:
 
 @dataclass
 class Group:
-    """A prompt with its responses; rewards and advantages [n] join later."""
+    """A prompt with its responses; rewards [n] and advantages join later."""
 
     prompt: Prompt
     responses: list[Response]
     rewards: Tensor | None = None
-    advantages: Tensor | None = None
+    advantages: Tensor | Sequence[Tensor] | None = None
+    """[n], or [tokens] of each response."""
     metrics: dict[str, float] = field(default_factory=dict)
+    valid: Tensor | None = None
+    """bool [n]: False where a reward function failed; None: all have rewards."""
+    correct: Tensor | None = None
+    """float [n]: accuracy of each response."""
+    baseline: float | None = None
+    """Reward of the greedy response, where the advantage asks for it."""

@@ -272,7 +272,8 @@ class VllmEngine:
         seed = sampling.seed
         if seed is None:
             seed = gather_objects(self._control, secrets.randbits(62))[0]
-        return group_seeds(seed, sampling.step, [prompt.uid for prompt in prompts])
+        uids = [prompt.uid for prompt in prompts]
+        return group_seeds(seed, sampling.step, uids, sampling.round)
 
     def _check(self, prompts: Sequence[Prompt], sampling: SamplingSettings) -> None:
         if sampling.temperature == 0 and sampling.n != 1:

@@ -7,21 +7,21 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import torch
-from torch import Tensor
 from torch.distributed import ProcessGroup
 
-from megatron_longrl.data.collate import Batch, collate, padding, scatter_response_values
+from megatron_longrl.data.collate import Batch, collate, padding
 from megatron_longrl.data.prompts import Prompt
 from megatron_longrl.planner.cost import BACKWARD, Machine, ModelCost, RowSize
 from megatron_longrl.planner.packing import fill_bins, split_group
 from megatron_longrl.planner.stages import plan_rows
 from megatron_longrl.platforms import platform
 from megatron_longrl.training.sharding import MicroBatch, shard_batch
+from megatron_longrl.training.token_values import place, place_advantages
 
 if TYPE_CHECKING:
     from megatron_longrl.config import Config
     from megatron_longrl.parallel.groups import ParallelGroups
-    from megatron_longrl.rollout.types import Group
+    from megatron_longrl.rollout.types import Group, Response
 
 
 @dataclass(frozen=True)
@@ -31,10 +31,8 @@ class Sample:
     prompt: Prompt
     responses: list[list[int]]
     """Token ids."""
-    advantages: list[Tensor] | None = None
-    """float [tokens] of each response."""
-    rollout_logprobs: list[Tensor] | None = None
-    """float [tokens] of each response."""
+    rollouts: tuple[Response, ...] = ()
+    """What they come from, where rollouts are trained."""
 
     @property
     def size(self) -> RowSize:
@@ -68,31 +66,29 @@ def rl_batches(
     shared prompts a sample per response.
 
     Args:
+        rollouts: with advantages, or to get them later (:func:`place_advantages`).
         machine: what the cost model reckons with.
     """
-    return _micro_batches(rl_samples(rollouts, config), config, groups, machine)
+    batches = _micro_batches(rl_samples(rollouts, config), config, groups, machine)
+    for batch in batches:
+        batch.rollout_logprobs = place(batch, [r.logprobs for r in batch.responses])
+    if all(group.advantages is not None for group in rollouts):
+        place_advantages(batches, rollouts)
+    return batches
 
 
 def rl_samples(rollouts: Sequence[Group], config: Config) -> list[Sample]:
     """Which responses share a prompt in training."""
     samples = []
     for group in rollouts:
-        assert group.advantages is not None, "advantages come before packing"
         lengths = [len(response.token_ids) for response in group.responses]
-        spread = [a.float().expand(n) for a, n in zip(group.advantages, lengths, strict=True)]
         together = [[index] for index in range(len(lengths))]
         if config.shared_prompt:
             together = split_group(len(group.prompt.token_ids), lengths, config.seq_length)
         for indices in together:
-            chosen = [group.responses[i] for i in indices]
-            samples.append(
-                Sample(
-                    group.prompt,
-                    [response.token_ids.tolist() for response in chosen],
-                    [spread[i] for i in indices],
-                    [response.logprobs for response in chosen],
-                )
-            )
+            chosen = tuple(group.responses[i] for i in indices)
+            ids = [response.token_ids.tolist() for response in chosen]
+            samples.append(Sample(group.prompt, ids, chosen))
     return samples
 
 
@@ -119,14 +115,19 @@ def _micro_batches(
         config.sharing_degrees,
         cost=ModelCost(config),
         machine=machine,
-        passes=1 + BACKWARD + (config.grpo_kl_beta > 0),
+        passes=(1 + BACKWARD) * config.grpo_iterations + config.forward_passes,
         # What the longest row that is allowed takes of a rank when it is shared.
         most_tokens=-(-config.seq_length // ranks),
     )
 
-    def shard(batch: Batch, group: ProcessGroup) -> MicroBatch:
+    def shard(batch: Batch, group: ProcessGroup, responses: Sequence[Response] = ()) -> MicroBatch:
         return shard_batch(
-            batch, group, config.cp_comm_type, platform.device, config.transformer_impl
+            batch,
+            group,
+            config.cp_comm_type,
+            platform.device,
+            config.transformer_impl,
+            responses,
         )
 
     batches = []
@@ -134,25 +135,19 @@ def _micro_batches(
         group = groups.sharing(degree)
         for start in range(0, len(chosen), config.micro_batch_size):
             part = [rows[i] for i in chosen[start : start + config.micro_batch_size]]
-            batches.append(shard(_join(part, config), group))
+            responses = [r for row in part for sample in row for r in sample.rollouts]
+            batches.append(shard(_join(part, config), group, responses))
     return batches or [shard(padding(max(config.sequence_multiple, 2)), groups.alone)]
 
 
 def _join(rows: Sequence[Sequence[Sample]], config: Config) -> Batch:
-    """The rows of a micro-batch, with the values of every response token."""
+    """The rows of a micro-batch."""
     samples = [sample for row in rows for sample in row]
     ends = torch.tensor([len(row) for row in rows]).cumsum(0).tolist()
-    batch = collate(
+    return collate(
         [sample.prompt for sample in samples],
         [sample.responses for sample in samples],
         config.sequence_multiple,
         config.seq_length,
         packs=[range(end - len(row), end) for end, row in zip(ends, rows, strict=True)],
     )
-    advantages = [sample.advantages for sample in samples if sample.advantages is not None]
-    if advantages:
-        batch.advantages = scatter_response_values(batch, advantages)
-    logprobs = [s.rollout_logprobs for s in samples if s.rollout_logprobs is not None]
-    if logprobs:
-        batch.rollout_logprobs = scatter_response_values(batch, logprobs)
-    return batch

@@ -6,7 +6,7 @@ import json
 import logging
 import math
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -53,6 +53,7 @@ def answer(runtime: Runtime, engine: RolloutEngine, rows: Sequence[Row]) -> list
 def rollout_metrics(runtime: Runtime, groups: Sequence[Group]) -> tuple[dict[str, float], int]:
     """Means over all responses of all replicas, and how many prompts were answered.
 
+    Accuracy also by kind of question, and by frames of the prompt's videos where they differ.
     Collective over the world.
     """
     mine = [_group_summary(group) for group in groups] if runtime.replica_rank == 0 else []
@@ -60,7 +61,20 @@ def rollout_metrics(runtime: Runtime, groups: Sequence[Group]) -> tuple[dict[str
     everyone = [entry for part in parts for entry in part]
     count = max(len(everyone), 1)
     means = {f"{name}/mean": sum(entry[name] for entry in everyone) / count for name in RATES}
-    return means, len(everyone)
+    return means | accuracy_by(everyone, "kind") | accuracy_by(everyone, "frames"), len(everyone)
+
+
+def accuracy_by(summaries: Sequence[Mapping[str, Any]], field: str) -> dict[str, float]:
+    """``accuracy/<field>/<value>`` for every value of a field, where there are several."""
+    by_value: dict[Any, list[float]] = {}
+    for summary in summaries:
+        by_value.setdefault(summary[field], []).append(summary["accuracy"])
+    if len(by_value) < 2:
+        return {}
+    return {
+        f"accuracy/{field}/{value}": sum(found) / len(found)
+        for value, found in sorted(by_value.items())
+    }
 
 
 def evaluate_checkpoint(config: Config) -> None:
@@ -159,7 +173,13 @@ def _write_json(path: Path, content: dict[str, Any]) -> None:
     os.replace(aside, path)
 
 
-def _group_summary(group: Group) -> dict[str, float]:
+def _frames_bin(frames: int) -> str:
+    """``"17-32"``: between powers of two, so that lengths make few groups."""
+    most = 1 << max(frames - 1, 0).bit_length()
+    return f"{most // 2 + 1}-{most}" if most > 2 else str(frames)
+
+
+def _group_summary(group: Group) -> dict[str, Any]:
     assert group.rewards is not None
     lengths = torch.tensor([float(len(r.token_ids)) for r in group.responses])
     cut = [response.finish_reason == "length" for response in group.responses]
@@ -171,4 +191,6 @@ def _group_summary(group: Group) -> dict[str, float]:
         "response_length": float(lengths.mean()),
         "cut_off": sum(cut) / len(cut),
         "zero_advantage": float(spread == 0.0),
+        "kind": group.prompt.row.problem_type,
+        "frames": _frames_bin(group.prompt.num_frames),
     }

@@ -14,6 +14,8 @@ from megatron_longrl.training.metrics_file import MetricsFile
 from megatron_longrl.training.progress import ProgressLines
 from megatron_longrl.training.trackers import TensorBoardTracker, Tracker, WandbTracker
 
+logger = logging.getLogger(__name__)
+
 METRICS_FILE = "metrics.jsonl"
 RECIPE_FILE = "config.yaml"
 
@@ -126,6 +128,11 @@ class MetricsLogger:
             )
             self._interval = LogInterval()
         self.progress.step(iteration, _summary(values))
+
+    def warn(self, iteration: int, line: str) -> None:
+        """Tell of something that looks wrong after `iteration`."""
+        if self._is_writer:
+            logger.warning("step %d: %s", iteration, line)
 
     def close(self) -> None:
         """Flush everything. Not needed for metrics.jsonl, which is complete after each step."""

@@ -5,8 +5,9 @@ from __future__ import annotations
 import dataclasses
 import logging
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
 
 import torch.distributed as dist
 
@@ -18,6 +19,7 @@ from megatron_longrl.checkpoint.distributed import (
 from megatron_longrl.checkpoint.retention import Retention
 from megatron_longrl.checkpoint.saver import CheckpointSaver
 from megatron_longrl.config import Entry
+from megatron_longrl.data.curriculum import frames_at, of_difficulty
 from megatron_longrl.data.dataset import RowSampler
 from megatron_longrl.data.rows import Row, load_rows
 from megatron_longrl.parallel.agree import gather_objects, together
@@ -25,17 +27,66 @@ from megatron_longrl.planner.cost import Machine
 from megatron_longrl.platforms import platform
 from megatron_longrl.training.logging import MetricsLogger
 from megatron_longrl.training.runtime import Runtime
+from megatron_longrl.training.watch import Watch
+
+if TYPE_CHECKING:
+    from megatron_longrl.parallel.groups import ParallelGroups
+    from megatron_longrl.training.critic import Critic
 
 logger = logging.getLogger(__name__)
 
-Step = Callable[[int, Sequence[Row]], dict[str, float]]
-"""(iteration, rows of this replica) -> metrics over all replicas."""
-Validate = Callable[[Sequence[Row]], dict[str, float]]
-"""Rows of this replica -> metrics over all replicas."""
+
+class RowSource:
+    """Where a step takes its rows from.
+
+    Args:
+        consumed: rows taken before this step.
+        rows_per_step: over all replicas, a multiple of their number.
+    """
+
+    def __init__(
+        self, sampler: RowSampler, consumed: int, rows_per_step: int, groups: ParallelGroups
+    ) -> None:
+        self._sampler = sampler
+        self._groups = groups
+        self.consumed = consumed
+        """Rows taken by all replicas so far."""
+        self.rows_per_replica = rows_per_step // groups.dp.size()
+        """Those of a step."""
+
+    def take(self, count: int | None = None) -> list[Row]:
+        """The next rows for this replica; collective over the world.
+
+        Args:
+            count: how many, another number on every replica; by default those of a step.
+        """
+        wanted = self.rows_per_replica if count is None else count
+        ranks = self._groups
+        asked = gather_objects(ranks.control, (ranks.dp.rank(), wanted))
+        by_replica = dict(asked)
+        before = sum(by_replica[replica] for replica in range(ranks.dp.rank()))
+        rows = self._sampler.take(self.consumed + before, wanted)
+        self.consumed += sum(by_replica.values())
+        return rows
 
 
-def start(runtime: Runtime) -> Loaded:
+class Trainer(Protocol):
+    """One of the two stages: SFT or RL."""
+
+    def step(self, iteration: int, source: RowSource) -> dict[str, float]:
+        """One step; metrics over all replicas."""
+
+    def validate(self, rows: Sequence[Row]) -> dict[str, float]:
+        """Rows of this replica -> metrics over all replicas."""
+
+    def state(self) -> dict[str, Any]:
+        """What a resumed run must know beside the model; JSON."""
+
+
+def start(runtime: Runtime, critic: Critic | None = None) -> Loaded:
     """Weights, optimizer and position to go on from, as --load and --pretrained-checkpoint say.
+
+    A critic that no checkpoint has begins with the policy's weights.
 
     ``pretrained_checkpoint`` gives the weights of a new stage (SFT before RL); ``load`` goes on
     with an interrupted run, and wins where it has a checkpoint.
@@ -45,15 +96,26 @@ def start(runtime: Runtime) -> Loaded:
     if config.load is not None and not config.finetune:
         loaded = load_checkpoint(
             config.load,
-            modules=model.modules,
-            optimizers=model.optimizers,
+            modules=model.modules | (critic.modules if critic is not None else {}),
+            optimizers=model.optimizers | (critic.optimizers if critic is not None else {}),
             scheduler=model.scheduler,
             groups=runtime.groups,
             config=config,
         )
     if loaded is not None:
         runtime.machine = Machine.remembered(loaded.state.get("machine"), runtime.machine)
+        if critic is not None:
+            critic.go_on(loaded.iteration)
         return loaded
+    loaded = _first_weights(runtime)
+    if critic is not None:
+        critic.begin(model.gpt)
+    return loaded
+
+
+def _first_weights(runtime: Runtime) -> Loaded:
+    """Those of another run or a Hugging Face folder, where one is named."""
+    config, model = runtime.config, runtime.model
     weights = config.load if config.finetune else config.pretrained_checkpoint
     if weights is None:
         return Loaded(Path())
@@ -72,10 +134,19 @@ class TrainingLoop:
     Args:
         rows_per_step: rows taken from the data by one step, over all replicas.
         loaded: what :func:`start` returned.
+        critic: saved with the model.
     """
 
-    def __init__(self, runtime: Runtime, entry: Entry, rows_per_step: int, loaded: Loaded) -> None:
+    def __init__(
+        self,
+        runtime: Runtime,
+        entry: Entry,
+        rows_per_step: int,
+        loaded: Loaded,
+        critic: Critic | None = None,
+    ) -> None:
         self.runtime = runtime
+        self.critic = critic
         self.config = runtime.config
         self.entry = entry
         self.rows_per_step = rows_per_step
@@ -90,7 +161,8 @@ class TrainingLoop:
         )
         self.saver = CheckpointSaver(self.retention, runtime.groups, self.config)
         with together(runtime.groups.control):
-            self.sampler = RowSampler(load_rows(self.config.train_data_path), self.config.seed)
+            rows = of_difficulty(load_rows(self.config.train_data_path), self.config)
+            self.sampler = RowSampler(rows, self.config.seed)
             valid = (
                 load_rows(self.config.valid_data_path, "heldout.jsonl")
                 if self.config.valid_data_path
@@ -98,12 +170,14 @@ class TrainingLoop:
             )
             self.valid_rows = runtime.share(valid[: self.config.eval_samples])
 
-    def run(self, step: Step, validate: Validate) -> None:
+    def run(self, trainer: Trainer) -> None:
         """All remaining steps; writes metrics, checkpoints and, at the end, a last checkpoint."""
         with self.saver:
-            self._run(step, validate)
+            self._run(trainer)
 
-    def _run(self, step: Step, validate: Validate) -> None:
+    def _run(self, trainer: Trainer) -> None:
+        validate = trainer.validate
+        watch = Watch()
         log = MetricsLogger(self.config, self.entry, self.runtime.is_writer)
         log.truncate_after(self.iteration)
         if self.iteration == 0 and self.config.eval_at_start and self.valid_rows:
@@ -111,14 +185,18 @@ class TrainingLoop:
         while self.iteration < self.config.train_iters:
             self.saver.poll()
             began = time.perf_counter()
-            rows = self.sampler.take(self.consumed_rows, self.rows_per_step)
-            metrics = step(self.iteration, self.runtime.share(rows))
+            self.runtime.builder.max_frames = frames_at(self.iteration, self.config)
+            source = RowSource(
+                self.sampler, self.consumed_rows, self.rows_per_step, self.runtime.groups
+            )
+            metrics = trainer.step(self.iteration, source)
             self.iteration += 1
-            self.consumed_rows += self.rows_per_step
+            self.consumed_rows = source.consumed
             metrics["iteration-time"] = time.perf_counter() - began
             metrics["mem-max-allocated-bytes"] = self._peak_memory()
             metrics |= self.runtime.timer.pop()
             if self._is_due(self.config.eval_interval) and self.valid_rows:
+                self.runtime.builder.max_frames = self.config.video_frames  # Of no curriculum.
                 metrics |= validate(self.valid_rows)
                 self.runtime.timer.pop()
             log.log_step(
@@ -126,9 +204,12 @@ class TrainingLoop:
                 metrics,
                 consumed_samples=self.iteration * self.samples_per_step,
                 batch_size=self.samples_per_step,
+                skipped=metrics.get("skipped_updates", 0) > 0,
             )
+            for line in watch.look(metrics):
+                log.warn(self.iteration, line)
             if self.config.save is not None and self._is_due(self.config.save_interval):
-                self._save(self.config.save, metrics)
+                self._save(self.config.save, metrics, trainer.state())
         log.close()
 
     def _peak_memory(self) -> int:
@@ -141,20 +222,22 @@ class TrainingLoop:
             return True
         return interval is not None and self.iteration % interval == 0
 
-    def _save(self, directory: str, metrics: dict[str, float]) -> None:
+    def _save(self, directory: str, metrics: dict[str, float], state: dict[str, Any]) -> None:
+        model, critic = self.runtime.model, self.critic
         self.saver.wait()  # or it would be judged by what comes after it
         self.retention.note(self.iteration, metrics)
         self.carry_from = self.saver.save(
             directory,
             self.iteration,
-            modules=self.runtime.model.modules,
-            optimizers=self.runtime.model.optimizers,
-            scheduler=self.runtime.model.scheduler,
+            modules=model.modules | (critic.modules if critic is not None else {}),
+            optimizers=model.optimizers | (critic.optimizers if critic is not None else {}),
+            scheduler=model.scheduler,
             # Measured anew, the choice of stages could differ, and with it the last bits.
             state={
                 "consumed_rows": self.consumed_rows,
                 "machine": dataclasses.asdict(self.runtime.machine),
                 "best": self.retention.state(),
+                "trainer": state,
             },
             carry_from=self.carry_from,
         )

@@ -8,18 +8,30 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
-from functools import partial
 from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
+from megatron_longrl.algorithms.correction import (
+    icepop_weights,
+    sequence_weights,
+    token_weights,
+)
 from megatron_longrl.algorithms.kl import kl_estimate
-from megatron_longrl.algorithms.policy_loss import clipped
+from megatron_longrl.algorithms.policy_loss import (
+    cispo,
+    clipped,
+    policy_gradient,
+    ratio_of,
+    sequence_ratio,
+)
 from megatron_longrl.training.sharding import MicroBatch
+from megatron_longrl.training.token_values import response_sums
 
 if TYPE_CHECKING:
     from megatron_longrl.config import Config
+    from megatron_longrl.config.bundles import Aggregation
 
 
 @dataclass
@@ -57,70 +69,175 @@ class Sums:
         return {**means, **self.maxima}
 
 
-Loss = Callable[[MicroBatch, Tensor, Tensor], tuple[Tensor, Tensor, Sums]]
-"""(micro-batch, log-probabilities [t], entropies [t]) -> (sum, count, report)."""
+Loss = Callable[..., tuple[Tensor, Tensor, Sums]]
+"""(micro-batch, what the model's readout gives, each [t]) -> (sum, count, report).
+
+A policy's readout gives log-probabilities, entropies and, where asked for, divergences from the
+reference; a critic's gives values."""
 
 
 def sft_loss(batch: MicroBatch, logprobs: Tensor, entropy: Tensor) -> tuple[Tensor, Tensor, Sums]:
     """Negative log-likelihood of the response tokens."""
     report = Sums()
     report.add("lm loss", -logprobs.detach())
+    # One of the ranks that share the micro-batch tells of its responses.
+    lengths = batch.response_lengths[batch.response_lengths > 0]
+    lengths = lengths if batch.sequence_group.rank() == 0 else lengths[:0]
+    report.add("response_length/mean", lengths)
+    report.maximum("response_length/max", lengths)
     count = torch.tensor(logprobs.numel(), dtype=torch.int, device=logprobs.device)
     return -logprobs.sum(), count, report
 
 
-def rl_loss(config: Config) -> Loss:
-    """The policy loss that the configuration describes."""
-    return partial(_policy_loss, config)
+def rl_loss(config: Config, beta: Callable[[], float] | None = None) -> Loss:
+    """The policy loss that the configuration describes.
+
+    Args:
+        beta: the present weight of the KL term; by default that of the configuration.
+    """
+    return PolicyLoss(config, beta or (lambda: config.grpo_kl_beta))
 
 
-def _policy_loss(
-    config: Config,
-    batch: MicroBatch,
-    logprobs: Tensor,
-    entropy: Tensor,
-) -> tuple[Tensor, Tensor, Sums]:
-    """Clipped policy loss, KL term and entropy bonus."""
-    selected = batch.selected
-    assert batch.advantages is not None and batch.rollout_logprobs is not None
-    # One update per batch of rollouts: the update's own values are the old ones.
-    old = logprobs.detach() if batch.old_logprobs is None else batch.old_logprobs[selected]
-    per_token, ratio, was_clipped = clipped(
-        logprobs,
-        old,
-        batch.advantages[selected],
-        config.grpo_clamp_eps_lower,
-        config.grpo_clamp_eps_upper,
-        config.dual_clip,
-    )
-    report = Sums()
-    report.add("policy loss", per_token.detach())
-    report.add("entropy/mean", entropy.detach())
-    report.add("ratio/mean", ratio.detach())
-    report.add("clip_fraction", was_clipped)
-    gap = (logprobs.detach() - batch.rollout_logprobs[selected]).abs()
-    report.add("logprob_gap/mean", gap)
-    report.maximum("logprob_gap/max", gap)
-    if batch.ref_logprobs is not None:
-        divergence = kl_estimate(logprobs, batch.ref_logprobs[selected], config.kl_type)
-        per_token = per_token + config.grpo_kl_beta * divergence
-    else:  # no reference: report how far the policy is from the engine that sampled
-        divergence = kl_estimate(
-            logprobs.detach(), batch.rollout_logprobs[selected], config.kl_type
+@dataclass(frozen=True)
+class PolicyLoss:
+    """Policy loss, KL term and entropy bonus of one micro-batch; see :data:`Loss`."""
+
+    config: Config
+    beta: Callable[[], float]
+
+    def __call__(
+        self,
+        batch: MicroBatch,
+        logprobs: Tensor,
+        entropy: Tensor,
+        divergence: Tensor | None = None,
+    ) -> tuple[Tensor, Tensor, Sums]:
+        """See :data:`Loss`.
+
+        Args:
+            divergence: [t] from the reference over the whole vocabulary, where it is asked for.
+        """
+        config, selected = self.config, batch.selected
+        assert batch.advantages is not None and batch.rollout_logprobs is not None
+        # One update per batch of rollouts: the update's own values are the old ones.
+        old = logprobs.detach() if batch.old_logprobs is None else batch.old_logprobs[selected]
+        report = Sums()
+        per_token = self._policy(batch, logprobs, old, batch.advantages[selected], report)
+        report.add("entropy/mean", entropy.detach())
+        gap = old - batch.rollout_logprobs[selected]
+        report.add("logprob_gap/mean", gap.abs())
+        report.maximum("logprob_gap/max", gap.abs())
+        weights = self._correction(batch, gap)
+        if weights is not None:
+            per_token = weights * per_token
+            report.add("correction/mean", weights)
+            report.add("correction/square", weights.square())
+        report.add("policy loss", per_token.detach())
+        per_token = per_token + self._kl(batch, logprobs, divergence, report)
+        if config.grpo_entropy_term_weight:
+            per_token = per_token - config.grpo_entropy_term_weight * entropy
+        report.add("lm loss", per_token.detach())
+        total, count = _aggregate(
+            per_token, batch, config.loss_aggregation, config.rollout_max_tokens
         )
-    report.add("kl/mean", divergence.detach())
-    if config.grpo_entropy_term_weight:
-        per_token = per_token - config.grpo_entropy_term_weight * entropy
-    report.add("lm loss", per_token.detach())
-    if config.loss_aggregation == "token":
-        count = per_token.numel()
+        return total, torch.tensor(count, dtype=torch.int, device=logprobs.device), report
+
+    def _policy(
+        self, batch: MicroBatch, logprobs: Tensor, old: Tensor, advantages: Tensor, report: Sums
+    ) -> Tensor:
+        """[t]: the loss that --policy-loss names."""
+        config = self.config
+        lower, upper = config.grpo_clamp_eps_lower, config.grpo_clamp_eps_upper
+        if config.policy_loss == "gspo":
+            log_ratio = logprobs.detach() - old
+            ratio = sequence_ratio(logprobs, _response_means(batch, log_ratio))
+        else:
+            ratio = ratio_of(logprobs, old)
+        if config.policy_loss == "pg":
+            loss, outside = policy_gradient(logprobs, advantages), torch.zeros_like(ratio)
+        elif config.policy_loss == "cispo":
+            loss, outside = cispo(logprobs, ratio, advantages, lower, upper)
+        else:
+            loss, outside = clipped(ratio, advantages, lower, upper, config.dual_clip or None)
+        report.add("ratio/mean", ratio.detach())
+        report.add("clip_fraction", outside)
+        return loss
+
+    def _correction(self, batch: MicroBatch, log_ratio: Tensor) -> Tensor | None:
+        """[t]: what --rollout-correction weighs each token by."""
+        config = self.config
+        cap = config.rollout_correction_cap
+        if config.rollout_correction == "token":
+            return token_weights(log_ratio, cap)
+        if config.rollout_correction == "sequence":
+            return sequence_weights(response_sums(batch, log_ratio), cap)
+        if config.rollout_correction == "icepop":
+            return icepop_weights(log_ratio, config.rollout_correction_floor, cap)
+        return None
+
+    def _kl(
+        self, batch: MicroBatch, logprobs: Tensor, divergence: Tensor | None, report: Sums
+    ) -> Tensor | float:
+        """What the KL term adds to the loss."""
+        config, selected = self.config, batch.selected
+        assert batch.rollout_logprobs is not None
+        kind = "k3" if config.kl_type == "full" else config.kl_type
+        if divergence is None and batch.ref_logprobs is not None:
+            divergence = kl_estimate(logprobs, batch.ref_logprobs[selected], kind)
+        if divergence is None:
+            # No reference: report how far the policy is from the engine that sampled.
+            distance = kl_estimate(logprobs.detach(), batch.rollout_logprobs[selected], kind)
+            report.add("kl/mean", distance)
+            return 0.0
+        report.add("kl/mean", divergence.detach())
+        return self.beta() * divergence if config.kl_placement == "loss" else 0.0
+
+
+def critic_loss(config: Config) -> Loss:
+    """Squared error of the values, of which no one may move too far: PPO's clipped value loss."""
+
+    def loss(batch: MicroBatch, values: Tensor) -> tuple[Tensor, Tensor, Sums]:
+        selected = batch.selected
+        assert batch.returns is not None and batch.old_values is not None
+        returns, old = batch.returns[selected], batch.old_values[selected]
+        error = (values - returns).square()
+        if config.critic_value_clip is not None:
+            near = old + (values - old).clamp(-config.critic_value_clip, config.critic_value_clip)
+            error = torch.maximum(error, (near - returns).square())
+        report = Sums()
+        report.add("critic/loss", error.detach() / 2)
+        report.add("critic/value", values.detach())
+        for name, numbers in (("return", returns), ("error", returns - old)):
+            report.add(f"critic/{name}", numbers)
+            report.add(f"critic/{name}_square", numbers.square())
+        total, count = _aggregate(error / 2, batch, "token")
+        return total, torch.tensor(count, dtype=torch.int, device=values.device), report
+
+    return loss
+
+
+def _response_means(batch: MicroBatch, values: Tensor) -> Tensor:
+    """At every selected token the mean of ``values`` [t] over its whole response."""
+    lengths = batch.response_lengths[batch.response_index[batch.selected]]
+    return response_sums(batch, values) / lengths
+
+
+def _aggregate(
+    per_token: Tensor, batch: MicroBatch, kind: Aggregation, most_tokens: int = 1
+) -> tuple[Tensor, int]:
+    """This rank's part of the loss's sum, and of what it is divided by over all ranks.
+
+    Args:
+        kind: see --loss-aggregation.
+        most_tokens: what sequence-sum-norm divides a response by.
+    """
+    if kind == "token":
+        return per_token.sum(), per_token.numel()
+    # One of the ranks that share the micro-batch counts its responses.
+    counts = batch.sequence_group.rank() == 0
+    count = int((batch.response_lengths > 0).sum()) if counts else 0
+    if kind == "sequence":
+        per_token = per_token / batch.response_lengths[batch.response_index[batch.selected]]
     else:
-        per_token = per_token / batch.response_lengths[batch.response_index[selected]]
-        # One of the ranks that share the micro-batch counts its responses.
-        counts = batch.sequence_group.rank() == 0
-        count = int((batch.response_lengths > 0).sum()) if counts else 0
-    return (
-        per_token.sum(),
-        torch.tensor(count, dtype=torch.int, device=logprobs.device),
-        report,
-    )
+        per_token = per_token / most_tokens
+    return per_token.sum(), count

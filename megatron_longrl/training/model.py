@@ -7,6 +7,7 @@ with --vision-tensor-parallel its tower is sharded over TP, too. A text family h
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -39,7 +40,7 @@ class TrainedModel:
     encoder: DistributedDataParallel | None
     optimizers: dict[str, MegatronOptimizer]
     """One per part that is trained."""
-    optimizer: ChainedOptimizer | None
+    optimizer: FiniteOptimizer | None
     """All of them as one; None when the model is only run."""
     scheduler: OptimizerParamScheduler | None
     encoder_version: int = 0
@@ -86,13 +87,8 @@ def build_model(config: Config, groups: ParallelGroups, *, train: bool = True) -
     optimizers = {}
     for name, module in wrapped.items():
         if any(parameter.requires_grad for parameter in module.parameters()):
-            optimizers[name] = get_megatron_optimizer(
-                _optimizer_config(config),
-                [module],
-                use_gloo_process_groups=False,
-                pg_collection=collections[name],
-            )
-    optimizer = ChainedOptimizer(list(optimizers.values())) if optimizers else None
+            optimizers[name] = _optimizer(module, collections[name], config)
+    optimizer = FiniteOptimizer(list(optimizers.values())) if optimizers else None
     return TrainedModel(
         language_model=wrapped["language_model"],
         encoder=wrapped.get("encoder"),
@@ -100,6 +96,32 @@ def build_model(config: Config, groups: ParallelGroups, *, train: bool = True) -
         optimizer=optimizer,
         scheduler=_scheduler(config, optimizer) if optimizer is not None else None,
     )
+
+
+class FiniteOptimizer(ChainedOptimizer):
+    """Core's chain, which skips a step whose gradient has no finite norm.
+
+    All ranks that share weights, or parts of them, have the same norm and skip together.
+    """
+
+    def prepare_grads(self) -> bool:
+        """Whether the step is to be skipped; see core's optimizer.py, ChainedOptimizer.step."""
+        skipped = super().prepare_grads()
+        self._norm = float(super().get_grad_norm())
+        return skipped or not math.isfinite(self._norm)
+
+    def get_grad_norm(self) -> float:
+        """Of the gradients that were prepared last."""
+        return self._norm
+
+
+def train_part(
+    module: torch.nn.Module, collection: ProcessGroupCollection, config: Config
+) -> tuple[DistributedDataParallel, FiniteOptimizer, OptimizerParamScheduler]:
+    """A module of its own with its optimizer and its schedule, those of ``config``."""
+    wrapped = _wrap(module, collection, config)
+    optimizer = FiniteOptimizer([_optimizer(wrapped, collection, config)])
+    return wrapped, optimizer, _scheduler(config, optimizer)
 
 
 def _wrap(
@@ -113,6 +135,17 @@ def _wrap(
             use_distributed_optimizer=config.use_distributed_optimizer,
         ),
         module,
+        pg_collection=collection,
+    )
+
+
+def _optimizer(
+    module: DistributedDataParallel, collection: ProcessGroupCollection, config: Config
+) -> MegatronOptimizer:
+    return get_megatron_optimizer(
+        _optimizer_config(config),
+        [module],
+        use_gloo_process_groups=False,
         pg_collection=collection,
     )
 

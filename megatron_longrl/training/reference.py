@@ -19,6 +19,17 @@ class ReferenceWeights:
         self._module = module
         self._weights = [parameter.detach().clone() for parameter in module.parameters()]
 
+    def held(self, parameter: torch.Tensor) -> torch.Tensor:
+        """The reference's value of one of the module's parameters."""
+        places = (i for i, own in enumerate(self._module.parameters()) if own is parameter)
+        return self._weights[next(places)]
+
+    @torch.no_grad()
+    def reset(self) -> None:
+        """Take the module's present weights as the reference."""
+        for parameter, weight in zip(self._module.parameters(), self._weights, strict=True):
+            weight.copy_(parameter)
+
     @torch.no_grad()
     def _swap(self) -> None:
         for parameter, weight in zip(self._module.parameters(), self._weights, strict=True):

@@ -2,70 +2,107 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import logging
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
 
-from megatron_longrl.algorithms.advantages import ADVANTAGES
+import torch
+from torch import Tensor
+
+from megatron_longrl.algorithms.correction import effective_sample_share
+from megatron_longrl.algorithms.kl import adapted_weight, kl_estimate
 from megatron_longrl.checkpoint.distributed import load_weights
 from megatron_longrl.checkpoint.mapping import weight_stream
 from megatron_longrl.data.rows import Row
-from megatron_longrl.rewards.score import score
+from megatron_longrl.errors import UserError
+from megatron_longrl.models.language import output_weight
+from megatron_longrl.parallel.agree import sum_over_replicas
+from megatron_longrl.parallel.frames import EncodedVideos
+from megatron_longrl.parallel.logprobs import ReferenceLogits
+from megatron_longrl.planner.packing import even_part
 from megatron_longrl.rollout.engine import RolloutEngine
-from megatron_longrl.rollout.types import Group, SamplingSettings
+from megatron_longrl.rollout.types import Group
+from megatron_longrl.training.advantages import with_advantages
 from megatron_longrl.training.batches import rl_batches
+from megatron_longrl.training.critic import Critic
 from megatron_longrl.training.evaluation import answer, rollout_metrics, wilson_interval
+from megatron_longrl.training.loop import RowSource
 from megatron_longrl.training.losses import rl_loss
 from megatron_longrl.training.media import Media
 from megatron_longrl.training.reference import ReferenceWeights
+from megatron_longrl.training.rollouts import RolloutCollector, Rollouts, trained_part
 from megatron_longrl.training.runtime import Runtime
 from megatron_longrl.training.sharding import MicroBatch
+from megatron_longrl.training.step import SkippedUpdates
+from megatron_longrl.training.token_values import collect, place, place_advantages
+
+logger = logging.getLogger(__name__)
 
 
 class RLTrainer:
-    """GRPO-style training with colocated rollouts.
+    """Training on colocated rollouts, as ``--rl-algorithm`` says.
 
     Args:
         runtime: model, data and logs of the run.
         engine: generates responses; it gets the present weights here.
         reference: frozen weights of the KL term, when there is one.
+        critic: of gae.
+        state: what :meth:`state` returned when the run was saved.
     """
 
     def __init__(
-        self, runtime: Runtime, engine: RolloutEngine, reference: ReferenceWeights | None
+        self,
+        runtime: Runtime,
+        engine: RolloutEngine,
+        reference: ReferenceWeights | None,
+        critic: Critic | None = None,
+        state: Mapping[str, Any] | None = None,
     ) -> None:
         self.runtime = runtime
         self.config = runtime.config
         self.engine = engine
         self.reference = reference
-        self.loss = rl_loss(runtime.config)
+        self.critic = critic
         self.version = 0
+        self.beta = float((state or {}).get("kl_beta", self.config.grpo_kl_beta))
+        self._skips = SkippedUpdates.restored(state)
+        self.loss = rl_loss(self.config, lambda: self.beta)
+        self.collector = RolloutCollector(
+            runtime,
+            engine,
+            # More rounds or updates need them anew.
+            keeps_frames=self.config.updates_per_step == 1 and not self.config.dynamic_sampling,
+        )
         self._sync_weights()
 
-    def step(self, iteration: int, rows: Sequence[Row]) -> dict[str, float]:
-        """One RL step on the rows of this replica; returns its metrics over all replicas."""
+    def step(self, iteration: int, source: RowSource) -> dict[str, float]:
+        """One RL step; returns its metrics over all replicas."""
         timer = self.runtime.timer
-        with timer("data"):
-            prompts = self.runtime.build_prompts(rows)
-        with timer("encode"):
-            prompts, media = self.runtime.encode(prompts, for_training=True)
-        with timer("rollout"):
-            groups = self.engine.generate(prompts, media.embeddings, self._sampling(iteration))
-        with timer("reward"):
-            score(groups, self.config)
-            with_advantages(groups, self.config.rl_algorithm, self.config.advantage_epsilon)
+        rollouts = self.collector.collect(iteration, source)
+        media = rollouts.media
         with timer("pack"):
-            batches = rl_batches(groups, self.config, self.runtime.groups, self.runtime.machine)
+            parts = self._parts(rollouts)
+            batches = [batch for part in parts for batch in part.batches]
+        if not parts and self.runtime.is_writer:
+            logger.warning("step %d makes no update: no group teaches anything", iteration + 1)
+        with timer("old"):
+            self._old_logprobs(batches, media)
         with timer("reference"):
             self._reference_logprobs(batches, media)
-        with timer("update"):
-            result = self.runtime.stepper.train(batches, media.embeddings, media.encoded, self.loss)
+        with timer("values"):
+            self._values(batches, media)
+        with timer("advantages"):
+            self._advantages(rollouts, batches)
+        metrics = self._train(iteration, parts, media)
         with timer("sync"):
             self._sync_weights()
+        self._after(iteration, metrics)
         return {
-            **result.metrics,
-            **rollout_metrics(self.runtime, groups)[0],
+            **metrics,
+            **rollout_metrics(self.runtime, rollouts.generated)[0],
             **self.runtime.media_metrics(media),
-            "grad-norm": result.grad_norm,
-            "learning-rate": result.learning_rate,
+            **({"sampling_rounds": rollouts.rounds} if self.config.dynamic_sampling else {}),
         }
 
     def validate(self, rows: Sequence[Row]) -> dict[str, float]:
@@ -73,7 +110,10 @@ class RLTrainer:
         groups = answer(self.runtime, self.engine, rows)
         metrics, count = rollout_metrics(self.runtime, groups)
         low, high = wilson_interval(metrics["accuracy/mean"], count)
+        parts = {f"valid/{k}": v for k, v in metrics.items() if k.startswith("accuracy/")}
+        parts.pop("valid/accuracy/mean")
         return {
+            **parts,
             "valid/accuracy": metrics["accuracy/mean"],
             "valid/accuracy_low": low,
             "valid/accuracy_high": high,
@@ -82,32 +122,158 @@ class RLTrainer:
             "valid/samples_skipped": self.runtime.media_metrics(None)["samples_skipped"],
         }
 
-    def _sampling(self, iteration: int) -> SamplingSettings:
-        config = self.config
-        return SamplingSettings(
-            n=config.grpo_group_size,
-            max_tokens=config.rollout_max_tokens,
-            temperature=config.rollout_temperature,
-            top_p=config.rollout_top_p,
-            top_k=config.rollout_top_k,
-            seed=config.seed,
-            step=iteration,
-        )
+    def state(self) -> dict[str, Any]:
+        """For a resumed run."""
+        return {"kl_beta": self.beta, **self._skips.state()}
+
+    def _parts(self, rollouts: Rollouts) -> list[Part]:
+        """The mini-batches of the step, the same number on every replica."""
+        config, runtime = self.config, self.runtime
+        groups = trained_part(rollouts.groups, config)
+        number = config.mini_batches_per_step
+        chunks = [even_part(groups, k, number) for k in range(number)]
+        sizes = torch.tensor([float(len(chunk)) for chunk in chunks])
+        totals = sum_over_replicas(sizes, runtime.groups).tolist()
+        return [
+            Part(chunk, rl_batches(chunk, config, runtime.groups, runtime.machine))
+            for chunk, total in zip(chunks, totals, strict=True)
+            if total  # No replica has anything in the others: they would only move by momentum.
+        ]
+
+    def _old_logprobs(self, batches: Sequence[MicroBatch], media: Media) -> None:
+        """Only where the update's own values are not the same, or come too late."""
+        if self.config.needs_old_logprobs and batches:
+            values = self.runtime.stepper.outputs(batches, media.embeddings)
+            for batch, logprobs in zip(batches, values, strict=True):
+                batch.old_logprobs = logprobs
 
     def _reference_logprobs(self, batches: Sequence[MicroBatch], media: Media) -> None:
         """Only where a KL term needs it."""
-        if self.reference is None:
+        if self.reference is None or not batches:
+            return
+        stepper = self.runtime.stepper
+        if self.config.kl_type != "full":
+            with self.reference.in_place():
+                values = stepper.outputs(batches, media.embeddings)
+            for batch, logprobs in zip(batches, values, strict=True):
+                batch.ref_logprobs = logprobs
             return
         with self.reference.in_place():
-            logprobs = self.runtime.stepper.logprobs(batches, media.embeddings)
-        for batch, values in zip(batches, logprobs, strict=True):
-            batch.ref_logprobs = values
+            hidden = stepper.hidden(batches, media.embeddings)
+        if self.runtime.groups.is_last_stage:
+            weight = self.reference.held(output_weight(self.runtime.model.gpt))
+            for batch, states in zip(batches, hidden, strict=True):
+                batch.reference = ReferenceLogits(states, weight)
+
+    def _values(self, batches: Sequence[MicroBatch], media: Media) -> None:
+        """Only where the advantage needs them."""
+        if self.critic is not None and batches:
+            values = self.critic.values(batches, media.embeddings)
+            for batch, shard in zip(batches, values, strict=True):
+                batch.old_values = shard
+
+    def _advantages(self, rollouts: Rollouts, batches: Sequence[MicroBatch]) -> None:
+        """Of every token, and what the critic is to learn."""
+        config, ranks = self.config, self.runtime.groups
+        token_rewards = values = None
+        if config.rewards_tokens and batches:
+            penalties = []
+            for batch in batches:
+                assert batch.old_logprobs is not None and batch.ref_logprobs is not None
+                distance = kl_estimate(batch.old_logprobs, batch.ref_logprobs, config.kl_type)
+                penalties.append(-self.beta * distance)
+            token_rewards = collect(batches, penalties, rollouts.groups, ranks)
+        if self.critic is not None and batches:
+            shards = [batch.old_values for batch in batches if batch.old_values is not None]
+            values = collect(batches, shards, rollouts.groups, ranks)
+        returns = with_advantages(
+            rollouts.groups, config, ranks, token_rewards=token_rewards, values=values
+        )
+        place_advantages(batches, rollouts.groups)
+        if self.critic is not None:
+            for batch in batches:
+                batch.returns = place(batch, [returns[id(r)] for r in batch.responses])
+
+    def _train(self, iteration: int, parts: Sequence[Part], media: Media) -> dict[str, float]:
+        """All updates of the step; means of their metrics."""
+        config, stepper = self.config, self.runtime.stepper
+        order = [part for _ in range(config.grpo_iterations) for part in parts]
+        if not order:
+            return self._without_update()
+        metrics: list[dict[str, float]] = []
+        skipped = 0
+        for number, part in enumerate(order):
+            last = number == len(order) - 1
+            with self.runtime.timer("encode"):
+                embeddings, encoded = self._media_of(part, media)
+            result: dict[str, float] = {}
+            if self.critic is not None:
+                with self.runtime.timer("critic"):
+                    result |= self.critic.train(part.batches, embeddings, advance=last)
+            if iteration >= config.critic_warmup_steps or self.critic is None:
+                with self.runtime.timer("update"):
+                    update = stepper.train(
+                        part.batches, embeddings, encoded, self.loss, advance=last
+                    )
+                result |= _with_sample_share(update.metrics)
+                result |= {"grad-norm": update.grad_norm, "learning-rate": update.learning_rate}
+                skipped += update.skipped
+                self._skips.count(update, iteration)
+            metrics.append(result)
+        return {**_means(metrics), "updates": len(order), "skipped_updates": skipped}
+
+    def _without_update(self) -> dict[str, float]:
+        """A step that has nothing to train on: the schedules follow iterations all the same."""
+        stepper = self.runtime.stepper
+        metrics = {"grad-norm": 0.0, "learning-rate": stepper.learning_rate}
+        stepper.advance()
+        if self.critic is not None:
+            self.critic.advance()
+        return {**metrics, "updates": 0, "skipped_updates": 0}
+
+    def _media_of(
+        self, part: Part, media: Media
+    ) -> tuple[Mapping[str, Tensor], EncodedVideos | None]:
+        """Embeddings for the backward pass of one update; an encoder that has been trained since
+        they were made encodes again."""
+        if media.encoded is not None or not self.runtime.model.encoder_is_trained:
+            return media.embeddings, media.encoded
+        prompts = [group.prompt for group in part.groups]
+        kept, again = self.runtime.encode(prompts, for_training=True)
+        if len(kept) < len(prompts):
+            reason = next(iter(again.failed.values()))
+            raise UserError(f"{reason}, though it could be read a moment ago")
+        return again.embeddings, again.encoded
+
+    def _after(self, iteration: int, metrics: dict[str, float]) -> None:
+        """What follows a step: the weight of the KL term, and a new reference."""
+        config = self.config
+        if config.kl_target is not None and "kl/mean" in metrics:
+            metrics["kl/beta"] = self.beta
+            self.beta = adapted_weight(
+                self.beta,
+                metrics["kl/mean"],
+                config.kl_target,
+                config.grpo_prompts_per_step * config.grpo_group_size,
+                config.kl_horizon,
+            )
+        interval = config.ref_reset_interval
+        if self.reference is not None and interval and (iteration + 1) % interval == 0:
+            self.reference.reset()
 
     def _sync_weights(self) -> None:
         """Give the engine the newest weights of the language model."""
         stream = weight_stream(self.runtime.model.modules, self.config, self.runtime.groups)
         self.engine.update_weights(stream, self.version)
         self.version += 1
+
+
+@dataclass(frozen=True)
+class Part:
+    """A mini-batch: what one update is made of, on this rank."""
+
+    groups: Sequence[Group]
+    batches: Sequence[MicroBatch]
 
 
 def build_reference(runtime: Runtime) -> ReferenceWeights | None:
@@ -128,8 +294,37 @@ def build_reference(runtime: Runtime) -> ReferenceWeights | None:
     return ReferenceWeights(runtime.model.gpt)
 
 
-def with_advantages(groups: Sequence[Group], algorithm: str, epsilon: float) -> None:
-    """Fill in ``advantages`` [n] of every group from its rewards."""
-    for group in groups:
-        assert group.rewards is not None, "rewards come before advantages"
-        group.advantages = ADVANTAGES[algorithm](group.rewards, epsilon)
+def follow_resets(runtime: Runtime, reference: ReferenceWeights | None, iteration: int) -> None:
+    """Where a resumed run has reset its reference, take the weights that it had then.
+
+    Raises:
+        UserError: they are those of another step than the checkpoint's.
+    """
+    interval = runtime.config.ref_reset_interval
+    if reference is None or interval is None or iteration < interval:
+        return
+    if iteration % interval:
+        raise UserError(
+            f"--ref-reset-interval {interval} made the policy of step "
+            f"{iteration - iteration % interval} the reference, but the checkpoint is of step "
+            f"{iteration}: save at its multiples, and go on from one of those"
+        )
+    reference.reset()
+
+
+def _with_sample_share(metrics: dict[str, float]) -> dict[str, float]:
+    """The effective sample share in place of the mean square of the correction's weights."""
+    square = metrics.pop("correction/square", None)
+    if square is not None:
+        share = effective_sample_share(metrics["correction/mean"], square, 1.0)
+        metrics["correction/sample_share"] = share
+    return metrics
+
+
+def _means(updates: Sequence[Mapping[str, float]]) -> dict[str, float]:
+    """Means over the updates that have a metric; the maximum of what is a maximum."""
+    result = {}
+    for name in dict.fromkeys(name for update in updates for name in update):
+        values = [update[name] for update in updates if name in update]
+        result[name] = max(values) if name.endswith("/max") else sum(values) / len(values)
+    return result

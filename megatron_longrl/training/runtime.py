@@ -20,11 +20,13 @@ from megatron_longrl.parallel.frames import FrameEncoder
 from megatron_longrl.parallel.groups import ParallelGroups, init_parallel
 from megatron_longrl.parallel.shares import Cut
 from megatron_longrl.planner.cost import Machine
+from megatron_longrl.planner.packing import even_part
 from megatron_longrl.platforms import platform
 from megatron_longrl.rollout.embedding_store import EmbeddingStore, open_store
 from megatron_longrl.training.machine import measure_machine
 from megatron_longrl.training.media import Media, MediaProvider
 from megatron_longrl.training.model import TrainedModel, build_model
+from megatron_longrl.training.readouts import PolicyReadout
 from megatron_longrl.training.step import Stepper
 from megatron_longrl.training.timing import PhaseTimer
 
@@ -67,8 +69,7 @@ class Runtime:
 
     def share(self, rows: Sequence[Row]) -> list[Row]:
         """The rows of this replica among those of a whole step."""
-        rank, size = self.groups.dp.rank(), self.groups.dp.size()
-        return list(rows[len(rows) * rank // size : len(rows) * (rank + 1) // size])
+        return even_part(rows, self.groups.dp.rank(), self.groups.dp.size())
 
     def most_rows(self, rows: Sequence[Row]) -> int:
         """Rows of the replica that has most of them."""
@@ -175,13 +176,15 @@ def build_runtime(config: Config, entry: Entry) -> Runtime:
     )
     # Greedy rollouts (temperature 0) are trained as the distribution that they are the mode of.
     temperature = (config.rollout_temperature or 1.0) if entry == "rl" else 1.0
+    assert config.vocab_size is not None
+    readout = PolicyReadout(groups.tp, config.vocab_size, temperature)
     return Runtime(
         config=config,
         groups=groups,
         tokenizer=tokenizer,
         builder=builder,
         model=model,
-        stepper=Stepper(model, frames, groups, config, temperature),
+        stepper=Stepper(model, frames, groups, readout),
         store=store,
         media=MediaProvider(frames, store, model),
         timer=timer,

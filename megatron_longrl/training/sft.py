@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import torch.distributed as dist
 
 from megatron_longrl.data.prompts import Prompt
 from megatron_longrl.data.rows import Row
 from megatron_longrl.training.batches import sft_batches
+from megatron_longrl.training.loop import RowSource
 from megatron_longrl.training.losses import sft_loss
 from megatron_longrl.training.runtime import Runtime
 from megatron_longrl.training.sharding import MicroBatch
+from megatron_longrl.training.step import SkippedUpdates
 
 
 class SFTTrainer:
@@ -19,28 +22,36 @@ class SFTTrainer:
 
     Args:
         runtime: model, data and logs of the run.
+        state: what :meth:`state` returned when the run was saved.
     """
 
-    def __init__(self, runtime: Runtime) -> None:
+    def __init__(self, runtime: Runtime, state: Mapping[str, Any] | None = None) -> None:
         self.runtime = runtime
+        self._skips = SkippedUpdates.restored(state)
 
-    def step(self, iteration: int, rows: Sequence[Row]) -> dict[str, float]:
-        """One optimizer step on the rows of this replica; returns its metrics over all replicas."""
+    def step(self, iteration: int, source: RowSource) -> dict[str, float]:
+        """One optimizer step; returns its metrics over all replicas."""
         timer = self.runtime.timer
         with timer("data"):
-            prompts = self.runtime.build_prompts(rows)
+            prompts = self.runtime.build_prompts(source.take())
         with timer("encode"):
             prompts, media = self.runtime.encode(prompts, for_training=True)
         with timer("pack"):
             batches = self._batches(prompts)
         with timer("update"):
             result = self.runtime.stepper.train(batches, media.embeddings, media.encoded, sft_loss)
+        self._skips.count(result, iteration)
         return {
             **result.metrics,
             **self.runtime.media_metrics(media),
             "grad-norm": result.grad_norm,
             "learning-rate": result.learning_rate,
+            "skipped_updates": int(result.skipped),
         }
+
+    def state(self) -> dict[str, Any]:
+        """For a resumed run."""
+        return self._skips.state()
 
     def validate(self, rows: Sequence[Row]) -> dict[str, float]:
         """Mean loss on the rows of this replica, over all replicas."""

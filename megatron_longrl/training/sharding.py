@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
@@ -10,7 +12,11 @@ from torch.distributed import ProcessGroup
 
 from megatron_longrl.data.collate import Batch
 from megatron_longrl.parallel.attention import attention_mask
+from megatron_longrl.parallel.logprobs import ReferenceLogits
 from megatron_longrl.parallel.sequence import shard_sequence
+
+if TYPE_CHECKING:
+    from megatron_longrl.rollout.types import Response
 
 
 @dataclass
@@ -23,6 +29,7 @@ class MicroBatch:
     loss_mask: Tensor
     media_index: Tensor
     response_index: Tensor
+    token_index: Tensor
     attention_mask: Tensor | None
     """Of the whole sequence, see :func:`~megatron_longrl.parallel.attention.attention_mask`; None
     where layers are causal by themselves."""
@@ -32,12 +39,21 @@ class MicroBatch:
     """float [responses]: predicted tokens of each response, over all ranks."""
     sequence_group: ProcessGroup
     """The ranks that share the rows: all MR-SP ranks, some of them, or this rank alone."""
+    responses: tuple[Response, ...] = ()
+    """What ``response_index`` counts, where rollouts are trained."""
     advantages: Tensor | None = None
     old_logprobs: Tensor | None = None
     """Of the policy before its first update on these rollouts. None: the update's own, which are
     the same while there is one update per batch of rollouts."""
     ref_logprobs: Tensor | None = None
+    reference: ReferenceLogits | None = None
+    """Of the selected positions, on the last pipeline stage: for the divergence over the whole
+    vocabulary."""
     rollout_logprobs: Tensor | None = None
+    old_values: Tensor | None = None
+    """The critic's, before its first update on these rollouts."""
+    returns: Tensor | None = None
+    """What the critic is to learn."""
 
     @property
     def selected(self) -> Tensor:
@@ -51,6 +67,7 @@ def shard_batch(
     cp_comm_type: str,
     device: torch.device,
     transformer_impl: str = "local",
+    responses: Sequence[Response] = (),
 ) -> MicroBatch:
     """This MR-SP rank's part of a padded batch whose fields are [b, s].
 
@@ -58,6 +75,7 @@ def shard_batch(
         group: the ranks that share the sequence.
         cp_comm_type: how they exchange keys and values.
         transformer_impl: whose attention runs: ours, or Transformer Engine's.
+        responses: those of the batch, where rollouts are trained.
     """
 
     def shard(field: Tensor) -> Tensor:
@@ -77,10 +95,10 @@ def shard_batch(
         loss_mask=shard(batch.loss_mask),
         media_index=shard(batch.media_index),
         response_index=shard(batch.response_index),
+        token_index=shard(batch.token_index),
         attention_mask=mask,
         media_keys=tuple(batch.media_keys),
         response_lengths=torch.bincount(predicted, minlength=num_responses).float().to(device),
         sequence_group=group,
-        advantages=None if batch.advantages is None else shard(batch.advantages),
-        rollout_logprobs=None if batch.rollout_logprobs is None else shard(batch.rollout_logprobs),
+        responses=tuple(responses),
     )

@@ -21,23 +21,18 @@ from megatron.core.pipeline_parallel import get_forward_backward_func
 from megatron.core.pipeline_parallel.p2p_communication import P2PCommunicator
 from torch import Tensor
 
+from megatron_longrl.errors import UserError
 from megatron_longrl.models.deepstack import DeepStack, DeepStackParams
-from megatron_longrl.models.language import (
-    embed_tokens,
-    hidden_for_logits,
-    output_weight,
-    run_decoder,
-)
+from megatron_longrl.models.language import embed_tokens, run_decoder
 from megatron_longrl.parallel.agree import gather_objects
 from megatron_longrl.parallel.frames import EncodedVideos, FrameEncoder
-from megatron_longrl.parallel.logprobs import selected_logprobs
 from megatron_longrl.parallel.sequence import row_sharing
 from megatron_longrl.training.losses import Loss, Sums
 from megatron_longrl.training.model import TrainedModel
+from megatron_longrl.training.readouts import Readout, selected_hidden
 from megatron_longrl.training.sharding import MicroBatch
 
 if TYPE_CHECKING:
-    from megatron_longrl.config import Config
     from megatron_longrl.parallel.groups import ParallelGroups
 
 
@@ -48,7 +43,44 @@ class StepResult:
     metrics: dict[str, float]
     """The loss's metrics, over all ranks and micro-batches."""
     grad_norm: float
+    """Not finite where the step was skipped."""
     learning_rate: float
+    skipped: bool = False
+    """A gradient was not finite, so that no weight was changed."""
+
+
+MOST_SKIPPED = 3
+"""Skipped updates in a row that end the run."""
+
+
+@dataclass
+class SkippedUpdates:
+    """Counts the updates that were skipped in a row."""
+
+    in_a_row: int = 0
+
+    @classmethod
+    def restored(cls, state: Mapping[str, Any] | None) -> SkippedUpdates:
+        """From what :meth:`state` returned, or from nothing."""
+        return cls(int((state or {}).get("skipped_updates", 0)))
+
+    def state(self) -> dict[str, int]:
+        """For a resumed run."""
+        return {"skipped_updates": self.in_a_row}
+
+    def count(self, result: StepResult, iteration: int) -> None:
+        """Take an update.
+
+        Raises:
+            UserError: on all ranks, when there were too many.
+        """
+        self.in_a_row = self.in_a_row + 1 if result.skipped else 0
+        if self.in_a_row == MOST_SKIPPED:
+            raise UserError(
+                f"the gradient's norm was {result.grad_norm} in {MOST_SKIPPED} updates in a row, "
+                f"up to step {iteration + 1}; none of them changed a weight. Go on from the last "
+                "checkpoint with a lower --lr, or without --bf16"
+            )
 
 
 class Stepper:
@@ -57,8 +89,7 @@ class Stepper:
     Args:
         model: the parts of the model.
         frames: stage 1 of MR-SP over this rank's replica.
-        config: with ``vocab_size`` filled in.
-        temperature: of the distribution that is trained: that of the rollouts for RL, 1 for SFT.
+        readout: what losses see of the model.
     """
 
     def __init__(
@@ -66,15 +97,12 @@ class Stepper:
         model: TrainedModel,
         frames: FrameEncoder,
         groups: ParallelGroups,
-        config: Config,
-        temperature: float = 1.0,
+        readout: Readout,
     ) -> None:
-        assert config.vocab_size is not None, "the vocabulary's size comes from the tokenizer"
         self.model = model
         self.frames = frames
         self.groups = groups
-        self._vocab_size = config.vocab_size
-        self._temperature = temperature
+        self.readout = readout
         self._schedule = get_forward_backward_func(pp_size=groups.pp.size(), vp_size=None)
         self._p2p = P2PCommunicator(groups.pp, model.gpt.config)
         self._num_tokens = torch.zeros([], dtype=torch.int)
@@ -86,8 +114,12 @@ class Stepper:
         media: Mapping[str, Tensor],
         encoded: EncodedVideos | None,
         loss: Loss,
+        *,
+        advance: bool = True,
     ) -> StepResult:
         """Forward, backward and optimizer step.
+
+        The step is skipped, on all ranks, where the norm of the gradient is not finite.
 
         Args:
             batches: this rank's micro-batches, at least one.
@@ -95,9 +127,10 @@ class Stepper:
             encoded: what stage 1 returned for this step with its pixels; needed when the encoder is
                 trained.
             loss: of one micro-batch.
+            advance: the learning rate goes on to that of the next iteration.
         """
         model = self.model
-        assert model.optimizer is not None and model.scheduler is not None
+        assert model.optimizer is not None
         model.language_model.zero_grad_buffer()
         if model.encoder is not None:
             model.encoder.zero_grad_buffer()
@@ -110,16 +143,30 @@ class Stepper:
         if trained:
             assert encoded is not None, "a trained encoder needs this step's frames"
             self._encoder_backward(encoded, leaves)
-        _, grad_norm, _ = model.optimizer.step()
-        learning_rate = float(model.optimizer.param_groups[0]["lr"])
-        model.scheduler.step(increment=1)
-        if trained:
+        learning_rate = self.learning_rate
+        updated, _, _ = model.optimizer.step()
+        grad_norm = model.optimizer.get_grad_norm()
+        if updated and trained:
             model.encoder_version += 1
+        if advance:
+            self.advance()
         return StepResult(
             metrics=self._reduce(sums).means(),
-            grad_norm=float(grad_norm),
+            grad_norm=grad_norm,
             learning_rate=learning_rate,
+            skipped=not updated,
         )
+
+    @property
+    def learning_rate(self) -> float:
+        """Of the next update."""
+        assert self.model.optimizer is not None
+        return float(self.model.optimizer.param_groups[0]["lr"])
+
+    def advance(self) -> None:
+        """The learning rate goes on to that of the next iteration."""
+        assert self.model.scheduler is not None
+        self.model.scheduler.step(increment=1)
 
     @torch.no_grad()
     def evaluate(
@@ -129,23 +176,28 @@ class Stepper:
         return self._reduce(self._run(batches, media, partial(_with_loss, loss), forward_only=True))
 
     @torch.no_grad()
-    def logprobs(self, batches: Sequence[MicroBatch], media: Mapping[str, Tensor]) -> list[Tensor]:
-        """Log-probabilities of the predicted tokens.
+    def outputs(self, batches: Sequence[MicroBatch], media: Mapping[str, Tensor]) -> list[Tensor]:
+        """The first row of the readout: log-probabilities of the predicted tokens, or values.
 
         Returns:
             Per micro-batch float [b, s / cp] for this rank's shard, on every pipeline stage; 0
             where nothing is predicted.
         """
-        local = self._run(batches, media, _without_loss, forward_only=True)
+        local = self._run(batches, media, _as_it_is, forward_only=True)
         results = []
         for index, batch in enumerate(batches):
             shard = torch.zeros(batch.tokens.shape, device=batch.tokens.device)
             if self.groups.is_last_stage:
-                shard[batch.selected] = local[index]
+                shard[batch.selected] = local[index][0]
             if self.groups.pp.size() > 1:
                 dist.broadcast(shard, src=self.groups.pp_last_rank, group=self.groups.pp)
             results.append(shard)
         return results
+
+    @torch.no_grad()
+    def hidden(self, batches: Sequence[MicroBatch], media: Mapping[str, Tensor]) -> list[Tensor]:
+        """Final hidden states [t, h] of the selected positions; on the last pipeline stage only."""
+        return self._run(batches, media, _as_it_is, forward_only=True, readout=selected_hidden)
 
     def _run(
         self,
@@ -154,9 +206,12 @@ class Stepper:
         finish: Callable[[MicroBatch, Tensor], Any],
         *,
         forward_only: bool,
+        readout: Readout | None = None,
     ) -> list[Any]:
         """All micro-batches under the schedule; what ``finish`` reports, on the last stage."""
-        forward = partial(self._forward_step, media=media, finish=finish)
+        forward = partial(
+            self._forward_step, media=media, finish=finish, readout=readout or self.readout
+        )
         batch, length = batches[0].tokens.shape
         return self._schedule(
             forward_step_func=forward,
@@ -166,7 +221,7 @@ class Stepper:
             seq_length=length * batches[0].sequence_group.size(),
             micro_batch_size=batch,
             forward_only=forward_only,
-            collect_non_loss_data=finish is _without_loss,
+            collect_non_loss_data=finish is _as_it_is,
             pg_collection=self.groups.pg,
             p2p_communicator=self._p2p,
         )
@@ -178,6 +233,7 @@ class Stepper:
         *,
         media: Mapping[str, Tensor],
         finish: Callable[[MicroBatch, Tensor], Any],
+        readout: Readout,
     ) -> tuple[Tensor, Callable[..., Any]]:
         """One micro-batch through this pipeline stage."""
         batch = next(iterator)
@@ -185,18 +241,7 @@ class Stepper:
         hidden = hidden_states(gpt, batch, media)
         if not self.groups.is_last_stage:
             return hidden, partial(finish, batch)
-        selected = batch.selected
-        # Not by a transposed view: core's sum over TP drops gradients that are not contiguous.
-        rows, places = selected.nonzero(as_tuple=True)
-        logprobs, entropy = selected_logprobs(
-            hidden_for_logits(gpt, hidden)[places, rows],
-            output_weight(gpt),
-            batch.labels[selected],
-            self.groups.tp,
-            vocab_size=self._vocab_size,
-            temperature=self._temperature,
-        )
-        return torch.stack([logprobs, entropy]), partial(finish, batch)
+        return readout(gpt, hidden, batch), partial(finish, batch)
 
     def _finalize(self, models: list[Any], num_tokens: Tensor, **kwargs: Any) -> None:
         """Core's reduction of gradients; keeps the global token count for the encoder."""
@@ -272,10 +317,9 @@ def _place_media(
 
 def _with_loss(loss: Loss, batch: MicroBatch, output: Tensor) -> tuple[Tensor, Tensor, Sums]:
     """Megatron's loss contract with per-token normalisation: (sum, count, report)."""
-    logprobs, entropy = output
-    return loss(batch, logprobs, entropy)
+    return loss(batch, *output)
 
 
-def _without_loss(batch: MicroBatch, output: Tensor, non_loss_data: bool = True) -> Tensor:
-    """Only the log-probabilities of the selected tokens."""
-    return output[0]
+def _as_it_is(batch: MicroBatch, output: Tensor, non_loss_data: bool = True) -> Tensor:
+    """What the readout gives, without a loss."""
+    return output

@@ -60,7 +60,7 @@ class Run:
             grpo_group_size=len(groups[0].responses), seq_length=10_000, micro_batch_size=1
         )
         batches = rl_batches(groups, config, self.runtime.groups)
-        shards = self.runtime.stepper.logprobs(batches, self.media.embeddings)
+        shards = self.runtime.stepper.outputs(batches, self.media.embeddings)
         results = []
         for shard, batch, group in zip(shards, batches, groups, strict=True):
             values = unshard_sequence(shard, batch.sequence_group)

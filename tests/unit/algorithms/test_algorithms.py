@@ -1,62 +1,105 @@
-"""Advantages, policy loss and KL against independent formulas in float64."""
+"""Policy losses, KL terms, corrections and filters against independent formulas in float64."""
+
+from __future__ import annotations
 
 import math
 
 import pytest
 import torch
 
-from megatron_longrl.algorithms.advantages import grpo
-from megatron_longrl.algorithms.kl import KL_TYPES, kl_estimate
-from megatron_longrl.algorithms.policy_loss import clipped
+from megatron_longrl.algorithms.correction import (
+    effective_sample_share,
+    icepop_weights,
+    sequence_weights,
+    token_weights,
+)
+from megatron_longrl.algorithms.filters import does_better, overlong_penalty, says_something
+from megatron_longrl.algorithms.kl import KL_TYPES, adapted_weight, kl_estimate
+from megatron_longrl.algorithms.policy_loss import (
+    cispo,
+    clipped,
+    policy_gradient,
+    ratio_of,
+    sequence_ratio,
+)
 
 
-def test_grpo_is_the_standard_score_of_the_group():
-    rewards = [0.0, 1.0, 0.1, 1.0, 0.9]
-    mean = sum(rewards) / 5
-    deviation = math.sqrt(sum((r - mean) ** 2 for r in rewards) / 4)
-    expected = [(r - mean) / (deviation + 1e-6) for r in rewards]
-    result = grpo(torch.tensor(rewards, dtype=torch.float64))
-    torch.testing.assert_close(result, torch.tensor(expected, dtype=torch.float64))
-
-
-def test_grpo_ignores_shifts_and_follows_the_order_of_samples():
-    rewards = torch.rand(8, dtype=torch.float64)
-    torch.testing.assert_close(grpo(rewards + 3.0), grpo(rewards))
-    order = torch.randperm(8)
-    torch.testing.assert_close(grpo(rewards[order]), grpo(rewards)[order])
-
-
-@pytest.mark.parametrize("reward", [0.0, 1.0])
-def test_grpo_has_nothing_to_say_about_a_group_of_equals(reward):
-    assert grpo(torch.full((4,), reward)).abs().max() == 0
-    assert grpo(torch.full((1,), reward)).abs().max() == 0
-
-
-def _scalar_loss(logprob, old, advantage, lower, upper, dual):
-    ratio = math.exp(min(20.0, max(-20.0, logprob - old)))
-    bounded = min(1 + upper, max(1 - lower, ratio))
-    loss = max(-advantage * ratio, -advantage * bounded)
-    return min(loss, -advantage * dual) if advantage < 0 else loss
-
-
-def test_clipped_loss_equals_the_scalar_formula():
+def draw(count: int = 200) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Log-probabilities, old ones, and advantages."""
     generator = torch.Generator().manual_seed(0)
-    logprobs = -4 * torch.rand(200, generator=generator, dtype=torch.float64)
-    old = -4 * torch.rand(200, generator=generator, dtype=torch.float64)
-    advantages = torch.randn(200, generator=generator, dtype=torch.float64)
-    loss, ratio, was_clipped = clipped(logprobs, old, advantages, 0.2, 0.3, 3.0)
+    logprobs = -4 * torch.rand(count, generator=generator, dtype=torch.float64)
+    old = -4 * torch.rand(count, generator=generator, dtype=torch.float64)
+    advantages = torch.randn(count, generator=generator, dtype=torch.float64)
+    return logprobs.requires_grad_(), old, advantages
+
+
+def gradient(loss: torch.Tensor, logprobs: torch.Tensor) -> torch.Tensor:
+    (result,) = torch.autograd.grad(loss.sum(), logprobs)
+    return result
+
+
+def _clipped_formula(logprob, old, advantage, lower, upper, dual):
+    """(loss, its slope) of one token."""
+    ratio = math.exp(min(20.0, max(-20.0, logprob - old)))
+    plain = -advantage * ratio
+    bounded = -advantage * min(1 + upper, max(1 - lower, ratio))
+    if dual is not None and advantage < 0 and max(plain, bounded) > -advantage * dual:
+        return -advantage * dual, 0.0
+    # Where the ratio is clipped, nothing is left to gain.
+    return (plain, plain) if plain >= bounded else (bounded, 0.0)
+
+
+@pytest.mark.parametrize("dual", [3.0, None])
+@pytest.mark.parametrize(("lower", "upper"), [(0.2, 0.3), (3e-4, 4e-4)])
+def test_clipped_loss_and_its_gradient(lower, upper, dual):
+    logprobs, old, advantages = draw()
+    loss, was_clipped = clipped(ratio_of(logprobs, old), advantages, lower, upper, dual)
     rows = zip(logprobs.tolist(), old.tolist(), advantages.tolist(), strict=True)
-    expected = [_scalar_loss(*row, 0.2, 0.3, 3.0) for row in rows]
-    torch.testing.assert_close(loss, torch.tensor(expected, dtype=torch.float64))
-    torch.testing.assert_close(ratio, (logprobs - old).exp())
+    expected = [_clipped_formula(*row, lower, upper, dual) for row in rows]
+    losses, slopes = (
+        torch.tensor(column, dtype=torch.float64) for column in zip(*expected, strict=True)
+    )
+    torch.testing.assert_close(loss, losses)
+    torch.testing.assert_close(gradient(loss, logprobs), slopes)
     assert 0 < was_clipped.mean() < 1
 
 
 def test_on_policy_gradient_is_minus_the_advantage():
+    _, _, advantages = draw(6)
     logprobs = torch.zeros(6, dtype=torch.float64, requires_grad=True)
-    advantages = torch.randn(6, dtype=torch.float64)
-    clipped(logprobs, logprobs.detach(), advantages, 0.2, 0.3, 3.0)[0].sum().backward()
-    torch.testing.assert_close(logprobs.grad, -advantages)
+    ratio = ratio_of(logprobs, logprobs.detach())
+    for loss in (
+        clipped(ratio, advantages, 0.2, 0.3, 3.0)[0],
+        cispo(logprobs, ratio, advantages, 1.0, 4.0)[0],
+        policy_gradient(logprobs, advantages),
+        clipped(sequence_ratio(logprobs, torch.zeros(6)), advantages, 0.2, 0.3, None)[0],
+    ):
+        torch.testing.assert_close(gradient(loss, logprobs), -advantages)
+
+
+def test_gspo_has_the_gradient_of_the_whole_responses_ratio():
+    logprobs, old, _ = draw(7)
+    advantage = torch.tensor(0.7, dtype=torch.float64)
+    whole = ((logprobs - old).sum() / 7).exp()
+    expected = gradient(-advantage * whole, logprobs)
+    mean = (logprobs.detach() - old).mean().expand(7)
+    ratio = sequence_ratio(logprobs, mean)
+    torch.testing.assert_close(ratio, whole.expand(7))
+    loss, _ = clipped(ratio, advantage.expand(7), 1.0, 1e9, None)
+    torch.testing.assert_close(gradient(loss.mean(), logprobs), expected)
+
+
+def test_cispo_bounds_the_weight_and_keeps_the_gradient():
+    logprobs, old, advantages = draw()
+    loss, bounded = cispo(logprobs, ratio_of(logprobs, old), advantages, 0.5, 1.0)
+    weights = [
+        min(2.0, max(0.5, math.exp(new - before)))
+        for new, before in zip(logprobs.tolist(), old.tolist(), strict=True)
+    ]
+    expected = -torch.tensor(weights, dtype=torch.float64) * advantages
+    torch.testing.assert_close(gradient(loss, logprobs), expected)
+    torch.testing.assert_close(loss, expected * logprobs)
+    assert 0 < bounded.mean() < 1
 
 
 @pytest.mark.parametrize("kind", KL_TYPES)
@@ -76,3 +119,41 @@ def test_kl_estimators(kind):
 def test_an_unknown_estimator_is_named():
     with pytest.raises(ValueError, match="k9"):
         kl_estimate(torch.zeros(1), torch.zeros(1), "k9")
+
+
+@pytest.mark.parametrize(
+    ("divergence", "factor"), [(0.1, 1.0), (0.11, 1.01), (9.0, 1.02), (0.0, 0.98)]
+)
+def test_an_adaptive_weight_follows_its_target(divergence, factor):
+    assert adapted_weight(0.5, divergence, 0.1, 1000, 10000.0) == pytest.approx(0.5 * factor)
+
+
+def test_correction_weights():
+    log_ratio = torch.tensor([-3.0, -0.1, 0.0, 0.5, 2.0, 50.0], dtype=torch.float64)
+    ratios = [math.exp(min(20.0, x)) for x in log_ratio.tolist()]
+    assert token_weights(log_ratio, 2.0).tolist() == pytest.approx([min(r, 2.0) for r in ratios])
+    assert sequence_weights(log_ratio, 1.5).tolist() == pytest.approx([min(r, 1.5) for r in ratios])
+    kept = [r if 0.5 <= r <= 5.0 else 0.0 for r in ratios]
+    assert icepop_weights(log_ratio, 0.5, 5.0).tolist() == pytest.approx(kept)
+    assert 0.0 in kept and any(kept)
+
+
+def test_effective_sample_share():
+    assert effective_sample_share(4.0, 4.0, 4.0) == 1.0
+    assert effective_sample_share(4.0, 16.0, 4.0) == 0.25
+    assert effective_sample_share(0.0, 0.0, 4.0) == 0.0
+
+
+@pytest.mark.parametrize(
+    ("length", "expected"), [(1, 0.0), (80, 0.0), (90, 0.25), (100, 0.5), (120, 0.5)]
+)
+def test_overlong_penalty(length, expected):
+    assert overlong_penalty(length, 100, 20, 0.5) == pytest.approx(expected)
+
+
+def test_filters():
+    assert [says_something(m, 0.01, 0.99) for m in (0.0, 0.125, 1.0)] == [False, True, False]
+    assert does_better(0.5, 0.5, 1.0)
+    assert not does_better(0.4, 0.5, 1.0)
+    assert does_better(0.4, 0.5, 0.8)
+    assert not does_better(0.0, 0.0, 1.0)

@@ -42,9 +42,9 @@ def test_a_switch_of_the_recipe_that_begins_with_no_can_be_undone(load, recipe):
 
 
 def test_negative_and_absent_values(load):
-    config = load("--rollout-top-k", "-1", "--dual-clip", "none", "--vision-feature-layer", "-1")
+    config = load("--rollout-top-k", "-1", "--kl-target", "none", "--vision-feature-layer", "-1")
     assert config.rollout_top_k == -1
-    assert config.dual_clip is None
+    assert config.kl_target is None
     assert config.vision_feature_layer == -1
 
 

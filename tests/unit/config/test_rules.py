@@ -242,15 +242,89 @@ BROKEN = [
         {"grpo_group_size": 1},
         1,
         "rl",
-        "grpo_group_size (1) gives no group to compare a response with: "
+        "grpo_group_size (1) gives no group to compare a response with, as advantage grpo does: "
         "choose --grpo-group-size of at least 2",
     ),
     (
-        {"global_batch_size": 32},
+        {"global_batch_size": 12},
         1,
         "rl",
-        "global_batch_size (32) is not grpo_prompts_per_step (8) x grpo_group_size (8) = 64: "
-        "leave it out for RL",
+        "global_batch_size (12) cuts the 64 responses of a step (grpo_prompts_per_step 8 x "
+        "grpo_group_size 8) not into equal updates of whole groups for 1 replicas: choose a "
+        "multiple of 8 that divides 64, or leave it out for one update",
+    ),
+    (
+        {"dual_clip": 0.5},
+        1,
+        "rl",
+        "dual_clip (0.5) must be above 1, or 0 for none: give --dual-clip 3",
+    ),
+    (
+        {"critic_warmup_steps": 3},
+        1,
+        "rl",
+        "critic_warmup_steps is set, but advantage grpo has no critic: leave "
+        "--critic-warmup-steps out, or give --advantage gae",
+    ),
+    (
+        {"advantage": "gae", "freeze_language_model": True},
+        1,
+        "rl",
+        "advantage gae trains a critic beside a policy that freeze_language_model keeps as it is: "
+        "drop --freeze-language-model, or choose another --advantage",
+    ),
+    (
+        {"rl_algorithm": "reinforce++", "kl_type": "full"},
+        1,
+        "rl",
+        "kl_type full needs logits where kl_placement reward has only samples: give "
+        "--kl-placement loss, or --kl-type k1",
+    ),
+    (
+        {"kl_target": 0.1},
+        1,
+        "rl",
+        "kl_target adapts grpo_kl_beta, which is 0 and stays so: give --grpo-kl-beta 0.01, or "
+        "leave --kl-target out",
+    ),
+    (
+        {"ref_reset_interval": 5},
+        1,
+        "rl",
+        "ref_reset_interval is set, but grpo_kl_beta (0) needs no reference: give "
+        "--grpo-kl-beta, or leave --ref-reset-interval out",
+    ),
+    (
+        {
+            "ref_reset_interval": 5,
+            "grpo_kl_beta": 0.1,
+            "save_interval": 7,
+            "save": "runs/x",
+        },
+        1,
+        "rl",
+        "save_interval (7) is no multiple of ref_reset_interval (5): no checkpoint in between "
+        "could be gone on from; choose --save-interval 2 x 5",
+    ),
+    (
+        {"filter_low": 0.9, "filter_high": 0.5},
+        1,
+        "rl",
+        "filter_low (0.9) is not below filter_high (0.5): no group could be kept; give "
+        "--filter-low 0.01 --filter-high 0.99",
+    ),
+    (
+        {"video_frames_curriculum": ["5:8"]},
+        1,
+        "rl",
+        "video_frames_curriculum: the first stage begins at iteration 0, and each later than the "
+        "one before",
+    ),
+    (
+        {"video_frames_curriculum": ["0:4", "9"]},
+        1,
+        "rl",
+        "video_frames_curriculum: '9' is not ITERATION:FRAMES, as 100:64",
     ),
     (
         {"rollout_temperature": 0},

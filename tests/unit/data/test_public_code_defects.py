@@ -7,7 +7,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from megatron_longrl.data.collate import Batch, collate, gather_response_values
+from megatron_longrl.data.collate import Batch, collate
 from megatron_longrl.data.prompts import Prompt
 from megatron_longrl.data.rows import Row
 from megatron_longrl.data.video import FrameView, VideoSpec
@@ -74,8 +74,11 @@ def test_response_positions_go_on_from_the_prompt_defect_2() -> None:
     """Beside a longer prompt, whose row pads this one, they do not restart."""
     prompts = [prompt_of("short", "ab"), prompt_of("long", "abcdefgh")]
     batch = collate(prompts, [[[1, 2, 3], [4]], [[5, 6], [7]]], 8, 50)
-    positions = gather_response_values(batch, batch.position_ids)
-    assert [[p.tolist() for p in row] for row in positions] == [
+    positions = [
+        [batch.position_ids[b, span].tolist() for span in spans]
+        for b, spans in zip(batch.rows, batch.spans, strict=True)
+    ]
+    assert positions == [
         [[1, 2, 3], [1]],
         [[7, 8], [7]],
     ]

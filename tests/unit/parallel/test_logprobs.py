@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from megatron_longrl.parallel.logprobs import selected_logprobs
+from megatron_longrl.parallel.logprobs import ReferenceLogits, selected_logprobs
 
 ROWS = 40
 """Of the output projection; some tests say that the last ones are padding."""
@@ -108,3 +108,27 @@ def test_a_certain_distribution_stays_finite(alone):
     assert results[1].min().item() == pytest.approx(0, abs=1e-6)
     torch.cat(results).sum().backward()
     assert all(torch.isfinite(tensor).all() for tensor in (*results, grad(hidden), grad(weight)))
+
+
+@pytest.mark.parametrize("vocab_size", [ROWS, 33])
+def test_divergence_from_a_reference_and_its_gradient(alone, vocab_size):
+    """Against the sum over the vocabulary in float64."""
+    hidden, weight, targets = draw(vocab_size=vocab_size)
+    generator = torch.Generator().manual_seed(9)
+    other = torch.randn(hidden.shape, generator=generator)
+    matrix = torch.randn(weight.shape, generator=generator)
+    reference = ReferenceLogits(other, matrix)
+    *_, ours = selected_logprobs(
+        *(hidden, weight, targets, alone, vocab_size, 0.7), chunk=5, reference=reference
+    )
+    twin, twin_weight, _ = draw(vocab_size=vocab_size)
+    log_p, log_q = (
+        ((h.double() @ w.double().t())[:, :vocab_size] / 0.7).log_softmax(dim=-1)
+        for h, w in ((twin, twin_weight), (other, matrix))
+    )
+    theirs = (log_p.exp() * (log_p - log_q)).sum(dim=-1)
+    torch.testing.assert_close(ours.double(), theirs, rtol=1e-5, atol=1e-5)
+    ours.sum().backward()
+    theirs.sum().backward()
+    for leaf, expected in ((hidden, twin), (weight, twin_weight)):
+        torch.testing.assert_close(grad(leaf), expected.grad, rtol=1e-4, atol=1e-5)

@@ -51,7 +51,7 @@ def values_of(groups: list[Group]) -> list[tuple[float, ...]]:
     expected: list[tuple[float, ...]] = []
     for group in groups:
         assert group.advantages is not None
-        for response, advantage in zip(group.responses, group.advantages.tolist(), strict=True):
+        for response, advantage in zip(group.responses, map(float, group.advantages), strict=True):
             for token, logprob in zip(response.token_ids, response.logprobs, strict=True):
                 expected.append((int(token), advantage, float(logprob)))
     return expected

@@ -72,7 +72,7 @@ def expected_loss(groups: list[Group], config: Config) -> float:
     by_response = []
     for group in groups:
         assert group.advantages is not None
-        for response, advantage in zip(group.responses, group.advantages.tolist(), strict=True):
+        for response, advantage in zip(group.responses, map(float, group.advantages), strict=True):
             losses = []
             for token in response.token_ids:
                 loss = -advantage

@@ -6,10 +6,13 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import torch
 
+from megatron_longrl.data.dataset import RowSampler
 from megatron_longrl.data.rows import load_rows
 from megatron_longrl.errors import UserError
 from megatron_longrl.parallel.groups import destroy_parallel
+from megatron_longrl.training.loop import RowSource
 from megatron_longrl.training.runtime import build_runtime
 from megatron_longrl.training.sft import SFTTrainer
 from tests.distributed.layouts import tiny_config, write_data
@@ -36,7 +39,9 @@ def test_training_and_validation_count_their_own_skips_defect_8(data):
     after = trainer.validate(whole)
     assert after["valid/lm loss"] == pytest.approx(before["valid/lm loss"], rel=1e-5)
     assert after["valid/samples_skipped"] == 0
-    metrics = trainer.step(0, rows)
+    source = RowSource(RowSampler(rows, 0, shuffle=False), 0, len(rows), runtime.groups)
+    metrics = trainer.step(0, source)
+    assert source.consumed == len(rows)
     assert metrics["samples_skipped"] == 1
     assert metrics["frames_decoded"] == 46
     assert metrics["lm loss"] == pytest.approx(before["valid/lm loss"], rel=1e-5)
@@ -47,3 +52,21 @@ def test_strict_data_ends_the_run_at_the_row(data):
     rows = load_rows(runtime.config.train_data_path)
     with pytest.raises(UserError, match=r"1-0\.webm.*train\.jsonl:2"):
         SFTTrainer(runtime).validate(rows)
+
+
+def test_an_update_without_a_finite_gradient_changes_nothing_and_three_end_the_run(data):
+    runtime = build_runtime(tiny_config(data), "sft")
+    rows = load_rows(runtime.config.train_data_path)
+    trainer = SFTTrainer(runtime, {"skipped_updates": 1})
+    norm = runtime.model.gpt.decoder.final_layernorm.weight
+    with torch.no_grad():
+        norm[0] = float("nan")
+    before = [p.detach().clone() for m in runtime.model.modules.values() for p in m.parameters()]
+    source = RowSource(RowSampler(rows, 0, shuffle=False), 0, len(rows), runtime.groups)
+    assert trainer.step(0, source)["skipped_updates"] == 1
+    assert trainer.state() == {"skipped_updates": 2}
+    after = [p for m in runtime.model.modules.values() for p in m.parameters()]
+    for old, new in zip(before, after, strict=True):
+        torch.testing.assert_close(new, old, rtol=0, atol=0, equal_nan=True)
+    with pytest.raises(UserError, match=r"nan in 3 updates in a row, up to step 2"):
+        trainer.step(1, source)

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import torch
 
-from megatron_longrl.data.collate import collate, scatter_response_values
+from megatron_longrl.data.collate import collate
 from megatron_longrl.parallel.attention.visibility import token_coordinates, visible
 from megatron_longrl.training.sharding import shard_batch
 from tests.unit.training.made_up import FakeGroup, make_groups
@@ -25,10 +25,7 @@ def make_batch():
     """Two rows of 16 tokens with three and one responses."""
     groups = make_groups([[4, 1, 5], [6]])
     responses = [[r.token_ids.tolist() for r in group.responses] for group in groups]
-    batch = collate([group.prompt for group in groups], responses, 16, 64)
-    values = [[r.logprobs for r in group.responses] for group in groups]
-    batch.rollout_logprobs = scatter_response_values(batch, values)
-    return batch
+    return collate([group.prompt for group in groups], responses, 16, 64)
 
 
 @pytest.mark.parametrize(("size", "rank"), [(s, r) for s in OWNED for r in range(s)])
@@ -43,7 +40,7 @@ def test_every_field_is_cut_alike(size, rank):
         "loss_mask",
         "media_index",
         "response_index",
-        "rollout_logprobs",
+        "token_index",
     ):
         assert torch.equal(getattr(shard, name), getattr(batch, name)[:, mine]), name
     assert shard.advantages is None

@@ -1,0 +1,54 @@
+"""What the responses to one prompt have earned: the input of every advantage estimator."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """Rewards of one group of n responses."""
+
+    rewards: Tensor
+    """float64 [n]."""
+    lengths: tuple[int, ...]
+    """Tokens of each response, at least one."""
+    valid: Tensor
+    """bool [n]: False where there is no reward, because a reward function failed."""
+    baseline: float | None = None
+    """Reward of the greedy response, where the estimator asks for it."""
+    token_rewards: tuple[Tensor, ...] | None = None
+    """float64 [tokens] of each response: what tokens earn beside, such as -beta KL."""
+    values: tuple[Tensor, ...] | None = None
+    """float64 [tokens] of each response: the critic's, before each token."""
+
+    @staticmethod
+    def of(
+        rewards: Sequence[float], lengths: Sequence[int], valid: Sequence[bool] | None = None
+    ) -> Outcome:
+        """From plain numbers; by default all rewards count."""
+        known = [True] * len(rewards) if valid is None else list(valid)
+        return Outcome(
+            torch.tensor(rewards, dtype=torch.float64), tuple(lengths), torch.tensor(known)
+        )
+
+    def totals(self) -> Tensor:
+        """float64 [n]: rewards with those of all tokens."""
+        if self.token_rewards is None:
+            return self.rewards
+        return self.rewards + torch.stack([tokens.sum() for tokens in self.token_rewards])
+
+    def rewards_by_token(self) -> list[Tensor]:
+        """float64 [tokens] of each response: the reward of the response falls on its last token."""
+        result = []
+        for index, length in enumerate(self.lengths):
+            tokens = torch.zeros(length, dtype=torch.float64)
+            if self.token_rewards is not None:
+                tokens += self.token_rewards[index]
+            tokens[-1] += self.rewards[index]
+            result.append(tokens)
+        return result

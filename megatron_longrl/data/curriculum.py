@@ -1,0 +1,66 @@
+"""What is shown when: frames per video by iteration, and questions by how hard they were."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from megatron_longrl.errors import UserError
+
+if TYPE_CHECKING:
+    from megatron_longrl.config import Config
+    from megatron_longrl.data.rows import Row
+
+
+def parse_stages(stages: Sequence[str]) -> list[tuple[int, int]]:
+    """``["0:16", "100:64"]`` as (first iteration, frames) in increasing order.
+
+    Raises:
+        ValueError: with a line for the user.
+    """
+    parsed = []
+    for stage in stages:
+        first, colon, frames = stage.partition(":")
+        if not (colon and first.isdigit() and frames.isdigit() and int(frames) > 0):
+            raise ValueError(f"'{stage}' is not ITERATION:FRAMES, as 100:64")
+        parsed.append((int(first), int(frames)))
+    if parsed and (parsed[0][0] != 0 or parsed != sorted(set(parsed))):
+        raise ValueError(
+            "the first stage begins at iteration 0, and each later than the one before"
+        )
+    return parsed
+
+
+def frames_at(iteration: int, config: Config) -> int | None:
+    """Largest number of frames of a video in this iteration (from 0); None for all."""
+    frames = config.video_frames
+    for first, number in parse_stages(config.video_frames_curriculum):
+        if iteration >= first:
+            frames = number
+    return frames
+
+
+def of_difficulty(rows: Sequence[Row], config: Config) -> list[Row]:
+    """The rows whose ``--difficulty-field`` lies within the bounds; all without such a field.
+
+    Raises:
+        UserError: a row has no number there, or no row is left.
+    """
+    field = config.difficulty_field
+    if field is None:
+        return list(rows)
+    kept = []
+    for row in rows:
+        rate = row.metadata.get(field)
+        if isinstance(rate, bool) or not isinstance(rate, int | float):
+            raise UserError(
+                f"{row.source}: field '{field}' is no number, but --difficulty-field names it"
+            )
+        if config.difficulty_low <= rate <= config.difficulty_high:
+            kept.append(row)
+    if not kept:
+        raise UserError(
+            f"no row has a '{field}' from {config.difficulty_low:g} to {config.difficulty_high:g}: "
+            "widen --difficulty-low and --difficulty-high"
+        )
+    return kept

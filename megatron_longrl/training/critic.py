@@ -1,0 +1,94 @@
+"""The critic of PPO: a second model in the policy's layout, with an optimizer of its own."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import torch
+from megatron.core.models.gpt import GPTModel
+from megatron.core.optimizer import MegatronOptimizer
+from torch import Tensor
+
+from megatron_longrl.models.critic import build_critic, copy_policy
+from megatron_longrl.training.losses import critic_loss
+from megatron_longrl.training.model import TrainedModel, train_part
+from megatron_longrl.training.readouts import value_readout
+from megatron_longrl.training.runtime import Runtime
+from megatron_longrl.training.sharding import MicroBatch
+from megatron_longrl.training.step import Stepper
+
+CRITIC = "critic"
+"""Its name among the parts of a checkpoint."""
+
+
+class Critic:
+    """Values of states, learned from the returns of rollouts.
+
+    It reads the embeddings that the policy's encoder gives, and does not train it.
+
+    Args:
+        runtime: of the policy. :meth:`begin` or a checkpoint gives the critic its weights.
+    """
+
+    def __init__(self, runtime: Runtime) -> None:
+        config = runtime.config
+        lr = config.critic_lr if config.critic_lr is not None else 10 * config.lr
+        module = build_critic(config, runtime.groups)
+        part, optimizer, scheduler = train_part(
+            module, runtime.groups.pg, config.replace(lr=lr, min_lr=min(lr, config.min_lr))
+        )
+        self.model = TrainedModel(
+            language_model=part,
+            encoder=None,
+            optimizers={"language_model": optimizer.chained_optimizers[0]},
+            optimizer=optimizer,
+            scheduler=scheduler,
+        )
+        self._stepper = Stepper(self.model, runtime.stepper.frames, runtime.groups, value_readout)
+        self._loss = critic_loss(config)
+
+    @property
+    def modules(self) -> dict[str, torch.nn.Module]:
+        """By its name in checkpoints."""
+        return {CRITIC: self.model.language_model}
+
+    @property
+    def optimizers(self) -> dict[str, MegatronOptimizer]:
+        """By its name in checkpoints."""
+        return {CRITIC: self.model.optimizers["language_model"]}
+
+    def begin(self, policy: GPTModel) -> None:
+        """Start from the policy's weights."""
+        copy_policy(self.model.gpt, policy)
+        self.optimizers[CRITIC].reload_model_params()
+
+    def go_on(self, iteration: int) -> None:
+        """Put the schedule where it was after so many steps."""
+        scheduler = self.model.scheduler
+        assert scheduler is not None
+        scheduler.num_steps = 0
+        scheduler.step(increment=iteration)
+
+    def values(self, batches: Sequence[MicroBatch], media: Mapping[str, Tensor]) -> list[Tensor]:
+        """[b, s / cp] of each micro-batch: the value before each response token; else 0."""
+        return self._stepper.outputs(batches, media)
+
+    def advance(self) -> None:
+        """The learning rate goes on, without an update."""
+        self._stepper.advance()
+
+    def train(
+        self, batches: Sequence[MicroBatch], media: Mapping[str, Tensor], *, advance: bool
+    ) -> dict[str, float]:
+        """One optimizer step towards ``returns``; its metrics over all ranks."""
+        result = self._stepper.train(batches, media, None, self._loss, advance=advance)
+        metrics = result.metrics
+        spread = metrics.pop("critic/return_square") - metrics["critic/return"] ** 2
+        missed = metrics.pop("critic/error_square") - metrics.pop("critic/error") ** 2
+        return {
+            **metrics,
+            # Of the values before the update: 1 - Var(return - value) / Var(return).
+            "critic/explained_variance": 1.0 - missed / spread if spread > 0 else 0.0,
+            "critic/grad-norm": result.grad_norm,
+            "critic/skipped": float(result.skipped),
+        }

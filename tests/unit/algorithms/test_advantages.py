@@ -1,0 +1,214 @@
+"""Advantage estimators against formulas written out in plain Python floats."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import pytest
+import torch
+
+from megatron_longrl.algorithms.advantages import ADVANTAGES, AdvantageSettings, raw_gae
+from megatron_longrl.algorithms.outcomes import Outcome
+
+EPSILON = 1e-6
+SETTINGS = AdvantageSettings(EPSILON, gamma=0.9, lambda_=0.8)
+SIZES = ((3, 1, 5, 2), (4, 4), (1, 7, 2))
+
+
+def draw(seed: int = 0, *, invalid: bool = False) -> list[Outcome]:
+    """Three ragged groups with rewards and values of their own for every token."""
+    generator = torch.Generator().manual_seed(seed)
+
+    def tokens(lengths: Sequence[int]) -> tuple[torch.Tensor, ...]:
+        return tuple(torch.randn(n, generator=generator, dtype=torch.float64) for n in lengths)
+
+    outcomes = []
+    for lengths in SIZES:
+        rewards = torch.rand(len(lengths), generator=generator, dtype=torch.float64)
+        valid = torch.ones(len(lengths), dtype=torch.bool)
+        if invalid:
+            valid[0] = False
+        outcomes.append(Outcome(rewards, lengths, valid, 0.3, tokens(lengths), tokens(lengths)))
+    return outcomes
+
+
+def mean(values: Sequence[float]) -> float:
+    return sum(values) / len(values)
+
+
+def deviation(values: Sequence[float]) -> float:
+    centre = mean(values)
+    return math.sqrt(sum((v - centre) ** 2 for v in values) / (len(values) - 1))
+
+
+def totals(outcome: Outcome) -> list[float]:
+    assert outcome.token_rewards is not None
+    return [
+        float(r) + sum(t.tolist())
+        for r, t in zip(outcome.rewards, outcome.token_rewards, strict=True)
+    ]
+
+
+def of_group(name: str, scores: list[float], outcomes: list[Outcome]) -> list[float]:
+    """One number for each response of a group."""
+    centre = mean(scores)
+    n = len(scores)
+    if name == "grpo":
+        return [(s - centre) / (deviation(scores) + EPSILON) for s in scores]
+    if name == "dr_grpo":
+        return [s - centre for s in scores]
+    if name == "rloo":
+        return [s - (sum(scores) - s) / (n - 1) for s in scores]
+    if name == "gpg":  # All three groups say something.
+        return [s - centre for s in scores]
+    if name == "remax":
+        return [s - 0.3 for s in scores]
+    if name == "grpo_passk":
+        best, second = sorted(scores, reverse=True)[:2]
+        return [
+            (best - second) / (deviation(scores) + EPSILON) if s == best else 0.0 for s in scores
+        ]
+    assert name == "reinforce"
+    everyone = [s for outcome in outcomes for s in totals(outcome)]
+    return [s - mean(everyone) for s in scores]
+
+
+@pytest.mark.parametrize(
+    "name", ["grpo", "dr_grpo", "rloo", "gpg", "remax", "grpo_passk", "reinforce"]
+)
+def test_one_advantage_for_all_tokens_of_a_response(name: str) -> None:
+    outcomes = draw()
+    result = ADVANTAGES[name](outcomes, SETTINGS)
+    for outcome, group in zip(outcomes, result, strict=True):
+        expected = of_group(name, totals(outcome), outcomes)
+        for tokens, length, value in zip(group, outcome.lengths, expected, strict=True):
+            assert tokens.tolist() == pytest.approx([value] * length, rel=1e-9, abs=1e-12)
+
+
+def by_token(name: str, outcomes: list[Outcome]) -> list[list[list[float]]]:
+    """Before the normalisation over the step."""
+    result = []
+    for outcome in outcomes:
+        assert outcome.token_rewards is not None and outcome.values is not None
+        scores, group = totals(outcome), []
+        for index, length in enumerate(outcome.lengths):
+            if name == "reinforce_plus_plus_baseline":
+                group.append([scores[index] - mean(scores)] * length)
+                continue
+            rewards = outcome.token_rewards[index].tolist()
+            rewards[-1] += float(outcome.rewards[index])
+            if name == "gae":
+                values = [*outcome.values[index].tolist(), 0.0]
+                rewards = [rewards[t] + 0.9 * values[t + 1] - values[t] for t in range(length)]
+            factor = 0.9 * 0.8 if name == "gae" else 0.9
+            group.append(
+                [
+                    sum(factor ** (s - t) * rewards[s] for s in range(t, length))
+                    for t in range(length)
+                ]
+            )
+        result.append(group)
+    return result
+
+
+@pytest.mark.parametrize("name", ["reinforce_plus_plus", "reinforce_plus_plus_baseline", "gae"])
+def test_advantages_normalised_over_the_tokens_of_the_step(name: str) -> None:
+    outcomes = draw()
+    raw = by_token(name, outcomes)
+    everyone = [v for group in raw for tokens in group for v in tokens]
+    centre, spread = mean(everyone), deviation(everyone) + EPSILON
+    for group, expected in zip(ADVANTAGES[name](outcomes, SETTINGS), raw, strict=True):
+        for tokens, values in zip(group, expected, strict=True):
+            assert tokens.tolist() == pytest.approx([(v - centre) / spread for v in values])
+
+
+def test_gae_before_it_is_normalised() -> None:
+    outcomes = draw()
+    for group, expected in zip(raw_gae(outcomes, SETTINGS), by_token("gae", outcomes), strict=True):
+        for tokens, values in zip(group, expected, strict=True):
+            assert tokens.tolist() == pytest.approx(values)
+
+
+@pytest.mark.parametrize("name", ADVANTAGES)
+def test_a_split_into_replicas_changes_nothing(name: str) -> None:
+    """Two replicas that add up what they tell each other: each runs until both have told."""
+    outcomes = draw()
+    whole = ADVANTAGES[name](outcomes, SETTINGS)
+    told: list[list[torch.Tensor]] = [[], []]
+    parts = (outcomes[:1], outcomes[1:])
+
+    def run(rank: int, others: list[torch.Tensor]) -> list[list[torch.Tensor]]:
+        told[rank].clear()
+
+        def total(numbers: torch.Tensor) -> torch.Tensor:
+            place = len(told[rank])
+            told[rank].append(numbers)
+            return numbers + others[place] if place < len(others) else numbers
+
+        settings = AdvantageSettings(EPSILON, 0.9, 0.8, total)
+        return ADVANTAGES[name](parts[rank], settings)
+
+    # A second sum may depend on the first: three rounds settle both.
+    for _ in range(3):
+        results = [run(0, list(told[1])), run(1, list(told[0]))]
+    assert len(told[0]) == len(told[1])
+    for group, expected in zip([*results[0], *results[1]], whole, strict=True):
+        for tokens, values in zip(group, expected, strict=True):
+            torch.testing.assert_close(tokens, values, rtol=1e-9, atol=1e-12)
+
+
+@pytest.mark.parametrize("name", ADVANTAGES)
+def test_a_response_without_a_reward_is_no_part_of_anything(name: str) -> None:
+    outcomes = draw(invalid=True)
+    other = [
+        Outcome(
+            torch.where(o.valid, o.rewards, torch.full_like(o.rewards, 99.0)),
+            *(o.lengths, o.valid, o.baseline, o.token_rewards, o.values),
+        )
+        for o in outcomes
+    ]
+    results = [ADVANTAGES[name](given, SETTINGS) for given in (outcomes, other)]
+    for group, same in zip(*results, strict=True):
+        assert not group[0].any()
+        # Of two responses only one is left, which has nothing to compare itself with.
+        assert len(group) == 2 or any(bool(tokens.any()) for tokens in group[1:])
+        for tokens, values in zip(group, same, strict=True):
+            assert torch.equal(tokens, values)
+
+
+@pytest.mark.parametrize("name", ["grpo", "dr_grpo", "rloo", "gpg", "grpo_passk", "reinforce"])
+def test_a_shift_of_all_rewards_changes_nothing(name: str) -> None:
+    shifted = [
+        Outcome(o.rewards + 3.0, *(o.lengths, o.valid, o.baseline, o.token_rewards, o.values))
+        for o in draw()
+    ]
+    results = [ADVANTAGES[name](given, SETTINGS) for given in (draw(), shifted)]
+    for group, same in zip(*results, strict=True):
+        for tokens, values in zip(group, same, strict=True):
+            torch.testing.assert_close(tokens, values)
+
+
+@pytest.mark.parametrize("name", ["grpo", "dr_grpo", "rloo", "gpg", "grpo_passk"])
+@pytest.mark.parametrize("reward", [0.0, 1.0])
+def test_a_group_of_equals_teaches_nothing(name: str, reward: float) -> None:
+    for n in (1, 4):
+        (group,) = ADVANTAGES[name]([Outcome.of([reward] * n, [2] * n)], SETTINGS)
+        assert all(not tokens.any() for tokens in group)
+
+
+def test_gpg_gives_dead_groups_share_to_the_others() -> None:
+    dead, live = Outcome.of([1.0, 1.0], [1, 1]), Outcome.of([1.0, 0.0], [1, 1])
+    result = ADVANTAGES["gpg"]([dead, live, dead], SETTINGS)
+    assert [float(t) for t in result[1]] == [1.5, -1.5]
+
+
+@pytest.mark.parametrize(("name", "lacks"), [("remax", "greedy"), ("gae", "critic")])
+def test_what_is_missing_is_named(name: str, lacks: str) -> None:
+    with pytest.raises(ValueError, match=lacks):
+        ADVANTAGES[name]([Outcome.of([1.0], [2])], SETTINGS)
+
+
+@pytest.mark.parametrize("name", ADVANTAGES)
+def test_a_step_without_groups(name: str) -> None:
+    assert ADVANTAGES[name]([], SETTINGS) == []
