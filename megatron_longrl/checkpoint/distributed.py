@@ -396,7 +396,7 @@ def _sharded_module(
 
 
 def _sharded_encoder(module: nn.Module, groups: ParallelGroups, config: Config) -> dict[str, Any]:
-    """No module of core at its top: full tensors by their names, whether tensor-parallel ranks hold parts of them or copies."""
+    """Full tensors by their names, whether tensor-parallel ranks hold parts of them or copies."""
     rows = {row.megatron: row for row in mapping_table(config).expand()}
     tensor, data = groups.encoder_pg.tp, groups.encoder_pg.dp
     described = {}
