@@ -7,7 +7,7 @@ its description, in loops. All of it is float64.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Mapping, Sequence
 from itertools import pairwise
 from math import ceil, floor
 from pathlib import Path
@@ -24,6 +24,7 @@ from torch import Tensor
 from megatron_longrl.data.prompts import Prompt, PromptBuilder
 from megatron_longrl.data.rows import Row
 from megatron_longrl.data.templates import find_template
+from megatron_longrl.data.tokenizer import Tokenizer
 from megatron_longrl.data.video import decode_frames
 from megatron_longrl.parallel.groups import destroy_parallel
 from megatron_longrl.platforms import platform
@@ -68,12 +69,17 @@ KINDS: dict[str, tuple[dict[str, Any], str, list[int]]] = {
 """Settings of the checkpoint, kind of the projector, and widths between its layers."""
 
 MEDIA = {
+    "text": ([], []),
     "one wide image": (["wide"], []),
     "one tall image": (["tall"], []),
     "two images": (["wide", "tall"], []),
     "image and video": (["square"], ["video"]),
     "video": ([], ["video"]),
+    "two videos": ([], ["video", "tall video"]),
 }
+"""Images and videos of a prompt."""
+VIDEOS = {"video": (9, 60, 34), "tall video": (5, 30, 48)}
+"""Frames, width and height."""
 SIZES = {"wide": (150, 60), "tall": (40, 110), "square": (64, 64)}
 """Width and height of the images."""
 GRIDS = {
@@ -87,7 +93,7 @@ GRIDS["dynamic S2, coarse"] = GRIDS["dynamic S2"]
 class Twin:
     """The model from Hugging Face's parts and descriptions."""
 
-    def __init__(self, folder: Path, kind: str) -> None:
+    def __init__(self, folder: Path, kind: str, vocabulary: int = VOCABULARY) -> None:
         from transformers import (
             AutoConfig,
             AutoModelForCausalLM,
@@ -101,7 +107,7 @@ class Twin:
         self.llm: Any = AutoModelForCausalLM.from_config(
             AutoConfig.for_model(
                 "qwen2",
-                vocab_size=VOCABULARY,
+                vocab_size=vocabulary,
                 hidden_size=HIDDEN,
                 intermediate_size=64,
                 num_hidden_layers=2,
@@ -229,28 +235,40 @@ class Twin:
 
     def units(self, name: str, is_alone: bool, pixels: Tensor) -> list[Tensor]:
         """Tokens [n, h] between the newlines."""
-        if name != "video" and is_alone and "dynamic S2" in self.kind:
+        if name in SIZES and is_alone and "dynamic S2" in self.kind:
             whole = self.image_in_tiles(pixels, GRIDS[self.kind][name])
             return [whole.flatten(0, 1)]
         frames = [self.square(frame) for frame in pixels]
-        if name == "video" and self.kind == "pooled":
+        if name in VIDEOS and self.kind == "pooled":
             pairs = [(a + b) / 2 for a, b in zip(frames[::2], frames[1::2], strict=True)]
             frames = [(pair[:, ::2] + pair[:, 1::2]) / 2 for pair in pairs]
         return [frame.flatten(0, 1) for frame in frames]
 
-    def logits(self, text: Any, names: list[str], question: str, pixels: list[Tensor]) -> Tensor:
-        """[P, v] of the prompt that VILA would make."""
-        embed = self.llm.get_input_embeddings()
-        newline = embed(torch.tensor(text.encode("\n")))
+    def logits(
+        self,
+        text: Tokenizer,
+        names: list[str],
+        question: str,
+        pixels: list[Tensor],
+        response: Sequence[int] = (),
+    ) -> Tensor:
+        """[P + R, v] of the prompt that VILA would make, and a response behind it."""
+
+        def embed(ids: Sequence[int]) -> Tensor:
+            return self.llm.get_input_embeddings()(torch.tensor(ids, dtype=torch.long))
+
         template = find_template("qwen2")
-        parts = [embed(torch.tensor(text.encode(template.before_media)))]
-        is_alone = len([name for name in names if name != "video"]) == 1
+        before, behind = template.before_media, question + template.after_question
+        if not names:
+            before, behind = "", before + behind
+        parts = [embed(text.encode(before))]
+        is_alone = len([name for name in names if name in SIZES]) == 1
         for name, frames in zip(names, pixels, strict=True):
             for unit in self.units(name, is_alone, frames.double()):
-                parts += [unit, newline]
-                if self.kind == "tiles" and name != "video" and is_alone:
-                    parts.append(newline)  # of the text: every tile is an image on a line
-        parts.append(embed(torch.tensor(text.encode(question + template.after_question))))
+                parts += [unit, embed(text.encode("\n"))]
+                if self.kind == "tiles" and name in SIZES and is_alone:
+                    parts.append(embed(text.encode("\n")))  # every tile is an image on a line
+        parts += [embed(text.encode(behind)), embed(response)]
         return self.llm(inputs_embeds=torch.cat(parts)[None]).logits[0]
 
 
@@ -287,11 +305,10 @@ def both(request, tmp_path_factory):
     return twin, config, model
 
 
-@pytest.fixture(scope="module")
-def files(tmp_path_factory) -> dict[str, Path]:
-    folder = tmp_path_factory.mktemp("media")
+def write_media(folder: Path) -> dict[str, Path]:
+    """All images and videos, by name."""
     generator = np.random.default_rng(3)
-    found = {"video": write_video(folder / "video.webm", 9, 60, 34)}
+    found = {name: write_video(folder / f"{name}.webm", *size) for name, size in VIDEOS.items()}
     for name, (width, height) in SIZES.items():
         coarse = generator.integers(0, 255, (height // 8, width // 8, 3), dtype=np.uint8)
         found[name] = folder / f"{name}.png"
@@ -300,35 +317,38 @@ def files(tmp_path_factory) -> dict[str, Path]:
     return found
 
 
-@pytest.fixture(scope="module")
-def row_of(files) -> Callable[[str], Row]:
-    def make(kind: str) -> Row:
-        images, videos = MEDIA[kind]
-        return Row(
-            problem_id=kind,
-            problem="What happens here?",
-            answer="A",
-            reasoning="",
-            videos=tuple(files[name] for name in videos),
-            problem_type="general",
-            data_type="video" if videos else "image",
-            source=kind,
-            images=tuple(files[name] for name in images),
-        )
+def row_of(media: str, files: Mapping[str, Path]) -> Row:
+    images, videos = MEDIA[media]
+    return Row(
+        problem_id=media,
+        problem="What happens here?",
+        answer="A",
+        reasoning="",
+        videos=tuple(files[name] for name in videos),
+        problem_type="general",
+        data_type="video" if videos else "image" if images else "text",
+        source=media,
+        images=tuple(files[name] for name in images),
+    )
 
-    return make
+
+@pytest.fixture(scope="module")
+def files(tmp_path_factory) -> dict[str, Path]:
+    return write_media(tmp_path_factory.mktemp("media"))
 
 
 @pytest.mark.parametrize("media", MEDIA)
 @torch.no_grad()
-def test_logits_of_a_whole_prompt(media, both, row_of):
+def test_logits_of_a_whole_prompt(media, both, files):
     twin, config, model = both
-    row, text = row_of(media), Letters()
+    row, text = row_of(media, files), Letters()
     prompt = PromptBuilder.from_config(config, text, "sft").build(row)
     pixels = [decode_frames(spec) for spec in prompt.videos]
     names = [name for group in MEDIA[media] for name in group]
     theirs = twin.logits(text, names, row.problem, pixels).float()
     assert_close(model_logits(model, config, prompt, pixels), theirs)
+    if not pixels:
+        return
     # The pictures are seen.
     changed = twin.logits(text, names, row.problem, [p * 0.5 for p in pixels]).float()
     assert (changed - theirs).abs().max() > 100 * TOLERANCE
@@ -350,11 +370,11 @@ def tiles_of(path: Path, grids: list[tuple[int, int]]) -> Tensor:
 
 
 @pytest.mark.parametrize("media", ["one wide image", "one tall image"])
-def test_pixels_of_tiles(media, both, row_of, files):
+def test_pixels_of_tiles(media, both, files):
     twin, config, _ = both
     if twin.kind not in GRIDS:
         pytest.skip("no tiles")
-    prompt: Prompt = PromptBuilder.from_config(config, Letters(), "sft").build(row_of(media))
+    prompt: Prompt = PromptBuilder.from_config(config, Letters(), "sft").build(row_of(media, files))
     ((name,), _) = MEDIA[media]
     grid = GRIDS[twin.kind][name]
     order = [grid, (1, 1)] if twin.kind == "tiles" else [(1, 1), (2, 2), grid]
