@@ -106,4 +106,5 @@ def test_pixels_are_those_of_one_process(tiny_data, shared_path):
     team = runtime.groups.team
     assert team is not None
     for spec, pixels in zip(specs, team.decode(requests, torch.device("cpu")), strict=True):
+        assert isinstance(pixels, torch.Tensor)
         assert torch.equal(pixels, decode_frames(spec))

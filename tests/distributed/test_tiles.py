@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from typing import Any
 
 import numpy as np
 import pytest
@@ -25,20 +26,20 @@ from tests.distributed.layouts import (
 )
 from tests.distributed.twin import Twin
 
-LAYOUTS = {
+LAYOUTS: dict[str, dict[str, Any]] = {
     "dp2": {},
     "tp2": {"tensor_model_parallel_size": 2},
     "pp2": {"pipeline_model_parallel_size": 2},
     "cp2": {"context_parallel_size": 2},
 }
-S2 = {
+S2: dict[str, Any] = {
     "vision_dynamic_s2": True,
     "vision_s2_scales": (15, 30),
     "vision_s2_output_scale": 1,
     "image_aspect_ratio": "dynamic_s2",
     "image_max_tiles": 6,
 }
-KINDS = {"S2": S2, "pictures of their own": {"image_aspect_ratio": "dynamic"}}
+KINDS: dict[str, dict[str, Any]] = {"S2": S2, "pictures of their own": {"image_aspect_ratio": "dynamic"}}
 PROJECTOR = {"projector_type": "mlp_downsample_2x2_fix"}
 SIZES = {"wide": (60, 40), "square": (30, 30)}
 GRIDS = {2400: (2, 3), 900: (2, 2)}
@@ -62,7 +63,8 @@ class TilesTwin(Twin):
                 for r in range(rows)
             ]
         )
-        small = F.adaptive_avg_pool2d(features[0].permute(2, 0, 1), large.shape[:2])
+        rows_and_columns = (large.shape[0], large.shape[1])
+        small = F.adaptive_avg_pool2d(features[0].permute(2, 0, 1), rows_and_columns)
         joined = torch.cat([small.permute(1, 2, 0), large], dim=-1)
         tokens = []
         for r in range(rows):
@@ -83,7 +85,7 @@ def data(shared_path):
             picture = generator.integers(0, 255, (height, width, 3), dtype=np.uint8)
             Image.fromarray(picture).save(shared_path / f"{name}.png")
         write_video(shared_path / "video.webm", 7, generator)
-        media = (
+        media: tuple[tuple[list[str], list[str]], ...] = (
             (["wide.png"], []),
             (["square.png"], ["video.webm"]),
             (["wide.png"] * 2, []),

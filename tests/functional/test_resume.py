@@ -31,9 +31,8 @@ def kill_and_resume(arena: Arena, program: str, flags: Sequence[str], folder: Pa
 def test_killed_while_a_checkpoint_is_written(arena: Arena, sft_run: Path, tmp_path: Path) -> None:
     """Training has gone on; the checkpoint before is the newest."""
     folder = tmp_path / "run"
-    flags = (*SFT, *CP2, "--async-save", "--save-interval", "20")
-    flags = (*flags, "--train-data-path", arena.data("sft"))
-    flags = (*flags, "--save", str(folder), "--load", str(folder))
+    saving = ("--async-save", "--save-interval", "20", "--save", folder, "--load", folder)
+    flags = (*SFT, *CP2, *saving, "--train-data-path", arena.data("sft"))
     watched = {"KILL_AT": "0:45", "HOLD_SAVE": "1:1"}
     killed = arena.launch("train_sft", *flags, watched=watched)
     assert killed.status != 0 and "SIGKILL" in killed.output

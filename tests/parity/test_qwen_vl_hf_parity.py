@@ -83,6 +83,9 @@ def test_logits_of_a_context_that_yarn_has_lengthened(family, tmp_path):
         "factor": 4.0,
         "original_max_position_embeddings": 128,
     }
+    for name, parameter in usual.named_parameters():
+        if "q_proj.weight" in name or "q_norm" in name:
+            parameter.data *= 4  # attention that tells places apart
     theirs = type(usual)(settings).eval()
     theirs.load_state_dict(usual.state_dict())
     theirs.save_pretrained(tmp_path / "hf")
@@ -93,7 +96,7 @@ def test_logits_of_a_context_that_yarn_has_lengthened(family, tmp_path):
     expected = theirs(input_ids=tokens, position_ids=places).logits
     assert_close(logits(model.gpt, tokens, positions)[..., :VOCABULARY], expected)
     unscaled = usual(input_ids=tokens, position_ids=places).logits
-    assert (unscaled - expected).abs().max() > 100 * TOLERANCE, "the scaling must show"
+    assert (unscaled - expected).abs().max() > 50 * TOLERANCE, "the scaling must show"
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=["fp32", "bf16"])

@@ -188,10 +188,11 @@ def _yarn_fields(rope: dict[str, Any], context: int) -> dict[str, Any]:
         "yarn_beta_slow": float(rope.get("beta_slow") or 1),
         "yarn_correction_range_round_to_int": rope.get("truncate", True),
     }
-    slopes = [rope.get("mscale"), rope.get("mscale_all_dim")]
+    slope, of_all = rope.get("mscale"), rope.get("mscale_all_dim")
     if rope.get("attention_factor") is not None:
         fields["yarn_attention_factor"] = float(rope["attention_factor"])
-    elif all(slopes):
-        mine, all_dim = (yarn_magnitude(float(rope["factor"]), slope) for slope in slopes)
-        fields["yarn_attention_factor"] = mine / all_dim
+    elif slope and of_all:
+        factor = float(rope["factor"])
+        magnitude = yarn_magnitude(factor, slope) / yarn_magnitude(factor, of_all)
+        fields["yarn_attention_factor"] = magnitude
     return fields

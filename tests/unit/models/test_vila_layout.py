@@ -140,7 +140,8 @@ def test_tiles_at_all_scales_are_one_unit():
     ],
 )
 def test_the_nearest_proportions(size, fewest, most, grid):
-    assert nearest_tiling(*size, fewest, most, 8) == grid
+    width, height = size
+    assert nearest_tiling(width, height, fewest, most, 8) == grid
 
 
 def test_embeddings_of_a_unit_are_averaged(groups):
@@ -228,7 +229,7 @@ def test_what_is_not_supported_is_named(settings, message):
 
 
 def test_a_name_that_has_changed_its_meaning():
-    old, new = {}, {"image_encoder": {"_target_": "llava.model.encoders.BasicImageEncoder"}}
-    assert projector_kind("mlp_downsample", old) == "mlp_downsample"
+    new = {"image_encoder": {"_target_": "llava.model.encoders.BasicImageEncoder"}}
+    assert projector_kind("mlp_downsample", {}) == "mlp_downsample"
     assert projector_kind("mlp_downsample", new) == "mlp_downsample_2x2_fix"
     assert projector_kind("mlp_downsample_3x3_fix", new) == "mlp_downsample_3x3_fix"
