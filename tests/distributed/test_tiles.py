@@ -39,7 +39,10 @@ S2: dict[str, Any] = {
     "image_aspect_ratio": "dynamic_s2",
     "image_max_tiles": 6,
 }
-KINDS: dict[str, dict[str, Any]] = {"S2": S2, "pictures of their own": {"image_aspect_ratio": "dynamic"}}
+KINDS: dict[str, dict[str, Any]] = {
+    "S2": S2,
+    "pictures of their own": {"image_aspect_ratio": "dynamic"},
+}
 PROJECTOR = {"projector_type": "mlp_downsample_2x2_fix"}
 SIZES = {"wide": (60, 40), "square": (30, 30)}
 GRIDS = {2400: (2, 3), 900: (2, 2)}
