@@ -1,4 +1,5 @@
-"""The vision encoder of the Qwen-VL families: tower and mergers, replicated on every rank."""
+"""The vision encoder of the Qwen-VL families: tower and mergers, on every rank; the tower may be
+shared by TP ranks."""
 
 from __future__ import annotations
 

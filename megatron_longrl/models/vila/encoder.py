@@ -1,4 +1,4 @@
-"""The vision encoder: tower and projector, replicated on every rank."""
+"""The vision encoder: tower and projector, on every rank; the tower may be shared by TP ranks."""
 
 from __future__ import annotations
 
