@@ -168,6 +168,13 @@ def _tensor_split(config: Config) -> Iterator[str]:
             f"tensor_model_parallel_size ({tensor}): change --tensor-model-parallel-size"
         )
     if config.vision_tensor_parallel:
+        if tensor == 1 or config.model_family in TEXT_FAMILIES:
+            yield (
+                "vision_tensor_parallel is on, but there is "
+                f"{'one tensor-parallel rank' if tensor == 1 else 'no vision tower'}: give "
+                "--no-vision-tensor-parallel"
+                f"{', or a larger --tensor-model-parallel-size' if tensor == 1 else ''}"
+            )
         yield from _indivisible(config, "vision_num_attention_heads", "tensor_model_parallel_size")
         yield from _indivisible(config, "vision_ffn_hidden_size", "tensor_model_parallel_size")
     if config.sequence_parallel and tensor == 1:

@@ -89,6 +89,23 @@ BROKEN = [
         "give --no-sequence-parallel, or a larger --tensor-model-parallel-size",
     ),
     (
+        {"vision_tensor_parallel": True},
+        1,
+        None,
+        "vision_tensor_parallel is on, but there is one tensor-parallel rank: give "
+        "--no-vision-tensor-parallel, or a larger --tensor-model-parallel-size",
+    ),
+    (
+        {
+            "tensor_model_parallel_size": 4,
+            "vision_tensor_parallel": True,
+        },
+        4,
+        None,
+        "vision_num_attention_heads (2) is not divisible by tensor_model_parallel_size (4): "
+        "choose --tensor-model-parallel-size from 1, 2",
+    ),
+    (
         {"global_batch_size": 6, "micro_batch_size": 2},
         2,
         "sft",
