@@ -168,12 +168,15 @@ def _tensor_split(config: Config) -> Iterator[str]:
             f"tensor_model_parallel_size ({tensor}): change --tensor-model-parallel-size"
         )
     if config.vision_tensor_parallel:
-        if tensor == 1 or config.model_family in TEXT_FAMILIES:
+        if tensor == 1:
             yield (
-                "vision_tensor_parallel is on, but there is "
-                f"{'one tensor-parallel rank' if tensor == 1 else 'no vision tower'}: give "
-                "--no-vision-tensor-parallel"
-                f"{', or a larger --tensor-model-parallel-size' if tensor == 1 else ''}"
+                "vision_tensor_parallel is on, but tensor_model_parallel_size is 1: give "
+                "--no-vision-tensor-parallel, or a larger --tensor-model-parallel-size"
+            )
+        if config.model_family in TEXT_FAMILIES:
+            yield (
+                f"vision_tensor_parallel is on, but model_family {config.model_family} has no "
+                "vision tower: give --no-vision-tensor-parallel"
             )
         yield from _indivisible(config, "vision_num_attention_heads", "tensor_model_parallel_size")
         yield from _indivisible(config, "vision_ffn_hidden_size", "tensor_model_parallel_size")

@@ -92,7 +92,7 @@ BROKEN = [
         {"vision_tensor_parallel": True},
         1,
         None,
-        "vision_tensor_parallel is on, but there is one tensor-parallel rank: give "
+        "vision_tensor_parallel is on, but tensor_model_parallel_size is 1: give "
         "--no-vision-tensor-parallel, or a larger --tensor-model-parallel-size",
     ),
     (
