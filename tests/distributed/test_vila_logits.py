@@ -42,7 +42,6 @@ RESPONSES = [list(range(20 + number, 27 + 2 * number)) for number in range(len(M
 
 
 @pytest.mark.parametrize("kind", ["plain", "tiles", "S2", "dynamic S2", "pooled"])
-@torch.no_grad()
 def test_logits(kind, shared_path):
     twin = make(shared_path, kind) if dist.get_rank() == 0 else None
     dist.barrier()
@@ -85,6 +84,7 @@ def config_of(folder: Path, **changes: Any) -> Config:
     return Config.model_validate(values | changes)
 
 
+@torch.no_grad()
 def twin_logits(twin: Twin, runtime: Runtime, prompts: list[Prompt]) -> list[Tensor]:
     """[R, v] of every prompt: what predicts its response."""
     found = []
