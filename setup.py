@@ -19,7 +19,6 @@ INSTALL_REQUIRES = [
     "safetensors>=0.5",
     "numpy>=2.0",
     "av>=14",
-    "psutil>=6",
     "pydantic>=2.8",
     "pyyaml>=6",
     "tensorboard>=2.18",

@@ -38,6 +38,7 @@ class EncodedAgain(Mapping[str, Tensor]):
         with runtime.timer("decode"):
             requests = [(spec, range(len(spec.frame_indices))) for spec in specs.values()]
             results = decode_many(requests)
+        self._specs = specs
         self._pixels: dict[str, Tensor] = {}
         for key, result in zip(specs, results, strict=True):
             if isinstance(result, VideoError):
@@ -48,8 +49,8 @@ class EncodedAgain(Mapping[str, Tensor]):
     def __getitem__(self, key: str) -> Tensor:
         frames = self._runtime.stepper.frames
         with self._runtime.timer("encode"):
-            chunks = self._pixels[key].split(frames.chunk_frames)
-            return torch.cat([frames.encoder(chunk).flatten(0, 1) for chunk in chunks])
+            chunks, view = self._pixels[key].split(frames.chunk_frames), self._specs[key].view
+            return torch.cat([frames.encoder(chunk, view).flatten(0, 1) for chunk in chunks])
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._pixels)

@@ -7,16 +7,13 @@ What gets unpickled: megatron-core and torch read ``common.pt`` with ``torch.loa
 unpickler (``weights_only``, the default since torch 2.6, and core's list of safe classes), and
 torch's distributed checkpointing reads ``.metadata`` with a plain ``pickle.load``. Load checkpoints
 of people you trust. Our own files are JSON and safetensors.
-
-Saving forks short-lived writers and leaves no process behind.
 """
 
 from __future__ import annotations
 
-import importlib.util
 import logging
-import queue
 import shutil
+import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import partial
@@ -26,20 +23,21 @@ from typing import TYPE_CHECKING, Any
 import torch
 import torch.distributed as dist
 from megatron.core import dist_checkpointing
+from megatron.core.dist_checkpointing.core import CheckpointingConfig, save_config
 from megatron.core.dist_checkpointing.mapping import ShardedTensor
-from megatron.core.dist_checkpointing.strategies import filesystem_async
-from megatron.core.dist_checkpointing.strategies.torch import TorchDistSaveShardedStrategy
 from megatron.core.optimizer import MegatronOptimizer
 from megatron.core.optimizer_param_scheduler import OptimizerParamScheduler
+from megatron.core.transformer.mlp import apply_swiglu_sharded_factory
 from safetensors.torch import save_file
 from torch import Tensor, nn
+from torch.distributed import ProcessGroup
 
 from megatron_longrl.checkpoint import folder as layout
 from megatron_longrl.checkpoint.architecture import check_adapters, check_architecture
 from megatron_longrl.checkpoint.core_files import core_files
 from megatron_longrl.checkpoint.hf import HfFolder, config_from_hf, is_hf_folder, load_hf_weights
 from megatron_longrl.checkpoint.hf_writer import copy_tokenizer
-from megatron_longrl.checkpoint.mapping import unwrap
+from megatron_longrl.checkpoint.mapping import mapping_table, unwrap
 from megatron_longrl.checkpoint.optimizer_state import (
     hyperparameters,
     load_state,
@@ -47,7 +45,14 @@ from megatron_longrl.checkpoint.optimizer_state import (
     sharded_state,
 )
 from megatron_longrl.checkpoint.rng import load_rng_state, rank_file, save_rng_state
+from megatron_longrl.checkpoint.shard_writer import (
+    BACKEND,
+    ShardWriter,
+    copy_to_host,
+    core_errors,
+)
 from megatron_longrl.checkpoint.stored_weights import merge_stored_adapters
+from megatron_longrl.checkpoint.table import ColumnParallel, GatedMLP
 from megatron_longrl.errors import UserError
 from megatron_longrl.models.lora import ADAPTER
 from megatron_longrl.parallel.agree import gather_objects, together
@@ -58,8 +63,8 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-REPLICATED = frozenset({"encoder"})
-"""Parts of which every rank of the world holds a whole copy."""
+ENCODER = "encoder"
+"""The part that is not laid out as a language model is."""
 
 FORMAT = 1
 """Version of ``longrl_state.json``."""
@@ -94,7 +99,7 @@ def save_checkpoint(
     groups: ParallelGroups,
     config: Config,
     carry_from: str | Path | None = None,
-    strategy: TorchDistSaveShardedStrategy | None = None,
+    writer: ShardWriter | None = None,
 ) -> Path:
     """Write a checkpoint and make it the newest. Collective over the world.
 
@@ -106,9 +111,8 @@ def save_checkpoint(
         state: position of the run (``consumed_samples``, …), kept as JSON.
         config: with ``vocab_size`` filled in; kept with the checkpoint.
         carry_from: checkpoint or Hugging Face folder that the weights came from, whose unused
-        tensors
-            are carried along.
-        strategy: writes the shards; by default core's.
+            tensors are carried along.
+        writer: of the shards; by default of what the modules hold.
 
     Returns:
         The new folder.
@@ -116,8 +120,44 @@ def save_checkpoint(
     Raises:
         UserError: on all ranks, when a file cannot be written or the tokenizer is missing.
     """
-    if importlib.util.find_spec("psutil") is None:
-        raise UserError("saving checkpoints needs the package psutil: pip install psutil")
+    return begin_checkpoint(
+        directory,
+        iteration,
+        modules=modules,
+        optimizers=optimizers,
+        scheduler=scheduler,
+        state=state,
+        groups=groups,
+        config=config,
+        carry_from=carry_from,
+        writer=writer,
+    )()
+
+
+def begin_checkpoint(
+    directory: str | Path,
+    iteration: int | str,
+    *,
+    modules: Mapping[str, nn.Module],
+    optimizers: Mapping[str, MegatronOptimizer],
+    scheduler: OptimizerParamScheduler | None,
+    state: Mapping[str, Any],
+    groups: ParallelGroups,
+    config: Config,
+    carry_from: str | Path | None = None,
+    writer: ShardWriter | None = None,
+    background: ProcessGroup | None = None,
+) -> Callable[[], Path]:
+    """The part of :func:`save_checkpoint` that training has to wait for. Collective over the world.
+
+    Args:
+        background: a gloo group of the world that nothing else uses. What is returned may then run
+            in a thread while training goes on: it writes a copy.
+
+    Returns:
+        What writes the rest and makes the checkpoint the newest. Collective over ``background``, or
+        the world; returns and raises what :func:`save_checkpoint` does.
+    """
     if config.vocab_size is None:
         raise ValueError("fill in vocab_size before saving: exports need it")
     final = layout.iteration_folder(directory, iteration)
@@ -126,12 +166,15 @@ def save_checkpoint(
         if dist.get_rank() == 0:
             shutil.rmtree(aside, ignore_errors=True)
             aside.mkdir(parents=True)
-    shards = _sharded_state(modules, optimizers, groups, is_loading=False)
+    # For good: threads share the filters. core 0.16.1 uses torch's ShardedTensor; every use warns.
+    warnings.filterwarnings("ignore", ".*deprecating ShardedTensor", FutureWarning)
+    group = background or groups.control
+    copy = background is not None
+    shards = _sharded_state(modules, optimizers, groups, config, is_loading=False, copy=copy)
     with together(groups.control), core_files():
-        _keep_results_in_process()
-        # Core's own collectives agree on failures of the writers.
-        usual = TorchDistSaveShardedStrategy("torch_dist", 1, thread_count=1)
-        dist_checkpointing.save(shards, str(aside), strategy or usual)
+        write_shards = dist_checkpointing.save(
+            shards, str(aside), writer or ShardWriter(group), async_sharded_save=True
+        ).async_fn
     with together(groups.control):
         (aside / layout.RNG_FOLDER).mkdir(exist_ok=True)
         save_rng_state(rank_file(aside / layout.RNG_FOLDER, dist.get_rank()))
@@ -141,19 +184,28 @@ def save_checkpoint(
                 copy_tokenizer(Path(config.tokenizer_model), aside / layout.TOKENIZER_FOLDER)
             if carry_from is not None:
                 _carry(Path(carry_from), aside, config)
-            contents = {
-                "format": FORMAT,
-                "iteration": iteration if isinstance(iteration, int) else 0,
-                "config": config.model_dump(mode="json"),
-                "layout": _layout(config),
-                "optimizers": sorted(optimizers),
-                "scheduler_steps": scheduler.num_steps if scheduler is not None else 0,
-                "state": dict(state),
-            }
-            layout.publish(final, contents, iteration)
-    if dist.get_rank() == 0:
-        logger.info("saved checkpoint %s", final)
-    return final
+    contents = {
+        "format": FORMAT,
+        "iteration": iteration if isinstance(iteration, int) else 0,
+        "config": config.model_dump(mode="json"),
+        "layout": _layout(config),
+        "optimizers": sorted(optimizers),
+        "scheduler_steps": scheduler.num_steps if scheduler is not None else 0,
+        "state": dict(state),
+    }
+
+    def finish() -> Path:
+        with together(group), core_errors():
+            write_shards()
+        with together(group):
+            if dist.get_rank() == 0:
+                save_config(CheckpointingConfig(*BACKEND), str(aside))
+                layout.publish(final, contents, iteration)
+        if dist.get_rank() == 0:
+            logger.info("saved checkpoint %s", final)
+        return final
+
+    return finish
 
 
 def load_checkpoint(
@@ -185,7 +237,7 @@ def load_checkpoint(
         check_architecture(saved["config"], config, folder)
         check_adapters(saved["config"], config, folder)
         usable = {} if config.no_load_optim else _loadable_optimizers(optimizers, saved, config)
-        if not _try_load(folder, groups, partial(_load, folder, modules, usable, groups)):
+        if not _try_load(folder, groups, partial(_load, folder, modules, usable, groups, config)):
             continue
         for name, optimizer in optimizers.items():
             if name not in usable:
@@ -279,6 +331,7 @@ def _load(
     modules: Mapping[str, nn.Module],
     optimizers: Mapping[str, MegatronOptimizer],
     groups: ParallelGroups,
+    config: Config,
     left_out: tuple[str, ...] = (EXTRA_STATE,),
 ) -> None:
     """Fill the modules and the optimizers.
@@ -287,7 +340,7 @@ def _load(
         left_out: ends of the names of parameters that stay as they are.
     """
     kept = {name: hyperparameters(optimizer) for name, optimizer in optimizers.items()}
-    shards = _sharded_state(modules, optimizers, groups, is_loading=True)
+    shards = _sharded_state(modules, optimizers, groups, config, is_loading=True)
     shards["model"] = {
         part: {name: shard for name, shard in named.items() if not name.endswith(left_out)}
         for part, named in shards["model"].items()
@@ -312,49 +365,63 @@ def _load_merged(
     config: Config,
 ) -> None:
     """Fill the modules' own weights with what the checkpoint's model computes with."""
-    _load(folder, modules, {}, groups, (EXTRA_STATE, *ADAPTER))
+    _load(folder, modules, {}, groups, config, (EXTRA_STATE, *ADAPTER))
     merge_stored_adapters(folder, saved, modules, groups, config)
-
-
-def _keep_results_in_process() -> None:
-    """Give core's writer a queue for its results that lives here.
-
-    Core starts a server process for it, so that an asynchronous save could use it too. We save
-    synchronously; the server takes seconds to start, and outlives a rank that is killed.
-    """
-    if hasattr(filesystem_async, "_get_write_results_queue"):
-        filesystem_async._get_write_results_queue = queue.Queue
 
 
 def _sharded_state(
     modules: Mapping[str, nn.Module],
     optimizers: Mapping[str, MegatronOptimizer],
     groups: ParallelGroups,
+    config: Config,
     *,
     is_loading: bool,
+    copy: bool = False,
 ) -> dict[str, Any]:
     """Everything that core stores, as shards of named global tensors."""
-    model = {part: _sharded_module(part, module, groups) for part, module in modules.items()}
+    model = {
+        part: _sharded_module(part, module, groups, config) for part, module in modules.items()
+    }
     states = {
-        part: sharded_state(optimizer, model[part], is_loading=is_loading)
+        part: sharded_state(optimizer, model[part], is_loading=is_loading, copy=copy)
         for part, optimizer in optimizers.items()
     }
+    if copy:
+        copy_to_host(model)
     return {"model": model, "optimizer": states}
 
 
-def _sharded_module(part: str, module: nn.Module, groups: ParallelGroups) -> dict[str, Any]:
-    module = unwrap(module)
-    if part not in REPLICATED:
-        sharded: dict[str, Any] = module.sharded_state_dict(  # type: ignore[operator]
-            prefix=f"{part}.", metadata={"dp_cp_group": groups.dp_cp}
+def _sharded_module(
+    part: str, module: nn.Module, groups: ParallelGroups, config: Config
+) -> dict[str, Any]:
+    if part == ENCODER:
+        return _sharded_encoder(module, groups, config)
+    sharded: dict[str, Any] = unwrap(module).sharded_state_dict(  # type: ignore[operator]
+        prefix=f"{part}.", metadata={"dp_cp_group": groups.dp_cp}
+    )
+    return sharded
+
+
+def _sharded_encoder(module: nn.Module, groups: ParallelGroups, config: Config) -> dict[str, Any]:
+    """Full tensors by their names, whether tensor-parallel ranks hold parts of them or copies."""
+    rows = {row.megatron: row for row in mapping_table(config).expand()}
+    tensor, data = groups.encoder_pg.tp, groups.encoder_pg.dp
+    described = {}
+    for name, value in unwrap(module).state_dict(prefix=f"{ENCODER}.", keep_vars=True).items():
+        if not isinstance(value, Tensor):
+            continue
+        row = rows.get(name)
+        if not isinstance(row, ColumnParallel) or row.replicated:
+            # One of the ranks that have a copy writes it.
+            copy = (tensor.rank(), data.rank())
+            described[name] = ShardedTensor.from_rank_offsets(name, value, replica_id=copy)
+            continue
+        part = ShardedTensor.from_rank_offsets(
+            name, value, (row.axis, tensor.rank(), tensor.size()), replica_id=(0, data.rank())
         )
-        return sharded
-    # Rank 0 of the world writes the copy that all ranks have.
-    return {
-        name: ShardedTensor.from_rank_offsets(name, tensor, replica_id=dist.get_rank())
-        for name, tensor in module.state_dict(prefix=f"{part}.", keep_vars=True).items()
-        if isinstance(tensor, Tensor)
-    }
+        gated = isinstance(row, GatedMLP)
+        described[name] = apply_swiglu_sharded_factory(part, ()) if gated else part
+    return described
 
 
 def _loadable_optimizers(

@@ -27,7 +27,8 @@ if TYPE_CHECKING:
     from megatron_longrl.parallel.groups import ParallelGroups
 
 MODULES = ("encoder", "language_model")
-"""Modules of a model: the replicated encoder, and the language model sharded over TP and PP."""
+"""Modules of a model: the encoder, replicated or sharded over TP, and the language model, sharded
+over TP and PP."""
 
 LOCAL_LAYER = re.compile(r"^(language_model\.decoder\.layers\.)(\d+)(\..*)$")
 """Splits the name of a parameter of a layer at the layer's index."""
@@ -116,8 +117,8 @@ def export_named_tensors(
     """Stream the model's weights as full Hugging Face tensors, in the order of the table.
 
     Collective over the replica: every rank must exhaust the iterator, and every rank is given every
-    tensor (gathered over tensor-parallel ranks, broadcast along the pipeline). The
-    encoder's tensors are local everywhere, since it is replicated. Tensors have the model's dtype
+    tensor (gathered over tensor-parallel ranks, broadcast along the pipeline; what every rank holds
+    whole, as most of the encoder, is taken from the rank itself). Tensors have the model's dtype
     (not that of the optimizer's fp32 copy); they may share memory with the model: use or copy them
     before the next optimizer step, and do not write to them. Weights with adapters come merged.
 

@@ -28,6 +28,8 @@ from megatron.core.optimizer import MegatronOptimizer
 from megatron.core.optimizer.distrib_optimizer import DistributedOptimizer
 from torch import Tensor
 
+from megatron_longrl.checkpoint.shard_writer import copy_to_host
+
 STATE_KEYS = ("param", "exp_avg", "exp_avg_sq")
 """What Adam keeps of every parameter: its fp32 copy and two moments."""
 
@@ -52,13 +54,18 @@ def allocate_state(optimizer: MegatronOptimizer) -> None:
 
 
 def sharded_state(
-    optimizer: MegatronOptimizer, sharded_module: dict[str, Any], *, is_loading: bool
+    optimizer: MegatronOptimizer,
+    sharded_module: dict[str, Any],
+    *,
+    is_loading: bool,
+    copy: bool = False,
 ) -> dict[int, Any]:
     """Describe the state for core's ``dist_checkpointing``. Collective over data-parallel ranks.
 
     Args:
         sharded_module: the module's sharded state, made with ``keep_vars``.
         is_loading: whether the tensors are to be filled.
+        copy: describe tensors in host memory that training does not go on to change.
     """
     allocate_state(optimizer)
     by_parameter = {id(entry.data): entry for entry in nested_values(sharded_module)}
@@ -72,6 +79,8 @@ def sharded_state(
             }
         else:
             described[index] = member.sharded_state_dict(sharded_module, is_loading=is_loading)
+            if copy:
+                copy_to_host(described[index])
     return described
 
 
@@ -127,7 +136,7 @@ def _piece(
 def _parameters_to_save(
     member: DistributedOptimizer, by_parameter: dict[int, Any]
 ) -> dict[int, dict[str, Any]]:
-    """Whole state tensors, each on one data-parallel rank, which writes it."""
+    """Copies of whole state tensors, each on one data-parallel rank, which writes it."""
     group = member.data_parallel_group
     described: dict[int, dict[str, Any]] = {}
     for index, parameter in _parameters(member):

@@ -7,17 +7,11 @@ parameters. Reading is in :mod:`megatron_longrl.checkpoint.stored`.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import torch.distributed.checkpoint as dcp
-from megatron.core.dist_checkpointing.strategies.torch import (
-    MCoreSavePlanner,
-    TorchDistSaveShardedStrategy,
-    _replace_state_dict_keys_with_sharded_keys,
-    mcore_to_pyt_state_dict,
-)
+from megatron.core.dist_checkpointing.strategies.torch import MCoreSavePlanner
 from torch import Tensor, nn
+from torch.distributed import ProcessGroup
 from torch.distributed.checkpoint.metadata import MetadataIndex
 
 from megatron_longrl.checkpoint.mapping import (
@@ -26,43 +20,40 @@ from megatron_longrl.checkpoint.mapping import (
     mapping_table,
     merge_named,
 )
+from megatron_longrl.checkpoint.shard_writer import ShardWriter
 from megatron_longrl.checkpoint.stored import checkpoint_key
 
 if TYPE_CHECKING:
     from megatron_longrl.config import Config
 
 
-class StreamedSave(TorchDistSaveShardedStrategy):
+class StreamedSave(ShardWriter):
     """Saves weights that are read while they are written, in place of those of a model.
 
     Args:
+        group: the world, of one rank.
         config: of the model, with ``vocab_size``.
         modules: of the model on one rank, for the shapes.
         read: gives the tensor of a Hugging Face name.
     """
 
     def __init__(
-        self, config: Config, modules: Mapping[str, nn.Module], read: Callable[[str], Tensor]
+        self,
+        group: ProcessGroup,
+        config: Config,
+        modules: Mapping[str, nn.Module],
+        read: Callable[[str], Tensor],
     ) -> None:
-        super().__init__("torch_dist", 1)
+        super().__init__(group)
         self._read = read
         self._rows = {checkpoint_key(row.megatron): row for row in mapping_table(config).expand()}
         self._parameters = local_parameters(modules)
         self._last: tuple[tuple[str, int | None] | None, Tensor | None] = (None, None)
 
-    def save(self, sharded_state_dict: Any, checkpoint_dir: str | Path) -> None:
-        """In place of core's, which collects all tensors before it writes."""
-        named, _, _ = _replace_state_dict_keys_with_sharded_keys(
-            sharded_state_dict, self.keep_only_main_replica
-        )
-        dcp.save(
-            mcore_to_pyt_state_dict(named, False),
-            storage_writer=dcp.FileSystemWriter(checkpoint_dir),
-            planner=_StreamingPlanner(
-                self._tensor, {key for key, layer in self._rows if layer is not None}
-            ),
-            no_dist=True,
-        )
+    def planner(self) -> MCoreSavePlanner:
+        """In place of the one that finds the tensors in the model."""
+        stacked = {key for key, layer in self._rows if layer is not None}
+        return _StreamingPlanner(self._tensor, stacked)
 
     def _tensor(self, key: str, layer: int | None) -> Tensor:
         """A whole parameter. The parts of one are asked for one after the other."""

@@ -14,6 +14,10 @@ class CheckpointSection(Section):
     save_interval: PositiveInt | None = None
     """Save every so many steps; by default only at the end."""
 
+    async_save: bool = False
+    """Write checkpoints while training goes on. Takes room in host memory for a copy of what a rank
+    writes; a save waits for the one before it."""
+
     keep_last_checkpoints: PositiveInt | None = None
     """Keep only so many of the newest checkpoints; by default all."""
 

@@ -65,23 +65,11 @@ class ModelSection(Section):
     norm_epsilon: PositiveFloat = 1e-6
     """Epsilon of the language model's RMSNorm."""
 
-    rotary_base: PositiveFloat = 1000000.0
-    """Base period of the rotary position embedding."""
-
-    rope_scaling_factor: PositiveFloat | None = None
-    """By how much Llama 3.1 and later lengthen the slow rotary wavelengths; none leaves all."""
-
     add_qkv_bias: bool = True
     """Bias on the query, key and value projections (as Qwen2 has)."""
 
     qk_layernorm: bool = False
     """RMSNorm on the queries and keys of every head (as Qwen3 has)."""
-
-    mrope_section: tuple[CountInt, CountInt, CountInt] | None = None
-    """Rotary channels that turn with time, height and width; none where positions are of text."""
-
-    mrope_interleaved: bool = False
-    """Deal the rotary channels out in turn instead of in three runs."""
 
     untie_embeddings_and_output_weights: bool = False
     """Give the output layer its own weights instead of the word embeddings'."""
@@ -126,9 +114,6 @@ class ModelSection(Section):
     vision_temporal_patch_size: PositiveInt = 1
     """Frames that one patch spans."""
 
-    vision_temporal_pooling: PositiveInt = 1
-    """Consecutive frames whose embeddings VILA averages into one frame's (NVILA)."""
-
     vision_window_size: CountInt = 0
     """Side in pixels of the windows within which patches see each other; 0: whole frames."""
 
@@ -147,11 +132,6 @@ class ModelSection(Section):
 
     vision_feature_layer: int = -2
     """Hidden state that the projector reads: -1 is the last layer's output, -2 the one before."""
-
-    projector_type: str = "mlp_downsample"
-    """How VILA's vision features become tokens, as its checkpoints name it: mlp_downsample and
-    mlp_downsample_2x2_fix merge 2 x 2 patches into one token, mlp_downsample_3x3_fix 3 x 3; linear
-    and mlp2x_gelu (any number) keep them."""
 
     image_mean: tuple[FiniteFloat, FiniteFloat, FiniteFloat] = (0.5, 0.5, 0.5)
     """Subtracted from the channels of pixels scaled to 0..1; one number goes for all."""

@@ -42,6 +42,10 @@ class ParallelSection(Section):
     """How the ranks that share a sequence exchange keys and values: gather all of them, exchange
     sequence for heads (Ulysses; heads must divide), or pass them around a ring (least memory)."""
 
+    vision_tensor_parallel: bool = False
+    """Split the vision tower's layers over the tensor-parallel ranks, too, which then encode the
+    same frames. Else each rank has a whole tower and frames of its own."""
+
     sequence_parallel: bool = False
     """Split norms and dropouts over the sequence between tensor-parallel ranks."""
 

@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING
 
 from megatron_longrl.config.model import TEXT_FAMILIES
 from megatron_longrl.config.names import flag
+from megatron_longrl.config.rotary_rules import rotary_embedding
 from megatron_longrl.config.rules_rewards import reward_rules
 from megatron_longrl.config.rules_rl import curriculum_rules, rl_rules
-from megatron_longrl.errors import UserError
-from megatron_longrl.models.vila.projector_kinds import widths
+from megatron_longrl.config.vila_rules import vila_pictures
 
 if TYPE_CHECKING:
     from megatron_longrl.config.schema import Config, Entry
@@ -36,7 +36,9 @@ def first_broken_rule(config: Config, world_size: int, entry: Entry | None) -> s
     rules = (
         _required_fields(config, entry),
         _language_model(config),
+        rotary_embedding(config),
         _vision_tower(config),
+        vila_pictures(config),
         _ranks(config, world_size),
         _tensor_split(config),
         _sequence_split(config),
@@ -129,10 +131,6 @@ def _vision_tower(config: Config) -> Iterator[str]:
         return
     if is_square:
         yield from _indivisible(config, "vision_image_size", "vision_patch_size")
-        try:
-            widths(config.projector_type, config.vision_hidden_size, config.hidden_size)
-        except UserError as error:
-            yield str(error)
     yield from _indivisible(config, "vision_hidden_size", "vision_num_attention_heads")
     layers, feature = config.vision_num_layers, config.vision_feature_layer
     if not -(layers + 1) <= feature <= layers:
@@ -174,6 +172,19 @@ def _tensor_split(config: Config) -> Iterator[str]:
             f"num_query_groups ({groups}) is neither a multiple nor a divisor of "
             f"tensor_model_parallel_size ({tensor}): change --tensor-model-parallel-size"
         )
+    if config.vision_tensor_parallel:
+        if tensor == 1:
+            yield (
+                "vision_tensor_parallel is on, but tensor_model_parallel_size is 1: give "
+                "--no-vision-tensor-parallel, or a larger --tensor-model-parallel-size"
+            )
+        if config.model_family in TEXT_FAMILIES:
+            yield (
+                f"vision_tensor_parallel is on, but model_family {config.model_family} has no "
+                "vision tower: give --no-vision-tensor-parallel"
+            )
+        yield from _indivisible(config, "vision_num_attention_heads", "tensor_model_parallel_size")
+        yield from _indivisible(config, "vision_ffn_hidden_size", "tensor_model_parallel_size")
     if config.sequence_parallel and tensor == 1:
         yield (
             "sequence_parallel is on, but tensor_model_parallel_size is 1: "
@@ -339,6 +350,8 @@ def _checkpoints_and_validation(config: Config, entry: Entry | None) -> Iterator
         return
     if config.save_interval is not None and config.save is None:
         yield f"save_interval ({config.save_interval}) is set without save: give --save FOLDER"
+    if config.async_save and config.save is None:
+        yield "async_save is on without save: give --save FOLDER"
     if config.finetune and config.load is None:
         yield "finetune is on without load: give --load FOLDER, or use --pretrained-checkpoint"
     for name in ("eval_interval", "eval_at_start"):

@@ -19,9 +19,11 @@ from megatron_longrl.config.parallel import ParallelSection
 from megatron_longrl.config.rewards import RewardSection
 from megatron_longrl.config.rl import RLSection
 from megatron_longrl.config.rollout import RolloutSection
+from megatron_longrl.config.rotary import RotarySection
 from megatron_longrl.config.rules import first_broken_rule
 from megatron_longrl.config.section import Section
 from megatron_longrl.config.training import TrainingSection
+from megatron_longrl.config.vila import VilaSection
 from megatron_longrl.errors import UserError
 from megatron_longrl.models.vila.projector_kinds import downsampling
 
@@ -32,6 +34,8 @@ Entry = Literal["sft", "rl", "evaluate", "serve"]
 
 SECTIONS: tuple[type[Section], ...] = (
     ModelSection,
+    RotarySection,
+    VilaSection,
     ParallelSection,
     TrainingSection,
     LoraSection,
@@ -49,6 +53,8 @@ SECTIONS: tuple[type[Section], ...] = (
 
 class Config(
     ModelSection,
+    RotarySection,
+    VilaSection,
     ParallelSection,
     TrainingSection,
     LoraSection,
@@ -119,13 +125,38 @@ class Config(
         return [d for d in degrees if groups % d == 0 or d % groups == 0]
 
     @property
+    def tile_squares(self) -> tuple[int, ...]:
+        """Sides of the squares of tiles that VILA's S2 takes of a picture, one for every scale."""
+        return tuple(scale // self.vision_image_size for scale in self.vision_s2_scales) or (1,)
+
+    @property
+    def frame_side(self) -> int:
+        """Side of VILA's square frames in pixels; 0 where there are no such frames."""
+        if self.vision_s2_scales and not self.vision_dynamic_s2:
+            return self.vision_s2_scales[-1]
+        return self.vision_image_size
+
+    @property
+    def token_side(self) -> int:
+        """Rows, and columns, of tokens that VILA makes of such a frame, before they are pooled."""
+        patches = self.vision_image_size // self.vision_patch_size
+        if not self.vision_dynamic_s2:
+            patches *= self.tile_squares[self.vision_s2_output_scale]
+        return math.ceil(patches / downsampling(self.projector_type))
+
+    @property
     def tokens_per_frame(self) -> int:
-        """Media tokens of a square frame, without the newline that follows it; 0 where there are no
-        such frames."""
+        """Media tokens of a square frame of a video, without the newline that follows it; 0 where
+        there are no such frames."""
         if not self.vision_image_size:
             return 0
-        patches = self.vision_image_size // self.vision_patch_size
-        return math.ceil(patches / downsampling(self.projector_type)) ** 2
+        rows, columns = self.vision_spatial_pooling
+        return (self.token_side // rows) * (self.token_side // columns)
+
+    @property
+    def projector_input_width(self) -> int:
+        """Channels of the vision features that VILA's projector takes."""
+        return self.vision_hidden_size * len(self.tile_squares)
 
     @property
     def embedding_width(self) -> int:

@@ -7,6 +7,9 @@ from dataclasses import dataclass
 Channels = tuple[float, float, float]
 """A number for red, green and blue."""
 
+Tiling = tuple[int, int]
+"""Rows and columns of tiles."""
+
 
 @dataclass(frozen=True)
 class FrameView:
@@ -22,3 +25,13 @@ class FrameView:
     """Consecutive frames that the tower takes together: its unit of work."""
     tokens_per_unit: int = 1
     """Embeddings that a unit gives."""
+    pooling: tuple[int, int, int] = (1, 1, 1)
+    """Frames, and rows and columns of a frame's tokens, that are averaged into one."""
+    tilings: tuple[Tiling, ...] = ()
+    """Of an image whose frames are tiles: the grids into which resized copies of it are cut, one
+    copy after the other, row by row. None where frames are whole pictures."""
+
+    @property
+    def joins_tiles(self) -> bool:
+        """Whether all tiles of an image are one unit."""
+        return bool(self.tilings) and self.frames_per_unit > 1

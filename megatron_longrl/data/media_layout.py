@@ -40,20 +40,22 @@ class MediaLayout(Protocol):
     """How one family reads media."""
 
     def frame_indices(
-        self, info: VideoInfo, max_frames: int | None, fps: float | None
+        self, info: VideoInfo, max_frames: int | None, fps: float | None, images: int = 1
     ) -> tuple[int, ...]:
-        """Frames to take of a video, a multiple of those of a unit.
+        """Frames to take of a video, or the tiles of an image; a multiple of those of a unit.
 
         Args:
             max_frames: ``--video-frames``.
             fps: ``--video-fps``.
+            images: how many the prompt has.
         """
 
-    def view(self, info: VideoInfo, frames: int) -> FrameView:
+    def view(self, info: VideoInfo, frames: int, images: int = 1) -> FrameView:
         """How its frames are preprocessed.
 
         Args:
-            frames: how many are taken; an image has as many as a unit.
+            frames: how many are taken.
+            images: how many the prompt has.
         """
 
     def pieces(self, info: VideoInfo, indices: Sequence[int], view: FrameView) -> list[Piece]:

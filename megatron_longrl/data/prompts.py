@@ -166,9 +166,9 @@ class PromptBuilder:
     def _spec(self, row: Row, path: Path, is_image: bool) -> tuple[VideoSpec, VideoInfo]:
         layout = self._media_layout(row)
         info = probe_image(path) if is_image else probe(path)
-        indices = layout.frame_indices(info, self.max_frames, self._fps)
+        indices = layout.frame_indices(info, self.max_frames, self._fps, len(row.images))
         try:
-            view = layout.view(info, len(indices))
+            view = layout.view(info, len(indices), len(row.images))
         except ValueError as error:
             raise VideoError(path, str(error)) from None
         spec = VideoSpec(

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cache, cached_property, partial
 
 import numpy as np
@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 
 from megatron_longrl.data import video_dali
-from megatron_longrl.data.frame_view import FrameView
+from megatron_longrl.data.frame_view import FrameView, Tiling
 from megatron_longrl.data.image import read_image
 from megatron_longrl.data.video_dali import DECODED_BY_DALI, VIDEOS_PER_RUN, Recipe
 from megatron_longrl.data.video_probe import (
@@ -59,7 +59,8 @@ class VideoSpec:
     content: str
     """Hash of the file's bytes."""
     frame_indices: tuple[int, ...]
-    """In presentation order of the file; a multiple of ``view.frames_per_unit``."""
+    """In presentation order of the file, or numbers of an image's tiles; a multiple of
+    ``view.frames_per_unit``."""
     view: FrameView
     source_pixels: int = field(default=0, compare=False)
     """Width times height of the file's frames: what decoding one costs."""
@@ -174,6 +175,18 @@ class _Part:
     """Memory that it takes in DALI."""
     first: int = 0
     """Number of the frame with which the encoded input begins."""
+    tiling: Tiling = (1, 1)
+    """Into which the resized frame is cut, where it is an image that becomes tiles."""
+    tiles: Sequence[int] = (0,)
+    """Numbers of those that are asked for, row by row."""
+
+    def cut(self, frames: Tensor) -> Tensor:
+        """DALI's output [f, 3, H, W] -> what is asked for."""
+        if self.tiling == (1, 1):
+            return frames
+        rows, columns = self.tiling
+        grid = frames[0].unflatten(1, (rows, -1)).unflatten(3, (columns, -1))
+        return grid.permute(1, 3, 0, 2, 4).flatten(0, 1)[list(self.tiles)]
 
 
 def _parts(number: int, spec: VideoSpec, indices: Sequence[int]) -> Iterator[_Part]:
@@ -181,8 +194,7 @@ def _parts(number: int, spec: VideoSpec, indices: Sequence[int]) -> Iterator[_Pa
     if not indices:
         return
     if spec.is_image:
-        frames = np.stack([read_image(spec.path)] * len(indices))
-        yield _decoded(number, range(len(indices)), spec, frames)
+        yield from _parts_of_image(number, spec, indices)
         return
     found = scan(spec.path)
     if max(indices) >= found.info.num_frames:
@@ -207,6 +219,24 @@ def _parts(number: int, spec: VideoSpec, indices: Sequence[int]) -> Iterator[_Pa
             size = encoded.nbytes + len(here) * frame_bytes
             inputs = (encoded, frames, _size(spec))
             yield _Part(number, here, spec, recipe, inputs, size, first)
+
+
+def _parts_of_image(number: int, spec: VideoSpec, indices: Sequence[int]) -> Iterator[_Part]:
+    """One for every copy of the image whose tiles are asked for; or the image, repeated."""
+    image = read_image(spec.path)
+    if not spec.view.tilings:
+        yield _decoded(number, range(len(indices)), spec, np.stack([image] * len(indices)))
+        return
+    first = 0
+    for rows, columns in spec.view.tilings:
+        behind = first + rows * columns
+        here = [row for row, index in enumerate(indices) if first <= index < behind]
+        if here:
+            part = _decoded(number, here, spec, image[None])
+            size = np.asarray([rows, columns], dtype=np.float32) * _size(spec)
+            tiles = [indices[row] - first for row in here]
+            yield replace(part, inputs=(part.inputs[0], size), tiling=(rows, columns), tiles=tiles)
+        first = behind
 
 
 def _encoded(
@@ -264,7 +294,7 @@ def _run(parts: Sequence[_Part], results: list[Tensor | VideoError]) -> None:
     for part, output in zip(parts, outputs, strict=True):
         target = results[part.number]
         assert isinstance(target, Tensor)
-        target[list(part.rows)] = output
+        target[list(part.rows)] = part.cut(output)
 
 
 def _run_refused(part: _Part, results: list[Tensor | VideoError]) -> None:

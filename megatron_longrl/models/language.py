@@ -26,7 +26,12 @@ from torch import Tensor
 from megatron_longrl.models.deepstack import install_deepstack
 from megatron_longrl.models.lora import LoraOptions, adapted, lora_options
 from megatron_longrl.models.norms import FUSED_NORMS, TorchNorm
-from megatron_longrl.models.rotary import channel_axes, llama3_frequencies, rotary_angles
+from megatron_longrl.models.rotary import (
+    attention_sharpening,
+    channel_axes,
+    rotary_angles,
+    scaled_frequencies,
+)
 from megatron_longrl.models.swiglu import SwiGLU
 from megatron_longrl.models.transformer_engine import fused_block_spec
 from megatron_longrl.parallel.attention import MaskedAttention
@@ -114,6 +119,7 @@ def common_transformer_options(config: Config) -> dict[str, Any]:
 
 def language_transformer_config(config: Config) -> TransformerConfig:
     """megatron-core's configuration of the language model."""
+    sharpening = attention_sharpening(config)
     return TransformerConfig(
         num_layers=config.num_layers,
         hidden_size=config.hidden_size,
@@ -128,6 +134,8 @@ def language_transformer_config(config: Config) -> TransformerConfig:
         use_te_activation_func=config.transformer_impl == "local",  # that of our layer_spec
         add_bias_linear=False,
         add_qkv_bias=config.add_qkv_bias,
+        # YaRN multiplies whole queries and keys: scores may as well have it, squared.
+        softmax_scale=sharpening**2 * config.kv_channels**-0.5 if sharpening != 1 else None,
         qk_layernorm=config.qk_layernorm,
         tensor_model_parallel_size=config.tensor_model_parallel_size,
         pipeline_model_parallel_size=config.pipeline_model_parallel_size,
@@ -193,10 +201,7 @@ def build_language_model(
         scatter_embedding_sequence_parallel=False,
         pg_collection=groups.pg,
     )
-    if config.rope_scaling_factor is not None:
-        model.rotary_pos_emb.inv_freq = llama3_frequencies(
-            model.rotary_pos_emb.inv_freq, config.rope_scaling_factor
-        )
+    model.rotary_pos_emb.inv_freq = scaled_frequencies(model.rotary_pos_emb.inv_freq, config)
     axes = channel_axes(mrope_sections(config), interleaved=config.mrope_interleaved)
     model.rotary_axes = axes.to(platform.device)
     if groups.is_first_stage:

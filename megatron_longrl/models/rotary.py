@@ -9,11 +9,15 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
 from megatron_longrl.models.text.kinds import LLAMA3_SCALING
+
+if TYPE_CHECKING:
+    from megatron_longrl.config import Config
 
 
 def channel_axes(sections: Sequence[int], *, interleaved: bool) -> Tensor:
@@ -47,6 +51,63 @@ def rotary_angles(positions: Tensor, inverse_frequencies: Tensor, axes: Tensor) 
     chosen = positions.transpose(0, 1)[:, :, axes.to(positions.device)].float()  # [s, b, d / 2]
     angles = chosen * inverse_frequencies
     return torch.cat([angles, angles], dim=-1)[:, :, None]
+
+
+def scaled_frequencies(inverse_frequencies: Tensor, config: Config) -> Tensor:
+    """Frequencies of the lengthened context, float32 [d / 2], as ``--rope-scaling-type`` says.
+
+    Args:
+        inverse_frequencies: those of the original context.
+    """
+    factor = config.rope_scaling_factor
+    if factor is None or config.rope_scaling_type == "dynamic":
+        return inverse_frequencies
+    if config.rope_scaling_type == "linear":
+        return inverse_frequencies / factor
+    if config.rope_scaling_type == "yarn":
+        return yarn_frequencies(inverse_frequencies, factor, config)
+    return llama3_frequencies(inverse_frequencies, factor)
+
+
+def attention_sharpening(config: Config) -> float:
+    """By how much turned queries, and turned keys, are longer than without YaRN.
+
+    Section 3.4 of https://arxiv.org/abs/2309.00071, unless the checkpoint says otherwise.
+    """
+    factor = config.rope_scaling_factor
+    if factor is None or config.rope_scaling_type != "yarn":
+        return 1.0
+    return config.yarn_attention_factor or yarn_magnitude(factor)
+
+
+def yarn_magnitude(factor: float, slope: float = 1.0) -> float:
+    """0.1 slope ln(factor) + 1, or 1 where nothing is lengthened."""
+    return 0.1 * slope * math.log(factor) + 1 if factor > 1 else 1.0
+
+
+def yarn_frequencies(inverse_frequencies: Tensor, factor: float, config: Config) -> Tensor:
+    """YaRN's "NTK-by-parts" (section 3.2 of https://arxiv.org/abs/2309.00071).
+
+    Between the channel of ``yarn_beta_fast`` turns within the original context and that of
+    ``yarn_beta_slow`` turns, the growth is interpolated over the channels' numbers, as in
+    transformers' modeling_rope_utils.py.
+    """
+    context = config.yarn_original_max_position_embeddings
+    assert context is not None, "a rule asks for it"
+    channels = 2 * len(inverse_frequencies)
+
+    def channel_of(turns: float) -> float:
+        wavelength = context / turns
+        return channels * math.log(wavelength / (2 * math.pi)) / (2 * math.log(config.rotary_base))
+
+    first, last = channel_of(config.yarn_beta_fast), channel_of(config.yarn_beta_slow)
+    if config.yarn_correction_range_round_to_int:
+        first, last = math.floor(first), math.ceil(last)
+    first, last = max(first, 0), min(last, channels - 1)
+    width = (last - first) or 0.001
+    ramp = (torch.arange(len(inverse_frequencies), dtype=torch.float32) - first) / width
+    grown = ramp.clamp(0, 1).to(inverse_frequencies.device)
+    return inverse_frequencies / factor * grown + inverse_frequencies * (1 - grown)
 
 
 def llama3_frequencies(inverse_frequencies: Tensor, factor: float) -> Tensor:

@@ -24,6 +24,7 @@ from torch.distributed import ProcessGroup
 from megatron_longrl.data.video import FrameView, VideoError, VideoSpec, decode_many
 from megatron_longrl.parallel.agree import gather_objects, together
 from megatron_longrl.parallel.shares import Cut, Share, frame_shares
+from megatron_longrl.parallel.team import Request, Team
 
 Runs = list[tuple[int, int]]
 """(first row, rows): pieces of a tensor, in the order in which their owner has them."""
@@ -58,13 +59,13 @@ class _Chunk:
     pixels: Tensor
     """[units * frames of a unit, 3, H, W]."""
     units: int
-    tokens_per_unit: int
+    view: FrameView
 
     def select(self, kept: Tensor) -> _Chunk:
         """The units of these numbers."""
         whole = self.pixels.unflatten(0, (self.units, -1))
         pixels = whole[kept.to(whole.device)].flatten(0, 1)
-        return _Chunk(pixels, len(kept), self.tokens_per_unit)
+        return _Chunk(pixels, len(kept), self.view)
 
 
 @dataclass
@@ -86,15 +87,17 @@ class FrameEncoder:
     """Stage 1 over the ranks of one replica.
 
     Args:
-        encoder: frames [f, 3, H, W] -> [units, tokens, w]; wrapped for data parallelism when it is
-            trained. None for a model without one, which is never given a video.
-        group: all ranks of the replica.
-        control: a gloo group of the same ranks.
+        encoder: frames [f, 3, H, W] and their view -> [units, tokens, w]; wrapped for data
+            parallelism when it is trained. None for a model without one, which is never given a
+            video.
+        group: the ranks of the replica that have frames of their own.
+        control: a gloo group of the whole replica.
         chunk_frames: frames encoded at a time; at least a unit.
         decoded_bytes: decoded pixels that wait for the encoder; at least a chunk.
         width: w, channels of an embedding.
         dtype: training dtype, in which embeddings are kept.
         cut: whether a video may be split inside itself, see :func:`frame_shares`.
+        team: ranks that have the same frames as this one, and a part of the encoder each.
         timer: counts the seconds of the phases ``decode`` and ``gather``.
     """
 
@@ -110,6 +113,7 @@ class FrameEncoder:
         dtype: torch.dtype,
         device: torch.device,
         cut: Cut = "always",
+        team: Team | None = None,
         timer: Callable[[str], AbstractContextManager[None]] = lambda phase: nullcontext(),
     ) -> None:
         self._encoder = encoder
@@ -121,6 +125,7 @@ class FrameEncoder:
         self.dtype = dtype
         self.device = device
         self.cut = cut
+        self.team = team
         self.timer = timer
 
     @property
@@ -152,11 +157,12 @@ class FrameEncoder:
         with self.timer("gather"):
             whole = self._gather(output.detach(), owned)
         parts = whole.split([tokens for _, tokens in order]) if order else ()
+        counts = self.team is None or self.team.group.rank() == 0  # of a team's frames only once
         return EncodedVideos(
             embeddings={key: part for (key, _), part in zip(order, parts, strict=True)},
             failed={specs[v].key(): reason for v, reason in failed.items()},
-            frames_decoded=local.decoded,
-            frames_encoded=sum(specs[v].view.frames_per_unit for v in local.units),
+            frames_decoded=local.decoded * counts,
+            frames_encoded=sum(specs[v].view.frames_per_unit for v in local.units) * counts,
             order=order,
             owned=owned,
             chunks=_select(local.chunks, kept),
@@ -185,12 +191,12 @@ class FrameEncoder:
             torch.autograd.backward(encoded.output, mine)
             encoded.output = None  # its graph is gone
             return
-        held = sum(chunk.units * chunk.tokens_per_unit for chunk in encoded.chunks)
+        held = sum(chunk.units * chunk.view.tokens_per_unit for chunk in encoded.chunks)
         assert held == len(mine), "encode(for_backward=True) is needed for a backward pass"
         start = 0
         for chunk in encoded.chunks:
             with torch.enable_grad():
-                output = self.encoder(chunk.pixels).to(self.dtype).flatten(0, 1)
+                output = self.encoder(chunk.pixels, chunk.view).to(self.dtype).flatten(0, 1)
             torch.autograd.backward(output, mine[start : start + len(output)])
             start += len(output)
 
@@ -203,7 +209,7 @@ class FrameEncoder:
         for portion in self._portions(specs, share):
             view = specs[portion[0][0]].view
             with self.timer("decode"):
-                results = decode_many([(specs[v], _frames(view, units)) for v, units in portion])
+                results = self._decode([(specs[v], _frames(view, units)) for v, units in portion])
             good: list[Tensor] = []
             for (v, units), result in zip(portion, results, strict=True):
                 if isinstance(result, VideoError):
@@ -216,15 +222,20 @@ class FrameEncoder:
                 continue  # the encoder never sees an empty batch
             for frames in torch.cat(good).split(self._chunk_units(view) * view.frames_per_unit):
                 units_here = len(frames) // view.frames_per_unit
-                chunk = _Chunk(frames.to(self.device), units_here, view.tokens_per_unit)
+                chunk = _Chunk(frames.to(self.device), units_here, view)
                 with torch.set_grad_enabled(keep_graph):
-                    output = self.encoder(chunk.pixels).to(self.dtype).flatten(0, 1)
+                    output = self.encoder(chunk.pixels, chunk.view).to(self.dtype).flatten(0, 1)
                 expected = (units_here * view.tokens_per_unit, self.width)
                 assert output.shape == expected, f"the tower gave {output.shape}, not {expected}"
                 local.outputs.append(output)
                 if for_backward and not keep_graph:
                     local.chunks.append(chunk)
         return local
+
+    def _decode(self, requests: Sequence[Request]) -> list[Tensor | VideoError]:
+        if self.team is None:
+            return decode_many(requests)
+        return self.team.decode(requests, self.device)
 
     def _chunk_units(self, view: FrameView) -> int:
         return max(self.chunk_frames // view.frames_per_unit, 1)

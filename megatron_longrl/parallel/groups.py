@@ -1,9 +1,10 @@
 """All process groups of a rank, built once and passed explicitly.
 
 MR-SP is Megatron's context-parallel dimension: sequences are sharded over ``cp``. The frames of a
-video are spread over ``replica``, all ranks of one model replica (tensor x MR-SP x pipeline). The
+video are spread over ``frames``: all ranks of one model replica (tensor x MR-SP x pipeline). The
 vision tower and projector are replicated on every rank, so for them the whole world is one
-data-parallel group (:attr:`ParallelGroups.encoder_pg`).
+data-parallel group (:attr:`ParallelGroups.encoder_pg`). With ``--vision-tensor-parallel`` the
+tower's layers are split over tensor-parallel ranks, which are a ``team`` with the same frames.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from megatron.core import parallel_state
 from megatron.core.process_groups_config import ProcessGroupCollection
 from torch.distributed import ProcessGroup
 
+from megatron_longrl.parallel.team import Team
 from megatron_longrl.platforms import platform
 
 if TYPE_CHECKING:
@@ -32,15 +34,20 @@ class ParallelGroups:
     pg: ProcessGroupCollection
     """Groups of the language model, as megatron-core names them."""
     encoder_pg: ProcessGroupCollection
-    """Groups of the vision encoder: replicated everywhere, data-parallel over the world."""
+    """Groups of the vision encoder: data-parallel over the world, or, where its layers are split
+    over tensor-parallel ranks, over those that hold the same parts."""
     replica: ProcessGroup
-    """All ranks of this model replica; index in the group = position in the frames' split."""
+    """All ranks of this model replica."""
     replica_ranks: tuple[int, ...]
     """Global ranks of ``replica``, in order."""
     control: ProcessGroup
     """gloo group of the whole world for Python objects (agreements, metrics)."""
     replica_control: ProcessGroup
     """gloo group of the replica for Python objects."""
+    frames: ProcessGroup
+    """Ranks of the replica with frames of their own; index in the group = place in their split."""
+    team: Team | None = None
+    """Ranks that encode the same frames; None where this rank encodes its frames alone."""
     parts_of_cp: dict[int, ProcessGroup] = field(default_factory=dict)
     """By size, this rank's groups of neighbouring MR-SP ranks, smaller than all and larger than
     one."""
@@ -169,38 +176,46 @@ def init_parallel(config: Config) -> ParallelGroups:
         for size in config.sharing_degrees[1:]
         if size < config.context_parallel_size
     }
-    everyone, _ = _new_groups([world], timeout)
+    data, _ = _new_groups([world], timeout)
+    everyone, frames, team, tensor = data, replica, None, alone
+    tp = config.tensor_model_parallel_size
+    if config.vision_tensor_parallel and tp > 1:
+        # Tensor parallelism is the innermost dimension.
+        data, _ = _new_groups([world[place::tp] for place in range(tp)], timeout)
+        frames, _ = _new_groups([r[place::tp] for r in replicas for place in range(tp)], timeout)
+        tensor = parallel_state.get_tensor_model_parallel_group()
+        team = Team(tensor, _new_groups(_rank_groups(config, "tp"), timeout, "gloo")[0])
     control, _ = _new_groups([world], timeout, "gloo")
     return ParallelGroups(
         pg=ProcessGroupCollection.use_mpu_process_groups(),
-        encoder_pg=_replicated_everywhere(everyone, alone),
+        encoder_pg=_encoder_groups(everyone, data, tensor, alone),
         replica=replica,
         replica_ranks=tuple(replica_ranks),
         control=control,
         replica_control=replica_control,
+        frames=frames,
+        team=team,
         parts_of_cp=parts_of_cp,
     )
 
 
-def _replicated_everywhere(world: ProcessGroup, alone: ProcessGroup) -> ProcessGroupCollection:
-    """Groups of a module of which every rank holds a whole copy."""
+def _encoder_groups(
+    world: ProcessGroup, data: ProcessGroup, tensor: ProcessGroup, alone: ProcessGroup
+) -> ProcessGroupCollection:
+    """Groups of a module without pipeline stages.
+
+    Args:
+        data: ranks that hold the same weights.
+        tensor: ranks over which they are split.
+    """
     collection = ProcessGroupCollection()
-    for name in (
-        "tp",
-        "pp",
-        "mp",
-        "cp",
-        "tp_cp",
-        "ep",
-        "expt_tp",
-        "tp_ep",
-        "tp_ep_pp",
-        "embd",
-    ):
+    for name in ("tp", "mp", "tp_cp", "expt_tp", "tp_ep", "tp_ep_pp"):
+        setattr(collection, name, tensor)
+    for name in ("pp", "cp", "ep", "embd"):
         setattr(collection, name, alone)
-    for name in ("dp", "dp_cp", "intra_dp_cp", "tp_dp_cp", "intra_dist_opt"):
-        setattr(collection, name, world)
-    for name in ("expt_dp", "intra_expt_dp"):
+    for name in ("dp", "dp_cp", "intra_dp_cp", "expt_dp", "intra_expt_dp"):
+        setattr(collection, name, data)
+    for name in ("tp_dp_cp", "intra_dist_opt"):
         setattr(collection, name, world)
     collection.pos_embd = None
     return collection

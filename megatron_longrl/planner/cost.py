@@ -132,17 +132,19 @@ class ModelCost:
 
 
 def _encoder_flops(config: Config) -> float:
-    """Operations of a frame through the tower's layers that run, and the projector."""
+    """Operations of a frame of a video through the tower's layers that run, and the projector."""
     if not config.vision_image_size:
         return 0.0  # text, or frames of any size
     from megatron_longrl.models.vila.projector_kinds import widths
     from megatron_longrl.models.vila.siglip import layers_to_run
 
     patches = (config.vision_image_size // config.vision_patch_size) ** 2
-    c, tokens, h = config.vision_hidden_size, config.tokens_per_frame, config.hidden_size
+    c, h = config.vision_hidden_size, config.hidden_size
+    pictures = 1 if config.vision_dynamic_s2 else sum(side**2 for side in config.tile_squares)
     linear = 2.0 * patches * (4 * c * c + 2 * c * config.vision_ffn_hidden_size)
     attention = 4.0 * patches * patches * c
     embedding = 2.0 * patches * 3 * config.vision_patch_size**2 * c
-    between, _ = widths(config.projector_type, c, h)
-    projector = 2.0 * tokens * sum(a * b for a, b in pairwise(between))
-    return layers_to_run(config) * (linear + attention) + embedding + projector
+    between, _ = widths(config.projector_type, config.projector_input_width, h)
+    projector = 2.0 * config.token_side**2 * sum(a * b for a, b in pairwise(between))
+    tower = layers_to_run(config) * (linear + attention) + embedding
+    return pictures * tower + projector

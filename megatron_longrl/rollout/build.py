@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from megatron_longrl.models.text.hf_config import language_settings
+from megatron_longrl.models.text.hf_config import language_settings, multimodal_rotary
 from megatron_longrl.rollout.engine import RolloutEngine
 from megatron_longrl.rollout.vllm_model import ModelSettings
 
@@ -63,9 +63,8 @@ def engine_settings(config: Config, dtype: str) -> dict[str, Any]:
     settings = language_settings(config, dtype)
     if config.mrope_section is not None:
         settings["rope_parameters"] = {
-            "rope_type": "default",
+            **multimodal_rotary(config),
             "rope_theta": config.rotary_base,
-            "mrope_section": list(config.mrope_section),
-            "mrope_interleaved": config.mrope_interleaved,
         }
+        settings.pop("rope_scaling", None)  # the same, and it would win
     return settings

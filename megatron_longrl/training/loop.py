@@ -15,9 +15,9 @@ from megatron_longrl.checkpoint.distributed import (
     Loaded,
     load_checkpoint,
     load_weights,
-    save_checkpoint,
 )
 from megatron_longrl.checkpoint.retention import Retention
+from megatron_longrl.checkpoint.saver import CheckpointSaver
 from megatron_longrl.config import Entry
 from megatron_longrl.data.curriculum import frames_at, of_difficulty
 from megatron_longrl.data.dataset import RowSampler
@@ -168,6 +168,7 @@ class TrainingLoop:
             self.config.keep_best_checkpoint_by,
             loaded.state.get("best"),
         )
+        self.saver = CheckpointSaver(self.retention, runtime.groups, self.config)
         with together(runtime.groups.control):
             rows = of_difficulty(load_rows(self.config.train_data_path), self.config)
             self.sampler = RowSampler(rows, self.config.seed)
@@ -180,6 +181,10 @@ class TrainingLoop:
 
     def run(self, trainer: Trainer) -> None:
         """All remaining steps; writes metrics, checkpoints and, at the end, a last checkpoint."""
+        with self.saver:
+            self._run(trainer)
+
+    def _run(self, trainer: Trainer) -> None:
         validate = trainer.validate
         watch = Watch()
         log = MetricsLogger(self.config, self.entry, self.runtime.is_writer)
@@ -187,6 +192,7 @@ class TrainingLoop:
         if self.iteration == 0 and self.config.eval_at_start and self.valid_rows:
             log.log_step(0, validate(self.valid_rows))
         while self.iteration < self.config.train_iters:
+            self.saver.poll()
             began = time.perf_counter()
             self.runtime.builder.max_frames = frames_at(self.iteration, self.config)
             source = RowSource(
@@ -232,8 +238,9 @@ class TrainingLoop:
 
     def _save(self, directory: str, metrics: dict[str, float], state: dict[str, Any]) -> None:
         model, critic = self.runtime.model, self.critic
+        self.saver.wait()  # or it would be judged by what comes after it
         self.retention.note(self.iteration, metrics)
-        self.carry_from = save_checkpoint(
+        self.carry_from = self.saver.save(
             directory,
             self.iteration,
             modules=model.modules | (critic.modules if critic is not None else {}),
@@ -246,10 +253,5 @@ class TrainingLoop:
                 "best": self.retention.state(),
                 "trainer": state,
             },
-            groups=self.runtime.groups,
-            config=self.config,
             carry_from=self.carry_from,
         )
-        with together(self.runtime.groups.control):
-            if dist.get_rank() == 0:
-                self.retention.prune(directory)

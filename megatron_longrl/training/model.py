@@ -1,8 +1,8 @@
 """The model of a run: two data-parallel parts, their optimizer and their schedule.
 
 The language model is sharded over TP, MR-SP and PP, and reduced over its data-parallel ranks. The
-vision encoder is replicated on every rank, each with its own frames, and reduced over the world; a
-text family has none.
+vision encoder is replicated on every rank, each with its own frames, and reduced over the world;
+with --vision-tensor-parallel its tower is sharded over TP, too. A text family has none.
 """
 
 from __future__ import annotations

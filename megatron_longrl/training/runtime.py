@@ -160,7 +160,7 @@ def build_runtime(config: Config, entry: Entry) -> Runtime:
     encoder = model.encoder
     frames = FrameEncoder(
         encoder.module if encoder is not None and not model.encoder_is_trained else encoder,
-        groups.replica,
+        groups.frames,
         groups.replica_control,
         chunk_frames=config.encoder_chunk_frames,
         decoded_bytes=config.decode_buffer_mib * 2**20,
@@ -168,6 +168,7 @@ def build_runtime(config: Config, entry: Entry) -> Runtime:
         dtype=config.params_dtype,
         device=platform.device,
         cut=CUTS[config.mrsp_stages],
+        team=groups.team,
         timer=timer,
     )
     store = open_store(

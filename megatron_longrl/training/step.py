@@ -255,8 +255,10 @@ class Stepper:
     def _encoder_backward(self, encoded: EncodedVideos, leaves: Mapping[str, Tensor]) -> None:
         """Bring the embeddings' gradients home and reduce the encoder's own."""
         assert self.model.encoder is not None, "what is trained is there"
-        # Every TP rank of the first stage holds the same gradient: one of them speaks.
-        speaks = self.groups.is_first_stage and self.groups.tp.rank() == 0
+        # Every TP rank of the first stage holds the same gradient: one of them speaks, or each to
+        # the ranks of its own place in the teams that share frames.
+        is_heard = self.groups.tp.rank() == 0 or self.groups.team is not None
+        speaks = self.groups.is_first_stage and is_heard
         gradients = {key: leaf.grad if speaks else None for key, leaf in leaves.items()}
         self.frames.backward(encoded, gradients)
         self.model.encoder.finish_grad_sync()

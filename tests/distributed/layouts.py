@@ -178,10 +178,10 @@ def _gradients(runtime: Runtime) -> dict[str, torch.Tensor]:
     return gradients
 
 
-def twin_of(runtime: Runtime) -> tuple[float, dict[str, torch.Tensor]]:
+def twin_of(runtime: Runtime, kind: type[Twin] = Twin) -> tuple[float, dict[str, torch.Tensor]]:
     """Loss and gradients of the twin with the run's weights, over all rows of all replicas."""
     stream = export_named_tensors(runtime.model.modules, runtime.config, runtime.groups)
-    twin = Twin(runtime.config, dict(stream))
+    twin = kind(runtime.config, dict(stream))
     everyone: list[list[Group]] = [[]] * dist.get_world_size()
     dist.all_gather_object(everyone, rollouts(runtime), group=runtime.groups.control)
     groups = {group.prompt.uid: group for part in everyone for group in part}

@@ -45,6 +45,7 @@ LAYOUTS: dict[str, dict[str, object]] = {
     "tp2 sp": {"tensor_model_parallel_size": 2, "sequence_parallel": True},
     "pp2": {"pipeline_model_parallel_size": 2},
     "cp2": {"context_parallel_size": 2},
+    "tp2 tower": {"tensor_model_parallel_size": 2, "vision_tensor_parallel": True},
 }
 
 

@@ -23,14 +23,14 @@ SAVING = "megatron_longrl.checkpoint.distributed"
 @pytest.mark.parametrize(
     "changes", [{}, {"bf16": True, "untie_embeddings_and_output_weights": True}]
 )
-@pytest.mark.parametrize("layout", ["tp2", "pp2", "cp2"])
+@pytest.mark.parametrize("layout", ["tp2", "pp2", "cp2", "tp2 tower"])
 def test_exports_are_the_same_on_every_layout(layout, changes):
     expected = Run("dp2", **changes).tensors()
     assert_equal(expected, Run(layout, **changes).tensors())
 
 
 @pytest.mark.parametrize("tie", [True, False])
-@pytest.mark.parametrize("layout", ["tp2", "pp2"])
+@pytest.mark.parametrize("layout", ["tp2", "pp2", "tp2 tower"])
 def test_import_on_every_layout(layout, tie, shared_path):
     source = Run("dp2", seed=3, untie_embeddings_and_output_weights=not tie)
     expected = source.tensors()
@@ -57,6 +57,10 @@ def test_import_on_every_layout(layout, tie, shared_path):
         ("cp2", "pp2", {"bf16": True}),
         ("tp2", "pp2", {"use_distributed_optimizer": False}),
         ("pp2", "tp2", {"freeze_vision_tower": True}),
+        ("tp2 tower", "tp2 tower", {"bf16": True}),
+        ("tp2 tower", "dp2", {}),
+        ("dp2", "tp2 tower", {}),
+        ("tp2", "tp2 tower", {"use_distributed_optimizer": False}),
     ],
 )
 def test_a_run_goes_on_at_another_layout(before, after, changes, shared_path, caplog):
@@ -70,7 +74,8 @@ def test_a_run_goes_on_at_another_layout(before, after, changes, shared_path, ca
     with caplog.at_level(logging.WARNING):
         loaded = resumed.load(shared_path)
     assert loaded is not None and loaded.iteration == 2
-    assert ("random states are not restored" in caplog.text) is (before != after)
+    places = [name.removesuffix(" tower") for name in (before, after)]  # of ranks
+    assert ("random states are not restored" in caplog.text) is (places[0] != places[1])
     resumed.train(1, seed=2)
     assert_equal(expected, resumed.tensors())
 

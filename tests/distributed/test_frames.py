@@ -46,7 +46,7 @@ class ToyEncoder(torch.nn.Module):
             torch.randn(TOKENS * HIDDEN, width, generator=generator) / width**0.5
         )
 
-    def forward(self, pixels: Tensor) -> Tensor:
+    def forward(self, pixels: Tensor, view: FrameView | None = None) -> Tensor:
         return torch.tanh(pixels.flatten(1) @ self.weight.t()).unflatten(1, (TOKENS, HIDDEN))
 
 

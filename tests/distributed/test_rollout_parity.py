@@ -140,6 +140,19 @@ def test_greedy_tokens_and_gap_in_fp32(data, layout):
     check(vila(data, **LAYOUTS[layout]))
 
 
+YARN = {
+    "rope_scaling_type": "yarn",
+    "rope_scaling_factor": 8.0,
+    "yarn_original_max_position_embeddings": 64,
+}
+
+
+@pytest.mark.parametrize("kind", ["linear", "dynamic", "yarn"])
+def test_a_lengthened_context(data, kind):
+    scaling = YARN if kind == "yarn" else {"rope_scaling_type": kind, "rope_scaling_factor": 8.0}
+    check(vila(data, **scaling, **LAYOUTS["MR-SP2, one engine"]))
+
+
 def check(run):
     try:
         before = run.generate(1, 0.0)
@@ -162,6 +175,12 @@ def test_videos_and_images_at_positions_of_their_own(family_folder, family, layo
     """Time, height and width; and for Qwen3-VL what DeepStack adds."""
     folder = family_folder(family)
     check(Run(run_config(folder, **OPTIONS | LAYOUTS[layout]), folder / "hf"))
+
+
+def test_a_lengthened_context_of_three_positions(family_folder):
+    folder = family_folder("qwen2_5_vl")
+    options = OPTIONS | LAYOUTS["MR-SP2, one engine"] | YARN
+    check(Run(run_config(folder, **options), folder / "hf"))
 
 
 def test_gap_in_bf16(data):

@@ -15,7 +15,7 @@ from transformers import Qwen2Config, Qwen2ForCausalLM, SiglipVisionConfig, Sigl
 
 from megatron_longrl.config import Config
 from megatron_longrl.data.prompts import Prompt
-from megatron_longrl.data.video import decode_frames
+from megatron_longrl.data.video import VideoSpec, decode_frames
 from megatron_longrl.models.vila.hf_config import hf_configs
 
 
@@ -52,21 +52,30 @@ class Twin:
             for name, tensor in given.items():
                 own[name].copy_(tensor)
 
-    def encode(self, pixels: Tensor) -> Tensor:
-        """[f, 3, S, S] -> [f, tokens, h], as VILA's mlp_downsample does it."""
-        features = self.tower(pixels, output_hidden_states=True).hidden_states[
-            self.config.vision_feature_layer
-        ]
-        f, patches, c = features.shape
-        grid = int(patches**0.5)
-        rows = features.view(f, grid, grid, c)
+    def media(self, spec: VideoSpec) -> Tensor:
+        """Embeddings of a video or image, [tokens, h]."""
+        return self.project(self.features(decode_frames(spec))).flatten(0, 1)
+
+    def features(self, pixels: Tensor) -> Tensor:
+        """[f, 3, S, S] -> [f, g, g, c]."""
+        states = self.tower(pixels, output_hidden_states=True).hidden_states
+        features = states[self.config.vision_feature_layer]
+        grid = int(features.shape[1] ** 0.5)
+        return features.unflatten(1, (grid, grid))
+
+    def project(self, rows: Tensor) -> Tensor:
+        """[f, g, g, c] -> [f, tokens, h], as VILA's mlp_downsample does it, or its _2x2_fix."""
+        f, grid, _, channels = rows.shape
         if grid % 2:
-            rows = torch.cat([rows, rows.new_zeros(f, 1, grid, c)], dim=1)
-            rows = torch.cat([rows, rows.new_zeros(f, grid + 1, 1, c)], dim=2)
+            rows = torch.cat([rows, rows.new_zeros(f, 1, grid, channels)], dim=1)
+            rows = torch.cat([rows, rows.new_zeros(f, grid + 1, 1, channels)], dim=2)
         cells = []
-        for j in range(0, rows.shape[2], 2):
-            for i in range(0, rows.shape[1], 2):
-                corners = [rows[:, i + a, j + b] for a in (0, 1) for b in (0, 1)]
+        starts = range(0, rows.shape[1], 2)
+        by_columns = self.config.projector_type == "mlp_downsample"
+        for outer in starts:
+            for inner in starts:
+                i, j = (inner, outer) if by_columns else (outer, inner)
+                corners = [rows[:, i + r, j + c] for r in (0, 1) for c in (0, 1)]
                 cells.append(torch.cat(corners, dim=-1))
         x, p = torch.stack(cells, dim=1), self.projector
         x = F.layer_norm(x, x.shape[-1:], p["1.weight"], p["1.bias"])
@@ -78,7 +87,7 @@ class Twin:
         ids = torch.cat([prompt.token_ids, torch.tensor(response)])
         embeddings = self.llm.get_input_embeddings()(ids)
         if prompt.videos:
-            media = [self.encode(decode_frames(spec)).flatten(0, 1) for spec in prompt.videos]
+            media = [self.media(spec) for spec in prompt.videos]
             mask = torch.cat([prompt.media_mask, torch.zeros(len(response), dtype=torch.bool)])
             embeddings = embeddings.masked_scatter(mask[:, None], torch.cat(media))
         logits = self.llm(inputs_embeds=embeddings[None]).logits[0]

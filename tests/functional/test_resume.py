@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from megatron_longrl.checkpoint.folder import newest_complete, partial_folder
 from tests.functional.launches import CP2, SFT, TP2, Arena, curve, metrics_of, rl_flags
 
 
@@ -25,6 +26,22 @@ def kill_and_resume(arena: Arena, program: str, flags: Sequence[str], folder: Pa
     assert curve(metrics_of(folder), "iteration")[-1] == int(at.partition(":")[2])
     arena.launch(program, *flags).succeeded()
     return killed.output
+
+
+def test_killed_while_a_checkpoint_is_written(arena: Arena, sft_run: Path, tmp_path: Path) -> None:
+    """Training has gone on; the checkpoint before is the newest."""
+    folder = tmp_path / "run"
+    saving = ("--async-save", "--save-interval", "20", "--save", folder, "--load", folder)
+    flags = (*SFT, *CP2, *saving, "--train-data-path", arena.data("sft"))
+    watched = {"KILL_AT": "0:45", "HOLD_SAVE": "1:1"}
+    killed = arena.launch("train_sft", *flags, watched=watched)
+    assert killed.status != 0 and "SIGKILL" in killed.output
+    assert curve(metrics_of(folder), "iteration")[-1] == 45
+    assert newest_complete(folder)[0].name == "iter_0000020"
+    assert partial_folder(folder / "iter_0000040").exists()
+    arena.launch("train_sft", *flags).succeeded()
+    assert metrics_of(folder) == metrics_of(sft_run)
+    assert newest_complete(folder)[0].name == "iter_0000060"
 
 
 def test_sft_with_a_trained_tower(arena: Arena, sft_run: Path, tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 ``WATCH_FRAMES=FOLDER``: write what the vision encoder was given, a file of JSON lines per rank.
 ``KILL_AT=RANK:STEP``: that rank kills itself in the midst of that step (counted from 0).
 ``FAIL_AT=RANK:STEP``: that rank meets an error there which no other rank can see.
+``HOLD_SAVE=RANK:NUMBER``: that rank never ends to write its checkpoint of that number (from 0).
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ import json
 import os
 import signal
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NoReturn
@@ -25,6 +27,7 @@ from megatron_longrl.training.logging import configure_logging
 RANK = os.environ.get("RANK", "0")
 configure_logging("info", int(RANK))  # as the program will, before core warns at its import
 
+from megatron_longrl.checkpoint import distributed  # noqa: E402
 from megatron_longrl.models.vila.encoder import VisionEncoder  # noqa: E402
 from megatron_longrl.training.step import Stepper  # noqa: E402
 
@@ -79,7 +82,27 @@ def stop_at(place: str, stop: Callable[[], NoReturn]) -> None:
     Stepper.train = train_or_stop  # type: ignore[method-assign]
 
 
+def hold_save(place: str) -> None:
+    """Write nothing more at the beginning of a checkpoint's shards."""
+    rank, _, number = place.partition(":")
+    if rank != RANK:
+        return
+    writer, saves = distributed.ShardWriter, [0]
+
+    class Held(writer):  # type: ignore[misc, valid-type]
+        def async_save(self, *args: Any) -> Any:
+            request = super().async_save(*args)
+            saves[0] += 1
+            if saves[0] - 1 == int(number):
+                return request._replace(async_fn=lambda: time.sleep(10**6))
+            return request
+
+    distributed.ShardWriter = Held  # type: ignore[misc]
+
+
 if __name__ == "__main__":
+    if "HOLD_SAVE" in os.environ:
+        hold_save(os.environ["HOLD_SAVE"])
     if "WATCH_FRAMES" in os.environ:
         watch_frames(Path(os.environ["WATCH_FRAMES"]))
     if "KILL_AT" in os.environ:

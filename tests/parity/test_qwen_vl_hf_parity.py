@@ -13,7 +13,7 @@ from megatron_longrl.checkpoint.mapping import export_named_tensors
 from megatron_longrl.config import Config
 from megatron_longrl.parallel.groups import destroy_parallel
 from megatron_longrl.platforms import platform
-from tests.parity.comparison import assert_close, loaded, logits
+from tests.parity.comparison import TOLERANCE, assert_close, loaded, logits
 from tests.tiny_qwen_vl import MERGE, MODELS, PATCH, TIMES, VOCABULARY, hugging_face
 
 OTHER_NAMES = {
@@ -71,6 +71,32 @@ def test_logits_at_multimodal_positions(family, tmp_path):
     positions = torch.randint(0, 300, (2, 40, 3))
     expected = theirs(input_ids=tokens, position_ids=positions.permute(2, 0, 1)).logits
     assert_close(logits(model.gpt, tokens, positions)[..., :VOCABULARY], expected)
+
+
+@pytest.mark.parametrize("family", MODELS)
+@torch.no_grad()
+def test_logits_of_a_context_that_yarn_has_lengthened(family, tmp_path):
+    usual = hugging_face(family)
+    settings = usual.config
+    settings.text_config.rope_parameters |= {
+        "rope_type": "yarn",
+        "factor": 4.0,
+        "original_max_position_embeddings": 128,
+    }
+    for name, parameter in usual.named_parameters():
+        if "q_proj.weight" in name or "q_norm" in name:
+            parameter.data *= 4  # attention that tells places apart
+    theirs = type(usual)(settings).eval()
+    theirs.load_state_dict(usual.state_dict())
+    theirs.save_pretrained(tmp_path / "hf")
+    _, _, model = loaded(tmp_path / "hf")
+    tokens = torch.randint(0, 100, (2, 40))
+    positions = torch.randint(0, 300, (2, 40, 3))
+    places = positions.permute(2, 0, 1)
+    expected = theirs(input_ids=tokens, position_ids=places).logits
+    assert_close(logits(model.gpt, tokens, positions)[..., :VOCABULARY], expected)
+    unscaled = usual(input_ids=tokens, position_ids=places).logits
+    assert (unscaled - expected).abs().max() > 20 * TOLERANCE, "the scaling must show"
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=["fp32", "bf16"])

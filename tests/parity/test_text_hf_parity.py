@@ -9,13 +9,20 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from megatron_longrl.checkpoint.hf import config_from_hf
+from megatron_longrl.checkpoint.hf import config_from_hf, load_hf_weights
 from megatron_longrl.checkpoint.hf_writer import HfFolderWriter
 from megatron_longrl.checkpoint.mapping import export_named_tensors
 from megatron_longrl.parallel.groups import destroy_parallel
 from megatron_longrl.platforms import platform
-from tests.parity.comparison import assert_close, loaded, logits
+from megatron_longrl.training.model import build_model
+from tests.parity.comparison import TOLERANCE, assert_close, loaded, logits
 
+
+def lengthened(kind: str, **settings: Any) -> dict[str, Any]:
+    return {"rope_type": kind, "rope_theta": 500.0, "factor": 8.0, **settings}
+
+
+ORIGINAL = {"original_max_position_embeddings": 64}
 VOCABULARY = 131  # divisible by nothing
 SIZES = {
     "vocab_size": VOCABULARY,
@@ -26,6 +33,8 @@ SIZES = {
 }
 # 28 query heads over 4 of keys and values, as Qwen2-7B has.
 HEADS = {"num_attention_heads": 28, "num_key_value_heads": 4}
+QWEN2 = {"hidden_size": 64, "num_attention_heads": 2, "num_key_value_heads": 1}
+QWEN3 = {**QWEN2, "head_dim": 32}
 CASES: dict[str, tuple[str, dict[str, Any]]] = {
     "Qwen2, tied": ("qwen2", {"hidden_size": 112, "tie_word_embeddings": True, **HEADS}),
     "Qwen2, untied": ("qwen2", {"hidden_size": 112, "tie_word_embeddings": False, **HEADS}),
@@ -63,6 +72,28 @@ CASES: dict[str, tuple[str, dict[str, Any]]] = {
             },
         },
     ),
+    "Qwen2, linear": ("qwen2", {**QWEN2, "rope_parameters": lengthened("linear")}),
+    # Beyond the context nothing is compared: there transformers looks at the longest row.
+    "Qwen2, dynamic": ("qwen2", {**QWEN2, "rope_parameters": lengthened("dynamic")}),
+    "Qwen2, YaRN": ("qwen2", {**QWEN2, "rope_parameters": lengthened("yarn", **ORIGINAL)}),
+    "Qwen3, YaRN with all settings": (
+        "qwen3",
+        {
+            **QWEN3,
+            "rope_parameters": lengthened(
+                "yarn", **ORIGINAL, beta_fast=8, beta_slow=2, attention_factor=1.3, truncate=False
+            ),
+        },
+    ),
+    "Llama, YaRN with two magnitudes": (
+        "llama",
+        {
+            **QWEN2,
+            "rope_parameters": lengthened("yarn", **ORIGINAL, mscale=0.7, mscale_all_dim=1.1),
+        },
+    ),
+    # Of the whole context, where none is written.
+    "Qwen2, YaRN of the context": ("qwen2", {**QWEN2, "rope_parameters": lengthened("yarn")}),
 }
 
 
@@ -76,6 +107,9 @@ def hugging_face(kind: str, sizes: dict[str, Any], dtype: torch.dtype) -> Any:
     for parameter in model.parameters():
         # Biases and norms as well, or an exchange of two of them would not show.
         torch.nn.init.normal_(parameter, mean=0.1, std=0.2)
+    for name, parameter in model.named_parameters():
+        if "q_proj.weight" in name or "q_norm" in name:
+            parameter.data *= 4  # attention that tells places apart
     return model.to(dtype)
 
 
@@ -95,12 +129,20 @@ def test_logits(name, tmp_path):
     kind, sizes = CASES[name]
     theirs = hugging_face(kind, sizes, torch.float32)
     theirs.save_pretrained(tmp_path / "hf")
-    config, _, model = loaded(tmp_path / "hf")
+    config, groups, model = loaded(tmp_path / "hf")
     assert config.model_family == kind
     tokens = torch.randint(0, VOCABULARY, (2, 40))
-    positions = (torch.arange(40) + 300).expand(2, -1)
+    # Far apart, so that slow wavelengths turn, too; dynamic scaling begins beyond the context.
+    stride = 12 if config.rope_scaling_type == "dynamic" else 40
+    positions = (stride * torch.arange(40)).expand(2, -1)
     expected = theirs(input_ids=tokens, position_ids=positions).logits
-    assert_close(logits(model.gpt, tokens, positions)[..., :VOCABULARY], expected)
+    ours = logits(model.gpt, tokens, positions)[..., :VOCABULARY]
+    assert_close(ours, expected)
+    if config.rope_scaling_factor is not None and config.rope_scaling_type != "dynamic":
+        unscaled = build_model(config.replace(rope_scaling_factor=None), groups, train=False)
+        load_hf_weights(tmp_path / "hf", unscaled.modules, config, groups)
+        plain = logits(unscaled.gpt, tokens, positions)[..., :VOCABULARY]
+        assert (plain - expected).abs().max() > 20 * TOLERANCE, "the scaling must show"
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=["fp32", "bf16"])

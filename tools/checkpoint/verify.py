@@ -85,7 +85,7 @@ def model_logits(
     media = {}
     for spec, frames in zip(prompt.videos, pixels, strict=True):
         assert model.encoder is not None, "a text family has no pixels"
-        media[spec.key()] = model.encoder.module(frames).flatten(0, 1)
+        media[spec.key()] = model.encoder.module(frames, spec.view).flatten(0, 1)
     hidden = hidden_states(model.gpt, shard, media)
     logits = F.linear(hidden_for_logits(model.gpt, hidden), output_weight(model.gpt))[:, 0]
     return logits[:, : config.vocab_size].float()

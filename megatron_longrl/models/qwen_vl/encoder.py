@@ -1,4 +1,5 @@
-"""The vision encoder of the Qwen-VL families: tower and mergers, replicated on every rank."""
+"""The vision encoder of the Qwen-VL families: tower and mergers, on every rank; the tower may be
+shared by TP ranks."""
 
 from __future__ import annotations
 
@@ -7,6 +8,7 @@ from typing import TYPE_CHECKING
 from megatron.core.transformer.module import MegatronModule
 from torch import Tensor
 
+from megatron_longrl.data.frame_view import FrameView
 from megatron_longrl.models.qwen_vl.merger import QwenProjector
 from megatron_longrl.models.qwen_vl.tower import QwenVisionTower, vision_transformer_config
 
@@ -24,11 +26,12 @@ class QwenVisionEncoder(MegatronModule):
         self.vision_tower = QwenVisionTower(config, groups)
         self.projector = QwenProjector(config)
 
-    def forward(self, pixels: Tensor) -> Tensor:
+    def forward(self, pixels: Tensor, view: FrameView | None = None) -> Tensor:
         """Encode frames.
 
         Args:
             pixels: float [f, 3, H, W], normalised; consecutive frames make one temporal patch.
+            view: says nothing that the pixels do not.
 
         Returns:
             [f / t, tokens, h], with DeepStack [f / t, tokens, h * (1 + taps)].

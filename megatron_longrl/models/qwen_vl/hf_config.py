@@ -7,7 +7,12 @@ from typing import TYPE_CHECKING, Any
 
 from megatron_longrl.checkpoint.hf import HfFolder, read_json
 from megatron_longrl.errors import UserError
-from megatron_longrl.models.text.hf_config import language_fields, language_settings, required
+from megatron_longrl.models.text.hf_config import (
+    language_fields,
+    language_settings,
+    multimodal_rotary,
+    required,
+)
 from megatron_longrl.models.text.kinds import KINDS, language_kind
 
 if TYPE_CHECKING:
@@ -98,11 +103,8 @@ def model_settings(
     del text["architectures"]
     text |= {"model_type": f"{family}_text"}
     # The rotary settings as both old and new readers take them.
-    assert config.mrope_section is not None
-    rope: dict[str, Any] = {"rope_type": "default", "mrope_section": list(config.mrope_section)}
-    if config.mrope_interleaved:
-        rope["mrope_interleaved"] = True
-    text["rope_scaling"] = {**rope, "type": "default"}
+    rope = multimodal_rotary(config)
+    text["rope_scaling"] = {**rope, "type": rope["rope_type"]}
     text["rope_parameters"] = {**rope, "rope_theta": config.rotary_base}
     if language_kind(config).head_dim is None:
         text.pop("head_dim", None)

@@ -55,7 +55,7 @@ class QwenLayout(ABC):
         """What stands for a video."""
 
     def frame_indices(
-        self, info: VideoInfo, max_frames: int | None, fps: float | None
+        self, info: VideoInfo, max_frames: int | None, fps: float | None, images: int = 1
     ) -> tuple[int, ...]:
         """As the family samples, the last frame repeated to fill its unit."""
         if info.is_image:
@@ -63,7 +63,7 @@ class QwenLayout(ABC):
         indices = list(self._sample(info, max_frames, fps))
         return tuple(indices + indices[-1:] * (-len(indices) % self.times))
 
-    def view(self, info: VideoInfo, frames: int) -> FrameView:
+    def view(self, info: VideoInfo, frames: int, images: int = 1) -> FrameView:
         """Proportions kept, within the budget of pixels."""
         factor = self.patch * self.merge
         if info.is_image:

@@ -6,10 +6,12 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from megatron_longrl.checkpoint.table import (
+    ColumnParallel,
     Direct,
     FlatKernel,
     FusedQKV,
     GatedMLP,
+    RowParallel,
     Table,
     TensorMapping,
 )
@@ -61,7 +63,7 @@ def tower(config: Config, theirs: str) -> tuple[TensorMapping, ...]:
 
 
 def _layers(config: Config, ours: str, theirs: str) -> Iterator[TensorMapping]:
-    heads = config.vision_num_attention_heads
+    heads, whole = config.vision_num_attention_heads, not config.vision_tensor_parallel
     norm_kinds = ("weight",) if config.vision_gated_mlp else _KINDS
     for kind in norm_kinds:
         yield _same(f"{ours}input_layernorm.{kind}", f"{theirs}norm1.{kind}")
@@ -69,21 +71,24 @@ def _layers(config: Config, ours: str, theirs: str) -> Iterator[TensorMapping]:
         yield FusedQKV(
             f"{ours}self_attention.linear_qkv.{kind}",
             (f"{theirs}attn.qkv.{kind}",),
-            True,
+            whole,
             heads,
             heads,
         )
-        yield _same(f"{ours}self_attention.linear_proj.{kind}", f"{theirs}attn.proj.{kind}")
+        yield _summed(
+            f"{ours}self_attention.linear_proj.{kind}", f"{theirs}attn.proj.{kind}", whole
+        )
     for kind in norm_kinds:
         yield _same(f"{ours}pre_mlp_layernorm.{kind}", f"{theirs}norm2.{kind}")
     for kind in _KINDS:
         if config.vision_gated_mlp:
             both = (f"{theirs}mlp.gate_proj.{kind}", f"{theirs}mlp.up_proj.{kind}")
-            yield GatedMLP(f"{ours}mlp.linear_fc1.{kind}", both, True)
-            yield _same(f"{ours}mlp.linear_fc2.{kind}", f"{theirs}mlp.down_proj.{kind}")
+            yield GatedMLP(f"{ours}mlp.linear_fc1.{kind}", both, whole)
+            down = f"{theirs}mlp.down_proj.{kind}"
         else:
-            for layer in ("linear_fc1", "linear_fc2"):
-                yield _same(f"{ours}mlp.{layer}.{kind}", f"{theirs}mlp.{layer}.{kind}")
+            up, down = f"{theirs}mlp.linear_fc1.{kind}", f"{theirs}mlp.linear_fc2.{kind}"
+            yield ColumnParallel(f"{ours}mlp.linear_fc1.{kind}", (up,), whole)
+        yield _summed(f"{ours}mlp.linear_fc2.{kind}", down, whole)
 
 
 def mergers(config: Config, theirs: str, names: MergerNames) -> Iterator[TensorMapping]:
@@ -98,6 +103,17 @@ def mergers(config: Config, theirs: str, names: MergerNames) -> Iterator[TensorM
             has_bias = our_name != "norm" or not config.vision_gated_mlp
             for kind in _KINDS if has_bias else ("weight",):
                 yield _same(f"{our_place}{our_name}.{kind}", f"{their_place}{their_name}.{kind}")
+
+
+def _summed(ours: str, theirs: str, whole: bool) -> TensorMapping:
+    """Of a layer whose outputs are summed over tensor-parallel ranks; its bias is whole.
+
+    Args:
+        whole: every rank holds all of the tower.
+    """
+    if theirs.endswith(".bias"):
+        return _same(ours, theirs)
+    return RowParallel(ours, (theirs,), whole)
 
 
 def _same(ours: str, theirs: str) -> Direct:

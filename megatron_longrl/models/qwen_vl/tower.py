@@ -43,7 +43,8 @@ _ROTARY_BASE = 10000.0
 
 
 def vision_transformer_config(config: Config) -> TransformerConfig:
-    """megatron-core's configuration of the tower; every rank holds all of it."""
+    """megatron-core's configuration of the tower."""
+    tensor = config.tensor_model_parallel_size if config.vision_tensor_parallel else 1
     gated = config.vision_gated_mlp
     return TransformerConfig(
         num_layers=config.vision_num_layers,
@@ -59,6 +60,7 @@ def vision_transformer_config(config: Config) -> TransformerConfig:
         use_te_activation_func=gated,  # that of our layer_spec
         add_bias_linear=True,
         add_qkv_bias=True,
+        tensor_model_parallel_size=tensor,
         **common_transformer_options(config),
     )
 

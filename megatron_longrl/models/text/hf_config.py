@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, get_args
 
+from megatron_longrl.config.rotary import RopeScaling
 from megatron_longrl.errors import UserError
+from megatron_longrl.models.rotary import yarn_magnitude
 from megatron_longrl.models.text.kinds import (
     KINDS,
     LLAMA3_SCALING,
@@ -46,6 +48,7 @@ def language_fields(
             )
     check_settings(settings, path, kind.only)
     heads = required(settings, path, "num_attention_heads")
+    context = settings.get("max_position_embeddings", kind.max_position_embeddings)
     hidden = required(settings, path, "hidden_size")
     return {
         "num_layers": required(settings, path, "num_hidden_layers"),
@@ -55,11 +58,9 @@ def language_fields(
         "num_query_groups": settings.get("num_key_value_heads") or heads,
         "kv_channels": settings.get("head_dim") or kind.head_dim or hidden // heads,
         "vocab_size": required(settings, path, "vocab_size"),
-        "max_position_embeddings": settings.get(
-            "max_position_embeddings", kind.max_position_embeddings
-        ),
+        "max_position_embeddings": context,
         "norm_epsilon": settings.get("rms_norm_eps", 1e-6),
-        **_rotary_fields(settings, path),
+        **_rotary_fields(settings, path, context),
         "add_qkv_bias": kind.add_qkv_bias,
         "qk_layernorm": kind.qk_layernorm,
         "untie_embeddings_and_output_weights": not settings.get("tie_word_embeddings", False),
@@ -97,8 +98,8 @@ def language_settings(config: Config, dtype: str) -> dict[str, Any]:
     derived = kind.head_dim or config.hidden_size // config.num_attention_heads
     if config.kv_channels != derived or kind.head_dim is not None:
         settings["head_dim"] = config.kv_channels
-    if config.rope_scaling_factor is not None:
-        scaling = {"rope_type": "llama3", "factor": config.rope_scaling_factor, **LLAMA3_SCALING}
+    scaling = rotary_scaling(config)
+    if scaling:
         settings["rope_scaling"] = scaling
     return settings
 
@@ -117,16 +118,81 @@ def required(settings: dict[str, Any], path: Path, name: str) -> Any:
     return settings[name]
 
 
-def _rotary_fields(settings: dict[str, Any], path: Path) -> dict[str, Any]:
+def rotary_scaling(config: Config) -> dict[str, Any]:
+    """The settings ``rope_scaling`` of a lengthened context; empty where none is."""
+    factor, kind = config.rope_scaling_factor, config.rope_scaling_type
+    if factor is None:
+        return {}
+    scaling: dict[str, Any] = {"rope_type": kind, "factor": factor}
+    if kind == "llama3":
+        scaling |= LLAMA3_SCALING
+    if kind == "yarn":
+        scaling |= {
+            "original_max_position_embeddings": config.yarn_original_max_position_embeddings,
+            "beta_fast": config.yarn_beta_fast,
+            "beta_slow": config.yarn_beta_slow,
+        }
+        if not config.yarn_correction_range_round_to_int:
+            scaling["truncate"] = False
+        if config.yarn_attention_factor is not None:
+            scaling["attention_factor"] = config.yarn_attention_factor
+    return scaling
+
+
+def multimodal_rotary(config: Config) -> dict[str, Any]:
+    """``rope_parameters``, but for the base, where positions are of time, height and width."""
+    assert config.mrope_section is not None, "its positions are those of text"
+    rope = {"rope_type": "default", **rotary_scaling(config)}
+    rope["mrope_section"] = list(config.mrope_section)
+    if config.mrope_interleaved:
+        rope["mrope_interleaved"] = True
+    return rope
+
+
+def _rotary_fields(settings: dict[str, Any], path: Path, context: int) -> dict[str, Any]:
     """Old files hold rope_theta and rope_scaling, newer ones rope_parameters."""
     places = [settings.get("rope_scaling") or {}, settings.get("rope_parameters") or {}]
     base = settings.get("rope_theta") or places[1].get("rope_theta") or 10000.0
     fields: dict[str, Any] = {"rotary_base": float(base)}
+    for rope in (settings, *places):
+        check_settings(rope, path, {"partial_rotary_factor": 1.0})
     for rope in places:
         kind = rope.get("rope_type", rope.get("type", "default"))
+        if kind in ("default", "mrope"):
+            continue
+        if kind not in get_args(RopeScaling):
+            raise UserError(
+                f"{path}: rotary embedding of type {kind} is not supported, only default, "
+                f"{', '.join(get_args(RopeScaling))}"
+            )
+        fields |= {"rope_scaling_type": kind, "rope_scaling_factor": _factor(rope, path)}
         if kind == "llama3":
             check_settings(rope, path, LLAMA3_SCALING)
-            fields["rope_scaling_factor"] = float(required(rope, path, "factor"))
-        elif kind not in ("default", "mrope"):
-            raise UserError(f"{path}: rotary embedding of type {kind} is not supported")
+        elif kind == "yarn":
+            fields |= _yarn_fields(rope, context)
+    return fields
+
+
+def _factor(rope: dict[str, Any], path: Path) -> float:
+    factor = required(rope, path, "factor")
+    if not isinstance(factor, int | float) or factor < 1:
+        raise UserError(f"{path}: a rotary scaling factor of {factor} is not supported")
+    return float(factor)
+
+
+def _yarn_fields(rope: dict[str, Any], context: int) -> dict[str, Any]:
+    original = rope.get("original_max_position_embeddings") or context  # as transformers does
+    fields = {
+        "yarn_original_max_position_embeddings": original,
+        "yarn_beta_fast": float(rope.get("beta_fast") or 32),
+        "yarn_beta_slow": float(rope.get("beta_slow") or 1),
+        "yarn_correction_range_round_to_int": rope.get("truncate", True),
+    }
+    slope, of_all = rope.get("mscale"), rope.get("mscale_all_dim")
+    if rope.get("attention_factor") is not None:
+        fields["yarn_attention_factor"] = float(rope["attention_factor"])
+    elif slope and of_all:
+        factor = float(rope["factor"])
+        magnitude = yarn_magnitude(factor, slope) / yarn_magnitude(factor, of_all)
+        fields["yarn_attention_factor"] = magnitude
     return fields

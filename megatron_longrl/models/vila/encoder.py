@@ -1,4 +1,4 @@
-"""The vision encoder: tower and projector, replicated on every rank."""
+"""The vision encoder: tower and projector, on every rank; the tower may be shared by TP ranks."""
 
 from __future__ import annotations
 
@@ -7,7 +7,9 @@ from typing import TYPE_CHECKING
 from megatron.core.transformer.module import MegatronModule
 from torch import Tensor
 
+from megatron_longrl.data.frame_view import FrameView
 from megatron_longrl.models.vila.projector import VilaProjector
+from megatron_longrl.models.vila.scales import projected_tiles, scaled_features
 from megatron_longrl.models.vila.siglip import (
     SiglipVisionTower,
     vision_transformer_config,
@@ -25,18 +27,41 @@ class VisionEncoder(MegatronModule):
         super().__init__(config=vision_transformer_config(config))
         self.vision_tower = SiglipVisionTower(config, groups)
         self.projector = VilaProjector(config)
-        self.pooling = config.vision_temporal_pooling
+        self.sides = config.tile_squares
+        self.output_scale = config.vision_s2_output_scale
+        self.is_dynamic = config.vision_dynamic_s2
 
-    def forward(self, pixels: Tensor) -> Tensor:
+    def forward(self, pixels: Tensor, view: FrameView | None = None) -> Tensor:
         """Encode frames.
 
         Args:
             pixels: float [f, 3, S, S], normalised.
+            view: of the frames; None: whole frames, none pooled.
 
         Returns:
-            [f / p, tokens per frame, hidden size of the language model], where p frames are pooled.
+            [units, tokens of a unit, hidden size of the language model].
         """
-        embeddings = self.projector(self.vision_tower(pixels))
-        if self.pooling == 1:
-            return embeddings
-        return embeddings.unflatten(0, (-1, self.pooling)).mean(dim=1)
+        if view is not None and view.joins_tiles:
+            features = self.vision_tower(pixels)
+            return projected_tiles(self.projector, features, view.tilings, self.output_scale)
+        embeddings = self.projector(self._features(pixels))
+        return embeddings if view is None else _pooled(embeddings, view.pooling)
+
+    def _features(self, pixels: Tensor) -> Tensor:
+        """Of whole frames: [f, patches, c * scales]."""
+        if self.is_dynamic:
+            # Of one scale, in the place of all.
+            return self.vision_tower(pixels).repeat(1, 1, len(self.sides))
+        if len(self.sides) > 1:
+            return scaled_features(self.vision_tower, pixels, self.sides, self.output_scale)
+        return self.vision_tower(pixels)
+
+
+def _pooled(embeddings: Tensor, pooling: tuple[int, int, int]) -> Tensor:
+    """Averages over frames, rows and columns of [f, side * side, h]."""
+    if pooling == (1, 1, 1):
+        return embeddings
+    times, rows, columns = pooling
+    side = round(embeddings.shape[1] ** 0.5)
+    blocks = embeddings.unflatten(1, (side // rows, rows, side // columns, columns))
+    return blocks.unflatten(0, (-1, times)).mean(dim=(1, 3, 5)).flatten(1, 2)

@@ -17,6 +17,11 @@ from megatron_longrl.models.text.hf_config import (
     language_settings,
     required,
 )
+from megatron_longrl.models.vila.picture_settings import (
+    picture_fields,
+    picture_settings,
+    projector_kind,
+)
 from megatron_longrl.models.vila.projector_kinds import widths
 
 if TYPE_CHECKING:
@@ -38,7 +43,7 @@ def config_from_hf(source: HfFolder) -> dict[str, Any]:
         **language_fields(read_json(llm), llm),
         **_vision_fields(source),
         **_projector_fields(source),
-        **_pooling_fields(source),
+        **picture_fields(source.config, source.folder / "config.json"),
     }
 
 
@@ -71,26 +76,14 @@ def _vision_fields(source: HfFolder) -> dict[str, Any]:
     return fields
 
 
-def _pooling_fields(source: HfFolder) -> dict[str, Any]:
-    """NVILA's TSPVideoEncoder averages frames; VILA's other video encoder does not."""
-    encoder = source.config.get("video_encoder") or {}
-    pools = encoder.get("pool_sizes") or [[1, 1, 1]]
-    if len(pools) != 1 or list(pools[0][1:]) != [1, 1]:
-        raise UserError(
-            f"{source.folder / 'config.json'}: video_encoder pools frames by {pools}, only one "
-            "size [t, 1, 1] is supported"
-        )
-    return {"vision_temporal_pooling": pools[0][0]}
-
-
 def _projector_fields(source: HfFolder) -> dict[str, Any]:
     path = source.folder / "mm_projector" / "config.json"
-    kind = read_json(path).get("mm_projector_type")
+    kind = str(read_json(path).get("mm_projector_type"))
     try:
-        widths(str(kind), 1, 1)
+        widths(kind, 1, 1)
     except UserError as error:
         raise UserError(f"{path}: mm_projector_type {kind}: {error}") from None
-    return {"projector_type": kind}
+    return {"projector_type": projector_kind(kind, source.config)}
 
 
 def hf_configs(
@@ -136,19 +129,12 @@ def hf_configs(
         "mm_projector_cfg": projector,
         "mm_projector": config.projector_type,
         "mm_vision_select_layer": config.vision_feature_layer,
-        "mm_vision_select_feature": "cls_patch",
-        "mm_hidden_size": config.vision_hidden_size,
         "hidden_size": config.hidden_size,
-        "image_aspect_ratio": "resize",
         "num_video_frames": config.video_frames,
         "model_dtype": f"torch.{dtype}",
+        **picture_settings(config),
     }
     side = config.vision_image_size
-    if config.vision_temporal_pooling > 1:
-        top["video_encoder"] = {
-            "_target_": "llava.model.encoders.TSPVideoEncoder",
-            "pool_sizes": [[config.vision_temporal_pooling, 1, 1]],
-        }
     processor = {
         "image_processor_type": "SiglipImageProcessor",
         "do_resize": True,

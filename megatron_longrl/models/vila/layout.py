@@ -1,19 +1,22 @@
 """How VILA reads videos and images: squeezed square frames, each followed by a newline.
 
-With temporal pooling the frames that become one are a unit, and an image is repeated to fill one.
+The only image of a prompt may become tiles. Frames of a video that are averaged into one are a
+unit.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from math import prod
 from typing import TYPE_CHECKING
 
 from torch import Tensor
 
-from megatron_longrl.data.frame_view import FrameView
+from megatron_longrl.data.frame_view import FrameView, Tiling
 from megatron_longrl.data.media_layout import Piece, Slots, text_positions
 from megatron_longrl.data.video import sample_frame_indices
 from megatron_longrl.data.video_probe import VideoInfo
+from megatron_longrl.models.vila.tiles import nearest_tiling
 
 if TYPE_CHECKING:
     from megatron_longrl.config import Config
@@ -24,33 +27,56 @@ class VilaLayout:
     """A :class:`~megatron_longrl.data.media_layout.MediaLayout`."""
 
     def __init__(self, config: Config, tokenizer: Tokenizer) -> None:
-        side = config.vision_image_size
-        tokens = config.tokens_per_frame
-        self._pooling = config.vision_temporal_pooling
-        self._view = FrameView(
-            side, side, config.image_mean, config.image_std, self._pooling, tokens
-        )
-        self._slots = Slots(tokenizer.media_id, (1, 1, tokens))
+        self._config = config
+        self._media_id = tokenizer.media_id
+        self._times = config.vision_temporal_pooling
 
     def frame_indices(
-        self, info: VideoInfo, max_frames: int | None, fps: float | None
+        self, info: VideoInfo, max_frames: int | None, fps: float | None, images: int = 1
     ) -> tuple[int, ...]:
-        """Uniform over the whole video, as LongVILA samples; whole units."""
+        """Uniform over the whole video, as LongVILA samples, whole units; or an image's tiles."""
+        if info.is_image:
+            tiles = sum(rows * columns for rows, columns in self._tilings(info, images))
+            return tuple(range(max(tiles, 1)))
         found = sample_frame_indices(info, max_frames, fps)
-        if len(found) < self._pooling:
-            return found + found[-1:] * (self._pooling - len(found))
-        surplus = len(found) % self._pooling
+        if len(found) < self._times:
+            return found + found[-1:] * (self._times - len(found))
+        surplus = len(found) % self._times
         return sample_frame_indices(info, len(found) - surplus, None) if surplus else found
 
-    def view(self, info: VideoInfo, frames: int) -> FrameView:
-        """The same for all."""
-        return self._view
+    def view(self, info: VideoInfo, frames: int, images: int = 1) -> FrameView:
+        """The same for all videos, and for all images without tiles."""
+        config, side = self._config, self._config.frame_side
+        square = (side, side, config.image_mean, config.image_std)
+        if not info.is_image:
+            pooling = (self._times, *config.vision_spatial_pooling)
+            return FrameView(*square, self._times, config.tokens_per_frame, pooling)
+        tilings, tokens = self._tilings(info, images), config.token_side**2
+        if not tilings or config.image_aspect_ratio == "dynamic":
+            return FrameView(*square, 1, tokens, tilings=tilings)
+        tokens *= prod(tilings[config.vision_s2_output_scale])
+        return FrameView(*square, frames, tokens, tilings=tilings)
 
     def pieces(self, info: VideoInfo, indices: Sequence[int], view: FrameView) -> list[Piece]:
-        """Frame after frame."""
-        units = len(indices) // self._pooling
-        return [piece for _ in range(units) for piece in (self._slots, "\n")]
+        """Unit after unit. A tile that is a picture of its own stands on a line of its own."""
+        slots = Slots(self._media_id, (1, 1, view.tokens_per_unit))
+        is_line = bool(view.tilings) and not view.joins_tiles
+        unit: list[Piece] = [slots, "\n", "\n"] if is_line else [slots, "\n"]
+        return unit * (len(indices) // view.frames_per_unit)
 
     def positions(self, pieces: Sequence[int | Slots]) -> Tensor:
         """Those of text."""
         return text_positions(pieces)
+
+    def _tilings(self, info: VideoInfo, images: int) -> tuple[Tiling, ...]:
+        """As llava/mm_utils.py and llava/model/llava_arch.py of VILA have them."""
+        config = self._config
+        if images > 1 or config.image_aspect_ratio == "resize":
+            return ()
+        size, most, side = (info.width, info.height), config.image_max_tiles, config.frame_side
+        if config.image_aspect_ratio == "dynamic":
+            grid = nearest_tiling(*size, config.image_min_tiles, most, side)
+            return (grid,) if grid == (1, 1) else (grid, (1, 1))
+        *squares, largest = config.tile_squares
+        grid = nearest_tiling(*size, largest**2, most, side)
+        return (*((square, square) for square in squares), grid)

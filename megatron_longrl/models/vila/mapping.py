@@ -4,7 +4,14 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from megatron_longrl.checkpoint.table import QKV, Direct, Table, TensorMapping
+from megatron_longrl.checkpoint.table import (
+    QKV,
+    ColumnParallel,
+    Direct,
+    RowParallel,
+    Table,
+    TensorMapping,
+)
 from megatron_longrl.models.text.mapping import language_model
 from megatron_longrl.models.vila.projector_kinds import parameter_names
 from megatron_longrl.models.vila.siglip import layers_to_run
@@ -39,25 +46,20 @@ def siglip(config: Config) -> tuple[TensorMapping, ...]:
         )
     )
     ours, theirs = f"{ours}decoder.layers.*.", f"{theirs}encoder.layers.*."
-    heads = config.vision_num_attention_heads
+    heads, whole = config.vision_num_attention_heads, not config.vision_tensor_parallel
     layers: list[TensorMapping] = []
     for kind in ("weight", "bias"):
         qkv = tuple(f"{theirs}self_attn.{which}_proj.{kind}" for which in "qkv")
+        attended, output = f"{ours}self_attention.linear_proj.{kind}", f"{theirs}mlp.fc2.{kind}"
+        # Biases behind a sum over ranks are whole.
+        summed, everywhere = (RowParallel, whole) if kind == "weight" else (Direct, True)
         layers += [
             Direct(f"{ours}input_layernorm.{kind}", (f"{theirs}layer_norm1.{kind}",), True),
-            QKV(f"{ours}self_attention.linear_qkv.{kind}", qkv, True, heads, heads),
-            Direct(
-                f"{ours}self_attention.linear_proj.{kind}",
-                (f"{theirs}self_attn.out_proj.{kind}",),
-                True,
-            ),
-            Direct(
-                f"{ours}pre_mlp_layernorm.{kind}",
-                (f"{theirs}layer_norm2.{kind}",),
-                True,
-            ),
-            Direct(f"{ours}mlp.linear_fc1.{kind}", (f"{theirs}mlp.fc1.{kind}",), True),
-            Direct(f"{ours}mlp.linear_fc2.{kind}", (f"{theirs}mlp.fc2.{kind}",), True),
+            QKV(f"{ours}self_attention.linear_qkv.{kind}", qkv, whole, heads, heads),
+            summed(attended, (f"{theirs}self_attn.out_proj.{kind}",), everywhere),
+            Direct(f"{ours}pre_mlp_layernorm.{kind}", (f"{theirs}layer_norm2.{kind}",), True),
+            ColumnParallel(f"{ours}mlp.linear_fc1.{kind}", (f"{theirs}mlp.fc1.{kind}",), whole),
+            summed(f"{ours}mlp.linear_fc2.{kind}", (output,), everywhere),
         ]
     return (*embeddings, *layers)
 

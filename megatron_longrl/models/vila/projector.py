@@ -57,7 +57,7 @@ class VilaProjector(nn.Module):
         options: dict[str, Any] = {"dtype": config.params_dtype, "device": platform.device}
         layers: list[nn.Module] = []
         for what, inner, outer in projector_layers(
-            kind, config.vision_hidden_size, config.hidden_size
+            kind, config.projector_input_width, config.hidden_size
         ):
             if what == "downsample":
                 layers.append(Downsample(downsampling(kind), by_columns=kind == "mlp_downsample"))

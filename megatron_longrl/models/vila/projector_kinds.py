@@ -20,7 +20,7 @@ def widths(kind: str, features: int, hidden: int) -> tuple[list[int], bool]:
     """Widths between which the linear layers of a projector lie, a GELU between two of them.
 
     Args:
-        features: of the tower.
+        features: channels of the vision features.
         hidden: of the language model.
 
     Returns:
@@ -34,12 +34,19 @@ def widths(kind: str, features: int, hidden: int) -> tuple[list[int], bool]:
         return [joined, hidden, hidden], True
     if kind == "mlp_downsample_3x3_fix":
         return [joined, 3 * features, hidden, hidden], True
+    third = features // 3
+    if kind == "mlp_downsample_3x3_s2":
+        return [joined, 3 * features, features, third, hidden, hidden], True
+    if kind == "mlp_downsample_3x3_s2_new":
+        return [joined, 4 * features, 2 * features, features, third, hidden, hidden], True
     if kind == "linear":
         return [features, hidden], False
     match = re.fullmatch(r"mlp([1-9]\d*)x_gelu", kind)
     if match:
         return [features] + [hidden] * int(match[1]), False
-    known = "linear, mlp2x_gelu (any number), mlp_downsample, _2x2_fix, _3x3_fix"
+    known = (
+        "linear, mlp2x_gelu (any number), mlp_downsample, _2x2_fix, _3x3_fix, _3x3_s2, _3x3_s2_new"
+    )
     raise UserError(f"--projector-type {kind} is not supported, only {known}")
 
 
@@ -71,6 +78,6 @@ def parameter_names(kind: str) -> list[str]:
     if kind == "linear":
         places = ["layers"]
     else:
-        layers = enumerate(projector_layers(kind, 1, 1))
+        layers = enumerate(projector_layers(kind, 3, 1))
         places = [f"layers.{n}" for n, (what, *_) in layers if what in ("norm", "linear")]
     return [f"{place}.{which}" for place in places for which in ("weight", "bias")]

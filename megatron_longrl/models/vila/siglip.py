@@ -35,7 +35,8 @@ def layers_to_run(config: Config) -> int:
 
 
 def vision_transformer_config(config: Config) -> TransformerConfig:
-    """megatron-core's configuration of the tower; every rank holds all of it."""
+    """megatron-core's configuration of the tower."""
+    tensor = config.tensor_model_parallel_size if config.vision_tensor_parallel else 1
     return TransformerConfig(
         num_layers=layers_to_run(config),
         hidden_size=config.vision_hidden_size,
@@ -46,6 +47,7 @@ def vision_transformer_config(config: Config) -> TransformerConfig:
         activation_func=partial(torch.nn.functional.gelu, approximate="tanh"),
         add_bias_linear=True,
         add_qkv_bias=True,
+        tensor_model_parallel_size=tensor,
         **common_transformer_options(config),
     )
 

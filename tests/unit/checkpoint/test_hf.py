@@ -163,7 +163,14 @@ def test_what_is_wrong_is_named(kind, tiny, groups, build, vila_folder):
         ("llm/config.json", {"architectures": ["Qwen2ForSequenceClassification"]}, "Sequence"),
         ("llm/config.json", {"model_type": "mamba"}, "model_type mamba is not supported"),
         ("llm/config.json", {"hidden_act": "gelu"}, "hidden_act gelu is not supported"),
-        ("llm/config.json", {"rope_scaling": {"type": "yarn"}}, "type yarn is not supported"),
+        (
+            "llm/config.json",
+            {"rope_scaling": {"type": "longrope"}},
+            "longrope is not supported",
+        ),
+        ("llm/config.json", {"rope_scaling": {"type": "yarn"}}, "lacks factor"),
+        ("llm/config.json", {"rope_scaling": {"type": "linear", "factor": None}}, "factor of None"),
+        ("llm/config.json", {"partial_rotary_factor": 0.5}, "partial_rotary_factor 0.5 is not"),
         ("mm_projector/config.json", {"mm_projector_type": "resampler"}, "resampler is not"),
         (
             "config.json",

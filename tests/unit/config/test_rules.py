@@ -93,6 +93,23 @@ BROKEN = [
         "give --no-sequence-parallel, or a larger --tensor-model-parallel-size",
     ),
     (
+        {"vision_tensor_parallel": True},
+        1,
+        None,
+        "vision_tensor_parallel is on, but tensor_model_parallel_size is 1: give "
+        "--no-vision-tensor-parallel, or a larger --tensor-model-parallel-size",
+    ),
+    (
+        {
+            "tensor_model_parallel_size": 4,
+            "vision_tensor_parallel": True,
+        },
+        4,
+        None,
+        "vision_num_attention_heads (2) is not divisible by tensor_model_parallel_size (4): "
+        "choose --tensor-model-parallel-size from 1, 2",
+    ),
+    (
         {"global_batch_size": 6, "micro_batch_size": 2},
         2,
         "sft",
@@ -105,6 +122,56 @@ BROKEN = [
         None,
         "seq_length (4096) exceeds max_position_embeddings (2048): lower --seq-length or raise "
         "--max-position-embeddings",
+    ),
+    (
+        {"rope_scaling_factor": 4, "rope_scaling_type": "yarn"},
+        1,
+        None,
+        "rope_scaling_type yarn needs the context that is lengthened: give "
+        "--yarn-original-max-position-embeddings N",
+    ),
+    (
+        {
+            "rope_scaling_factor": 4,
+            "rope_scaling_type": "yarn",
+            "yarn_original_max_position_embeddings": 512,
+            "seq_length": 4096,
+        },
+        1,
+        None,
+        "seq_length (4096) exceeds yarn_original_max_position_embeddings (512) x "
+        "rope_scaling_factor (4): lower --seq-length or raise --rope-scaling-factor",
+    ),
+    (
+        {
+            "rope_scaling_factor": 4,
+            "rope_scaling_type": "yarn",
+            "yarn_original_max_position_embeddings": 32768,
+            "yarn_beta_fast": 1,
+        },
+        1,
+        None,
+        "yarn_beta_fast (1) is not above yarn_beta_slow (1): raise --yarn-beta-fast",
+    ),
+    (
+        {"rope_scaling_factor": 0.5},
+        1,
+        None,
+        "rope_scaling_factor (0.5) would shorten the context: give one of at least 1, or leave it "
+        "out",
+    ),
+    (
+        {"rope_scaling_factor": 4, "mrope_section": (4, 2, 2)},
+        1,
+        None,
+        "rope_scaling_type llama3 has no meaning with mrope_section, which vLLM combines with yarn "
+        "only: give --rope-scaling-type yarn, or no --rope-scaling-factor",
+    ),
+    (
+        {"async_save": True},
+        1,
+        "sft",
+        "async_save is on without save: give --save FOLDER",
     ),
     (
         {"vision_image_size": 50},

@@ -21,13 +21,25 @@ LAYERS = {
     "mlp_downsample": ["2", "4"],
     "mlp_downsample_2x2_fix": ["2", "4"],
     "mlp_downsample_3x3_fix": ["2", "5", "7"],
+    "mlp_downsample_3x3_s2": ["2", "5", "8", "11", "13"],
+    "mlp_downsample_3x3_s2_new": ["2", "5", "8", "11", "14", "16"],
 }
 """Where VILA's checkpoints have the linear layers of each kind; the norms stand before them."""
 NORMS = {
     "mlp_downsample": ["1"],
     "mlp_downsample_2x2_fix": ["1"],
     "mlp_downsample_3x3_fix": ["1", "4"],
+    "mlp_downsample_3x3_s2": ["1", "4", "7", "10"],
+    "mlp_downsample_3x3_s2_new": ["1", "4", "7", "10", "13"],
 }
+
+
+WIDTHS = {
+    "mlp_downsample_3x3_s2": [(18, 54), (6, 18), (2, 6), (10, 2), (10, 10)],
+    "mlp_downsample_3x3_s2_new": [(24, 54), (12, 24), (6, 12), (2, 6), (10, 2), (10, 10)],
+}
+"""Outputs and inputs of the linear layers: 9, 3, 1 and 1 / 3 times the features, or 9, 4, 2, 1 and
+1 / 3, then those of the language model."""
 
 
 def configured(kind: str) -> Config:
@@ -88,12 +100,14 @@ def test_every_kind(kind: str) -> None:
     result = ours(features)
     assert result.shape[1] == config.tokens_per_frame
     torch.testing.assert_close(result, expected.float(), atol=1e-4, rtol=1e-4)
+    shapes = [tuple(p.shape) for name, p in ours.named_parameters() if p.dim() == 2]
+    assert shapes == WIDTHS.get(kind, shapes)
     places = [row.hf[0] for row in projector(config)]
     assert places == [f"mm_projector/{name}" for name in weights]
 
 
 def test_other_kinds_are_named() -> None:
-    for kind in ("mlp_downsample_3x3_s2", "mlp0x_gelu", "resampler"):
+    for kind in ("mlp_downsample_4x4", "mlp0x_gelu", "resampler"):
         with pytest.raises(UserError, match=f"{kind} is not supported, only linear"):
             widths(kind, 1, 1)
         with pytest.raises(UserError, match="projector-type"):

@@ -1,0 +1,45 @@
+"""Rules across the fields of the rotary embedding."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from megatron_longrl.config.schema import Config
+
+
+def rotary_embedding(config: Config) -> Iterator[str]:
+    """A line for every rule that does not hold."""
+    factor, kind = config.rope_scaling_factor, config.rope_scaling_type
+    original = config.yarn_original_max_position_embeddings
+    if factor is None:
+        return
+    if factor < 1:
+        yield (
+            f"rope_scaling_factor ({factor:g}) would shorten the context: give one of at least 1, "
+            "or leave it out"
+        )
+    if config.mrope_section is not None and kind != "yarn":
+        yield (
+            f"rope_scaling_type {kind} has no meaning with mrope_section, which vLLM combines with "
+            "yarn only: give --rope-scaling-type yarn, or no --rope-scaling-factor"
+        )
+    if kind != "yarn":
+        return
+    if original is None:
+        yield (
+            "rope_scaling_type yarn needs the context that is lengthened: give "
+            "--yarn-original-max-position-embeddings N"
+        )
+    elif config.seq_length > original * factor:
+        yield (
+            f"seq_length ({config.seq_length}) exceeds yarn_original_max_position_embeddings "
+            f"({original}) x rope_scaling_factor ({factor:g}): lower --seq-length or raise "
+            "--rope-scaling-factor"
+        )
+    if config.yarn_beta_fast <= config.yarn_beta_slow:
+        yield (
+            f"yarn_beta_fast ({config.yarn_beta_fast:g}) is not above yarn_beta_slow "
+            f"({config.yarn_beta_slow:g}): raise --yarn-beta-fast"
+        )

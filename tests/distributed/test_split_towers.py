@@ -1,0 +1,110 @@
+"""Towers whose layers are split over two tensor-parallel ranks, which encode the same frames."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+import torch
+import torch.distributed as dist
+
+from megatron_longrl.data.rows import load_rows
+from megatron_longrl.data.video import decode_frames
+from megatron_longrl.errors import UserError
+from megatron_longrl.parallel import team as team_module
+from megatron_longrl.parallel.agree import gather_objects
+from megatron_longrl.training.runtime import build_runtime
+from tests.distributed.cases import SP, TP2
+from tests.distributed.families import check_family
+from tests.distributed.layouts import check, tiny_config
+from tests.distributed.test_frames import broken, write_videos
+from tests.distributed.test_tiles import KINDS, PROJECTOR, check_tiles
+from tests.distributed.test_tiles import data as data
+
+SPLIT = TP2 | {"vision_tensor_parallel": True}
+
+
+@pytest.mark.parametrize(
+    "options",
+    [{}, SP, {"encoder_chunk_frames": 64}, {"mrsp_stages": 0}, {"recompute_granularity": "full"}],
+    ids=["chunks", "sequence parallelism", "one chunk", "whole videos", "recomputed"],
+)
+def test_loss_and_gradients(tiny_data, options):
+    check(tiny_data, **SPLIT, **options)
+
+
+@pytest.mark.parametrize("family", ["qwen2_5_vl", "qwen3_vl"])
+def test_loss_and_gradients_of_other_families(family, family_folder):
+    check_family(family_folder(family), **SPLIT)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_images_in_tiles(data, kind):
+    check_tiles(tiny_config(data, **KINDS[kind], **PROJECTOR, **SPLIT))
+
+
+def test_a_rank_holds_half_of_every_layer_and_decodes_half_of_the_frames(tiny_data, monkeypatch):
+    whole = build_runtime(tiny_config(tiny_data, **TP2), "rl")
+    counts = {"whole": parameters_of_layers(whole)}
+    runtime = build_runtime(tiny_config(tiny_data, **SPLIT), "rl")
+    counts["split"] = parameters_of_layers(runtime)
+    # But for norms, and biases behind sums over ranks.
+    assert 0.5 < counts["split"] / counts["whole"] < 0.6
+    asked: list[int] = []
+    decode = team_module.decode_many
+
+    def note(requests):
+        asked.append(sum(len(positions) for _, positions in requests))
+        return decode(requests)
+
+    monkeypatch.setattr(team_module, "decode_many", note)
+    encoded = runtime.stepper.frames.encode(specs_of(runtime, tiny_data))
+    decoded = gather_objects(runtime.groups.control, sum(asked))
+    assert sum(decoded) == 47 and max(decoded) - min(decoded) <= 3
+    assert gather_objects(runtime.groups.control, encoded.frames_encoded) == [47, 0]
+
+
+def parameters_of_layers(runtime) -> int:
+    tower = runtime.model.encoder.module.vision_tower
+    return sum(p.numel() for p in tower.decoder.layers.parameters())
+
+
+def specs_of(runtime, folder):
+    prompts = runtime.build_prompts(load_rows([str(folder)]))
+    return [spec for prompt in prompts for spec in prompt.videos]
+
+
+def test_a_broken_video_fails_alone(tiny_data, shared_path):
+    runtime = build_runtime(tiny_config(tiny_data, **SPLIT), "rl")
+    stage = runtime.stepper.frames
+    good = specs_of(runtime, tiny_data)
+    bad = replace(broken(shared_path, 5), view=good[0].view)
+    encoded = stage.encode([good[0], bad, *good[1:]])
+    assert list(encoded.failed) == [bad.key()]
+    expected = stage.encode(good)
+    for spec in good:
+        assert torch.equal(encoded.embeddings[spec.key()], expected.embeddings[spec.key()])
+
+
+def test_a_decoder_that_crashes_on_one_rank_ends_both(tiny_data, monkeypatch):
+    runtime = build_runtime(tiny_config(tiny_data, **SPLIT), "rl")
+    specs = specs_of(runtime, tiny_data)
+
+    def crash(requests):
+        raise MemoryError("no room for frames")
+
+    if dist.get_rank() == 1:
+        monkeypatch.setattr(team_module, "decode_many", crash)
+    with pytest.raises(UserError, match="MemoryError: no room for frames"):
+        runtime.stepper.frames.encode(specs)
+
+
+def test_pixels_are_those_of_one_process(tiny_data, shared_path):
+    runtime = build_runtime(tiny_config(tiny_data, **SPLIT), "rl")
+    specs = write_videos(shared_path, 5, 1, 8)
+    requests = [(spec, range(len(spec.frame_indices))) for spec in specs]
+    team = runtime.groups.team
+    assert team is not None
+    for spec, pixels in zip(specs, team.decode(requests, torch.device("cpu")), strict=True):
+        assert isinstance(pixels, torch.Tensor)
+        assert torch.equal(pixels, decode_frames(spec))

@@ -1,0 +1,90 @@
+"""Videos as VILA sees them: pixels against transformers' SigLIP processor, which takes Pillow, and
+numbers of tokens."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import av
+import pytest
+import torch
+from av.video.reformatter import Interpolation
+from transformers.models.siglip.image_processing_pil_siglip import SiglipImageProcessorPil
+
+from megatron_longrl.config import Config
+from megatron_longrl.data.media_layout import Slots
+from megatron_longrl.data.video import VideoSpec, content_hash, decode_frames, probe
+from megatron_longrl.data.video_probe import VideoInfo
+from megatron_longrl.models.vila.layout import VilaLayout
+from tests.parity.test_qwen_vl_processors import VIDEOS, Symbols, film
+
+SIDE = 84
+
+
+def config_of(side: int, **changes: Any) -> Config:
+    """A small model that looks at frames of this side."""
+    return Config(
+        num_layers=1,
+        hidden_size=8,
+        ffn_hidden_size=8,
+        num_attention_heads=1,
+        seq_length=64,
+        vision_image_size=side,
+        vision_patch_size=14,
+        vision_hidden_size=12,
+        image_mean=(0.5, 0.45, 0.4),
+        image_std=(0.5, 0.6, 0.7),
+        **changes,
+    )
+
+
+@pytest.mark.parametrize("number", range(len(VIDEOS)))
+def test_pixels(number: int, tmp_path: Path) -> None:
+    """95 % within one level of 255, all within four."""
+    path = film(tmp_path / "film.webm", *VIDEOS[number])
+    config = config_of(SIDE)
+    reader: Any = VilaLayout(config, Symbols())  # type: ignore[arg-type]
+    found = probe(path)
+    indices = reader.frame_indices(found, 6, None)
+    spec = VideoSpec(str(path), content_hash(path), indices, reader.view(found, len(indices)))
+    ours = decode_frames(spec)
+    # Colours are not a processor's concern: chroma interpolated in full, as DALI does it.
+    flags = Interpolation.BILINEAR | Interpolation.FULL_CHR_H_INT | Interpolation.ACCURATE_RND
+    with av.open(str(path)) as container:
+        decoded = [
+            frame.reformat(format="rgb24", interpolation=flags).to_ndarray()
+            for frame in container.decode(video=0)
+        ]
+    processor = SiglipImageProcessorPil(
+        size={"height": SIDE, "width": SIDE},
+        image_mean=list(config.image_mean),
+        image_std=list(config.image_std),
+    )
+    theirs = processor(images=[decoded[i] for i in indices], return_tensors="pt")["pixel_values"]
+    assert ours.shape == theirs.shape == (len(indices), 3, SIDE, SIDE)
+    levels = (ours - theirs).abs() * torch.tensor(config.image_std).view(3, 1, 1) * 255
+    assert (levels <= 1.02).float().mean() >= 0.95
+    assert levels.max() <= 4.02
+    assert theirs.std() > 0.2
+    # 6 x 6 patches make 3 x 3 tokens, a newline behind each frame.
+    frame = [Slots(Symbols().media_id, (1, 1, 9)), "\n"]
+    assert reader.pieces(found, indices, spec.view) == frame * len(indices)
+    assert spec.num_tokens == 9 * len(indices)
+
+
+@pytest.mark.parametrize(
+    ("kind", "tokens"),
+    [
+        ("mlp_downsample", 256),  # LongVILA: 257 with the newline
+        ("mlp_downsample_2x2_fix", 256),
+        ("mlp_downsample_3x3_fix", 121),  # NVILA-Lite: 122
+        ("mlp2x_gelu", 1024),
+    ],
+)
+def test_tokens_of_a_frame(kind: str, tokens: int) -> None:
+    """Of 448 x 448 pixels in patches of 14."""
+    config = config_of(448, projector_type=kind)
+    found = VideoInfo(30, 10.0, 320, 240, "vp9", 3.0)
+    view = VilaLayout(config, Symbols()).view(found, 8)  # type: ignore[arg-type]
+    assert view.tokens_per_unit == config.tokens_per_frame == tokens
