@@ -95,7 +95,7 @@ class ServerClient:
         """
         deadline = time.monotonic() + self._seconds
         with closing(SharedMemory(0)) as memory:
-            write_generation(generation, memory.path)
+            memory.write(write_generation(generation))
             with (
                 open(memory.path, "rb") as file,
                 self._connection(deadline, "generation did not end") as connection,
