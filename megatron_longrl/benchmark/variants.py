@@ -116,6 +116,14 @@ VARIANTS = {
             changes={"shared_prompt": True, "mrsp_stages": "2"},
         ),
         Variant(
+            "longrl-whole",
+            "longrl with every row whole on one rank: a fixed choice of stages",
+            mr_sp=True,
+            is_default=False,
+            old_pass=False,
+            changes={"shared_prompt": True, "mrsp_stages": "1"},
+        ),
+        Variant(
             "longrl-lean",
             "the same with recomputed activations: least memory",
             mr_sp=True,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from megatron_longrl.errors import UserError
@@ -49,6 +49,15 @@ ARCHITECTURE_FIELDS = (
 )
 """Fields that decide which weights there are and what they compute."""
 
+LORA_FIELDS = (
+    "lora_rank",
+    "lora_alpha",
+    "lora_use_rslora",
+    "lora_parts",
+    "lora_target_modules",
+)
+"""Fields that decide which adapters there are and what they add."""
+
 _SHOWN = 3
 
 
@@ -62,20 +71,43 @@ def check_architecture(saved: Mapping[str, Any], config: Config, where: object) 
     Raises:
         UserError: naming the first fields that differ, with both values.
     """
+    differing = _differing(saved, config, ARCHITECTURE_FIELDS)
+    if differing:
+        raise UserError(
+            f"{where} is a checkpoint of another architecture: {differing}; "
+            "load a checkpoint of this model or change the model's fields"
+        )
+
+
+def check_adapters(saved: Mapping[str, Any], config: Config, where: object) -> None:
+    """Compare the adapters of a checkpoint that a run goes on from with the run's.
+
+    Args:
+        saved: fields of the checkpoint; older ones know no adapters.
+
+    Raises:
+        UserError: see :func:`check_architecture`.
+    """
+    if not saved.get("lora_rank") and not config.lora_rank:
+        return
+    differing = _differing({"lora_rank": 0, **saved}, config, LORA_FIELDS)
+    if differing:
+        raise UserError(
+            f"{where} was trained with other adapters: {differing}; give the same --lora flags, or "
+            "start from its weights, adapters merged, with --pretrained-checkpoint"
+        )
+
+
+def _differing(saved: Mapping[str, Any], config: Config, fields: Sequence[str]) -> str:
+    """The first fields that differ, with both values; empty where none does."""
     ours = config.model_dump()
     differing = [
-        f"{field} {saved[field]} there, {ours[field]} in the configuration"
-        for field in ARCHITECTURE_FIELDS
+        f"{field} {_plain(saved[field])} there, {_plain(ours[field])} in the configuration"
+        for field in fields
         if field in saved and _plain(saved[field]) != _plain(ours[field])
     ]
-    if not differing:
-        return
     more = len(differing) - _SHOWN
-    rest = f" and {more} more" if more > 0 else ""
-    raise UserError(
-        f"{where} is a checkpoint of another architecture: {'; '.join(differing[:_SHOWN])}{rest}; "
-        "load a checkpoint of this model or change the model's fields"
-    )
+    return "; ".join(differing[:_SHOWN]) + (f" and {more} more" if more > 0 else "")
 
 
 def _plain(value: Any) -> Any:

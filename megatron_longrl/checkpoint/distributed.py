@@ -17,10 +17,9 @@ import importlib.util
 import logging
 import queue
 import shutil
-import warnings
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -34,10 +33,10 @@ from megatron.core.optimizer import MegatronOptimizer
 from megatron.core.optimizer_param_scheduler import OptimizerParamScheduler
 from safetensors.torch import save_file
 from torch import Tensor, nn
-from torch.distributed.checkpoint.api import CheckpointException
 
 from megatron_longrl.checkpoint import folder as layout
-from megatron_longrl.checkpoint.architecture import check_architecture
+from megatron_longrl.checkpoint.architecture import check_adapters, check_architecture
+from megatron_longrl.checkpoint.core_files import core_files
 from megatron_longrl.checkpoint.hf import HfFolder, config_from_hf, is_hf_folder, load_hf_weights
 from megatron_longrl.checkpoint.hf_writer import copy_tokenizer
 from megatron_longrl.checkpoint.mapping import unwrap
@@ -48,7 +47,9 @@ from megatron_longrl.checkpoint.optimizer_state import (
     sharded_state,
 )
 from megatron_longrl.checkpoint.rng import load_rng_state, rank_file, save_rng_state
+from megatron_longrl.checkpoint.stored_weights import merge_stored_adapters
 from megatron_longrl.errors import UserError
+from megatron_longrl.models.lora import ADAPTER
 from megatron_longrl.parallel.agree import gather_objects, together
 
 if TYPE_CHECKING:
@@ -182,8 +183,9 @@ def load_checkpoint(
     for folder, saved in _complete_checkpoints(directory, groups):
         tried = True
         check_architecture(saved["config"], config, folder)
+        check_adapters(saved["config"], config, folder)
         usable = {} if config.no_load_optim else _loadable_optimizers(optimizers, saved, config)
-        if not _try_load(folder, modules, usable, groups):
+        if not _try_load(folder, groups, partial(_load, folder, modules, usable, groups)):
             continue
         for name, optimizer in optimizers.items():
             if name not in usable:
@@ -213,6 +215,8 @@ def load_weights(
 ) -> Loaded:
     """Take the weights alone, of a checkpoint or of a Hugging Face folder, to start a new stage.
 
+    Adapters of the checkpoint are merged into its weights; those of the model stay as they are.
+
     Returns:
         Iteration 0 and no state; ``folder`` for ``carry_from``.
 
@@ -227,7 +231,8 @@ def load_weights(
     else:
         for folder, saved in _complete_checkpoints(source, groups):
             check_architecture(saved["config"], config, folder)
-            if _try_load(folder, modules, {}, groups):
+            load = partial(_load_merged, folder, saved["config"], modules, groups, config)
+            if _try_load(folder, groups, load):
                 source = folder
                 break
         else:
@@ -257,16 +262,11 @@ def _complete_checkpoints(
     return gather_objects(groups.control, complete)[0]
 
 
-def _try_load(
-    folder: Path,
-    modules: Mapping[str, nn.Module],
-    optimizers: Mapping[str, MegatronOptimizer],
-    groups: ParallelGroups,
-) -> bool:
+def _try_load(folder: Path, groups: ParallelGroups, load: Callable[[], None]) -> bool:
     """Load one checkpoint; False, with a warning, when its files turn out to be broken."""
     try:
         with together(groups.control):
-            _load(folder, modules, optimizers, groups)
+            load()
     except UserError as error:
         logger.warning("%s cannot be loaded, trying the one before: %s", folder, error)
         return False
@@ -279,38 +279,41 @@ def _load(
     modules: Mapping[str, nn.Module],
     optimizers: Mapping[str, MegatronOptimizer],
     groups: ParallelGroups,
+    left_out: tuple[str, ...] = (EXTRA_STATE,),
 ) -> None:
+    """Fill the modules and the optimizers.
+
+    Args:
+        left_out: ends of the names of parameters that stay as they are.
+    """
     kept = {name: hyperparameters(optimizer) for name, optimizer in optimizers.items()}
     shards = _sharded_state(modules, optimizers, groups, is_loading=True)
+    shards["model"] = {
+        part: {name: shard for name, shard in named.items() if not name.endswith(left_out)}
+        for part, named in shards["model"].items()
+    }
     with core_files():
         # No rank asks for more of the optimizer than it needs, so not all replicas are there.
         loaded = dist_checkpointing.load(shards, str(folder), validate_access_integrity=False)
     for part, module in modules.items():
         for name, target in unwrap(module).state_dict(prefix=f"{part}.", keep_vars=True).items():
-            if isinstance(target, Tensor) and not name.endswith(EXTRA_STATE):
+            if isinstance(target, Tensor) and not name.endswith(left_out):
                 target.copy_(loaded["model"][part][name])
     for name, optimizer in optimizers.items():
         load_state(optimizer, loaded["optimizer"][name])
         restore_hyperparameters(optimizer, kept[name])
 
 
-@contextmanager
-def core_files() -> Iterator[None]:
-    """Around core's reading and writing: ordinary exceptions, and no warnings about core itself."""
-    with warnings.catch_warnings():
-        # core 0.16.1 uses torch's ShardedTensor, of which every use warns.
-        warnings.simplefilter("ignore", FutureWarning)
-        warnings.filterwarnings("ignore", message=".*assuming the intent is to (load|save) in")
-        try:
-            yield
-        except CheckpointException as error:  # a BaseException, the same on all ranks
-            # Of a failed write only rank 0 knows more than that there was one.
-            for failure, _ in error.failures.values():
-                if isinstance(failure, UserError):
-                    raise failure from None
-            failures = [f"{type(e).__name__}: {e}" for e, _ in error.failures.values()]
-            reason = failures[0] if failures else "another rank failed"
-            raise RuntimeError(reason.splitlines()[0]) from error
+def _load_merged(
+    folder: Path,
+    saved: Mapping[str, Any],
+    modules: Mapping[str, nn.Module],
+    groups: ParallelGroups,
+    config: Config,
+) -> None:
+    """Fill the modules' own weights with what the checkpoint's model computes with."""
+    _load(folder, modules, {}, groups, (EXTRA_STATE, *ADAPTER))
+    merge_stored_adapters(folder, saved, modules, groups, config)
 
 
 def _keep_results_in_process() -> None:
@@ -336,11 +339,6 @@ def _sharded_state(
         part: sharded_state(optimizer, model[part], is_loading=is_loading)
         for part, optimizer in optimizers.items()
     }
-    if is_loading:
-        model = {
-            part: {name: shard for name, shard in shards.items() if not name.endswith(EXTRA_STATE)}
-            for part, shards in model.items()
-        }
     return {"model": model, "optimizer": states}
 
 

@@ -10,6 +10,7 @@ import json
 import os
 import shutil
 from collections.abc import Mapping
+from contextlib import ExitStack
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
@@ -18,6 +19,7 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
+from megatron_longrl.checkpoint.aside import check_free, written_aside
 from megatron_longrl.checkpoint.hf import TOKENIZER_FILES, read_json
 from megatron_longrl.checkpoint.mapping import mapping_table
 from megatron_longrl.errors import UserError
@@ -116,8 +118,7 @@ class HfFolderWriter:
         max_shard_bytes: int = MAX_SHARD_BYTES,
     ) -> None:
         self.folder = Path(folder)
-        if self.folder.exists() and (not self.folder.is_dir() or any(self.folder.iterdir())):
-            raise UserError(f"{folder} exists and is not empty: name another folder for the export")
+        check_free(self.folder)
         self._config = config
         self._family = find_family(config.model_family)
         self._dtype = dtype or config.params_dtype
@@ -125,12 +126,13 @@ class HfFolderWriter:
         self._tokenizer = Path(tokenizer) if tokenizer else None
         self._files = dict(files or {})
         self._max_shard_bytes = max_shard_bytes
-        self._aside = self.folder.with_name(f".{self.folder.name}.partial-{os.getpid()}")
+        self._aside = self.folder
+        self._writing = ExitStack()
         self._folders: dict[str, TensorFolderWriter] = {}
         self._written: set[str] = set()
 
     def __enter__(self) -> Self:
-        self._aside.mkdir(parents=True)
+        self._aside = self._writing.enter_context(written_aside(self.folder))
         self._folders = {
             folder: TensorFolderWriter(self._aside / folder, self._max_shard_bytes)
             for folder in self._family.folders.values()
@@ -143,11 +145,11 @@ class HfFolderWriter:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        try:
-            if kind is None:
-                self._finish()
-        finally:
-            shutil.rmtree(self._aside, ignore_errors=True)
+        if kind is not None:
+            self._writing.__exit__(kind, error, traceback)
+            return
+        with self._writing:
+            self._finish()
 
     def add(self, name: str, tensor: Tensor) -> None:
         """Write one tensor by its name in the mapping table."""
@@ -173,9 +175,6 @@ class HfFolderWriter:
         self._write_settings()
         if self._tokenizer is not None:
             copy_tokenizer(self._tokenizer, self._aside / self._family.tokenizer_folder)
-        if self.folder.exists():
-            self.folder.rmdir()
-        os.replace(self._aside, self.folder)
 
     def _write_settings(self) -> None:
         dtype = str(self._dtype).removeprefix("torch.")

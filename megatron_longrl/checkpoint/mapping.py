@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from megatron_longrl.checkpoint.table import Table, TensorMapping
 from megatron_longrl.errors import UserError
 from megatron_longrl.models.family import find_family
+from megatron_longrl.models.lora import ADAPTER, LowRank
 from megatron_longrl.models.norms import FUSED_NORMS
 from megatron_longrl.platforms import platform
 
@@ -47,7 +48,7 @@ def unwrap(module: nn.Module) -> nn.Module:
 def local_parameters(
     model: nn.Module | Mapping[str, nn.Module],
 ) -> dict[str, nn.Parameter]:
-    """Parameters that this rank holds, by the names of the table.
+    """Parameters that this rank holds, by the names of the table; not those of adapters.
 
     Layers are numbered over the whole model, not within the pipeline stage. A norm that Transformer
     Engine holds in the projection behind it has the name that it has without.
@@ -57,21 +58,44 @@ def local_parameters(
         not;
             one of them may be missing.
     """
-    found: dict[str, nn.Parameter] = {}
+    return {
+        _table_name(part, module, name): parameter
+        for part, module in _parts(model)
+        for name, parameter in module.named_parameters()
+        if not name.endswith(ADAPTER)
+    }
+
+
+def local_adapters(model: nn.Module | Mapping[str, nn.Module]) -> dict[str, LowRank]:
+    """LoRA adapters that this rank holds, by the names of the weights that they are beside.
+
+    Args:
+        model: see :func:`local_parameters`.
+    """
+    return {
+        _table_name(part, module, f"{name}.weight"): adapter
+        for part, module in _parts(model)
+        for name, layer in module.named_modules()
+        if isinstance(adapter := getattr(layer, "lora", None), LowRank)
+    }
+
+
+def _parts(model: nn.Module | Mapping[str, nn.Module]) -> Iterator[tuple[str, nn.Module]]:
+    """The modules that are there, without wrappers."""
     for part in MODULES:
         module = model.get(part) if isinstance(model, Mapping) else getattr(model, part, None)
-        if module is None:
-            continue
-        module = unwrap(module)
-        for name, parameter in module.named_parameters():
-            match = LOCAL_LAYER.match(f"{part}.{name}")
-            if match is None:
-                found[f"{part}.{name}"] = parameter
-                continue
-            layer = module.get_submodule(f"decoder.layers.{match[2]}")
-            index = cast(int, layer.layer_number) - 1
-            found[f"{match[1]}{index}.{_unfused(match[3].removeprefix('.'))}"] = parameter
-    return found
+        if module is not None:
+            yield part, unwrap(module)
+
+
+def _table_name(part: str, module: nn.Module, name: str) -> str:
+    """What the table calls a parameter of a module."""
+    match = LOCAL_LAYER.match(f"{part}.{name}")
+    if match is None:
+        return f"{part}.{name}"
+    layer = module.get_submodule(f"decoder.layers.{match[2]}")
+    index = cast(int, layer.layer_number) - 1
+    return f"{match[1]}{index}.{_unfused(match[3].removeprefix('.'))}"
 
 
 def _unfused(name: str) -> str:
@@ -95,7 +119,7 @@ def export_named_tensors(
     tensor (gathered over tensor-parallel ranks, broadcast along the pipeline). The
     encoder's tensors are local everywhere, since it is replicated. Tensors have the model's dtype
     (not that of the optimizer's fp32 copy); they may share memory with the model: use or copy them
-    before the next optimizer step, and do not write to them.
+    before the next optimizer step, and do not write to them. Weights with adapters come merged.
 
     Args:
         model: see :func:`local_parameters`.
@@ -105,7 +129,7 @@ def export_named_tensors(
         Name with its part (``llm/model.embed_tokens.weight``), and the tensor.
     """
     rows = list(mapping_table(config).expand(parts))
-    local = local_parameters(model)
+    local, adapters = local_parameters(model), local_adapters(model)
     # owners[name]: pipeline rank, shape of its shard and dtype.
     owners: dict[str, tuple[int, torch.Size, torch.dtype]] = {}
     stages: list[dict[str, tuple[torch.Size, torch.dtype]]] = [{}] * groups.pp.size()
@@ -119,7 +143,10 @@ def export_named_tensors(
             continue
         if row.megatron not in owners:
             raise RuntimeError(f"no rank holds {row.megatron}, which the mapping table exports")
-        parameter = local.get(row.megatron)
+        parameter: Tensor | None = local.get(row.megatron)
+        if parameter is not None and row.megatron in adapters:
+            # A rank's piece of the product is its piece of the weight.
+            parameter = adapters[row.megatron].merged(parameter)
         if row.replicated:
             if parameter is None:
                 raise RuntimeError(f"{row.megatron} is replicated but missing on this rank")

@@ -1,8 +1,7 @@
-"""Reading and writing a distributed checkpoint's weights tensor by tensor.
+"""Writing a distributed checkpoint's weights tensor by tensor.
 
-A checkpoint holds full tensors whatever layout wrote it, with the layers of a transformer block
-stacked along a leading axis. Reading needs no model; writing goes by the names and shapes of one
-whose memory is never touched. Memory is a few parameters.
+It goes by the names and shapes of a model whose memory is never touched. Memory is a few
+parameters. Reading is in :mod:`megatron_longrl.checkpoint.stored`.
 """
 
 from __future__ import annotations
@@ -11,11 +10,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import torch
 import torch.distributed.checkpoint as dcp
-from megatron.core.dist_checkpointing.strategies.cached_metadata_filesystem_reader import (
-    CachedMetadataFileSystemReader,
-)
 from megatron.core.dist_checkpointing.strategies.torch import (
     MCoreSavePlanner,
     TorchDistSaveShardedStrategy,
@@ -23,107 +18,18 @@ from megatron.core.dist_checkpointing.strategies.torch import (
     mcore_to_pyt_state_dict,
 )
 from torch import Tensor, nn
-from torch.distributed.checkpoint.metadata import (
-    ChunkStorageMetadata,
-    MetadataIndex,
-    TensorStorageMetadata,
-)
-from torch.distributed.checkpoint.planner_helpers import create_read_items_for_chunk_list
+from torch.distributed.checkpoint.metadata import MetadataIndex
 
-from megatron_longrl.checkpoint.distributed import core_files
 from megatron_longrl.checkpoint.mapping import (
-    LOCAL_LAYER,
     check_shape,
     local_parameters,
     mapping_table,
     merge_named,
 )
-from megatron_longrl.checkpoint.table import TensorMapping
-from megatron_longrl.errors import UserError
-from megatron_longrl.models.norms import FUSED_NORMS
+from megatron_longrl.checkpoint.stored import checkpoint_key
 
 if TYPE_CHECKING:
     from megatron_longrl.config import Config
-
-
-class StoredWeights:
-    """The weights of one checkpoint under Hugging Face names. Not collective.
-
-    Args:
-        folder: of one iteration.
-        config: of the model in it, with ``vocab_size``.
-    """
-
-    def __init__(self, folder: str | Path, config: Config) -> None:
-        self._folder = folder
-        self._reader = CachedMetadataFileSystemReader(folder)
-        self._stored = self._reader.read_metadata().state_dict_metadata
-        self._rows = {
-            name: row for row in mapping_table(config).expand() if row.exported for name in row.hf
-        }
-        self._last: tuple[TensorMapping | None, dict[str, Tensor]] = (None, {})
-
-    def read(self, name: str) -> Tensor:
-        """One tensor, full. Those of one parameter are best asked for one after the other.
-
-        Raises:
-            UserError: the checkpoint lacks its parameter.
-        """
-        row = self._rows[name]
-        if self._last[0] is not row:
-            key, layer = checkpoint_key(row.megatron)
-            entry = self._stored.get(key)
-            if not isinstance(entry, TensorStorageMetadata):
-                raise UserError(f"{self._folder} lacks the parameter {row.megatron}")
-            self._last = (None, {})  # makes room before the next one is read
-            tensors = row.split(_read(self._reader, key, entry, layer))
-            self._last = (row, dict(zip(row.hf, tensors, strict=True)))
-        return self._last[1][name]
-
-
-class _SlicePlanner(dcp.DefaultLoadPlanner):
-    """Reads one box of a stored tensor."""
-
-    def __init__(self, key: str, box: ChunkStorageMetadata, target: Tensor) -> None:
-        super().__init__()
-        self._key, self._box, self._target = key, box, target
-
-    def create_local_plan(self) -> dcp.LoadPlan:
-        assert self.metadata is not None
-        entry = self.metadata.state_dict_metadata[self._key]
-        assert isinstance(entry, TensorStorageMetadata)
-        return dcp.LoadPlan(create_read_items_for_chunk_list(self._key, entry, [self._box]))
-
-    def lookup_tensor(self, index: MetadataIndex) -> Tensor:
-        return self._target
-
-
-def _read(
-    reader: dcp.StorageReader, key: str, entry: TensorStorageMetadata, layer: int | None
-) -> Tensor:
-    """A whole stored tensor, or one layer of a stack of them."""
-    shape = list(entry.size) if layer is None else [1, *entry.size[1:]]
-    offsets = [layer or 0, *[0] * (len(shape) - 1)]
-    target = torch.empty(shape, dtype=entry.properties.dtype)
-    box = ChunkStorageMetadata(torch.Size(offsets), torch.Size(shape))
-    state: dict[str, Any] = {key: target}
-    with core_files():
-        dcp.load(
-            state, storage_reader=reader, planner=_SlicePlanner(key, box, target), no_dist=True
-        )
-    return target if layer is None else target[0]
-
-
-def checkpoint_key(name: str) -> tuple[str, int | None]:
-    """Where core stores a parameter: key of the global tensor, and layer along its axis 0."""
-    match = LOCAL_LAYER.match(name)
-    if match is None:
-        return name, None
-    inner = match[3].removeprefix(".")
-    for ours, stored in FUSED_NORMS.items():
-        if inner.startswith(ours):
-            inner = stored + inner.removeprefix(ours)
-    return f"{match[1]}{inner}", int(match[2])
 
 
 class StreamedSave(TorchDistSaveShardedStrategy):

@@ -234,6 +234,34 @@ class GatedMLP(ColumnParallel):
 
 
 @dataclass(frozen=True)
+class Shared(Direct):
+    """One tensor for several on the Hugging Face side, which must be equal."""
+
+    def merge(self, tensors: Sequence[Tensor]) -> Tensor:
+        if any(not tensor.equal(tensors[0]) for tensor in tensors[1:]):
+            raise ValueError("the tensors are not equal")
+        return tensors[0]
+
+    def split(self, full: Tensor) -> tuple[Tensor, ...]:
+        return (full,) * len(self.hf)
+
+
+def adapter_rows(row: TensorMapping) -> tuple[TensorMapping, TensorMapping]:
+    """Rows of the LoRA adapter (A, B) beside a weight, with the names of PEFT.
+
+    Fused projections have one A, which PEFT has once for each of them, and one B, whose rows are in
+    the order of the weight's.
+    """
+    ours = row.megatron.removesuffix("weight")
+    stems = [name.removesuffix("weight") for name in row.hf]
+    names = [(f"{ours}lora.{m}", tuple(f"{stem}lora_{m}.weight" for stem in stems)) for m in "AB"]
+    if isinstance(row, RowParallel):
+        a: TensorMapping = RowParallel(*names[0], row.replicated)
+        return a, Direct(*names[1], row.replicated)
+    return Shared(*names[0], row.replicated), replace(row, megatron=names[1][0], hf=names[1][1])
+
+
+@dataclass(frozen=True)
 class Table:
     """All parameters of a model."""
 

@@ -92,7 +92,8 @@ def _add_flag(
             *options, dest=name, action="extend", nargs="+", metavar=_list_metavar(field), help=text
         )
     elif tuple in kinds:
-        group.add_argument(*options, dest=name, nargs="+", metavar="NUMBER", help=text)
+        metavar = _choices(_literals(field.annotation)) or "NUMBER"
+        group.add_argument(*options, dest=name, nargs="+", metavar=metavar, help=text)
     else:
         optional = type(None) in kinds
         parse = _none_or_text if optional else str
@@ -121,10 +122,19 @@ def _list_metavar(field: FieldInfo) -> str:
 
 
 def _metavar(kinds: Sequence[Any]) -> str:
-    literals = [kind for kind in kinds if isinstance(kind, str)]
-    if literals:
-        return "{" + ",".join(literals) + "}"
-    return {int: "INT", float: "FLOAT", dict: "JSON"}.get(kinds[0], "TEXT")
+    choices = _choices([kind for kind in kinds if isinstance(kind, str)])
+    return choices or {int: "INT", float: "FLOAT", dict: "JSON"}.get(kinds[0], "TEXT")
+
+
+def _choices(literals: Sequence[str]) -> str:
+    return "{" + ",".join(literals) + "}" if literals else ""
+
+
+def _literals(annotation: Any) -> list[str]:
+    """The literal strings anywhere within an annotation."""
+    if typing.get_origin(annotation) is typing.Literal:
+        return list(typing.get_args(annotation))
+    return [text for part in typing.get_args(annotation) for text in _literals(part)]
 
 
 def _default_text(field: FieldInfo) -> str:

@@ -42,6 +42,16 @@ class RolloutSection(Section):
     rollout_top_k: Annotated[int, Field(ge=-1)] = -1
     """Sample among this many most likely tokens; -1 is all."""
 
+    rollout_lag: Annotated[int, Field(ge=0, le=1)] = 0
+    """Updates between the weights that generate responses and those that are trained on them. 1:
+    the next step's responses are generated before an update and scored during it; a step that
+    ends with a checkpoint generates none ahead."""
+
+    rollout_step_tokens: PositiveInt | None = None
+    """Partial rollouts: a response grows by at most this many tokens in a step; groups that are
+    not complete then go on in the next one, and a step trains on those that are. A step that ends
+    with a checkpoint completes all. By default every step completes its own."""
+
     rollout_memory_gib: PositiveFloat = 1.0
     """Memory of the engine's key/value cache, in GiB per rank."""
 

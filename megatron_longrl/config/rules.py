@@ -41,6 +41,7 @@ def first_broken_rule(config: Config, world_size: int, entry: Entry | None) -> s
         _tensor_split(config),
         _sequence_split(config),
         _transformer_engine(config, entry),
+        _lora(config, entry),
         _rollout_split(config),
         _rollout_servers(config, world_size, entry),
         _schedule(config, entry),
@@ -236,6 +237,36 @@ def _transformer_engine(config: Config, entry: Entry | None) -> Iterator[str]:
             f"cp_comm_type a2a of transformer_impl transformer_engine cannot split {groups} query "
             f"groups (of each tensor-parallel rank) over context_parallel_size ({ranks}): give "
             f"--cp-comm-type all_gather or p2p, or {local}"
+        )
+
+
+def _lora(config: Config, entry: Entry | None) -> Iterator[str]:
+    """Adapters are trained: evaluation merges those of its checkpoint."""
+    if not config.lora_rank or entry == "evaluate":
+        return
+    if config.lora_alpha == 0:
+        yield (
+            f"lora_alpha ({config.lora_alpha}) makes adapters add nothing: leave it out, or give "
+            "--lora-alpha N"
+        )
+    for name in ("lora_parts", "lora_target_modules"):
+        if not getattr(config, name):
+            yield f"{name} is empty, which lora_rank ({config.lora_rank}) needs: give {flag(name)}"
+    for part in config.lora_parts:
+        if getattr(config, f"freeze_{part}"):
+            yield (
+                f"freeze_{part} is on, but lora_parts trains adapters of {part}: "
+                "leave it out of one of the two"
+            )
+        if part != "language_model" and config.model_family in TEXT_FAMILIES:
+            yield (
+                f"lora_parts names {part}, but model_family {config.model_family} reads text only: "
+                "give --lora-parts language_model"
+            )
+    if "language_model" in config.lora_parts and config.transformer_impl != "local":
+        yield (
+            f"transformer_impl {config.transformer_impl} knows no adapters: give "
+            "--transformer-impl local, or --lora-rank 0"
         )
 
 

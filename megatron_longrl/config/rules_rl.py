@@ -20,6 +20,12 @@ def rl_rules(config: Config, world_size: int) -> Iterator[str]:
     yield from _advantage(config)
     yield from _kl(config)
     yield from _filters(config)
+    if config.trains_on_older_weights and config.rollout_correction == "off":
+        name = "rollout_lag" if config.rollout_lag else "rollout_step_tokens"
+        yield (
+            f"{name} trains on tokens of older weights, and rollout_correction off does not weigh "
+            f"them: give --rollout-correction token, or leave {flag(name)} out"
+        )
 
 
 def curriculum_rules(config: Config) -> Iterator[str]:

@@ -12,6 +12,7 @@ from megatron_longrl.config.checkpoint import CheckpointSection
 from megatron_longrl.config.data import DataSection
 from megatron_longrl.config.evaluation import EvaluationSection
 from megatron_longrl.config.logs import LoggingSection
+from megatron_longrl.config.lora import LoraSection, lora_scale
 from megatron_longrl.config.model import ModelSection
 from megatron_longrl.config.names import flag
 from megatron_longrl.config.parallel import ParallelSection
@@ -33,6 +34,7 @@ SECTIONS: tuple[type[Section], ...] = (
     ModelSection,
     ParallelSection,
     TrainingSection,
+    LoraSection,
     DataSection,
     AlgorithmSection,
     RLSection,
@@ -49,6 +51,7 @@ class Config(
     ModelSection,
     ParallelSection,
     TrainingSection,
+    LoraSection,
     DataSection,
     AlgorithmSection,
     RLSection,
@@ -137,6 +140,11 @@ class Config(
 
         return torch.bfloat16 if self.bf16 else torch.float32
 
+    @property
+    def lora_scale(self) -> float:
+        """By what an adapter's output is multiplied; there must be adapters."""
+        return lora_scale(self.lora_rank, self.lora_alpha, self.lora_use_rslora)
+
     def padded_vocab_size(self, vocab_size: int) -> int:
         """Rows of the word embeddings for a vocabulary of `vocab_size`."""
         multiple = self.make_vocab_size_divisible_by * self.tensor_model_parallel_size
@@ -160,6 +168,11 @@ class Config(
     def updates_per_step(self) -> int:
         """Optimizer steps of an RL step."""
         return self.grpo_iterations * self.mini_batches_per_step
+
+    @property
+    def trains_on_older_weights(self) -> bool:
+        """Whether tokens may come from weights before the newest."""
+        return self.rollout_lag > 0 or self.rollout_step_tokens is not None
 
     @property
     def rewards_tokens(self) -> bool:

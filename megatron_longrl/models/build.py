@@ -8,6 +8,7 @@ import torch
 
 from megatron_longrl.models.family import find_family
 from megatron_longrl.models.language import build_language_model
+from megatron_longrl.models.lora import adapt_linear_layers, lora_options
 
 if TYPE_CHECKING:
     from megatron_longrl.config import Config
@@ -30,5 +31,8 @@ def build_modules(
     }
     build_encoder = find_family(config.model_family).build_encoder
     if build_encoder is not None:
-        modules["encoder"] = build_encoder(config, groups)
+        encoder = modules["encoder"] = build_encoder(config, groups)
+        lora = lora_options(config, "projector")
+        if lora is not None:
+            adapt_linear_layers(encoder.get_submodule("projector"), lora)
     return modules

@@ -10,6 +10,7 @@ from megatron.core.models.gpt import GPTModel
 from megatron.core.tensor_parallel.layers import RowParallelLinear
 
 from megatron_longrl.models.language import build_language_model
+from megatron_longrl.models.lora import lora_options, train_adapters_only
 
 if TYPE_CHECKING:
     from megatron_longrl.config import Config
@@ -21,6 +22,8 @@ VALUE_HEAD = "value_head"
 def build_critic(config: Config, groups: ParallelGroups) -> GPTModel:
     """This rank's part of a critic that has no weights yet, but for a head of zeros.
 
+    Where the policy's language model trains adapters, the critic trains its own, and the head.
+
     Args:
         config: of the policy, with ``vocab_size`` filled in.
     """
@@ -28,6 +31,8 @@ def build_critic(config: Config, groups: ParallelGroups) -> GPTModel:
     # Untied, so that the last stage has an output layer of its own, which goes.
     untied = config.replace(untie_embeddings_and_output_weights=True)
     critic = build_language_model(untied, config.padded_vocab_size(config.vocab_size), groups)
+    if lora_options(config, "language_model") is not None:
+        train_adapters_only(critic)
     if groups.is_last_stage:
         critic.output_layer = None
         critic.post_process = False  # Core's checkpoints would look for that layer.

@@ -34,6 +34,10 @@ def _nothing(config: Config) -> dict[str, Tensor]:
     return {}
 
 
+def _as_stored(name: str) -> str:
+    return name.partition("/")[2]
+
+
 @dataclass(frozen=True)
 class Family:
     """Functions and names of one family.
@@ -62,6 +66,8 @@ class Family:
     """Folder of a checkpoint with the tokenizer's files."""
     completion: Callable[[Config], dict[str, Tensor]] = _nothing
     """Tensors that Hugging Face's classes have and the model has not, by names of the table."""
+    module_path: Callable[[str], str] = _as_stored
+    """Name of the table -> name in transformers' class of the folder, where files have another."""
 
     def place(self, name: str) -> tuple[str, str]:
         """Name of the table -> (folder, name of the tensor in its files)."""

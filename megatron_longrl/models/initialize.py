@@ -13,8 +13,14 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from megatron_longrl.checkpoint.mapping import local_parameters, mapping_table
-from megatron_longrl.checkpoint.table import TensorMapping, VocabParallel
+from megatron_longrl.checkpoint.mapping import local_adapters, local_parameters, mapping_table
+from megatron_longrl.checkpoint.table import (
+    RowParallel,
+    TensorMapping,
+    VocabParallel,
+    adapter_rows,
+)
+from megatron_longrl.models.lora import LowRank
 
 if TYPE_CHECKING:
     from megatron_longrl.config import Config
@@ -25,8 +31,11 @@ if TYPE_CHECKING:
 def initialize_weights(
     modules: Mapping[str, torch.nn.Module], config: Config, groups: ParallelGroups
 ) -> None:
-    """Draw all weights: normal (deviation --init-method-std), ones for norms, zeros for biases."""
-    local = local_parameters(modules)
+    """Draw all weights: normal (deviation --init-method-std), ones for norms, zeros for biases.
+
+    Adapters start as PEFT starts them: they add nothing.
+    """
+    local, adapters = local_parameters(modules), local_adapters(modules)
     for row in mapping_table(config).expand():
         parameter = local.pop(row.megatron, None)
         if parameter is None:
@@ -37,6 +46,8 @@ def initialize_weights(
             for name, shape in zip(row.hf, _hugging_face_shapes(row, parameter, size), strict=True)
         ]
         parameter.copy_(row.shard(row.merge(tensors), rank, size))
+        if row.megatron in adapters:
+            initialize_adapter(row, adapters[row.megatron], config.seed, rank, size)
     if local:
         raise RuntimeError(f"the mapping table does not cover {sorted(local)[0]}")
 
@@ -56,9 +67,29 @@ def draw(name: str, shape: torch.Size, seed: int, std: float) -> Tensor:
         return torch.zeros(shape)
     if len(shape) == 1:
         return torch.ones(shape)
+    return torch.randn(shape, generator=_generator(name, seed)) * std
+
+
+def initialize_adapter(
+    row: TensorMapping, adapter: LowRank, seed: int, rank: int, size: int
+) -> None:
+    """A uniform as torch.nn.Linear draws its weight, which is also PEFT's way, and B zero.
+
+    Args:
+        row: of the weight that the adapter is beside.
+        rank, size: of the tensor-parallel ranks that split it.
+    """
+    a, _ = adapter_rows(row)
+    low, inner = adapter.A.shape
+    whole = inner * size if isinstance(a, RowParallel) else inner
+    drawn = torch.rand(low, whole, generator=_generator(a.megatron, seed))
+    adapter.A.copy_(a.shard((2 * drawn - 1) * whole**-0.5, rank, size))
+    adapter.B.zero_()
+
+
+def _generator(name: str, seed: int) -> torch.Generator:
     digest = hashlib.sha256(f"{seed}/{name}".encode()).digest()
-    generator = torch.Generator().manual_seed(int.from_bytes(digest[:8], "little") >> 1)
-    return torch.randn(shape, generator=generator) * std
+    return torch.Generator().manual_seed(int.from_bytes(digest[:8], "little") >> 1)
 
 
 def _hugging_face_shapes(row: TensorMapping, parameter: Tensor, size: int) -> list[torch.Size]:

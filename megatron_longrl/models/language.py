@@ -24,6 +24,7 @@ from megatron.core.transformer.transformer_layer import (
 from torch import Tensor
 
 from megatron_longrl.models.deepstack import install_deepstack
+from megatron_longrl.models.lora import LoraOptions, adapted, lora_options
 from megatron_longrl.models.norms import FUSED_NORMS, TorchNorm
 from megatron_longrl.models.rotary import channel_axes, llama3_frequencies, rotary_angles
 from megatron_longrl.models.swiglu import SwiGLU
@@ -40,6 +41,7 @@ def layer_spec(
     attn_mask_type: AttnMaskType,
     qk_layernorm: bool = False,
     core_attention: ModuleSpec | type = MaskedAttention,
+    lora: LoraOptions | None = None,
 ) -> ModuleSpec:
     """A pre-norm transformer layer; by default with attention over MR-SP shards.
 
@@ -54,9 +56,9 @@ def layer_spec(
                 module=SelfAttention,
                 params={"attn_mask_type": attn_mask_type},
                 submodules=SelfAttentionSubmodules(
-                    linear_qkv=ColumnParallelLinear,
+                    linear_qkv=adapted(ColumnParallelLinear, "linear_qkv", lora),
                     core_attention=core_attention,
-                    linear_proj=RowParallelLinear,
+                    linear_proj=adapted(RowParallelLinear, "linear_proj", lora),
                     q_layernorm=qk_norm,
                     k_layernorm=qk_norm,
                 ),
@@ -66,8 +68,8 @@ def layer_spec(
             mlp=ModuleSpec(
                 module=MLP,
                 submodules=MLPSubmodules(
-                    linear_fc1=ColumnParallelLinear,
-                    linear_fc2=RowParallelLinear,
+                    linear_fc1=adapted(ColumnParallelLinear, "linear_fc1", lora),
+                    linear_fc2=adapted(RowParallelLinear, "linear_fc2", lora),
                     activation_func=SwiGLU,  # only where it is asked for below
                 ),
             ),
@@ -78,12 +80,14 @@ def layer_spec(
 
 
 def block_spec(
-    num_layers: int, attn_mask_type: AttnMaskType, qk_layernorm: bool = False
+    num_layers: int,
+    attn_mask_type: AttnMaskType,
+    qk_layernorm: bool = False,
+    lora: LoraOptions | None = None,
 ) -> TransformerBlockSubmodules:
     """``num_layers`` layers and the final norm."""
-    return TransformerBlockSubmodules(
-        layer_specs=[layer_spec(attn_mask_type, qk_layernorm)] * num_layers, layer_norm=TorchNorm
-    )
+    layer = layer_spec(attn_mask_type, qk_layernorm, lora=lora)
+    return TransformerBlockSubmodules(layer_specs=[layer] * num_layers, layer_norm=TorchNorm)
 
 
 def common_transformer_options(config: Config) -> dict[str, Any]:
@@ -158,7 +162,8 @@ def language_block_spec(config: Config) -> TransformerBlockSubmodules:
     num_layers = config.num_layers // config.pipeline_model_parallel_size
     if config.transformer_impl == "transformer_engine":
         return fused_block_spec(num_layers, config.qk_layernorm)
-    return block_spec(num_layers, AttnMaskType.arbitrary, config.qk_layernorm)
+    lora = lora_options(config, "language_model")
+    return block_spec(num_layers, AttnMaskType.arbitrary, config.qk_layernorm, lora)
 
 
 def build_language_model(
@@ -230,6 +235,14 @@ def run_decoder(
         decoder_input = tensor_parallel.scatter_to_sequence_parallel_region(
             decoder_input, group=model.pg_collection.tp
         )
+    if (
+        decoder_input is not None
+        and torch.is_grad_enabled()
+        and model.config.recompute_granularity == "full"
+        and not decoder_input.requires_grad
+    ):
+        # Adapters within a layer that is computed again have gradients only if its input has.
+        decoder_input.requires_grad_()
     return model.decoder(
         hidden_states=decoder_input,
         attention_mask=attention_mask,

@@ -100,7 +100,9 @@ class _SelectedLogProbs(torch.autograd.Function):
         hidden, weight, targets, log_z, entropy, divergence, ref_log_z = ctx.saved_tensors
         reference: ReferenceLogits | None = ctx.reference
         grad_hidden = torch.empty_like(hidden)
-        grad_weight = torch.zeros(weight.shape, dtype=torch.float32, device=weight.device)
+        grad_weight = None
+        if ctx.needs_input_grad[1]:
+            grad_weight = torch.zeros(weight.shape, dtype=torch.float32, device=weight.device)
         for part in torch.arange(hidden.shape[0], device=hidden.device).split(ctx.chunk):
             logits = _chunk_logits(hidden[part], weight, ctx.real_rows, ctx.temperature)
             log_p = logits - log_z[part, None]
@@ -128,8 +130,11 @@ class _SelectedLogProbs(torch.autograd.Function):
             )
             grad_logits = (grad_logits / ctx.temperature).to(hidden.dtype)
             grad_hidden[part] = grad_logits @ weight
-            grad_weight += (grad_logits.t() @ hidden[part]).float()
-        return grad_hidden, grad_weight.to(weight.dtype), None, None, None, None, None, None
+            if grad_weight is not None:
+                grad_weight += (grad_logits.t() @ hidden[part]).float()
+        if grad_weight is not None:
+            grad_weight = grad_weight.to(weight.dtype)
+        return grad_hidden, grad_weight, None, None, None, None, None, None
 
 
 def _largest(logits: Tensor, group: ProcessGroup) -> Tensor:

@@ -9,6 +9,7 @@ import json
 import logging
 import os
 from collections import OrderedDict
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from megatron_longrl.rewards.judge_cache import JudgeCache
@@ -29,6 +30,14 @@ COUNTERS = tuple(
 
 _REMEMBERED = 100_000  # judgements in memory
 _SHOWN = 200  # characters of what an endpoint sends, in a log line
+
+
+@dataclass
+class _Asked:
+    """A question to the judge, and how many samples wait for its answer."""
+
+    task: asyncio.Task[Outcome]
+    waiting: int = 0
 
 
 class Judge:
@@ -53,7 +62,7 @@ class Judge:
         self._key = os.environ.get(config.judge_api_key_variable, "").strip()
         self._slots = asyncio.Semaphore(config.judge_concurrency)
         self._cache = JudgeCache(config.judge_cache)
-        self._asked: OrderedDict[str, asyncio.Task[Outcome]] = OrderedDict()
+        self._asked: OrderedDict[str, _Asked] = OrderedDict()
         self._client: AsyncOpenAI | None = None
         self._counts = dict.fromkeys(COUNTERS, 0.0)
 
@@ -62,16 +71,23 @@ class Judge:
         prompt = fill(self._template, sample)
         asked = json.dumps([self._url, self._model, self._temperature, prompt])
         key = hashlib.sha256(asked.encode()).hexdigest()
-        task = self._asked.get(key)
-        if task is None:
-            task = self._asked[key] = asyncio.create_task(self._judge(key, prompt))
+        asked = self._asked.get(key)
+        if asked is None:
+            asked = self._asked[key] = _Asked(asyncio.create_task(self._judge(key, prompt)))
             if len(self._asked) > _REMEMBERED:
                 self._asked.popitem(last=False)
         else:
             self._counts["judge/cache_hits"] += 1
-        outcome = await asyncio.shield(task)  # Others may wait for it, too.
+        asked.waiting += 1
+        try:
+            outcome = await asyncio.shield(asked.task)  # Others may wait for it, too.
+        finally:
+            asked.waiting -= 1
+            if not asked.waiting and not asked.task.done():  # Nobody wants to know any more.
+                asked.task.cancel()
+                self._forget(key, asked)
         if outcome.score is None:
-            self._asked.pop(key, None)
+            self._forget(key, asked)
         return outcome
 
     def pop_counters(self) -> dict[str, float]:
@@ -83,6 +99,10 @@ class Judge:
         """End the connections."""
         if self._client is not None:
             await self._client.close()
+
+    def _forget(self, key: str, asked: _Asked) -> None:
+        if self._asked.get(key) is asked:
+            del self._asked[key]
 
     async def _judge(self, key: str, prompt: str) -> Outcome:
         kept = await asyncio.to_thread(self._cache.read, key)

@@ -162,7 +162,7 @@ class RewardRunner:
         """
         counts = self._counts
         names = ("rewards_failed", "rewards_timed_out", *(JUDGE_COUNTERS if self._judge else ()))
-        self._counts = dict.fromkeys(names, 0.0)
+        self._counts = dict.fromkeys(names, 0)
         return counts
 
     def close(self) -> None:

@@ -49,7 +49,7 @@ def model_settings(config: Config) -> ModelSettings:
     """What an engine serves; of a server, its size, too."""
     dtype = str(config.params_dtype).removeprefix("torch.")
     return ModelSettings(
-        hf_config=_settings(config, dtype),
+        hf_config=engine_settings(config, dtype),
         dtype=dtype,
         memory_gib=config.rollout_memory_gib,
         max_model_len=min(config.seq_length, config.max_position_embeddings),
@@ -58,7 +58,7 @@ def model_settings(config: Config) -> ModelSettings:
     )
 
 
-def _settings(config: Config, dtype: str) -> dict[str, Any]:
+def engine_settings(config: Config, dtype: str) -> dict[str, Any]:
     """``config.json`` of the language model, with multimodal positions where it has them."""
     settings = language_settings(config, dtype)
     if config.mrope_section is not None:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Protocol
 
 from torch import Tensor
 
+from megatron_longrl.rollout.continuation import NOTHING, Begun
 from megatron_longrl.rollout.types import Group, SamplingSettings
 
 if TYPE_CHECKING:
@@ -34,6 +35,7 @@ class RolloutEngine(Protocol):
         media: Mapping[str, Tensor],
         sampling: SamplingSettings,
         on_response: OnResponse | None = None,
+        begun: Begun = NOTHING,
     ) -> list[Group]:
         """Draw ``sampling.n`` responses to every prompt.
 
@@ -44,6 +46,7 @@ class RolloutEngine(Protocol):
             sampling: how to draw.
             on_response: told of every response as soon as it is complete, on the one rank that
                 receives it; must return at once.
+            begun: index in ``prompts`` -> responses so far; those that are partial go on.
 
         Returns:
             One group per prompt, in the order of ``prompts``, on every rank of the replica.

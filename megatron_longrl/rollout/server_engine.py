@@ -23,6 +23,7 @@ from torch import Tensor
 from megatron_longrl.errors import UserError
 from megatron_longrl.parallel.agree import gather_objects, together
 from megatron_longrl.parallel.groups import ParallelGroups
+from megatron_longrl.rollout.continuation import NOTHING, Begun, Share, whole_groups
 from megatron_longrl.rollout.engine import OnResponse
 from megatron_longrl.rollout.sampling import request_seeds
 from megatron_longrl.rollout.server import Line
@@ -43,9 +44,6 @@ logger = logging.getLogger(__name__)
 
 _MOST_RECOVERIES = 3
 _SECONDS_BETWEEN_KNOCKS = 1.0
-
-Responses = dict[tuple[int, int], Response]
-"""By prompt and index."""
 
 
 class ServerEngine:
@@ -110,6 +108,7 @@ class ServerEngine:
         media: Mapping[str, Tensor],
         sampling: SamplingSettings,
         on_response: OnResponse | None = None,
+        begun: Begun = NOTHING,
     ) -> list[Group]:
         """See :meth:`RolloutEngine.generate`."""
         if self.weight_version < 0:
@@ -117,24 +116,26 @@ class ServerEngine:
         if not prompts:
             return []
         seeds = request_seeds(self._control, [prompt.uid for prompt in prompts], sampling)
+        places = range(len(prompts))
+        share = Share(prompts, places, begun, sampling, self._tokenizer, on_response)
         requests: list[PromptRequest] = []
         with together(self._control):
             check_prompts(prompts, sampling, self._settings.max_model_len)
             if self._is_leader:
-                table, wanted = self._incoming.token_embeddings, range(sampling.n)
+                table = self._incoming.token_embeddings
                 assert table is not None
                 requests = [
-                    make_request(prompt, seed, wanted, media, table, self._settings)
-                    for prompt, seed in zip(prompts, seeds, strict=True)
+                    make_request(prompts[p.place], seeds[p.place], p, media, table, self._settings)
+                    for p in share.beginnings
                 ]
-        responses: Responses = {}
+        responses: dict[tuple[int, int], Response] = {}  # by request and index
         losses = 0
         while True:
             lost: ServerLost | None = None
             with together(self._control):
                 if self._is_leader:
                     try:
-                        self._ask(prompts, requests, sampling, responses, on_response)
+                        self._ask(requests, sampling, responses, share)
                     except ServerLost as error:
                         lost = error
             if not self._must_recover(lost, losses):
@@ -142,11 +143,8 @@ class ServerEngine:
             losses += 1
             assert self._source is not None
             self._deliver(self._source, self.weight_version)
-        everyone = gather_objects(self._control, responses)[0]
-        return [
-            Group(prompt, [everyone[i, j] for j in range(sampling.n)])
-            for i, prompt in enumerate(prompts)
-        ]
+        everyone = gather_objects(self._control, share.by_prompt(responses))
+        return whole_groups(prompts, sampling.n, begun, everyone)
 
     def update_weights(self, named: Iterable[tuple[str, Tensor]], version: int) -> None:
         """See :meth:`RolloutEngine.update_weights`."""
@@ -207,16 +205,16 @@ class ServerEngine:
 
     def _ask(
         self,
-        prompts: Sequence[Prompt],
         requests: Sequence[PromptRequest],
         sampling: SamplingSettings,
-        responses: Responses,
-        on_response: OnResponse | None,
+        responses: dict[tuple[int, int], Response],
+        share: Share,
     ) -> None:
         """Have the missing responses generated."""
         assert self._client is not None
         wanted = [
-            [j for j in range(sampling.n) if (i, j) not in responses] for i in range(len(requests))
+            [j for j in request.wanted if (i, j) not in responses]
+            for i, request in enumerate(requests)
         ]
         missing = [i for i, indices in enumerate(wanted) if indices]
         generation = Generation(
@@ -229,11 +227,9 @@ class ServerEngine:
             for line in lines:
                 number, index = missing[line["prompt"]], line["index"]
                 if (number, index) in responses:
-                    raise RuntimeError(f"response {index} to prompt {number} came twice")
-                response = responses[number, index] = self._response(line)
-                if on_response is not None:
-                    on_response(prompts[number], index, response.text, sampling.n)
-        if len(responses) < len(requests) * sampling.n:
+                    raise RuntimeError(f"response {index} to request {number} came twice")
+                responses[number, index] = share.receive(number, index, self._response(line))
+        if len(responses) < sum(len(request.wanted) for request in requests):
             raise RuntimeError("the rollout server ended without all responses")
 
     def _response(self, line: Line) -> Response:

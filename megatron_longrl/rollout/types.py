@@ -6,10 +6,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+import torch
 from torch import Tensor
 
 if TYPE_CHECKING:
     from megatron_longrl.data.prompts import Prompt
+
+PARTIAL = "partial"
+"""Finish reason of a response that goes on later."""
 
 
 @dataclass(frozen=True)
@@ -39,6 +43,8 @@ class SamplingSettings:
     """Training iteration: gives every step its own random numbers under one ``seed``."""
     round: int = 0
     """Of generation within a step: the same for a round."""
+    new_tokens: int | None = None
+    """Most tokens that a response grows by; one that is then not complete is ``partial``."""
 
 
 @dataclass
@@ -55,9 +61,34 @@ class Response:
     text: str
     """The decoded tokens."""
     finish_reason: str
-    """``stop`` (end of turn) or ``length`` (cut at ``max_tokens``)."""
+    """``stop`` (end of turn), ``length`` (cut at ``max_tokens``) or ``partial`` (goes on in a later
+    generation)."""
     weight_version: int
-    """Version of the weights that produced it."""
+    """Version of the weights that produced it, or its last part."""
+    earlier: tuple[tuple[int, int], ...] = ()
+    """(tokens, version of the weights) of the parts before the last."""
+
+    @property
+    def is_complete(self) -> bool:
+        """Whether it does not go on."""
+        return self.finish_reason != PARTIAL
+
+    @property
+    def parts(self) -> tuple[tuple[int, int], ...]:
+        """(tokens, version of the weights) of all parts."""
+        before = sum(length for length, _ in self.earlier)
+        return (*self.earlier, (len(self.token_ids) - before, self.weight_version))
+
+    def continued(self, by: Response, text: str) -> Response:
+        """With a part that newer weights have produced, and the text of both together."""
+        return Response(
+            token_ids=torch.cat([self.token_ids, by.token_ids]),
+            logprobs=torch.cat([self.logprobs, by.logprobs]),
+            text=text,
+            finish_reason=by.finish_reason,
+            weight_version=by.weight_version,
+            earlier=self.parts,
+        )
 
 
 @dataclass
@@ -79,6 +110,11 @@ class Group:
     """Scores of each reward; None where it could not be computed."""
     baseline: float | None = None
     """Reward of the greedy response, where the advantage asks for it."""
+
+    @property
+    def is_complete(self) -> bool:
+        """Whether no response goes on."""
+        return all(response.is_complete for response in self.responses)
 
     @property
     def accuracy(self) -> float:

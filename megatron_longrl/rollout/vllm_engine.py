@@ -22,6 +22,7 @@ from torch import Tensor
 from megatron_longrl.errors import UserError
 from megatron_longrl.parallel.agree import gather_objects, together
 from megatron_longrl.parallel.groups import ParallelGroups
+from megatron_longrl.rollout.continuation import NOTHING, Begun, Share, whole_groups
 from megatron_longrl.rollout.engine import OnResponse
 from megatron_longrl.rollout.placement import place
 from megatron_longrl.rollout.sampling import balanced_shares, request_seeds
@@ -94,6 +95,7 @@ class VllmEngine:
         media: Mapping[str, Tensor],
         sampling: SamplingSettings,
         on_response: OnResponse | None = None,
+        begun: Begun = NOTHING,
     ) -> list[Group]:
         """See :meth:`RolloutEngine.generate`."""
         table = self._incoming.token_embeddings
@@ -103,24 +105,17 @@ class VllmEngine:
             return []
         seeds = request_seeds(self._control, [prompt.uid for prompt in prompts], sampling)
         costs = [len(prompt.token_ids) + sampling.n * sampling.max_tokens for prompt in prompts]
-        share = balanced_shares(costs, self.placement.num_engines)[self.placement.engine]
+        places = balanced_shares(costs, self.placement.num_engines)[self.placement.engine]
         with together(self._control):
             check_prompts(prompts, sampling, self._settings.max_model_len)
-            wanted = range(sampling.n)
+            share = Share(prompts, places, begun, sampling, self._tokenizer, on_response)
             requests = [
-                make_request(prompts[i], seeds[i], wanted, media, table, self._settings)
-                for i in share
+                make_request(prompts[p.place], seeds[p.place], p, media, table, self._settings)
+                for p in share.beginnings
             ]
         with together(self._control), kept_random_state(), no_compilation():
-            mine = self._run([prompts[i] for i in share], requests, sampling, on_response)
-        responses = {(share[number], j): response for (number, j), response in mine.items()}
-        everyone: dict[tuple[int, int], Response] = {}
-        for part in gather_objects(self._control, responses):
-            everyone.update(part)
-        return [
-            Group(prompt, [everyone[i, j] for j in range(sampling.n)])
-            for i, prompt in enumerate(prompts)
-        ]
+            mine = share.by_prompt(self._run(requests, sampling, share))
+        return whole_groups(prompts, sampling.n, begun, gather_objects(self._control, mine))
 
     def update_weights(self, named: Iterable[tuple[str, Tensor]], version: int) -> None:
         """See :meth:`RolloutEngine.update_weights`."""
@@ -159,32 +154,29 @@ class VllmEngine:
 
     def _run(
         self,
-        prompts: Sequence[Prompt],
         requests: Sequence[PromptRequest],
         sampling: SamplingSettings,
-        on_response: OnResponse | None,
+        share: Share,
     ) -> dict[tuple[int, int], Response]:
         """Generate on this rank's engine.
 
         Returns:
-            On the engine's leader the responses by prompt and index; nothing on other ranks.
+            On the engine's leader the responses by request and index; nothing on other ranks.
         """
         responses: dict[tuple[int, int], Response] = {}
         total, done = sum(len(request.wanted) for request in requests), 0
         failure: Exception | None = None
         deadline = time.monotonic() + self._timeout_seconds
 
-        def receive(number: int, index: int, draw: Draw) -> None:
+        def count(number: int, index: int, draw: Draw) -> None:
             nonlocal done, failure
             done += 1
-            if not self.placement.is_leader:
+            if not self.placement.is_leader or failure is not None:
                 return
-            response = responses[number, index] = self._response(draw)
-            if on_response is not None and failure is None:
-                try:
-                    on_response(prompts[number], index, response.text, sampling.n)
-                except Exception as error:  # Later: the engine's other ranks go on.
-                    failure = error
+            try:
+                responses[number, index] = share.receive(number, index, self._response(draw))
+            except Exception as error:  # Later: the engine's other ranks go on.
+                failure = error
 
         def check() -> None:
             if self._is_late(deadline):
@@ -194,7 +186,7 @@ class VllmEngine:
                     " --rollout-timeout or lower --rollout-max-tokens"
                 )
 
-        self._generator.run(requests, sampling, self._tokenizer.eos_id, receive, check)
+        self._generator.run(requests, sampling, self._tokenizer.eos_id, count, check)
         if failure is not None:
             raise failure
         return responses

@@ -15,6 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from megatron_longrl.errors import UserError
+from megatron_longrl.rollout.continuation import Beginning, lengthened
 from megatron_longrl.rollout.types import SamplingSettings
 from megatron_longrl.rollout.vllm_deepstack import with_features
 from megatron_longrl.rollout.vllm_model import ModelSettings
@@ -34,6 +35,8 @@ class PromptRequest:
     """Response j draws with ``seed + j``."""
     wanted: Sequence[int]
     """Indices of the responses to generate."""
+    max_tokens: int
+    """Of each of them."""
     embeddings: Tensor
     """[P, h]."""
     extra: dict[str, Any]
@@ -59,12 +62,13 @@ def check_prompts(
 def make_request(
     prompt: Prompt,
     seed: int,
-    wanted: Sequence[int],
+    beginning: Beginning,
     media: Mapping[str, Tensor],
     token_embeddings: Tensor,
     settings: ModelSettings,
 ) -> PromptRequest:
     """The embeddings of the text, from a table [vocabulary, h], with the media's in their slots."""
+    prompt = lengthened(prompt, beginning.prefix)
     embeddings = F.embedding(prompt.token_ids.cpu(), token_embeddings)
     parts = [media[video.key()] for video in prompt.videos]
     if tuple(len(part) for part in parts) != tuple(prompt.media_lengths):
@@ -80,7 +84,7 @@ def make_request(
         embeddings[mask] = rows[:, :width]
         if rows.shape[1] > width:
             extra |= with_features(mask, rows[:, width:])
-    return PromptRequest(seed, wanted, embeddings, extra)
+    return PromptRequest(seed, beginning.wanted, beginning.max_tokens, embeddings, extra)
 
 
 def parameters(
@@ -95,7 +99,7 @@ def parameters(
         top_p=sampling.top_p,
         top_k=sampling.top_k,
         seed=request.seed + index if sampling.temperature > 0 else None,
-        max_tokens=sampling.max_tokens,
+        max_tokens=request.max_tokens,
         stop_token_ids=[eos_id] if sampling.stop else [],
         ignore_eos=not sampling.stop,
         logprobs=0,  # of the sampled token only

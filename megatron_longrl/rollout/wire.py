@@ -50,7 +50,8 @@ def write_generation(generation: Generation) -> bytes:
             shapes[key] = len(parts) if isinstance(value, tuple) else None
             for place, part in enumerate(parts):
                 tensors[f"{number}.{key}.{place}"] = part.contiguous()
-        prompts.append({"seed": request.seed, "wanted": list(request.wanted), "extra": shapes})
+        plain = {"seed": request.seed, "wanted": list(request.wanted), "most": request.max_tokens}
+        prompts.append({**plain, "extra": shapes})
     header = {
         "weights": generation.weights,
         "eos_id": generation.eos_id,
@@ -71,6 +72,7 @@ def read_generation(path: str | Path) -> Generation:
                 parts = tuple(file.get_tensor(f"{number}.{key}.{i}") for i in range(count or 1))
                 extra[key] = parts[0] if count is None else parts
             embeddings = file.get_tensor(f"{number}")
-            requests.append(PromptRequest(prompt["seed"], prompt["wanted"], embeddings, extra))
+            plain = (prompt["seed"], prompt["wanted"], prompt["most"])
+            requests.append(PromptRequest(*plain, embeddings, extra))
     sampling = SamplingSettings(**header["sampling"])
     return Generation(header["weights"], header["eos_id"], sampling, requests)

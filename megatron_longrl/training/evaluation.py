@@ -30,6 +30,8 @@ from megatron_longrl.training.runtime import Runtime, build_runtime
 logger = logging.getLogger(__name__)
 
 RATES = ("reward", "accuracy", "format", "response_length", "cut_off", "zero_advantage")
+FURTHER = ("reward/", "accuracy_shuffled")
+"""Beginnings of the metrics that not every run or group has."""
 
 
 def answer(
@@ -66,8 +68,8 @@ def rollout_metrics(runtime: Runtime, groups: Sequence[Group]) -> tuple[dict[str
     parts = gather_objects(runtime.groups.control, mine)
     everyone = [entry for part in parts for entry in part]
     means = {f"{name}/mean": _mean(everyone, name) for name in RATES}
-    of_rewards = {name for entry in everyone for name in entry if name.startswith("reward/")}
-    means |= {name: _mean(everyone, name) for name in sorted(of_rewards)}
+    further = {name for entry in everyone for name in entry if name.startswith(FURTHER)}
+    means |= {name: _mean(everyone, name) for name in sorted(further)}
     return means | accuracy_by(everyone, "kind") | accuracy_by(everyone, "frames"), len(everyone)
 
 
@@ -88,7 +90,7 @@ def reward_counters(runtime: Runtime, rewards: RewardRunner) -> dict[str, float]
     """What ``rewards.pop_counters()`` counted, over all replicas. Collective over the world."""
     mine = rewards.pop_counters()
     if runtime.replica_rank != 0:
-        mine = dict.fromkeys(mine, 0.0)
+        mine = dict.fromkeys(mine, 0)
     parts = gather_objects(runtime.groups.control, mine)
     return {name: sum(part[name] for part in parts) for name in mine}
 
@@ -210,8 +212,8 @@ def _group_summary(group: Group) -> dict[str, Any]:
     means["reward"] = _mean_of(rewards.tolist())
     return {
         **{name: mean for name, mean in means.items() if mean is not None},
+        **group.metrics,
         "accuracy": group.accuracy,
-        "format": group.metrics["format"],
         "response_length": float(lengths.mean()),
         "cut_off": sum(cut) / len(cut),
         "zero_advantage": float(spread == 0.0),

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import logging
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -42,10 +42,18 @@ class RowSource:
     Args:
         consumed: rows taken before this step.
         rows_per_step: over all replicas, a multiple of their number.
+        goes_on: of a step (counted from 0), whether another one follows before a checkpoint, so
+            that its rows may be taken ahead, and responses left to it.
     """
 
     def __init__(
-        self, sampler: RowSampler, consumed: int, rows_per_step: int, groups: ParallelGroups
+        self,
+        sampler: RowSampler,
+        consumed: int,
+        rows_per_step: int,
+        groups: ParallelGroups,
+        *,
+        goes_on: Callable[[int], bool] = lambda _: False,
     ) -> None:
         self._sampler = sampler
         self._groups = groups
@@ -53,6 +61,7 @@ class RowSource:
         """Rows taken by all replicas so far."""
         self.rows_per_replica = rows_per_step // groups.dp.size()
         """Those of a step."""
+        self.goes_on = goes_on
 
     def take(self, count: int | None = None) -> list[Row]:
         """The next rows for this replica; collective over the world.
@@ -181,7 +190,11 @@ class TrainingLoop:
             began = time.perf_counter()
             self.runtime.builder.max_frames = frames_at(self.iteration, self.config)
             source = RowSource(
-                self.sampler, self.consumed_rows, self.rows_per_step, self.runtime.groups
+                self.sampler,
+                self.consumed_rows,
+                self.rows_per_step,
+                self.runtime.groups,
+                goes_on=lambda step: not self._is_due(self.config.save_interval, step + 1),
             )
             metrics = trainer.step(self.iteration, source)
             self.iteration += 1
@@ -189,7 +202,7 @@ class TrainingLoop:
             metrics["iteration-time"] = time.perf_counter() - began
             metrics["mem-max-allocated-bytes"] = self._peak_memory()
             metrics |= self.runtime.timer.pop()
-            if self._is_due(self.config.eval_interval) and self.valid_rows:
+            if self._is_due(self.config.eval_interval, self.iteration) and self.valid_rows:
                 self.runtime.builder.max_frames = self.config.video_frames  # Of no curriculum.
                 metrics |= validate(self.valid_rows)
                 self.runtime.timer.pop()
@@ -202,7 +215,8 @@ class TrainingLoop:
             )
             for line in watch.look(metrics):
                 log.warn(self.iteration, line)
-            if self.config.save is not None and self._is_due(self.config.save_interval):
+            due = self._is_due(self.config.save_interval, self.iteration)
+            if self.config.save is not None and due:
                 self._save(self.config.save, metrics, trainer.state())
         log.close()
 
@@ -210,11 +224,11 @@ class TrainingLoop:
         """Bytes, of the rank that has used most: of the device, or of the process on a CPU."""
         return max(gather_objects(self.runtime.groups.control, platform.peak_memory_bytes()))
 
-    def _is_due(self, interval: int | None) -> bool:
+    def _is_due(self, interval: int | None, iteration: int) -> bool:
         """Every ``interval`` steps, and after the last one, interval or none."""
-        if self.iteration == self.config.train_iters:
+        if iteration == self.config.train_iters:
             return True
-        return interval is not None and self.iteration % interval == 0
+        return interval is not None and iteration % interval == 0
 
     def _save(self, directory: str, metrics: dict[str, float], state: dict[str, Any]) -> None:
         model, critic = self.runtime.model, self.critic

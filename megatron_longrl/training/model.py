@@ -24,12 +24,21 @@ from megatron.core.tensor_parallel.random import model_parallel_cuda_manual_seed
 
 from megatron_longrl.models.build import build_modules
 from megatron_longrl.models.initialize import initialize_weights
+from megatron_longrl.models.lora import train_adapters_only
 
 if TYPE_CHECKING:
     from megatron.core.models.gpt import GPTModel
 
     from megatron_longrl.config import Config
     from megatron_longrl.parallel.groups import ParallelGroups
+
+
+PARTS = {
+    "language_model": "language_model",
+    "vision_tower": "encoder.vision_tower",
+    "projector": "encoder.projector",
+}
+"""Where the parts lie that are frozen or get adapters, by the names that flags have for them."""
 
 
 @dataclass
@@ -68,20 +77,23 @@ def build_model(config: Config, groups: ParallelGroups, *, train: bool = True) -
 
     Args:
         config: with ``vocab_size`` filled in.
-        train: False for evaluation, which needs no optimizer.
+        train: False for evaluation, which needs no optimizer and no adapters.
     """
     assert config.vocab_size is not None, "the vocabulary's size comes from the tokenizer"
     model_parallel_cuda_manual_seed(config.seed)
+    if not train:
+        config = config.replace(lora_rank=0)
     modules = build_modules(config, groups)
     initialize_weights(modules, config, groups)
-    frozen = {"language_model": config.freeze_language_model or not train}
-    if "encoder" in modules:
-        frozen["encoder.vision_tower"] = config.freeze_vision_tower or not train
-        frozen["encoder.projector"] = config.freeze_projector or not train
-    for name, is_frozen in frozen.items():
-        part, _, inner = name.partition(".")
-        if is_frozen:
-            modules[part].get_submodule(inner).requires_grad_(False)
+    for name, place in PARTS.items():
+        module, _, inner = place.partition(".")
+        if module not in modules:
+            continue
+        part = modules[module].get_submodule(inner)
+        if not train or getattr(config, f"freeze_{name}"):
+            part.requires_grad_(False)
+        elif config.lora_rank and name in config.lora_parts:
+            train_adapters_only(part)
     collections = {"language_model": groups.pg, "encoder": groups.encoder_pg}
     wrapped = {name: _wrap(module, collections[name], config) for name, module in modules.items()}
     optimizers = {}

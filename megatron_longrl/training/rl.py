@@ -37,8 +37,12 @@ from megatron_longrl.training.evaluation import (
 from megatron_longrl.training.loop import RowSource
 from megatron_longrl.training.losses import rl_loss
 from megatron_longrl.training.media import Media
-from megatron_longrl.training.reference import ReferenceWeights
-from megatron_longrl.training.rollouts import RolloutCollector, Rollouts, trained_part
+from megatron_longrl.training.reference import (
+    CopiedWeights,
+    ReferenceWeights,
+    WeightsBelowAdapters,
+)
+from megatron_longrl.training.rollouts import RolloutCollector, Rollouts, Round, trained_part
 from megatron_longrl.training.runtime import Runtime
 from megatron_longrl.training.sharding import MicroBatch
 from megatron_longrl.training.step import SkippedUpdates
@@ -77,21 +81,26 @@ class RLTrainer:
         self.version = 0
         self.beta = float((state or {}).get("kl_beta", self.config.grpo_kl_beta))
         self._skips = SkippedUpdates.restored(state)
+        self._begun: Round | None = None
+        """Of the next step, under --rollout-lag 1."""
         self.loss = rl_loss(self.config, lambda: self.beta)
         self.collector = RolloutCollector(
             runtime,
             engine,
             rewards,
-            # More rounds or updates need them anew.
-            keeps_frames=self.config.updates_per_step == 1 and not self.config.dynamic_sampling,
+            # More rounds, more updates or an update in between need them anew.
+            keeps_frames=self.config.updates_per_step == 1
+            and not self.config.dynamic_sampling
+            and not self.config.rollout_lag,
         )
         self._sync_weights()
 
     def step(self, iteration: int, source: RowSource) -> dict[str, float]:
         """One RL step; returns its metrics over all replicas."""
         timer = self.runtime.timer
-        rollouts = self.collector.collect(iteration, source)
+        rollouts = self._rollouts(iteration, source)
         media = rollouts.media
+        lag, carried = self._staleness(rollouts)
         with timer("pack"):
             parts = self._parts(rollouts)
             batches = [batch for part in parts for batch in part.batches]
@@ -115,6 +124,8 @@ class RLTrainer:
             **reward_counters(self.runtime, self.rewards),
             **self.runtime.media_metrics(media),
             **({"sampling_rounds": rollouts.rounds} if self.config.dynamic_sampling else {}),
+            **({"rollout_lag": lag} if self.config.trains_on_older_weights else {}),
+            **({"partial_groups": carried} if self.config.rollout_step_tokens else {}),
         }
 
     def validate(self, rows: Sequence[Row]) -> dict[str, float]:
@@ -140,6 +151,32 @@ class RLTrainer:
     def state(self) -> dict[str, Any]:
         """For a resumed run."""
         return {"kl_beta": self.beta, **self._skips.state()}
+
+    def _rollouts(self, iteration: int, source: RowSource) -> Rollouts:
+        """Those of this step. Under --rollout-lag 1 the next step's are generated as well, with the
+        weights from before this step's update, and scored during it."""
+        begun = self._begun or self.collector.begin(iteration, source)
+        rollouts = self.collector.finish(begun, source)
+        self._begun = None
+        if self.config.rollout_lag and source.goes_on(iteration):
+            self._begun = self.collector.begin(iteration + 1, source)
+        return rollouts
+
+    def _staleness(self, rollouts: Rollouts) -> tuple[float, int]:
+        """Versions between the weights and those that generated a token, the mean over all
+        replicas, and groups that go on in the next step."""
+        newest = self.version - 1
+        parts = [
+            (length, newest - version)
+            for group in rollouts.groups
+            for response in group.responses
+            for length, version in response.parts
+        ]
+        tokens = sum(length for length, _ in parts)
+        lags = sum(length * lag for length, lag in parts)
+        sums = torch.tensor([float(lags), float(tokens), float(rollouts.carried)])
+        total, count, carried = sum_over_replicas(sums, self.runtime.groups).tolist()
+        return total / count if count else 0.0, int(carried)
 
     def _parts(self, rollouts: Rollouts) -> list[Part]:
         """The mini-batches of the step, the same number on every replica."""
@@ -299,17 +336,21 @@ def build_reference(runtime: Runtime) -> ReferenceWeights | None:
 
     Called before a checkpoint is loaded, so that a resumed run keeps its reference.
     """
-    if runtime.config.grpo_kl_beta == 0:
+    config = runtime.config
+    if config.grpo_kl_beta == 0:
         return None
-    if runtime.config.pretrained_checkpoint is not None:
+    if config.lora_rank and "language_model" in config.lora_parts:
+        # The run starts from the same weights, those of a checkpoint with its adapters merged.
+        return WeightsBelowAdapters(runtime.model.gpt)
+    if config.pretrained_checkpoint is not None:
         load_weights(
-            runtime.config.pretrained_checkpoint,
+            config.pretrained_checkpoint,
             modules=runtime.model.modules,
             optimizers=runtime.model.optimizers,
             groups=runtime.groups,
-            config=runtime.config,
+            config=config,
         )
-    return ReferenceWeights(runtime.model.gpt)
+    return CopiedWeights(runtime.model.gpt)
 
 
 def follow_resets(runtime: Runtime, reference: ReferenceWeights | None, iteration: int) -> None:

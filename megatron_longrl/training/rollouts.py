@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from copy import copy
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
 from megatron_longrl.algorithms.filters import does_better, overlong_penalty, says_something
+from megatron_longrl.data.curriculum import frames_at
 from megatron_longrl.data.prompts import Prompt
 from megatron_longrl.data.rows import Row
 from megatron_longrl.parallel.agree import sum_over_replicas
 from megatron_longrl.rewards.runner import RewardRunner
+from megatron_longrl.rollout.continuation import NOTHING, Begun
 from megatron_longrl.rollout.engine import RolloutEngine
 from megatron_longrl.rollout.types import Group, Response, SamplingSettings
 from megatron_longrl.training.loop import RowSource
@@ -43,6 +46,24 @@ class Rollouts:
     rounds: int = 0
     missing: int = 0
     """Groups that a full step would have more, over all replicas."""
+    carried: int = 0
+    """Groups that are not complete and go on in the next step."""
+
+
+@dataclass
+class Round:
+    """Responses that were generated together."""
+
+    iteration: int
+    groups: list[Group]
+    """Complete ones."""
+    media: Media
+    carried: int = 0
+    """Groups that go on in the next step."""
+    greedy: list[Group] = field(default_factory=list)
+    """ReMax: the greedy response to each prompt."""
+    shuffled: list[Group] = field(default_factory=list)
+    """T-GRPO: as many responses, to the videos with their frames in another order."""
 
 
 class RolloutCollector:
@@ -61,104 +82,162 @@ class RolloutCollector:
         self.engine = engine
         self.rewards = rewards
         self._keeps_frames = keeps_frames
+        self._carried: list[Group] = []
+        """Begun, but not complete."""
 
     def collect(self, iteration: int, source: RowSource) -> Rollouts:
         """As many groups as a step has, fewer where rows fail; collective over the world."""
-        config, result = self.config, Rollouts()
+        return self.finish(self.begin(iteration, source), source)
+
+    def begin(self, iteration: int, source: RowSource) -> Round:
+        """Generate the first responses of a step; they are scored until :meth:`finish`.
+
+        Collective over the world.
+        """
+        new_tokens = self.config.rollout_step_tokens if source.goes_on(iteration) else None
+        return self._generate(iteration, 0, source.take(), new_tokens)
+
+    def finish(self, begun: Round, source: RowSource) -> Rollouts:
+        """The groups of the step that has begun, with rewards; collective over the world."""
+        config, result, round_ = self.config, Rollouts(carried=begun.carried), begun
         wanted = source.rows_per_replica
         tries = config.dynamic_sampling_max_tries if config.dynamic_sampling else 1
-        while result.rounds < tries:
-            groups, media = self._round(iteration, result.rounds, source.take(wanted))
+        while True:
+            self._reward(round_)
+            groups = round_.groups
             result.rounds += 1
             result.generated += groups
-            kept = [group for group in groups if not config.dynamic_sampling or self._keeps(group)]
+            kept = [
+                group for group in groups if not config.dynamic_sampling or keeps(group, config)
+            ]
             result.groups += kept
-            _join(result.media, media)
+            _join(result.media, round_.media)
             wanted -= len(kept)
             if not config.dynamic_sampling:
                 break
             missing = sum_over_replicas(torch.tensor([float(wanted)]), self.runtime.groups)
             result.missing = int(missing)
-            if result.missing == 0:
+            if result.missing == 0 or result.rounds == tries:
                 break
+            round_ = self._generate(begun.iteration, result.rounds, source.take(wanted))
         if result.missing and self.runtime.is_writer:
             logger.warning(
                 "step %d trains on %d groups fewer than asked for: after %d rounds of dynamic "
                 "sampling the others were all right or all wrong (%s outside %g to %g); raise "
                 "--dynamic-sampling-max-tries, or take other questions",
-                *(iteration + 1, result.missing, result.rounds, config.filter_metric),
+                *(begun.iteration + 1, result.missing, result.rounds, config.filter_metric),
                 *(config.filter_low, config.filter_high),
             )
         return result
 
-    def _round(self, iteration: int, number: int, rows: Sequence[Row]) -> tuple[list[Group], Media]:
-        """Responses with rewards to some rows; collective over the replica."""
-        timer = self.runtime.timer
+    def _generate(
+        self, iteration: int, number: int, rows: Sequence[Row], new_tokens: int | None = None
+    ) -> Round:
+        """Responses to some rows, and the rest of those that an earlier step has begun, on their
+        way to be scored; collective over the replica.
+
+        Args:
+            new_tokens: most tokens that a response grows by; the groups that are not complete then
+                are carried to the next step.
+        """
+        timer, config = self.runtime.timer, self.config
+        self.runtime.builder.max_frames = frames_at(iteration, config)
         with timer("data"):
-            prompts = self.runtime.build_prompts(rows)
+            prompts = [group.prompt for group in self._carried]
+            prompts += self.runtime.build_prompts(rows)
         with timer("encode"):
             prompts, media = self.runtime.encode(prompts, for_training=self._keeps_frames)
-        sampling = training_settings(self.config, iteration, number)
-        groups = self._answers(prompts, media.embeddings, sampling)
-        if self.config.advantage == "remax":
-            self._baselines(groups, media, iteration)
-        if self.config.shuffled_frames_bonus:
-            self._contrast(groups, media, iteration)
-        if self.config.overlong_shaping:
-            _shorten(groups, self.config)
-        return groups, media
-
-    def _keeps(self, group: Group) -> bool:
-        """Dynamic sampling's choice, by the responses that have a reward."""
-        config = self.config
-        values = group.correct if config.filter_metric == "accuracy" else group.rewards
-        assert values is not None and group.valid is not None
-        if not group.valid.any():
-            return False
-        mean = float(values[group.valid].mean())
-        return says_something(mean, config.filter_low, config.filter_high)
+        sampling = replace(training_settings(config, iteration, number), new_tokens=new_tokens)
+        so_far = {id(group.prompt): group.responses for group in self._carried}
+        begun = {i: so_far[id(p)] for i, p in enumerate(prompts) if id(p) in so_far}
+        groups = self._answers(prompts, media.embeddings, sampling, begun)
+        self._carried = [group for group in groups if not group.is_complete]
+        groups = [group for group in groups if group.is_complete]
+        prompts = [group.prompt for group in groups]
+        result = Round(iteration, groups, media, carried=len(self._carried))
+        if config.advantage == "remax":
+            greedy = SamplingSettings(
+                n=1, max_tokens=config.rollout_max_tokens, temperature=0.0, step=iteration
+            )
+            result.greedy = self._answers(_again(prompts), media.embeddings, greedy)
+        if config.shuffled_frames_bonus:
+            filmed = [prompt for prompt in prompts if _is_filmed(prompt)]
+            embeddings = shuffled(filmed, media.embeddings, config.seed + iteration)
+            sampling = training_settings(config, iteration, _SHUFFLED)
+            result.shuffled = self._answers(_again(filmed), embeddings, sampling)
+        return result
 
     def _answers(
         self,
         prompts: Sequence[Prompt],
         embeddings: Mapping[str, Tensor],
         sampling: SamplingSettings,
+        begun: Begun = NOTHING,
     ) -> list[Group]:
-        """Responses with rewards; collective over the replica."""
+        """Responses without rewards yet."""
         with self.runtime.timer("rollout"):
-            groups = self.engine.generate(prompts, embeddings, sampling, self.rewards.submit)
+            return self.engine.generate(prompts, embeddings, sampling, self.rewards.submit, begun)
+
+    def _reward(self, round_: Round) -> None:
+        """Fill in the rewards; collective over the replica."""
         with self.runtime.timer("reward"):
-            self.rewards.collect(groups)
-        return groups
+            self.rewards.collect([*round_.groups, *round_.greedy, *round_.shuffled])
+        if self.config.advantage == "remax":
+            for group, other in zip(round_.groups, round_.greedy, strict=True):
+                take_baseline(group, other)
+        if self.config.shuffled_frames_bonus:
+            filmed = [group for group in round_.groups if _is_filmed(group.prompt)]
+            bonus, ratio = self.config.shuffled_frames_bonus, self.config.shuffled_frames_ratio
+            for group, other in zip(filmed, round_.shuffled, strict=True):
+                add_contrast(group, other, bonus, ratio)
+        if self.config.overlong_shaping:
+            _shorten(round_.groups, self.config)
 
-    def _baselines(self, groups: Sequence[Group], media: Media, iteration: int) -> None:
-        """ReMax: the reward of each prompt's greedy response, without which no other counts."""
-        greedy = SamplingSettings(
-            n=1, max_tokens=self.config.rollout_max_tokens, temperature=0.0, step=iteration
-        )
-        prompts = [group.prompt for group in groups]
-        others = self._answers(prompts, media.embeddings, greedy)
-        for group, other in zip(groups, others, strict=True):
-            assert other.rewards is not None and other.valid is not None
-            assert group.rewards is not None and group.valid is not None
-            group.baseline = float(other.rewards[0])
-            group.valid = group.valid & other.valid  # [n] and [1]
-            group.rewards = group.rewards * group.valid
 
-    def _contrast(self, groups: Sequence[Group], media: Media, iteration: int) -> None:
-        """T-GRPO: right answers earn more where the order of the frames has helped."""
-        config = self.config
-        filmed = [group for group in groups if any(v.num_units > 1 for v in group.prompt.videos)]
-        prompts = [group.prompt for group in filmed]
-        embeddings = shuffled(prompts, media.embeddings, config.seed + iteration)
-        sampling = training_settings(config, iteration, _SHUFFLED)
-        for group, other in zip(filmed, self._answers(prompts, embeddings, sampling), strict=True):
-            group.metrics["accuracy_shuffled"] = other.accuracy
-            if does_better(group.accuracy, other.accuracy, config.shuffled_frames_ratio):
-                assert group.rewards is not None and group.correct is not None
-                assert group.valid is not None
-                bonus = config.shuffled_frames_bonus * group.correct
-                group.rewards = group.rewards + bonus * group.valid
+def _is_filmed(prompt: Prompt) -> bool:
+    """Whether there is an order of frames."""
+    return any(video.num_units > 1 for video in prompt.videos)
+
+
+def _again(prompts: Sequence[Prompt]) -> list[Prompt]:
+    """The same prompts as objects of their own, by which rewards tell groups apart."""
+    return [copy(prompt) for prompt in prompts]
+
+
+def keeps(group: Group, config: Config) -> bool:
+    """Dynamic sampling's choice, by the responses that have a reward."""
+    values = group.correct if config.filter_metric == "accuracy" else group.rewards
+    mean = _known_mean(group, values)
+    return mean is not None and says_something(mean, config.filter_low, config.filter_high)
+
+
+def take_baseline(group: Group, greedy: Group) -> None:
+    """The reward of the greedy response, without which no other of the prompt counts."""
+    assert greedy.rewards is not None and greedy.valid is not None
+    assert group.rewards is not None and group.valid is not None
+    group.baseline = float(greedy.rewards[0])
+    group.valid = group.valid & greedy.valid  # [n] and [1]
+    group.rewards = group.rewards * group.valid
+
+
+def add_contrast(group: Group, shuffled: Group, bonus: float, ratio: float) -> None:
+    """Right answers earn more where the order of the frames has helped.
+
+    Args:
+        shuffled: responses to the same prompt, its frames in another order.
+        bonus: what they earn.
+        ratio: of the accuracy on shuffled frames, which the group must reach.
+    """
+    accuracy = _known_mean(group, group.correct)
+    shuffled_accuracy = _known_mean(shuffled, shuffled.correct)
+    if shuffled_accuracy is not None:
+        group.metrics["accuracy_shuffled"] = shuffled_accuracy
+    if accuracy is None or shuffled_accuracy is None:
+        return
+    if does_better(accuracy, shuffled_accuracy, ratio):
+        assert group.rewards is not None and group.correct is not None
+        assert group.valid is not None
+        group.rewards = group.rewards + bonus * group.correct * group.valid
 
 
 def training_settings(config: Config, iteration: int, number: int = 0) -> SamplingSettings:
@@ -210,6 +289,13 @@ def trained_part(groups: Sequence[Group], config: Config) -> list[Group]:
         if kept:
             result.append(Group(group.prompt, kept))
     return result
+
+
+def _known_mean(group: Group, values: Tensor | None) -> float | None:
+    """Of the responses that have a reward; None where none has."""
+    assert values is not None and group.valid is not None, "rewards come first"
+    known = values[group.valid]
+    return float(known.mean()) if len(known) else None
 
 
 def _shorten(groups: Sequence[Group], config: Config) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +20,7 @@ from megatron_longrl.config import Config
 from megatron_longrl.data.prompts import Prompt
 from megatron_longrl.data.tokenizer import build_tokenizer, train_sentencepiece
 from megatron_longrl.data.video import decode_frames
+from megatron_longrl.rollout.types import Group
 from megatron_longrl.training.runtime import Runtime, build_runtime
 from tests.distributed.layouts import (
     TOLERANCE,
@@ -140,29 +141,50 @@ def check_family(folder: Path, **changes: object) -> None:
 
 
 def _twin(runtime: Runtime, folder: Path) -> tuple[float, Mapping[str, Tensor]]:
+    return _cached_twin(folder, all_rollouts(runtime), runtime)
+
+
+def all_rollouts(runtime: Runtime) -> list[Group]:
+    """The groups of all replicas."""
     everyone: list[Any] = [None] * dist.get_world_size()
     dist.all_gather_object(everyone, rollouts(runtime), group=runtime.groups.control)
     groups = {group.prompt.uid: group for part in everyone for group in part}
-    return _cached_twin(folder, tuple(groups.values()), runtime)
+    return list(groups.values())
 
 
 _TWINS: dict[Path, tuple[float, Mapping[str, Tensor]]] = {}
 
 
 def _cached_twin(
-    folder: Path, groups: tuple[Any, ...], runtime: Runtime
+    folder: Path, groups: Sequence[Group], runtime: Runtime
 ) -> tuple[float, Mapping[str, Tensor]]:
     """The same for all layouts: weights, rows and responses are."""
     if folder not in _TWINS:
-        source = HfFolder(folder / "hf")
-        model = load_model(folder / "hf")
-        logprobs = functools.partial(_logprobs, model, source, runtime.config)
-        loss = policy_loss(groups, logprobs)
-        loss.backward()
-        name = functools.partial(source.family.table_name, "")
-        found = {name(n): p.grad for n, p in model.named_parameters() if p.grad is not None}
-        _TWINS[folder] = float(loss.detach()), found
+        _TWINS[folder] = twin_of(folder, groups, runtime.config)
     return _TWINS[folder]
+
+
+def twin_of(
+    folder: Path,
+    groups: Sequence[Group],
+    config: Config,
+    weights: Mapping[str, Tensor] | None = None,
+) -> tuple[float, Mapping[str, Tensor]]:
+    """Loss and gradients of transformers' model, by the names of the mapping table.
+
+    Args:
+        weights: by these names, in place of the folder's.
+    """
+    source = HfFolder(folder / "hf")
+    model = load_model(folder / "hf")
+    name = functools.partial(source.family.table_name, "")
+    named = {name(n): p for n, p in model.named_parameters()}
+    with torch.no_grad():
+        for key, value in (weights or {}).items():
+            named[key].copy_(value)
+    loss = policy_loss(groups, functools.partial(_logprobs, model, source, config))
+    loss.backward()
+    return float(loss.detach()), {n: p.grad for n, p in named.items() if p.grad is not None}
 
 
 def _logprobs(

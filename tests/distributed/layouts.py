@@ -23,6 +23,7 @@ from megatron_longrl.rollout.types import Group, Response
 from megatron_longrl.training.batches import rl_batches, sft_batches
 from megatron_longrl.training.losses import rl_loss, sft_loss
 from megatron_longrl.training.runtime import Runtime, build_runtime
+from megatron_longrl.training.step import StepResult
 from tests.distributed.twin import Twin
 
 TOLERANCE = 1e-5
@@ -148,13 +149,18 @@ def train_step(
     runtime: Runtime,
 ) -> tuple[Runtime, dict[str, float], dict[str, torch.Tensor]]:
     """:func:`train_once` with a run that is built already."""
+    result = run_step(runtime)
+    return runtime, result.metrics, _gradients(runtime)
+
+
+def run_step(runtime: Runtime) -> StepResult:
+    """One RL step on the made-up rollouts."""
     groups = rollouts(runtime)
     prompts, media = runtime.encode([group.prompt for group in groups], for_training=True)
     assert len(prompts) == len(groups)
     batches = rl_batches(groups, runtime.config, runtime.groups)
     loss = rl_loss(runtime.config)
-    result = runtime.stepper.train(batches, media.embeddings, media.encoded, loss)
-    return runtime, result.metrics, _gradients(runtime)
+    return runtime.stepper.train(batches, media.embeddings, media.encoded, loss)
 
 
 def _gradients(runtime: Runtime) -> dict[str, torch.Tensor]:

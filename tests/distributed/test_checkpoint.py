@@ -7,120 +7,17 @@ initial weights are drawn by name, and Adam works element by element.
 from __future__ import annotations
 
 import logging
-from pathlib import Path
 
 import pytest
-import torch
 import torch.distributed as dist
 
-from megatron_longrl.checkpoint.distributed import load_checkpoint, load_weights, save_checkpoint
+from megatron_longrl.checkpoint.distributed import load_weights
 from megatron_longrl.checkpoint.hf import load_hf_weights
 from megatron_longrl.checkpoint.hf_writer import HfFolderWriter
-from megatron_longrl.checkpoint.mapping import (
-    export_named_tensors,
-    local_parameters,
-    mapping_table,
-)
-from megatron_longrl.config import Config
 from megatron_longrl.errors import UserError
-from megatron_longrl.parallel.groups import init_parallel
-from megatron_longrl.platforms import platform
-from megatron_longrl.training.model import build_model
-
-TINY = {
-    "num_layers": 2,
-    "hidden_size": 32,
-    "ffn_hidden_size": 48,
-    "num_attention_heads": 4,
-    "num_query_groups": 2,
-    "vocab_size": 70,  # padded to 72, or to 80 with TP 2
-    "make_vocab_size_divisible_by": 8,
-    "max_position_embeddings": 256,
-    "vision_image_size": 28,
-    "vision_patch_size": 7,
-    "vision_hidden_size": 16,
-    "vision_num_layers": 3,
-    "vision_num_attention_heads": 2,
-    "vision_ffn_hidden_size": 24,
-    "seq_length": 128,
-    "train_iters": 10,
-    "lr": 1e-3,
-    # The norm that clips is summed in another order on another layout.
-    "clip_grad": 0.0,
-}
+from tests.distributed.runs import Run, assert_equal
 
 SAVING = "megatron_longrl.checkpoint.distributed"
-
-LAYOUTS: dict[str, dict[str, object]] = {
-    "dp2": {},
-    "tp2": {"tensor_model_parallel_size": 2},
-    "tp2 sp": {"tensor_model_parallel_size": 2, "sequence_parallel": True},
-    "pp2": {"pipeline_model_parallel_size": 2},
-    "cp2": {"context_parallel_size": 2},
-}
-
-
-class Run:
-    """A model on one layout."""
-
-    def __init__(self, layout: str, **changes: object) -> None:
-        platform.prepare()
-        self.config = Config(**{**TINY, **LAYOUTS[layout], **changes})  # type: ignore[arg-type]
-        self.groups = init_parallel(self.config)
-        self.model = build_model(self.config, self.groups)
-
-    def tensors(self) -> dict[str, torch.Tensor]:
-        """The whole model under Hugging Face names, as this rank sees it."""
-        stream = export_named_tensors(self.model.modules, self.config, self.groups)
-        return {name: tensor.clone() for name, tensor in stream}
-
-    def train(self, steps: int, seed: int) -> None:
-        """Steps on gradients that depend on the seed and the tensors' names alone."""
-        local = local_parameters(self.model.modules)
-        tp = self.groups.tp
-        assert self.model.optimizer is not None and self.model.scheduler is not None
-        for _ in range(steps):
-            generator = torch.Generator().manual_seed(seed)
-            shapes = {name: tensor.shape for name, tensor in self.tensors().items()}
-            noise = {n: torch.randn(s, generator=generator) for n, s in shapes.items()}
-            for row in mapping_table(self.config).expand():
-                parameter = local.get(row.megatron)
-                if parameter is None or not parameter.requires_grad:
-                    continue
-                size, rank = (1, 0) if row.replicated else (tp.size(), tp.rank())
-                full = row.merge([noise[name] for name in row.hf])
-                parameter.main_grad.copy_(row.shard(full, rank, size))  # type: ignore[attr-defined]
-            self.model.optimizer.step()
-            self.model.scheduler.step(increment=1)
-
-    def save(self, folder: Path, iteration: int) -> Path:
-        return save_checkpoint(
-            folder,
-            iteration,
-            modules=self.model.modules,
-            optimizers=self.model.optimizers,
-            scheduler=self.model.scheduler,
-            state={"consumed_samples": iteration},
-            groups=self.groups,
-            config=self.config,
-        )
-
-    def load(self, folder: Path):
-        return load_checkpoint(
-            folder,
-            modules=self.model.modules,
-            optimizers=self.model.optimizers,
-            scheduler=self.model.scheduler,
-            groups=self.groups,
-            config=self.config,
-        )
-
-
-def assert_equal(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> None:
-    assert list(one) == list(other)
-    for name in one:
-        assert one[name].dtype == other[name].dtype
-        assert torch.equal(one[name], other[name]), name
 
 
 @pytest.mark.parametrize(

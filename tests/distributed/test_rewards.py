@@ -69,7 +69,7 @@ def submit(rewards: RewardRunner, group: Group) -> None:
 
 def found(groups: list[Group]) -> list[Any]:
     return [
-        (g.rewards.tolist(), g.valid.tolist(), g.components, g.metrics)
+        (g.rewards.tolist(), g.valid.tolist(), g.accuracy, g.components, g.metrics)
         for g in groups
         if g.rewards is not None and g.valid is not None
     ]

@@ -3,12 +3,23 @@
 from __future__ import annotations
 
 import json
+import re
+import shlex
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from tests.functional.launches import CP2, FROZEN, Arena, curve, metrics_of, read_rows, write_rows
+from tests.functional.launches import (
+    CP2,
+    FROZEN,
+    ROOT,
+    Arena,
+    curve,
+    metrics_of,
+    read_rows,
+    write_rows,
+)
 from tests.unit.rewards.endpoint import serve
 
 CODE = """
@@ -76,6 +87,29 @@ def test_a_run_of_two_steps(arena: Arena, sft_run: Path, tmp_path: Path, layout:
     place = f"no reward {tmp_path}/mine.py:odd for response "
     for said in ("raised ValueError('this row is bad')", "ended its process (exit status 7)"):
         assert sum(place in line and line.endswith(said) for line in lines) == 2 * N
+
+
+def test_the_example_of_the_documentation(arena: Arena, sft_run: Path, tmp_path: Path) -> None:
+    text = (ROOT / "docs" / "rewards.md").read_text(encoding="utf-8")
+    code, command = re.findall(
+        r"## Your own\n\n```python\n(.*?)```\n\n```bash\n(.*?)```", text, re.S
+    )[0]
+    assert code.count("\n") == 5
+    (tmp_path / "mine.py").write_text(code)
+    dots, *flags = shlex.split(command)
+    arena.launch(
+        *("train_rl", *FROZEN, *CP2, "--train-iters", "1", "--lr", "1e-3"),
+        *("--grpo-prompts-per-step", "2", "--grpo-group-size", "2"),
+        *("--train-data-path", arena.data("train"), "--pretrained-checkpoint", sft_run),
+        *(flag.replace("mine.py", f"{tmp_path}/mine.py") for flag in flags),
+        *("--save", tmp_path / "run"),
+    ).succeeded()
+    (step,) = metrics_of(tmp_path / "run")
+    assert dots == "..." and step["rewards_failed"] == 0
+    # An answer of the arena has a few words.
+    assert 0 < step["reward/brevity/words"] < 80 and step["reward/brevity"] == 1
+    expected = step["reward/accuracy"] + 0.2 * step["reward/brevity"]
+    assert step["reward/mean"] == pytest.approx(expected, rel=1e-5)
 
 
 def test_a_function_that_is_not_there(arena: Arena, sft_run: Path, tmp_path: Path) -> None:

@@ -32,7 +32,7 @@ from rich.table import Table
 from torch.distributed.checkpoint.metadata import TensorStorageMetadata
 
 from megatron_longrl.checkpoint import folder as layout
-from megatron_longrl.checkpoint.architecture import ARCHITECTURE_FIELDS
+from megatron_longrl.checkpoint.architecture import ARCHITECTURE_FIELDS, LORA_FIELDS
 from megatron_longrl.checkpoint.hf import HfFolder, is_hf_folder
 from megatron_longrl.errors import UserError
 
@@ -107,7 +107,8 @@ def _stored(folder: Path) -> Iterator[Entry]:
 def _architecture(fields: dict[str, Any]) -> dict[str, Any]:
     """The fields that say something."""
     empty: tuple[Any, ...] = (None, 0, False, [], ())
-    return {name: fields[name] for name in ARCHITECTURE_FIELDS if fields.get(name) not in empty}
+    names = ARCHITECTURE_FIELDS + (LORA_FIELDS if fields.get("lora_rank") else ())
+    return {name: fields[name] for name in names if fields.get(name) not in empty}
 
 
 def show(contents: Contents, console: Console) -> None:

@@ -6,14 +6,17 @@ Architecture, tokenizer and vocabulary are in the checkpoint: no flags describe 
 from __future__ import annotations
 
 import argparse
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 from safetensors.torch import load_file
 
 from megatron_longrl.checkpoint import folder as layout
-from megatron_longrl.checkpoint.streaming import StoredWeights
+from megatron_longrl.checkpoint.stored import StoredParameters
+from megatron_longrl.checkpoint.stored_weights import StoredWeights, read_adapter, stored_scale
 from megatron_longrl.config import Config
-from tools.checkpoint.plugins import Source
+from tools.checkpoint.plugins import Adapters, Source
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -33,7 +36,7 @@ def load_checkpoint(args: argparse.Namespace) -> Source:
     if args.iteration is not None:
         directory = layout.iteration_folder(args.load_dir, args.iteration)
     folder, saved = layout.newest_complete(directory)
-    config = one_rank_config(saved["config"])
+    config, scale = one_rank_config(saved["config"]), stored_scale(saved["config"])
     unused = folder / layout.UNUSED_WEIGHTS
     tokenizer = folder / layout.TOKENIZER_FOLDER
     if (tokenizer / "tokenizer.model").exists() and len(list(tokenizer.iterdir())) == 1:
@@ -41,11 +44,17 @@ def load_checkpoint(args: argparse.Namespace) -> Source:
     return Source(
         folder=folder,
         config=config,
-        read=StoredWeights(folder, config).read,
+        read=StoredWeights(folder, config, scale).read,
+        adapters=_adapters(folder, saved["config"], config) if scale is not None else None,
         unused=load_file(unused) if unused.exists() else {},
         tokenizer=tokenizer if tokenizer.exists() else None,
         files=_files(folder / layout.HF_FILES),
     )
+
+
+def _adapters(folder: Path, saved: dict[str, Any], config: Config) -> Adapters:
+    trained = config.replace(lora_rank=saved["lora_rank"])
+    return Adapters(trained, partial(read_adapter, StoredParameters(folder)))
 
 
 def _files(folder: Path) -> dict[str, Path]:
@@ -54,13 +63,17 @@ def _files(folder: Path) -> dict[str, Path]:
 
 
 def one_rank_config(saved: dict[str, object]) -> Config:
-    """The saved configuration for one rank; fields that no longer exist are left out."""
+    """The saved configuration for one rank; fields that no longer exist are left out.
+
+    Its model has no adapters: where weights are read, those of the checkpoint are merged.
+    """
     known = {name: value for name, value in saved.items() if name in Config.model_fields}
     known |= {
         "tensor_model_parallel_size": 1,
         "pipeline_model_parallel_size": 1,
         "context_parallel_size": 1,
         "sequence_parallel": False,
+        "lora_rank": 0,
         # Checkpoints are the same, and this machine may have no GPU.
         "transformer_impl": "local",
     }

@@ -13,7 +13,19 @@ from pathlib import Path
 from torch import Tensor
 
 from megatron_longrl.checkpoint.mapping import mapping_table
+from megatron_longrl.checkpoint.peft import Pair
+from megatron_longrl.checkpoint.table import TensorMapping
 from megatron_longrl.config import Config
+
+
+@dataclass(frozen=True)
+class Adapters:
+    """LoRA adapters of a checkpoint."""
+
+    config: Config
+    """Of the training, with its --lora fields."""
+    read: Callable[[TensorMapping], Pair | None]
+    """Gives the full A and B beside a parameter of the mapping table."""
 
 
 @dataclass(frozen=True)
@@ -23,13 +35,15 @@ class Source:
     folder: Path
     """Where it is."""
     config: Config
-    """Of its model, on one rank, with ``vocab_size``."""
+    """Of its model, on one rank, with ``vocab_size`` and without adapters."""
     read: Callable[[str], Tensor]
     """Gives the tensor of a name of the family's mapping table."""
     unused: Mapping[str, Tensor] = field(default_factory=dict)
     """Tensors that the model has no place for and an export must carry along."""
     tokenizer: Path | None = None
     """SentencePiece file, or folder with the tokenizer's files."""
+    adapters: Adapters | None = None
+    """LoRA adapters, which ``read`` gives merged into their weights."""
     files: Mapping[str, Path] = field(default_factory=dict)
     """Other files that an export carries along, by their paths in its folder."""
 

@@ -51,6 +51,14 @@ def _table_name(folder: str, stored: str) -> str:
     return f"llm/{stored}"
 
 
+def _module_path(name: str) -> str:
+    """What newer transformers' class calls it."""
+    stored = name.partition("/")[2]
+    if stored.startswith("visual."):
+        return f"model.{stored}"
+    return stored.replace("model.", "model.language_model.", 1)
+
+
 def _fields(source: HfFolder) -> dict[str, Any]:
     settings, path = vision_settings(source)
     check_settings(settings, path, {"hidden_act": "silu"})
@@ -89,4 +97,5 @@ FAMILY = Family(
     hf_configs=_hf_configs,
     build_encoder=QwenVisionEncoder,
     build_layout=Qwen25Layout,
+    module_path=_module_path,
 )

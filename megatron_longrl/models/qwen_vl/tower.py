@@ -23,6 +23,7 @@ from megatron.core.transformer.transformer_config import TransformerConfig
 from torch import Tensor
 
 from megatron_longrl.models.language import common_transformer_options, layer_spec
+from megatron_longrl.models.lora import LoraOptions, lora_options
 from megatron_longrl.models.norms import TorchNorm
 from megatron_longrl.models.qwen_vl.attention import FrameAttention
 from megatron_longrl.models.qwen_vl.grid import (
@@ -62,9 +63,9 @@ def vision_transformer_config(config: Config) -> TransformerConfig:
     )
 
 
-def _layer(windowed: bool) -> ModuleSpec:
+def _layer(windowed: bool, lora: LoraOptions | None) -> ModuleSpec:
     attention = ModuleSpec(module=FrameAttention, params={"windowed": windowed})
-    return layer_spec(AttnMaskType.no_mask, core_attention=attention)
+    return layer_spec(AttnMaskType.no_mask, core_attention=attention, lora=lora)
 
 
 class QwenVisionTower(MegatronModule):
@@ -99,8 +100,9 @@ class QwenVisionTower(MegatronModule):
         half = hidden // config.vision_num_attention_heads // 2
         steps = torch.arange(0, half, 2, dtype=torch.float32, device=device) / half
         self.inverse_frequencies = _ROTARY_BASE**-steps
+        lora = lora_options(config, "vision_tower")
         layers = [
-            _layer(bool(self.window) and layer not in config.vision_full_attention_layers)
+            _layer(bool(self.window) and layer not in config.vision_full_attention_layers, lora)
             for layer in range(config.vision_num_layers)
         ]
         self.decoder = TransformerBlock(

@@ -18,6 +18,11 @@ def _table_name(folder: str, stored: str) -> str:
     return f"{folder}/{stored}" if stored.startswith(prefix) else f"{folder}/{prefix}{stored}"
 
 
+def _module_path(name: str) -> str:
+    folder, _, stored = name.partition("/")
+    return stored.removeprefix(_PREFIXES.get(folder, ""))
+
+
 FAMILY = Family(
     model_types=("llava_llama", "vila"),
     folders={part: part for part in ("llm", "vision_tower", "mm_projector")},
@@ -29,4 +34,5 @@ FAMILY = Family(
     build_layout=VilaLayout,
     tokenizer_folder="llm",
     completion=identity_layers,
+    module_path=_module_path,
 )

@@ -19,6 +19,7 @@ from megatron.core.transformer.transformer_config import TransformerConfig
 from torch import Tensor
 
 from megatron_longrl.models.language import block_spec, common_transformer_options
+from megatron_longrl.models.lora import lora_options
 from megatron_longrl.platforms import platform
 
 if TYPE_CHECKING:
@@ -66,7 +67,11 @@ class SiglipVisionTower(MegatronModule):
         )
         self.decoder = TransformerBlock(
             config=transformer_config,
-            spec=block_spec(transformer_config.num_layers, AttnMaskType.no_mask),
+            spec=block_spec(
+                transformer_config.num_layers,
+                AttnMaskType.no_mask,
+                lora=lora_options(config, "vision_tower"),
+            ),
             pre_process=True,
             post_process=False,
             pg_collection=groups.encoder_pg,

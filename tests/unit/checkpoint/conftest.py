@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
+from pathlib import Path
 
 import pytest
 import torch
@@ -61,6 +63,26 @@ def build(groups):
         return build_model(config, groups, train=train)
 
     return make
+
+
+CONVERT = Path(__file__).parents[3] / "tools/checkpoint/convert.py"
+
+
+@pytest.fixture
+def convert(capsys):
+    """The converter in this process, which spares its imports."""
+    spec = importlib.util.spec_from_file_location("convert", CONVERT)
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+
+    def run(*flags: object) -> tuple[int, str, str]:
+        capsys.readouterr()  # What making the folders has said.
+        status = module.main([str(flag) for flag in flags])
+        captured = capsys.readouterr()
+        return status, captured.out, captured.err
+
+    return run
 
 
 @pytest.fixture

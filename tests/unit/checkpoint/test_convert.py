@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import subprocess
 import sys
 from pathlib import Path
@@ -22,22 +21,6 @@ CONVERT = Path(__file__).parents[3] / "tools/checkpoint/convert.py"
 def shell(*flags: object) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, str(CONVERT), *map(str, flags)]
     return subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
-
-
-@pytest.fixture
-def convert(capsys):
-    """The converter in this process, which spares its imports."""
-    spec = importlib.util.spec_from_file_location("convert", CONVERT)
-    assert spec is not None and spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-
-    def run(*flags: object) -> tuple[int, str, str]:
-        status = module.main([str(flag) for flag in flags])
-        captured = capsys.readouterr()
-        return status, captured.out, captured.err
-
-    return run
 
 
 def all_tensors(folder: Path) -> dict[str, torch.Tensor]:

@@ -14,6 +14,8 @@ from megatron_longrl.checkpoint import folder as layout
 from megatron_longrl.checkpoint.distributed import load_checkpoint, load_weights, save_checkpoint
 from megatron_longrl.errors import UserError
 
+LORA = {"lora_rank": 3, "lora_parts": ("language_model", "projector", "vision_tower")}
+
 
 def train(model, steps, seed):
     """Optimizer steps on gradients that depend on the seed alone."""
@@ -93,6 +95,8 @@ def load(groups, tmp_path):
         {"bf16": True, "use_distributed_optimizer": False},
         {"freeze_vision_tower": True, "untie_embeddings_and_output_weights": True},
         {"freeze_language_model": True},
+        LORA,
+        LORA | {"bf16": True, "use_distributed_optimizer": False, "lora_use_rslora": True},
     ],
 )
 def test_a_resumed_run_is_bit_exact(changes, tiny, build, save, load):

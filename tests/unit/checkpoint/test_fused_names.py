@@ -11,7 +11,7 @@ from megatron_longrl.checkpoint.mapping import (
     local_parameters,
     mapping_table,
 )
-from megatron_longrl.checkpoint.streaming import checkpoint_key
+from megatron_longrl.checkpoint.stored import checkpoint_key
 
 LAYER = {
     "input_layernorm.weight": "self_attention.linear_qkv.layer_norm_weight",

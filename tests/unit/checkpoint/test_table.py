@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 
@@ -15,6 +17,7 @@ from megatron_longrl.checkpoint.table import (
     TensorMapping,
     Tied,
     VocabParallel,
+    adapter_rows,
 )
 
 ROWS: dict[str, tuple[TensorMapping, list[tuple[int, ...]]]] = {
@@ -88,6 +91,33 @@ def test_tied_output_takes_the_embedding_and_exports_nothing():
     assert not row.exported
     assert row.split(torch.ones(4, 2)) == ()
     assert row.merge([torch.ones(3, 2)]).shape == (4, 2)
+
+
+@pytest.mark.parametrize("size", [1, 2, 4])
+@pytest.mark.parametrize("kind", ["qkv weight", "gated", "row"])
+def test_a_rank_has_the_piece_of_an_adapter_that_makes_its_piece_of_the_weight(kind, size):
+    row, shapes = ROWS[kind]
+    row = replace(row, megatron="m.weight", hf=tuple(f"{name}.weight" for name in row.hf))
+    inner, outer = shapes[0][1], sum(shape[0] for shape in shapes)
+    a, b = torch.randint(-9, 9, (3, inner)), torch.randint(-9, 9, (outer, 3))
+    a_row, b_row = adapter_rows(row)
+    assert (a_row.megatron, b_row.megatron) == ("m.lora.A", "m.lora.B")
+    for rank in range(size):
+        piece = b_row.shard(b, rank, size) @ a_row.shard(a, rank, size)
+        assert torch.equal(piece, row.shard(b @ a, rank, size))
+    # On the other side every projection has its own product.
+    products = [theirs @ ours for theirs, ours in zip(b_row.split(b), a_row.split(a), strict=True)]
+    for product, expected in zip(products, row.split(b @ a), strict=True):
+        assert torch.equal(product, expected)
+    assert a_row.hf[-1].endswith(".lora_A.weight") and b_row.hf[-1].endswith(".lora_B.weight")
+    assert torch.equal(a_row.merge(a_row.split(a)), a)
+    assert torch.equal(b_row.merge(b_row.split(b)), b)
+
+
+def test_fused_projections_share_one_a():
+    a_row, _ = adapter_rows(GatedMLP("m.weight", ("llm/a.weight", "llm/b.weight")))
+    with pytest.raises(ValueError, match="not equal"):
+        a_row.merge([torch.ones(2, 3), torch.zeros(2, 3)])
 
 
 def test_expand_goes_layer_by_layer_through_the_chosen_parts():

@@ -93,6 +93,11 @@ def test_a_word_without_a_flag_and_a_flag_without_its_value(load):
             ["--cp-comm-type", "ring"],
             "cp_comm_type = 'ring' (flag --cp-comm-type): expected 'all_gather', 'a2a' or 'p2p'",
         ),
+        (
+            ["--lora-parts", "projector", "tower"],
+            "lora_parts = 'tower' (flag --lora-parts): expected 'language_model', 'projector' or "
+            "'vision_tower'",
+        ),
     ],
 )
 def test_a_wrong_value_names_field_value_and_expectation(load, flags, line):
@@ -116,6 +121,8 @@ def test_help_shows_every_field_grouped(capsys):
         assert "--" + name.replace("_", "-") in text, name
     assert "\nparallel:\n" in text
     assert "(default: 1234)" in text
+    assert "--lora-parts {language_model,projector,vision_tower}" in text
+    assert "--mrope-section NUMBER" in text
 
 
 def test_every_field_is_documented():

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 
+from megatron_longrl.config.rules import VISION_FIELDS
 from megatron_longrl.errors import UserError
 
 TE = {"transformer_impl": "transformer_engine"}
+TEXT: dict[str, Any] = {"model_family": "qwen2", **dict.fromkeys(VISION_FIELDS, 0)}
 
 # Fields that break one rule, world size, entry, and the line.
 BROKEN = [
@@ -337,6 +341,52 @@ BROKEN = [
         "exceeds seq_length (512): give --seq-length of at least 540 plus the question's tokens, "
         "or --video-frames of at most 2",
     ),
+    (
+        {"lora_rank": 4, "freeze_language_model": True},
+        1,
+        "sft",
+        "freeze_language_model is on, but lora_parts trains adapters of language_model: leave it "
+        "out of one of the two",
+    ),
+    (
+        {"lora_rank": 4, "lora_parts": ("projector",), "freeze_projector": True},
+        1,
+        "rl",
+        "freeze_projector is on, but lora_parts trains adapters of projector: leave it out of one "
+        "of the two",
+    ),
+    (
+        {"lora_rank": 4, "lora_parts": ()},
+        1,
+        "sft",
+        "lora_parts is empty, which lora_rank (4) needs: give --lora-parts",
+    ),
+    (
+        {"lora_rank": 4, "lora_target_modules": ()},
+        1,
+        "sft",
+        "lora_target_modules is empty, which lora_rank (4) needs: give --lora-target-modules",
+    ),
+    (
+        {"lora_rank": 4, "lora_alpha": 0},
+        1,
+        "sft",
+        "lora_alpha (0.0) makes adapters add nothing: leave it out, or give --lora-alpha N",
+    ),
+    (
+        TEXT | {"lora_rank": 4, "lora_parts": ("language_model", "vision_tower")},
+        1,
+        "sft",
+        "lora_parts names vision_tower, but model_family qwen2 reads text only: give --lora-parts "
+        "language_model",
+    ),
+    (
+        TE | {"lora_rank": 4},
+        1,
+        "sft",
+        "transformer_impl transformer_engine knows no adapters: give --transformer-impl local, or "
+        "--lora-rank 0",
+    ),
 ]
 
 
@@ -358,6 +408,9 @@ def test_a_broken_rule_has_its_line(make_config, fields, world_size, entry, line
         ({"rollout_tensor_parallel_size": 2, "tensor_model_parallel_size": 2}, 2),
         ({"video_frames": 76}, 1),
         ({"save": "runs/a"}, 1),
+        ({"lora_rank": 4, "freeze_projector": True}, 1),
+        ({"lora_rank": 4, "lora_parts": ("vision_tower",), "freeze_language_model": True}, 1),
+        (TEXT | {"lora_rank": 4}, 1),
         (TE | {"shared_prompt": False}, 1),
         (TE | {"shared_prompt": False, "context_parallel_size": 8, "bf16": True}, 8),
         (
@@ -410,6 +463,11 @@ def test_a_row_needs_room_for_one_response_of_a_group(make_config, shared_prompt
     make_config(**fields, shared_prompt=shared_prompt).validate_layout(1, "rl")
 
 
+def test_evaluation_merges_adapters_whatever_trained_them(make_config):
+    make_config(**TE, lora_rank=4).validate_layout(1, "evaluate")
+    make_config(lora_rank=4, freeze_language_model=True).validate_layout(1, "evaluate")
+
+
 def test_derived_sizes(make_config):
     config = make_config(tensor_model_parallel_size=2, context_parallel_size=2)
     assert config.model_parallel_size == 4
@@ -419,6 +477,14 @@ def test_derived_sizes(make_config):
     assert config.replace(sequence_parallel=True).sequence_multiple == 8
     assert config.samples_per_step(8, "rl") == 64
     assert config.replace(micro_batch_size=3).samples_per_step(8, "sft") == 6
+
+
+def test_scale_of_adapters(make_config):
+    config = make_config(lora_rank=16)
+    assert (config.lora_alpha, config.lora_scale) == (32.0, 2.0)
+    assert config.replace(lora_alpha=8).lora_scale == 0.5
+    assert config.replace(lora_alpha=8, lora_use_rslora=True).lora_scale == 2.0
+    assert config.replace(lora_rank=0).lora_alpha == 0.0
 
 
 @pytest.mark.parametrize(

@@ -56,6 +56,20 @@ def test_values_and_gradients(alone, vocab_size, temperature):
         torch.testing.assert_close(grad(leaf), twin.grad, rtol=1e-4, atol=1e-5)
 
 
+def test_a_frozen_projection_costs_no_gradient(alone):
+    hidden, weight, targets = draw()
+    frozen = weight.detach()
+    torch.stack(selected_logprobs(hidden, weight, targets, alone, ROWS)).sum().backward()
+    expected, hidden.grad = grad(hidden), None
+    logprobs, entropy = selected_logprobs(hidden, frozen, targets, alone, ROWS)
+    assert logprobs.grad_fn is not None
+    # Whatever the gradients of log-probabilities, entropies and divergences are.
+    _, grad_weight, *_ = logprobs.grad_fn.apply(*torch.ones(3, len(targets)))  # type: ignore[attr-defined]
+    assert grad_weight is None
+    (logprobs + entropy).sum().backward()
+    assert torch.equal(grad(hidden), expected)
+
+
 @pytest.mark.parametrize("output", [0, 1], ids=["log-probability", "entropy"])
 def test_gradient_of_one_output(alone, output):
     inputs, twins = draw(), draw()

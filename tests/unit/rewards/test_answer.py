@@ -67,7 +67,7 @@ def test_boxes(text: str, inside: str | None) -> None:
 
 @pytest.mark.parametrize("piece", [r"\boxed{", "<answer>", "</answer>", "{", "}"])
 def test_a_response_that_repeats_itself_costs_no_time(piece: str) -> None:
-    began = time.perf_counter()
+    began = time.process_time()
     extract_answer(piece * 50_000)
     last_boxed(piece * 50_000)
-    assert time.perf_counter() - began < 2
+    assert time.process_time() - began < 2

@@ -28,7 +28,7 @@ def test_format(response: str, reward: float) -> None:
 
 @pytest.mark.parametrize("piece", ["<think>", "a", " ", "<think>a</think>", "<answer>"])
 def test_a_response_that_repeats_itself_costs_no_time(piece: str) -> None:
-    began = time.perf_counter()
+    began = time.process_time()
     assert format_reward(piece * 50_000) == 0.0
     assert format_reward("<think>" + piece * 50_000) == 0.0
-    assert time.perf_counter() - began < 2
+    assert time.process_time() - began < 2

@@ -6,7 +6,6 @@ import asyncio
 import json
 import logging
 import socket
-import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -113,18 +112,14 @@ def test_down() -> None:
 
 
 def test_slow() -> None:
-    began = time.monotonic()
     outcome, _ = failed(lambda *_: "1", seconds=5.0, judge_timeout=0.5)
     assert outcome == Outcome.failure("did not answer within 0.5 s", timed_out=True)
-    assert time.monotonic() - began < 15
 
 
 def test_the_deadline_is_over_all_tries() -> None:
-    began = time.monotonic()
     outcome, endpoint = failed(lambda *_: 503, judge_retries=1000, judge_timeout=2.0)
     assert outcome.timed_out
     assert 2 <= len(endpoint.bodies) < 10
-    assert time.monotonic() - began < 15
 
 
 @pytest.mark.parametrize("status", [429, 500, 503])
@@ -200,6 +195,28 @@ def test_a_failure_is_not_remembered() -> None:
         outcomes = asyncio.run(run(endpoint.url))
     assert [outcome.score for outcome in outcomes] == [None, 1.0, 1.0]
     assert len(endpoint.bodies) == 2
+
+
+def test_what_nobody_waits_for_any_more_is_not_asked() -> None:
+    """Else a slow endpoint would spend the next step on the questions of the last one."""
+
+    async def run(url: str) -> Outcome:
+        fields = {"judge_url": url, "judge_model": "m", "judge_concurrency": 1}
+        judge = Judge(make_config(**fields))
+        late = [asyncio.create_task(judge.score(make_sample(text))) for text in "abc"]
+        while not endpoint.bodies:
+            await asyncio.sleep(0.01)
+        for task in late:
+            task.cancel()
+        await asyncio.gather(*late, return_exceptions=True)
+        outcome = await judge.score(make_sample("b"))
+        await judge.close()
+        return outcome
+
+    with serve(lambda *_: "1", seconds=0.3) as endpoint:
+        assert asyncio.run(run(endpoint.url)) == Outcome(1.0)
+    asked = [body["messages"][0]["content"] for body in endpoint.bodies]
+    assert len(asked) == 2 and "a" in asked[0] and "\nb\n" in asked[1]
 
 
 def test_judgements_outlive_a_run(tmp_path: Path) -> None:

@@ -84,7 +84,7 @@ def test_instructions_that_cannot_be_used(tmp_path: Path) -> None:
 
 
 def test_a_reply_that_repeats_itself_costs_no_time() -> None:
-    began = time.perf_counter()
+    began = time.process_time()
     for piece in ("score ", "{", "*", " ", "score:", "1"):
         score_of(piece * 50_000)
-    assert time.perf_counter() - began < 2
+    assert time.process_time() - began < 2

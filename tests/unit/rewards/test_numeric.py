@@ -87,7 +87,7 @@ def test_a_reference_that_is_no_number(answer: str) -> None:
 
 @pytest.mark.parametrize("piece", ["9", "1,", ",111", "1/", "1e", ".", "1 ", " ", "-"])
 def test_a_response_that_repeats_itself_costs_no_time(piece: str) -> None:
-    began = time.perf_counter()
+    began = time.process_time()
     reward(piece * 50_000, "3")
     reward("1" + piece * 50_000, "3")
-    assert time.perf_counter() - began < 2
+    assert time.process_time() - began < 2

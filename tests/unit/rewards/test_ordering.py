@@ -74,6 +74,6 @@ def test_a_reference_that_is_no_order(answer: str) -> None:
 
 @pytest.mark.parametrize("piece", ["A,", " ", "A", "1. ", "->"])
 def test_a_response_that_repeats_itself_costs_no_time(piece: str) -> None:
-    began = time.perf_counter()
+    began = time.process_time()
     ordering_reward(f"<answer>{piece * 50_000}</answer>", "ABCD")
-    assert time.perf_counter() - began < 2
+    assert time.process_time() - began < 2

@@ -132,11 +132,9 @@ def test_a_failure_costs_its_own_sample(odd: str, response: str, line: str) -> N
 
 
 def test_a_function_that_sleeps_for_ever(odd: str) -> None:
-    began = time.monotonic()
     outcomes = score(odd, "f", "forever", "a", "forever", "b")
     late = Outcome.failure("gave no result within 1 s", timed_out=True)
     assert outcomes == [late, Outcome(0.5), late, Outcome(0.5)]
-    assert time.monotonic() - began < 30
 
 
 def test_what_it_prints_and_reads_is_not_the_protocol(odd: str, capfd: Any) -> None:
@@ -165,10 +163,24 @@ def test_children_of_the_function_end_with_it(odd: str) -> None:
     assert not [line for line in alive if not line.split()[1].startswith("Z")]
 
 
-def test_calls_run_beside_each_other(odd: str) -> None:
-    began = time.monotonic()
-    score(odd, "f", "forever", "forever", "forever", size=3)
-    assert time.monotonic() - began < 2.9, "three seconds if one after the other"
+@pytest.mark.parametrize(("kind", "size", "calls"), [("def", 3, 3), ("async def", 1, 20)])
+def test_calls_run_beside_each_other(tmp_path: Path, kind: str, size: int, calls: int) -> None:
+    """Each ends when all have begun: in as many children, or asynchronous in one."""
+    wait = "await asyncio.sleep(0.01)" if kind == "async def" else "time.sleep(0.01)"
+    code = f"""
+        import asyncio, os, time
+        {kind} f(response, folder, calls):
+            open(os.path.join(folder, response), "w").close()
+            while len(os.listdir(folder)) < calls:
+                {wait}
+            return 1.0
+        """
+    (tmp_path / "begun").mkdir()
+    options = {"folder": str(tmp_path / "begun"), "calls": calls}
+    file = write_file(tmp_path, code)
+    names = [f"r{k}" for k in range(calls)]
+    outcomes = score(file, "f", *names, names=["f"], options=options, size=size, seconds=60)
+    assert outcomes == [Outcome(1.0)] * calls
 
 
 def test_a_group_is_one_call(odd: str) -> None:
@@ -180,12 +192,6 @@ def test_a_group_is_one_call(odd: str) -> None:
     assert good == [Outcome(1.0), Outcome(2.0)]
     assert wrong == [Outcome.failure("returned 3 scores for 2 responses")] * 2
     assert last == [Outcome(3.0)]
-
-
-def test_asynchronous_calls_run_at_the_same_time(odd: str) -> None:
-    began = time.monotonic()
-    assert score(odd, "slow", *("a" * 20)) == [Outcome(1.0)] * 20
-    assert time.monotonic() - began < 5, "six seconds if one after the other"
 
 
 def test_asynchronous_calls_cost_their_own_sample(odd: str) -> None:
@@ -294,11 +300,8 @@ def test_a_formula_that_computes_for_ever_is_killed(odd: str) -> None:
         fine = make_sample("<answer>2</answer>", answer="2")
         return [(await pool.score("math", [s]))[0] for s in (tower, fine)]
 
-    began = time.monotonic()
     hung, fine = with_pool(odd, work, names=(), seconds=2)
-    assert hung == Outcome(0.0) or hung.timed_out
-    assert fine == Outcome(1.0)
-    assert time.monotonic() - began < 60
+    assert hung.timed_out and fine == Outcome(1.0)
 
 
 # ---- The child itself ----

@@ -78,8 +78,8 @@ def test_reward_is_the_weighted_sum() -> None:
     torch.testing.assert_close(groups[1].rewards, torch.tensor([0.2]))
     assert groups[0].valid is not None and groups[0].valid.tolist() == [True] * 4
     assert groups[0].components == {"accuracy": [1, 0, 1, 0], "format": [1, 1, 0, 0]}
-    assert groups[0].metrics == {"accuracy": 0.5, "format": 0.5}
-    assert groups[1].metrics == {"accuracy": 0.0, "format": 1.0}
+    assert [group.accuracy for group in groups] == [0.5, 0.0]
+    assert [group.metrics for group in groups] == [{"format": 0.5}, {"format": 1.0}]
 
 
 def test_the_default_is_mostly_accuracy() -> None:
@@ -110,7 +110,7 @@ def test_functions_replace_the_default(file: str) -> None:
         rewards.collect([group])
     torch.testing.assert_close(group.rewards, torch.tensor([1.5, 2.0]))
     assert group.components == {"good": [3.0, 4.0], "good/words": [2.0, 1.0]}
-    assert group.metrics == {"accuracy": 0.0, "format": 0.0}, "known all the same"
+    assert group.accuracy == 0.0 and group.metrics == {"format": 0.0}, "known all the same"
 
 
 def test_functions_beside_built_in_rewards(file: str) -> None:
@@ -178,24 +178,21 @@ def test_metrics_of_accuracy_fail_nothing(caplog: pytest.LogCaptureFixture) -> N
     with caplog.at_level(logging.INFO), runner(rewards=["format"]) as rewards:
         rewards.collect([group])
         assert rewards.pop_counters() == NONE
-    assert group.metrics == {"accuracy": 0.0, "format": 1.0} and not caplog.records
+    assert group.accuracy == 0.0 and group.metrics == {"format": 1.0} and not caplog.records
     with runner(rewards=["accuracy", "format"]) as rewards:
         rewards.collect([group])
         assert rewards.pop_counters()["rewards_failed"] == 1
 
 
-def test_a_step_waits_only_so_long(file: str) -> None:
+def test_a_step_waits_only_so_long(file: str, caplog: pytest.LogCaptureFixture) -> None:
     """Although every call still has its time."""
     group = make_group(*["forever"] * 40)
-    fields = {"reward_timeout": 3.0, "reward_step_timeout": 0.5, "reward_workers": 1}
-    began = time.monotonic()
+    fields = {"reward_timeout": 1000.0, "reward_step_timeout": 0.5, "reward_workers": 1}
     with runner(rewards=["format"], reward_function=[f"{file}:odd"], **fields) as rewards:
         rewards.collect([group])
         assert rewards.pop_counters() == {"rewards_failed": 40.0, "rewards_timed_out": 40.0}
-        assert time.monotonic() - began < 20, "not 120 s"
-        after = make_group("fine")
-        rewards.collect([after])  # The child is still asleep: its time is up in three seconds.
-    assert time.monotonic() - began < 30
+    lines = [record.getMessage() for record in caplog.records]
+    assert len(lines) == 40 and all("(--reward-step-timeout)" in line for line in lines)
 
 
 def test_the_row_decides_what_is_right() -> None:

@@ -66,6 +66,6 @@ def test_a_reference_without_a_segment(answer: str) -> None:
 
 @pytest.mark.parametrize("piece", ["9", "1:", "1.", "1 ", "1-", " ", "1s", "1 to "])
 def test_a_response_that_repeats_itself_costs_no_time(piece: str) -> None:
-    began = time.perf_counter()
+    began = time.process_time()
     segments(piece * 50_000)
-    assert time.perf_counter() - began < 2
+    assert time.process_time() - began < 2

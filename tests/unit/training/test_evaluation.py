@@ -80,7 +80,7 @@ def test_summary_of_a_group():
         make_response(6, seed=1, finish_reason="length"),
     ]
     group = Group(make_prompt("p"), responses, rewards=torch.tensor([0.1, 0.7]))
-    group.metrics = {"accuracy": 0.5, "format": 1.0}
+    group.correct, group.metrics = torch.tensor([0.0, 1.0]), {"format": 1.0}
     summary = _group_summary(group)
     assert (summary.pop("kind"), summary.pop("frames")) == ("general", "0")
     assert summary == pytest.approx(
@@ -100,7 +100,7 @@ def test_summary_of_a_group():
 def test_summary_of_a_group_with_a_response_that_has_no_reward() -> None:
     responses = [make_response(2, seed) for seed in range(3)]
     group = Group(make_prompt("p"), responses, rewards=torch.tensor([0.5, 0.0, 0.5]))
-    group.metrics = {"accuracy": 0.5, "format": 1.0}
+    group.correct, group.metrics = torch.tensor([1.0, 0.0, 1.0]), {"format": 1.0}
     group.valid = torch.tensor([True, False, True])
     group.components = {"f": [0.5, None, 0.5], "f/words": [1.0, None, 3.0], "g": [None] * 3}
     summary = _group_summary(group)

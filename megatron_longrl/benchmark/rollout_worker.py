@@ -1,0 +1,157 @@
+"""One timing of the rollouts' throughput: this package's engine, or vLLM by itself.
+
+The engine's run leaves its prompts and weights in the folder, from which vLLM then works: the same
+embeddings, the same weights, the same seeds.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+import torch.nn.functional as F
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from megatron_longrl.benchmark.variants import VARIANTS, variant_config
+from megatron_longrl.rollout.build import build_engine, engine_settings
+
+if TYPE_CHECKING:
+    from megatron_longrl.config import Config
+    from megatron_longrl.data.prompts import Prompt
+
+PROMPTS_FILE, MODEL_FOLDER, SEED = "prompts.safetensors", "model", 1
+
+
+def measure_engine(arguments: argparse.Namespace) -> dict[str, Any]:
+    """The engine as a training step calls it: from prompts and media to groups."""
+    from megatron_longrl.checkpoint.mapping import weight_stream
+    from megatron_longrl.data.rows import load_rows
+    from megatron_longrl.parallel.groups import destroy_parallel
+    from megatron_longrl.rollout.types import SamplingSettings
+    from megatron_longrl.training.logging import configure_logging
+    from megatron_longrl.training.runtime import build_runtime
+
+    config = variant_config(
+        VARIANTS["one-rank"], arguments.frames, arguments.group_size, 1, arguments.data
+    )
+    configure_logging(config.log_level, 0)
+    runtime = build_runtime(config, "rl")
+    engine = build_engine(runtime.config, runtime.tokenizer, runtime.groups)
+    try:
+        stream = weight_stream(runtime.model.modules, runtime.config, runtime.groups)
+        weights = {name: tensor.detach().clone() for name, tensor in stream}
+        engine.update_weights(iter(weights.items()), version=0)
+        rows = load_rows(runtime.config.train_data_path)
+        prompts, media = runtime.encode(runtime.build_prompts(rows), for_training=False)
+        if not (arguments.folder / PROMPTS_FILE).exists():
+            _export(runtime.config, weights, prompts, media.embeddings, arguments.folder)
+        warm, *timed = (
+            SamplingSettings(
+                n=arguments.group_size,
+                max_tokens=arguments.tokens if step else 2,
+                stop=False,
+                seed=SEED,
+                step=step,
+            )
+            for step in range(arguments.steps + 1)
+        )
+        engine.generate(prompts, media.embeddings, warm)
+        seconds, tokens = 0.0, 0
+        for sampling in timed:
+            began = time.perf_counter()
+            groups = engine.generate(prompts, media.embeddings, sampling)
+            seconds += time.perf_counter() - began
+            tokens += sum(len(r.token_ids) for group in groups for r in group.responses)
+    finally:
+        engine.close()
+        destroy_parallel()
+    return {"seconds": seconds, "tokens": tokens}
+
+
+def measure_plain(arguments: argparse.Namespace) -> dict[str, Any]:
+    """``vllm.LLM`` as its documentation shows it, with the memory that the engine has."""
+    from vllm import LLM, SamplingParams
+
+    config = variant_config(
+        VARIANTS["one-rank"], arguments.frames, arguments.group_size, 1, arguments.data
+    )
+    embeddings = load_file(arguments.folder / PROMPTS_FILE)
+    inputs: Any = [{"prompt_embeds": embeddings[str(k)]} for k in range(len(embeddings))]
+    engine = LLM(
+        str(arguments.folder / MODEL_FOLDER),
+        skip_tokenizer_init=True,
+        enable_prompt_embeds=True,
+        dtype="float32",
+        max_model_len=config.seq_length,
+        kv_cache_memory_bytes=int(config.rollout_memory_gib * 2**30),
+        max_num_batched_tokens=config.seq_length,
+        enable_chunked_prefill=False,  # On a CPU it fails with seeds.
+        enforce_eager=arguments.eager,
+    )
+    seconds, tokens = 0.0, 0
+    for step in range(arguments.steps + 1):
+        parameters = SamplingParams(
+            n=arguments.group_size,
+            max_tokens=arguments.tokens if step else 2,
+            ignore_eos=True,
+            logprobs=0,
+            seed=SEED + step,
+            detokenize=False,
+        )
+        engine.reset_prefix_cache()
+        began = time.perf_counter()
+        outputs = engine.generate(inputs, parameters, use_tqdm=False)
+        if step:
+            seconds += time.perf_counter() - began
+            tokens += sum(len(choice.token_ids) for out in outputs for choice in out.outputs)
+    return {"seconds": seconds, "tokens": tokens}
+
+
+def _export(
+    config: Config,
+    weights: Mapping[str, Tensor],
+    prompts: Sequence[Prompt],
+    media: Mapping[str, Tensor],
+    folder: Path,
+) -> None:
+    """What vLLM needs to do the same."""
+    inputs = {}
+    for number, prompt in enumerate(prompts):
+        embeddings = F.embedding(prompt.token_ids, weights["model.embed_tokens.weight"])
+        parts = [media[video.key()] for video in prompt.videos]
+        embeddings[prompt.media_mask] = torch.cat(parts).to(embeddings.dtype)
+        inputs[str(number)] = embeddings
+    model = folder / MODEL_FOLDER
+    model.mkdir(parents=True, exist_ok=True)
+    save_file(dict(weights), model / "model.safetensors", metadata={"format": "pt"})
+    (model / "config.json").write_text(json.dumps(engine_settings(config, "float32")))
+    save_file(inputs, folder / PROMPTS_FILE)
+
+
+def main() -> int:
+    """Entry point."""
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--engine", choices=("longrl", "plain"), required=True)
+    parser.add_argument("--frames", type=int, required=True)
+    parser.add_argument("--group-size", type=int, required=True)
+    parser.add_argument("--tokens", type=int, required=True)
+    parser.add_argument("--steps", type=int, required=True)
+    parser.add_argument("--eager", action="store_true")
+    parser.add_argument("--data", type=Path, required=True)
+    parser.add_argument("--folder", type=Path, required=True)
+    parser.add_argument("--result", type=Path, required=True)
+    arguments = parser.parse_args()
+    measure = measure_engine if arguments.engine == "longrl" else measure_plain
+    arguments.result.write_text(json.dumps(measure(arguments)))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,114 @@
+"""The weights of a distributed checkpoint as a model computes with them: LoRA adapters merged.
+
+Nothing here is collective. Memory is a few parameters.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+
+from megatron_longrl.checkpoint.mapping import local_parameters, mapping_table
+from megatron_longrl.checkpoint.stored import StoredParameters
+from megatron_longrl.checkpoint.table import TensorMapping, adapter_rows
+from megatron_longrl.config.lora import lora_scale
+from megatron_longrl.models.lora import merged_weight
+
+if TYPE_CHECKING:
+    from megatron_longrl.config import Config
+    from megatron_longrl.parallel.groups import ParallelGroups
+
+
+class StoredWeights:
+    """The weights of one checkpoint under Hugging Face names.
+
+    Args:
+        folder: of one iteration.
+        config: of the model in it, with ``vocab_size``.
+        scale: of its adapters (see :func:`stored_scale`); None leaves them out.
+    """
+
+    def __init__(self, folder: str | Path, config: Config, scale: float | None = None) -> None:
+        self._stored = StoredParameters(folder)
+        self._scale = scale
+        self._rows = {
+            name: row for row in mapping_table(config).expand() if row.exported for name in row.hf
+        }
+        self._last: tuple[TensorMapping | None, dict[str, Tensor]] = (None, {})
+
+    def read(self, name: str) -> Tensor:
+        """One tensor, full. Those of one parameter are best asked for one after the other.
+
+        Raises:
+            UserError: the checkpoint lacks its parameter.
+        """
+        row = self._rows[name]
+        if self._last[0] is not row:
+            self._last = (None, {})  # makes room before the next one is read
+            weight = self._stored.read(row.megatron)
+            adapter = read_adapter(self._stored, row) if self._scale is not None else None
+            if adapter is not None:
+                assert self._scale is not None
+                weight = merged_weight(weight, *adapter, self._scale)
+            self._last = (row, dict(zip(row.hf, row.split(weight), strict=True)))
+        return self._last[1][name]
+
+
+def stored_scale(saved: Mapping[str, Any]) -> float | None:
+    """By what the adapters of a checkpoint are scaled; None where it has none.
+
+    Args:
+        saved: the configuration that it holds. Older ones know no adapters.
+    """
+    if not saved.get("lora_rank"):
+        return None
+    return lora_scale(saved["lora_rank"], saved["lora_alpha"], saved["lora_use_rslora"])
+
+
+def read_adapter(stored: StoredParameters, row: TensorMapping) -> tuple[Tensor, Tensor] | None:
+    """Full A [r, in] and B [out, r] beside a weight; None where it has no adapter.
+
+    Args:
+        row: of the weight.
+    """
+    a, b = adapter_rows(row)
+    if not stored.has(a.megatron):
+        return None
+    return stored.read(a.megatron), stored.read(b.megatron)
+
+
+@torch.no_grad()
+def merge_stored_adapters(
+    folder: Path,
+    saved: Mapping[str, Any],
+    modules: Mapping[str, nn.Module],
+    groups: ParallelGroups,
+    config: Config,
+) -> None:
+    """Add the adapters of a checkpoint to the weights that were loaded from it, each rank to its
+    own shards.
+
+    Args:
+        saved: the configuration in the checkpoint.
+        config: of the model.
+    """
+    scale = stored_scale(saved)
+    if scale is None:
+        return
+    stored = StoredParameters(folder)
+    local = local_parameters(modules)
+    for row in mapping_table(config).expand():
+        parameter = local.get(row.megatron)
+        adapter = read_adapter(stored, row) if parameter is not None else None
+        if parameter is None or adapter is None:
+            continue
+        size, rank = (1, 0) if row.replicated else (groups.tp.size(), groups.tp.rank())
+        a, b = (
+            part.shard(full, rank, size).to(parameter.device)
+            for part, full in zip(adapter_rows(row), adapter, strict=True)
+        )
+        parameter.copy_(merged_weight(parameter, a, b, scale))

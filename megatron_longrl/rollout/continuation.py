@@ -1,0 +1,126 @@
+"""Responses that go on where an earlier generation has stopped (partial rollouts).
+
+A response that is not complete within ``SamplingSettings.new_tokens`` goes on in a later
+generation, with newer weights, from its tokens so far; those keep their log-probabilities (Kimi
+k1.5, https://arxiv.org/abs/2501.12599, section 2.6.2).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from types import MappingProxyType
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from megatron_longrl.rollout.types import PARTIAL, Group, Response, SamplingSettings
+
+if TYPE_CHECKING:
+    from megatron_longrl.data.prompts import Prompt
+    from megatron_longrl.data.tokenizer import Tokenizer
+    from megatron_longrl.rollout.engine import OnResponse
+
+Begun = Mapping[int, Sequence[Response]]
+"""Index of a prompt -> all its responses so far."""
+Responses = dict[tuple[int, int], Response]
+"""By prompt and index."""
+NOTHING: Begun = MappingProxyType({})
+
+
+@dataclass(frozen=True)
+class Beginning:
+    """Responses to one prompt that begin with the same tokens."""
+
+    place: int
+    """Of the prompt."""
+    wanted: Sequence[int]
+    """Indices of the responses."""
+    prefix: Tensor
+    """long [k]: tokens of the response so far; none, unless one response goes on."""
+    max_tokens: int
+    """Most tokens to add."""
+
+
+class Share:
+    """What one engine generates of a generation, and what becomes of it.
+
+    Args:
+        places: of the engine's prompts among all.
+        begun: responses to the prompts so far.
+        on_response: told of complete responses.
+    """
+
+    def __init__(
+        self,
+        prompts: Sequence[Prompt],
+        places: Sequence[int],
+        begun: Begun,
+        sampling: SamplingSettings,
+        tokenizer: Tokenizer,
+        on_response: OnResponse | None,
+    ) -> None:
+        self._prompts = prompts
+        self._begun = begun
+        self._sampling = sampling
+        self._tokenizer = tokenizer
+        self._on_response = on_response
+        self.beginnings = [part for place in places for part in self._missing(place)]
+        """What is asked for; one request each."""
+
+    def receive(self, number: int, index: int, part: Response) -> Response:
+        """Take what was generated of response ``index`` for a request; the response with it."""
+        place = self.beginnings[number].place
+        if place in self._begun:
+            before = self._begun[place][index]
+            ids = [*before.token_ids.tolist(), *part.token_ids.tolist()]
+            part = before.continued(part, self._tokenizer.decode(ids))
+        if part.finish_reason == "length" and len(part.token_ids) < self._sampling.max_tokens:
+            part.finish_reason = PARTIAL
+        elif self._on_response is not None:
+            self._on_response(self._prompts[place], index, part.text, self._sampling.n)
+        return part
+
+    def by_prompt(self, responses: Mapping[tuple[int, int], Response]) -> Responses:
+        """Responses by request and index -> by prompt and index."""
+        return {(self.beginnings[i].place, j): response for (i, j), response in responses.items()}
+
+    def _missing(self, place: int) -> Iterator[Beginning]:
+        sampling = self._sampling
+        most = sampling.max_tokens if sampling.new_tokens is None else sampling.new_tokens
+        if place not in self._begun:
+            nothing = torch.empty(0, dtype=torch.long)
+            yield Beginning(place, range(sampling.n), nothing, min(most, sampling.max_tokens))
+            return
+        for index, response in enumerate(self._begun[place]):
+            if not response.is_complete:
+                left = sampling.max_tokens - len(response.token_ids)
+                yield Beginning(place, [index], response.token_ids, min(most, left))
+
+
+def whole_groups(
+    prompts: Sequence[Prompt], n: int, begun: Begun, shares: Sequence[Responses]
+) -> list[Group]:
+    """The groups of a generation, n responses each, from what all engines have generated."""
+    everyone = {(i, j): old for i, before in begun.items() for j, old in enumerate(before)}
+    for responses in shares:
+        everyone.update(responses)
+    return [Group(prompt, [everyone[i, j] for j in range(n)]) for i, prompt in enumerate(prompts)]
+
+
+def lengthened(prompt: Prompt, prefix: Tensor) -> Prompt:
+    """A prompt with tokens of a response behind it."""
+    if not len(prefix):
+        return prompt
+    positions = prompt.position_ids
+    if positions is not None:
+        more = int(positions[-1].max()) + 1 + torch.arange(len(prefix))
+        more = more if positions.dim() == 1 else more[:, None].expand(-1, positions.shape[1])
+        positions = torch.cat([positions, more.to(positions)])
+    return replace(
+        prompt,
+        token_ids=torch.cat([prompt.token_ids, prefix.to(prompt.token_ids)]),
+        media_mask=torch.cat([prompt.media_mask, torch.zeros(len(prefix), dtype=torch.bool)]),
+        position_ids=positions,
+    )

@@ -1,0 +1,52 @@
+"""Rollouts one update ahead: which weights made them, and that a resumed run repeats them."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+
+from tests.functional.launches import CP2, Arena, curve, metrics_of, rl_flags
+
+LAG = (*CP2, "--rollout-lag", "1", "--rollout-correction", "token")
+SLOW = """
+import time
+
+def slow(response, **_):
+    time.sleep(0.05)
+    return float("A" in response)
+"""
+
+
+def test_a_step_trains_on_the_weights_before_and_a_killed_run_goes_on_alike(
+    arena: Arena, sft_run: Path, tmp_path: Path
+) -> None:
+    function = tmp_path / "slow.py"
+    function.write_text(SLOW)
+    flags = (*rl_flags(arena, sft_run), *LAG, "--reward-function", f"{function}:slow")
+    whole, killed = tmp_path / "whole", tmp_path / "killed"
+    arena.launch("train_rl", *flags, "--save", whole).succeeded()
+    steps = metrics_of(whole)
+    # The steps behind a checkpoint, every second one, and the first are generated when they begin.
+    assert curve(steps, "rollout_lag") == [0, 1, 0, 1, 0]
+    assert all(math.isfinite(value) for step in steps for value in step.values())
+    gaps = curve(steps, "logprob_gap/mean")
+    assert max(gaps[::2]) <= 1e-4
+    assert min(gaps[1::2]) > 1e-4, "the gap to older weights is more than rounding"
+    assert min(curve(steps, "correction/sample_share")) > 0.5
+
+    places = ("--save", killed, "--load", killed)
+    ended = arena.launch("train_rl", *flags, *places, watched={"KILL_AT": "0:3"})
+    assert ended.status != 0
+    arena.launch("train_rl", *flags, *places).succeeded()
+    assert metrics_of(killed) == steps
+
+
+def test_a_trained_encoder_encodes_again_for_the_update(
+    arena: Arena, sft_run: Path, tmp_path: Path
+) -> None:
+    flags = [flag for flag in rl_flags(arena, sft_run) if not flag.startswith("--freeze")]
+    run = tmp_path / "run"
+    arena.launch("train_rl", *flags, *LAG, "--train-iters", "3", "--save", run).succeeded()
+    steps = metrics_of(run)
+    assert curve(steps, "rollout_lag") == [0, 1, 0]
+    assert min(curve(steps, "grad-norm")) > 0
