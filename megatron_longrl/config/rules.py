@@ -316,7 +316,7 @@ def _rollout_servers(config: Config, world_size: int, entry: Entry | None) -> It
             "--rollout-engine server, or leave --rollout-server-address out"
         )
     replicas = config.data_parallel_size(world_size)
-    if addresses and entry is not None and len(addresses) != replicas:
+    if addresses and entry in ("rl", "evaluate") and len(addresses) != replicas:
         yield (
             f"rollout_server_address names {len(addresses)} servers for {replicas} model replicas: "
             "give --rollout-server-address one HOST:PORT for each"

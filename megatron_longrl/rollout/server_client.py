@@ -7,7 +7,7 @@ import json
 import mmap
 import secrets
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Generator, Iterator, Mapping
 from contextlib import closing, contextmanager
 from dataclasses import asdict
 from typing import Any
@@ -87,7 +87,7 @@ class ServerClient:
             self._shares_memory = bool(answer["shared"])
         return self._shares_memory
 
-    def generate(self, generation: Generation) -> Iterator[Line]:
+    def generate(self, generation: Generation) -> Generator[Line, None, None]:
         """The responses, each as soon as it is complete.
 
         Raises:
@@ -95,7 +95,7 @@ class ServerClient:
         """
         deadline = time.monotonic() + self._seconds
         with closing(SharedMemory(0)) as memory:
-            write_generation(generation, memory.path)
+            memory.write(write_generation(generation))
             with (
                 open(memory.path, "rb") as file,
                 self._connection(deadline, "generation did not end") as connection,

@@ -88,6 +88,7 @@ class ServerEngine:
         self._run = secrets.token_hex(6)
         self._incoming = Incoming(settings)
         self._source: NamedTensors | None = None
+        self._held: str | None = None  # name of the weights that the server got last
         self._is_leader = self._control.rank() == 0
         self._process: ServerProcess | None = None
         self._client: ServerClient | None = None
@@ -168,7 +169,6 @@ class ServerEngine:
 
     def _connect(self, address: str | None) -> None:
         """Find the server, or start it; it has no weights of ours then."""
-        assert self._buckets is not None
         if self._process is not None:
             address = self._process.start()
         assert address is not None
@@ -177,10 +177,16 @@ class ServerEngine:
             self._wait_for(self._client)
         try:
             self._client.check(self._settings)
-            self._client.connect_bucket(self._buckets.memory)
         except ServerLost as error:
             raise UserError(f"the rollout server at {address} went away: {error}") from error
-        self._buckets.forget()
+
+    def _check_held(self) -> None:
+        """Whether the server has what it got last: another trainer may have used it since."""
+        assert self._client is not None and self._buckets is not None
+        if self._held is None or self._client.describe()["weights"] != self._held:
+            self._held = None
+            self._buckets.forget()
+            self._client.connect_bucket(self._buckets.memory)
 
     def _wait_for(self, client: ServerClient) -> None:
         """A server that somebody else starts, or starts again."""
@@ -251,7 +257,9 @@ class ServerEngine:
                     if self._is_leader:
                         assert self._client is not None and self._buckets is not None
                         name = weights_name(self._run, version)
+                        self._check_held()
                         self.last_update = self._buckets.send(passing, self._client, name)
+                        self._held = name
                     else:
                         for _ in passing:
                             pass
@@ -279,7 +287,7 @@ class ServerEngine:
         return True
 
     def _recover(self, lost: ServerLost, losses: int) -> None:
-        assert self._client is not None and self._buckets is not None
+        assert self._client is not None
         if isinstance(lost, StaleWeights):
             what = f"has the weights {lost}"
         elif self._process is not None:
@@ -295,6 +303,6 @@ class ServerEngine:
             "not come",
             *(self._client.address, what),
         )
-        self._buckets.forget()
+        self._held = None
         if not isinstance(lost, StaleWeights):
             self._connect(self._client.address)

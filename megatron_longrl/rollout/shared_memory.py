@@ -45,9 +45,9 @@ class SharedMemory:
 
     def write(self, data: bytes) -> None:
         """Append; for memory that was made empty."""
-        written = 0
-        while written < len(data):
-            written += os.write(self._file, data[written:])
+        rest = memoryview(data)
+        while rest:
+            rest = rest[os.write(self._file, rest) :]
         self.nbytes += len(data)
 
     def close(self) -> None:

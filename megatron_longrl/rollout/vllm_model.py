@@ -103,7 +103,7 @@ def start_model(
             skip_tokenizer_init=True,
             load_format="dummy",
             generation_config="vllm",
-            dtype=settings.dtype,  # type: ignore[arg-type]
+            dtype=settings.dtype,
             distributed_executor_backend=executor,
             tensor_parallel_size=settings.tensor_parallel_size,
             enable_prompt_embeds=True,

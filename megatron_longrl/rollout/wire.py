@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from safetensors import safe_open
-from safetensors.torch import save_file
+from safetensors.torch import save
 from torch import Tensor
 
 from megatron_longrl.rollout.types import SamplingSettings
@@ -38,8 +38,8 @@ def weights_name(run: str, version: int) -> str:
     return f"{run}:{version}"
 
 
-def write_generation(generation: Generation, path: str | Path) -> None:
-    """Write to a file, which need not be on a disk."""
+def write_generation(generation: Generation) -> bytes:
+    """The content of a safetensors file."""
     tensors: dict[str, Tensor] = {}
     prompts = []
     for number, request in enumerate(generation.requests):
@@ -58,7 +58,7 @@ def write_generation(generation: Generation, path: str | Path) -> None:
         "sampling": asdict(generation.sampling),
         "prompts": prompts,
     }
-    save_file(tensors, path, {_HEADER: json.dumps(header)})
+    return save(tensors, {_HEADER: json.dumps(header)})
 
 
 def read_generation(path: str | Path) -> Generation:

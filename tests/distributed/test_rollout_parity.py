@@ -1,5 +1,7 @@
 """vLLM and the trainer are one model: greedy tokens and log-probabilities, also after updates."""
 
+from typing import Any
+
 import pytest
 import torch
 import torch.distributed as dist
@@ -17,7 +19,7 @@ from megatron_longrl.training.runtime import build_runtime
 from tests.distributed.families import run_config
 from tests.distributed.layouts import tiny_config, write_data
 
-LAYOUTS = {
+LAYOUTS: dict[str, dict[str, Any]] = {
     "MR-SP2, an engine a rank": {"context_parallel_size": 2, "rollout_tensor_parallel_size": 1},
     "MR-SP2, one engine": {"context_parallel_size": 2, "rollout_tensor_parallel_size": 2},
     "TP2": {"tensor_model_parallel_size": 2, "rollout_tensor_parallel_size": 2},

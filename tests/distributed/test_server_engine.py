@@ -154,11 +154,12 @@ def test_layers_that_have_not_changed_stay_where_they_are(engine: ServerEngine) 
 
 def shared_bytes() -> int:
     """Anonymous shared memory that this process holds."""
-    total = 0
+    sizes = {}
     for entry in Path("/proc/self/fd").iterdir():
         if entry.is_symlink() and os.readlink(entry).startswith("/memfd:megatron_longrl"):
-            total += entry.stat().st_size
-    return total
+            status = entry.stat()
+            sizes[status.st_ino] = status.st_size
+    return sum(sizes.values())
 
 
 def test_weights_go_through_one_bucket(
@@ -176,7 +177,8 @@ def test_weights_go_through_one_bucket(
     if is_leader():
         assert engine.last_update.buckets == len(held) > 3
         assert set(held) == {BUCKET}
-        size = sum(parameter.numel() * 4 for parameter in model(2).parameters())
+        norms = "norm.weight"  # ones in both models
+        size = sum(p.numel() * 4 for n, p in model(2).named_parameters() if not n.endswith(norms))
         assert engine.last_update.nbytes == size > 4 * BUCKET
 
 
@@ -255,7 +257,7 @@ def test_a_generation_that_takes_too_long(
     if is_leader():
         monkeypatch.setattr(engine._client, "_seconds", 0.15)
     with pytest.raises(UserError, match=r"did not end within 0\.15 s .*raise --rollout-timeout"):
-        engine.generate(PROMPTS, MEDIA, SamplingSettings(n=16, max_tokens=60, stop=False))
+        engine.generate(PROMPTS, MEDIA, SamplingSettings(n=16, max_tokens=50, stop=False))
     monkeypatch.undo()
     same(engine.generate(PROMPTS, MEDIA, GREEDY), engine.generate(PROMPTS, MEDIA, GREEDY))
 

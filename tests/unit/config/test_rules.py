@@ -15,6 +15,27 @@ TEXT: dict[str, Any] = {"model_family": "qwen2", **dict.fromkeys(VISION_FIELDS, 
 # Fields that break one rule, world size, entry, and the line.
 BROKEN = [
     (
+        {"rollout_server_address": ["node7:8100"]},
+        1,
+        "rl",
+        "rollout_server_address is set, but rollout_engine is colocated: give --rollout-engine "
+        "server, or leave --rollout-server-address out",
+    ),
+    (
+        {"rollout_engine": "server", "rollout_server_address": ["node7:8100"]},
+        2,
+        "rl",
+        "rollout_server_address names 1 servers for 2 model replicas: give "
+        "--rollout-server-address one HOST:PORT for each",
+    ),
+    (
+        {"rollout_server_address": ["node7:8100", "node8:8100"]},
+        1,
+        "serve",
+        "rollout_server_address names 2 addresses, but a server listens on one: give "
+        "--rollout-server-address HOST:PORT",
+    ),
+    (
         {"tensor_model_parallel_size": 3},
         3,
         None,
