@@ -136,10 +136,10 @@ class PolicyLoss:
         per_token = per_token + self._kl(batch, logprobs, divergence, report)
         if config.grpo_entropy_term_weight:
             per_token = per_token - config.grpo_entropy_term_weight * entropy
-        report.add("lm loss", per_token.detach())
         total, count = _aggregate(
             per_token, batch, config.loss_aggregation, config.rollout_max_tokens
         )
+        report.sums["lm loss"] = (float(total.detach()), float(count))
         return total, torch.tensor(count, dtype=torch.int, device=logprobs.device), report
 
     def _policy(

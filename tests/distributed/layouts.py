@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from fractions import Fraction
 from pathlib import Path
 
@@ -163,15 +163,22 @@ def run_step(runtime: Runtime) -> StepResult:
     return runtime.stepper.train(batches, media.embeddings, media.encoded, loss)
 
 
-def _gradients(runtime: Runtime) -> dict[str, torch.Tensor]:
-    """Export the gradients as if they were the weights, and put the weights back."""
-    parameters = [p for m in runtime.model.modules.values() for p in m.parameters()]
+def gradients_of(
+    runtime: Runtime, modules: Mapping[str, torch.nn.Module], parts: Sequence[str] | None = None
+) -> dict[str, torch.Tensor]:
+    """Export the gradients as if they were the weights, and put the weights back.
+
+    Args:
+        modules: of the policy, or of another model in its layout.
+        parts: see :func:`export_named_tensors`.
+    """
+    parameters = [p for m in modules.values() for p in m.parameters()]
     weights = [p.detach().clone() for p in parameters]
     with torch.no_grad():
         for parameter in parameters:
             gradient = getattr(parameter, "main_grad", None)
             parameter.copy_(torch.zeros_like(parameter) if gradient is None else gradient)
-        stream = export_named_tensors(runtime.model.modules, runtime.config, runtime.groups)
+        stream = export_named_tensors(modules, runtime.config, runtime.groups, parts)
         gradients = {name: tensor.clone() for name, tensor in stream}
         for parameter, weight in zip(parameters, weights, strict=True):
             parameter.copy_(weight)

@@ -82,17 +82,31 @@ class Twin:
         x = F.gelu(F.linear(x, p["2.weight"], p["2.bias"]))
         return F.linear(x, p["4.weight"], p["4.bias"])
 
-    def logprobs(self, prompt: Prompt, response: Sequence[int], temperature: float = 1.0) -> Tensor:
-        """[R] log-probabilities of one response, with a graph."""
+    def states(self, prompt: Prompt, response: Sequence[int]) -> Tensor:
+        """[R, h] final hidden states, each before a token of one response; with a graph."""
         ids = torch.cat([prompt.token_ids, torch.tensor(response)])
         embeddings = self.llm.get_input_embeddings()(ids)
         if prompt.videos:
             media = [self.media(spec) for spec in prompt.videos]
             mask = torch.cat([prompt.media_mask, torch.zeros(len(response), dtype=torch.bool)])
             embeddings = embeddings.masked_scatter(mask[:, None], torch.cat(media))
-        logits = self.llm(inputs_embeds=embeddings[None]).logits[0]
-        predicted = (logits[len(prompt.token_ids) - 1 : -1] / temperature).log_softmax(-1)
-        return predicted.gather(1, torch.tensor(response)[:, None])[:, 0]
+        states = self.llm.model(inputs_embeds=embeddings[None]).last_hidden_state[0]
+        return states[len(prompt.token_ids) - 1 : -1]
+
+    def distributions(
+        self, prompt: Prompt, response: Sequence[int], temperature: float = 1.0
+    ) -> Tensor:
+        """[R, v] log-probabilities of the whole vocabulary before each token, with a graph."""
+        logits = self.llm.lm_head(self.states(prompt, response))
+        return (logits / temperature).log_softmax(-1)
+
+    def logprobs(self, prompt: Prompt, response: Sequence[int], temperature: float = 1.0) -> Tensor:
+        """[R] log-probabilities of one response, with a graph."""
+        return taken(self.distributions(prompt, response, temperature), response)
+
+    def values(self, prompt: Prompt, response: Sequence[int], head: Tensor) -> Tensor:
+        """[R] of a critic with a linear head [h], before each token; with a graph."""
+        return self.states(prompt, response) @ head
 
     def gradients(self) -> dict[str, Tensor]:
         """By the names of an export, of all tensors that have one."""
@@ -103,6 +117,11 @@ class Twin:
                 found[name] = tower[_alias(name.removeprefix("vision_tower/"), tower)].grad
         found |= {f"mm_projector/layers.{n}": t.grad for n, t in self.projector.items()}
         return {name: grad for name, grad in found.items() if grad is not None}
+
+
+def taken(distributions: Tensor, response: Sequence[int]) -> Tensor:
+    """[R]: the entries of the response's tokens in [R, v]."""
+    return distributions.gather(1, torch.tensor(response)[:, None])[:, 0]
 
 
 def _alias(name: str, own: Mapping[str, object]) -> str:

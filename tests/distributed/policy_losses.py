@@ -1,0 +1,383 @@
+"""Off-policy losses and a critic's, in any layout, against formulas in float64 on the twin.
+
+The formulas are written down once more here, from the papers that tests/unit/training/
+test_policy_losses.py names; the twin's log-probabilities come from whole sequences on one process.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from functools import cache
+from itertools import chain
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor
+
+from megatron_longrl.checkpoint.mapping import export_named_tensors
+from megatron_longrl.config import Config
+from megatron_longrl.data.prompts import Prompt
+from megatron_longrl.data.rows import load_rows
+from megatron_longrl.rollout.types import Group, Response
+from megatron_longrl.training.batches import rl_batches
+from megatron_longrl.training.critic import Critic
+from megatron_longrl.training.losses import rl_loss
+from megatron_longrl.training.reference import ReferenceWeights
+from megatron_longrl.training.rl import RLTrainer
+from megatron_longrl.training.rollouts import Rollouts
+from megatron_longrl.training.runtime import Runtime, build_runtime
+from megatron_longrl.training.sharding import MicroBatch
+from megatron_longrl.training.token_values import place
+from tests.distributed.layouts import (
+    RESPONSES,
+    TOLERANCE,
+    gradients_of,
+    largest_error,
+    tiny_config,
+)
+from tests.distributed.twin import Twin, taken
+from tests.scripted_engine import ScriptedEngine
+
+LOSSES = ("clip", "gspo", "cispo", "pg")
+AGGREGATIONS = ("token", "sequence", "sequence-sum-norm")
+CORRECTIONS = ("token", "sequence", "icepop")
+KLS = ("k3", "full", "k1", "k2", "abs")
+LOWER, UPPER, DUAL, BETA, BONUS, CAP, FLOOR = 0.2, 0.3, 1.5, 0.2, 0.05, 1.5, 0.6
+MOST_TOKENS = 40
+HEAD = 0.3 * torch.randn(32, generator=torch.Generator().manual_seed(77))
+"""Weights of the value head."""
+
+
+def settings() -> Iterator[dict[str, object]]:
+    """Every loss with every aggregation, with every correction and KL term in turn."""
+    for i, loss in enumerate(LOSSES):
+        for j, aggregation in enumerate(AGGREGATIONS):
+            yield {
+                "policy_loss": loss,
+                "loss_aggregation": aggregation,
+                "rollout_correction": CORRECTIONS[(i + j) % 3],
+                "kl_type": KLS[(i + j) % 2] if i < 3 else KLS[2 + j],
+                "grpo_kl_beta": BETA,
+                "grpo_entropy_term_weight": BONUS,
+                "grpo_clamp_eps_lower": LOWER,
+                "grpo_clamp_eps_upper": UPPER,
+                "dual_clip": DUAL,
+                "rollout_correction_cap": CAP,
+                "rollout_correction_floor": FLOOR,
+            }
+
+
+@dataclass(frozen=True)
+class Numbers:
+    """What is made up for one response, float32 [R]; log-probabilities are near the model's own."""
+
+    tokens: Tensor
+    old: Tensor
+    rollout: Tensor
+    advantages: Tensor
+    old_values: Tensor
+    returns: Tensor
+
+    @staticmethod
+    @cache
+    def of(row: int, index: int) -> Numbers:
+        """The same on every rank."""
+        length = RESPONSES[row][index]
+        generator = torch.Generator().manual_seed(10 * row + index)
+
+        def normal(mean: float, deviation: float) -> Tensor:
+            return mean + deviation * torch.randn(length, generator=generator)
+
+        tokens = torch.randint(20, 60, (length,), generator=generator)
+        return Numbers(
+            tokens,
+            normal(-5.8, 0.4),
+            normal(-5.8, 0.4),
+            normal(0.0, 1.0),
+            normal(0.5, 0.5),
+            normal(0.5, 0.5),
+        )
+
+
+def off_policy_groups(prompts: Iterable[Prompt]) -> tuple[list[Group], dict[int, Numbers]]:
+    """Groups of the made-up responses to some rows, and their numbers by the response's ``id``."""
+    groups, numbers = [], {}
+    for prompt in prompts:
+        row = int(prompt.row.problem_id)
+        responses = []
+        for index in range(len(RESPONSES[row])):
+            made_up = Numbers.of(row, index)
+            response = Response(made_up.tokens, made_up.rollout, "", "stop", 0)
+            numbers[id(response)] = made_up
+            responses.append(response)
+        advantages = [numbers[id(response)].advantages for response in responses]
+        groups.append(Group(prompt, responses, advantages=advantages))
+    return groups, numbers
+
+
+# ---- The twin ----
+
+
+@dataclass
+class Answers:
+    """The twin's view of one response."""
+
+    numbers: Numbers
+    policy: Tensor
+    """[R, v] log-probabilities, with a graph."""
+    reference: Tensor
+    """[R, v] without."""
+
+    @property
+    def logprobs(self) -> Tensor:
+        return taken(self.policy, self.numbers.tokens.tolist()).double()
+
+
+_TWINS: dict[str, tuple[Twin, list[Answers]]] = {}
+
+
+def twin_of(
+    runtime: Runtime, weights: Mapping[str, Tensor], reference: Mapping[str, Tensor]
+) -> tuple[Twin, list[Answers]]:
+    """Whole sequences of all rows of all replicas; computed once for the same data."""
+    config = runtime.config
+    key = str(config.train_data_path)
+    if key not in _TWINS:
+        policy, other = Twin(config, weights), Twin(config, reference)
+        answers = []
+        for prompt in runtime.build_prompts(load_rows(config.train_data_path)):
+            row = int(prompt.row.problem_id)
+            for index in range(len(RESPONSES[row])):
+                numbers = Numbers.of(row, index)
+                ids = numbers.tokens.tolist()
+                with torch.no_grad():
+                    frozen = other.distributions(prompt, ids)
+                answers.append(Answers(numbers, policy.distributions(prompt, ids), frozen))
+        _TWINS[key] = policy, answers
+    return _TWINS[key]
+
+
+def expected_loss(config: Config, answers: Iterable[Answers]) -> Tensor:
+    """Response by response, in float64, with a graph."""
+    by_response = [_loss_of_tokens(config, answer) for answer in answers]
+    if config.loss_aggregation == "token":
+        return torch.cat(by_response).mean()
+    if config.loss_aggregation == "sequence":
+        return torch.stack([losses.mean() for losses in by_response]).mean()
+    return torch.stack([losses.sum() / MOST_TOKENS for losses in by_response]).mean()
+
+
+def _loss_of_tokens(config: Config, answer: Answers) -> Tensor:
+    """[R]"""
+    numbers, logprobs = answer.numbers, answer.logprobs
+    old, advantages = numbers.old.double(), numbers.advantages.double()
+    log_p = answer.policy.double()
+    ratio = (logprobs - old).exp()
+    if config.policy_loss == "gspo":
+        mean = (logprobs - old).mean().exp().detach()
+        ratio = mean * logprobs.exp() / logprobs.exp().detach()
+    if config.policy_loss == "pg":
+        gain = advantages * logprobs
+    elif config.policy_loss == "cispo":
+        gain = ratio.detach().clamp(1 - LOWER, 1 + UPPER) * advantages * logprobs
+    else:
+        gain = torch.minimum(ratio * advantages, ratio.clamp(1 - LOWER, 1 + UPPER) * advantages)
+        gain = torch.where(advantages < 0, torch.maximum(gain, DUAL * advantages), gain)
+    weights = (old - numbers.rollout.double()).exp()
+    if config.rollout_correction == "token":
+        weights = weights.clamp(max=CAP)
+    elif config.rollout_correction == "sequence":
+        weights = weights.prod().clamp(max=CAP).expand_as(gain)
+    else:
+        weights = torch.where((weights < FLOOR) | (weights > CAP), 0.0, weights)
+    return (
+        -weights * gain
+        + BETA * _divergence(config, answer)
+        - BONUS * -(log_p.exp() * log_p).sum(-1)
+    )
+
+
+def _divergence(config: Config, answer: Answers) -> Tensor:
+    """[R] from the reference."""
+    log_p, log_q = answer.policy.double(), answer.reference.double()
+    if config.kl_type == "full":
+        return (log_p.exp() * (log_p - log_q)).sum(-1)
+    difference = answer.logprobs - taken(log_q, answer.numbers.tokens.tolist())
+    return {
+        "k1": difference,
+        "abs": difference.abs(),
+        "k2": difference.square() / 2,
+        "k3": (-difference).exp() - 1 + difference,
+    }[config.kl_type]
+
+
+# ---- The comparison ----
+
+
+def check_policy_losses(folder: Path, **layout: object) -> None:
+    """Losses and gradients of all :func:`settings` in one layout."""
+    runtime = build_runtime(tiny_config(folder, grpo_kl_beta=BETA, **layout), "rl")
+    reference, reference_weights = ReferenceWeights(runtime.model.gpt), named_weights(runtime)
+    with torch.no_grad():
+        for parameter in runtime.model.gpt.parameters():
+            parameter.mul_(1.1)
+    groups, media, numbers = _prepared(runtime)
+    twin, answers = twin_of(runtime, named_weights(runtime), reference_weights)
+    trainer = RLTrainer(runtime, ScriptedEngine(lambda *_: True), reference)
+    problems = {}
+    for fields in settings():
+        config = trainer.config = runtime.config.replace(**fields)
+        batches = rl_batches(groups, config, runtime.groups)
+        for batch in batches:
+            batch.old_logprobs = _placed(batch, numbers, lambda n: n.old)
+        trainer._reference_logprobs(batches, media)
+        result = runtime.stepper.train(batches, media.embeddings, media.encoded, rl_loss(config))
+        ours = gradients_of(runtime, runtime.model.modules)
+        loss = expected_loss(config, answers)
+        _clear(twin)
+        loss.backward(retain_graph=True)
+        problem = _difference(result.metrics["lm loss"], loss, ours, twin.gradients())
+        if problem:
+            problems[str(list(fields.values())[:4])] = problem
+    assert not problems
+
+
+def check_critic(folder: Path, **layout: object) -> None:
+    """Values, advantages, and the losses and gradients of policy and critic in one layout."""
+    config = tiny_config(folder, rl_algorithm="ppo", gae_gamma=0.9, gae_lambda=0.8, **layout)
+    runtime = build_runtime(config, "rl")
+    critic = Critic(runtime)
+    critic.begin(runtime.model.gpt)
+    gpt = critic.model.gpt
+    if runtime.groups.is_last_stage:
+        share = HEAD.chunk(runtime.groups.tp.size())[runtime.groups.tp.rank()]
+        with torch.no_grad():
+            gpt.value_head.weight.copy_(share[None])
+    groups, media, numbers = _prepared(runtime)
+    rewards = torch.tensor([1.0, 0.0])
+    for group in groups:
+        group.rewards, group.advantages = rewards, None
+    trainer = RLTrainer(runtime, ScriptedEngine(lambda *_: True), None, critic)
+    batches = rl_batches(groups, config, runtime.groups)
+    trainer._old_logprobs(batches, media)
+    trainer._values(batches, media)
+    trainer._advantages(Rollouts(groups=groups), batches)
+
+    policy, critics = (Twin(config, named_weights(runtime)) for _ in range(2))
+    head = HEAD.clone().requires_grad_()
+    prompts = runtime.build_prompts(load_rows(config.train_data_path))
+    everyone, _ = off_policy_groups(prompts)
+    raw, values, logprobs = [], [], []
+    for group in everyone:
+        for response, reward in zip(group.responses, rewards.tolist(), strict=True):
+            ids = response.token_ids.tolist()
+            values.append(critics.values(group.prompt, ids, head).double())
+            logprobs.append(policy.logprobs(group.prompt, ids).double())
+            raw.append(_gae(values[-1].tolist(), reward, gamma=0.9, lambda_=0.8))
+    flat = torch.tensor(list(chain(*raw)), dtype=torch.float64)
+    whitened = (flat - flat.mean()) / (flat.std() + config.advantage_epsilon)
+    # On policy nothing is clipped: the gradient is that of the log-likelihood.
+    (-whitened * torch.cat(logprobs)).mean().backward()
+    result = runtime.stepper.train(batches, media.embeddings, media.encoded, rl_loss(config))
+    assert not _difference(
+        result.metrics["lm loss"],
+        -whitened.mean(),
+        gradients_of(runtime, runtime.model.modules),
+        policy.gradients(),
+    )
+
+    returns = flat + torch.cat(values).detach()
+    met: dict[str, Tensor] = {"as computed": (torch.cat(values) - returns).square().mean() / 2}
+    # And with numbers far enough from the values that the clip works.
+    old = torch.cat([Numbers.of(r, k).old_values for r, k in _all_responses()]).double()
+    far = torch.cat([Numbers.of(r, k).returns for r, k in _all_responses()]).double()
+    near = old + (torch.cat(values) - old).clamp(-0.2, 0.2)
+    errors = torch.stack([(torch.cat(values) - far).square(), (near - far).square()])
+    met["clipped"] = errors.amax(0).mean() / 2
+    assert 0.1 < (errors[1] > errors[0]).double().mean() < 0.9
+    for name, loss in met.items():
+        if name == "clipped":
+            for batch in batches:
+                batch.old_values = _placed(batch, numbers, lambda n: n.old_values)
+                batch.returns = _placed(batch, numbers, lambda n: n.returns)
+        metrics = critic.train(batches, media.embeddings, advance=True)
+        _clear(critics)
+        head.grad = None
+        loss.backward(retain_graph=True)
+        ours = gradients_of(
+            runtime, {"language_model": critic.model.language_model}, parts=("llm",)
+        )
+        theirs = {k: g for k, g in critics.gradients().items() if k.startswith("llm/")}
+        assert head.grad is not None
+        theirs["value_head"] = head.grad
+        ours["value_head"] = _head_gradient(runtime, gpt)
+        assert not _difference(metrics["critic/loss"], loss, ours, theirs), name
+    spread = ((far - old) - (far - old).mean()).square().mean() / (far - far.mean()).square().mean()
+    assert metrics["critic/explained_variance"] == pytest.approx(1 - float(spread), rel=1e-4)
+
+
+def _gae(values: list[float], reward: float, gamma: float, lambda_: float) -> list[float]:
+    """https://arxiv.org/abs/1506.02438, equations 11 to 16; the reward falls on the last token."""
+    length = len(values)
+    rewards = [0.0] * (length - 1) + [reward]
+    after = [*values[1:], 0.0]
+    errors = [rewards[t] + gamma * after[t] - values[t] for t in range(length)]
+    return [
+        sum((gamma * lambda_) ** k * errors[t + k] for k in range(length - t))
+        for t in range(length)
+    ]
+
+
+def _all_responses() -> list[tuple[int, int]]:
+    return [(row, k) for row in range(len(RESPONSES)) for k in range(len(RESPONSES[row]))]
+
+
+def _prepared(runtime: Runtime):
+    """This replica's groups, the embeddings of their videos, and the numbers of their responses."""
+    rows = runtime.share(load_rows(runtime.config.train_data_path))
+    prompts = runtime.build_prompts(rows)
+    _, media = runtime.encode(prompts, for_training=True)
+    groups, numbers = off_policy_groups(prompts)
+    return groups, media, numbers
+
+
+def _placed(
+    batch: MicroBatch, numbers: Mapping[int, Numbers], field: Callable[[Numbers], Tensor]
+) -> Tensor:
+    return place(batch, [field(numbers[id(response)]) for response in batch.responses])
+
+
+def named_weights(runtime: Runtime) -> dict[str, Tensor]:
+    """All weights by Hugging Face names; collective over the replica."""
+    stream = export_named_tensors(runtime.model.modules, runtime.config, runtime.groups)
+    return {name: tensor.clone() for name, tensor in stream}
+
+
+def _head_gradient(runtime: Runtime, gpt: torch.nn.Module) -> Tensor:
+    """[h] on every rank."""
+    groups = runtime.groups
+    mine = torch.zeros(groups.tp.size(), len(HEAD) // groups.tp.size())
+    if groups.is_last_stage:
+        mine[groups.tp.rank()] = gpt.value_head.weight.main_grad[0]
+    torch.distributed.all_reduce(mine, group=groups.tp)
+    torch.distributed.all_reduce(mine, group=groups.pp)
+    return mine.flatten()
+
+
+def _clear(twin: Twin) -> None:
+    for module in (twin.llm, twin.tower):
+        module.zero_grad(set_to_none=True)
+    for tensor in twin.projector.values():
+        tensor.grad = None
+
+
+def _difference(
+    loss: float, expected: Tensor, ours: dict[str, Tensor], theirs: dict[str, Tensor]
+) -> str | None:
+    """What is not equal within the tolerance."""
+    if loss != pytest.approx(float(expected.detach()), rel=TOLERANCE, abs=1e-6):
+        return f"loss {loss}, expected {float(expected.detach())}"
+    error = largest_error(ours, theirs)
+    return f"gradients differ by {error:.2e}" if error > TOLERANCE else None

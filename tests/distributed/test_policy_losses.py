@@ -1,0 +1,32 @@
+"""Every policy loss, aggregation, KL term and correction, and the critic, over two ranks: losses
+and gradients of the one-process twin."""
+
+from __future__ import annotations
+
+import pytest
+
+from tests.distributed.cases import CP2, PP2, SP, TP2
+from tests.distributed.policy_losses import check_critic, check_policy_losses
+
+LAYOUTS: dict[str, dict[str, object]] = {
+    "TP2": TP2 | {"use_sequence_packing": True},
+    "TP2 with sequence parallelism": TP2 | SP | {"micro_batch_size": 2},
+    "MR-SP2": CP2 | {"micro_batch_size": 2},
+    "MR-SP2 packed": CP2 | {"use_sequence_packing": True},
+    "MR-SP2, rows dealt out whole": CP2 | {"mrsp_stages": "1"},
+    "MR-SP2, no shared prompts": CP2 | {"shared_prompt": False, "cp_comm_type": "p2p"},
+    "PP2": dict(PP2),
+    "PP2 packed": PP2 | {"use_sequence_packing": True},
+    "DP2": {"micro_batch_size": 2},
+    "DP2 packed": {"use_sequence_packing": True},
+}
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_policy_losses(tiny_data, layout):
+    check_policy_losses(tiny_data, **LAYOUTS[layout])
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_critic(tiny_data, layout):
+    check_critic(tiny_data, **LAYOUTS[layout])

@@ -1,0 +1,106 @@
+"""A rollout engine without a model: the test decides which responses are right.
+
+Everything follows from the prompt, the number of the response and the training step, so that every
+rank of a replica gives the same, as the protocol asks.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from megatron_longrl.data.prompts import Prompt
+from megatron_longrl.data.rows import Row, load_rows
+from megatron_longrl.rollout.continuation import NOTHING, Begun
+from megatron_longrl.rollout.engine import OnResponse
+from megatron_longrl.rollout.types import Group, Response, SamplingSettings
+
+Script = Callable[[int, int, int], bool]
+"""(number of the question, which response, training step) -> whether it is right. Greedy answers
+get the number of the last training step before them."""
+
+
+class ScriptedEngine:
+    """Implements :class:`~megatron_longrl.rollout.engine.RolloutEngine`.
+
+    Args:
+        is_right: of a response; the rows' answer is A.
+    """
+
+    def __init__(self, is_right: Script) -> None:
+        self.is_right = is_right
+        self.weight_version = -1
+        self.asked: list[tuple[int, list[int]]] = []
+        """(round, numbers of the questions) of every call for training."""
+        self.given: list[Group] = []
+        """What these calls returned."""
+        self.digests: list[str] = []
+        """Of all weights, by version."""
+        self._step = 0
+
+    def generate(
+        self,
+        prompts: Sequence[Prompt],
+        media: Mapping[str, Tensor],
+        sampling: SamplingSettings,
+        on_response: OnResponse | None = None,
+        begun: Begun = NOTHING,
+    ) -> list[Group]:
+        """See the protocol."""
+        for prompt in prompts:
+            for video, length in zip(prompt.videos, prompt.media_lengths, strict=True):
+                assert media[video.key()].shape[0] == length
+        if sampling.temperature > 0:
+            self._step = sampling.step
+            self.asked.append((sampling.round, [number_of(prompt.row) for prompt in prompts]))
+        groups = [
+            Group(prompt, [self._response(prompt, j) for j in range(sampling.n)])
+            for prompt in prompts
+        ]
+        if sampling.temperature > 0:
+            self.given += groups
+        return groups
+
+    def _response(self, prompt: Prompt, index: int) -> Response:
+        number = number_of(prompt.row)
+        generator = torch.Generator().manual_seed(1000 * self._step + 10 * number + index)
+        length = int(torch.randint(1, 9, (), generator=generator))
+        letter = "A" if self.is_right(number, index, self._step) else "B"
+        return Response(
+            token_ids=torch.randint(20, 60, (length,), generator=generator),
+            logprobs=-5.7 + 0.3 * torch.randn(length, generator=generator),
+            text=f"<think>so</think><answer>{letter}</answer>",
+            finish_reason="stop",
+            weight_version=self.weight_version,
+        )
+
+    def update_weights(self, named: Iterable[tuple[str, Tensor]], version: int) -> None:
+        """See the protocol."""
+        digest = hashlib.sha256()
+        for name, tensor in named:
+            digest.update(name.encode())
+            digest.update(tensor.detach().contiguous().numpy().tobytes())
+        self.digests.append(digest.hexdigest())
+        self.weight_version = version
+
+    def close(self) -> None:
+        """See the protocol."""
+
+
+def questions(folder: Path, count: int) -> list[Row]:
+    """Numbered questions about the videos of :func:`tests.distributed.layouts.write_data`."""
+    rows = load_rows([str(folder)])
+    return [
+        dataclasses.replace(rows[k % len(rows)], problem_id=str(k), uid=f"question {k}")
+        for k in range(count)
+    ]
+
+
+def number_of(row: Row) -> int:
+    """Of a question."""
+    return int(row.problem_id)
