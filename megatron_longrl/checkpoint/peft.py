@@ -162,8 +162,8 @@ def target_modules(modules: Sequence[str], others: Collection[str]) -> list[str]
     inner: dict[tuple[str, str], list[str]] = {}
     for (head, tail), numbers in layers.items():
         inner.setdefault((head, "|".join(numbers)), []).append(re.escape(tail))
-    for (head, numbers), tails in inner.items():
-        alternatives.append(rf"{re.escape(head)}\.({numbers})\.({'|'.join(tails)})")
+    for (head, which), tails in inner.items():
+        alternatives.append(rf"{re.escape(head)}\.({which})\.({'|'.join(tails)})")
     return "|".join(alternatives)
 
 

@@ -69,8 +69,8 @@ class Judge:
     async def score(self, sample: Sample) -> Outcome:
         """The judge's score; samples about which the same is asked share one request."""
         prompt = fill(self._template, sample)
-        asked = json.dumps([self._url, self._model, self._temperature, prompt])
-        key = hashlib.sha256(asked.encode()).hexdigest()
+        text = json.dumps([self._url, self._model, self._temperature, prompt])
+        key = hashlib.sha256(text.encode()).hexdigest()
         asked = self._asked.get(key)
         if asked is None:
             asked = self._asked[key] = _Asked(asyncio.create_task(self._judge(key, prompt)))

@@ -259,13 +259,13 @@ class WorkerPool:
             return
         except TimeoutError:
             await child.kill()
-            error, timed_out = f"gave no result within {self._seconds:g} s", True
+            reason, timed_out = f"gave no result within {self._seconds:g} s", True
         except ChildDied:
             status = await child.kill()
-            error, timed_out = f"ended its process (exit status {status})", False
+            reason, timed_out = f"ended its process (exit status {status})", False
         if len(calls) == 1:
             for call in open_calls.values():
-                call.fail(error, timed_out=timed_out)
+                call.fail(reason, timed_out=timed_out)
             return
         for call in open_calls.values():  # Which of them it was shows when each runs alone.
             call.alone = True

@@ -150,7 +150,7 @@ def train_step(
 ) -> tuple[Runtime, dict[str, float], dict[str, torch.Tensor]]:
     """:func:`train_once` with a run that is built already."""
     result = run_step(runtime)
-    return runtime, result.metrics, _gradients(runtime)
+    return runtime, result.metrics, gradients_of(runtime, runtime.model.modules)
 
 
 def run_step(runtime: Runtime) -> StepResult:

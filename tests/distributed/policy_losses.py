@@ -20,11 +20,12 @@ from megatron_longrl.checkpoint.mapping import export_named_tensors
 from megatron_longrl.config import Config
 from megatron_longrl.data.prompts import Prompt
 from megatron_longrl.data.rows import load_rows
+from megatron_longrl.rewards.runner import RewardRunner, build_rewards
 from megatron_longrl.rollout.types import Group, Response
 from megatron_longrl.training.batches import rl_batches
 from megatron_longrl.training.critic import Critic
 from megatron_longrl.training.losses import rl_loss
-from megatron_longrl.training.reference import ReferenceWeights
+from megatron_longrl.training.reference import CopiedWeights
 from megatron_longrl.training.rl import RLTrainer
 from megatron_longrl.training.rollouts import Rollouts
 from megatron_longrl.training.runtime import Runtime, build_runtime
@@ -216,16 +217,21 @@ def _divergence(config: Config, answer: Answers) -> Tensor:
 # ---- The comparison ----
 
 
+def rewards_of(runtime: Runtime) -> RewardRunner:
+    """Of a trainer whose groups come with their rewards."""
+    return build_rewards(runtime.config, runtime.groups)
+
+
 def check_policy_losses(folder: Path, **layout: object) -> None:
     """Losses and gradients of all :func:`settings` in one layout."""
     runtime = build_runtime(tiny_config(folder, grpo_kl_beta=BETA, **layout), "rl")
-    reference, reference_weights = ReferenceWeights(runtime.model.gpt), named_weights(runtime)
+    reference, reference_weights = CopiedWeights(runtime.model.gpt), named_weights(runtime)
     with torch.no_grad():
         for parameter in runtime.model.gpt.parameters():
             parameter.mul_(1.1)
     groups, media, numbers = _prepared(runtime)
     twin, answers = twin_of(runtime, named_weights(runtime), reference_weights)
-    trainer = RLTrainer(runtime, ScriptedEngine(lambda *_: True), reference)
+    trainer = RLTrainer(runtime, ScriptedEngine(lambda *_: True), rewards_of(runtime), reference)
     problems = {}
     for fields in settings():
         config = trainer.config = runtime.config.replace(**fields)
@@ -259,7 +265,7 @@ def check_critic(folder: Path, **layout: object) -> None:
     rewards = torch.tensor([1.0, 0.0])
     for group in groups:
         group.rewards, group.advantages = rewards, None
-    trainer = RLTrainer(runtime, ScriptedEngine(lambda *_: True), None, critic)
+    trainer = RLTrainer(runtime, ScriptedEngine(lambda *_: True), rewards_of(runtime), None, critic)
     batches = rl_batches(groups, config, runtime.groups)
     trainer._old_logprobs(batches, media)
     trainer._values(batches, media)
@@ -355,7 +361,7 @@ def named_weights(runtime: Runtime) -> dict[str, Tensor]:
     return {name: tensor.clone() for name, tensor in stream}
 
 
-def _head_gradient(runtime: Runtime, gpt: torch.nn.Module) -> Tensor:
+def _head_gradient(runtime: Runtime, gpt: Any) -> Tensor:
     """[h] on every rank."""
     groups = runtime.groups
     mine = torch.zeros(groups.tp.size(), len(HEAD) // groups.tp.size())

@@ -224,7 +224,8 @@ def test_weights_come_merged_at_another_layout(before, after, shared_path):
 
 def test_gradients_of_adapters_alone_have_memory():
     run = LoraRun("tp2")
-    for part, module in run.model.modules.items():
+    modules: dict[str, Any] = dict(run.model.modules)
+    for part, module in modules.items():
         held = {id(p) for buffer in module.buffers for p in buffer.param_index_map}
         found = adapter_parameters(run.model.modules, run.config)
         expected = {id(p) for row, p in found if row.megatron.startswith(part)}

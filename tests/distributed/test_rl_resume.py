@@ -1,5 +1,8 @@
 """An interrupted run of RL goes on as if nothing had happened, bit for bit: critic, reference and
-the weight of the KL term included. tests/functional/test_resume.py does it with vLLM and SIGKILL."""
+the weight of the KL term included.
+
+tests/functional/test_resume.py does it with vLLM and SIGKILL.
+"""
 
 from __future__ import annotations
 

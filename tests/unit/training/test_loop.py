@@ -24,7 +24,7 @@ def test_every_interval_and_after_the_last_step(interval, due):
     run: Any = SimpleNamespace(config=make_config(train_iters=7))
     found = []
     for run.iteration in range(1, 8):
-        if TrainingLoop._is_due(run, interval):
+        if TrainingLoop._is_due(run, interval, run.iteration):
             found.append(run.iteration)
     assert found == due
 

@@ -97,8 +97,8 @@ def test_what_is_kept(
     metric: str, rewards: list[float], correct: list[float], valid: list[bool], kept: bool
 ) -> None:
     config = make_config(filter_metric=metric, filter_low=0.01, filter_high=0.99)
-    floats = [[float(value) for value in values] for values in (rewards, correct)]
-    assert keeps(make_group(*floats, valid), config) is kept
+    earned, right = ([float(value) for value in values] for values in (rewards, correct))
+    assert keeps(make_group(earned, right, valid), config) is kept
 
 
 def test_a_group_without_a_reward_is_not_kept_by_any_bound() -> None:
