@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 
 from tests.distributed.cases import CP2
 from tests.distributed.dynamic_sampling import nothing_to_train_on, refilled
 
-LAYOUTS: dict[str, dict[str, object]] = {"DP2": {}, "MR-SP2": dict(CP2)}
+LAYOUTS: dict[str, dict[str, Any]] = {"DP2": {}, "MR-SP2": dict(CP2)}
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)

@@ -3,12 +3,14 @@ and gradients of the one-process twin."""
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 
 from tests.distributed.cases import CP2, PP2, SP, TP2
 from tests.distributed.policy_losses import check_critic, check_policy_losses
 
-LAYOUTS: dict[str, dict[str, object]] = {
+LAYOUTS: dict[str, dict[str, Any]] = {
     "TP2": TP2 | {"use_sequence_packing": True},
     "TP2 with sequence parallelism": TP2 | SP | {"micro_batch_size": 2},
     "MR-SP2": CP2 | {"micro_batch_size": 2},
