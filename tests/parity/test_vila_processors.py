@@ -69,7 +69,7 @@ def test_pixels(number: int, tmp_path: Path) -> None:
     levels = (ours - theirs).abs() * torch.tensor(config.image_std).view(3, 1, 1) * 255
     assert (levels <= 1.02).float().mean() >= 0.95
     assert levels.max() <= FARTHER.get(number, 4) + 0.02
-    assert (levels <= 4.02).float().mean() >= 0.999
+    assert (levels <= 4.02).float().mean() >= 0.998
     assert theirs.std() > 0.2
     # 6 x 6 patches make 3 x 3 tokens, a newline behind each frame.
     frame = [Slots(Symbols().media_id, (1, 1, 9)), "\n"]
