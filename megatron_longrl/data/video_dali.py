@@ -94,11 +94,12 @@ def _build(recipe: Recipe) -> Any:
         else:
             frames = fn.external_source(name="frames", dtype=types.UINT8, ndim=4, layout="FHWC")
             frames = frames.gpu() if on_gpu else frames
-        size = fn.external_source(name="size", dtype=types.FLOAT, ndim=1)
-        # As Pillow does, which cuts off and rounds what is above 255 or below 0 in between.
-        cubic = {"interp_type": types.INTERP_CUBIC, "antialias": True, "mode": "stretch"}
-        frames = fn.resize(frames, resize_x=size[1], **cubic)
-        frames = fn.resize(frames, resize_y=size[0], **cubic)
+        frames = fn.resize(
+            frames,
+            size=fn.external_source(name="size", dtype=types.FLOAT, ndim=1),
+            interp_type=types.INTERP_CUBIC,
+            antialias=True,
+        )
         return fn.crop_mirror_normalize(
             frames,
             dtype=types.FLOAT,

@@ -179,12 +179,6 @@ def test_videos_and_images_at_positions_of_their_own(family_folder, family, layo
     check(Run(run_config(folder, **OPTIONS | LAYOUTS[layout]), folder / "hf"))
 
 
-def test_a_lengthened_context_of_three_positions(family_folder):
-    folder = family_folder("qwen2_5_vl")
-    options = OPTIONS | LAYOUTS["MR-SP2, one engine"] | YARN
-    check(Run(run_config(folder, **options), folder / "hf"))
-
-
 def test_gap_in_bf16(data):
     run = vila(data, bf16=True, **LAYOUTS["MR-SP2, an engine a rank"])
     try:
