@@ -47,6 +47,7 @@ def parallel(replica: int) -> ParallelGroups:
         tensor_model_parallel_size=replica,
         pipeline_model_parallel_size=1,
         context_parallel_size=1,
+        vision_tensor_parallel=False,
         sharing_degrees=[1],
         distributed_timeout_minutes=2,
         distributed_backend="gloo",

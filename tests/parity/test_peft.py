@@ -70,7 +70,8 @@ def trained(name: str, folder: Path) -> TrainedModel:
     fields = {"seq_length": 512, "lora_rank": 3, "lora_alpha": 4, **changes}
     config = Config.model_validate({**config_from_hf(folder / "hf"), **fields})
     groups = init_parallel(config)
-    model = build_model(config, groups)
+    with torch.enable_grad():  # core looks for the graph of parameters
+        model = build_model(config, groups)
     load_hf_weights(folder / "hf", model.modules, config, groups)
     torch.manual_seed(9)
     for adapter in local_adapters(model.modules).values():
