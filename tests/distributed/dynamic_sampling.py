@@ -124,8 +124,13 @@ def refilled(
     chosen = [rows[number] for part in trained for number in part]
     if len(chosen) == PER_STEP:
         plain, again = build(folder, live, dynamic_sampling=False, **layout)
-        plain.step(0, source_of(chosen, again))
-        assert same(weights(again), after)
+        expected = plain.step(0, source_of(chosen, again))
+        for name in ("grad-norm", "policy loss", "entropy/mean"):
+            assert metrics[name] == pytest.approx(expected[name], rel=1e-5, abs=1e-7), name
+        if updates == 1:
+            # More updates need old log-probabilities, of videos that came in other rounds: other
+            # sizes of the encoder's batches round differently.
+            assert same(weights(again), after)
 
 
 def _mean_reward(numbers: Collection[int], live: Collection[int]) -> float:

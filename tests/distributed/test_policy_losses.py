@@ -1,4 +1,4 @@
-"""Every policy loss, aggregation, KL term and correction, and the critic, over two ranks: losses
+"""Every policy loss, aggregation, KL term and correction, over two ranks: losses
 and gradients of the one-process twin."""
 
 from __future__ import annotations
@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from tests.distributed.cases import CP2, PP2, SP, TP2
-from tests.distributed.policy_losses import check_critic, check_policy_losses
+from tests.distributed.policy_losses import check_policy_losses
 
 LAYOUTS: dict[str, dict[str, Any]] = {
     "TP2": TP2 | {"use_sequence_packing": True},
@@ -27,8 +27,3 @@ LAYOUTS: dict[str, dict[str, Any]] = {
 @pytest.mark.parametrize("layout", LAYOUTS)
 def test_policy_losses(tiny_data, layout):
     check_policy_losses(tiny_data, **LAYOUTS[layout])
-
-
-@pytest.mark.parametrize("layout", LAYOUTS)
-def test_critic(tiny_data, layout):
-    check_critic(tiny_data, **LAYOUTS[layout])

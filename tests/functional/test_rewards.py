@@ -94,7 +94,7 @@ def test_the_example_of_the_documentation(arena: Arena, sft_run: Path, tmp_path:
     code, command = re.findall(
         r"## Your own\n\n```python\n(.*?)```\n\n```bash\n(.*?)```", text, re.S
     )[0]
-    assert code.count("\n") == 5
+    assert code.count("\n") <= 5
     (tmp_path / "mine.py").write_text(code)
     dots, *flags = shlex.split(command)
     arena.launch(

@@ -103,7 +103,11 @@ def test_a_file_may_have_the_name_of_a_module_and_neighbours(tmp_path: Path) -> 
         ("import sys; sys.exit(3)", {}, "cannot be imported: it raised SystemExit(3)"),
         ("def f(response, reply): pass", {}, "needs an argument 'reply', which is none of prompt"),
         ("def f(response, answers): pass", {}, "takes response and answers: name arguments of one"),
-        ("def f(response): pass", {"answer": 1}, "'answer' is the name of what functions get anyway"),
+        (
+            "def f(response): pass",
+            {"answer": 1},
+            "'answer' is the name of what functions get anyway",
+        ),
     ],
 )
 def test_what_cannot_be_used_is_one_line(
