@@ -19,7 +19,7 @@ from megatron_longrl.checkpoint.distributed import (
 from megatron_longrl.checkpoint.retention import Retention
 from megatron_longrl.checkpoint.saver import CheckpointSaver
 from megatron_longrl.config import Entry
-from megatron_longrl.data.curriculum import frames_at, of_difficulty
+from megatron_longrl.data.curriculum import of_difficulty
 from megatron_longrl.data.dataset import RowSampler
 from megatron_longrl.data.rows import Row, load_rows
 from megatron_longrl.parallel.agree import gather_objects, together
@@ -194,7 +194,6 @@ class TrainingLoop:
         while self.iteration < self.config.train_iters:
             self.saver.poll()
             began = time.perf_counter()
-            self.runtime.builder.max_frames = frames_at(self.iteration, self.config)
             source = RowSource(
                 self.sampler,
                 self.consumed_rows,

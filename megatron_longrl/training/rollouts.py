@@ -85,20 +85,18 @@ class RolloutCollector:
         self._carried: list[Group] = []
         """Begun, but not complete."""
 
-    def collect(self, iteration: int, source: RowSource) -> Rollouts:
-        """As many groups as a step has, fewer where rows fail; collective over the world."""
-        return self.finish(self.begin(iteration, source), source)
-
     def begin(self, iteration: int, source: RowSource) -> Round:
         """Generate the first responses of a step; they are scored until :meth:`finish`.
 
         Collective over the world.
         """
         new_tokens = self.config.rollout_step_tokens if source.goes_on(iteration) else None
-        return self._generate(iteration, 0, source.take(), new_tokens)
+        carried, self._carried = self._carried, []
+        return self._generate(iteration, 0, source.take(), carried, new_tokens)
 
     def finish(self, begun: Round, source: RowSource) -> Rollouts:
-        """The groups of the step that has begun, with rewards; collective over the world."""
+        """The groups of the step that has begun, with rewards: as many as a step has, fewer where
+        rows fail; collective over the world."""
         config, result, round_ = self.config, Rollouts(carried=begun.carried), begun
         wanted = source.rows_per_replica
         tries = config.dynamic_sampling_max_tries if config.dynamic_sampling else 1
@@ -112,7 +110,7 @@ class RolloutCollector:
             ]
             result.groups += kept
             _join(result.media, round_.media)
-            wanted -= len(kept)
+            wanted = max(wanted - len(kept), 0)  # Carried groups may be more than enough.
             if not config.dynamic_sampling:
                 break
             missing = sum_over_replicas(torch.tensor([float(wanted)]), self.runtime.groups)
@@ -131,30 +129,36 @@ class RolloutCollector:
         return result
 
     def _generate(
-        self, iteration: int, number: int, rows: Sequence[Row], new_tokens: int | None = None
+        self,
+        iteration: int,
+        number: int,
+        rows: Sequence[Row],
+        begun: Sequence[Group] = (),
+        new_tokens: int | None = None,
     ) -> Round:
-        """Responses to some rows, and the rest of those that an earlier step has begun, on their
-        way to be scored; collective over the replica.
+        """Responses to some rows, on their way to be scored; collective over the replica.
 
         Args:
+            begun: groups of an earlier step, which go on.
             new_tokens: most tokens that a response grows by; the groups that are not complete then
                 are carried to the next step.
         """
         timer, config = self.runtime.timer, self.config
         self.runtime.builder.max_frames = frames_at(iteration, config)
         with timer("data"):
-            prompts = [group.prompt for group in self._carried]
+            prompts = [group.prompt for group in begun]
             prompts += self.runtime.build_prompts(rows)
         with timer("encode"):
             prompts, media = self.runtime.encode(prompts, for_training=self._keeps_frames)
         sampling = replace(training_settings(config, iteration, number), new_tokens=new_tokens)
-        so_far = {id(group.prompt): group.responses for group in self._carried}
-        begun = {i: so_far[id(p)] for i, p in enumerate(prompts) if id(p) in so_far}
-        groups = self._answers(prompts, media.embeddings, sampling, begun)
-        self._carried = [group for group in groups if not group.is_complete]
+        so_far = {id(group.prompt): group.responses for group in begun}
+        places = {i: so_far[id(p)] for i, p in enumerate(prompts) if id(p) in so_far}
+        groups = self._answers(prompts, media.embeddings, sampling, places)
+        open_groups = [group for group in groups if not group.is_complete]
+        self._carried += open_groups
         groups = [group for group in groups if group.is_complete]
         prompts = [group.prompt for group in groups]
-        result = Round(iteration, groups, media, carried=len(self._carried))
+        result = Round(iteration, groups, media, carried=len(open_groups))
         if config.advantage == "remax":
             greedy = SamplingSettings(
                 n=1, max_tokens=config.rollout_max_tokens, temperature=0.0, step=iteration

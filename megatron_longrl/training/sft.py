@@ -7,6 +7,7 @@ from typing import Any
 
 import torch.distributed as dist
 
+from megatron_longrl.data.curriculum import frames_at
 from megatron_longrl.data.prompts import Prompt
 from megatron_longrl.data.rows import Row
 from megatron_longrl.training.batches import sft_batches
@@ -32,6 +33,7 @@ class SFTTrainer:
     def step(self, iteration: int, source: RowSource) -> dict[str, float]:
         """One optimizer step; returns its metrics over all replicas."""
         timer = self.runtime.timer
+        self.runtime.builder.max_frames = frames_at(iteration, self.runtime.config)
         with timer("data"):
             prompts = self.runtime.build_prompts(source.take())
         with timer("encode"):

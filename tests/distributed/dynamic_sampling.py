@@ -100,7 +100,7 @@ def refilled(
     assert isinstance(engine, ScriptedEngine)
     mine = list(trained[runtime.groups.dp.rank()])
     source = source_of(rows, runtime)
-    rollouts = trainer.collector.collect(0, source)
+    rollouts = trainer.collector.finish(trainer.collector.begin(0, source), source)
     assert [number_of(group.prompt.row) for group in rollouts.groups] == mine
     assert rollouts.rounds == rounds
     assert rollouts.missing == PER_STEP - sum(map(len, trained))

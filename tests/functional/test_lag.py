@@ -1,4 +1,4 @@
-"""Rollouts one update ahead: which weights made them, and that a resumed run repeats them."""
+"""Rollouts ahead of the update or over several steps: which weights made them, and resumed runs."""
 
 from __future__ import annotations
 
@@ -50,3 +50,20 @@ def test_a_trained_encoder_encodes_again_for_the_update(
     steps = metrics_of(run)
     assert curve(steps, "rollout_lag") == [0, 1, 0]
     assert min(curve(steps, "grad-norm")) > 0
+
+
+def test_unfinished_responses_go_on_with_newer_weights(
+    arena: Arena, sft_run: Path, tmp_path: Path
+) -> None:
+    partial = (*CP2, "--rollout-step-tokens", "8", "--rollout-correction", "token")
+    flags = [*rl_flags(arena, sft_run), *partial, "--save-interval", "3"]
+    run = tmp_path / "run"
+    arena.launch("train_rl", *flags, "--save", run).succeeded()
+    steps = metrics_of(run)
+    carried = curve(steps, "partial_groups")
+    # Responses are longer than eight tokens; the steps before a checkpoint complete all groups.
+    assert min(carried[0], carried[1], carried[3]) > 0 and carried[2] == carried[4] == 0
+    lags = curve(steps, "rollout_lag")
+    assert lags[0] == lags[3] == 0 and 0 < lags[2] < 2
+    assert max(curve(steps, "response_length/mean")) > 8
+    assert all(math.isfinite(value) for step in steps for value in step.values())

@@ -46,7 +46,8 @@ def test_groups_are_judged_by_accuracy_or_by_reward(data, metric, kept):
     """Wrong answers in the right form earn 0.1, right ones 1: as rewards all but question 3's say
     something."""
     trainer, runtime = build(data, (1,), dynamic_sampling_max_tries=1, filter_metric=metric)
-    rollouts = trainer.collector.collect(0, source_of(questions(data, 4), runtime))
+    source = source_of(questions(data, 4), runtime)
+    rollouts = trainer.collector.finish(trainer.collector.begin(0, source), source)
     assert [number_of(group.prompt.row) for group in rollouts.groups] == kept
 
 
