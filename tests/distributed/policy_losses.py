@@ -1,4 +1,4 @@
-"""Off-policy losses and a critic's, in any layout, against formulas in float64 on the twin.
+"""Off-policy losses in any layout, against formulas in float64 on the twin.
 
 The formulas are written down once more here, from the papers that tests/unit/training/
 test_policy_losses.py names; the twin's log-probabilities come from whole sequences on one process.
@@ -9,9 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cache
-from itertools import chain
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
@@ -24,11 +22,9 @@ from megatron_longrl.data.rows import load_rows
 from megatron_longrl.rewards.runner import RewardRunner, build_rewards
 from megatron_longrl.rollout.types import Group, Response
 from megatron_longrl.training.batches import rl_batches
-from megatron_longrl.training.critic import Critic
 from megatron_longrl.training.losses import rl_loss
 from megatron_longrl.training.reference import CopiedWeights
 from megatron_longrl.training.rl import RLTrainer
-from megatron_longrl.training.rollouts import Rollouts
 from megatron_longrl.training.runtime import Runtime, build_runtime
 from megatron_longrl.training.sharding import MicroBatch
 from megatron_longrl.training.token_values import place
@@ -48,8 +44,6 @@ CORRECTIONS = ("token", "sequence", "icepop")
 KLS = ("k3", "full", "k1", "k2", "abs")
 LOWER, UPPER, DUAL, BETA, BONUS, CAP, FLOOR = 0.2, 0.3, 1.5, 0.2, 0.05, 1.5, 0.6
 MOST_TOKENS = 40
-HEAD = 0.3 * torch.randn(32, generator=torch.Generator().manual_seed(77))
-"""Weights of the value head."""
 
 
 def settings() -> Iterator[dict[str, object]]:
@@ -79,8 +73,6 @@ class Numbers:
     old: Tensor
     rollout: Tensor
     advantages: Tensor
-    old_values: Tensor
-    returns: Tensor
 
     @staticmethod
     @cache
@@ -98,8 +90,6 @@ class Numbers:
             normal(-5.8, 0.4),
             normal(-5.8, 0.4),
             normal(0.0, 1.0),
-            normal(0.5, 0.5),
-            normal(0.5, 0.5),
         )
 
 
@@ -251,96 +241,6 @@ def check_policy_losses(folder: Path, **layout: object) -> None:
     assert not problems
 
 
-def check_critic(folder: Path, **layout: object) -> None:
-    """Values, advantages, and the losses and gradients of policy and critic in one layout."""
-    config = tiny_config(folder, rl_algorithm="ppo", gae_gamma=0.9, gae_lambda=0.8, **layout)
-    runtime = build_runtime(config, "rl")
-    critic = Critic(runtime)
-    critic.begin(runtime.model.gpt)
-    gpt = critic.model.gpt
-    if runtime.groups.is_last_stage:
-        share = HEAD.chunk(runtime.groups.tp.size())[runtime.groups.tp.rank()]
-        with torch.no_grad():
-            gpt.value_head.weight.copy_(share[None])
-    groups, media, numbers = _prepared(runtime)
-    rewards = torch.tensor([1.0, 0.0])
-    for group in groups:
-        group.rewards, group.advantages = rewards, None
-    trainer = RLTrainer(runtime, ScriptedEngine(lambda *_: True), rewards_of(runtime), None, critic)
-    batches = rl_batches(groups, config, runtime.groups)
-    trainer._old_logprobs(batches, media)
-    trainer._values(batches, media)
-    trainer._advantages(Rollouts(groups=groups), batches)
-
-    policy, critics = (Twin(config, named_weights(runtime)) for _ in range(2))
-    head = HEAD.clone().requires_grad_()
-    prompts = runtime.build_prompts(load_rows(config.train_data_path))
-    everyone, _ = off_policy_groups(prompts)
-    raw, values, logprobs = [], [], []
-    for group in everyone:
-        for response, reward in zip(group.responses, rewards.tolist(), strict=True):
-            ids = response.token_ids.tolist()
-            values.append(critics.values(group.prompt, ids, head).double())
-            logprobs.append(policy.logprobs(group.prompt, ids).double())
-            raw.append(_gae(values[-1].tolist(), reward, gamma=0.9, lambda_=0.8))
-    flat = torch.tensor(list(chain(*raw)), dtype=torch.float64)
-    whitened = (flat - flat.mean()) / (flat.std() + config.advantage_epsilon)
-    # On policy nothing is clipped: the gradient is that of the log-likelihood.
-    (-whitened * torch.cat(logprobs)).mean().backward()
-    result = runtime.stepper.train(batches, media.embeddings, media.encoded, rl_loss(config))
-    assert not _difference(
-        result.metrics["lm loss"],
-        -whitened.mean(),
-        gradients_of(runtime, runtime.model.modules),
-        policy.gradients(),
-    )
-
-    returns = flat + torch.cat(values).detach()
-    met: dict[str, Tensor] = {"as computed": (torch.cat(values) - returns).square().mean() / 2}
-    # And with numbers far enough from the values that the clip works.
-    old = torch.cat([Numbers.of(r, k).old_values for r, k in _all_responses()]).double()
-    far = torch.cat([Numbers.of(r, k).returns for r, k in _all_responses()]).double()
-    near = old + (torch.cat(values) - old).clamp(-0.2, 0.2)
-    errors = torch.stack([(torch.cat(values) - far).square(), (near - far).square()])
-    met["clipped"] = errors.amax(0).mean() / 2
-    assert 0.1 < (errors[1] > errors[0]).double().mean() < 0.9
-    for name, loss in met.items():
-        if name == "clipped":
-            for batch in batches:
-                batch.old_values = _placed(batch, numbers, lambda n: n.old_values)
-                batch.returns = _placed(batch, numbers, lambda n: n.returns)
-        metrics = critic.train(batches, media.embeddings, advance=True)
-        _clear(critics)
-        head.grad = None
-        loss.backward(retain_graph=True)
-        ours = gradients_of(
-            runtime, {"language_model": critic.model.language_model}, parts=("llm",)
-        )
-        theirs = {k: g for k, g in critics.gradients().items() if k.startswith("llm/")}
-        assert head.grad is not None
-        theirs["value_head"] = head.grad
-        ours["value_head"] = _head_gradient(runtime, gpt)
-        assert not _difference(metrics["critic/loss"], loss, ours, theirs), name
-    spread = ((far - old) - (far - old).mean()).square().mean() / (far - far.mean()).square().mean()
-    assert metrics["critic/explained_variance"] == pytest.approx(1 - float(spread), rel=1e-4)
-
-
-def _gae(values: list[float], reward: float, gamma: float, lambda_: float) -> list[float]:
-    """https://arxiv.org/abs/1506.02438, equations 11 to 16; the reward falls on the last token."""
-    length = len(values)
-    rewards = [0.0] * (length - 1) + [reward]
-    after = [*values[1:], 0.0]
-    errors = [rewards[t] + gamma * after[t] - values[t] for t in range(length)]
-    return [
-        sum((gamma * lambda_) ** k * errors[t + k] for k in range(length - t))
-        for t in range(length)
-    ]
-
-
-def _all_responses() -> list[tuple[int, int]]:
-    return [(row, k) for row in range(len(RESPONSES)) for k in range(len(RESPONSES[row]))]
-
-
 def _prepared(runtime: Runtime):
     """This replica's groups, the embeddings of their videos, and the numbers of their responses."""
     rows = runtime.share(load_rows(runtime.config.train_data_path))
@@ -360,17 +260,6 @@ def named_weights(runtime: Runtime) -> dict[str, Tensor]:
     """All weights by Hugging Face names; collective over the replica."""
     stream = export_named_tensors(runtime.model.modules, runtime.config, runtime.groups)
     return {name: tensor.clone() for name, tensor in stream}
-
-
-def _head_gradient(runtime: Runtime, gpt: Any) -> Tensor:
-    """[h] on every rank."""
-    groups = runtime.groups
-    mine = torch.zeros(groups.tp.size(), len(HEAD) // groups.tp.size())
-    if groups.is_last_stage:
-        mine[groups.tp.rank()] = gpt.value_head.weight.main_grad[0]
-    torch.distributed.all_reduce(mine, group=groups.tp)
-    torch.distributed.all_reduce(mine, group=groups.pp)
-    return mine.flatten()
 
 
 def _clear(twin: Twin) -> None:

@@ -16,28 +16,10 @@ from megatron_longrl.config import Config
 from megatron_longrl.parallel.groups import init_parallel
 from megatron_longrl.platforms import platform
 from megatron_longrl.training.model import build_model
+from tests.tiny_vila import TINY
 
-TINY = {
-    "num_layers": 2,
-    "hidden_size": 32,
-    "ffn_hidden_size": 48,
-    "num_attention_heads": 4,
-    "num_query_groups": 2,
-    "vocab_size": 70,  # padded to 72, or to 80 with TP 2
-    "make_vocab_size_divisible_by": 8,
-    "max_position_embeddings": 256,
-    "vision_image_size": 28,
-    "vision_patch_size": 7,
-    "vision_hidden_size": 16,
-    "vision_num_layers": 3,
-    "vision_num_attention_heads": 2,
-    "vision_ffn_hidden_size": 24,
-    "seq_length": 128,
-    "train_iters": 10,
-    "lr": 1e-3,
-    # The norm that clips is summed in another order on another layout.
-    "clip_grad": 0.0,
-}
+# The norm that clips is summed in another order on another layout.
+UNCLIPPED = {**TINY, "clip_grad": 0.0}
 
 LAYOUTS: dict[str, dict[str, object]] = {
     "dp2": {},
@@ -54,7 +36,7 @@ class Run:
 
     def __init__(self, layout: str, **changes: object) -> None:
         platform.prepare()
-        self.config = Config(**{**TINY, **LAYOUTS[layout], **changes})  # type: ignore[arg-type]
+        self.config = Config(**{**UNCLIPPED, **LAYOUTS[layout], **changes})  # type: ignore[arg-type]
         self.groups = init_parallel(self.config)
         self.model = build_model(self.config, self.groups)
 

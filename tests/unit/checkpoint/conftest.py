@@ -11,26 +11,7 @@ import torch
 from safetensors.torch import save_file
 
 from megatron_longrl.config import Config
-
-TINY = {
-    "num_layers": 2,
-    "hidden_size": 32,
-    "ffn_hidden_size": 48,
-    "num_attention_heads": 4,
-    "num_query_groups": 2,
-    "vocab_size": 70,
-    "make_vocab_size_divisible_by": 8,
-    "max_position_embeddings": 256,
-    "vision_image_size": 28,
-    "vision_patch_size": 7,
-    "vision_hidden_size": 16,
-    "vision_num_layers": 3,
-    "vision_num_attention_heads": 2,
-    "vision_ffn_hidden_size": 24,
-    "seq_length": 128,
-    "train_iters": 10,
-    "lr": 1e-3,
-}
+from tests.tiny_vila import TINY
 
 
 @pytest.fixture
