@@ -137,6 +137,13 @@ class Config(
 
         return torch.bfloat16 if self.bf16 else torch.float32
 
+    @property
+    def rollout_model_len(self) -> int:
+        """Longest prompt with its response, in tokens: answers of evaluation are not trained, so
+        that they may exceed a row."""
+        longer = max((self.eval_max_tokens or 0) - self.rollout_max_tokens, 0)
+        return min(self.seq_length + longer, self.max_position_embeddings)
+
     def padded_vocab_size(self, vocab_size: int) -> int:
         """Rows of the word embeddings for a vocabulary of `vocab_size`."""
         multiple = self.make_vocab_size_divisible_by * self.tensor_model_parallel_size

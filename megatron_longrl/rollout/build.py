@@ -29,7 +29,7 @@ def build_engine(config: Config, tokenizer: Tokenizer, groups: ParallelGroups) -
         tensor_parallel_size=config.rollout_tensor_parallel_size,
         dtype=config.params_dtype,
         memory_gib=config.rollout_memory_gib,
-        max_model_len=min(config.seq_length, config.max_position_embeddings),
+        max_model_len=config.rollout_model_len,
         timeout_seconds=config.rollout_timeout,
         log_level=config.log_level,
         deepstack_levels=len(config.vision_deepstack_layers),

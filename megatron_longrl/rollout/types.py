@@ -33,6 +33,10 @@ class SamplingSettings:
     """Nucleus sampling; 1 is off."""
     top_k: int = -1
     """Sample among this many most likely tokens; -1 is all."""
+    min_p: float = 0.0
+    """Sample among tokens of at least this part of the most likely token's probability."""
+    stop_strings: tuple[str, ...] = ()
+    """Texts that end a response; the token that completes one is the last."""
     seed: int | None = None
     """The run's seed; None draws different responses in every call."""
     step: int = 0
@@ -46,18 +50,19 @@ class Response:
     """One response to a prompt."""
 
     token_ids: Tensor
-    """long [R]; the end-of-turn token is the last one when the response ended by itself."""
+    """long [R]; what ended the response, the end-of-turn token or the one that completes a stop
+    string, is the last one."""
     logprobs: Tensor
-    """float32 [R]: log-probability of each token under the distribution it was drawn from. At
-    temperature 1 without top-p and top-k this is the log-softmax of the raw logits; at temperature
-    T of logits / T; with top-p or top-k of the truncated, renormalised distribution. Greedy: of the
-    raw logits."""
+    """float32 [R]: log-softmax of logits / T at each token, the policy that is trained; greedy: of
+    the logits. Top-p, top-k and min-p do not change them: see docs/records.md."""
     text: str
     """The decoded tokens."""
     finish_reason: str
-    """``stop`` (end of turn) or ``length`` (cut at ``max_tokens``)."""
+    """``stop`` (end of turn, or a stop string) or ``length`` (cut at ``max_tokens``)."""
     weight_version: int
     """Version of the weights that produced it."""
+    seconds: float = 0.0
+    """From the call of the engine until the response was complete."""
 
 
 @dataclass

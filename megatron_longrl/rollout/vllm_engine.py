@@ -42,6 +42,7 @@ from megatron_longrl.rollout.vllm_guest import (
     vllm_start,
 )
 from megatron_longrl.rollout.vllm_limits import check_head_size, scheduling, weight_names
+from megatron_longrl.rollout.vllm_logprobs import report_whole_softmax
 from megatron_longrl.rollout.vllm_positions import take_positions, with_positions
 from megatron_longrl.rollout.vllm_requests import PromptRequest, parameters
 
@@ -68,6 +69,7 @@ class _Draw:
     logprobs: list[float]
     text: str
     finish_reason: str
+    seconds: float
 
 
 class VllmEngine:
@@ -156,8 +158,8 @@ class VllmEngine:
                 max_model_len=max_model_len,
                 max_num_seqs=max_num_seqs,
                 **scheduling(max_num_batched_tokens, max_num_seqs, max_model_len),
-                # What was really sampled from; equals the raw log-softmax at temperature 1.
-                logprobs_mode="processed_logprobs",
+                # Log-probabilities come from report_whole_softmax; this mode computes none beside.
+                logprobs_mode="processed_logits",
                 # Compiled graphs would not see what DeepStack adds.
                 enforce_eager=platform.name == "cpu" or deepstack_levels > 0,
                 async_scheduling=False,  # ranks of an engine must schedule alike
@@ -171,6 +173,7 @@ class VllmEngine:
                 reason = (str(error).strip() or repr(error)).splitlines()[0]
                 raise UserError(f"the rollout engine did not start: {reason}") from error
         unlink_shared_memory(instance)
+        self._engine.collective_rpc(lambda w: report_whole_softmax(w.model_runner.sampler))
         if self._uses_mrope:
             self._engine.collective_rpc(partial(_teach_media, deepstack_levels=deepstack_levels))
 
@@ -273,7 +276,7 @@ class VllmEngine:
                 raise UserError(
                     f"prompt {prompt.uid}: {length} tokens and a response of {sampling.max_tokens}"
                     f" exceed the rollout engine's {self._max_model_len}; raise --seq-length, or"
-                    " lower --video-frames or --rollout-max-tokens"
+                    " lower --video-frames, --rollout-max-tokens or --eval-max-tokens"
                 )
 
     def _request(self, prompt: Prompt, seed: int, media: Mapping[str, Tensor]) -> PromptRequest:
@@ -309,6 +312,9 @@ class VllmEngine:
         """
         from vllm.inputs.engine import embeds_input
 
+        from megatron_longrl.rollout.vllm_stop import watch_for_stops
+
+        began = time.monotonic()
         waiting: dict[str, tuple[int, int]] = {}  # prompt and response by the request's name
         for number, request in enumerate(requests):
             for index in range(sampling.n):
@@ -316,18 +322,21 @@ class VllmEngine:
                 self._num_requests += 1
                 waiting[name] = number, index
                 how = parameters(request, index, sampling, self._tokenizer.eos_id)
-                self._engine.add_request(name, embeds_input(request.embeddings), how)
+                given = embeds_input(request.embeddings)
+                own_name = self._engine.add_request(name, given, how)
+                if sampling.stop_strings:
+                    watch_for_stops(self._engine, own_name, self._tokenizer, how)
         total = len(waiting)
         draws: dict[tuple[int, int], _Draw] = {}
         failure: Exception | None = None
-        deadline = time.monotonic() + self._timeout_seconds
+        deadline = began + self._timeout_seconds
         steps = 0
         while self._engine.has_unfinished_requests():
             for output in self._engine.step():
                 number, index = waiting.pop(output.request_id)
                 if not self.placement.is_leader:
                     continue
-                draw = draws[number, index] = self._draw(output)
+                draw = draws[number, index] = self._draw(output, time.monotonic() - began)
                 if on_response is not None and failure is None:
                     try:
                         on_response(requests[number].prompt, index, draw.text, sampling.n)
@@ -356,7 +365,7 @@ class VllmEngine:
             dist.all_reduce(late, op=dist.ReduceOp.MAX, group=get_tp_group().cpu_group)
         return bool(late)
 
-    def _draw(self, output: RequestOutput) -> _Draw:
+    def _draw(self, output: RequestOutput, seconds: float) -> _Draw:
         (completion,) = output.outputs
         token_ids = list(completion.token_ids)
         logprobs: Any = completion.logprobs
@@ -366,6 +375,7 @@ class VllmEngine:
             logprobs.logprobs,
             self._tokenizer.decode(token_ids),
             str(completion.finish_reason),
+            seconds,
         )
 
     def _response(self, draw: _Draw) -> Response:
@@ -375,6 +385,7 @@ class VllmEngine:
             text=draw.text,
             finish_reason=draw.finish_reason,
             weight_version=self.weight_version,
+            seconds=draw.seconds,
         )
 
 

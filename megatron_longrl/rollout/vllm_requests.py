@@ -42,13 +42,17 @@ def parameters(
         temperature=sampling.temperature,
         top_p=sampling.top_p,
         top_k=sampling.top_k,
+        min_p=sampling.min_p,
         seed=request.seed + index if sampling.temperature > 0 else None,
         max_tokens=sampling.max_tokens,
         stop_token_ids=[eos_id] if sampling.stop else [],
         ignore_eos=not sampling.stop,
         logprobs=0,  # of the sampled token only
         flat_logprobs=True,
-        detokenize=False,
+        # vLLM has no tokenizer here; see vllm_stop.py.
+        detokenize=bool(sampling.stop_strings),
+        stop=list(sampling.stop_strings),
+        include_stop_str_in_output=True,
         output_kind=RequestOutputKind.FINAL_ONLY,
         extra_args=request.extra or None,
         skip_clone=True,  # else vLLM copies what DeepStack adds, for every response

@@ -134,7 +134,11 @@ class RolloutCollector:
     def _baselines(self, groups: Sequence[Group], media: Media, iteration: int) -> None:
         """ReMax: the reward of each prompt's greedy response, without which no other counts."""
         greedy = SamplingSettings(
-            n=1, max_tokens=self.config.rollout_max_tokens, temperature=0.0, step=iteration
+            n=1,
+            max_tokens=self.config.rollout_max_tokens,
+            temperature=0.0,
+            stop_strings=tuple(self.config.rollout_stop),
+            step=iteration,
         )
         prompts = [group.prompt for group in groups]
         others = self._answers(prompts, media.embeddings, greedy)
@@ -173,6 +177,8 @@ def training_settings(config: Config, iteration: int, number: int = 0) -> Sampli
         temperature=config.rollout_temperature,
         top_p=config.rollout_top_p,
         top_k=config.rollout_top_k,
+        min_p=config.rollout_min_p,
+        stop_strings=tuple(config.rollout_stop),
         seed=config.seed,
         step=iteration,
         round=number,
