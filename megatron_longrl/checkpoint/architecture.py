@@ -62,20 +62,36 @@ def check_architecture(saved: Mapping[str, Any], config: Config, where: object) 
     Raises:
         UserError: naming the first fields that differ, with both values.
     """
-    ours = config.model_dump()
+    differing = differing_architecture(saved, config)
+    if differing is not None:
+        raise UserError(
+            f"{where} is a checkpoint of another architecture: {differing}; "
+            "load a checkpoint of this model or change the model's fields"
+        )
+
+
+def architecture_of(config: Config) -> dict[str, Any]:
+    """The fields that :func:`differing_architecture` compares; JSON."""
+    values = config.model_dump()
+    return {field: _plain(values[field]) for field in ARCHITECTURE_FIELDS}
+
+
+def differing_architecture(saved: Mapping[str, Any], config: Config) -> str | None:
+    """The first fields that differ from the configuration, with both values; None: all are equal.
+
+    Args:
+        saved: fields; those that it lacks are not compared.
+    """
+    ours = architecture_of(config)
     differing = [
-        f"{field} {saved[field]} there, {ours[field]} in the configuration"
-        for field in ARCHITECTURE_FIELDS
-        if field in saved and _plain(saved[field]) != _plain(ours[field])
+        f"{field} {saved[field]} there, {value} in the configuration"
+        for field, value in ours.items()
+        if field in saved and _plain(saved[field]) != value
     ]
     if not differing:
-        return
+        return None
     more = len(differing) - _SHOWN
-    rest = f" and {more} more" if more > 0 else ""
-    raise UserError(
-        f"{where} is a checkpoint of another architecture: {'; '.join(differing[:_SHOWN])}{rest}; "
-        "load a checkpoint of this model or change the model's fields"
-    )
+    return "; ".join(differing[:_SHOWN]) + (f" and {more} more" if more > 0 else "")
 
 
 def _plain(value: Any) -> Any:

@@ -16,6 +16,7 @@ from megatron_longrl.config.model import ModelSection
 from megatron_longrl.config.names import flag
 from megatron_longrl.config.parallel import ParallelSection
 from megatron_longrl.config.rewards import RewardSection
+from megatron_longrl.config.records import RECORD_FOLDER, RecordSection
 from megatron_longrl.config.rl import RLSection
 from megatron_longrl.config.rollout import RolloutSection
 from megatron_longrl.config.rules import first_broken_rule
@@ -38,6 +39,7 @@ SECTIONS: tuple[type[Section], ...] = (
     RLSection,
     RewardSection,
     RolloutSection,
+    RecordSection,
     EvaluationSection,
     CheckpointSection,
     LoggingSection,
@@ -54,6 +56,7 @@ class Config(
     RLSection,
     RewardSection,
     RolloutSection,
+    RecordSection,
     EvaluationSection,
     CheckpointSection,
     LoggingSection,
@@ -143,6 +146,15 @@ class Config(
         that they may exceed a row."""
         longer = max((self.eval_max_tokens or 0) - self.rollout_max_tokens, 0)
         return min(self.seq_length + longer, self.max_position_embeddings)
+
+    @property
+    def rollout_record(self) -> str | None:
+        """Folder of the record of rollouts; None: nothing is recorded."""
+        if not self.record_rollouts or self.replay_rollouts is not None:
+            return None
+        if self.rollout_record_dir is not None:
+            return self.rollout_record_dir
+        return None if self.save is None else f"{self.save}/{RECORD_FOLDER}"
 
     def padded_vocab_size(self, vocab_size: int) -> int:
         """Rows of the word embeddings for a vocabulary of `vocab_size`."""

@@ -20,7 +20,8 @@ from megatron_longrl.data.prompts import Prompt
 from megatron_longrl.data.rows import Row, load_rows
 from megatron_longrl.errors import UserError
 from megatron_longrl.parallel.agree import gather_objects, together
-from megatron_longrl.rewards.runner import RewardRunner, build_rewards
+from megatron_longrl.rewards.protocol import Rewards
+from megatron_longrl.rewards.runner import build_rewards
 from megatron_longrl.rollout.build import build_engine
 from megatron_longrl.rollout.engine import RolloutEngine
 from megatron_longrl.rollout.types import Group, SamplingSettings
@@ -32,7 +33,7 @@ RATES = ("reward", "accuracy", "format", "response_length", "cut_off", "zero_adv
 
 
 def answer(
-    runtime: Runtime, engine: RolloutEngine, rewards: RewardRunner, rows: Sequence[Row]
+    runtime: Runtime, engine: RolloutEngine, rewards: Rewards, rows: Sequence[Row]
 ) -> list[Group]:
     """Scored responses to each row, with the settings of evaluation."""
     config, sampling = runtime.config, evaluation_settings(runtime.config)
@@ -92,7 +93,7 @@ def accuracy_by(summaries: Sequence[Mapping[str, Any]], field: str) -> dict[str,
     }
 
 
-def reward_counters(runtime: Runtime, rewards: RewardRunner) -> dict[str, float]:
+def reward_counters(runtime: Runtime, rewards: Rewards) -> dict[str, float]:
     """What ``rewards.pop_counters()`` counted, over all replicas. Collective over the world."""
     mine = rewards.pop_counters()
     if runtime.replica_rank != 0:

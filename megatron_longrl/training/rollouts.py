@@ -14,8 +14,9 @@ from megatron_longrl.algorithms.filters import does_better, overlong_penalty, sa
 from megatron_longrl.data.prompts import Prompt
 from megatron_longrl.data.rows import Row
 from megatron_longrl.parallel.agree import sum_over_replicas
-from megatron_longrl.rewards.runner import RewardRunner
+from megatron_longrl.rewards.protocol import Rewards
 from megatron_longrl.rollout.engine import RolloutEngine
+from megatron_longrl.rollout.recorder import RolloutRecorder
 from megatron_longrl.rollout.types import Group, Response, SamplingSettings
 from megatron_longrl.training.loop import RowSource
 from megatron_longrl.training.media import Media
@@ -51,16 +52,24 @@ class RolloutCollector:
     Args:
         rewards: scores responses while others are being generated.
         keeps_frames: the encoder's backward pass follows on these very embeddings.
+        recorder: notes all that was generated.
     """
 
     def __init__(
-        self, runtime: Runtime, engine: RolloutEngine, rewards: RewardRunner, *, keeps_frames: bool
+        self,
+        runtime: Runtime,
+        engine: RolloutEngine,
+        rewards: Rewards,
+        *,
+        keeps_frames: bool,
+        recorder: RolloutRecorder | None = None,
     ) -> None:
         self.runtime = runtime
         self.config = runtime.config
         self.engine = engine
         self.rewards = rewards
         self._keeps_frames = keeps_frames
+        self._recorder = recorder
 
     def collect(self, iteration: int, source: RowSource) -> Rollouts:
         """As many groups as a step has, fewer where rows fail; collective over the world."""
@@ -129,6 +138,8 @@ class RolloutCollector:
             groups = self.engine.generate(prompts, embeddings, sampling, self.rewards.submit)
         with self.runtime.timer("reward"):
             self.rewards.collect(groups)
+        if self._recorder is not None:
+            self._recorder.note(groups, sampling)
         return groups
 
     def _baselines(self, groups: Sequence[Group], media: Media, iteration: int) -> None:
