@@ -19,8 +19,9 @@ def sampling_rules(config: Config) -> Iterator[str]:
     for name in ("rollout_temperature", "eval_temperature"):
         if 0 < getattr(config, name) < LOWEST_TEMPERATURE:
             yield (
-                f"{name} ({getattr(config, name):g}) is below {LOWEST_TEMPERATURE}, the lowest that "
-                f"vLLM draws at: give {flag(name)} {LOWEST_TEMPERATURE} or more, or 0 for greedy"
+                f"{name} ({getattr(config, name):g}) is below {LOWEST_TEMPERATURE}, the lowest "
+                f"that vLLM draws at: give {flag(name)} {LOWEST_TEMPERATURE} or more, or 0 for "
+                "greedy"
             )
     if config.eval_temperature == 0 and config.eval_group_size > 1:
         yield (

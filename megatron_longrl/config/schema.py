@@ -15,8 +15,8 @@ from megatron_longrl.config.logs import LoggingSection
 from megatron_longrl.config.model import ModelSection
 from megatron_longrl.config.names import flag
 from megatron_longrl.config.parallel import ParallelSection
-from megatron_longrl.config.rewards import RewardSection
 from megatron_longrl.config.records import RECORD_FOLDER, RecordSection
+from megatron_longrl.config.rewards import RewardSection
 from megatron_longrl.config.rl import RLSection
 from megatron_longrl.config.rollout import RolloutSection
 from megatron_longrl.config.rules import first_broken_rule

@@ -36,7 +36,7 @@ class StopDetokenizer(BaseIncrementalDetokenizer):
         a token's text depends on the one before (spaces, bytes of one character)."""
 
     def decode_next(self, next_token_id: int) -> str:
-        """The text that the newest of ``token_ids`` adds; nothing until its characters are whole."""
+        """The text that the newest of ``token_ids`` adds; none until its characters are whole."""
         before = self._tokenizer.decode(self.token_ids[self._context : self._done])
         text = self._tokenizer.decode(self.token_ids[self._context :])
         if len(text) <= len(before) or text.endswith(_INCOMPLETE):
