@@ -101,7 +101,8 @@ class RolloutRecorder:
                     lines = [self._head(step, noted, seconds), *_lines(noted, trained)]
                     write_lines(record_file(self.directory, step, self._replica), lines)
                     if self._is_first and self._keep_last is not None:
-                        self._remove(lambda old: old <= step - self._keep_last)
+                        newest_gone = step - self._keep_last
+                        self._remove(lambda old: old <= newest_gone)
 
     @property
     def _is_first(self) -> bool:
