@@ -198,7 +198,7 @@ def test_a_stop_string_ends_its_response_and_no_other(started: VllmEngine, insid
             is_cut = len(expected) < len(full.token_ids)
             assert short.finish_reason == ("stop" if is_cut else full.finish_reason)
             ended += is_cut
-    assert 2 <= ended < 4 * len(PROMPTS), "some must end, and some must not"
+    assert 1 <= ended < 4 * len(PROMPTS), "some must end, and some must not"
     control = started._control
     assert len(set(map(str, gather_objects(control, tokens(stopped))))) == 1
     (leader,) = [part for part in gather_objects(control, told) if part]
