@@ -14,6 +14,8 @@ def train(config: Config) -> None:
     """Run RL to the end."""
     from megatron_longrl.rewards.runner import build_rewards
     from megatron_longrl.rollout.build import build_engine
+    from megatron_longrl.rollout.recorder import build_recorder
+    from megatron_longrl.rollout.replay import ReplayedRollouts
     from megatron_longrl.training.critic import Critic
     from megatron_longrl.training.loop import TrainingLoop, start
     from megatron_longrl.training.rl import RLTrainer, build_reference, follow_resets
@@ -25,12 +27,20 @@ def train(config: Config) -> None:
     loaded = start(runtime, critic)
     follow_resets(runtime, reference, loaded.iteration)
     loop = TrainingLoop(runtime, "rl", config.grpo_prompts_per_step, loaded, critic)
+    state, ranks = loaded.state.get("trainer"), runtime.groups
+    if config.replay_rollouts is not None:
+        steps = range(loaded.iteration + 1, config.train_iters + 1)
+        recorded = ReplayedRollouts(
+            config.replay_rollouts, steps, runtime.config, runtime.tokenizer, ranks
+        )
+        loop.run(RLTrainer(runtime, recorded, recorded, reference, critic, state))
+        return
+    recorder = build_recorder(runtime.config, loaded.iteration, runtime.tokenizer, ranks)
     with (
-        closing(build_rewards(runtime.config, runtime.groups)) as rewards,
-        closing(build_engine(runtime.config, runtime.tokenizer, runtime.groups)) as engine,
+        closing(build_rewards(runtime.config, ranks)) as rewards,
+        closing(build_engine(runtime.config, runtime.tokenizer, ranks)) as engine,
     ):
-        state = loaded.state.get("trainer")
-        loop.run(RLTrainer(runtime, engine, rewards, reference, critic, state))
+        loop.run(RLTrainer(runtime, engine, rewards, reference, critic, state, recorder))
 
 
 def main(argv: Sequence[str] | None = None) -> int:

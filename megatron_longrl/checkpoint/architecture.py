@@ -81,7 +81,7 @@ def check_architecture(saved: Mapping[str, Any], config: Config, where: object) 
     Raises:
         UserError: naming the first fields that differ, with both values.
     """
-    differing = _differing(saved, config, ARCHITECTURE_FIELDS)
+    differing = differing_architecture(saved, config)
     if differing:
         raise UserError(
             f"{where} is a checkpoint of another architecture: {differing}; "
@@ -108,8 +108,22 @@ def check_adapters(saved: Mapping[str, Any], config: Config, where: object) -> N
         )
 
 
+def architecture_of(config: Config) -> dict[str, Any]:
+    """The fields that :func:`differing_architecture` compares; JSON."""
+    values = config.model_dump()
+    return {field: _plain(values[field]) for field in ARCHITECTURE_FIELDS}
+
+
+def differing_architecture(saved: Mapping[str, Any], config: Config) -> str:
+    """The first fields that differ from the configuration, with both values; empty where none does.
+
+    Args:
+        saved: fields; those that it lacks are not compared.
+    """
+    return _differing(saved, config, ARCHITECTURE_FIELDS)
+
+
 def _differing(saved: Mapping[str, Any], config: Config, fields: Sequence[str]) -> str:
-    """The first fields that differ, with both values; empty where none does."""
     ours = config.model_dump()
     differing = [
         f"{field} {_plain(saved[field])} there, {_plain(ours[field])} in the configuration"

@@ -4,7 +4,14 @@ from __future__ import annotations
 
 from pydantic import Field
 
-from megatron_longrl.config.section import PositiveInt, Section, TextList, WeightFloat
+from megatron_longrl.config.rollout import NucleusFloat, TopInt
+from megatron_longrl.config.section import (
+    Fraction,
+    PositiveInt,
+    Section,
+    TextList,
+    WeightFloat,
+)
 
 
 class EvaluationSection(Section):
@@ -18,6 +25,22 @@ class EvaluationSection(Section):
 
     eval_temperature: WeightFloat = 0.0
     """Sampling temperature of validation and evaluation; 0 is greedy."""
+
+    eval_top_p: NucleusFloat = 1.0
+    """Nucleus sampling in validation and evaluation; training has a setting of its own."""
+
+    eval_top_k: TopInt = -1
+    """Validation and evaluation sample among this many most likely tokens; -1 is all."""
+
+    eval_min_p: Fraction = 0.0
+    """Validation and evaluation sample among tokens of at least this part of the most likely
+    token's probability."""
+
+    eval_max_tokens: PositiveInt | None = None
+    """Longest response of validation and evaluation; by default --rollout-max-tokens."""
+
+    eval_group_size: PositiveInt = 1
+    """Responses to each question in validation and evaluation; accuracy is their mean."""
 
     eval_at_start: bool = False
     """Validate before the first step, too."""

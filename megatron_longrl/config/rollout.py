@@ -7,12 +7,16 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from megatron_longrl.config.section import (
+    Fraction,
     PositiveFloat,
     PositiveInt,
     Section,
     TextList,
     WeightFloat,
 )
+
+NucleusFloat = Annotated[float, Field(gt=0, le=1)]
+TopInt = Annotated[int, Field(ge=-1)]
 
 
 class RolloutSection(Section):
@@ -31,17 +35,23 @@ class RolloutSection(Section):
     widths divide, else 1."""
 
     rollout_max_tokens: PositiveInt = 1024
-    """Longest response in tokens, in training and in evaluation."""
+    """Longest response in tokens; in evaluation, too, where --eval-max-tokens is not given."""
 
     rollout_temperature: WeightFloat = 1.0
     """Sampling temperature of training rollouts."""
 
-    rollout_top_p: Annotated[float, Field(gt=0, le=1)] = 1.0
+    rollout_top_p: NucleusFloat = 1.0
     """Nucleus sampling: smallest set of tokens with this probability."""
 
-    rollout_top_k: Annotated[int, Field(ge=-1)] = -1
+    rollout_top_k: TopInt = -1
     """Sample among this many most likely tokens; -1 is all."""
 
+    rollout_min_p: Fraction = 0.0
+    """Sample among tokens of at least this part of the most likely token's probability."""
+
+    rollout_stop: TextList = Field(default_factory=list, json_schema_extra={"metavar": "TEXT"})
+    """Texts that end a response, in training and in evaluation, beside the end of turn. The token
+    that completes one is the response's last."""
     rollout_lag: Annotated[int, Field(ge=0, le=1)] = 0
     """Updates between the weights that generate responses and those that are trained on them. 1:
     the next step's responses are generated before an update and scored during it; a step that

@@ -11,6 +11,7 @@ from megatron_longrl.config.names import flag
 from megatron_longrl.config.rotary_rules import rotary_embedding
 from megatron_longrl.config.rules_rewards import reward_rules
 from megatron_longrl.config.rules_rl import curriculum_rules, rl_rules
+from megatron_longrl.config.rules_rollout import sampling_rules
 from megatron_longrl.config.vila_rules import vila_pictures
 
 if TYPE_CHECKING:
@@ -49,6 +50,7 @@ def first_broken_rule(config: Config, world_size: int, entry: Entry | None) -> s
         _schedule(config, entry),
         _checkpoints_and_validation(config, entry),
         _sft_batch(config, world_size) if entry == "sft" else iter(()),
+        sampling_rules(config) if entry in ("rl", "evaluate") else iter(()),
         rl_rules(config, world_size) if entry == "rl" else iter(()),
         reward_rules(config) if entry in ("rl", "evaluate") else iter(()),
         curriculum_rules(config) if entry in ("sft", "rl") else iter(()),

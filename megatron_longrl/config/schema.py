@@ -16,6 +16,7 @@ from megatron_longrl.config.lora import LoraSection, lora_scale
 from megatron_longrl.config.model import ModelSection
 from megatron_longrl.config.names import flag
 from megatron_longrl.config.parallel import ParallelSection
+from megatron_longrl.config.records import RECORD_FOLDER, RecordSection
 from megatron_longrl.config.rewards import RewardSection
 from megatron_longrl.config.rl import RLSection
 from megatron_longrl.config.rollout import RolloutSection
@@ -44,6 +45,7 @@ SECTIONS: tuple[type[Section], ...] = (
     RLSection,
     RewardSection,
     RolloutSection,
+    RecordSection,
     EvaluationSection,
     CheckpointSection,
     LoggingSection,
@@ -63,6 +65,7 @@ class Config(
     RLSection,
     RewardSection,
     RolloutSection,
+    RecordSection,
     EvaluationSection,
     CheckpointSection,
     LoggingSection,
@@ -175,6 +178,22 @@ class Config(
     def lora_scale(self) -> float:
         """By what an adapter's output is multiplied; there must be adapters."""
         return lora_scale(self.lora_rank, self.lora_alpha, self.lora_use_rslora)
+
+    @property
+    def rollout_model_len(self) -> int:
+        """Longest prompt with its response, in tokens: answers of evaluation are not trained, so
+        that they may exceed a row."""
+        longer = max((self.eval_max_tokens or 0) - self.rollout_max_tokens, 0)
+        return min(self.seq_length + longer, self.max_position_embeddings)
+
+    @property
+    def rollout_record(self) -> str | None:
+        """Folder of the record of rollouts; None: nothing is recorded."""
+        if not self.record_rollouts or self.replay_rollouts is not None:
+            return None
+        if self.rollout_record_dir is not None:
+            return self.rollout_record_dir
+        return None if self.save is None else f"{self.save}/{RECORD_FOLDER}"
 
     def padded_vocab_size(self, vocab_size: int) -> int:
         """Rows of the word embeddings for a vocabulary of `vocab_size`."""

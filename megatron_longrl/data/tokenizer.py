@@ -56,12 +56,17 @@ class Tokenizer(Protocol):
     def files(self) -> list[Path]:
         """Files that an exported model needs."""
 
+    @property
+    def origin(self) -> tuple[str, str]:
+        """Type and model with which :func:`build_tokenizer` makes the same one elsewhere."""
+
 
 class SentencePieceTokenizer:
     """A SentencePiece model file."""
 
     def __init__(self, model: str | Path) -> None:
         self.path = Path(model)
+        self.origin = ("SentencePieceTokenizer", str(self.path.absolute()))
         if not self.path.is_file():
             raise UserError(f"--tokenizer-model {model}: no such SentencePiece model file")
         try:
@@ -113,6 +118,7 @@ class HuggingFaceTokenizer:
         from transformers import AutoTokenizer
 
         self.path = Path(model)
+        self.origin = ("HuggingFaceTokenizer", str(self.path.absolute()))
         if not self.path.is_dir():
             raise UserError(f"--tokenizer-model {model}: no such folder")
         try:

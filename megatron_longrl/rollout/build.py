@@ -52,7 +52,7 @@ def model_settings(config: Config) -> ModelSettings:
         hf_config=engine_settings(config, dtype),
         dtype=dtype,
         memory_gib=config.rollout_memory_gib,
-        max_model_len=min(config.seq_length, config.max_position_embeddings),
+        max_model_len=config.rollout_model_len,
         tensor_parallel_size=config.rollout_tensor_parallel_size or 1,
         deepstack_levels=len(config.vision_deepstack_layers),
     )

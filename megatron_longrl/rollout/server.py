@@ -28,6 +28,7 @@ from importlib.metadata import version
 from typing import Any, TypeVar
 
 import megatron_longrl
+from megatron_longrl.data.tokenizer import build_tokenizer
 from megatron_longrl.errors import UserError
 from megatron_longrl.rollout.vllm_generation import Draw, Generator
 from megatron_longrl.rollout.vllm_model import ModelSettings, no_compilation, start_model
@@ -117,9 +118,15 @@ class RolloutServer:
             if gone.is_set():
                 raise InterruptedError("the trainer has gone")
 
+        tokenizer = build_tokenizer(*generation.tokenizer) if generation.tokenizer else None
         with no_compilation():
             self._generator.run(
-                generation.requests, generation.sampling, generation.eos_id, receive, check
+                generation.requests,
+                generation.sampling,
+                generation.eos_id,
+                receive,
+                check,
+                tokenizer,
             )
 
     def init_weight_transfer_engine(self, init_info: dict[str, Any]) -> None:

@@ -220,6 +220,7 @@ class ServerEngine:
         generation = Generation(
             weights_name(self._run, self.weight_version),
             self._tokenizer.eos_id,
+            self._tokenizer.origin if sampling.stop_strings else None,
             sampling,
             [replace(requests[i], wanted=wanted[i]) for i in missing],
         )
@@ -241,6 +242,7 @@ class ServerEngine:
             text=self._tokenizer.decode(line["token_ids"]),
             finish_reason=line["finish_reason"],
             weight_version=int(version),
+            seconds=line["seconds"],
         )
 
     # ---- Collective over the replica ----

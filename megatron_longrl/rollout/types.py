@@ -37,6 +37,10 @@ class SamplingSettings:
     """Nucleus sampling; 1 is off."""
     top_k: int = -1
     """Sample among this many most likely tokens; -1 is all."""
+    min_p: float = 0.0
+    """Sample among tokens of at least this part of the most likely token's probability."""
+    stop_strings: tuple[str, ...] = ()
+    """Texts that end a response; the token that completes one is the last."""
     seed: int | None = None
     """The run's seed; None draws different responses in every call."""
     step: int = 0
@@ -52,21 +56,22 @@ class Response:
     """One response to a prompt."""
 
     token_ids: Tensor
-    """long [R]; the end-of-turn token is the last one when the response ended by itself."""
+    """long [R]; what ended the response, the end-of-turn token or the one that completes a stop
+    string, is the last one."""
     logprobs: Tensor
-    """float32 [R]: log-probability of each token under the distribution it was drawn from. At
-    temperature 1 without top-p and top-k this is the log-softmax of the raw logits; at temperature
-    T of logits / T; with top-p or top-k of the truncated, renormalised distribution. Greedy: of the
-    raw logits."""
+    """float32 [R]: log-softmax of logits / T at each token, the policy that is trained; greedy: of
+    the logits. Top-p, top-k and min-p do not change them: see docs/records.md."""
     text: str
     """The decoded tokens."""
     finish_reason: str
-    """``stop`` (end of turn), ``length`` (cut at ``max_tokens``) or ``partial`` (goes on in a later
-    generation)."""
+    """``stop`` (end of turn, or a stop string), ``length`` (cut at ``max_tokens``) or ``partial``
+    (goes on in a later generation)."""
     weight_version: int
     """Version of the weights that produced it, or its last part."""
     earlier: tuple[tuple[int, int], ...] = ()
     """(tokens, version of the weights) of the parts before the last."""
+    seconds: float = 0.0
+    """From the call of the engine until it was complete, over all its parts."""
 
     @property
     def is_complete(self) -> bool:
@@ -88,6 +93,7 @@ class Response:
             finish_reason=by.finish_reason,
             weight_version=by.weight_version,
             earlier=self.parts,
+            seconds=self.seconds + by.seconds,
         )
 
 

@@ -186,7 +186,8 @@ class VllmEngine:
                     " --rollout-timeout or lower --rollout-max-tokens"
                 )
 
-        self._generator.run(requests, sampling, self._tokenizer.eos_id, count, check)
+        tokenizer = self._tokenizer
+        self._generator.run(requests, sampling, tokenizer.eos_id, count, check, tokenizer)
         if failure is not None:
             raise failure
         return responses
@@ -207,4 +208,5 @@ class VllmEngine:
             text=self._tokenizer.decode(draw.token_ids),
             finish_reason=draw.finish_reason,
             weight_version=self.weight_version,
+            seconds=draw.seconds,
         )

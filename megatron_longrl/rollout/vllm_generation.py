@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -12,6 +13,8 @@ from megatron_longrl.rollout.vllm_requests import PromptRequest, parameters
 
 if TYPE_CHECKING:
     from vllm import RequestOutput
+
+    from megatron_longrl.data.tokenizer import Tokenizer
 
 _STEPS_BETWEEN_CHECKS = 16
 
@@ -23,6 +26,8 @@ class Draw:
     token_ids: list[int]
     logprobs: list[float]
     finish_reason: str
+    seconds: float
+    """From the call of the engine until it was complete."""
 
 
 class Generator:
@@ -39,6 +44,7 @@ class Generator:
         eos_id: int,
         on_draw: Callable[[int, int, Draw], None],
         check: Callable[[], None],
+        tokenizer: Tokenizer | None = None,
     ) -> None:
         """Generate the responses that the requests want.
 
@@ -46,9 +52,13 @@ class Generator:
             on_draw: gets (index of the request, index of the response, response) of each as soon as
                 it is complete.
             check: is called every few steps, and ends the generation by an exception.
+            tokenizer: finds stop strings, where there are any.
         """
         from vllm.inputs.engine import embeds_input
 
+        from megatron_longrl.rollout.vllm_stop import watch_for_stops
+
+        began = time.monotonic()
         waiting: dict[str, tuple[int, int]] = {}  # request and response by vLLM's name for it
         try:
             for number, request in enumerate(requests):
@@ -56,11 +66,17 @@ class Generator:
                     name = str(next(self._names))
                     waiting[name] = number, index
                     how = parameters(request, index, sampling, eos_id)
-                    self._engine.add_request(name, embeds_input(request.embeddings), how)
+                    given = embeds_input(request.embeddings)
+                    own_name = self._engine.add_request(name, given, how)
+                    if sampling.stop_strings:
+                        assert tokenizer is not None, "stop strings are found in text"
+                        watch_for_stops(self._engine, own_name, tokenizer, how, request.prefix)
             steps = 0
             while self._engine.has_unfinished_requests():
                 for output in self._engine.step():
-                    on_draw(*waiting.pop(output.request_id), _draw(output))
+                    on_draw(
+                        *waiting.pop(output.request_id), _draw(output, time.monotonic() - began)
+                    )
                 steps += 1
                 if steps % _STEPS_BETWEEN_CHECKS == 0:
                     check()
@@ -69,9 +85,9 @@ class Generator:
             raise
 
 
-def _draw(output: RequestOutput) -> Draw:
+def _draw(output: RequestOutput, seconds: float) -> Draw:
     (completion,) = output.outputs
     token_ids = list(completion.token_ids)
     logprobs: Any = completion.logprobs
     assert len(logprobs.logprobs) == len(token_ids), "one log-probability per token"
-    return Draw(token_ids, logprobs.logprobs, str(completion.finish_reason))
+    return Draw(token_ids, logprobs.logprobs, str(completion.finish_reason), seconds)

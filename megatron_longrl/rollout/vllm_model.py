@@ -17,6 +17,7 @@ from megatron_longrl.platforms import platform
 from megatron_longrl.rollout.vllm_deepstack import DeepStackFeed
 from megatron_longrl.rollout.vllm_guest import leave_groups, vllm_start
 from megatron_longrl.rollout.vllm_limits import check_head_size, scheduling, weight_shapes
+from megatron_longrl.rollout.vllm_logprobs import report_whole_softmax
 from megatron_longrl.rollout.vllm_positions import take_positions
 
 # A prompt's last block is prefilled for every response: small blocks share more of a short prompt.
@@ -113,8 +114,8 @@ def start_model(
             max_model_len=settings.max_model_len,
             max_num_seqs=sequences,
             **scheduling(batched, sequences, settings.max_model_len),
-            # What was really sampled from; equals the raw log-softmax at temperature 1.
-            logprobs_mode="processed_logprobs",
+            # Log-probabilities come from report_whole_softmax; this mode computes none beside.
+            logprobs_mode="processed_logits",
             # Compiled graphs would not see what DeepStack adds.
             enforce_eager=platform.name == "cpu" or settings.deepstack_levels > 0,
             async_scheduling=False,  # ranks of an engine must schedule alike
@@ -128,6 +129,7 @@ def start_model(
             leave_groups()
             reason = (str(error).strip() or repr(error)).splitlines()[0]
             raise UserError(f"the rollout engine did not start: {reason}") from error
+    engine.collective_rpc(_report_logprobs)
     if settings.uses_mrope:
         engine.collective_rpc(partial(_teach_media, deepstack_levels=settings.deepstack_levels))
     return engine
@@ -138,6 +140,10 @@ def no_compilation() -> Any:
     if platform.name == "cpu":
         return torch.compiler.set_stance("force_eager")
     return nullcontext()
+
+
+def _report_logprobs(worker: Any) -> None:
+    report_whole_softmax(worker.model_runner.sampler)
 
 
 def _teach_media(worker: Any, deepstack_levels: int) -> None:

@@ -41,6 +41,8 @@ class PromptRequest:
     """[P, h]."""
     extra: dict[str, Any]
     """What its sampling parameters carry beside: tensors, or tuples of them."""
+    prefix: Sequence[int] = ()
+    """Tokens with which the responses have begun; the embeddings end with theirs."""
 
 
 def check_prompts(
@@ -55,7 +57,7 @@ def check_prompts(
             raise UserError(
                 f"prompt {prompt.uid}: {length} tokens and a response of {sampling.max_tokens}"
                 f" exceed the rollout engine's {max_model_len}; raise --seq-length, or"
-                " lower --video-frames or --rollout-max-tokens"
+                " lower --video-frames, --rollout-max-tokens or --eval-max-tokens"
             )
 
 
@@ -84,7 +86,8 @@ def make_request(
         embeddings[mask] = rows[:, :width]
         if rows.shape[1] > width:
             extra |= with_features(mask, rows[:, width:])
-    return PromptRequest(seed, beginning.wanted, beginning.max_tokens, embeddings, extra)
+    begun = beginning.prefix.tolist()
+    return PromptRequest(seed, beginning.wanted, beginning.max_tokens, embeddings, extra, begun)
 
 
 def parameters(
@@ -98,13 +101,17 @@ def parameters(
         temperature=sampling.temperature,
         top_p=sampling.top_p,
         top_k=sampling.top_k,
+        min_p=sampling.min_p,
         seed=request.seed + index if sampling.temperature > 0 else None,
         max_tokens=request.max_tokens,
         stop_token_ids=[eos_id] if sampling.stop else [],
         ignore_eos=not sampling.stop,
         logprobs=0,  # of the sampled token only
         flat_logprobs=True,
-        detokenize=False,
+        # vLLM has no tokenizer here; see vllm_stop.py.
+        detokenize=bool(sampling.stop_strings),
+        stop=list(sampling.stop_strings),
+        include_stop_str_in_output=True,
         output_kind=RequestOutputKind.FINAL_ONLY,
         extra_args=request.extra or None,
         skip_clone=True,  # else vLLM copies what DeepStack adds, for every response

@@ -25,6 +25,8 @@ class Generation:
     weights: str
     """Name of the weights that must produce it, see :func:`weights_name`."""
     eos_id: int
+    tokenizer: tuple[str, str] | None
+    """Its type and model, which the server reads, where there are stop strings to find."""
     sampling: SamplingSettings
     requests: Sequence[PromptRequest]
 
@@ -51,10 +53,11 @@ def write_generation(generation: Generation) -> bytes:
             for place, part in enumerate(parts):
                 tensors[f"{number}.{key}.{place}"] = part.contiguous()
         plain = {"seed": request.seed, "wanted": list(request.wanted), "most": request.max_tokens}
-        prompts.append({**plain, "extra": shapes})
+        prompts.append({**plain, "extra": shapes, "prefix": list(request.prefix)})
     header = {
         "weights": generation.weights,
         "eos_id": generation.eos_id,
+        "tokenizer": generation.tokenizer,
         "sampling": asdict(generation.sampling),
         "prompts": prompts,
     }
@@ -73,6 +76,9 @@ def read_generation(path: str | Path) -> Generation:
                 extra[key] = parts[0] if count is None else parts
             embeddings = file.get_tensor(f"{number}")
             plain = (prompt["seed"], prompt["wanted"], prompt["most"])
-            requests.append(PromptRequest(*plain, embeddings, extra))
-    sampling = SamplingSettings(**header["sampling"])
-    return Generation(header["weights"], header["eos_id"], sampling, requests)
+            requests.append(PromptRequest(*plain, embeddings, extra, prompt["prefix"]))
+    settings = header["sampling"]
+    settings["stop_strings"] = tuple(settings["stop_strings"])
+    tokenizer = tuple(header["tokenizer"]) if header["tokenizer"] else None
+    sampling = SamplingSettings(**settings)
+    return Generation(header["weights"], header["eos_id"], tokenizer, sampling, requests)

@@ -20,7 +20,8 @@ from megatron_longrl.data.prompts import Prompt
 from megatron_longrl.data.rows import Row, load_rows
 from megatron_longrl.errors import UserError
 from megatron_longrl.parallel.agree import gather_objects, together
-from megatron_longrl.rewards.runner import RewardRunner, build_rewards
+from megatron_longrl.rewards.protocol import Rewards
+from megatron_longrl.rewards.runner import build_rewards
 from megatron_longrl.rollout.build import build_engine
 from megatron_longrl.rollout.engine import RolloutEngine
 from megatron_longrl.rollout.types import Group, SamplingSettings
@@ -35,17 +36,10 @@ FURTHER = ("reward/", "accuracy_shuffled")
 
 
 def answer(
-    runtime: Runtime, engine: RolloutEngine, rewards: RewardRunner, rows: Sequence[Row]
+    runtime: Runtime, engine: RolloutEngine, rewards: Rewards, rows: Sequence[Row]
 ) -> list[Group]:
-    """One scored response to each row, with the settings of evaluation."""
-    config = runtime.config
-    sampling = SamplingSettings(
-        n=1,
-        max_tokens=config.rollout_max_tokens,
-        temperature=config.eval_temperature,
-        seed=config.seed,
-        step=-1,
-    )
+    """Scored responses to each row, with the settings of evaluation."""
+    config, sampling = runtime.config, evaluation_settings(runtime.config)
     groups: list[Group] = []
     size = max(config.eval_batch_size, 1)
     for first in range(0, len(rows), size):
@@ -55,6 +49,22 @@ def answer(
         rewards.collect(answered)
         groups += answered
     return groups
+
+
+def evaluation_settings(config: Config) -> SamplingSettings:
+    """How answers are drawn: with the same random numbers in every validation of a run, which no
+    step of training uses."""
+    return SamplingSettings(
+        n=config.eval_group_size,
+        max_tokens=config.eval_max_tokens or config.rollout_max_tokens,
+        temperature=config.eval_temperature,
+        top_p=config.eval_top_p,
+        top_k=config.eval_top_k,
+        min_p=config.eval_min_p,
+        stop_strings=tuple(config.rollout_stop),
+        seed=config.seed,
+        step=-1,
+    )
 
 
 def rollout_metrics(runtime: Runtime, groups: Sequence[Group]) -> tuple[dict[str, float], int]:
@@ -86,7 +96,7 @@ def accuracy_by(summaries: Sequence[Mapping[str, Any]], field: str) -> dict[str,
     }
 
 
-def reward_counters(runtime: Runtime, rewards: RewardRunner) -> dict[str, float]:
+def reward_counters(runtime: Runtime, rewards: Rewards) -> dict[str, float]:
     """What ``rewards.pop_counters()`` counted, over all replicas. Collective over the world."""
     mine = rewards.pop_counters()
     if runtime.replica_rank != 0:
@@ -173,19 +183,34 @@ def wilson_interval(rate: float, total: int, z: float = 1.959964) -> tuple[float
 
 
 def _record(group: Group) -> dict[str, Any]:
-    response = group.responses[0]
-    assert group.rewards is not None and group.valid is not None
+    """Means over the responses to a question, and the only response or all of them."""
+    row, responses = group.prompt.row, group.responses
+    assert group.rewards is not None and group.valid is not None and group.correct is not None
+    rewards = [
+        float(reward) if known else None
+        for reward, known in zip(group.rewards, group.valid, strict=True)
+    ]
+    answers = [
+        {
+            "response": response.text,
+            "correct": float(group.correct[index]),
+            "reward": rewards[index],
+            "rewards": {name: scores[index] for name, scores in group.components.items()},
+            "tokens": len(response.token_ids),
+            "finish_reason": response.finish_reason,
+        }
+        for index, response in enumerate(responses)
+    ]
+    lengths = [len(response.token_ids) for response in responses]
     return {
-        "problem_id": group.prompt.row.problem_id,
-        "problem_type": group.prompt.row.problem_type,
-        "answer": group.prompt.row.answer,
-        "response": response.text,
+        "problem_id": row.problem_id,
+        "problem_type": row.problem_type,
+        "answer": row.answer,
+        **(answers[0] if len(answers) == 1 else {"responses": answers}),
         "correct": group.accuracy,
         "format": group.metrics["format"],
-        "reward": float(group.rewards[0]) if group.valid[0] else None,
-        "rewards": {name: scores[0] for name, scores in group.components.items()},
-        "tokens": len(response.token_ids),
-        "finish_reason": response.finish_reason,
+        "reward": _mean_of(rewards),
+        "tokens": sum(lengths) / len(lengths) if len(lengths) > 1 else lengths[0],
     }
 
 

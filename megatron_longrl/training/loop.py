@@ -177,6 +177,9 @@ class TrainingLoop:
                 if self.config.valid_data_path
                 else []
             )
+            if valid and self.config.replay_rollouts is not None:
+                logger.warning("no validation: --replay-rollouts starts no engine")
+                valid = []
             self.valid_rows = runtime.share(valid[: self.config.eval_samples])
 
     def run(self, trainer: Trainer) -> None:

@@ -21,8 +21,9 @@ from megatron_longrl.parallel.agree import sum_over_replicas
 from megatron_longrl.parallel.frames import EncodedVideos
 from megatron_longrl.parallel.logprobs import ReferenceLogits
 from megatron_longrl.planner.packing import even_part
-from megatron_longrl.rewards.runner import RewardRunner
+from megatron_longrl.rewards.protocol import Rewards
 from megatron_longrl.rollout.engine import RolloutEngine
+from megatron_longrl.rollout.recorder import RolloutRecorder
 from megatron_longrl.rollout.types import Group
 from megatron_longrl.rollout.weights import LiveWeights
 from megatron_longrl.training.advantages import with_advantages
@@ -61,16 +62,18 @@ class RLTrainer:
         reference: frozen weights of the KL term, when there is one.
         critic: of gae.
         state: what :meth:`state` returned when the run was saved.
+        recorder: writes what was generated.
     """
 
     def __init__(
         self,
         runtime: Runtime,
         engine: RolloutEngine,
-        rewards: RewardRunner,
+        rewards: Rewards,
         reference: ReferenceWeights | None,
         critic: Critic | None = None,
         state: Mapping[str, Any] | None = None,
+        recorder: RolloutRecorder | None = None,
     ) -> None:
         self.runtime = runtime
         self.config = runtime.config
@@ -78,6 +81,7 @@ class RLTrainer:
         self.rewards = rewards
         self.reference = reference
         self.critic = critic
+        self.recorder = recorder
         self.version = 0
         self.beta = float((state or {}).get("kl_beta", self.config.grpo_kl_beta))
         self._skips = SkippedUpdates.restored(state)
@@ -92,6 +96,7 @@ class RLTrainer:
             keeps_frames=self.config.updates_per_step == 1
             and not self.config.dynamic_sampling
             and not self.config.rollout_lag,
+            recorder=recorder,
         )
         self._sync_weights()
 
@@ -114,6 +119,10 @@ class RLTrainer:
             self._values(batches, media)
         with timer("advantages"):
             self._advantages(rollouts, batches)
+        if self.recorder is not None:
+            # Before the update, so that one that goes wrong can be replayed.
+            with timer("record"):
+                self.recorder.write(iteration, rollouts.groups, timer.so_far())
         metrics = self._train(iteration, parts, media)
         with timer("sync"):
             self._sync_weights()

@@ -16,9 +16,10 @@ from megatron_longrl.data.curriculum import frames_at
 from megatron_longrl.data.prompts import Prompt
 from megatron_longrl.data.rows import Row
 from megatron_longrl.parallel.agree import sum_over_replicas
-from megatron_longrl.rewards.runner import RewardRunner
+from megatron_longrl.rewards.protocol import Rewards
 from megatron_longrl.rollout.continuation import NOTHING, Begun
 from megatron_longrl.rollout.engine import RolloutEngine
+from megatron_longrl.rollout.recorder import RolloutRecorder
 from megatron_longrl.rollout.types import Group, Response, SamplingSettings
 from megatron_longrl.training.loop import RowSource
 from megatron_longrl.training.media import Media
@@ -58,8 +59,10 @@ class Round:
     groups: list[Group]
     """Complete ones."""
     media: Media
-    carried: int = 0
-    """Groups that go on in the next step."""
+    number: int = 0
+    """Of the round within the step."""
+    carried: list[Group] = field(default_factory=list)
+    """Those that go on in the next step."""
     greedy: list[Group] = field(default_factory=list)
     """ReMax: the greedy response to each prompt."""
     shuffled: list[Group] = field(default_factory=list)
@@ -72,16 +75,24 @@ class RolloutCollector:
     Args:
         rewards: scores responses while others are being generated.
         keeps_frames: the encoder's backward pass follows on these very embeddings.
+        recorder: notes all that was generated.
     """
 
     def __init__(
-        self, runtime: Runtime, engine: RolloutEngine, rewards: RewardRunner, *, keeps_frames: bool
+        self,
+        runtime: Runtime,
+        engine: RolloutEngine,
+        rewards: Rewards,
+        *,
+        keeps_frames: bool,
+        recorder: RolloutRecorder | None = None,
     ) -> None:
         self.runtime = runtime
         self.config = runtime.config
         self.engine = engine
         self.rewards = rewards
         self._keeps_frames = keeps_frames
+        self._recorder = recorder
         self._carried: list[Group] = []
         """Begun, but not complete."""
 
@@ -97,7 +108,7 @@ class RolloutCollector:
     def finish(self, begun: Round, source: RowSource) -> Rollouts:
         """The groups of the step that has begun, with rewards: as many as a step has, fewer where
         rows fail; collective over the world."""
-        config, result, round_ = self.config, Rollouts(carried=begun.carried), begun
+        config, result, round_ = self.config, Rollouts(carried=len(begun.carried)), begun
         wanted = source.rows_per_replica
         tries = config.dynamic_sampling_max_tries if config.dynamic_sampling else 1
         while True:
@@ -158,11 +169,9 @@ class RolloutCollector:
         self._carried += open_groups
         groups = [group for group in groups if group.is_complete]
         prompts = [group.prompt for group in groups]
-        result = Round(iteration, groups, media, carried=len(open_groups))
+        result = Round(iteration, groups, media, number, open_groups)
         if config.advantage == "remax":
-            greedy = SamplingSettings(
-                n=1, max_tokens=config.rollout_max_tokens, temperature=0.0, step=iteration
-            )
+            greedy = greedy_settings(config, iteration)
             result.greedy = self._answers(_again(prompts), media.embeddings, greedy)
         if config.shuffled_frames_bonus:
             filmed = [prompt for prompt in prompts if _is_filmed(prompt)]
@@ -186,6 +195,8 @@ class RolloutCollector:
         """Fill in the rewards; collective over the replica."""
         with self.runtime.timer("reward"):
             self.rewards.collect([*round_.groups, *round_.greedy, *round_.shuffled])
+        if self._recorder is not None:
+            self._note(round_, self._recorder)
         if self.config.advantage == "remax":
             for group, other in zip(round_.groups, round_.greedy, strict=True):
                 take_baseline(group, other)
@@ -196,6 +207,15 @@ class RolloutCollector:
                 add_contrast(group, other, bonus, ratio)
         if self.config.overlong_shaping:
             _shorten(round_.groups, self.config)
+
+    def _note(self, round_: Round, recorder: RolloutRecorder) -> None:
+        """All that was generated, as the rewards left it."""
+        iteration, config = round_.iteration, self.config
+        recorder.note(
+            [*round_.groups, *round_.carried], training_settings(config, iteration, round_.number)
+        )
+        recorder.note(round_.greedy, greedy_settings(config, iteration))
+        recorder.note(round_.shuffled, training_settings(config, iteration, _SHUFFLED))
 
 
 def _is_filmed(prompt: Prompt) -> bool:
@@ -256,9 +276,22 @@ def training_settings(config: Config, iteration: int, number: int = 0) -> Sampli
         temperature=config.rollout_temperature,
         top_p=config.rollout_top_p,
         top_k=config.rollout_top_k,
+        min_p=config.rollout_min_p,
+        stop_strings=tuple(config.rollout_stop),
         seed=config.seed,
         step=iteration,
         round=number,
+    )
+
+
+def greedy_settings(config: Config, iteration: int) -> SamplingSettings:
+    """How ReMax draws its baselines."""
+    return SamplingSettings(
+        n=1,
+        max_tokens=config.rollout_max_tokens,
+        temperature=0.0,
+        stop_strings=tuple(config.rollout_stop),
+        step=iteration,
     )
 
 

@@ -48,6 +48,10 @@ class PhaseTimer:
             self._nested[-1] += spent
             self._seconds[phase] = self._seconds.get(phase, 0.0) + own
 
+    def so_far(self) -> dict[str, float]:
+        """Seconds by phase since the last :meth:`pop`."""
+        return dict(self._seconds)
+
     def pop(self) -> dict[str, float]:
         """`{"time/<phase>": seconds}` since the last call, in order of first use."""
         seconds, self._seconds = self._seconds, {}

@@ -10,6 +10,7 @@ test ends the session.
 
 from __future__ import annotations
 
+import base64
 import contextlib
 import datetime
 import faulthandler
@@ -64,14 +65,14 @@ class Peers:
         """The values of all ranks, in rank order; raises OutOfStep when one is late."""
         store = dist.PrefixStore(f"pytest/{self._exchanges}", self.store)
         self._exchanges += 1
-        store.set(str(RANK), pickle.dumps(value, protocol=0).decode("ascii"))
+        store.set(str(RANK), base64.b64encode(pickle.dumps(value)).decode("ascii"))
         values = []
         for rank in range(WORLD_SIZE):
             try:
                 store.wait([str(rank)], datetime.timedelta(seconds=seconds))
             except RuntimeError:
                 raise OutOfStep(f"rank {rank} is not there after {seconds:.0f} s") from None
-            values.append(pickle.loads(store.get(str(rank))))
+            values.append(pickle.loads(base64.b64decode(store.get(str(rank)))))
         return values
 
     def start_world(self) -> None:

@@ -7,13 +7,17 @@ import logging
 import os
 import signal
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
 
 import pytest
 import torch
 import torch.distributed as dist
+from tokenizers import Tokenizer as Vocabulary
+from tokenizers.models import WordLevel
 from torch import Tensor, nn
+from transformers import PreTrainedTokenizerFast
 
 from megatron_longrl.data.tokenizer import Tokenizer
 from megatron_longrl.errors import UserError
@@ -42,6 +46,7 @@ GROUPS_OUTLIVE_TESTS = True
 GREEDY = SamplingSettings(n=1, max_tokens=20, temperature=0.0)
 # 56 responses, of which a server generates 32 at a time.
 SAMPLED = SamplingSettings(n=8, max_tokens=30, temperature=0.8, top_p=0.9, seed=7, step=3)
+STOPPED = replace(SAMPLED, stop_strings=("9 1",))
 BUCKET = 160 << 10
 """The embedding table, the largest layer, has 150 KiB."""
 
@@ -71,8 +76,19 @@ def history(engine: RolloutEngine) -> list[list[Group]]:
     rounds = []
     for version, seed in enumerate((1, 2, 1)):
         engine.update_weights(live(model(seed)), 10 + version)
-        rounds += [engine.generate(PROMPTS, MEDIA, how) for how in (GREEDY, SAMPLED)]
+        rounds += [engine.generate(PROMPTS, MEDIA, how) for how in (GREEDY, SAMPLED, STOPPED)]
     return rounds
+
+
+class WordsOnDisk(Words):
+    """With the same tokenizer in files, for the server."""
+
+    def __init__(self, folder: Path) -> None:
+        words = Vocabulary(WordLevel({str(i): i for i in range(HF_CONFIG["vocab_size"])}))
+        PreTrainedTokenizerFast(
+            tokenizer_object=words, eos_token=str(self.eos_id), pad_token=str(self.eos_id)
+        ).save_pretrained(folder)
+        self.origin = ("HuggingFaceTokenizer", str(folder))
 
 
 OPEN: list[tuple[ServerEngine, ParallelGroups, list[list[Group]]]] = []
@@ -87,11 +103,11 @@ def closed_at_the_end() -> Iterator[None]:
 
 
 @pytest.fixture
-def engine(world: None) -> ServerEngine:
+def engine(world: None, tmp_path: Path) -> ServerEngine:
     """With the weights of seed 1 as version 1."""
     if not OPEN:
         groups = parallel(dist.get_world_size())
-        tokenizer = cast(Tokenizer, Words())
+        tokenizer = cast(Tokenizer, WordsOnDisk(tmp_path))
         colocated = VllmEngine(model_settings(), tokenizer, groups, tensor_parallel_size=1)
         answers = history(colocated)
         colocated.close()

@@ -34,6 +34,7 @@ class Letters:
 
     vocab_size = 124
     eos_id = pad_id = media_id = 0
+    origin = ("Letters", "")
 
     def __init__(self) -> None:
         names = ("<|image_pad|>", "<|video_pad|>", "<|vision_start|>", "<|vision_end|>")
