@@ -14,6 +14,7 @@ import base64
 import contextlib
 import datetime
 import faulthandler
+import gc
 import io
 import os
 import pickle
@@ -105,13 +106,16 @@ PEERS = Peers()
 def world(request: pytest.FixtureRequest) -> Iterator[None]:
     """Every test finds torch.distributed started (gloo, all ranks), and its groups end with it.
 
-    A gloo group keeps threads that never rest: groups that pile up slow down everything after them.
+    A gloo group keeps threads that never rest, and open files: groups that pile up slow down
+    everything after them, until no file can be opened. Models and optimizers hold groups in circles
+    of references, which only the garbage collector unties.
     A file whose fixtures hold groups over several tests says so with ``GROUPS_OUTLIVE_TESTS``.
     """
     PEERS.start_world()
     yield
     if not getattr(request.module, "GROUPS_OUTLIVE_TESTS", False):
         destroy_parallel()
+        gc.collect()
 
 
 @pytest.fixture(autouse=True, scope="module")
@@ -179,6 +183,7 @@ def pytest_collection_finish(session: pytest.Session) -> None:
         names = PEERS.exchange([item.nodeid for item in session.items], TEST_SECONDS)
         if any(other != names[0] for other in names):
             raise pytest.UsageError("the ranks have collected different tests")
+    gc.freeze()  # What is there now stays; the collections after each test need not look at it.
 
 
 # ---- Agreement on each phase (setup, call, teardown) of each test ----

@@ -191,6 +191,16 @@ def test_a_crash_leaves_no_half_entry_and_the_next_job_cleans_up(tmp_path: Path)
     store.close()
 
 
+def test_stores_of_living_jobs_cost_no_descriptors(tmp_path: Path) -> None:
+    alive = tmp_path / f"{embedding_store._PREFIX}alive"
+    alive.mkdir()
+    store = EmbeddingStore(1 << 20, torch.bfloat16, alive)
+    before = os.listdir("/proc/self/fd")
+    _remove_leftovers(tmp_path)
+    assert os.listdir("/proc/self/fd") == before
+    store.close()
+
+
 def test_a_failed_write_is_a_user_error_and_changes_nothing(
     store: EmbeddingStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
