@@ -23,7 +23,6 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 import torch.distributed as dist
-import torch.nn.functional as F
 from torch import Tensor
 
 from megatron_longrl.errors import UserError
@@ -31,8 +30,9 @@ from megatron_longrl.parallel.agree import gather_objects, together
 from megatron_longrl.parallel.groups import ParallelGroups
 from megatron_longrl.platforms import platform
 from megatron_longrl.rollout.placement import place
+from megatron_longrl.rollout.prompt_buffers import PromptBuffers
 from megatron_longrl.rollout.sampling import balanced_shares, group_seeds
-from megatron_longrl.rollout.types import Group, Response, SamplingSettings
+from megatron_longrl.rollout.types import Group, Response, SamplingSettings, Traffic
 from megatron_longrl.rollout.vllm_deepstack import DeepStackFeed, with_features
 from megatron_longrl.rollout.vllm_guest import (
     kept_random_state,
@@ -40,6 +40,7 @@ from megatron_longrl.rollout.vllm_guest import (
     unlink_shared_memory,
     vllm_start,
 )
+from megatron_longrl.rollout.vllm_hashes import hash_prompts_once
 from megatron_longrl.rollout.vllm_limits import check_head_size, scheduling, weight_names
 from megatron_longrl.rollout.vllm_positions import take_positions, with_positions
 
@@ -122,6 +123,7 @@ class VllmEngine:
         deepstack_levels: int = 0,
     ) -> None:
         self.weight_version = -1
+        self.traffic = Traffic()
         self.placement = place(tensor_parallel_size, hf_config, groups, socket.gethostname())
         self._tokenizer = tokenizer
         self._control = groups.replica_control
@@ -137,6 +139,7 @@ class VllmEngine:
             hf_config = {**hf_config, "tie_word_embeddings": False}
         self._expected_weights = weight_names(hf_config)
         self._token_embeddings: Tensor | None = None
+        self._buffers = PromptBuffers(self.placement, self._control, dtype)
         self._engine: Any = None
         instance = gather_objects(groups.control, secrets.token_hex(6))[0]
         with (
@@ -148,6 +151,7 @@ class VllmEngine:
             from vllm.v1.engine.llm_engine import LLMEngine
 
             check_head_size(hf_config)
+            hash_prompts_once()
             (Path(folder) / "config.json").write_text(json.dumps(dict(hf_config)))
             arguments = EngineArgs(
                 model=folder,
@@ -196,9 +200,13 @@ class VllmEngine:
         seeds = self._seeds(prompts, sampling)
         costs = [len(prompt.token_ids) + sampling.n * sampling.max_tokens for prompt in prompts]
         share = balanced_shares(costs, self.placement.num_engines)[self.placement.engine]
+        mine = [prompts[index] for index in share]
         with together(self._control):
             self._check(prompts, sampling)
-            inputs = [self._input(prompts[index], media) for index in share]
+        lengths = [len(prompt.token_ids) for prompt in mine]
+        buffers = self._buffers.open(lengths, self._token_embeddings.shape[1])
+        with together(self._control):
+            inputs = [self._input(p, media, b) for p, b in zip(mine, buffers, strict=True)]
         drawn: dict[int, list[_Draw]] = {}
         with together(self._control), kept_random_state(), _no_compilation():
             outputs = self._run(inputs, [seeds[index] for index in share], sampling)
@@ -235,9 +243,14 @@ class VllmEngine:
                     f"{len(missing)} weights did not reach the rollout engine, {missing[0]} for"
                     " one: the model's name mapping does not cover its Hugging Face configuration"
                 )
-            if not self._engine.reset_prefix_cache():
-                raise RuntimeError("vLLM kept its prefix cache: requests are still running")
+            self._reset_caches()
         self.weight_version = version
+        self.traffic = self.traffic.plus(weight_updates=1)
+
+    def forget_prompts(self) -> None:
+        """See :meth:`RolloutEngine.forget_prompts`."""
+        with together(self._control):
+            self._reset_caches()
 
     def hook_model(self, hook: Callable[..., None]) -> None:
         """Call ``hook(module, inputs, named_inputs)`` before every forward pass of this rank."""
@@ -254,6 +267,13 @@ class VllmEngine:
         self._engine.engine_core.shutdown()
         self._engine = None
         self._token_embeddings = None
+
+    def _reset_caches(self) -> None:
+        """vLLM knows a cached block by its embeddings, but not by what DeepStack adds to them."""
+        self._engine.reset_encoder_cache()
+        if not self._engine.reset_prefix_cache():
+            raise RuntimeError("vLLM kept its prefix cache: requests are still running")
+        self.traffic = self.traffic.plus(cache_resets=1)
 
     def _noting(
         self, named: Iterator[tuple[str, Tensor]], seen: set[str]
@@ -287,24 +307,37 @@ class VllmEngine:
                     " lower --video-frames or --rollout-max-tokens"
                 )
 
-    def _input(self, prompt: Prompt, media: Mapping[str, Tensor]) -> _Input:
-        """The live embeddings of the text with the media's embeddings in their slots."""
+    def _input(self, prompt: Prompt, media: Mapping[str, Tensor], embeddings: Tensor) -> _Input:
+        """The live embeddings of the text with the media's embeddings in their slots.
+
+        Args:
+            embeddings: [P, h], which the leader fills for all ranks of its engine.
+        """
         assert self._token_embeddings is not None
-        embeddings = F.embedding(prompt.token_ids.cpu(), self._token_embeddings)
-        parts = [media[video.key()] for video in prompt.videos]
+        parts = [media[video.key()].detach() for video in prompt.videos]
         if tuple(len(part) for part in parts) != tuple(prompt.media_lengths):
             raise RuntimeError(
                 f"prompt {prompt.uid}: media slots {tuple(prompt.media_lengths)},"
                 f" media embeddings {tuple(len(part) for part in parts)}"
             )
         extra = with_positions(prompt.positions) if self._uses_mrope else {}
-        if parts:
-            rows = torch.cat([part.detach().to("cpu", self._dtype) for part in parts])
-            width = embeddings.shape[1]
-            mask = prompt.media_mask.cpu()
-            embeddings[mask] = rows[:, :width]
-            if rows.shape[1] > width:
-                extra |= with_features(mask, rows[:, width:])
+        width, mask = embeddings.shape[1], prompt.media_mask.cpu()
+        copied = 0
+        if self.placement.is_leader:
+            torch.index_select(self._token_embeddings, 0, prompt.token_ids.cpu(), out=embeddings)
+            places = mask.nonzero().flatten().split(list(prompt.media_lengths))
+            for part, place in zip(parts, places, strict=True):
+                embeddings[place] = part[:, :width].to("cpu", self._dtype)
+            copied = embeddings.nbytes
+        if parts and parts[0].shape[1] > width:
+            features = [part[:, width:].to("cpu", self._dtype) for part in parts]
+            # Those of one video stay where they are.
+            whole = torch.cat(features) if len(features) > 1 else features[0]
+            extra |= with_features(mask, whole)
+            is_there = whole.untyped_storage().data_ptr() == parts[0].untyped_storage().data_ptr()
+            copied += 0 if is_there else whole.nbytes
+        leads = int(self.placement.is_leader)
+        self.traffic = self.traffic.plus(prompts=leads, prompt_bytes=copied)
         return _Input(embeddings, extra)
 
     def _run(
@@ -333,6 +366,7 @@ class VllmEngine:
                 detokenize=False,
                 output_kind=RequestOutputKind.FINAL_ONLY,
                 extra_args=given.extra or None,
+                skip_clone=True,  # or vLLM would copy what is in extra_args
             )
             self._engine.add_request(names[-1], embeds_input(given.embeddings), parameters)
         finished: dict[str, RequestOutput] = {}

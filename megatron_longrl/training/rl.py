@@ -13,7 +13,6 @@ from torch import Tensor
 from megatron_longrl.algorithms.correction import effective_sample_share
 from megatron_longrl.algorithms.kl import adapted_weight, kl_estimate
 from megatron_longrl.checkpoint.distributed import load_weights
-from megatron_longrl.checkpoint.mapping import weight_stream
 from megatron_longrl.data.rows import Row
 from megatron_longrl.errors import UserError
 from megatron_longrl.models.language import output_weight
@@ -36,6 +35,7 @@ from megatron_longrl.training.runtime import Runtime
 from megatron_longrl.training.sharding import MicroBatch
 from megatron_longrl.training.step import SkippedUpdates
 from megatron_longrl.training.token_values import collect, place, place_advantages
+from megatron_longrl.training.weight_sync import WeightSync
 
 logger = logging.getLogger(__name__)
 
@@ -64,7 +64,7 @@ class RLTrainer:
         self.engine = engine
         self.reference = reference
         self.critic = critic
-        self.version = 0
+        self.sync = WeightSync(runtime, engine)
         self.beta = float((state or {}).get("kl_beta", self.config.grpo_kl_beta))
         self._skips = SkippedUpdates.restored(state)
         self.loss = rl_loss(self.config, lambda: self.beta)
@@ -74,11 +74,11 @@ class RLTrainer:
             # More rounds or updates need them anew.
             keeps_frames=self.config.updates_per_step == 1 and not self.config.dynamic_sampling,
         )
-        self._sync_weights()
+        self.sync()
 
     def step(self, iteration: int, source: RowSource) -> dict[str, float]:
         """One RL step; returns its metrics over all replicas."""
-        timer = self.runtime.timer
+        timer, traffic = self.runtime.timer, self.engine.traffic
         rollouts = self.collector.collect(iteration, source)
         media = rollouts.media
         with timer("pack"):
@@ -96,12 +96,13 @@ class RLTrainer:
             self._advantages(rollouts, batches)
         metrics = self._train(iteration, parts, media)
         with timer("sync"):
-            self._sync_weights()
+            self.sync()
         self._after(iteration, metrics)
         return {
             **metrics,
             **rollout_metrics(self.runtime, rollouts.generated)[0],
             **self.runtime.media_metrics(media),
+            **self.sync.metrics(traffic),
             **({"sampling_rounds": rollouts.rounds} if self.config.dynamic_sampling else {}),
         }
 
@@ -260,12 +261,6 @@ class RLTrainer:
         interval = config.ref_reset_interval
         if self.reference is not None and interval and (iteration + 1) % interval == 0:
             self.reference.reset()
-
-    def _sync_weights(self) -> None:
-        """Give the engine the newest weights of the language model."""
-        stream = weight_stream(self.runtime.model.modules, self.config, self.runtime.groups)
-        self.engine.update_weights(stream, self.version)
-        self.version += 1
 
 
 @dataclass(frozen=True)
