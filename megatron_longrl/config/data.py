@@ -51,3 +51,11 @@ class DataSection(Section):
 
     embedding_store_gib: PositiveFloat = 4.0
     """Memory for kept video embeddings, in GiB per replica and node."""
+
+    embedding_cache_dir: str | None = None
+    """Folder in which the embeddings of a frozen encoder outlive the run; runs may share it. All
+    nodes of a replica see it."""
+
+    embedding_cache_gib: PositiveFloat = 100.0
+    """Disk space for --embedding-cache-dir, in GiB; the embeddings that were not used for longest
+    leave first."""

@@ -49,6 +49,7 @@ def first_broken_rule(config: Config, world_size: int, entry: Entry | None) -> s
         _rollout_servers(config, world_size, entry),
         _schedule(config, entry),
         _checkpoints_and_validation(config, entry),
+        _embedding_cache(config, entry),
         _sft_batch(config, world_size) if entry == "sft" else iter(()),
         sampling_rules(config) if entry in ("rl", "evaluate") else iter(()),
         rl_rules(config, world_size) if entry == "rl" else iter(()),
@@ -359,6 +360,22 @@ def _checkpoints_and_validation(config: Config, entry: Entry | None) -> Iterator
     for name in ("eval_interval", "eval_at_start"):
         if getattr(config, name) and not config.valid_data_path:
             yield f"{name} is set without valid_data_path: give --valid-data-path FILE"
+
+
+def _embedding_cache(config: Config, entry: Entry | None) -> Iterator[str]:
+    if config.embedding_cache_dir is None:
+        if "embedding_cache_gib" in config.model_fields_set:
+            yield (
+                f"embedding_cache_gib ({config.embedding_cache_gib:g}) is set without "
+                "embedding_cache_dir: give --embedding-cache-dir FOLDER"
+            )
+        return
+    is_frozen = config.freeze_vision_tower and config.freeze_projector
+    if entry in ("sft", "rl") and not is_frozen:
+        yield (
+            "embedding_cache_dir keeps what a frozen encoder makes, and this run trains it: give "
+            "--freeze-vision-tower --freeze-projector, or leave --embedding-cache-dir out"
+        )
 
 
 def _sft_batch(config: Config, world_size: int) -> Iterator[str]:

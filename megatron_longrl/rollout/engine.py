@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Protocol
 from torch import Tensor
 
 from megatron_longrl.rollout.continuation import NOTHING, Begun
-from megatron_longrl.rollout.types import Group, SamplingSettings
+from megatron_longrl.rollout.types import Group, SamplingSettings, Traffic
 
 if TYPE_CHECKING:
     from megatron_longrl.data.prompts import Prompt
@@ -28,6 +28,10 @@ class RolloutEngine(Protocol):
     @property
     def weight_version(self) -> int:
         """Version given with the last :meth:`update_weights`; -1 before the first."""
+
+    @property
+    def traffic(self) -> Traffic:
+        """What has gone to the engine so far."""
 
     def generate(
         self,
@@ -68,6 +72,9 @@ class RolloutEngine(Protocol):
         Raises:
             UserError: on every rank of the replica when a weight is missing, unknown or misshapen.
         """
+
+    def forget_prompts(self) -> None:
+        """Forget everything computed of prompts, whose embeddings come from other weights now."""
 
     def close(self) -> None:
         """Free memory and groups. Idempotent."""

@@ -22,7 +22,7 @@ from megatron_longrl.rollout.record_files import (
     recorded_files,
     tokenizer_line,
 )
-from megatron_longrl.rollout.types import Group, SamplingSettings
+from megatron_longrl.rollout.types import Group, SamplingSettings, Traffic
 
 if TYPE_CHECKING:
     from megatron_longrl.config import Config
@@ -60,6 +60,7 @@ class ReplayedRollouts:
         groups: ParallelGroups,
     ) -> None:
         self.weight_version = -1
+        self.traffic = Traffic()
         self.directory = Path(directory)
         self._config = config
         self._control = groups.replica_control
@@ -92,6 +93,9 @@ class ReplayedRollouts:
     def update_weights(self, named: Iterable[tuple[str, Tensor]], version: int) -> None:
         """Nothing is drawn with them."""
         self.weight_version = version
+
+    def forget_prompts(self) -> None:
+        """Nothing is kept of them."""
 
     # ---- Rewards ----
 

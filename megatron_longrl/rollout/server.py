@@ -11,6 +11,7 @@ weight transfer, named as vLLM names its routes, are vLLM's.
 |---|---|---|
 | GET /health | | what is served, in which versions, and the weights' name |
 | POST /generate | a file of wire.py, or {"file": where it is in shared memory} | a line of JSON for each response when it is complete, the last with "end" |
+| POST /reset_prefix_cache | | |
 | POST /shared | {"file", "text"} | whether the file, in shared memory, has this text: trainer and server share a machine |
 | POST /init_weight_transfer_engine | {"init_info": {"nbytes", "path" where they share a machine}} | |
 | POST /bucket | the bucket's bytes, where they do not | |
@@ -31,7 +32,12 @@ import megatron_longrl
 from megatron_longrl.data.tokenizer import build_tokenizer
 from megatron_longrl.errors import UserError
 from megatron_longrl.rollout.vllm_generation import Draw, Generator
-from megatron_longrl.rollout.vllm_model import ModelSettings, no_compilation, start_model
+from megatron_longrl.rollout.vllm_model import (
+    ModelSettings,
+    forget_prompts,
+    no_compilation,
+    start_model,
+)
 from megatron_longrl.rollout.wire import read_generation
 
 T = TypeVar("T")
@@ -129,6 +135,10 @@ class RolloutServer:
                 tokenizer,
             )
 
+    def forget_prompts(self) -> None:
+        """Everything that was computed of them."""
+        forget_prompts(self._engine)
+
     def init_weight_transfer_engine(self, init_info: dict[str, Any]) -> None:
         """Where weights will come from."""
         self._engine.collective_rpc("init_weight_transfer_engine", kwargs={"init_info": init_info})
@@ -154,8 +164,7 @@ class RolloutServer:
         if self._updating:
             self._engine.collective_rpc("finish_weight_update")
             self._updating = False
-            if not self._engine.reset_prefix_cache():
-                raise RuntimeError("vLLM kept its prefix cache: requests are still running")
+            self.forget_prompts()
         self._weights = weight_version
 
 

@@ -127,21 +127,25 @@ class ServerClient:
             if time.monotonic() > deadline:
                 raise TimeoutError
 
+    def reset_prefix_cache(self) -> None:
+        """Forget everything computed of prompts."""
+        self._post("/reset_prefix_cache", {})
+
     # ---- vLLM's VLLMWeightSyncClient, as far as weight_buckets.py uses it ----
 
     def start_weight_update(self) -> None:
-        """See :class:`~megatron_longrl.rollout.weight_buckets.WeightSync`."""
+        """See :class:`~megatron_longrl.rollout.weight_buckets.WeightReceiver`."""
         self._post("/start_weight_update", {})
 
     def update_weights(self, update_info: dict[str, Any]) -> None:
-        """See :class:`~megatron_longrl.rollout.weight_buckets.WeightSync`."""
+        """See :class:`~megatron_longrl.rollout.weight_buckets.WeightReceiver`."""
         if self._bucket is not None:
             with memoryview(self._bucket) as whole, whole[: update_info["end"]] as content:
                 self._call("POST", "/bucket", content, _BYTES)
         self._post("/update_weights", {"update_info": update_info})
 
     def finish_weight_update(self, weight_version: str) -> None:
-        """See :class:`~megatron_longrl.rollout.weight_buckets.WeightSync`."""
+        """See :class:`~megatron_longrl.rollout.weight_buckets.WeightReceiver`."""
         self._post("/finish_weight_update", {"weight_version": weight_version})
 
     # ---- HTTP ----

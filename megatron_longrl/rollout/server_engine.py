@@ -13,7 +13,7 @@ import logging
 import secrets
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import closing
+from contextlib import closing, suppress
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -29,7 +29,7 @@ from megatron_longrl.rollout.sampling import request_seeds
 from megatron_longrl.rollout.server import Line
 from megatron_longrl.rollout.server_client import ServerClient, ServerLost, StaleWeights
 from megatron_longrl.rollout.server_process import ServerProcess
-from megatron_longrl.rollout.types import Group, Response, SamplingSettings
+from megatron_longrl.rollout.types import Group, Response, SamplingSettings, Traffic
 from megatron_longrl.rollout.vllm_model import ModelSettings
 from megatron_longrl.rollout.vllm_requests import PromptRequest, check_prompts, make_request
 from megatron_longrl.rollout.weight_buckets import Sent, WeightBuckets
@@ -77,6 +77,7 @@ class ServerEngine:
         log_level: str = "info",
     ) -> None:
         self.weight_version = -1
+        self.traffic = Traffic()
         self.recoveries = 0
         """How often a server was lost."""
         self.last_update = Sent()
@@ -128,6 +129,8 @@ class ServerEngine:
                     make_request(prompts[p.place], seeds[p.place], p, media, table, self._settings)
                     for p in share.beginnings
                 ]
+                copied = sum(request.copied for request in requests)
+                self.traffic = self.traffic.plus(prompts=len(prompts), prompt_bytes=copied)
         responses: dict[tuple[int, int], Response] = {}  # by request and index
         losses = 0
         while True:
@@ -153,6 +156,16 @@ class ServerEngine:
         self._source = named
         self._deliver(named, version)
         self.weight_version = version
+        self.traffic = self.traffic.plus(weight_updates=1, cache_resets=1)
+
+    def forget_prompts(self) -> None:
+        """See :meth:`RolloutEngine.forget_prompts`; a server that is gone has none, and is missed
+        in the next generation."""
+        with together(self._control), suppress(ServerLost):
+            if self._is_leader:
+                assert self._client is not None
+                self._client.reset_prefix_cache()
+        self.traffic = self.traffic.plus(cache_resets=1)
 
     def close(self) -> None:
         """See :meth:`RolloutEngine.close`; a server with an address lives on."""

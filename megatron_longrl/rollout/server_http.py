@@ -69,6 +69,10 @@ def build_app(server: RolloutServer, engine: EngineThread) -> FastAPI:
                 position += len(piece)
         return JSONResponse({})
 
+    @app.post("/reset_prefix_cache")
+    async def reset_prefix_cache() -> JSONResponse:
+        return await run(server.forget_prompts)
+
     @app.post("/init_weight_transfer_engine")
     async def init(request: Request) -> JSONResponse:
         info = (await request.json())["init_info"]

@@ -30,7 +30,7 @@ class SharedMemory:
         except OSError as error:
             os.close(self._file)
             raise UserError(
-                f"no {nbytes >> 20} MiB of shared memory for the rollout server:"
+                f"no {nbytes >> 20} MiB of shared memory for rollouts:"
                 f" {error.strerror}; lower --weight-bucket-mb or --embedding-store-gib"
             ) from error
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 import torch
@@ -49,6 +49,23 @@ class SamplingSettings:
     """Of generation within a step: the same for a round."""
     new_tokens: int | None = None
     """Most tokens that a response grows by; one that is then not complete is ``partial``."""
+
+
+@dataclass(frozen=True)
+class Traffic:
+    """What has gone to an engine so far, as one rank counts it."""
+
+    prompts: int = 0
+    """Counted by the first rank of each engine."""
+    prompt_bytes: int = 0
+    """Of embeddings that this rank has copied for the engine."""
+    weight_updates: int = 0
+    cache_resets: int = 0
+    """How often everything computed of prompts was forgotten."""
+
+    def plus(self, **more: int) -> Traffic:
+        """With some numbers increased."""
+        return replace(self, **{name: getattr(self, name) + n for name, n in more.items()})
 
 
 @dataclass

@@ -25,11 +25,17 @@ from megatron_longrl.parallel.groups import ParallelGroups
 from megatron_longrl.rollout.continuation import NOTHING, Begun, Share, whole_groups
 from megatron_longrl.rollout.engine import OnResponse
 from megatron_longrl.rollout.placement import place
+from megatron_longrl.rollout.prompt_buffers import PromptBuffers
 from megatron_longrl.rollout.sampling import balanced_shares, request_seeds
-from megatron_longrl.rollout.types import Group, Response, SamplingSettings
+from megatron_longrl.rollout.types import Group, Response, SamplingSettings, Traffic
 from megatron_longrl.rollout.vllm_generation import Draw, Generator
 from megatron_longrl.rollout.vllm_guest import kept_random_state, unlink_shared_memory
-from megatron_longrl.rollout.vllm_model import ModelSettings, no_compilation, start_model
+from megatron_longrl.rollout.vllm_model import (
+    ModelSettings,
+    forget_prompts,
+    no_compilation,
+    start_model,
+)
 from megatron_longrl.rollout.vllm_requests import PromptRequest, check_prompts, make_request
 from megatron_longrl.rollout.weights import Incoming
 
@@ -69,6 +75,7 @@ class VllmEngine:
         log_level: str = "info",
     ) -> None:
         self.weight_version = -1
+        self.traffic = Traffic()
         hf_config, host = settings.hf_config, socket.gethostname()
         self.placement = place(tensor_parallel_size, hf_config, groups, host)
         size = self.placement.tensor_parallel_size
@@ -77,6 +84,7 @@ class VllmEngine:
         self._control = groups.replica_control
         self._timeout_seconds = timeout_seconds
         self._incoming = Incoming(settings)
+        self._buffers = PromptBuffers(self.placement, self._control, settings.torch_dtype)
         self._engine: Any = None
         instance = gather_objects(groups.control, secrets.token_hex(6))[0]
         with together(groups.control):
@@ -106,13 +114,24 @@ class VllmEngine:
         seeds = request_seeds(self._control, [prompt.uid for prompt in prompts], sampling)
         costs = [len(prompt.token_ids) + sampling.n * sampling.max_tokens for prompt in prompts]
         places = balanced_shares(costs, self.placement.num_engines)[self.placement.engine]
+        share = Share(prompts, places, begun, sampling, self._tokenizer, on_response)
         with together(self._control):
             check_prompts(prompts, sampling, self._settings.max_model_len)
-            share = Share(prompts, places, begun, sampling, self._tokenizer, on_response)
+        lengths = [len(prompts[p.place].token_ids) + len(p.prefix) for p in share.beginnings]
+        buffers = self._buffers.open(lengths, table.shape[1])
+        leads = self.placement.is_leader
+        with together(self._control):
             requests = [
-                make_request(prompts[p.place], seeds[p.place], p, media, table, self._settings)
-                for p in share.beginnings
+                make_request(
+                    *(prompts[p.place], seeds[p.place], p, media, table, self._settings),
+                    into=buffer,
+                    fill=leads,
+                )
+                for p, buffer in zip(share.beginnings, buffers, strict=True)
             ]
+        self.traffic = self.traffic.plus(
+            prompts=len(places) * leads, prompt_bytes=sum(request.copied for request in requests)
+        )
         with together(self._control), kept_random_state(), no_compilation():
             mine = share.by_prompt(self._run(requests, sampling, share))
         return whole_groups(prompts, sampling.n, begun, gather_objects(self._control, mine))
@@ -132,9 +151,14 @@ class VllmEngine:
                 for _ in remaining:
                     pass
             self._incoming.check_complete()
-            if not self._engine.reset_prefix_cache():
-                raise RuntimeError("vLLM kept its prefix cache: requests are still running")
+            self._reset_caches()
         self.weight_version = version
+        self.traffic = self.traffic.plus(weight_updates=1)
+
+    def forget_prompts(self) -> None:
+        """See :meth:`RolloutEngine.forget_prompts`."""
+        with together(self._control):
+            self._reset_caches()
 
     def hook_model(self, hook: Callable[..., None]) -> None:
         """Call ``hook(module, inputs, named_inputs)`` before every forward pass of this rank."""
@@ -151,6 +175,10 @@ class VllmEngine:
         self._engine.engine_core.shutdown()
         self._engine = None
         self._incoming.token_embeddings = None
+
+    def _reset_caches(self) -> None:
+        forget_prompts(self._engine)
+        self.traffic = self.traffic.plus(cache_resets=1)
 
     def _run(
         self,

@@ -16,6 +16,7 @@ from megatron_longrl.errors import UserError
 from megatron_longrl.platforms import platform
 from megatron_longrl.rollout.vllm_deepstack import DeepStackFeed
 from megatron_longrl.rollout.vllm_guest import leave_groups, vllm_start
+from megatron_longrl.rollout.vllm_hashes import hash_prompts_once
 from megatron_longrl.rollout.vllm_limits import check_head_size, scheduling, weight_shapes
 from megatron_longrl.rollout.vllm_logprobs import report_whole_softmax
 from megatron_longrl.rollout.vllm_positions import take_positions
@@ -97,6 +98,7 @@ def start_model(
 
         config = settings.served_config
         check_head_size(config)
+        hash_prompts_once()
         (Path(folder) / "config.json").write_text(json.dumps(config))
         batched, sequences = settings.max_num_batched_tokens, settings.max_num_seqs
         arguments = EngineArgs(
@@ -133,6 +135,13 @@ def start_model(
     if settings.uses_mrope:
         engine.collective_rpc(partial(_teach_media, deepstack_levels=settings.deepstack_levels))
     return engine
+
+
+def forget_prompts(engine: Any) -> None:
+    """vLLM knows a cached block by its embeddings, but not by what DeepStack adds to them."""
+    engine.reset_encoder_cache()
+    if not engine.reset_prefix_cache():
+        raise RuntimeError("vLLM kept its prefix cache: requests are still running")
 
 
 def no_compilation() -> Any:

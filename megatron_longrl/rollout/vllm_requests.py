@@ -11,7 +11,6 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from megatron_longrl.errors import UserError
@@ -43,6 +42,8 @@ class PromptRequest:
     """What its sampling parameters carry beside: tensors, or tuples of them."""
     prefix: Sequence[int] = ()
     """Tokens with which the responses have begun; the embeddings end with theirs."""
+    copied: int = 0
+    """Bytes of embeddings that were copied for it here."""
 
 
 def check_prompts(
@@ -68,26 +69,43 @@ def make_request(
     media: Mapping[str, Tensor],
     token_embeddings: Tensor,
     settings: ModelSettings,
+    *,
+    into: Tensor | None = None,
+    fill: bool = True,
 ) -> PromptRequest:
-    """The embeddings of the text, from a table [vocabulary, h], with the media's in their slots."""
+    """The embeddings of the text, from a table [vocabulary, h], with the media's in their slots.
+
+    Args:
+        into: [P, h] on CPU, where they come to stand; by default memory of their own.
+        fill: whether this process writes them; another one with the same memory does otherwise.
+    """
     prompt = lengthened(prompt, beginning.prefix)
-    embeddings = F.embedding(prompt.token_ids.cpu(), token_embeddings)
-    parts = [media[video.key()] for video in prompt.videos]
+    if into is None:
+        into = token_embeddings.new_empty(len(prompt.token_ids), token_embeddings.shape[1])
+    parts = [media[video.key()].detach() for video in prompt.videos]
     if tuple(len(part) for part in parts) != tuple(prompt.media_lengths):
         raise RuntimeError(
             f"prompt {prompt.uid}: media slots {tuple(prompt.media_lengths)},"
             f" media embeddings {tuple(len(part) for part in parts)}"
         )
     extra = with_positions(prompt.positions) if settings.uses_mrope else {}
-    if parts:
-        rows = torch.cat([part.detach().to("cpu", settings.torch_dtype) for part in parts])
-        width = embeddings.shape[1]
-        mask = prompt.media_mask.cpu()
-        embeddings[mask] = rows[:, :width]
-        if rows.shape[1] > width:
-            extra |= with_features(mask, rows[:, width:])
+    width, mask, copied = into.shape[1], prompt.media_mask.cpu(), 0
+    if fill:
+        torch.index_select(token_embeddings, 0, prompt.token_ids.cpu(), out=into)
+        places = mask.nonzero().flatten().split(list(prompt.media_lengths))
+        for part, place in zip(parts, places, strict=True):
+            into[place] = part[:, :width].to("cpu", settings.torch_dtype)
+        copied = into.nbytes
+    if parts and parts[0].shape[1] > width:
+        features = [part[:, width:].to("cpu", settings.torch_dtype) for part in parts]
+        # Those of one video stay where they are.
+        whole = torch.cat(features) if len(features) > 1 else features[0]
+        extra |= with_features(mask, whole)
+        is_there = whole.untyped_storage().data_ptr() == parts[0].untyped_storage().data_ptr()
+        copied += 0 if is_there else whole.nbytes
     begun = beginning.prefix.tolist()
-    return PromptRequest(seed, beginning.wanted, beginning.max_tokens, embeddings, extra, begun)
+    how = (seed, beginning.wanted, beginning.max_tokens)
+    return PromptRequest(*how, into, extra, begun, copied)
 
 
 def parameters(

@@ -21,7 +21,7 @@ _FUSED = {
 """What vLLM's Qwen and Llama make one layer of (``packed_modules_mapping``); the server checks."""
 
 
-class WeightSync(Protocol):
+class WeightReceiver(Protocol):
     """A server's side of vLLM's weight transfer (``VLLMWeightSyncClient``)."""
 
     def start_weight_update(self) -> None:
@@ -87,7 +87,9 @@ class WeightBuckets:
         """The server has lost its weights."""
         self._there.clear()
 
-    def send(self, named: Iterable[tuple[str, Tensor]], server: WeightSync, version: str) -> Sent:
+    def send(
+        self, named: Iterable[tuple[str, Tensor]], server: WeightReceiver, version: str
+    ) -> Sent:
         """Give the server the weights.
 
         Args:
@@ -110,7 +112,7 @@ class WeightBuckets:
         return sent
 
     def _put(
-        self, layer: _Layer, name: str, tensor: Tensor, server: WeightSync, sent: Sent
+        self, layer: _Layer, name: str, tensor: Tensor, server: WeightReceiver, sent: Sent
     ) -> None:
         nbytes = tensor.numel() * self._dtype.itemsize
         if self._end + _aligned(nbytes) > self.memory.nbytes and self._ready:
@@ -145,7 +147,7 @@ class WeightBuckets:
             self._ready.append(layer)
         fresh |= layer.digests
 
-    def _flush(self, server: WeightSync, sent: Sent) -> None:
+    def _flush(self, server: WeightReceiver, sent: Sent) -> None:
         """Let the server load the layers that are complete."""
         if not self._ready:
             return

@@ -1,10 +1,12 @@
-"""Embeddings of the videos of some prompts: from the store where it has them, else from stage 1."""
+"""Embeddings of the videos of some prompts: from memory or disk if they are there, else from
+stage 1."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor
 
 from megatron_longrl.data.prompts import Prompt
@@ -28,20 +30,33 @@ class Media:
     """By this rank."""
     frames_encoded: int = 0
     """By this rank."""
+    from_memory: int = 0
+    """Videos whose embeddings the replica had in memory."""
+    from_disk: int = 0
+    """Videos whose embeddings it had on disk only."""
 
 
 class MediaProvider:
     """Encodes each video once per version of the encoder.
 
     Args:
-        store: keeps embeddings over steps. They are only kept while the encoder is frozen: a
-            trained one changes with every step.
+        store: keeps embeddings over steps. Those with which a trained encoder is about to be
+            trained are not put there: the step's update makes them stale.
+        version: of the encoder's present weights, part of what embeddings are kept by; collective
+            over the replica.
     """
 
-    def __init__(self, frames: FrameEncoder, store: EmbeddingStore, model: TrainedModel) -> None:
+    def __init__(
+        self,
+        frames: FrameEncoder,
+        store: EmbeddingStore,
+        model: TrainedModel,
+        version: Callable[[], str],
+    ) -> None:
         self._frames = frames
         self._store = store
         self._model = model
+        self._version = version
 
     def provide(self, prompts: Sequence[Prompt], *, for_training: bool) -> Media:
         """Embeddings of all videos of ``prompts``; collective over the replica.
@@ -59,17 +74,29 @@ class MediaProvider:
                 encoded.frames_decoded,
                 encoded.frames_encoded,
             )
+        if not specs:
+            return Media({}, {}, None)
         return self._from_store(specs)
 
     def _from_store(self, specs: Mapping[str, VideoSpec]) -> Media:
-        version = self._model.encoder_version
+        version = self._version()
+        self._store.drop_other_versions(version)
         found = {key: self._store.get((key, version)) for key in specs}
         embeddings = {key: tensor for key, tensor in found.items() if tensor is not None}
-        missing = [specs[key] for key in specs if key not in embeddings]
-        media = Media(embeddings, {}, None)
+        media = Media(embeddings, {}, None, from_memory=len(embeddings))
+        width = self._frames.width
+        loaded = self._store.load(
+            {
+                (key, version): torch.Size((spec.num_tokens, width))
+                for key, spec in specs.items()
+                if key not in embeddings
+            }
+        )
+        media.from_disk = len(loaded)
+        embeddings.update({key: tensor for (key, _), tensor in loaded.items()})
+        missing = [spec for key, spec in specs.items() if key not in embeddings]
         if not missing:
             return media
-        self._store.drop_version_below(version)
         encoded = self._frames.encode(missing)
         kept = self._store.put(
             {(key, version): tensor.cpu() for key, tensor in encoded.embeddings.items()}

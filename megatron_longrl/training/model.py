@@ -53,7 +53,9 @@ class TrainedModel:
     """All of them as one; None when the model is only run."""
     scheduler: OptimizerParamScheduler | None
     encoder_version: int = 0
-    """Changes whenever the encoder's weights change, so that no stale embedding is used."""
+    """Updates that have changed the encoder's weights, so that no stale embedding is used."""
+    language_version: int = 0
+    """Updates that have changed the language model's weights."""
 
     @property
     def gpt(self) -> GPTModel:
@@ -64,6 +66,11 @@ class TrainedModel:
     def encoder_is_trained(self) -> bool:
         """Whether the step updates the tower or the projector."""
         return "encoder" in self.optimizers
+
+    def count_update(self) -> None:
+        """After an update that has changed what is trained."""
+        self.encoder_version += "encoder" in self.optimizers
+        self.language_version += "language_model" in self.optimizers
 
     @property
     def modules(self) -> dict[str, torch.nn.Module]:

@@ -13,7 +13,6 @@ from torch import Tensor
 from megatron_longrl.algorithms.correction import effective_sample_share
 from megatron_longrl.algorithms.kl import adapted_weight, kl_estimate
 from megatron_longrl.checkpoint.distributed import load_weights
-from megatron_longrl.checkpoint.mapping import weight_stream
 from megatron_longrl.data.rows import Row
 from megatron_longrl.errors import UserError
 from megatron_longrl.models.language import output_weight
@@ -25,7 +24,6 @@ from megatron_longrl.rewards.protocol import Rewards
 from megatron_longrl.rollout.engine import RolloutEngine
 from megatron_longrl.rollout.recorder import RolloutRecorder
 from megatron_longrl.rollout.types import Group
-from megatron_longrl.rollout.weights import LiveWeights
 from megatron_longrl.training.advantages import with_advantages
 from megatron_longrl.training.batches import rl_batches
 from megatron_longrl.training.critic import Critic
@@ -48,6 +46,7 @@ from megatron_longrl.training.runtime import Runtime
 from megatron_longrl.training.sharding import MicroBatch
 from megatron_longrl.training.step import SkippedUpdates
 from megatron_longrl.training.token_values import collect, place, place_advantages
+from megatron_longrl.training.weight_sync import WeightSync
 
 logger = logging.getLogger(__name__)
 
@@ -82,7 +81,7 @@ class RLTrainer:
         self.reference = reference
         self.critic = critic
         self.recorder = recorder
-        self.version = 0
+        self.sync = WeightSync(runtime, engine, state)
         self.beta = float((state or {}).get("kl_beta", self.config.grpo_kl_beta))
         self._skips = SkippedUpdates.restored(state)
         self._begun: Round | None = None
@@ -98,11 +97,11 @@ class RLTrainer:
             and not self.config.rollout_lag,
             recorder=recorder,
         )
-        self._sync_weights()
+        self.sync()
 
     def step(self, iteration: int, source: RowSource) -> dict[str, float]:
         """One RL step; returns its metrics over all replicas."""
-        timer = self.runtime.timer
+        timer, traffic = self.runtime.timer, self.engine.traffic
         rollouts = self._rollouts(iteration, source)
         media = rollouts.media
         lag, carried = self._staleness(rollouts)
@@ -125,13 +124,14 @@ class RLTrainer:
                 self.recorder.write(iteration, rollouts.groups, timer.so_far())
         metrics = self._train(iteration, parts, media)
         with timer("sync"):
-            self._sync_weights()
+            self.sync()
         self._after(iteration, metrics)
         return {
             **metrics,
             **rollout_metrics(self.runtime, rollouts.generated)[0],
             **reward_counters(self.runtime, self.rewards),
             **self.runtime.media_metrics(media),
+            **self.sync.metrics(traffic),
             **({"sampling_rounds": rollouts.rounds} if self.config.dynamic_sampling else {}),
             **({"rollout_lag": lag} if self.config.trains_on_older_weights else {}),
             **({"partial_groups": carried} if self.config.rollout_step_tokens else {}),
@@ -159,7 +159,7 @@ class RLTrainer:
 
     def state(self) -> dict[str, Any]:
         """For a resumed run."""
-        return {"kl_beta": self.beta, **self._skips.state()}
+        return {"kl_beta": self.beta, **self.sync.state(), **self._skips.state()}
 
     def _rollouts(self, iteration: int, source: RowSource) -> Rollouts:
         """Those of this step. Under --rollout-lag 1 the next step's are generated as well, with the
@@ -174,7 +174,7 @@ class RLTrainer:
     def _staleness(self, rollouts: Rollouts) -> tuple[float, int]:
         """Versions between the weights and those that generated a token, the mean over all
         replicas, and groups that go on in the next step."""
-        newest = self.version - 1
+        newest = self.engine.weight_version
         parts = [
             (length, newest - version)
             for group in rollouts.groups
@@ -321,15 +321,6 @@ class RLTrainer:
         interval = config.ref_reset_interval
         if self.reference is not None and interval and (iteration + 1) % interval == 0:
             self.reference.reset()
-
-    def _sync_weights(self) -> None:
-        """Give the engine the newest weights of the language model."""
-        runtime = self.runtime
-        weights = LiveWeights(
-            lambda: weight_stream(runtime.model.modules, runtime.config, runtime.groups)
-        )
-        self.engine.update_weights(weights, self.version)
-        self.version += 1
 
 
 @dataclass(frozen=True)

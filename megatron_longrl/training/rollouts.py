@@ -355,3 +355,5 @@ def _join(media: Media, more: Media) -> None:
     media.encoded = more.encoded
     media.frames_decoded += more.frames_decoded
     media.frames_encoded += more.frames_encoded
+    media.from_memory += more.from_memory
+    media.from_disk += more.from_disk

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch.distributed as dist
@@ -23,6 +24,7 @@ from megatron_longrl.planner.cost import Machine
 from megatron_longrl.planner.packing import even_part
 from megatron_longrl.platforms import platform
 from megatron_longrl.rollout.embedding_store import EmbeddingStore, open_store
+from megatron_longrl.training.encoder_version import EncoderVersion
 from megatron_longrl.training.machine import measure_machine
 from megatron_longrl.training.media import Media, MediaProvider
 from megatron_longrl.training.model import TrainedModel, build_model
@@ -114,17 +116,30 @@ class Runtime:
         return kept, media
 
     def media_metrics(self, media: Media | None) -> dict[str, float]:
-        """Frames decoded and encoded, samples skipped, over all ranks; skips count from 0 again."""
-        frames = (media.frames_decoded, media.frames_encoded) if media is not None else (0, 0)
-        skipped = self.samples_skipped if self.replica_rank == 0 else 0
-        self.samples_skipped = 0
-        counts = gather_objects(self.groups.control, (*frames, skipped))
-        decoded, encoded, dropped = (sum(column) for column in zip(*counts, strict=True))
-        return {
-            "frames_decoded": decoded,
-            "frames_encoded": encoded,
-            "samples_skipped": dropped,
+        """Frames decoded and encoded, where embeddings came from, samples skipped, over all ranks;
+        skips count from 0 again.
+
+        ``mem-embeddings-bytes`` are those in memory, once for each replica.
+        """
+        media = media or Media({}, {}, None)
+        counts = {
+            "frames_decoded": media.frames_decoded,
+            "frames_encoded": media.frames_encoded,
+            "samples_skipped": 0,
+            "embeddings_from_memory": 0,
+            "embeddings_from_disk": 0,
+            "mem-embeddings-bytes": 0,
         }
+        if self.replica_rank == 0:  # The ranks of a replica know the same.
+            counts["samples_skipped"] = self.samples_skipped
+            counts["embeddings_from_memory"] = media.from_memory
+            counts["embeddings_from_disk"] = media.from_disk
+            counts["mem-embeddings-bytes"] = self.store.bytes
+        self.samples_skipped = 0
+        everyone = gather_objects(self.groups.control, counts)
+        totals: dict[str, float] = {n: sum(part[n] for part in everyone) for n in counts}
+        totals["mem-embeddings-bytes"] = float(totals["mem-embeddings-bytes"])  # no count to add up
+        return totals
 
     def _skip(self, row: Row, reason: str) -> None:
         if self.config.strict_data:
@@ -171,9 +186,16 @@ def build_runtime(config: Config, entry: Entry) -> Runtime:
         team=groups.team,
         timer=timer,
     )
+    # What a trained encoder makes is stale after the next update, and of no use to another run.
+    outlives_run = config.embedding_cache_dir is not None and not model.encoder_is_trained
     store = open_store(
-        int(config.embedding_store_gib * 2**30), config.params_dtype, groups.replica_control
+        int(config.embedding_store_gib * 2**30),
+        config.params_dtype,
+        groups.replica_control,
+        disk_folder=Path(config.embedding_cache_dir or "") if outlives_run else None,
+        disk_bytes=int(config.embedding_cache_gib * 2**30),
     )
+    version = EncoderVersion(model, config, groups, outlives_run=outlives_run)
     # Greedy rollouts (temperature 0) are trained as the distribution that they are the mode of.
     temperature = (config.rollout_temperature or 1.0) if entry == "rl" else 1.0
     assert config.vocab_size is not None
@@ -186,7 +208,7 @@ def build_runtime(config: Config, entry: Entry) -> Runtime:
         model=model,
         stepper=Stepper(model, frames, groups, readout),
         store=store,
-        media=MediaProvider(frames, store, model),
+        media=MediaProvider(frames, store, model, version),
         timer=timer,
         machine=measure_machine(config, groups) if entry != "evaluate" else Machine(),
     )

@@ -144,10 +144,12 @@ class Stepper:
             assert encoded is not None, "a trained encoder needs this step's frames"
             self._encoder_backward(encoded, leaves)
         learning_rate = self.learning_rate
+        # Decoupled weight decay is scaled by it, too: at 0 an update changes no weight.
+        changes = any(group["lr"] != 0 for group in model.optimizer.param_groups)
         updated, _, _ = model.optimizer.step()
         grad_norm = model.optimizer.get_grad_norm()
-        if updated and trained:
-            model.encoder_version += 1
+        if updated and changes:
+            model.count_update()
         if advance:
             self.advance()
         return StepResult(

@@ -87,7 +87,7 @@ def kept(logprobs: Tensor, top_p: float, top_k: int, min_p: float) -> Tensor:
     return torch.zeros_like(allowed).scatter(-1, places, allowed)
 
 
-TRUNCATIONS = {
+TRUNCATIONS: dict[str, dict[str, Any]] = {
     "top-p": {"top_p": 0.9},
     "top-k": {"top_k": 20},
     "min-p": {"min_p": 0.05},
@@ -99,7 +99,7 @@ TRUNCATIONS = {
 def test_truncation_chooses_tokens_and_leaves_their_log_probabilities(
     started: VllmEngine, kind: str
 ) -> None:
-    truncation: dict[str, Any] = TRUNCATIONS[kind]
+    truncation = TRUNCATIONS[kind]
     settings = SamplingSettings(n=6, max_tokens=12, temperature=0.7, seed=5, **truncation)
     reference, renormalised = model(1), []
     for group in started.generate(PROMPTS, MEDIA, settings):

@@ -1,0 +1,73 @@
+"""Which weights of the encoder an embedding comes from."""
+
+from __future__ import annotations
+
+import hashlib
+from typing import TYPE_CHECKING
+
+import torch
+
+from megatron_longrl.checkpoint.mapping import export_named_tensors, mapping_table
+from megatron_longrl.config.model import ModelSection
+from megatron_longrl.parallel.agree import gather_objects
+from megatron_longrl.platforms import platform
+from megatron_longrl.training.model import TrainedModel
+
+if TYPE_CHECKING:
+    from megatron_longrl.config import Config
+    from megatron_longrl.parallel.groups import ParallelGroups
+
+
+class EncoderVersion:
+    """The version of a model's encoder, by which its embeddings are kept.
+
+    Of a trained encoder it is the number of its updates, which means something within this run
+    only. Where embeddings outlive the run, it is the hash of the weights, see :func:`fingerprint`:
+    computed when it is first asked for, and again when a weight was written to since.
+    """
+
+    def __init__(
+        self, model: TrainedModel, config: Config, groups: ParallelGroups, *, outlives_run: bool
+    ) -> None:
+        self._model = model
+        self._config = config
+        self._groups = groups
+        self._outlives_run = outlives_run
+        self._hashed: tuple[int, ...] | None = None
+        self._fingerprint = ""
+
+    def __call__(self) -> str:
+        """Collective over the replica."""
+        if self._model.encoder is None or not self._outlives_run:
+            return f"update {self._model.encoder_version}"
+        # torch counts the writes to a tensor.
+        writes = tuple(parameter._version for parameter in self._model.encoder.parameters())
+        if writes != self._hashed:
+            self._fingerprint = fingerprint(self._model, self._config, self._groups)
+            self._hashed = writes
+        return self._fingerprint
+
+
+def fingerprint(model: TrainedModel, config: Config, groups: ParallelGroups) -> str:
+    """Hash of the encoder's weights and of what else makes embeddings out of pixels.
+
+    It is taken of the full tensors that an export would write, so that it is the same in every
+    layout and however the weights came here. Kinds of devices decode and multiply differently.
+    Collective over the replica.
+    """
+    digest = hashlib.sha256()
+    settings = [
+        (name, getattr(config, name))
+        for name in sorted(ModelSection.model_fields)
+        if name.startswith(("model_family", "projector_", "vision_"))
+    ]
+    digest.update(repr((platform.name, config.params_dtype, settings)).encode())
+    rows = mapping_table(config).entries
+    parts = sorted({row.part for row in rows if row.megatron.startswith("encoder.")})
+    speaks = groups.replica_control.rank() == 0
+    for name, tensor in export_named_tensors(model.modules, config, groups, parts):
+        if speaks:
+            data = tensor.detach().cpu().contiguous()
+            digest.update(f"{name} {data.dtype} {list(data.shape)}".encode())
+            digest.update(data.view(-1).view(torch.uint8).numpy().data)
+    return gather_objects(groups.replica_control, digest.hexdigest() if speaks else "")[0]
