@@ -20,6 +20,7 @@ INSTALL_REQUIRES = [
     "numpy>=2.0",
     "av>=14",
     "psutil>=6",
+    "xxhash>=3.5",
     "pydantic>=2.8",
     "pyyaml>=6",
     "tensorboard>=2.18",

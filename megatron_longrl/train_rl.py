@@ -23,7 +23,7 @@ def train(config: Config) -> None:
     loaded = start(runtime, critic)
     follow_resets(runtime, reference, loaded.iteration)
     loop = TrainingLoop(runtime, "rl", config.grpo_prompts_per_step, loaded, critic)
-    engine = build_engine(runtime.config, runtime.tokenizer, runtime.groups)
+    engine = build_engine(runtime.config, runtime.tokenizer, runtime.groups, runtime.model.gpt)
     try:
         loop.run(RLTrainer(runtime, engine, reference, critic, loaded.state.get("trainer")))
     finally:

@@ -17,8 +17,9 @@ from megatron_longrl.config.section import (
 class RolloutSection(Section):
     """rollout: how responses are generated"""
 
-    rollout_engine: Literal["vllm"] = "vllm"
-    """Inference engine."""
+    rollout_engine: Literal["colocated", "megatron"] = "colocated"
+    """vLLM inside the training program (colocated), or the trained model itself on megatron-core's
+    static inference context: slow, for debugging without vLLM."""
 
     rollout_tensor_parallel_size: PositiveInt | None = None
     """Tensor-parallel size of the engine; by default all ranks of a replica where heads and

@@ -8,17 +8,31 @@ from megatron_longrl.models.text.hf_config import language_settings
 from megatron_longrl.rollout.engine import RolloutEngine
 
 if TYPE_CHECKING:
+    from megatron.core.models.gpt import GPTModel
+
     from megatron_longrl.config import Config
     from megatron_longrl.data.tokenizer import Tokenizer
     from megatron_longrl.parallel.groups import ParallelGroups
 
 
-def build_engine(config: Config, tokenizer: Tokenizer, groups: ParallelGroups) -> RolloutEngine:
+def build_engine(
+    config: Config, tokenizer: Tokenizer, groups: ParallelGroups, gpt: GPTModel | None = None
+) -> RolloutEngine:
     """Start the engine; collective over the world.
+
+    Args:
+        gpt: this rank's part of the trained language model, which --rollout-engine megatron runs.
 
     Raises:
         UserError: it does not start.
     """
+    if config.rollout_engine == "megatron":
+        return _megatron(config, tokenizer, groups, gpt)
+    return _colocated(config, tokenizer, groups)
+
+
+def _colocated(config: Config, tokenizer: Tokenizer, groups: ParallelGroups) -> RolloutEngine:
+    """vLLM inside this program."""
     from megatron_longrl.rollout.vllm_engine import VllmEngine
 
     dtype = str(config.params_dtype).removeprefix("torch.")
@@ -33,6 +47,24 @@ def build_engine(config: Config, tokenizer: Tokenizer, groups: ParallelGroups) -
         timeout_seconds=config.rollout_timeout,
         log_level=config.log_level,
         deepstack_levels=len(config.vision_deepstack_layers),
+    )
+
+
+def _megatron(
+    config: Config, tokenizer: Tokenizer, groups: ParallelGroups, gpt: GPTModel | None
+) -> RolloutEngine:
+    """The trained model itself."""
+    from megatron_longrl.rollout.megatron_engine import MegatronEngine
+
+    assert gpt is not None, "whoever builds this engine has the model"
+    assert config.vocab_size is not None, "the vocabulary's size comes from the tokenizer"
+    return MegatronEngine(
+        gpt,
+        tokenizer,
+        groups,
+        vocab_size=config.vocab_size,
+        max_model_len=min(config.seq_length, config.max_position_embeddings),
+        timeout_seconds=config.rollout_timeout,
     )
 
 

@@ -3,8 +3,18 @@
 from __future__ import annotations
 
 import hashlib
+import secrets
 from collections import Counter
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from megatron_longrl.parallel.agree import gather_objects
+
+if TYPE_CHECKING:
+    from torch.distributed import ProcessGroup
+
+    from megatron_longrl.data.prompts import Prompt
+    from megatron_longrl.rollout.types import SamplingSettings
 
 _SEED_BITS = 62
 
@@ -25,6 +35,21 @@ def group_seeds(seed: int, step: int, uids: Sequence[str], number: int = 0) -> l
         seeds.append(int.from_bytes(digest[:8], "big") >> (64 - _SEED_BITS))
         seen[uid] += 1
     return seeds
+
+
+def agreed_seeds(
+    prompts: Sequence[Prompt], sampling: SamplingSettings, control: ProcessGroup
+) -> list[int]:
+    """One seed per prompt, the same on all ranks of a replica; collective over it.
+
+    Args:
+        control: the replica's gloo group.
+    """
+    seed = sampling.seed
+    if seed is None:
+        seed = gather_objects(control, secrets.randbits(_SEED_BITS))[0]
+    uids = [prompt.uid for prompt in prompts]
+    return group_seeds(seed, sampling.step, uids, sampling.round)
 
 
 def balanced_shares(costs: Sequence[float], parts: int) -> list[range]:

@@ -10,6 +10,7 @@ from torch import Tensor
 
 if TYPE_CHECKING:
     from megatron_longrl.data.prompts import Prompt
+    from megatron_longrl.rollout.inputs import InputRecord
 
 
 @dataclass(frozen=True)
@@ -76,3 +77,5 @@ class Group:
     """float [n]: accuracy of each response."""
     baseline: float | None = None
     """Reward of the greedy response, where the advantage asks for it."""
+    inputs: InputRecord | None = None
+    """What the engine was given for the prompt."""

@@ -30,8 +30,9 @@ from megatron_longrl.errors import UserError
 from megatron_longrl.parallel.agree import gather_objects, together
 from megatron_longrl.parallel.groups import ParallelGroups
 from megatron_longrl.platforms import platform
+from megatron_longrl.rollout.inputs import EngineInput, InputRecord, check_requests, media_rows
 from megatron_longrl.rollout.placement import place
-from megatron_longrl.rollout.sampling import balanced_shares, group_seeds
+from megatron_longrl.rollout.sampling import agreed_seeds, balanced_shares
 from megatron_longrl.rollout.types import Group, Response, SamplingSettings
 from megatron_longrl.rollout.vllm_deepstack import DeepStackFeed, with_features
 from megatron_longrl.rollout.vllm_guest import (
@@ -66,16 +67,6 @@ class _Draw:
     logprobs: list[float]
     text: str
     finish_reason: str
-
-
-@dataclass(frozen=True)
-class _Input:
-    """A prompt as the engine takes it."""
-
-    embeddings: Tensor
-    """[P, h]."""
-    extra: dict[str, Any]
-    """What its sampling parameters carry beside."""
 
 
 class VllmEngine:
@@ -193,24 +184,29 @@ class VllmEngine:
             raise RuntimeError("generate() before the first update_weights()")
         if not prompts:
             return []
-        seeds = self._seeds(prompts, sampling)
+        seeds = agreed_seeds(prompts, sampling, self._control)
         costs = [len(prompt.token_ids) + sampling.n * sampling.max_tokens for prompt in prompts]
         share = balanced_shares(costs, self.placement.num_engines)[self.placement.engine]
         with together(self._control):
-            self._check(prompts, sampling)
+            check_requests(prompts, sampling, self._max_model_len)
             inputs = [self._input(prompts[index], media) for index in share]
-        drawn: dict[int, list[_Draw]] = {}
+        drawn: dict[int, tuple[InputRecord, list[_Draw]]] = {}
         with together(self._control), kept_random_state(), _no_compilation():
             outputs = self._run(inputs, [seeds[index] for index in share], sampling)
             if self.placement.is_leader:
                 drawn = {
-                    index: self._draws(output) for index, output in zip(share, outputs, strict=True)
+                    index: (given.record(), self._draws(output))
+                    for index, given, output in zip(share, inputs, outputs, strict=True)
                 }
-        everyone: dict[int, list[_Draw]] = {}
+        everyone: dict[int, tuple[InputRecord, list[_Draw]]] = {}
         for part in gather_objects(self._control, drawn):
             everyone.update(part)
         return [
-            Group(prompt, [self._response(draw) for draw in everyone[index]])
+            Group(
+                prompt,
+                [self._response(draw) for draw in everyone[index][1]],
+                inputs=everyone[index][0],
+            )
             for index, prompt in enumerate(prompts)
         ]
 
@@ -268,47 +264,26 @@ class VllmEngine:
                     yield _OUTPUT_LAYER, tensor
             yield name, tensor
 
-    def _seeds(self, prompts: Sequence[Prompt], sampling: SamplingSettings) -> list[int]:
-        seed = sampling.seed
-        if seed is None:
-            seed = gather_objects(self._control, secrets.randbits(62))[0]
-        uids = [prompt.uid for prompt in prompts]
-        return group_seeds(seed, sampling.step, uids, sampling.round)
-
-    def _check(self, prompts: Sequence[Prompt], sampling: SamplingSettings) -> None:
-        if sampling.temperature == 0 and sampling.n != 1:
-            raise UserError(f"greedy sampling gives one response per prompt, not {sampling.n}")
-        for prompt in prompts:
-            length = len(prompt.token_ids)
-            if length + sampling.max_tokens > self._max_model_len:
-                raise UserError(
-                    f"prompt {prompt.uid}: {length} tokens and a response of {sampling.max_tokens}"
-                    f" exceed the rollout engine's {self._max_model_len}; raise --seq-length, or"
-                    " lower --video-frames or --rollout-max-tokens"
-                )
-
-    def _input(self, prompt: Prompt, media: Mapping[str, Tensor]) -> _Input:
+    def _input(self, prompt: Prompt, media: Mapping[str, Tensor]) -> EngineInput:
         """The live embeddings of the text with the media's embeddings in their slots."""
         assert self._token_embeddings is not None
-        embeddings = F.embedding(prompt.token_ids.cpu(), self._token_embeddings)
-        parts = [media[video.key()] for video in prompt.videos]
-        if tuple(len(part) for part in parts) != tuple(prompt.media_lengths):
-            raise RuntimeError(
-                f"prompt {prompt.uid}: media slots {tuple(prompt.media_lengths)},"
-                f" media embeddings {tuple(len(part) for part in parts)}"
-            )
-        extra = with_positions(prompt.positions) if self._uses_mrope else {}
-        if parts:
-            rows = torch.cat([part.detach().to("cpu", self._dtype) for part in parts])
-            width = embeddings.shape[1]
-            mask = prompt.media_mask.cpu()
-            embeddings[mask] = rows[:, :width]
-            if rows.shape[1] > width:
-                extra |= with_features(mask, rows[:, width:])
-        return _Input(embeddings, extra)
+        return EngineInput.of(
+            prompt,
+            F.embedding(prompt.token_ids.cpu(), self._token_embeddings),
+            media_rows(prompt, media, self._dtype),
+            # By itself vLLM counts from 0.
+            prompt.positions if self._uses_mrope else torch.arange(len(prompt.token_ids)),
+        )
+
+    def _extra(self, given: EngineInput) -> dict[str, Any]:
+        """What the request's sampling parameters carry beside."""
+        extra = with_positions(given.positions) if self._uses_mrope else {}
+        if given.features is not None:
+            extra |= with_features(given.media_mask, given.features)
+        return extra
 
     def _run(
-        self, inputs: Sequence[_Input], seeds: Sequence[int], sampling: SamplingSettings
+        self, inputs: Sequence[EngineInput], seeds: Sequence[int], sampling: SamplingSettings
     ) -> list[RequestOutput]:
         """Generate on this rank's engine; one output with n completions per prompt, in order."""
         from vllm import SamplingParams
@@ -332,7 +307,7 @@ class VllmEngine:
                 flat_logprobs=True,
                 detokenize=False,
                 output_kind=RequestOutputKind.FINAL_ONLY,
-                extra_args=given.extra or None,
+                extra_args=self._extra(given) or None,
             )
             self._engine.add_request(names[-1], embeds_input(given.embeddings), parameters)
         finished: dict[str, RequestOutput] = {}

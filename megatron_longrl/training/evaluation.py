@@ -91,7 +91,7 @@ def evaluate_checkpoint(config: Config) -> None:
         groups=runtime.groups,
         config=runtime.config,
     )
-    engine = build_engine(runtime.config, runtime.tokenizer, runtime.groups)
+    engine = build_engine(runtime.config, runtime.tokenizer, runtime.groups, model.gpt)
     try:
         stream = weight_stream(model.modules, runtime.config, runtime.groups)
         engine.update_weights(stream, version=0)
