@@ -79,7 +79,7 @@ def summarize(out: Path, seed: int, seconds: float) -> dict[str, Any]:
         "majority_accuracy": greedy["sft"]["majority_accuracy"],
         "heldout_samples": greedy["sft"]["samples"],
         "gain": greedy["grpo"]["accuracy"] - greedy["sft"]["accuracy"],
-        "logprob_gap": sum(step["logprob_gap/mean"] for step in rl) / len(rl),
+        "logprob_gap": sum(step["gap/mean"] for step in rl) / len(rl),
         "seconds": seconds,
         "training_seconds": {stage: _training_seconds(out / stage) for stage in stages},
         "parallel_layout": {
