@@ -19,7 +19,8 @@ class RolloutSection(Section):
 
     rollout_engine: Literal["colocated", "megatron"] = "colocated"
     """vLLM inside the training program (colocated), or the trained model itself on megatron-core's
-    static inference context: slow, for debugging without vLLM."""
+    static inference context (megatron), in the trainer's layout: slow, for debugging without
+    vLLM."""
 
     rollout_tensor_parallel_size: PositiveInt | None = None
     """Tensor-parallel size of the engine; by default all ranks of a replica where heads and

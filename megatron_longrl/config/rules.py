@@ -239,11 +239,6 @@ def _rollout_split(config: Config) -> Iterator[str]:
     size = config.rollout_tensor_parallel_size
     if size is None:
         return
-    if config.rollout_engine == "megatron":
-        yield (
-            f"rollout_tensor_parallel_size ({size}) is set, but rollout_engine megatron runs in "
-            "the trainer's own layout: leave --rollout-tensor-parallel-size out"
-        )
     replica = config.model_parallel_size
     if replica % size:
         yield (

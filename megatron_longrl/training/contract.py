@@ -121,18 +121,15 @@ def differences(
                 steps = record.next_position + torch.arange(len(answer))
                 ids = torch.cat([ids, answer])
                 expected = torch.cat([expected, _like(steps, expected)])
-            pairs = [(IDS, tokens, ids), (POSITIONS, positions, expected)]
-            given = here
-            for what, ours, theirs in pairs:
-                index = _first(ours[given], theirs, place[given])
-                if index is not None:
-                    yield Difference(uid, what, index)
+            compared = [(IDS, tokens, ids, here), (POSITIONS, positions, expected, here)]
             if hashes is not None:
                 # Those of responses are the engine's own.
                 given = here & (place < len(record.token_ids))
-                index = _first(hashes[given], record.embedding_hashes, place[given])
+                compared.append((EMBEDDINGS, hashes, record.embedding_hashes, given))
+            for what, ours, theirs, where in compared:
+                index = _first(ours[where], theirs, place[where])
                 if index is not None:
-                    yield Difference(uid, EMBEDDINGS, index)
+                    yield Difference(uid, what, index)
 
 
 def _like(positions: Tensor, others: Tensor) -> Tensor:

@@ -126,7 +126,7 @@ class PolicyLoss:
         report.add("entropy/mean", entropy.detach())
         gap = old - batch.rollout_logprobs[selected]
         batch.gap = torch.zeros(batch.tokens.shape, device=gap.device)
-        batch.gap[selected] = gap
+        batch.gap[selected] = gap.float()
         weights = self._correction(batch, gap)
         if weights is not None:
             per_token = weights * per_token

@@ -41,9 +41,9 @@ def record_of(prompt: Prompt) -> InputRecord:
     return InputRecord(prompt.token_ids, prompt.positions, hash_of(prompt.token_ids))
 
 
-def some_groups() -> list[Group]:
+def some_groups(*, is_spatial: bool = False) -> list[Group]:
     groups = make_groups([[3, 7], [1, 2], [5, 5]])
-    for group in groups[1:2]:
+    for group in groups if is_spatial else ():
         group.prompt = spatial(group.prompt)
     return groups
 
@@ -67,8 +67,9 @@ def found(batches: list[MicroBatch], records: dict[str, InputRecord]) -> set[Dif
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)
-def test_equal_inputs_pass(layout):
-    groups = some_groups()
+@pytest.mark.parametrize("is_spatial", [False, True])
+def test_equal_inputs_pass(layout, is_spatial):
+    groups = some_groups(is_spatial=is_spatial)
     records = {group.prompt.uid: record_of(group.prompt) for group in groups}
     assert found(batches_of(groups, **LAYOUTS[layout]), records) == set()
 
@@ -77,7 +78,7 @@ def test_equal_inputs_pass(layout):
 @pytest.mark.parametrize("place", [0, 2, -1])
 @pytest.mark.parametrize("number", [0, 1])
 def test_each_difference_is_named(layout, place, number):
-    groups = some_groups()
+    groups = some_groups(is_spatial=number == 1)
     uid = groups[number].prompt.uid
     records = {group.prompt.uid: record_of(group.prompt) for group in groups}
     batches = batches_of(groups, **LAYOUTS[layout])
