@@ -19,6 +19,7 @@ INSTALL_REQUIRES = [
     "safetensors>=0.5",
     "numpy>=2.0",
     "av>=14",
+    "xxhash>=3.5",
     "pydantic>=2.8",
     "pyyaml>=6",
     "tensorboard>=2.18",

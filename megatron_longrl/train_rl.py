@@ -36,9 +36,10 @@ def train(config: Config) -> None:
         loop.run(RLTrainer(runtime, recorded, recorded, reference, critic, state))
         return
     recorder = build_recorder(runtime.config, loaded.iteration, runtime.tokenizer, ranks)
+    gpt = runtime.model.gpt
     with (
         closing(build_rewards(runtime.config, ranks)) as rewards,
-        closing(build_engine(runtime.config, runtime.tokenizer, ranks)) as engine,
+        closing(build_engine(runtime.config, runtime.tokenizer, ranks, gpt)) as engine,
     ):
         loop.run(RLTrainer(runtime, engine, rewards, reference, critic, state, recorder))
 

@@ -18,7 +18,15 @@ from megatron_longrl.data.prompts import Prompt
 from megatron_longrl.data.rows import Row, load_rows
 from megatron_longrl.rollout.continuation import NOTHING, Begun
 from megatron_longrl.rollout.engine import OnResponse
-from megatron_longrl.rollout.types import Group, Response, SamplingSettings
+from megatron_longrl.rollout.inputs import (
+    EngineInput,
+    InputRecord,
+    features_of,
+    media_parts,
+    place_media,
+)
+from megatron_longrl.rollout.types import Group, Response, SamplingSettings, Traffic
+from megatron_longrl.rollout.weights import EMBEDDING
 
 Script = Callable[[int, int, int], bool]
 """(number of the question, which response, training step) -> whether it is right. Greedy answers
@@ -41,7 +49,9 @@ class ScriptedEngine:
         """What these calls returned."""
         self.digests: list[str] = []
         """Of all weights, by version."""
+        self.traffic = Traffic()
         self._step = 0
+        self._table = torch.empty(0)
 
     def generate(
         self,
@@ -52,19 +62,30 @@ class ScriptedEngine:
         begun: Begun = NOTHING,
     ) -> list[Group]:
         """See the protocol."""
-        for prompt in prompts:
-            for video, length in zip(prompt.videos, prompt.media_lengths, strict=True):
-                assert media[video.key()].shape[0] == length
         if sampling.temperature > 0:
             self._step = sampling.step
             self.asked.append((sampling.round, [number_of(prompt.row) for prompt in prompts]))
         groups = [
-            Group(prompt, [self._response(prompt, j) for j in range(sampling.n)])
+            Group(
+                prompt,
+                [self._response(prompt, j) for j in range(sampling.n)],
+                inputs=self._input(prompt, media),
+            )
             for prompt in prompts
         ]
         if sampling.temperature > 0:
             self.given += groups
         return groups
+
+    def _input(self, prompt: Prompt, media: Mapping[str, Tensor]) -> InputRecord:
+        """As a true engine would take it."""
+        parts, width = media_parts(prompt, media), self._table.shape[1]
+        embeddings = self._table[prompt.token_ids]
+        place_media(embeddings, prompt, parts)
+        features = features_of(parts, width, embeddings.dtype)
+        ids, mask = prompt.token_ids, prompt.media_mask
+        given = EngineInput(ids, prompt.positions, embeddings, mask, features)
+        return given.record(len(ids), self.weight_version)
 
     def _response(self, prompt: Prompt, index: int) -> Response:
         number = number_of(prompt.row)
@@ -83,10 +104,15 @@ class ScriptedEngine:
         """See the protocol."""
         digest = hashlib.sha256()
         for name, tensor in named:
+            if name == EMBEDDING:
+                self._table = tensor.detach().clone()
             digest.update(name.encode())
             digest.update(tensor.detach().contiguous().numpy().tobytes())
         self.digests.append(digest.hexdigest())
         self.weight_version = version
+
+    def forget_prompts(self) -> None:
+        """See the protocol."""
 
     def close(self) -> None:
         """See the protocol."""

@@ -22,9 +22,10 @@ TopInt = Annotated[int, Field(ge=-1)]
 class RolloutSection(Section):
     """rollout: how responses are generated"""
 
-    rollout_engine: Literal["colocated", "server"] = "colocated"
-    """Where vLLM runs: colocated on the trainer's ranks, or as a server beside the trainer, one for
-    each model replica."""
+    rollout_engine: Literal["colocated", "server", "megatron"] = "colocated"
+    """Where responses come from: vLLM on the trainer's ranks (colocated), vLLM as a server beside
+    the trainer, one for each model replica (server), or the trained model itself on megatron-core's
+    static inference context, in the trainer's layout (megatron): slow, for debugging."""
 
     rollout_server_address: TextList = Field(default_factory=list)
     """HOST:PORT of servers that were started with megatron_longrl.rollout.serve, one per replica.

@@ -46,6 +46,10 @@ class Batch:
     """long: which response of the batch, counted over rows and branches, is predicted; -1 none."""
     token_index: Tensor
     """long: which of that response's tokens."""
+    prompt_index: Tensor
+    """long: which of ``uids`` a token belongs to, -1 for padding."""
+    place: Tensor
+    """long: its place in the prompt followed by its own response."""
     media_keys: list[str]
     """Keys of the distinct videos."""
     uids: list[str]
@@ -100,6 +104,7 @@ def collate(
             end = start + sizes[k]
             batch.rows[k] = b
             batch.segment_ids[b, start:end] = segment
+            batch.prompt_index[b, start:end] = k
             batch.spans[k] = _write(batch, b, start, prompts[k], responses[k], offsets, count)
             start, count = end, count + len(responses[k])
     return batch
@@ -118,6 +123,8 @@ def _empty(rows: int, width: int, *, is_spatial: bool = False) -> Batch:
         media_index=torch.full(shape, -1),
         response_index=torch.full(shape, -1),
         token_index=torch.zeros(shape, dtype=torch.long),
+        prompt_index=torch.full(shape, -1),
+        place=torch.zeros(shape, dtype=torch.long),
         media_keys=[],
         uids=[],
         rows=[],
@@ -153,6 +160,7 @@ def _write(
     positions = prompt.positions
     batch.position_ids[b, here] = positions[:-1]
     batch.branch_ids[b, here] = 0
+    batch.place[b, here] = torch.arange(stem)
     batch.media_index[b, here][prompt.media_mask[:-1]] = torch.cat(
         [
             offsets[video.key()] + torch.arange(length)
@@ -160,7 +168,8 @@ def _write(
         ]
         or [torch.empty(0, dtype=torch.long)]
     )
-    spans, start = [], start + stem
+    spans: list[slice] = []
+    start += stem
     for branch, response in enumerate(responses, start=1):
         span = slice(start, start + len(response))
         ids = torch.tensor(response, dtype=torch.long)
@@ -173,6 +182,7 @@ def _write(
         batch.loss_mask[b, span] = 1.0
         batch.response_index[b, span] = count + branch - 1
         batch.token_index[b, span] = steps
+        batch.place[b, span] = stem + steps
         spans.append(span)
         start = span.stop
     return spans

@@ -38,6 +38,8 @@ from megatron_longrl.parallel.attention import MaskedAttention
 from megatron_longrl.platforms import platform
 
 if TYPE_CHECKING:
+    from megatron.core.inference.contexts import BaseInferenceContext
+
     from megatron_longrl.config import Config
     from megatron_longrl.parallel.groups import ParallelGroups
 
@@ -220,6 +222,7 @@ def run_decoder(
     position_ids: Tensor,
     attention_mask: Tensor | None,
     packed_seq_params: PackedSeqParams | None = None,
+    inference_context: BaseInferenceContext | None = None,
 ) -> Tensor:
     """Run this stage's layers.
 
@@ -228,6 +231,8 @@ def run_decoder(
         position_ids: int64 [b, s] of this rank's shard, or [b, s, 3] for multimodal positions.
         attention_mask: see :func:`~megatron_longrl.parallel.attention.attention_mask`.
         packed_seq_params: see :func:`~megatron_longrl.parallel.sequence.row_sharing`.
+        inference_context: keeps keys and values of the tokens before ``decoder_input``;
+            ``position_ids`` are then of the whole sequence so far.
 
     Returns:
         [s, b, h] hidden states of this stage (s / TP with sequence parallelism).
@@ -253,6 +258,7 @@ def run_decoder(
         attention_mask=attention_mask,
         rotary_pos_emb=rotary,
         packed_seq_params=packed_seq_params,
+        inference_context=inference_context,
     )
 
 

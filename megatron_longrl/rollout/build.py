@@ -9,18 +9,27 @@ from megatron_longrl.rollout.engine import RolloutEngine
 from megatron_longrl.rollout.vllm_model import ModelSettings
 
 if TYPE_CHECKING:
+    from megatron.core.models.gpt import GPTModel
+
     from megatron_longrl.config import Config
     from megatron_longrl.data.tokenizer import Tokenizer
     from megatron_longrl.parallel.groups import ParallelGroups
 
 
-def build_engine(config: Config, tokenizer: Tokenizer, groups: ParallelGroups) -> RolloutEngine:
+def build_engine(
+    config: Config, tokenizer: Tokenizer, groups: ParallelGroups, gpt: GPTModel | None = None
+) -> RolloutEngine:
     """Start the engine; collective over the world.
+
+    Args:
+        gpt: this rank's part of the trained language model, which --rollout-engine megatron runs.
 
     Raises:
         UserError: it does not start.
     """
     settings = model_settings(config)
+    if config.rollout_engine == "megatron":
+        return _megatron(config, tokenizer, groups, gpt)
     if config.rollout_engine == "server":
         from megatron_longrl.rollout.server_engine import ServerEngine
 
@@ -55,6 +64,24 @@ def model_settings(config: Config) -> ModelSettings:
         max_model_len=config.rollout_model_len,
         tensor_parallel_size=config.rollout_tensor_parallel_size or 1,
         deepstack_levels=len(config.vision_deepstack_layers),
+    )
+
+
+def _megatron(
+    config: Config, tokenizer: Tokenizer, groups: ParallelGroups, gpt: GPTModel | None
+) -> RolloutEngine:
+    """The trained model itself."""
+    from megatron_longrl.rollout.megatron_engine import MegatronEngine
+
+    assert gpt is not None, "whoever builds this engine has the model"
+    assert config.vocab_size is not None, "the vocabulary's size comes from the tokenizer"
+    return MegatronEngine(
+        gpt,
+        tokenizer,
+        groups,
+        vocab_size=config.vocab_size,
+        max_model_len=config.rollout_model_len,
+        timeout_seconds=config.rollout_timeout,
     )
 
 

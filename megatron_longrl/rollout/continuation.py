@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from megatron_longrl.data.prompts import Prompt
     from megatron_longrl.data.tokenizer import Tokenizer
     from megatron_longrl.rollout.engine import OnResponse
+    from megatron_longrl.rollout.inputs import InputRecord
 
 Begun = Mapping[int, Sequence[Response]]
 """Index of a prompt -> all its responses so far."""
@@ -100,13 +101,25 @@ class Share:
 
 
 def whole_groups(
-    prompts: Sequence[Prompt], n: int, begun: Begun, shares: Sequence[Responses]
+    prompts: Sequence[Prompt],
+    n: int,
+    begun: Begun,
+    shares: Sequence[tuple[Responses, Mapping[int, InputRecord]]],
 ) -> list[Group]:
-    """The groups of a generation, n responses each, from what all engines have generated."""
+    """The groups of a generation, n responses each.
+
+    Args:
+        shares: what each engine has generated, and what it was given, by prompt.
+    """
     everyone = {(i, j): old for i, before in begun.items() for j, old in enumerate(before)}
-    for responses in shares:
+    inputs: dict[int, InputRecord] = {}
+    for responses, given in shares:
         everyone.update(responses)
-    return [Group(prompt, [everyone[i, j] for j in range(n)]) for i, prompt in enumerate(prompts)]
+        inputs.update(given)
+    return [
+        Group(prompt, [everyone[i, j] for j in range(n)], inputs=inputs.get(i))
+        for i, prompt in enumerate(prompts)
+    ]
 
 
 def lengthened(prompt: Prompt, prefix: Tensor) -> Prompt:

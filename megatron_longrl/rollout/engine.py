@@ -53,7 +53,8 @@ class RolloutEngine(Protocol):
             begun: index in ``prompts`` -> responses so far; those that are partial go on.
 
         Returns:
-            One group per prompt, in the order of ``prompts``, on every rank of the replica.
+            One group per prompt, in the order of ``prompts``, on every rank of the replica, with a
+            record of what the engine was given (``Group.inputs``).
 
         Raises:
             UserError: on every rank of the replica when any of them failed or took too long.

@@ -25,13 +25,14 @@ from megatron_longrl.parallel.agree import gather_objects, together
 from megatron_longrl.parallel.groups import ParallelGroups
 from megatron_longrl.rollout.continuation import NOTHING, Begun, Share, whole_groups
 from megatron_longrl.rollout.engine import OnResponse
+from megatron_longrl.rollout.inputs import check_prompts
 from megatron_longrl.rollout.sampling import request_seeds
 from megatron_longrl.rollout.server import Line
 from megatron_longrl.rollout.server_client import ServerClient, ServerLost, StaleWeights
 from megatron_longrl.rollout.server_process import ServerProcess
 from megatron_longrl.rollout.types import Group, Response, SamplingSettings, Traffic
 from megatron_longrl.rollout.vllm_model import ModelSettings
-from megatron_longrl.rollout.vllm_requests import PromptRequest, check_prompts, make_request
+from megatron_longrl.rollout.vllm_requests import PromptRequest, make_request, records
 from megatron_longrl.rollout.weight_buckets import Sent, WeightBuckets
 from megatron_longrl.rollout.weights import Incoming, NamedTensors
 from megatron_longrl.rollout.wire import Generation, weights_name
@@ -146,7 +147,9 @@ class ServerEngine:
             losses += 1
             assert self._source is not None
             self._deliver(self._source, self.weight_version)
-        everyone = gather_objects(self._control, share.by_prompt(responses))
+        with together(self._control):
+            given = records(requests, share.beginnings if requests else (), self.weight_version)
+        everyone = gather_objects(self._control, (share.by_prompt(responses), given))
         return whole_groups(prompts, sampling.n, begun, everyone)
 
     def update_weights(self, named: Iterable[tuple[str, Tensor]], version: int) -> None:

@@ -11,6 +11,7 @@ from torch import Tensor
 
 if TYPE_CHECKING:
     from megatron_longrl.data.prompts import Prompt
+    from megatron_longrl.rollout.inputs import InputRecord
 
 PARTIAL = "partial"
 """Finish reason of a response that goes on later."""
@@ -133,6 +134,8 @@ class Group:
     """Scores of each reward; None where it could not be computed."""
     baseline: float | None = None
     """Reward of the greedy response, where the advantage asks for it."""
+    inputs: InputRecord | None = None
+    """What the engine was given for the prompt."""
 
     @property
     def is_complete(self) -> bool:

@@ -24,6 +24,7 @@ from megatron_longrl.parallel.agree import gather_objects, together
 from megatron_longrl.parallel.groups import ParallelGroups
 from megatron_longrl.rollout.continuation import NOTHING, Begun, Share, whole_groups
 from megatron_longrl.rollout.engine import OnResponse
+from megatron_longrl.rollout.inputs import check_prompts
 from megatron_longrl.rollout.placement import place
 from megatron_longrl.rollout.prompt_buffers import PromptBuffers
 from megatron_longrl.rollout.sampling import balanced_shares, request_seeds
@@ -36,7 +37,7 @@ from megatron_longrl.rollout.vllm_model import (
     no_compilation,
     start_model,
 )
-from megatron_longrl.rollout.vllm_requests import PromptRequest, check_prompts, make_request
+from megatron_longrl.rollout.vllm_requests import PromptRequest, make_request, records
 from megatron_longrl.rollout.weights import Incoming
 
 if TYPE_CHECKING:
@@ -134,7 +135,10 @@ class VllmEngine:
         )
         with together(self._control), kept_random_state(), no_compilation():
             mine = share.by_prompt(self._run(requests, sampling, share))
-        return whole_groups(prompts, sampling.n, begun, gather_objects(self._control, mine))
+        with together(self._control):
+            given = records(requests, share.beginnings, self.weight_version) if leads else {}
+        everyone = gather_objects(self._control, (mine, given))
+        return whole_groups(prompts, sampling.n, begun, everyone)
 
     def update_weights(self, named: Iterable[tuple[str, Tensor]], version: int) -> None:
         """See :meth:`RolloutEngine.update_weights`."""

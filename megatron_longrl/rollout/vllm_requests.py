@@ -13,8 +13,14 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from megatron_longrl.errors import UserError
 from megatron_longrl.rollout.continuation import Beginning, lengthened
+from megatron_longrl.rollout.inputs import (
+    EngineInput,
+    InputRecord,
+    features_of,
+    media_parts,
+    place_media,
+)
 from megatron_longrl.rollout.types import SamplingSettings
 from megatron_longrl.rollout.vllm_deepstack import with_features
 from megatron_longrl.rollout.vllm_model import ModelSettings
@@ -44,22 +50,8 @@ class PromptRequest:
     """Tokens with which the responses have begun; the embeddings end with theirs."""
     copied: int = 0
     """Bytes of embeddings that were copied for it here."""
-
-
-def check_prompts(
-    prompts: Sequence[Prompt], sampling: SamplingSettings, max_model_len: int
-) -> None:
-    """Raise UserError for what the engine cannot generate."""
-    if sampling.temperature == 0 and sampling.n != 1:
-        raise UserError(f"greedy sampling gives one response per prompt, not {sampling.n}")
-    for prompt in prompts:
-        length = len(prompt.token_ids)
-        if length + sampling.max_tokens > max_model_len:
-            raise UserError(
-                f"prompt {prompt.uid}: {length} tokens and a response of {sampling.max_tokens}"
-                f" exceed the rollout engine's {max_model_len}; raise --seq-length, or"
-                " lower --video-frames, --rollout-max-tokens or --eval-max-tokens"
-            )
+    given: EngineInput | None = None
+    """All of it, where it was made."""
 
 
 def make_request(
@@ -80,32 +72,49 @@ def make_request(
         fill: whether this process writes them; another one with the same memory does otherwise.
     """
     prompt = lengthened(prompt, beginning.prefix)
-    if into is None:
-        into = token_embeddings.new_empty(len(prompt.token_ids), token_embeddings.shape[1])
-    parts = [media[video.key()].detach() for video in prompt.videos]
-    if tuple(len(part) for part in parts) != tuple(prompt.media_lengths):
-        raise RuntimeError(
-            f"prompt {prompt.uid}: media slots {tuple(prompt.media_lengths)},"
-            f" media embeddings {tuple(len(part) for part in parts)}"
-        )
-    extra = with_positions(prompt.positions) if settings.uses_mrope else {}
-    width, mask, copied = into.shape[1], prompt.media_mask.cpu(), 0
+    length, width = len(prompt.token_ids), token_embeddings.shape[1]
+    embeddings = token_embeddings.new_empty(length, width) if into is None else into
+    parts = media_parts(prompt, media)
+    copied = 0
     if fill:
-        torch.index_select(token_embeddings, 0, prompt.token_ids.cpu(), out=into)
-        places = mask.nonzero().flatten().split(list(prompt.media_lengths))
-        for part, place in zip(parts, places, strict=True):
-            into[place] = part[:, :width].to("cpu", settings.torch_dtype)
-        copied = into.nbytes
-    if parts and parts[0].shape[1] > width:
-        features = [part[:, width:].to("cpu", settings.torch_dtype) for part in parts]
-        # Those of one video stay where they are.
-        whole = torch.cat(features) if len(features) > 1 else features[0]
-        extra |= with_features(mask, whole)
-        is_there = whole.untyped_storage().data_ptr() == parts[0].untyped_storage().data_ptr()
-        copied += 0 if is_there else whole.nbytes
-    begun = beginning.prefix.tolist()
-    how = (seed, beginning.wanted, beginning.max_tokens)
-    return PromptRequest(*how, into, extra, begun, copied)
+        torch.index_select(token_embeddings, 0, prompt.token_ids.cpu(), out=embeddings)
+        place_media(embeddings, prompt, parts)
+        copied = embeddings.nbytes
+    features, mask = features_of(parts, width, settings.torch_dtype), prompt.media_mask.cpu()
+    extra = with_positions(prompt.positions) if settings.uses_mrope else {}
+    if features is not None:
+        extra |= with_features(mask, features)
+        is_there = features.untyped_storage().data_ptr() == parts[0].untyped_storage().data_ptr()
+        copied += 0 if is_there else features.nbytes
+    # By itself vLLM counts from 0.
+    positions = prompt.positions if settings.uses_mrope else torch.arange(length)
+    return PromptRequest(
+        seed,
+        beginning.wanted,
+        beginning.max_tokens,
+        embeddings,
+        extra,
+        prefix=beginning.prefix.tolist(),
+        copied=copied,
+        given=EngineInput(prompt.token_ids, positions, embeddings, mask, features),
+    )
+
+
+def records(
+    requests: Sequence[PromptRequest], beginnings: Sequence[Beginning], weight_version: int
+) -> dict[int, InputRecord]:
+    """What an engine was given, by the place of each prompt.
+
+    Args:
+        requests: made from ``beginnings``.
+    """
+    found: dict[int, InputRecord] = {}
+    for request, beginning in zip(requests, beginnings, strict=True):
+        if beginning.place not in found:
+            assert request.given is not None, "made here"
+            length = len(request.given.token_ids) - len(request.prefix)
+            found[beginning.place] = request.given.record(length, weight_version)
+    return found
 
 
 def parameters(

@@ -121,7 +121,9 @@ def evaluate_checkpoint(config: Config) -> None:
     )
     with (
         closing(build_rewards(runtime.config, runtime.groups)) as rewards,
-        closing(build_engine(runtime.config, runtime.tokenizer, runtime.groups)) as engine,
+        closing(
+            build_engine(runtime.config, runtime.tokenizer, runtime.groups, model.gpt)
+        ) as engine,
     ):
         weights = LiveWeights(lambda: weight_stream(model.modules, runtime.config, runtime.groups))
         engine.update_weights(weights, version=0)

@@ -125,8 +125,8 @@ class PolicyLoss:
         per_token = self._policy(batch, logprobs, old, batch.advantages[selected], report)
         report.add("entropy/mean", entropy.detach())
         gap = old - batch.rollout_logprobs[selected]
-        report.add("logprob_gap/mean", gap.abs())
-        report.maximum("logprob_gap/max", gap.abs())
+        batch.gap = torch.zeros(batch.tokens.shape, device=gap.device)
+        batch.gap[selected] = gap.float()
         weights = self._correction(batch, gap)
         if weights is not None:
             per_token = weights * per_token

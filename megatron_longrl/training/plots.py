@@ -109,8 +109,8 @@ def _panels(chance: float | None) -> list[Panel]:
         Panel("Loss", ("lm loss",), _lines("lm loss")),
         Panel(
             "Log-probability gap, trainer - engine",
-            ("logprob_gap/mean",),
-            _lines("logprob_gap/mean"),
+            ("gap/mean",),
+            _lines("gap/mean"),
         ),
         Panel("Seconds per step", ("iteration-time",), _draw_times),
     ]

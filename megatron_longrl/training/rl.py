@@ -26,6 +26,7 @@ from megatron_longrl.rollout.recorder import RolloutRecorder
 from megatron_longrl.rollout.types import Group
 from megatron_longrl.training.advantages import with_advantages
 from megatron_longrl.training.batches import rl_batches
+from megatron_longrl.training.contract import check_inputs
 from megatron_longrl.training.critic import Critic
 from megatron_longrl.training.evaluation import (
     answer,
@@ -33,6 +34,7 @@ from megatron_longrl.training.evaluation import (
     rollout_metrics,
     wilson_interval,
 )
+from megatron_longrl.training.gap import gap_metrics
 from megatron_longrl.training.loop import RowSource
 from megatron_longrl.training.losses import rl_loss
 from megatron_longrl.training.media import Media
@@ -107,9 +109,11 @@ class RLTrainer:
         lag, carried = self._staleness(rollouts)
         with timer("pack"):
             parts = self._parts(rollouts)
-            batches = [batch for part in parts for batch in part.batches]
+            batches, _ = _whole(parts)
         if not parts and self.runtime.is_writer:
             logger.warning("step %d makes no update: no group teaches anything", iteration + 1)
+        with timer("contract"):
+            self._check_inputs(parts, media)
         with timer("old"):
             self._old_logprobs(batches, media)
         with timer("reference"):
@@ -201,6 +205,17 @@ class RLTrainer:
             if total  # No replica has anything in the others: they would only move by momentum.
         ]
 
+    def _check_inputs(self, parts: Sequence[Part], media: Media) -> None:
+        """Nothing is trained but what the engine was given; a replay has its own check."""
+        if self.config.replay_rollouts is not None:
+            return
+        batches, groups = _whole(parts)
+        check_inputs(
+            *(batches, groups, media.embeddings, self.runtime.model.gpt, self.runtime.groups),
+            weight_version=self.engine.weight_version,
+            media_change=self.runtime.model.encoder_is_trained,
+        )
+
     def _old_logprobs(self, batches: Sequence[MicroBatch], media: Media) -> None:
         """Only where the update's own values are not the same, or come too late."""
         if self.config.needs_old_logprobs and batches:
@@ -281,7 +296,8 @@ class RLTrainer:
                 skipped += update.skipped
                 self._skips.count(update, iteration)
             metrics.append(result)
-        return {**_means(metrics), "updates": len(order), "skipped_updates": skipped}
+        gaps = gap_metrics(*_whole(parts), self.runtime.groups)
+        return {**_means(metrics), **gaps, "updates": len(order), "skipped_updates": skipped}
 
     def _without_update(self) -> dict[str, float]:
         """A step that has nothing to train on: the schedules follow iterations all the same."""
@@ -329,6 +345,12 @@ class Part:
 
     groups: Sequence[Group]
     batches: Sequence[MicroBatch]
+
+
+def _whole(parts: Sequence[Part]) -> tuple[list[MicroBatch], list[Group]]:
+    """The micro-batches and groups of all updates."""
+    batches = [batch for part in parts for batch in part.batches]
+    return batches, [group for part in parts for group in part.groups]
 
 
 def build_reference(runtime: Runtime) -> ReferenceWeights | None:

@@ -324,7 +324,7 @@ def trained_part(groups: Sequence[Group], config: Config) -> list[Group]:
             if has_reward and not (config.mask_overlong and response.finish_reason == "length")
         ]
         if kept:
-            result.append(Group(group.prompt, kept))
+            result.append(Group(group.prompt, kept, inputs=group.inputs))
     return result
 
 

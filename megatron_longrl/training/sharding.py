@@ -30,6 +30,8 @@ class MicroBatch:
     media_index: Tensor
     response_index: Tensor
     token_index: Tensor
+    prompt_index: Tensor
+    place: Tensor
     attention_mask: Tensor | None
     """Of the whole sequence, see :func:`~megatron_longrl.parallel.attention.attention_mask`; None
     where layers are causal by themselves."""
@@ -39,6 +41,8 @@ class MicroBatch:
     """float [responses]: predicted tokens of each response, over all ranks."""
     sequence_group: ProcessGroup
     """The ranks that share the rows: all MR-SP ranks, some of them, or this rank alone."""
+    uids: tuple[str, ...] = ()
+    """Of the prompts that ``prompt_index`` counts."""
     responses: tuple[Response, ...] = ()
     """What ``response_index`` counts, where rollouts are trained."""
     advantages: Tensor | None = None
@@ -50,6 +54,8 @@ class MicroBatch:
     """Of the selected positions, on the last pipeline stage: for the divergence over the whole
     vocabulary."""
     rollout_logprobs: Tensor | None = None
+    gap: Tensor | None = None
+    """The policy's log-probability less the engine's, as the loss has found it."""
     old_values: Tensor | None = None
     """The critic's, before its first update on these rollouts."""
     returns: Tensor | None = None
@@ -96,9 +102,12 @@ def shard_batch(
         media_index=shard(batch.media_index),
         response_index=shard(batch.response_index),
         token_index=shard(batch.token_index),
+        prompt_index=shard(batch.prompt_index),
+        place=shard(batch.place),
         attention_mask=mask,
         media_keys=tuple(batch.media_keys),
         response_lengths=torch.bincount(predicted, minlength=num_responses).float().to(device),
         sequence_group=group,
+        uids=tuple(batch.uids),
         responses=tuple(responses),
     )

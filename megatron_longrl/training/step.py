@@ -282,7 +282,7 @@ def hidden_states(gpt: GPTModel, batch: MicroBatch, media: Mapping[str, Tensor])
     """
     decoder_input, deepstack = None, None
     if gpt.pre_process:
-        decoder_input, deepstack = _place_media(embed_tokens(gpt, batch.tokens), batch, media)
+        decoder_input, deepstack = placed_embeddings(gpt, batch, media)
         decoder_input = decoder_input.transpose(0, 1).contiguous()  # [s, b, h]
     return run_decoder(
         gpt,
@@ -293,13 +293,14 @@ def hidden_states(gpt: GPTModel, batch: MicroBatch, media: Mapping[str, Tensor])
     )
 
 
-def _place_media(
-    embeddings: Tensor, batch: MicroBatch, media: Mapping[str, Tensor]
+def placed_embeddings(
+    gpt: GPTModel, batch: MicroBatch, media: Mapping[str, Tensor]
 ) -> tuple[Tensor, DeepStack | None]:
-    """Put the video embeddings into their slots among text embeddings [b, s, h].
+    """Text embeddings [b, s, h] with the video embeddings in their slots; on the first stage.
 
-    Embeddings wider than h hold what DeepStack adds behind the first layers.
+    Video embeddings wider than h hold what DeepStack adds behind the first layers.
     """
+    embeddings = embed_tokens(gpt, batch.tokens)
     slots = batch.media_index >= 0
     if not batch.media_keys:
         return embeddings, None

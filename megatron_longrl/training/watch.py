@@ -59,8 +59,8 @@ SIGNS: tuple[_Sign, ...] = (
     ),
     _Sign(
         "trainer and engine disagree",
-        lambda first, last: last["logprob_gap/mean"] > 0.1,
-        "trainer and rollout engine differ by {logprob_gap/mean:.3g} nats per token: look for "
+        lambda first, last: last["gap/mean"] > 0.1,
+        "trainer and rollout engine differ by {gap/mean:.3g} nats per token: look for "
         "another precision or sampling, or give --rollout-correction token",
     ),
 )

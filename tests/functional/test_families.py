@@ -86,7 +86,7 @@ def test_rl_of_a_text_model(tmp_path: Path) -> None:
     )
     steps = metrics_of(tmp_path / "run")
     assert len(steps) == 2
-    assert max(curve(steps, "logprob_gap/mean")) < 1e-4
+    assert max(curve(steps, "gap/mean")) < 1e-4
 
 
 def test_rl_of_a_qwen_vl_folder(tmp_path: Path) -> None:
@@ -111,4 +111,4 @@ def test_rl_of_a_qwen_vl_folder(tmp_path: Path) -> None:
     )
     steps = metrics_of(tmp_path / "run")
     assert len(steps) == 2
-    assert max(curve(steps, "logprob_gap/mean")) < 1e-4
+    assert max(curve(steps, "gap/mean")) < 1e-4

@@ -29,7 +29,7 @@ def test_a_step_trains_on_the_weights_before_and_a_killed_run_goes_on_alike(
     # The steps behind a checkpoint, every second one, and the first are generated when they begin.
     assert curve(steps, "rollout_lag") == [0, 1, 0, 1, 0]
     assert all(math.isfinite(value) for step in steps for value in step.values())
-    gaps = curve(steps, "logprob_gap/mean")
+    gaps = curve(steps, "gap/mean")
     assert max(gaps[::2]) <= 1e-4
     assert min(gaps[1::2]) > 1e-4, "the gap to older weights is more than rounding"
     assert min(curve(steps, "correction/sample_share")) > 0.5

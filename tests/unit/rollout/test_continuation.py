@@ -48,7 +48,7 @@ def test_a_response_over_two_generations() -> None:
     assert beginning.max_tokens == 2, "the longest response counts both parts"
     new = second.by_prompt({(0, 0): second.receive(0, 0, part([4, 5], 2))})
     others = {(0, j): part([1], 2, "stop") for j in range(2)}
-    _, group = whole_groups(prompts, 2, {1: before}, [new, others])
+    _, group = whole_groups(prompts, 2, {1: before}, [(new, {}), (others, {})])
     assert group.is_complete and group.responses[1] is before[1]
     whole = group.responses[0]
     assert whole.token_ids.tolist() == [7, 8, 9, 4, 5] and whole.text == "7 8 9 4 5"

@@ -147,9 +147,6 @@ def test_what_rl_reports():
         for response in group.responses
         for token, logprob in zip(response.token_ids, response.logprobs, strict=True)
     ]
-    gaps = [abs(ours - engines) for ours, engines, _ in pairs]
-    assert means["logprob_gap/mean"] == pytest.approx(sum(gaps) / 32, rel=1e-6)
-    assert means["logprob_gap/max"] == pytest.approx(max(gaps), rel=1e-6)
     assert means["entropy/mean"] == pytest.approx(sum(h for *_, h in pairs) / 32, rel=1e-6)
     assert means["ratio/mean"] == 1
     assert means["clip_fraction"] == 0

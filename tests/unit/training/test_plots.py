@@ -39,7 +39,7 @@ def write_run(path: Path, rl: bool) -> Path:
         step = {"iteration": i, "lm loss": loss, "iteration-time": 2.0}
         if rl:
             accuracy = 0.4 + 0.01 * i
-            step |= {"accuracy/mean": accuracy, "reward/mean": accuracy, "logprob_gap/mean": 1e-5}
+            step |= {"accuracy/mean": accuracy, "reward/mean": accuracy, "gap/mean": 1e-5}
             step |= {"response_length/mean": 12.0, "time/rollout": 1.5, "time/reward": 0.001}
         if rl and i % 10 == 0:
             step |= {HELDOUT: 0.6, HELDOUT_LOW: 0.55, HELDOUT_HIGH: 0.65}

@@ -14,7 +14,7 @@ HEALTHY = {
     "cut_off/mean": 0.1,
     "kl/mean": 0.01,
     "zero_advantage/mean": 0.2,
-    "logprob_gap/mean": 1e-5,
+    "gap/mean": 1e-5,
 }
 
 
@@ -26,7 +26,7 @@ HEALTHY = {
         ({"format/mean": 0.9, "accuracy/mean": 0.3}, "reward hacking by format"),
         ({"kl/mean": 2.0}, "KL blow-up"),
         ({"zero_advantage/mean": 0.95}, "groups without variance"),
-        ({"logprob_gap/mean": 0.3}, "trainer and engine disagree"),
+        ({"gap/mean": 0.3}, "trainer and engine disagree"),
     ],
 )
 def test_a_sign_is_told_once_and_again_after_it_was_gone(

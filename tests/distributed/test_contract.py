@@ -1,0 +1,93 @@
+"""A step stops on all ranks when the engine was given something else than what is trained."""
+
+import dataclasses
+
+import pytest
+
+from megatron_longrl.data.dataset import RowSampler
+from megatron_longrl.data.rows import load_rows
+from megatron_longrl.errors import UserError
+from megatron_longrl.rewards.runner import build_rewards
+from megatron_longrl.rollout.build import build_engine
+from megatron_longrl.rollout.continuation import NOTHING
+from megatron_longrl.training.loop import RowSource
+from megatron_longrl.training.rl import RLTrainer
+from megatron_longrl.training.runtime import build_runtime
+from tests.distributed.cases import CP2, PP2, SP, TP2
+from tests.distributed.layouts import tiny_config
+
+LAYOUTS = {"TP2 with sequence parallelism": TP2 | SP, "PP2": PP2, "MR-SP2": CP2, "DP2": {}}
+OPTIONS = {"rollout_engine": "megatron", "rollout_max_tokens": 5, "grpo_prompts_per_step": 4}
+
+
+class Spoilt:
+    """An engine that gets other prompts or media than the trainer believes."""
+
+    def __init__(self, engine, spoil):
+        self.engine, self.spoil = engine, spoil
+
+    def generate(self, prompts, media, sampling, on_response=None, begun=NOTHING):
+        given = [self.spoil(prompt, dict(media)) for prompt in prompts]
+        groups = []
+        for prompt, (other, others) in zip(prompts, given, strict=True):
+            (group,) = self.engine.generate([other], others, sampling)
+            for index, response in enumerate(group.responses):
+                on_response(prompt, index, response.text, sampling.n)
+            group.prompt = prompt
+            groups.append(group)
+        return groups
+
+    def __getattr__(self, name):
+        return getattr(self.engine, name)
+
+
+def token(prompt, media):
+    ids = prompt.token_ids.clone()
+    ids[-2] = (ids[-2] + 1) % 300
+    return dataclasses.replace(prompt, token_ids=ids), media
+
+
+def position(prompt, media):
+    positions = prompt.positions.clone()
+    positions[3:] += 1
+    return dataclasses.replace(prompt, position_ids=positions), media
+
+
+def embedding(prompt, media):
+    for video in prompt.videos:
+        media[video.key()] = media[video.key()].clone()
+        media[video.key()][1, 0] += 1e-3
+    return prompt, media
+
+
+def step(config, spoil=None):
+    runtime = build_runtime(config, "rl")
+    engine = build_engine(runtime.config, runtime.tokenizer, runtime.groups, runtime.model.gpt)
+    rewards = build_rewards(runtime.config, runtime.groups)
+    given = engine if spoil is None else Spoilt(engine, spoil)
+    trainer = RLTrainer(runtime, given, rewards, None)
+    rows = RowSampler(load_rows(config.train_data_path), config.seed)
+    return trainer.step(0, RowSource(rows, 0, config.grpo_prompts_per_step, runtime.groups))
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_a_step_that_keeps_it(tiny_data, layout):
+    metrics = step(tiny_config(tiny_data, **OPTIONS | LAYOUTS[layout]))
+    assert 0 <= metrics["gap/mean"] <= metrics["gap/p99"] <= metrics["gap/max"] <= 1e-4
+    assert metrics["ess/token"] == pytest.approx(1, abs=1e-6)
+    assert metrics["ess/sequence"] == pytest.approx(1, abs=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("spoil", "message"),
+    [
+        (token, r"token ids are not those .* from index \d+ on"),
+        (position, r"positions are not those .* from index 3 on"),
+        (embedding, r"embeddings are not those .* from index \d+ on"),
+    ],
+)
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_each_of_the_three_stops_it(tiny_data, layout, spoil, message):
+    config = tiny_config(tiny_data, **OPTIONS | LAYOUTS[layout])
+    with pytest.raises(UserError, match=message):
+        step(config, spoil)
