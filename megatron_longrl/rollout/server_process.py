@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import os
-import select
+import selectors
 import signal
 import subprocess
 import sys
@@ -86,7 +86,11 @@ class ServerProcess:
                     json.dump(orders, pipe)
             except BrokenPipeError:
                 pass  # told below
-            if not select.select([ready], [], [], _START_SECONDS)[0]:
+            # Not select.select: a trainer may have more than its 1024 files open.
+            with selectors.DefaultSelector() as waiting:
+                waiting.register(ready, selectors.EVENT_READ)
+                has_answered = bool(waiting.select(_START_SECONDS))
+            if not has_answered:
                 self.stop()
                 raise UserError(f"the rollout server did not start within {_START_SECONDS:g} s")
             told = ready.read()
