@@ -364,7 +364,7 @@ def _checkpoints_and_validation(config: Config, entry: Entry | None) -> Iterator
 
 def _embedding_cache(config: Config, entry: Entry | None) -> Iterator[str]:
     if config.embedding_cache_dir is None:
-        if "embedding_cache_gib" in config.model_fields_set:
+        if config.embedding_cache_gib != type(config).model_fields["embedding_cache_gib"].default:
             yield (
                 f"embedding_cache_gib ({config.embedding_cache_gib:g}) is set without "
                 "embedding_cache_dir: give --embedding-cache-dir FOLDER"

@@ -149,8 +149,8 @@ def test_text_that_older_weights_embedded_is_compared_by_its_ids(media_change):
         told = differences(batch, records, hashes, VERSION, media_change)
         return {(one.what, one.place) for one in told}
 
-    prompt = groups[0].prompt
-    text, slot = (int((prompt.media_mask == is_slot).nonzero()[0]) for is_slot in (False, True))
+    prompt, text, slot = groups[0].prompt, 0, 1
+    batch.media_index[(batch.prompt_index == 0) & (batch.place == slot)] = 0
     ids, embeddings = prompt.token_ids.clone(), hash_of(prompt.token_ids)
     assert kinds() == set()
     embeddings[text] += 1
