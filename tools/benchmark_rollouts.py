@@ -1,11 +1,12 @@
-"""Measure rollouts beside plain vLLM: the same prompts, weights and seeds.
+"""Measure rollouts beside plain vLLM (the same prompts, weights and seeds), and the way of the
+weights to the engine beside a copy of them in memory.
 
 ::
 
     python tools/benchmark_rollouts.py --output DIR
 
-Each timing is a process of its own, one rank and one thread; the two engines take turns, so that a
-machine that slows down slows both. Writes ``benchmark_rollouts.json`` into DIR.
+Each timing is a process of its own, one rank and one thread; the engines take turns, so that a
+machine that slows down slows all. Writes ``benchmark_rollouts.json`` into DIR.
 """
 
 from __future__ import annotations
@@ -20,6 +21,8 @@ from statistics import median
 from typing import Any
 
 from megatron_longrl.benchmark.data import write_data
+
+ENGINES = ("colocated", "server", "plain")
 
 
 def run(engine: str, options: argparse.Namespace) -> dict[str, Any]:
@@ -58,15 +61,24 @@ def main() -> int:
     options = parser.parse_args()
     options.output.mkdir(parents=True, exist_ok=True)
     write_data(options.output / "data", [options.frames], options.prompts)
-    timings = []
+    timings: list[dict[str, Any]] = []
     for _ in range(options.pairs):
-        for engine in ("longrl", "plain"):
+        for engine in ENGINES:
             timings.append(run(engine, options))
-            print(f"{engine:7s} {timings[-1]['tokens_per_second']:8.1f} tokens/s", flush=True)
-    rates = [timing["tokens_per_second"] for timing in timings]
-    ratios = [ours / plain for ours, plain in zip(rates[::2], rates[1::2], strict=True)]
-    print(f"ratio   {median(ratios):8.2f} (median of {len(ratios)} pairs)")
-    report = {"timings": timings, "ratios": ratios, "ratio": median(ratios)}
+            print(f"{engine:10s} {timings[-1]['tokens_per_second']:8.1f} tokens/s", flush=True)
+    rates = {
+        engine: [t["tokens_per_second"] for t in timings if t["engine"] == engine]
+        for engine in ENGINES
+    }
+    report: dict[str, Any] = {"timings": timings}
+    for engine in ENGINES[:-1]:
+        ratios = [a / b for a, b in zip(rates[engine], rates["plain"], strict=True)]
+        copies = [t["sync_seconds"] / t["copy_seconds"] for t in timings if t["engine"] == engine]
+        report[engine] = {"ratio": median(ratios), "sync_over_copy": median(copies)}
+        print(
+            f"{engine:10s} {median(ratios):8.2f} of plain vLLM's tokens/s (median of {len(ratios)} "
+            f"pairs), weights in {median(copies):.1f} times a copy's time"
+        )
     (options.output / "benchmark_rollouts.json").write_text(json.dumps(report, indent=1))
     return 0
 

@@ -1,7 +1,7 @@
-"""One timing of the rollouts' throughput: this package's engine, or vLLM by itself.
+"""One timing of the rollouts' throughput: an engine of this package, or vLLM by itself.
 
-The engine's run leaves its prompts and weights in the folder, from which vLLM then works: the same
-embeddings, the same weights, the same seeds.
+A run of this package's engines leaves its prompts and weights in the folder, from which vLLM then
+works: the same embeddings, the same weights, the same seeds.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ import sys
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from statistics import median
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -30,7 +31,7 @@ PROMPTS_FILE, MODEL_FOLDER, SEED = "prompts.safetensors", "model", 1
 
 
 def measure_engine(arguments: argparse.Namespace) -> dict[str, Any]:
-    """The engine as a training step calls it: from prompts and media to groups."""
+    """An engine as a training step calls it: weights, then from prompts and media to groups."""
     from megatron_longrl.checkpoint.mapping import weight_stream
     from megatron_longrl.data.rows import load_rows
     from megatron_longrl.parallel.groups import destroy_parallel
@@ -40,14 +41,14 @@ def measure_engine(arguments: argparse.Namespace) -> dict[str, Any]:
 
     config = variant_config(
         VARIANTS["one-rank"], arguments.frames, arguments.group_size, 1, arguments.data
-    )
+    ).replace(rollout_engine=arguments.engine)
     configure_logging(config.log_level, 0)
     runtime = build_runtime(config, "rl")
     engine = build_engine(runtime.config, runtime.tokenizer, runtime.groups)
     try:
         stream = weight_stream(runtime.model.modules, runtime.config, runtime.groups)
         weights = {name: tensor.detach().clone() for name, tensor in stream}
-        engine.update_weights(iter(weights.items()), version=0)
+        engine.update_weights(weights.items(), version=0)
         rows = load_rows(runtime.config.train_data_path)
         prompts, media = runtime.encode(runtime.build_prompts(rows), for_training=False)
         if not (arguments.folder / PROMPTS_FILE).exists():
@@ -63,8 +64,13 @@ def measure_engine(arguments: argparse.Namespace) -> dict[str, Any]:
             for step in range(arguments.steps + 1)
         )
         engine.generate(prompts, media.embeddings, warm)
-        seconds, tokens = 0.0, 0
-        for sampling in timed:
+        seconds, tokens, sync_seconds = 0.0, 0, []
+        for version, sampling in enumerate(timed, start=1):
+            for tensor in weights.values():
+                tensor.mul_(1 + 1e-6)  # Every layer is sent, as after an update.
+            began = time.perf_counter()
+            engine.update_weights(weights.items(), version)
+            sync_seconds.append(time.perf_counter() - began)
             began = time.perf_counter()
             groups = engine.generate(prompts, media.embeddings, sampling)
             seconds += time.perf_counter() - began
@@ -72,7 +78,25 @@ def measure_engine(arguments: argparse.Namespace) -> dict[str, Any]:
     finally:
         engine.close()
         destroy_parallel()
-    return {"seconds": seconds, "tokens": tokens}
+    return {
+        "seconds": seconds,
+        "tokens": tokens,
+        "weight_bytes": sum(tensor.nbytes for tensor in weights.values()),
+        "sync_seconds": median(sync_seconds),
+        "copy_seconds": _copy_seconds(list(weights.values())),
+    }
+
+
+def _copy_seconds(tensors: Sequence[Tensor]) -> float:
+    """Of the weights, once, into memory that is there: the bound of a synchronisation."""
+    targets = [torch.empty_like(tensor).zero_() for tensor in tensors]
+    times = []
+    for _ in range(5):
+        began = time.perf_counter()
+        for target, tensor in zip(targets, tensors, strict=True):
+            target.copy_(tensor)
+        times.append(time.perf_counter() - began)
+    return median(times)
 
 
 def measure_plain(arguments: argparse.Namespace) -> dict[str, Any]:
@@ -138,7 +162,7 @@ def _export(
 def main() -> int:
     """Entry point."""
     parser = argparse.ArgumentParser()
-    parser.add_argument("--engine", choices=("longrl", "plain"), required=True)
+    parser.add_argument("--engine", choices=("colocated", "server", "plain"), required=True)
     parser.add_argument("--frames", type=int, required=True)
     parser.add_argument("--group-size", type=int, required=True)
     parser.add_argument("--tokens", type=int, required=True)
@@ -148,7 +172,7 @@ def main() -> int:
     parser.add_argument("--folder", type=Path, required=True)
     parser.add_argument("--result", type=Path, required=True)
     arguments = parser.parse_args()
-    measure = measure_engine if arguments.engine == "longrl" else measure_plain
+    measure = measure_plain if arguments.engine == "plain" else measure_engine
     arguments.result.write_text(json.dumps(measure(arguments)))
     return 0
 
