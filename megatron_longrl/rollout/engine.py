@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
 from torch import Tensor
 
@@ -16,6 +16,11 @@ if TYPE_CHECKING:
 
 OnResponse = Callable[["Prompt", int, str, int], None]
 """(prompt, index of the response, its text, responses per prompt)."""
+
+
+Pending = Callable[[int], list[Group]]
+"""Waits for a generation, collective over the replica. Takes the version of the trainer's weights
+as they are now: an engine that has lost its own gets these."""
 
 
 class RolloutEngine(Protocol):
@@ -79,3 +84,34 @@ class RolloutEngine(Protocol):
 
     def close(self) -> None:
         """Free memory and groups. Idempotent."""
+
+
+@runtime_checkable
+class EngineBeside(RolloutEngine, Protocol):
+    """An engine that generates while the trainer does something else."""
+
+    def begin(
+        self,
+        prompts: Sequence[Prompt],
+        media: Mapping[str, Tensor],
+        sampling: SamplingSettings,
+        on_response: OnResponse | None = None,
+        begun: Begun = NOTHING,
+    ) -> Pending:
+        """As :meth:`RolloutEngine.generate`, whose groups come later. Until then nothing else is
+        asked of the engine, and ``on_response`` is called from another thread."""
+
+
+def begin(
+    engine: RolloutEngine,
+    prompts: Sequence[Prompt],
+    media: Mapping[str, Tensor],
+    sampling: SamplingSettings,
+    on_response: OnResponse | None = None,
+    begun: Begun = NOTHING,
+) -> Pending:
+    """Begin a generation; an engine within the trainer's processes ends it at once."""
+    if isinstance(engine, EngineBeside):
+        return engine.begin(prompts, media, sampling, on_response, begun)
+    groups = engine.generate(prompts, media, sampling, on_response, begun)
+    return lambda _: groups

@@ -11,11 +11,13 @@ from __future__ import annotations
 
 import logging
 import secrets
+import threading
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import Future
 from contextlib import closing, suppress
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -24,7 +26,7 @@ from megatron_longrl.errors import UserError
 from megatron_longrl.parallel.agree import gather_objects, together
 from megatron_longrl.parallel.groups import ParallelGroups
 from megatron_longrl.rollout.continuation import NOTHING, Begun, Share, whole_groups
-from megatron_longrl.rollout.engine import OnResponse
+from megatron_longrl.rollout.engine import OnResponse, Pending
 from megatron_longrl.rollout.inputs import check_prompts
 from megatron_longrl.rollout.sampling import request_seeds
 from megatron_longrl.rollout.server import Line
@@ -113,44 +115,60 @@ class ServerEngine:
         begun: Begun = NOTHING,
     ) -> list[Group]:
         """See :meth:`RolloutEngine.generate`."""
+        return self.begin(prompts, media, sampling, on_response, begun)(self.weight_version)
+
+    def begin(
+        self,
+        prompts: Sequence[Prompt],
+        media: Mapping[str, Tensor],
+        sampling: SamplingSettings,
+        on_response: OnResponse | None = None,
+        begun: Begun = NOTHING,
+    ) -> Pending:
+        """See :meth:`EngineBeside.begin`."""
         if self.weight_version < 0:
             raise RuntimeError("generate() before the first update_weights()")
         if not prompts:
-            return []
+            return lambda _: []
         seeds = request_seeds(self._control, [prompt.uid for prompt in prompts], sampling)
         places = range(len(prompts))
         share = Share(prompts, places, begun, sampling, self._tokenizer, on_response)
-        requests: list[PromptRequest] = []
         with together(self._control):
             check_prompts(prompts, sampling, self._settings.max_model_len)
-            if self._is_leader:
-                table = self._incoming.token_embeddings
-                assert table is not None
-                requests = [
-                    make_request(prompts[p.place], seeds[p.place], p, media, table, self._settings)
-                    for p in share.beginnings
-                ]
-                copied = sum(request.copied for request in requests)
-                self.traffic = self.traffic.plus(prompts=len(prompts), prompt_bytes=copied)
+            requests = self._requests(prompts, media, seeds, share)
         responses: dict[tuple[int, int], Response] = {}  # by request and index
-        losses = 0
-        while True:
-            lost: ServerLost | None = None
-            with together(self._control):
+        answer: Future[None] | None = None
+        if self._is_leader:
+            answer = self._start(requests, sampling, responses, share)
+
+        def finish(version: int) -> list[Group]:
+            nonlocal requests, answer
+            losses = 0
+            while True:
+                lost: ServerLost | None = None
+                with together(self._control):
+                    if answer is not None:
+                        try:
+                            answer.result()
+                        except ServerLost as error:
+                            lost = error
+                if not self._must_recover(lost, losses):
+                    break
+                losses += 1
+                assert self._source is not None
+                self._deliver(self._source, version)
+                if version != self.weight_version:  # The text's embeddings are others now.
+                    self.weight_version = version
+                    with together(self._control):
+                        requests = self._requests(prompts, media, seeds, share)
                 if self._is_leader:
-                    try:
-                        self._ask(requests, sampling, responses, share)
-                    except ServerLost as error:
-                        lost = error
-            if not self._must_recover(lost, losses):
-                break
-            losses += 1
-            assert self._source is not None
-            self._deliver(self._source, self.weight_version)
-        with together(self._control):
-            given = records(requests, share.beginnings if requests else (), self.weight_version)
-        everyone = gather_objects(self._control, (share.by_prompt(responses), given))
-        return whole_groups(prompts, sampling.n, begun, everyone)
+                    answer = self._start(requests, sampling, responses, share)
+            with together(self._control):
+                given = records(requests, share.beginnings if requests else (), self.weight_version)
+            everyone = gather_objects(self._control, (share.by_prompt(responses), given))
+            return whole_groups(prompts, sampling.n, begun, everyone)
+
+        return finish
 
     def update_weights(self, named: Iterable[tuple[str, Tensor]], version: int) -> None:
         """See :meth:`RolloutEngine.update_weights`."""
@@ -182,6 +200,26 @@ class ServerEngine:
         self._source = None
 
     # ---- Of the leader ----
+
+    def _requests(
+        self,
+        prompts: Sequence[Prompt],
+        media: Mapping[str, Tensor],
+        seeds: Sequence[int],
+        share: Share,
+    ) -> list[PromptRequest]:
+        """With text embedded by the present weights; none on other ranks."""
+        if not self._is_leader:
+            return []
+        table = self._incoming.token_embeddings
+        assert table is not None
+        requests = [
+            make_request(prompts[p.place], seeds[p.place], p, media, table, self._settings)
+            for p in share.beginnings
+        ]
+        copied = sum(request.copied for request in requests)
+        self.traffic = self.traffic.plus(prompts=len(prompts), prompt_bytes=copied)
+        return requests
 
     def _connect(self, address: str | None) -> None:
         """Find the server, or start it; it has no weights of ours then."""
@@ -218,6 +256,19 @@ class ServerEngine:
                         f" ({error}): start one with python -m megatron_longrl.rollout.serve"
                     ) from error
                 time.sleep(_SECONDS_BETWEEN_KNOCKS)
+
+    def _start(self, *what: Any) -> Future[None]:
+        """:meth:`_ask` in a thread of its own, which does not keep the process alive."""
+        future: Future[None] = Future()
+
+        def work() -> None:
+            try:
+                future.set_result(self._ask(*what))
+            except BaseException as error:
+                future.set_exception(error)
+
+        threading.Thread(target=work, name="rollouts", daemon=True).start()
+        return future
 
     def _ask(
         self,

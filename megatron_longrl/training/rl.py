@@ -127,6 +127,8 @@ class RLTrainer:
             with timer("record"):
                 self.recorder.write(iteration, rollouts.groups, timer.so_far())
         metrics = self._train(iteration, parts, media)
+        if self._begun is not None:
+            self.collector.complete(self._begun, self.sync.version)  # by the weights before
         with timer("sync"):
             self.sync()
         self._after(iteration, metrics)
@@ -166,8 +168,9 @@ class RLTrainer:
         return {"kl_beta": self.beta, **self.sync.state(), **self._skips.state()}
 
     def _rollouts(self, iteration: int, source: RowSource) -> Rollouts:
-        """Those of this step. Under --rollout-lag 1 the next step's are generated as well, with the
-        weights from before this step's update, and scored during it."""
+        """Those of this step. Under --rollout-lag 1 the next step's are begun as well, with the
+        weights from before this step's update: a server generates them during it, an engine within
+        the trainer's processes before it, and they are scored during it."""
         begun = self._begun or self.collector.begin(iteration, source)
         rollouts = self.collector.finish(begun, source)
         self._begun = None

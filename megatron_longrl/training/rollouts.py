@@ -17,8 +17,7 @@ from megatron_longrl.data.prompts import Prompt
 from megatron_longrl.data.rows import Row
 from megatron_longrl.parallel.agree import sum_over_replicas
 from megatron_longrl.rewards.protocol import Rewards
-from megatron_longrl.rollout.continuation import NOTHING, Begun
-from megatron_longrl.rollout.engine import RolloutEngine
+from megatron_longrl.rollout.engine import Pending, RolloutEngine, begin
 from megatron_longrl.rollout.recorder import RolloutRecorder
 from megatron_longrl.rollout.types import Group, Response, SamplingSettings
 from megatron_longrl.training.loop import RowSource
@@ -53,14 +52,16 @@ class Rollouts:
 
 @dataclass
 class Round:
-    """Responses that were generated together."""
+    """Responses that are generated together."""
 
     iteration: int
-    groups: list[Group]
-    """Complete ones."""
-    media: Media
-    number: int = 0
+    number: int
     """Of the round within the step."""
+    media: Media
+    pending: Pending | None
+    """Waits for the responses, until they are here."""
+    groups: list[Group] = field(default_factory=list)
+    """Complete ones."""
     carried: list[Group] = field(default_factory=list)
     """Those that go on in the next step."""
     greedy: list[Group] = field(default_factory=list)
@@ -97,21 +98,47 @@ class RolloutCollector:
         """Begun, but not complete."""
 
     def begin(self, iteration: int, source: RowSource) -> Round:
-        """Generate the first responses of a step; they are scored until :meth:`finish`.
+        """Begin to generate the first responses of a step, which are scored as they come.
 
         Collective over the world.
         """
         new_tokens = self.config.rollout_step_tokens if source.goes_on(iteration) else None
         carried, self._carried = self._carried, []
-        return self._generate(iteration, 0, source.take(), carried, new_tokens)
+        return self._begin(iteration, 0, source.take(), carried, new_tokens)
+
+    def complete(self, round_: Round, version: int) -> None:
+        """Wait until all responses of a round are there; collective over the replica.
+
+        Args:
+            version: of the trainer's weights as they are, see :data:`Pending`.
+        """
+        if round_.pending is None:
+            return
+        config = self.config
+        with self.runtime.timer("rollout"):
+            groups = round_.pending(version)
+        round_.pending = None
+        round_.carried = [group for group in groups if not group.is_complete]
+        round_.groups = [group for group in groups if group.is_complete]
+        self._carried += round_.carried
+        prompts, embeddings = [group.prompt for group in round_.groups], round_.media.embeddings
+        if config.advantage == "remax":
+            greedy = greedy_settings(config, round_.iteration)
+            round_.greedy = self._answers(_again(prompts), embeddings, greedy)
+        if config.shuffled_frames_bonus:
+            filmed = [prompt for prompt in prompts if _is_filmed(prompt)]
+            others = shuffled(filmed, embeddings, config.seed + round_.iteration)
+            sampling = training_settings(config, round_.iteration, _SHUFFLED)
+            round_.shuffled = self._answers(_again(filmed), others, sampling)
 
     def finish(self, begun: Round, source: RowSource) -> Rollouts:
         """The groups of the step that has begun, with rewards: as many as a step has, fewer where
         rows fail; collective over the world."""
-        config, result, round_ = self.config, Rollouts(carried=len(begun.carried)), begun
+        config, result, round_ = self.config, Rollouts(), begun
         wanted = source.rows_per_replica
         tries = config.dynamic_sampling_max_tries if config.dynamic_sampling else 1
         while True:
+            self.complete(round_, self.engine.weight_version)
             self._reward(round_)
             groups = round_.groups
             result.rounds += 1
@@ -128,7 +155,8 @@ class RolloutCollector:
             result.missing = int(missing)
             if result.missing == 0 or result.rounds == tries:
                 break
-            round_ = self._generate(begun.iteration, result.rounds, source.take(wanted))
+            round_ = self._begin(begun.iteration, result.rounds, source.take(wanted))
+        result.carried = len(begun.carried)
         if result.missing and self.runtime.is_writer:
             logger.warning(
                 "step %d trains on %d groups fewer than asked for: after %d rounds of dynamic "
@@ -139,7 +167,7 @@ class RolloutCollector:
             )
         return result
 
-    def _generate(
+    def _begin(
         self,
         iteration: int,
         number: int,
@@ -147,7 +175,7 @@ class RolloutCollector:
         begun: Sequence[Group] = (),
         new_tokens: int | None = None,
     ) -> Round:
-        """Responses to some rows, on their way to be scored; collective over the replica.
+        """Begin to generate responses to some rows; collective over the replica.
 
         Args:
             begun: groups of an earlier step, which go on.
@@ -164,32 +192,18 @@ class RolloutCollector:
         sampling = replace(training_settings(config, iteration, number), new_tokens=new_tokens)
         so_far = {id(group.prompt): group.responses for group in begun}
         places = {i: so_far[id(p)] for i, p in enumerate(prompts) if id(p) in so_far}
-        groups = self._answers(prompts, media.embeddings, sampling, places)
-        open_groups = [group for group in groups if not group.is_complete]
-        self._carried += open_groups
-        groups = [group for group in groups if group.is_complete]
-        prompts = [group.prompt for group in groups]
-        result = Round(iteration, groups, media, number, open_groups)
-        if config.advantage == "remax":
-            greedy = greedy_settings(config, iteration)
-            result.greedy = self._answers(_again(prompts), media.embeddings, greedy)
-        if config.shuffled_frames_bonus:
-            filmed = [prompt for prompt in prompts if _is_filmed(prompt)]
-            embeddings = shuffled(filmed, media.embeddings, config.seed + iteration)
-            sampling = training_settings(config, iteration, _SHUFFLED)
-            result.shuffled = self._answers(_again(filmed), embeddings, sampling)
-        return result
+        with timer("rollout"):
+            pending = begin(
+                self.engine, prompts, media.embeddings, sampling, self.rewards.submit, places
+            )
+        return Round(iteration, number, media, pending)
 
     def _answers(
-        self,
-        prompts: Sequence[Prompt],
-        embeddings: Mapping[str, Tensor],
-        sampling: SamplingSettings,
-        begun: Begun = NOTHING,
+        self, prompts: Sequence[Prompt], embeddings: Mapping[str, Tensor], how: SamplingSettings
     ) -> list[Group]:
         """Responses without rewards yet."""
         with self.runtime.timer("rollout"):
-            return self.engine.generate(prompts, embeddings, sampling, self.rewards.submit, begun)
+            return self.engine.generate(prompts, embeddings, how, self.rewards.submit)
 
     def _reward(self, round_: Round) -> None:
         """Fill in the rewards; collective over the replica."""

@@ -50,6 +50,11 @@ class WeightSync:
             self._engine.forget_prompts()
         self._versions = (model.language_version, model.encoder_version)
 
+    @property
+    def version(self) -> int:
+        """Of the weights as they are, which the engine has after the next call."""
+        return self._sent - (self._versions[0] == self._runtime.model.language_version)
+
     def state(self) -> dict[str, Any]:
         """For a resumed run, whose engine gets the newest weights anew, under their version."""
         return {"weights_sent": self._sent - 1}

@@ -6,6 +6,7 @@ from __future__ import annotations
 import logging
 import os
 import signal
+import threading
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -24,7 +25,7 @@ from megatron_longrl.errors import UserError
 from megatron_longrl.parallel.agree import gather_objects
 from megatron_longrl.parallel.groups import ParallelGroups
 from megatron_longrl.rollout import server_client
-from megatron_longrl.rollout.engine import RolloutEngine
+from megatron_longrl.rollout.engine import EngineBeside, RolloutEngine, begin
 from megatron_longrl.rollout.server_client import ServerClient
 from megatron_longrl.rollout.server_engine import ServerEngine
 from megatron_longrl.rollout.types import Group, SamplingSettings
@@ -224,6 +225,50 @@ def test_a_server_that_is_killed_while_it_generates(
         ]
         assert sorted(seen) == sorted(told_once)
     assert told(engine.generate(PROMPTS, MEDIA, SAMPLED)) == told(expected)
+
+
+def test_a_generation_goes_on_beside_the_trainer(engine: ServerEngine) -> None:
+    expected = engine.generate(PROMPTS, MEDIA, SAMPLED)
+    assert isinstance(engine, EngineBeside)
+    same(begin(engine, PROMPTS, MEDIA, SAMPLED)(1), expected)
+    with pytest.raises(UserError, match="exceed the rollout engine's 128"):
+        engine.begin(PROMPTS, MEDIA, SamplingSettings(n=1, max_tokens=100))
+    same(engine.generate(PROMPTS, MEDIA, SAMPLED), expected)
+
+
+def test_a_server_that_is_killed_when_the_weights_are_others_already(engine: ServerEngine) -> None:
+    """What had come is of the weights before the update, the rest of those after it."""
+    modules, before = [model(1)], engine.recoveries
+    engine.update_weights(LiveWeights(lambda: iter(list(modules[-1].named_parameters()))), 1)
+    texts: list[str] = []
+    killed = threading.Event()
+
+    def kill_at_once(prompt: Any, index: int, text: str, n: int) -> None:
+        texts.append(text)
+        if len(texts) == 1:
+            os.kill(server_pid(engine), signal.SIGKILL)
+            killed.set()
+
+    pending = engine.begin(PROMPTS, MEDIA, SAMPLED, kill_at_once)
+    if is_leader():
+        assert killed.wait(60)
+    dist.barrier()
+    modules.append(model(2))
+    groups = pending(2)
+    assert engine.recoveries == before + 1 and engine.weight_version == 2
+    assert len(groups) == len(PROMPTS) and len(texts) in (0, 8 * len(PROMPTS))
+    versions = set()
+    for group in groups:
+        assert group.inputs is not None and group.inputs.weight_version == 2
+        for response in group.responses:
+            versions.add(response.weight_version)
+            drawn_by = modules[response.weight_version - 1]
+            raw = reference_logprobs(drawn_by, group.prompt, response.token_ids)
+            logprobs = (raw / 0.8).log_softmax(-1).gather(-1, response.token_ids[:, None])[:, 0]
+            torch.testing.assert_close(response.logprobs, logprobs, atol=1e-4, rtol=0)
+    assert versions == {1, 2}
+    engine.update_weights(live(model(2)), 2)
+    assert engine.last_update.names == [], "it has them already"
 
 
 def test_a_server_that_is_killed_while_it_gets_weights(engine: ServerEngine) -> None:

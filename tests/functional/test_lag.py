@@ -5,6 +5,8 @@ from __future__ import annotations
 import math
 from pathlib import Path
 
+import pytest
+
 from tests.functional.launches import CP2, Arena, curve, metrics_of, rl_flags
 
 LAG = (*CP2, "--rollout-lag", "1", "--rollout-correction", "token")
@@ -39,6 +41,12 @@ def test_a_step_trains_on_the_weights_before_and_a_killed_run_goes_on_alike(
     assert ended.status != 0
     arena.launch("train_rl", *flags, *places).succeeded()
     assert metrics_of(killed) == steps
+
+    beside = tmp_path / "beside"
+    arena.launch("train_rl", *flags, "--save", beside, "--rollout-engine", "server").succeeded()
+    for one, other in zip(metrics_of(beside), steps, strict=True):
+        for name in ("rollout_lag", "reward/mean", "response_length/mean", "lm loss", "grad-norm"):
+            assert one[name] == pytest.approx(other[name], rel=1e-3, abs=1e-5), name
 
 
 def test_a_trained_encoder_encodes_again_for_the_update(
