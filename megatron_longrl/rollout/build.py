@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from megatron_longrl.errors import UserError
 from megatron_longrl.models.text.hf_config import language_settings, multimodal_rotary
+from megatron_longrl.platforms import platform
 from megatron_longrl.rollout.engine import RolloutEngine
 from megatron_longrl.rollout.vllm_model import ModelSettings
 
@@ -33,6 +35,12 @@ def build_engine(
     if config.rollout_engine == "server":
         from megatron_longrl.rollout.server_engine import ServerEngine
 
+        if platform.name == "cuda" and not config.rollout_server_address:
+            raise UserError(
+                "a rollout server that the trainer starts would need the trainer's own GPU: start "
+                "one on other GPUs with python -m megatron_longrl.rollout.serve, and give its "
+                "--rollout-server-address"
+            )
         return ServerEngine(
             settings,
             tokenizer,
