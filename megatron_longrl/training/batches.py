@@ -109,8 +109,9 @@ def _micro_batches(
     """
     rows = rows_of(samples, config)
     ranks = groups.cp.size()
+    sizes = [RowSize.packed([sample.size for sample in row]) for row in rows]
     plan = plan_rows(
-        [RowSize.packed([sample.size for sample in row]) for row in rows],
+        sizes,
         config.mrsp_stages,
         config.sharing_degrees,
         cost=ModelCost(config),
@@ -133,8 +134,12 @@ def _micro_batches(
     batches = []
     for degree, chosen in plan.of_rank(groups.cp.rank()):
         group = groups.sharing(degree)
-        for start in range(0, len(chosen), config.micro_batch_size):
-            part = [rows[i] for i in chosen[start : start + config.micro_batch_size]]
+        ordered = list(chosen)
+        if config.micro_batch_size > 1:
+            # A micro-batch is as wide as its longest row: rows of like lengths go together.
+            ordered.sort(key=lambda i: -sizes[i].tokens)
+        for start in range(0, len(ordered), config.micro_batch_size):
+            part = [rows[i] for i in ordered[start : start + config.micro_batch_size]]
             responses = [r for row in part for sample in row for r in sample.rollouts]
             batches.append(shard(_join(part, config), group, responses))
     return batches or [shard(padding(max(config.sequence_multiple, 2)), groups.alone)]

@@ -35,7 +35,7 @@ def test_every_token_keeps_its_own_values_defect_1(shared_prompt, size):
 
 
 def values_in(batches: list[MicroBatch]) -> list[tuple[float, ...]]:
-    """(token, advantage, log-probability) of every predicted token, in order."""
+    """(token, advantage, log-probability) of every predicted token, sorted."""
     found = []
     for batch in batches:
         assert batch.advantages is not None and batch.rollout_logprobs is not None
@@ -43,7 +43,7 @@ def values_in(batches: list[MicroBatch]) -> list[tuple[float, ...]]:
         found += list(zip(*(field[batch.selected].tolist() for field in fields), strict=True))
         for field in fields[1:]:
             assert field[~batch.selected].abs().sum() == 0
-    return found
+    return sorted(found)
 
 
 def values_of(groups: list[Group]) -> list[tuple[float, ...]]:
@@ -54,7 +54,15 @@ def values_of(groups: list[Group]) -> list[tuple[float, ...]]:
         for response, advantage in zip(group.responses, map(float, group.advantages), strict=True):
             for token, logprob in zip(response.token_ids, response.logprobs, strict=True):
                 expected.append((int(token), advantage, float(logprob)))
-    return expected
+    return sorted(expected)
+
+
+def test_rows_of_like_lengths_share_a_micro_batch():
+    groups = make_groups([[9, 9], [1, 1], [8, 8], [2, 1]])
+    batches = rl_batches(groups, make_config(micro_batch_size=2), alone())
+    assert [batch.uids for batch in batches] == [("p2", "p0"), ("p3", "p1")]
+    assert batches[1].tokens.shape[1] < batches[0].tokens.shape[1]
+    assert values_in(batches) == values_of(groups)
 
 
 def test_a_group_takes_as_few_rows_as_hold_its_responses():
