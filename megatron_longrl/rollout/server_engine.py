@@ -159,7 +159,9 @@ class ServerEngine:
         self._source = named
         self._deliver(named, version)
         self.weight_version = version
-        self.traffic = self.traffic.plus(weight_updates=1, cache_resets=1)
+        # A server that has each of them already goes on with what it knows of prompts.
+        moved = gather_objects(self._control, bool(self.last_update.names))[0]
+        self.traffic = self.traffic.plus(weight_updates=1, cache_resets=moved)
 
     def forget_prompts(self) -> None:
         """See :meth:`RolloutEngine.forget_prompts`; a server that is gone has none, and is missed
