@@ -13,7 +13,7 @@ import logging
 import secrets
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import closing, suppress
+from contextlib import ExitStack, closing
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -23,7 +23,7 @@ from torch import Tensor
 from megatron_longrl.errors import UserError
 from megatron_longrl.parallel.agree import gather_objects, together
 from megatron_longrl.parallel.groups import ParallelGroups
-from megatron_longrl.rollout.continuation import NOTHING, Begun, Share, whole_groups
+from megatron_longrl.rollout.continuation import NOTHING, Beginning, Begun, Share, whole_groups
 from megatron_longrl.rollout.engine import OnResponse
 from megatron_longrl.rollout.inputs import check_prompts
 from megatron_longrl.rollout.sampling import request_seeds
@@ -32,10 +32,16 @@ from megatron_longrl.rollout.server_client import ServerClient, ServerLost, Stal
 from megatron_longrl.rollout.server_process import ServerProcess
 from megatron_longrl.rollout.types import Group, Response, SamplingSettings, Traffic
 from megatron_longrl.rollout.vllm_model import ModelSettings
-from megatron_longrl.rollout.vllm_requests import PromptRequest, make_request, records
+from megatron_longrl.rollout.vllm_requests import (
+    PromptRequest,
+    Room,
+    make_request,
+    records,
+    room_for,
+)
 from megatron_longrl.rollout.weight_buckets import Sent, WeightBuckets
 from megatron_longrl.rollout.weights import Incoming, NamedTensors
-from megatron_longrl.rollout.wire import Generation, weights_name
+from megatron_longrl.rollout.wire import Generation, GenerationFile, weights_name
 
 if TYPE_CHECKING:
     from megatron_longrl.data.prompts import Prompt
@@ -121,32 +127,28 @@ class ServerEngine:
         places = range(len(prompts))
         share = Share(prompts, places, begun, sampling, self._tokenizer, on_response)
         requests: list[PromptRequest] = []
-        with together(self._control):
-            check_prompts(prompts, sampling, self._settings.max_model_len)
-            if self._is_leader:
-                table = self._incoming.token_embeddings
-                assert table is not None
-                requests = [
-                    make_request(prompts[p.place], seeds[p.place], p, media, table, self._settings)
-                    for p in share.beginnings
-                ]
-                copied = sum(request.copied for request in requests)
-                self.traffic = self.traffic.plus(prompts=len(prompts), prompt_bytes=copied)
         responses: dict[tuple[int, int], Response] = {}  # by request and index
-        losses = 0
-        while True:
-            lost: ServerLost | None = None
+        with ExitStack() as held:
+            file: GenerationFile | None = None
             with together(self._control):
+                check_prompts(prompts, sampling, self._settings.max_model_len)
                 if self._is_leader:
-                    try:
-                        self._ask(requests, sampling, responses, share)
-                    except ServerLost as error:
-                        lost = error
-            if not self._must_recover(lost, losses):
-                break
-            losses += 1
-            assert self._source is not None
-            self._deliver(self._source, self.weight_version)
+                    file, requests = self._written(prompts, seeds, media, sampling, share)
+                    held.enter_context(closing(file))
+            losses = 0
+            while True:
+                lost: ServerLost | None = None
+                with together(self._control):
+                    if file is not None:
+                        try:
+                            self._ask(file, requests, sampling, responses, share)
+                        except ServerLost as error:
+                            lost = error
+                if not self._must_recover(lost, losses):
+                    break
+                losses += 1
+                assert self._source is not None
+                self._deliver(self._source, self.weight_version)
         with together(self._control):
             given = records(requests, share.beginnings if requests else (), self.weight_version)
         everyone = gather_objects(self._control, (share.by_prompt(responses), given))
@@ -164,12 +166,18 @@ class ServerEngine:
         self.traffic = self.traffic.plus(weight_updates=1, cache_resets=moved)
 
     def forget_prompts(self) -> None:
-        """See :meth:`RolloutEngine.forget_prompts`; a server that is gone has none, and is missed
-        in the next generation."""
-        with together(self._control), suppress(ServerLost):
+        """See :meth:`RolloutEngine.forget_prompts`; a server that is gone has none, and one that
+        could not be told gets its weights anew."""
+        lost: ServerLost | None = None
+        with together(self._control):
             if self._is_leader:
                 assert self._client is not None
-                self._client.reset_prefix_cache()
+                try:
+                    self._client.reset_prefix_cache()
+                except ServerLost as error:
+                    lost = error
+        if self._must_recover(lost, 0) and self._source is not None:
+            self._deliver(self._source, self.weight_version)
         self.traffic = self.traffic.plus(cache_resets=1)
 
     def close(self) -> None:
@@ -221,8 +229,50 @@ class ServerEngine:
                     ) from error
                 time.sleep(_SECONDS_BETWEEN_KNOCKS)
 
+    def _written(
+        self,
+        prompts: Sequence[Prompt],
+        seeds: Sequence[int],
+        media: Mapping[str, Tensor],
+        sampling: SamplingSettings,
+        share: Share,
+    ) -> tuple[GenerationFile, list[PromptRequest]]:
+        """What the server is asked for, and its prompts where it will read them."""
+        table = self._incoming.token_embeddings
+        assert table is not None
+
+        def make(part: Beginning, room: Room, fill: bool) -> PromptRequest:
+            place = part.place
+            given = (prompts[place], seeds[place], part, media, table, self._settings)
+            return make_request(*given, room=room, fill=fill)
+
+        outlines = [
+            make(p, room_for(prompts[p.place], p, media, table, moves=True), fill=False)
+            for p in share.beginnings
+        ]
+        file = GenerationFile(self._generation(outlines, sampling))
+        requests = [
+            make(p, room, fill=True) for p, room in zip(share.beginnings, file.rooms, strict=True)
+        ]
+        self.traffic = self.traffic.plus(
+            prompts=len(prompts), prompt_bytes=sum(request.copied for request in requests)
+        )
+        return file, requests
+
+    def _generation(
+        self, requests: Sequence[PromptRequest], sampling: SamplingSettings
+    ) -> Generation:
+        return Generation(
+            weights_name(self._run, self.weight_version),
+            self._tokenizer.eos_id,
+            self._tokenizer.origin if sampling.stop_strings else None,
+            sampling,
+            requests,
+        )
+
     def _ask(
         self,
+        file: GenerationFile,
         requests: Sequence[PromptRequest],
         sampling: SamplingSettings,
         responses: dict[tuple[int, int], Response],
@@ -230,21 +280,14 @@ class ServerEngine:
     ) -> None:
         """Have the missing responses generated."""
         assert self._client is not None
-        wanted = [
-            [j for j in request.wanted if (i, j) not in responses]
+        missing = [
+            replace(request, wanted=[j for j in request.wanted if (i, j) not in responses])
             for i, request in enumerate(requests)
         ]
-        missing = [i for i, indices in enumerate(wanted) if indices]
-        generation = Generation(
-            weights_name(self._run, self.weight_version),
-            self._tokenizer.eos_id,
-            self._tokenizer.origin if sampling.stop_strings else None,
-            sampling,
-            [replace(requests[i], wanted=wanted[i]) for i in missing],
-        )
-        with closing(self._client.generate(generation)) as lines:
+        file.ask(self._generation(missing, sampling))
+        with closing(self._client.generate(file.memory)) as lines:
             for line in lines:
-                number, index = missing[line["prompt"]], line["index"]
+                number, index = line["prompt"], line["index"]
                 if (number, index) in responses:
                     raise RuntimeError(f"response {index} to request {number} came twice")
                 responses[number, index] = share.receive(number, index, self._response(line))
