@@ -201,7 +201,7 @@ def test_what_one_rank_does_not_find_nobody_takes(
 def test_a_folder_that_one_rank_cannot_use_is_an_error_on_all(shared_path: Path) -> None:
     (shared_path / "file").touch()
     place = shared_path / ("file" if dist.get_rank() else "disk")
-    with pytest.raises(UserError, match="cannot keep embeddings in .*--embedding-cache-dir"):
+    with pytest.raises(UserError, match=r"cannot keep embeddings in .*--embedding-cache-dir"):
         store_at(shared_path / "memory", place)
 
 

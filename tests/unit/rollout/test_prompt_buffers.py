@@ -1,4 +1,4 @@
-"""Memory of prompts in one process; tests/distributed/test_embeddings.py has ranks that share it."""
+"""Memory of prompts in one process; tests/distributed/test_embeddings.py has ranks that share."""
 
 from __future__ import annotations
 
