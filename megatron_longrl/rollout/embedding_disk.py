@@ -14,6 +14,8 @@ import hashlib
 import json
 import logging
 import os
+import re
+import tempfile
 import time
 import uuid
 import zlib
@@ -43,6 +45,8 @@ _LARGEST_HEADER = 4096
 """Bytes; ours has some 300."""
 _ABANDONED_SECONDS = 3600.0
 """Age at which a file that someone was writing belongs to a job that is dead."""
+_KEPT = re.compile(r"[0-9a-f]{64}\.safetensors")
+_UNFINISHED = re.compile(r"[0-9a-f]{64}\.[0-9a-f]{32}\.part")
 
 
 class EmbeddingDisk:
@@ -68,9 +72,8 @@ class EmbeddingDisk:
         self._has_warned = False
         try:
             folder.mkdir(parents=True, exist_ok=True)
-            probe = folder / f"{uuid.uuid4().hex}.part"
-            probe.touch()
-            probe.unlink()
+            with tempfile.TemporaryFile(dir=folder):
+                pass
         except OSError as error:
             raise UserError(
                 f"cannot keep embeddings in {folder}: {error.strerror}; give another "
@@ -78,7 +81,7 @@ class EmbeddingDisk:
             ) from error
 
     def __contains__(self, key: EmbeddingKey) -> bool:
-        return self.path(key).is_file()
+        return os.path.isfile(self.path(key))  # Path.is_file raises where it may not look
 
     def path(self, key: EmbeddingKey) -> Path:
         """Of the file of a key."""
@@ -130,9 +133,9 @@ class EmbeddingDisk:
             size = tensor.nbytes + _LARGEST_HEADER
             if size > self.budget_bytes:
                 continue
-            if files is None:
-                files = sorted(self._files())
             try:
+                if files is None:
+                    files = sorted(self._files())
                 self._make_room(files, size)
                 self._write(path, key, tensor)
             except (OSError, SafetensorError) as error:
@@ -146,14 +149,17 @@ class EmbeddingDisk:
         return written
 
     def _write(self, path: Path, key: EmbeddingKey, tensor: Tensor) -> None:
-        path.parent.mkdir(exist_ok=True)
+        access = self.folder.stat().st_mode & 0o777
+        if not path.parent.is_dir():
+            path.parent.mkdir(exist_ok=True)
+            path.parent.chmod(access)
         aside = path.with_name(f"{path.stem}.{uuid.uuid4().hex}.part")
         tensor = tensor.detach().contiguous()
         told = {"identity": _identity(key), "crc32": _checksum(tensor)}
         try:
             save_file({_TENSOR: tensor}, aside, metadata=told)
-            # safetensors lets only the owner read; those who share the folder read it, too.
-            aside.chmod(self.folder.stat().st_mode & 0o666)
+            # safetensors lets only the owner read; those who share the folder share all of it.
+            aside.chmod(access & 0o666)
             with open(aside, "rb") as file:
                 os.fsync(file.fileno())  # or a crash of the machine could leave a file of zeros
             os.replace(aside, path)
@@ -180,9 +186,9 @@ class EmbeddingDisk:
                 stat = path.stat()
             except OSError:
                 continue  # another job has removed it
-            if path.suffix == ".safetensors":
+            if _KEPT.fullmatch(path.name):
                 yield _File(stat.st_mtime, stat.st_size, path)
-            elif path.suffix == ".part" and now - stat.st_mtime > _ABANDONED_SECONDS:
+            elif _UNFINISHED.fullmatch(path.name) and now - stat.st_mtime > _ABANDONED_SECONDS:
                 _remove(path)
 
 
@@ -215,8 +221,8 @@ def _fill(target: Tensor, file: BinaryIO, identity: str) -> None:
         raise _Foreign("it is no file of embeddings")
     try:
         header = json.loads(file.read(length))
-        told, found = header["__metadata__"], header[_TENSOR]
-    except (ValueError, KeyError, TypeError):
+        told, found = dict(header["__metadata__"]), header[_TENSOR]
+    except (ValueError, KeyError, TypeError, RecursionError):
         raise _Foreign("it is no file of embeddings") from None
     wanted = {
         "dtype": _DTYPES[target.dtype],

@@ -99,15 +99,20 @@ def place_media(embeddings: Tensor, prompt: Prompt, parts: Sequence[Tensor]) -> 
         embeddings[place] = part[:, : embeddings.shape[1]].to(embeddings)
 
 
-def features_of(parts: Sequence[Tensor], width: int, dtype: torch.dtype) -> Tensor | None:
+def features_of(
+    parts: Sequence[Tensor], width: int, dtype: torch.dtype, into: Tensor | None = None
+) -> Tensor | None:
     """[m, levels * h] on the CPU, that DeepStack adds: what media embeddings hold beyond h.
 
-    Those of one video are no copy.
+    Args:
+        into: where they come to stand; by default those of one video stay where they are.
     """
     if not parts or parts[0].shape[1] == width:
         return None
     features = [part[:, width:].to("cpu", dtype) for part in parts]
-    return torch.cat(features) if len(features) > 1 else features[0]
+    if into is None and len(features) == 1:
+        return features[0]
+    return torch.cat(features, out=into)
 
 
 def row_hashes(rows: Tensor, seeds: Tensor | None = None) -> Tensor:

@@ -12,6 +12,7 @@ from torch.distributed import ProcessGroup
 from megatron_longrl.parallel.agree import gather_objects, together
 from megatron_longrl.rollout.placement import Placement
 from megatron_longrl.rollout.shared_memory import SharedMemory
+from megatron_longrl.rollout.vllm_requests import Room
 
 
 class PromptBuffers:
@@ -28,15 +29,19 @@ class PromptBuffers:
         self._control = control
         self._dtype = dtype
 
-    def open(self, lengths: Sequence[int], width: int) -> list[Tensor]:
-        """Tensors [length, width] on CPU that mean nothing yet; collective over the replica.
+    def open(self, outlines: Sequence[Room]) -> list[Room]:
+        """Memory for prompts, that means nothing yet; collective over the replica.
+
+        Args:
+            outlines: of each of them, in shape only.
 
         Raises:
             UserError: on all ranks, when shared memory is full.
         """
-        size = sum(lengths) * width
+        shapes = [tensor.shape for room in outlines for tensor in _tensors(room)]
+        size = sum(shape.numel() for shape in shapes)
         if self._placement.tensor_parallel_size == 1:
-            return _cut(torch.empty(size, dtype=self._dtype), lengths, width)
+            return _furnished(outlines, torch.empty(size, dtype=self._dtype))
         leads = self._placement.is_leader
         with together(self._control):
             memory = SharedMemory(size * self._dtype.itemsize if leads else 0)
@@ -48,8 +53,16 @@ class PromptBuffers:
             with together(self._control):  # until all have it
                 if paths:
                     flat = torch.from_file(paths[0], shared=True, size=size, dtype=self._dtype)
-        return _cut(flat, lengths, width)
+        return _furnished(outlines, flat)
 
 
-def _cut(flat: Tensor, lengths: Sequence[int], width: int) -> list[Tensor]:
-    return list(flat.view(-1, width).split(list(lengths))) if lengths else []
+def _tensors(room: Room) -> list[Tensor]:
+    """Those that need memory: the features of one video stay where they are."""
+    return [room.embeddings] if room.features is None else [room.embeddings, room.features]
+
+
+def _furnished(outlines: Sequence[Room], flat: Tensor) -> list[Room]:
+    """The rooms, their tensors behind each other in ``flat``."""
+    tensors = [tensor for room in outlines for tensor in _tensors(room)]
+    parts = iter(flat.split([tensor.numel() for tensor in tensors]))
+    return [Room(*(next(parts).view(like.shape) for like in _tensors(room))) for room in outlines]

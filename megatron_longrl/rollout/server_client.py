@@ -17,7 +17,6 @@ from megatron_longrl.rollout.serve import split_address
 from megatron_longrl.rollout.server import Line, versions
 from megatron_longrl.rollout.shared_memory import SharedMemory
 from megatron_longrl.rollout.vllm_model import ModelSettings
-from megatron_longrl.rollout.wire import Generation, write_generation
 
 _JSON, _BYTES = "application/json", "application/octet-stream"
 _PROBE_SECONDS = 5.0
@@ -87,24 +86,25 @@ class ServerClient:
             self._shares_memory = bool(answer["shared"])
         return self._shares_memory
 
-    def generate(self, generation: Generation) -> Generator[Line, None, None]:
+    def generate(self, memory: SharedMemory) -> Generator[Line, None, None]:
         """The responses, each as soon as it is complete.
+
+        Args:
+            memory: of a :class:`~megatron_longrl.rollout.wire.GenerationFile`.
 
         Raises:
             StaleWeights: the server has other weights than the generation asks for.
         """
         deadline = time.monotonic() + self._seconds
-        with closing(SharedMemory(0)) as memory:
-            memory.write(write_generation(generation))
-            with (
-                open(memory.path, "rb") as file,
-                self._connection(deadline, "generation did not end") as connection,
-            ):
-                shared = self.shares_memory()
-                body = json.dumps({"file": memory.path}) if shared else file
-                content = _JSON if shared else _BYTES
-                connection.request("POST", "/generate", body, {"Content-Type": content})
-                yield from self._lines(connection, deadline)
+        with (
+            open(memory.path, "rb") as file,
+            self._connection(deadline, "generation did not end") as connection,
+        ):
+            shared = self.shares_memory()
+            body = json.dumps({"file": memory.path}) if shared else file
+            content = _JSON if shared else _BYTES
+            connection.request("POST", "/generate", body, {"Content-Type": content})
+            yield from self._lines(connection, deadline)
 
     def _lines(self, connection: http.client.HTTPConnection, deadline: float) -> Iterator[Line]:
         response = connection.getresponse()

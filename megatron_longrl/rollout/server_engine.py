@@ -15,7 +15,7 @@ import threading
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
-from contextlib import closing, suppress
+from contextlib import closing
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -25,7 +25,7 @@ from torch import Tensor
 from megatron_longrl.errors import UserError
 from megatron_longrl.parallel.agree import gather_objects, together
 from megatron_longrl.parallel.groups import ParallelGroups
-from megatron_longrl.rollout.continuation import NOTHING, Begun, Share, whole_groups
+from megatron_longrl.rollout.continuation import NOTHING, Beginning, Begun, Share, whole_groups
 from megatron_longrl.rollout.engine import OnResponse, Pending
 from megatron_longrl.rollout.inputs import check_prompts
 from megatron_longrl.rollout.sampling import request_seeds
@@ -34,16 +34,24 @@ from megatron_longrl.rollout.server_client import ServerClient, ServerLost, Stal
 from megatron_longrl.rollout.server_process import ServerProcess
 from megatron_longrl.rollout.types import Group, Response, SamplingSettings, Traffic
 from megatron_longrl.rollout.vllm_model import ModelSettings
-from megatron_longrl.rollout.vllm_requests import PromptRequest, make_request, records
+from megatron_longrl.rollout.vllm_requests import (
+    PromptRequest,
+    Room,
+    make_request,
+    records,
+    room_for,
+)
 from megatron_longrl.rollout.weight_buckets import Sent, WeightBuckets
 from megatron_longrl.rollout.weights import Incoming, NamedTensors
-from megatron_longrl.rollout.wire import Generation, weights_name
+from megatron_longrl.rollout.wire import Generation, GenerationFile, weights_name
 
 if TYPE_CHECKING:
     from megatron_longrl.data.prompts import Prompt
     from megatron_longrl.data.tokenizer import Tokenizer
 
 logger = logging.getLogger(__name__)
+
+_Asked = tuple[GenerationFile, list[PromptRequest]]
 
 _MOST_RECOVERIES = 3
 _SECONDS_BETWEEN_KNOCKS = 1.0
@@ -135,36 +143,39 @@ class ServerEngine:
         share = Share(prompts, places, begun, sampling, self._tokenizer, on_response)
         with together(self._control):
             check_prompts(prompts, sampling, self._settings.max_model_len)
-            requests = self._requests(prompts, media, seeds, share)
+            asked = self._written(prompts, seeds, media, sampling, share)
         responses: dict[tuple[int, int], Response] = {}  # by request and index
-        answer: Future[None] | None = None
-        if self._is_leader:
-            answer = self._start(requests, sampling, responses, share)
+        answer = self._start(asked, sampling, responses, share)
 
         def finish(version: int) -> list[Group]:
-            nonlocal requests, answer
+            nonlocal asked, answer
             losses = 0
-            while True:
-                lost: ServerLost | None = None
-                with together(self._control):
-                    if answer is not None:
-                        try:
-                            answer.result()
-                        except ServerLost as error:
-                            lost = error
-                if not self._must_recover(lost, losses):
-                    break
-                losses += 1
-                assert self._source is not None
-                self._deliver(self._source, version)
-                if version != self.weight_version:  # The text's embeddings are others now.
-                    self.weight_version = version
+            try:
+                while True:
+                    lost: ServerLost | None = None
                     with together(self._control):
-                        requests = self._requests(prompts, media, seeds, share)
-                if self._is_leader:
-                    answer = self._start(requests, sampling, responses, share)
-            with together(self._control):
-                given = records(requests, share.beginnings if requests else (), self.weight_version)
+                        if answer is not None:
+                            try:
+                                answer.result()
+                            except ServerLost as error:
+                                lost = error
+                    if not self._must_recover(lost, losses):
+                        break
+                    losses += 1
+                    assert self._source is not None
+                    self._deliver(self._source, version)
+                    if version != self.weight_version:  # The text's embeddings are others now.
+                        self.weight_version = version
+                        with together(self._control):
+                            _close(asked)
+                            asked = self._written(prompts, seeds, media, sampling, share)
+                    answer = self._start(asked, sampling, responses, share)
+                with together(self._control):
+                    given = {}
+                    if asked is not None:
+                        given = records(asked[1], share.beginnings, self.weight_version)
+            finally:
+                _close(asked)
             everyone = gather_objects(self._control, (share.by_prompt(responses), given))
             return whole_groups(prompts, sampling.n, begun, everyone)
 
@@ -177,15 +188,23 @@ class ServerEngine:
         self._source = named
         self._deliver(named, version)
         self.weight_version = version
-        self.traffic = self.traffic.plus(weight_updates=1, cache_resets=1)
+        # A server that has each of them already goes on with what it knows of prompts.
+        moved = gather_objects(self._control, bool(self.last_update.names))[0]
+        self.traffic = self.traffic.plus(weight_updates=1, cache_resets=moved)
 
     def forget_prompts(self) -> None:
-        """See :meth:`RolloutEngine.forget_prompts`; a server that is gone has none, and is missed
-        in the next generation."""
-        with together(self._control), suppress(ServerLost):
+        """See :meth:`RolloutEngine.forget_prompts`; a server that is gone has none, and one that
+        could not be told gets its weights anew."""
+        lost: ServerLost | None = None
+        with together(self._control):
             if self._is_leader:
                 assert self._client is not None
-                self._client.reset_prefix_cache()
+                try:
+                    self._client.reset_prefix_cache()
+                except ServerLost as error:
+                    lost = error
+        if self._must_recover(lost, 0) and self._source is not None:
+            self._deliver(self._source, self.weight_version)
         self.traffic = self.traffic.plus(cache_resets=1)
 
     def close(self) -> None:
@@ -200,26 +219,6 @@ class ServerEngine:
         self._source = None
 
     # ---- Of the leader ----
-
-    def _requests(
-        self,
-        prompts: Sequence[Prompt],
-        media: Mapping[str, Tensor],
-        seeds: Sequence[int],
-        share: Share,
-    ) -> list[PromptRequest]:
-        """With text embedded by the present weights; none on other ranks."""
-        if not self._is_leader:
-            return []
-        table = self._incoming.token_embeddings
-        assert table is not None
-        requests = [
-            make_request(prompts[p.place], seeds[p.place], p, media, table, self._settings)
-            for p in share.beginnings
-        ]
-        copied = sum(request.copied for request in requests)
-        self.traffic = self.traffic.plus(prompts=len(prompts), prompt_bytes=copied)
-        return requests
 
     def _connect(self, address: str | None) -> None:
         """Find the server, or start it; it has no weights of ours then."""
@@ -257,21 +256,69 @@ class ServerEngine:
                     ) from error
                 time.sleep(_SECONDS_BETWEEN_KNOCKS)
 
-    def _start(self, *what: Any) -> Future[None]:
+    def _start(self, asked: _Asked | None, *what: Any) -> Future[None] | None:
         """:meth:`_ask` in a thread of its own, which does not keep the process alive."""
+        if asked is None:
+            return None
         future: Future[None] = Future()
 
         def work() -> None:
             try:
-                future.set_result(self._ask(*what))
+                self._ask(*asked, *what)
+                future.set_result(None)
             except BaseException as error:
                 future.set_exception(error)
 
         threading.Thread(target=work, name="rollouts", daemon=True).start()
         return future
 
+    def _written(
+        self,
+        prompts: Sequence[Prompt],
+        seeds: Sequence[int],
+        media: Mapping[str, Tensor],
+        sampling: SamplingSettings,
+        share: Share,
+    ) -> _Asked | None:
+        """What the server is asked for, and its prompts where it will read them; None on other
+        ranks."""
+        if not self._is_leader:
+            return None
+        table = self._incoming.token_embeddings
+        assert table is not None
+
+        def make(part: Beginning, room: Room, fill: bool) -> PromptRequest:
+            place = part.place
+            given = (prompts[place], seeds[place], part, media, table, self._settings)
+            return make_request(*given, room=room, fill=fill)
+
+        outlines = [
+            make(p, room_for(prompts[p.place], p, media, table, moves=True), fill=False)
+            for p in share.beginnings
+        ]
+        file = GenerationFile(self._generation(outlines, sampling))
+        requests = [
+            make(p, room, fill=True) for p, room in zip(share.beginnings, file.rooms, strict=True)
+        ]
+        self.traffic = self.traffic.plus(
+            prompts=len(prompts), prompt_bytes=sum(request.copied for request in requests)
+        )
+        return file, requests
+
+    def _generation(
+        self, requests: Sequence[PromptRequest], sampling: SamplingSettings
+    ) -> Generation:
+        return Generation(
+            weights_name(self._run, self.weight_version),
+            self._tokenizer.eos_id,
+            self._tokenizer.origin if sampling.stop_strings else None,
+            sampling,
+            requests,
+        )
+
     def _ask(
         self,
+        file: GenerationFile,
         requests: Sequence[PromptRequest],
         sampling: SamplingSettings,
         responses: dict[tuple[int, int], Response],
@@ -279,21 +326,14 @@ class ServerEngine:
     ) -> None:
         """Have the missing responses generated."""
         assert self._client is not None
-        wanted = [
-            [j for j in request.wanted if (i, j) not in responses]
+        missing = [
+            replace(request, wanted=[j for j in request.wanted if (i, j) not in responses])
             for i, request in enumerate(requests)
         ]
-        missing = [i for i, indices in enumerate(wanted) if indices]
-        generation = Generation(
-            weights_name(self._run, self.weight_version),
-            self._tokenizer.eos_id,
-            self._tokenizer.origin if sampling.stop_strings else None,
-            sampling,
-            [replace(requests[i], wanted=wanted[i]) for i in missing],
-        )
-        with closing(self._client.generate(generation)) as lines:
+        file.ask(self._generation(missing, sampling))
+        with closing(self._client.generate(file.memory)) as lines:
             for line in lines:
-                number, index = missing[line["prompt"]], line["index"]
+                number, index = line["prompt"], line["index"]
                 if (number, index) in responses:
                     raise RuntimeError(f"response {index} to request {number} came twice")
                 responses[number, index] = share.receive(number, index, self._response(line))
@@ -375,3 +415,8 @@ class ServerEngine:
         self._held = None
         if not isinstance(lost, StaleWeights):
             self._connect(self._client.address)
+
+
+def _close(asked: _Asked | None) -> None:
+    if asked is not None:
+        asked[0].close()

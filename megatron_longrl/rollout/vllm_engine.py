@@ -37,7 +37,7 @@ from megatron_longrl.rollout.vllm_model import (
     no_compilation,
     start_model,
 )
-from megatron_longrl.rollout.vllm_requests import PromptRequest, make_request, records
+from megatron_longrl.rollout.vllm_requests import PromptRequest, make_request, records, room_for
 from megatron_longrl.rollout.weights import Incoming
 
 if TYPE_CHECKING:
@@ -118,17 +118,19 @@ class VllmEngine:
         share = Share(prompts, places, begun, sampling, self._tokenizer, on_response)
         with together(self._control):
             check_prompts(prompts, sampling, self._settings.max_model_len)
-        lengths = [len(prompts[p.place].token_ids) + len(p.prefix) for p in share.beginnings]
-        buffers = self._buffers.open(lengths, table.shape[1])
+            outlines = [
+                room_for(prompts[p.place], p, media, table, moves=False) for p in share.beginnings
+            ]
+        rooms = self._buffers.open(outlines)
         leads = self.placement.is_leader
         with together(self._control):
             requests = [
                 make_request(
                     *(prompts[p.place], seeds[p.place], p, media, table, self._settings),
-                    into=buffer,
+                    room=room,
                     fill=leads,
                 )
-                for p, buffer in zip(share.beginnings, buffers, strict=True)
+                for p, room in zip(share.beginnings, rooms, strict=True)
             ]
         self.traffic = self.traffic.plus(
             prompts=len(places) * leads, prompt_bytes=sum(request.copied for request in requests)

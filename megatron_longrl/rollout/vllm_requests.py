@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -54,6 +55,36 @@ class PromptRequest:
     """All of it, where it was made."""
 
 
+@dataclass(frozen=True)
+class Room:
+    """Memory on the CPU, in which the embeddings of a prompt come to stand."""
+
+    embeddings: Tensor
+    """[P, h]."""
+    features: Tensor | None = None
+    """[m, levels * h] that DeepStack adds; None: there are none, or they stay where they are."""
+
+
+def room_for(
+    prompt: Prompt,
+    beginning: Beginning,
+    media: Mapping[str, Tensor],
+    token_embeddings: Tensor,
+    *,
+    moves: bool,
+) -> Room:
+    """What a request needs, in shape only (on the ``meta`` device).
+
+    Args:
+        moves: to another process; in this one the features of a single video stay where they are.
+    """
+    parts, width = media_parts(prompt, media), token_embeddings.shape[1]
+    length, slots = len(prompt.token_ids) + len(beginning.prefix), sum(prompt.media_lengths)
+    wide = parts[0].shape[1] - width if len(parts) > (0 if moves else 1) else 0
+    meta = partial(torch.empty, dtype=token_embeddings.dtype, device="meta")
+    return Room(meta(length, width), meta(slots, wide) if wide else None)
+
+
 def make_request(
     prompt: Prompt,
     seed: int,
@@ -62,32 +93,36 @@ def make_request(
     token_embeddings: Tensor,
     settings: ModelSettings,
     *,
-    into: Tensor | None = None,
+    room: Room,
     fill: bool = True,
 ) -> PromptRequest:
     """The embeddings of the text, from a table [vocabulary, h], with the media's in their slots.
 
     Args:
-        into: [P, h] on CPU, where they come to stand; by default memory of their own.
+        room: where they come to stand, see :func:`room_for`.
         fill: whether this process writes them; another one with the same memory does otherwise.
     """
     prompt = lengthened(prompt, beginning.prefix)
-    length, width = len(prompt.token_ids), token_embeddings.shape[1]
-    embeddings = token_embeddings.new_empty(length, width) if into is None else into
+    width, embeddings, features = token_embeddings.shape[1], room.embeddings, room.features
     parts = media_parts(prompt, media)
     copied = 0
+    if features is None:
+        features = features_of(parts, width, settings.torch_dtype)
+        if features is not None and not _share(features, parts[0]):
+            copied += features.nbytes  # they were on a device
+    elif fill:
+        features_of(parts, width, settings.torch_dtype, into=features)
+        copied += features.nbytes
     if fill:
         torch.index_select(token_embeddings, 0, prompt.token_ids.cpu(), out=embeddings)
         place_media(embeddings, prompt, parts)
-        copied = embeddings.nbytes
-    features, mask = features_of(parts, width, settings.torch_dtype), prompt.media_mask.cpu()
+        copied += embeddings.nbytes
+    mask = prompt.media_mask.cpu()
     extra = with_positions(prompt.positions) if settings.uses_mrope else {}
     if features is not None:
         extra |= with_features(mask, features)
-        is_there = features.untyped_storage().data_ptr() == parts[0].untyped_storage().data_ptr()
-        copied += 0 if is_there else features.nbytes
     # By itself vLLM counts from 0.
-    positions = prompt.positions if settings.uses_mrope else torch.arange(length)
+    positions = prompt.positions if settings.uses_mrope else torch.arange(len(prompt.token_ids))
     return PromptRequest(
         seed,
         beginning.wanted,
@@ -98,6 +133,10 @@ def make_request(
         copied=copied,
         given=EngineInput(prompt.token_ids, positions, embeddings, mask, features),
     )
+
+
+def _share(one: Tensor, other: Tensor) -> bool:
+    return one.untyped_storage().data_ptr() == other.untyped_storage().data_ptr()
 
 
 def records(

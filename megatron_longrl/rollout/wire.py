@@ -9,13 +9,12 @@ from pathlib import Path
 from typing import Any
 
 from safetensors import safe_open
-from safetensors.torch import save
 from torch import Tensor
 
+from megatron_longrl.rollout.shared_memory import SharedMemory
+from megatron_longrl.rollout.tensor_file import TEXT, TensorFile
 from megatron_longrl.rollout.types import SamplingSettings
-from megatron_longrl.rollout.vllm_requests import PromptRequest
-
-_HEADER = "generation"
+from megatron_longrl.rollout.vllm_requests import PromptRequest, Room
 
 
 @dataclass(frozen=True)
@@ -40,34 +39,84 @@ def weights_name(run: str, version: int) -> str:
     return f"{run}:{version}"
 
 
-def write_generation(generation: Generation) -> bytes:
-    """The content of a safetensors file."""
-    tensors: dict[str, Tensor] = {}
+class GenerationFile:
+    """A generation in shared memory, whose prompts are put together where the server reads them.
+
+    Args:
+        generation: its requests have embeddings in shape only (on the ``meta`` device): they are
+            to be made in :attr:`rooms`. Other tensors are copied.
+
+    Raises:
+        UserError: shared memory is full.
+    """
+
+    def __init__(self, generation: Generation) -> None:
+        named = [_named_tensors(request) for request in generation.requests]
+        outlines = {
+            f"{number}{name}": tensor
+            for number, tensors in enumerate(named)
+            for name, tensor in tensors.items()
+        }
+        self._file = TensorFile(outlines, _text(generation))
+        self.rooms: list[Room] = []
+        """Of each request."""
+        for number, tensors in enumerate(named):
+            places = {name: self._file.tensors[f"{number}{name}"] for name in tensors}
+            features = [places[name] for name in tensors if tensors[name].is_meta and name]
+            self.rooms.append(Room(places[_EMBEDDINGS], *features))
+            for name, tensor in tensors.items():
+                if not tensor.is_meta:
+                    places[name].copy_(tensor)
+
+    @property
+    def memory(self) -> SharedMemory:
+        """What the server opens, or is sent."""
+        return self._file.memory
+
+    def ask(self, generation: Generation) -> None:
+        """Change what is asked of the prompts, to no more than at first."""
+        self._file.write_text(_text(generation))
+
+    def close(self) -> None:
+        """Give up this process's name for it. Idempotent."""
+        self._file.close()
+
+
+_EMBEDDINGS = ""
+"""Name of a prompt's embeddings behind its number, before which no other name is."""
+
+
+def _named_tensors(request: PromptRequest) -> dict[str, Tensor]:
+    tensors = {_EMBEDDINGS: request.embeddings}
+    for key, value in request.extra.items():
+        parts = value if isinstance(value, tuple) else (value,)
+        tensors |= {f".{key}.{place}": part for place, part in enumerate(parts)}
+    return tensors
+
+
+def _text(generation: Generation) -> str:
+    """All that is no tensor."""
     prompts = []
-    for number, request in enumerate(generation.requests):
-        tensors[f"{number}"] = request.embeddings.contiguous()
-        shapes: dict[str, int | None] = {}  # tensors of each entry, None where it is one itself
-        for key, value in request.extra.items():
-            parts = value if isinstance(value, tuple) else (value,)
-            shapes[key] = len(parts) if isinstance(value, tuple) else None
-            for place, part in enumerate(parts):
-                tensors[f"{number}.{key}.{place}"] = part.contiguous()
+    for request in generation.requests:
+        # Tensors of each entry, None where it is one itself.
+        counts = {k: len(v) if isinstance(v, tuple) else None for k, v in request.extra.items()}
         plain = {"seed": request.seed, "wanted": list(request.wanted), "most": request.max_tokens}
-        prompts.append({**plain, "extra": shapes, "prefix": list(request.prefix)})
-    header = {
-        "weights": generation.weights,
-        "eos_id": generation.eos_id,
-        "tokenizer": generation.tokenizer,
-        "sampling": asdict(generation.sampling),
-        "prompts": prompts,
-    }
-    return save(tensors, {_HEADER: json.dumps(header)})
+        prompts.append({**plain, "extra": counts, "prefix": list(request.prefix)})
+    return json.dumps(
+        {
+            "weights": generation.weights,
+            "eos_id": generation.eos_id,
+            "tokenizer": generation.tokenizer,
+            "sampling": asdict(generation.sampling),
+            "prompts": prompts,
+        }
+    )
 
 
 def read_generation(path: str | Path) -> Generation:
-    """What :func:`write_generation` wrote; the tensors are the file's own memory."""
+    """What a :class:`GenerationFile` holds; the tensors are the file's own memory."""
     with safe_open(path, framework="pt") as file:
-        header = json.loads(file.metadata()[_HEADER])
+        header = json.loads(file.metadata()[TEXT])
         requests = []
         for number, prompt in enumerate(header["prompts"]):
             extra: dict[str, Any] = {}

@@ -9,6 +9,7 @@ import torch
 
 from megatron_longrl.checkpoint.mapping import export_named_tensors, mapping_table
 from megatron_longrl.config.model import ModelSection
+from megatron_longrl.config.vila import VilaSection
 from megatron_longrl.parallel.agree import gather_objects
 from megatron_longrl.platforms import platform
 from megatron_longrl.training.model import TrainedModel
@@ -42,7 +43,7 @@ class EncoderVersion:
             return f"update {self._model.encoder_version}"
         # torch counts the writes to a tensor.
         writes = tuple(parameter._version for parameter in self._model.encoder.parameters())
-        if writes != self._hashed:
+        if any(gather_objects(self._groups.replica_control, writes != self._hashed)):
             self._fingerprint = fingerprint(self._model, self._config, self._groups)
             self._hashed = writes
         return self._fingerprint
@@ -56,9 +57,10 @@ def fingerprint(model: TrainedModel, config: Config, groups: ParallelGroups) -> 
     Collective over the replica.
     """
     digest = hashlib.sha256()
+    # The same weights make other embeddings under another order of tokens or scale of S2.
     settings = [
         (name, getattr(config, name))
-        for name in sorted(ModelSection.model_fields)
+        for name in sorted({*ModelSection.model_fields, *VilaSection.model_fields})
         if name.startswith(("model_family", "projector_", "vision_"))
     ]
     digest.update(repr((platform.name, config.params_dtype, settings)).encode())

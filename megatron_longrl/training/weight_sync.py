@@ -40,13 +40,15 @@ class WeightSync:
         """Send what has changed; collective over the replica, and the same choice on every rank."""
         model, runtime = self._runtime.model, self._runtime
         language, encoder = self._versions
+        resets = self._engine.traffic.cache_resets
         if language != model.language_version:
             weights = LiveWeights(
                 lambda: weight_stream(model.modules, runtime.config, runtime.groups)
             )
             self._engine.update_weights(weights, self._sent)
             self._sent += 1
-        elif encoder != model.encoder_version:
+        # An engine that finds each weight as it was, though updates were made, keeps its prompts.
+        if encoder != model.encoder_version and self._engine.traffic.cache_resets == resets:
             self._engine.forget_prompts()
         self._versions = (model.language_version, model.encoder_version)
 

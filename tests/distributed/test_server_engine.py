@@ -28,6 +28,7 @@ from megatron_longrl.rollout import server_client
 from megatron_longrl.rollout.engine import EngineBeside, RolloutEngine, begin
 from megatron_longrl.rollout.server_client import ServerClient
 from megatron_longrl.rollout.server_engine import ServerEngine
+from megatron_longrl.rollout.shared_memory import SharedMemory
 from megatron_longrl.rollout.types import Group, SamplingSettings
 from megatron_longrl.rollout.vllm_engine import VllmEngine
 from megatron_longrl.rollout.weights import LiveWeights
@@ -145,8 +146,10 @@ def test_responses_are_those_of_the_colocated_engine_before_and_after_updates(
 
 
 def test_layers_that_have_not_changed_stay_where_they_are(engine: ServerEngine) -> None:
+    resets = engine.traffic.cache_resets
     engine.update_weights(live(model(1)), 2)
     assert engine.last_update.names == [], "nothing has changed"
+    assert engine.traffic.cache_resets == resets, "and the server keeps what it knows of prompts"
     assert told(engine.generate(PROMPTS, MEDIA, GREEDY))[0][0][3] == 2
 
     changed = model(1)
@@ -159,6 +162,7 @@ def test_layers_that_have_not_changed_stay_where_they_are(engine: ServerEngine) 
         f"model.layers.1.self_attn.{x}_proj.{kind}" for x in "qkv" for kind in ("weight", "bias")
     ]
     assert moved == [*heads, "model.norm.weight"], "vLLM holds q, k and v as one"
+    assert engine.traffic.cache_resets == resets + 1
     for group in engine.generate(PROMPTS, MEDIA, GREEDY):
         (response,) = group.responses
         expected = reference_logprobs(changed, group.prompt, response.token_ids)
@@ -197,6 +201,43 @@ def test_weights_go_through_one_bucket(
         norms = "norm.weight"  # ones in both models
         size = sum(p.numel() * 4 for n, p in model(2).named_parameters() if not n.endswith(norms))
         assert engine.last_update.nbytes == size > 4 * BUCKET
+
+
+@pytest.mark.parametrize("n", [1, 4])
+def test_prompts_are_put_together_where_the_server_reads_them(
+    engine: ServerEngine, n: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    held: list[int] = []
+    generate = ServerClient.generate
+
+    def note(self: ServerClient, memory: SharedMemory) -> Any:
+        held.append(shared_bytes() - BUCKET)
+        return generate(self, memory)
+
+    monkeypatch.setattr(ServerClient, "generate", note)
+    before = engine.traffic
+    engine.generate(PROMPTS, MEDIA, replace(SAMPLED, n=n))
+    now = engine.traffic
+    if is_leader():
+        size = sum(len(prompt.token_ids) for prompt in PROMPTS) * HF_CONFIG["hidden_size"] * 4
+        assert now.prompts - before.prompts == len(PROMPTS)
+        assert now.prompt_bytes - before.prompt_bytes == size, "one copy, whatever n is"
+        assert len(held) == 1 and size < held[0] < size + 4096, "a header and no more"
+        assert shared_bytes() == BUCKET, "which is given back"
+    else:
+        assert now == before
+
+
+def test_a_server_that_could_not_be_told_to_forget(engine: ServerEngine) -> None:
+    expected, recoveries = told(engine.generate(PROMPTS, MEDIA, SAMPLED)), engine.recoveries
+    if is_leader():
+        os.kill(server_pid(engine), signal.SIGKILL)
+    resets = engine.traffic.cache_resets
+    engine.forget_prompts()
+    assert engine.traffic.cache_resets == resets + 1
+    assert engine.recoveries == recoveries + 1
+    assert told(engine.generate(PROMPTS, MEDIA, SAMPLED)) == expected
+    assert engine.recoveries == recoveries + 1
 
 
 def test_a_server_that_is_killed_while_it_generates(

@@ -15,6 +15,23 @@ TEXT: dict[str, Any] = {"model_family": "qwen2", **dict.fromkeys(VISION_FIELDS, 
 # Fields that break one rule, world size, entry, and the line.
 BROKEN = [
     (
+        {"embedding_cache_gib": 5.0},
+        1,
+        "rl",
+        "embedding_cache_gib (5) is set without embedding_cache_dir: give --embedding-cache-dir "
+        "FOLDER",
+    ),
+    *(
+        (
+            {"embedding_cache_dir": "cache", frozen: True},
+            1,
+            entry,
+            "embedding_cache_dir keeps what a frozen encoder makes, and this run trains it: give "
+            "--freeze-vision-tower --freeze-projector, or leave --embedding-cache-dir out",
+        )
+        for entry, frozen in (("rl", "freeze_vision_tower"), ("sft", "freeze_projector"))
+    ),
+    (
         {"rollout_server_address": ["node7:8100"]},
         1,
         "rl",
@@ -605,3 +622,11 @@ def test_the_engine_uses_the_replica_where_heads_allow(make_config):
 def test_warmup_as_a_fraction_of_the_decay(make_config):
     assert make_config(lr_warmup_fraction=0.25).lr_warmup_steps == 5
     assert make_config(lr_warmup_iters=3).lr_warmup_steps == 3
+
+
+def test_a_cache_of_embeddings_where_the_encoder_is_frozen(make_config):
+    cache = {"embedding_cache_dir": "cache", "embedding_cache_gib": 5.0}
+    frozen = make_config(**cache, freeze_vision_tower=True, freeze_projector=True)
+    for entry in ("rl", "sft"):
+        frozen.validate_layout(1, entry)
+    make_config(**cache).validate_layout(1, "evaluate")  # which trains nothing
