@@ -86,6 +86,7 @@ class RLTrainer:
         self.sync = WeightSync(runtime, engine, state)
         self.beta = float((state or {}).get("kl_beta", self.config.grpo_kl_beta))
         self._skips = SkippedUpdates.restored(state)
+        self._critic_skips = SkippedUpdates.restored(state, "critic")
         self._begun: Round | None = None
         """Of the next step, under --rollout-lag 1."""
         self.loss = rl_loss(self.config, lambda: self.beta)
@@ -163,7 +164,8 @@ class RLTrainer:
 
     def state(self) -> dict[str, Any]:
         """For a resumed run."""
-        return {"kl_beta": self.beta, **self.sync.state(), **self._skips.state()}
+        skips = self._skips.state() | self._critic_skips.state()
+        return {"kl_beta": self.beta, **self.sync.state(), **skips}
 
     def _rollouts(self, iteration: int, source: RowSource) -> Rollouts:
         """Those of this step. Under --rollout-lag 1 the next step's are generated as well, with the
@@ -285,7 +287,9 @@ class RLTrainer:
             result: dict[str, float] = {}
             if self.critic is not None:
                 with self.runtime.timer("critic"):
-                    result |= self.critic.train(part.batches, embeddings, advance=last)
+                    learned = self.critic.train(part.batches, embeddings, advance=last)
+                result |= learned.metrics
+                self._critic_skips.count(learned, iteration)
             if iteration >= config.critic_warmup_steps or self.critic is None:
                 with self.runtime.timer("update"):
                     update = stepper.train(
@@ -295,6 +299,8 @@ class RLTrainer:
                 result |= {"grad-norm": update.grad_norm, "learning-rate": update.learning_rate}
                 skipped += update.skipped
                 self._skips.count(update, iteration)
+            elif last:  # The schedule follows iterations all the same.
+                stepper.advance()
             metrics.append(result)
         gaps = gap_metrics(*_whole(parts), self.runtime.groups)
         return {**_means(metrics), **gaps, "updates": len(order), "skipped_updates": skipped}
