@@ -87,9 +87,9 @@ class SkippedUpdates:
         if self.in_a_row == MOST_SKIPPED:
             whose, rate = ("", "--lr") if self.model == "policy" else ("critic's ", "--critic-lr")
             raise UserError(
-                f"the {whose}gradient's norm was {result.grad_norm} in {MOST_SKIPPED} updates in a "
-                f"row, up to step {iteration + 1}; none of them changed a weight. Go on from the "
-                f"last checkpoint with a lower {rate}, or without --bf16"
+                f"the norm of the {whose}gradient was {result.grad_norm} in {MOST_SKIPPED} updates "
+                f"in a row, up to step {iteration + 1}; none of them changed a weight. Go on from "
+                f"the last checkpoint with a lower {rate}, or without --bf16"
             )
 
 
