@@ -48,9 +48,10 @@ def trainer_of(runtime: Runtime) -> tuple[RLTrainer, BrokenEngine]:
     return RLTrainer(runtime, engine, rewards, None, critic), engine
 
 
-@pytest.mark.parametrize("algorithm", ["grpo", "ppo"])
-@pytest.mark.parametrize("layout", [{}, CP2], ids=["DP2", "MR-SP2"])
-def test_rl(tiny_data, layout, algorithm):
+@pytest.mark.parametrize(
+    ("algorithm", "layout"), [("grpo", {}), ("ppo", CP2)], ids=["DP2", "PPO, MR-SP2"]
+)
+def test_rl(tiny_data, algorithm, layout):
     options = {"rl_algorithm": algorithm, "rollout_correction": "token", "train_iters": 9}
     runtime = build_runtime(tiny_config(tiny_data, lr=1e-3, **options, **layout), "rl")
     trainer, engine = trainer_of(runtime)

@@ -112,7 +112,6 @@ CASES: dict[str, tuple[dict[str, object], dict[str, Any]]] = {
     "PPO, TP2, in the critic's warm-up": (PPO | WARM_UP, TP2),
     "PPO, PP2": (PPO | TRAINED, PP2),
     "PPO, MR-SP2, embeddings on disk": (PPO | TRAINED, CP2 | KEPT),
-    "adaptive KL, DP2": (ADAPTIVE, {}),
     "adaptive KL, MR-SP2": (ADAPTIVE, CP2),
 }
 

@@ -1,8 +1,7 @@
-"""Every ``--rl-algorithm`` on the quickstart's data and model: finite, and without early warnings.
+"""Every ``--rl-algorithm`` on the quickstart's data, from its SFT checkpoint, on two ranks.
 
-``LONGRL_ALL_ALGORITHMS=1`` runs it. ``LONGRL_QUICKSTART=FOLDER`` starts from the data and the SFT
-checkpoint that ``examples/quickstart.sh FOLDER`` has left; else fewer clips and a shorter SFT are
-made here.
+``LONGRL_QUICKSTART=FOLDER`` runs it, with what ``bash examples/quickstart.sh FOLDER`` has left;
+nine minutes on two cores.
 """
 
 from __future__ import annotations
@@ -14,60 +13,48 @@ from pathlib import Path
 import pytest
 
 from megatron_longrl.config.bundles import BUNDLES
+from megatron_longrl.training.metrics_file import Metrics
 from megatron_longrl.training.watch import SIGNS, WINDOW
-from tests.functional.launches import ROOT, metrics_of, run
+from tests.functional.launches import ROOT, curve, metrics_of, run
 
-RECIPES = ROOT / "examples" / "quickstart"
+FOLDER = Path(os.environ.get("LONGRL_QUICKSTART", "")).resolve()
 STEPS = WINDOW + 1
 """Early warnings compare the last ten steps with the first."""
 
-FLAGS: dict[str, tuple[str, ...]] = {"ppo": ("--critic-warmup-steps", "3")}
-
 pytestmark = pytest.mark.skipif(
-    not os.environ.get("LONGRL_ALL_ALGORITHMS"), reason="takes minutes: LONGRL_ALL_ALGORITHMS=1"
+    "LONGRL_QUICKSTART" not in os.environ,
+    reason="takes minutes: LONGRL_QUICKSTART=FOLDER of examples/quickstart.sh",
 )
 
 
-@pytest.fixture(scope="module")
-def quickstart(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with ``data``, ``tokenizer.model`` and ``sft``."""
-    if "LONGRL_QUICKSTART" in os.environ:
-        return Path(os.environ["LONGRL_QUICKSTART"]).resolve()
-    folder = tmp_path_factory.mktemp("quickstart")
-    data, tokenizer = folder / "data", folder / "tokenizer.model"
-    cups = ["-m", "megatron_longrl.data.arena.cups", "--output", str(data), "--slip", "0.1"]
-    clips = ["--clips", "1000", "--sft-clips", "800", "--heldout-clips", "16", "--seed", "1234"]
-    run([*cups, *clips], 1, 240).succeeded()
-    sft = str(data / "sft.jsonl")
-    tokens = ["tools/train_tokenizer.py", "--data", sft, "--symbols", "cups"]
-    run([*tokens, "--output", str(tokenizer)], 1, 60).succeeded()
-    launch(folder, "train_sft", "sft", "--train-data-path", sft, "--train-iters", "150")
-    return folder
-
-
-def launch(folder: Path, program: str, recipe: str, *flags: str, save: Path | None = None) -> str:
-    """What a program said."""
-    command = ["-m", f"megatron_longrl.{program}", "--config", str(RECIPES / f"{recipe}.yaml")]
-    command += ["--tokenizer-model", str(folder / "tokenizer.model"), "--seed", "1234"]
-    command += ["--save", str(save or folder / recipe), *flags]
-    return run(command, 2, 300).succeeded().output
+def train(folder: Path, algorithm: str, steps: int, *flags: str) -> tuple[list[Metrics], str]:
+    """The quickstart's recipe with another algorithm: its steps, and what it said."""
+    command = [
+        *("-m", "megatron_longrl.train_rl"),
+        *("--config", str(ROOT / "examples" / "quickstart" / "grpo.yaml")),
+        *("--tokenizer-model", str(FOLDER / "tokenizer.model"), "--seed", "1234"),
+        *("--train-data-path", str(FOLDER / "data" / "train.jsonl")),
+        *("--valid-data-path", str(FOLDER / "data" / "heldout.jsonl"), "--eval-samples", "64"),
+        *("--pretrained-checkpoint", str(FOLDER / "sft"), "--save", str(folder)),
+        *("--rl-algorithm", algorithm, "--train-iters", str(steps), *flags),
+    ]
+    said = run(command, 2, 300).succeeded().output
+    trained = [step for step in metrics_of(folder) if step["iteration"] > 0]
+    assert len(trained) == steps
+    return trained, said
 
 
 @pytest.mark.parametrize("algorithm", BUNDLES)
-def test_an_algorithm_trains(quickstart: Path, tmp_path: Path, algorithm: str) -> None:
-    said = launch(
-        *(quickstart, "train_rl", "grpo"),
-        *("--train-data-path", str(quickstart / "data" / "train.jsonl")),
-        *("--pretrained-checkpoint", str(quickstart / "sft")),
-        *("--rl-algorithm", algorithm, "--train-iters", str(STEPS), *FLAGS.get(algorithm, ())),
-        save=tmp_path / "run",
-    )
-    steps = metrics_of(tmp_path / "run")
-    assert len(steps) == STEPS
+def test_an_algorithm_trains(tmp_path: Path, algorithm: str) -> None:
+    steps, said = train(tmp_path, algorithm, STEPS)
     for step in steps:
         assert all(math.isfinite(value) for value in step.values()), step
         assert step["skipped_updates"] == 0
-    trained = [step for step in steps if "grad-norm" in step and step["updates"]]
-    assert len(trained) >= STEPS - 3
-    assert max(step["grad-norm"] for step in trained) > 0
-    assert [sign.name for sign in SIGNS if f": {sign.name}: " in said] == []
+    assert [sign.name for sign in SIGNS if f"{sign.name}: " in said] == []
+    updated = [step for step in steps if step["updates"] and "grad-norm" in step]
+    # dapo may find nothing to learn from in a step; two best responses teach grpo_passk nothing.
+    assert len(updated) >= STEPS // 2
+    assert max(curve(updated, "grad-norm")) > 0
+    print(
+        algorithm, [round(x, 4) for x in curve(updated, "lm loss")], curve(steps, "accuracy/mean")
+    )
