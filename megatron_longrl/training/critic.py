@@ -75,14 +75,12 @@ class Critic:
         return self._stepper.outputs(batches, media)
 
     def advance(self) -> None:
-        """The learning rate goes on, without an update."""
+        """The learning rate goes on to that of the next iteration."""
         self._stepper.advance()
 
-    def train(
-        self, batches: Sequence[MicroBatch], media: Mapping[str, Tensor], *, advance: bool
-    ) -> StepResult:
+    def train(self, batches: Sequence[MicroBatch], media: Mapping[str, Tensor]) -> StepResult:
         """One optimizer step towards ``returns``; its metrics over all ranks."""
-        result = self._stepper.train(batches, media, None, self._loss, advance=advance)
+        result = self._stepper.train(batches, media, None, self._loss, advance=False)
         metrics = dict(result.metrics)
         spread = metrics.pop("critic/return_square") - metrics["critic/return"] ** 2
         missed = metrics.pop("critic/error_square") - metrics.pop("critic/error") ** 2

@@ -137,7 +137,7 @@ def check_critic(folder: Path, **layout: object) -> None:
 
     returns = raw + expected.values.detach()
     loss = (expected.values - returns).square().mean() / 2
-    metrics = critic.train(batches, media.embeddings, advance=False).metrics
+    metrics = critic.train(batches, media.embeddings).metrics
     ours = _critic_gradients(runtime, critic.model.gpt)
     assert not difference(metrics["critic/loss"], loss, ours, expected.critic_gradients(loss))
     _explained(metrics, returns, expected.values.detach())
@@ -153,7 +153,7 @@ def check_critic(folder: Path, **layout: object) -> None:
     errors = torch.stack([(expected.values - returns).square(), (near - returns).square()])
     assert 0.1 < (errors[1] > errors[0]).double().mean() < 0.9
     loss = errors.amax(0).mean() / 2
-    metrics = critic.train(batches, media.embeddings, advance=False).metrics
+    metrics = critic.train(batches, media.embeddings).metrics
     ours = _critic_gradients(runtime, critic.model.gpt)
     assert not difference(metrics["critic/loss"], loss, ours, expected.critic_gradients(loss))
     _explained(metrics, returns, old)

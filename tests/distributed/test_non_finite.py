@@ -12,7 +12,7 @@ from megatron_longrl.data.dataset import RowSampler
 from megatron_longrl.errors import UserError
 from megatron_longrl.rewards.runner import build_rewards
 from megatron_longrl.rollout.types import Response
-from megatron_longrl.training.critic import Critic
+from megatron_longrl.training.critic import CRITIC, Critic
 from megatron_longrl.training.loop import RowSource
 from megatron_longrl.training.rl import RLTrainer
 from megatron_longrl.training.runtime import Runtime, build_runtime
@@ -81,17 +81,20 @@ def test_rl(tiny_data, algorithm, layout):
 def test_critic(tiny_data):
     """The critic of one replica alone is lost, while the policy waits for it."""
     options = {"rl_algorithm": "ppo", "critic_warmup_steps": 9, "train_iters": 9, "lr": 1e-3}
+    options["critic_iterations"] = 3
     runtime = build_runtime(tiny_config(tiny_data, **options), "rl")
     trainer, engine = trainer_of(runtime)
     critic = trainer.critic
     assert critic is not None
     source = source_of(questions(tiny_data, 8), runtime)
     assert trainer.step(0, source)["critic/skipped"] == 0
+    moments = critic.optimizers[CRITIC].optimizer.state.values()
+    assert {int(state["step"]) for state in moments} == {3}
     if torch.distributed.get_rank() == 1:
         with torch.no_grad():
             critic.model.gpt.decoder.final_layernorm.weight[0] = math.nan
     before = [p.detach().clone() for p in critic.model.gpt.parameters()]
-    for step in (1, 2):
+    for step in (1, 2):  # What is skipped is not tried again on the same rollouts.
         metrics = trainer.step(step, source)
         assert (metrics["critic/skipped"], metrics["skipped_updates"]) == (1, 0)
         for old, new in zip(before, critic.model.gpt.parameters(), strict=True):

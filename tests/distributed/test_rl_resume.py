@@ -48,6 +48,7 @@ KEPT: dict[str, object] = {
 PPO: dict[str, object] = {
     "rl_algorithm": "ppo",
     "critic_lr": 5e-3,
+    "critic_iterations": 2,
     "grpo_iterations": 2,
     "gae_gamma": 0.95,
     "grpo_kl_beta": 0.05,

@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 import os
 from pathlib import Path
+from statistics import mean
 
 import pytest
 
@@ -20,6 +21,10 @@ from tests.functional.launches import ROOT, curve, metrics_of, run
 FOLDER = Path(os.environ.get("LONGRL_QUICKSTART", "")).resolve()
 STEPS = WINDOW + 1
 """Early warnings compare the last ten steps with the first."""
+
+STABLE = 0.05
+"""The mean loss of the second half of the steps may be above the first's by this: advantages are of
+the order of 1, and losses around 0."""
 
 pytestmark = pytest.mark.skipif(
     "LONGRL_QUICKSTART" not in os.environ,
@@ -51,10 +56,10 @@ def test_an_algorithm_trains(tmp_path: Path, algorithm: str) -> None:
         assert all(math.isfinite(value) for value in step.values()), step
         assert step["skipped_updates"] == 0
     assert [sign.name for sign in SIGNS if f"{sign.name}: " in said] == []
-    updated = [step for step in steps if step["updates"] and "grad-norm" in step]
+    updated = [step for step in steps if "grad-norm" in step and step["updates"]]
     # dapo may find nothing to learn from in a step; two best responses teach grpo_passk nothing.
-    assert len(updated) >= STEPS // 2
+    assert len(updated) > STEPS // 2
     assert max(curve(updated, "grad-norm")) > 0
-    print(
-        algorithm, [round(x, 4) for x in curve(updated, "lm loss")], curve(steps, "accuracy/mean")
-    )
+    losses = curve(updated, "lm loss")
+    half = len(losses) // 2
+    assert mean(losses[half:]) < mean(losses[:half]) + STABLE
