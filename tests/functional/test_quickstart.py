@@ -22,6 +22,8 @@ FOLDER = Path(os.environ.get("LONGRL_QUICKSTART", "")).resolve()
 STEPS = WINDOW + 1
 """Early warnings compare the last ten steps with the first."""
 
+CRITIC_STEPS = 15
+"""Later the policy has stopped guessing, and hardly any variance is left to be explained."""
 STABLE = 0.05
 """The mean loss of the second half of the steps may be above the first's by this: advantages are of
 the order of 1, and losses around 0."""
@@ -51,15 +53,17 @@ def train(folder: Path, algorithm: str, steps: int, *flags: str) -> tuple[list[M
 
 @pytest.mark.parametrize("algorithm", BUNDLES)
 def test_an_algorithm_trains(tmp_path: Path, algorithm: str) -> None:
-    steps, said = train(tmp_path, algorithm, STEPS)
+    steps, said = train(tmp_path, algorithm, CRITIC_STEPS if algorithm == "ppo" else STEPS)
     for step in steps:
         assert all(math.isfinite(value) for value in step.values()), step
         assert step["skipped_updates"] == 0
     assert [sign.name for sign in SIGNS if f"{sign.name}: " in said] == []
     updated = [step for step in steps if "grad-norm" in step and step["updates"]]
     # dapo may find nothing to learn from in a step; two best responses teach grpo_passk nothing.
-    assert len(updated) > STEPS // 2
+    assert len(updated) > len(steps) // 2
     assert max(curve(updated, "grad-norm")) > 0
     losses = curve(updated, "lm loss")
     half = len(losses) // 2
     assert mean(losses[half:]) < mean(losses[:half]) + STABLE
+    if algorithm == "ppo":
+        assert max(curve(steps, "critic/explained_variance")) > 0.3
