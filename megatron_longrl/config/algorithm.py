@@ -130,8 +130,8 @@ class AlgorithmSection(Section):
     """Peak learning rate of gae's critic; by default ten times --lr."""
 
     critic_iterations: PositiveInt = 4
-    """How often gae's critic is trained on the rollouts of a step; --grpo-iterations is for the
-    policy."""
+    """How often gae's critic is trained on the rollouts of a step (--grpo-iterations is for the
+    policy): with one it lags behind, see docs/algorithms.md."""
 
     critic_warmup_steps: CountInt = 0
     """First steps that train only the critic."""

@@ -15,7 +15,7 @@ import pytest
 
 from megatron_longrl.config.bundles import BUNDLES
 from megatron_longrl.training.metrics_file import Metrics
-from megatron_longrl.training.watch import SIGNS, WINDOW
+from megatron_longrl.training.watch import WINDOW
 from tests.functional.launches import ROOT, curve, metrics_of, run
 
 FOLDER = Path(os.environ.get("LONGRL_QUICKSTART", "")).resolve()
@@ -34,7 +34,7 @@ pytestmark = pytest.mark.skipif(
 )
 
 
-def train(folder: Path, algorithm: str, steps: int, *flags: str) -> tuple[list[Metrics], str]:
+def train(folder: Path, algorithm: str, steps: int) -> tuple[list[Metrics], str]:
     """The quickstart's recipe with another algorithm: its steps, and what it said."""
     command = [
         *("-m", "megatron_longrl.train_rl"),
@@ -43,7 +43,7 @@ def train(folder: Path, algorithm: str, steps: int, *flags: str) -> tuple[list[M
         *("--train-data-path", str(FOLDER / "data" / "train.jsonl")),
         *("--valid-data-path", str(FOLDER / "data" / "heldout.jsonl"), "--eval-samples", "64"),
         *("--pretrained-checkpoint", str(FOLDER / "sft"), "--save", str(folder)),
-        *("--rl-algorithm", algorithm, "--train-iters", str(steps), *flags),
+        *("--rl-algorithm", algorithm, "--train-iters", str(steps)),
     ]
     said = run(command, 2, 300).succeeded().output
     trained = [step for step in metrics_of(folder) if step["iteration"] > 0]
@@ -57,7 +57,7 @@ def test_an_algorithm_trains(tmp_path: Path, algorithm: str) -> None:
     for step in steps:
         assert all(math.isfinite(value) for value in step.values()), step
         assert step["skipped_updates"] == 0
-    assert [sign.name for sign in SIGNS if f"{sign.name}: " in said] == []
+    assert [line for line in said.splitlines() if "warning" in line.lower()] == []
     updated = [step for step in steps if "grad-norm" in step and step["updates"]]
     # dapo may find nothing to learn from in a step; two best responses teach grpo_passk nothing.
     assert len(updated) > len(steps) // 2
