@@ -129,6 +129,10 @@ class AlgorithmSection(Section):
     critic_lr: WeightFloat | None = None
     """Peak learning rate of gae's critic; by default ten times --lr."""
 
+    critic_iterations: PositiveInt = 4
+    """How often gae's critic is trained on the rollouts of a step (--grpo-iterations is for the
+    policy): with one it lags behind, see docs/algorithms.md."""
+
     critic_warmup_steps: CountInt = 0
     """First steps that train only the critic."""
 

@@ -79,8 +79,8 @@ def _advantage(config: Config) -> Iterator[str]:
     if 0 < config.dual_clip <= 1:
         yield f"dual_clip ({config.dual_clip:g}) must be above 1, or 0 for none: give --dual-clip 3"
     if config.advantage != "gae":
-        for name in ("critic_lr", "critic_warmup_steps"):
-            if getattr(config, name):
+        for name in ("critic_lr", "critic_iterations", "critic_warmup_steps", "critic_value_clip"):
+            if getattr(config, name) != type(config).model_fields[name].default:
                 yield (
                     f"{name} is set, but advantage {config.advantage} has no critic: leave "
                     f"{flag(name)} out, or give --advantage gae"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 import torch
 from megatron.core.models.gpt import GPTModel
@@ -15,7 +16,7 @@ from megatron_longrl.training.model import TrainedModel, train_part
 from megatron_longrl.training.readouts import value_readout
 from megatron_longrl.training.runtime import Runtime
 from megatron_longrl.training.sharding import MicroBatch
-from megatron_longrl.training.step import Stepper
+from megatron_longrl.training.step import Stepper, StepResult
 
 CRITIC = "critic"
 """Its name among the parts of a checkpoint."""
@@ -74,21 +75,19 @@ class Critic:
         return self._stepper.outputs(batches, media)
 
     def advance(self) -> None:
-        """The learning rate goes on, without an update."""
+        """The learning rate goes on to that of the next iteration."""
         self._stepper.advance()
 
-    def train(
-        self, batches: Sequence[MicroBatch], media: Mapping[str, Tensor], *, advance: bool
-    ) -> dict[str, float]:
+    def train(self, batches: Sequence[MicroBatch], media: Mapping[str, Tensor]) -> StepResult:
         """One optimizer step towards ``returns``; its metrics over all ranks."""
-        result = self._stepper.train(batches, media, None, self._loss, advance=advance)
-        metrics = result.metrics
+        result = self._stepper.train(batches, media, None, self._loss, advance=False)
+        metrics = dict(result.metrics)
         spread = metrics.pop("critic/return_square") - metrics["critic/return"] ** 2
         missed = metrics.pop("critic/error_square") - metrics.pop("critic/error") ** 2
-        return {
-            **metrics,
+        metrics |= {
             # Of the values before the update: 1 - Var(return - value) / Var(return).
             "critic/explained_variance": 1.0 - missed / spread if spread > 0 else 0.0,
             "critic/grad-norm": result.grad_norm,
             "critic/skipped": float(result.skipped),
         }
+        return replace(result, metrics=metrics)

@@ -180,7 +180,10 @@ class TrainingLoop:
             if valid and self.config.replay_rollouts is not None:
                 logger.warning("no validation: --replay-rollouts starts no engine")
                 valid = []
-            self.valid_rows = runtime.share(valid[: self.config.eval_samples])
+            valid = valid[: self.config.eval_samples]
+            self.valid_rows = runtime.share(valid)
+            self.validates = bool(valid)
+            """On every rank, though fewer rows than replicas leave some without."""
 
     def run(self, trainer: Trainer) -> None:
         """All remaining steps; writes metrics, checkpoints and, at the end, a last checkpoint."""
@@ -192,7 +195,7 @@ class TrainingLoop:
         watch = Watch()
         log = MetricsLogger(self.config, self.entry, self.runtime.is_writer)
         log.truncate_after(self.iteration)
-        if self.iteration == 0 and self.config.eval_at_start and self.valid_rows:
+        if self.iteration == 0 and self.config.eval_at_start and self.validates:
             log.log_step(0, validate(self.valid_rows))
         while self.iteration < self.config.train_iters:
             self.saver.poll()
@@ -210,7 +213,7 @@ class TrainingLoop:
             metrics["iteration-time"] = time.perf_counter() - began
             metrics["mem-max-allocated-bytes"] = self._peak_memory()
             metrics |= self.runtime.timer.pop()
-            if self._is_due(self.config.eval_interval, self.iteration) and self.valid_rows:
+            if self._is_due(self.config.eval_interval, self.iteration) and self.validates:
                 self.runtime.builder.max_frames = self.config.video_frames  # Of no curriculum.
                 metrics |= validate(self.valid_rows)
                 self.runtime.timer.pop()

@@ -86,6 +86,7 @@ class RLTrainer:
         self.sync = WeightSync(runtime, engine, state)
         self.beta = float((state or {}).get("kl_beta", self.config.grpo_kl_beta))
         self._skips = SkippedUpdates.restored(state)
+        self._critic_skips = SkippedUpdates.restored(state, "critic")
         self._begun: Round | None = None
         """Of the next step, under --rollout-lag 1."""
         self.loss = rl_loss(self.config, lambda: self.beta)
@@ -165,7 +166,8 @@ class RLTrainer:
 
     def state(self) -> dict[str, Any]:
         """For a resumed run."""
-        return {"kl_beta": self.beta, **self.sync.state(), **self._skips.state()}
+        skips = self._skips.state() | self._critic_skips.state()
+        return {"kl_beta": self.beta, **self.sync.state(), **skips}
 
     def _rollouts(self, iteration: int, source: RowSource) -> Rollouts:
         """Those of this step. Under --rollout-lag 1 the next step's are begun as well, with the
@@ -279,28 +281,43 @@ class RLTrainer:
         order = [part for _ in range(config.grpo_iterations) for part in parts]
         if not order:
             return self._without_update()
-        metrics: list[dict[str, float]] = []
+        metrics = self._train_critic(iteration, parts, media)
         skipped = 0
+        if self.critic is not None and iteration < config.critic_warmup_steps:
+            stepper.advance()  # The schedule follows iterations all the same.
+            order = []
         for number, part in enumerate(order):
-            last = number == len(order) - 1
             with self.runtime.timer("encode"):
                 embeddings, encoded = self._media_of(part, media)
-            result: dict[str, float] = {}
-            if self.critic is not None:
-                with self.runtime.timer("critic"):
-                    result |= self.critic.train(part.batches, embeddings, advance=last)
-            if iteration >= config.critic_warmup_steps or self.critic is None:
-                with self.runtime.timer("update"):
-                    update = stepper.train(
-                        part.batches, embeddings, encoded, self.loss, advance=last
-                    )
-                result |= _with_sample_share(update.metrics)
-                result |= {"grad-norm": update.grad_norm, "learning-rate": update.learning_rate}
-                skipped += update.skipped
-                self._skips.count(update, iteration)
-            metrics.append(result)
+            last = number == len(order) - 1
+            with self.runtime.timer("update"):
+                update = stepper.train(part.batches, embeddings, encoded, self.loss, advance=last)
+            skipped += update.skipped
+            self._skips.count(update, iteration)
+            rates = {"grad-norm": update.grad_norm, "learning-rate": update.learning_rate}
+            metrics.append(_with_sample_share(update.metrics) | rates)
         gaps = gap_metrics(*_whole(parts), self.runtime.groups)
         return {**_means(metrics), **gaps, "updates": len(order), "skipped_updates": skipped}
+
+    def _train_critic(
+        self, iteration: int, parts: Sequence[Part], media: Media
+    ) -> list[dict[str, float]]:
+        """All updates of the critic, before the policy's: the embeddings are still its own."""
+        metrics: list[dict[str, float]] = []
+        if self.critic is None:
+            return metrics
+        left = list(parts)
+        for _ in range(self.config.critic_iterations):
+            results = []
+            for part in left:
+                with self.runtime.timer("critic"):
+                    results.append(self.critic.train(part.batches, media.embeddings))
+                metrics.append(results[-1].metrics)
+                self._critic_skips.count(results[-1], iteration)
+            # What was skipped would only be so once more.
+            left = [part for part, r in zip(left, results, strict=True) if not r.skipped]
+        self.critic.advance()
+        return metrics
 
     def _without_update(self) -> dict[str, float]:
         """A step that has nothing to train on: the schedules follow iterations all the same."""

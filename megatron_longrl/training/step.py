@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 import torch.distributed as dist
@@ -55,18 +55,27 @@ MOST_SKIPPED = 3
 
 @dataclass
 class SkippedUpdates:
-    """Counts the updates that were skipped in a row."""
+    """Counts the updates of one model that were skipped in a row."""
 
     in_a_row: int = 0
+    model: Literal["policy", "critic"] = "policy"
 
     @classmethod
-    def restored(cls, state: Mapping[str, Any] | None) -> SkippedUpdates:
+    def restored(
+        cls, state: Mapping[str, Any] | None, model: Literal["policy", "critic"] = "policy"
+    ) -> SkippedUpdates:
         """From what :meth:`state` returned, or from nothing."""
-        return cls(int((state or {}).get("skipped_updates", 0)))
+        counter = cls(model=model)
+        counter.in_a_row = int((state or {}).get(counter._name, 0))
+        return counter
+
+    @property
+    def _name(self) -> str:
+        return "skipped_updates" if self.model == "policy" else "critic_skipped_updates"
 
     def state(self) -> dict[str, int]:
         """For a resumed run."""
-        return {"skipped_updates": self.in_a_row}
+        return {self._name: self.in_a_row}
 
     def count(self, result: StepResult, iteration: int) -> None:
         """Take an update.
@@ -76,10 +85,11 @@ class SkippedUpdates:
         """
         self.in_a_row = self.in_a_row + 1 if result.skipped else 0
         if self.in_a_row == MOST_SKIPPED:
+            whose, rate = ("", "--lr") if self.model == "policy" else ("critic's ", "--critic-lr")
             raise UserError(
-                f"the gradient's norm was {result.grad_norm} in {MOST_SKIPPED} updates in a row, "
-                f"up to step {iteration + 1}; none of them changed a weight. Go on from the last "
-                "checkpoint with a lower --lr, or without --bf16"
+                f"the norm of the {whose}gradient was {result.grad_norm} in {MOST_SKIPPED} updates "
+                f"in a row, up to step {iteration + 1}; none of them changed a weight. Go on from "
+                f"the last checkpoint with a lower {rate}, or without --bf16"
             )
 
 

@@ -220,7 +220,7 @@ def check_policy_losses(folder: Path, **layout: object) -> None:
     with torch.no_grad():
         for parameter in runtime.model.gpt.parameters():
             parameter.mul_(1.1)
-    groups, media, numbers = _prepared(runtime)
+    groups, media, numbers = prepared(runtime)
     twin, answers = twin_of(runtime, named_weights(runtime), reference_weights)
     trainer = RLTrainer(runtime, ScriptedEngine(lambda *_: True), rewards_of(runtime), reference)
     problems = {}
@@ -233,15 +233,15 @@ def check_policy_losses(folder: Path, **layout: object) -> None:
         result = runtime.stepper.train(batches, media.embeddings, media.encoded, rl_loss(config))
         ours = gradients_of(runtime, runtime.model.modules)
         loss = expected_loss(config, answers)
-        _clear(twin)
+        clear_gradients(twin)
         loss.backward(retain_graph=True)
-        problem = _difference(result.metrics["lm loss"], loss, ours, twin.gradients())
+        problem = difference(result.metrics["lm loss"], loss, ours, twin.gradients())
         if problem:
             problems[str(list(fields.values())[:4])] = problem
     assert not problems
 
 
-def _prepared(runtime: Runtime):
+def prepared(runtime: Runtime):
     """This replica's groups, the embeddings of their videos, and the numbers of their responses."""
     rows = runtime.share(load_rows(runtime.config.train_data_path))
     prompts = runtime.build_prompts(rows)
@@ -262,14 +262,14 @@ def named_weights(runtime: Runtime) -> dict[str, Tensor]:
     return {name: tensor.clone() for name, tensor in stream}
 
 
-def _clear(twin: Twin) -> None:
+def clear_gradients(twin: Twin) -> None:
     for module in (twin.llm, twin.tower):
         module.zero_grad(set_to_none=True)
     for tensor in twin.projector.values():
         tensor.grad = None
 
 
-def _difference(
+def difference(
     loss: float, expected: Tensor, ours: dict[str, Tensor], theirs: dict[str, Tensor]
 ) -> str | None:
     """What is not equal within the tolerance."""

@@ -51,34 +51,36 @@ def totals(outcome: Outcome) -> list[float]:
 
 
 def of_group(name: str, scores: list[float], outcomes: list[Outcome]) -> list[float]:
-    """One number for each response of a group."""
+    """One number for each response of a group, as the papers define it."""
     centre = mean(scores)
     n = len(scores)
-    if name == "grpo":
+    if name == "grpo":  # https://arxiv.org/abs/2402.03300, section 4.1.2
         return [(s - centre) / (deviation(scores) + EPSILON) for s in scores]
-    if name == "dr_grpo":
+    if name == "dr_grpo":  # https://arxiv.org/abs/2503.20783, section 3.2
         return [s - centre for s in scores]
-    if name == "rloo":
-        return [s - (sum(scores) - s) / (n - 1) for s in scores]
-    if name == "gpg":  # All three groups say something.
+    if name == "rloo":  # https://arxiv.org/abs/2402.14740, section 2: mean of the other k - 1
+        return [s - mean([t for j, t in enumerate(scores) if j != i]) for i, s in enumerate(scores)]
+    if name == "gpg":  # https://arxiv.org/abs/2504.02546; all three groups say something
         return [s - centre for s in scores]
-    if name == "remax":
+    if name == "remax":  # https://arxiv.org/abs/2310.10505, algorithm 1: the greedy one earned 0.3
         return [s - 0.3 for s in scores]
     if name == "grpo_passk":
-        best, second = sorted(scores, reverse=True)[:2]
-        return [
-            (best - second) / (deviation(scores) + EPSILON) if s == best else 0.0 for s in scores
-        ]
+        # https://arxiv.org/abs/2503.19595: the maximum of all less that of all others but one is
+        # zero for every response but the best; GRPO's deviation divides it.
+        without = [max(scores[:i] + scores[i + 1 :]) for i in range(n)]
+        return [(max(scores) - other) / (deviation(scores) + EPSILON) for other in without]
+    # Williams, Machine Learning 8 (1992) 229, with the step's mean as the baseline
     assert name == "reinforce"
     everyone = [s for outcome in outcomes for s in totals(outcome)]
     return [s - mean(everyone) for s in scores]
 
 
+@pytest.mark.parametrize("seed", [0, 1, 2])
 @pytest.mark.parametrize(
     "name", ["grpo", "dr_grpo", "rloo", "gpg", "remax", "grpo_passk", "reinforce"]
 )
-def test_one_advantage_for_all_tokens_of_a_response(name: str) -> None:
-    outcomes = draw()
+def test_one_advantage_for_all_tokens_of_a_response(name: str, seed: int) -> None:
+    outcomes = draw(seed)
     result = ADVANTAGES[name](outcomes, SETTINGS)
     for outcome, group in zip(outcomes, result, strict=True):
         expected = of_group(name, totals(outcome), outcomes)
@@ -87,7 +89,8 @@ def test_one_advantage_for_all_tokens_of_a_response(name: str) -> None:
 
 
 def by_token(name: str, outcomes: list[Outcome]) -> list[list[list[float]]]:
-    """Before the normalisation over the step."""
+    """Before the normalisation over the step: REINFORCE++, https://arxiv.org/abs/2501.03262, and
+    GAE, https://arxiv.org/abs/1506.02438, equations 11 to 16."""
     result = []
     for outcome in outcomes:
         assert outcome.token_rewards is not None and outcome.values is not None
@@ -112,9 +115,10 @@ def by_token(name: str, outcomes: list[Outcome]) -> list[list[list[float]]]:
     return result
 
 
+@pytest.mark.parametrize("seed", [0, 1, 2])
 @pytest.mark.parametrize("name", ["reinforce_plus_plus", "reinforce_plus_plus_baseline", "gae"])
-def test_advantages_normalised_over_the_tokens_of_the_step(name: str) -> None:
-    outcomes = draw()
+def test_advantages_normalised_over_the_tokens_of_the_step(name: str, seed: int) -> None:
+    outcomes = draw(seed)
     raw = by_token(name, outcomes)
     everyone = [v for group in raw for tokens in group for v in tokens]
     centre, spread = mean(everyone), deviation(everyone) + EPSILON
@@ -177,16 +181,56 @@ def test_a_response_without_a_reward_is_no_part_of_anything(name: str) -> None:
             assert torch.equal(tokens, values)
 
 
-@pytest.mark.parametrize("name", ["grpo", "dr_grpo", "rloo", "gpg", "grpo_passk", "reinforce"])
+COMPARING = (
+    *("grpo", "dr_grpo", "rloo", "gpg", "grpo_passk", "reinforce", "remax"),
+    "reinforce_plus_plus_baseline",
+)
+
+
+@pytest.mark.parametrize("name", COMPARING)
 def test_a_shift_of_all_rewards_changes_nothing(name: str) -> None:
     shifted = [
-        Outcome(o.rewards + 3.0, *(o.lengths, o.valid, o.baseline, o.token_rewards, o.values))
+        Outcome(o.rewards + 3.0, *(o.lengths, o.valid, 0.3 + 3.0, o.token_rewards, o.values))
         for o in draw()
     ]
     results = [ADVANTAGES[name](given, SETTINGS) for given in (draw(), shifted)]
     for group, same in zip(*results, strict=True):
         for tokens, values in zip(group, same, strict=True):
             torch.testing.assert_close(tokens, values)
+
+
+@pytest.mark.parametrize("name", ["reinforce_plus_plus", "gae"])
+def test_without_a_discount_a_shift_of_all_last_rewards_changes_nothing(name: str) -> None:
+    """Every token's return grows by the same, which the normalisation takes away."""
+    settings = AdvantageSettings(EPSILON, gamma=1.0, lambda_=1.0)
+    shifted = [
+        Outcome(o.rewards + 3.0, *(o.lengths, o.valid, o.baseline, o.token_rewards, o.values))
+        for o in draw()
+    ]
+    results = [ADVANTAGES[name](given, settings) for given in (draw(), shifted)]
+    for group, same in zip(*results, strict=True):
+        for tokens, values in zip(group, same, strict=True):
+            torch.testing.assert_close(tokens, values)
+
+
+def turned(outcome: Outcome) -> Outcome:
+    """The same responses the other way round."""
+    assert outcome.token_rewards is not None and outcome.values is not None
+    return Outcome(
+        *(outcome.rewards.flip(0), outcome.lengths[::-1], outcome.valid.flip(0), outcome.baseline),
+        *(outcome.token_rewards[::-1], outcome.values[::-1]),
+    )
+
+
+@pytest.mark.parametrize("invalid", [False, True])
+@pytest.mark.parametrize("name", ADVANTAGES)
+def test_the_order_of_groups_and_responses_changes_nothing(name: str, invalid: bool) -> None:
+    outcomes = draw(3, invalid=invalid)
+    expected = ADVANTAGES[name](outcomes, SETTINGS)
+    result = ADVANTAGES[name]([turned(o) for o in reversed(outcomes)], SETTINGS)
+    for group, other in zip(reversed(result), expected, strict=True):
+        for tokens, values in zip(reversed(group), other, strict=True):
+            torch.testing.assert_close(tokens, values, rtol=1e-9, atol=1e-12)
 
 
 @pytest.mark.parametrize("name", ["grpo", "dr_grpo", "rloo", "gpg", "grpo_passk"])

@@ -104,6 +104,7 @@ def test_cispo_bounds_the_weight_and_keeps_the_gradient():
 
 @pytest.mark.parametrize("kind", KL_TYPES)
 def test_kl_estimators(kind):
+    """http://joschu.net/blog/kl-approx.html"""
     policy = torch.linspace(-2, 0, 9, dtype=torch.float64)
     reference = torch.linspace(-1.5, -0.3, 9, dtype=torch.float64)
     difference = policy - reference
@@ -116,6 +117,49 @@ def test_kl_estimators(kind):
     torch.testing.assert_close(kl_estimate(policy, reference, kind), formula)
 
 
+def two_distributions() -> tuple[torch.Tensor, torch.Tensor]:
+    """Logits of the policy, and the reference's log-probabilities, over eleven tokens."""
+    generator = torch.Generator().manual_seed(5)
+    logits = torch.randn(11, generator=generator, dtype=torch.float64).requires_grad_()
+    return logits, torch.randn(11, generator=generator, dtype=torch.float64).log_softmax(0)
+
+
+@pytest.mark.parametrize("kind", ["k1", "k3"])
+def test_the_mean_over_all_tokens_is_the_divergence(kind):
+    """http://joschu.net/blog/kl-approx.html: both are unbiased."""
+    logits, log_q = two_distributions()
+    log_p = logits.log_softmax(0).detach()
+    divergence = (log_p.exp() * (log_p - log_q)).sum()
+    torch.testing.assert_close((log_p.exp() * kl_estimate(log_p, log_q, kind)).sum(), divergence)
+
+
+def test_the_mean_gradient_of_k2_is_the_divergences():
+    """Of samples that are drawn from the policy, as those of a loss are: the gradient of k2 is
+    (log p - log q) grad log p, the score function's estimate of the divergence's."""
+    logits, log_q = two_distributions()
+    log_p = logits.log_softmax(0)
+    exact = gradient((log_p.exp() * (log_p - log_q)).sum(), logits)
+    log_p = logits.log_softmax(0)
+    sampled = (log_p.detach().exp() * kl_estimate(log_p, log_q, "k2")).sum()
+    torch.testing.assert_close(gradient(sampled, logits), exact)
+
+
+@pytest.mark.parametrize("kind", KL_TYPES)
+def test_an_estimators_gradient(kind):
+    """By r = reference / policy: 1, sign(-log r), -log r, 1 - r."""
+    logprobs, reference, _ = draw()
+    ratio = (reference - logprobs.detach()).exp()
+    slopes = {
+        "k1": torch.ones_like(ratio),
+        "abs": torch.where(ratio < 1, 1.0, -1.0).double(),
+        "k2": -ratio.log(),
+        # Beyond the bound of 10 the estimate is a constant.
+        "k3": torch.where(ratio - ratio.log() - 1 < 10, 1 - ratio, 0.0),
+    }
+    estimate = kl_estimate(logprobs, reference, kind)
+    torch.testing.assert_close(gradient(estimate, logprobs), slopes[kind])
+
+
 def test_an_unknown_estimator_is_named():
     with pytest.raises(ValueError, match="k9"):
         kl_estimate(torch.zeros(1), torch.zeros(1), "k9")
@@ -125,10 +169,12 @@ def test_an_unknown_estimator_is_named():
     ("divergence", "factor"), [(0.1, 1.0), (0.11, 1.01), (9.0, 1.02), (0.0, 0.98)]
 )
 def test_an_adaptive_weight_follows_its_target(divergence, factor):
+    """https://arxiv.org/abs/1909.08593, section 2.2."""
     assert adapted_weight(0.5, divergence, 0.1, 1000, 10000.0) == pytest.approx(0.5 * factor)
 
 
 def test_correction_weights():
+    """Ionides, J. Comput. Graph. Stat. 17 (2008) 295, and https://ringtech.notion.site/icepop."""
     log_ratio = torch.tensor([-3.0, -0.1, 0.0, 0.5, 2.0, 50.0], dtype=torch.float64)
     ratios = [math.exp(min(20.0, x)) for x in log_ratio.tolist()]
     assert token_weights(log_ratio, 2.0).tolist() == pytest.approx([min(r, 2.0) for r in ratios])
@@ -139,6 +185,7 @@ def test_correction_weights():
 
 
 def test_effective_sample_share():
+    """Kish, Survey Sampling (1965): (sum w)^2 / sum w^2 samples of equal weight."""
     assert effective_sample_share(4.0, 4.0, 4.0) == 1.0
     assert effective_sample_share(4.0, 16.0, 4.0) == 0.25
     assert effective_sample_share(0.0, 0.0, 4.0) == 0.0
@@ -148,6 +195,7 @@ def test_effective_sample_share():
     ("length", "expected"), [(1, 0.0), (80, 0.0), (90, 0.25), (100, 0.5), (120, 0.5)]
 )
 def test_overlong_penalty(length, expected):
+    """https://arxiv.org/abs/2503.14476, equation 13."""
     assert overlong_penalty(length, 100, 20, 0.5) == pytest.approx(expected)
 
 

@@ -338,6 +338,13 @@ BROKEN = [
         "--critic-warmup-steps out, or give --advantage gae",
     ),
     (
+        {"critic_iterations": 2},
+        1,
+        "rl",
+        "critic_iterations is set, but advantage grpo has no critic: leave "
+        "--critic-iterations out, or give --advantage gae",
+    ),
+    (
         {"advantage": "gae", "freeze_language_model": True},
         1,
         "rl",

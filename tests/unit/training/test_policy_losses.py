@@ -303,8 +303,8 @@ def test_value_loss(bound, seed):
         for v, o, r in zip(value, old.tolist(), returns.tolist(), strict=True):
             error = (v - r) ** 2
             if bound is not None:
-                near = o + max(-bound, min(bound, float(v) - o))
-                if (near - r) ** 2 > float(error):  # A constant beyond the bound.
+                near = o + max(-bound, min(bound, float(v.detach()) - o))
+                if (near - r) ** 2 > float(error.detach()):  # A constant beyond the bound.
                     error = (v.clamp(o - bound, o + bound) - r) ** 2
             errors.append(error / 2)
     mean = torch.stack(errors).mean()
