@@ -31,6 +31,7 @@ from typing import Any, TypeVar
 import megatron_longrl
 from megatron_longrl.data.tokenizer import build_tokenizer
 from megatron_longrl.errors import UserError
+from megatron_longrl.platforms import platform
 from megatron_longrl.rollout.vllm_generation import Draw, Generator
 from megatron_longrl.rollout.vllm_model import (
     ModelSettings,
@@ -81,8 +82,6 @@ class RolloutServer:
     """
 
     def __init__(self, settings: ModelSettings, instance: str, log_level: str) -> None:
-        from megatron_longrl.rollout.vllm_weight_transfer import BACKEND
-
         self._settings = settings
         self._weights: str | None = None
         self._updating = False
@@ -91,7 +90,7 @@ class RolloutServer:
             executor="uni" if settings.tensor_parallel_size == 1 else "mp",
             instance=instance,
             log_level=log_level,
-            weight_transfer_config={"backend": BACKEND},
+            weight_transfer_config={"backend": _transfer_backend()},
         )
         self._generator = Generator(self._engine)
 
@@ -166,6 +165,17 @@ class RolloutServer:
             self._updating = False
             self.forget_prompts()
         self._weights = weight_version
+
+
+def _transfer_backend() -> str:
+    """vLLM's name for the way of the weights, which the trainer takes, too."""
+    if platform.name == "cuda":
+        from megatron_longrl.rollout.weights_nccl import BACKEND as NCCL
+
+        return NCCL
+    from megatron_longrl.rollout.vllm_weight_transfer import BACKEND
+
+    return BACKEND
 
 
 def versions() -> dict[str, str]:

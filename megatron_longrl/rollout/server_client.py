@@ -74,7 +74,11 @@ class ServerClient:
             info["path"] = bucket.path
         else:
             self._bucket = bucket.map()
-        self._post("/init_weight_transfer_engine", {"init_info": info})
+        self.init_weight_transfer_engine(info)
+
+    def init_weight_transfer_engine(self, init_info: dict[str, Any]) -> None:
+        """As vLLM's client: what its weight-transfer engine needs."""
+        self._post("/init_weight_transfer_engine", {"init_info": init_info})
 
     def shares_memory(self) -> bool:
         """Whether the server can open shared memory of this process; finds out once."""

@@ -25,6 +25,7 @@ from torch import Tensor
 from megatron_longrl.errors import UserError
 from megatron_longrl.parallel.agree import gather_objects, together
 from megatron_longrl.parallel.groups import ParallelGroups
+from megatron_longrl.platforms import platform
 from megatron_longrl.rollout.continuation import NOTHING, Beginning, Begun, Share, whole_groups
 from megatron_longrl.rollout.engine import OnResponse, Pending
 from megatron_longrl.rollout.inputs import check_prompts
@@ -41,7 +42,7 @@ from megatron_longrl.rollout.vllm_requests import (
     records,
     room_for,
 )
-from megatron_longrl.rollout.weight_buckets import Sent, WeightBuckets
+from megatron_longrl.rollout.weight_buckets import Sent, WeightBuckets, WeightSender
 from megatron_longrl.rollout.weights import Incoming, NamedTensors
 from megatron_longrl.rollout.wire import Generation, GenerationFile, weights_name
 
@@ -104,14 +105,13 @@ class ServerEngine:
         self._is_leader = self._control.rank() == 0
         self._process: ServerProcess | None = None
         self._client: ServerClient | None = None
-        self._buckets: WeightBuckets | None = None
+        self._sender: WeightSender | None = None
         with together(groups.control):
             if self._is_leader:
                 address = addresses[groups.dp.rank()] if addresses else None
                 if address is None:
                     self._process = ServerProcess(settings, log_level)
-                shapes, dtype = self._incoming.shapes, settings.torch_dtype
-                self._buckets = WeightBuckets(shapes, dtype, bucket_bytes)
+                self._sender = _sender(self._incoming, settings, bucket_bytes)
                 self._connect(address)
 
     def generate(
@@ -212,9 +212,9 @@ class ServerEngine:
         if self._process is not None:
             self._process.stop()
             self._process = None
-        if self._buckets is not None:
-            self._buckets.memory.close()
-            self._buckets = None
+        if self._sender is not None:
+            self._sender.close()
+            self._sender = None
         self._client = None
         self._source = None
 
@@ -235,11 +235,10 @@ class ServerEngine:
 
     def _check_held(self) -> None:
         """Whether the server has what it got last: another trainer may have used it since."""
-        assert self._client is not None and self._buckets is not None
+        assert self._client is not None and self._sender is not None
         if self._held is None or self._client.describe()["weights"] != self._held:
             self._held = None
-            self._buckets.forget()
-            self._client.connect_bucket(self._buckets.memory)
+            self._sender.connect(self._client)
 
     def _wait_for(self, client: ServerClient) -> None:
         """A server that somebody else starts, or starts again."""
@@ -364,10 +363,10 @@ class ServerEngine:
                 try:
                     passing = self._incoming.passing(remaining)
                     if self._is_leader:
-                        assert self._client is not None and self._buckets is not None
+                        assert self._client is not None and self._sender is not None
                         name = weights_name(self._run, version)
                         self._check_held()
-                        self.last_update = self._buckets.send(passing, self._client, name)
+                        self.last_update = self._sender.send(passing, self._client, name)
                         self._held = name
                     else:
                         for _ in passing:
@@ -420,3 +419,12 @@ class ServerEngine:
 def _close(asked: _Asked | None) -> None:
     if asked is not None:
         asked[0].close()
+
+
+def _sender(incoming: Incoming, settings: ModelSettings, nbytes: int) -> WeightSender:
+    """The way of the weights on this kind of machine."""
+    if platform.name == "cuda":
+        from megatron_longrl.rollout.weights_nccl import NcclWeights
+
+        return NcclWeights(settings.torch_dtype, nbytes)
+    return WeightBuckets(incoming.shapes, settings.torch_dtype, nbytes)

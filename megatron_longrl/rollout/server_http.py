@@ -76,7 +76,7 @@ def build_app(server: RolloutServer, engine: EngineThread) -> FastAPI:
     @app.post("/init_weight_transfer_engine")
     async def init(request: Request) -> JSONResponse:
         info = (await request.json())["init_info"]
-        if "path" not in info:
+        if "nbytes" in info and "path" not in info:
             buckets[:] = [SharedMemory(info["nbytes"])]
             info["path"] = buckets[-1].path
         return await run(server.init_weight_transfer_engine, info)

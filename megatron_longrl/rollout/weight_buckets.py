@@ -6,12 +6,15 @@ import hashlib
 import mmap
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import torch
 from torch import Tensor
 
 from megatron_longrl.rollout.shared_memory import SharedMemory
+
+if TYPE_CHECKING:
+    from megatron_longrl.rollout.server_client import ServerClient
 
 _ALIGNMENT = 64
 _FUSED = {
@@ -32,6 +35,25 @@ class WeightReceiver(Protocol):
 
     def finish_weight_update(self, weight_version: str) -> None:
         """The weights are complete, and called so; also where none has changed."""
+
+
+class WeightSender(Protocol):
+    """The trainer's side."""
+
+    def connect(self, server: ServerClient) -> None:
+        """Tell a server where weights will come from; it has none of ours."""
+
+    def send(
+        self, named: Iterable[tuple[str, Tensor]], server: WeightReceiver, version: str
+    ) -> Sent:
+        """Give the server the weights.
+
+        Args:
+            named: every weight once, those of a layer behind each other.
+        """
+
+    def close(self) -> None:
+        """Free what is held. Idempotent."""
 
 
 @dataclass
@@ -83,18 +105,23 @@ class WeightBuckets:
         self._ready: list[_Layer] = []
         self._closed: set[str] = set()
 
+    def connect(self, server: ServerClient) -> None:
+        """See :meth:`WeightSender.connect`."""
+        self.forget()
+        server.connect_bucket(self.memory)
+
     def forget(self) -> None:
         """The server has lost its weights."""
         self._there.clear()
 
+    def close(self) -> None:
+        """See :meth:`WeightSender.close`."""
+        self.memory.close()
+
     def send(
         self, named: Iterable[tuple[str, Tensor]], server: WeightReceiver, version: str
     ) -> Sent:
-        """Give the server the weights.
-
-        Args:
-            named: every weight once, those of a layer behind each other.
-        """
+        """See :meth:`WeightSender.send`."""
         there, self._there = self._there, {}  # nothing is known until all is well
         sent, fresh = Sent(), dict[str, bytes]()
         self._end, self._ready, self._closed = 0, [], set()
