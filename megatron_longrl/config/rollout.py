@@ -63,6 +63,10 @@ class RolloutSection(Section):
     not complete then go on in the next one, and a step trains on those that are. A step that ends
     with a checkpoint completes all. By default every step completes its own."""
 
+    rollout_sleep: bool = True
+    """On GPUs, between generations of a colocated engine, its weights wait in host memory and its
+    key/value cache is freed."""
+
     rollout_memory_gib: PositiveFloat = 1.0
     """Memory of the engine's key/value cache, in GiB per rank."""
 

@@ -57,6 +57,7 @@ def build_engine(
         tokenizer,
         groups,
         tensor_parallel_size=config.rollout_tensor_parallel_size,
+        sleeps=config.rollout_sleep and platform.name == "cuda",
         timeout_seconds=config.rollout_timeout,
         log_level=config.log_level,
     )

@@ -11,7 +11,8 @@ from __future__ import annotations
 import secrets
 import socket
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -58,6 +59,7 @@ class VllmEngine:
         groups: the process groups of this rank.
         tensor_parallel_size: ranks per engine; None takes the most that fit. With fewer than the
             replica has, its engines share the prompts.
+        sleeps: whether the accelerator's memory is free between calls; vLLM's sleep mode needs GPUs.
         timeout_seconds: a generation that takes longer is an error.
         log_level: ``debug`` shows vLLM's log, other levels its warnings only.
 
@@ -72,6 +74,7 @@ class VllmEngine:
         groups: ParallelGroups,
         *,
         tensor_parallel_size: int | None,
+        sleeps: bool = False,
         timeout_seconds: float = 600.0,
         log_level: str = "info",
     ) -> None:
@@ -84,6 +87,7 @@ class VllmEngine:
         self._tokenizer = tokenizer
         self._control = groups.replica_control
         self._timeout_seconds = timeout_seconds
+        self._sleeps = sleeps
         self._incoming = Incoming(settings)
         self._buffers = PromptBuffers(self.placement, self._control, settings.torch_dtype)
         self._engine: Any = None
@@ -94,6 +98,7 @@ class VllmEngine:
                 executor="external_launcher",
                 instance=instance,
                 log_level=log_level,
+                enable_sleep_mode=sleeps,
             )
         self._generator = Generator(self._engine)
         unlink_shared_memory(instance)
@@ -135,7 +140,7 @@ class VllmEngine:
         self.traffic = self.traffic.plus(
             prompts=len(places) * leads, prompt_bytes=sum(request.copied for request in requests)
         )
-        with together(self._control), kept_random_state(), no_compilation():
+        with together(self._control), kept_random_state(), no_compilation(), self._awake():
             mine = share.by_prompt(self._run(requests, sampling, share))
         with together(self._control):
             given = records(requests, share.beginnings, self.weight_version) if leads else {}
@@ -145,7 +150,7 @@ class VllmEngine:
     def update_weights(self, named: Iterable[tuple[str, Tensor]], version: int) -> None:
         """See :meth:`RolloutEngine.update_weights`."""
         remaining = iter(named)
-        with together(self._control), kept_random_state():
+        with together(self._control), kept_random_state(), self._awake("weights"):
             try:
                 self._engine.collective_rpc(
                     lambda worker: worker.model_runner.reload_weights(
@@ -181,6 +186,19 @@ class VllmEngine:
         self._engine.engine_core.shutdown()
         self._engine = None
         self._incoming.token_embeddings = None
+
+    @contextmanager
+    def _awake(self, *tags: str) -> Iterator[None]:
+        """What the block needs is on the accelerator: ``weights``, ``kv_cache``; by default both."""
+        if not self._sleeps:
+            yield
+            return
+        if self._engine.is_sleeping():  # not before the first update
+            self._engine.wake_up(list(tags) or None)
+        try:
+            yield
+        finally:
+            self._engine.sleep(level=1)
 
     def _reset_caches(self) -> None:
         forget_prompts(self._engine)
