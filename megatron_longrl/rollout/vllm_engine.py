@@ -59,7 +59,7 @@ class VllmEngine:
         groups: the process groups of this rank.
         tensor_parallel_size: ranks per engine; None takes the most that fit. With fewer than the
             replica has, its engines share the prompts.
-        sleeps: whether the accelerator's memory is free between calls; vLLM's sleep mode needs GPUs.
+        sleeps: free the accelerator's memory between calls; vLLM's sleep mode needs GPUs.
         timeout_seconds: a generation that takes longer is an error.
         log_level: ``debug`` shows vLLM's log, other levels its warnings only.
 
@@ -189,7 +189,7 @@ class VllmEngine:
 
     @contextmanager
     def _awake(self, *tags: str) -> Iterator[None]:
-        """What the block needs is on the accelerator: ``weights``, ``kv_cache``; by default both."""
+        """What a block needs is on the accelerator (``weights``, ``kv_cache``); by default both."""
         if not self._sleeps:
             yield
             return
