@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
 
-from tests.functional.launches import CP2, Arena, curve, metrics_of, rl_flags
+from tests.functional.launches import CP2, Arena, Metrics, curve, metrics_of, rl_flags
 
 LAG = (*CP2, "--rollout-lag", "1", "--rollout-correction", "token")
 SLOW = """
@@ -42,9 +43,16 @@ def test_a_step_trains_on_the_weights_before_and_a_killed_run_goes_on_alike(
     arena.launch("train_rl", *flags, *places).succeeded()
     assert metrics_of(killed) == steps
 
-    beside = tmp_path / "beside"
-    arena.launch("train_rl", *flags, "--save", beside, "--rollout-engine", "server").succeeded()
-    for one, other in zip(metrics_of(beside), steps, strict=True):
+    is_alike_with_a_server(arena, flags, steps, tmp_path)
+
+
+def is_alike_with_a_server(
+    arena: Arena, flags: Sequence[str], steps: list[Metrics], folder: Path
+) -> None:
+    """Which generates beside the update."""
+    run = folder / "beside"
+    arena.launch("train_rl", *flags, "--save", run, "--rollout-engine", "server").succeeded()
+    for one, other in zip(metrics_of(run), steps, strict=True):
         for name in ("rollout_lag", "reward/mean", "response_length/mean", "lm loss", "grad-norm"):
             assert one[name] == pytest.approx(other[name], rel=1e-3, abs=1e-5), name
 
@@ -75,3 +83,4 @@ def test_unfinished_responses_go_on_with_newer_weights(
     assert lags[0] == lags[3] == 0 and 0 < lags[2] < 2
     assert max(curve(steps, "response_length/mean")) > 8
     assert all(math.isfinite(value) for step in steps for value in step.values())
+    is_alike_with_a_server(arena, flags, steps, tmp_path)
