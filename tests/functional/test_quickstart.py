@@ -1,7 +1,7 @@
 """Every ``--rl-algorithm`` on the quickstart's data, from its SFT checkpoint, on two ranks.
 
 ``LONGRL_QUICKSTART=FOLDER`` runs it, with what ``bash examples/quickstart.sh FOLDER`` has left;
-nine minutes on two cores.
+about ten minutes on two cores.
 """
 
 from __future__ import annotations
