@@ -17,6 +17,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from megatron_longrl.errors import UserError
+from megatron_longrl.rollout import embedding_disk
 from megatron_longrl.rollout.embedding_disk import EmbeddingDisk, EmbeddingKey
 from megatron_longrl.rollout.embedding_store import EmbeddingStore
 
@@ -226,6 +227,21 @@ def test_what_a_dead_job_was_writing_is_removed(disk: EmbeddingDisk) -> None:
     os.utime(dead, (time.time() - 2 * 3600,) * 2)
     disk.write({("other", "0"): rows()})
     assert not dead.exists() and alive.exists()
+
+
+def test_a_name_is_given_to_what_is_whole(
+    disk: EmbeddingDisk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    replace, seen = os.replace, list[tuple[bool, Tensor]]()
+
+    def look(source: Path, target: Path) -> None:
+        seen.append((target.exists(), load_file(source)["embeddings"]))
+        replace(source, target)
+
+    monkeypatch.setattr(embedding_disk.os, "replace", look)
+    disk.write({KEY: rows()})
+    ((was_there, whole),) = seen
+    assert not was_there and torch.equal(whole, rows())
 
 
 def test_those_who_share_the_folder_share_what_is_in_it(tmp_path: Path) -> None:
