@@ -69,7 +69,8 @@ def rl_batches(
         rollouts: with advantages, or to get them later (:func:`place_advantages`).
         machine: what the cost model reckons with.
     """
-    batches = _micro_batches(rl_samples(rollouts, config), config, groups, machine)
+    samples = rl_samples(rollouts, config)
+    batches = _micro_batches(samples, config, groups, machine, by_length=True)
     for batch in batches:
         batch.rollout_logprobs = place(batch, [r.logprobs for r in batch.responses])
     if all(group.advantages is not None for group in rollouts):
@@ -101,9 +102,16 @@ def rows_of(samples: Sequence[Sample], config: Config) -> list[list[Sample]]:
 
 
 def _micro_batches(
-    samples: Sequence[Sample], config: Config, groups: ParallelGroups, machine: Machine
+    samples: Sequence[Sample],
+    config: Config,
+    groups: ParallelGroups,
+    machine: Machine,
+    *,
+    by_length: bool = False,
 ) -> list[MicroBatch]:
     """This rank's part: its shards of the rows that it shares with others, then its own whole rows.
+
+    With ``by_length`` rows of like lengths go together, as a micro-batch is as wide as its longest.
 
     A rank that has no row in this step runs one of padding, so that it joins every collective.
     """
@@ -135,8 +143,7 @@ def _micro_batches(
     for degree, chosen in plan.of_rank(groups.cp.rank()):
         group = groups.sharing(degree)
         ordered = list(chosen)
-        if config.micro_batch_size > 1:
-            # A micro-batch is as wide as its longest row: rows of like lengths go together.
+        if by_length and config.micro_batch_size > 1:
             ordered.sort(key=lambda i: -sizes[i].tokens)
         for start in range(0, len(ordered), config.micro_batch_size):
             part = [rows[i] for i in ordered[start : start + config.micro_batch_size]]
