@@ -127,7 +127,7 @@ class ReplayedRollouts:
         for step in steps[:1]:
             head, _ = read_lines(next(iter(self._files[step].values())))
             differing = differing_architecture(head["model"], self._config)
-            if differing is not None:
+            if differing:
                 raise UserError(
                     f"{self.directory} records rollouts of another model: {differing}; replay them "
                     "with the model that they were recorded with"
