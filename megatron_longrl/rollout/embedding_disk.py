@@ -30,6 +30,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from megatron_longrl.errors import UserError
+from megatron_longrl.rollout.tensor_file import DTYPES
 
 logger = logging.getLogger(__name__)
 
@@ -40,7 +41,6 @@ FORMAT = 1
 """Part of every name. Raise it when the same key comes to stand for other embeddings."""
 
 _TENSOR = "embeddings"
-_DTYPES = {torch.float32: "F32", torch.bfloat16: "BF16", torch.float16: "F16"}
 _LARGEST_HEADER = 4096
 """Bytes; ours has some 300."""
 _ABANDONED_SECONDS = 3600.0
@@ -225,7 +225,7 @@ def _fill(target: Tensor, file: BinaryIO, identity: str) -> None:
     except (ValueError, KeyError, TypeError, RecursionError):
         raise _Foreign("it is no file of embeddings") from None
     wanted = {
-        "dtype": _DTYPES[target.dtype],
+        "dtype": DTYPES[target.dtype],
         "shape": list(target.shape),
         "data_offsets": [0, target.nbytes],
     }
