@@ -17,7 +17,7 @@ from torch import Tensor
 from megatron_longrl.data.prompts import Prompt
 from megatron_longrl.data.rows import Row, load_rows
 from megatron_longrl.rollout.continuation import NOTHING, Begun
-from megatron_longrl.rollout.engine import OnResponse
+from megatron_longrl.rollout.engine import OnResponse, RolloutEngine
 from megatron_longrl.rollout.inputs import (
     EngineInput,
     InputRecord,
@@ -33,8 +33,8 @@ Script = Callable[[int, int, int], bool]
 get the number of the last training step before them."""
 
 
-class ScriptedEngine:
-    """Implements :class:`~megatron_longrl.rollout.engine.RolloutEngine`.
+class ScriptedEngine(RolloutEngine):
+    """An engine whose responses are written down.
 
     Args:
         is_right: of a response; the rows' answer is A.

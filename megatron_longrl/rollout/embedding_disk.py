@@ -19,8 +19,9 @@ import tempfile
 import time
 import uuid
 import zlib
+from collections import deque
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import BinaryIO
 
@@ -45,6 +46,8 @@ _LARGEST_HEADER = 4096
 """Bytes; ours has some 300."""
 _ABANDONED_SECONDS = 3600.0
 """Age at which a file that someone was writing belongs to a job that is dead."""
+_LISTINGS_APART = 20.0
+"""Times what the last listing of the folder took; a large one on a network takes seconds."""
 _KEPT = re.compile(r"[0-9a-f]{64}\.safetensors")
 _UNFINISHED = re.compile(r"[0-9a-f]{64}\.[0-9a-f]{32}\.part")
 
@@ -58,7 +61,8 @@ class EmbeddingDisk:
     Args:
         folder: exists or is made.
         budget_bytes: most bytes of files in it, whoever wrote them. Ranks that write at the same
-            moment may exceed it by what they write, until the next of them writes.
+            time may exceed it by what they have written since the others last listed the folder,
+            which takes them at most a twentieth of their time.
 
     Raises:
         UserError: the folder can be neither made nor written to.
@@ -68,7 +72,10 @@ class EmbeddingDisk:
         self.folder = folder
         self.budget_bytes = budget_bytes
         self.bytes = 0
-        """In the folder, when this rank last wrote."""
+        """In the folder, as far as this rank knows."""
+        self._files: deque[_File] = deque()
+        """Of the folder when it was last listed and those written since, the oldest first."""
+        self._list_again_at = 0.0
         self._has_warned = False
         try:
             folder.mkdir(parents=True, exist_ok=True)
@@ -122,7 +129,6 @@ class EmbeddingDisk:
         What is there already counts as used, what exceeds the whole budget is not kept.
         """
         written = 0
-        files: list[_File] | None = None
         for key, tensor in items.items():
             path = self.path(key)
             try:
@@ -134,16 +140,14 @@ class EmbeddingDisk:
             if size > self.budget_bytes:
                 continue
             try:
-                if files is None:
-                    files = sorted(self._files())
-                self._make_room(files, size)
+                self._make_room(size)
                 self._write(path, key, tensor)
             except (OSError, SafetensorError) as error:
                 if not self._has_warned:  # and not for every video of the run
                     self._has_warned = True
                     logger.warning("embeddings are not kept in %s: %s", self.folder, error)
                 continue
-            files.append(_File(time.time(), size, path))
+            self._files.append(_File(time.time(), size, path))
             self.bytes += size
             written += 1
         return written
@@ -166,19 +170,24 @@ class EmbeddingDisk:
         finally:
             _remove(aside)
 
-    def _make_room(self, files: list[_File], nbytes: int) -> None:
-        """Remove the files that were not used for longest.
-
-        Args:
-            files: of the folder, the oldest first. Those that are removed leave it.
-        """
-        self.bytes = sum(file.size for file in files)
-        while files and self.bytes + nbytes > self.budget_bytes:
-            oldest = files.pop(0)
+    def _make_room(self, nbytes: int) -> None:
+        """Remove the files that were not used for longest."""
+        began = time.monotonic()
+        if began >= self._list_again_at:
+            self._files = deque(sorted(self._list()))
+            self.bytes = sum(file.size for file in self._files)
+            now = time.monotonic()
+            self._list_again_at = now + _LISTINGS_APART * (now - began)
+        while self._files and self.bytes + nbytes > self.budget_bytes:
+            oldest = self._files.popleft()
+            used = _last_use(oldest.path)
+            if used is not None and used > oldest.used:
+                self._files.append(replace(oldest, used=used))  # since it was listed
+                continue
             _remove(oldest.path)
             self.bytes -= oldest.size
 
-    def _files(self) -> Iterator[_File]:
+    def _list(self) -> Iterator[_File]:
         """What was kept here; nothing else in the folder is touched."""
         now = time.time()
         for path in self.folder.glob("[0-9a-f][0-9a-f]/*"):
@@ -246,6 +255,14 @@ def _checksum(tensor: Tensor) -> str:
 def _bytes(tensor: Tensor) -> memoryview:
     """The memory of a contiguous CPU tensor."""
     return tensor.detach().view(-1).view(torch.uint8).numpy().data
+
+
+def _last_use(path: Path) -> float | None:
+    """Seconds since 1970; None where there is no such file any more."""
+    try:
+        return path.stat().st_mtime
+    except OSError:
+        return None
 
 
 def _remove(path: Path) -> None:

@@ -19,8 +19,9 @@ import socket
 import tempfile
 import uuid
 from collections import Counter, OrderedDict
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from math import prod
 from pathlib import Path
 from typing import TypeVar
 
@@ -98,6 +99,10 @@ class EmbeddingStore:
 
     def __contains__(self, key: EmbeddingKey) -> bool:
         return key in self._entries
+
+    def has_room_for(self, shape: Sequence[int]) -> bool:
+        """Whether embeddings of these tokens and width fit, were everything else to leave."""
+        return prod(shape) * self.dtype.itemsize <= self.budget_bytes
 
     def get(self, key: EmbeddingKey) -> Tensor | None:
         """The embeddings [tokens, h] on CPU, mapped from shared memory; None counts as a miss."""

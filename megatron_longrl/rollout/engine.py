@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import TYPE_CHECKING, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Protocol
 
 from torch import Tensor
 
@@ -30,13 +30,13 @@ class RolloutEngine(Protocol):
     order, with the same arguments. Replicas do not wait for each other, except at construction.
     """
 
-    @property
-    def weight_version(self) -> int:
-        """Version given with the last :meth:`update_weights`; -1 before the first."""
-
-    @property
-    def traffic(self) -> Traffic:
-        """What has gone to the engine so far."""
+    weight_version: int
+    """Version given with the last :meth:`update_weights`; -1 before the first."""
+    traffic: Traffic
+    """What has gone to the engine so far."""
+    runs_beside: bool = False
+    """Whether it generates in other processes, so that the trainer may do something else between
+    :meth:`begin` and the call of what that returns."""
 
     def generate(
         self,
@@ -65,6 +65,20 @@ class RolloutEngine(Protocol):
             UserError: on every rank of the replica when any of them failed or took too long.
         """
 
+    def begin(
+        self,
+        prompts: Sequence[Prompt],
+        media: Mapping[str, Tensor],
+        sampling: SamplingSettings,
+        on_response: OnResponse | None = None,
+        begun: Begun = NOTHING,
+    ) -> Pending:
+        """As :meth:`generate`, whose groups come later. Until then nothing else is asked of the
+        engine. One that runs beside the trainer calls ``on_response`` from another thread; one
+        within the trainer's processes has ended the generation when this returns."""
+        groups = self.generate(prompts, media, sampling, on_response, begun)
+        return lambda _: groups
+
     def update_weights(self, named: Iterable[tuple[str, Tensor]], version: int) -> None:
         """Replace all weights of the language model; forget everything computed with the old ones.
 
@@ -84,34 +98,3 @@ class RolloutEngine(Protocol):
 
     def close(self) -> None:
         """Free memory and groups. Idempotent."""
-
-
-@runtime_checkable
-class EngineBeside(RolloutEngine, Protocol):
-    """An engine that generates while the trainer does something else."""
-
-    def begin(
-        self,
-        prompts: Sequence[Prompt],
-        media: Mapping[str, Tensor],
-        sampling: SamplingSettings,
-        on_response: OnResponse | None = None,
-        begun: Begun = NOTHING,
-    ) -> Pending:
-        """As :meth:`RolloutEngine.generate`, whose groups come later. Until then nothing else is
-        asked of the engine, and ``on_response`` is called from another thread."""
-
-
-def begin(
-    engine: RolloutEngine,
-    prompts: Sequence[Prompt],
-    media: Mapping[str, Tensor],
-    sampling: SamplingSettings,
-    on_response: OnResponse | None = None,
-    begun: Begun = NOTHING,
-) -> Pending:
-    """Begin a generation; an engine within the trainer's processes ends it at once."""
-    if isinstance(engine, EngineBeside):
-        return engine.begin(prompts, media, sampling, on_response, begun)
-    groups = engine.generate(prompts, media, sampling, on_response, begun)
-    return lambda _: groups

@@ -44,7 +44,7 @@ from megatron_longrl.rollout.continuation import (
     whole_groups,
 )
 from megatron_longrl.rollout.draw import draw_tokens
-from megatron_longrl.rollout.engine import OnResponse
+from megatron_longrl.rollout.engine import OnResponse, RolloutEngine
 from megatron_longrl.rollout.inputs import (
     EngineInput,
     InputRecord,
@@ -63,8 +63,8 @@ if TYPE_CHECKING:
 _TOKENS_BETWEEN_CLOCK_CHECKS = 16
 
 
-class MegatronEngine:
-    """A :class:`~megatron_longrl.rollout.engine.RolloutEngine` on the trained model itself.
+class MegatronEngine(RolloutEngine):
+    """An engine on the trained model itself.
 
     Args:
         gpt: this rank's part of the model; its weights are always the present ones.

@@ -12,8 +12,9 @@ from megatron_longrl.checkpoint.architecture import differing_architecture
 from megatron_longrl.config.records import RECORD_FOLDER
 from megatron_longrl.errors import UserError
 from megatron_longrl.parallel.agree import together
+from megatron_longrl.rewards.protocol import Rewards
 from megatron_longrl.rollout.continuation import NOTHING, Begun
-from megatron_longrl.rollout.engine import OnResponse
+from megatron_longrl.rollout.engine import OnResponse, RolloutEngine
 from megatron_longrl.rollout.record_files import (
     Line,
     prompt_hash,
@@ -34,10 +35,8 @@ _Place = tuple[int, bool, str]
 """Round, greedy, uid."""
 
 
-class ReplayedRollouts:
-    """A :class:`~megatron_longrl.rollout.engine.RolloutEngine` and
-    :class:`~megatron_longrl.rewards.protocol.Rewards` that know what was recorded, and nothing
-    else.
+class ReplayedRollouts(RolloutEngine, Rewards):
+    """An engine and rewards that know what was recorded, and nothing else.
 
     A step's prompts are looked up, so the order of the data must be that of the recorded run; the
     number of replicas may be another one. Construction is collective over the world.

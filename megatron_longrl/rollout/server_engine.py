@@ -27,7 +27,7 @@ from megatron_longrl.parallel.agree import gather_objects, together
 from megatron_longrl.parallel.groups import ParallelGroups
 from megatron_longrl.platforms import platform
 from megatron_longrl.rollout.continuation import NOTHING, Beginning, Begun, Share, whole_groups
-from megatron_longrl.rollout.engine import OnResponse, Pending
+from megatron_longrl.rollout.engine import OnResponse, Pending, RolloutEngine
 from megatron_longrl.rollout.inputs import check_prompts
 from megatron_longrl.rollout.sampling import request_seeds
 from megatron_longrl.rollout.server import Line
@@ -58,8 +58,8 @@ _MOST_RECOVERIES = 3
 _SECONDS_BETWEEN_KNOCKS = 1.0
 
 
-class ServerEngine:
-    """A :class:`~megatron_longrl.rollout.engine.RolloutEngine` in a process of its own.
+class ServerEngine(RolloutEngine):
+    """An engine in a process of its own.
 
     Construction is collective over the world. What is given to :meth:`update_weights` is kept, and
     iterated again when a server has lost its weights.
@@ -76,6 +76,8 @@ class ServerEngine:
     Raises:
         UserError: on every rank, when a server does not start, or serves something else.
     """
+
+    runs_beside = True
 
     def __init__(
         self,
@@ -133,7 +135,7 @@ class ServerEngine:
         on_response: OnResponse | None = None,
         begun: Begun = NOTHING,
     ) -> Pending:
-        """See :meth:`EngineBeside.begin`."""
+        """See :meth:`RolloutEngine.begin`."""
         if self.weight_version < 0:
             raise RuntimeError("generate() before the first update_weights()")
         if not prompts:

@@ -24,7 +24,7 @@ from megatron_longrl.errors import UserError
 from megatron_longrl.parallel.agree import gather_objects, together
 from megatron_longrl.parallel.groups import ParallelGroups
 from megatron_longrl.rollout.continuation import NOTHING, Begun, Share, whole_groups
-from megatron_longrl.rollout.engine import OnResponse
+from megatron_longrl.rollout.engine import OnResponse, RolloutEngine
 from megatron_longrl.rollout.inputs import check_prompts
 from megatron_longrl.rollout.placement import place
 from megatron_longrl.rollout.prompt_buffers import PromptBuffers
@@ -46,8 +46,8 @@ if TYPE_CHECKING:
     from megatron_longrl.data.tokenizer import Tokenizer
 
 
-class VllmEngine:
-    """A :class:`~megatron_longrl.rollout.engine.RolloutEngine` on vLLM.
+class VllmEngine(RolloutEngine):
+    """An engine on vLLM.
 
     Construction is collective over the world: vLLM makes process groups of its own next to
     Megatron's, so torch.distributed is initialised before. One engine lives in a process at a time.

@@ -63,6 +63,11 @@ class RowSource:
         """Those of a step."""
         self.goes_on = goes_on
 
+    def next_rows(self) -> list[Row]:
+        """What :meth:`take` would give this replica for a whole step."""
+        first = self.consumed + self._groups.dp.rank() * self.rows_per_replica
+        return self._sampler.take(first, self.rows_per_replica)
+
     def take(self, count: int | None = None) -> list[Row]:
         """The next rows for this replica; collective over the world.
 

@@ -35,6 +35,12 @@ class Media:
     from_disk: int = 0
     """Videos whose embeddings it had on disk only."""
 
+    def count_work_of(self, more: Media) -> None:
+        """Add what it took to make the embeddings of others."""
+        self.frames_decoded += more.frames_decoded
+        self.frames_encoded += more.frames_encoded
+        self.from_disk += more.from_disk
+
 
 class MediaProvider:
     """Encodes each video once per version of the encoder.
@@ -75,6 +81,15 @@ class MediaProvider:
                 encoded.frames_encoded,
             )
         if not specs:
+            return Media({}, {}, None)
+        return self._from_store(specs)
+
+    def bring(self, prompts: Sequence[Prompt]) -> Media:
+        """Put into the store what :meth:`provide` will be asked for, where all of it fits;
+        collective over the replica. The encoder must not be a trained one."""
+        specs = {spec.key(): spec for prompt in prompts for spec in prompt.videos}
+        tokens = sum(spec.num_tokens for spec in specs.values())
+        if not specs or not self._store.has_room_for((tokens, self._frames.width)):
             return Media({}, {}, None)
         return self._from_store(specs)
 

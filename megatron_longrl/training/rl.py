@@ -129,7 +129,7 @@ class RLTrainer:
                 self.recorder.write(iteration, rollouts.groups, timer.so_far())
         metrics = self._train(iteration, parts, media)
         if self._begun is not None:
-            self.collector.complete(self._begun, self.sync.version)  # by the weights before
+            self.collector.complete(self._begun, self.sync.version, source)  # older weights'
         with timer("sync"):
             self.sync()
         self._after(iteration, metrics)

@@ -17,7 +17,7 @@ from megatron_longrl.data.prompts import Prompt
 from megatron_longrl.data.rows import Row
 from megatron_longrl.parallel.agree import sum_over_replicas
 from megatron_longrl.rewards.protocol import Rewards
-from megatron_longrl.rollout.engine import Pending, RolloutEngine, begin
+from megatron_longrl.rollout.engine import Pending, RolloutEngine
 from megatron_longrl.rollout.recorder import RolloutRecorder
 from megatron_longrl.rollout.types import Group, Response, SamplingSettings
 from megatron_longrl.training.loop import RowSource
@@ -106,15 +106,17 @@ class RolloutCollector:
         carried, self._carried = self._carried, []
         return self._begin(iteration, 0, source.take(), carried, new_tokens)
 
-    def complete(self, round_: Round, version: int) -> None:
+    def complete(self, round_: Round, version: int, source: RowSource) -> None:
         """Wait until all responses of a round are there; collective over the replica.
 
         Args:
             version: of the trainer's weights as they are, see :data:`Pending`.
+            source: has the rows of the step after the round's.
         """
         if round_.pending is None:
             return
         config = self.config
+        self._look_ahead(round_, source)
         with self.runtime.timer("rollout"):
             groups = round_.pending(version)
         round_.pending = None
@@ -138,7 +140,7 @@ class RolloutCollector:
         wanted = source.rows_per_replica
         tries = config.dynamic_sampling_max_tries if config.dynamic_sampling else 1
         while True:
-            self.complete(round_, self.engine.weight_version)
+            self.complete(round_, self.engine.weight_version, source)
             self._reward(round_)
             groups = round_.groups
             result.rounds += 1
@@ -193,10 +195,21 @@ class RolloutCollector:
         so_far = {id(group.prompt): group.responses for group in begun}
         places = {i: so_far[id(p)] for i, p in enumerate(prompts) if id(p) in so_far}
         with timer("rollout"):
-            pending = begin(
-                self.engine, prompts, media.embeddings, sampling, self.rewards.submit, places
+            pending = self.engine.begin(
+                prompts, media.embeddings, sampling, self.rewards.submit, places
             )
         return Round(iteration, number, media, pending)
+
+    def _look_ahead(self, round_: Round, source: RowSource) -> None:
+        """Encode what the next step will ask for while an engine beside the trainer generates."""
+        runtime, following = self.runtime, round_.iteration + 1
+        encodes_again = runtime.model.encoder_is_trained  # with other weights then
+        if not self.engine.runs_beside or encodes_again or not source.goes_on(round_.iteration):
+            return
+        runtime.builder.max_frames = frames_at(following, self.config)
+        with runtime.timer("encode"):
+            ahead = runtime.encode_ahead(source.next_rows())
+        round_.media.count_work_of(ahead)
 
     def _answers(
         self, prompts: Sequence[Prompt], embeddings: Mapping[str, Tensor], how: SamplingSettings
@@ -367,7 +380,5 @@ def _join(media: Media, more: Media) -> None:
     media.embeddings.update(more.embeddings)
     media.failed.update(more.failed)
     media.encoded = more.encoded
-    media.frames_decoded += more.frames_decoded
-    media.frames_encoded += more.frames_encoded
+    media.count_work_of(more)
     media.from_memory += more.from_memory
-    media.from_disk += more.from_disk

@@ -83,6 +83,23 @@ class Runtime:
         A row whose video cannot be read is dropped, counted and logged; with --strict-data it ends
         the run.
         """
+        prompts = []
+        for row, built in zip(rows, self._expand(rows), strict=True):
+            if isinstance(built, str):
+                self._skip(row, built)
+            else:
+                prompts.append(built)
+        return prompts
+
+    def encode_ahead(self, rows: Sequence[Row]) -> Media:
+        """Bring the embeddings of a later step's rows into the store, as far as they fit. What
+        cannot be read is left to that step; collective over the replica."""
+        return self.media.bring(
+            [built for built in self._expand(rows) if not isinstance(built, str)]
+        )
+
+    def _expand(self, rows: Sequence[Row]) -> list[Prompt | str]:
+        """The prompt of every row, or why its video cannot be read."""
         mine: dict[int, Prompt | str] = {}
         with together(self.groups.replica_control):
             for index in range(self.replica_rank, len(rows), self.groups.replica.size()):
@@ -92,14 +109,7 @@ class Runtime:
                     mine[index] = str(error)
         parts = gather_objects(self.groups.replica_control, mine)
         built = {index: value for part in parts for index, value in part.items()}
-        prompts = []
-        for index, row in enumerate(rows):
-            value = built[index]
-            if isinstance(value, str):
-                self._skip(row, value)
-            else:
-                prompts.append(value)
-        return prompts
+        return [built[index] for index in range(len(rows))]
 
     def encode(
         self, prompts: Sequence[Prompt], *, for_training: bool

@@ -37,6 +37,10 @@ class Spoilt:
             groups.append(group)
         return groups
 
+    def begin(self, *given):
+        groups = self.generate(*given)
+        return lambda _: groups
+
     def __getattr__(self, name):
         return getattr(self.engine, name)
 

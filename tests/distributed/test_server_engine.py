@@ -25,7 +25,7 @@ from megatron_longrl.errors import UserError
 from megatron_longrl.parallel.agree import gather_objects
 from megatron_longrl.parallel.groups import ParallelGroups
 from megatron_longrl.rollout import server_client
-from megatron_longrl.rollout.engine import EngineBeside, RolloutEngine, begin
+from megatron_longrl.rollout.engine import RolloutEngine
 from megatron_longrl.rollout.server_client import ServerClient
 from megatron_longrl.rollout.server_engine import ServerEngine
 from megatron_longrl.rollout.shared_memory import SharedMemory
@@ -270,8 +270,8 @@ def test_a_server_that_is_killed_while_it_generates(
 
 def test_a_generation_goes_on_beside_the_trainer(engine: ServerEngine) -> None:
     expected = engine.generate(PROMPTS, MEDIA, SAMPLED)
-    assert isinstance(engine, EngineBeside)
-    same(begin(engine, PROMPTS, MEDIA, SAMPLED)(1), expected)
+    assert engine.runs_beside
+    same(engine.begin(PROMPTS, MEDIA, SAMPLED)(1), expected)
     with pytest.raises(UserError, match="exceed the rollout engine's 128"):
         engine.begin(PROMPTS, MEDIA, SamplingSettings(n=1, max_tokens=100))
     same(engine.generate(PROMPTS, MEDIA, SAMPLED), expected)
