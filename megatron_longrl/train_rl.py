@@ -14,8 +14,8 @@ def train(config: Config) -> None:
     """Run RL to the end."""
     from megatron_longrl.rewards.runner import build_rewards
     from megatron_longrl.rollout.build import build_engine
-    from megatron_longrl.rollout.recorder import build_recorder
-    from megatron_longrl.rollout.replay import ReplayedRollouts
+    from megatron_longrl.rollout.records.recorder import build_recorder
+    from megatron_longrl.rollout.records.replay import ReplayedRollouts
     from megatron_longrl.training.critic import Critic
     from megatron_longrl.training.loop import TrainingLoop, start
     from megatron_longrl.training.rl import RLTrainer, build_reference, follow_resets

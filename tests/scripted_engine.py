@@ -26,7 +26,7 @@ from megatron_longrl.rollout.inputs import (
     place_media,
 )
 from megatron_longrl.rollout.types import Group, Response, SamplingSettings, Traffic
-from megatron_longrl.rollout.weights import EMBEDDING
+from megatron_longrl.rollout.weights.stream import EMBEDDING
 
 Script = Callable[[int, int, int], bool]
 """(number of the question, which response, training step) -> whether it is right. Greedy answers

@@ -7,7 +7,7 @@ from typing import Any
 
 from torch import Tensor
 
-from megatron_longrl.rollout.vllm_engine import VllmEngine
+from megatron_longrl.rollout.vllm.engine import VllmEngine
 from megatron_longrl.training.runtime import Runtime
 
 

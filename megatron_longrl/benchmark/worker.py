@@ -26,7 +26,7 @@ from megatron_longrl.parallel.groups import destroy_parallel
 from megatron_longrl.planner.cost import ModelCost
 from megatron_longrl.rewards.runner import build_rewards
 from megatron_longrl.rollout.build import build_engine
-from megatron_longrl.rollout.vllm_engine import VllmEngine
+from megatron_longrl.rollout.vllm.engine import VllmEngine
 from megatron_longrl.training.logging import configure_logging
 from megatron_longrl.training.machine import matrix_rate
 from megatron_longrl.training.rl import build_reference

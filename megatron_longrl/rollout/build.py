@@ -8,7 +8,7 @@ from megatron_longrl.errors import UserError
 from megatron_longrl.models.text.hf_config import language_settings, multimodal_rotary
 from megatron_longrl.platforms import platform
 from megatron_longrl.rollout.engine import RolloutEngine
-from megatron_longrl.rollout.vllm_model import ModelSettings
+from megatron_longrl.rollout.vllm.model import ModelSettings
 
 if TYPE_CHECKING:
     from megatron.core.models.gpt import GPTModel
@@ -33,7 +33,7 @@ def build_engine(
     if config.rollout_engine == "megatron":
         return _megatron(config, tokenizer, groups, gpt)
     if config.rollout_engine == "server":
-        from megatron_longrl.rollout.server_engine import ServerEngine
+        from megatron_longrl.rollout.server.engine import ServerEngine
 
         if platform.name == "cuda" and not config.rollout_server_address:
             raise UserError(
@@ -50,7 +50,7 @@ def build_engine(
             timeout_seconds=config.rollout_timeout,
             log_level=config.log_level,
         )
-    from megatron_longrl.rollout.vllm_engine import VllmEngine
+    from megatron_longrl.rollout.vllm.engine import VllmEngine
 
     return VllmEngine(
         settings,

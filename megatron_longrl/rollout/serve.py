@@ -29,16 +29,16 @@ def run(settings: Any, listening: socket.socket, log_level: str, ready: Any) -> 
     """Serve for ever, in the thread that calls.
 
     Args:
-        settings: :class:`~megatron_longrl.rollout.vllm_model.ModelSettings`.
+        settings: :class:`~megatron_longrl.rollout.vllm.model.ModelSettings`.
         ready: called once the server answers.
 
     Raises:
         UserError: the engine does not start.
     """
     from megatron_longrl.platforms import platform
-    from megatron_longrl.rollout.server import EngineThread, RolloutServer
-    from megatron_longrl.rollout.server_http import serve
-    from megatron_longrl.rollout.vllm_guest import unlink_shared_memory
+    from megatron_longrl.rollout.server.http import serve
+    from megatron_longrl.rollout.server.service import EngineThread, RolloutServer
+    from megatron_longrl.rollout.vllm.guest import unlink_shared_memory
 
     platform.prepare()
     instance = secrets.token_hex(6)

@@ -25,7 +25,7 @@ from megatron_longrl.rewards.runner import build_rewards
 from megatron_longrl.rollout.build import build_engine
 from megatron_longrl.rollout.engine import RolloutEngine
 from megatron_longrl.rollout.types import Group, SamplingSettings
-from megatron_longrl.rollout.weights import LiveWeights
+from megatron_longrl.rollout.weights.stream import LiveWeights
 from megatron_longrl.training.runtime import Runtime, build_runtime
 
 logger = logging.getLogger(__name__)

@@ -22,7 +22,7 @@ from megatron_longrl.parallel.logprobs import ReferenceLogits
 from megatron_longrl.planner.packing import even_part
 from megatron_longrl.rewards.protocol import Rewards
 from megatron_longrl.rollout.engine import RolloutEngine
-from megatron_longrl.rollout.recorder import RolloutRecorder
+from megatron_longrl.rollout.records.recorder import RolloutRecorder
 from megatron_longrl.rollout.types import Group
 from megatron_longrl.training.advantages import with_advantages
 from megatron_longrl.training.batches import rl_batches

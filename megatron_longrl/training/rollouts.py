@@ -18,7 +18,7 @@ from megatron_longrl.data.rows import Row
 from megatron_longrl.parallel.agree import sum_over_replicas
 from megatron_longrl.rewards.protocol import Rewards
 from megatron_longrl.rollout.engine import Pending, RolloutEngine
-from megatron_longrl.rollout.recorder import RolloutRecorder
+from megatron_longrl.rollout.records.recorder import RolloutRecorder
 from megatron_longrl.rollout.types import Group, Response, SamplingSettings
 from megatron_longrl.training.loop import RowSource
 from megatron_longrl.training.media import Media

@@ -23,7 +23,7 @@ from megatron_longrl.parallel.shares import Cut
 from megatron_longrl.planner.cost import Machine
 from megatron_longrl.planner.packing import even_part
 from megatron_longrl.platforms import platform
-from megatron_longrl.rollout.embedding_store import EmbeddingStore, open_store
+from megatron_longrl.rollout.embeddings.store import EmbeddingStore, open_store
 from megatron_longrl.training.encoder_version import EncoderVersion
 from megatron_longrl.training.machine import measure_machine
 from megatron_longrl.training.media import Media, MediaProvider

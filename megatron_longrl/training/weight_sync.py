@@ -16,7 +16,7 @@ from megatron_longrl.checkpoint.mapping import weight_stream
 from megatron_longrl.parallel.agree import gather_objects
 from megatron_longrl.rollout.engine import RolloutEngine
 from megatron_longrl.rollout.types import Traffic
-from megatron_longrl.rollout.weights import LiveWeights
+from megatron_longrl.rollout.weights.stream import LiveWeights
 from megatron_longrl.training.runtime import Runtime
 
 

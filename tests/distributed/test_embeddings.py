@@ -21,11 +21,11 @@ from megatron_longrl.errors import UserError
 from megatron_longrl.parallel.agree import gather_objects
 from megatron_longrl.parallel.groups import ParallelGroups
 from megatron_longrl.rollout.build import build_engine
-from megatron_longrl.rollout.embedding_disk import EmbeddingDisk
-from megatron_longrl.rollout.embedding_store import EmbeddingStore, open_store
+from megatron_longrl.rollout.embeddings.disk import EmbeddingDisk
+from megatron_longrl.rollout.embeddings.store import EmbeddingStore, open_store
 from megatron_longrl.rollout.engine import RolloutEngine
 from megatron_longrl.rollout.types import Group, SamplingSettings, Traffic
-from megatron_longrl.rollout.vllm_engine import VllmEngine
+from megatron_longrl.rollout.vllm.engine import VllmEngine
 from megatron_longrl.training import encoder_version
 from megatron_longrl.training.batches import rl_batches
 from megatron_longrl.training.encoder_version import EncoderVersion, fingerprint

@@ -16,7 +16,7 @@ from megatron_longrl.data.tokenizer import train_sentencepiece
 from megatron_longrl.parallel.sequence import unshard_sequence
 from megatron_longrl.rollout.build import build_engine
 from megatron_longrl.rollout.types import Group, Response, SamplingSettings
-from megatron_longrl.rollout.weights import LiveWeights
+from megatron_longrl.rollout.weights.stream import LiveWeights
 from megatron_longrl.training.batches import rl_batches
 from megatron_longrl.training.losses import rl_loss
 from megatron_longrl.training.runtime import build_runtime

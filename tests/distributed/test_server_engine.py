@@ -24,14 +24,14 @@ from megatron_longrl.data.tokenizer import Tokenizer
 from megatron_longrl.errors import UserError
 from megatron_longrl.parallel.agree import gather_objects
 from megatron_longrl.parallel.groups import ParallelGroups
-from megatron_longrl.rollout import server_client
 from megatron_longrl.rollout.engine import RolloutEngine
-from megatron_longrl.rollout.server_client import ServerClient
-from megatron_longrl.rollout.server_engine import ServerEngine
-from megatron_longrl.rollout.shared_memory import SharedMemory
+from megatron_longrl.rollout.memory.shared import SharedMemory
+from megatron_longrl.rollout.server import client as server_client
+from megatron_longrl.rollout.server.client import ServerClient
+from megatron_longrl.rollout.server.engine import ServerEngine
 from megatron_longrl.rollout.types import Group, SamplingSettings
-from megatron_longrl.rollout.vllm_engine import VllmEngine
-from megatron_longrl.rollout.weights import LiveWeights
+from megatron_longrl.rollout.vllm.engine import VllmEngine
+from megatron_longrl.rollout.weights.stream import LiveWeights
 from tests.distributed.tiny_engine import (
     HF_CONFIG,
     MEDIA,

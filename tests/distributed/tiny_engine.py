@@ -15,7 +15,7 @@ from megatron_longrl.data.rows import Row
 from megatron_longrl.data.video import FrameView, VideoSpec
 from megatron_longrl.parallel.groups import ParallelGroups, init_parallel
 from megatron_longrl.rollout.types import Group
-from megatron_longrl.rollout.vllm_model import ModelSettings
+from megatron_longrl.rollout.vllm.model import ModelSettings
 
 if TYPE_CHECKING:
     from megatron_longrl.config import Config

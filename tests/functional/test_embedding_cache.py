@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from megatron_longrl.rollout.record_files import read_lines, recorded_files
+from megatron_longrl.rollout.records.files import read_lines, recorded_files
 from tests.functional.launches import (
     CP2,
     FROZEN,

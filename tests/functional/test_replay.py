@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from megatron_longrl.rollout.record_files import read_lines, recorded_files
+from megatron_longrl.rollout.records.files import read_lines, recorded_files
 from tests.functional.launches import CP2, Arena, metrics_of, rl_flags
 
 OF_AN_ENGINE = {"weights_sent", "prefix_cache_resets", "prompt_bytes_per_prompt"}

@@ -19,7 +19,7 @@ def servers(run_folder: Path) -> list[psutil.Process]:
     return [
         process
         for process in psutil.process_iter()
-        if _command(process)[-1:] == ["megatron_longrl.rollout.server_child"]
+        if _command(process)[-1:] == ["megatron_longrl.rollout.server.child"]
         and str(run_folder) in _command(process.parent())
     ]
 

@@ -1,0 +1,1 @@
+"""Media embeddings that are kept: in shared memory and on disk."""

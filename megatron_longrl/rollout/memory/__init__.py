@@ -1,0 +1,1 @@
+"""Shared memory between the trainer, its ranks and an engine."""

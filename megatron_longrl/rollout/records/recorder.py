@@ -1,0 +1,167 @@
+"""Writes the record of rollouts."""
+
+from __future__ import annotations
+
+import dataclasses
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from megatron_longrl.checkpoint.architecture import architecture_of
+from megatron_longrl.errors import UserError
+from megatron_longrl.parallel.agree import together
+from megatron_longrl.rollout.records.files import (
+    FORMAT,
+    Line,
+    group_line,
+    record_file,
+    recorded_files,
+    tokenizer_line,
+    write_lines,
+)
+
+if TYPE_CHECKING:
+    from megatron_longrl.config import Config
+    from megatron_longrl.data.tokenizer import Tokenizer
+    from megatron_longrl.parallel.groups import ParallelGroups
+    from megatron_longrl.rollout.types import Group, SamplingSettings
+
+
+@dataclasses.dataclass(frozen=True)
+class _Noted:
+    """Responses as they came from the rewards, and the group that goes on."""
+
+    sampling: SamplingSettings
+    scored: Group
+    group: Group
+
+
+class RolloutRecorder:
+    """Keeps the rollouts of a step, all of them, until their advantages are known, and writes them.
+
+    One rank of every model replica writes; construction and :meth:`write` are collective over the
+    world.
+
+    Args:
+        directory: of the files; those of steps after ``iteration``, which the run does again, go.
+        iteration: steps that are done.
+        keep_last: steps whose files stay; None: all.
+
+    Raises:
+        UserError: on every rank, when files cannot be written or removed.
+    """
+
+    def __init__(
+        self,
+        directory: str | Path,
+        iteration: int,
+        config: Config,
+        tokenizer: Tokenizer,
+        groups: ParallelGroups,
+        keep_last: int | None = None,
+    ) -> None:
+        self.directory = Path(directory)
+        self._control = groups.control
+        self._keep_last = keep_last
+        self._replica, self._replicas = groups.dp.rank(), groups.dp.size()
+        self._writes = groups.replica.rank() == 0
+        self._noted: list[_Noted] = []
+        self._run: Line = {
+            "model": architecture_of(config),
+            "tokenizer": tokenizer_line(tokenizer),
+            "seed": config.seed,
+            "rl_algorithm": config.rl_algorithm,
+        }
+        with together(self._control):
+            if self._is_first:
+                with _disk(self.directory):
+                    self.directory.mkdir(parents=True, exist_ok=True)
+                    self._remove(lambda step: step > iteration)
+
+    def note(self, groups: Sequence[Group], sampling: SamplingSettings) -> None:
+        """Take groups that have just been rewarded."""
+        for group in groups:
+            scored = dataclasses.replace(group, metrics=dict(group.metrics))
+            self._noted.append(_Noted(sampling, scored, group))
+
+    def write(self, iteration: int, trained: Sequence[Group], seconds: Mapping[str, float]) -> None:
+        """The file of a step, with all that was noted since the last one.
+
+        Args:
+            iteration: of the step, counted from 0.
+            trained: the groups among them that the step trains on.
+            seconds: by phase of the step so far.
+        """
+        step, noted, self._noted = iteration + 1, self._noted, []
+        with together(self._control):
+            if self._writes:
+                with _disk(self.directory):
+                    lines = [self._head(step, noted, seconds), *_lines(noted, trained)]
+                    write_lines(record_file(self.directory, step, self._replica), lines)
+                    if self._is_first and self._keep_last is not None:
+                        newest_gone = step - self._keep_last
+                        self._remove(lambda old: old <= newest_gone)
+
+    @property
+    def _is_first(self) -> bool:
+        return self._writes and self._replica == 0
+
+    def _head(self, step: int, noted: Sequence[_Noted], seconds: Mapping[str, float]) -> Line:
+        sampling = [dataclasses.asdict(settings) for settings in _settings(noted)]
+        return {
+            "format": FORMAT,
+            "step": step,
+            "replica": self._replica,
+            "replicas": self._replicas,
+            "time": time.time(),
+            "seconds": {phase: round(spent, 4) for phase, spent in seconds.items()},
+            "sampling": sampling,
+            **self._run,
+        }
+
+    def _remove(self, goes: Callable[[int], bool]) -> None:
+        """The files of all replicas, of this run or of one on another number of ranks."""
+        for step, paths in recorded_files(self.directory).items():
+            if goes(step):
+                for path in paths.values():
+                    path.unlink(missing_ok=True)
+
+
+def build_recorder(
+    config: Config, iteration: int, tokenizer: Tokenizer, groups: ParallelGroups
+) -> RolloutRecorder | None:
+    """The recorder that the configuration asks for; collective over the world."""
+    if config.rollout_record is None:
+        return None
+    keep_last = config.keep_last_rollouts
+    return RolloutRecorder(config.rollout_record, iteration, config, tokenizer, groups, keep_last)
+
+
+def _settings(noted: Sequence[_Noted]) -> list[SamplingSettings]:
+    """Those of the step's rounds, each once."""
+    return list(dict.fromkeys(one.sampling for one in noted))
+
+
+def _lines(noted: Sequence[_Noted], trained: Sequence[Group]) -> Iterator[Line]:
+    chosen = set(map(id, trained))
+    for one in noted:
+        yield group_line(
+            one.scored,
+            one.group,
+            trained=id(one.group) in chosen,
+            round=one.sampling.round,
+            greedy=one.sampling.temperature == 0,
+        )
+
+
+@contextmanager
+def _disk(directory: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise UserError(
+            f"{directory}: cannot keep the record of rollouts: {error.strerror}; make room, choose "
+            "another --rollout-record-dir, or give --no-record-rollouts"
+        ) from error

@@ -1,0 +1,217 @@
+"""A trainer's side of a rollout server: HTTP, and shared memory where they are on one machine."""
+
+from __future__ import annotations
+
+import http.client
+import json
+import mmap
+import secrets
+import time
+from collections.abc import Generator, Iterator, Mapping
+from contextlib import closing, contextmanager
+from dataclasses import asdict
+from typing import Any
+
+from megatron_longrl.errors import UserError
+from megatron_longrl.rollout.memory.shared import SharedMemory
+from megatron_longrl.rollout.serve import split_address
+from megatron_longrl.rollout.server.service import Line, versions
+from megatron_longrl.rollout.vllm.model import ModelSettings
+
+_JSON, _BYTES = "application/json", "application/octet-stream"
+_PROBE_SECONDS = 5.0
+_SAME = ("hf_config", "dtype", "max_model_len", "deepstack_levels")
+"""Settings that a server must share with its trainer; the others are its own affair."""
+
+
+class ServerLost(Exception):
+    """The server has gone, or is another one than it was: start it again, give it weights."""
+
+
+class StaleWeights(ServerLost):
+    """The server is there, with other weights."""
+
+
+class ServerClient:
+    """Speaks with the server at one address. Every call has ``timeout_seconds``.
+
+    Errors of any call: :class:`ServerLost` when the connection breaks; :class:`UserError` when the
+    server does not answer in time, or answers that it has failed.
+    """
+
+    def __init__(self, address: str, timeout_seconds: float) -> None:
+        self.address = address
+        self._host, self._port = split_address(address)
+        self._seconds = timeout_seconds
+        self._shares_memory: bool | None = None
+        self._bucket: mmap.mmap | None = None  # whose content must be sent
+
+    def describe(self) -> dict[str, Any]:
+        """The answer of /health."""
+        return self._call("GET", "/health")
+
+    def check(self, settings: ModelSettings) -> None:
+        """Raise UserError unless the server serves this model with the software of this process."""
+        told = self.describe()
+        wrong = list(_differences(told.get("versions", {}), versions()))
+        if wrong:
+            raise UserError(
+                f"the rollout server at {self.address} runs other versions ({'; '.join(wrong)}):"
+                " start it from the trainer's environment"
+            )
+        mine = json.loads(json.dumps(asdict(settings)))
+        wrong = list(_differences(*({n: s[n] for n in _SAME} for s in (told["settings"], mine))))
+        if wrong:
+            raise UserError(
+                f"the rollout server at {self.address} serves another model ({'; '.join(wrong)}):"
+                " start it with the trainer's recipe and flags"
+            )
+
+    def connect_bucket(self, bucket: SharedMemory) -> None:
+        """Say where weights will come from."""
+        info: dict[str, Any] = {"nbytes": bucket.nbytes}
+        if self.shares_memory():
+            info["path"] = bucket.path
+        else:
+            self._bucket = bucket.map()
+        self.init_weight_transfer_engine(info)
+
+    def init_weight_transfer_engine(self, init_info: dict[str, Any]) -> None:
+        """As vLLM's client: what its weight-transfer engine needs."""
+        self._post("/init_weight_transfer_engine", {"init_info": init_info})
+
+    def shares_memory(self) -> bool:
+        """Whether the server can open shared memory of this process; finds out once."""
+        if self._shares_memory is None:
+            text = secrets.token_hex(16)
+            with closing(SharedMemory(0)) as memory:
+                memory.write(text.encode())
+                answer = self._post("/shared", {"file": memory.path, "text": text})
+            self._shares_memory = bool(answer["shared"])
+        return self._shares_memory
+
+    def generate(self, memory: SharedMemory) -> Generator[Line, None, None]:
+        """The responses, each as soon as it is complete.
+
+        Args:
+            memory: of a :class:`~megatron_longrl.rollout.server.wire.GenerationFile`.
+
+        Raises:
+            StaleWeights: the server has other weights than the generation asks for.
+        """
+        deadline = time.monotonic() + self._seconds
+        with (
+            open(memory.path, "rb") as file,
+            self._connection(deadline, "generation did not end") as connection,
+        ):
+            shared = self.shares_memory()
+            body = json.dumps({"file": memory.path}) if shared else file
+            content = _JSON if shared else _BYTES
+            connection.request("POST", "/generate", body, {"Content-Type": content})
+            yield from self._lines(connection, deadline)
+
+    def _lines(self, connection: http.client.HTTPConnection, deadline: float) -> Iterator[Line]:
+        response = connection.getresponse()
+        if response.status != http.HTTPStatus.OK:
+            raise UserError(f"the rollout server at {self.address} failed: {response.reason}")
+        while True:
+            if connection.sock is not None:
+                connection.sock.settimeout(max(deadline - time.monotonic(), 1e-3))
+            text = response.readline()
+            if not text:
+                raise ServerLost("the connection ended")
+            line = json.loads(text)
+            if line.get("end") == "done":
+                return
+            if line.get("end") == "stale":
+                raise StaleWeights(line["error"])
+            if "end" in line:
+                raise UserError(f"the rollout server at {self.address} failed: {line['error']}")
+            yield line
+            if time.monotonic() > deadline:
+                raise TimeoutError
+
+    def reset_prefix_cache(self) -> None:
+        """Forget everything computed of prompts."""
+        self._post("/reset_prefix_cache", {})
+
+    # ---- vLLM's VLLMWeightSyncClient, as far as weights/buckets.py uses it ----
+
+    def start_weight_update(self) -> None:
+        """See :class:`~megatron_longrl.rollout.weights.buckets.WeightReceiver`."""
+        self._post("/start_weight_update", {})
+
+    def update_weights(self, update_info: dict[str, Any]) -> None:
+        """See :class:`~megatron_longrl.rollout.weights.buckets.WeightReceiver`."""
+        if self._bucket is not None:
+            with memoryview(self._bucket) as whole, whole[: update_info["end"]] as content:
+                self._call("POST", "/bucket", content, _BYTES)
+        self._post("/update_weights", {"update_info": update_info})
+
+    def finish_weight_update(self, weight_version: str) -> None:
+        """See :class:`~megatron_longrl.rollout.weights.buckets.WeightReceiver`."""
+        self._post("/finish_weight_update", {"weight_version": weight_version})
+
+    # ---- HTTP ----
+
+    def _post(self, route: str, values: Mapping[str, Any]) -> dict[str, Any]:
+        return self._call("POST", route, json.dumps(values), _JSON)
+
+    def _call(
+        self, method: str, route: str, body: Any = None, content: str = "text/plain"
+    ) -> dict[str, Any]:
+        deadline = time.monotonic() + self._seconds
+        with self._connection(deadline, f"{route} did not end") as connection:
+            connection.request(method, route, body, {"Content-Type": content})
+            response = connection.getresponse()
+            told = response.read()
+        if response.status == http.HTTPStatus.OK:
+            answer: dict[str, Any] = json.loads(told)
+            return answer
+        try:
+            reason = json.loads(told)["error"]
+        except (ValueError, KeyError):
+            reason = f"{response.status} {response.reason}"
+        raise UserError(f"the rollout server at {self.address} failed at {route}: {reason}")
+
+    @contextmanager
+    def _connection(self, deadline: float, late: str) -> Iterator[http.client.HTTPConnection]:
+        """Of one call; tells the ways in which it can break."""
+        seconds = max(deadline - time.monotonic(), 1e-3)
+        connection = http.client.HTTPConnection(self._host, self._port, timeout=seconds)
+        try:
+            yield connection
+        except TimeoutError:
+            if self._answers():
+                raise UserError(
+                    f"{late} within {self._seconds:g} s at the rollout server {self.address};"
+                    " raise --rollout-timeout or lower --rollout-max-tokens"
+                ) from None
+            raise UserError(
+                f"the rollout server at {self.address} has not answered for {self._seconds:g} s:"
+                " it is stopped or stuck; end it, or raise --rollout-timeout"
+            ) from None
+        except (OSError, http.client.HTTPException) as error:
+            raise ServerLost(str(error) or type(error).__name__) from error
+        finally:
+            connection.close()
+
+    def _answers(self) -> bool:
+        """Whether the server is alive."""
+        connection = http.client.HTTPConnection(self._host, self._port, timeout=_PROBE_SECONDS)
+        try:
+            connection.request("GET", "/health")
+            return connection.getresponse().status == http.HTTPStatus.OK
+        except (OSError, http.client.HTTPException):
+            return False
+        finally:
+            connection.close()
+
+
+def _differences(theirs: Mapping[str, Any], mine: Mapping[str, Any]) -> Iterator[str]:
+    for name in dict.fromkeys((*mine, *theirs)):
+        one, other = theirs.get(name), mine.get(name)
+        if isinstance(one, dict) and isinstance(other, dict):
+            yield from _differences(one, other)
+        elif one != other:
+            yield f"{name} {one} there, {other} here"

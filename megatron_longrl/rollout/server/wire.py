@@ -1,0 +1,133 @@
+"""A generation as bytes: tensors and plain values in one safetensors file."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from safetensors import safe_open
+from torch import Tensor
+
+from megatron_longrl.rollout.memory.shared import SharedMemory
+from megatron_longrl.rollout.memory.tensor_file import TEXT, TensorFile
+from megatron_longrl.rollout.types import SamplingSettings
+from megatron_longrl.rollout.vllm.requests import PromptRequest, Room
+
+
+@dataclass(frozen=True)
+class Generation:
+    """What a server is asked for. The embeddings of a prompt travel once for all its responses."""
+
+    weights: str
+    """Name of the weights that must produce it, see :func:`weights_name`."""
+    eos_id: int
+    tokenizer: tuple[str, str] | None
+    """Its type and model, which the server reads, where there are stop strings to find."""
+    sampling: SamplingSettings
+    requests: Sequence[PromptRequest]
+
+
+def weights_name(run: str, version: int) -> str:
+    """What a server calls the weights of a version: other runs have other weights of that number.
+
+    Args:
+        run: a name that no other run has.
+    """
+    return f"{run}:{version}"
+
+
+class GenerationFile:
+    """A generation in shared memory, whose prompts are put together where the server reads them.
+
+    Args:
+        generation: its requests have embeddings in shape only (on the ``meta`` device): they are
+            to be made in :attr:`rooms`. Other tensors are copied.
+
+    Raises:
+        UserError: shared memory is full.
+    """
+
+    def __init__(self, generation: Generation) -> None:
+        named = [_named_tensors(request) for request in generation.requests]
+        outlines = {
+            f"{number}{name}": tensor
+            for number, tensors in enumerate(named)
+            for name, tensor in tensors.items()
+        }
+        self._file = TensorFile(outlines, _text(generation))
+        self.rooms: list[Room] = []
+        """Of each request."""
+        for number, tensors in enumerate(named):
+            places = {name: self._file.tensors[f"{number}{name}"] for name in tensors}
+            features = [places[name] for name in tensors if tensors[name].is_meta and name]
+            self.rooms.append(Room(places[_EMBEDDINGS], *features))
+            for name, tensor in tensors.items():
+                if not tensor.is_meta:
+                    places[name].copy_(tensor)
+
+    @property
+    def memory(self) -> SharedMemory:
+        """What the server opens, or is sent."""
+        return self._file.memory
+
+    def ask(self, generation: Generation) -> None:
+        """Change what is asked of the prompts, to no more than at first."""
+        self._file.write_text(_text(generation))
+
+    def close(self) -> None:
+        """Give up this process's name for it. Idempotent."""
+        self._file.close()
+
+
+_EMBEDDINGS = ""
+"""Name of a prompt's embeddings behind its number, before which no other name is."""
+
+
+def _named_tensors(request: PromptRequest) -> dict[str, Tensor]:
+    tensors = {_EMBEDDINGS: request.embeddings}
+    for key, value in request.extra.items():
+        parts = value if isinstance(value, tuple) else (value,)
+        tensors |= {f".{key}.{place}": part for place, part in enumerate(parts)}
+    return tensors
+
+
+def _text(generation: Generation) -> str:
+    """All that is no tensor."""
+    prompts = []
+    for request in generation.requests:
+        # Tensors of each entry, None where it is one itself.
+        counts = {k: len(v) if isinstance(v, tuple) else None for k, v in request.extra.items()}
+        plain = {"seed": request.seed, "wanted": list(request.wanted), "most": request.max_tokens}
+        prompts.append({**plain, "extra": counts, "prefix": list(request.prefix)})
+    return json.dumps(
+        {
+            "weights": generation.weights,
+            "eos_id": generation.eos_id,
+            "tokenizer": generation.tokenizer,
+            "sampling": asdict(generation.sampling),
+            "prompts": prompts,
+        }
+    )
+
+
+def read_generation(path: str | Path) -> Generation:
+    """What a :class:`GenerationFile` holds; the tensors are the file's own memory."""
+    with safe_open(path, framework="pt") as file:
+        header = json.loads(file.metadata()[TEXT])
+        requests = []
+        for number, prompt in enumerate(header["prompts"]):
+            extra: dict[str, Any] = {}
+            for key, count in prompt["extra"].items():
+                parts = tuple(file.get_tensor(f"{number}.{key}.{i}") for i in range(count or 1))
+                extra[key] = parts[0] if count is None else parts
+            embeddings = file.get_tensor(f"{number}")
+            plain = (prompt["seed"], prompt["wanted"], prompt["most"])
+            requests.append(PromptRequest(*plain, embeddings, extra, prompt["prefix"]))
+    settings = header["sampling"]
+    settings["stop_strings"] = tuple(settings["stop_strings"])
+    tokenizer = tuple(header["tokenizer"]) if header["tokenizer"] else None
+    sampling = SamplingSettings(**settings)
+    return Generation(header["weights"], header["eos_id"], tokenizer, sampling, requests)

@@ -1,0 +1,1 @@
+"""vLLM as an engine within the trainer's processes."""

@@ -1,0 +1,162 @@
+"""The language model that vLLM serves, the same in the training process and in one of its own."""
+
+from __future__ import annotations
+
+import json
+import tempfile
+from contextlib import nullcontext
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from megatron_longrl.errors import UserError
+from megatron_longrl.platforms import platform
+from megatron_longrl.rollout.vllm.deepstack import DeepStackFeed
+from megatron_longrl.rollout.vllm.guest import leave_groups, vllm_start
+from megatron_longrl.rollout.vllm.hashes import hash_prompts_once
+from megatron_longrl.rollout.vllm.limits import check_head_size, scheduling, weight_shapes
+from megatron_longrl.rollout.vllm.logprobs import report_whole_softmax
+from megatron_longrl.rollout.vllm.positions import take_positions
+
+# A prompt's last block is prefilled for every response: small blocks share more of a short prompt.
+_BLOCK_SIZE = {"cpu": 32, "cuda": 16}
+
+
+@dataclass(frozen=True)
+class ModelSettings:
+    """What is served, and how; plain values, so that it can be sent to a server."""
+
+    hf_config: dict[str, Any]
+    """``config.json`` of the language model, as the trainer has it."""
+    dtype: str
+    """Of weights, embeddings and key/value cache: the training dtype, e.g. ``bfloat16``."""
+    memory_gib: float
+    """Key/value cache of each rank."""
+    max_model_len: int
+    """Longest prompt with its response, in tokens."""
+    tensor_parallel_size: int = 1
+    max_num_seqs: int = 256
+    """Responses that are generated at a time."""
+    max_num_batched_tokens: int = 8192
+    """Tokens of one forward pass; on CPU at least ``max_model_len``."""
+    deepstack_levels: int = 0
+    """Layers behind which DeepStack adds features of media."""
+
+    @property
+    def torch_dtype(self) -> torch.dtype:
+        """``dtype`` as torch has it."""
+        dtype: torch.dtype = getattr(torch, self.dtype)
+        return dtype
+
+    @property
+    def uses_mrope(self) -> bool:
+        """Whether positions have three components, and come with the requests."""
+        return "mrope_section" in (self.hf_config.get("rope_parameters") or {})
+
+    @property
+    def copies_head(self) -> bool:
+        """Whether the engine holds a tied embedding twice.
+
+        On CPU vLLM packs the output layer for its kernels, and a reload does not pack a tied one
+        again.
+        """
+        return platform.name == "cpu" and bool(self.hf_config.get("tie_word_embeddings"))
+
+    @property
+    def served_config(self) -> dict[str, Any]:
+        """``config.json`` as vLLM gets it."""
+        return self.hf_config | ({"tie_word_embeddings": False} if self.copies_head else {})
+
+    def weight_shapes(self) -> dict[str, torch.Size]:
+        """Shape of every weight that the engine takes, by Hugging Face name."""
+        return weight_shapes(self.served_config)
+
+
+def start_model(
+    settings: ModelSettings, *, executor: str, instance: str, log_level: str, **more: Any
+) -> Any:
+    """Start vLLM with weights that mean nothing yet.
+
+    Args:
+        executor: vLLM's ``distributed_executor_backend``.
+        instance: see :func:`~megatron_longrl.rollout.vllm.guest.vllm_start`.
+        log_level: ``debug`` shows vLLM's log, other levels its warnings only.
+        more: further arguments of vLLM's engine.
+
+    Returns:
+        A ``vllm.v1.engine.llm_engine.LLMEngine``.
+
+    Raises:
+        UserError: it does not start.
+    """
+    with tempfile.TemporaryDirectory() as folder, vllm_start(instance, log_level):
+        from vllm import EngineArgs
+        from vllm.v1.engine.llm_engine import LLMEngine
+
+        config = settings.served_config
+        check_head_size(config)
+        hash_prompts_once()
+        (Path(folder) / "config.json").write_text(json.dumps(config))
+        batched, sequences = settings.max_num_batched_tokens, settings.max_num_seqs
+        arguments = EngineArgs(
+            model=folder,
+            skip_tokenizer_init=True,
+            load_format="dummy",
+            generation_config="vllm",
+            dtype=settings.dtype,
+            distributed_executor_backend=executor,
+            tensor_parallel_size=settings.tensor_parallel_size,
+            enable_prompt_embeds=True,
+            enable_prefix_caching=True,
+            block_size=_BLOCK_SIZE[platform.name],
+            kv_cache_memory_bytes=int(settings.memory_gib * (1 << 30)),
+            max_model_len=settings.max_model_len,
+            max_num_seqs=sequences,
+            **scheduling(batched, sequences, settings.max_model_len),
+            # Log-probabilities come from report_whole_softmax; this mode computes none beside.
+            logprobs_mode="processed_logits",
+            # Compiled graphs would not see what DeepStack adds.
+            enforce_eager=platform.name == "cpu" or settings.deepstack_levels > 0,
+            async_scheduling=False,  # ranks of an engine must schedule alike
+            disable_log_stats=True,
+            seed=0,
+            **more,
+        )
+        try:
+            engine = LLMEngine.from_engine_args(arguments)
+        except Exception as error:
+            leave_groups()
+            reason = (str(error).strip() or repr(error)).splitlines()[0]
+            raise UserError(f"the rollout engine did not start: {reason}") from error
+    engine.collective_rpc(_report_logprobs)
+    if settings.uses_mrope:
+        engine.collective_rpc(partial(_teach_media, deepstack_levels=settings.deepstack_levels))
+    return engine
+
+
+def forget_prompts(engine: Any) -> None:
+    """vLLM knows a cached block by its embeddings, but not by what DeepStack adds to them."""
+    engine.reset_encoder_cache()
+    if not engine.reset_prefix_cache():
+        raise RuntimeError("vLLM kept its prefix cache: requests are still running")
+
+
+def no_compilation() -> Any:
+    """On CPU vLLM would compile a helper (ranks of log-probabilities) for 18 s, to run slower."""
+    if platform.name == "cpu":
+        return torch.compiler.set_stance("force_eager")
+    return nullcontext()
+
+
+def _report_logprobs(worker: Any) -> None:
+    report_whole_softmax(worker.model_runner.sampler)
+
+
+def _teach_media(worker: Any, deepstack_levels: int) -> None:
+    """What vLLM knows of media only behind its own vision towers."""
+    worker.model_runner._init_mrope_positions = take_positions
+    if deepstack_levels:
+        DeepStackFeed(worker.model_runner, deepstack_levels)

@@ -1,0 +1,66 @@
+"""The trainer's weights on their way to an engine."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from typing import TYPE_CHECKING
+
+from torch import Tensor
+
+from megatron_longrl.errors import UserError
+
+if TYPE_CHECKING:
+    from megatron_longrl.rollout.vllm.model import ModelSettings
+
+EMBEDDING = "model.embed_tokens.weight"
+OUTPUT_LAYER = "lm_head.weight"
+
+NamedTensors = Iterable[tuple[str, Tensor]]
+
+
+class LiveWeights:
+    """The weights as they are whenever one iterates: an engine that has lost them asks again.
+
+    Args:
+        stream: gives every weight once, by its Hugging Face name; may communicate.
+    """
+
+    def __init__(self, stream: Callable[[], Iterator[tuple[str, Tensor]]]) -> None:
+        self._stream = stream
+
+    def __iter__(self) -> Iterator[tuple[str, Tensor]]:
+        return self._stream()
+
+
+class Incoming:
+    """What an engine keeps of the weights that pass, and which of them it must see."""
+
+    def __init__(self, settings: ModelSettings) -> None:
+        self._dtype = settings.torch_dtype
+        self._copies_head = settings.copies_head
+        self.shapes = settings.weight_shapes()
+        self.token_embeddings: Tensor | None = None
+        """[vocabulary, h], on CPU."""
+        self._seen: set[str] = set()
+
+    def passing(self, named: NamedTensors) -> Iterator[tuple[str, Tensor]]:
+        """The weights as the engine takes them."""
+        self._seen = set()
+        for name, tensor in named:
+            self._seen.add(name)
+            if name == EMBEDDING:
+                # A copy: the tensor may be the parameter that the optimizer updates in place.
+                self.token_embeddings = tensor.detach().to("cpu", self._dtype, copy=True)
+                if self._copies_head:
+                    self._seen.add(OUTPUT_LAYER)
+                    yield OUTPUT_LAYER, tensor
+            yield name, tensor
+
+    def check_complete(self) -> None:
+        """Raise UserError where a weight has not passed."""
+        missing = sorted(self.shapes.keys() - self._seen)
+        if missing:
+            raise UserError(
+                f"{len(missing)} weights did not reach the rollout engine, {missing[0]} for"
+                " one: the model's name mapping does not cover its Hugging Face configuration"
+            )
