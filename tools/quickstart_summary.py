@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import json
 import math
-import os
 import sys
 from pathlib import Path
 from typing import Any
@@ -17,6 +16,7 @@ from rich.table import Table
 from megatron_longrl.errors import UserError
 from megatron_longrl.training.metrics_file import Metrics, read_metrics
 from megatron_longrl.training.plots import plot_curves
+from megatron_longrl.whole_file import write_whole
 
 LABELS = {"sft": "SFT", "grpo": "SFT, then GRPO", "control": "SFT, then more SFT"}
 NAMES = {"sft": "sft", "grpo": "rl", "control": "control"}
@@ -45,9 +45,7 @@ def main() -> int:
     except UserError as error:
         sys.stderr.write(f"error: {error}\n")
         return 2
-    aside = args.out / "summary.json.tmp"
-    aside.write_text(json.dumps(summary, indent=2) + "\n", encoding="utf-8")
-    os.replace(aside, args.out / "summary.json")
+    write_whole(args.out / "summary.json", json.dumps(summary, indent=2) + "\n")
     runs = {LABELS[stage]: args.out / stage / "metrics.jsonl" for stage in ("sft", "grpo")}
     plot_curves(runs, args.out / "curves.png", "moving cups", chance=CHANCE)
     _print_table(summary)

@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from megatron_longrl.errors import UserError
+from megatron_longrl.whole_file import write_whole
 
 logger = logging.getLogger(__name__)
 
@@ -141,21 +142,12 @@ def publish(final: Path, state: dict[str, Any], tracked: int | str) -> None:
         for path in sorted(aside.rglob("*"))
         if path.is_file()
     }
-    write_durably(aside / STATE_FILE, json.dumps({**state, "files": sizes}, indent=1) + "\n")
+    text = json.dumps({**state, "files": sizes}, indent=1) + "\n"
+    write_whole(aside / STATE_FILE, text, durable=True)
     replaced = final.with_name(f".{final.name}.replaced")
     shutil.rmtree(replaced, ignore_errors=True)
     if final.exists():
         os.replace(final, replaced)
     os.replace(aside, final)
-    write_durably(final.parent / TRACKER, f"{tracked}\n")
+    write_whole(final.parent / TRACKER, f"{tracked}\n", durable=True)
     shutil.rmtree(replaced, ignore_errors=True)
-
-
-def write_durably(path: Path, text: str) -> None:
-    """Write aside, flush to the disk, rename."""
-    aside = path.with_name(f".{path.name}.partial")
-    with aside.open("w") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(aside, path)

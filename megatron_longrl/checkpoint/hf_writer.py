@@ -24,6 +24,7 @@ from megatron_longrl.checkpoint.hf import TOKENIZER_FILES, read_json
 from megatron_longrl.checkpoint.mapping import mapping_table
 from megatron_longrl.errors import UserError
 from megatron_longrl.models.family import find_family
+from megatron_longrl.whole_file import write_whole
 
 if TYPE_CHECKING:
     from megatron_longrl.config import Config
@@ -225,7 +226,5 @@ def copy_tokenizer(source: Path, folder: Path) -> None:
 
 
 def write_json(path: Path, content: dict[str, Any]) -> None:
-    """Write JSON aside and rename it into place."""
-    aside = path.with_name(f".{path.name}.partial")
-    aside.write_text(json.dumps(content, indent=2) + "\n")
-    os.replace(aside, path)
+    """As Hugging Face's own files of settings look."""
+    write_whole(path, json.dumps(content, indent=2) + "\n")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import os
 from collections.abc import Callable, Iterable, Sequence
 from functools import cached_property
 from pathlib import Path
@@ -12,6 +11,7 @@ from typing import Protocol
 import sentencepiece
 
 from megatron_longrl.errors import UserError
+from megatron_longrl.whole_file import whole_file
 
 END_OF_TURN = "<|im_end|>"
 """Ends every turn of a conversation, and with it a response."""
@@ -253,8 +253,6 @@ def train_sentencepiece(
             f"{' '.join(str(error).split())}"
         ) from None
     path = Path(f"{model_prefix}.model")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    aside = path.with_name(f".{path.name}.{os.getpid()}")
-    aside.write_bytes(model.getvalue())
-    os.replace(aside, path)
+    with whole_file(path) as aside:
+        aside.write_bytes(model.getvalue())
     return path

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import json
-import os
-import secrets
 from pathlib import Path
+
+from megatron_longrl.whole_file import write_whole
 
 
 class JudgeCache:
@@ -32,12 +32,8 @@ class JudgeCache:
         """Keep a score, with what led to it for people to read. Raises OSError."""
         if self._folder is None:
             return
-        path = self._path(key)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        aside = path.with_name(f"{path.name}.{secrets.token_hex(6)}.tmp")
         content = {"score": score, "model": model, "reply": reply}
-        aside.write_text(json.dumps(content, indent=1), encoding="utf-8")
-        os.replace(aside, path)
+        write_whole(self._path(key), json.dumps(content, indent=1))
 
     def _path(self, key: str) -> Path:
         assert self._folder is not None

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import logging
 import math
-import os
 from collections.abc import Mapping, Sequence
 from contextlib import closing
 from pathlib import Path
@@ -27,6 +26,7 @@ from megatron_longrl.rollout.engine import RolloutEngine
 from megatron_longrl.rollout.types import Group, SamplingSettings
 from megatron_longrl.rollout.weights.stream import LiveWeights
 from megatron_longrl.training.runtime import Runtime, build_runtime
+from megatron_longrl.whole_file import write_whole
 
 logger = logging.getLogger(__name__)
 
@@ -144,7 +144,8 @@ def _report(runtime: Runtime, groups: Sequence[Group], counters: dict[str, float
             summary = summarize(answers) | {"samples_skipped": skipped, **counters}
             logger.info("accuracy %.4f of %d samples", summary["accuracy"], summary["samples"])
             if runtime.config.output is not None:
-                _write_json(Path(runtime.config.output), {**summary, "answers": answers})
+                content = json.dumps({**summary, "answers": answers}, indent=1)
+                write_whole(Path(runtime.config.output), content)
 
 
 def summarize(answers: Sequence[dict[str, Any]]) -> dict[str, Any]:
@@ -214,13 +215,6 @@ def _record(group: Group) -> dict[str, Any]:
         "reward": _mean_of(rewards),
         "tokens": sum(lengths) / len(lengths) if len(lengths) > 1 else lengths[0],
     }
-
-
-def _write_json(path: Path, content: dict[str, Any]) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    aside = path.with_name(path.name + ".tmp")
-    aside.write_text(json.dumps(content, indent=1), encoding="utf-8")
-    os.replace(aside, path)
 
 
 def _frames_bin(frames: int) -> str:

@@ -13,6 +13,7 @@ from megatron_longrl.training.log_line import LogInterval
 from megatron_longrl.training.metrics_file import MetricsFile
 from megatron_longrl.training.progress import ProgressLines
 from megatron_longrl.training.trackers import TensorBoardTracker, Tracker, WandbTracker
+from megatron_longrl.whole_file import write_whole
 
 logger = logging.getLogger(__name__)
 
@@ -148,7 +149,4 @@ def _summary(values: Mapping[str, float]) -> str:
 
 
 def _write_recipe(config: Config, folder: Path) -> None:
-    folder.mkdir(parents=True, exist_ok=True)
-    aside = folder / (RECIPE_FILE + ".tmp")
-    aside.write_text(to_yaml(config), encoding="utf-8")
-    aside.replace(folder / RECIPE_FILE)
+    write_whole(folder / RECIPE_FILE, to_yaml(config))

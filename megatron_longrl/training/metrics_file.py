@@ -8,11 +8,11 @@ from __future__ import annotations
 
 import json
 import math
-import os
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from megatron_longrl.errors import UserError
+from megatron_longrl.whole_file import write_whole
 
 Metrics = dict[str, float]
 """Values of one step by key; `iteration` and counts are ints."""
@@ -42,9 +42,7 @@ class MetricsFile:
         if not self.path.exists():
             return
         kept = [line for step, line in _steps(self.path) if 0 <= step["iteration"] <= iteration]
-        aside = self.path.with_name(self.path.name + ".tmp")
-        aside.write_text("".join(kept) if iteration > 0 else "", encoding="utf-8")
-        os.replace(aside, self.path)
+        write_whole(self.path, "".join(kept) if iteration > 0 else "")
 
 
 def read_metrics(path: Path) -> list[Metrics]:

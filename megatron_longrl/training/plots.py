@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from megatron_longrl.training.log_line import TIME_PREFIX
 from megatron_longrl.training.metrics_file import Metrics, read_metrics
+from megatron_longrl.whole_file import whole_file
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -89,11 +90,8 @@ def plot_curves(
         panel.draw(axes, loaded)
     for axes in grid[len(panels) :]:
         axes.set_visible(False)
-    output = Path(output_png)
-    output.parent.mkdir(parents=True, exist_ok=True)
-    aside = output.with_name(output.name + ".tmp")
-    figure.savefig(aside, format="png", dpi=130)
-    aside.replace(output)
+    with whole_file(Path(output_png)) as aside:
+        figure.savefig(aside, format="png", dpi=130)
 
 
 def _panels(chance: float | None) -> list[Panel]:

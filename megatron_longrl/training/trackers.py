@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 from megatron_longrl.config import Config
+from megatron_longrl.whole_file import write_whole
 
 if TYPE_CHECKING:
     from torch.utils.tensorboard import SummaryWriter
@@ -107,7 +108,5 @@ def _wandb_run_id(folder: Path) -> str:
     """The id of the run in this folder, made on first use."""
     file = folder / WANDB_RUN_ID
     if not file.exists():
-        aside = file.with_suffix(".tmp")
-        aside.write_text(uuid.uuid4().hex + "\n", encoding="utf-8")
-        aside.replace(file)
+        write_whole(file, uuid.uuid4().hex + "\n")
     return file.read_text(encoding="utf-8").strip()

@@ -39,6 +39,7 @@ import numpy as np
 
 from megatron_longrl.data.arena.cups_render import CODECS, Clip, Timing, encode_clip, render_clip
 from megatron_longrl.errors import UserError
+from megatron_longrl.whole_file import write_whole
 
 logger = logging.getLogger(__name__)
 
@@ -176,13 +177,6 @@ def _run_job(job: _Job) -> None:
     encode_clip(frames, job.path, job.codec, job.quality, job.fps)
 
 
-def _write_jsonl(path: Path, rows: Sequence[dict[str, Any]]) -> None:
-    """Write rows one per line; the file appears when complete."""
-    aside = path.with_name(f".{path.name}.{os.getpid()}")
-    aside.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
-    os.replace(aside, path)
-
-
 def splits_from_args(args: argparse.Namespace) -> list[Split]:
     """The three splits; sizes that are not given follow from ``--clips``."""
     sft = args.clips // 2 if args.sft_clips is None else args.sft_clips
@@ -240,7 +234,8 @@ def generate(args: argparse.Namespace) -> dict[str, int]:
             for _ in pool.imap_unordered(_run_job, jobs, chunksize=16):
                 pass
     for name, rows in made.items():
-        _write_jsonl(args.output / f"{name}.jsonl", [row for _, row in rows])
+        lines = [json.dumps(row) + "\n" for _, row in rows]
+        write_whole(args.output / f"{name}.jsonl", "".join(lines))
     return {name: len(rows) for name, rows in made.items()}
 
 

@@ -7,7 +7,6 @@ swaps tells where the ball is.
 
 from __future__ import annotations
 
-import os
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
@@ -15,6 +14,7 @@ from pathlib import Path
 import numpy as np
 
 from megatron_longrl.errors import UserError
+from megatron_longrl.whole_file import whole_file
 
 SLOT_X = (1 / 6, 1 / 2, 5 / 6)
 CUP_Y, CUP_WIDTH, CUP_HEIGHT = 0.58, 0.27, 0.36
@@ -161,21 +161,19 @@ def encode_clip(frames: np.ndarray, path: Path, codec: str, quality: int, fps: i
         options |= {"b": "0", "deadline": "realtime", "cpu-used": "8", "lag-in-frames": "0"}
     else:
         options |= {"preset": "veryfast", "tune": "zerolatency"}
-    aside = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        with av.open(
+    with (
+        whole_file(path) as aside,
+        av.open(
             str(aside), "w", format=container_format, container_options={"fflags": "+bitexact"}
-        ) as container:
-            stream = container.add_stream(name, rate=fps, options=options)
-            stream.height, stream.width = frames.shape[1:3]
-            stream.pix_fmt = "yuv420p"
-            stream.codec_context.thread_count = 1
-            stream.codec_context.time_base = Fraction(1, fps)
-            for index, array in enumerate(frames):
-                frame = av.VideoFrame.from_ndarray(array, format="rgb24")
-                frame.pts = index
-                container.mux(stream.encode(frame))
-            container.mux(stream.encode())
-        os.replace(aside, path)
-    finally:
-        aside.unlink(missing_ok=True)
+        ) as container,
+    ):
+        stream = container.add_stream(name, rate=fps, options=options)
+        stream.height, stream.width = frames.shape[1:3]
+        stream.pix_fmt = "yuv420p"
+        stream.codec_context.thread_count = 1
+        stream.codec_context.time_base = Fraction(1, fps)
+        for index, array in enumerate(frames):
+            frame = av.VideoFrame.from_ndarray(array, format="rgb24")
+            frame.pts = index
+            container.mux(stream.encode(frame))
+        container.mux(stream.encode())

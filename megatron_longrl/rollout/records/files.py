@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import re
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -20,6 +19,7 @@ from torch import Tensor
 
 from megatron_longrl.errors import UserError
 from megatron_longrl.rollout.types import Group, Response
+from megatron_longrl.whole_file import whole_file
 
 if TYPE_CHECKING:
     from megatron_longrl.data.prompts import Prompt
@@ -51,14 +51,10 @@ def recorded_files(directory: Path) -> dict[int, dict[int, Path]]:
 
 
 def write_lines(path: Path, lines: Iterable[Line]) -> None:
-    """Write aside, flush to the disk, rename."""
-    aside = path.with_name(f".{path.name}.partial")
-    with aside.open("w", encoding="utf-8") as file:
+    """One JSON object per line."""
+    with whole_file(path, durable=True) as aside, aside.open("w", encoding="utf-8") as file:
         for line in lines:
             file.write(json.dumps(line, ensure_ascii=False) + "\n")
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(aside, path)
 
 
 def read_lines(path: Path) -> tuple[Line, list[Line]]:

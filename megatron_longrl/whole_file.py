@@ -1,0 +1,37 @@
+"""Files that are there when they are complete, and not before."""
+
+from __future__ import annotations
+
+import os
+import secrets
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+
+@contextmanager
+def whole_file(path: Path, *, durable: bool = False) -> Iterator[Path]:
+    """Another name to write a file to, which gets its own at the end, or goes when the block
+    raises. Any number of processes may write the same file: the last one's stays.
+
+    Args:
+        path: its folder is made where it is missing.
+        durable: flushed to the disk before it gets the name, so that a crash of the machine leaves
+            the file before it, or all of this one.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    aside = path.with_name(f".{path.name}.{secrets.token_hex(6)}.partial")
+    try:
+        yield aside
+        if durable:
+            with aside.open("rb") as file:
+                os.fsync(file.fileno())
+        os.replace(aside, path)
+    finally:
+        aside.unlink(missing_ok=True)
+
+
+def write_whole(path: Path, text: str, *, durable: bool = False) -> None:
+    """Write text, in UTF-8, by :func:`whole_file`."""
+    with whole_file(path, durable=durable) as aside:
+        aside.write_text(text, encoding="utf-8")
