@@ -30,7 +30,7 @@ def read_image(path: str | Path) -> np.ndarray:
         VideoError: not there, not an image, or truncated.
     """
     with _opened(path) as image:
-        return np.asarray(image.convert("RGB"))
+        return np.array(image.convert("RGB"))
 
 
 @contextmanager

@@ -1,18 +1,16 @@
-"""Pixels of video frames: exactly those that are asked for, resized and normalised by DALI.
+"""Pixels of video frames: exactly those that are asked for, resized and normalised.
 
-DALI decodes VP8, VP9 and MJPEG on a CPU, and what NVDEC can on a GPU. All else is decoded by PyAV
-and goes through the same graph. Both ways give the same pixels on a CPU, bit for bit, and give them
-as VILA reads videos: colours as BT.601 whatever the file's tag says, no rotation, the whole frame
-squeezed to the size asked for with an antialiased bicubic filter. Against Pillow's filter, which
-Hugging Face's processors use, levels (0 to 255) differ by at most 1 on smooth pictures and by 0.5
-on average on noise. NVDEC's pixels differ a little from a CPU decoder's.
+DALI decodes VP8, VP9 and MJPEG on a CPU, and what NVDEC can on a GPU. All else is decoded by PyAV.
+Both give the same pixels on a CPU, bit for bit, and give them as VILA reads videos: colours as
+BT.601 whatever the file's tag says, no rotation, the whole frame squeezed to the size asked for.
+NVDEC's pixels differ a little from a CPU decoder's.
 """
 
 from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import cache, cached_property, partial
 
 import numpy as np
@@ -22,7 +20,8 @@ from torch import Tensor
 from megatron_longrl.data import video_dali
 from megatron_longrl.data.frame_view import FrameView, Tiling
 from megatron_longrl.data.image import read_image
-from megatron_longrl.data.video_dali import DECODED_BY_DALI, VIDEOS_PER_RUN, Recipe
+from megatron_longrl.data.resize import preprocess
+from megatron_longrl.data.video_dali import DECODED_BY_DALI, VIDEOS_PER_RUN
 from megatron_longrl.data.video_probe import (
     Scan,
     VideoError,
@@ -140,13 +139,15 @@ def decode_many(
         torch.empty(len(positions), 3, spec.view.height, spec.view.width)
         for spec, positions in requests
     ]
-    pending: dict[Recipe, list[_Part]] = {}
+    waiting: list[_Encoded] = []
     for number, (spec, positions) in enumerate(requests):
         try:
             for part in _parts(number, spec, [spec.frame_indices[p] for p in positions]):
                 if isinstance(results[number], VideoError):
                     break
-                waiting = pending.setdefault(part.recipe, [])
+                if isinstance(part, _Decoded):
+                    part.write(results)
+                    continue
                 held = part.bytes + sum(other.bytes for other in waiting)
                 if waiting and (len(waiting) == VIDEOS_PER_RUN or held > _RUN_BYTES):
                     _run(waiting, results)
@@ -154,58 +155,78 @@ def decode_many(
                 waiting.append(part)
         except VideoError as error:
             results[number] = error
-    for waiting in pending.values():
-        if waiting:
-            _run(waiting, results)
+    _run(waiting, results)
     return results
 
 
 @dataclass
-class _Part:
-    """Some frames of a request, ready for DALI."""
+class _Decoded:
+    """Some frames of a request at their full size."""
 
     number: int
     """Of the request."""
     rows: Sequence[int]
     """Of the request's result."""
     spec: VideoSpec
-    recipe: Recipe
-    inputs: tuple[np.ndarray, ...]
-    bytes: int
-    """Memory that it takes in DALI."""
-    first: int = 0
-    """Number of the frame with which the encoded input begins."""
+    frames: Tensor
+    """uint8 [f, h, w, 3]."""
     tiling: Tiling = (1, 1)
     """Into which the resized frame is cut, where it is an image that becomes tiles."""
     tiles: Sequence[int] = (0,)
     """Numbers of those that are asked for, row by row."""
 
-    def cut(self, frames: Tensor) -> Tensor:
-        """DALI's output [f, 3, H, W] -> what is asked for."""
-        if self.tiling == (1, 1):
-            return frames
-        rows, columns = self.tiling
-        grid = frames[0].unflatten(1, (rows, -1)).unflatten(3, (columns, -1))
-        return grid.permute(1, 3, 0, 2, 4).flatten(0, 1)[list(self.tiles)]
+    def write(self, results: list[Tensor | VideoError]) -> None:
+        """Preprocess them into the request's result."""
+        view, (rows, columns) = self.spec.view, self.tiling
+        pixels = preprocess(self.frames, (rows * view.height, columns * view.width), view).cpu()
+        if self.tiling != (1, 1):
+            grid = pixels[0].unflatten(1, (rows, -1)).unflatten(3, (columns, -1))
+            pixels = grid.permute(1, 3, 0, 2, 4).flatten(0, 1)[list(self.tiles)]
+        target = results[self.number]
+        assert isinstance(target, Tensor)
+        target[list(self.rows)] = pixels
 
 
-def _parts(number: int, spec: VideoSpec, indices: Sequence[int]) -> Iterator[_Part]:
+@dataclass
+class _Encoded:
+    """Some frames of a request, for DALI to decode."""
+
+    number: int
+    """Of the request."""
+    rows: Sequence[int]
+    """Of the request's result."""
+    spec: VideoSpec
+    file: np.ndarray
+    """Bytes of a file with these frames."""
+    indices: np.ndarray
+    """Their numbers there."""
+    first: int
+    """Number, in the video, of the file's first frame."""
+    bytes: int
+    """Memory that it takes in DALI."""
+
+
+def _parts(
+    number: int, spec: VideoSpec, indices: Sequence[int]
+) -> Iterator[_Encoded] | Iterator[_Decoded]:
     """Cut a request into parts whose frames at full size fit into the memory of a run."""
     if not indices:
-        return
+        return iter(())
     if spec.is_image:
-        yield from _parts_of_image(number, spec, indices)
-        return
+        return _parts_of_image(number, spec, indices)
     found = scan(spec.path)
     if max(indices) >= found.info.num_frames:
         raise VideoError(
             spec.path, f"frame {max(indices)} was asked for, and there are {found.info.num_frames}"
         )
-    by_dali = found.info.codec in DECODED_BY_DALI[platform.name] and not found.has_hidden_frames
-    if not by_dali:
-        yield from _parts_by_pyav(number, spec, indices, range(len(indices)))
-        return
-    recipe = Recipe("encoded", spec.view.mean, spec.view.std)
+    if found.info.codec in DECODED_BY_DALI[platform.name] and not found.has_hidden_frames:
+        return _parts_for_dali(number, spec, indices, found)
+    return _parts_by_pyav(number, spec, indices, range(len(indices)))
+
+
+def _parts_for_dali(
+    number: int, spec: VideoSpec, indices: Sequence[int], found: Scan
+) -> Iterator[_Encoded]:
     frame_bytes = found.info.width * found.info.height * 3
     step = max(1, _RUN_BYTES // frame_bytes)
     in_order = sorted(range(len(indices)), key=lambda row: indices[row])
@@ -214,32 +235,29 @@ def _parts(number: int, spec: VideoSpec, indices: Sequence[int]) -> Iterator[_Pa
         rows = in_order[start : start + step]
         for piece in plan_pieces(found, sorted({indices[row] for row in rows})):
             here = [row for row in rows if piece.wanted[0] <= indices[row] <= piece.wanted[-1]]
-            encoded, first = _encoded(spec.path, found, piece, whole)
+            file, first = _file_of(spec.path, found, piece, whole)
             frames = np.asarray([indices[row] - first for row in here], dtype=np.int32)
-            size = encoded.nbytes + len(here) * frame_bytes
-            inputs = (encoded, frames, _size(spec))
-            yield _Part(number, here, spec, recipe, inputs, size, first)
+            size = file.nbytes + len(here) * frame_bytes
+            yield _Encoded(number, here, spec, file, frames, first, size)
 
 
-def _parts_of_image(number: int, spec: VideoSpec, indices: Sequence[int]) -> Iterator[_Part]:
+def _parts_of_image(number: int, spec: VideoSpec, indices: Sequence[int]) -> Iterator[_Decoded]:
     """One for every copy of the image whose tiles are asked for; or the image, repeated."""
-    image = read_image(spec.path)
+    image = torch.from_numpy(read_image(spec.path))[None]
     if not spec.view.tilings:
-        yield _decoded(number, range(len(indices)), spec, np.stack([image] * len(indices)))
+        yield _Decoded(number, range(len(indices)), spec, image)
         return
     first = 0
     for rows, columns in spec.view.tilings:
         behind = first + rows * columns
         here = [row for row, index in enumerate(indices) if first <= index < behind]
         if here:
-            part = _decoded(number, here, spec, image[None])
-            size = np.asarray([rows, columns], dtype=np.float32) * _size(spec)
             tiles = [indices[row] - first for row in here]
-            yield replace(part, inputs=(part.inputs[0], size), tiling=(rows, columns), tiles=tiles)
+            yield _Decoded(number, here, spec, image, (rows, columns), tiles)
         first = behind
 
 
-def _encoded(
+def _file_of(
     path: str, found: Scan, piece: Piece, whole: Callable[[], np.ndarray]
 ) -> tuple[np.ndarray, int]:
     """A file with the frames of a piece, uint8 [n], and which frame of the video is its first.
@@ -256,52 +274,37 @@ def _encoded(
 
 def _parts_by_pyav(
     number: int, spec: VideoSpec, indices: Sequence[int], rows: Sequence[int]
-) -> Iterator[_Part]:
+) -> Iterator[_Decoded]:
     info = probe(spec.path)
     chunk = max(1, _RUN_BYTES // (info.width * info.height * 3))
     for positions, frames in decode_in_chunks(spec.path, indices, chunk):
-        yield _decoded(number, [rows[p] for p in positions], spec, frames)
+        yield _Decoded(number, [rows[p] for p in positions], spec, torch.from_numpy(frames))
 
 
-def _decoded(number: int, rows: Sequence[int], spec: VideoSpec, frames: np.ndarray) -> _Part:
-    """A part whose frames, uint8 [f, h, w, 3], are decoded already."""
-    recipe = Recipe("frames", spec.view.mean, spec.view.std)
-    return _Part(number, rows, spec, recipe, (frames, _size(spec)), frames.nbytes)
-
-
-def _size(spec: VideoSpec) -> np.ndarray:
-    """What DALI resizes to: height and width."""
-    return np.asarray([spec.view.height, spec.view.width], dtype=np.float32)
-
-
-def _run(parts: Sequence[_Part], results: list[Tensor | VideoError]) -> None:
-    """Run parts of one recipe and write their pixels, or errors, into the results."""
+def _run(parts: Sequence[_Encoded], results: list[Tensor | VideoError]) -> None:
+    """Decode parts and write their pixels, or errors, into the results."""
     parts = [part for part in parts if isinstance(results[part.number], Tensor)]
     if not parts:
         return
     try:
-        outputs = video_dali.run(parts[0].recipe, [part.inputs for part in parts])
-    except RuntimeError as error:
+        outputs = video_dali.decode([(part.file, part.indices) for part in parts])
+    except RuntimeError:
         # One of them is bad, or of a kind that this decoder lacks; find out which.
         for part in parts:
             if len(parts) > 1:
                 _run([part], results)
-            elif part.recipe.source == "encoded":
-                _run_refused(part, results)
             else:
-                results[part.number] = VideoError(part.spec.path, f"DALI: {error}")
+                _run_refused(part, results)
         return
-    for part, output in zip(parts, outputs, strict=True):
-        target = results[part.number]
-        assert isinstance(target, Tensor)
-        target[list(part.rows)] = part.cut(output)
+    for part, frames in zip(parts, outputs, strict=True):
+        _Decoded(part.number, part.rows, part.spec, frames).write(results)
 
 
-def _run_refused(part: _Part, results: list[Tensor | VideoError]) -> None:
+def _run_refused(part: _Encoded, results: list[Tensor | VideoError]) -> None:
     """What DALI cannot decode PyAV perhaps can; if not, it has the better words for the reason."""
     try:
-        indices = (part.inputs[1] + part.first).tolist()
+        indices = (part.indices + part.first).tolist()
         for again in _parts_by_pyav(part.number, part.spec, indices, part.rows):
-            _run([again], results)
+            again.write(results)
     except VideoError as error:
         results[part.number] = error

@@ -383,7 +383,7 @@ def test_pixels_of_tiles(media, both, files):
     ours = decode_frames(spec)
     assert ours.shape == expected.shape
     levels = (ours - expected).abs() * 127.5
-    assert (levels <= 1.02).float().mean() >= 0.95 and levels.max() <= 5.02
+    assert (levels <= 1.02).float().mean() >= 0.95 and levels.max() <= 2.02
     # Any of them can be had alone, as a rank that owns only these does.
     some = [len(expected) - 1, 0, 2]
     assert torch.equal(decode_frames(spec, some), ours[some])

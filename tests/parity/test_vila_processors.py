@@ -20,9 +20,6 @@ from megatron_longrl.models.vila.layout import VilaLayout
 from tests.parity.test_qwen_vl_processors import VIDEOS, Symbols, film
 
 SIDE = 84
-FARTHER = {4: 7, 6: 12}
-"""Levels by which single pixels differ: these films' pictures shrink 3 and 5 times across the edge
-of full contrast at which they come round, and DALI's weights are not quite Pillow's."""
 
 
 def config_of(side: int, **changes: Any) -> Config:
@@ -44,7 +41,7 @@ def config_of(side: int, **changes: Any) -> Config:
 
 @pytest.mark.parametrize("number", range(len(VIDEOS)))
 def test_pixels(number: int, tmp_path: Path) -> None:
-    """95 % within one level of 255, all within four, but for what ``FARTHER`` names."""
+    """95 % within one level of 255, all within two."""
     path = film(tmp_path / "film.webm", *VIDEOS[number])
     config = config_of(SIDE)
     reader: Any = VilaLayout(config, Symbols())  # type: ignore[arg-type]
@@ -68,8 +65,7 @@ def test_pixels(number: int, tmp_path: Path) -> None:
     assert ours.shape == theirs.shape == (len(indices), 3, SIDE, SIDE)
     levels = (ours - theirs).abs() * torch.tensor(config.image_std).view(3, 1, 1) * 255
     assert (levels <= 1.02).float().mean() >= 0.95
-    assert levels.max() <= FARTHER.get(number, 4) + 0.02
-    assert (levels <= 4.02).float().mean() >= 0.998
+    assert levels.max() <= 2.02
     assert theirs.std() > 0.2
     # 6 x 6 patches make 3 x 3 tokens, a newline behind each frame.
     frame = [Slots(Symbols().media_id, (1, 1, 9)), "\n"]

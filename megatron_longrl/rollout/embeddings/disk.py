@@ -38,7 +38,7 @@ logger = logging.getLogger(__name__)
 EmbeddingKey = tuple[str, str]
 """(``VideoSpec.key()``, version of the encoder's weights)."""
 
-FORMAT = 1
+FORMAT = 2
 """Part of every name. Raise it when the same key comes to stand for other embeddings."""
 
 _TENSOR = "embeddings"

@@ -64,15 +64,15 @@ def test_pixels_are_those_of_the_whole_file(folder: Path, name: str) -> None:
 def fed_frames(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """Notes how many frames are in each file that DALI is given."""
     fed: list[int] = []
-    run = video_dali.run
+    decode = video_dali.decode
 
-    def noting(recipe: video_dali.Recipe, videos: Any) -> Any:
-        for encoded, _, _ in videos:
+    def noting(videos: Any) -> Any:
+        for encoded, _ in videos:
             with av.open(io.BytesIO(encoded.tobytes())) as container:
                 fed.append(sum(packet.size > 0 for packet in container.demux(video=0)))
-        return run(recipe, videos)
+        return decode(videos)
 
-    monkeypatch.setattr(video_dali, "run", noting)
+    monkeypatch.setattr(video_dali, "decode", noting)
     return fed
 
 
