@@ -8,10 +8,12 @@ import os
 import signal
 import threading
 from collections.abc import Iterator
+from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
 
+import psutil
 import pytest
 import torch
 import torch.distributed as dist
@@ -383,6 +385,30 @@ def beside(engine: ServerEngine, **changes: Any) -> ServerEngine:
     return ServerEngine(
         settings, tokenizer, groups_of_test(), **{"addresses": [address], **changes}
     )
+
+
+def test_a_server_on_two_ranks(engine: ServerEngine) -> None:
+    """In processes of their own, to which vLLM passes prompts and calls."""
+    settings = replace(model_settings(), tensor_parallel_size=2)
+    names = set(os.listdir("/dev/shm"))
+    tokenizer = cast(Tokenizer, Words())
+    both = ServerEngine(
+        settings, tokenizer, groups_of_test(), bucket_bytes=BUCKET, timeout_seconds=120
+    )
+    with closing(both):
+        for seed in (1, 2):
+            for each in (engine, both):
+                each.update_weights(live(model(seed)), seed)
+            for how in (GREEDY, SAMPLED):
+                same(both.generate(PROMPTS, MEDIA, how), engine.generate(PROMPTS, MEDIA, how))
+        workers = []
+        if is_leader():
+            workers = psutil.Process(server_pid(both)).children(recursive=True)
+            assert len(workers) >= 2
+    _, alive = psutil.wait_procs(workers, timeout=30)
+    assert not alive
+    dist.barrier()
+    assert set(os.listdir("/dev/shm")) <= names
 
 
 def test_a_server_by_its_address_without_shared_memory(

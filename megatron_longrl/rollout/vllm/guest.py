@@ -13,7 +13,7 @@ import logging
 import os
 import random
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -29,6 +29,8 @@ _OUR_ENVIRONMENT = {
     "VLLM_NO_USAGE_STATS": "1",
     "VLLM_LOGGING_LEVEL": "ERROR",  # while it starts; see vllm_log_level
 }
+INSTANCE = "MEGATRON_LONGRL_INSTANCE"
+"""Variable with the name that the processes of a server's workers share, see :func:`vllm_start`."""
 # Read by ExecutorWithExternalLauncher; set by torchrun, missing in a process started alone.
 _TORCHRUN_ENVIRONMENT = {"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "1"}
 
@@ -119,25 +121,40 @@ def leave_groups(shutdown_ray: bool = False) -> None:
     parallel_state._WORLD = None
 
 
+def name_shared_memory(instance: str) -> Callable[[], None]:
+    """Have the ranks of an engine name their shared memory after it: under ``env://`` every job on
+    a machine would use the same names.
+
+    Returns:
+        Undoes it.
+    """
+    from vllm.distributed.device_communicators import cpu_communicator
+
+    shared_memory: Any = cpu_communicator._CPUSHMDistributed
+    group_name = shared_memory.make_group_name
+    shared_memory.make_group_name = staticmethod(
+        lambda communicator: f"{instance}-{group_name(communicator).strip('/-')}"
+    )
+
+    def undo() -> None:
+        shared_memory.make_group_name = staticmethod(group_name)
+
+    return undo
+
+
 @contextmanager
 def _cpu_worker_habits(instance: str) -> Iterator[None]:
     """Two things that a CPU worker does without asking."""
-    from vllm.distributed.device_communicators import cpu_communicator
     from vllm.platforms import current_platform
 
     current_platform.import_kernels()
     operators: Any = torch.ops._C
     bind_memory = operators.init_cpu_memory_env
-    shared_memory: Any = cpu_communicator._CPUSHMDistributed
-    group_name = shared_memory.make_group_name
     # Binds all memory of the process, the trainer's too, to the node of its first allowed CPU.
     operators.init_cpu_memory_env = lambda nodes: None
-    # Under env:// every job on a machine would use the same names of shared memory.
-    shared_memory.make_group_name = staticmethod(
-        lambda communicator: f"{instance}-{group_name(communicator).strip('/-')}"
-    )
+    undo = name_shared_memory(instance)
     try:
         yield
     finally:
         operators.init_cpu_memory_env = bind_memory
-        shared_memory.make_group_name = staticmethod(group_name)
+        undo()

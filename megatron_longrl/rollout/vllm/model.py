@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import tempfile
 from contextlib import nullcontext
 from dataclasses import dataclass
@@ -15,7 +16,7 @@ import torch
 from megatron_longrl.errors import UserError
 from megatron_longrl.platforms import platform
 from megatron_longrl.rollout.vllm.deepstack import DeepStackFeed
-from megatron_longrl.rollout.vllm.guest import leave_groups, vllm_start
+from megatron_longrl.rollout.vllm.guest import INSTANCE, leave_groups, vllm_start
 from megatron_longrl.rollout.vllm.hashes import hash_prompts_once
 from megatron_longrl.rollout.vllm.limits import check_head_size, scheduling, weight_shapes
 from megatron_longrl.rollout.vllm.logprobs import report_whole_softmax
@@ -23,6 +24,7 @@ from megatron_longrl.rollout.vllm.positions import take_positions
 
 # A prompt's last block is prefilled for every response: small blocks share more of a short prompt.
 _BLOCK_SIZE = {"cpu": 32, "cuda": 16}
+_WORKER_EXTENSION = "megatron_longrl.rollout.vllm.worker.WorkerExtension"
 
 
 @dataclass(frozen=True)
@@ -101,6 +103,9 @@ def start_model(
         hash_prompts_once()
         (Path(folder) / "config.json").write_text(json.dumps(config))
         batched, sequences = settings.max_num_batched_tokens, settings.max_num_seqs
+        if executor == "mp":
+            os.environ[INSTANCE] = instance  # the workers read it
+            more["worker_extension_cls"] = _WORKER_EXTENSION
         arguments = EngineArgs(
             model=folder,
             skip_tokenizer_init=True,

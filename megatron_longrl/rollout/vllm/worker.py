@@ -1,0 +1,19 @@
+"""What the workers of a tensor-parallel server must know. vLLM spawns them, so that nothing of the
+server's process is in them, and imports this in each before it builds its worker."""
+
+from __future__ import annotations
+
+import os
+
+from megatron_longrl.platforms import platform
+from megatron_longrl.rollout.vllm.guest import INSTANCE, name_shared_memory
+
+
+class WorkerExtension:
+    """Adds nothing to vLLM's worker but what importing it does."""
+
+
+if platform.name == "cpu":
+    import megatron_longrl.rollout.vllm.weight_transfer  # noqa: F401  makes itself known to vLLM
+
+    name_shared_memory(os.environ[INSTANCE])
