@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import threading
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -35,12 +36,21 @@ def test_what_was_there_stays_when_the_writer_fails(tmp_path: Path) -> None:
 def test_it_is_on_the_disk_before_it_has_its_name(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    path, order = tmp_path / "file", []
-    replace, fsync = os.replace, os.fsync
-    monkeypatch.setattr(os, "fsync", lambda file: (order.append("flush"), fsync(file)))
-    monkeypatch.setattr(os, "replace", lambda a, b: (order.append("rename"), replace(a, b)))
+    path, order = tmp_path / "file", list[str]()
+
+    def noting(name: str) -> Callable[..., None]:
+        true = getattr(os, name)
+
+        def call(*given: object) -> None:
+            order.append(name)
+            true(*given)
+
+        return call
+
+    for name in ("fsync", "replace"):
+        monkeypatch.setattr(os, name, noting(name))
     write_whole(path, "text", durable=True)
-    assert order == ["flush", "rename"]
+    assert order == ["fsync", "replace"]
 
 
 def test_writers_at_the_same_time(tmp_path: Path) -> None:

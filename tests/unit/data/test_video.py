@@ -228,7 +228,7 @@ def test_the_resize_is_that_of_pillow(shape: tuple[int, int], noise: bool, resiz
         image = generator.integers(0, 256, (*shape, 3), dtype=np.uint8)
     else:
         coarse = generator.integers(0, 256, (shape[0] // 8, shape[1] // 8, 3), dtype=np.uint8)
-        image = np.asarray(Image.fromarray(coarse).resize(shape[::-1], Image.Resampling.BILINEAR))
+        image = np.array(Image.fromarray(coarse).resize(shape[::-1], Image.Resampling.BILINEAR))
     expected = np.asarray(Image.fromarray(image).resize((112, 112), Image.Resampling.BICUBIC))
     pixels = torch.from_numpy(image)[None].permute(0, 3, 1, 2)
     levels = resize(pixels, (112, 112))[0].permute(1, 2, 0).numpy().astype(int)

@@ -17,7 +17,7 @@ from megatron_longrl.rollout.server.process import ServerProcess
 from megatron_longrl.rollout.vllm.model import ModelSettings
 from tests.distributed.tiny_engine import HF_CONFIG, model_settings
 
-ROOT = Path(__file__).parents[3]
+ROOT = Path(__file__).parents[4]
 TRAINER = """
 import json, sys, time
 from megatron_longrl.rollout.server.process import ServerProcess
