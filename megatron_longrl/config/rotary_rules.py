@@ -6,10 +6,10 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from megatron_longrl.config.schema import Config, Entry
+    from megatron_longrl.config.schema import Config
 
 
-def rotary_embedding(config: Config, entry: Entry | None) -> Iterator[str]:
+def rotary_embedding(config: Config) -> Iterator[str]:
     """A line for every rule that does not hold."""
     factor, kind = config.rope_scaling_factor, config.rope_scaling_type
     original = config.yarn_original_max_position_embeddings
@@ -24,12 +24,6 @@ def rotary_embedding(config: Config, entry: Entry | None) -> Iterator[str]:
         yield (
             f"rope_scaling_type {kind} has no meaning with mrope_section, which vLLM combines with "
             "yarn only: give --rope-scaling-type yarn, or no --rope-scaling-factor"
-        )
-    elif config.mrope_section is not None and entry in ("rl", "evaluate"):
-        # vLLM's log-probabilities were 2e-3 from ours, which are those of transformers.
-        yield (
-            "rope_scaling_type yarn with mrope_section is turned otherwise by vLLM than here: only "
-            "train_sft takes it, leave --rope-scaling-factor out"
         )
     if kind != "yarn":
         return

@@ -37,7 +37,7 @@ def first_broken_rule(config: Config, world_size: int, entry: Entry | None) -> s
     rules = (
         _required_fields(config, entry),
         _language_model(config),
-        rotary_embedding(config, entry),
+        rotary_embedding(config),
         _vision_tower(config),
         vila_pictures(config),
         _ranks(config, world_size),

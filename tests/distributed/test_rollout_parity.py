@@ -201,6 +201,13 @@ def test_videos_and_images_at_positions_of_their_own(family_folder, family, layo
     check(Run(run_config(folder, **OPTIONS | LAYOUTS[layout]), folder / "hf"))
 
 
+@pytest.mark.parametrize("layout", ["MR-SP2, one engine", "TP2, a server"])
+@pytest.mark.parametrize("family", ["qwen2_5_vl", "qwen3_vl"])
+def test_a_lengthened_context_with_positions_of_media(family_folder, family, layout):
+    folder = family_folder(family)
+    check(Run(run_config(folder, **OPTIONS | YARN | LAYOUTS[layout]), folder / "hf"))
+
+
 @pytest.mark.parametrize("layout", ["MR-SP2, an engine a rank", "TP2", "PP2"])
 def test_text(shared_path, layout):
     if dist.get_rank() == 0:

@@ -21,6 +21,7 @@ from megatron_longrl.rollout.vllm.hashes import hash_prompts_once
 from megatron_longrl.rollout.vllm.limits import check_head_size, scheduling, weight_shapes
 from megatron_longrl.rollout.vllm.logprobs import report_whole_softmax
 from megatron_longrl.rollout.vllm.positions import take_positions
+from megatron_longrl.rollout.vllm.rotary import correct_yarn
 
 # A prompt's last block is prefilled for every response: small blocks share more of a short prompt.
 _BLOCK_SIZE = {"cpu": 32, "cuda": 16}
@@ -57,6 +58,13 @@ class ModelSettings:
     def uses_mrope(self) -> bool:
         """Whether positions have three components, and come with the requests."""
         return "mrope_section" in (self.hf_config.get("rope_parameters") or {})
+
+    @property
+    def yarn_context(self) -> int | None:
+        """The context that YaRN has lengthened, where it has."""
+        rotary = self.hf_config.get("rope_parameters") or {}
+        is_yarn = rotary.get("rope_type") == "yarn"
+        return rotary["original_max_position_embeddings"] if is_yarn else None
 
     @property
     def copies_head(self) -> bool:
@@ -138,7 +146,13 @@ def start_model(
             raise UserError(f"the rollout engine did not start: {reason}") from error
     engine.collective_rpc(_report_logprobs)
     if settings.uses_mrope:
-        engine.collective_rpc(partial(_teach_media, deepstack_levels=settings.deepstack_levels))
+        engine.collective_rpc(
+            partial(
+                _teach_media,
+                deepstack_levels=settings.deepstack_levels,
+                yarn_context=settings.yarn_context,
+            )
+        )
     return engine
 
 
@@ -160,8 +174,10 @@ def _report_logprobs(worker: Any) -> None:
     report_whole_softmax(worker.model_runner.sampler)
 
 
-def _teach_media(worker: Any, deepstack_levels: int) -> None:
+def _teach_media(worker: Any, deepstack_levels: int, yarn_context: int | None) -> None:
     """What vLLM knows of media only behind its own vision towers."""
     worker.model_runner._init_mrope_positions = take_positions
+    if yarn_context is not None:
+        correct_yarn(worker.model_runner.model, yarn_context)
     if deepstack_levels:
         DeepStackFeed(worker.model_runner, deepstack_levels)

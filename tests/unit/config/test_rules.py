@@ -206,18 +206,6 @@ BROKEN = [
         "only: give --rope-scaling-type yarn, or no --rope-scaling-factor",
     ),
     (
-        {
-            "rope_scaling_factor": 4,
-            "rope_scaling_type": "yarn",
-            "yarn_original_max_position_embeddings": 32768,
-            "mrope_section": (4, 2, 2),
-        },
-        1,
-        "rl",
-        "rope_scaling_type yarn with mrope_section is turned otherwise by vLLM than here: only "
-        "train_sft takes it, leave --rope-scaling-factor out",
-    ),
-    (
         {"async_save": True},
         1,
         "sft",
