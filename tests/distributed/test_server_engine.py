@@ -51,6 +51,7 @@ GREEDY = SamplingSettings(n=1, max_tokens=20, temperature=0.0)
 # 56 responses, of which a server generates 32 at a time.
 SAMPLED = SamplingSettings(n=8, max_tokens=30, temperature=0.8, top_p=0.9, seed=7, step=3)
 STOPPED = replace(SAMPLED, stop_strings=("9 1",))
+SHM = "/dev/shm/"
 BUCKET = 160 << 10
 """The embedding table, the largest layer, has 150 KiB."""
 
@@ -67,12 +68,12 @@ def told(groups: list[Group]) -> list[list[tuple[Any, ...]]]:
     ]
 
 
-def same(groups: list[Group], others: list[Group]) -> None:
+def same(groups: list[Group], others: list[Group], rounding: float = 1e-5) -> None:
     """Equal tokens, texts, reasons and versions; log-probabilities up to rounding."""
     assert told(groups) == told(others)
     for group, other in zip(groups, others, strict=True):
         for one, two in zip(group.responses, other.responses, strict=True):
-            torch.testing.assert_close(one.logprobs, two.logprobs, atol=1e-5, rtol=0)
+            torch.testing.assert_close(one.logprobs, two.logprobs, atol=rounding, rtol=0)
 
 
 def history(engine: RolloutEngine) -> list[list[Group]]:
@@ -390,7 +391,6 @@ def beside(engine: ServerEngine, **changes: Any) -> ServerEngine:
 def test_a_server_on_two_ranks(engine: ServerEngine) -> None:
     """In processes of their own, to which vLLM passes prompts and calls."""
     settings = replace(model_settings(), tensor_parallel_size=2)
-    names = set(os.listdir("/dev/shm"))
     tokenizer = cast(Tokenizer, Words())
     both = ServerEngine(
         settings, tokenizer, groups_of_test(), bucket_bytes=BUCKET, timeout_seconds=120
@@ -400,15 +400,16 @@ def test_a_server_on_two_ranks(engine: ServerEngine) -> None:
             for each in (engine, both):
                 each.update_weights(live(model(seed)), seed)
             for how in (GREEDY, SAMPLED):
-                same(both.generate(PROMPTS, MEDIA, how), engine.generate(PROMPTS, MEDIA, how))
-        workers = []
+                answers = engine.generate(PROMPTS, MEDIA, how)
+                same(both.generate(PROMPTS, MEDIA, how), answers, rounding=1e-4)
+        workers: list[psutil.Process] = []
         if is_leader():
             workers = psutil.Process(server_pid(both)).children(recursive=True)
             assert len(workers) >= 2
+        shared = {Path(m.path) for worker in workers for m in worker.memory_maps() if SHM in m.path}
     _, alive = psutil.wait_procs(workers, timeout=30)
     assert not alive
-    dist.barrier()
-    assert set(os.listdir("/dev/shm")) <= names
+    assert not [path for path in shared if path.exists()]
 
 
 def test_a_server_by_its_address_without_shared_memory(
