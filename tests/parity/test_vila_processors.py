@@ -41,7 +41,7 @@ def config_of(side: int, **changes: Any) -> Config:
 
 @pytest.mark.parametrize("number", range(len(VIDEOS)))
 def test_pixels(number: int, tmp_path: Path) -> None:
-    """95 % within one level of 255, all within two."""
+    """95 % within one level of 255, all within four."""
     path = film(tmp_path / "film.webm", *VIDEOS[number])
     config = config_of(SIDE)
     reader: Any = VilaLayout(config, Symbols())  # type: ignore[arg-type]
@@ -65,7 +65,7 @@ def test_pixels(number: int, tmp_path: Path) -> None:
     assert ours.shape == theirs.shape == (len(indices), 3, SIDE, SIDE)
     levels = (ours - theirs).abs() * torch.tensor(config.image_std).view(3, 1, 1) * 255
     assert (levels <= 1.02).float().mean() >= 0.95
-    assert levels.max() <= 2.02
+    assert levels.max() <= 4.02
     assert theirs.std() > 0.2
     # 6 x 6 patches make 3 x 3 tokens, a newline behind each frame.
     frame = [Slots(Symbols().media_id, (1, 1, 9)), "\n"]
