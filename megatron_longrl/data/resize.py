@@ -25,12 +25,12 @@ def preprocess(frames: Tensor, size: tuple[int, int], view: FrameView) -> Tensor
         float32 [f, 3, height, width] on the frames' device.
     """
     pixels = frames.permute(0, 3, 1, 2)
-    resized = _by_passes(pixels, size) if frames.is_cuda else _resize(pixels, size)
+    resized = _resize(pixels, size) if frames.device.type == "cpu" else _by_passes(pixels, size)
     mean, std = (
         torch.tensor(channels, device=frames.device).mul(255).view(3, 1, 1)
         for channels in (view.mean, view.std)
     )
-    return (resized.float().contiguous() - mean) / std
+    return resized.contiguous().float().sub_(mean).div_(std)
 
 
 def _by_passes(pixels: Tensor, size: tuple[int, int]) -> Tensor:

@@ -7,7 +7,6 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-import torch
 from torch import Tensor
 
 from megatron_longrl.platforms import platform
@@ -47,16 +46,7 @@ def decode(videos: Sequence[tuple[np.ndarray, np.ndarray]]) -> list[Tensor]:
     except RuntimeError:
         del _pipelines.decoding  # a pipeline that has failed once fails for ever
         raise
-    return [_frames(output.at(number)) for number in range(len(videos))]
-
-
-def _frames(decoded: Any) -> Tensor:
-    if platform.name != "cuda":
-        return torch.from_numpy(np.asarray(decoded))
-    from nvidia.dali.plugin.pytorch import feed_ndarray
-
-    frames = torch.empty(decoded.shape(), dtype=torch.uint8, device=platform.device)
-    return feed_ndarray(decoded, frames, cuda_stream=torch.cuda.current_stream())
+    return [platform.from_dali(output.at(number)) for number in range(len(videos))]
 
 
 def _build() -> Any:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from typing import Any
 
 import torch
 
@@ -44,6 +45,10 @@ class Platform(ABC):
     @abstractmethod
     def rng_state(self) -> torch.Tensor:
         """State of the device's default random generator (uint8)."""
+
+    @abstractmethod
+    def from_dali(self, frames: Any) -> torch.Tensor:
+        """Bytes that DALI holds (uint8, any shape), on the device. A CPU shares DALI's memory."""
 
     @abstractmethod
     def set_rng_state(self, state: torch.Tensor) -> None:

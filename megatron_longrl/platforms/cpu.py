@@ -22,6 +22,7 @@ from collections.abc import Callable
 from types import ModuleType
 from typing import Any
 
+import numpy as np
 import torch
 
 from megatron_longrl.platforms.base import Platform
@@ -261,6 +262,10 @@ class CpuPlatform(Platform):
     def multiplies_bf16(self) -> bool:
         """With AVX-512 or AMX; AVX2 alone is a hundred times slower than fp32."""
         return bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
+
+    def from_dali(self, frames: Any) -> torch.Tensor:
+        """A view of DALI's memory."""
+        return torch.from_numpy(np.asarray(frames))
 
     def rng_state(self) -> torch.Tensor:
         """The CPU's default generator."""
