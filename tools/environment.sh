@@ -6,8 +6,8 @@
 # LONGRL_VENV    folder of the environment; by default .venv in the checkout
 # LONGRL_PYTHON  the Python to make it with; by default the first of python3.11, 3.12, 3.13, python3 that will do
 #
-# The environment holds exactly requirements/cpu.txt, the CPU build of torchvision where there is one, and this checkout
-# in editable mode. A stamp, written last, makes the next start immediate; an environment without it is rebuilt, and
+# The environment holds exactly requirements/cpu.txt, the CPU build of torchvision where there is one (else the CUDA build
+# beside it, for tests), and this checkout in editable mode. A stamp, written last, makes the next start immediate; an environment without it is rebuilt, and
 # one that was made from an older lock file is brought up to date. Several starts at once wait for the first.
 set -euo pipefail
 
@@ -15,6 +15,7 @@ ROOT="$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)"
 VENV="$(realpath -m "${LONGRL_VENV:-$ROOT/.venv}")"
 LOCK_FILE="$ROOT/requirements/cpu.txt"
 TORCHVISION_FILE="$ROOT/requirements/torchvision-cpu.txt"
+TORCHVISION_BESIDE="$VENV/torchvision"
 TORCH_CPU_INDEX="https://download.pytorch.org/whl/cpu"
 
 PYTHON="$VENV/bin/python"
@@ -125,12 +126,19 @@ install_torch() {
              (no network, or no wheel for this Python: then set LONGRL_PYTHON=python3.11)"
 }
 
-# Good to have (the Qwen-VL processors of transformers use it), and worse than nothing when it does not fit torch.
+# Good to have (the Qwen-VL processors of transformers use it), and worse than nothing when it does not fit torch. Without
+# the CPU build, the one on PyPI goes beside the environment, for tests that start programs with it
+# (tests/torchvision_beside.py): all that is written in Python works.
 install_torchvision() {
-  run_pip install --no-deps --retries 0 --timeout 10 -r "$TORCHVISION_FILE" ||
-    run_pip install --no-deps --retries 0 --timeout 10 --index-url "$TORCH_CPU_INDEX" -r "$TORCHVISION_FILE" ||
-    return 0
-  "$PYTHON" -c 'import torchvision' >>"$LOG" 2>&1 || run_pip uninstall --yes torchvision
+  rm -rf "$TORCHVISION_BESIDE"
+  if run_pip install --no-deps --retries 0 --timeout 10 -r "$TORCHVISION_FILE" ||
+    run_pip install --no-deps --retries 0 --timeout 10 --index-url "$TORCH_CPU_INDEX" -r "$TORCHVISION_FILE"; then
+    "$PYTHON" -c 'import torchvision' >>"$LOG" 2>&1 && return
+    run_pip uninstall --yes torchvision
+  fi
+  run_pip install --no-deps --no-compile --target "$TORCHVISION_BESIDE" \
+    "$(sed -n 's/^\(torchvision==.*\)+cpu$/\1/p' "$TORCHVISION_FILE")" ||
+    say "no torchvision: tests that need it will fail"
 }
 
 normalised_names() { sed -E 's/^ *//; /^(#|-|$)/d; s/[=@ ].*//' | tr 'A-Z_.' 'a-z--' | sort -u; }

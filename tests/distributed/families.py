@@ -196,6 +196,10 @@ def _logprobs(
     if pixels:
         kinds = media["mm_token_type_ids"]
         media["mm_token_type_ids"] = torch.nn.functional.pad(kinds, (0, len(response)))
+    if "position_ids" in media:
+        before = media["position_ids"]
+        after = torch.arange(len(response)) + before[..., -1:] + 1
+        media["position_ids"] = torch.cat([before, after], dim=-1)
     logits = model(input_ids=ids[None], **media).logits[0]
     predicted = logits[len(prompt.token_ids) - 1 : -1].log_softmax(-1)
     return predicted.gather(1, torch.tensor(response)[:, None])[:, 0]

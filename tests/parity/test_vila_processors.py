@@ -6,10 +6,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-import av
 import pytest
 import torch
-from av.video.reformatter import Interpolation
 from transformers.models.siglip.image_processing_pil_siglip import SiglipImageProcessorPil
 
 from megatron_longrl.config import Config
@@ -17,9 +15,13 @@ from megatron_longrl.data.media_layout import Slots
 from megatron_longrl.data.video import VideoSpec, content_hash, decode_frames, probe
 from megatron_longrl.data.video_probe import VideoInfo
 from megatron_longrl.models.vila.layout import VilaLayout
-from tests.parity.test_qwen_vl_processors import VIDEOS, Symbols, film
+from tests.parity.films import VIDEOS, film, frames_of
 
 SIDE = 84
+
+
+class Symbols:
+    media_id = 0
 
 
 def config_of(side: int, **changes: Any) -> Config:
@@ -49,13 +51,7 @@ def test_pixels(number: int, tmp_path: Path) -> None:
     indices = reader.frame_indices(found, 6, None)
     spec = VideoSpec(str(path), content_hash(path), indices, reader.view(found, len(indices)))
     ours = decode_frames(spec)
-    # Colours are not a processor's concern: chroma interpolated in full, as DALI does it.
-    flags = Interpolation.BILINEAR | Interpolation.FULL_CHR_H_INT | Interpolation.ACCURATE_RND
-    with av.open(str(path)) as container:
-        decoded = [
-            frame.reformat(format="rgb24", interpolation=flags).to_ndarray()
-            for frame in container.decode(video=0)
-        ]
+    decoded = frames_of(path)
     processor = SiglipImageProcessorPil(
         size={"height": SIDE, "width": SIDE},
         image_mean=list(config.image_mean),

@@ -51,7 +51,11 @@ def load_model(folder: Path) -> Any:
 def media_arguments(
     source: HfFolder, config: Config, prompt: Prompt, pixels: Sequence[Tensor]
 ) -> dict[str, Any]:
-    """What transformers' processors would give beside the token ids."""
+    """What transformers' processors would give beside the token ids.
+
+    Positions are ours where transformers has text begin in the middle of a long video
+    (:class:`~megatron_longrl.models.qwen_vl.layout.Qwen25Layout`).
+    """
     patch, merge = config.vision_patch_size, config.vision_merge_size
     times = config.vision_temporal_patch_size
     found: dict[str, list[Any]] = {"image": [], "video": []}
@@ -76,6 +80,7 @@ def media_arguments(
             media |= {names[0]: torch.cat(patches), names[1]: torch.tensor(grids)}
     if seconds and config.model_family == "qwen2_5_vl":
         media["second_per_grid_ts"] = torch.tensor(seconds)
+        media["position_ids"] = prompt.positions.T[:, None]
     return media
 
 

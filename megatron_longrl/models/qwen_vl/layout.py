@@ -82,7 +82,7 @@ class QwenLayout(ABC):
         return self._video_pieces(info, indices, grid)
 
     def positions(self, pieces: Sequence[int | Slots]) -> Tensor:
-        """M-RoPE: text goes on from the largest side of the grid before it (not from its time)."""
+        """M-RoPE: text goes on behind the largest position of what stands before it."""
         parts = []
         start = 0
         for piece in pieces:
@@ -94,7 +94,7 @@ class QwenLayout(ABC):
             steps = (torch.arange(time) * self._interval(piece)).long()
             axes = torch.meshgrid(steps, torch.arange(height), torch.arange(width), indexing="ij")
             parts.append(torch.stack(axes, dim=-1).flatten(0, 2) + start)
-            start += max(height, width)
+            start += max(int(steps[-1]) + 1, height, width)
         return torch.cat(parts)
 
     def _interval(self, slots: Slots) -> float:
@@ -103,7 +103,11 @@ class QwenLayout(ABC):
 
 
 class Qwen25Layout(QwenLayout):
-    """Qwen2.5-VL: the budget is a frame's, positions in time are seconds."""
+    """Qwen2.5-VL: the budget is a frame's, positions in time are seconds.
+
+    Text behind a video comes later than its last frame, as the model was trained and vLLM has it;
+    transformers since 5.3 starts it from the frames' sides whatever the time.
+    """
 
     def __init__(self, config: Config, tokenizer: Tokenizer) -> None:
         super().__init__(config, tokenizer)
@@ -138,7 +142,8 @@ class Qwen25Layout(QwenLayout):
 
 
 class Qwen3Layout(QwenLayout):
-    """Qwen3-VL: the budget is a whole video's, text before each unit tells its time."""
+    """Qwen3-VL: the budget is a whole video's, text before each unit tells its time. Marks stand
+    around each unit and around the video, as transformers since 5.10 and vLLM with it have it."""
 
     def _video_size(self, info: VideoInfo, frames: int) -> tuple[int, int]:
         factor = self.patch * self.merge
@@ -160,11 +165,11 @@ class Qwen3Layout(QwenLayout):
     def _video_pieces(
         self, info: VideoInfo, indices: Sequence[int], grid: tuple[int, int, int]
     ) -> list[Piece]:
-        pieces: list[Piece] = []
+        pieces: list[Piece] = [_START]
         rate = info.fps or _FPS_IF_UNKNOWN
         slots = Slots(self.video_id, (1, *grid[1:]))
         for unit in range(grid[0]):
             first, last = indices[unit * self.times], indices[(unit + 1) * self.times - 1]
             seconds = (first / rate + last / rate) / 2
             pieces += [f"<{seconds:.1f} seconds>{_START}", slots, _END]
-        return pieces
+        return [*pieces, _END]
