@@ -1,6 +1,7 @@
 """Greedy answers of a Qwen-VL folder to text, images and videos, by vLLM or by transformers.
 
-A program of ``test_served_qwen_vl.py``: ``python -m tests.functional.qwen_vl_answers ENGINE FOLDER``.
+A program of ``test_served_qwen_vl.py``:
+``python -m tests.functional.qwen_vl_answers ENGINE FOLDER``.
 """
 
 from __future__ import annotations

@@ -45,6 +45,8 @@ def train(folder: Path, algorithm: str, steps: int) -> tuple[list[Metrics], str]
         *("--pretrained-checkpoint", str(FOLDER / "sft"), "--save", str(folder)),
         *("--rl-algorithm", algorithm, "--train-iters", str(steps)),
     ]
+    if algorithm == "ppo":
+        command += ["--critic-iterations", "8"]
     said = run(command, 2, 300).succeeded().output
     trained = [step for step in metrics_of(folder) if step["iteration"] > 0]
     assert len(trained) == steps

@@ -175,7 +175,7 @@ def test_sizes(family: str, answers: Answers) -> None:
 
 def filled(indices: Sequence[int]) -> list[int]:
     """The last frame twice where one is missing of a pair."""
-    return [*indices, *indices[-1:] * (len(indices) % 2)]
+    return [*indices, *list(indices[-1:]) * (len(indices) % 2)]
 
 
 @pytest.mark.parametrize("family", FAMILIES)
