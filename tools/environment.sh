@@ -7,8 +7,9 @@
 # LONGRL_PYTHON  the Python to make it with; by default the first of python3.11, 3.12, 3.13, python3 that will do
 #
 # The environment holds exactly requirements/cpu.txt, the CPU build of torchvision where there is one (else the CUDA build
-# beside it, for tests), and this checkout in editable mode. A stamp, written last, makes the next start immediate; an environment without it is rebuilt, and
-# one that was made from an older lock file is brought up to date. Several starts at once wait for the first.
+# beside it, for tests), and this checkout in editable mode. A stamp, written last, makes the next start immediate; an
+# environment without it is rebuilt, and one that was made from an older lock file is brought up to date. Several starts
+# at once wait for the first.
 set -euo pipefail
 
 ROOT="$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)"
@@ -128,7 +129,7 @@ install_torch() {
 
 # Good to have (the Qwen-VL processors of transformers use it), and worse than nothing when it does not fit torch. Without
 # the CPU build, the one on PyPI goes beside the environment, for tests that start programs with it
-# (tests/torchvision_beside.py): all that is written in Python works.
+# (tests/torchvision_beside): all that is written in Python works.
 install_torchvision() {
   rm -rf "$TORCHVISION_BESIDE"
   if run_pip install --no-deps --retries 0 --timeout 10 -r "$TORCHVISION_FILE" ||

@@ -31,11 +31,10 @@ from tests.distributed.layouts import (
     train_step,
     write_video,
 )
+from tests.qwen_vl_files import SPECIAL
 from tests.tiny_qwen_vl import hugging_face
 from tools.checkpoint.reference import load_model, media_arguments
 
-SYMBOLS = ("<|image_pad|>", "<|video_pad|>", "<|vision_start|>", "<|vision_end|>")
-SPECIAL = ("image_token_id", "video_token_id", "vision_start_token_id", "vision_end_token_id")
 TEXT_SIZES: dict[str, dict[str, Any]] = {
     "qwen2": {"hidden_size": 56, "num_attention_heads": 28, "tie_word_embeddings": True},
     "qwen3": {"hidden_size": 48, "num_attention_heads": 28, "head_dim": 4},
@@ -57,12 +56,10 @@ def write_family(folder: Path, family: str) -> None:
     generator = np.random.default_rng(0)
     lines = [json.dumps(row) for row in _rows(folder, family, generator)]
     (folder / "train.jsonl").write_text("\n".join(lines))
-    train_sentencepiece(lines, folder / "tok", 310, SYMBOLS)
+    train_sentencepiece(lines, folder / "tok", 310, tuple(SPECIAL.values()))
     tokenizer = build_tokenizer("SentencePieceTokenizer", folder / "tok.model")
     if "vl" in family:
-        ids: dict[str, Any] = {
-            name: tokenizer.id_of(s) for name, s in zip(SPECIAL, SYMBOLS, strict=True)
-        }
+        ids: dict[str, Any] = {name: tokenizer.id_of(symbol) for name, symbol in SPECIAL.items()}
         model = hugging_face(family, vocab_size=tokenizer.vocab_size, **ids)
     else:
         model = _text_model(family, tokenizer.vocab_size)

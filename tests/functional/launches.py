@@ -128,6 +128,12 @@ def run(
     return Outcome(process.returncode, output, time.monotonic() - began)
 
 
+def convert(loader: str, saver: str, start: Path, end: Path) -> None:
+    """A checkpoint from folder to folder, compared after it."""
+    tool = [str(ROOT / "tools/checkpoint/convert.py"), "--loader", loader, "--saver", saver]
+    run([*tool, "--load-dir", str(start), "--save-dir", str(end), "--verify"], 1, 120).succeeded()
+
+
 def _rest(process: subprocess.Popen[str]) -> str:
     """What it has printed; a process that it left behind may still hold the pipe."""
     try:

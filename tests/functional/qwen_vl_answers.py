@@ -1,7 +1,7 @@
 """Greedy answers of a Qwen-VL folder to text, images and videos, by vLLM or by transformers.
 
 A program of ``test_served_qwen_vl.py``:
-``python -m tests.functional.qwen_vl_answers ENGINE FOLDER``.
+``python -m tests.functional.qwen_vl_answers ENGINE FOLDER FILE``.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import os
 import sys
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -117,6 +118,6 @@ def by_transformers(folder: str) -> list[dict[str, Any]]:
 
 
 if __name__ == "__main__":
-    engine, folder = sys.argv[1:]
+    engine, folder, written = sys.argv[1:]
     made = {"vllm": by_vllm, "transformers": by_transformers}[engine](folder)
-    sys.stdout.write(f"ANSWERS {json.dumps(made)}\n")
+    Path(written).write_text(json.dumps(made), encoding="utf-8")

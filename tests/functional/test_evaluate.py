@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from tests.functional.launches import Arena, read_rows, run
+from tests.functional.launches import Arena, convert, read_rows
 
 
 def test_evaluate(arena: Arena, rl_run: Path, tmp_path: Path) -> None:
@@ -30,9 +30,7 @@ def test_evaluate(arena: Arena, rl_run: Path, tmp_path: Path) -> None:
 
 
 def test_export_to_hugging_face(rl_run: Path, tmp_path: Path) -> None:
-    convert = ["tools/checkpoint/convert.py", "--loader", "megatron", "--saver", "hf_vila"]
-    folders = ["--load-dir", str(rl_run), "--save-dir", str(tmp_path / "hf")]
-    run([*convert, *folders], 1, 120).succeeded()
+    convert("megatron", "hf_vila", rl_run, tmp_path / "hf")
     for part in ("llm", "vision_tower", "mm_projector"):
         assert (tmp_path / "hf" / part / "config.json").is_file(), part
     transformers = pytest.importorskip("transformers")

@@ -10,7 +10,7 @@ import torch
 
 from megatron_longrl.data.tokenizer import train_sentencepiece
 from tests.distributed.families import write_family
-from tests.functional.launches import CP2, ROOT, curve, metrics_of, run, write_rows
+from tests.functional.launches import CP2, ROOT, convert, curve, metrics_of, run, write_rows
 
 STEPS = ("--train-iters", "12", "--lr", "3e-3", "--seq-length", "512", "--micro-batch-size", "2")
 
@@ -18,11 +18,6 @@ STEPS = ("--train-iters", "12", "--lr", "3e-3", "--seq-length", "512", "--micro-
 def train(program: str, *flags: str | Path, ranks: int = 2) -> str:
     command = ["-m", f"megatron_longrl.{program}", "--tokenizer-type", "SentencePieceTokenizer"]
     return run([*command, *map(str, flags)], ranks, 240).succeeded().output
-
-
-def convert(loader: str, saver: str, start: Path, end: Path) -> None:
-    tool = [str(ROOT / "tools/checkpoint/convert.py"), "--loader", loader, "--saver", saver]
-    run([*tool, "--load-dir", str(start), "--save-dir", str(end), "--verify"], 1, 120).succeeded()
 
 
 @pytest.mark.parametrize("family", ["qwen2_5_vl", "qwen3_vl"])

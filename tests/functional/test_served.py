@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from tests.functional.launches import ROOT
+from tests.functional.launches import convert
 
 PROMPTS = [[5, 9, 2, 40, 7, 7, 31], [3, 60, 22]]
 TOKENS = 8
@@ -54,13 +54,8 @@ def test_greedy_tokens_of_an_exported_folder(family: str, tmp_path: Path) -> Non
         if parameter.dim() > 1:  # large biases would say the same everywhere
             torch.nn.init.normal_(parameter, std=0.3)
     model.save_pretrained(tmp_path / "hf")
-    for loader, saver, start, end in (
-        ("hf", "megatron", "hf", "megatron"),
-        ("megatron", "hf", "megatron", "out"),
-    ):
-        tool = [sys.executable, str(ROOT / "tools/checkpoint/convert.py"), "--loader", loader]
-        tool += ["--saver", saver, "--load-dir", str(tmp_path / start)]
-        subprocess.run([*tool, "--save-dir", str(tmp_path / end)], check=True, timeout=120)
+    convert("hf", "megatron", tmp_path / "hf", tmp_path / "megatron")
+    convert("megatron", "hf", tmp_path / "megatron", tmp_path / "out")
     command = [sys.executable, "-c", SERVE, str(tmp_path / "out"), json.dumps(PROMPTS)]
     served = subprocess.run(
         [*command, str(TOKENS)],

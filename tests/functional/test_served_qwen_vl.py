@@ -4,19 +4,17 @@ transformers says: the folder alone is enough to use what was trained."""
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 from itertools import pairwise
 from pathlib import Path
 
 import pytest
 import torch
 
-from tests.functional.launches import ROOT
+from tests.functional.launches import convert, run
 from tests.functional.qwen_vl_answers import CASES
 from tests.qwen_vl_files import write_processor, write_tokenizer
 from tests.tiny_qwen_vl import MODELS, PATCH, hugging_face
-from tests.torchvision_beside import environment
+from tests.torchvision_beside import python_path
 
 TOLERANCE = 1e-4
 """Of log-probabilities, in fp32."""
@@ -31,13 +29,8 @@ def test_answers_of_an_exported_folder(family: str, tmp_path: Path) -> None:
             torch.nn.init.normal_(parameter, std=0.3)
     model.save_pretrained(folder)
     write_processor(folder, family, PATCH, {"min_pixels": 256, "max_pixels": 2000})
-    for loader, saver, start, end in (
-        ("hf", "megatron", "hf", "megatron"),
-        ("megatron", "hf", "megatron", "out"),
-    ):
-        tool = [sys.executable, str(ROOT / "tools/checkpoint/convert.py"), "--loader", loader]
-        tool += ["--saver", saver, "--load-dir", str(tmp_path / start)]
-        subprocess.run([*tool, "--save-dir", str(tmp_path / end)], check=True, timeout=120)
+    convert("hf", "megatron", tmp_path / "hf", tmp_path / "megatron")
+    convert("megatron", "hf", tmp_path / "megatron", tmp_path / "out")
     served, expected = (answers(tmp_path / "out", engine) for engine in ("vllm", "transformers"))
     for (kind, *_), ours, theirs in zip(CASES, served, expected, strict=True):
         assert ours["prompt"] == theirs["prompt"], kind
@@ -49,11 +42,8 @@ def test_answers_of_an_exported_folder(family: str, tmp_path: Path) -> None:
 
 def answers(folder: Path, engine: str) -> list[dict[str, list[float]]]:
     """What an engine makes of each case, in a process of its own."""
-    command = [sys.executable, "-m", "tests.functional.qwen_vl_answers", engine, str(folder)]
-    done = subprocess.run(
-        command, env=environment(), capture_output=True, text=True, timeout=240, check=False
-    )
-    lines = [line for line in done.stdout.splitlines() if line.startswith("ANSWERS ")]
-    assert done.returncode == 0 and len(lines) == 1, done.stderr[-6000:]
-    found: list[dict[str, list[float]]] = json.loads(lines[0].removeprefix("ANSWERS "))
+    written = folder.with_name(f"{engine}.json")
+    command = ["-m", "tests.functional.qwen_vl_answers", engine, str(folder), str(written)]
+    run(command, 1, 240, python_path()).succeeded()
+    found: list[dict[str, list[float]]] = json.loads(written.read_text(encoding="utf-8"))
     return found

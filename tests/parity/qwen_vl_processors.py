@@ -27,6 +27,7 @@ from vllm.model_executor.models.qwen2_5_vl import Qwen2_5_VLForConditionalGenera
 from tests.qwen_vl_files import IMAGE, VIDEO
 from tests.tiny_qwen_vl import hugging_face
 
+model_of = functools.cache(hugging_face)
 SOURCES = {"qwen2_5_vl": "qwen2_vl", "qwen3_vl": "qwen3_vl"}
 
 
@@ -74,7 +75,7 @@ def prompt(family: str, processor: Any, folder: Path, job: dict[str, Any]) -> di
 def positions_of_transformers(family: str, made: dict[str, Any]) -> Tensor:
     """[P, 3]."""
     grids = {name: made[name] for name in made if name.endswith("grid_thw")}
-    find = hugging_face(family).model.get_rope_index
+    find = model_of(family).model.get_rope_index
     found: Tensor = find(made["input_ids"], made["mm_token_type_ids"], **grids)[0]
     return found[:, 0].T
 
@@ -94,7 +95,7 @@ def positions_of_vllm(family: str, made: dict[str, Any]) -> Tensor:
                 data["second_per_grid_ts"] = SimpleNamespace(data=seconds)
             where = SimpleNamespace(offset=start)
             features.append(SimpleNamespace(modality=kind, data=data, mm_position=where))
-    model: Any = SimpleNamespace(config=hugging_face(family).config)
+    model: Any = SimpleNamespace(config=model_of(family).config)
     theirs = Qwen2_5_VLForConditionalGeneration
     model.iter_mm_grid_thw = functools.partial(theirs.iter_mm_grid_thw, model)
     found, _ = theirs.get_mrope_input_positions(model, made["input_ids"][0].tolist(), features)
@@ -106,6 +107,7 @@ def main(folder: Path) -> None:
     answers = {}
     for family in SOURCES:
         processor = AutoProcessor.from_pretrained(folder / family)
+        processor.video_processor.max_frames = jobs["most"]
         answers[f"{family}/sizes"] = sizes(family, jobs["sizes"])
         for number, job in enumerate(jobs["sampled"]):
             answers[f"{family}/sampled/{number}"] = sampled(processor, job)

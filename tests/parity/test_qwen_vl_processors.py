@@ -4,8 +4,6 @@ processors, which run in a program of their own because they need torchvision.""
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -27,9 +25,10 @@ from megatron_longrl.data.video_probe import VideoInfo
 from megatron_longrl.models.family import find_family
 from megatron_longrl.models.qwen_vl.grid import patchify
 from megatron_longrl.models.qwen_vl.layout import Qwen25Layout
+from tests.functional.launches import run
 from tests.parity.films import VIDEOS, film, frames_of
 from tests.qwen_vl_files import MEANS, write_processor, write_tokenizer
-from tests.torchvision_beside import environment
+from tests.torchvision_beside import python_path
 
 FAMILIES = {"qwen2_5_vl": 14, "qwen3_vl": 16}
 """Patch sizes."""
@@ -42,6 +41,7 @@ SIZES = [
     )
 ]  # fmt: skip
 MOST = 64
+"""Frames taken of a video by its rate; of one of 1,000 there would be 67."""
 SAMPLED: list[dict[str, Any]] = [
     {"frames": frames, "rate": rate, "sampling": {"fps": fps}}
     for fps in (0.5, 1.0, 2.0)
@@ -77,11 +77,9 @@ class Answers:
             write_tokenizer(folder / family)
             write_processor(folder / family, family, patch, BUDGET)
         (folder / "jobs.json").write_text(json.dumps(self._jobs()))
-        command = [sys.executable, "-m", "tests.parity.qwen_vl_processors", str(folder)]
-        done = subprocess.run(
-            command, env=environment(), capture_output=True, text=True, timeout=240, check=False
-        )
-        assert done.returncode == 0, done.stderr[-6000:]
+        run(
+            ["-m", "tests.parity.qwen_vl_processors", str(folder)], 1, 240, python_path()
+        ).succeeded()
         self._found = load_file(folder / "answers.safetensors")
 
     def _jobs(self) -> dict[str, Any]:
@@ -105,7 +103,7 @@ class Answers:
             }
             for images, videos in PROMPTS
         ]
-        return {"sizes": sizes, "sampled": SAMPLED, "prompts": prompts}
+        return {"sizes": sizes, "most": MOST, "sampled": SAMPLED, "prompts": prompts}
 
     def theirs(self, family: str, name: str) -> Tensor:
         return self._found[f"{family}/{name}"]
@@ -184,7 +182,7 @@ def test_sampling(number: int, family: str, answers: Answers) -> None:
     job = SAMPLED[number]
     film = info(job["frames"], job["rate"])
     fps, count = (job["sampling"].get(name) for name in ("fps", "num_frames"))
-    ours = answers.layout(family).frame_indices(film, count or None, fps)
+    ours = answers.layout(family).frame_indices(film, count or MOST, fps)
     assert list(ours) == filled(answers.theirs(family, f"sampled/{number}").tolist())
 
 

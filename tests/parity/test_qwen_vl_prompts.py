@@ -18,11 +18,9 @@ from PIL import Image
 
 from megatron_longrl.checkpoint.hf import HfFolder
 from megatron_longrl.config import Config
-from megatron_longrl.data.media_layout import Slots
 from megatron_longrl.data.prompts import Prompt, PromptBuilder
 from megatron_longrl.data.rows import Row
 from megatron_longrl.data.video import decode_frames
-from megatron_longrl.models.qwen_vl.layout import Qwen25Layout
 from megatron_longrl.parallel.groups import destroy_parallel
 from megatron_longrl.platforms import platform
 from tests.parity.comparison import TOLERANCE, assert_close, loaded
@@ -140,17 +138,6 @@ def test_logits(kind, both, row_of):
     if pixels:  # the media are seen
         changed = model_logits(model, config, prompt, [p * 0.5 for p in pixels])
         assert difference(changed, theirs).largest > 100 * TOLERANCE
-
-
-def test_text_comes_after_a_long_video():
-    """The example of transformers' ``get_rope_index``: three units of 2 x 2, 50 positions apart."""
-    layout = object.__new__(Qwen25Layout)
-    layout._tokens_per_second = 25
-    positions = layout.positions([Slots(0, (3, 2, 2), 2.0), 5])
-    time, height, width = positions.T.tolist()
-    assert time == [0] * 4 + [50] * 4 + [100] * 4 + [101, 102, 103, 104, 105]
-    assert height == [0, 0, 1, 1] * 3 + [101, 102, 103, 104, 105]
-    assert width == [0, 1, 0, 1] * 3 + [101, 102, 103, 104, 105]
 
 
 def test_text_that_tells_the_time(both, row_of):

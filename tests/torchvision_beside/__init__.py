@@ -16,8 +16,8 @@ ROOT = Path(__file__).resolve().parents[2]
 BESIDE = Path(sys.prefix) / "torchvision"
 
 
-def environment() -> dict[str, str]:
-    """The variables of a child program that imports torchvision.
+def python_path() -> dict[str, str]:
+    """``PYTHONPATH`` of a child program that imports torchvision.
 
     Raises:
         RuntimeError: it is neither in the environment nor beside it.
@@ -29,6 +29,4 @@ def environment() -> dict[str, str]:
                 f"no torchvision in {BESIDE}: bash tools/environment.sh puts it there"
             )
         paths += [str(Path(__file__).parent), str(BESIDE)]
-    if inherited := os.environ.get("PYTHONPATH"):
-        paths.append(inherited)
-    return {**os.environ, "PYTHONPATH": os.pathsep.join(paths), "OMP_NUM_THREADS": "1"}
+    return {"PYTHONPATH": os.pathsep.join(paths)}
