@@ -79,7 +79,7 @@ def core_errors() -> Iterator[None]:
     except CheckpointException as error:  # a BaseException, the same on all ranks
         # Of a failed write only rank 0 knows more than that there was one.
         for failure, _ in error.failures.values():
-            if isinstance(failure, UserError):
+            if isinstance(failure, UserError | KeyboardInterrupt | SystemExit):
                 raise failure from None
         failures = [f"{type(e).__name__}: {e}" for e, _ in error.failures.values()]
         reason = failures[0] if failures else "another rank failed"

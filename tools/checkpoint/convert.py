@@ -151,6 +151,9 @@ def main(argv: list[str] | None = None) -> int:
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
+    except KeyboardInterrupt:
+        print("error: interrupted; what was half-written is removed", file=sys.stderr)
+        return 128 + signal.SIGINT
     print(f"{args.loader} {source.folder} -> {args.saver} {args.save_dir}: {summary}")
     return 0
 
