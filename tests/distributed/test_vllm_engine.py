@@ -80,6 +80,12 @@ def closed_at_the_end() -> Iterator[None]:
     close_engine()
 
 
+def mapped_by_ranks() -> set[str]:
+    """vLLM's memory that ranks share, as this process maps it; a closed engine's stays mapped."""
+    lines = Path("/proc/self/maps").read_text().splitlines()
+    return {line for line in lines if "cpushm" in line}
+
+
 def close_engine() -> None:
     while OPEN:
         OPEN.popitem()[1][0].close()
@@ -91,23 +97,21 @@ def layout(world: None, name: str) -> Layout:
         close_engine()
         replica, engine_ranks, blocks = LAYOUTS[name]
         groups = parallel(replica)
-        before = process_state()
+        before, mapped_before = process_state(), mapped_by_ranks()
         engine = VllmEngine(
             model_settings(memory_gib=blocks * BLOCK_BYTES / 2**30),
             cast(Tokenizer, Words()),
             groups,
             tensor_parallel_size=engine_ranks,
         )
+        OPEN[name] = engine, groups
         assert process_state() == before
-        mapped = [
-            line for line in Path("/proc/self/maps").read_text().splitlines() if "cpushm" in line
-        ]
+        mapped = mapped_by_ranks() - mapped_before
         assert all(line.endswith("(deleted)") for line in mapped), "a crash would leave the file"
         # Without AVX-512 vLLM's ranks talk over gloo instead.
         has_shared_memory = hasattr(torch.ops._C, "init_shm_manager")
         assert bool(mapped) == (engine_ranks == 2 and has_shared_memory)
         engine.update_weights(model(1).named_parameters(), version=1)
-        OPEN[name] = engine, groups
     return (name, *OPEN[name])
 
 
