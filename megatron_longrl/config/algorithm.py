@@ -81,9 +81,11 @@ class AlgorithmSection(Section):
     ref_reset_interval: PositiveInt | None = None
     """Every so many steps the policy becomes the reference; by default never."""
 
-    rollout_correction: Literal["off", "token", "sequence", "icepop"] = "off"
+    rollout_correction: Literal["off", "token", "sequence", "icepop", "ratio"] = "off"
     """Weigh tokens by how likely they are to the trainer, compared with the engine that sampled
-    them: truncated per token, truncated per response, or tokens outside the bounds left out."""
+    them: truncated per token, truncated per response, or tokens outside the bounds left out; or
+    let the policy loss's ratio be to the engine's probabilities, so that its bounds hold for what
+    older weights have sampled, too."""
 
     rollout_correction_cap: PositiveFloat = 2.0
     """Largest weight of token and sequence, and upper bound of icepop."""

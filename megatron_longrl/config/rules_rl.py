@@ -78,6 +78,11 @@ def _advantage(config: Config) -> Iterator[str]:
         )
     if 0 < config.dual_clip <= 1:
         yield f"dual_clip ({config.dual_clip:g}) must be above 1, or 0 for none: give --dual-clip 3"
+    if config.rollout_correction == "ratio" and config.policy_loss == "pg":
+        yield (
+            "rollout_correction ratio bounds the ratio of the policy loss, and pg has none: give "
+            "--rollout-correction token, or another --policy-loss"
+        )
     if config.advantage != "gae":
         for name in ("critic_lr", "critic_iterations", "critic_warmup_steps", "critic_value_clip"):
             if getattr(config, name) != type(config).model_fields[name].default:

@@ -121,10 +121,14 @@ class PolicyLoss:
         assert batch.advantages is not None and batch.rollout_logprobs is not None
         # One update per batch of rollouts: the update's own values are the old ones.
         old = logprobs.detach() if batch.old_logprobs is None else batch.old_logprobs[selected]
+        sampled = batch.rollout_logprobs[selected]
+        # PPO's ratio is to the policy that sampled (https://arxiv.org/abs/1707.06347, equation 6),
+        # older weights' where that is another than the one before the update.
+        base = sampled if config.rollout_correction == "ratio" else old
         report = Sums()
-        per_token = self._policy(batch, logprobs, old, batch.advantages[selected], report)
+        per_token = self._policy(batch, logprobs, base, batch.advantages[selected], report)
         report.add("entropy/mean", entropy.detach())
-        gap = old - batch.rollout_logprobs[selected]
+        gap = old - sampled
         batch.gap = torch.zeros(batch.tokens.shape, device=gap.device)
         batch.gap[selected] = gap.float()
         weights = self._correction(batch, gap)

@@ -40,7 +40,7 @@ from tests.scripted_engine import ScriptedEngine
 
 LOSSES = ("clip", "gspo", "cispo", "pg")
 AGGREGATIONS = ("token", "sequence", "sequence-sum-norm")
-CORRECTIONS = ("token", "sequence", "icepop")
+CORRECTIONS = ("ratio", "token", "sequence", "icepop")
 KLS = ("k3", "full", "k1", "k2", "abs")
 LOWER, UPPER, DUAL, BETA, BONUS, CAP, FLOOR = 0.2, 0.3, 1.5, 0.2, 0.05, 1.5, 0.6
 MOST_TOKENS = 40
@@ -53,7 +53,8 @@ def settings() -> Iterator[dict[str, object]]:
             yield {
                 "policy_loss": loss,
                 "loss_aggregation": aggregation,
-                "rollout_correction": CORRECTIONS[(i + j) % 3],
+                # pg has no ratio.
+                "rollout_correction": CORRECTIONS[1 + j if loss == "pg" else (i + j) % 4],
                 "kl_type": KLS[(i + j) % 2] if i < 3 else KLS[2 + j],
                 "grpo_kl_beta": BETA,
                 "grpo_entropy_term_weight": BONUS,
@@ -166,9 +167,10 @@ def _loss_of_tokens(config: Config, answer: Answers) -> Tensor:
     numbers, logprobs = answer.numbers, answer.logprobs
     old, advantages = numbers.old.double(), numbers.advantages.double()
     log_p = answer.policy.double()
-    ratio = (logprobs - old).exp()
+    base = numbers.rollout.double() if config.rollout_correction == "ratio" else old
+    ratio = (logprobs - base).exp()
     if config.policy_loss == "gspo":
-        mean = (logprobs - old).mean().exp().detach()
+        mean = (logprobs - base).mean().exp().detach()
         ratio = mean * logprobs.exp() / logprobs.exp().detach()
     if config.policy_loss == "pg":
         gain = advantages * logprobs
@@ -182,8 +184,10 @@ def _loss_of_tokens(config: Config, answer: Answers) -> Tensor:
         weights = weights.clamp(max=CAP)
     elif config.rollout_correction == "sequence":
         weights = weights.prod().clamp(max=CAP).expand_as(gain)
-    else:
+    elif config.rollout_correction == "icepop":
         weights = torch.where((weights < FLOOR) | (weights > CAP), 0.0, weights)
+    else:
+        weights = torch.ones_like(gain)
     return (
         -weights * gain
         + BETA * _divergence(config, answer)

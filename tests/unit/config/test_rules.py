@@ -313,6 +313,13 @@ BROKEN = [
         "multiple of 8 that divides 64, or leave it out for one update",
     ),
     (
+        {"policy_loss": "pg", "rollout_correction": "ratio"},
+        1,
+        "rl",
+        "rollout_correction ratio bounds the ratio of the policy loss, and pg has none: give "
+        "--rollout-correction token, or another --policy-loss",
+    ),
+    (
         {"dual_clip": 0.5},
         1,
         "rl",

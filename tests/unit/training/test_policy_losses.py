@@ -106,8 +106,10 @@ def _tokens(
     """[tokens] of one response."""
     key = id(response)
     new, old, advantages = leaves[key], numbers["old"][key], numbers["advantages"][key]
-    objective = OBJECTIVES[config.policy_loss](new, old, advantages)
-    weights = CORRECTIONS[config.rollout_correction]((old - numbers["rollout"][key]).exp())
+    rollout = numbers["rollout"][key]
+    base = rollout if config.rollout_correction == "ratio" else old
+    objective = OBJECTIVES[config.policy_loss](new, base, advantages)
+    weights = CORRECTIONS[config.rollout_correction]((old - rollout).exp())
     divergence = DIVERGENCES[config.kl_type](new, numbers["reference"][key])
     return -weights * objective + config.grpo_kl_beta * divergence
 
@@ -163,6 +165,8 @@ CORRECTIONS: dict[str, Callable[[Tensor], Tensor]] = {
     "sequence": lambda ratios: ratios.prod().clamp(max=CAP).expand_as(ratios),
     # https://ringtech.notion.site/icepop
     "icepop": lambda ratios: ratios * ((ratios >= FLOOR) & (ratios <= CAP)),
+    # The objective's own ratio is to what sampled, see _tokens.
+    "ratio": torch.ones_like,
 }
 DIVERGENCES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
     # http://joschu.net/blog/kl-approx.html with r = reference / policy: -log r, (log r)^2 / 2, and
@@ -227,10 +231,25 @@ def test_divergences(kind, seed):
 
 
 @pytest.mark.parametrize("seed", SEEDS)
-@pytest.mark.parametrize("loss", ["clip", "cispo", "pg"])
-@pytest.mark.parametrize("correction", CORRECTIONS)
+@pytest.mark.parametrize(
+    ("loss", "correction"),
+    [
+        # GSPO's gradient at a token is that of its response only where all tokens weigh the same;
+        # pg has no ratio.
+        *(
+            (loss, name)
+            for loss in ("clip", "cispo", "pg")
+            for name in CORRECTIONS
+            if name != "ratio"
+        ),
+        *((loss, "ratio") for loss in ("clip", "cispo", "gspo")),
+        ("gspo", "sequence"),
+    ],
+)
 def test_corrections(correction, loss, seed):
     groups, numbers = draw(seed)
+    if loss == "gspo":
+        spread_over_responses(groups, numbers)
     config = configure(loss, rollout_correction=correction)
     compare(groups, numbers, config, [(groups, alone())])
 
