@@ -22,9 +22,10 @@ def rl_rules(config: Config, world_size: int) -> Iterator[str]:
     yield from _filters(config)
     if config.trains_on_older_weights and config.rollout_correction == "off":
         name = "rollout_lag" if config.rollout_lag else "rollout_step_tokens"
+        correction = "token" if config.policy_loss == "pg" else "ratio"
         yield (
-            f"{name} trains on tokens of older weights, and rollout_correction off does not weigh "
-            f"them: give --rollout-correction token, or leave {flag(name)} out"
+            f"{name} trains on tokens of older weights, and rollout_correction off takes them for "
+            f"new ones: give --rollout-correction {correction}, or leave {flag(name)} out"
         )
 
 

@@ -73,7 +73,7 @@ def test_a_trained_encoder_encodes_again_for_the_update(
 def test_unfinished_responses_go_on_with_newer_weights(
     arena: Arena, sft_run: Path, tmp_path: Path
 ) -> None:
-    partial = (*CP2, "--rollout-step-tokens", "8", "--rollout-correction", "token")
+    partial = (*CP2, "--rollout-step-tokens", "8", "--rollout-correction", "ratio")
     flags = [*rl_flags(arena, sft_run), *partial, "--save-interval", "3"]
     run = tmp_path / "run"
     arena.launch("train_rl", *flags, "--save", run).succeeded()

@@ -313,6 +313,20 @@ BROKEN = [
         "multiple of 8 that divides 64, or leave it out for one update",
     ),
     (
+        {"rollout_lag": 1},
+        1,
+        "rl",
+        "rollout_lag trains on tokens of older weights, and rollout_correction off takes them for "
+        "new ones: give --rollout-correction ratio, or leave --rollout-lag out",
+    ),
+    (
+        {"rollout_step_tokens": 8, "policy_loss": "pg"},
+        1,
+        "rl",
+        "rollout_step_tokens trains on tokens of older weights, and rollout_correction off takes "
+        "them for new ones: give --rollout-correction token, or leave --rollout-step-tokens out",
+    ),
+    (
         {"policy_loss": "pg", "rollout_correction": "ratio"},
         1,
         "rl",
