@@ -202,6 +202,7 @@ class TrainingLoop:
         log.truncate_after(self.iteration)
         if self.iteration == 0 and self.config.eval_at_start and self.validates:
             log.log_step(0, validate(self.valid_rows))
+        self.runtime.timer.pop()  # What was before the first step is no part of it.
         while self.iteration < self.config.train_iters:
             self.saver.poll()
             began = time.perf_counter()

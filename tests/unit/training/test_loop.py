@@ -13,6 +13,7 @@ from megatron_longrl.checkpoint.distributed import Loaded
 from megatron_longrl.planner.cost import Machine
 from megatron_longrl.training import loop
 from megatron_longrl.training.loop import TrainingLoop, start
+from megatron_longrl.training.timing import PhaseTimer
 from tests.unit.training.made_up import make_config
 
 
@@ -71,3 +72,43 @@ def test_a_resumed_run_reckons_with_the_machine_that_it_had_measured():
     assert Machine.remembered(dataclasses.asdict(saved), measured) == saved
     assert Machine.remembered(dataclasses.asdict(saved), Machine(ranks=4)) == Machine(ranks=4)
     assert Machine.remembered(None, measured) == measured
+
+
+def test_a_validation_before_the_first_step_is_no_part_of_its_time(monkeypatch):
+    steps: list[dict[str, float]] = []
+    log = SimpleNamespace(
+        truncate_after=lambda iteration: None,
+        log_step=lambda iteration, metrics, **others: steps.append(metrics),
+        close=lambda: None,
+    )
+    monkeypatch.setattr(loop, "MetricsLogger", lambda *parts: log)
+    timer = PhaseTimer(lambda: None)
+
+    def validate(rows: object) -> dict[str, float]:
+        with timer("decode"):
+            return {"valid/accuracy": 0.5}
+
+    def step(iteration: int, source: object) -> dict[str, float]:
+        with timer("update"):
+            return {"updates": 1}
+
+    groups = SimpleNamespace(dp=SimpleNamespace(size=lambda: 1))
+    run: Any = SimpleNamespace(
+        config=make_config(train_iters=1, eval_at_start=True, valid_data_path=["valid.jsonl"]),
+        runtime=SimpleNamespace(timer=timer, groups=groups, is_writer=False),
+        saver=SimpleNamespace(poll=lambda: None),
+        entry="rl",
+        iteration=0,
+        validates=True,
+        valid_rows=[],
+        sampler=None,
+        consumed_rows=0,
+        rows_per_step=1,
+        samples_per_step=1,
+        _peak_memory=lambda: 0,
+        _is_due=lambda interval, iteration: False,
+    )
+    TrainingLoop._run(run, SimpleNamespace(step=step, validate=validate))
+    before, first = steps
+    assert before == {"valid/accuracy": 0.5}
+    assert [name for name in first if name.startswith("time/")] == ["time/update"]
