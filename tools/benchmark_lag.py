@@ -6,9 +6,10 @@
 
 Each timing is a torchrun launch of its own on two ranks, with the quickstart's model and random
 weights; the two lags take turns. At lag 1 the responses of the next step are generated and scored
-while this step's passes and update run. A reward that waits needs no processor, so the shorter of
-the rewards' time and that of the passes is what a step must save at the least. Writes
-``benchmark_lag.json`` into DIR, which must be empty or new.
+while this step's passes and update run. What a step saves is printed beside the part of the waiting
+for rewards that is gone, and the bound: the shorter of that waiting and of the passes. Generation
+needs the processors that the passes have, and so ends later than at lag 0, where they are idle.
+Writes ``benchmark_lag.json`` into DIR, which must be empty or new.
 """
 
 from __future__ import annotations
@@ -89,20 +90,25 @@ def main() -> int:
         parser.error(f"--output {options.output} is not empty")
     write_data(options.output / "data", [options.frames], 2 * PROMPTS)
     (options.output / "slow.py").write_text(REWARD)
+    pairs: list[dict[str, float]] = []
     timings: list[dict[str, Any]] = []
-    saved, overlapped = [], []
     for number in range(options.pairs):
         zero, one = (run(lag, number, options) for lag in (0, 1))
         timings += [zero, one]
-        saved.append(zero["seconds"] - one["seconds"])
-        phases = zero["phases"]
-        overlapped.append(min(phases["reward"], sum(phases[name] for name in PASSES)))
+        before, after = zero["phases"], one["phases"]
+        pair = {
+            "saved": zero["seconds"] - one["seconds"],
+            "overlapped": before["reward"] - after["reward"],
+            "bound": min(before["reward"], sum(before[name] for name in PASSES)),
+        }
+        pairs.append(pair)
         print(
-            f"lag 0 {zero['seconds']:.2f} s a step, lag 1 {one['seconds']:.2f}: {saved[-1]:.2f} "
-            f"saved, {overlapped[-1]:.2f} to be overlapped",
+            f"lag 0 {zero['seconds']:.2f} s a step, lag 1 {one['seconds']:.2f}: "
+            f"{pair['saved']:.2f} saved, {pair['overlapped']:.2f} of it waiting for rewards, "
+            f"bound {pair['bound']:.2f}",
             flush=True,
         )
-    report = {"saved": saved, "overlapped": overlapped, "timings": timings}
+    report = {"pairs": pairs, "timings": timings}
     (options.output / "benchmark_lag.json").write_text(json.dumps(report, indent=1))
     return 0
 
