@@ -20,13 +20,7 @@ def rl_rules(config: Config, world_size: int) -> Iterator[str]:
     yield from _advantage(config)
     yield from _kl(config)
     yield from _filters(config)
-    if config.trains_on_older_weights and config.rollout_correction == "off":
-        name = "rollout_lag" if config.rollout_lag else "rollout_step_tokens"
-        correction = "token" if config.policy_loss == "pg" else "ratio"
-        yield (
-            f"{name} trains on tokens of older weights, and rollout_correction off takes them for "
-            f"new ones: give --rollout-correction {correction}, or leave {flag(name)} out"
-        )
+    yield from _correction(config)
 
 
 def curriculum_rules(config: Config) -> Iterator[str]:
@@ -79,11 +73,6 @@ def _advantage(config: Config) -> Iterator[str]:
         )
     if 0 < config.dual_clip <= 1:
         yield f"dual_clip ({config.dual_clip:g}) must be above 1, or 0 for none: give --dual-clip 3"
-    if config.rollout_correction == "ratio" and config.policy_loss == "pg":
-        yield (
-            "rollout_correction ratio bounds the ratio of the policy loss, and pg has none: give "
-            "--rollout-correction token, or another --policy-loss"
-        )
     if config.advantage != "gae":
         for name in ("critic_lr", "critic_iterations", "critic_warmup_steps", "critic_value_clip"):
             if getattr(config, name) != type(config).model_fields[name].default:
@@ -126,6 +115,26 @@ def _kl(config: Config) -> Iterator[str]:
         )
 
 
+def _correction(config: Config) -> Iterator[str]:
+    if config.trains_on_older_weights and config.rollout_correction == "off":
+        name = "rollout_lag" if config.rollout_lag else "rollout_step_tokens"
+        correction = "token" if config.policy_loss == "pg" else "ratio"
+        yield (
+            f"{name} trains on tokens of older weights, and rollout_correction off takes them for "
+            f"new ones: give --rollout-correction {correction}, or leave {flag(name)} out"
+        )
+    if config.rollout_correction == "ratio" and config.policy_loss == "pg":
+        yield (
+            "rollout_correction ratio bounds the ratio of the policy loss, and pg has none: give "
+            "--rollout-correction token, or another --policy-loss"
+        )
+    if config.rollout_correction_floor > config.rollout_correction_cap:
+        yield (
+            f"rollout_correction_floor ({config.rollout_correction_floor:g}) is above "
+            f"rollout_correction_cap ({config.rollout_correction_cap:g}): exchange them"
+        )
+
+
 def _filters(config: Config) -> Iterator[str]:
     if config.filter_low >= config.filter_high:
         yield (
@@ -137,9 +146,4 @@ def _filters(config: Config) -> Iterator[str]:
         yield (
             f"difficulty_low ({config.difficulty_low:g}) is above difficulty_high "
             f"({config.difficulty_high:g}): no row could be kept; exchange them"
-        )
-    if config.rollout_correction_floor > config.rollout_correction_cap:
-        yield (
-            f"rollout_correction_floor ({config.rollout_correction_floor:g}) is above "
-            f"rollout_correction_cap ({config.rollout_correction_cap:g}): exchange them"
         )
