@@ -202,9 +202,9 @@ class TrainingLoop:
         log.truncate_after(self.iteration)
         if self.iteration == 0 and self.config.eval_at_start and self.validates:
             log.log_step(0, validate(self.valid_rows))
-        self.runtime.timer.pop()  # What was before the first step is no part of it.
         while self.iteration < self.config.train_iters:
             self.saver.poll()
+            self.runtime.timer.pop()  # Validation and set-up are no part of a step.
             began = time.perf_counter()
             source = RowSource(
                 self.sampler,
@@ -222,7 +222,6 @@ class TrainingLoop:
             if self._is_due(self.config.eval_interval, self.iteration) and self.validates:
                 self.runtime.builder.max_frames = self.config.video_frames  # Of no curriculum.
                 metrics |= validate(self.valid_rows)
-                self.runtime.timer.pop()
             log.log_step(
                 self.iteration,
                 metrics,
