@@ -43,7 +43,8 @@ def train(folder: Path, algorithm: str, steps: int) -> tuple[list[Metrics], str]
         *("--train-data-path", str(FOLDER / "data" / "train.jsonl")),
         *("--valid-data-path", str(FOLDER / "data" / "heldout.jsonl"), "--eval-samples", "64"),
         *("--pretrained-checkpoint", str(FOLDER / "sft"), "--save", str(folder)),
-        *("--rl-algorithm", algorithm, "--train-iters", str(steps), "--lr-decay-iters", "40"),
+        *("--rl-algorithm", algorithm, "--train-iters", str(steps)),
+        *("--lr-decay-iters", "40"),  # as in the recipe, which these are the first steps of
     ]
     if algorithm == "ppo":
         command += ["--critic-iterations", "8"]
