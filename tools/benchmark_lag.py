@@ -60,7 +60,7 @@ def run(lag: int, number: int, options: argparse.Namespace) -> dict[str, Any]:
         *("--reward-function", f"{options.output / 'slow.py'}:slow"),
         *("--reward-kwargs", json.dumps({"seconds": options.reward_seconds})),
         *("--train-iters", str(WARM_UP + options.steps), "--rollout-engine", "server"),
-        *("--rollout-lag", str(lag), "--rollout-correction", "token"),
+        *("--rollout-lag", str(lag), "--rollout-correction", "ratio"),
     ]
     with open(folder / "log", "w") as log:
         environment = {**os.environ, "OMP_NUM_THREADS": "1"}
