@@ -34,7 +34,7 @@ from megatron_longrl.models.rotary import (
 )
 from megatron_longrl.models.swiglu import SwiGLU
 from megatron_longrl.models.transformer_engine import fused_block_spec
-from megatron_longrl.parallel.attention import MaskedAttention
+from megatron_longrl.parallel.attention.module import MaskedAttention
 from megatron_longrl.platforms import platform
 
 if TYPE_CHECKING:
@@ -229,8 +229,8 @@ def run_decoder(
     Args:
         decoder_input: [s, b, h] on the first stage (whole local sequence), else None.
         position_ids: int64 [b, s] of this rank's shard, or [b, s, 3] for multimodal positions.
-        attention_mask: see :func:`~megatron_longrl.parallel.attention.attention_mask`.
-        packed_seq_params: see :func:`~megatron_longrl.parallel.sequence.row_sharing`.
+        attention_mask: see :func:`~megatron_longrl.parallel.attention.mask.attention_mask`.
+        packed_seq_params: see :func:`~megatron_longrl.parallel.attention.module.row_sharing`.
         inference_context: keeps keys and values of the tokens before ``decoder_input``;
             ``position_ids`` are then of the whole sequence so far.
 

@@ -11,7 +11,6 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
-from megatron.core.packed_seq_params import PackedSeqParams
 from torch import Tensor
 from torch.distributed import ProcessGroup
 
@@ -51,19 +50,6 @@ def shard_sequence(tensor: Tensor, group: ProcessGroup, dim: int = 1) -> Tensor:
         return tensor
     indices = zigzag_indices(tensor.shape[dim], group.size(), group.rank())
     return tensor.index_select(dim, indices.to(tensor.device)).contiguous()
-
-
-def row_sharing(group: ProcessGroup) -> PackedSeqParams:
-    """Tells core's attention, ours or Transformer Engine's, which ranks share a micro-batch's rows.
-
-    Transformer Engine's keeps the group that it was told last (core's
-    extensions/transformer_engine.py:1345), so every micro-batch tells it. Rows are not packed as
-    core understands it: its SelfAttention, too, goes by ``sbhd``.
-    """
-    size = group.size()
-    return PackedSeqParams(
-        qkv_format="sbhd", local_cp_size=size, cp_group=group if size > 1 else None
-    )
 
 
 def unshard_sequence(tensor: Tensor, group: ProcessGroup, dim: int = 1) -> Tensor:

@@ -31,9 +31,9 @@ from megatron_longrl.models.language import (
     run_decoder,
 )
 from megatron_longrl.parallel.agree import gather_objects, together
-from megatron_longrl.parallel.attention import attention_mask
+from megatron_longrl.parallel.attention.mask import attention_mask
+from megatron_longrl.parallel.attention.module import row_sharing
 from megatron_longrl.parallel.groups import ParallelGroups
-from megatron_longrl.parallel.sequence import row_sharing
 from megatron_longrl.platforms import platform
 from megatron_longrl.rollout.continuation import (
     NOTHING,

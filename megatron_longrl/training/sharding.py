@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.distributed import ProcessGroup
 
 from megatron_longrl.data.collate import Batch
-from megatron_longrl.parallel.attention import attention_mask
+from megatron_longrl.parallel.attention.mask import attention_mask
 from megatron_longrl.parallel.logprobs import ReferenceLogits
 from megatron_longrl.parallel.sequence import shard_sequence
 
@@ -33,8 +33,8 @@ class MicroBatch:
     prompt_index: Tensor
     place: Tensor
     attention_mask: Tensor | None
-    """Of the whole sequence, see :func:`~megatron_longrl.parallel.attention.attention_mask`; None
-    where layers are causal by themselves."""
+    """Of the whole sequence, see :func:`~megatron_longrl.parallel.attention.mask.attention_mask`;
+    None where layers are causal by themselves."""
     media_keys: tuple[str, ...]
     """Videos of the rows, in the order that ``media_index`` counts."""
     response_lengths: Tensor

@@ -12,7 +12,9 @@ from megatron.core.transformer.enums import AttnMaskType
 from megatron.core.transformer.transformer_config import TransformerConfig
 from torch import Tensor
 
-from megatron_longrl.parallel.attention import MaskedAttention, attention_mask, module
+from megatron_longrl.parallel.attention import mask as mask_module
+from megatron_longrl.parallel.attention.mask import attention_mask
+from megatron_longrl.parallel.attention.module import MaskedAttention
 from megatron_longrl.parallel.attention.visibility import token_coordinates, visible
 from megatron_longrl.parallel.sequence import shard_sequence
 
@@ -116,7 +118,7 @@ def test_longer_than_a_block(cp_comm_type):
 
 @pytest.mark.parametrize("cp_comm_type", ["all_gather", "a2a", "p2p"])
 def test_short_rows_in_blocks(cp_comm_type, monkeypatch):
-    monkeypatch.setattr(module, "SHORT", 0)
+    monkeypatch.setattr(mask_module, "SHORT", 0)
     check(cp_comm_type, 4, 2, 52)
 
 

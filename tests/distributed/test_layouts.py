@@ -2,7 +2,7 @@
 
 import pytest
 
-from megatron_longrl.parallel.attention import module
+from megatron_longrl.parallel.attention import mask
 from megatron_longrl.planner.packing import split_group
 from megatron_longrl.planner.stages import plan_rows
 from megatron_longrl.training import batches
@@ -20,7 +20,7 @@ from tests.distributed.layouts import (
 @pytest.mark.parametrize("layout", exchanged(TWO_RANKS).values(), ids=exchanged(TWO_RANKS))
 def test_long_rows_in_blocks(tiny_data, layout, monkeypatch):
     """Coordinates instead of a dense mask, through recomputation and two rows a micro-batch."""
-    monkeypatch.setattr(module, "SHORT", 0)
+    monkeypatch.setattr(mask, "SHORT", 0)
     check(tiny_data, **layout, micro_batch_size=2, recompute_granularity="full")
 
 
@@ -31,7 +31,7 @@ def test_two_rows_in_a_micro_batch(tiny_data, layout):
 
 @pytest.mark.parametrize("exchange", EXCHANGES)
 def test_packed_rows_in_blocks(tiny_data, exchange, monkeypatch):
-    monkeypatch.setattr(module, "SHORT", 0)
+    monkeypatch.setattr(mask, "SHORT", 0)
     check(tiny_data, **CP2, cp_comm_type=exchange, use_sequence_packing=True)
 
 

@@ -4,9 +4,6 @@ Which token sees which is said by coordinates (:mod:`.visibility`): causal, pack
 (several responses behind one prompt). Short sequences take plain products under a dense mask
 (:mod:`.dense`), long ones blocks of flash attention merged by log-sum-exp (:mod:`.blocks`). Between
 the ranks that share a sequence, keys and values are gathered (:mod:`.all_gather`), exchanged for
-heads (:mod:`.all_to_all`) or passed around a ring (:mod:`.ring`).
+heads (:mod:`.all_to_all`) or passed around a ring (:mod:`.ring`). Core itself is met in
+:mod:`.module` only.
 """
-
-from megatron_longrl.parallel.attention.module import MaskedAttention, attention_mask
-
-__all__ = ["MaskedAttention", "attention_mask"]

@@ -1,4 +1,4 @@
-"""The attention module, and the mask that travels to it with a micro-batch."""
+"""The attention module, and what tells it which ranks share a micro-batch's rows."""
 
 from __future__ import annotations
 
@@ -15,39 +15,22 @@ from torch.distributed import ProcessGroup
 from megatron_longrl.parallel.attention.all_gather import all_gather_attention
 from megatron_longrl.parallel.attention.all_to_all import heads_to_sequence, sequence_to_heads
 from megatron_longrl.parallel.attention.blocks import block_attention
-from megatron_longrl.parallel.attention.dense import SHORT, dense_attention
+from megatron_longrl.parallel.attention.dense import dense_attention
 from megatron_longrl.parallel.attention.ring import ring_attention
-from megatron_longrl.parallel.attention.visibility import token_coordinates, visible
-from megatron_longrl.parallel.sequence import gather_shards, shard_order
+from megatron_longrl.parallel.sequence import gather_shards
 
 
-def attention_mask(
-    branch_ids: Tensor,
-    group: ProcessGroup,
-    cp_comm_type: str,
-    device: torch.device,
-    segment_ids: Tensor | None = None,
-) -> Tensor:
-    """The mask of a micro-batch, the same on all ranks of ``group``, in the order of their shards.
+def row_sharing(group: ProcessGroup) -> PackedSeqParams:
+    """Tells core's attention, ours or Transformer Engine's, which ranks share a micro-batch's rows.
 
-    Args:
-        branch_ids: [b, s] of the whole row: 0 prompt, 1..n responses, -1 padding.
-        segment_ids: [b, s]; which packed sample a token belongs to.
-
-    Returns:
-        For short rows the dense mask, bool [b, 1, s, s] (query, key) on ``device``. For others, and
-        for the ring, the tokens' coordinates, int32 [b, s, 3]; they stay on the CPU, where blocks
-        are planned.
+    Transformer Engine's keeps the group that it was told last (core's
+    extensions/transformer_engine.py:1345), so every micro-batch tells it. Rows are not packed as
+    core understands it: its SelfAttention, too, goes by ``sbhd``.
     """
-    coordinates = token_coordinates(branch_ids.cpu(), segment_ids)
-    length = branch_ids.shape[1]
-    if group.size() > 1:
-        coordinates = coordinates.index_select(1, shard_order(length, group.size()))
-        if cp_comm_type == "p2p":
-            return coordinates
-    if length > SHORT:
-        return coordinates
-    return visible(coordinates, coordinates)[:, None].to(device)
+    size = group.size()
+    return PackedSeqParams(
+        qkv_format="sbhd", local_cp_size=size, cp_group=group if size > 1 else None
+    )
 
 
 class MaskedAttention(torch.nn.Module):
@@ -92,9 +75,9 @@ class MaskedAttention(torch.nn.Module):
         Args:
             query: [s, b, heads, d], this rank's shard.
             key: [s, b, groups, d]; value: the same shape.
-            attention_mask: see :func:`attention_mask`. None: every key is seen.
-            packed_seq_params: says which ranks share the sequence, see
-                :func:`~megatron_longrl.parallel.sequence.row_sharing`; None: those of the module.
+            attention_mask: see :func:`.mask.attention_mask`. None: every key is seen.
+            packed_seq_params: says which ranks share the sequence, see :func:`row_sharing`; None:
+                those of the module.
 
         Returns:
             [s, b, heads * d].

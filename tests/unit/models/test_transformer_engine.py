@@ -12,7 +12,7 @@ from megatron_longrl.errors import UserError
 from megatron_longrl.models.language import language_block_spec, language_transformer_config
 from megatron_longrl.models.norms import TorchNorm
 from megatron_longrl.models.transformer_engine import check_installed
-from megatron_longrl.parallel.attention import MaskedAttention
+from megatron_longrl.parallel.attention.module import MaskedAttention
 from megatron_longrl.training.runtime import build_runtime
 from tests.unit.training.made_up import make_config
 

@@ -11,8 +11,11 @@ from megatron.core.transformer.enums import AttnMaskType
 from megatron.core.transformer.transformer_config import TransformerConfig
 from torch import Tensor
 
-from megatron_longrl.parallel.attention import MaskedAttention, attention_mask, blocks, dense
+from megatron_longrl.parallel.attention import blocks, dense
 from megatron_longrl.parallel.attention.dense import SHORT
+from megatron_longrl.parallel.attention.mask import attention_mask
+from megatron_longrl.parallel.attention.module import MaskedAttention, row_sharing
+from tests.unit.training.made_up import FakeGroup
 
 BATCH, HEADS, CHANNELS = 2, 4, 6
 
@@ -137,3 +140,11 @@ def test_what_the_mask_hides_has_no_influence(alone, length):
     after = module(query, key, value, mask)
     torch.testing.assert_close(after[length // 4, 0], before[length // 4, 0], rtol=0, atol=0)
     assert (after[:, 0] - before[:, 0]).abs().max() > 1
+
+
+def test_attention_is_told_who_shares_a_row():
+    one: Any = FakeGroup(0, 1)
+    group: Any = FakeGroup(0, 2)
+    whole, shared = row_sharing(one), row_sharing(group)
+    assert (whole.qkv_format, whole.local_cp_size, whole.cp_group) == ("sbhd", 1, None)
+    assert (shared.qkv_format, shared.local_cp_size, shared.cp_group) == ("sbhd", 2, group)

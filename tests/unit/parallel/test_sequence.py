@@ -1,12 +1,9 @@
 """The zigzag layout."""
 
-from typing import Any
-
 import pytest
 import torch
 
-from megatron_longrl.parallel.sequence import gathered_order, row_sharing, zigzag_indices
-from tests.unit.training.made_up import FakeGroup
+from megatron_longrl.parallel.sequence import gathered_order, zigzag_indices
 
 
 def test_rank_r_owns_chunks_r_and_its_mirror():
@@ -31,11 +28,3 @@ def test_causal_work_is_the_same_on_every_rank(size):
 def test_a_length_that_does_not_divide_is_refused():
     with pytest.raises(ValueError, match="10"):
         zigzag_indices(10, 2, 0)
-
-
-def test_attention_is_told_who_shares_a_row():
-    one: Any = FakeGroup(0, 1)
-    group: Any = FakeGroup(0, 2)
-    whole, shared = row_sharing(one), row_sharing(group)
-    assert (whole.qkv_format, whole.local_cp_size, whole.cp_group) == ("sbhd", 1, None)
-    assert (shared.qkv_format, shared.local_cp_size, shared.cp_group) == ("sbhd", 2, group)
