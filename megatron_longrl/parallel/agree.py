@@ -4,17 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, TypeVar
+from typing import TypeVar
 
-import torch
 import torch.distributed as dist
-from torch import Tensor
 from torch.distributed import ProcessGroup
 
 from megatron_longrl.errors import UserError
-
-if TYPE_CHECKING:
-    from megatron_longrl.parallel.groups import ParallelGroups
 
 T = TypeVar("T")
 
@@ -59,10 +54,3 @@ def together(group: ProcessGroup) -> Iterator[None]:
     errors = agree(group, error)
     if errors:
         raise UserError(errors[0]) from cause
-
-
-def sum_over_replicas(numbers: Tensor, groups: ParallelGroups) -> Tensor:
-    """A vector summed over all replicas, in the order of their ranks; the same on every rank."""
-    mine = numbers.tolist() if groups.replica.rank() == 0 else None
-    parts = [part for part in gather_objects(groups.control, mine) if part is not None]
-    return torch.tensor(parts, dtype=numbers.dtype).sum(dim=0)

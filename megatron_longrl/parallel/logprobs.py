@@ -14,7 +14,7 @@ import torch.distributed as dist
 from torch import Tensor
 from torch.distributed import ProcessGroup
 
-from megatron_longrl.parallel.groups import all_reduce_sum
+from megatron_longrl.parallel.sums import all_reduce_sum
 
 
 def _chunk_logits(hidden: Tensor, weight: Tensor, real_rows: int, temperature: float) -> Tensor:

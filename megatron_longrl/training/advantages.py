@@ -10,7 +10,7 @@ from torch import Tensor
 
 from megatron_longrl.algorithms.advantages import ADVANTAGES, AdvantageSettings, raw_gae
 from megatron_longrl.algorithms.outcomes import Outcome
-from megatron_longrl.parallel.agree import sum_over_replicas
+from megatron_longrl.parallel.sums import sum_over_replicas
 from megatron_longrl.training.token_values import of_group
 
 if TYPE_CHECKING:

@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
 from megatron_longrl.algorithms.correction import effective_sample_share, token_weights
 from megatron_longrl.parallel.agree import gather_objects
-from megatron_longrl.parallel.groups import ParallelGroups
 from megatron_longrl.rollout.types import Group
 from megatron_longrl.training.sharding import MicroBatch
 from megatron_longrl.training.token_values import collect
+
+if TYPE_CHECKING:
+    from megatron_longrl.parallel.groups import ParallelGroups
 
 QUANTILE = 0.99
 

@@ -16,9 +16,9 @@ from megatron_longrl.checkpoint.distributed import load_weights
 from megatron_longrl.data.rows import Row
 from megatron_longrl.errors import UserError
 from megatron_longrl.models.language import output_weight
-from megatron_longrl.parallel.agree import sum_over_replicas
 from megatron_longrl.parallel.frames import EncodedVideos
 from megatron_longrl.parallel.logprobs import ReferenceLogits
+from megatron_longrl.parallel.sums import sum_over_replicas
 from megatron_longrl.planner.packing import even_part
 from megatron_longrl.rewards.protocol import Rewards
 from megatron_longrl.rollout.engine import RolloutEngine

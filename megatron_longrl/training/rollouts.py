@@ -15,7 +15,7 @@ from megatron_longrl.algorithms.filters import does_better, overlong_penalty, sa
 from megatron_longrl.data.curriculum import frames_at
 from megatron_longrl.data.prompts import Prompt
 from megatron_longrl.data.rows import Row
-from megatron_longrl.parallel.agree import sum_over_replicas
+from megatron_longrl.parallel.sums import sum_over_replicas
 from megatron_longrl.rewards.protocol import Rewards
 from megatron_longrl.rollout.engine import Pending, RolloutEngine
 from megatron_longrl.rollout.records.recorder import RolloutRecorder

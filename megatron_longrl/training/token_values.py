@@ -12,9 +12,10 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from megatron_longrl.parallel.groups import ParallelGroups, all_reduce_sum
+from megatron_longrl.parallel.sums import all_reduce_sum
 
 if TYPE_CHECKING:
+    from megatron_longrl.parallel.groups import ParallelGroups
     from megatron_longrl.rollout.types import Group, Response
     from megatron_longrl.training.sharding import MicroBatch
 
