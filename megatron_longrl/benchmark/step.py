@@ -12,7 +12,8 @@ from megatron_longrl.benchmark.variants import Variant
 from megatron_longrl.checkpoint.mapping import weight_stream
 from megatron_longrl.data.prompts import Prompt
 from megatron_longrl.data.rows import Row
-from megatron_longrl.data.video import VideoError, decode_many
+from megatron_longrl.data.video import decode_many
+from megatron_longrl.data.video_info import VideoError
 from megatron_longrl.errors import UserError
 from megatron_longrl.rewards.runner import RewardRunner
 from megatron_longrl.rollout.engine import RolloutEngine

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, UnidentifiedImageError
 
-from megatron_longrl.data.video_probe import VideoError, VideoInfo
+from megatron_longrl.data.video_info import VideoError, VideoInfo
 
 
 def probe_image(path: str | Path) -> VideoInfo:

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from megatron_longrl.data.frame_view import FrameView
-from megatron_longrl.data.video_probe import VideoInfo
+from megatron_longrl.data.video_info import VideoInfo
 
 
 @dataclass(frozen=True)

@@ -10,12 +10,15 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
+from megatron_longrl.data.content_hash import content_hash
 from megatron_longrl.data.image import probe_image
 from megatron_longrl.data.media_layout import MediaLayout, Piece, Slots, text_positions
 from megatron_longrl.data.rows import Row
 from megatron_longrl.data.templates import find_template
 from megatron_longrl.data.tokenizer import END_OF_TURN, Tokenizer
-from megatron_longrl.data.video import VideoError, VideoInfo, VideoSpec, content_hash, probe
+from megatron_longrl.data.video_info import VideoError, VideoInfo
+from megatron_longrl.data.video_probe import probe
+from megatron_longrl.data.video_spec import VideoSpec
 from megatron_longrl.errors import UserError
 
 if TYPE_CHECKING:

@@ -8,101 +8,28 @@ NVDEC's pixels differ a little from a CPU decoder's.
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
-from functools import cache, cached_property, partial
+from dataclasses import dataclass
+from functools import cache, partial
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from megatron_longrl.data import video_dali
-from megatron_longrl.data.frame_view import FrameView, Tiling
+from megatron_longrl.data.frame_view import Tiling
 from megatron_longrl.data.image import read_image
 from megatron_longrl.data.resize import preprocess
 from megatron_longrl.data.video_dali import DECODED_BY_DALI, VIDEOS_PER_RUN
-from megatron_longrl.data.video_probe import (
-    Scan,
-    VideoError,
-    VideoInfo,
-    content_hash,
-    probe,
-    scan,
-)
+from megatron_longrl.data.video_info import VideoError
+from megatron_longrl.data.video_probe import Scan, probe, scan
 from megatron_longrl.data.video_pyav import decode_in_chunks
 from megatron_longrl.data.video_segments import Piece, cut, plan_pieces
+from megatron_longrl.data.video_spec import VideoSpec
 from megatron_longrl.platforms import platform
-
-__all__ = [
-    "FrameView",
-    "VideoError",
-    "VideoInfo",
-    "VideoSpec",
-    "content_hash",
-    "decode_frames",
-    "decode_many",
-    "probe",
-    "sample_frame_indices",
-]
 
 _RUN_BYTES = 256 * 2**20
 """Files and full-size frames held at a time; only the results are kept longer."""
-
-
-@dataclass(frozen=True)
-class VideoSpec:
-    """Frames of a video or an image, and how they are preprocessed."""
-
-    path: str
-    content: str
-    """Hash of the file's bytes."""
-    frame_indices: tuple[int, ...]
-    """In presentation order of the file, or numbers of an image's tiles; a multiple of
-    ``view.frames_per_unit``."""
-    view: FrameView
-    source_pixels: int = field(default=0, compare=False)
-    """Width times height of the file's frames: what decoding one costs."""
-    is_image: bool = field(default=False, compare=False)
-    """Pillow reads the file, not a video decoder."""
-    frames_per_second: float = field(default=0.0, compare=False)
-    """At which the frames were taken; 0 where the file has no notion of time."""
-
-    def key(self) -> str:
-        """Identifies these pixels: content, frames and preprocessing."""
-        return self._key
-
-    @cached_property
-    def _key(self) -> str:
-        text = f"{self.content}/{self.frame_indices}/{self.view}"
-        return hashlib.sha256(text.encode()).hexdigest()
-
-    @property
-    def num_units(self) -> int:
-        """Units of work of the tower."""
-        return len(self.frame_indices) // self.view.frames_per_unit
-
-    @property
-    def num_tokens(self) -> int:
-        """Embeddings."""
-        return self.num_units * self.view.tokens_per_unit
-
-
-def sample_frame_indices(
-    info: VideoInfo, max_frames: int | None, fps: float | None
-) -> tuple[int, ...]:
-    """Which frames to take.
-
-    With ``fps``, one frame per 1 / fps seconds, at most ``max_frames``; else ``max_frames``. They
-    are spread uniformly from the first to the last frame, as LongVILA samples. Without either, or
-    from a video that has fewer, all.
-    """
-    count = info.num_frames
-    if fps is not None and info.fps > 0:
-        count = max(1, min(count, round(info.num_frames / info.fps * fps)))
-    if max_frames is not None:
-        count = min(count, max_frames)
-    return tuple(int(i) for i in np.linspace(0, info.num_frames - 1, count).round())
 
 
 def decode_frames(spec: VideoSpec, positions: Sequence[int] | None = None) -> Tensor:

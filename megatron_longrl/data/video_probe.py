@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from bisect import bisect_right
 from dataclasses import dataclass
 from functools import lru_cache
@@ -12,35 +11,8 @@ from typing import Any
 import av
 
 from megatron_longrl.data.container_size import declared_size
-
-
-class VideoError(Exception):
-    """A video that cannot be read; one line that names the file and the reason."""
-
-    def __init__(self, path: str | Path, reason: str) -> None:
-        self.path = str(path)
-        self.reason = " ".join(reason.split())
-        super().__init__(f"{self.path}: {self.reason}")
-
-    def __reduce__(self) -> tuple[type[VideoError], tuple[str, str]]:
-        return VideoError, (self.path, self.reason)
-
-
-@dataclass(frozen=True)
-class VideoInfo:
-    """What a look at a file's packets tells."""
-
-    num_frames: int
-    """Frames that are shown."""
-    fps: float
-    """Mean rate; 0 where the file has no notion of time."""
-    width: int
-    height: int
-    codec: str
-    """FFmpeg's name: vp9, h264, …"""
-    duration_seconds: float
-    is_image: bool = False
-    """A picture, which has one frame and no time."""
+from megatron_longrl.data.content_hash import identity
+from megatron_longrl.data.video_info import VideoError, VideoInfo
 
 
 @dataclass(frozen=True)
@@ -69,40 +41,12 @@ def probe(path: str | Path) -> VideoInfo:
     Raises:
         VideoError: not there, not a video, empty, or truncated.
     """
-    return _info(*_identity(path))
+    return _info(*identity(path))
 
 
 def scan(path: str | Path) -> Scan:
     """Like :func:`probe`, with the timestamps of all frames."""
-    return _scan(*_identity(path))
-
-
-def content_hash(path: str | Path) -> str:
-    """SHA-256 of the file's bytes, kept like :func:`probe`'s answers.
-
-    Raises:
-        VideoError: it cannot be read.
-    """
-    try:
-        return _hash(*_identity(path))
-    except OSError as error:
-        raise VideoError(path, error.strerror or "cannot be read") from None
-
-
-def _identity(path: str | Path) -> tuple[Path, int, int]:
-    """Path, size and time of modification."""
-    path = Path(path)
-    try:
-        stat = path.stat()
-    except OSError as error:
-        raise VideoError(path, error.strerror or "cannot be read") from None
-    return path, stat.st_size, stat.st_mtime_ns
-
-
-@lru_cache(maxsize=65536)
-def _hash(path: Path, size: int, modified: int) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+    return _scan(*identity(path))
 
 
 @lru_cache(maxsize=65536)

@@ -10,7 +10,8 @@ import av
 import numpy as np
 from av.video.reformatter import Colorspace, Interpolation, VideoReformatter
 
-from megatron_longrl.data.video_probe import Scan, VideoError, scan
+from megatron_longrl.data.video_info import VideoError
+from megatron_longrl.data.video_probe import Scan, scan
 
 # DALI's conversion to RGB on CPU, bit for bit. It takes every video for BT.601, whatever its tag
 # says, and so does OpenCV, with which VILA reads videos.

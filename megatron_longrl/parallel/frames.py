@@ -21,7 +21,10 @@ import torch.distributed as dist
 from torch import Tensor
 from torch.distributed import ProcessGroup
 
-from megatron_longrl.data.video import FrameView, VideoError, VideoSpec, decode_many
+from megatron_longrl.data.frame_view import FrameView
+from megatron_longrl.data.video import decode_many
+from megatron_longrl.data.video_info import VideoError
+from megatron_longrl.data.video_spec import VideoSpec
 from megatron_longrl.parallel.agree import gather_objects, together
 from megatron_longrl.parallel.shares import Cut, Share, frame_shares
 from megatron_longrl.parallel.team import Request, Team

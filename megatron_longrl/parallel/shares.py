@@ -8,7 +8,7 @@ from typing import Literal
 
 import numpy as np
 
-from megatron_longrl.data.video import VideoSpec
+from megatron_longrl.data.video_spec import VideoSpec
 
 Cut = Literal["auto", "always", "never"]
 """Whether a video is cut between ranks."""

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from megatron_longrl.data.prompts import Prompt
-from megatron_longrl.data.video import VideoSpec
+from megatron_longrl.data.video_spec import VideoSpec
 from megatron_longrl.parallel.frames import EncodedVideos, FrameEncoder
 from megatron_longrl.rollout.embeddings.store import EmbeddingStore
 from megatron_longrl.training.model import TrainedModel

@@ -13,7 +13,7 @@ import torch.distributed as dist
 from megatron_longrl.data.prompts import Prompt, PromptBuilder
 from megatron_longrl.data.rows import Row
 from megatron_longrl.data.tokenizer import Tokenizer, build_tokenizer
-from megatron_longrl.data.video import VideoError
+from megatron_longrl.data.video_info import VideoError
 from megatron_longrl.errors import UserError
 from megatron_longrl.models.transformer_engine import check_installed
 from megatron_longrl.parallel.agree import gather_objects, together

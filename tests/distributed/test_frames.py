@@ -17,7 +17,11 @@ import torch.distributed as dist
 from torch import Tensor
 from torch.distributed import ProcessGroup
 
-from megatron_longrl.data.video import FrameView, VideoError, VideoSpec, content_hash, decode_frames
+from megatron_longrl.data.content_hash import content_hash
+from megatron_longrl.data.frame_view import FrameView
+from megatron_longrl.data.video import decode_frames
+from megatron_longrl.data.video_info import VideoError
+from megatron_longrl.data.video_spec import VideoSpec
 from megatron_longrl.errors import UserError
 from megatron_longrl.parallel import frames as frames_module
 from megatron_longrl.parallel.agree import gather_objects, together

@@ -20,8 +20,9 @@ from megatron_longrl.data.media_layout import Slots
 from megatron_longrl.data.prompts import Prompt, PromptBuilder
 from megatron_longrl.data.rows import Row
 from megatron_longrl.data.tokenizer import HuggingFaceTokenizer
-from megatron_longrl.data.video import decode_frames, probe
-from megatron_longrl.data.video_probe import VideoInfo
+from megatron_longrl.data.video import decode_frames
+from megatron_longrl.data.video_info import VideoInfo
+from megatron_longrl.data.video_probe import probe
 from megatron_longrl.models.family import find_family
 from megatron_longrl.models.qwen_vl.grid import patchify
 from megatron_longrl.models.qwen_vl.layout import Qwen25Layout

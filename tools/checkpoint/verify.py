@@ -40,7 +40,8 @@ from megatron_longrl.data.collate import collate
 from megatron_longrl.data.prompts import Prompt, PromptBuilder
 from megatron_longrl.data.rows import Row
 from megatron_longrl.data.tokenizer import build_tokenizer
-from megatron_longrl.data.video import VideoError, decode_frames
+from megatron_longrl.data.video import decode_frames
+from megatron_longrl.data.video_info import VideoError
 from megatron_longrl.errors import UserError
 from megatron_longrl.models.language import hidden_for_logits, output_weight
 from megatron_longrl.parallel.groups import destroy_parallel, init_parallel

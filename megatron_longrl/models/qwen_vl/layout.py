@@ -13,7 +13,7 @@ from torch import Tensor
 
 from megatron_longrl.data.frame_view import FrameView
 from megatron_longrl.data.media_layout import Piece, Slots
-from megatron_longrl.data.video_probe import VideoInfo
+from megatron_longrl.data.video_info import VideoInfo
 from megatron_longrl.models.qwen_vl.sizes import PixelBudget, resized
 
 if TYPE_CHECKING:

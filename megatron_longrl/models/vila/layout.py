@@ -14,8 +14,8 @@ from torch import Tensor
 
 from megatron_longrl.data.frame_view import FrameView, Tiling
 from megatron_longrl.data.media_layout import Piece, Slots, text_positions
-from megatron_longrl.data.video import sample_frame_indices
-from megatron_longrl.data.video_probe import VideoInfo
+from megatron_longrl.data.video_info import VideoInfo
+from megatron_longrl.data.video_spec import sample_frame_indices
 from megatron_longrl.models.vila.tiles import nearest_tiling
 
 if TYPE_CHECKING:

@@ -9,7 +9,8 @@ from typing import Any
 
 import pytest
 
-from megatron_longrl.data.video import VideoError, content_hash
+from megatron_longrl.data.content_hash import content_hash
+from megatron_longrl.data.video_info import VideoError
 
 
 def test_a_file_is_read_once_until_it_changes(

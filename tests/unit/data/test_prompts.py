@@ -15,7 +15,9 @@ from megatron_longrl.data.prompts import PromptBuilder
 from megatron_longrl.data.rows import Row
 from megatron_longrl.data.templates import TEMPLATES, find_template
 from megatron_longrl.data.tokenizer import Tokenizer, build_tokenizer, train_sentencepiece
-from megatron_longrl.data.video import VideoError, decode_frames, probe
+from megatron_longrl.data.video import decode_frames
+from megatron_longrl.data.video_info import VideoError
+from megatron_longrl.data.video_probe import probe
 from megatron_longrl.errors import UserError
 from megatron_longrl.models.vila.layout import VilaLayout
 from megatron_longrl.rewards.choice import choice_reward

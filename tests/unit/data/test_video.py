@@ -20,18 +20,13 @@ from torch import Tensor
 from megatron_longrl.data import resize as resize_module
 from megatron_longrl.data import video as video_module
 from megatron_longrl.data import video_dali, video_pyav
+from megatron_longrl.data.content_hash import content_hash
+from megatron_longrl.data.frame_view import FrameView
 from megatron_longrl.data.resize import preprocess
-from megatron_longrl.data.video import (
-    FrameView,
-    VideoError,
-    VideoInfo,
-    VideoSpec,
-    content_hash,
-    decode_frames,
-    decode_many,
-    probe,
-    sample_frame_indices,
-)
+from megatron_longrl.data.video import decode_frames, decode_many
+from megatron_longrl.data.video_info import VideoError, VideoInfo
+from megatron_longrl.data.video_probe import probe
+from megatron_longrl.data.video_spec import VideoSpec, sample_frame_indices
 
 VIEW = FrameView(32, 32, (0.5,) * 3, (0.5,) * 3)
 B_FRAMES = {"bf": "3", "g": "8"}

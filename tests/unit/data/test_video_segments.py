@@ -14,9 +14,12 @@ import torch
 
 from megatron_longrl.data import video as video_module
 from megatron_longrl.data import video_dali
-from megatron_longrl.data.video import FrameView, VideoSpec, content_hash, decode_frames
+from megatron_longrl.data.content_hash import content_hash
+from megatron_longrl.data.frame_view import FrameView
+from megatron_longrl.data.video import decode_frames
 from megatron_longrl.data.video_probe import scan
 from megatron_longrl.data.video_segments import plan_pieces
+from megatron_longrl.data.video_spec import VideoSpec
 
 FILES: dict[str, dict[str, Any]] = {
     "short_gops.webm": {"codec": "libvpx-vp9", "options": {"g": "16"}},

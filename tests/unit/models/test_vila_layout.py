@@ -11,7 +11,7 @@ from megatron.core.tensor_parallel.random import model_parallel_cuda_manual_seed
 
 from megatron_longrl.config import Config
 from megatron_longrl.data.media_layout import Slots
-from megatron_longrl.data.video_probe import VideoInfo
+from megatron_longrl.data.video_info import VideoInfo
 from megatron_longrl.errors import UserError
 from megatron_longrl.models.vila.encoder import VisionEncoder
 from megatron_longrl.models.vila.layout import VilaLayout

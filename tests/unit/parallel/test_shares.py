@@ -7,7 +7,8 @@ import random
 
 import pytest
 
-from megatron_longrl.data.video import FrameView, VideoSpec
+from megatron_longrl.data.frame_view import FrameView
+from megatron_longrl.data.video_spec import VideoSpec
 from megatron_longrl.parallel.shares import deal, frame_shares, split_by_cost
 
 
