@@ -11,6 +11,9 @@ from dataclasses import dataclass
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
+from megatron_longrl.models.vila.depth import layers_to_run
+from megatron_longrl.models.vila.projector_kinds import widths
+
 if TYPE_CHECKING:
     from megatron_longrl.config import Config
 
@@ -135,9 +138,6 @@ def _encoder_flops(config: Config) -> float:
     """Operations of a frame of a video through the tower's layers that run, and the projector."""
     if not config.vision_image_size:
         return 0.0  # text, or frames of any size
-    from megatron_longrl.models.vila.projector_kinds import widths
-    from megatron_longrl.models.vila.siglip import layers_to_run
-
     patches = (config.vision_image_size // config.vision_patch_size) ** 2
     c, h = config.vision_hidden_size, config.hidden_size
     pictures = 1 if config.vision_dynamic_s2 else sum(side**2 for side in config.tile_squares)

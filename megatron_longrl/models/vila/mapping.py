@@ -13,8 +13,8 @@ from megatron_longrl.checkpoint.table import (
     TensorMapping,
 )
 from megatron_longrl.models.text.mapping import language_model
+from megatron_longrl.models.vila.depth import layers_to_run
 from megatron_longrl.models.vila.projector_kinds import parameter_names
-from megatron_longrl.models.vila.siglip import layers_to_run
 
 if TYPE_CHECKING:
     from megatron_longrl.config import Config

@@ -20,18 +20,12 @@ from torch import Tensor
 
 from megatron_longrl.models.language import block_spec, common_transformer_options
 from megatron_longrl.models.lora import lora_options
+from megatron_longrl.models.vila.depth import layers_to_run
 from megatron_longrl.platforms import platform
 
 if TYPE_CHECKING:
     from megatron_longrl.config import Config
     from megatron_longrl.parallel.groups import ParallelGroups
-
-
-def layers_to_run(config: Config) -> int:
-    """Layers up to the hidden state that VILA selects (-2: all but the last one)."""
-    feature_layer = config.vision_feature_layer
-    hidden_states = config.vision_num_layers + 1
-    return feature_layer if feature_layer >= 0 else hidden_states + feature_layer
 
 
 def vision_transformer_config(config: Config) -> TransformerConfig:

@@ -6,8 +6,8 @@ import pytest
 import torch
 
 from megatron_longrl.models.initialize import draw
+from megatron_longrl.models.vila.depth import layers_to_run
 from megatron_longrl.models.vila.projector import Downsample
-from megatron_longrl.models.vila.siglip import layers_to_run
 from tests.unit.training.made_up import make_config
 
 
