@@ -53,7 +53,8 @@ from megatron_longrl.rollout.inputs import (
     media_parts,
     place_media,
 )
-from megatron_longrl.rollout.sampling import balanced_shares, request_seeds
+from megatron_longrl.rollout.sampling import balanced_shares
+from megatron_longrl.rollout.seeds import request_seeds
 from megatron_longrl.rollout.types import Group, Response, SamplingSettings, Traffic
 
 if TYPE_CHECKING:

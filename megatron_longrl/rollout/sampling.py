@@ -3,19 +3,10 @@
 from __future__ import annotations
 
 import hashlib
-import secrets
 from collections import Counter
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
-from megatron_longrl.parallel.agree import gather_objects
-
-if TYPE_CHECKING:
-    from torch.distributed import ProcessGroup
-
-    from megatron_longrl.rollout.types import SamplingSettings
-
-_SEED_BITS = 62
+SEED_BITS = 62
 
 
 def group_seeds(seed: int, step: int, uids: Sequence[str], number: int = 0) -> list[int]:
@@ -31,19 +22,9 @@ def group_seeds(seed: int, step: int, uids: Sequence[str], number: int = 0) -> l
     for uid in uids:
         text = f"{seed}\0{step}\0{uid}\0{seen[uid]}" + (f"\0{number}" if number else "")
         digest = hashlib.sha256(text.encode()).digest()
-        seeds.append(int.from_bytes(digest[:8], "big") >> (64 - _SEED_BITS))
+        seeds.append(int.from_bytes(digest[:8], "big") >> (64 - SEED_BITS))
         seen[uid] += 1
     return seeds
-
-
-def request_seeds(
-    control: ProcessGroup, uids: Sequence[str], sampling: SamplingSettings
-) -> list[int]:
-    """:func:`group_seeds` of a generation, the same on all ranks of ``control``."""
-    seed = sampling.seed
-    if seed is None:
-        seed = gather_objects(control, secrets.randbits(_SEED_BITS))[0]
-    return group_seeds(seed, sampling.step, uids, sampling.round)
 
 
 def balanced_shares(costs: Sequence[float], parts: int) -> list[range]:

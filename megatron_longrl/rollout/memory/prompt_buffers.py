@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from contextlib import closing
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
@@ -11,8 +12,10 @@ from torch.distributed import ProcessGroup
 
 from megatron_longrl.parallel.agree import gather_objects, together
 from megatron_longrl.rollout.memory.shared import SharedMemory
-from megatron_longrl.rollout.placement import Placement
 from megatron_longrl.rollout.vllm.requests import Room
+
+if TYPE_CHECKING:
+    from megatron_longrl.rollout.placement import Placement
 
 
 class PromptBuffers:

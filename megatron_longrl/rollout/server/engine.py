@@ -29,7 +29,7 @@ from megatron_longrl.platforms import platform
 from megatron_longrl.rollout.continuation import NOTHING, Beginning, Begun, Share, whole_groups
 from megatron_longrl.rollout.engine import OnResponse, Pending, RolloutEngine
 from megatron_longrl.rollout.inputs import check_prompts
-from megatron_longrl.rollout.sampling import request_seeds
+from megatron_longrl.rollout.seeds import request_seeds
 from megatron_longrl.rollout.server.client import ServerClient, ServerLost, StaleWeights
 from megatron_longrl.rollout.server.process import ServerProcess
 from megatron_longrl.rollout.server.service import Line

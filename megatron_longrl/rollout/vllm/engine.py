@@ -28,7 +28,8 @@ from megatron_longrl.rollout.engine import OnResponse, RolloutEngine
 from megatron_longrl.rollout.inputs import check_prompts
 from megatron_longrl.rollout.memory.prompt_buffers import PromptBuffers
 from megatron_longrl.rollout.placement import place
-from megatron_longrl.rollout.sampling import balanced_shares, request_seeds
+from megatron_longrl.rollout.sampling import balanced_shares
+from megatron_longrl.rollout.seeds import request_seeds
 from megatron_longrl.rollout.types import Group, Response, SamplingSettings, Traffic
 from megatron_longrl.rollout.vllm.generation import Draw, Generator
 from megatron_longrl.rollout.vllm.guest import kept_random_state, unlink_shared_memory

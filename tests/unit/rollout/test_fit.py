@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from megatron_longrl.rollout.placement import misfit
+from megatron_longrl.rollout.vllm.fit import misfit
 
 CONFIG = {
     "num_attention_heads": 8,
