@@ -26,8 +26,8 @@ from megatron_longrl.data.video import decode_many
 from megatron_longrl.data.video_info import VideoError
 from megatron_longrl.data.video_spec import VideoSpec
 from megatron_longrl.parallel.agree import gather_objects, together
-from megatron_longrl.parallel.shares import Cut, Share, frame_shares
 from megatron_longrl.parallel.team import Request, Team
+from megatron_longrl.planner.shares import Cut, Share, frame_shares
 
 Runs = list[tuple[int, int]]
 """(first row, rows): pieces of a tensor, in the order in which their owner has them."""

@@ -1,1 +1,1 @@
-"""What a batch costs on a layout, before it runs: pure arithmetic, nothing distributed."""
+"""What a batch costs on a layout, and who does what of it: pure arithmetic, nothing distributed."""

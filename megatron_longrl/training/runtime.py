@@ -19,9 +19,9 @@ from megatron_longrl.models.transformer_engine import check_installed
 from megatron_longrl.parallel.agree import gather_objects, together
 from megatron_longrl.parallel.frames import FrameEncoder
 from megatron_longrl.parallel.groups import ParallelGroups, init_parallel
-from megatron_longrl.parallel.shares import Cut
 from megatron_longrl.planner.cost import Machine
 from megatron_longrl.planner.packing import even_part
+from megatron_longrl.planner.shares import Cut
 from megatron_longrl.platforms import platform
 from megatron_longrl.rollout.embeddings.store import EmbeddingStore, open_store
 from megatron_longrl.training.encoder_version import EncoderVersion

@@ -33,7 +33,7 @@ from megatron_longrl.parallel.sequence import (
     shard_sequence,
     unshard_sequence,
 )
-from megatron_longrl.parallel.shares import Cut
+from megatron_longrl.planner.shares import Cut
 
 SIZE, TOKENS, HIDDEN = 8, 3, 4
 VIEW = FrameView(SIZE, SIZE, (0.5,) * 3, (0.5,) * 3, tokens_per_unit=TOKENS)

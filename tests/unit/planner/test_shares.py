@@ -9,7 +9,7 @@ import pytest
 
 from megatron_longrl.data.frame_view import FrameView
 from megatron_longrl.data.video_spec import VideoSpec
-from megatron_longrl.parallel.shares import deal, frame_shares, split_by_cost
+from megatron_longrl.planner.shares import deal, frame_shares, split_by_cost
 
 
 def video(name: str, frames: int, size: int = 8, source_pixels: int = 0) -> VideoSpec:
