@@ -9,8 +9,7 @@ trainer's side is what its passes read, by the same functions.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from typing import NamedTuple
+from collections.abc import Mapping, Sequence
 
 import torch
 from megatron.core.models.gpt import GPTModel
@@ -21,19 +20,15 @@ from megatron_longrl.parallel.agree import gather_objects, together
 from megatron_longrl.parallel.groups import ParallelGroups
 from megatron_longrl.rollout.inputs import InputRecord, row_hashes
 from megatron_longrl.rollout.types import Group
+from megatron_longrl.training.differences import (
+    EMBEDDINGS,
+    IDS,
+    POSITIONS,
+    Difference,
+    differences,
+)
 from megatron_longrl.training.sharding import MicroBatch
 from megatron_longrl.training.step import placed_embeddings
-
-IDS, POSITIONS, EMBEDDINGS = "token ids", "positions", "embeddings"
-
-
-class Difference(NamedTuple):
-    """Where a sample differs first."""
-
-    uid: str
-    what: str
-    place: int
-    """In the prompt followed by the response."""
 
 
 @torch.no_grad()
@@ -104,68 +99,3 @@ def embedding_hashes(gpt: GPTModel, batch: MicroBatch, media: Mapping[str, Tenso
         slots = deepstack.slots.cpu()
         hashes[slots] = row_hashes(torch.cat(list(deepstack.levels), dim=1), hashes[slots])
     return hashes
-
-
-def differences(
-    batch: MicroBatch,
-    records: Mapping[str, InputRecord],
-    hashes: Tensor | None,
-    weight_version: int,
-    media_change: bool = False,
-) -> Iterator[Difference]:
-    """The first difference of each kind in every sample of a shard.
-
-    Args:
-        records: of the engine, by the prompt's uid.
-        hashes: see :func:`embedding_hashes`; None where another stage compares them.
-        weight_version, media_change: see :func:`check_inputs`.
-    """
-    is_media = batch.media_index.cpu() >= 0
-    prompt_index, response_index = batch.prompt_index.cpu(), batch.response_index.cpu()
-    tokens, positions, place = (
-        field.cpu() for field in (batch.tokens, batch.position_ids, batch.place)
-    )
-    for k, uid in enumerate(batch.uids):
-        record = records[uid]
-        prompt = prompt_index == k
-        for j in response_index[prompt].unique().tolist():
-            here = prompt & (response_index == j)
-            ids, expected = record.token_ids, record.positions
-            if j >= 0:
-                answer = batch.responses[j].token_ids
-                steps = record.next_position + torch.arange(len(answer))
-                ids = torch.cat([ids, answer])
-                expected = torch.cat([expected, _like(steps, expected)])
-            compared = [(IDS, tokens, ids, here), (POSITIONS, positions, expected, here)]
-            is_new = record.weight_version == weight_version
-            if hashes is not None and (is_new or not media_change):
-                # Those of responses are the engine's own.
-                given = here & (place < len(record.token_ids))
-                given &= is_media | is_new
-                compared.append((EMBEDDINGS, hashes, record.embedding_hashes, given))
-            for what, ours, theirs, where in compared:
-                index = _first(ours[where], theirs, place[where])
-                if index is not None:
-                    yield Difference(uid, what, index)
-
-
-def _like(positions: Tensor, others: Tensor) -> Tensor:
-    """[n] -> [n], or [n, 3] where the others have time, height and width."""
-    return positions if others.dim() == 1 else positions[:, None].expand(-1, others.shape[1])
-
-
-def _first(ours: Tensor, theirs: Tensor, place: Tensor) -> int | None:
-    """The smallest place at which values differ, or None.
-
-    Args:
-        ours: [t] or [t, 3], of the tokens at ``place`` [t].
-        theirs: [P] or [P, 3], of all places.
-    """
-    if ours.dim() > theirs.dim():
-        theirs = _like(theirs, ours)
-    expected = theirs[place.clamp(max=len(theirs) - 1)]
-    if expected.dim() > ours.dim():
-        ours = _like(ours, expected)
-    differs = (ours != expected).flatten(1).any(dim=1) if ours.dim() > 1 else ours != expected
-    differs |= place >= len(theirs)
-    return int(place[differs].min()) if bool(differs.any()) else None

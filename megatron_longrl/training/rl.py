@@ -32,9 +32,9 @@ from megatron_longrl.training.evaluation import (
     answer,
     reward_counters,
     rollout_metrics,
-    wilson_interval,
 )
 from megatron_longrl.training.gap import gap_metrics
+from megatron_longrl.training.group_rewards import trained_part
 from megatron_longrl.training.loop import RowSource
 from megatron_longrl.training.losses import rl_loss
 from megatron_longrl.training.media import Media
@@ -43,10 +43,11 @@ from megatron_longrl.training.reference import (
     ReferenceWeights,
     WeightsBelowAdapters,
 )
-from megatron_longrl.training.rollouts import RolloutCollector, Rollouts, Round, trained_part
+from megatron_longrl.training.rollouts import RolloutCollector, Rollouts, Round
 from megatron_longrl.training.runtime import Runtime
 from megatron_longrl.training.sharding import MicroBatch
 from megatron_longrl.training.step import SkippedUpdates
+from megatron_longrl.training.summary import wilson_interval
 from megatron_longrl.training.token_values import collect, place, place_advantages
 from megatron_longrl.training.weight_sync import WeightSync
 

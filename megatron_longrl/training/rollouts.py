@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from megatron_longrl.algorithms.filters import does_better, overlong_penalty, says_something
 from megatron_longrl.data.curriculum import frames_at
 from megatron_longrl.data.prompts import Prompt
 from megatron_longrl.data.rows import Row
@@ -19,7 +18,8 @@ from megatron_longrl.parallel.sums import sum_over_replicas
 from megatron_longrl.rewards.protocol import Rewards
 from megatron_longrl.rollout.engine import Pending, RolloutEngine
 from megatron_longrl.rollout.records.recorder import RolloutRecorder
-from megatron_longrl.rollout.types import Group, Response, SamplingSettings
+from megatron_longrl.rollout.types import Group, SamplingSettings
+from megatron_longrl.training.group_rewards import add_contrast, keeps, shorten, take_baseline
 from megatron_longrl.training.loop import RowSource
 from megatron_longrl.training.media import Media
 from megatron_longrl.training.runtime import Runtime
@@ -233,7 +233,7 @@ class RolloutCollector:
             for group, other in zip(filmed, round_.shuffled, strict=True):
                 add_contrast(group, other, bonus, ratio)
         if self.config.overlong_shaping:
-            _shorten(round_.groups, self.config)
+            shorten(round_.groups, self.config)
 
     def _note(self, round_: Round, recorder: RolloutRecorder) -> None:
         """All that was generated, as the rewards left it."""
@@ -253,42 +253,6 @@ def _is_filmed(prompt: Prompt) -> bool:
 def _again(prompts: Sequence[Prompt]) -> list[Prompt]:
     """The same prompts as objects of their own, by which rewards tell groups apart."""
     return [copy(prompt) for prompt in prompts]
-
-
-def keeps(group: Group, config: Config) -> bool:
-    """Dynamic sampling's choice, by the responses that have a reward."""
-    values = group.correct if config.filter_metric == "accuracy" else group.rewards
-    mean = _known_mean(group, values)
-    return mean is not None and says_something(mean, config.filter_low, config.filter_high)
-
-
-def take_baseline(group: Group, greedy: Group) -> None:
-    """The reward of the greedy response, without which no other of the prompt counts."""
-    assert greedy.rewards is not None and greedy.valid is not None
-    assert group.rewards is not None and group.valid is not None
-    group.baseline = float(greedy.rewards[0])
-    group.valid = group.valid & greedy.valid  # [n] and [1]
-    group.rewards = group.rewards * group.valid
-
-
-def add_contrast(group: Group, shuffled: Group, bonus: float, ratio: float) -> None:
-    """Right answers earn more where the order of the frames has helped.
-
-    Args:
-        shuffled: responses to the same prompt, its frames in another order.
-        bonus: what they earn.
-        ratio: of the accuracy on shuffled frames, which the group must reach.
-    """
-    accuracy = _known_mean(group, group.correct)
-    shuffled_accuracy = _known_mean(shuffled, shuffled.correct)
-    if shuffled_accuracy is not None:
-        group.metrics["accuracy_shuffled"] = shuffled_accuracy
-    if accuracy is None or shuffled_accuracy is None:
-        return
-    if does_better(accuracy, shuffled_accuracy, ratio):
-        assert group.rewards is not None and group.correct is not None
-        assert group.valid is not None
-        group.rewards = group.rewards + bonus * group.correct * group.valid
 
 
 def training_settings(config: Config, iteration: int, number: int = 0) -> SamplingSettings:
@@ -336,43 +300,6 @@ def shuffled(
             units = tokens.unflatten(0, (video.num_units, -1))
             result[video.key()] = units[order].flatten(0, 1)
     return result
-
-
-def trained_part(groups: Sequence[Group], config: Config) -> list[Group]:
-    """The groups without the responses that teach nothing: those without a reward, and with
-    --mask-overlong those that were cut. The responses are the same objects."""
-    result = []
-    for group in groups:
-        assert group.rewards is not None
-        known = [True] * len(group.responses) if group.valid is None else group.valid.tolist()
-        kept: list[Response] = [
-            response
-            for response, has_reward in zip(group.responses, known, strict=True)
-            if has_reward and not (config.mask_overlong and response.finish_reason == "length")
-        ]
-        if kept:
-            result.append(Group(group.prompt, kept, inputs=group.inputs))
-    return result
-
-
-def _known_mean(group: Group, values: Tensor | None) -> float | None:
-    """Of the responses that have a reward; None where none has."""
-    assert values is not None and group.valid is not None, "rewards come first"
-    known = values[group.valid]
-    return float(known.mean()) if len(known) else None
-
-
-def _shorten(groups: Sequence[Group], config: Config) -> None:
-    """Take the penalty for length from the rewards."""
-    limit = config.rollout_max_tokens
-    buffer = min(config.overlong_buffer or max(limit // 5, 1), limit)
-    for group in groups:
-        assert group.rewards is not None
-        penalties = [
-            overlong_penalty(len(response.token_ids), limit, buffer, config.overlong_penalty)
-            for response in group.responses
-        ]
-        group.rewards = group.rewards - torch.tensor(penalties, dtype=group.rewards.dtype)
 
 
 def _join(media: Media, more: Media) -> None:

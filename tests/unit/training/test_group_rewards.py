@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from megatron_longrl.rollout.types import Group
-from megatron_longrl.training.rollouts import add_contrast, keeps, take_baseline, trained_part
+from megatron_longrl.training.group_rewards import add_contrast, keeps, take_baseline, trained_part
 from tests.unit.training.made_up import make_config, make_prompt, make_response
 
 

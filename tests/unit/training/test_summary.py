@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from megatron_longrl.rollout.types import Group
-from megatron_longrl.training.evaluation import _group_summary, summarize, wilson_interval
+from megatron_longrl.training.summary import group_summary, summarize, wilson_interval
 from tests.unit.training.made_up import make_prompt, make_response
 
 
@@ -81,7 +81,7 @@ def test_summary_of_a_group():
     ]
     group = Group(make_prompt("p"), responses, rewards=torch.tensor([0.1, 0.7]))
     group.correct, group.metrics = torch.tensor([0.0, 1.0]), {"format": 1.0}
-    summary = _group_summary(group)
+    summary = group_summary(group)
     assert (summary.pop("kind"), summary.pop("frames")) == ("general", "0")
     assert summary == pytest.approx(
         {
@@ -94,7 +94,7 @@ def test_summary_of_a_group():
         }
     )
     group.rewards = torch.tensor([0.3, 0.3])
-    assert _group_summary(group)["zero_advantage"] == 1.0
+    assert group_summary(group)["zero_advantage"] == 1.0
 
 
 def test_summary_of_a_group_with_a_response_that_has_no_reward() -> None:
@@ -103,10 +103,10 @@ def test_summary_of_a_group_with_a_response_that_has_no_reward() -> None:
     group.correct, group.metrics = torch.tensor([1.0, 0.0, 1.0]), {"format": 1.0}
     group.valid = torch.tensor([True, False, True])
     group.components = {"f": [0.5, None, 0.5], "f/words": [1.0, None, 3.0], "g": [None] * 3}
-    summary = _group_summary(group)
+    summary = group_summary(group)
     assert (summary["reward"], summary["zero_advantage"]) == (0.5, 1.0)
     assert (summary["reward/f"], summary["reward/f/words"]) == (0.5, 2.0)
     assert "reward/g" not in summary
     group.valid = torch.zeros(3, dtype=torch.bool)
-    assert "reward" not in _group_summary(group), "it does not lower the mean of the others"
-    assert _group_summary(group)["zero_advantage"] == 1.0
+    assert "reward" not in group_summary(group), "it does not lower the mean of the others"
+    assert group_summary(group)["zero_advantage"] == 1.0

@@ -13,7 +13,7 @@ from megatron_longrl.data.prompts import Prompt
 from megatron_longrl.rollout.inputs import InputRecord
 from megatron_longrl.rollout.types import Group
 from megatron_longrl.training.batches import rl_batches
-from megatron_longrl.training.contract import EMBEDDINGS, IDS, POSITIONS, Difference, differences
+from megatron_longrl.training.differences import EMBEDDINGS, IDS, POSITIONS, Difference, differences
 from megatron_longrl.training.sharding import MicroBatch
 from tests.unit.training.made_up import alone, make_config, make_groups, mr_sp
 
