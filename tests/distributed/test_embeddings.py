@@ -36,16 +36,8 @@ from tests.distributed.cases import CP2, TP2
 from tests.distributed.families import run_config
 from tests.distributed.runs import LAYOUTS
 from tests.distributed.runs import Run as ModelRun
-from tests.distributed.tiny_engine import (
-    HF_CONFIG,
-    MEDIA,
-    PROMPTS,
-    Words,
-    model,
-    model_settings,
-    parallel,
-    tokens,
-)
+from tests.distributed.tiny_engine import MEDIA, PROMPTS, Words, model, parallel, tokens
+from tests.tiny_served import HF_CONFIG, model_settings
 
 GREEDY = SamplingSettings(n=1, max_tokens=5, temperature=0.0)
 SAME = 1e-4

@@ -35,16 +35,15 @@ from megatron_longrl.rollout.types import Group, SamplingSettings
 from megatron_longrl.rollout.vllm.engine import VllmEngine
 from megatron_longrl.rollout.weights.stream import LiveWeights
 from tests.distributed.tiny_engine import (
-    HF_CONFIG,
     MEDIA,
     PROMPTS,
     Words,
     model,
-    model_settings,
     parallel,
     reference_logprobs,
     tokens,
 )
+from tests.tiny_served import HF_CONFIG, model_settings
 
 GROUPS_OUTLIVE_TESTS = True
 GREEDY = SamplingSettings(n=1, max_tokens=20, temperature=0.0)

@@ -25,16 +25,15 @@ from megatron_longrl.rollout.types import SamplingSettings
 from megatron_longrl.rollout.vllm.engine import VllmEngine
 from megatron_longrl.rollout.vllm.limits import check_head_size
 from tests.distributed.tiny_engine import (
-    HF_CONFIG,
     MEDIA,
     PROMPTS,
     Words,
     model,
-    model_settings,
     parallel,
     reference_logprobs,
     tokens,
 )
+from tests.tiny_served import HF_CONFIG, model_settings
 
 GROUPS_OUTLIVE_TESTS = True
 BLOCK_BYTES = 32 * 2 * 2 * 32 * 2 * 4  # tokens, layers, key/value heads, width, k and v, fp32

@@ -18,11 +18,11 @@ from tests.distributed.tiny_engine import (
     MEDIA,
     PROMPTS,
     model,
-    model_settings,
     parallel,
     reference_logprobs,
     tokens,
 )
+from tests.tiny_served import model_settings
 
 GROUPS_OUTLIVE_TESTS = True
 END = 299

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 from types import SimpleNamespace
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, cast
 
 import torch
 from torch import Tensor
@@ -16,28 +16,11 @@ from megatron_longrl.data.rows import Row
 from megatron_longrl.data.video_spec import VideoSpec
 from megatron_longrl.parallel.groups import ParallelGroups, init_parallel
 from megatron_longrl.rollout.types import Group
-from megatron_longrl.rollout.vllm.model import ModelSettings
+from tests.tiny_served import HF_CONFIG
 
 if TYPE_CHECKING:
     from megatron_longrl.config import Config
 
-HF_CONFIG: dict[str, Any] = {
-    "architectures": ["Qwen2ForCausalLM"],
-    "model_type": "qwen2",
-    "hidden_size": 128,
-    "intermediate_size": 128,
-    "num_hidden_layers": 2,
-    "num_attention_heads": 4,
-    "num_key_value_heads": 2,
-    "vocab_size": 300,
-    "max_position_embeddings": 256,
-    "rms_norm_eps": 1e-6,
-    "rope_theta": 10000.0,
-    "hidden_act": "silu",
-    "tie_word_embeddings": False,
-    "initializer_range": 0.15,  # peaked distributions: greedy choices do not hang by a rounding
-}
-MAX_MODEL_LEN = 128
 VIEW = FrameView(8, 8, (0.5,) * 3, (0.5,) * 3)
 NEVER = 299
 
@@ -54,20 +37,6 @@ def parallel(replica: int) -> ParallelGroups:
         distributed_backend="gloo",
     )
     return init_parallel(cast("Config", config))
-
-
-def model_settings(
-    hf_config: dict[str, Any] = HF_CONFIG, memory_gib: float = 0.01
-) -> ModelSettings:
-    """Of a small engine."""
-    return ModelSettings(
-        hf_config,
-        dtype="float32",
-        memory_gib=memory_gib,
-        max_model_len=MAX_MODEL_LEN,
-        max_num_seqs=32,
-        max_num_batched_tokens=150,  # less than the prompts together
-    )
 
 
 def model(seed: int) -> Qwen2ForCausalLM:

@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import importlib.util
-import json
 from pathlib import Path
 
 import pytest
-import torch
-from safetensors.torch import save_file
 
 from megatron_longrl.config import Config
 from tests.tiny_vila import TINY
+
+# This file is imported for tests without a model, too: what is heavy is imported by the fixtures.
 
 
 @pytest.fixture
@@ -69,60 +68,12 @@ def convert(capsys):
 @pytest.fixture
 def vila_folder(tmp_path):
     """Writes random weights of transformers' own models as a VILA folder."""
-    from transformers import Qwen2Config, Qwen2ForCausalLM, SiglipVisionConfig, SiglipVisionModel
+    import torch
+
+    from tests.unit.checkpoint.vila_files import write_vila
 
     def make(tie: bool = True, dtype: torch.dtype = torch.float32, name: str = "vila"):
-        torch.manual_seed(7)
-        folder = tmp_path / name
-        llm = Qwen2ForCausalLM(
-            Qwen2Config(
-                vocab_size=70,
-                hidden_size=32,
-                intermediate_size=48,
-                num_hidden_layers=2,
-                num_attention_heads=4,
-                num_key_value_heads=2,
-                max_position_embeddings=256,
-                rope_theta=1000000.0,
-                tie_word_embeddings=tie,
-            )
-        )
-        tower = SiglipVisionModel(
-            SiglipVisionConfig(
-                hidden_size=16,
-                intermediate_size=24,
-                num_hidden_layers=3,
-                num_attention_heads=2,
-                image_size=28,
-                patch_size=7,
-            )
-        )
-        for model, part in ((llm, "llm"), (tower, "vision_tower")):
-            for parameter in model.parameters():
-                torch.nn.init.normal_(parameter, std=0.3)
-            model.to(dtype).save_pretrained(folder / part)
-        projector = {
-            "layers.1.weight": torch.randn(64),
-            "layers.1.bias": torch.randn(64),
-            "layers.2.weight": torch.randn(32, 64),
-            "layers.2.bias": torch.randn(32),
-            "layers.4.weight": torch.randn(32, 32),
-            "layers.4.bias": torch.randn(32),
-        }
-        (folder / "mm_projector").mkdir()
-        save_file(
-            {k: v.to(dtype) for k, v in projector.items()},
-            folder / "mm_projector" / "model.safetensors",
-        )
-        (folder / "mm_projector" / "config.json").write_text(
-            json.dumps({"mm_projector_type": "mlp_downsample"})
-        )
-        (folder / "vision_tower" / "preprocessor_config.json").write_text(
-            json.dumps({"image_mean": [0.5] * 3, "image_std": [0.5] * 3})
-        )
-        (folder / "config.json").write_text(
-            json.dumps({"model_type": "llava_llama", "mm_vision_select_layer": -2})
-        )
-        return folder
+        write_vila(tmp_path / name, tie, dtype)
+        return tmp_path / name
 
     return make

@@ -10,7 +10,7 @@ from megatron_longrl.models.lora import ADAPTER
 from megatron_longrl.parallel.groups import destroy_parallel, init_parallel
 from megatron_longrl.platforms import platform
 from megatron_longrl.training.model import build_model
-from tests.unit.training.made_up import make_config
+from tests.unit.made_up_config import make_config
 
 
 @pytest.fixture(autouse=True)

@@ -14,7 +14,7 @@ from megatron_longrl.models.norms import TorchNorm
 from megatron_longrl.models.transformer_engine import check_installed
 from megatron_longrl.parallel.attention.module import MaskedAttention
 from megatron_longrl.training.runtime import build_runtime
-from tests.unit.training.made_up import make_config
+from tests.unit.made_up_config import make_config
 
 TE = "transformer_engine"
 

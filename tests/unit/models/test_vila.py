@@ -8,7 +8,7 @@ import torch
 from megatron_longrl.models.initialize import draw
 from megatron_longrl.models.vila.depth import layers_to_run
 from megatron_longrl.models.vila.projector import Downsample
-from tests.unit.training.made_up import make_config
+from tests.unit.made_up_config import make_config
 
 
 @pytest.mark.parametrize("grid", [1, 2, 3, 4, 7])

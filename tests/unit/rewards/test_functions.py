@@ -6,9 +6,7 @@ import math
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
-import torch
 
 from megatron_longrl.rewards.functions import UserFunction, raised, shown
 from megatron_longrl.rewards.sample import Outcome, RewardError
@@ -137,9 +135,7 @@ def batch(tmp_path: Path) -> UserFunction:
     return load(tmp_path, "def f(responses): pass")
 
 
-@pytest.mark.parametrize(
-    "value", [1, 1.0, True, np.float32(1), np.array(1.0), torch.tensor(1.0), torch.tensor([1])]
-)
+@pytest.mark.parametrize("value", [1, 1.0, True])
 def test_numbers(single: UserFunction, value: Any) -> None:
     assert single.outcomes(value, 1) == [Outcome(1.0)]
 
@@ -160,7 +156,6 @@ def test_further_numbers(single: UserFunction) -> None:
         (10**400, "which is no finite number"),
         (1j, "returned 1j, which is no finite number"),
         ([1.0], "returned [1.0], which is no finite number"),
-        (torch.ones(2), "returned tensor([1., 1.]), which is no finite number"),
         ({}, "returned {}, which has no 'score'"),
         ({"score": None}, "returned {'score': None}, in which 'score' is no finite number"),
         ({"score": 1, "kind": "x"}, "in which 'kind' is no finite number"),
@@ -176,7 +171,6 @@ def test_what_is_no_score(single: UserFunction, value: Any, line: str) -> None:
 def test_a_batch_returns_a_score_for_every_response(batch: UserFunction) -> None:
     right = [Outcome(1.0), Outcome(0.5, {"words": 2.0})]
     assert batch.outcomes([1, {"score": 0.5, "words": 2}], 2) == right
-    assert batch.outcomes(np.array([0.0, 1.0]), 2) == [Outcome(0.0), Outcome(1.0)]
     one_bad = batch.outcomes([1, None], 2)
     assert one_bad[0] == Outcome(1.0) and one_bad[1].score is None
 

@@ -14,9 +14,9 @@ import pytest
 
 from megatron_longrl.rewards.judge import Judge
 from megatron_longrl.rewards.sample import Outcome
+from tests.unit.made_up_config import make_config
 from tests.unit.rewards.endpoint import Answer, Endpoint, completion, serve
 from tests.unit.rewards.samples import make_sample
-from tests.unit.training.made_up import make_config
 
 KEY = "sk-very-secret"
 

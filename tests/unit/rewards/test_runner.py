@@ -16,9 +16,10 @@ import torch
 from megatron_longrl.errors import UserError
 from megatron_longrl.rewards.runner import RewardRunner
 from megatron_longrl.rollout.types import Group
+from tests.unit.made_up_config import make_config
 from tests.unit.rewards.endpoint import serve
 from tests.unit.rewards.samples import write_file
-from tests.unit.training.made_up import make_config, make_prompt, make_response
+from tests.unit.training.made_up import make_prompt, make_response
 
 RIGHT = "<think>x</think><answer>B</answer>"
 WRONG = "<think>x</think><answer>C</answer>"

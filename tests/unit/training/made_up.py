@@ -8,7 +8,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from megatron_longrl.config import Config
 from megatron_longrl.data.prompts import Prompt
 from megatron_longrl.data.rows import Row
 from megatron_longrl.rollout.types import Group, Response
@@ -47,27 +46,6 @@ def alone() -> Any:
 def mr_sp(rank: int, size: int) -> Any:
     """A rank among those that share a sequence."""
     return FakeGroups(FakeGroup(rank, size))
-
-
-def make_config(**changes: Any) -> Config:
-    """A valid configuration."""
-    values = {
-        "num_layers": 2,
-        "hidden_size": 32,
-        "ffn_hidden_size": 48,
-        "num_attention_heads": 4,
-        "vision_image_size": 28,
-        "vision_patch_size": 7,
-        "vision_hidden_size": 16,
-        "vision_num_layers": 3,
-        "vision_num_attention_heads": 2,
-        "vision_ffn_hidden_size": 24,
-        "seq_length": 64,
-        "rollout_max_tokens": 8,
-        "grpo_group_size": 2,
-        "vocab_size": 2000,
-    }
-    return Config.model_validate(values | changes)
 
 
 def make_prompt(name: str, length: int = 4) -> Prompt:

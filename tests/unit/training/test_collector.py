@@ -13,7 +13,8 @@ from megatron_longrl.training.group_rewards import trained_part
 from tests.distributed.dynamic_sampling import build, nothing_to_train_on, refilled, source_of
 from tests.distributed.layouts import write_data
 from tests.scripted_engine import number_of, questions
-from tests.unit.training.made_up import make_config, make_groups
+from tests.unit.made_up_config import make_config
+from tests.unit.training.made_up import make_groups
 
 
 @pytest.fixture(scope="module")

@@ -15,7 +15,8 @@ from megatron_longrl.rollout.types import Group
 from megatron_longrl.training.batches import rl_batches
 from megatron_longrl.training.differences import EMBEDDINGS, IDS, POSITIONS, Difference, differences
 from megatron_longrl.training.sharding import MicroBatch
-from tests.unit.training.made_up import alone, make_config, make_groups, mr_sp
+from tests.unit.made_up_config import make_config
+from tests.unit.training.made_up import alone, make_groups, mr_sp
 
 VERSION = 5
 """Of the trainer's weights."""

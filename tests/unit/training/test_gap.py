@@ -13,7 +13,8 @@ from megatron_longrl.training import gap
 from megatron_longrl.training.batches import rl_batches
 from megatron_longrl.training.gap import gap_metrics, gap_statistics
 from megatron_longrl.training.losses import rl_loss
-from tests.unit.training.made_up import FakeGroup, alone, make_config, make_groups, values_by_token
+from tests.unit.made_up_config import make_config
+from tests.unit.training.made_up import FakeGroup, alone, make_groups, values_by_token
 
 RANKS = cast(Any, SimpleNamespace(control=FakeGroup()))
 

@@ -7,7 +7,8 @@ import torch
 
 from megatron_longrl.rollout.types import Group
 from megatron_longrl.training.group_rewards import add_contrast, keeps, take_baseline, trained_part
-from tests.unit.training.made_up import make_config, make_prompt, make_response
+from tests.unit.made_up_config import make_config
+from tests.unit.training.made_up import make_prompt, make_response
 
 
 def make_group(

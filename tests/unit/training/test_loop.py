@@ -14,7 +14,7 @@ from megatron_longrl.planner.cost import Machine
 from megatron_longrl.training import loop
 from megatron_longrl.training.loop import TrainingLoop, start
 from megatron_longrl.training.timing import PhaseTimer
-from tests.unit.training.made_up import make_config
+from tests.unit.made_up_config import make_config
 
 
 @pytest.mark.parametrize(

@@ -14,9 +14,9 @@ from megatron_longrl.rollout.types import Group
 from megatron_longrl.training.batches import rl_batches, sft_batches
 from megatron_longrl.training.losses import Sums, rl_loss, sft_loss
 from megatron_longrl.training.sharding import MicroBatch
+from tests.unit.made_up_config import make_config
 from tests.unit.training.made_up import (
     alone,
-    make_config,
     make_groups,
     make_prompt,
     make_response,

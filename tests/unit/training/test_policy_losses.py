@@ -18,7 +18,8 @@ from megatron_longrl.training.batches import rl_batches
 from megatron_longrl.training.losses import critic_loss, rl_loss
 from megatron_longrl.training.sharding import MicroBatch
 from megatron_longrl.training.token_values import place
-from tests.unit.training.made_up import alone, make_config, make_groups, mr_sp
+from tests.unit.made_up_config import make_config
+from tests.unit.training.made_up import alone, make_groups, mr_sp
 
 SEEDS = (0, 1, 2)
 LOWER, UPPER, DUAL, CAP, FLOOR, MOST_TOKENS = 0.2, 0.3, 1.6, 1.5, 0.7, 12

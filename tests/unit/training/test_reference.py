@@ -17,7 +17,7 @@ from megatron_longrl.training.model import TrainedModel, build_model
 from megatron_longrl.training.reference import CopiedWeights, ReferenceWeights, WeightsBelowAdapters
 from megatron_longrl.training.rl import build_reference
 from tests.parity.comparison import logits as logits_of
-from tests.unit.training.made_up import make_config
+from tests.unit.made_up_config import make_config
 
 TOKENS = torch.arange(12).view(2, 6)
 POSITIONS = torch.arange(6).expand(2, -1)

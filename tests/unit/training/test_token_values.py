@@ -9,7 +9,8 @@ import torch
 
 from megatron_longrl.training.batches import rl_batches
 from megatron_longrl.training.token_values import collect, place, response_sums
-from tests.unit.training.made_up import alone, make_config, make_groups
+from tests.unit.made_up_config import make_config
+from tests.unit.training.made_up import alone, make_groups
 
 LENGTHS = [[3, 7], [1, 2], [5, 5], [8, 1]]
 

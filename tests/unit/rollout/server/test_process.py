@@ -15,13 +15,13 @@ import pytest
 from megatron_longrl.errors import UserError
 from megatron_longrl.rollout.server.process import ServerProcess
 from megatron_longrl.rollout.vllm.model import ModelSettings
-from tests.distributed.tiny_engine import HF_CONFIG, model_settings
+from tests.tiny_served import HF_CONFIG, model_settings
 
 ROOT = Path(__file__).parents[4]
 TRAINER = """
 import json, sys, time
 from megatron_longrl.rollout.server.process import ServerProcess
-from tests.distributed.tiny_engine import model_settings
+from tests.tiny_served import model_settings
 server = ServerProcess(model_settings(), "info")
 address = server.start()
 print(json.dumps([server.pid, address]), flush=True)

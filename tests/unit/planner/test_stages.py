@@ -1,18 +1,14 @@
-"""What rows cost, against masks and modules that are counted; which rows are shared."""
+"""Which rows are shared, and between which ranks."""
 
 from __future__ import annotations
 
 import itertools
 
 import pytest
-import torch
-from torch.utils.flop_counter import FlopCounterMode
 
-from megatron_longrl.data.collate import collate
-from megatron_longrl.parallel.attention.visibility import token_coordinates, visible
 from megatron_longrl.planner.cost import Machine, ModelCost, RowSize
 from megatron_longrl.planner.stages import RowPlan, plan_rows
-from tests.unit.training.made_up import make_config, make_prompt
+from tests.unit.made_up_config import make_config
 
 COST = ModelCost(make_config())
 PASSES = 4
@@ -36,30 +32,6 @@ def used(result):
 
 def row(tokens):
     return RowSize.of(tokens, [1])
-
-
-@pytest.mark.parametrize(("prompt", "responses"), [(4, [3]), (9, [1, 5, 2]), (1, [1])])
-def test_a_row_counts_the_tokens_and_pairs_of_its_mask(prompt, responses):
-    batch = collate([make_prompt("p", prompt)], [[[7] * n for n in responses]], 1, 64)
-    size = RowSize.of(prompt, responses)
-    assert size.tokens == batch.tokens.shape[1]
-    coordinates = token_coordinates(batch.branch_ids)
-    assert size.pairs == int(visible(coordinates, coordinates).sum())
-    assert size.predicted == int(batch.loss_mask.sum())
-
-
-def test_linear_layers_and_logits_against_counted_products():
-    config = make_config(num_query_groups=2)
-    h, f, tokens, logits = config.hidden_size, config.ffn_hidden_size, 5, 3
-    kv = config.num_query_groups * config.kv_channels
-    with FlopCounterMode(display=False) as counter, torch.device("meta"):
-        for _ in range(config.num_layers):
-            x = torch.empty(tokens, h)
-            for width in (h, kv, kv, h, f, f):
-                x @ torch.empty(h, width)
-            torch.empty(tokens, f) @ torch.empty(f, h)
-        torch.empty(logits, h) @ torch.empty(h, config.padded_vocab_size(2000))
-    assert ModelCost(config).forward(RowSize(tokens, 0, logits)) == counter.get_total_flops()
 
 
 @pytest.mark.parametrize("stages", ["auto", "0", "1", "2"])
