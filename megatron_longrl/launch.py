@@ -30,13 +30,13 @@ def launch(entry: Entry, work: Callable[[Config], None], argv: Sequence[str] | N
         work(config)
     except UserError as error:
         _tell(str(error))
-        _leave_groups()
+        leave_groups()
         return USER_ERROR_STATUS
     except Exception:
         if _someone_told():  # Only the echo of another rank's end.
             return USER_ERROR_STATUS
         raise  # Other ranks may be inside a collective: nothing may wait for them here.
-    _leave_groups()
+    leave_groups()
     return 0
 
 
@@ -85,7 +85,8 @@ def _is_first() -> bool:
     return True
 
 
-def _leave_groups() -> None:
+def leave_groups() -> None:
+    """Of what this process has started, where it has come so far as to load torch."""
     if "torch" in sys.modules:
         from megatron_longrl.parallel.groups import destroy_parallel
 

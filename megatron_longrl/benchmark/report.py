@@ -7,9 +7,6 @@ import platform
 from pathlib import Path
 from typing import Any
 
-from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.figure import Figure
-
 from megatron_longrl.benchmark.variants import MODEL, RESPONSE_TOKENS, VARIANTS
 
 
@@ -44,6 +41,10 @@ def _figure(path: Path, results: list[dict[str, Any]], group_size: int, ranks: i
     measured = [result for result in results if "error" not in result]
     if not measured:
         return
+    # matplotlib takes a second to import, before --help and before the first point is measured.
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
     figure = Figure(figsize=(7, 4.5), dpi=150)
     FigureCanvasAgg(figure)
     axes = figure.subplots()

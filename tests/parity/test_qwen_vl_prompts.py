@@ -25,8 +25,8 @@ from megatron_longrl.parallel.groups import destroy_parallel
 from megatron_longrl.platforms import platform
 from tests.parity.comparison import TOLERANCE, assert_close, loaded
 from tests.tiny_qwen_vl import MODELS, hugging_face
+from tools.checkpoint.comparison import difference, model_logits
 from tools.checkpoint.reference import hugging_face_logits
-from tools.checkpoint.verify import difference, model_logits
 
 PIXELS = {"video_min_pixels": 256, "video_max_pixels": 2000, "image_min_pixels": 256}
 

@@ -30,7 +30,7 @@ from megatron_longrl.parallel.groups import destroy_parallel
 from megatron_longrl.platforms import platform
 from tests.parity.comparison import TOLERANCE, assert_close, loaded
 from tests.parity.test_qwen_vl_prompts import Letters, write_video
-from tools.checkpoint.verify import model_logits
+from tools.checkpoint.comparison import model_logits
 
 VOCABULARY, HIDDEN, FEATURES = 131, 56, 24
 SIDE, GRID = 28, 4  # a tile's pixels and patches

@@ -21,107 +21,14 @@ sys.path.insert(0, os.path.dirname(os.path.dirname(_HERE)))
 import argparse
 import logging
 import warnings
-from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 # Core tells at import what it does without Transformer Engine and apex, which plays no part here.
 warnings.filterwarnings("ignore", category=UserWarning, module="megatron")
 
-import torch
-import torch.nn.functional as F
-from torch import Tensor
-
-from megatron_longrl.checkpoint import folder as layout
-from megatron_longrl.checkpoint.distributed import load_weights
-from megatron_longrl.checkpoint.hf import HfFolder
-from megatron_longrl.config import Config
-from megatron_longrl.data.collate import collate
-from megatron_longrl.data.prompts import Prompt, PromptBuilder
 from megatron_longrl.data.rows import Row
-from megatron_longrl.data.tokenizer import build_tokenizer
-from megatron_longrl.data.video import decode_frames
-from megatron_longrl.data.video_info import VideoError
 from megatron_longrl.errors import UserError
-from megatron_longrl.models.language import hidden_for_logits, output_weight
-from megatron_longrl.parallel.groups import destroy_parallel, init_parallel
-from megatron_longrl.platforms import platform
-from megatron_longrl.training.model import TrainedModel, build_model
-from megatron_longrl.training.sharding import shard_batch
-from megatron_longrl.training.step import hidden_states
-from tools.checkpoint.loader_megatron import one_rank_config
-from tools.checkpoint.reference import hugging_face_logits
-
-
-@dataclass(frozen=True)
-class Difference:
-    """How far two sets of logits are apart."""
-
-    largest: float
-    mean: float
-    same_choice: float
-    """Share of positions where both have the same token first."""
-
-
-def difference(ours: Tensor, theirs: Tensor) -> Difference:
-    """Of logits [P, v]."""
-    gap = (ours - theirs).abs()
-    same = (ours.argmax(-1) == theirs.argmax(-1)).float().mean()
-    return Difference(float(gap.max()), float(gap.mean()), float(same))
-
-
-@torch.no_grad()
-def model_logits(
-    model: TrainedModel, config: Config, prompt: Prompt, pixels: Sequence[Tensor]
-) -> Tensor:
-    """[P, v] of our model, on one rank.
-
-    Args:
-        pixels: of each of the prompt's videos and images, [f, 3, H, W].
-    """
-    # A response of one token: its row is the prompt.
-    batch = collate([prompt], [[[0]]], 1, len(prompt.token_ids))
-    group = model.gpt.pg_collection.cp
-    shard = shard_batch(batch, group, config.cp_comm_type, platform.device)
-    media = {}
-    for spec, frames in zip(prompt.videos, pixels, strict=True):
-        assert model.encoder is not None, "a text family has no pixels"
-        media[spec.key()] = model.encoder.module(frames, spec.view).flatten(0, 1)
-    hidden = hidden_states(model.gpt, shard, media)
-    logits = F.linear(hidden_for_logits(model.gpt, hidden), output_weight(model.gpt))[:, 0]
-    return logits[:, : config.vocab_size].float()
-
-
-def compare(hf_dir: Path, megatron_dir: Path, row: Row, flags: argparse.Namespace) -> Difference:
-    """Both sides of one row.
-
-    Raises:
-        UserError: a checkpoint or a video cannot be read.
-    """
-    source = HfFolder(hf_dir)
-    _, saved = layout.newest_complete(megatron_dir)
-    config = one_rank_config(
-        {
-            **saved["config"],
-            **{k: v for k, v in source.config_fields().items() if k.startswith("tokenizer")},
-            "bf16": False,
-            "chat_template": flags.chat_template,
-            "video_frames": flags.video_frames,
-            "video_fps": flags.video_fps,
-            "seq_length": saved["config"]["max_position_embeddings"],
-        }
-    )
-    tokenizer = build_tokenizer(config.tokenizer_type, config.tokenizer_model)
-    try:
-        prompt = PromptBuilder.from_config(config, tokenizer, "sft").build(row)
-        pixels = [decode_frames(spec) for spec in prompt.videos]
-    except VideoError as error:
-        raise UserError(str(error)) from None
-    groups = init_parallel(config)
-    model = build_model(config, groups, train=False)
-    load_weights(megatron_dir, modules=model.modules, optimizers={}, groups=groups, config=config)
-    ours = model_logits(model, config, prompt, pixels)
-    return difference(ours, hugging_face_logits(source, config, prompt, pixels))
+from megatron_longrl.launch import leave_groups
 
 
 def parse() -> argparse.Namespace:
@@ -156,8 +63,10 @@ def main() -> int:
         source="the command line",
         images=tuple(flags.image),
     )
+    # Below the flags, so that --help need not wait for torch and core.
+    from tools.checkpoint.comparison import compare
+
     try:
-        platform.prepare()
         found = compare(flags.hf_dir, flags.megatron_dir, row, flags)
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
@@ -171,5 +80,5 @@ def main() -> int:
 
 if __name__ == "__main__":
     status = main()
-    destroy_parallel()
+    leave_groups()
     sys.exit(status)
