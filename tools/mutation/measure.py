@@ -1,0 +1,165 @@
+"""Which lines every test reaches, measured by coverage.py over all parts of a suite."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import sys
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from coverage import Coverage
+
+from tools.mutation.areas import all_files
+from tools.mutation.contexts import CONTEXT, MEASURED
+from tools.mutation.copies import make_copy
+from tools.mutation.files import read_lines, write_whole
+from tools.mutation.launch import launch
+from tools.mutation.mutants import text_hash
+from tools.mutation.parts import PARTS, Part
+from tools.mutation.same import is_same
+
+TEST_SECONDS = 1800.0
+"""Longest time for a test while it is measured."""
+
+SETTINGS = """\
+[run]
+core = ctrace
+concurrency = thread
+data_file = {data}
+parallel = true
+context = ${{{context}-}}
+patch = _exit
+include =
+{files}
+"""
+
+
+@dataclass(frozen=True)
+class About:
+    """What was measured, for those who read it."""
+
+    checkout: str
+    copy: str
+    """Where it ran; files are known by their paths there."""
+    same_as: str | None
+    """The measure that stands for test files which are the same there."""
+    sources: dict[str, str]
+    """Hashes of the files of the areas."""
+
+
+def measure(
+    work: Path,
+    name: str,
+    checkout: Path,
+    parts: Sequence[str],
+    *,
+    same_as: str | None = None,
+    again: bool = False,
+) -> None:
+    """Run the parts that were not measured before, and write down what they reach.
+
+    Args:
+        same_as: another measure, of another checkout: test files that are the same in both are not
+            run anew.
+        again: measure these parts even where that was done before.
+    """
+    folder = work / "coverage" / name
+    todo = [part for part in PARTS if part.name in parts]
+    todo = [part for part in todo if again or not (folder / f"{part.name}.json").exists()]
+    if not todo:
+        return
+    copy = make_copy(work / "copies" / f"measured-{name}", checkout)
+    sources = {file: text_hash((copy / file).read_text("utf-8")) for file in all_files(copy)}
+    about = About(str(checkout.resolve()), str(copy), same_as, sources)
+    write_whole(folder / "about.json", json.dumps(asdict(about), indent=1))
+    for part in todo:
+        _measure_part(work, folder, copy, part, _changed_files(work, part, checkout, same_as))
+
+
+def _changed_files(
+    work: Path, part: Part, checkout: Path, same_as: str | None
+) -> Sequence[str] | None:
+    """The part's test files that the other measure does not stand for; None: there is no other."""
+    if same_as is None:
+        return None
+    other = Path(read_about(work / "coverage" / same_as).checkout)
+    found = sorted(path.relative_to(checkout) for path in (checkout / part.path).rglob("test_*.py"))
+    files = [path.as_posix() for path in found if part.holds(path.as_posix())]
+    return [file for file in files if not is_same(checkout, other, file)]
+
+
+def _measure_part(
+    work: Path, folder: Path, copy: Path, part: Part, files: Sequence[str] | None
+) -> None:
+    sys.stdout.write(f"{folder.name}: {part.name}\n")
+    sys.stdout.flush()
+    events, data = folder / f"{part.name}.jsonl", folder / f"{part.name}.data"
+    for stale in (events, events.with_suffix(".again.jsonl"), folder / f"{part.name}.sqlite"):
+        stale.unlink(missing_ok=True)
+    shutil.rmtree(data, ignore_errors=True)
+    data.mkdir(parents=True)
+    settings = data / "settings.ini"
+    measured = "\n".join(f"    {copy / file}" for file in all_files(copy))
+    settings.write_text(
+        SETTINGS.format(data=data / f"{part.name}.sqlite", context=CONTEXT, files=measured),
+        encoding="utf-8",
+    )
+    if files is None or files:
+        launched = launch(
+            part,
+            copy,
+            events,
+            work=work,
+            paths=files or (),
+            limit=lambda _: TEST_SECONDS,
+            environment={MEASURED: str(settings)},
+        )
+        sys.stdout.write(f"  {launched.seconds:.0f} s, status {launched.status}\n")
+        combined = Coverage(data_file=str(folder / f"{part.name}.sqlite"), config_file=False)
+        combined.combine([str(data)])
+        combined.save()
+    summary = summarize(read_lines(events))
+    _second_chance(work, copy, part, events.with_suffix(".again.jsonl"), summary)
+    write_whole(folder / f"{part.name}.json", json.dumps(summary, indent=1))
+    shutil.rmtree(data)
+    outcomes = [row["outcome"] for row in summary["tests"].values()]
+    told = {outcome: outcomes.count(outcome) for outcome in sorted(set(outcomes))}
+    sys.stdout.write(f"  {told}\n")
+    sys.stdout.flush()
+
+
+def summarize(events: Sequence[dict]) -> dict[str, dict]:
+    """Tests and shared fixtures of a log, with their seconds. A fixture's are not its test's."""
+    tests: dict[str, dict] = {}
+    fixtures: dict[str, float] = {}
+    within = 0.0
+    for event in events:
+        if event["event"] == "begin":
+            within = 0.0
+        elif event["event"] == "fixture":
+            fixtures[event["name"]] = max(event["seconds"], fixtures.get(event["name"], 0.0))
+            within += event["seconds"]
+        elif event["event"] == "end":
+            tests[event["test"]] = {
+                "outcome": event["outcome"],
+                "seconds": round(max(event["seconds"] - within, 0.0), 4),
+                "fixtures": event["fixtures"],
+            }
+    return {"tests": tests, "fixtures": fixtures}
+
+
+def _second_chance(work: Path, copy: Path, part: Part, events: Path, summary: dict) -> None:
+    """What fails while it is measured may pass otherwise: then it is as good as the others."""
+    failed = [name for name, row in summary["tests"].items() if row["outcome"] == "failed"]
+    if not failed:
+        return
+    launch(part, copy, events, work=work, tests=failed, limit=lambda _: TEST_SECONDS)
+    for name, row in summarize(read_lines(events))["tests"].items():
+        summary["tests"][name]["outcome"] = row["outcome"]
+
+
+def read_about(folder: Path) -> About:
+    """What a measure is of."""
+    return About(**json.loads((folder / "about.json").read_text(encoding="utf-8")))
