@@ -1,10 +1,10 @@
-"""A pytest plugin, ``-p tools.mutation.contexts``: which test runs, for coverage.py and for the log.
+"""A pytest plugin, ``-p tools.mutation.contexts``: tells coverage.py and a log which test runs.
 
 Where coverage.py measures this process, every line is noted under the node id of the test that
-reaches it. What a fixture shared by several tests reaches, at its beginning and at its end, is noted
-under the fixture's name, and the log says which tests use it. Programs that a test launches, or that
-a fixture launches, inherit the name in ``LONGRL_MUTATION_CONTEXT``, where coverage.py's settings
-take it from.
+reaches it. What a fixture shared by several tests reaches, at its beginning and at its end, is
+noted under the fixture's name, and the log says which tests use it. Programs that a test or a
+fixture launches inherit the name in ``LONGRL_MUTATION_CONTEXT``, where coverage.py's settings take
+it from.
 
 ``LONGRL_MUTATION_EVENTS`` names the log, of JSON lines; of several ranks the first one writes it.
 ``LONGRL_MUTATION_TESTS`` names a file with a JSON list of node ids: other tests are not run.

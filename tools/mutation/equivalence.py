@@ -84,7 +84,7 @@ class _Bare(ast.NodeTransformer):
     def __init__(self, postponed: bool) -> None:
         self._postponed = postponed
 
-    def generic_visit(self, node: Node) -> Node:  # type: ignore[override]
+    def generic_visit(self, node: Node) -> Node:
         if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
             node.body = [part for part in node.body if not _is_idle(part)]
         if self._postponed:

@@ -60,7 +60,7 @@ def _data_beside(checkout: Path, path: str) -> list[str]:
 
 
 def _helpers(checkout: Path, path: str) -> list[str]:
-    """Modules of ``tests`` that a source imports, or names in a text for a program that it starts."""
+    """Modules of ``tests`` that a source imports, or names where it starts a program."""
     source = (checkout / path).read_text(encoding="utf-8")
     names = {name.replace("/", ".") for name in _MENTIONED.findall(source)}
     for node in ast.walk(ast.parse(source)):
