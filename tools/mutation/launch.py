@@ -57,8 +57,8 @@ def launch(
 
     Args:
         work: the folder of the work that this is a part of.
-        tests: node ids, in the order in which their files are to run; none stand for all.
-        paths: files and folders to run all tests of; none stand for all of the part.
+        tests: node ids, in the order in which their files are to run.
+        paths: files and folders to run all tests of.
         limit: longest time for a test, in seconds. A test that takes longer is written down as
             failed, with ``how`` telling why.
     """

@@ -8,6 +8,7 @@ import sys
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 from coverage import Coverage
 
@@ -31,9 +32,14 @@ data_file = {data}
 parallel = true
 context = ${{{context}-}}
 patch = _exit
+disable_warnings =
+    no-data-collected
+    trace-changed
+    already-imported
 include =
 {files}
 """
+"""A warning in a program's output would be a difference that tests see."""
 
 
 @dataclass(frozen=True)
@@ -75,24 +81,28 @@ def measure(
     about = About(str(checkout.resolve()), str(copy), same_as, sources)
     write_whole(folder / "about.json", json.dumps(asdict(about), indent=1))
     for part in todo:
-        _measure_part(work, folder, copy, part, _changed_files(work, part, checkout, same_as))
-
-
-def _changed_files(
-    work: Path, part: Part, checkout: Path, same_as: str | None
-) -> Sequence[str] | None:
-    """The part's test files that the other measure does not stand for; None: there is no other."""
-    if same_as is None:
-        return None
-    other = Path(read_about(work / "coverage" / same_as).checkout)
-    found = sorted(path.relative_to(checkout) for path in (checkout / part.path).rglob("test_*.py"))
-    files = [path.as_posix() for path in found if part.holds(path.as_posix())]
-    return [file for file in files if not is_same(checkout, other, file)]
+        found = sorted(path.relative_to(copy) for path in (copy / part.path).rglob("test_*.py"))
+        files = [path.as_posix() for path in found if part.holds(path.as_posix())]
+        same = []
+        if same_as is not None:
+            other = Path(read_about(work / "coverage" / same_as).checkout)
+            same = [file for file in files if is_same(checkout, other, file)]
+        _measure_part(work, folder, copy, part, [file for file in files if file not in same], same)
 
 
 def _measure_part(
-    work: Path, folder: Path, copy: Path, part: Part, files: Sequence[str] | None
+    work: Path,
+    folder: Path,
+    copy: Path,
+    part: Part,
+    files: Sequence[str],
+    same: Sequence[str],
 ) -> None:
+    """Run some test files.
+
+    Args:
+        same: the part's other files, which another measure stands for.
+    """
     sys.stdout.write(f"{folder.name}: {part.name}\n")
     sys.stdout.flush()
     events, data = folder / f"{part.name}.jsonl", folder / f"{part.name}.data"
@@ -106,13 +116,13 @@ def _measure_part(
         SETTINGS.format(data=data / f"{part.name}.sqlite", context=CONTEXT, files=measured),
         encoding="utf-8",
     )
-    if files is None or files:
+    if files:
         launched = launch(
             part,
             copy,
             events,
             work=work,
-            paths=files or (),
+            paths=files,
             limit=lambda _: TEST_SECONDS,
             environment={MEASURED: str(settings)},
         )
@@ -120,7 +130,7 @@ def _measure_part(
         combined = Coverage(data_file=str(folder / f"{part.name}.sqlite"), config_file=False)
         combined.combine([str(data)])
         combined.save()
-    summary = summarize(read_lines(events))
+    summary = {**summarize(read_lines(events)), "same": list(same)}
     _second_chance(work, copy, part, events.with_suffix(".again.jsonl"), summary)
     write_whole(folder / f"{part.name}.json", json.dumps(summary, indent=1))
     shutil.rmtree(data)
@@ -130,7 +140,7 @@ def _measure_part(
     sys.stdout.flush()
 
 
-def summarize(events: Sequence[dict]) -> dict[str, dict]:
+def summarize(events: Sequence[dict]) -> dict[str, Any]:
     """Tests and shared fixtures of a log, with their seconds. A fixture's are not its test's."""
     tests: dict[str, dict] = {}
     fixtures: dict[str, float] = {}

@@ -6,8 +6,6 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-FOUR_RANKS = "tests/distributed/four_ranks"
-
 
 @dataclass(frozen=True)
 class Part:
@@ -21,27 +19,24 @@ class Part:
     """Whether its tests start processes enough to fill the machine."""
 
     def command(self, paths: Sequence[str]) -> list[str]:
-        """pytest on these paths; none stand for all of the part."""
+        """pytest on these paths."""
         launcher = [sys.executable, "-m"]
         if self.ranks > 1:
             each = ["--standalone", "--nproc-per-node", str(self.ranks), "-m"]
             launcher += ["torch.distributed.run", *each]
         pytest = ["pytest", "-p", "no:cacheprovider", "-p", "tools.mutation.contexts", "-q"]
-        return [*launcher, *pytest, *(paths or self._all_paths())]
+        return [*launcher, *pytest, *paths]
 
     def holds(self, test: str) -> bool:
         """Whether a node id, or the path of a file, belongs to it."""
         return part_of(test) == self
-
-    def _all_paths(self) -> list[str]:
-        return [self.path, *(["--ignore", FOUR_RANKS] if self.name == "two_ranks" else [])]
 
 
 PARTS = (
     Part("unit", "tests/unit"),
     Part("parity", "tests/parity"),
     Part("two_ranks", "tests/distributed", ranks=2, alone=True),
-    Part("four_ranks", FOUR_RANKS, ranks=4, alone=True),
+    Part("four_ranks", "tests/distributed/four_ranks", ranks=4, alone=True),
     Part("functional", "tests/functional", alone=True),
 )
 """In the order in which a mutant meets them: what starts quickly first."""

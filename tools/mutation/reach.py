@@ -7,13 +7,13 @@ import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from coverage import CoverageData
 
 from tools.mutation.contexts import FIXTURE
 from tools.mutation.measure import read_about
 from tools.mutation.parts import PARTS, file_of, part_of
-from tools.mutation.same import is_same
 
 
 @dataclass(frozen=True)
@@ -139,22 +139,20 @@ def read_measure(work: Path, name: str) -> Measure:
     folder = work / "coverage" / name
     about = read_about(folder)
     measure = Measure(sources=about.sources)
+    same: set[str] = set()
     for part in PARTS:
         if (folder / f"{part.name}.json").exists():
-            add_summary(measure, json.loads((folder / f"{part.name}.json").read_text("utf-8")))
+            summary = json.loads((folder / f"{part.name}.json").read_text("utf-8"))
+            add_summary(measure, summary)
+            same.update(summary["same"])
         if (folder / f"{part.name}.sqlite").exists():
             _add_lines(measure, folder / f"{part.name}.sqlite", about.copy)
     if about.same_as is not None:
-        other_about = read_about(work / "coverage" / about.same_as)
-        here, there = Path(about.checkout), Path(other_about.checkout)
-        other = read_measure(work, about.same_as)
-        same = {file_of(test) for test in other.tests}
-        same = {file for file in same if is_same(here, there, file)}
-        _borrow(measure, other, same)
+        _borrow(measure, read_measure(work, about.same_as), same)
     return measure
 
 
-def add_summary(measure: Measure, summary: Mapping[str, Mapping]) -> None:
+def add_summary(measure: Measure, summary: Mapping[str, Any]) -> None:
     """Tests and fixtures of one part."""
     measure.fixtures.update(summary["fixtures"])
     for name, row in summary["tests"].items():
