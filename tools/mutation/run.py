@@ -213,13 +213,15 @@ class Worker(threading.Thread):
         while True:
             tests = plan.tests(mutant, source, suite)
             decision = self._decide(mutant, suite, tests)
-            if not decision.is_open:
+            if decision.is_open:
+                ran += 1
+                self._launch(mutant, suite, copy, source, decision.remaining)
+                continue
+            own = decision.caught_by and suite.name in decision.seen_by
+            if not own or self._passes_alone(suite, copy, decision.caught_by):
                 break
-            ran += 1
-            self._launch(mutant, suite, copy, source, decision.remaining)
-            found = self._decide(mutant, suite, tests)
-            if found.caught_by and suite.name in found.seen_by:
-                self._check(suite, copy, found.caught_by, self._plan.events(mutant, suite))
+            void = {"event": "void", "test": decision.caught_by}
+            append_line(plan.events(mutant, suite), void)
         others = [name for name in decision.seen_by if name != suite.name]
         row = {
             "mutant": mutant.id,
@@ -282,8 +284,8 @@ class Worker(threading.Thread):
         measure = self._plan.measures[self._plan.measured[suite.name]]
         return lambda test: SLACK_SECONDS + FACTOR * measure.seconds(test)
 
-    def _check(self, suite: Suite, copy: Path, test: str, events: Path) -> None:
-        """Once for each test that catches something: whether it passes alone without a fault."""
+    def _passes_alone(self, suite: Suite, copy: Path, test: str) -> bool:
+        """Whether a test that catches something passes without a fault; looked at once for each."""
         plan, measure = self._plan, self._plan.measured[suite.name]
         checked = plan.work / "checked" / f"{measure}.jsonl"
         with plan.lock:
@@ -301,8 +303,7 @@ class Worker(threading.Thread):
             known[test] = launched.status == 0 and test in seen.passed
             with plan.lock:
                 append_line(checked, {"test": test, "passes": known[test]})
-        if not known[test]:
-            append_line(events, {"event": "void", "test": test})
+        return known[test]
 
 
 def what_follows(
