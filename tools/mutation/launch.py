@@ -115,7 +115,7 @@ def _watch(process: subprocess.Popen[bytes], events: Path, limit: Limit | None) 
             heard, since = size, time.monotonic()
         if limit is None:
             continue
-        running = test_in_progress(read_lines(events)) if heard != first else None
+        running = unfinished_test(read_lines(events)) if heard != first else None
         allowed = START_SECONDS if heard == first else END_SECONDS
         if running is not None:
             allowed = limit(running)
@@ -136,7 +136,7 @@ def _late(test: str, allowed: float) -> dict[str, object]:
     }
 
 
-def test_in_progress(events: Sequence[Mapping[str, object]]) -> str | None:
+def unfinished_test(events: Sequence[Mapping[str, object]]) -> str | None:
     """The test that has begun and not ended, by the end of a log."""
     for event in reversed(events):
         if event["event"] == "begin":

@@ -15,7 +15,7 @@ from pathlib import Path
 from tools.mutation.copies import changed, make_copy
 from tools.mutation.evidence import Decision, decide, read_evidence
 from tools.mutation.files import append_line, read_lines
-from tools.mutation.launch import Limit, end_all, launch, test_in_progress
+from tools.mutation.launch import Limit, end_all, launch, unfinished_test
 from tools.mutation.mutants import Mutant, mutated, text_hash
 from tools.mutation.parts import file_of, part_of
 from tools.mutation.reach import Measure, read_measure
@@ -326,7 +326,7 @@ def what_follows(
         return [_end(test, "skipped", "not run") for test in tests if test not in known]
     if evidence.failed:
         return []
-    running = test_in_progress(news)
+    running = unfinished_test(news)
     if running is not None:
         return [_end(running, "failed", "crash")]
     if not is_last:
