@@ -106,7 +106,7 @@ def test_quick_parts_come_first_and_files_stay_together(measure):
 
 
 def test_seconds_of_fixtures_are_not_those_of_tests():
-    events = [
+    events: list[dict] = [
         {"event": "begin", "test": UNIT},
         {"event": "fixture", "name": "fixture:run", "seconds": 3.0},
         {"event": "end", "test": UNIT, "outcome": "passed", "seconds": 3.5, "fixtures": ["f"]},

@@ -33,7 +33,7 @@ def checkouts(tmp_path):
 
 
 def same(checkouts):
-    return [file for file in TESTS if is_same(*checkouts, file)]
+    return [file for file in TESTS if is_same(checkouts[0], checkouts[1], file)]
 
 
 def test_copies_are_the_same(checkouts):
@@ -79,9 +79,9 @@ def test_the_tier_makes_no_difference(checkouts, before, after):
     file = TESTS[0]
     for checkout, text in zip(checkouts, (before, after), strict=True):
         (checkout / file).write_text(f"import pytest\n\n{text}")
-    assert is_same(*checkouts, file)
+    assert is_same(checkouts[0], checkouts[1], file)
 
 
 def test_a_missing_file_is_not_the_same(checkouts):
     (checkouts[0] / TESTS[0]).unlink()
-    assert not is_same(*checkouts, TESTS[0])
+    assert not is_same(checkouts[0], checkouts[1], TESTS[0])
