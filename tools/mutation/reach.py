@@ -152,6 +152,12 @@ def read_measure(work: Path, name: str) -> Measure:
     return measure
 
 
+def unmeasured(work: Path, name: str) -> list[str]:
+    """Names of the parts that a measure lacks."""
+    folder = work / "coverage" / name
+    return [part.name for part in PARTS if not (folder / f"{part.name}.json").exists()]
+
+
 def add_summary(measure: Measure, summary: Mapping[str, Any]) -> None:
     """Tests and fixtures of one part."""
     measure.fixtures.update(summary["fixtures"])

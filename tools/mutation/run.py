@@ -18,7 +18,7 @@ from tools.mutation.files import append_line, read_lines
 from tools.mutation.launch import Limit, end_all, launch, unfinished_test
 from tools.mutation.mutants import Mutant, mutated, text_hash
 from tools.mutation.parts import file_of, part_of
-from tools.mutation.reach import Measure, read_measure
+from tools.mutation.reach import Measure, read_measure, unmeasured
 from tools.mutation.same import is_same
 from tools.mutation.suites import Suite, tests_of
 
@@ -82,6 +82,9 @@ class Plan:
         """Read measures, and collect what the expressions choose."""
         measured = {suite.name: suite.measured_as(work) for suite in suites}
         measures = {name: read_measure(work, name) for name in set(measured.values())}
+        for name in sorted(measures):
+            if missing := unmeasured(work, name):
+                sys.stdout.write(f"{name}: {', '.join(missing)} not measured, so not run\n")
         chosen = {suite.name: tests_of(work, suite) for suite in suites}
         for suite in suites:
             unknown = (chosen[suite.name] or set()) - set(measures[measured[suite.name]].tests)
