@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import hashlib
 import re
+from collections.abc import Collection
 from functools import cache
 from pathlib import Path
 
@@ -14,15 +15,21 @@ _MENTIONED = re.compile(r"\btests(?:[./]\w+)+")
 _NO_DATA = (".py", ".sh", ".md")
 
 
-def is_same(one: Path, other: Path, file: str) -> bool:
-    """Whether a test file and its helpers, fixtures and data are alike in two checkouts.
+def is_same(one: Path, other: Path, file: str, alike: Collection[str] = ()) -> bool:
+    """Whether a test file and its helpers, fixtures and data are the same in two checkouts.
 
     Comments and the marker of the tier make no difference.
+
+    Args:
+        alike: files that have changed in no way that a test could show.
     """
     if one.resolve() == other.resolve():
         return True
-    mine = fingerprint(one.resolve(), file)
-    return bool(mine) and mine == fingerprint(other.resolve(), file)
+    mine, theirs = (
+        {pair for pair in fingerprint(checkout.resolve(), file) if pair[0] not in alike}
+        for checkout in (one, other)
+    )
+    return bool(mine) and mine == theirs
 
 
 @cache
