@@ -72,6 +72,7 @@ def _coverage(options: argparse.Namespace) -> None:
                 suite.checkout,
                 options.parts,
                 same_as=options.same_as,
+                alike=options.alike,
                 again=options.again,
             )
 
@@ -80,7 +81,7 @@ def _run(options: argparse.Namespace) -> None:
     mutants = read_mutants(options.work / "mutants.json")
     if options.only:
         mutants = [mutant for mutant in mutants if mutant.id in options.only]
-    run(options.work, mutants, options.suite, options.jobs)
+    run(options.work, mutants, options.suite, options.jobs, options.alike)
 
 
 def _report(options: argparse.Namespace) -> None:
@@ -147,6 +148,14 @@ def _parser() -> argparse.ArgumentParser:
 
 def _add_suites(parser: argparse.ArgumentParser, form: str) -> None:
     parser.add_argument("--suite", type=Suite.parse, action="append", required=True, metavar=form)
+    parser.add_argument(
+        "--alike",
+        nargs="+",
+        default=[],
+        metavar="FILE",
+        help="files, such as tests/distributed/conftest.py, that differ between the checkouts in "
+        "no way that a test could show: what a test has shown in one then counts in the other",
+    )
 
 
 def _part_names() -> list[str]:

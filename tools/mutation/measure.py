@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 import sys
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -62,6 +62,7 @@ def measure(
     parts: Sequence[str],
     *,
     same_as: str | None = None,
+    alike: Collection[str] = (),
     again: bool = False,
 ) -> None:
     """Run the parts that were not measured before, and write down what they reach.
@@ -69,6 +70,7 @@ def measure(
     Args:
         same_as: another measure, of another checkout: test files that are the same in both are not
             run anew.
+        alike: files that count as the same, see :func:`tools.mutation.same.is_same`.
         again: measure these parts even where that was done before.
     """
     folder = work / "coverage" / name
@@ -86,7 +88,7 @@ def measure(
         same = []
         if same_as is not None:
             other = Path(read_about(work / "coverage" / same_as).checkout)
-            same = [file for file in files if is_same(checkout, other, file)]
+            same = [file for file in files if is_same(checkout, other, file, alike)]
         _measure_part(work, folder, copy, part, [file for file in files if file not in same], same)
 
 

@@ -7,7 +7,7 @@ import queue
 import sys
 import threading
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -74,11 +74,15 @@ class Plan:
     measures: dict[str, Measure]
     chosen: dict[str, set[str] | None]
     cores: Cores
+    alike: Collection[str] = ()
+    """Files that count as the same in all checkouts."""
     stop: threading.Event = field(default_factory=threading.Event)
     lock: threading.Lock = field(default_factory=threading.Lock)
 
     @classmethod
-    def make(cls, work: Path, suites: Sequence[Suite], jobs: int) -> Plan:
+    def make(
+        cls, work: Path, suites: Sequence[Suite], jobs: int, alike: Collection[str] = ()
+    ) -> Plan:
         """Read measures, and collect what the expressions choose."""
         measured = {suite.name: suite.measured_as(work) for suite in suites}
         measures = {name: read_measure(work, name) for name in set(measured.values())}
@@ -90,7 +94,7 @@ class Plan:
             unknown = (chosen[suite.name] or set()) - set(measures[measured[suite.name]].tests)
             if unknown:
                 sys.stdout.write(f"{suite.name}: {len(unknown)} tests were not measured\n")
-        return cls(work, suites, measured, measures, chosen, Cores(jobs))
+        return cls(work, suites, measured, measures, chosen, Cores(jobs), alike)
 
     @property
     def results(self) -> Path:
@@ -103,7 +107,7 @@ class Plan:
     def counts(self, suite: str, other: str, test: str) -> bool:
         """Whether a test is the same in two suites. Whether both hold it is seen elsewhere."""
         checkouts = {each.name: each.checkout for each in self.suites}
-        return is_same(checkouts[suite], checkouts[other], file_of(test))
+        return is_same(checkouts[suite], checkouts[other], file_of(test), self.alike)
 
     def broken(self, measure: str) -> set[str]:
         """Tests that were found to fail by themselves, without any fault."""
@@ -124,14 +128,20 @@ class Plan:
         return measure.in_order(reaching if chosen is None else reaching & chosen)
 
 
-def run(work: Path, mutants: Sequence[Mutant], suites: Sequence[Suite], jobs: int = 1) -> None:
+def run(
+    work: Path,
+    mutants: Sequence[Mutant],
+    suites: Sequence[Suite],
+    jobs: int = 1,
+    alike: Collection[str] = (),
+) -> None:
     """Results of all mutants and suites that have none yet, appended to ``results.jsonl``.
 
     Raises:
         RuntimeError: a worker has failed.
     """
     with only_one(work):
-        plan = Plan.make(work, suites, jobs)
+        plan = Plan.make(work, suites, jobs, alike)
         done = {(row["mutant"], row["suite"]) for row in read_lines(plan.results)}
         todo: queue.SimpleQueue[Mutant] = queue.SimpleQueue()
         for mutant in mutants:

@@ -59,6 +59,13 @@ def test_what_a_test_stands_on_counts(checkouts, file, text, changed):
     assert same(checkouts) == [file for file in TESTS if file not in changed]
 
 
+def test_files_may_be_said_to_be_alike(checkouts):
+    (checkouts[1] / "tests/unit/conftest.py").write_text("z = 2\n")
+    alike = ["tests/unit/conftest.py"]
+    assert not is_same(checkouts[0], checkouts[1], TESTS[0])
+    assert is_same(checkouts[0], checkouts[1], TESTS[0], alike)
+
+
 @pytest.mark.parametrize(
     ("before", "after"),
     [
