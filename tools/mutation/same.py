@@ -45,7 +45,7 @@ def fingerprint(checkout: Path, file: str) -> frozenset[tuple[str, str]]:
             continue
         found[path] = _hash(checkout, path)
         todo += _conftests(path) + _data_beside(checkout, path)
-        if path.endswith(".py"):
+        if path.endswith(".py") and found[path]:
             todo += _helpers(checkout, path)
     return frozenset(pair for pair in found.items() if pair[1])
 
@@ -54,16 +54,15 @@ def _conftests(path: str) -> list[str]:
     return [(parent / "conftest.py").as_posix() for parent in Path(path).parents if parent.name]
 
 
-def _data_beside(checkout: Path, path: str) -> list[str]:
+def _data_beside(checkout: Path, source: str) -> list[str]:
     """What lies in the folder, and in folders below it that hold no Python."""
-    if not path.endswith(".py"):
+    if not source.endswith(".py"):
         return []
-    folder = (checkout / path).parent
-    below = [inner for inner in folder.iterdir() if inner.is_dir() and not any(inner.glob("*.py"))]
-    files = [inner for place in (folder, *below) for inner in place.iterdir() if inner.is_file()]
-    return [
-        inner.relative_to(checkout).as_posix() for inner in files if inner.suffix not in _NO_DATA
-    ]
+    folder = (checkout / source).parent
+    inner = [place for place in folder.iterdir() if place.is_dir() and place.name != "__pycache__"]
+    below = [place for place in inner if not any(place.glob("*.py"))]
+    files = [path for place in (folder, *below) for path in place.iterdir() if path.is_file()]
+    return [path.relative_to(checkout).as_posix() for path in files if path.suffix not in _NO_DATA]
 
 
 def _helpers(checkout: Path, path: str) -> list[str]:

@@ -49,13 +49,16 @@ def test_copies_are_the_same(checkouts):
         ("tests/unit/inner/golden/c.json", "[]\n", ["tests/unit/inner/test_c.py"]),
         ("tests/unit/conftest.py", "z = 2\n", TESTS),
         ("tests/conftest.py", "z = 2\n", TESTS),
-        ("tests/conftest.py", '"""Tiers."""\n\npytest_plugins = ["tests.tiers"]\n', []),
+        ("tests/conftest.py", '"""Tiers."""\n\npytest_plugins = ["tests.run"]\n', []),
+        ("tests/unit/__pycache__/test_a.pyc", "bytecode", []),
         ("tests/run.sh", "echo more\n", []),
         ("tests/deeper.py", "thing = 1  # indeed\n", []),
     ],
 )
 def test_what_a_test_stands_on_counts(checkouts, file, text, changed):
+    (checkouts[1] / file).parent.mkdir(exist_ok=True)
     (checkouts[1] / file).write_text(text)
+    (checkouts[1] / "tests" / "run.py").write_text("more = 1\n")
     assert same(checkouts) == [file for file in TESTS if file not in changed]
 
 
