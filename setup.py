@@ -38,7 +38,18 @@ EXTRAS_REQUIRE = {
     # Transformer Engine, apex, flash-attn and DALI come with NVIDIA's PyTorch images
     # (docker/Dockerfile).
     "gpu": ["vllm>=0.32,<0.33"],
-    "dev": ["pytest>=8", "ruff>=0.12", "mypy>=1.15", "setuptools>=77", "peft>=0.17"],
+    "dev": [
+        "cosmic-ray>=8.7",
+        "coverage>=7.16",
+        "psutil>=6",
+        "pytest>=8",
+        "pytest-reportlog>=0.4",
+        "pytest-xdist>=3.6",
+        "ruff>=0.12",
+        "mypy>=1.15",
+        "setuptools>=77",
+        "peft>=0.17",
+    ],
 }
 
 
