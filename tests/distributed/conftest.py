@@ -37,25 +37,25 @@ COLLECTION = Collection()
 
 @pytest.fixture(autouse=True)
 def world(request: pytest.FixtureRequest) -> Iterator[None]:
-    """Every test finds torch.distributed started (gloo, all ranks), and its groups end with it.
+    """Every test finds torch.distributed started (gloo, all ranks), and groups that nobody uses.
 
-    A gloo group keeps threads that never rest, and open files: groups that pile up slow down
-    everything after them, until no file can be opened. Models and optimizers hold groups in circles
-    of references, which only the garbage collector unties.
     A file whose fixtures hold groups over several tests says so with ``GROUPS_OUTLIVE_TESTS``.
     """
     PEERS.start_world()
     yield
     if not getattr(request.module, "GROUPS_OUTLIVE_TESTS", False):
-        PEERS.end_world()
-        gc.collect()
+        PEERS.leave_groups()
 
 
 @pytest.fixture(autouse=True, scope="module")
 def groups_end_with_the_file() -> Iterator[None]:
-    """The last groups of a file end with it."""
+    """The last groups of a file are free after it, and so is the memory of its models.
+
+    Models and optimizers are circles of references. To collect them after each test would take half
+    a second once vLLM is imported.
+    """
     yield
-    PEERS.end_world()
+    PEERS.leave_file()
 
 
 @pytest.fixture
@@ -178,7 +178,7 @@ def pytest_runtest_logreport(report: pytest.TestReport) -> None:
 def pytest_configure(config: pytest.Config) -> None:
     if WORLD_SIZE > 1:
         if RANK:
-            config.option.xmlpath = None
+            config.option.xmlpath = config.option.report_log = None
         PROGRESS.append(Progress(stand_guard(config)))
 
 

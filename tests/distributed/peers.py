@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import base64
 import datetime
+import gc
 import pickle
 import sys
 from typing import TYPE_CHECKING, Any
 
+from tests.distributed.kept_groups import KeptGroups
 from tests.distributed.progress import PATIENCE, RANK, WORLD_SIZE
 
 if TYPE_CHECKING:
@@ -15,6 +17,9 @@ if TYPE_CHECKING:
 
 COLLECTIVE_SECONDS = 270
 """Longest time for a collective; the guard has ended the ranks before."""
+
+MOST_GROUPS = 60
+"""Beyond what one run makes; files whose tests hold groups need several times as many."""
 
 FOR_EVER = datetime.timedelta(hours=12)
 
@@ -31,6 +36,7 @@ class Peers:
         self._store: dist.Store | None = None
         self._exchanges = 0
         self._worlds = 0
+        self._groups = KeptGroups()
         self.world_is_suspect = False
 
     @property
@@ -65,6 +71,7 @@ class Peers:
         if self.world_is_suspect:
             self.end_world()
         self.world_is_suspect = False
+        self._groups.install()
         if not dist.is_initialized():
             self._worlds += 1
             dist.init_process_group(
@@ -74,6 +81,20 @@ class Peers:
                 world_size=WORLD_SIZE,
                 timeout=datetime.timedelta(seconds=COLLECTIVE_SECONDS * max(1.0, PATIENCE)),
             )
+
+    def leave_file(self) -> None:
+        """The next file may have the groups of the one before, where it has not made too many."""
+        self.leave_groups()
+        gc.collect()
+        if len(self._groups) > MOST_GROUPS:
+            self.end_world()
+
+    def leave_groups(self) -> None:
+        """The next test may have the groups of the one before."""
+        core = sys.modules.get("megatron.core.parallel_state")
+        if core is not None:
+            core.destroy_model_parallel()
+        self._groups.begin_test()
 
     def end_world(self) -> None:
         """Leave all groups."""
