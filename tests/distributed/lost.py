@@ -6,6 +6,7 @@ failed; those after it are told as not run, and count as skipped.
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import signal
@@ -101,7 +102,20 @@ class Story:
             for report in reports:
                 self._xml.pytest_runtest_logreport(report)
             self._xml.pytest_sessionfinish()
+        self._log(reports)
         self._print(reports, len(left))
+
+    def _log(self, reports: list[pytest.TestReport]) -> None:
+        """Write pytest-reportlog's file anew: rank 0 may have ended in the midst of a line."""
+        path = self._config.getoption("report_log", None)
+        if not path:
+            return
+        with Path(path).open("w", encoding="utf-8") as file:
+            for report in reports:
+                data = self._config.hook.pytest_report_to_serializable(
+                    config=self._config, report=report
+                )
+                file.write(json.dumps(data) + "\n")
 
     def _print(self, reports: list[pytest.TestReport], left: int) -> None:
         failed = [report for report in reports if report.failed]
