@@ -5,7 +5,7 @@ Long is not hanging: a machine may be half as fast as another. So the rules ask 
 * Idle: for 30 s no rank has computed, nor any of its children. They wait for each other, or for
   nothing. 10 s are enough where a rank has failed and the others wait for it.
 * Busy: for 45 s a rank computes within one call of one Python function.
-* Late: a test has not ended after 180 s, whatever it does.
+* Late: a test has not ended after 60 s, whatever it does.
 
 LONGRL_TEST_PATIENCE and the marker ``patience`` are factors on all of these.
 """
@@ -21,7 +21,7 @@ from tests.distributed.told import and_so_on
 IDLE_SECONDS = 30.0
 IDLE_AFTER_FAILURE_SECONDS = 10.0
 BUSY_SECONDS = 45.0
-LATE_SECONDS = 180.0
+LATE_SECONDS = 60.0
 
 TRIFLE = 0.05
 """Part of a core that a rank may use and be idle: the threads of its groups never rest."""

@@ -66,19 +66,19 @@ def test_a_failed_rank_is_waited_for_ten_seconds_only() -> None:
 )
 def test_one_rank_that_is_busy_is_no_hang_until_late(other: Callable[[int], Seen]) -> None:
     found = first_hang(lambda now: [rank(0, outcome="passed"), other(now)])
-    assert found is not None and found[0] == 181
-    assert found[1] == Hang("hang: the test has not ended after 181 s", (1,))
+    assert found is not None and found[0] == 61
+    assert found[1] == Hang("hang: the test has not ended after 61 s", (1,))
 
 
 def test_one_call_that_computes_for_long_is_a_busy_loop() -> None:
-    found = first_hang(lambda now: [rank(0), rank(1, max(0.0, now - 20.0), pulse=min(now, 20))])
-    assert found is not None and found[0] == 65
+    found = first_hang(lambda now: [rank(0), rank(1, max(0.0, now - 10.0), pulse=min(now, 10))])
+    assert found is not None and found[0] == 55
     assert "rank 1 has computed for 45 s within one call, x.py:1 in f" in found[1].reason
 
 
 def test_one_call_that_waits_for_a_child_is_not() -> None:
     found = first_hang(lambda now: [rank(0, 0.1 * now, family=now, pulse=0)])
-    assert found is not None and found[0] == 181
+    assert found is not None and found[0] == 61
 
 
 @pytest.mark.parametrize(("of_the_machine", "of_the_test"), [(2.0, 1.0), (1.0, 2.0)])
@@ -90,7 +90,7 @@ def test_patience_stretches_every_limit(of_the_machine: float, of_the_test: floa
     late = first_hang(
         lambda now: [rank(0, now, pulse=now, patience=of_the_test)], patience=of_the_machine
     )
-    assert [found and found[0] for found in (idle, busy, late)] == [60, 90, 361]
+    assert [found and found[0] for found in (idle, busy, late)] == [60, 90, 121]
 
 
 def test_calls_of_one_function_are_told_apart() -> None:
