@@ -42,6 +42,16 @@ PAIRWISE: list[tuple[int, ...]] = [(0, 0, 0), (0, 1, 1), (1, 0, 1), (1, 1, 0)]
 """Every pair of two options' values, in half of the runs."""
 
 
+def is_in_cover(place: int, choice: tuple[int, ...]) -> bool:
+    """Whether a cover of all pairs has this choice of options for the layout at this place.
+
+    It has two choices for each layout, every option on in one of them and off in the other; four
+    layouts in a row have every pair of two options' values.
+    """
+    chosen = PAIRWISE[place % len(PAIRWISE)]
+    return choice in (chosen, tuple(1 - value for value in chosen))
+
+
 def exchanged(layouts: Mapping[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
     """Every layout that shares sequences, with every exchange."""
     result = {}
@@ -54,13 +64,20 @@ def exchanged(layouts: Mapping[str, dict[str, Any]]) -> dict[str, dict[str, Any]
     return result
 
 
-def cases(layouts: Mapping[str, dict[str, Any]], choices: list[tuple[int, ...]]) -> Iterator[Any]:
-    """A pytest parameter for every layout, exchange and choice of options."""
-    for name, fields in exchanged(layouts).items():
+def cases(
+    layouts: Mapping[str, dict[str, Any]], choices: list[tuple[int, ...]], guard: str
+) -> Iterator[Any]:
+    """A pytest parameter for every layout, exchange and choice of options.
+
+    Args:
+        guard: the test that runs the cover in the first tier; the rest is for ``--full``.
+    """
+    for place, (name, fields) in enumerate(exchanged(layouts).items()):
         for choice in choices:
             chosen = dict(fields)
             labels = [name]
             for value, (option, values) in zip(choice, OPTIONS.items(), strict=True):
                 chosen |= values[value]
                 labels += [option] if value else []
-            yield pytest.param(chosen, id=", ".join(labels))
+            marks = () if is_in_cover(place, choice) else (pytest.mark.full(guard),)
+            yield pytest.param(chosen, id=", ".join(labels), marks=marks)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch.distributed as dist
@@ -14,6 +15,7 @@ from megatron_longrl.checkpoint.retention import Retention
 from megatron_longrl.checkpoint.saver import CheckpointSaver
 from megatron_longrl.errors import UserError
 from tests.distributed.test_checkpoint import Run, assert_equal
+from tests.runner.tiers import full_only
 
 
 def begin(run: Run, saver: CheckpointSaver, folder: Path, iteration: int) -> Path:
@@ -40,8 +42,26 @@ def held(monkeypatch):
     event.set()
 
 
-@pytest.mark.parametrize("changes", [{}, {"bf16": True}, {"use_distributed_optimizer": False}])
-@pytest.mark.parametrize(("before", "after"), [("tp2", "tp2"), ("dp2", "pp2"), ("cp2", "dp2")])
+KINDS: dict[str, dict[str, Any]] = {
+    "fp32": {},
+    "bf16": {"bf16": True},
+    "whole optimizer": {"use_distributed_optimizer": False},
+}
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "changes"),
+    full_only(
+        "tests/distributed/test_async_save.py::"
+        "test_a_run_goes_on_as_from_a_save_that_it_waited_for",
+        [
+            pytest.param(before, after, changes, id=f"{before} to {after}, {kind}")
+            for before, after in (("tp2", "tp2"), ("dp2", "pp2"), ("cp2", "dp2"))
+            for kind, changes in KINDS.items()
+        ],
+        ["tp2 to tp2, whole optimizer", "dp2 to pp2, bf16", "cp2 to dp2, fp32"],
+    ),
+)
 def test_a_run_goes_on_as_from_a_save_that_it_waited_for(before, after, changes, shared_path, held):
     run = Run(before, async_save=True, **changes)
     run.train(2, seed=1)

@@ -8,6 +8,7 @@ import pytest
 
 from tests.distributed.cases import CP2
 from tests.distributed.dynamic_sampling import nothing_to_train_on, refilled
+from tests.runner.tiers import full_only
 
 LAYOUTS: dict[str, dict[str, Any]] = {"DP2": {}, "MR-SP2": dict(CP2)}
 
@@ -17,19 +18,33 @@ def test_a_step_without_a_live_group_makes_no_update(tiny_data, caplog, layout):
     nothing_to_train_on(tiny_data, caplog, **LAYOUTS[layout])
 
 
-@pytest.mark.parametrize("updates", [1, 2])
+DEAD: dict[str, tuple[tuple[int, ...], tuple[tuple[int, ...], ...], int]] = {
+    "both lose one twice": ((1, 3, 6, 7, 8), ((1, 6), (3, 7)), 3),
+    "the first waits": ((0, 1, 4, 7, 8), ((0, 1), (4, 7)), 4),
+    "the second waits": ((2, 3, 5, 6), ((5, 6), (2, 3)), 3),
+}
+"""What the replicas do, from one round to the next."""
+
+
 @pytest.mark.parametrize(
-    ("live", "by_replica", "rounds"),
-    [
-        # Both replicas lose a group in the first round and one in the second.
-        ((1, 3, 6, 7, 8), ((1, 6), (3, 7)), 3),
-        # The first replica is full after one round and waits for three more.
-        ((0, 1, 4, 7, 8), ((0, 1), (4, 7)), 4),
-        # The other way round.
-        ((2, 3, 5, 6), ((5, 6), (2, 3)), 3),
-    ],
+    ("layout", "live", "by_replica", "rounds", "updates"),
+    full_only(
+        "tests/distributed/test_dynamic_sampling.py::test_dead_groups_are_replaced",
+        [
+            pytest.param(layout, *groups, updates, id=f"{layout}, {name}, {updates}")
+            for layout in LAYOUTS
+            for name, groups in DEAD.items()
+            for updates in (1, 2)
+        ],
+        [
+            "DP2, both lose one twice, 2",
+            "DP2, the first waits, 1",
+            "DP2, the second waits, 2",
+            "MR-SP2, both lose one twice, 1",
+            "MR-SP2, the first waits, 2",
+        ],
+    ),
 )
-@pytest.mark.parametrize("layout", LAYOUTS)
 def test_dead_groups_are_replaced(tiny_data, layout, live, by_replica, rounds, updates):
     trained = by_replica if layout == "DP2" else (sorted(sum(by_replica, ())),)
     consumed = max(max(part) for part in trained) + 1

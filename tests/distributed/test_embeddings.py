@@ -37,7 +37,10 @@ from tests.distributed.families import run_config
 from tests.distributed.runs import LAYOUTS
 from tests.distributed.runs import Run as ModelRun
 from tests.distributed.tiny_engine import MEDIA, PROMPTS, Words, model, parallel, tokens
+from tests.runner.tiers import full_only
 from tests.tiny_served import HF_CONFIG, model_settings
+
+HERE = "tests/distributed/test_embeddings.py::"
 
 GREEDY = SamplingSettings(n=1, max_tokens=5, temperature=0.0)
 SAME = 1e-4
@@ -220,7 +223,9 @@ def moved(engine: RolloutEngine, before: Traffic, groups: ParallelGroups) -> tup
     return everyone[0][0] + everyone[1][0], everyone[0][1] + everyone[1][1]
 
 
-@pytest.mark.parametrize("size", [1, 2])
+@pytest.mark.parametrize(
+    "size", full_only(f"{HERE}test_a_prompt_is_copied_once_whatever_n", [1, 2], [2])
+)
 def test_a_prompt_is_copied_once_whatever_n(size: int, monkeypatch: pytest.MonkeyPatch) -> None:
     groups = parallel(2)
     engine = VllmEngine(
@@ -325,7 +330,13 @@ class Run:
         self.runtime.model.count_update()
 
 
-@pytest.fixture(params=["MR-SP2, an engine a rank", "TP2"])
+@pytest.fixture(
+    params=full_only(
+        f"{HERE}test_the_engine_answers_by_the_present_encoder_and_no_other",
+        ["MR-SP2, an engine a rank", "TP2"],
+        ["MR-SP2, an engine a rank"],
+    )
+)
 def run(request: pytest.FixtureRequest, family_folder: Any) -> Iterator[Run]:
     folder = family_folder("qwen3_vl")
     layout = {

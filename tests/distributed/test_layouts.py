@@ -15,16 +15,38 @@ from tests.distributed.layouts import (
     sft_losses,
     tiny_config,
 )
+from tests.runner.tiers import full_only
+
+HERE = "tests/distributed/test_layouts.py::"
 
 
-@pytest.mark.parametrize("layout", exchanged(TWO_RANKS).values(), ids=exchanged(TWO_RANKS))
+def named(layouts):
+    """Layouts as parameters with their names."""
+    return [pytest.param(fields, id=name) for name, fields in layouts.items()]
+
+
+@pytest.mark.parametrize(
+    "layout",
+    full_only(
+        f"{HERE}test_long_rows_in_blocks",
+        named(exchanged(TWO_RANKS)),
+        [f"MR-SP2 {exchange}" for exchange in EXCHANGES],
+    ),
+)
 def test_long_rows_in_blocks(tiny_data, layout, monkeypatch):
     """Coordinates instead of a dense mask, through recomputation and two rows a micro-batch."""
     monkeypatch.setattr(mask, "SHORT", 0)
     check(tiny_data, **layout, micro_batch_size=2, recompute_granularity="full")
 
 
-@pytest.mark.parametrize("layout", TWO_RANKS.values(), ids=TWO_RANKS)
+@pytest.mark.parametrize(
+    "layout",
+    full_only(
+        f"{HERE}test_two_rows_in_a_micro_batch",
+        named(TWO_RANKS),
+        ["TP2 with sequence parallelism", "DP2"],
+    ),
+)
 def test_two_rows_in_a_micro_batch(tiny_data, layout):
     check(tiny_data, **layout, micro_batch_size=2)
 
@@ -47,8 +69,21 @@ def test_the_policy_is_the_distribution_that_rollouts_are_drawn_from(tiny_data):
     check(tiny_data, **TP2, rollout_temperature=0.6)
 
 
-@pytest.mark.parametrize("layout", [TP2, CP2, PP2], ids=["TP2", "MR-SP2", "PP2"])
-@pytest.mark.parametrize("packed", [False, True])
+SFT = {
+    f"{name}, {'packed' if packed else 'a row each'}": (layout, packed)
+    for name, layout in (("TP2", TP2), ("MR-SP2", CP2), ("PP2", PP2))
+    for packed in (False, True)
+}
+
+
+@pytest.mark.parametrize(
+    ("layout", "packed"),
+    full_only(
+        f"{HERE}test_sft_is_at_temperature_one_whatever_rollouts_are",
+        [pytest.param(*case, id=name) for name, case in SFT.items()],
+        ["TP2, a row each", "MR-SP2, packed", "PP2, packed"],
+    ),
+)
 def test_sft_is_at_temperature_one_whatever_rollouts_are(tiny_data, layout, packed):
     config = tiny_config(tiny_data, **layout, rollout_temperature=0.6, use_sequence_packing=packed)
     ours, theirs = sft_losses(config)
@@ -63,8 +98,18 @@ def test_recomputed_activations(tiny_data):
     check(tiny_data, **CP2, recompute_granularity="full")
 
 
-@pytest.mark.parametrize("shared_prompt", [True, False])
-@pytest.mark.parametrize("stages", ["auto", "0", "1"])
+@pytest.mark.parametrize(
+    ("stages", "shared_prompt"),
+    full_only(
+        f"{HERE}test_every_choice_of_stages_is_exact",
+        [
+            pytest.param(stages, shared, id=f"{stages}, {'shared' if shared else 'not shared'}")
+            for stages in ("auto", "0", "1")
+            for shared in (True, False)
+        ],
+        ["auto, shared", "0, not shared", "1, shared"],
+    ),
+)
 def test_every_choice_of_stages_is_exact(tiny_data, stages, shared_prompt):
     check(tiny_data, **CP2, shared_prompt=shared_prompt, mrsp_stages=stages)
 

@@ -39,7 +39,9 @@ from tests.distributed.layouts import (
     tiny_config,
 )
 from tests.distributed.runs import LAYOUTS, Run, assert_equal
+from tests.runner.tiers import full_only
 
+HERE = "tests/distributed/test_lora.py::"
 PARTS = ("language_model", "projector", "vision_tower")
 LORA: dict[str, Any] = {"lora_rank": 3, "lora_alpha": 5, "lora_parts": PARTS}
 
@@ -79,14 +81,31 @@ def check(runtime: Runtime, twin: Any) -> None:
 NORM = {"clip_grad": 1e9}
 
 
-@pytest.mark.parametrize("changes", [{}, {"recompute_granularity": "full"}], ids=["", "recompute"])
+@pytest.mark.parametrize(
+    "changes",
+    full_only(
+        f"{HERE}test_language_model_alone_with_everything_else_frozen",
+        [
+            pytest.param({}, id="kept"),
+            pytest.param({"recompute_granularity": "full"}, id="recomputed"),
+        ],
+        ["kept"],
+    ),
+)
 @pytest.mark.parametrize("layout", TWO_RANKS)
 def test_loss_and_gradients(tiny_data, layout, changes):
     config = tiny_config(tiny_data, **TWO_RANKS[layout], **LORA, **NORM, **changes)
     check(started(config), cached_twin_of)
 
 
-@pytest.mark.parametrize("layout", TWO_RANKS)
+@pytest.mark.parametrize(
+    "layout",
+    full_only(
+        f"{HERE}test_language_model_alone_with_everything_else_frozen",
+        TWO_RANKS,
+        ["TP2 with sequence parallelism", "PP2"],
+    ),
+)
 def test_language_model_alone_with_everything_else_frozen(tiny_data, layout):
     """No embedding asks for a gradient, and layers are computed again."""
     frozen = {"freeze_projector": True, "freeze_vision_tower": True}
@@ -104,7 +123,12 @@ def test_some_layers_alone(tiny_data, targets):
     check(runtime, cached_twin_of)
 
 
-@pytest.mark.parametrize("layout", TWO_RANKS)
+@pytest.mark.parametrize(
+    "layout",
+    full_only(
+        f"{HERE}test_the_distributed_optimizer_clips_by_the_same_norm", TWO_RANKS, ["TP2", "PP2"]
+    ),
+)
 def test_the_distributed_optimizer_clips_by_the_same_norm(tiny_data, layout):
     options = {**LORA, **NORM, "use_distributed_optimizer": True}
     runtime = started(tiny_config(tiny_data, **TWO_RANKS[layout], **options))
@@ -114,8 +138,18 @@ def test_the_distributed_optimizer_clips_by_the_same_norm(tiny_data, layout):
     assert run_step(runtime).grad_norm == pytest.approx(norm, rel=TOLERANCE)
 
 
-@pytest.mark.parametrize("layout", [TP2 | SP, CP2, PP2], ids=["TP2 SP", "MR-SP2", "PP2"])
-@pytest.mark.parametrize("family", ["qwen2_5_vl", "qwen3_vl"])
+@pytest.mark.parametrize(
+    ("family", "layout"),
+    full_only(
+        f"{HERE}test_qwen_vl",
+        [
+            pytest.param(family, layout, id=f"{family}-{name}")
+            for family in ("qwen2_5_vl", "qwen3_vl")
+            for name, layout in (("TP2 SP", TP2 | SP), ("MR-SP2", CP2), ("PP2", PP2))
+        ],
+        ["qwen2_5_vl-MR-SP2", "qwen3_vl-TP2 SP", "qwen3_vl-PP2"],
+    ),
+)
 def test_qwen_vl(family, layout, family_folder):
     folder = family_folder(family)
     check(started(run_config(folder, **layout, **LORA, **NORM), folder), partial(_twin, folder))
@@ -154,7 +188,14 @@ class LoraRun(Run):
             self.model.scheduler.step(increment=1)
 
 
-@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize(
+    "layout",
+    full_only(
+        f"{HERE}test_initial_adapters_and_streams_are_the_same_on_every_layout",
+        LAYOUTS,
+        ["tp2 sp", "pp2", "tp2 tower"],
+    ),
+)
 def test_initial_adapters_and_streams_are_the_same_on_every_layout(layout):
     base = Run("dp2").tensors()
     whole = LoraRun("dp2")
@@ -183,13 +224,18 @@ def test_initial_adapters_and_streams_are_the_same_on_every_layout(layout):
 @pytest.mark.parametrize(
     ("before", "after", "changes"),
     [
-        ("tp2", "tp2", {}),
-        ("tp2", "dp2", {"bf16": True}),
-        ("dp2", "tp2 sp", {}),
         ("tp2 sp", "pp2", {"bf16": True}),
-        ("pp2", "cp2", {}),
         ("cp2", "tp2", {"use_distributed_optimizer": False}),
         ("pp2", "tp2", {"freeze_vision_tower": True, "lora_parts": PARTS[:2]}),
+        *full_only(
+            f"{HERE}test_a_run_goes_on_at_another_layout",
+            [
+                pytest.param("tp2", "tp2", {}),
+                pytest.param("tp2", "dp2", {"bf16": True}),
+                pytest.param("dp2", "tp2 sp", {}),
+                pytest.param("pp2", "cp2", {}),
+            ],
+        ),
     ],
 )
 def test_a_run_goes_on_at_another_layout(before, after, changes, shared_path):
@@ -207,7 +253,15 @@ def test_a_run_goes_on_at_another_layout(before, after, changes, shared_path):
     assert_equal(tensors, resumed.tensors())
 
 
-@pytest.mark.parametrize(("before", "after"), [("tp2 sp", "pp2"), ("pp2", "tp2")])
+@pytest.mark.parametrize(
+    ("before", "after"),
+    [
+        ("tp2 sp", "pp2"),
+        *full_only(
+            f"{HERE}test_weights_come_merged_at_another_layout", [pytest.param("pp2", "tp2")]
+        ),
+    ],
+)
 def test_weights_come_merged_at_another_layout(before, after, shared_path):
     run = LoraRun(before)
     run.save(shared_path, 1)

@@ -9,6 +9,7 @@ import pytest
 
 from tests.distributed.cases import CP2, PP2, SP, TP2
 from tests.distributed.policy_losses import check_policy_losses
+from tests.runner.tiers import full_only
 
 LAYOUTS: dict[str, dict[str, Any]] = {
     "TP2": TP2 | {"use_sequence_packing": True},
@@ -24,6 +25,18 @@ LAYOUTS: dict[str, dict[str, Any]] = {
 }
 
 
-@pytest.mark.parametrize("layout", LAYOUTS)
+FIRST = (
+    "TP2 with sequence parallelism",
+    "MR-SP2 packed",
+    "PP2",
+    "DP2",
+)
+"""Layouts of the first tier: every dimension."""
+
+
+@pytest.mark.parametrize(
+    "layout",
+    full_only("tests/distributed/test_policy_losses.py::test_policy_losses", LAYOUTS, FIRST),
+)
 def test_policy_losses(tiny_data, layout):
     check_policy_losses(tiny_data, **LAYOUTS[layout])

@@ -16,6 +16,7 @@ from megatron_longrl.train_rl import train
 from tests.distributed.cases import CP2, PP2, TP2
 from tests.distributed.layouts import tiny_config
 from tests.functional.launches import curve, metrics_of
+from tests.runner.tiers import full_only
 from tests.scripted_engine import ScriptedEngine
 
 STEPS = 4
@@ -117,7 +118,14 @@ CASES: dict[str, tuple[dict[str, object], dict[str, Any]]] = {
 }
 
 
-@pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize(
+    "case",
+    full_only(
+        "tests/distributed/test_rl_resume.py::test_an_interrupted_run",
+        CASES,
+        ["PPO, TP2, in the critic's warm-up", "adaptive KL, MR-SP2"],
+    ),
+)
 def test_an_interrupted_run(tiny_data, shared_path, monkeypatch, case):
     options, layout = CASES[case]
     places: dict[str, dict[str, object]] = {

@@ -22,7 +22,9 @@ from megatron_longrl.training.losses import rl_loss
 from megatron_longrl.training.runtime import build_runtime
 from tests.distributed.families import run_config
 from tests.distributed.layouts import tiny_config, write_data
+from tests.runner.tiers import full_only
 
+HERE = "tests/distributed/test_rollout_parity.py::"
 LAYOUTS: dict[str, dict[str, Any]] = {
     "MR-SP2, an engine a rank": {"context_parallel_size": 2, "rollout_tensor_parallel_size": 1},
     "MR-SP2, one engine": {"context_parallel_size": 2, "rollout_tensor_parallel_size": 2},
@@ -144,6 +146,7 @@ class Run:
 
 
 TEXT = {"data_type": "text", "videos": []}
+pytestmark = pytest.mark.patience(2)  # Servers import vLLM anew.
 OPTIONS = {"rollout_max_tokens": TOKENS, "rollout_memory_gib": 0.05, "lr": 0.01}
 
 
@@ -159,7 +162,10 @@ def data(shared_path):
     return shared_path
 
 
-@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize(
+    "layout",
+    full_only(f"{HERE}test_greedy_tokens_and_gap_in_fp32", LAYOUTS, ["MR-SP2, one engine", "PP2"]),
+)
 def test_greedy_tokens_and_gap_in_fp32(data, layout):
     check(vila(data, **LAYOUTS[layout]))
 
@@ -171,7 +177,12 @@ YARN = {
 }
 
 
-@pytest.mark.parametrize("kind", ["linear", "dynamic", "yarn"])
+@pytest.mark.parametrize(
+    "kind",
+    full_only(
+        f"{HERE}test_a_lengthened_context_with_positions_of_media", ["linear", "dynamic", "yarn"]
+    ),
+)
 def test_a_lengthened_context(data, kind):
     scaling = YARN if kind == "yarn" else {"rope_scaling_type": kind, "rope_scaling_factor": 8.0}
     check(vila(data, **scaling, **LAYOUTS["MR-SP2, one engine"]))
@@ -193,22 +204,49 @@ def check(run):
         run.engine.close()
 
 
-@pytest.mark.parametrize("layout", ["MR-SP2, one engine", "PP2", "TP2, a server"])
-@pytest.mark.parametrize("family", ["qwen2_5_vl", "qwen3_vl"])
+@pytest.mark.parametrize(
+    ("family", "layout"),
+    full_only(
+        f"{HERE}test_videos_and_images_at_positions_of_their_own",
+        [
+            pytest.param(family, layout, id=f"{family}-{layout}")
+            for family in ("qwen2_5_vl", "qwen3_vl")
+            for layout in ("MR-SP2, one engine", "PP2", "TP2, a server")
+        ],
+        ["qwen3_vl-PP2"],
+    ),
+)
 def test_videos_and_images_at_positions_of_their_own(family_folder, family, layout):
     """Time, height and width; and for Qwen3-VL what DeepStack adds."""
     folder = family_folder(family)
     check(Run(run_config(folder, **OPTIONS | LAYOUTS[layout]), folder / "hf"))
 
 
-@pytest.mark.parametrize("layout", ["MR-SP2, one engine", "TP2, a server"])
-@pytest.mark.parametrize("family", ["qwen2_5_vl", "qwen3_vl"])
+@pytest.mark.parametrize(
+    ("family", "layout"),
+    full_only(
+        f"{HERE}test_a_lengthened_context_with_positions_of_media",
+        [
+            pytest.param(family, layout, id=f"{family}-{layout}")
+            for family in ("qwen2_5_vl", "qwen3_vl")
+            for layout in ("MR-SP2, one engine", "TP2, a server")
+        ],
+        ["qwen2_5_vl-MR-SP2, one engine"],
+    ),
+)
 def test_a_lengthened_context_with_positions_of_media(family_folder, family, layout):
     folder = family_folder(family)
     check(Run(run_config(folder, **OPTIONS | YARN | LAYOUTS[layout]), folder / "hf"))
 
 
-@pytest.mark.parametrize("layout", ["MR-SP2, an engine a rank", "TP2", "PP2"])
+@pytest.mark.parametrize(
+    "layout",
+    full_only(
+        f"{HERE}test_text",
+        ["MR-SP2, an engine a rank", "TP2", "PP2"],
+        ["MR-SP2, an engine a rank"],
+    ),
+)
 def test_text(shared_path, layout):
     if dist.get_rank() == 0:
         lines = [
@@ -222,12 +260,15 @@ def test_text(shared_path, layout):
     check(vila(shared_path, model_family="qwen2", **vision, **LAYOUTS[layout]))
 
 
-@pytest.mark.parametrize("layout", ["MR-SP2, an engine a rank", "TP2", "PP2"])
+@pytest.mark.parametrize(
+    "layout",
+    full_only(f"{HERE}test_gap_in_bf16", ["MR-SP2, an engine a rank", "TP2", "PP2"], ["TP2"]),
+)
 def test_gap_in_bf16(data, layout):
     check_bf16(vila(data, bf16=True, **LAYOUTS[layout]))
 
 
-@pytest.mark.parametrize("layout", ["TP2", "PP2"])
+@pytest.mark.parametrize("layout", full_only(f"{HERE}test_gap_in_bf16", ["TP2", "PP2"]))
 def test_gap_of_qwen2_5_vl_in_bf16(family_folder, layout):
     folder = family_folder("qwen2_5_vl")
     check_bf16(Run(run_config(folder, bf16=True, **OPTIONS | LAYOUTS[layout]), folder / "hf"))

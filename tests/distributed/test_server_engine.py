@@ -46,6 +46,11 @@ from tests.distributed.tiny_engine import (
 from tests.tiny_served import HF_CONFIG, model_settings
 
 GROUPS_OUTLIVE_TESTS = True
+KILLED = (
+    "tests/distributed/test_server_engine.py::"
+    "test_a_server_that_is_killed_when_the_weights_are_others_already"
+)
+"""Each server that dies costs the start of another one."""
 GREEDY = SamplingSettings(n=1, max_tokens=20, temperature=0.0)
 # 56 responses, of which a server generates 32 at a time.
 SAMPLED = SamplingSettings(n=8, max_tokens=30, temperature=0.8, top_p=0.9, seed=7, step=3)
@@ -137,6 +142,7 @@ def is_leader() -> bool:
     return dist.get_rank() == 0
 
 
+@pytest.mark.patience(2)
 def test_responses_are_those_of_the_colocated_engine_before_and_after_updates(
     engine: ServerEngine,
 ) -> None:
@@ -230,6 +236,7 @@ def test_prompts_are_put_together_where_the_server_reads_them(
         assert now == before
 
 
+@pytest.mark.full(KILLED)
 def test_a_server_that_could_not_be_told_to_forget(engine: ServerEngine) -> None:
     expected, recoveries = told(engine.generate(PROMPTS, MEDIA, SAMPLED)), engine.recoveries
     if is_leader():
@@ -242,6 +249,7 @@ def test_a_server_that_could_not_be_told_to_forget(engine: ServerEngine) -> None
     assert engine.recoveries == recoveries + 1
 
 
+@pytest.mark.full(KILLED)
 def test_a_server_that_is_killed_while_it_generates(
     engine: ServerEngine, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -314,6 +322,7 @@ def test_a_server_that_is_killed_when_the_weights_are_others_already(engine: Ser
     assert engine.last_update.names == [], "it has them already"
 
 
+@pytest.mark.full(KILLED)
 def test_a_server_that_is_killed_while_it_gets_weights(engine: ServerEngine) -> None:
     module, before = model(2), engine.recoveries
     streams: list[int] = []
@@ -335,6 +344,7 @@ def test_a_server_that_is_killed_while_it_gets_weights(engine: ServerEngine) -> 
         assert response.token_ids.tolist() == expected.argmax(-1).tolist()
 
 
+@pytest.mark.full("tests/distributed/test_server_engine.py::test_a_generation_that_takes_too_long")
 def test_a_server_that_does_not_answer(
     engine: ServerEngine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -387,6 +397,8 @@ def beside(engine: ServerEngine, **changes: Any) -> ServerEngine:
     )
 
 
+@pytest.mark.full("tests/distributed/test_rollout_parity.py::test_greedy_tokens_and_gap_in_fp32")
+@pytest.mark.patience(2)
 def test_a_server_on_two_ranks(engine: ServerEngine) -> None:
     """In processes of their own, to which vLLM passes prompts and calls."""
     settings = replace(model_settings(), tensor_parallel_size=2)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 import pytest
 import torch
@@ -20,25 +21,46 @@ from tests.distributed.layouts import check, tiny_config
 from tests.distributed.test_frames import broken, write_videos
 from tests.distributed.test_tiles import KINDS, PROJECTOR, check_tiles
 from tests.distributed.test_tiles import data as data
+from tests.runner.tiers import full_only
 
+HERE = "tests/distributed/test_split_towers.py::"
 SPLIT = TP2 | {"vision_tensor_parallel": True}
+
+
+OPTIONS: dict[str, dict[str, Any]] = {
+    "chunks": {},
+    "sequence parallelism": SP,
+    "one chunk": {"encoder_chunk_frames": 64},
+    "whole videos": {"mrsp_stages": 0},
+    "recomputed": {"recompute_granularity": "full"},
+}
 
 
 @pytest.mark.parametrize(
     "options",
-    [{}, SP, {"encoder_chunk_frames": 64}, {"mrsp_stages": 0}, {"recompute_granularity": "full"}],
-    ids=["chunks", "sequence parallelism", "one chunk", "whole videos", "recomputed"],
+    full_only(
+        f"{HERE}test_loss_and_gradients",
+        [pytest.param(fields, id=name) for name, fields in OPTIONS.items()],
+        ["sequence parallelism", "one chunk", "whole videos"],
+    ),
 )
 def test_loss_and_gradients(tiny_data, options):
     check(tiny_data, **SPLIT, **options)
 
 
-@pytest.mark.parametrize("family", ["qwen2_5_vl", "qwen3_vl"])
+@pytest.mark.parametrize(
+    "family",
+    full_only(
+        f"{HERE}test_loss_and_gradients_of_other_families",
+        ["qwen2_5_vl", "qwen3_vl"],
+        ["qwen3_vl"],
+    ),
+)
 def test_loss_and_gradients_of_other_families(family, family_folder):
     check_family(family_folder(family), **SPLIT)
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", full_only(f"{HERE}test_images_in_tiles", KINDS, ["S2"]))
 def test_images_in_tiles(data, kind):
     check_tiles(tiny_config(data, **KINDS[kind], **PROJECTOR, **SPLIT))
 

@@ -26,6 +26,7 @@ from tests.distributed.layouts import (
     write_video,
 )
 from tests.distributed.twin import Twin
+from tests.runner.tiers import full_only
 
 LAYOUTS: dict[str, dict[str, Any]] = {
     "dp2": {},
@@ -114,8 +115,17 @@ def data(shared_path):
     return shared_path
 
 
-@pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize(
+    ("layout", "kind"),
+    full_only(
+        "tests/distributed/test_tiles.py::test_loss_and_gradients",
+        [pytest.param(a, b, id=f"{a}, {b}") for a in LAYOUTS for b in KINDS],
+        [
+            *("dp2, S2", "cp2, S2"),
+            *("tp2, pictures of their own", "pp2, pictures of their own"),
+        ],
+    ),
+)
 def test_loss_and_gradients(data, layout, kind):
     check_tiles(tiny_config(data, **KINDS[kind], **PROJECTOR, **LAYOUTS[layout]))
 

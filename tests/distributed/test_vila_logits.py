@@ -29,6 +29,7 @@ from tests.distributed.cases import CP2, PP2, SP, TP2
 from tests.distributed.layouts import step_options
 from tests.parity.comparison import assert_close
 from tests.parity.test_vila_pictures_parity import MEDIA, Twin, row_of, write_media
+from tests.runner.tiers import full_only
 
 LAYOUTS: dict[str, dict[str, Any]] = {
     "TP2": TP2,
@@ -41,7 +42,14 @@ RESPONSES = [list(range(20 + number, 27 + 2 * number)) for number in range(len(M
 """Token ids, of another length for every prompt."""
 
 
-@pytest.mark.parametrize("kind", ["plain", "tiles", "S2", "dynamic S2", "pooled"])
+@pytest.mark.parametrize(
+    "kind",
+    full_only(
+        "tests/distributed/test_vila_logits.py::test_logits",
+        ["plain", "tiles", "S2", "dynamic S2", "pooled"],
+        ["dynamic S2", "pooled"],
+    ),
+)
 def test_logits(kind, shared_path):
     twin = make(shared_path, kind) if dist.get_rank() == 0 else None
     dist.barrier()

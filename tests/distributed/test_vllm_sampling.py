@@ -22,8 +22,10 @@ from tests.distributed.tiny_engine import (
     reference_logprobs,
     tokens,
 )
+from tests.runner.tiers import full_only
 from tests.tiny_served import model_settings
 
+HERE = "tests/distributed/test_vllm_sampling.py::"
 GROUPS_OUTLIVE_TESTS = True
 END = 299
 LETTERS = "abcdefghijklmnopqrstuvwxyz"
@@ -95,7 +97,14 @@ TRUNCATIONS: dict[str, dict[str, Any]] = {
 }
 
 
-@pytest.mark.parametrize("kind", TRUNCATIONS)
+@pytest.mark.parametrize(
+    "kind",
+    full_only(
+        f"{HERE}test_truncation_chooses_tokens_and_leaves_their_log_probabilities",
+        TRUNCATIONS,
+        ["all"],
+    ),
+)
 def test_truncation_chooses_tokens_and_leaves_their_log_probabilities(
     started: VllmEngine, kind: str
 ) -> None:
@@ -166,7 +175,14 @@ def some_text(texts: list[str], letter: str, width: int) -> str:
     raise AssertionError(f"no text has {letter}")
 
 
-@pytest.mark.parametrize("inside", [False, True], ids=["at token borders", "across tokens"])
+@pytest.mark.parametrize(
+    "inside",
+    full_only(
+        f"{HERE}test_a_stop_string_ends_its_response_and_no_other",
+        [pytest.param(False, id="at token borders"), pytest.param(True, id="across tokens")],
+        ["across tokens"],
+    ),
+)
 def test_a_stop_string_ends_its_response_and_no_other(started: VllmEngine, inside: bool) -> None:
     settings = SamplingSettings(n=4, max_tokens=30, seed=9)
     whole = started.generate(PROMPTS, MEDIA, settings)

@@ -55,6 +55,9 @@ def test_a_server_that_cannot_start_says_why() -> None:
     server.stop()
 
 
+@pytest.mark.full(
+    "tests/unit/rollout/server/test_process.py::test_a_server_that_cannot_start_says_why"
+)
 def test_a_server_that_ends_without_a_word() -> None:
     nonsense = ModelSettings({}, "float32", 0.01, 128)
     server = ServerProcess(nonsense, "info")
