@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.functional.launches import CP2, SFT, Arena, rl_flags, run
+from tests.functional.launches import CP2, SFT, Arena, kill_and_resume, rl_flags, run
 
 
 @pytest.fixture(scope="session")
@@ -28,7 +28,7 @@ def sft_run(arena: Arena, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """60 steps of SFT over two ranks of MR-SP, tower and projector trained; checkpoints 40, 60."""
     folder = tmp_path_factory.mktemp("sft")
     data = ("--train-data-path", arena.data("sft"))
-    arena.launch("train_sft", *SFT, *CP2, *data, "--save", folder).succeeded()
+    arena.launch("train_sft", *SFT, *CP2, *data, "--save", folder, cold=True).succeeded()
     return folder
 
 
@@ -36,11 +36,26 @@ def sft_run(arena: Arena, tmp_path_factory: pytest.TempPathFactory) -> Path:
 def rl_run(arena: Arena, sft_run: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """5 steps of GRPO over two ranks of MR-SP from ``sft_run``; checkpoints 2, 4 and 5.
 
-    ``frames/`` in its folder tells what the encoder was given, ``output.txt`` what was printed.
+    ``frames/`` in its folder tells what the encoder was given, ``output.txt`` what was printed; in
+    ``arena.embeddings`` it leaves what it has encoded.
     """
     folder = tmp_path_factory.mktemp("rl")
-    flags = rl_flags(arena, sft_run)
+    flags = (*rl_flags(arena, sft_run), *arena.embedding_cache)
     watched = {"WATCH_FRAMES": str(folder / "frames")}
-    outcome = arena.launch("train_rl", *flags, *CP2, "--save", folder, watched=watched)
+    places = ("--save", folder)
+    outcome = arena.launch("train_rl", *flags, *CP2, *places, watched=watched, cold=True)
     (folder / "output.txt").write_text(outcome.succeeded().output, encoding="utf-8")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def resumed_rl_run(
+    arena: Arena, sft_run: Path, rl_run: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Path:
+    """``rl_run`` once more, killed in its fourth step and started again, with the embeddings that
+    ``rl_run`` has left."""
+    folder = tmp_path_factory.mktemp("resumed")
+    flags = (*rl_flags(arena, sft_run), *arena.embedding_cache, *CP2)
+    watched = {"WATCH_FRAMES": str(folder / "frames")}
+    kill_and_resume(arena, "train_rl", flags, folder, "0:3", watched)
     return folder

@@ -13,11 +13,20 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from megatron_longrl.training.metrics_file import Metrics, read_metrics
+from tests.functional.warm import WarmLauncher
 
 ROOT = Path(__file__).resolve().parents[2]
 RECIPE = Path(__file__).with_name("tiny.yaml")
 SECONDS = 240
 """Longest time for a launch; on two free cores none takes more than 20."""
+
+ENVIRONMENT: dict[str, str] = {
+    **os.environ,
+    "PYTHONPATH": str(ROOT),
+    "OMP_NUM_THREADS": "1",
+    "TOKENIZERS_PARALLELISM": "false",
+}
+WARM = WarmLauncher(ROOT, ENVIRONMENT)
 
 CP2 = ("--context-parallel-size", "2")
 TP2 = ("--tensor-model-parallel-size", "2")
@@ -28,6 +37,8 @@ GRPO = (
 )
 FROZEN = ("--freeze-vision-tower", "--freeze-projector")
 STORES = "megatron_longrl-embeddings-*"
+ENCODING = {"frames_encoded", "frames_decoded", "embeddings_from_memory", "embeddings_from_disk"}
+"""Metrics that say where embeddings came from."""
 
 
 @dataclass(frozen=True)
@@ -64,6 +75,16 @@ class Arena:
     def tokenizer(self) -> str:
         return str(self.folder / "tok.model")
 
+    @property
+    def embeddings(self) -> Path:
+        """Folder of embeddings that outlive a run."""
+        return self.folder / "embeddings"
+
+    @property
+    def embedding_cache(self) -> tuple[str, ...]:
+        """Flags of a run that keeps them."""
+        return ("--embedding-cache-dir", str(self.embeddings), "--embedding-cache-gib", "0.1")
+
     def launch(
         self,
         program: str,
@@ -71,12 +92,14 @@ class Arena:
         ranks: int = 2,
         seconds: float = SECONDS,
         watched: Mapping[str, str] | None = None,
+        cold: bool = False,
     ) -> Outcome:
         """Run an entry point (``train_sft``, ``train_rl``, ``evaluate``) with the tiny recipe.
 
         Args:
             ranks: 1 needs no torchrun.
             watched: variables of tests/functional/watched.py, which then runs the program.
+            cold: see :func:`run`.
         """
         module = [f"megatron_longrl.{program}"]
         if watched is not None:
@@ -85,7 +108,7 @@ class Arena:
             *("-m", *module, "--config", str(RECIPE), "--tokenizer-model", self.tokenizer),
             *map(str, flags),
         ]
-        return run(command, ranks, seconds, watched or {})
+        return run(command, ranks, seconds, watched or {}, cold)
 
 
 def rl_flags(arena: Arena, sft_run: Path) -> tuple[str, ...]:
@@ -94,25 +117,72 @@ def rl_flags(arena: Arena, sft_run: Path) -> tuple[str, ...]:
     return (*GRPO, *FROZEN, *data)
 
 
+def kill_and_resume(
+    arena: Arena,
+    program: str,
+    flags: Sequence[str],
+    folder: Path,
+    at: str,
+    watched: Mapping[str, str] | None = None,
+) -> None:
+    """The same run twice: first one rank is killed, then it goes on.
+
+    Args:
+        at: rank and step, see watched.py.
+        watched: further variables of watched.py, for both.
+    """
+    flags = (*flags, "--save", str(folder), "--load", str(folder))
+    kill = {"KILL_AT": at, **(watched or {})}
+    killed = arena.launch(program, *flags, watched=kill, cold=True)
+    assert killed.status != 0
+    assert "SIGKILL" in killed.output
+    # What was done after the checkpoint is there, and is forgotten when the run goes on.
+    assert curve(metrics_of(folder), "iteration")[-1] == int(at.partition(":")[2])
+    arena.launch(program, *flags, watched=watched).succeeded()
+
+
+def without_encoding(steps: Sequence[Metrics]) -> list[Metrics]:
+    """Metrics without what says where embeddings came from."""
+    return [{k: v for k, v in step.items() if k not in ENCODING} for step in steps]
+
+
 def run(
-    command: Sequence[str], ranks: int, seconds: float, extra: Mapping[str, str] | None = None
+    command: Sequence[str],
+    ranks: int,
+    seconds: float,
+    extra: Mapping[str, str] | None = None,
+    cold: bool = False,
 ) -> Outcome:
-    """Run Python with these arguments, under torchrun for more than one rank."""
+    """Run Python with these arguments, on more than one rank as torchrun would.
+
+    Args:
+        cold: by torchrun itself, in new processes. Else from a process that has imported the
+            libraries (tests/functional/warm.py), unless LONGRL_TEST_COLD is set.
+    """
+    extra = dict(extra or {})
+    began = time.monotonic()
+    if cold or "LONGRL_TEST_COLD" in os.environ or "PYTHONPATH" in extra:
+        status, output = _run_cold(command, ranks, seconds, extra)
+    else:
+        status, output = WARM.run(command, ranks, seconds, extra)
+    if status is None:
+        raise AssertionError(f"no end after {seconds:g} s:\n{output[-6000:]}")
+    outcome = Outcome(status, output, time.monotonic() - began)
+    _note_launch(command, outcome.seconds)
+    return outcome
+
+
+def _run_cold(
+    command: Sequence[str], ranks: int, seconds: float, extra: Mapping[str, str]
+) -> tuple[int | None, str]:
+    """Its exit status, None when it has not ended in time; and what it has printed."""
     launcher = [sys.executable]
     if ranks > 1:
         launcher += ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(ranks)]
-    environment = {
-        **os.environ,
-        "PYTHONPATH": str(ROOT),
-        "OMP_NUM_THREADS": "1",
-        "TOKENIZERS_PARALLELISM": "false",
-        **(extra or {}),
-    }
-    began = time.monotonic()
     process = subprocess.Popen(
         [*launcher, *command],
         cwd=ROOT,
-        env=environment,
+        env={**ENVIRONMENT, **extra},
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
@@ -123,9 +193,22 @@ def run(
         output, _ = process.communicate(timeout=seconds)
     except subprocess.TimeoutExpired:
         _end(process)
-        output = _rest(process)
-        raise AssertionError(f"no end after {seconds:g} s:\n{output[-6000:]}") from None
-    return Outcome(process.returncode, output, time.monotonic() - began)
+        return None, _rest(process)
+    return process.returncode, output
+
+
+def _note_launch(command: Sequence[str], seconds: float) -> None:
+    """Write it where the runner wants to know of launches."""
+    path = os.environ.get("LONGRL_TEST_LAUNCHES")
+    if path is None:
+        return
+    test = os.environ.get("PYTEST_CURRENT_TEST", "").partition(" ")[0]
+    programs = [word for word in command if word.startswith(("megatron_longrl.", "tools/"))]
+    programs += [Path(word).name for word in command if word.endswith(".py")]
+    programs += [word for word in command if not word.startswith("-")]
+    line = {"test": test, "program": programs[0], "seconds": seconds}
+    with Path(path).open("a", encoding="utf-8") as file:
+        file.write(json.dumps(line) + "\n")
 
 
 def convert(loader: str, saver: str, start: Path, end: Path) -> None:

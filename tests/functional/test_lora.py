@@ -2,15 +2,24 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 from safetensors.torch import load_file
 
-from tests.functional.launches import CP2, ROOT, SFT, TP2, Arena, curve, metrics_of, rl_flags
-from tests.functional.test_resume import kill_and_resume
+from tests.functional.launches import (
+    CP2,
+    ROOT,
+    SFT,
+    TP2,
+    Arena,
+    curve,
+    kill_and_resume,
+    metrics_of,
+    rl_flags,
+    run,
+)
+from tests.runner.tiers import full_only
 
 RANK = ("--lora-rank", "4", "--lr", "3e-3")
 LORA = (*RANK, "--grpo-kl-beta", "0.01")
@@ -65,11 +74,13 @@ def test_a_critic_learns_beside_adapters_and_the_reference_moves(
     assert max(curve(steps, "gap/mean")) <= GAP
 
 
+@pytest.mark.full("tests/distributed/test_lora.py::test_loss_and_gradients")
 def test_supervised_training(lora_sft_run: Path) -> None:
     losses = curve(metrics_of(lora_sft_run), "lm loss")
     assert losses[-1] < losses[0]
 
 
+@pytest.mark.full("tests/distributed/test_lora.py::test_a_run_goes_on_at_another_layout")
 def test_a_killed_run_goes_on(arena: Arena, sft_run: Path, lora_run: Path, tmp_path: Path) -> None:
     flags = (*rl_flags(arena, sft_run), *LORA, *CP2)
     kill_and_resume(arena, "train_rl", flags, tmp_path / "run", at="0:3")
@@ -88,22 +99,28 @@ def test_other_adapters_are_one_line(
 
 
 @pytest.mark.parametrize(
-    ("run", "parts"),
-    [("lora_run", ["llm"]), ("lora_sft_run", ["llm", "mm_projector", "vision_tower"])],
+    ("fixture", "parts"),
+    full_only(
+        "tests/functional/test_lora.py::test_exports_of_a_run",
+        [
+            pytest.param("lora_run", ["llm"], id="lora_run"),
+            pytest.param(
+                "lora_sft_run", ["llm", "mm_projector", "vision_tower"], id="lora_sft_run"
+            ),
+        ],
+        ["lora_run"],
+    ),
 )
 def test_exports_of_a_run(
-    run: str, parts: list[str], sft_run: Path, tmp_path: Path, request: pytest.FixtureRequest
+    fixture: str, parts: list[str], sft_run: Path, tmp_path: Path, request: pytest.FixtureRequest
 ) -> None:
     """The SFT model with the adapters is the run's model: the saver checks every tensor."""
 
     def convert(*flags: object) -> str:
-        tool = [sys.executable, str(ROOT / "tools/checkpoint/convert.py"), "--loader", "megatron"]
-        command = [*tool, *map(str, flags), "--verify"]
-        done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
-        assert done.returncode == 0, done.stderr
-        return done.stdout
+        tool = [str(ROOT / "tools/checkpoint/convert.py"), "--loader", "megatron"]
+        return run([*tool, *map(str, flags), "--verify"], 1, 120).succeeded().output
 
-    folder: Path = request.getfixturevalue(run)
+    folder: Path = request.getfixturevalue(fixture)
     convert("--saver", "hf", "--load-dir", sft_run, "--save-dir", tmp_path / "base")
     convert("--saver", "hf", "--load-dir", folder, "--save-dir", tmp_path / "merged")
     said = convert(
@@ -123,6 +140,7 @@ def test_exports_of_a_run(
         assert changed == ours and len(ours) == len(adapters) // 2
 
 
+@pytest.mark.full("tests/functional/test_evaluate.py::test_evaluate")
 def test_evaluation_of_the_run(arena: Arena, lora_run: Path, tmp_path: Path) -> None:
     """With no word of adapters: the checkpoint's are merged."""
     data = ("--data", arena.data("heldout"), "--output", tmp_path / "answers.json")

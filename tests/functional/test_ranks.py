@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from tests.functional.launches import ROOT, Outcome, run
+from tests.runner.results import Results, read_results
 
 CONFTEST = "from tests.distributed.conftest import *  # noqa: F403\n"
 HEAD = """
@@ -24,8 +25,9 @@ TAIL = """
 def test_after():
     pass
 """
+DEATH = "tests/functional/test_ranks.py::test_ranks_that_die_are_named"
 PATIENCE = "0.1"
-"""A tenth of the limits: 1, 3, 4.5 and 18 s."""
+"""A tenth of the limits: 1, 3, 4.5 and 6 s."""
 
 
 @dataclass(frozen=True)
@@ -34,6 +36,8 @@ class Ran:
 
     launch: Outcome
     outcomes: dict[str, str]
+    results: Results
+    """What the runner reads."""
 
     @property
     def output(self) -> str:
@@ -60,7 +64,7 @@ def ranks(tmp_path: Path) -> Callable[..., Ran]:
     def launch(text: str, ranks: int = 2, launcher: str = "tests.distributed.launch") -> Ran:
         (tmp_path / "conftest.py").write_text(CONFTEST)
         (tmp_path / "test_made_up.py").write_text(text)
-        report = tmp_path / "report.xml"
+        report, log = tmp_path / "report.xml", tmp_path / "report.jsonl"
         scratch = tmp_path / "scratch"
         scratch.mkdir()
         torchrun = ["torch.distributed.run", "--standalone", "--nproc-per-node", str(ranks)]
@@ -69,16 +73,18 @@ def ranks(tmp_path: Path) -> Callable[..., Ran]:
             [
                 *("-m", *(ours if launcher == ours[0] else [*torchrun, "-m", "pytest"])),
                 *("-c", str(ROOT / "pyproject.toml"), "--rootdir", str(tmp_path)),
-                *("-p", "no:cacheprovider", "-q", "-rfE", f"--junitxml={report}"),
+                *("-p", "no:cacheprovider", "-q", "-rfE"),
+                *(f"--junitxml={report}", f"--report-log={log}"),
                 str(tmp_path / "test_made_up.py"),
             ],
             ranks=1,
             seconds=240,
             extra={"LONGRL_TEST_PATIENCE": PATIENCE, "COLUMNS": "300", "TMPDIR": str(scratch)},
+            cold=True,
         )
         assert report.exists(), outcome.output
         assert not list(scratch.glob("longrl-*")), "what the ranks share is gone"
-        return Ran(outcome, outcomes_in(report))
+        return Ran(outcome, outcomes_in(report), read_results(log))
 
     return launch
 
@@ -86,6 +92,7 @@ def ranks(tmp_path: Path) -> Callable[..., Ran]:
 # ---- In step ----
 
 
+@pytest.mark.full(DEATH)
 def test_what_passes_prints_next_to_nothing(ranks: Callable[..., Ran]) -> None:
     ran = ranks(HEAD + TAIL, launcher="torchrun")
     assert ran.launch.status == 0
@@ -93,6 +100,7 @@ def test_what_passes_prints_next_to_nothing(ranks: Callable[..., Ran]) -> None:
     assert len(ran.output.strip().splitlines()) <= 3, ran.output
 
 
+@pytest.mark.full(DEATH)
 def test_ranks_that_fail_alike_are_told_once(ranks: Callable[..., Ran]) -> None:
     """A failed test ends neither the session nor, on one rank alone, the other's part in it."""
     ran = ranks(
@@ -151,12 +159,16 @@ def wait_for_ever():
     }
     assert "rank 1 was killed by SIGKILL; rank 2 ended itself with exit status 0" in ran.summary[0]
     assert "test_dies" in ran.summary[0]
+    assert ran.results.counts == "1 passed, 1 failed, 1 skipped"
+    (failure,) = ran.results.failures.values()
+    assert failure.message.startswith("rank 1 was killed by SIGKILL")
     assert ran.summary[1:] == ["1 failed, 1 passed, 1 not run"]
     assert "nothing can be done in a process upon SIGKILL" in ran.output
     assert "by os._exit" in ran.output
     assert "in wait_for_ever" in ran.output, "what rank 0 was doing"
 
 
+@pytest.mark.full(DEATH)
 def test_rank_0_that_dies_leaves_a_report(ranks: Callable[..., Ran]) -> None:
     """And plain torchrun, which adds an account of its own, does not end the others before."""
     ran = ranks(
@@ -215,7 +227,9 @@ def test_waits():
     assert "AssertionError: this rank alone" in ran.output, "why rank 1 has left it"
 
 
-@pytest.mark.slow
+@pytest.mark.full(
+    "tests/unit/test_hang_rules.py::test_one_call_that_computes_for_long_is_a_busy_loop"
+)
 def test_busy_loop_is_named(ranks: Callable[..., Ran]) -> None:
     ran = ranks(
         HEAD
@@ -236,6 +250,7 @@ def test_spins():
 # ---- Before the first test ----
 
 
+@pytest.mark.full(DEATH)
 def test_a_file_that_one_rank_cannot_import(ranks: Callable[..., Ran]) -> None:
     ran = ranks("import os\nif os.environ['RANK'] == '1':\n    import no_such_module\n" + TAIL)
     assert ran.launch.status != 0
@@ -245,6 +260,7 @@ def test_a_file_that_one_rank_cannot_import(ranks: Callable[..., Ran]) -> None:
     assert "No module named 'no_such_module'" in ran.output
 
 
+@pytest.mark.full(DEATH)
 def test_ranks_that_collect_different_tests(ranks: Callable[..., Ran]) -> None:
     ran = ranks(HEAD + "\nif RANK == 1:\n    def test_more():\n        pass\n")
     assert ran.launch.status != 0
