@@ -1,18 +1,15 @@
-"""Every ``--rl-algorithm`` trains; here those that need machinery of their own.
-
-``LONGRL_ALL_ALGORITHMS=1`` runs all of them.
-"""
+"""Every ``--rl-algorithm`` trains."""
 
 from __future__ import annotations
 
 import math
-import os
 from pathlib import Path
 
 import pytest
 
 from megatron_longrl.config.bundles import BUNDLES
 from tests.functional.launches import CP2, TP2, Arena, curve, metrics_of, rl_flags
+from tests.runner.tiers import full_only
 
 TWO_UPDATES = ("--global-batch-size", "16")
 FLAGS: dict[str, tuple[str, ...]] = {
@@ -22,10 +19,17 @@ FLAGS: dict[str, tuple[str, ...]] = {
     "remax": ("--grpo-group-size", "1", "--grpo-kl-beta", "0.01", "--kl-type", "full"),
     "ppo": (*TP2, *TWO_UPDATES, "--critic-warmup-steps", "1"),
 }
-CHOSEN = list(BUNDLES) if os.environ.get("LONGRL_ALL_ALGORITHMS") else list(FLAGS)
 
 
-@pytest.mark.parametrize("algorithm", CHOSEN)
+@pytest.mark.parametrize(
+    "algorithm",
+    full_only(
+        "tests/functional/test_algorithms.py::test_an_algorithm_trains",
+        BUNDLES,
+        # Several updates with a correction; a greedy response beside each sampled one.
+        ["gspo", "remax"],
+    ),
+)
 def test_an_algorithm_trains(arena: Arena, sft_run: Path, tmp_path: Path, algorithm: str) -> None:
     arena.launch(
         "train_rl",

@@ -7,6 +7,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 from megatron_longrl.benchmark.variants import PROMPTS_PER_STEP, RESPONSE_TOKENS
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -19,6 +21,7 @@ def run(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, capture_output=True, text=True, timeout=600, check=False)
 
 
+@pytest.mark.full("tests/functional/test_frames.py::test_once_per_prompt_for_eight_responses")
 def test_what_a_point_computes_and_reports(tmp_path: Path) -> None:
     ended = run(tmp_path, "--variants", "baseline", "longrl", "one-rank")
     assert ended.returncode == 0, ended.stdout + ended.stderr

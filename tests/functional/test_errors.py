@@ -20,6 +20,7 @@ from tests.functional.launches import (
     read_rows,
     write_rows,
 )
+from tests.runner.tiers import full_only
 
 STEPS = ("--train-iters", "2", "--lr", "1e-3", "--micro-batch-size", "2")
 SECONDS = 60.0
@@ -44,11 +45,14 @@ def check(outcome: Outcome, *words: str, ranks: int = 1) -> None:
 def sft(arena: Arena, tmp_path: Path) -> Callable[..., Outcome]:
     """Launch SFT; flags that come later win."""
 
-    def launch(*flags: str | Path, ranks: int = 1) -> Outcome:
+    def launch(*flags: str | Path, ranks: int = 1, cold: bool = False) -> Outcome:
         data = ("--train-data-path", arena.data("sft")) if "--train-data-path" not in flags else ()
         places = ("--save", tmp_path / "run")
         return arena.launch(
-            "train_sft", *STEPS, *data, *places, *flags, ranks=ranks, seconds=ALLOWED
+            *("train_sft", *STEPS, *data, *places, *flags),
+            ranks=ranks,
+            seconds=ALLOWED,
+            cold=cold,
         )
 
     return launch
@@ -67,7 +71,7 @@ def test_frames_exceed_the_sequence(sft: Callable[..., Outcome]) -> None:
 
 def test_tensor_parallelism_that_does_not_divide_the_heads(sft: Callable[..., Outcome]) -> None:
     changed = ("--num-attention-heads", "3", "--num-query-groups", "3", "--kv-channels", "32")
-    outcome = sft(*TP2, *changed, ranks=2)
+    outcome = sft(*TP2, *changed, ranks=2, cold=True)
     check(outcome, "num_attention_heads (3)", "tensor_model_parallel_size (2)", ranks=2)
 
 
@@ -90,11 +94,14 @@ def test_empty_data_set(sft: Callable[..., Outcome], tmp_path: Path) -> None:
     check(sft("--train-data-path", empty), str(empty), "no rows")
 
 
+@pytest.mark.full("tests/functional/test_errors.py::test_an_error_on_one_rank_alone")
 def test_row_without_a_video(sft: Callable[..., Outcome], arena: Arena, tmp_path: Path) -> None:
     rows = read_rows(arena.data("sft"))
     del rows[2]["videos"]
     data = write_rows(tmp_path / "rows.jsonl", rows)
-    check(sft(*CP2, "--train-data-path", data, ranks=2), f"{data}:3", "'videos'", ranks=2)
+    check(
+        sft(*CP2, "--train-data-path", data, ranks=2, cold=True), f"{data}:3", "'videos'", ranks=2
+    )
 
 
 def test_checkpoint_of_another_architecture(sft: Callable[..., Outcome], sft_run: Path) -> None:
@@ -109,6 +116,7 @@ def test_an_error_on_one_rank_alone(arena: Arena, tmp_path: Path) -> None:
         *("train_sft", *STEPS, *CP2, *flags),
         seconds=ALLOWED,
         watched={"FAIL_AT": "1:1"},
+        cold=True,
     )
     check(outcome, "rank 1 alone", ranks=2)
     assert outcome.output.count("Traceback") == 1, "that of torchrun itself"
@@ -128,6 +136,7 @@ def bad_rows(arena: Arena, tmp_path: Path) -> list[dict[str, object]]:
     return [truncated, text]
 
 
+@pytest.mark.full("tests/functional/test_errors.py::test_an_error_on_one_rank_alone")
 def test_strict_data(
     sft: Callable[..., Outcome],
     arena: Arena,
@@ -137,14 +146,17 @@ def test_strict_data(
     """Each rank of MR-SP opens every other video, so that one rank alone meets the bad one."""
     data = write_rows(tmp_path / "rows.jsonl", [bad_rows[0]])
     flags = ("--strict-data", "--micro-batch-size", "1", *CP2)
-    outcome = sft("--train-data-path", data, *flags, ranks=2)
+    outcome = sft("--train-data-path", data, *flags, ranks=2, cold=True)
     check(outcome, "truncated.webm", f"{data}:1", "--strict-data", ranks=2)
 
 
 @pytest.mark.parametrize(
     ("layout", "skipped"),
-    [(TP2, 2), ((), 2)],
-    ids=["TP2", "DP2"],
+    full_only(
+        "tests/functional/test_errors.py::test_sft_skips",
+        [pytest.param(TP2, 2, id="TP2"), pytest.param((), 2, id="DP2")],
+        ["DP2"],
+    ),
 )
 def test_sft_skips(
     sft: Callable[..., Outcome],
@@ -166,7 +178,10 @@ def test_sft_skips(
     assert "text.mp4" in outcome.output
 
 
-@pytest.mark.parametrize("layout", ["CP2", "DP2"])
+@pytest.mark.parametrize(
+    "layout",
+    full_only("tests/functional/test_errors.py::test_rl_skips", ["CP2", "DP2"], ["CP2"]),
+)
 def test_rl_skips(
     arena: Arena,
     sft_run: Path,

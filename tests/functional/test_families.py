@@ -11,6 +11,7 @@ import torch
 from megatron_longrl.data.tokenizer import train_sentencepiece
 from tests.distributed.families import write_family
 from tests.functional.launches import CP2, ROOT, convert, curve, metrics_of, run, write_rows
+from tests.runner.tiers import full_only
 
 STEPS = ("--train-iters", "12", "--lr", "3e-3", "--seq-length", "512", "--micro-batch-size", "2")
 
@@ -20,7 +21,14 @@ def train(program: str, *flags: str | Path, ranks: int = 2) -> str:
     return run([*command, *map(str, flags)], ranks, 240).succeeded().output
 
 
-@pytest.mark.parametrize("family", ["qwen2_5_vl", "qwen3_vl"])
+@pytest.mark.parametrize(
+    "family",
+    full_only(
+        "tests/functional/test_families.py::test_sft_of_a_qwen_vl_folder",
+        ["qwen2_5_vl", "qwen3_vl"],
+        ["qwen3_vl"],
+    ),
+)
 def test_sft_of_a_qwen_vl_folder(family: str, tmp_path: Path) -> None:
     from transformers import AutoModelForImageTextToText
 
@@ -84,6 +92,9 @@ def test_rl_of_a_text_model(tmp_path: Path) -> None:
     assert max(curve(steps, "gap/mean")) < 1e-4
 
 
+@pytest.mark.full(
+    "tests/distributed/test_rollout_parity.py::test_videos_and_images_at_positions_of_their_own"
+)
 def test_rl_of_a_qwen_vl_folder(tmp_path: Path) -> None:
     write_family(tmp_path, "qwen3_vl")
     train(

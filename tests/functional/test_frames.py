@@ -19,6 +19,7 @@ from tests.functional.launches import (
     read_rows,
     write_rows,
 )
+from tests.runner.tiers import full_only
 
 FRAMES = 7
 """Of each video, after sampling."""
@@ -80,7 +81,14 @@ def test_not_again_in_the_second_epoch(arena: Arena, sft_run: Path, tmp_path: Pa
     assert curve(metrics_of(tmp_path), "frames_decoded") == [28, 28, 0, 0]
 
 
-@pytest.mark.parametrize("chunk", [5, 64])
+@pytest.mark.parametrize(
+    "chunk",
+    full_only(
+        "tests/functional/test_frames.py::test_a_trained_tower_sees_each_frame_once_per_step",
+        [5, 64],
+        [5],
+    ),
+)
 def test_a_trained_tower_sees_each_frame_once_per_step(
     arena: Arena, sft_run: Path, tmp_path: Path, chunk: int
 ) -> None:

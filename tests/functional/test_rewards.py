@@ -20,6 +20,7 @@ from tests.functional.launches import (
     read_rows,
     write_rows,
 )
+from tests.runner.tiers import full_only
 from tests.unit.rewards.endpoint import serve
 
 CODE = """
@@ -45,7 +46,10 @@ FAILING = ("sleep", "raise", "crash", "exit", "nan", "text", "length", "judge")
 N = 2
 
 
-@pytest.mark.parametrize("layout", ["CP2", "DP2"])
+@pytest.mark.parametrize(
+    "layout",
+    full_only("tests/functional/test_rewards.py::test_a_run_of_two_steps", ["CP2", "DP2"], ["CP2"]),
+)
 def test_a_run_of_two_steps(arena: Arena, sft_run: Path, tmp_path: Path, layout: str) -> None:
     """Each step has one row of each kind, and two that are fine."""
     kinds = [*FAILING, "fine", "fine too"]
@@ -112,6 +116,9 @@ def test_the_example_of_the_documentation(arena: Arena, sft_run: Path, tmp_path:
     assert step["reward/mean"] == pytest.approx(expected, rel=1e-5)
 
 
+@pytest.mark.full(
+    "tests/distributed/test_rewards.py::test_a_function_that_the_first_rank_cannot_load"
+)
 def test_a_function_that_is_not_there(arena: Arena, sft_run: Path, tmp_path: Path) -> None:
     (tmp_path / "mine.py").write_text(CODE)
     outcome = arena.launch(

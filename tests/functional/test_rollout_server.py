@@ -44,6 +44,10 @@ def kill_one(run_folder: Path, killed: list[int]) -> None:
         time.sleep(0.01)
 
 
+@pytest.mark.full(
+    "tests/distributed/test_server_engine.py::"
+    "test_a_server_that_is_killed_when_the_weights_are_others_already"
+)
 def test_a_run_whose_server_dies_is_the_run_without_one(
     arena: Arena, sft_run: Path, rl_run: Path, tmp_path: Path
 ) -> None:
@@ -51,7 +55,8 @@ def test_a_run_whose_server_dies_is_the_run_without_one(
     killer = threading.Thread(target=kill_one, args=(tmp_path, killed))
     killer.start()
     flags = (*rl_flags(arena, sft_run), *CP2, "--rollout-engine", "server")
-    outcome = arena.launch("train_rl", *flags, "--save", tmp_path).succeeded()
+    # Its server is found by the trainer's command line, which a forked trainer does not have.
+    outcome = arena.launch("train_rl", *flags, "--save", tmp_path, cold=True).succeeded()
     killer.join()
     assert len(killed) == 1 and f"process {killed[0]} ended with signal SIGKILL" in outcome.output
     assert not servers(tmp_path)

@@ -12,6 +12,7 @@ import pytest
 import torch
 
 from tests.functional.launches import convert
+from tests.runner.tiers import full_only
 
 PROMPTS = [[5, 9, 2, 40, 7, 7, 31], [3, 60, 22]]
 TOKENS = 8
@@ -32,7 +33,14 @@ print("TOKENS", json.dumps([list(output.outputs[0].token_ids) for output in outp
 """
 
 
-@pytest.mark.parametrize("family", ["qwen2", "qwen3", "llama"])
+@pytest.mark.parametrize(
+    "family",
+    full_only(
+        "tests/functional/test_served.py::test_greedy_tokens_of_an_exported_folder",
+        ["qwen2", "qwen3", "llama"],
+        ["qwen3"],
+    ),
+)
 def test_greedy_tokens_of_an_exported_folder(family: str, tmp_path: Path) -> None:
     from transformers import AutoConfig, AutoModelForCausalLM
 

@@ -20,6 +20,7 @@ TOLERANCE = 1e-4
 """Of log-probabilities, in fp32."""
 
 
+@pytest.mark.full("tests/functional/test_served.py::test_greedy_tokens_of_an_exported_folder")
 @pytest.mark.parametrize("family", MODELS)
 def test_answers_of_an_exported_folder(family: str, tmp_path: Path) -> None:
     folder = tmp_path / "hf"
