@@ -126,7 +126,8 @@ def _measure_part(
             work=work,
             paths=files,
             limit=lambda _: TEST_SECONDS,
-            environment={MEASURED: str(settings)},
+            # A program that is forked with all imports would tell what it did not reach itself.
+            environment={MEASURED: str(settings), "LONGRL_TEST_COLD": "1"},
         )
         sys.stdout.write(f"  {launched.seconds:.0f} s, status {launched.status}\n")
         combined = Coverage(data_file=str(folder / f"{part.name}.sqlite"), config_file=False)
