@@ -36,7 +36,6 @@ GRPO = (
     *("--grpo-prompts-per-step", "4", "--grpo-group-size", "8"),
 )
 FROZEN = ("--freeze-vision-tower", "--freeze-projector")
-STORES = "megatron_longrl-embeddings-*"
 ENCODING = {"frames_encoded", "frames_decoded", "embeddings_from_memory", "embeddings_from_disk"}
 """Metrics that say where embeddings came from."""
 

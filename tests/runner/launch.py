@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import resource
 import signal
 import subprocess
@@ -55,13 +54,12 @@ def run_part(part: Part, folder: Path) -> Ended:
     """
     log = folder / part.log
     options = [f"--report-log={log}"] if part.log else []
-    written = folder / f"{part.name.replace(' ', '-').replace(',', '')}.txt"
+    written = folder / f"{part.file_name}.txt"
     began, cpu = time.monotonic(), _cpu_seconds()
     with written.open("wb") as output:
         process = subprocess.Popen(
             [*part.command, *options],
             cwd=ROOT,
-            env=os.environ | part.environment,
             stdin=subprocess.DEVNULL,
             stdout=output,
             stderr=subprocess.STDOUT,

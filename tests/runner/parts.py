@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -22,7 +22,16 @@ class Part:
     command: tuple[str, ...]
     log: str = ""
     """Name of the pytest log in the folder of reports; empty for what is no pytest."""
-    environment: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def file_name(self) -> str:
+        """Of what it leaves in the folder of reports, without an ending."""
+        return file_name(self.name)
+
+
+def file_name(name: str) -> str:
+    """A part's name as a file's."""
+    return name.replace(" ", "-").replace(",", "")
 
 
 CHECKS = (
@@ -41,8 +50,8 @@ def tests(name: str, paths: Sequence[str], options: Sequence[str], ranks: int = 
     launcher = [sys.executable, "-m", "pytest"]
     if ranks > 1:
         launcher[2:] = ["tests.distributed.launch", str(ranks)]
-    log = f"{name.replace(' ', '-').replace(',', '')}.jsonl"
-    return Part(name, (*launcher, "-p", "no:cacheprovider", "-q", *paths, *options), log)
+    command = (*launcher, "-p", "no:cacheprovider", "-q", *paths, *options)
+    return Part(name, command, f"{file_name(name)}.jsonl")
 
 
 def all_parts(options: Sequence[str]) -> list[Part]:
