@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
 import sys
 import time
@@ -11,8 +12,14 @@ from pathlib import Path
 
 from megatron_longrl.config import Config, Entry, load_config
 from megatron_longrl.errors import UserError
+from megatron_longrl.foreign_warnings import ignore_harmless_warnings
+
+logger = logging.getLogger(__name__)
 
 USER_ERROR_STATUS = 2
+
+SHOWN = 8
+"""Changed fields that are named when a run goes on."""
 
 
 def launch(entry: Entry, work: Callable[[Config], None], argv: Sequence[str] | None) -> int:
@@ -22,11 +29,14 @@ def launch(entry: Entry, work: Callable[[Config], None], argv: Sequence[str] | N
         0 when all was done; 2 after a user's error, which is told in one line. Any other exception
         goes through, so that torchrun ends the other ranks.
     """
+    ignore_harmless_warnings()
     try:
-        config = load_config(sys.argv[1:] if argv is None else argv, entry)
+        config = load_config(sys.argv[1:] if argv is None else argv, entry, files=True)
         from megatron_longrl.training.logging import configure_logging
 
         configure_logging(config.log_level, int(os.environ.get("RANK", "0")))
+        if entry in ("sft", "rl"):
+            _tell_changes(config)
         work(config)
     except UserError as error:
         _tell(str(error))
@@ -38,6 +48,16 @@ def launch(entry: Entry, work: Callable[[Config], None], argv: Sequence[str] | N
         raise  # Other ranks may be inside a collective: nothing may wait for them here.
     leave_groups()
     return 0
+
+
+def _tell_changes(config: Config) -> None:
+    """Of a run that goes on otherwise than it began."""
+    from megatron_longrl.config.changes import changes_since
+
+    changes = changes_since(config)
+    if changes:
+        more = f" and {len(changes) - SHOWN} more" if len(changes) > SHOWN else ""
+        logger.info("%s goes on with changes: %s%s", config.load, "; ".join(changes[:SHOWN]), more)
 
 
 def _tell(message: str) -> None:

@@ -53,6 +53,7 @@ from megatron_longrl.checkpoint.shard_writer import (
 )
 from megatron_longrl.checkpoint.stored_weights import merge_stored_adapters
 from megatron_longrl.checkpoint.table import ColumnParallel, GatedMLP
+from megatron_longrl.config.paths import absolute_paths
 from megatron_longrl.errors import UserError
 from megatron_longrl.models.lora import ADAPTER
 from megatron_longrl.parallel.agree import gather_objects, together
@@ -187,7 +188,8 @@ def begin_checkpoint(
     contents = {
         "format": FORMAT,
         "iteration": iteration if isinstance(iteration, int) else 0,
-        "config": config.model_dump(mode="json"),
+        "config": absolute_paths(config.model_dump(mode="json")),
+        "derived": sorted(config.derived_fields() - config.model_fields_set),
         "layout": _layout(config),
         "optimizers": sorted(optimizers),
         "scheduler_steps": scheduler.num_steps if scheduler is not None else 0,

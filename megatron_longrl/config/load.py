@@ -12,100 +12,176 @@ from typing import Any
 import yaml
 from pydantic import ValidationError
 
-from megatron_longrl.config.flags import build_parser, parse_flags
-from megatron_longrl.config.names import FieldNames, flag
-from megatron_longrl.config.recipe import read_recipe
+from megatron_longrl.checkpoint.architecture import ARCHITECTURE_FIELDS
+from megatron_longrl.checkpoint.folder import find_state
+from megatron_longrl.config.defaults import add_defaults, one_epoch
+from megatron_longrl.config.given import Given, read_given, recipe_of
+from megatron_longrl.config.model import ModelSection
+from megatron_longrl.config.required import brings_a_model, check_given, is_new
+from megatron_longrl.config.rotary import RotarySection
 from megatron_longrl.config.schema import (
     SECTIONS,
     Config,
     Entry,
     describe_validation_error,
 )
+from megatron_longrl.config.tokenizer_files import tokenizer_fields
+from megatron_longrl.config.vila import VilaSection
 from megatron_longrl.errors import UserError
 
 logger = logging.getLogger(__name__)
 
-PROGRAMS: dict[Entry, str] = {
-    "sft": "train_sft",
-    "rl": "train_rl",
-    "evaluate": "evaluate",
-    "serve": "rollout.serve",
-}
+OF_A_RUN = ("transformer_impl", "init_method_std")
+"""Fields of the model's sections that do not belong to its weights."""
+
+OF_PROMPTS = ("chat_template", "system_prompt", "prompt_template")
+"""Fields by which the model was spoken to, which the next stage keeps."""
 
 
-def load_config(argv: Sequence[str], entry: Entry) -> Config:
+def load_config(argv: Sequence[str], entry: Entry, *, files: bool = False) -> Config:
     """The checked configuration of one entry point: defaults, then recipes, then flags.
 
-    The fields of the model come from the Hugging Face folder that the run starts from, where there
-    is one and recipes and flags do not say otherwise.
+    The fields of the model and its tokenizer come from the checkpoint that the run starts from,
+    where recipes and flags do not give them.
 
     Rules across fields are checked for the world size that torchrun announces (WORLD_SIZE), without
     torchrun for one rank; --print-config then assumes a single model replica. --help and
     --print-config write to stdout (rank 0 only) and exit with status 0.
-    Raises UserError with one line for anything wrong.
+
+    Args:
+        files: whether paths that do not exist are an error already here.
+
+    Raises:
+        UserError: one line for anything wrong.
     """
-    names = FieldNames(SECTIONS)
-    launcher = "python" if entry == "serve" else "torchrun"
-    prog = f"{launcher} -m megatron_longrl.{PROGRAMS[entry]}"
-    parser = build_parser(SECTIONS, names, prog)
-    first_rank = os.environ.get("RANK", "0") == "0"
-    if not first_rank and {"-h", "--help"} & set(argv):
+    if os.environ.get("RANK", "0") != "0" and {"-h", "--help"} & set(argv):
         raise SystemExit(0)
-    flags = parse_flags(parser, argv)
-    recipes = flags.pop("config", [])
-    print_only = flags.pop("print_config", False)
+    given = read_given(argv, entry)
+    check_given(given, files=files)
+    return resolve(given)
 
-    values: dict[str, Any] = {}
-    origins: dict[str, str] = {}
-    for recipe in recipes:
-        recipe_values, recipe_origins = read_recipe(Path(recipe), names)
-        values |= recipe_values
-        origins |= recipe_origins
-    values |= flags
-    origins |= {name: f"flag {flag(name)}" for name in flags}
 
-    model = checkpoint_fields(values)
-    origins = dict.fromkeys(model, "its Hugging Face checkpoint") | origins
-    values = model | values
+def load_data_config(argv: Sequence[str]) -> tuple[Config, Given]:
+    """The configuration by which data are looked at: recipe, flags and what the checkpoint brings,
+    without the rules of a run.
 
-    try:
-        config = Config.model_validate(values)
-    except ValidationError as error:
-        raise UserError(describe_validation_error(error, origins)) from None
+    Raises:
+        UserError: one line for anything wrong.
+    """
+    given = read_given(argv, "evaluate")
+    if not brings_a_model(given) and not given.values.get("num_layers"):
+        raise UserError(
+            "no model: give --pretrained-checkpoint FOLDER, or a --config recipe that has one"
+        )
+    checkpoint, fields = checkpoint_fields(given)
+    given.add_below(fields, f"checkpoint {checkpoint}")
+    add_defaults(given, 1)
+    return _validated(given), given
+
+
+def resolve(given: Given) -> Config:
+    """The configuration that is checked, with what the checkpoint and the data say.
+
+    Raises:
+        UserError: see :func:`load_config`.
+    """
+    first_rank = os.environ.get("RANK", "0") == "0"
+    checkpoint, fields = checkpoint_fields(given)
+    given.add_below(fields, f"checkpoint {checkpoint}")
+    announced = os.environ.get("WORLD_SIZE")
+    add_defaults(given, int(announced or 1))
+    config = _validated(given)
+    _check_contradictions(config, fields, given, checkpoint)
     if config.sequence_parallel and config.tensor_model_parallel_size == 1:
         # As Megatron does: one recipe serves layouts with and without tensor parallelism.
         if first_rank:
             logger.warning("sequence_parallel is switched off: tensor_model_parallel_size is 1")
         config = config.replace(sequence_parallel=False)
-    alone = config.model_parallel_size if print_only else 1
-    world_size = int(os.environ.get("WORLD_SIZE", alone))
-    if entry == "serve":  # the recipe's layout is the trainer's
+    alone = config.model_parallel_size if given.print_only else 1
+    world_size = int(announced or alone)
+    if given.entry == "serve":  # the recipe's layout is the trainer's
         world_size = config.model_parallel_size
-    config.validate_layout(world_size, entry)
-    if print_only:
+    if given.entry in ("sft", "rl") and "train_iters" not in given.values:
+        config = config.replace(train_iters=_iterations(config, world_size, given.entry))
+    config.validate_layout(world_size, given.entry)
+    if given.print_only:
         if first_rank:
             sys.stdout.write(to_yaml(config))
         raise SystemExit(0)
     return config
 
 
-def checkpoint_fields(values: dict[str, Any]) -> dict[str, Any]:
-    """What a Hugging Face folder that the run starts from says of the model and its tokenizer.
+def _validated(given: Given) -> Config:
+    try:
+        return Config.model_validate(given.values)
+    except ValidationError as error:
+        raise UserError(describe_validation_error(error, given.origins)) from None
 
-    Args:
-        values: of recipes and flags, which have precedence.
+
+def _iterations(config: Config, world_size: int, entry: Entry) -> int:
+    """Steps of the epochs that are asked for."""
+    rows = config.grpo_prompts_per_step if entry == "rl" else 0
+    rows = rows or config.samples_per_step(world_size, "sft")
+    return one_epoch(config.train_data_path, rows, config.train_epochs)
+
+
+def checkpoint_fields(given: Given) -> tuple[Path | None, dict[str, Any]]:
+    """What the checkpoint that the run starts from says of the model and its tokenizer.
+
+    Returns:
+        The folder, None where there is none, and the fields.
 
     Raises:
         UserError: the folder is of no family that is known, or not complete.
     """
-    for name in ("pretrained_checkpoint", "load"):
-        folder = values.get(name)
-        if isinstance(folder, str) and (Path(folder) / "config.json").is_file():
+    names = ["load", "pretrained_checkpoint"]
+    if is_new(given):
+        names.remove("load")
+    for name in names:
+        folder = given.values.get(name)
+        if not isinstance(folder, str):
+            continue
+        if (Path(folder) / "config.json").is_file():
             # It imports torch, which --help can do without.
             from megatron_longrl.checkpoint.hf import config_from_hf
 
-            return config_from_hf(folder)
-    return {}
+            return Path(folder), config_from_hf(folder)
+        found = find_state(folder)
+        if found is not None:
+            return found[0], fields_of_run(*found)
+    return None, {}
+
+
+def fields_of_run(folder: Path, state: dict[str, Any]) -> dict[str, Any]:
+    """The fields of the model, its tokenizer and its prompts that a Megatron checkpoint knows.
+
+    Args:
+        folder: of the checkpoint itself, ``iter_…``.
+        state: contents of its state file.
+    """
+    sections = (ModelSection, RotarySection, VilaSection)
+    names = {name for section in sections for name in section.model_fields}
+    names = (names | set(OF_PROMPTS)) - set(OF_A_RUN)
+    fields = {name: value for name, value in recipe_of(state).items() if name in names}
+    return fields | tokenizer_fields(folder / "tokenizer")
+
+
+def _check_contradictions(
+    config: Config, fields: dict[str, Any], given: Given, checkpoint: Path | None
+) -> None:
+    """Recipes and flags may not describe another model than the checkpoint holds."""
+    values = config.model_dump(mode="json")
+    for name in ARCHITECTURE_FIELDS:
+        if name in fields and values[name] not in (None, _plain(fields[name])):
+            raise UserError(
+                f"{name} = {values[name]} ({given.origins[name]}), but the checkpoint {checkpoint} "
+                f"has {_plain(fields[name])}: leave the fields of the model out, the checkpoint "
+                "brings them"
+            )
+
+
+def _plain(value: Any) -> Any:
+    return list(value) if isinstance(value, tuple) else value
 
 
 def to_yaml(config: Config) -> str:

@@ -13,6 +13,10 @@ class LoggingSection(Section):
     log_interval: PositiveInt = 1
     """Steps between two log lines; metrics.jsonl has every step."""
 
+    log_format: Literal["short", "megatron"] = "short"
+    """What a step prints: a short line for people, or Megatron's line with all metrics, which
+    <save>/log.txt has in any case."""
+
     log_level: Literal["debug", "info", "warning", "error"] = "info"
     """Least severe messages that are printed."""
 

@@ -9,7 +9,8 @@ class RLSection(Section):
     """rl: prompts, groups and updates of a step"""
 
     grpo_prompts_per_step: CountInt = 0
-    """Prompts of one RL step over all ranks."""
+    """Prompts of one RL step over all ranks; by default 8, or the next multiple of the model
+    replicas."""
 
     grpo_group_size: PositiveInt = 8
     """Responses sampled for each prompt."""

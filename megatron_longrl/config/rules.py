@@ -17,25 +17,10 @@ from megatron_longrl.config.vila_rules import vila_pictures
 if TYPE_CHECKING:
     from megatron_longrl.config.schema import Config, Entry
 
-REQUIRED: dict[str, tuple[str, ...]] = {
-    "sft": ("train_data_path", "tokenizer_model", "train_iters", "lr"),
-    "rl": (
-        "train_data_path",
-        "tokenizer_model",
-        "train_iters",
-        "lr",
-        "grpo_prompts_per_step",
-    ),
-    "evaluate": ("load", "data", "output", "tokenizer_model"),
-    "serve": ("tokenizer_model", "rollout_server_address"),
-}
-"""Fields that an entry point cannot do without."""
-
 
 def first_broken_rule(config: Config, world_size: int, entry: Entry | None) -> str | None:
     """The line of the first rule that does not hold, or None."""
     rules = (
-        _required_fields(config, entry),
         _language_model(config),
         rotary_embedding(config),
         _vision_tower(config),
@@ -68,21 +53,6 @@ def _indivisible(config: Config, field: str, by: str) -> Iterator[str]:
         yield (
             f"{field} ({value}) is not divisible by {by} ({divisor}): "
             f"choose {flag(by)} from {', '.join(choices)}"
-        )
-
-
-def _required_fields(config: Config, entry: Entry | None) -> Iterator[str]:
-    if entry is None:
-        return
-    missing = [
-        name
-        for name in REQUIRED[entry]
-        if name not in config.model_fields_set or getattr(config, name) in (None, "", [])
-    ]
-    if missing:
-        yield (
-            f"{', '.join(missing)} not set, which {entry} needs: give {flag(missing[0])} ..., "
-            "or put it into the --config recipe"
         )
 
 
@@ -136,11 +106,11 @@ def _vision_tower(config: Config) -> Iterator[str]:
         yield from _indivisible(config, "vision_image_size", "vision_patch_size")
     yield from _indivisible(config, "vision_hidden_size", "vision_num_attention_heads")
     layers, feature = config.vision_num_layers, config.vision_feature_layer
-    if not -(layers + 1) <= feature <= layers:
+    if is_square and (feature == 0 or not -layers <= feature <= layers):
         yield (
-            f"vision_feature_layer ({feature}) is not a hidden state of a tower with "
-            f"vision_num_layers ({layers}): choose --vision-feature-layer from "
-            f"{-(layers + 1)} to {layers}"
+            f"vision_feature_layer ({feature}) is the output of no layer of a tower with "
+            f"vision_num_layers ({layers}): choose --vision-feature-layer from 1 to {layers}, or "
+            f"from -1 to -{layers}"
         )
 
 
@@ -174,6 +144,13 @@ def _tensor_split(config: Config) -> Iterator[str]:
         yield (
             f"num_query_groups ({groups}) is neither a multiple nor a divisor of "
             f"tensor_model_parallel_size ({tensor}): change --tensor-model-parallel-size"
+        )
+    elif (2 * groups * config.kv_channels) % tensor:
+        # Ranks beyond the heads share the rows of the fused projection.
+        yield (
+            f"the keys and values of num_query_groups ({groups}) heads of kv_channels "
+            f"({config.kv_channels}) do not split over tensor_model_parallel_size ({tensor}): "
+            "lower --tensor-model-parallel-size"
         )
     if config.vision_tensor_parallel:
         if tensor == 1:

@@ -31,11 +31,20 @@ class TrainingSection(Section):
     size for SFT; for RL it is prompts per step x group size and need not be given."""
 
     train_iters: CountInt = 0
-    """Optimizer steps of the whole run, those of a resumed run included."""
+    """Optimizer steps of the whole run, those of a resumed run included. RL counts its steps. By
+    default as many as --train-epochs takes."""
+
+    train_epochs: PositiveFloat = 1.0
+    """Passes over the training data, where --train-iters is not given."""
 
     seq_length: PositiveInt
     """Longest row in tokens: a prompt with its video and the responses that share it. A group whose
-    responses do not all fit takes several rows."""
+    responses do not all fit takes several rows. By default what the longest row of the data
+    needs."""
+
+    seq_length_from_data: bool = False
+    """Set --seq-length to what the longest row of the training data needs; on where --seq-length is
+    not given."""
 
     use_sequence_packing: bool = Field(
         default=False,
@@ -44,7 +53,7 @@ class TrainingSection(Section):
     """Fill rows up to --seq-length with samples that do not see each other."""
 
     lr: WeightFloat = 0.0
-    """Peak learning rate."""
+    """Peak learning rate; by default 1e-5 for SFT and 1e-6 for RL."""
 
     bf16: bool = False
     """Train in bfloat16 with fp32 main weights; without it everything is fp32."""

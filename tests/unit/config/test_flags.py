@@ -103,12 +103,6 @@ def test_a_wrong_value_names_field_value_and_expectation(load, flags, line):
     assert str(error.value) == line
 
 
-def test_everything_missing_is_one_line():
-    with pytest.raises(UserError, match=r"num_layers, .*not set: give --[a-z-]+ \.\.\.") as error:
-        load_config([], "sft")
-    assert "\n" not in str(error.value)
-
-
 def test_help_shows_every_field_grouped(capsys):
     with pytest.raises(SystemExit) as exit_:
         load_config(["--help"], "sft")

@@ -183,7 +183,8 @@ def test_a_hugging_face_checkpoint_describes_the_model(tmp_path):
     assert (config.model_family, config.num_layers, config.kv_channels) == ("qwen3", 2, 32)
     assert config.qk_layernorm and not config.add_qkv_bias
     assert config.tokenizer_model == str(folder)
-    assert load_config([*flags, "--num-layers", "3"], "sft").num_layers == 3
+    with pytest.raises(UserError, match=r"^num_layers = 3 \(flag --num-layers\), but"):
+        load_config([*flags, "--num-layers", "3"], "sft")
     (folder / "config.json").write_text(json.dumps({**settings, "model_type": "mamba"}))
     with pytest.raises(UserError, match="model_type mamba is not supported"):
         load_config(flags, "sft")

@@ -1,0 +1,36 @@
+"""How a run that goes on differs from what it was."""
+
+from __future__ import annotations
+
+from megatron_longrl.checkpoint.folder import find_state
+from megatron_longrl.config.given import recipe_of
+from megatron_longrl.config.paths import PATH_FIELDS, absolute_paths
+from megatron_longrl.config.schema import Config
+
+UNINTERESTING = frozenset(
+    {*("load", "save", "output", "data", "tokenizer_model", "tokenizer_type")}
+    | {*("log_interval", "log_level", "vocab_size", "distributed_timeout_minutes")}
+)
+"""Fields whose change says nothing about the training."""
+
+
+def changes_since(config: Config) -> list[str]:
+    """``field: old -> new`` for everything that differs from the run that ``--load`` goes on with.
+
+    Empty where nothing is loaded, or only weights are taken (``--finetune``).
+    """
+    if config.load is None or config.finetune:
+        return []
+    found = find_state(config.load)
+    if found is None:
+        return []
+    before = recipe_of(found[1])
+    now = absolute_paths(config.model_dump(mode="json"))
+    lines = []
+    for name, value in before.items():
+        if name in UNINTERESTING or now[name] == value:
+            continue
+        if name in PATH_FIELDS and absolute_paths({name: value})[name] == now[name]:
+            continue
+        lines.append(f"{name}: {value} -> {now[name]}")
+    return lines

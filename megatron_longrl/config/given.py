@@ -1,0 +1,100 @@
+"""What the user has given: recipes and flags, and the recipe of a run that goes on."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from megatron_longrl.checkpoint.folder import find_state
+from megatron_longrl.config.flags import build_parser, parse_flags
+from megatron_longrl.config.names import FieldNames, flag
+from megatron_longrl.config.paths import run_folder
+from megatron_longrl.config.recipe import read_recipe
+from megatron_longrl.config.schema import SECTIONS, Config, Entry
+from megatron_longrl.config.tokenizer_files import tokenizer_fields
+
+PROGRAMS: dict[Entry, str] = {
+    "sft": "train_sft",
+    "rl": "train_rl",
+    "evaluate": "evaluate",
+    "serve": "rollout.serve",
+}
+
+
+@dataclass
+class Given:
+    """Values before they are checked, and where each comes from."""
+
+    entry: Entry
+    values: dict[str, Any] = field(default_factory=dict)
+    origins: dict[str, str] = field(default_factory=dict)
+    """``file:line``, ``flag --lr`` or the run whose recipe was taken, by field."""
+    print_only: bool = False
+    """Whether ``--print-config`` asks for the configuration alone."""
+
+    def add(self, values: Mapping[str, Any], origin: str) -> None:
+        """Take values of one origin, which win over those before."""
+        self.values |= values
+        self.origins |= dict.fromkeys(values, origin)
+
+    def add_below(self, values: Mapping[str, Any], origin: str) -> None:
+        """Take values only where nothing is given yet."""
+        self.add({n: v for n, v in values.items() if n not in self.values}, origin)
+
+
+def read_given(argv: Sequence[str], entry: Entry) -> Given:
+    """Recipes, then flags; below them the recipe of the run that ``--load`` names, where there is
+    no ``--config``.
+
+    Imports neither torch nor megatron-core. ``--help`` is written to stdout and exits.
+
+    Raises:
+        UserError: an unknown flag or key, or a recipe that cannot be read.
+    """
+    names = FieldNames(SECTIONS)
+    launcher = "python" if entry == "serve" else "torchrun"
+    parser = build_parser(SECTIONS, names, f"{launcher} -m megatron_longrl.{PROGRAMS[entry]}")
+    flags = parse_flags(parser, argv)
+    recipes = flags.pop("config", [])
+    given = Given(entry, print_only=flags.pop("print_config", False))
+    for recipe in recipes:
+        values, origins = read_recipe(Path(recipe), names)
+        given.values |= values
+        given.origins |= origins
+    for name, value in flags.items():
+        given.add({name: value}, f"flag {flag(name)}")
+    if not recipes and not given.values.get("finetune"):
+        _go_on_with_the_runs_recipe(given)
+    return given
+
+
+def _go_on_with_the_runs_recipe(given: Given) -> None:
+    load = given.values.get("load")
+    found = find_state(load) if isinstance(load, str) else None
+    if found is None:
+        return
+    folder, state = found
+    if "consumed_rows" not in state.get("state", {}):  # Converted weights: they come from no run.
+        return
+    recipe = recipe_of(state)
+    if given.entry in ("sft", "rl"):
+        # A folder that was moved goes on where it is.
+        recipe["save"] = str(run_folder(folder))
+    recipe |= tokenizer_fields(folder / "tokenizer")
+    given.add_below(recipe, f"the recipe of {folder}")
+
+
+def recipe_of(state: Mapping[str, Any]) -> dict[str, Any]:
+    """The configuration that a checkpoint was saved with, without what it derived from others.
+
+    Args:
+        state: contents of its state file. Fields that this version does not know are left out.
+    """
+    derived = set(state.get("derived", ()))
+    return {
+        name: value
+        for name, value in state["config"].items()
+        if name in Config.model_fields and name not in derived
+    }

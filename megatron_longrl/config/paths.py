@@ -1,0 +1,83 @@
+"""Fields that are paths: made absolute where they are kept, and looked up before a run starts."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+PATH_FIELDS = (
+    *("train_data_path", "valid_data_path", "data", "output", "tokenizer_model"),
+    *("save", "load", "pretrained_checkpoint", "tensorboard_dir", "embedding_cache_dir"),
+    *("rollout_record_dir", "replay_rollouts"),
+)
+"""Fields that hold a path, or a list of paths."""
+
+_READ = {
+    "pretrained_checkpoint": "folder",
+    "load": "folder",
+    "tokenizer_model": "file or folder",
+    "train_data_path": "file or folder",
+    "valid_data_path": "file or folder",
+    "data": "file or folder",
+    "replay_rollouts": "folder",
+}
+"""Fields whose paths are read, and what they name."""
+
+_READ_BY = {
+    "train_data_path": ("sft", "rl"),
+    "valid_data_path": ("sft", "rl"),
+    "data": ("evaluate",),
+    "replay_rollouts": ("rl",),
+}
+"""Entry points that read these fields; the others are read by all."""
+
+
+def absolute_paths(values: Mapping[str, Any]) -> dict[str, Any]:
+    """The fields of a configuration with absolute paths, so that they mean the same elsewhere."""
+    changed = dict(values)
+    for name in PATH_FIELDS:
+        value = changed.get(name)
+        if isinstance(value, list):
+            changed[name] = [os.path.abspath(path) for path in value]
+        elif value:
+            changed[name] = os.path.abspath(value)
+    return changed
+
+
+def run_folder(checkpoint: Path) -> Path:
+    """The ``--save`` folder of the run that a checkpoint ``iter_…`` belongs to."""
+    return checkpoint.parent if checkpoint.name.startswith("iter_") else checkpoint
+
+
+def missing_paths(values: Mapping[str, Any], entry: str) -> list[str]:
+    """A line for every path that is to be read and does not exist.
+
+    ``--load`` may name the folder that ``--save`` is going to make: the run then starts anew.
+    """
+    lines = []
+    for name, kind in _READ.items():
+        if entry not in _READ_BY.get(name, (entry,)):
+            continue
+        if name == "load" and values.get("load") == values.get("save") and entry != "evaluate":
+            continue
+        value = values.get(name)
+        for path in value if isinstance(value, list) else [value]:
+            if isinstance(path, str) and path and not os.path.exists(path):
+                lines.append(f"--{name.replace('_', '-')} {path}: no such {kind}{_hint(path)}")
+    return lines
+
+
+def _hint(path: str) -> str:
+    """What may have been meant."""
+    if path.startswith(("http://", "https://", "s3://", "gs://", "hf://")):
+        return "; addresses are not read, download it first"
+    parent = Path(path).parent
+    if not path.startswith(("/", ".")) and path.count("/") == 1 and not parent.exists():
+        name = Path(path).name
+        return (
+            f"; if it is a model of the Hugging Face Hub, download it: hf download {path} "
+            f"--local-dir {name}"
+        )
+    return ""
