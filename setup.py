@@ -22,6 +22,7 @@ INSTALL_REQUIRES = [
     "xxhash>=3.5",
     "pydantic>=2.8",
     "pyyaml>=6",
+    "rich>=13",
     "tensorboard>=2.18",
     "wandb>=0.19",
     "matplotlib>=3.9",
@@ -82,6 +83,7 @@ setup(
     extras_require=EXTRAS_REQUIRE,
     entry_points={
         "console_scripts": [
+            "longrl = megatron_longrl.cli.main:main",
             "longrl-train-sft = megatron_longrl.train_sft:main",
             "longrl-train-rl = megatron_longrl.train_rl:main",
             "longrl-evaluate = megatron_longrl.evaluate:main",

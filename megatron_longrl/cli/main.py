@@ -1,0 +1,56 @@
+"""``longrl SUBCOMMAND``: finds the module of the subcommand and hands it the arguments."""
+
+from __future__ import annotations
+
+import importlib
+import sys
+from collections.abc import Sequence
+
+from megatron_longrl import __version__
+from megatron_longrl.config.names import nearest
+
+SUBCOMMANDS: dict[str, tuple[str, str]] = {
+    "train-sft": ("train", "supervised fine-tuning on chains of thought"),
+    "train-rl": ("train", "reinforcement learning: GRPO, DAPO, REINFORCE++, PPO and others"),
+    "evaluate": ("train", "answer a data set with a checkpoint"),
+    "convert": ("convert", "convert checkpoints between Hugging Face, Megatron and PEFT"),
+    "inspect": ("inspect", "show what a checkpoint holds"),
+    "verify": ("verify", "compare a converted checkpoint with Hugging Face's modules"),
+    "check": ("check", "look through data and their media before training"),
+    "frames": ("frames", "write the frames of a video that training sees"),
+    "score": ("score", "score responses as training scores them"),
+}
+"""Subcommand -> (module of :mod:`megatron_longrl.cli`, what it does)."""
+
+USAGE_STATUS = 2
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Entry point; returns the exit status."""
+    given = list(sys.argv[1:] if arguments is None else arguments)
+    if not given or given[0] in ("-h", "--help"):
+        sys.stdout.write(overview())
+        return 0 if given else USAGE_STATUS
+    if given[0] == "--version":
+        sys.stdout.write(f"longrl {__version__}\n")
+        return 0
+    name, rest = given[0], given[1:]
+    if name not in SUBCOMMANDS:
+        hint = nearest(name.replace("_", "-"), list(SUBCOMMANDS)) or "; longrl --help lists them"
+        sys.stderr.write(f"error: unknown subcommand '{name}'{hint}\n")
+        return USAGE_STATUS
+    module = importlib.import_module(f"megatron_longrl.cli.{SUBCOMMANDS[name][0]}")
+    status: int = module.main([name, *rest] if SUBCOMMANDS[name][0] == "train" else rest)
+    return status
+
+
+def overview() -> str:
+    """All subcommands, a line each."""
+    width = max(map(len, SUBCOMMANDS))
+    lines = [f"  {name:{width}}  {text}" for name, (_, text) in SUBCOMMANDS.items()]
+    return (
+        "usage: longrl SUBCOMMAND [flags]\n\n"
+        "Reinforcement learning of vision-language models on long videos.\n\n"
+        + "\n".join(lines)
+        + "\n\nlongrl SUBCOMMAND --help shows the flags of one.\n"
+    )

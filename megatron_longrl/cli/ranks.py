@@ -1,0 +1,98 @@
+"""Starts the ranks of a run, as torchrun does, and says in one line why one of them failed."""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import sys
+import uuid
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, NoReturn
+
+from megatron_longrl.config.defaults import replica_size
+from megatron_longrl.errors import UserError
+
+
+@dataclass(frozen=True)
+class RankOptions:
+    """How many ranks, and where; spelled as torchrun spells it."""
+
+    nproc_per_node: int | None = None
+    nnodes: int = 1
+    node_rank: int = 0
+    master_addr: str = "localhost"
+    master_port: int = 0
+    """0 takes a free port, of one node."""
+
+    @staticmethod
+    def of_a_replica(values: Mapping[str, Any]) -> int:
+        """Ranks of one model replica, by values that are not checked yet."""
+        return replica_size(values)
+
+    def on_each_node(self, ranks: int) -> RankOptions:
+        """The same with a number of ranks."""
+        return replace(self, nproc_per_node=ranks)
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        raise UserError(message)
+
+
+def split_rank_options(arguments: Sequence[str]) -> tuple[RankOptions, list[str]]:
+    """torchrun's options among the flags of a run, and the other flags.
+
+    Raises:
+        UserError: a value is no number.
+    """
+    parser = _Parser(add_help=False, allow_abbrev=False, argument_default=argparse.SUPPRESS)
+    for name in ("nproc-per-node", "nnodes", "node-rank", "master-port"):
+        parser.add_argument(f"--{name}", type=int)
+    parser.add_argument("--master-addr")
+    found, rest = parser.parse_known_args(list(arguments))
+    options = RankOptions(**vars(found))
+    if options.nproc_per_node == 0 or min(options.nproc_per_node or 1, options.nnodes) < 1:
+        raise UserError("--nproc-per-node and --nnodes must be at least 1")
+    if options.nnodes > 1 and not options.master_port:
+        raise UserError(
+            f"--nnodes {options.nnodes} needs --master-addr and --master-port of the first node"
+        )
+    return options, rest
+
+
+def run_ranks(module: str, flags: Sequence[str], options: RankOptions) -> int:
+    """Run a module on all ranks of this node.
+
+    Returns:
+        The exit status of the rank that failed first; 0 where none did.
+    """
+    from torch.distributed.elastic.multiprocessing import SignalException
+    from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
+    from torch.distributed.launcher.api import LaunchConfig, elastic_launch
+
+    # It tells of every rank that it ends; the rank that failed has told why.
+    logging.getLogger("torch.distributed.elastic").setLevel(logging.CRITICAL)
+    several = options.nnodes > 1
+    config = LaunchConfig(
+        min_nodes=options.nnodes,
+        max_nodes=options.nnodes,
+        nproc_per_node=options.nproc_per_node or 1,
+        run_id=uuid.uuid4().hex if not several else "longrl",
+        rdzv_backend="static" if several else "c10d",
+        rdzv_endpoint=f"{options.master_addr}:{options.master_port}",
+        rdzv_configs={"rank": options.node_rank, "timeout": 900},
+        max_restarts=0,
+        monitor_interval=0.1,
+    )
+    try:
+        elastic_launch(config, sys.executable)("-m", module, *flags)
+    except ChildFailedError as error:
+        rank, failure = error.get_first_failure()
+        if failure.exitcode >= 0:
+            return failure.exitcode
+        sys.stderr.write(f"error: rank {rank} was ended by {failure.signal_name()}\n")
+        return 128 - failure.exitcode
+    except SignalException as error:
+        return 128 + error.sigval
+    return 0

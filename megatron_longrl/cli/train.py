@@ -1,0 +1,71 @@
+"""``longrl train-sft``, ``train-rl`` and ``evaluate``: starts the ranks, unless torchrun has."""
+
+from __future__ import annotations
+
+import importlib
+import os
+import sys
+from collections.abc import Sequence
+
+from megatron_longrl.cli.ranks import RankOptions, run_ranks, split_rank_options
+from megatron_longrl.config.given import Given, read_given
+from megatron_longrl.config.required import check_given
+from megatron_longrl.config.schema import Entry
+from megatron_longrl.errors import UserError
+from megatron_longrl.launch import USER_ERROR_STATUS
+
+PROGRAMS: dict[str, tuple[str, Entry]] = {
+    "train-sft": ("megatron_longrl.train_sft", "sft"),
+    "train-rl": ("megatron_longrl.train_rl", "rl"),
+    "evaluate": ("megatron_longrl.evaluate", "evaluate"),
+}
+"""Subcommand -> module that a rank runs, and its entry point."""
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Run one of :data:`PROGRAMS`.
+
+    What can be known to be wrong without torch is told before a rank is started. One rank runs in
+    this process.
+
+    Args:
+        arguments: the subcommand and its flags.
+
+    Returns:
+        The exit status.
+    """
+    module, entry = PROGRAMS[arguments[0]]
+    try:
+        options, flags = split_rank_options(arguments[1:])
+        if "RANK" in os.environ:  # A launcher has started this process as one rank of several.
+            return _run_here(module, flags)
+        given = read_given(flags, entry)
+        check_given(given)
+        ranks = options.nproc_per_node or default_ranks(given)
+    except UserError as error:
+        sys.stderr.write(f"error: {error}\n")
+        return USER_ERROR_STATUS
+    if given.print_only or (ranks == 1 and options.nnodes == 1):
+        return _run_here(module, flags)
+    return run_ranks(module, flags, options.on_each_node(ranks))
+
+
+def _run_here(module: str, flags: Sequence[str]) -> int:
+    status: int = importlib.import_module(module).main(flags)
+    return status
+
+
+def default_ranks(given: Given) -> int:
+    """One rank for each GPU of this machine; without GPUs as many as one model replica needs."""
+    return gpus() or RankOptions.of_a_replica(given.values)
+
+
+def gpus() -> int:
+    """GPUs that this process may use, without importing torch."""
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if visible is not None:
+        return len([device for device in visible.split(",") if device.strip() not in ("", "-1")])
+    try:
+        return len(os.listdir("/proc/driver/nvidia/gpus"))
+    except OSError:
+        return 0
