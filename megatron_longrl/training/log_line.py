@@ -66,6 +66,13 @@ class LogInterval:
         parts.append(f" number of nan iterations: {self._nan:3d} |")
         return "".join(parts)
 
+    def values(self) -> dict[str, float]:
+        """Metrics of the steps added so far: means of fractional ones, sums of counts."""
+        return {
+            key: sum(values) if all(isinstance(v, int) for v in values) else self._mean(key)
+            for key, values in self._values.items()
+        }
+
     def _mean(self, key: str) -> float:
         finite = [value for value in self._values[key] if math.isfinite(value)]
         return sum(finite) / len(finite) if finite else math.nan

@@ -3,33 +3,29 @@
 from __future__ import annotations
 
 import logging
-import warnings
 from collections.abc import Mapping
 from datetime import datetime
 from pathlib import Path
+from typing import TextIO
 
 from megatron_longrl.config import Config, Entry, to_yaml
+from megatron_longrl.config.paths import absolute_paths
 from megatron_longrl.training.log_line import LogInterval
-from megatron_longrl.training.metrics_file import MetricsFile
+from megatron_longrl.training.metrics_file import METRICS_FILE, MetricsFile
 from megatron_longrl.training.progress import ProgressLines
+from megatron_longrl.training.short_line import ShortLine
 from megatron_longrl.training.trackers import TensorBoardTracker, Tracker, WandbTracker
 from megatron_longrl.whole_file import write_whole
 
 logger = logging.getLogger(__name__)
 
-METRICS_FILE = "metrics.jsonl"
 RECIPE_FILE = "config.yaml"
+
+LOG_FILE = "log.txt"
+"""Megatron's line of every step, in the ``--save`` folder."""
 
 LIBRARIES = ("megatron.core", "vllm", "torch", "transformers", "openai", "httpx", "httpx2")
 """Loggers that tell their set-up, or every request, at INFO."""
-
-HARMLESS_WARNINGS = (
-    ".*(Apex|apex).*",
-    ".*torch.distributed.*is deprecated.*",
-    "full scope is deprecated",  # The default of core's cuda_graph_scope, which no one has set.
-    "The .grad attribute of a Tensor that is not a leaf",  # Core's distributed optimizer in fp32.
-)
-"""Beginnings of warnings about defaults that users cannot change."""
 
 
 def configure_logging(level: str, rank: int) -> None:
@@ -45,12 +41,12 @@ def configure_logging(level: str, rank: int) -> None:
     )
     if debug:
         return
+    # Of settings that belong to models with positions of media, and are read by others.
+    logging.getLogger("transformers.modeling_rope_utils").setLevel(logging.ERROR)
     for library in LIBRARIES:
         logging.getLogger(library).setLevel(logging.WARNING)
     if rank != 0 and level == "info":
         logging.getLogger("megatron_longrl").setLevel(logging.WARNING)
-    for message in HARMLESS_WARNINGS:
-        warnings.filterwarnings("ignore", message=message)
 
 
 class MetricsLogger:
@@ -64,6 +60,8 @@ class MetricsLogger:
         self._config = config
         self._is_writer = is_writer
         self._interval = LogInterval()
+        self._short = ShortLine(config.train_iters)
+        self._log: TextIO | None = None
         self._file: MetricsFile | None = None
         self._trackers: list[Tracker] = []
         self.progress = ProgressLines(entry, config.train_iters)
@@ -73,6 +71,7 @@ class MetricsLogger:
         if config.save is not None:
             self._file = MetricsFile(Path(config.save) / METRICS_FILE)
             _write_recipe(config, Path(config.save))
+            self._log = (Path(config.save) / LOG_FILE).open("a", encoding="utf-8")
         if config.tensorboard_dir is not None:
             self._trackers.append(TensorBoardTracker(config.tensorboard_dir))
         if config.wandb_project is not None:
@@ -124,10 +123,13 @@ class MetricsLogger:
         self._interval.add(values, skipped)
         total = self._config.train_iters
         if iteration % self._config.log_interval == 0 or iteration == total:
-            self.progress.line(
-                self._interval.line(iteration, total, consumed_samples, batch_size, datetime.now())
-            )
-            self._interval = LogInterval()
+            interval, self._interval = self._interval, LogInterval()
+            line = interval.line(iteration, total, consumed_samples, batch_size, datetime.now())
+            if self._log is not None:
+                self._log.write(line + "\n")
+                self._log.flush()
+            short = self._config.log_format == "short"
+            self.progress.line(self._short.line(iteration, interval.values()) if short else line)
         self.progress.step(iteration, _summary(values))
 
     def warn(self, iteration: int, line: str) -> None:
@@ -138,6 +140,8 @@ class MetricsLogger:
     def close(self) -> None:
         """Flush everything. Not needed for metrics.jsonl, which is complete after each step."""
         self.progress.close()
+        if self._log is not None:
+            self._log.close()
         for tracker in self._trackers:
             tracker.close()
 
@@ -149,4 +153,5 @@ def _summary(values: Mapping[str, float]) -> str:
 
 
 def _write_recipe(config: Config, folder: Path) -> None:
-    write_whole(folder / RECIPE_FILE, to_yaml(config))
+    """With absolute paths, so that it means the same in another folder."""
+    write_whole(folder / RECIPE_FILE, to_yaml(config.replace(**absolute_paths(config.given()))))

@@ -17,6 +17,9 @@ from megatron_longrl.whole_file import write_whole
 Metrics = dict[str, float]
 """Values of one step by key; `iteration` and counts are ints."""
 
+METRICS_FILE = "metrics.jsonl"
+"""In the ``--save`` folder of a run."""
+
 _NOT_NUMBERS = {"NaN", "Infinity", "-Infinity"}
 
 

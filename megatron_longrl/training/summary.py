@@ -8,6 +8,9 @@ from typing import Any
 
 import torch
 
+from megatron_longrl.data.rows import Row
+from megatron_longrl.rewards.options import options_of
+from megatron_longrl.rewards.sample import Sample
 from megatron_longrl.rollout.types import Group
 
 RATES = ("reward", "accuracy", "format", "response_length", "cut_off", "zero_advantage")
@@ -37,8 +40,11 @@ def accuracy_by(summaries: Sequence[Mapping[str, Any]], field: str) -> dict[str,
 
 
 def summarize(answers: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    """Accuracy with its 95 % interval (Wilson), by kind of question, what always guessing one
-    option would score, and the mean reward of the answers that have one."""
+    """Accuracy (0 to 1) with its 95 % interval (Wilson), by kind of question, and the mean reward
+    of the answers that have one.
+
+    ``chance_accuracy`` is that of guessing among the options of each question (questions without
+    options count as 0), ``majority_accuracy`` that of always giving the most frequent reference."""
     right = sum(record["correct"] for record in answers)
     rewards = [record["reward"] for record in answers if record["reward"] is not None]
     low, high = wilson_interval(right / len(answers), len(answers))
@@ -52,6 +58,7 @@ def summarize(answers: Sequence[dict[str, Any]]) -> dict[str, Any]:
         "accuracy_low": low,
         "accuracy_high": high,
         "samples": len(answers),
+        "chance_accuracy": sum(record["chance"] for record in answers) / len(answers),
         "majority_accuracy": max(options.values()) / len(answers),
         "reward": sum(rewards) / len(rewards) if rewards else None,
         "format": sum(record["format"] for record in answers) / len(answers),
@@ -96,13 +103,22 @@ def record_of(group: Group) -> dict[str, Any]:
     return {
         "problem_id": row.problem_id,
         "problem_type": row.problem_type,
+        "problem": row.problem,
+        "media": [str(path) for path, _ in row.media],
         "answer": row.answer,
+        "chance": _chance(row),
         **(answers[0] if len(answers) == 1 else {"responses": answers}),
         "correct": group.accuracy,
         "format": group.metrics["format"],
         "reward": _mean_of(rewards),
         "tokens": sum(lengths) / len(lengths) if len(lengths) > 1 else lengths[0],
     }
+
+
+def _chance(row: Row) -> float:
+    """How often a guess among the options of a question is right; 0 where it has none."""
+    options = options_of(Sample.of_row(row, "", uid=row.uid))
+    return 1 / len(options) if options else 0.0
 
 
 def _frames_bin(frames: int) -> str:

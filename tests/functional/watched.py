@@ -22,10 +22,12 @@ from typing import Any, NoReturn
 import torch
 
 from megatron_longrl.errors import UserError
+from megatron_longrl.foreign_warnings import ignore_harmless_warnings
 from megatron_longrl.training.logging import configure_logging
 
 RANK = os.environ.get("RANK", "0")
-configure_logging("info", int(RANK))  # as the program will, before core warns at its import
+configure_logging("info", int(RANK))
+ignore_harmless_warnings()  # as the program will, before core warns at its import
 
 from megatron_longrl.checkpoint import distributed  # noqa: E402
 from megatron_longrl.models.vila.encoder import VisionEncoder  # noqa: E402

@@ -17,7 +17,7 @@ import yaml
 from megatron_longrl.config import Config
 from megatron_longrl.errors import UserError
 from megatron_longrl.training.log_line import LogInterval
-from megatron_longrl.training.logging import MetricsLogger, configure_logging
+from megatron_longrl.training.logging import LOG_FILE, MetricsLogger, configure_logging
 from megatron_longrl.training.metrics_file import MetricsFile, read_metrics
 from megatron_longrl.training.progress import ProgressLines
 from megatron_longrl.training.timing import PhaseTimer
@@ -188,14 +188,21 @@ class TestMetricsFile:
 
 class TestMetricsLogger:
     def test_one_line_per_interval_and_at_the_end(self, make_config, capsys):
-        run(make_config(log_interval=4, train_iters=10), 1, 10)
+        config = make_config(log_interval=4, train_iters=10, log_format="megatron")
+        run(config, 1, 10)
         lines = capsys.readouterr().out.splitlines()
+        assert (Path(config.save) / LOG_FILE).read_text().splitlines() == lines
         assert [line.split("iteration")[1].split("/")[0].strip() for line in lines] == [
             "4",
             "8",
             "10",
         ]
         assert "frames_encoded: 133 |" in lines[2]  # Steps 9 and 10.
+
+    def test_lines_for_people(self, make_config, capsys):
+        run(make_config(log_interval=4, train_iters=10), 1, 10)
+        lines = capsys.readouterr().out.splitlines()
+        assert [line[:10] for line in lines] == ["step  4/10", "step  8/10", "step 10/10"]
 
     def test_only_the_writer_writes(self, make_config, tmp_path, capsys):
         config = make_config(tensorboard_dir=str(tmp_path / "tb"), wandb_project="p")
@@ -207,7 +214,7 @@ class TestMetricsLogger:
         assert capsys.readouterr().out == ""
 
     def test_without_a_save_folder_there_is_the_line_only(self, make_config, capsys, tmp_path):
-        run(make_config(save=None), 1, 1)
+        run(make_config(save=None, log_format="megatron"), 1, 1)
         assert "iteration        1/" in capsys.readouterr().out
         assert list(tmp_path.iterdir()) == []
 

@@ -49,6 +49,7 @@ def record(
         "correct": correct,
         "tokens": tokens,
         "format": form,
+        "chance": 0.25,
     }
 
 
@@ -66,6 +67,7 @@ def test_summary():
         "accuracy_low": low,
         "accuracy_high": high,
         "samples": 4,
+        "chance_accuracy": 0.25,
         "majority_accuracy": 0.75,  # always B
         "reward": 0.75,  # of three
         "format": 0.75,

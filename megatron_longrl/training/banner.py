@@ -1,0 +1,73 @@
+"""What a run is, in one line at its start."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import torch.distributed as dist
+from torch import nn
+
+from megatron_longrl.config import Entry
+from megatron_longrl.parallel.agree import gather_objects
+from megatron_longrl.parallel.groups import ParallelGroups
+from megatron_longrl.training.runtime import Runtime
+
+_UNITS = ((1e9, "B"), (1e6, "M"), (1e3, "K"))
+
+
+def banner(runtime: Runtime, entry: Entry, rows: int) -> str:
+    """Model, layout, data and size of a step. Collective over the world.
+
+    Args:
+        rows: of the training data, those that can be used.
+    """
+    config, ranks = runtime.config, dist.get_world_size()
+    total, trained = count_parameters(runtime.model.modules, runtime.groups)
+    layout = (
+        f"TP {config.tensor_model_parallel_size} x MR-SP {config.context_parallel_size} x "
+        f"PP {config.pipeline_model_parallel_size} x DP {config.data_parallel_size(ranks)}"
+    )
+    if entry == "rl":
+        step = f"{config.grpo_prompts_per_step} prompts x {config.grpo_group_size} responses"
+    else:
+        step = f"{config.samples_per_step(ranks, entry)} rows"
+    return (
+        f"{entry} of {config.model_family}: {amount(total)} parameters, {amount(trained)} of them "
+        f"trained, {'bf16' if config.bf16 else 'fp32'}; {ranks} ranks = {layout}; {rows} rows of "
+        f"data, {step} a step, {config.train_iters} steps, at most {config.seq_length} tokens a row"
+    )
+
+
+def count_parameters(modules: dict[str, nn.Module], groups: ParallelGroups) -> tuple[int, int]:
+    """Parameters of the whole model, and those that are trained. Collective over the world.
+
+    An embedding that a last pipeline stage holds a copy of counts on each of them.
+    """
+    everywhere = [p for name, m in modules.items() if name != "encoder" for p in m.parameters()]
+    encoder = modules.get("encoder")
+    once = list(encoder.parameters()) if encoder is not None else []
+    first = groups.tp.rank() == groups.cp.rank() == groups.dp.rank() == 0
+    mine = [0, 0]
+    if first:
+        mine = _counts(everywhere, groups)
+    if dist.get_rank() == 0:
+        mine = [a + b for a, b in zip(mine, _counts(once, groups), strict=True)]
+    parts = gather_objects(groups.control, mine)
+    return sum(part[0] for part in parts), sum(part[1] for part in parts)
+
+
+def _counts(parameters: Iterable[nn.Parameter], groups: ParallelGroups) -> list[int]:
+    total = trained = 0
+    for parameter in parameters:
+        split = groups.tp.size() if getattr(parameter, "tensor_model_parallel", False) else 1
+        total += parameter.numel() * split
+        trained += parameter.numel() * split * parameter.requires_grad
+    return [total, trained]
+
+
+def amount(number: int) -> str:
+    """``1.25 M``."""
+    for size, unit in _UNITS:
+        if number >= size:
+            return f"{number / size:.3g} {unit}"
+    return str(number)
