@@ -1,22 +1,21 @@
 #!/usr/bin/env bash
 # GRPO of LongVILA-R1-7B with MR-SP on one or many 8-GPU nodes, after sft_7b.sh.
 #
-#   bash examples/longvila_r1/grpo_7b.sh DATA_DIR SFT_DIR TOKENIZER OUT_DIR [flags of megatron_longrl.train_rl]
+#   bash examples/longvila_r1/grpo_7b.sh DATA_DIR SFT_DIR OUT_DIR [flags of longrl train-rl]
 #
 # DATA_DIR   folder with LongVideo-Reason's train.jsonl and eval.jsonl and their videos
 # SFT_DIR    OUT_DIR of sft_7b.sh
-# TOKENIZER  folder of the Hugging Face tokenizer, as in sft_7b.sh
 # OUT_DIR    checkpoints and logs; started again, the run goes on from its last checkpoint
 #
 # More than one node: NNODES, NODE_RANK, MASTER_ADDR, MASTER_PORT on each, or examples/slurm/train.sbatch.
 set -euo pipefail
 
-if [[ $# -lt 4 ]]; then
-  echo "usage: $0 DATA_DIR SFT_DIR TOKENIZER OUT_DIR [flags]" >&2
+if [[ $# -lt 3 ]]; then
+  echo "usage: $0 DATA_DIR SFT_DIR OUT_DIR [flags]" >&2
   exit 2
 fi
-DATA_DIR="$1" SFT_DIR="$2" TOKENIZER="$3" OUT_DIR="$4"
-shift 4
+DATA_DIR="$1" SFT_DIR="$2" OUT_DIR="$3"
+shift 3
 RECIPE="$(dirname "${BASH_SOURCE[0]}")/grpo_7b.yaml"
 
 # Tensor-parallel communication overlaps with computation only on one hardware queue.
@@ -32,7 +31,6 @@ DISTRIBUTED_ARGS=(
 
 MODEL_ARGS=(
   --pretrained-checkpoint "$SFT_DIR"
-  --tokenizer-model "$TOKENIZER"
 )
 
 TRAINING_ARGS=(
@@ -69,7 +67,7 @@ EVAL_AND_LOGGING_ARGS=(
   --tensorboard-dir "$OUT_DIR/tensorboard"
 )
 
-torchrun "${DISTRIBUTED_ARGS[@]}" -m megatron_longrl.train_rl --config "$RECIPE" \
+python -m megatron_longrl train-rl "${DISTRIBUTED_ARGS[@]}" --config "$RECIPE" \
   "${MODEL_ARGS[@]}" \
   "${TRAINING_ARGS[@]}" \
   "${MODEL_PARALLEL_ARGS[@]}" \

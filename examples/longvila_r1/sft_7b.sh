@@ -1,23 +1,21 @@
 #!/usr/bin/env bash
 # Chain-of-thought SFT of LongVILA-R1-7B on one or many 8-GPU nodes.
 #
-#   bash examples/longvila_r1/sft_7b.sh DATA_DIR MODEL_DIR TOKENIZER OUT_DIR [flags of megatron_longrl.train_sft]
+#   bash examples/longvila_r1/sft_7b.sh DATA_DIR MODEL_DIR OUT_DIR [flags of longrl train-sft]
 #
 # DATA_DIR   folder with LongVideo-Reason's sft.jsonl and videos
-# MODEL_DIR  Megatron checkpoint of LongVILA-7B, made from its Hugging Face folder HF by
-#            python tools/checkpoint/convert.py --loader hf_vila --saver megatron --load-dir HF --save-dir MODEL_DIR
-# TOKENIZER  folder of its Hugging Face tokenizer, HF/llm
+# MODEL_DIR  LongVILA-7B, its Hugging Face folder
 # OUT_DIR    checkpoints and logs; started again, the run goes on from its last checkpoint
 #
 # More than one node: NNODES, NODE_RANK, MASTER_ADDR, MASTER_PORT on each, or examples/slurm/train.sbatch.
 set -euo pipefail
 
-if [[ $# -lt 4 ]]; then
-  echo "usage: $0 DATA_DIR MODEL_DIR TOKENIZER OUT_DIR [flags]" >&2
+if [[ $# -lt 3 ]]; then
+  echo "usage: $0 DATA_DIR MODEL_DIR OUT_DIR [flags]" >&2
   exit 2
 fi
-DATA_DIR="$1" MODEL_DIR="$2" TOKENIZER="$3" OUT_DIR="$4"
-shift 4
+DATA_DIR="$1" MODEL_DIR="$2" OUT_DIR="$3"
+shift 3
 RECIPE="$(dirname "${BASH_SOURCE[0]}")/sft_7b.yaml"
 
 # Tensor-parallel communication overlaps with computation only on one hardware queue.
@@ -33,7 +31,6 @@ DISTRIBUTED_ARGS=(
 
 MODEL_ARGS=(
   --pretrained-checkpoint "$MODEL_DIR"
-  --tokenizer-model "$TOKENIZER"
 )
 
 TRAINING_ARGS=(
@@ -64,7 +61,7 @@ EVAL_AND_LOGGING_ARGS=(
   --tensorboard-dir "$OUT_DIR/tensorboard"
 )
 
-torchrun "${DISTRIBUTED_ARGS[@]}" -m megatron_longrl.train_sft --config "$RECIPE" \
+python -m megatron_longrl train-sft "${DISTRIBUTED_ARGS[@]}" --config "$RECIPE" \
   "${MODEL_ARGS[@]}" \
   "${TRAINING_ARGS[@]}" \
   "${MODEL_PARALLEL_ARGS[@]}" \

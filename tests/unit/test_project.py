@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import runpy
@@ -10,13 +11,16 @@ import sys
 from contextlib import suppress
 from importlib.metadata import PackageNotFoundError, requires, version
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
-from megatron_longrl.config import Entry, load_config
+from megatron_longrl.checkpoint.architecture import ARCHITECTURE_FIELDS
+from megatron_longrl.config import Config, Entry, load_config
+from megatron_longrl.models.family import find_family
 
 ROOT = Path(__file__).parents[2]
 FOLDERS = (".ci", "docker", "examples", "tests", "tools")
@@ -29,7 +33,7 @@ def files(*patterns: str) -> list[str]:
 
 SHELL_SCRIPTS = [*files("*.sh", "*.sbatch"), ".ci/run"]
 RECIPES = [f for f in files("*.yaml") if f.startswith("examples/")]
-LAUNCHERS = [f for f in SHELL_SCRIPTS if f.startswith("examples/longvila_r1/")]
+LAUNCHERS = [f for f in SHELL_SCRIPTS if re.fullmatch(r"examples/(?!slurm)\w+/\w+\.sh", f)]
 
 
 def run(*command: str, **environment: str) -> subprocess.CompletedProcess[str]:
@@ -47,54 +51,92 @@ def test_shell_script_parses(script):
 # ---- Launchers and recipes ----
 
 
-@pytest.fixture
-def torchrun(tmp_path):
-    """A folder with a torchrun that starts one process and announces all ranks to it."""
-    command = tmp_path / "torchrun"
-    command.write_text(
-        "#!/usr/bin/env bash\n"
-        "set -e\n"
-        'while [[ "$1" != -m ]]; do\n'
-        '  [[ "$1" != --nproc-per-node ]] || ranks="$2"\n'
-        '  [[ "$1" != --nnodes ]] || nodes="$2"\n'
-        "  shift\n"
-        "done\n"
-        f'RANK=0 WORLD_SIZE=$((ranks * nodes)) exec {sys.executable} "$@"\n'
-    )
-    command.chmod(0o755)
-    return f"{tmp_path}:{os.environ['PATH']}"
+SEVEN_B: dict[str, Any] = {
+    "num_layers": 28,
+    "hidden_size": 3584,
+    "ffn_hidden_size": 18944,
+    "num_attention_heads": 28,
+    "num_query_groups": 4,
+    "vocab_size": 151651,
+    "max_position_embeddings": 262144,
+    "untie_embeddings_and_output_weights": True,
+    "vision_image_size": 448,
+    "vision_patch_size": 14,
+    "vision_hidden_size": 1152,
+    "vision_num_layers": 27,
+    "vision_num_attention_heads": 16,
+    "vision_ffn_hidden_size": 4304,
+    "projector_type": "mlp_downsample_2x2_fix",
+    "seq_length": 8192,
+}
+"""LongVILA-7B."""
+
+
+@pytest.fixture(scope="session")
+def checkpoints(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Folders with the settings of published sizes; of Qwen-VL, transformers' defaults."""
+    root = tmp_path_factory.mktemp("checkpoints")
+    vila = find_family("vila").hf_configs(Config(**SEVEN_B), "bfloat16", ())
+    files: dict[str, dict[str, dict[str, Any]]] = {
+        "vila": {**vila, "llm/tokenizer.json": {}},
+        "qwen2_5_vl": {"config.json": {"model_type": "qwen2_5_vl"}, "tokenizer.json": {}},
+        "qwen3_vl": {"config.json": {"model_type": "qwen3_vl"}, "tokenizer.json": {}},
+    }
+    for family, contents in files.items():
+        for name, content in contents.items():
+            (root / family / name).parent.mkdir(parents=True, exist_ok=True)
+            (root / family / name).write_text(json.dumps(content))
+    (root / "train.jsonl").write_text('{"problem": "?", "answer": "A"}\n' * 100)
+    (root / "sft.jsonl").write_text('{"problem": "?", "answer": "A"}\n' * 100)
+    (root / "eval.jsonl").write_text('{"problem": "?", "answer": "A"}\n')
+    return root
+
+
+def family_for(script: str) -> str:
+    folder = Path(script).parent.name
+    return folder if folder.startswith("qwen") else "vila"
 
 
 @pytest.mark.parametrize("nodes", ["1", "4"])
 @pytest.mark.parametrize("launcher", LAUNCHERS)
-def test_launcher_prints_its_configuration(launcher, nodes, torchrun):
-    result = run(
-        *("bash", launcher, "data", "model", "tokenizer", "out", "--print-config"),
-        PATH=torchrun,
-        NNODES=nodes,
-    )
+def test_launcher_prints_its_configuration(launcher: str, nodes: str, checkpoints: Path) -> None:
+    model, data = str(checkpoints / family_for(launcher)), str(checkpoints)
+    given = (data, model) if "longvila" in launcher else (model, data)
+    path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
+    result = run("bash", launcher, *given, "out", "--print-config", NNODES=nodes, PATH=path)
     assert result.returncode == 0, result.stderr
     config = yaml.safe_load(result.stdout)
-    assert config["num_layers"] == 28
-    assert config["tokenizer_model"] == "tokenizer"
+    assert config["model_family"] == family_for(launcher)
     assert config["save"] == config["load"] == "out"
+    assert config["train_iters"] > 0
 
 
 @pytest.mark.parametrize("launcher", LAUNCHERS)
-def test_launcher_says_how_it_is_used(launcher):
+def test_launcher_says_how_it_is_used(launcher: str) -> None:
     result = run("bash", launcher, "data")
     assert result.returncode == 2
     assert result.stderr.startswith("usage: ")
 
 
 @pytest.mark.parametrize("recipe", [r for r in RECIPES if "model" not in Path(r).name])
-def test_recipe_is_valid(recipe, capsys):
+def test_recipe_is_valid(
+    recipe: str, checkpoints: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Beside a checkpoint, which brings the model, unless the recipe describes one itself."""
     entry: Entry = "sft" if "sft" in Path(recipe).name else "rl"
-    flags = ["--train-data-path", "d", "--valid-data-path", "d", "--tokenizer-model", "t"]
+    data = str(checkpoints / "train.jsonl")
+    flags = ["--train-data-path", data, "--valid-data-path", data, "--save", "out"]
+    describes = Path(recipe).parent.name in ("quickstart", "hour")
+    model = ["--tokenizer-model", "t"]
+    if not describes:
+        model = ["--pretrained-checkpoint", str(checkpoints / family_for(recipe))]
     with pytest.raises(SystemExit) as end:
-        load_config(["--config", str(ROOT / recipe), *flags, "--print-config"], entry)
+        load_config(["--config", str(ROOT / recipe), *flags, *model, "--print-config"], entry)
     assert end.value.code == 0
-    assert yaml.safe_load(capsys.readouterr().out)["train_iters"] > 0
+    printed = yaml.safe_load(capsys.readouterr().out)
+    assert printed["train_iters"] > 0
+    own = yaml.safe_load((ROOT / recipe).read_text())
+    assert describes or not set(own) & set(ARCHITECTURE_FIELDS), "training alone"
 
 
 # ---- The lock file ----
