@@ -24,7 +24,9 @@ KINDS = (
 
 _BY_WORD = {
     **{kind.replace("_", " "): kind for kind in KINDS},
-    **dict.fromkeys(("multiple choice", "multi choice", "multichoice", "multiple choices"), "choice"),
+    **dict.fromkeys(
+        ("multiple choice", "multi choice", "multichoice", "multiple choices"), "choice"
+    ),
     **dict.fromkeys(("single choice", "mcq", "mcqa", "mc", "multiple choice question"), "choice"),
     **dict.fromkeys(("numerical", "number", "integer", "float", "regression"), "numeric"),
     **dict.fromkeys(("mathematics", "maths"), "math"),

@@ -8,6 +8,10 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from megatron_longrl.data.tokenizer import Tokenizer
 
 END_OF_TURN = "<|im_end|>"  # data/tokenizer.py's, which imports too much for a child
 END_TOKENS = (
@@ -31,6 +35,11 @@ def visible(text: str, end_tokens: Sequence[str] = (END_OF_TURN,)) -> str:
     """
     ends = [token for token in end_tokens if token and text.endswith(token)]
     return text.removesuffix(max(ends, key=len)) if ends else text
+
+
+def end_tokens(tokenizer: Tokenizer) -> tuple[str, ...]:
+    """Texts of the tokens at which responses end, for :func:`visible`."""
+    return (tokenizer.decode([tokenizer.eos_id]),)
 
 
 def after_thought(response: str) -> str:

@@ -9,9 +9,7 @@ from megatron_longrl.rewards.options import Options, normal, same_text
 from megatron_longrl.rewards.plain import plain
 
 # A capital letter that stands alone, or a small one with nothing but punctuation behind it.
-_LETTER = (
-    r"[(\[{<\"']*\s*(?:([A-Z])(?![\w'])|([a-z])(?=\s*[)\].,;:!]|\s*$))\s*[)\]}>\"']*"
-)
+_LETTER = r"[(\[{<\"']*\s*(?:([A-Z])(?![\w'])|([a-z])(?=\s*[)\].,;:!]|\s*$))\s*[)\]}>\"']*"
 _NAMED = r"(?:the\s+)?(?:(?:correct|right)\s+)?(?:(?:option|choice|letter|answer)\b)?\s*[:#]?\s*"
 _CUE = re.compile(
     rf"(?i:\b(?:answer|choice|option|selection)s?[\"']?\s*"

@@ -36,8 +36,17 @@ _HARMLESS = {r"\approx", r"\sim", r"\simeq", r"\to", r"\rightarrow", r"\implies"
 _UNKNOWN = set("<>\u2264\u2265\u00b1\u221a\u221e\u2260\u03c0")
 _BEFORE_SIGN = {"=", ":", "is", "equals", "about", "approximately", "be", "was"}
 _LARGE = {
-    **{"hundred": 1e2, "thousand": 1e3, "million": 1e6, "billion": 1e9, "trillion": 1e12},
-    **{"dozen": 12.0, "k": 1e3, "\u4e07": 1e4, "\u842c": 1e4, "\u4ebf": 1e8, "\u5104": 1e8},
+    "hundred": 1e2,
+    "thousand": 1e3,
+    "million": 1e6,
+    "billion": 1e9,
+    "trillion": 1e12,
+    "dozen": 12.0,
+    "k": 1e3,
+    "\u4e07": 1e4,
+    "\u842c": 1e4,
+    "\u4ebf": 1e8,
+    "\u5104": 1e8,
 }
 _PERCENT = {"%", "percent", "percentage"}
 _MOST = 8  # numbers that are looked at
@@ -138,7 +147,9 @@ class _Reader:
 
     def _skip(self, token: _Token, before: _Token) -> None:
         """Pass by what is no number, such as words and units with their powers."""
-        unclear_sign = token.kind == "sign" and (before.kind == "sign" or self._then(1).kind == "open")
+        unclear_sign = token.kind == "sign" and (
+            before.kind == "sign" or self._then(1).kind == "open"
+        )
         if token.kind in ("power", "times") or token.text in _UNKNOWN or unclear_sign:
             raise _Unclear
         if token.kind == "command" and token.text not in _HARMLESS:

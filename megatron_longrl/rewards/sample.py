@@ -2,9 +2,20 @@
 
 from __future__ import annotations
 
+import math
+import struct
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
+
+
+def is_finite(number: float) -> bool:
+    """Whether a number is finite in float32, in which rewards are kept: 1e39 is not."""
+    try:
+        struct.pack("<f", number)
+    except OverflowError:
+        return False
+    return math.isfinite(number)
 
 
 class RewardError(Exception):
@@ -21,7 +32,7 @@ class Sample:
     """Which of the responses to the prompt this is."""
     question: str
     response: str
-    """Without the end-of-turn token."""
+    """Without the token that ends it."""
     answer: str
     """The reference."""
     problem_type: str
