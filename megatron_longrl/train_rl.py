@@ -12,7 +12,6 @@ from megatron_longrl.launch import launch
 
 def train(config: Config) -> None:
     """Run RL to the end."""
-    from megatron_longrl.rewards.answer import end_tokens
     from megatron_longrl.rewards.runner import build_rewards
     from megatron_longrl.rollout.build import build_engine
     from megatron_longrl.rollout.records.recorder import build_recorder
@@ -39,7 +38,7 @@ def train(config: Config) -> None:
     recorder = build_recorder(runtime.config, loaded.iteration, runtime.tokenizer, ranks)
     gpt = runtime.model.gpt
     with (
-        closing(build_rewards(runtime.config, ranks, end_tokens(runtime.tokenizer))) as rewards,
+        closing(build_rewards(runtime.config, ranks, runtime.tokenizer)) as rewards,
         closing(build_engine(runtime.config, runtime.tokenizer, ranks, gpt)) as engine,
     ):
         loop.run(RLTrainer(runtime, engine, rewards, reference, critic, state, recorder))

@@ -24,7 +24,6 @@ from megatron_longrl.data.rows import load_rows
 from megatron_longrl.parallel.agree import gather_objects
 from megatron_longrl.parallel.groups import destroy_parallel
 from megatron_longrl.planner.cost import ModelCost
-from megatron_longrl.rewards.answer import end_tokens
 from megatron_longrl.rewards.runner import build_rewards
 from megatron_longrl.rollout.build import build_engine
 from megatron_longrl.rollout.vllm.engine import VllmEngine
@@ -47,9 +46,7 @@ def measure(arguments: argparse.Namespace) -> dict[str, Any]:
     reference = build_reference(runtime)
     assert reference is not None
     with (
-        closing(
-            build_rewards(runtime.config, runtime.groups, end_tokens(runtime.tokenizer))
-        ) as rewards,
+        closing(build_rewards(runtime.config, runtime.groups, runtime.tokenizer)) as rewards,
         closing(build_engine(runtime.config, runtime.tokenizer, runtime.groups)) as engine,
     ):
         assert isinstance(engine, VllmEngine), "hooks count its tokens"

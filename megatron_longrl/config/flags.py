@@ -49,11 +49,16 @@ def build_parser(sections: Sequence[type[Section]], names: FieldNames, prog: str
         help="print the resulting recipe as YAML, after all checks, and exit",
     )
     for section in sections:
-        title, _, description = (section.__doc__ or "").partition(": ")
-        group = parser.add_argument_group(title, description)
-        for name, field in section.model_fields.items():
-            _add_flag(group, name, field, names)
+        add_section(parser, section, names)
     return parser
+
+
+def add_section(parser: argparse.ArgumentParser, section: type[Section], names: FieldNames) -> None:
+    """Add the flags of a section, as a group."""
+    title, _, description = (section.__doc__ or "").partition(": ")
+    group = parser.add_argument_group(title, description)
+    for name, field in section.model_fields.items():
+        _add_flag(group, name, field, names)
 
 
 def parse_flags(parser: argparse.ArgumentParser, argv: Sequence[str]) -> dict[str, Any]:

@@ -1,4 +1,5 @@
-r"""Where the answer stands in a response: ``<answer>…</answer>`` or ``\boxed{…}``, after the thought.
+r"""Where the answer stands in a response: after the thought, in ``<answer>…</answer>`` or
+``\boxed{…}``.
 
 What a model writes between ``<think>`` and ``</think>`` is never its answer, and neither is what
 follows a ``<think>`` that is not closed.
@@ -8,10 +9,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
-
-if TYPE_CHECKING:
-    from megatron_longrl.data.tokenizer import Tokenizer
 
 END_OF_TURN = "<|im_end|>"  # data/tokenizer.py's, which imports too much for a child
 END_TOKENS = (
@@ -37,13 +34,8 @@ def visible(text: str, end_tokens: Sequence[str] = (END_OF_TURN,)) -> str:
     return text.removesuffix(max(ends, key=len)) if ends else text
 
 
-def end_tokens(tokenizer: Tokenizer) -> tuple[str, ...]:
-    """Texts of the tokens at which responses end, for :func:`visible`."""
-    return (tokenizer.decode([tokenizer.eos_id]),)
-
-
 def after_thought(response: str) -> str:
-    """What stands outside of the thought: after the last ``</think>``, before an open ``<think>``."""
+    """What is no thought: after the last ``</think>``, before a ``<think>`` that is not closed."""
     return response.rpartition(_THOUGHT)[2].partition(_THINK)[0]
 
 

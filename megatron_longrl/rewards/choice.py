@@ -41,8 +41,9 @@ def choice_reward(response: str, answer: str, options: Options | None = None) ->
 
 
 def reference_letter(answer: str, options: Options | None = None) -> str | None:
-    """The letter that the reference of a multiple-choice question means: of "B", "Option B", "B. the
-    left one", "B the left one", or of the text of an option; None where it names none, or several.
+    """The letter that the reference of a multiple-choice question means, or None.
+
+    "B", "Option B", "B. the left one", "B the left one" and the text of an option mean one.
     """
     options = options or {}
     named = letter_of_text(answer, options)

@@ -103,8 +103,8 @@ def several_letters(text: str) -> frozenset[str] | None:
 
 
 def single_letter(text: str) -> str | None:
-    """Of a text that is one letter ("B", "(B)", "B."), or one of the first eight with a text ("B. the
-    left one"); None of all others, such as initials ("U.S.", "J. K. Rowling")."""
+    """Of a text that is one letter ("B", "(B)", "B."), or one of A to H with a text ("B. the left
+    one"); None of all others, such as initials ("U.S.", "J. K. Rowling")."""
     text = _undressed(text)
     match = re.fullmatch(r"[(\[]?\s*([A-Z])\s*[)\].:]*", text)
     if match is None:

@@ -6,11 +6,15 @@ alarms, which do nothing outside a main thread.
 
 from __future__ import annotations
 
+import logging
 import re
 
 from megatron_longrl.rewards.answer import marked_answer
 from megatron_longrl.rewards.plain import plain
 from megatron_longrl.rewards.sample import RewardError
+
+# It warns that it has no deadline of its own, which is meant.
+logging.getLogger("math_verify").setLevel(logging.ERROR)
 
 _SPACE_IN_NUMBER = re.compile(r"(?<=\d) (?=\d{3}(?!\d))")
 

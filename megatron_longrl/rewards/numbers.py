@@ -1,7 +1,7 @@
 r"""The number that a text says: "about 1,234.5 m", "2 \times 10^3", "\frac{3}{4}", "- 5", "50 %".
 
-A number is read whole or not at all. What is not understood ("1.234.567", "10^x", "3 - 4") makes the
-whole text say nothing, and so do two numbers.
+A number is read whole or not at all. What is not understood ("1.234.567", "10^x", "3 - 4") makes
+the whole text say nothing, and so do two numbers.
 """
 
 from __future__ import annotations
@@ -75,8 +75,9 @@ class _Token:
 def read_number(text: str) -> Number | None:
     """The number that a text says; None where it says none, several, or one that is unclear.
 
-    Signs, separators of thousands (1,234 or 1 234), exponents (1e5, 10^5), products, fractions (3/4,
-    1 1/2), and "thousand", "million" and the like are understood; other words and units do not count.
+    Signs, separators of thousands (1,234 or 1 234), exponents (1e5, 10^5), products, fractions
+    (3/4, 1 1/2), and "thousand", "million" and the like are understood; other words and units do
+    not count.
     """
     try:
         found = _Reader(_MINUS.sub("-", _GROUPING.sub(",", _DEGREES.sub("", plain(text))))).read()

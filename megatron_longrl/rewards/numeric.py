@@ -10,8 +10,8 @@ from megatron_longrl.rewards.sample import RewardError
 def numeric_reward(response: str, answer: str, tolerance: float) -> float:
     r"""1.0 when the number in the response's answer is the reference's, else 0.0.
 
-    See :func:`~megatron_longrl.rewards.numbers.read_number` for what is read. A percent sign does not
-    count: 50 % is 50; where only one of the two has it, it may also be 0.5.
+    :func:`~megatron_longrl.rewards.numbers.read_number` reads both. A percent sign does not count:
+    50 % is 50; where only one of the two has it, it may also be 0.5.
 
     Args:
         tolerance: largest difference, as a fraction of the reference; absolute where that is 0.

@@ -20,9 +20,11 @@ _OWN_HEADING = re.compile(r"\s*[(\[]?\s?([A-Za-z])\s?[.):\]]\s*(?!\w\.)(?=\S)")
 
 
 def options_of(sample: Sample) -> dict[str, str]:
-    """Of the row's field ``options`` (or ``choices``, ``candidates``): a list, in the order A, B, …,
-    or an object by letter. Without it, what the question lists as "A. …", "B. …" or "(A) …"; empty
-    where it lists nothing."""
+    """The options of a sample; empty where it tells none.
+
+    The row's field ``options`` (or ``choices``, ``candidates``) has them, as a list in the order A,
+    B, … or as an object by letter. Without it, the question may list them as "A. …" or "(A) …".
+    """
     for name in FIELDS:
         found = _of_field(sample.metadata.get(name))
         if found:

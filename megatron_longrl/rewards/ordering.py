@@ -92,10 +92,7 @@ def _normal(item: str) -> str:
     """An item as it is compared: "Step 2" is 2, "and stir it" is "stir it"."""
     item = item.strip(_STRIPPED)
     shorter = _JOINING.sub(" ", item).strip(_STRIPPED)
-    if _LABEL.fullmatch(shorter):
-        item = shorter
-    else:
-        item = _OPENING.sub("", item)
+    item = shorter if _LABEL.fullmatch(shorter) else _OPENING.sub("", item)
     return " ".join(item.casefold().split())
 
 
@@ -107,9 +104,10 @@ def _labels(text: str) -> list[str] | None:
     if len(tokens) < 2 or not all(map(_LABEL.fullmatch, tokens)):
         return None
     counted = [str(number) for number in range(1, len(tokens) // 2 + 1)]
-    if (tokens[::2] == counted and not any(map(str.isdigit, tokens[1::2]))) or (
-        tokens[::2] == counted and all(map(_NUMBERING.match, text.splitlines()))
-    ):  # "1. B 2. A 3. C"
+    is_numbered = not any(map(str.isdigit, tokens[1::2])) or all(
+        map(_NUMBERING.match, text.splitlines())
+    )
+    if tokens[::2] == counted and is_numbered:  # "1. B 2. A 3. C"
         tokens = tokens[1::2]
     return [token.casefold() for token in tokens]
 

@@ -40,9 +40,9 @@ _DEPTH = 8  # wrappers within wrappers
 def plain(text: str) -> str:
     r"""The text as one would read it aloud.
 
-    The last ``\boxed{…}`` stands for the whole text. Bold and italic marks, code fences, ``\text{…}``
-    and its like, dollar signs and spaces of LaTeX go; full-width characters become usual ones
-    (Unicode's form NFKC).
+    The last ``\boxed{…}`` stands for the whole text. Bold and italic marks, code fences, dollar
+    signs, ``\text{…}`` and its like, and spaces of LaTeX go; full-width characters become usual
+    ones (Unicode's form NFKC).
     """
     for _ in range(_DEPTH):
         if not (found := boxes(text)):

@@ -40,6 +40,9 @@ REWARDS: dict[str, Score] = {
 LIBRARIES = {"math": "math_verify", **dict.fromkeys(ROUGE_KINDS, "rouge_score.rouge_scorer")}
 """What the rewards import that run in a child process, because they take time."""
 
+FREE_FORM = (*ROUGE_KINDS, "judge", "format")
+"""What does not look for a marked answer."""
+
 NAMES = ("accuracy", *REWARDS, "judge")
 """What --rewards may name."""
 

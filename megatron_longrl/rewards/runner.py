@@ -12,11 +12,12 @@ from typing import TYPE_CHECKING, TypeVar
 
 from megatron_longrl.errors import UserError
 from megatron_longrl.parallel.agree import gather_objects, together
-from megatron_longrl.rewards.answer import END_OF_TURN, visible
 from megatron_longrl.rewards.judge import COUNTERS as JUDGE_COUNTERS
 from megatron_longrl.rewards.sample import Outcome, Sample
 from megatron_longrl.rewards.scorer import Scorer, Scores
-from megatron_longrl.rewards.totals import REPORTED, count_failures, fill, total
+from megatron_longrl.rewards.spoken import Spoken
+from megatron_longrl.rewards.totals import REPORTED, count_failures, fill
+from megatron_longrl.rewards.weighted import total
 from megatron_longrl.rollout.types import Group
 
 if TYPE_CHECKING:
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
 
     from megatron_longrl.config import Config
     from megatron_longrl.data.prompts import Prompt
+    from megatron_longrl.data.tokenizer import Tokenizer
     from megatron_longrl.parallel.groups import ParallelGroups
 
 logger = logging.getLogger(__name__)
@@ -66,7 +68,7 @@ class RewardRunner:
 
     Args:
         control: gloo group of the replica; None for a single rank.
-        end_tokens: texts of the tokens that end a response; rewards do not see the last one.
+        tokenizer: of the model, see :class:`~megatron_longrl.rewards.spoken.Spoken`.
 
     Raises:
         UserError: on every rank, when a user's function or the judge's prompt cannot be loaded.
@@ -76,11 +78,11 @@ class RewardRunner:
         self,
         config: Config,
         control: ProcessGroup | None = None,
-        end_tokens: Sequence[str] = (END_OF_TURN,),
+        tokenizer: Tokenizer | None = None,
     ) -> None:
         self._control = control
         self._is_first = control is None or control.rank() == 0
-        self._end_tokens = end_tokens
+        self._spoken = Spoken(tokenizer)
         self._step_seconds = config.reward_step_timeout
         self._submitted: dict[int, _Submitted] = {}
         self._counts: dict[str, float] = {}
@@ -97,17 +99,7 @@ class RewardRunner:
 
         :meth:`collect` later takes the groups of these very prompts.
         """
-        row = prompt.row
-        sample = Sample(
-            uid=prompt.uid,
-            index=index,
-            question=row.problem,
-            response=visible(text, self._end_tokens),
-            answer=row.answer,
-            problem_type=row.problem_type,
-            video=str(row.videos[0]) if row.videos else None,
-            metadata=row.metadata,
-        )
+        sample = Sample.of_row(prompt.row, self._spoken(prompt, text), index)
         entry = self._submitted.setdefault(id(prompt), _Submitted(prompt, n))
         entry.samples[index] = sample
         for name in self._names:
@@ -169,7 +161,7 @@ class RewardRunner:
         mine = {}
         for place, group in enumerate(groups):
             entry = self._submitted.pop(id(group.prompt), None)
-            texts = [visible(response.text, self._end_tokens) for response in group.responses]
+            texts = [self._spoken(group.prompt, response.text) for response in group.responses]
             if entry is not None and entry.answers(texts):
                 mine[place] = entry
             elif entry is not None:
@@ -222,12 +214,12 @@ class RewardRunner:
 
 
 def build_rewards(
-    config: Config, groups: ParallelGroups, end_tokens: Sequence[str] = (END_OF_TURN,)
+    config: Config, groups: ParallelGroups, tokenizer: Tokenizer | None = None
 ) -> RewardRunner:
     """The runner of this rank's replica; collective over the world.
 
     Args:
-        end_tokens: of the tokenizer, see :func:`~megatron_longrl.rewards.answer.end_tokens`.
+        tokenizer: of the model, see :class:`~megatron_longrl.rewards.spoken.Spoken`.
 
     Raises:
         UserError: on every rank, when it cannot be made on one.
@@ -235,7 +227,7 @@ def build_rewards(
     runner: RewardRunner | None = None
     try:
         with together(groups.control):
-            runner = RewardRunner(config, groups.replica_control, end_tokens)
+            runner = RewardRunner(config, groups.replica_control, tokenizer)
     except UserError:
         if runner is not None:
             runner.close()

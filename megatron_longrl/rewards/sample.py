@@ -6,7 +6,10 @@ import math
 import struct
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from megatron_longrl.data.rows import Row
 
 
 def is_finite(number: float) -> bool:
@@ -40,6 +43,20 @@ class Sample:
     """Path of the row's first video."""
     metadata: Mapping[str, Any]
     """The fields of the data row that are not its known ones."""
+
+    @classmethod
+    def of_row(cls, row: Row, response: str, index: int = 0) -> Sample:
+        """A response to the question of a data row."""
+        return cls(
+            uid=row.uid,
+            index=index,
+            question=row.problem,
+            response=response,
+            answer=row.answer,
+            problem_type=row.problem_type,
+            video=str(row.videos[0]) if row.videos else None,
+            metadata=row.metadata,
+        )
 
 
 @dataclass(frozen=True)

@@ -23,7 +23,7 @@ Scores = Outcome | Future[list[Outcome]]
 
 
 class Scorer:
-    """Knows how each reward is computed: here, in a child process, by a user's function, by a judge.
+    """Knows how each reward is computed: here, in a child process, by a user's code, by a judge.
 
     Nothing is started before it is needed. Nothing that a reward does raises: an outcome says what
     went wrong.
@@ -98,17 +98,20 @@ class Scorer:
             return self._background().start(self._ask(samples[0]))
         return self._background().start(self._pool.score(name, samples))
 
-    def result(self, work: Scores, count: int, deadline: float) -> Sequence[Outcome]:
+    def result(
+        self, work: Scores, count: int = 1, deadline: float | None = None
+    ) -> Sequence[Outcome]:
         """Wait for what was begun.
 
         Args:
             count: samples that it scores.
-            deadline: by ``time.monotonic()``.
+            deadline: by ``time.monotonic()``; None waits as long as every reward may take.
         """
         if isinstance(work, Outcome):
             return [work]
         try:
-            return work.result(max(0.0, deadline - time.monotonic()))
+            left = None if deadline is None else max(0.0, deadline - time.monotonic())
+            return work.result(left)
         except TimeoutError:
             work.cancel()
             seconds = self._settings.reward_step_timeout

@@ -41,8 +41,8 @@ _SEGMENT = re.compile(
 
 
 def temporal_iou_reward(response: str, answer: str) -> float:
-    """Length of the intersection over that of the union, of the segments in the response's answer and
-    in the reference.
+    """Length of the intersection over that of the union, of the segments in the response's answer
+    and in the reference.
 
     See :func:`segments` for what is read. A segment that does not end after its start is none.
 

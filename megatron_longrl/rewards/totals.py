@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 import torch
 
 from megatron_longrl.config.reward_terms import RewardTerm
-from megatron_longrl.rewards.sample import Outcome, is_finite
+from megatron_longrl.rewards.weighted import Outcomes, total
 from megatron_longrl.rollout.types import Group
 
 REPORTED = ("accuracy", "format")
 """Computed for every response, for the metrics, whatever the rewards are."""
-
-Outcomes = Mapping[str, Outcome]
-"""Of one response, by reward."""
 
 
 def fill(group: Group, terms: Sequence[RewardTerm], scored: Sequence[Outcomes]) -> None:
@@ -30,19 +27,6 @@ def fill(group: Group, terms: Sequence[RewardTerm], scored: Sequence[Outcomes]) 
     group.components = _components([term.name for term in terms], scored)
     group.correct = torch.tensor([outcomes["accuracy"].score or 0.0 for outcomes in scored])
     group.metrics["format"] = sum(o["format"].score or 0.0 for o in scored) / len(scored)
-
-
-def total(terms: Sequence[RewardTerm], outcomes: Outcomes) -> float | None:
-    """The weighted sum of a response's rewards; None where a term with a weight has no score, or
-    where the sum is not finite in float32."""
-    result = 0.0
-    for term in terms:
-        if term.weight:
-            score = outcomes[term.name].score
-            if score is None:
-                return None
-            result += term.weight * score
-    return result if is_finite(result) else None
 
 
 def count_failures(terms: Sequence[RewardTerm], scored: Sequence[Outcomes]) -> tuple[int, int]:

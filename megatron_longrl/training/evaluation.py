@@ -15,7 +15,6 @@ from megatron_longrl.data.prompts import Prompt
 from megatron_longrl.data.rows import Row, load_rows
 from megatron_longrl.errors import UserError
 from megatron_longrl.parallel.agree import gather_objects, together
-from megatron_longrl.rewards.answer import end_tokens
 from megatron_longrl.rewards.protocol import Rewards
 from megatron_longrl.rewards.runner import build_rewards
 from megatron_longrl.rollout.build import build_engine
@@ -98,9 +97,7 @@ def evaluate_checkpoint(config: Config) -> None:
         config=runtime.config,
     )
     with (
-        closing(
-            build_rewards(runtime.config, runtime.groups, end_tokens(runtime.tokenizer))
-        ) as rewards,
+        closing(build_rewards(runtime.config, runtime.groups, runtime.tokenizer)) as rewards,
         closing(
             build_engine(runtime.config, runtime.tokenizer, runtime.groups, model.gpt)
         ) as engine,

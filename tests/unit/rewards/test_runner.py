@@ -327,7 +327,7 @@ def test_mistakes(file: str, fields: dict[str, Any], line: str) -> None:
 def test_nothing_is_started_that_is_not_needed() -> None:
     with runner() as rewards:
         rewards.collect([make_group(RIGHT)])
-        assert rewards._loop is None
+        assert rewards._scorer._loop is None
 
 
 def test_closing_twice() -> None:
