@@ -46,7 +46,7 @@ def measure(arguments: argparse.Namespace) -> dict[str, Any]:
     reference = build_reference(runtime)
     assert reference is not None
     with (
-        closing(build_rewards(runtime.config, runtime.groups, runtime.tokenizer)) as rewards,
+        closing(build_rewards(runtime.config, runtime.groups)) as rewards,
         closing(build_engine(runtime.config, runtime.tokenizer, runtime.groups)) as engine,
     ):
         assert isinstance(engine, VllmEngine), "hooks count its tokens"

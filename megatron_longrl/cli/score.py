@@ -61,7 +61,7 @@ def score_rows(
         scorer.know(scorer.load())
         begun = []
         for row, response in zip(rows, responses, strict=True):
-            sample = Sample.of_row(row, visible(response, END_TOKENS))
+            sample = Sample.of_row(row, visible(response, END_TOKENS), uid=row.uid)
             begun.append(
                 {
                     term.name: scorer.start(term.name, [sample])

@@ -56,8 +56,8 @@ _LATER = re.compile(
 )
 _SEVERAL = re.compile(
     r"(?i:(?:the\s+)?(?:correct\s+)?(?:answers?|options?|choices?)\s*(?:is|are|:)?\s*)?"
-    r"((?:[(\[]?[A-Z][)\]]?(?:\s*(?:,|;|/|&|\+)\s*(?:and\s+)?|\s+and\s+|\s*(?=[(\[]))?){2,}|[A-H]{2,8})"
-    r"\s*\.?"
+    r"([(\[]?[A-Z][)\]]?(?:(?:\s*[,;/&+]\s*(?:and\s+)?|\s+and\s+|\s*(?=[(\[]))[(\[]?[A-Z][)\]]?)+"
+    r"|[A-H]{2,8})\s*\.?"
 )
 
 

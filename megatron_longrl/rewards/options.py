@@ -39,7 +39,7 @@ def same_text(one: str, other: str) -> bool:
 
 def normal(text: str) -> str:
     """A text in the form in which it is compared."""
-    return " ".join(plain(text).casefold().split()).strip(" .,;:!\"'")
+    return " ".join(plain(text).casefold().split()).strip(" \"'").rstrip(" .,;:!\"'")
 
 
 def _of_field(value: Any) -> dict[str, str]:

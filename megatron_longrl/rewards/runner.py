@@ -12,10 +12,10 @@ from typing import TYPE_CHECKING, TypeVar
 
 from megatron_longrl.errors import UserError
 from megatron_longrl.parallel.agree import gather_objects, together
+from megatron_longrl.rewards.answer import visible
 from megatron_longrl.rewards.judge import COUNTERS as JUDGE_COUNTERS
 from megatron_longrl.rewards.sample import Outcome, Sample
 from megatron_longrl.rewards.scorer import Scorer, Scores
-from megatron_longrl.rewards.spoken import Spoken
 from megatron_longrl.rewards.totals import REPORTED, count_failures, fill
 from megatron_longrl.rewards.weighted import total
 from megatron_longrl.rollout.types import Group
@@ -25,7 +25,6 @@ if TYPE_CHECKING:
 
     from megatron_longrl.config import Config
     from megatron_longrl.data.prompts import Prompt
-    from megatron_longrl.data.tokenizer import Tokenizer
     from megatron_longrl.parallel.groups import ParallelGroups
 
 logger = logging.getLogger(__name__)
@@ -46,8 +45,9 @@ class _Submitted:
     batches: dict[str, Future[list[Outcome]]] = field(default_factory=dict)
     """Functions that score a whole group, by name."""
 
-    def answers(self, texts: Sequence[str]) -> bool:
-        """Whether it holds just these responses, as rewards see them."""
+    def answers(self, group: Group) -> bool:
+        """Whether it holds just the responses of a group."""
+        texts = [visible(response.text) for response in group.responses]
         mine = {index: sample.response for index, sample in self.samples.items()}
         return self.size == len(texts) and mine == dict(enumerate(texts))
 
@@ -68,21 +68,14 @@ class RewardRunner:
 
     Args:
         control: gloo group of the replica; None for a single rank.
-        tokenizer: of the model, see :class:`~megatron_longrl.rewards.spoken.Spoken`.
 
     Raises:
         UserError: on every rank, when a user's function or the judge's prompt cannot be loaded.
     """
 
-    def __init__(
-        self,
-        config: Config,
-        control: ProcessGroup | None = None,
-        tokenizer: Tokenizer | None = None,
-    ) -> None:
+    def __init__(self, config: Config, control: ProcessGroup | None = None) -> None:
         self._control = control
         self._is_first = control is None or control.rank() == 0
-        self._spoken = Spoken(tokenizer)
         self._step_seconds = config.reward_step_timeout
         self._submitted: dict[int, _Submitted] = {}
         self._counts: dict[str, float] = {}
@@ -99,7 +92,7 @@ class RewardRunner:
 
         :meth:`collect` later takes the groups of these very prompts.
         """
-        sample = Sample.of_row(prompt.row, self._spoken(prompt, text), index)
+        sample = Sample.of_row(prompt.row, visible(text), uid=prompt.uid, index=index)
         entry = self._submitted.setdefault(id(prompt), _Submitted(prompt, n))
         entry.samples[index] = sample
         for name in self._names:
@@ -161,8 +154,7 @@ class RewardRunner:
         mine = {}
         for place, group in enumerate(groups):
             entry = self._submitted.pop(id(group.prompt), None)
-            texts = [self._spoken(group.prompt, response.text) for response in group.responses]
-            if entry is not None and entry.answers(texts):
+            if entry is not None and entry.answers(group):
                 mine[place] = entry
             elif entry is not None:
                 entry.cancel()
@@ -213,13 +205,8 @@ class RewardRunner:
         return nullcontext() if self._control is None else together(self._control)
 
 
-def build_rewards(
-    config: Config, groups: ParallelGroups, tokenizer: Tokenizer | None = None
-) -> RewardRunner:
+def build_rewards(config: Config, groups: ParallelGroups) -> RewardRunner:
     """The runner of this rank's replica; collective over the world.
-
-    Args:
-        tokenizer: of the model, see :class:`~megatron_longrl.rewards.spoken.Spoken`.
 
     Raises:
         UserError: on every rank, when it cannot be made on one.
@@ -227,7 +214,7 @@ def build_rewards(
     runner: RewardRunner | None = None
     try:
         with together(groups.control):
-            runner = RewardRunner(config, groups.replica_control, tokenizer)
+            runner = RewardRunner(config, groups.replica_control)
     except UserError:
         if runner is not None:
             runner.close()

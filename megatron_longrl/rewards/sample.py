@@ -45,10 +45,10 @@ class Sample:
     """The fields of the data row that are not its known ones."""
 
     @classmethod
-    def of_row(cls, row: Row, response: str, index: int = 0) -> Sample:
+    def of_row(cls, row: Row, response: str, *, uid: str, index: int = 0) -> Sample:
         """A response to the question of a data row."""
         return cls(
-            uid=row.uid,
+            uid=uid,
             index=index,
             question=row.problem,
             response=response,

@@ -97,7 +97,7 @@ def evaluate_checkpoint(config: Config) -> None:
         config=runtime.config,
     )
     with (
-        closing(build_rewards(runtime.config, runtime.groups, runtime.tokenizer)) as rewards,
+        closing(build_rewards(runtime.config, runtime.groups)) as rewards,
         closing(
             build_engine(runtime.config, runtime.tokenizer, runtime.groups, model.gpt)
         ) as engine,

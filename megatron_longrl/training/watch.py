@@ -130,7 +130,7 @@ def _terms(metrics: Metrics) -> dict[str, float]:
     """Mean of each reward, by name; what else a function reports is left out."""
     return {
         name.removeprefix("reward/"): value
-        for name, value in metrics.items()
+        for name, value in sorted(metrics.items())
         if name.startswith("reward/") and name.count("/") == 1 and name != "reward/mean"
     }
 

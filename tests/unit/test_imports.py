@@ -39,7 +39,7 @@ FORBIDDEN = {
 # ---- The package: packages, and modules where only some of a package are meant ----
 
 PLAIN = {
-    *("config", "data", "planner", "rewards"),
+    *("cli.score", "config", "data", "planner", "rewards"),
     *("errors", "evaluate", "launch", "train_rl", "train_sft", "whole_file"),
     *("rollout.sampling", "rollout.serve", "rollout.server.child", "rollout.vllm.fit"),
     *("checkpoint.architecture", "checkpoint.aside", "checkpoint.folder", "checkpoint.retention"),
@@ -103,6 +103,8 @@ ENTRY_POINTS = (
     (f"-m {PACKAGE}.train_rl", *RECIPE, *DATA, "--print-config"),
     (f"-m {PACKAGE}.train_rl", "--num-atention-heads", "4"),
     (f"-m {PACKAGE}.train_rl",),
+    (f"-m {PACKAGE}.cli.score", "--help"),
+    (f"-m {PACKAGE}.cli.score", "none.jsonl", "none.jsonl"),
 )
 TOOLS = (
     *(

@@ -1,0 +1,213 @@
+"""The number that a text says."""
+
+from __future__ import annotations
+
+import time
+
+import pytest
+
+from megatron_longrl.rewards.numbers import read_number
+
+
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [
+        ("10^5", 100000.0),
+        (r"2 \times 10^3", 2000),
+        (r"\frac{3}{4}", 0.75),
+        ("1,234.5", 1234.5),
+        ("1 000", 1000),
+        ("- 5", -5),
+        ("12", 12),
+        ("12.0", 12),
+        ("about 12 m.", 12),
+        ("12m", 12),
+        ("-3", -3),
+        ("−3", -3),
+        ("+3", 3),
+        ("1,000, roughly", 1000),
+        ("$5", 5),
+        (r"\$5", 5),
+        ("50%", 50),
+        (r"50 \%", 50),
+        ("3/4", 0.75),
+        ("3 / 4", 0.75),
+        (".5", 0.5),
+        ("1.5e3", 1500),
+        ("12 m^2", 12),
+        ("12 H2O", 12),
+        (r"\boxed{12} (not 13)", 12),
+        ("0", 0),
+        ("10⁵", 100000.0),
+        ("1 1/2", 1.5),
+        ("1½", 1.5),
+        ("½", 0.5),
+        (r"1\frac{1}{2}", 1.5),
+        (r"-\frac{3}{4}", -0.75),
+        (r"\frac{-3}{4}", -0.75),
+        (r"\dfrac34", 0.75),
+        ("2×10^3", 2000),
+        ("2x10^3", 2000),
+        ("2 x 10^{3}", 2000),
+        ("2 * 10**3", 2000),
+        ("3·10⁵", 300000.0),
+        (r"3 \cdot 10^{-2}", 0.03),
+        ("10^(5)", 100000.0),
+        ("10^{-5}", 1e-05),
+        ("10^-5", 1e-05),
+        ("5 million", 5000000.0),
+        ("10k", 10000.0),
+        ("10 km", 10),
+        ("minus 5", -5),
+        ("negative 5", -5),
+        ("x = 5", 5),
+        ("x = - 5", -5),
+        ("The answer is 12.", 12),
+        ("The answer is -12", -12),
+        ("**12**", 12),
+        ("$12$", 12),
+        ("$$12$$", 12),
+        (r"12\text{ m}^2", 12),
+        (r"12^\circ", 12),
+        ("12°C", 12),
+        (r"12\,000", 12000),
+        ("12{,}000", 12000),
+        ("１２", 12),
+        ("12，000", 12000),
+        ("答案是12个", 12),
+        ("1'234", 1234),
+        ("1 234 567.5", 1234567.5),
+        ("12 m/s", 12),
+        ("12/day", 12),
+        ("9.8 m s^{-2}", 9.8),
+        ("3rd", 3),
+        ("5万", 50000),
+        ("3/4 = 0.75", 0.75),
+        (r"$\frac{3}{4}$", 0.75),
+        (r"\(12\)", 12),
+        ("12-year-old", 12),
+        ("twelve (12)", 12),
+        (r"\approx 3.14", 3.14),
+        ("≈3.14", 3.14),
+        ("5+", 5),
+        ("2^10", 1024),
+        ("1,234,567", 1234567),
+        ("5 percent", 5),
+        ("1.5 × 10^8 km", 150000000.0),
+        ("~12", 12),
+        ("12!", 12),
+        ("COVID-19 had 12", 12),
+        (r"- \frac{1}{2}", -0.5),
+        ("–5", -5),
+        ("answer: - 5", -5),
+        ("1\xa0000", 1000),
+        ("0.1", 0.1),
+        ("1/3", 0.3333333333333333),
+        ("about -5 degrees", -5),
+        ("**Answer:** 12", 12),
+        ("3 dozen", 36),
+        ("1.5e-3", 0.0015),
+        ("1E5", 100000.0),
+        ("100 %", 100),
+        ("2.5 thousand", 2500),
+        ("7.", 7),
+    ],
+)
+def test_a_number_is_read_whole(text: str, value: float) -> None:
+    number = read_number(text)
+    assert number is not None and number.value == pytest.approx(value)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "1.234.567",
+        "3 or 4",
+        "3, 4",
+        "12,5",
+        "3-4",
+        "1/0",
+        "1e999",
+        "inf",
+        "nan",
+        "twelve",
+        "",
+        "v12",
+        "9" * 5000,
+        "10^x",
+        "10^",
+        r"2\pi",
+        r"\sqrt{2}",
+        "√2",
+        "5 - 3",
+        "5 + 3",
+        "5 +3",
+        "12:30",
+        "1,2345",
+        "1.234,5",
+        "6/2/3",
+        "12/5/2020",
+        "2024-05-06",
+        "2020–2021",
+        "±5",
+        r"\pm 5",
+        "--5",
+        "x - 5",
+        "-(5)",
+        "<5",
+        "> 5",
+        "≥5",
+        "2π",
+        "9^9^9",
+        "10^{x}",
+        r"\frac{a}{b}",
+        r"\frac{3}{}",
+        "12 345 67",
+        "1 or 2",
+        "between 3 and 5",
+        "5:1",
+        "3 out of 4",
+        "10 ^ 5 ^ 2",
+        r"2 \times",
+        "10^1000",
+        "-3 -4",
+        "3--4",
+        "0/0",
+        "2x + 3",
+        "1..5",
+        "1.2.3.4",
+        "(2)(3)",
+        "1,23,456",
+        "10^5^",
+        "2**",
+        "12 and a half 3",
+        "3 to 4",
+        "[3, 4]",
+    ],
+    ids=lambda text: text[:30],
+)
+def test_or_not_at_all(text: str) -> None:
+    assert read_number(text) is None
+
+
+@pytest.mark.parametrize(
+    ("text", "is_percent"),
+    [("50%", True), (r"50\%", True), ("50 percent", True), ("50", False), ("50 m", False)],
+)
+def test_percent(text: str, is_percent: bool) -> None:
+    number = read_number(text)
+    assert number is not None and number.value == 50 and number.is_percent is is_percent
+
+
+@pytest.mark.parametrize(
+    "piece",
+    [
+        *("9", "1,", ",111", "1/", "1e", ".", "1 ", " ", "-", "111 ", "'111", r"\frac{", "{", "("),
+        *("1^", "^", "x", "$", "**", r"\text{", "-1", "1 1/2 ", r"\times", "k"),
+    ],
+)
+def test_a_response_that_repeats_itself_costs_no_time(piece: str) -> None:
+    began = time.process_time()
+    read_number(piece * 50_000)
+    read_number("1" + piece * 50_000)
+    assert time.process_time() - began < 3
