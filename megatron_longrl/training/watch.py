@@ -138,7 +138,7 @@ def _terms(metrics: Metrics) -> dict[str, float]:
 def _without_signal(means: Metrics, *, is_zero: bool) -> str:
     """What is wrong with the first steps, and the remedy."""
     terms = _terms(means)
-    shown = ", ".join(f"{name} {value:.3g}" for name, value in terms.items())
+    shown = ", ".join(f"{name} {value:.3g}" for name, value in terms.items()) or "none was computed"
     what = "every reward is 0" if is_zero else "all responses to a question earn the same"
     remedies = []
     failed = means.get("rewards_failed", 0.0)
@@ -159,9 +159,8 @@ def _without_signal(means: Metrics, *, is_zero: bool) -> str:
     elif means.get("accuracy/mean") == 1:
         remedies.append("every answer is right: take harder questions")
     remedies.append("or choose another reward (--rewards, --reward-function)")
-    return f"in the first {FIRST} steps {what} ({shown}), so that nothing is learned; " + "; ".join(
-        remedies
-    )
+    said = f"in the first {FIRST} steps {what} ({shown}), so that nothing is learned"
+    return "; ".join([said, *remedies])
 
 
 def _means(steps: Sequence[Metrics]) -> dict[str, float]:

@@ -101,6 +101,14 @@ def test_a_function_alone_is_named_without_advice_on_the_form() -> None:
     assert "every reward is 0 (mine 0)" in line and "think-answer" not in line
 
 
+def test_rewards_that_all_failed() -> None:
+    failed = {k: v for k, v in SILENT.items() if not k.startswith("reward/")}
+    watch = Watch()
+    steps = [failed | {"reward/mean": 0.0, "rewards_failed": 8.0}] * FIRST
+    (line,) = [line for step in steps for line in watch.look(step)]
+    assert "(none was computed)" in line and "8 rewards a step could not be computed" in line
+
+
 @pytest.mark.parametrize(
     "changes",
     [
