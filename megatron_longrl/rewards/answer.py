@@ -63,18 +63,20 @@ def final_text(response: str) -> str:
 
 
 def last_boxed(text: str) -> str | None:
-    r"""The inside of the ``\boxed{…}`` that is closed last, or None."""
+    r"""The inside of the last ``\boxed{…}``, or None."""
     found = boxes(text)
     return found[-1] if found else None
 
 
 def boxes(text: str) -> list[str]:
-    r"""The insides of all ``\boxed{…}``, in the order in which they are closed."""
-    found = []
+    r"""The insides of all ``\boxed{…}`` that are in no other one, in their order."""
+    found: list[tuple[int, int]] = []
     starts: list[int | None] = []  # of the open braces; None: not of a box
     for brace in _BRACE.finditer(text):
         if brace[0].endswith("{") and brace[0] != r"\{":
             starts.append(brace.end() if brace[0] != "{" else None)
         elif brace[0] == "}" and starts and (start := starts.pop()) is not None:
-            found.append(text[start : brace.start()].strip())
-    return found
+            while found and found[-1][0] > start:
+                found.pop()
+            found.append((start, brace.start()))
+    return [text[start:end].strip() for start, end in found]

@@ -9,12 +9,12 @@ from megatron_longrl.rewards.options import Options, normal, same_text
 from megatron_longrl.rewards.plain import plain
 
 # A capital letter that stands alone, or a small one with nothing but punctuation behind it.
-_LETTER = r"[(\[{<\"']*\s*(?:([A-Z])(?![\w'])|([a-z])(?=\s*[)\].,;:!]|\s*$))\s*[)\]}>\"']*"
+_LETTER = r"[(\[{<\"']*\s*(?:([A-Z])(?!\w|'\w)|([a-z])(?=\s*[)\].,;:!]|\s*$))\s*[)\]}>\"']*"
 _NAMED = r"(?:the\s+)?(?:(?:correct|right)\s+)?(?:(?:option|choice|letter|answer)\b)?\s*[:#]?\s*"
 _CUE = re.compile(
-    rf"(?i:\b(?:answer|choice|option|selection)s?[\"']?\s*"
+    rf"(?i:\b(?:answer|choice|option|letter|selection)s?[\"']?\s*"
     rf"(?:is|was|are|should\s+be|would\s+be|must\s+be|:|=|->|\u2192)\s*:?\s*{_NAMED}){_LETTER}"
-    rf"|(?i:\b(?:choose|chose|pick|picked|select|selected|go\s+with|going\s+with)\s+{_NAMED})"
+    rf"|(?i:\b(?:choose|chose|pick|picked|select|selected|say|go\s+with|going\s+with)\s+{_NAMED})"
     rf"{_LETTER}"
     rf"|(?i:\b(?:it|this|that)(?:'s|\s+is|\s+must\s+be|\s+should\s+be)\s+{_NAMED}){_LETTER}"
     # Chinese: answer, option, choose; is.
@@ -27,7 +27,10 @@ _NAMED_START = re.compile(
     r"(?i:(?:the\s+|my\s+)?(?:(?:final|correct|right|best)\s+)*"
     rf"(?:option|choice|letter|answer|ans)s?\b\s*[:.#-]?\s*){_LETTER}"
 )
-_LEAD = re.compile(r"\s*(?i:therefore|thus|so|hence|ok|okay|well|yes)\b\s*,?\s*(?=\S)")
+_LEAD = re.compile(
+    r"(?:[-\u2022]\s+|\d+[.)]\s+)?(?:(?i:therefore|thus|so|hence|ok|okay|well|yes|definitely"
+    r"|clearly|surely|obviously)\b\s*,?\s*)?(?=\S)"
+)
 _INITIALS = re.compile(r"\.\s?[A-Z]\.")
 _MORE_INITIALS = re.compile(r"(?<!\w)[A-Z]\.\s*[A-Z]")
 _NO_ARTICLE = re.compile(  # What follows "A" or "I" where that is a letter.
@@ -36,20 +39,25 @@ _NO_ARTICLE = re.compile(  # What follows "A" or "I" where that is a letter.
     r"|matches|fits|it|that|this|so|can|could|may|might|must|also|only|too)\b|[A-Z](?![\w']))"
 )
 _REASON = re.compile(
-    r"(?i:\b(?:because|since|as|due\s+to|rather\s+than|instead\s+of|not|unlike|while|whereas"
+    r"(?i:\b(?:because|since|(?<!well\s)as(?!\s+well)|due\s+to|rather\s+than|instead\s+of|not|unlike|while|whereas"
     r"|explanation|reason\w*|justification|rationale)\b)|\u56e0\u4e3a|\u7406\u7531|\u89e3\u91ca"
 )
 _DENIED = re.compile(
-    r"\s*(?i:(?:option|choice|answer)?\s*(?:is|was|seems)(?:n't\b|\s+(?:clearly\s+|definitely\s+)?"
+    r"\s*(?i:(?:option|choice|answer)?\s*(?:(?:is|was|ca|could|does)n't\b|cannot\b"
+    r"|(?:is|was|seems)\s+(?:clearly\s+|definitely\s+)?"
     r"(?:not\b|(?:the\s+)?(?:wrong|incorrect|false)\b)))"
 )
 _NEGATION = re.compile(r"(?i:\b(?:not|never|cannot|nor|neither|hardly)\b|n't\b)[^.;,:]*$")
 _OTHER = re.compile(
-    r"(?:^|[,;:/&|+\n]|[.!?]\s|(?i:\b(?:or|and|is|be|maybe|perhaps|possibly|probably|actually|option"
-    r"|choice|also|but|then|either)\b))\s*"
-    r"(?:[(\[]\s*([A-Za-z])\s*[)\]]|[\"']*([A-Z])(?![\w']|\.\w))"
+    r"(?<![\w'.])[\"']*([A-Z])(?!\w|['.]\w)|[(\[]\s*([A-Za-z])\s*[)\]]"
     r"|\s([A-Z])[.):]\s+(?=[a-z])"  # the next option of a list
 )
+_BEFORE_OTHER = re.compile(  # What stands before a letter that is a choice of its own.
+    r"(?:[,;:/&|+\n.!?]|\b(?i:or|and|is|be|vs|versus|maybe|perhaps|possibly|probably|actually"
+    r"|alternatively|even|also|but|then|either|although|though|however|plus|option|choice"
+    r"|well\s+as|along\s+with|together\s+with))\s*$"
+)
+_BEFORE = 24  # characters that are looked at before such a letter
 _LATER = re.compile(
     r"(?i:\b(?:or|maybe|perhaps|possibly|actually|wait)\b[\s,]*(?:maybe\s+|perhaps\s+|possibly\s+"
     rf"|probably\s+|even\s+|rather\s+)?{_NAMED}){_LETTER}\s*(?:[.,;!?]|$)"
@@ -150,6 +158,16 @@ def _cues(text: str) -> Iterator[tuple[str, int]]:
             yield match[match.lastindex or 0].upper(), match.end()
 
 
+def _others(text: str) -> Iterator[str]:
+    """Letters that stand in a text as choices: after "or", after a comma, in brackets."""
+    for match in _OTHER.finditer(text):
+        if _is_word(text, match):
+            continue
+        before = text[max(0, match.start() - _BEFORE) : match.start()]
+        if match[1] is None or not before.strip() or _BEFORE_OTHER.search(before):
+            yield match[match.lastindex or 0].upper()
+
+
 def _is_word(text: str, match: re.Match[str], group: int | None = None) -> bool:
     """Whether the letter that was found is the article "A" or the pronoun "I"."""
     group = group or match.lastindex or 0
@@ -171,10 +189,8 @@ def _hedges(rest: str, letter: str) -> bool:
         return True
     reason = _REASON.search(rest)
     before = rest[: reason.start()] if reason else rest
-    for match in _OTHER.finditer(before):
-        other = match[match.lastindex or 0]
-        if other.upper() != letter and not _is_word(before, match):
-            return True
+    if any(other != letter for other in _others(before)):
+        return True
     after = rest[len(before) :]
     later = [match[match.lastindex or 0].upper() for match in _LATER.finditer(after)]
     later += [other for other, _ in _cues(rest)]

@@ -28,7 +28,7 @@ _EMPHASIS = re.compile(r"(?<![\w*])(\*{1,3})(?=[^\s*])([^*]+)(?<=[^\s*])\1(?![\w
 _UNDERSCORES = re.compile(r"(?<!\w)(_{1,2})(?=[^\s_])([^_]+)(?<=[^\s_])\1(?!\w)")
 _HEADING = re.compile(r"^\s{0,3}#{1,6}\s+", re.MULTILINE)
 _WRAPPER = re.compile(
-    r"\\(?:text(?:bf|it|rm|sf|tt|normal|up)?|math(?:bf|it|rm|sf|tt|bb|cal)|operatorname|mbox|emph"
+    r"\\(?:text(?:bf|it|rm|sf|tt|normal|up)?|math(?:bf|it|rm|sf|tt|bb|cal)|operatorname|mbox|emph|boxed"
     r"|underline|fbox|hbox|large|Large)\s*\{([^{}]*)\}"
 )
 _SPACE = re.compile(r"\\(?:[,;: ]|q?quad(?![A-Za-z]))")
@@ -40,14 +40,15 @@ _DEPTH = 8  # wrappers within wrappers
 def plain(text: str) -> str:
     r"""The text as one would read it aloud.
 
-    The last ``\boxed{…}`` stands for the whole text. Bold and italic marks, code fences, dollar
-    signs, ``\text{…}`` and its like, and spaces of LaTeX go; full-width characters become usual
-    ones (Unicode's form NFKC).
+    A ``\boxed{…}`` stands for the whole text; where two differ, all of the text counts. Bold and
+    italic marks, code fences, dollar signs, ``\text{…}`` and its like, and spaces of LaTeX go;
+    full-width characters become usual ones (Unicode's form NFKC).
     """
     for _ in range(_DEPTH):
-        if not (found := boxes(text)):
+        found = set(boxes(text))
+        if len(found) != 1:  # Two different ones are two answers.
             break
-        text = found[-1]
+        (text,) = found
     # NFKC alone would read 10⁵ as 105, and 1½ as 11/2.
     text = _FRACTION.sub(" ", _SUPERSCRIPT.sub(r"^{\g<0>}", text))
     text = unicodedata.normalize("NFKC", text)

@@ -85,6 +85,7 @@ def test_free_text_needs_no_element(response: str, text: str) -> None:
         (r"\fbox{3} \boxed{\{1, 2\}}", r"\{1, 2\}"),
         (r"\boxed{a \\}", r"a \\"),
         (r"\\boxed{3}", "3"),
+        (r"\boxed{1 + \boxed{2}", "2"),
         ("3", None),
     ],
 )

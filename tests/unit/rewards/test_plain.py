@@ -25,6 +25,8 @@ from megatron_longrl.rewards.plain import plain
         (r"\boxed{A}", "A"),
         (r"so \boxed{\text{A}} it is", "A"),
         (r"\boxed{\boxed{5}}", "5"),
+        (r"\boxed{5}, that is \boxed{5}", "5"),
+        (r"\boxed{A} or \boxed{B}", "A or B"),
         (r"$\boxed{A}$", "A"),
         (r"\(\mathrm{A}\)", "A"),
         (r"\textbf{(\text{A})}", "(A)"),
