@@ -32,7 +32,6 @@ _LEAD = re.compile(
     r"|clearly|surely|obviously)\b\s*,?\s*)?(?=\S)"
 )
 _INITIALS = re.compile(r"\.\s?[A-Z]\.")
-_MORE_INITIALS = re.compile(r"(?<!\w)[A-Z]\.\s*[A-Z]")
 _NO_ARTICLE = re.compile(  # What follows "A" or "I" where that is a letter.
     r"\s*(?:$|[^\w\s]|\n)|\s+(?:(?i:because|since|as|for|due|rather|not|instead|is|isn't|was|are"
     r"|seems|and|or|but|if|with|in|on|at|by|from|which|where|when|while|the|given|based|unlike"
@@ -117,7 +116,7 @@ def single_letter(text: str) -> str | None:
     match = re.fullmatch(r"[(\[]?\s*([A-Z])\s*[)\].:]*", text)
     if match is None:
         match = re.match(r"(?:[(\[]\s*([A-H])\s*[)\]]|([A-H])[.):])\s*(?=\S)(?!\w\.)", text)
-        if match is None or _MORE_INITIALS.search(text, match.end()):
+        if match is None:
             return None
     return match[match.lastindex or 0]
 

@@ -154,6 +154,7 @@ def test_hedges_and_other_words_are_no_order(given: str) -> None:
         ("A cup, B box", ["a cup", "b box"]),
         ("10, 11, 12", ["10", "11", "12"]),
         ("1 2", ["1", "2"]),
+        ("3. pour, 7. stir", ["3. pour", "7. stir"]),
         ("the man sits", ["the man sits"]),
     ],
 )
