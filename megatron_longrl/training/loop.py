@@ -19,7 +19,6 @@ from megatron_longrl.checkpoint.distributed import (
 from megatron_longrl.checkpoint.retention import Retention
 from megatron_longrl.checkpoint.saver import CheckpointSaver
 from megatron_longrl.config import Entry
-from megatron_longrl.config.bundles import GROUP_ADVANTAGES
 from megatron_longrl.data.curriculum import of_difficulty
 from megatron_longrl.data.dataset import RowSampler
 from megatron_longrl.data.rows import Row, load_rows
@@ -198,7 +197,7 @@ class TrainingLoop:
 
     def _run(self, trainer: Trainer) -> None:
         validate = trainer.validate
-        watch = Watch(by_group=self.config.advantage in GROUP_ADVANTAGES)
+        watch = Watch(self.config.advantage)
         log = MetricsLogger(self.config, self.entry, self.runtime.is_writer)
         log.truncate_after(self.iteration)
         if self.iteration == 0 and self.config.eval_at_start and self.validates:

@@ -6,6 +6,8 @@ from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
+from megatron_longrl.config.bundles import GROUP_ADVANTAGES
+
 WINDOW = 10
 """Steps that are compared."""
 
@@ -81,13 +83,13 @@ class Watch:
     was gone.
 
     Args:
-        by_group: whether responses are compared within their group, so that a group of equal
+        advantage: as --advantage. Where it compares the responses of a group, a group of equal
             rewards teaches nothing.
     """
 
-    def __init__(self, *, by_group: bool = True, signs: Sequence[_Sign] = SIGNS) -> None:
-        self._by_group = by_group
-        self._signs = [sign for sign in signs if by_group or sign.name != _EQUAL_GROUPS]
+    def __init__(self, advantage: str = "grpo", signs: Sequence[_Sign] = SIGNS) -> None:
+        self._by_group = advantage in GROUP_ADVANTAGES
+        self._signs = [sign for sign in signs if self._by_group or sign.name != _EQUAL_GROUPS]
         self._first: list[Metrics] = []
         self._last: deque[Metrics] = deque(maxlen=WINDOW)
         self._present: set[str] = set()

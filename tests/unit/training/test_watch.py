@@ -64,8 +64,8 @@ SILENT = {
 }
 
 
-def first_lines(changes: dict[str, float], *, by_group: bool = True) -> list[str]:
-    watch = Watch(by_group=by_group)
+def first_lines(changes: dict[str, float], advantage: str = "grpo") -> list[str]:
+    watch = Watch(advantage)
     lines = [watch.look(SILENT | changes) for _ in range(3 * WINDOW)]
     assert all(not told for place, told in enumerate(lines, start=1) if place != FIRST), "once"
     return lines[FIRST - 1]
@@ -130,5 +130,6 @@ def test_a_signal_in_one_of_the_first_steps_is_enough() -> None:
 
 def test_equal_groups_teach_where_groups_are_compared_with_each_other() -> None:
     equal = {"reward/mean": 0.5, "reward/accuracy": 0.5, "accuracy/mean": 0.5}
-    assert first_lines(equal, by_group=False) == []
-    assert len(first_lines({}, by_group=False)) == 1, "all rewards are 0"
+    assert len(first_lines(equal)) == 1
+    assert first_lines(equal, "reinforce_plus_plus") == []
+    assert len(first_lines({}, "reinforce_plus_plus")) == 1, "all rewards are 0"
