@@ -168,10 +168,11 @@ class PromptBuilder:
 
     def _spec(self, row: Row, path: Path, is_image: bool) -> tuple[VideoSpec, VideoInfo]:
         layout = self._media_layout(row)
-        info = probe_image(path) if is_image else probe(path)
+        turns = layout.turns_images
+        info = probe_image(path, upright=turns) if is_image else probe(path)
         indices = layout.frame_indices(info, self.max_frames, self._fps, len(row.images))
         try:
-            view = layout.view(info, len(indices), len(row.images))
+            view = layout.view(info, len(set(indices)), len(row.images))
         except ValueError as error:
             raise VideoError(path, str(error)) from None
         spec = VideoSpec(
@@ -182,5 +183,6 @@ class PromptBuilder:
             source_pixels=info.width * info.height,
             is_image=is_image,
             frames_per_second=len(set(indices)) / info.num_frames * info.fps,
+            upright=turns or not is_image,
         )
         return spec, info

@@ -26,6 +26,9 @@ if TYPE_CHECKING:
 class VilaLayout:
     """A :class:`~megatron_longrl.data.media_layout.MediaLayout`."""
 
+    turns_images = False
+    """llava/utils/media.py of VILA opens images with Pillow and leaves EXIF alone."""
+
     def __init__(self, config: Config, tokenizer: Tokenizer) -> None:
         self._config = config
         self._media_id = tokenizer.media_id

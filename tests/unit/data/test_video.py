@@ -19,7 +19,7 @@ from torch import Tensor
 
 from megatron_longrl.data import resize as resize_module
 from megatron_longrl.data import video as video_module
-from megatron_longrl.data import video_dali, video_pyav
+from megatron_longrl.data import video_dali
 from megatron_longrl.data.content_hash import content_hash
 from megatron_longrl.data.frame_view import FrameView
 from megatron_longrl.data.resize import preprocess
@@ -178,7 +178,7 @@ def test_a_long_video_is_not_decoded_from_its_start(
 ) -> None:
     path = write_video(tmp_path / "long.mp4", "libx264", 400, rate=25, options=B_FRAMES)
     decoded = 0
-    open_ = video_pyav.av.open
+    open_ = av.open
 
     class Counting:
         def __init__(self, container: Any) -> None:
@@ -199,7 +199,7 @@ def test_a_long_video_is_not_decoded_from_its_start(
                 decoded += 1
                 yield frame
 
-    monkeypatch.setattr(video_pyav.av, "open", lambda *a, **k: Counting(open_(*a, **k)))
+    monkeypatch.setattr(av, "open", lambda *a, **k: Counting(open_(*a, **k)))
     pixels = decode_frames(spec_of(path, [390, 201, 202]))
     assert decoded < 30
     monkeypatch.undo()
