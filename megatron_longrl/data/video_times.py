@@ -52,8 +52,7 @@ def rate_and_times(
     places = np.arange(len(stamps))
     for rate in (*rates, (len(stamps) - 1) / float(seconds[-1])):
         if rate > 0:
-            allowed = min(max(1.01 * float(tick), _JITTER), 0.45 / rate)
-            if np.abs(seconds - places / rate).max() <= allowed:
+            if np.abs(seconds - places / rate).max() <= min(_JITTER, 0.45 / rate):
                 return rate, None
     return 0.0, np.round(seconds * 1000).astype(np.uint32)
 
