@@ -22,8 +22,8 @@ class VideoError(Exception):
 
     def __init__(self, path: str | Path, reason: str) -> None:
         self.path = str(path)
-        self.reason = _printable(" ".join(reason.split()))
-        super().__init__(f"{_printable(self.path)}: {self.reason}")
+        self.reason = printable(" ".join(reason.split()))
+        super().__init__(f"{printable(self.path)}: {self.reason}")
 
     def __reduce__(self) -> tuple[type[VideoError], tuple[str, str]]:
         return VideoError, (self.path, self.reason)
@@ -65,7 +65,7 @@ _LONGEST = 160
 """Characters of a library's message that are passed on."""
 
 
-def _printable(text: str) -> str:
+def printable(text: str) -> str:
     """Control characters and lone surrogates as escapes."""
     return "".join(
         c if c.isprintable() else c.encode("unicode_escape", "surrogatepass").decode() for c in text
