@@ -6,6 +6,7 @@ import argparse
 import json
 import math
 import sys
+import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -193,6 +194,8 @@ def _choose(path: Path, given: argparse.Namespace, config: Config | None) -> _Ch
     if config is None:
         found = sample_frame_indices(info, given.video_frames, given.video_fps)
         return _Chosen(info, list(found), None)
+    # megatron-core warns of every library that would make it faster.
+    warnings.filterwarnings("ignore", module=r"megatron\.core")
     from megatron_longrl.models.family import find_family
 
     build_layout = find_family(config.model_family).build_layout

@@ -51,9 +51,8 @@ def rate_and_times(
     seconds = np.asarray([stamp - first for stamp in stamps]) * float(tick)
     places = np.arange(len(stamps))
     for rate in (*rates, (len(stamps) - 1) / float(seconds[-1])):
-        if rate > 0:
-            if np.abs(seconds - places / rate).max() <= min(_JITTER, 0.45 / rate):
-                return rate, None
+        if rate > 0 and np.abs(seconds - places / rate).max() <= min(_JITTER, 0.45 / rate):
+            return rate, None
     return 0.0, np.round(seconds * 1000).astype(np.uint32)
 
 
