@@ -66,6 +66,24 @@ def _container(path: str | Path) -> Any:
         raise VideoError.of(path, error) from None
 
 
+def frames_of(container: Any, stream: Any) -> Iterator[Any]:
+    """PyAV's frames from where the container stands, in presentation order.
+
+    Packets before the first key frame belong to a picture that was cut off: those that the decoder
+    refuses are passed over, as OpenCV does it.
+    """
+    has_begun = False
+    for packet in container.demux(stream):
+        has_begun |= packet.is_keyframe
+        try:
+            frames = packet.decode()
+        except av.FFmpegError:
+            if has_begun:
+                raise
+            continue
+        yield from frames
+
+
 def _stream(path: str | Path, container: Any) -> Any:
     streams = container.streams.video
     if not streams:

@@ -12,7 +12,9 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from fractions import Fraction
 from functools import lru_cache
+from itertools import pairwise
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 import av
@@ -21,13 +23,19 @@ from megatron_longrl.data.coded_frames import READERS, Size
 from megatron_longrl.data.container_size import declared_size
 from megatron_longrl.data.content_hash import identity
 from megatron_longrl.data.video_info import MOST_PIXELS, VideoError, VideoInfo
-from megatron_longrl.data.video_open import opened
+from megatron_longrl.data.video_open import frames_of, opened
 from megatron_longrl.data.video_times import rate_and_times
 
 _ONE_FRAME_A_PACKET = frozenset(
     (*READERS, "h264", "hevc", "vvc", "av1", "mpeg4", "ffv1", "prores", "dnxhd", "png", "ffvhuff")
 )
 """Codecs whose packets can be counted. Others repeat or leave out frames by rules of their own."""
+_OFTEN_CUT = frozenset(("h264", "hevc", "vvc", "av1", "mpeg4"))
+"""Codecs whose decoders leave a frame out where one that it refers to is not there."""
+_MOST_COUNTED = 3000
+"""Packets of a file that is decoded to see whether its decoder leaves frames out."""
+_GAP = 1.8
+"""Times the usual step between frames that make a gap."""
 _NOTHING_CODED = 8
 """Bytes up to which a packet of MPEG-4 may say that there is no new picture."""
 
@@ -191,11 +199,23 @@ class _Packets:
         """Whether each that is neither hidden nor discarded is certainly one frame."""
         if self.codec not in _ONE_FRAME_A_PACKET or self.is_doubtful or not self.shown:
             return False
+        if self._lacks_frames(is_avi) and self.count <= _MOST_COUNTED:
+            return False
         if is_avi:
             return True
         stamps = _sorted(self.shown)
         # What comes behind the first key frame and is shown before it may refer to what was cut.
         return bool(stamps) and (not self.keyframes or stamps[0] >= self.keyframes[0])
+
+    def _lacks_frames(self, is_avi: bool) -> bool:
+        """Whether some may be gone that others refer to: a gap in time, or MPEG-4's last frames,
+        which are decoded before those that are shown earlier."""
+        if self.codec not in _OFTEN_CUT:
+            return False
+        if self.codec == "mpeg4" and self.shown != self.order:
+            return True
+        steps = [b - a for a, b in pairwise(_sorted(self.order if is_avi else self.shown))]
+        return bool(steps) and max(steps) > _GAP * median(steps)
 
     def are_plain(self, shown: int, size: Size) -> bool:
         """Whether all of them, in their order, are the shown frames, of one size."""
@@ -246,7 +266,7 @@ def _claimed_seconds(container: Any, stream: Any) -> float:
 
 def _frames(path: Path) -> Iterator[Any]:
     with opened(path) as (container, stream):
-        yield from container.decode(stream)
+        yield from frames_of(container, stream)
 
 
 def _first_frame(path: Path) -> Any:

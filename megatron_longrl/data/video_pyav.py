@@ -9,7 +9,7 @@ import numpy as np
 from av.video.reformatter import Colorspace, Interpolation, VideoReformatter
 
 from megatron_longrl.data.video_info import VideoError
-from megatron_longrl.data.video_open import opened
+from megatron_longrl.data.video_open import frames_of, opened
 from megatron_longrl.data.video_probe import Scan, scan
 
 # DALI's conversion to RGB on CPU, bit for bit. It takes every video for BT.601, whatever its tag
@@ -79,30 +79,38 @@ def _decode(path: str, wanted: Sequence[int], found: Scan) -> Iterator[tuple[int
 def _by_timestamp(
     path: str, wanted: Sequence[int], found: Scan, *, seek: bool
 ) -> Generator[tuple[int, Any], None, int]:
-    """Returns how many of the wanted frames it met before one that it could not find."""
+    """Returns how many of the wanted frames it met before one that it could not find.
+
+    Without seeking, a frame that the decoder leaves out, because what it refers to is not in the
+    file, is the one before it: a player shows that one, too.
+    """
     with opened(path) as (container, stream):
-        decoder = container.decode(stream)
-        passed: int | None = None  # timestamp of the last frame decoded
+        decoder = frames_of(container, stream)
+        before: Any = None
+        frame: Any = None
         for count, index in enumerate(wanted):
             target = found.timestamps[index]
             keyframe = found.keyframe_before(target)
-            if seek and (passed is None or keyframe > passed):
+            if seek and (frame is None or keyframe > frame.pts):
                 container.seek(keyframe, stream=stream)
-                decoder = container.decode(stream)
-            for frame in decoder:
-                passed = frame.pts
-                if passed is None or passed >= target:
-                    break
-            if passed != target:
+                decoder, frame = frames_of(container, stream), None
+            while frame is None or frame.pts is None or frame.pts < target:
+                before, frame = frame, next(decoder, None)
+                if frame is None:
+                    return count
+            if frame.pts == target:
+                yield index, frame
+            elif seek or before is None:
                 return count
-            yield index, frame
+            else:
+                yield index, before
         return len(wanted)
 
 
 def _by_counting(path: str, wanted: Sequence[int]) -> Generator[tuple[int, Any], None, int]:
     count = 0
     with opened(path) as (container, stream):
-        for index, frame in enumerate(container.decode(stream)):
+        for index, frame in enumerate(frames_of(container, stream)):
             if index == wanted[count]:
                 yield index, frame
                 count += 1
