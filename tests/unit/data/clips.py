@@ -88,3 +88,18 @@ def by_opencv(path: Path) -> np.ndarray:
         if not is_there:
             return np.stack(frames)
         frames.append(cv2.cvtColor(pixels, cv2.COLOR_BGR2RGB))
+
+
+def ours(path: Path, numbers: list[int] | None = None) -> np.ndarray:
+    """Frames as training decodes them, before they are resized, uint8 [f, h, w, 3]."""
+    from megatron_longrl.data.frame_view import FrameView
+    from megatron_longrl.data.video import decode_frames
+    from megatron_longrl.data.video_probe import probe
+    from megatron_longrl.data.video_spec import VideoSpec
+
+    info = probe(path)
+    view = FrameView(info.height, info.width, (0.0,) * 3, (1.0,) * 3)
+    every = range(info.num_frames) if numbers is None else numbers
+    pixels = decode_frames(VideoSpec(str(path), "", tuple(every), view))
+    levels: np.ndarray = pixels.mul(255).round().byte().permute(0, 2, 3, 1).numpy()
+    return levels
