@@ -243,8 +243,10 @@ def _check_whole(
     claimed = _claimed_seconds(container, stream)
     fps = float(stream.average_rate or 0)
     end_seconds = float(packets.end * stream.time_base) if stream.time_base else 0.0
-    # Not every container stores the duration of the last frame, nor where the first one starts.
-    tolerance = max(0.05 * claimed, 2 / fps if fps else 0.0)
+    # Not every container stores the duration of the last frame, nor where the first one starts;
+    # who writes one of variable rate may add the longest step between two frames once more.
+    steps = [float((b - a) * stream.time_base) for a, b in pairwise(_sorted(packets.shown))]
+    tolerance = max(0.05 * claimed, 2 / fps if fps else 0.0) + max(steps, default=0.0)
     if packets.end and end_seconds < claimed - tolerance:
         raise VideoError(path, f"the file is truncated: {end_seconds:.1f} of {claimed:.1f} seconds")
 
