@@ -242,11 +242,13 @@ def _check_whole(
         raise VideoError(path, reason)
     claimed = _claimed_seconds(container, stream)
     fps = float(stream.average_rate or 0)
-    end_seconds = float(packets.end * stream.time_base) if stream.time_base else 0.0
+    if not stream.time_base:
+        return
+    end_seconds = float(packets.end * stream.time_base)
     # Not every container stores the duration of the last frame, nor where the first one starts;
     # who writes one of variable rate may add the longest step between two frames once more.
-    steps = [float((b - a) * stream.time_base) for a, b in pairwise(_sorted(packets.shown))]
-    tolerance = max(0.05 * claimed, 2 / fps if fps else 0.0) + max(steps, default=0.0)
+    longest = max((b - a for a, b in pairwise(_sorted(packets.shown))), default=0)
+    tolerance = max(0.05 * claimed, 2 / fps if fps else 0.0) + float(longest * stream.time_base)
     if packets.end and end_seconds < claimed - tolerance:
         raise VideoError(path, f"the file is truncated: {end_seconds:.1f} of {claimed:.1f} seconds")
 

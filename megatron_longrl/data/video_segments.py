@@ -66,10 +66,10 @@ def _frame_at(found: Scan, timestamp: int) -> int:
 def cut(path: str, found: Scan, piece: Piece) -> np.ndarray | None:
     """The bytes of a file with the piece's frames, uint8 [n], the first of them number 0.
 
-    The file tells the size of the stream's frames, whatever the one it is cut from tells.
-
-    None where the container does not find its way to the key frame, or where it has no times and
-    the codec shows frames in another order than it codes them in.
+    The file tells the size of the stream's frames. None where FFmpeg takes the one that the
+    container tells for it, and that is another one; where the container does not find its way to
+    the key frame; or where it has no times and the codec shows frames in another order than it
+    codes them in.
     """
     if not found.timestamps and found.info.codec not in READERS:
         return None
@@ -87,6 +87,8 @@ def _copy(path: str, found: Scan, piece: Piece) -> np.ndarray | None:
     file = io.BytesIO()
     count = 0
     with opened(path) as (source, stream), av.open(file, "w", format="matroska") as target:
+        if (stream.width, stream.height) != found.stored_size:
+            return None
         copy = target.add_stream_from_template(stream)
         for packet in _packets(source, stream, first, last):
             if count == 0 and not (packet.is_keyframe and first in (None, packet.pts)):

@@ -42,7 +42,7 @@ def copy(
             if not packet.size:
                 continue
             packet.pts -= ticks
-            packet.dts = packet.dts - ticks
+            packet.dts = None if packet.dts is None else packet.dts - ticks
             if keep(number, float(packet.pts * stream.time_base), packet.is_keyframe):
                 packet.stream = made
                 new.mux(packet)
