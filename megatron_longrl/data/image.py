@@ -34,7 +34,9 @@ def probe_image(path: str | Path, *, upright: bool = True) -> VideoInfo:
     """
     with _opened(path) as image:
         width, height = image.size
-        if upright and image.getexif().get(_ORIENTATION) in _ON_ITS_SIDE:
+        # Pillow itself turns TIFF, and tells the size of the turned image.
+        turns = upright and image.format != "TIFF"
+        if turns and image.getexif().get(_ORIENTATION) in _ON_ITS_SIDE:
             width, height = height, width
         return VideoInfo(1, 0.0, width, height, (image.format or "").lower(), 0.0, is_image=True)
 
