@@ -105,15 +105,15 @@ def _scan(path: Path, size: int, modified: int) -> Scan:
         is_avi = container.format.name == "avi"
     first = _first_frame(path)
     if packets.are_frames(is_avi):
-        # AVI has no presentation times; what FFmpeg makes up goes wrong where frames are reordered.
-        found = packets.order if is_avi else packets.shown
-        shown, times = len(found), _sorted(found)
-        is_usable = not is_avi and len(set(times)) == shown
+        found, is_ordered = packets.shown, True
     else:
         found = [frame.pts for frame in _frames(path)]
-        shown, times = len(found), _sorted(found)
-        is_usable = len(set(times)) == shown and found == times
+        is_ordered = found == _sorted(found)
+    shown, times = len(found), _sorted(found)
+    is_usable = is_ordered and not is_avi and len(set(times)) == shown
     stamps = tuple(times) if is_usable else ()
+    if is_avi and shown == len(packets.shown):
+        times = _sorted(packets.slots())
     width, height = first.width, first.height
     turns = first.rotation // 90 % 4 if first.rotation % 90 == 0 else 0
     fps, at = rate_and_times(times, tick, rates)
@@ -194,6 +194,14 @@ class _Packets:
     def count(self) -> int:
         """Packets with data in them."""
         return len(self.shown) + self.hidden + self.discarded
+
+    def slots(self) -> list[int | None]:
+        """When an AVI's frames are shown, in any order.
+
+        AVI has times of decoding only. FFmpeg finds out the others where MPEG-4 is reordered; for
+        H.264 it makes some up that come one slot late, and go wrong where frames are reordered.
+        """
+        return self.order if self.shown == _sorted(self.shown) else self.shown
 
     def are_frames(self, is_avi: bool) -> bool:
         """Whether each that is neither hidden nor discarded is certainly one frame."""

@@ -129,10 +129,15 @@ def test_names_in_messages(tmp_path: Path, name: str) -> None:
 
 
 @pytest.mark.parametrize("name", ["concat:a.mp4", "a%d.mp4", "http:a.mp4", "-.mp4", "a b?.mp4"])
-def test_a_name_is_no_protocol(tmp_path: Path, name: str, write_video: Writer) -> None:
-    path = tmp_path / name
-    path.write_bytes(write_video(tmp_path / "source.mp4", "libx264", 5).read_bytes())
-    assert probe(path).num_frames == len(ours(path)) == 5
+def test_a_name_is_no_protocol(
+    tmp_path: Path, name: str, write_video: Writer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In the current folder, too, where nothing stands before it."""
+    monkeypatch.chdir(tmp_path)
+    data = write_video(tmp_path / "source.mp4", "libx264", 5).read_bytes()
+    for path in (tmp_path / name, Path(name)):
+        path.write_bytes(data)
+        assert probe(path).num_frames == len(ours(path)) == 5
 
 
 PLAYLISTS: dict[str, str] = {

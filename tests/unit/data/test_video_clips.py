@@ -142,6 +142,33 @@ def test_frames_that_a_capture_has_dropped(
     assert info.times.tolist() == [100 * slot for slot in slots]
 
 
+@pytest.mark.parametrize(("codec", "b_frames"), [("libx264", 0), ("mpeg4", 0), ("mpeg4", 2)])
+def test_when_the_frames_of_a_capture_are_shown(
+    tmp_path: Path, write_video: Callable[..., Path], codec: str, b_frames: int
+) -> None:
+    """AVI has no times but those of decoding; FFmpeg's for H.264 come one slot late."""
+    slots = [slot for slot in range(40) if slot not in (4, 17)]
+    path = write_video(
+        tmp_path / "capture.avi", codec, len(slots), rate=10, time=lambda k: slots[k],
+        options={"bf": str(b_frames)},
+    )  # fmt: skip
+    assert len(assert_presented(path)) == len(slots)
+    info = probe(path)
+    assert info.times is not None
+    assert info.times.tolist() == [100 * slot for slot in slots]
+
+
+@pytest.mark.parametrize("ending", ["mp4", "mkv", "nut", "flv"])
+def test_what_lies_before_the_first_key_frame_is_passed_over(
+    sources: Sources, tmp_path: Path, ending: str
+) -> None:
+    """VP9's decoder refuses it, and with it PyAV's whole loop; the next key frame is number 10."""
+    whole, _ = decoded(sources["vp9"])
+    path = copy(sources["vp9"], tmp_path / f"clip.{ending}", **FROM_BETWEEN)
+    assert probe(path).num_frames == 30
+    assert np.array_equal(ours(path), whole[10:])
+
+
 @pytest.mark.parametrize("share", [0.3, 0.6, 0.97])
 @pytest.mark.parametrize("options", [{}, {"movflags": "faststart"}], ids=["plain", "faststart"])
 @pytest.mark.parametrize(("codec", "ending"), [("h264", "mp4"), ("open_gop", "mov")])
