@@ -94,5 +94,9 @@ def _stream(path: str | Path, container: Any) -> Any:
     stream = moving[0]
     if stream.codec_context is None:
         raise VideoError(path, "FFmpeg knows no decoder for the video's codec")
+    if stream.width * stream.height > MOST_PIXELS:
+        size = f"{stream.width} x {stream.height}"
+        raise VideoError(path, f"frames of {size} pixels are larger than {MOST_PIXELS} pixels")
     stream.codec_context.thread_count = 1  # ranks share the cores of a machine
+    stream.codec_context.options = _OPTIONS
     return stream

@@ -22,7 +22,7 @@ import av
 from megatron_longrl.data.coded_frames import READERS, Size
 from megatron_longrl.data.container_size import declared_size
 from megatron_longrl.data.content_hash import identity
-from megatron_longrl.data.video_info import MOST_PIXELS, VideoError, VideoInfo
+from megatron_longrl.data.video_info import VideoError, VideoInfo
 from megatron_longrl.data.video_open import frames_of, opened
 from megatron_longrl.data.video_times import rate_and_times
 
@@ -286,8 +286,4 @@ def _first_frame(path: Path) -> Any:
     frame = next(_frames(path), None)
     if frame is None or not frame.width or not frame.height:
         raise VideoError(path, "the video has no frames")
-    if frame.width * frame.height > MOST_PIXELS:
-        raise VideoError(
-            path, f"frames of {frame.width} x {frame.height} pixels are larger than {MOST_PIXELS}"
-        )
     return frame

@@ -73,12 +73,12 @@ def test_as_the_model_resizes_them(
     from megatron_longrl.models.family import find_family
 
     temporal = 1 if family == "vila" else 2
-    fields = {"model_family": family, "vision_temporal_patch_size": temporal}
+    fields: dict[str, Any] = {"model_family": family, "vision_temporal_patch_size": temporal}
     arguments = [str(screen), *how, "--config", recipe(here, **fields), "--output", "out"]
     assert main(arguments) == 0
     listed, pictures = written(here / "out")
 
-    build = find_family(family).build_layout  # type: ignore[arg-type]
+    build = find_family(family).build_layout
     assert build is not None
 
     class _Tokenizer:

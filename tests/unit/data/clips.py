@@ -67,7 +67,8 @@ def edit(path: Path, starts: int, lasts: int) -> Path:
 
 def decoded(path: Path) -> tuple[np.ndarray, list[float]]:
     """All frames that PyAV gives, upright, uint8 [f, h, w, 3], and their times."""
-    frames, times = [], []
+    frames: list[np.ndarray] = []
+    times: list[float] = []
     with av.open(str(path)) as container:
         for frame in container.decode(video=0):
             pixels = frame.reformat(
@@ -82,7 +83,8 @@ def by_opencv(path: Path) -> np.ndarray:
     """All frames that OpenCV gives, uint8 [f, h, w, 3], whose colours are a little different."""
     import cv2
 
-    capture, frames = cv2.VideoCapture(str(path)), []
+    capture = cv2.VideoCapture(str(path))
+    frames: list[np.ndarray] = []
     while True:
         is_there, pixels = capture.read()
         if not is_there:

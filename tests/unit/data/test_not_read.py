@@ -9,6 +9,7 @@ import socket
 import struct
 import subprocess
 import sys
+import time
 import zlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -19,6 +20,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from megatron_longrl.data import video_open
 from megatron_longrl.data.content_hash import content_hash
 from megatron_longrl.data.image import probe_image, read_image
 from megatron_longrl.data.video_info import MOST_PIXELS, VideoError
@@ -229,6 +231,33 @@ def test_sound_alone(tmp_path: Path) -> None:
         for packet in [*sound.encode(silence), *sound.encode()]:
             container.mux(packet)
     assert "no video stream" in refusal(probe, path)
+
+
+@pytest.mark.parametrize("says", ["all", "later ones"])
+def test_absurd_frames(tmp_path: Path, write_video: Writer, says: str) -> None:
+    """Fifteen thousand pixels a side, which FFmpeg would decode: refused before that."""
+    path = write_video(tmp_path / "a.mkv", "mjpeg", 9, pixel_format="yuvj420p")
+    data = bytearray(path.read_bytes())
+    starts = [n for n in range(len(data)) if data[n : n + 4] == b"\xff\xc0\0\x11"]
+    assert len(starts) == 9
+    for start in starts if says == "all" else starts[4:]:
+        data[start + 5 : start + 9] = b"\x3c\x8c\x3c\x8c"
+    path.write_bytes(data)
+    began = time.perf_counter()
+    assert "cannot be decoded" in refusal(ours, path)
+    assert time.perf_counter() - began < 1  # to decode one takes more
+
+
+def test_frames_that_are_told_to_be_large(
+    tmp_path: Path, write_video: Writer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = write_video(tmp_path / "a.mkv", "ffv1", 3)
+    assert video_open._OPTIONS["max_pixels"] == str(MOST_PIXELS)
+    monkeypatch.setattr(video_open, "_OPTIONS", {"max_pixels": "2000"})
+    assert "cannot be decoded" in refusal(probe, path)  # by the decoder's own look
+    monkeypatch.undo()
+    monkeypatch.setattr(video_open, "MOST_PIXELS", 48 * 48 - 1)
+    assert "frames of 48 x 48 pixels are larger" in refusal(probe, path)
 
 
 @pytest.mark.parametrize("ending", ["mp4", "mkv", "avi", "ts"])

@@ -11,10 +11,11 @@ import av
 import numpy as np
 import pytest
 
-from megatron_longrl.data import coded_frames
+from megatron_longrl.data import coded_frames, video_open
 from megatron_longrl.data import video as video_module
 from megatron_longrl.data.frame_view import FrameView
 from megatron_longrl.data.video import decode_frames
+from megatron_longrl.data.video_info import VideoError
 from megatron_longrl.data.video_probe import probe, scan
 from megatron_longrl.data.video_spec import VideoSpec
 from tests.unit.data.clips import by_opencv, copy, decoded, ours
@@ -161,6 +162,17 @@ def test_a_stream_that_changes_its_size(
         alone = joined(tmp_path / f"{number}.mkv", codec, [size])
         expected = decode_frames(VideoSpec(str(alone), "", tuple(range(4)), view))
         assert np.array_equal(found[4 * number : 4 * number + 4], expected)
+
+
+@pytest.mark.parametrize("codec", ["libvpx-vp9", "libvpx", "mjpeg"])
+def test_a_stream_that_grows_beyond_what_is_read(
+    tmp_path: Path, codec: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(video_open, "_OPTIONS", {"max_pixels": "5000"})
+    path = joined(tmp_path / "a.mkv", codec, [(64, 48), (96, 80)])
+    assert len(ours(path, [0, 1, 2, 3])) == 4
+    with pytest.raises(VideoError, match="cannot be decoded"):
+        ours(path)
 
 
 @pytest.mark.parametrize("size", [(16, 16), (51, 37), (640, 360), (300, 1)])
