@@ -20,8 +20,9 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from megatron_longrl.checkpoint.aside import check_free, written_aside
-from megatron_longrl.checkpoint.hf import TOKENIZER_FILES, read_json
+from megatron_longrl.checkpoint.hf import TOKENIZER_FILES
 from megatron_longrl.checkpoint.mapping import mapping_table
+from megatron_longrl.checkpoint.settings import read_json
 from megatron_longrl.errors import UserError
 from megatron_longrl.models.family import find_family
 from megatron_longrl.whole_file import write_whole

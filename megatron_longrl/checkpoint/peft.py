@@ -17,9 +17,9 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from megatron_longrl.checkpoint.aside import written_aside
-from megatron_longrl.checkpoint.hf import read_json
 from megatron_longrl.checkpoint.hf_writer import write_json
 from megatron_longrl.checkpoint.mapping import mapping_table
+from megatron_longrl.checkpoint.settings import read_json
 from megatron_longrl.checkpoint.table import TensorMapping, adapter_rows
 from megatron_longrl.config.lora import lora_scale
 from megatron_longrl.errors import UserError

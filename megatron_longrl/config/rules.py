@@ -136,11 +136,11 @@ def _vision_tower(config: Config) -> Iterator[str]:
         yield from _indivisible(config, "vision_image_size", "vision_patch_size")
     yield from _indivisible(config, "vision_hidden_size", "vision_num_attention_heads")
     layers, feature = config.vision_num_layers, config.vision_feature_layer
-    if not -(layers + 1) <= feature <= layers:
+    if is_square and (feature == 0 or not -layers <= feature <= layers):
         yield (
-            f"vision_feature_layer ({feature}) is not a hidden state of a tower with "
-            f"vision_num_layers ({layers}): choose --vision-feature-layer from "
-            f"{-(layers + 1)} to {layers}"
+            f"vision_feature_layer ({feature}) is the output of no layer of a tower with "
+            f"vision_num_layers ({layers}): choose --vision-feature-layer from 1 to {layers}, or "
+            f"from -1 to -{layers}"
         )
 
 

@@ -34,7 +34,11 @@ class QwenLayout(ABC):
         self.times = config.vision_temporal_patch_size
         self.merge = config.vision_merge_size
         self.patch = config.vision_patch_size
-        self.mean, self.std = config.image_mean, config.image_std
+        self.image_channels = config.image_mean, config.image_std
+        self.video_channels = (
+            config.video_mean or config.image_mean,
+            config.video_std or config.image_std,
+        )
         self.videos = PixelBudget(config.video_min_pixels, config.video_max_pixels)
         self.images = PixelBudget(config.image_min_pixels, config.image_max_pixels)
         self.video_id = tokenizer.id_of("<|video_pad|>")
@@ -68,10 +72,12 @@ class QwenLayout(ABC):
         factor = self.patch * self.merge
         if info.is_image:
             size = resized(info.height, info.width, factor=factor, budget=self.images)
+            channels = self.image_channels
         else:
             size = self._video_size(info, frames)
+            channels = self.video_channels
         tokens = (size[0] // factor) * (size[1] // factor)
-        return FrameView(*size, self.mean, self.std, self.times, tokens)
+        return FrameView(*size, *channels, self.times, tokens)
 
     def pieces(self, info: VideoInfo, indices: Sequence[int], view: FrameView) -> list[Piece]:
         """Between marks of begin and end."""

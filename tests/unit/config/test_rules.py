@@ -229,8 +229,18 @@ BROKEN = [
         {"vision_feature_layer": -5},
         1,
         None,
-        "vision_feature_layer (-5) is not a hidden state of a tower with vision_num_layers (3): "
-        "choose --vision-feature-layer from -4 to 3",
+        "vision_feature_layer (-5) is the output of no layer of a tower with vision_num_layers "
+        "(3): choose --vision-feature-layer from 1 to 3, or from -1 to -3",
+    ),
+    *(
+        (
+            {"vision_feature_layer": embeddings},
+            1,
+            None,
+            f"vision_feature_layer ({embeddings}) is the output of no layer of a tower with "
+            "vision_num_layers (3): choose --vision-feature-layer from 1 to 3, or from -1 to -3",
+        )
+        for embeddings in (0, -4)
     ),
     (
         {"freeze_vision_tower": True, "freeze_projector": True, "freeze_language_model": True},
