@@ -79,7 +79,8 @@ def _weight_files(folder: Path) -> list[Path]:
         if not files:
             raise UserError(f"{folder / INDEX} names no file of weights in weight_map")
         for name, file in weight_map.values.items():
-            if not isinstance(file, str) or Path(file).name != file or not file.isprintable():
+            is_name = isinstance(file, str) and file.isprintable() and file == Path(file).name
+            if not is_name or not file:
                 raise weight_map.wrong(name, "not the name of a file beside the index")
         return [folder / name for name in sorted(set(files))]
     others = [

@@ -175,6 +175,13 @@ def _tensor_split(config: Config) -> Iterator[str]:
             f"num_query_groups ({groups}) is neither a multiple nor a divisor of "
             f"tensor_model_parallel_size ({tensor}): change --tensor-model-parallel-size"
         )
+    elif (2 * groups * config.kv_channels) % tensor:
+        # Ranks beyond the heads share the rows of the fused projection.
+        yield (
+            f"the keys and values of num_query_groups ({groups}) heads of kv_channels "
+            f"({config.kv_channels}) do not split over tensor_model_parallel_size ({tensor}): "
+            "lower --tensor-model-parallel-size"
+        )
     if config.vision_tensor_parallel:
         if tensor == 1:
             yield (
