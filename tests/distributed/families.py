@@ -16,6 +16,7 @@ from PIL import Image
 from torch import Tensor
 
 from megatron_longrl.checkpoint.hf import HfFolder, config_from_hf, load_hf_weights
+from megatron_longrl.cli.conversion.reference import load_model, media_arguments
 from megatron_longrl.config import Config
 from megatron_longrl.data.prompts import Prompt
 from megatron_longrl.data.tokenizer import build_tokenizer, train_sentencepiece
@@ -33,7 +34,6 @@ from tests.distributed.layouts import (
 )
 from tests.qwen_vl_files import SPECIAL
 from tests.tiny_qwen_vl import hugging_face
-from tools.checkpoint.reference import load_model, media_arguments
 
 TEXT_SIZES: dict[str, dict[str, Any]] = {
     "qwen2": {"hidden_size": 56, "num_attention_heads": 28, "tie_word_embeddings": True},

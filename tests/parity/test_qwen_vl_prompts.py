@@ -17,6 +17,8 @@ import torch
 from PIL import Image
 
 from megatron_longrl.checkpoint.hf import HfFolder
+from megatron_longrl.cli.conversion.comparison import difference, model_logits
+from megatron_longrl.cli.conversion.reference import hugging_face_logits
 from megatron_longrl.config import Config
 from megatron_longrl.data.prompts import Prompt, PromptBuilder
 from megatron_longrl.data.rows import Row
@@ -25,8 +27,6 @@ from megatron_longrl.parallel.groups import destroy_parallel
 from megatron_longrl.platforms import platform
 from tests.parity.comparison import TOLERANCE, assert_close, loaded
 from tests.tiny_qwen_vl import MODELS, hugging_face
-from tools.checkpoint.comparison import difference, model_logits
-from tools.checkpoint.reference import hugging_face_logits
 
 PIXELS = {"video_min_pixels": 256, "video_max_pixels": 2000, "image_min_pixels": 256}
 

@@ -21,6 +21,7 @@ from PIL import Image
 from safetensors.torch import save_file
 from torch import Tensor
 
+from megatron_longrl.cli.conversion.comparison import model_logits
 from megatron_longrl.data.prompts import Prompt, PromptBuilder
 from megatron_longrl.data.rows import Row
 from megatron_longrl.data.templates import find_template
@@ -30,7 +31,6 @@ from megatron_longrl.parallel.groups import destroy_parallel
 from megatron_longrl.platforms import platform
 from tests.parity.comparison import TOLERANCE, assert_close, loaded
 from tests.parity.test_qwen_vl_prompts import Letters, write_video
-from tools.checkpoint.comparison import model_logits
 
 VOCABULARY, HIDDEN, FEATURES = 131, 56, 24
 SIDE, GRID = 28, 4  # a tile's pixels and patches

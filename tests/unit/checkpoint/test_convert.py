@@ -12,8 +12,8 @@ from safetensors.torch import load_file, save_file
 
 from megatron_longrl.checkpoint.distributed import save_checkpoint
 from megatron_longrl.checkpoint.hf import HfFolder, TensorFolder
+from megatron_longrl.cli.conversion.loader_megatron import one_rank_config
 from tests.tiny_qwen_vl import hugging_face
-from tools.checkpoint.loader_megatron import one_rank_config
 
 CONVERT = Path(__file__).parents[3] / "tools/checkpoint/convert.py"
 
@@ -82,7 +82,7 @@ def test_a_run_is_exported_from_a_shell(tiny, groups, build, tmp_path):
 def test_a_checkpoint_written_with_transformer_engine_is_read_without(tiny):
     """Where checkpoints are converted there may be no GPU."""
     saved = tiny(transformer_impl="transformer_engine").model_dump(mode="json")
-    assert one_rank_config(saved).transformer_impl == "local"
+    assert one_rank_config(saved, Path("state")).transformer_impl == "local"
 
 
 def test_what_is_wrong_is_one_line(convert, tmp_path):

@@ -120,9 +120,7 @@ DEFAULT_IMAGES = (3136, 1003520)
 def test_budgets_of_pixels(family, files, images, videos, tmp_path):
     fields = config_from_hf(vision_folder(tmp_path, family, files))
     assert (fields["image_min_pixels"], fields["image_max_pixels"]) == images
-    assert (fields["video_min_pixels"], fields["video_max_pixels"]) == (
-        videos or DEFAULTS[family]
-    )
+    assert (fields["video_min_pixels"], fields["video_max_pixels"]) == (videos or DEFAULTS[family])
 
 
 def test_the_video_processor_of_qwen3_vl_knows_no_old_names(tmp_path):
@@ -304,7 +302,7 @@ def test_whole_weights_come_before_an_index(text_folder):
 def test_other_names_alone_are_told(text_folder):
     folder = text_folder()
     (folder / "model.safetensors").rename(folder / "adapter_model.safetensors")
-    with pytest.raises(UserError, match="does not read adapter_model.safetensors either"):
+    with pytest.raises(UserError, match=r"does not read adapter_model\.safetensors either"):
         TensorFolder(folder)
 
 

@@ -11,9 +11,9 @@ from torch import Tensor
 
 from megatron_longrl.checkpoint.hf import HfFolder
 from megatron_longrl.checkpoint.peft import Pair, PeftFolder, adapters_of, write_adapters
+from megatron_longrl.cli.conversion.plugins import Adapters, Source, tensor_names
 from megatron_longrl.errors import UserError
 from megatron_longrl.models.lora import merged_weight
-from tools.checkpoint.plugins import Adapters, Source, tensor_names
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

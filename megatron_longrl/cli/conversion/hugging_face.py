@@ -9,9 +9,9 @@ import torch
 
 from megatron_longrl.checkpoint.hf import HfFolder
 from megatron_longrl.checkpoint.hf_writer import HfFolderWriter
+from megatron_longrl.cli.conversion.plugins import Source, tensor_names
 from megatron_longrl.config import Config
 from megatron_longrl.errors import UserError
-from tools.checkpoint.plugins import Source, tensor_names
 
 
 def read_folder(args: argparse.Namespace, family: str | None = None) -> Source:

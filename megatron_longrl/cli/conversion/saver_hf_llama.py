@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from functools import partial
 
-from tools.checkpoint.hugging_face import add_saver_arguments as add_arguments
-from tools.checkpoint.hugging_face import write_folder
+from megatron_longrl.cli.conversion.hugging_face import add_saver_arguments as add_arguments
+from megatron_longrl.cli.conversion.hugging_face import write_folder
 
 __all__ = ["add_arguments", "save_checkpoint"]
 

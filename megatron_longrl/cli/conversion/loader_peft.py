@@ -9,9 +9,9 @@ from pathlib import Path
 from torch import Tensor
 
 from megatron_longrl.checkpoint.peft import PeftFolder
+from megatron_longrl.cli.conversion.hugging_face import read_folder
+from megatron_longrl.cli.conversion.plugins import Source, tensor_names
 from megatron_longrl.models.family import find_family
-from tools.checkpoint.hugging_face import read_folder
-from tools.checkpoint.plugins import Source, tensor_names
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

@@ -14,6 +14,8 @@ from torch import Tensor
 from megatron_longrl.checkpoint import folder as layout
 from megatron_longrl.checkpoint.distributed import load_weights
 from megatron_longrl.checkpoint.hf import HfFolder
+from megatron_longrl.cli.conversion.loader_megatron import one_rank_config
+from megatron_longrl.cli.conversion.reference import hugging_face_logits
 from megatron_longrl.config import Config
 from megatron_longrl.data.collate import collate
 from megatron_longrl.data.prompts import Prompt, PromptBuilder
@@ -28,8 +30,6 @@ from megatron_longrl.platforms import platform
 from megatron_longrl.training.model import TrainedModel, build_model
 from megatron_longrl.training.sharding import shard_batch
 from megatron_longrl.training.step import hidden_states
-from tools.checkpoint.loader_megatron import one_rank_config
-from tools.checkpoint.reference import hugging_face_logits
 
 
 @dataclass(frozen=True)
@@ -79,7 +79,7 @@ def compare(hf_dir: Path, megatron_dir: Path, row: Row, flags: argparse.Namespac
     """
     platform.prepare()
     source = HfFolder(hf_dir)
-    _, saved = layout.newest_complete(megatron_dir)
+    folder, saved = layout.newest_complete(megatron_dir)
     config = one_rank_config(
         {
             **saved["config"],
@@ -89,7 +89,8 @@ def compare(hf_dir: Path, megatron_dir: Path, row: Row, flags: argparse.Namespac
             "video_frames": flags.video_frames,
             "video_fps": flags.video_fps,
             "seq_length": saved["config"]["max_position_embeddings"],
-        }
+        },
+        folder / layout.STATE_FILE,
     )
     tokenizer = build_tokenizer(config.tokenizer_type, config.tokenizer_model)
     try:

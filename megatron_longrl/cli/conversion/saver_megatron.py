@@ -15,10 +15,10 @@ from megatron.core.tensor_parallel.random import model_parallel_cuda_manual_seed
 from megatron_longrl.checkpoint.distributed import save_checkpoint as save_distributed
 from megatron_longrl.checkpoint.folder import RELEASE, iteration_folder, partial_folder
 from megatron_longrl.checkpoint.streaming import StreamedSave
+from megatron_longrl.cli.conversion.plugins import Source
 from megatron_longrl.errors import UserError
 from megatron_longrl.models.build import build_modules
 from megatron_longrl.parallel.groups import init_parallel
-from tools.checkpoint.plugins import Source
 
 
 def save_checkpoint(source: Source, args: argparse.Namespace) -> None:

@@ -4,6 +4,6 @@ from __future__ import annotations
 
 from functools import partial
 
-from tools.checkpoint.hugging_face import read_folder
+from megatron_longrl.cli.conversion.hugging_face import read_folder
 
 load_checkpoint = partial(read_folder, family="llama")

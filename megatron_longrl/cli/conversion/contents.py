@@ -12,7 +12,7 @@ import torch.distributed.checkpoint as dcp
 from torch.distributed.checkpoint.metadata import TensorStorageMetadata
 
 from megatron_longrl.checkpoint import folder as layout
-from megatron_longrl.checkpoint.architecture import ARCHITECTURE_FIELDS, LORA_FIELDS
+from megatron_longrl.checkpoint.architecture import LORA_FIELDS, meaningful_fields
 from megatron_longrl.checkpoint.hf import HfFolder, is_hf_folder
 
 _BYTES = {"F64": 8, "I64": 8, "F32": 4, "I32": 4, "F16": 2, "BF16": 2, "I16": 2}
@@ -95,5 +95,5 @@ def _stored(folder: Path) -> Iterator[Entry]:
 def _architecture(fields: dict[str, Any]) -> dict[str, Any]:
     """The fields that say something."""
     empty: tuple[Any, ...] = (None, 0, False, [], ())
-    names = ARCHITECTURE_FIELDS + (LORA_FIELDS if fields.get("lora_rank") else ())
+    names = meaningful_fields(fields) + (list(LORA_FIELDS) if fields.get("lora_rank") else [])
     return {name: fields[name] for name in names if fields.get(name) not in empty}

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-import importlib
 import time
 from types import ModuleType
 
@@ -13,9 +12,10 @@ from rich.console import Console
 from rich.progress import Progress
 from torch import Tensor
 
+from megatron_longrl.cli.conversion.find import plugin
+from megatron_longrl.cli.conversion.plugins import Source, tensor_names
 from megatron_longrl.errors import UserError
 from megatron_longrl.platforms import platform
-from tools.checkpoint.plugins import Source, tensor_names
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 """By the names that --dtype takes."""
@@ -31,6 +31,9 @@ def convert(loader: ModuleType, saver: ModuleType, args: argparse.Namespace) -> 
         UserError: what is read is not as it should be, or what was written is not the same.
     """
     args.torch_dtype = DTYPES[args.dtype] if args.dtype else None
+    again = None
+    if args.verify and not hasattr(saver, "verify"):
+        again = plugin("loader", args.saver)
     console = Console(stderr=True)
     platform.prepare()
     source = loader.load_checkpoint(args)
@@ -39,8 +42,11 @@ def convert(loader: ModuleType, saver: ModuleType, args: argparse.Namespace) -> 
         saver.save_checkpoint(dataclasses.replace(source, read=counted.read), args)
         summary = counted.summary()
         if args.verify:
-            # What a saver writes of another kind than weights, it compares itself.
-            getattr(saver, "verify", verify)(source, args, bar)
+            if again is None:
+                # What a saver writes of another kind than weights, it compares itself.
+                saver.verify(source, args, bar)
+            else:
+                verify(source, again, args, bar)
             summary += ", verified"
     return f"{args.loader} {source.folder} -> {args.saver} {args.save_dir}: {summary}"
 
@@ -73,19 +79,38 @@ class Counted:
         )
 
 
-def verify(source: Source, args: argparse.Namespace, bar: Progress) -> None:
+def verify(source: Source, loader: ModuleType, args: argparse.Namespace, bar: Progress) -> None:
     """Read what was written, and compare every tensor.
 
+    Args:
+        loader: of the format that was written.
+
     Raises:
-        UserError: naming the first tensor that differs.
+        UserError: naming the first tensor that differs, or that holds NaN.
     """
-    loader = importlib.import_module(f"tools.checkpoint.loader_{args.saver}")
     flags = argparse.Namespace(load_dir=args.save_dir, iteration=None)
     written = Counted(loader.load_checkpoint(flags), bar, "verify")
+    lost = ""
     for name in tensor_names(source.config):
         theirs = source.read(name)
         if args.torch_dtype is not None and theirs.is_floating_point():
             theirs = theirs.to(args.torch_dtype)
         ours = written.read(name)
-        if ours.dtype != theirs.dtype or not ours.equal(theirs):
+        if ours.dtype != theirs.dtype or not same(ours, theirs):
             raise UserError(f"{args.save_dir}: the tensor {name} differs from {source.folder}")
+        count = int(theirs.isnan().sum())
+        if count and not lost:
+            lost = f"{name} holds NaN in {count} of {theirs.numel()} places"
+    if lost:
+        raise UserError(
+            f"{source.folder} is broken itself: the tensor {lost}; {args.save_dir} holds the same"
+        )
+
+
+def same(ours: Tensor, theirs: Tensor) -> bool:
+    """Whether all numbers are equal, NaN to NaN."""
+    if ours.equal(theirs):
+        return True
+    if ours.shape != theirs.shape or not theirs.isnan().any():
+        return False
+    return bool(((ours == theirs) | (ours.isnan() & theirs.isnan())).all())

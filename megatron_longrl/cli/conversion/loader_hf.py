@@ -2,6 +2,6 @@
 
 from __future__ import annotations
 
-from tools.checkpoint.hugging_face import read_folder as load_checkpoint
+from megatron_longrl.cli.conversion.hugging_face import read_folder as load_checkpoint
 
 __all__ = ["load_checkpoint"]
