@@ -6,11 +6,13 @@ import argparse
 from pathlib import Path
 
 import torch
+from pydantic import ValidationError
 
 from megatron_longrl.checkpoint.hf import HfFolder
 from megatron_longrl.checkpoint.hf_writer import HfFolderWriter
 from megatron_longrl.cli.conversion.plugins import Source, tensor_names
 from megatron_longrl.config import Config
+from megatron_longrl.config.schema import describe_validation_error
 from megatron_longrl.errors import UserError
 
 
@@ -31,7 +33,10 @@ def read_folder(args: argparse.Namespace, family: str | None = None) -> Source:
         )
     fields = folder.config_fields()
     # A conversion has no sequences; the field has no default.
-    config = Config.model_validate({**fields, "seq_length": fields["max_position_embeddings"]})
+    try:
+        config = Config.model_validate({**fields, "seq_length": fields["max_position_embeddings"]})
+    except ValidationError as error:
+        raise UserError(f"{folder.folder}: {describe_validation_error(error, {})}") from None
     first = folder.read(tensor_names(config)[0])
     config = config.replace(bf16=first.dtype is torch.bfloat16)
     folder.check(config)

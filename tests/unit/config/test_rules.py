@@ -593,6 +593,21 @@ def test_each_entry_point_names_what_it_lacks(make_config, entry, field):
         type(config)(**values).validate_layout(1, entry)
 
 
+@pytest.mark.parametrize("ranks", [2, 4])
+@pytest.mark.parametrize("groups", [1, 2])
+def test_ranks_beyond_the_key_and_value_heads(make_config, groups, ranks):
+    layout = {"tensor_model_parallel_size": ranks, "num_query_groups": groups}
+    make_config(**layout, num_attention_heads=4).validate_layout(ranks)
+
+
+def test_keys_and_values_that_do_not_split(make_config):
+    config = make_config(
+        num_attention_heads=8, num_query_groups=1, kv_channels=2, tensor_model_parallel_size=8
+    )
+    with pytest.raises(UserError, match=r"keys and values of num_query_groups \(1\) .* lower --t"):
+        config.validate_layout(8)
+
+
 @pytest.mark.parametrize("exchange", ["all_gather", "p2p"])
 def test_28_heads_in_4_groups_may_share_a_sequence_over_8_ranks_defect_14(make_config, exchange):
     heads = {"num_attention_heads": 28, "num_query_groups": 4, "hidden_size": 56}
