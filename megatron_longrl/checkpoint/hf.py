@@ -18,7 +18,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
 from megatron_longrl.checkpoint.mapping import import_named_tensors, mapping_table
-from megatron_longrl.checkpoint.settings import Settings
+from megatron_longrl.checkpoint.settings import Settings, brief
 from megatron_longrl.checkpoint.sizes import check_sizes
 from megatron_longrl.checkpoint.table import Tied
 from megatron_longrl.errors import UserError
@@ -61,6 +61,9 @@ _MAPPED_BYTES = 1 << 30
 _BROKEN = (SafetensorError, OSError, ValueError, TypeError, RuntimeError, MemoryError)
 """What safetensors and torch raise for files that are not as they should be."""
 
+_LONGEST_NAME = 255
+"""Characters of a file's name."""
+
 WHOLE, INDEX = "model.safetensors", "model.safetensors.index.json"
 """Where transformers looks for weights, in this order."""
 
@@ -80,7 +83,7 @@ def _weight_files(folder: Path) -> list[Path]:
             raise UserError(f"{folder / INDEX} names no file of weights in weight_map")
         for name, file in weight_map.values.items():
             is_name = isinstance(file, str) and file.isprintable() and file == Path(file).name
-            if not is_name or not file:
+            if not is_name or not 0 < len(file) <= _LONGEST_NAME:
                 raise weight_map.wrong(name, "not the name of a file beside the index")
         return [folder / name for name in sorted(set(files))]
     others = [
@@ -137,7 +140,7 @@ class TensorFolder:
             entry = self._handle(path).get_slice(stored)
             return tuple(entry.get_shape()), str(entry.get_dtype())
         except _BROKEN as error:
-            raise UserError(f"{path}: tensor {stored} cannot be read: {error}") from None
+            raise UserError(f"{path}: tensor {stored} cannot be read: {brief(error)}") from None
 
     def read(self, name: str) -> Tensor:
         """One tensor; it is read from the mapped file when it is used.
@@ -150,7 +153,7 @@ class TensorFolder:
         try:
             tensor: Tensor = self._handle(path).get_tensor(stored)
         except _BROKEN as error:
-            raise UserError(f"{path}: tensor {stored} cannot be read: {error}") from None
+            raise UserError(f"{path}: tensor {stored} cannot be read: {brief(error)}") from None
         self._bytes_read += tensor.nbytes
         return tensor
 
@@ -167,7 +170,9 @@ class TensorFolder:
                 self._open = path, safe_open(path, framework="pt")
                 self._bytes_read = 0
             except _BROKEN as error:
-                raise UserError(f"{path} is truncated or no safetensors file: {error}") from None
+                raise UserError(
+                    f"{path} is truncated or no safetensors file: {brief(error)}"
+                ) from None
         return self._open[1]
 
 

@@ -32,6 +32,8 @@ _MOST_BYTES = 256 << 20
 """Of a JSON file; the largest real ones list the tensors of a checkpoint in a few MiB."""
 _SHOWN = 40
 """Characters of a wrong value that a message shows."""
+_QUOTED = 200
+"""Characters of another library's message that are shown."""
 
 
 def read_json(path: Path) -> dict[str, Any]:
@@ -60,10 +62,17 @@ def read_json(path: Path) -> dict[str, Any]:
     try:
         value = json.loads(data.decode("utf-8"))
     except (ValueError, RecursionError) as error:
-        raise UserError(f"{path} cannot be read as JSON: {error}") from None
+        raise UserError(f"{path} cannot be read as JSON: {brief(error)}") from None
     if not isinstance(value, dict):
         raise UserError(f"{path} holds no JSON object")
     return value
+
+
+def brief(error: BaseException) -> str:
+    """What a library says of a file, in one line: it may quote what is in the file."""
+    text = " ".join(str(error).split())
+    text = text if text.isprintable() else repr(text)
+    return text if len(text) <= _QUOTED else f"{text[:_QUOTED]}…"
 
 
 class Settings:

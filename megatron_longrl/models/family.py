@@ -12,8 +12,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_args
 
+from megatron_longrl.checkpoint.settings import Settings
 from megatron_longrl.config.model import FamilyName
-from megatron_longrl.errors import UserError
 
 if TYPE_CHECKING:
     import torch
@@ -101,7 +101,7 @@ def family_of(settings: Mapping[str, Any], path: Path) -> FamilyName:
         for model_type in find_family(name).model_types:
             known[model_type] = name
     if not isinstance(kind, str) or kind not in known:
-        raise UserError(
-            f"{path}: model_type {kind} is not supported, only {', '.join(sorted(known))}"
+        raise Settings(settings, path).wrong(
+            "model_type", f"not supported, only {', '.join(sorted(known))}"
         )
     return known[kind]

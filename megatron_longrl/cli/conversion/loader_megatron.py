@@ -16,6 +16,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from megatron_longrl.checkpoint import folder as layout
+from megatron_longrl.checkpoint.settings import brief
 from megatron_longrl.checkpoint.stored import StoredParameters
 from megatron_longrl.checkpoint.stored_weights import (
     StoredWeights,
@@ -78,7 +79,7 @@ def _tensors(path: Path) -> dict[str, Tensor]:
     try:
         return load_file(path)
     except (SafetensorError, OSError, ValueError) as error:
-        raise UserError(f"{path} is truncated or no safetensors file: {error}") from None
+        raise UserError(f"{path} is truncated or no safetensors file: {brief(error)}") from None
 
 
 def one_rank_config(saved: dict[str, object], path: Path) -> Config:

@@ -17,6 +17,7 @@ from megatron_longrl.checkpoint.settings import (
     MOST_LAYERS,
     WIDEST,
     Settings,
+    brief,
 )
 from megatron_longrl.errors import UserError
 from megatron_longrl.models.text.hf_config import language_fields, language_settings
@@ -98,7 +99,7 @@ def _projector_fields(source: HfFolder) -> dict[str, Any]:
     try:
         widths(kind, 1, 1)
     except UserError as error:
-        raise UserError(f"{settings.path}: mm_projector_type {kind}: {error}") from None
+        raise settings.wrong("mm_projector_type", f"not supported: {brief(error)}") from None
     return {"projector_type": projector_kind(kind, source.settings.values)}
 
 
