@@ -68,7 +68,7 @@ def read_json(path: Path) -> dict[str, Any]:
     return value
 
 
-def brief(error: BaseException) -> str:
+def brief(error: BaseException | str) -> str:
     """What a library says of a file, in one line: it may quote what is in the file."""
     text = " ".join(str(error).split())
     text = text if text.isprintable() else repr(text)

@@ -186,6 +186,17 @@ def read_megatron(folder: Path) -> None:
         source.read(name)
 
 
+def read_adapter(folder: Path) -> None:
+    """As ``longrl convert --loader peft`` reads it, over the model that it belongs to."""
+    from megatron_longrl.cli.conversion.loader_peft import load_checkpoint
+    from megatron_longrl.cli.conversion.plugins import tensor_names
+
+    base = (folder / "base").read_text()
+    source = load_checkpoint(argparse.Namespace(load_dir=folder, base_dir=Path(base)))
+    for name in tensor_names(source.config):
+        source.read(name)
+
+
 def make_bases(folder: Path) -> list[Base]:
     """Whole checkpoints of all kinds."""
     import torch
@@ -202,6 +213,16 @@ def make_bases(folder: Path) -> list[Base]:
     for family in ("qwen2", "llama"):
         tiny_text(folder / family, family, torch.bfloat16)
         bases.append(Base(folder / family, ("config.json", weights), read_hugging_face))
+    adapter = folder / "adapter"
+    adapter.mkdir()
+    (adapter / "base").write_text(str(folder / "qwen2"))
+    settings = {"peft_type": "LORA", "r": 2, "lora_alpha": 4, "bias": "none", "use_rslora": False}
+    (adapter / "adapter_config.json").write_text(json.dumps(settings))
+    stem = "base_model.model.model.layers.1.mlp.up_proj.lora_"
+    pair = {f"{stem}A.weight": torch.ones(2, 32), f"{stem}B.weight": torch.ones(48, 2)}
+    save_file(pair, adapter / "adapter_model.safetensors")
+    both = ("adapter_config.json", "adapter_model.safetensors")
+    bases.append(Base(adapter, both, read_adapter))
     shards = folder / "shards"
     shutil.copytree(folder / "qwen2", shards)
     tensors = sorted(load_file(shards / weights).items())

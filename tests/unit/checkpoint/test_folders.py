@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import struct
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -57,7 +58,7 @@ def change(path: Path, **changes: object) -> None:
 # ---- Processors ----
 
 
-def vision_folder(folder: Path, family: str, files: dict[str, dict[str, object]]) -> Path:
+def vision_folder(folder: Path, family: str, files: Mapping[str, Any]) -> Path:
     write(folder / "config.json", {"model_type": family})
     for name, content in files.items():
         write(folder / name, content)
