@@ -22,6 +22,7 @@ INSTALL_REQUIRES = [
     "xxhash>=3.5",
     "pydantic>=2.8",
     "pyyaml>=6",
+    "rich>=13",
     "tensorboard>=2.18",
     "wandb>=0.19",
     "matplotlib>=3.9",
