@@ -6,7 +6,7 @@ from typing import Literal
 
 from pydantic import Field
 
-from megatron_longrl.config.section import PositiveFloat, PositiveInt, Section, TextList
+from megatron_longrl.config.section import Fraction, PositiveFloat, PositiveInt, Section, TextList
 
 
 class DataSection(Section):
@@ -19,7 +19,10 @@ class DataSection(Section):
     """JSONL files, or folders, on which the model is validated during training."""
 
     strict_data: bool = False
-    """End the run at a video that cannot be read, instead of skipping and counting it."""
+    """End the run at a row that cannot be used, instead of skipping and counting it."""
+
+    max_skipped: Fraction = 0.5
+    """End the run when more than this share of an epoch's rows cannot be used."""
 
     tokenizer_type: Literal["SentencePieceTokenizer", "HuggingFaceTokenizer"] = (
         "HuggingFaceTokenizer"
@@ -29,8 +32,17 @@ class DataSection(Section):
     tokenizer_model: str = ""
     """SentencePiece .model file, or a folder with a Hugging Face tokenizer."""
 
-    chat_template: str = "qwen2"
-    """Name of the template that makes a row's question a conversation."""
+    chat_template: str | None = None
+    """What makes a row's question a conversation: a Jinja file, or the name of a template that is
+    built in (qwen2, qwen2_system, vila, llama3, plain). By default the tokenizer's own; qwen2 where
+    it has none."""
+
+    system_prompt: str | None = None
+    """Text of a system turn before the question."""
+
+    prompt_template: str | None = None
+    """What stands around the question itself: a file with {{ question }} (Jinja) or {question}
+    (plain text) in it, or think-answer, which asks for <think>…</think><answer>…</answer>."""
 
     video_frames: PositiveInt | None = None
     """Frames sampled uniformly from each video, at most; by default all."""

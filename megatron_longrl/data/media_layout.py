@@ -5,7 +5,7 @@ One layout serves trainer, rollout engine and evaluation.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -38,6 +38,10 @@ Piece = str | Slots
 
 class MediaLayout(Protocol):
     """How one family reads media."""
+
+    placeholders: Mapping[str, str]
+    """What the family's chat templates write for an "image" and a "video", as regular expressions;
+    none where they know no media. :meth:`pieces` come to stand there."""
 
     def frame_indices(
         self, info: VideoInfo, max_frames: int | None, fps: float | None, images: int = 1

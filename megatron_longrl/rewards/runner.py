@@ -50,7 +50,7 @@ class _Submitted:
 
     def answers(self, group: Group) -> bool:
         """Whether it holds just the responses of a group."""
-        texts = [visible(response.text) for response in group.responses]
+        texts = [visible(response.visible) for response in group.responses]
         mine = {index: sample.response for index, sample in self.samples.items()}
         return self.size == len(texts) and mine == dict(enumerate(texts))
 
@@ -236,7 +236,7 @@ class RewardRunner:
 
     def _submit_all(self, group: Group) -> _Submitted:
         for index, response in enumerate(group.responses):
-            self.submit(group.prompt, index, response.text, len(group.responses))
+            self.submit(group.prompt, index, response.visible, len(group.responses))
         return self._submitted.pop(id(group.prompt))
 
     def _wait(self, mine: dict[int, _Submitted]) -> dict[int, list[dict[str, Outcome]]]:

@@ -12,7 +12,7 @@ from megatron_longrl.checkpoint.distributed import load_weights
 from megatron_longrl.checkpoint.mapping import weight_stream
 from megatron_longrl.config import Config
 from megatron_longrl.data.prompts import Prompt
-from megatron_longrl.data.rows import Row, load_rows
+from megatron_longrl.data.rows import Row
 from megatron_longrl.errors import UserError
 from megatron_longrl.parallel.agree import gather_objects, together
 from megatron_longrl.rewards.protocol import Rewards
@@ -23,6 +23,7 @@ from megatron_longrl.rollout.types import Group, SamplingSettings
 from megatron_longrl.rollout.weights.stream import LiveWeights
 from megatron_longrl.training.runtime import Runtime, build_runtime
 from megatron_longrl.training.summary import group_summary, means_of, record_of, summarize
+from megatron_longrl.training.usable_rows import usable_rows
 from megatron_longrl.whole_file import write_whole
 
 logger = logging.getLogger(__name__)
@@ -86,8 +87,8 @@ def evaluate_checkpoint(config: Config) -> None:
     """Answer ``config.data`` with the weights of ``config.load`` and write ``config.output``."""
     assert config.load is not None, "the configuration's rules ask for --load"
     runtime = build_runtime(config, "evaluate")
-    with together(runtime.groups.control):
-        rows = load_rows(config.data, "heldout.jsonl")[: config.eval_samples]
+    found = usable_rows(runtime, config.data, "heldout.jsonl")
+    rows = found.rows[: config.eval_samples]
     model = runtime.model
     load_weights(
         config.load,
@@ -105,13 +106,15 @@ def evaluate_checkpoint(config: Config) -> None:
         weights = LiveWeights(lambda: weight_stream(model.modules, runtime.config, runtime.groups))
         engine.update_weights(weights, version=0)
         groups = answer(runtime, engine, rewards, runtime.share(rows))
-        _report(runtime, groups, reward_counters(runtime, rewards))
+        _report(runtime, groups, reward_counters(runtime, rewards), found.left_out)
 
 
-def _report(runtime: Runtime, groups: Sequence[Group], counters: dict[str, float]) -> None:
+def _report(
+    runtime: Runtime, groups: Sequence[Group], counters: dict[str, float], left_out: int
+) -> None:
     """Gather all replicas' answers; the writer tells the accuracy and writes the file."""
     mine = [record_of(group) for group in groups] if runtime.replica_rank == 0 else []
-    skipped = runtime.media_metrics(None)["samples_skipped"]
+    skipped = runtime.media_metrics(None)["samples_skipped"] + left_out
     parts = gather_objects(runtime.groups.control, mine)
     answers = [record for part in parts for record in part]
     with together(runtime.groups.control):

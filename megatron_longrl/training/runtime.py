@@ -11,9 +11,8 @@ from typing import TYPE_CHECKING
 import torch.distributed as dist
 
 from megatron_longrl.data.prompts import Prompt, PromptBuilder
-from megatron_longrl.data.rows import Row
+from megatron_longrl.data.rows import Row, RowError, RowProblem
 from megatron_longrl.data.tokenizer import Tokenizer, build_tokenizer
-from megatron_longrl.data.video_info import VideoError
 from megatron_longrl.errors import UserError
 from megatron_longrl.models.transformer_engine import check_installed
 from megatron_longrl.parallel.agree import gather_objects, together
@@ -47,6 +46,7 @@ class Runtime:
 
     config: Config
     groups: ParallelGroups
+    entry: Entry
     tokenizer: Tokenizer
     builder: PromptBuilder
     model: TrainedModel
@@ -58,6 +58,10 @@ class Runtime:
     """What the cost model reckons with."""
     samples_skipped: int = 0
     """Samples of this replica that were dropped since the last report."""
+    last_skip: str | None = None
+    """Why the newest of them was."""
+    shows_prompts: bool = True
+    """Whether the next prompt that is built is the first one, which is shown."""
 
     @property
     def replica_rank(self) -> int:
@@ -80,33 +84,37 @@ class Runtime:
     def build_prompts(self, rows: Sequence[Row]) -> list[Prompt]:
         """Expand rows; each rank of the replica looks into its own share of the videos.
 
-        A row whose video cannot be read is dropped, counted and logged; with --strict-data it ends
-        the run.
+        A row that cannot be used, because of its video or anything else, is dropped, counted and
+        logged; with --strict-data it ends the run.
         """
         prompts = []
-        for row, built in zip(rows, self._expand(rows), strict=True):
-            if isinstance(built, str):
-                self._skip(row, built)
+        for built in self._expand(rows):
+            if isinstance(built, RowProblem):
+                self._skip(built)
             else:
                 prompts.append(built)
+        if prompts and self.shows_prompts:
+            self.shows_prompts = False
+            if dist.get_rank() == 0:
+                show_prompt(self.builder, prompts[0], self.entry)
         return prompts
 
     def encode_ahead(self, rows: Sequence[Row]) -> Media:
         """Bring the embeddings of a later step's rows into the store, as far as they fit. What
         cannot be read is left to that step; collective over the replica."""
         return self.media.bring(
-            [built for built in self._expand(rows) if not isinstance(built, str)]
+            [built for built in self._expand(rows) if not isinstance(built, RowProblem)]
         )
 
-    def _expand(self, rows: Sequence[Row]) -> list[Prompt | str]:
-        """The prompt of every row, or why its video cannot be read."""
-        mine: dict[int, Prompt | str] = {}
+    def _expand(self, rows: Sequence[Row]) -> list[Prompt | RowProblem]:
+        """The prompt of every row, or why it has none."""
+        mine: dict[int, Prompt | RowProblem] = {}
         with together(self.groups.replica_control):
             for index in range(self.replica_rank, len(rows), self.groups.replica.size()):
                 try:
                     mine[index] = self.builder.build(rows[index])
-                except VideoError as error:
-                    mine[index] = str(error)
+                except RowError as error:
+                    mine[index] = error.problem
         parts = gather_objects(self.groups.replica_control, mine)
         built = {index: value for part in parts for index, value in part.items()}
         return [built[index] for index in range(len(rows))]
@@ -120,7 +128,7 @@ class Runtime:
         for prompt in prompts:
             reasons = [media.failed[s.key()] for s in prompt.videos if s.key() in media.failed]
             if reasons:
-                self._skip(prompt.row, reasons[0])
+                self._skip(RowProblem(prompt.row.source, reasons[0]))
             else:
                 kept.append(prompt)
         return kept, media
@@ -151,12 +159,25 @@ class Runtime:
         totals["mem-embeddings-bytes"] = float(totals["mem-embeddings-bytes"])  # no count to add up
         return totals
 
-    def _skip(self, row: Row, reason: str) -> None:
+    def _skip(self, problem: RowProblem) -> None:
         if self.config.strict_data:
-            raise UserError(f"{reason} (row {row.source}); without --strict-data it is skipped")
+            raise UserError(f"{problem}; without --strict-data it is skipped")
         self.samples_skipped += 1
+        self.last_skip = str(problem)
         if self.replica_rank == 0:
-            logger.warning("sample skipped: %s (row %s)", reason, row.source)
+            logger.warning("sample skipped: %s", problem)
+
+
+def show_prompt(builder: PromptBuilder, prompt: Prompt, entry: Entry) -> None:
+    """Tell what the model reads of the first row, and what it is to write."""
+    row = prompt.row
+    text = builder.shown(prompt)
+    logger.info("first prompt, %d tokens (%s):\n%s", len(prompt.token_ids), row.source, text)
+    if entry == "sft":
+        target, count = builder.shown_target(row)
+        logger.info("first target, %d tokens:\n%s", count, target)
+    else:
+        logger.info("its reference answer: %s", row.answer)
 
 
 def build_runtime(config: Config, entry: Entry) -> Runtime:
@@ -213,6 +234,7 @@ def build_runtime(config: Config, entry: Entry) -> Runtime:
     return Runtime(
         config=config,
         groups=groups,
+        entry=entry,
         tokenizer=tokenizer,
         builder=builder,
         model=model,

@@ -43,7 +43,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--image", type=Path, action="append", default=[], help="may be repeated")
     parser.add_argument("--video-frames", type=int, default=8, help="frames of each video")
     parser.add_argument("--video-fps", type=float, help="frames per second of video")
-    parser.add_argument("--chat-template", default="qwen2", help="as of the trainer")
+    parser.add_argument("--chat-template", help="as of the trainer")
     parser.add_argument("--tolerance", type=float, default=1e-4, help="largest difference")
     return parser.parse_args()
 

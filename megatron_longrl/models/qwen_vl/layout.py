@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import math
+import re
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
 import torch
@@ -24,11 +25,17 @@ _FEWEST_FRAMES = 4
 """Of a video that is sampled by --video-fps, as transformers' processors have it."""
 _FPS_IF_UNKNOWN = 24.0
 _START, _END = "<|vision_start|>", "<|vision_end|>"
+_IMAGE, _VIDEO = "<|image_pad|>", "<|video_pad|>"
 
 
 class QwenLayout(ABC):
     """A :class:`~megatron_longrl.data.media_layout.MediaLayout`, but for what the families differ
     in."""
+
+    placeholders: ClassVar[Mapping[str, str]] = {
+        kind: f"(?:{re.escape(_START)})?{re.escape(symbol)}(?:{re.escape(_END)})?"
+        for kind, symbol in (("image", _IMAGE), ("video", _VIDEO))
+    }
 
     def __init__(self, config: Config, tokenizer: Tokenizer) -> None:
         self.times = config.vision_temporal_patch_size
@@ -37,8 +44,8 @@ class QwenLayout(ABC):
         self.mean, self.std = config.image_mean, config.image_std
         self.videos = PixelBudget(config.video_min_pixels, config.video_max_pixels)
         self.images = PixelBudget(config.image_min_pixels, config.image_max_pixels)
-        self.video_id = tokenizer.id_of("<|video_pad|>")
-        self.image_id = tokenizer.id_of("<|image_pad|>")
+        self.video_id = tokenizer.id_of(_VIDEO)
+        self.image_id = tokenizer.id_of(_IMAGE)
 
     @abstractmethod
     def _video_size(self, info: VideoInfo, frames: int) -> tuple[int, int]:

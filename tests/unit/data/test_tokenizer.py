@@ -99,7 +99,7 @@ def test_decoding_restores_any_text(tokenizer: Tokenizer) -> None:
 def test_turn_symbols_are_single_ids(tokenizer: Tokenizer) -> None:
     for symbol in ("<|im_start|>", "<|im_end|>"):
         assert len(tokenizer.encode(symbol)) == 1
-    assert tokenizer.encode("B<|im_end|>")[-1] == tokenizer.eos_id
+    assert tokenizer.encode("B<|im_end|>")[-1] == tokenizer.id_of("<|im_end|>")
     assert 0 <= tokenizer.media_id < tokenizer.vocab_size
     assert 0 <= tokenizer.pad_id < tokenizer.vocab_size
 
@@ -109,7 +109,7 @@ def test_text_around_a_symbol_is_encoded_as_if_alone(tokenizer: Tokenizer) -> No
     left, right = "<|im_start|>user\n", "Where is the ball?<|im_end|>\n"
     assert tokenizer.encode(left + "<|im_end|>" + right) == [
         *tokenizer.encode(left),
-        tokenizer.eos_id,
+        tokenizer.id_of("<|im_end|>"),
         *tokenizer.encode(right),
     ]
 

@@ -14,6 +14,8 @@ SAMPLING = SamplingSettings(n=2, max_tokens=5, new_tokens=3)
 
 
 class Words:
+    end_ids = (99,)
+
     def decode(self, ids: list[int]) -> str:
         return " ".join(map(str, ids))
 
