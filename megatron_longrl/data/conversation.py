@@ -9,9 +9,8 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from megatron_longrl.data.media_layout import MediaLayout
 from megatron_longrl.data.placeholders import place_media
 from megatron_longrl.data.rows import Row, RowError
 from megatron_longrl.data.templates import (
@@ -21,6 +20,9 @@ from megatron_longrl.data.templates import (
 )
 from megatron_longrl.data.tokenizer import Tokenizer
 from megatron_longrl.errors import UserError
+
+if TYPE_CHECKING:
+    from megatron_longrl.data.media_layout import MediaLayout
 
 _WORD, _REPLY, _SYSTEM = "QUESTION", "REPLY", "INSTRUCTION"
 """With what a template is tried out."""

@@ -258,7 +258,8 @@ class PromptBuilder:
             raise RowError(
                 row.source,
                 f"the prompt has {length} tokens ({frames} frames) and its demonstration {target}, "
-                f"and --seq-length is {self._max_tokens}: raise --seq-length or lower --video-frames",
+                f"and --seq-length is {self._max_tokens}: raise --seq-length or lower "
+                "--video-frames",
             )
 
     def _tokens(self, pieces: Sequence[Piece]) -> tuple[list[int], list[bool], list[int | Slots]]:
