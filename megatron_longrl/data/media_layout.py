@@ -39,9 +39,10 @@ Piece = str | Slots
 class MediaLayout(Protocol):
     """How one family reads media."""
 
-    placeholders: Mapping[str, str]
-    """What the family's chat templates write for an "image" and a "video", as regular expressions;
-    none where they know no media. :meth:`pieces` come to stand there."""
+    @property
+    def placeholders(self) -> Mapping[str, str]:
+        """What the family's chat templates write for an "image" and a "video", as regular
+        expressions; none where they know no media. :meth:`pieces` come to stand there."""
 
     def frame_indices(
         self, info: VideoInfo, max_frames: int | None, fps: float | None, images: int = 1

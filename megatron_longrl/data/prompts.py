@@ -149,9 +149,7 @@ class PromptBuilder:
             parts = self._conversation.pieces(row)
             for path, _ in row.media:
                 self._media_layout(row)
-                reason = why_not_a_file(path)
-                if reason is not None:
-                    raise RowError(row.source, f"{path}: {reason}", str(path))
+                _check_file(path)
             texts = [part for part in parts if isinstance(part, str)]
             target = "".join(self._target(row)[0]) if self._demonstrates else ""
             # Few tokens are shorter than a byte, so that most texts need not be counted.
@@ -160,6 +158,8 @@ class PromptBuilder:
                 self._check_length(row, count + len(row.media), 0)
         except RowError as error:
             return error.problem
+        except VideoError as error:
+            return RowProblem(row.source, str(error), error.path)
         except Exception as error:  # As in `build`.
             return RowProblem(row.source, " ".join(f"{type(error).__name__}: {error}".split()))
         return None
@@ -290,6 +290,7 @@ class PromptBuilder:
 
     def _spec(self, row: Row, path: Path, is_image: bool) -> tuple[VideoSpec, VideoInfo]:
         layout = self._media_layout(row)
+        _check_file(path)
         info = probe_image(path) if is_image else probe(path)
         indices = layout.frame_indices(info, self.max_frames, self._fps, len(row.images))
         try:
@@ -306,3 +307,9 @@ class PromptBuilder:
             frames_per_second=len(set(indices)) / info.num_frames * info.fps,
         )
         return spec, info
+
+
+def _check_file(path: Path) -> None:
+    reason = why_not_a_file(path)
+    if reason is not None:
+        raise VideoError(path, reason)

@@ -6,6 +6,7 @@ import json
 import random
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import pytest
 from tokenizers import Tokenizer as FastTokenizer
@@ -211,7 +212,12 @@ def test_a_response_ends_where_generate_ends(
     assert tokenizer.decode([tokenizer.eos_id]) == f"<{preferred}>"
 
 
-LETTERS = {"symbols": ("<A>", "<B>", "<C>"), "eos": "<C>", "bos": None, "ends": None}
+LETTERS: dict[str, Any] = {
+    "symbols": ("<A>", "<B>", "<C>"),
+    "eos": "<C>",
+    "bos": None,
+    "ends": None,
+}
 
 
 @pytest.mark.parametrize(
