@@ -215,7 +215,7 @@ def test_a_stop_string_ends_its_response_and_no_other(started: VllmEngine, insid
     assert len(set(map(str, gather_objects(control, tokens(stopped))))) == 1
     (leader,) = [part for part in gather_objects(control, told) if part]
     assert sorted(leader) == sorted(
-        (group.prompt.uid, index, response.text)
+        (group.prompt.uid, index, response.visible)
         for group in stopped
         for index, response in enumerate(group.responses)
     )
