@@ -13,15 +13,18 @@ import pytest
 import torch
 
 from megatron_longrl.config import Config, Entry
+from megatron_longrl.data.collate import collate
 from megatron_longrl.data.prompts import PromptBuilder
 from megatron_longrl.data.rows import Row, RowError
 from megatron_longrl.data.templates import find_chat_template
 from megatron_longrl.data.tokenizer import Tokenizer, build_tokenizer, train_sentencepiece
 from megatron_longrl.data.video import decode_frames
 from megatron_longrl.errors import UserError
+from megatron_longrl.models.qwen_vl.layout import Qwen3Layout
 from megatron_longrl.models.vila.layout import VilaLayout
 from megatron_longrl.rewards.choice import choice_reward
 from megatron_longrl.rewards.format import format_reward
+from tests.real_tokenizers import write as write_tokenizer
 
 TOKENS_PER_FRAME = 4
 SIZES = {
@@ -292,3 +295,26 @@ def test_a_prompt_is_shown_with_its_media_abbreviated(tokenizer: Tokenizer, row:
         f"<|im_start|>user\n{slot} x 4\n{slot} x 4\n{row.problem}<|im_end|>\n"
         "<|im_start|>assistant\n"
     )
+
+
+def test_placeholders_in_text_or_in_a_response_are_no_places_for_media(
+    tmp_path: Path, row: Row
+) -> None:
+    """A question that names them, and a policy that draws them: embeddings stay where they were."""
+    qwen = build_tokenizer("HuggingFaceTokenizer", write_tokenizer(tmp_path, "qwen3-vl"))
+    sizes = {"vision_merge_size": 2, "vision_temporal_patch_size": 2, "vision_patch_size": 4}
+    pixels = {"video_min_pixels": 64, "video_max_pixels": 1024}
+    config = Config.model_validate({**SIZES, **sizes, **pixels, "seq_length": 500})
+    builder = PromptBuilder(qwen, Qwen3Layout(config, qwen), max_tokens=500, max_frames=4, fps=None)
+    pads = "<|video_pad|><|vision_start|><|image_pad|><|vision_end|>"
+    plain, named = (builder.build(replace(row, problem=q)) for q in ("Where?", f"Where{pads}?"))
+    assert named.media_lengths == plain.media_lengths
+    place = plain.media_mask.nonzero().flatten()
+    assert named.media_mask.nonzero().flatten().tolist() == place.tolist()
+    drawn = qwen.encode(f"so{pads}<|im_end|>")
+    batch = collate([named], [[drawn, drawn]], 1, 1000)
+    in_slots = batch.media_index[0] >= 0
+    assert in_slots.nonzero().flatten().tolist() == place.tolist()
+    assert batch.media_index[0][in_slots].tolist() == list(range(len(place)))
+    step = batch.position_ids[0, -len(drawn) :].diff(dim=0)
+    assert (step == 1).all(), "text goes on as text"
