@@ -8,10 +8,18 @@ from pathlib import Path
 
 from megatron_longrl.data.arena import cups
 from megatron_longrl.data.rows import load_rows
-from megatron_longrl.data.templates import TEMPLATES
 from megatron_longrl.data.tokenizer import train_sentencepiece
 from megatron_longrl.errors import UserError
 
+TURNS = (
+    "<|im_start|>user\n<|im_end|>\n<|im_start|>assistant\n",
+    "<|im_start|>system\nYou are a helpful assistant.<|im_end|>\n"
+    "<|im_start|>user\n<|im_end|>\n<|im_start|>assistant\n",
+    "<|im_start|>system\nYou are a helpful assistant<|im_end|>\n"
+    "<|im_start|>user\n<|im_end|>\n<|im_start|>assistant\n",
+    "\n",
+)
+"""What the chat templates qwen2, qwen2_system, vila and plain write around a question."""
 SYMBOLS = {"none": (), "cups": cups.SYMBOLS}
 
 
@@ -31,7 +39,7 @@ def main() -> int:
     try:
         rows = load_rows(args.data)
         texts = [f"{row.problem}{row.reasoning}{row.answer}" for row in rows]
-        texts += [t.before_media + t.after_question for t in TEMPLATES.values()]
+        texts += TURNS
         train_sentencepiece(
             texts, args.output.with_suffix(""), args.vocab_size, SYMBOLS[args.symbols]
         )

@@ -154,7 +154,7 @@ def raw_gae(outcomes: Sequence[Outcome], settings: AdvantageSettings) -> Advanta
             raise ValueError("gae needs the critic's values")
         group = []
         for rewards, values in zip(outcome.rewards_by_token(), outcome.values, strict=True):
-            after = torch.cat([values[1:], values.new_zeros(1)])
+            after = torch.cat([values[1:], values.new_zeros(min(1, len(values)))])
             errors = rewards + settings.gamma * after - values
             group.append(_discounted(errors, settings.gamma * settings.lambda_))
         result.append(group)

@@ -16,7 +16,7 @@ class Outcome:
     rewards: Tensor
     """float64 [n]."""
     lengths: tuple[int, ...]
-    """Tokens of each response, at least one."""
+    """Tokens of each response. An empty one has no token that could earn its reward."""
     valid: Tensor
     """bool [n]: False where there is no reward, because a reward function failed."""
     baseline: float | None = None
@@ -43,12 +43,13 @@ class Outcome:
         return self.rewards + torch.stack([tokens.sum() for tokens in self.token_rewards])
 
     def rewards_by_token(self) -> list[Tensor]:
-        """float64 [tokens] of each response: the reward of the response falls on its last token."""
+        """float64 [tokens] of each response: the reward of the response falls on its last token,
+        if it has any."""
         result = []
         for index, length in enumerate(self.lengths):
             tokens = torch.zeros(length, dtype=torch.float64)
             if self.token_rewards is not None:
                 tokens += self.token_rewards[index]
-            tokens[-1] += self.rewards[index]
+            tokens[-1:] += self.rewards[index]
             result.append(tokens)
         return result

@@ -47,7 +47,8 @@ def sequence_ratio(logprobs: Tensor, mean_log_ratio: Tensor) -> Tensor:
 
     https://arxiv.org/abs/2507.18071, section 4: its value is the geometric mean of the
     response's ratios; its gradient goes to the token's own log-probability, so that the mean over
-    the response's tokens has the gradient of the response's ratio.
+    the response's tokens has the gradient of the response's ratio. Beyond the limits of
+    :func:`ratio_of` there is no gradient either.
 
     Args:
         logprobs: one entry a token.
@@ -55,7 +56,8 @@ def sequence_ratio(logprobs: Tensor, mean_log_ratio: Tensor) -> Tensor:
             differences from the old log-probabilities.
     """
     value = mean_log_ratio.clamp(-_LOG_RATIO_LIMIT, _LOG_RATIO_LIMIT).exp()
-    return value * (logprobs - logprobs.detach()).exp()
+    is_within = mean_log_ratio.abs() <= _LOG_RATIO_LIMIT
+    return value * torch.where(is_within, logprobs - logprobs.detach(), 0).exp()
 
 
 def cispo(

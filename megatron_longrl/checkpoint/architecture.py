@@ -2,9 +2,20 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from functools import cache
+from typing import TYPE_CHECKING, Annotated, Any
 
+from pydantic import TypeAdapter, ValidationError
+
+from megatron_longrl.checkpoint.settings import (
+    LARGEST_VOCABULARY,
+    MOST_HEADS,
+    MOST_LAYERS,
+    WIDEST,
+    Settings,
+)
 from megatron_longrl.errors import UserError
 
 if TYPE_CHECKING:
@@ -23,6 +34,9 @@ ARCHITECTURE_FIELDS = (
     "rotary_base",
     "rope_scaling_factor",
     "rope_scaling_type",
+    "llama3_original_max_position_embeddings",
+    "llama3_low_freq_factor",
+    "llama3_high_freq_factor",
     "yarn_original_max_position_embeddings",
     "yarn_beta_fast",
     "yarn_beta_slow",
@@ -68,6 +82,59 @@ LORA_FIELDS = (
 )
 """Fields that decide which adapters there are and what they add."""
 
+_OF_FAMILIES: dict[str, tuple[str, ...]] = {
+    "vila": (
+        "projector_type",
+        "vision_dynamic_s2",
+        "vision_feature_layer",
+        "vision_image_size",
+        "vision_s2_output_scale",
+        "vision_s2_scales",
+        "vision_spatial_pooling",
+        "vision_temporal_pooling",
+    ),
+    "qwen2_5_vl": (
+        "mrope_section",
+        "vision_full_attention_layers",
+        "vision_gated_mlp",
+        "vision_merge_size",
+        "vision_patch_bias",
+        "vision_temporal_patch_size",
+        "vision_tokens_per_second",
+        "vision_window_size",
+    ),
+    "qwen3_vl": (
+        "mrope_interleaved",
+        "mrope_section",
+        "vision_deepstack_layers",
+        "vision_gated_mlp",
+        "vision_merge_size",
+        "vision_num_position_embeddings",
+        "vision_patch_bias",
+        "vision_temporal_patch_size",
+    ),
+}
+"""Fields that mean something in some families alone."""
+
+_MOST = {
+    "num_layers": MOST_LAYERS,
+    "hidden_size": WIDEST,
+    "ffn_hidden_size": WIDEST,
+    "num_attention_heads": MOST_HEADS,
+    "num_query_groups": MOST_HEADS,
+    "kv_channels": WIDEST,
+    "vocab_size": LARGEST_VOCABULARY,
+    "vision_image_size": WIDEST,
+    "vision_patch_size": WIDEST,
+    "vision_hidden_size": WIDEST,
+    "vision_num_layers": MOST_LAYERS,
+    "vision_num_attention_heads": MOST_HEADS,
+    "vision_ffn_hidden_size": WIDEST,
+    "vision_num_position_embeddings": WIDEST,
+    "lora_rank": WIDEST,
+}
+"""Largest sizes that are believed."""
+
 _SHOWN = 3
 
 
@@ -89,6 +156,45 @@ def check_architecture(saved: Mapping[str, Any], config: Config, where: object) 
         )
 
 
+def check_saved_fields(settings: Settings) -> None:
+    """Are the fields of a checkpoint's configuration that decide its weights of their types, and of
+    sizes that a model can have?
+
+    Args:
+        settings: the configuration; fields that it lacks are not looked at.
+
+    Raises:
+        UserError: naming the file and the field.
+    """
+    for name in (*ARCHITECTURE_FIELDS, *LORA_FIELDS):
+        if name not in settings.values:
+            continue
+        try:
+            # As JSON: a list is a tuple, but a text is no number.
+            value = _field_type(name).validate_json(json.dumps(settings.values[name]), strict=True)
+        except ValidationError as error:
+            told = error.errors(include_url=False)[0]["msg"].replace("Input should be", "not")
+            raise settings.wrong(name, told) from None
+        most = _MOST.get(name)
+        if name == "vocab_size" and value is None:
+            raise settings.wrong(name, "no whole number")
+        if most is not None and value is not None and value > most:
+            raise settings.wrong(name, f"more than {most}")
+    heads = settings.values.get("num_attention_heads")
+    groups = settings.values.get("num_query_groups")
+    if heads is not None and groups is not None and heads % groups:
+        raise settings.wrong("num_query_groups", f"no divisor of num_attention_heads {heads}")
+
+
+@cache
+def _field_type(name: str) -> TypeAdapter[Any]:
+    from megatron_longrl.config import Config
+
+    field = Config.model_fields[name]
+    annotated: Any = Annotated[field.annotation, name, *field.metadata]  # it needs a second one
+    return TypeAdapter(annotated)
+
+
 def check_adapters(saved: Mapping[str, Any], config: Config, where: object) -> None:
     """Compare the adapters of a checkpoint that a run goes on from with the run's.
 
@@ -106,6 +212,31 @@ def check_adapters(saved: Mapping[str, Any], config: Config, where: object) -> N
             f"{where} was trained with other adapters: {differing}; give the same --lora flags, or "
             "start from its weights, adapters merged, with --pretrained-checkpoint"
         )
+
+
+def meaningful_fields(fields: Mapping[str, Any]) -> list[str]:
+    """The architecture's fields that mean something in a model's family and with its scaling.
+
+    Args:
+        fields: of the model; without a family, the default one's.
+    """
+    from megatron_longrl.config.model import TEXT_FAMILIES
+
+    family = fields.get("model_family", "vila")
+    some = {name for names in _OF_FAMILIES.values() for name in names}
+    hidden = some - set(_OF_FAMILIES.get(family, ()))
+    if family in TEXT_FAMILIES:
+        hidden |= {name for name in ARCHITECTURE_FIELDS if name.startswith("vision_")}
+    kind = fields.get("rope_scaling_type") if fields.get("rope_scaling_factor") else None
+    scalings = ("llama3", "yarn")
+    hidden |= {
+        name
+        for name in ARCHITECTURE_FIELDS
+        if name.split("_")[0] in scalings and name.split("_")[0] != kind
+    }
+    if kind is None:
+        hidden.add("rope_scaling_type")
+    return [name for name in ARCHITECTURE_FIELDS if name not in hidden]
 
 
 def architecture_of(config: Config) -> dict[str, Any]:

@@ -21,6 +21,8 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+from megatron_longrl.checkpoint.architecture import check_saved_fields
+from megatron_longrl.checkpoint.settings import Settings
 from megatron_longrl.errors import UserError
 from megatron_longrl.whole_file import write_whole
 
@@ -35,6 +37,11 @@ HF_FILES = "hf_files"
 RELEASE = "release"
 """Folder of converted weights, which belong to no iteration."""
 
+_DIGITS = 12
+"""Of an iteration, at most."""
+_TRACKER_BYTES = 100
+_LARGEST_FILE = 1 << 60
+
 CORE_FILES = (".metadata", "common.pt", "metadata.json")
 """What megatron-core cannot load without."""
 
@@ -47,7 +54,12 @@ def iteration_folder(directory: str | Path, iteration: int | str) -> Path:
 
 def iteration_folders(directory: Path) -> dict[int, Path]:
     """The folders of all iterations, complete or not, newest first."""
-    found = {int(p.name[5:]): p for p in directory.glob("iter_*") if p.name[5:].isdigit()}
+    numbers = ((path.name.removeprefix("iter_"), path) for path in directory.glob("iter_*"))
+    found = {
+        int(number): path
+        for number, path in numbers
+        if number.isascii() and number.isdigit() and len(number) <= _DIGITS
+    }
     return dict(sorted(found.items(), reverse=True))
 
 
@@ -76,35 +88,77 @@ def candidates(directory: str | Path) -> list[Path]:
 
 
 def _tracked(directory: Path) -> int | str | None:
-    try:
-        text = (directory / TRACKER).read_text().strip()
-    except OSError:
+    """What the tracker file says; None where there is none, or it is broken, with a warning."""
+    path = directory / TRACKER
+    if not path.is_file():
         return None
+    try:
+        text = path.read_bytes()[:_TRACKER_BYTES].decode("ascii").strip()
+    except (OSError, ValueError):
+        text = "no text"
     if text == RELEASE:
         return RELEASE
-    return int(text) if text.isdigit() else None
+    if text.isdigit() and len(text) <= _DIGITS:
+        return int(text)
+    logger.warning("%s says no iteration: looking for the newest folder", path)
+    return None
 
 
 def read_state(folder: Path) -> dict[str, Any]:
     """The state file of a complete checkpoint.
 
     Raises:
-        UserError: saying what is missing or broken.
+        UserError: naming the file, and the field, that is missing or broken.
     """
     if not folder.is_dir():
         raise UserError(f"{folder} does not exist")
     try:
-        state: dict[str, Any] = json.loads((folder / STATE_FILE).read_text())
-        sizes: dict[str, int] = state["files"]
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise UserError(f"{folder / STATE_FILE} is missing or broken: {error}") from error
+        settings = Settings.of(folder / STATE_FILE)
+    except UserError as error:
+        raise UserError(f"{folder / STATE_FILE} is missing or broken: {error}") from None
+    check_state(settings)
+    sizes = settings.section("files").values
     for name in (*CORE_FILES, *sizes):
         path = folder / name
         if not path.is_file():
             raise UserError(f"{path} is missing")
         if name in sizes and path.stat().st_size != sizes[name]:
             raise UserError(f"{path} has {path.stat().st_size} bytes instead of {sizes[name]}")
-    return state
+    return dict(settings.values)
+
+
+def check_state(settings: Settings) -> None:
+    """Are the fields of a state file what they have to be?
+
+    Raises:
+        UserError: naming the file and the field.
+    """
+    for name in ("config", "layout", "state", "files"):
+        if not isinstance(settings.values.get(name), dict):
+            raise settings.wrong(name, "no JSON object")
+    for name in ("iteration", "scheduler_steps"):
+        settings.whole(name, -1, least=0)
+    optimizers = settings.values.get("optimizers")
+    if not isinstance(optimizers, list) or not all(isinstance(o, str) for o in optimizers):
+        raise settings.wrong("optimizers", "no list of names")
+    files = settings.section("files")
+    for name in files.values:
+        files.whole(name, 0, least=0, most=_LARGEST_FILE)
+        path = Path(name)
+        if not name.isprintable() or path.is_absolute() or ".." in path.parts:
+            raise settings.wrong("files", "no list of files of this folder")
+    check_saved_fields(settings.section("config"))
+
+
+def find_state(directory: str | Path) -> tuple[Path, dict[str, Any]] | None:
+    """Folder and state of the newest complete checkpoint; None where there is none, also where the
+    folder does not exist."""
+    for folder in candidates(directory):
+        try:
+            return folder, read_state(folder)
+        except UserError:
+            continue
+    return None
 
 
 def newest_complete(directory: str | Path) -> tuple[Path, dict[str, Any]]:

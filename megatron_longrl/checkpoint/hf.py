@@ -8,7 +8,6 @@ unpickled and no code of the folder runs. Writing is in
 
 from __future__ import annotations
 
-import json
 import logging
 from collections.abc import Callable, Mapping
 from functools import partial
@@ -19,6 +18,8 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
 from megatron_longrl.checkpoint.mapping import import_named_tensors, mapping_table
+from megatron_longrl.checkpoint.settings import Settings, brief
+from megatron_longrl.checkpoint.sizes import check_sizes
 from megatron_longrl.checkpoint.table import Tied
 from megatron_longrl.errors import UserError
 from megatron_longrl.models.family import family_of, find_family
@@ -57,21 +58,44 @@ _MAPPED_BYTES = 1 << 30
 """Pages of a mapped file count as this process's memory: it is mapped anew after so much."""
 
 
-def read_json(path: Path) -> dict[str, Any]:
-    """A JSON object from a file.
+_BROKEN = (SafetensorError, OSError, ValueError, TypeError, RuntimeError, MemoryError)
+"""What safetensors and torch raise for files that are not as they should be."""
+
+_LONGEST_NAME = 255
+"""Characters of a file's name."""
+
+WHOLE, INDEX = "model.safetensors", "model.safetensors.index.json"
+"""Where transformers looks for weights, in this order."""
+
+
+def _weight_files(folder: Path) -> list[Path]:
+    """The files of weights that transformers reads; others beside them are nobody's.
 
     Raises:
-        UserError: no such file, or it holds no JSON object.
+        UserError: there are none, or the index is broken.
     """
-    try:
-        value = json.loads(path.read_text())
-    except FileNotFoundError:
-        raise UserError(f"{path} does not exist: is this the folder of a checkpoint?") from None
-    except (OSError, ValueError) as error:
-        raise UserError(f"{path} cannot be read as JSON: {error}") from error
-    if not isinstance(value, dict):
-        raise UserError(f"{path} holds no JSON object")
-    return value
+    if (folder / WHOLE).is_file():
+        return [folder / WHOLE]
+    if (folder / INDEX).exists():
+        weight_map = Settings.of(folder / INDEX).section("weight_map")
+        files = weight_map.values.values()
+        if not files:
+            raise UserError(f"{folder / INDEX} names no file of weights in weight_map")
+        for name, file in weight_map.values.items():
+            is_name = isinstance(file, str) and file.isprintable() and file == Path(file).name
+            if not is_name or not 0 < len(file) <= _LONGEST_NAME:
+                raise weight_map.wrong(name, "not the name of a file beside the index")
+        return [folder / name for name in sorted(set(files))]
+    others = [
+        path.name for ending in ("safetensors", "bin", "pt") for path in folder.glob(f"*.{ending}")
+    ]
+    found = ""
+    if others:
+        first = min(others, key=lambda name: (not name.endswith(".safetensors"), name))
+        found = f"; {first} is a pickle, convert it to safetensors"
+        if first.endswith(".safetensors"):
+            found = f"; transformers does not read {first} either: give it that name, or an index"
+    raise UserError(f"{folder} holds no {WHOLE} and no {INDEX}{found}")
 
 
 class TensorFolder:
@@ -89,23 +113,16 @@ class TensorFolder:
         self._where: dict[str, tuple[Path, str]] = {}  # file, and name in the file
         self._open: tuple[Path, Any] | None = None
         self._bytes_read = 0
-        index = folder / "model.safetensors.index.json"
-        if index.exists():
-            weight_map = read_json(index).get("weight_map", {})
-            paths = sorted({folder / name for name in weight_map.values()})
-        else:
-            paths = sorted(folder.glob("*.safetensors"))
-        if not paths:
-            pickles = [p.name for p in sorted(folder.glob("*.bin")) + sorted(folder.glob("*.pt"))]
-            found = f"; {pickles[0]} is a pickle, convert it to safetensors" if pickles else ""
-            raise UserError(f"{folder} holds no *.safetensors{found}")
-        for path in paths:
+        for path in _weight_files(folder):
             for stored in self._stored_names(path):
                 self._where[rename(stored)] = path, stored
 
     def names(self) -> list[str]:
         """Names of all tensors."""
         return list(self._where)
+
+    def __contains__(self, name: str) -> bool:
+        return name in self._where
 
     def require(self, name: str) -> None:
         """Raises :class:`UserError` where there is no such tensor."""
@@ -119,8 +136,11 @@ class TensorFolder:
     def describe(self, name: str) -> tuple[tuple[int, ...], str]:
         """Shape and dtype (as safetensors calls it) of a tensor, from the file's header."""
         path, stored = self._where[name]
-        entry = self._handle(path).get_slice(stored)
-        return tuple(entry.get_shape()), str(entry.get_dtype())
+        try:
+            entry = self._handle(path).get_slice(stored)
+            return tuple(entry.get_shape()), str(entry.get_dtype())
+        except _BROKEN as error:
+            raise UserError(f"{path}: tensor {stored} cannot be read: {brief(error)}") from None
 
     def read(self, name: str) -> Tensor:
         """One tensor; it is read from the mapped file when it is used.
@@ -132,8 +152,8 @@ class TensorFolder:
         path, stored = self._where[name]
         try:
             tensor: Tensor = self._handle(path).get_tensor(stored)
-        except (SafetensorError, OSError) as error:
-            raise UserError(f"{path}: tensor {name} cannot be read: {error}") from error
+        except _BROKEN as error:
+            raise UserError(f"{path}: tensor {stored} cannot be read: {brief(error)}") from None
         self._bytes_read += tensor.nbytes
         return tensor
 
@@ -145,12 +165,14 @@ class TensorFolder:
         if self._open is None or self._open[0] != path or self._bytes_read > _MAPPED_BYTES:
             self._open = None
             try:
+                if not path.is_file():  # a named pipe would be waited for without an end
+                    raise UserError(f"{path} is named by the index but is no file")
                 self._open = path, safe_open(path, framework="pt")
                 self._bytes_read = 0
-            except FileNotFoundError:
-                raise UserError(f"{path} is named by the index but does not exist") from None
-            except (SafetensorError, OSError) as error:
-                raise UserError(f"{path} is truncated or no safetensors file: {error}") from error
+            except _BROKEN as error:
+                raise UserError(
+                    f"{path} is truncated or no safetensors file: {brief(error)}"
+                ) from None
         return self._open[1]
 
 
@@ -165,9 +187,12 @@ class HfFolder:
         self.folder = Path(folder)
         if not self.folder.is_dir():
             raise UserError(f"{folder} is not a folder: give one with a Hugging Face checkpoint")
-        self.config = read_json(self.folder / "config.json")
-        self.model_family = family_of(self.config, self.folder / "config.json")
+        self.settings = Settings.of(self.folder / "config.json")
+        self.config = self.settings.values
+        self.model_family = family_of(self.config, self.settings.path)
         self.family = find_family(self.model_family)
+        for part in dict.fromkeys(self.family.folders.values()):
+            _refuse_quantized(self.folder / part / "config.json")
         self._tensors: dict[str, TensorFolder] = {}
 
     def tensors(self, folder: str) -> TensorFolder:
@@ -197,11 +222,46 @@ class HfFolder:
         Raises:
             UserError: naming the file and the setting that is missing or not supported.
         """
+        fields = self.family.config_from_hf(self)
+        if self._has_weights():
+            check_sizes(self._shape, self.family.sizes(fields), self._settings_file)
+            if self._is_untied(fields):
+                fields["untie_embeddings_and_output_weights"] = True
         return {
             "model_family": self.model_family,
-            **self.family.config_from_hf(self),
+            **fields,
             **_tokenizer_fields(self.folder / self.family.tokenizer_folder),
         }
+
+    def _has_weights(self) -> bool:
+        """Whether there are any; settings can be read without."""
+        folders = [self.folder / folder for folder in self.family.folders.values()]
+        return all((folder / WHOLE).exists() or (folder / INDEX).exists() for folder in folders)
+
+    def _shape(self, name: str) -> tuple[int, ...] | None:
+        """Of a tensor by the name of the mapping table, None where there is none."""
+        folder = self.tensors(self.family.place(name)[0])
+        return folder.describe(name)[0] if name in folder else None
+
+    def _settings_file(self, name: str) -> Path:
+        """The file with the settings of the part of a tensor."""
+        return self.folder / self.family.place(name)[0] / "config.json"
+
+    def _is_untied(self, fields: dict[str, Any]) -> bool:
+        """Whether settings tie two tensors that are there and differ: transformers 5 then leaves
+        both as they are."""
+        embedding, head = self.family.embeddings
+        if fields["untie_embeddings_and_output_weights"]:
+            return False
+        if self._shape(embedding) is None or self._shape(head) is None:
+            return False
+        if self.read(embedding).equal(self.read(head)):
+            return False
+        logger.warning(
+            "%s ties its embeddings, but lm_head.weight differs from them: it is kept apart",
+            self.settings.path,
+        )
+        return True
 
     def check(self, config: Config) -> None:
         """Compare the names in the files with the table.
@@ -247,13 +307,13 @@ class HfFolder:
 
     def _check_tied(self, row: Tied) -> None:
         folder = self.tensors(self.family.place(row.alias)[0])
-        if row.alias not in folder.names():
+        if row.alias not in folder:
             return
         if not folder.read(row.alias).equal(self.read(row.hf[0])):
             raise UserError(
-                f"{folder.folder} ties its embeddings, but {folder.stored_as(row.alias)} differs "
-                f"from {folder.stored_as(row.hf[0])}: set tie_word_embeddings to false in "
-                f"{folder.folder / 'config.json'}"
+                f"the run ties its embeddings, but in {folder.folder} "
+                f"{folder.stored_as(row.alias)} differs from {folder.stored_as(row.hf[0])}: give "
+                "--untie-embeddings-and-output-weights"
             )
 
 
@@ -288,6 +348,19 @@ def load_hf_weights(
 def is_hf_folder(folder: str | Path) -> bool:
     """Whether a folder looks like a Hugging Face checkpoint and not like a Megatron one."""
     return (Path(folder) / "config.json").is_file()
+
+
+def _refuse_quantized(path: Path) -> None:
+    """Raises :class:`UserError` where a ``config.json`` says that its weights are quantized."""
+    settings = Settings.of(path)
+    for place in (settings, settings.section("text_config"), settings.section("llm_cfg")):
+        for name in ("quantization_config", "compression_config"):
+            if name in place:
+                method = place.section(name).values.get("quant_method", "unknown")
+                raise UserError(
+                    f"{path}: {name} says that the weights are quantized ({method}), which is not "
+                    "supported: give the checkpoint in bf16 that they were made from"
+                )
 
 
 def _tokenizer_fields(folder: Path) -> dict[str, Any]:

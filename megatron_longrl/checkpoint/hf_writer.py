@@ -20,8 +20,10 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from megatron_longrl.checkpoint.aside import check_free, written_aside
-from megatron_longrl.checkpoint.hf import TOKENIZER_FILES, read_json
+from megatron_longrl.checkpoint.hf import TOKENIZER_FILES
 from megatron_longrl.checkpoint.mapping import mapping_table
+from megatron_longrl.checkpoint.processors import COMMON_FILE, FILES
+from megatron_longrl.checkpoint.settings import Settings, read_json
 from megatron_longrl.errors import UserError
 from megatron_longrl.models.family import find_family
 from megatron_longrl.whole_file import write_whole
@@ -181,6 +183,8 @@ class HfFolderWriter:
         dtype = str(self._dtype).removeprefix("torch.")
         written = self._family.hf_configs(self._config, dtype, self._written)
         for path, content in written.items():
+            if _is_elsewhere(path, self._files):
+                continue
             carried = self._files.get(path)
             if carried is not None:
                 content = merged(read_json(carried), content)
@@ -188,6 +192,16 @@ class HfFolderWriter:
         for path, source in self._files.items():
             if path not in written:
                 shutil.copyfile(source, self._aside / path)
+
+
+def _is_elsewhere(path: str, carried: Mapping[str, Path]) -> bool:
+    """Whether a processor's settings are carried along in the file that newer checkpoints have."""
+    name = Path(path).name
+    common = carried.get(str(Path(path).with_name(COMMON_FILE)))
+    if path in carried or common is None:
+        return False
+    held = Settings.of(common)
+    return any(kind in held for kind, files in FILES.items() if name == files[0])
 
 
 def merged(carried: dict[str, Any], written: dict[str, Any]) -> dict[str, Any]:

@@ -17,9 +17,9 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from megatron_longrl.checkpoint.aside import written_aside
-from megatron_longrl.checkpoint.hf import read_json
 from megatron_longrl.checkpoint.hf_writer import write_json
 from megatron_longrl.checkpoint.mapping import mapping_table
+from megatron_longrl.checkpoint.settings import WIDEST, Settings, brief
 from megatron_longrl.checkpoint.table import TensorMapping, adapter_rows
 from megatron_longrl.config.lora import lora_scale
 from megatron_longrl.errors import UserError
@@ -178,13 +178,14 @@ class PeftFolder:
     """
 
     def __init__(self, folder: str | Path, family: Family) -> None:
+        self._folder = folder
         self._family = family
         self._scales: dict[str, float] = {}
         self._tensors: dict[str, dict[str, Tensor]] = {}
         for sub in dict.fromkeys(family.folders.values()):
             place = Path(folder) / sub
             if (place / SETTINGS).is_file():
-                self._scales[sub] = _scale(read_json(place / SETTINGS), place / SETTINGS)
+                self._scales[sub] = _scale(Settings.of(place / SETTINGS))
                 self._tensors[sub] = _tensors(place / WEIGHTS)
         if not self._tensors:
             raise UserError(f"{folder} holds no {SETTINGS}: is this the folder of an adapter?")
@@ -201,8 +202,8 @@ class PeftFolder:
             for name, tensor in tensors.items():
                 if name not in known or tensor.dim() != 2:
                     raise UserError(
-                        f"the adapter holds {name} {list(tensor.shape)}, which is no part of a "
-                        "linear layer of the model"
+                        f"{self._folder}: the adapter holds {brief(name)} {list(tensor.shape)}, "
+                        "which is no part of a linear layer of the model"
                     )
 
     def adapter(self, name: str) -> Pair | None:
@@ -218,28 +219,36 @@ class PeftFolder:
         pair = self.adapter(name)
         if pair is None:
             return weight
+        (rank, inner), (outer, rank_too) = (tensor.shape for tensor in pair)
+        if rank != rank_too or weight.shape != (outer, inner):
+            raise UserError(
+                f"{self._folder}: the adapter of {name}, {[list(t.shape) for t in pair]}, does not "
+                f"fit its weight {list(weight.shape)}"
+            )
         return merged_weight(weight, *pair, self._scales[self._family.place(name)[0]])
 
 
-def _scale(settings: Mapping[str, Any], path: Path) -> float:
+def _scale(settings: Settings) -> float:
     for name, values in _ONLY.items():
-        if settings.get(name) not in values:
-            raise UserError(
-                f"{path}: {name} {settings.get(name)} is not supported, only {values[-1]}"
-            )
-    try:
-        return lora_scale(settings["r"], settings["lora_alpha"], bool(settings.get("use_rslora")))
-    except KeyError as error:
-        raise UserError(f"{path} lacks {error.args[0]}") from None
+        if settings.values.get(name) not in values:
+            raise settings.wrong(name, f"not supported, only {values[-1]}")
+    for name in ("r", "lora_alpha"):
+        if name not in settings:
+            raise UserError(f"{settings.path} lacks {name}")
+    rank, alpha = settings.whole("r", 1, most=WIDEST), settings.number("lora_alpha", 1)
+    is_rooted = settings.flag("use_rslora", False) if "use_rslora" in settings else False
+    return lora_scale(rank, alpha, is_rooted)
 
 
 def _tensors(path: Path) -> dict[str, Tensor]:
+    if not path.is_file():
+        raise UserError(f"{path} is missing")
     try:
         tensors = load_file(path)
-    except (SafetensorError, OSError) as error:
-        raise UserError(f"{path} cannot be read: {error}") from error
+    except (SafetensorError, OSError, ValueError, TypeError, RuntimeError) as error:
+        raise UserError(f"{path} cannot be read: {brief(error)}") from None
     for name in tensors:
         mine, other = (".lora_A.", ".lora_B.")[:: 1 if ".lora_A." in name else -1]
         if name.replace(mine, other) not in tensors:
-            raise UserError(f"{path} lacks {name.replace(mine, other)}")
+            raise UserError(f"{path} lacks {brief(name.replace(mine, other))}")
     return tensors

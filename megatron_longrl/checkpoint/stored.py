@@ -45,6 +45,16 @@ class StoredParameters:
         key, _ = checkpoint_key(name)
         return isinstance(self._stored.get(key), TensorStorageMetadata)
 
+    def shape(self, name: str) -> tuple[int, ...] | None:
+        """Of one parameter, None where there is none."""
+        key, layer = checkpoint_key(name)
+        entry = self._stored.get(key)
+        if not isinstance(entry, TensorStorageMetadata):
+            return None
+        if layer is None:
+            return tuple(entry.size)
+        return tuple(entry.size[1:]) if layer < entry.size[0] else None
+
     def read(self, name: str) -> Tensor:
         """One parameter.
 

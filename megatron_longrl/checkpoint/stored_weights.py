@@ -12,10 +12,13 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
+from megatron_longrl.checkpoint.folder import STATE_FILE
 from megatron_longrl.checkpoint.mapping import local_parameters, mapping_table
+from megatron_longrl.checkpoint.sizes import check_sizes
 from megatron_longrl.checkpoint.stored import StoredParameters
 from megatron_longrl.checkpoint.table import TensorMapping, adapter_rows
 from megatron_longrl.config.lora import lora_scale
+from megatron_longrl.models.family import find_family
 from megatron_longrl.models.lora import merged_weight
 
 if TYPE_CHECKING:
@@ -56,6 +59,34 @@ class StoredWeights:
                 weight = merged_weight(weight, *adapter, self._scale)
             self._last = (row, dict(zip(row.hf, row.split(weight), strict=True)))
         return self._last[1][name]
+
+
+def check_stored_sizes(folder: Path, config: Config) -> None:
+    """Does the configuration in a checkpoint tell the sizes of the weights beside it?
+
+    Args:
+        folder: of one iteration.
+        config: of the model in it, with ``vocab_size``.
+
+    Raises:
+        UserError: naming the state file, the size and the tensor that it does not fit.
+    """
+    stored = StoredParameters(folder)
+    rows = {name: row for row in mapping_table(config).expand() if row.exported for name in row.hf}
+
+    def shape_of(name: str) -> tuple[int, ...] | None:
+        row = rows.get(name)
+        shape = stored.shape(row.megatron) if row is not None else None
+        if row is None or shape is None:
+            return None
+        try:
+            parts = row.split(torch.empty(shape, device="meta"))
+        except (RuntimeError, ValueError):  # the sizes by which it is split are wrong
+            return shape
+        return tuple(parts[row.hf.index(name)].shape)
+
+    expected = find_family(config.model_family).sizes(config.model_dump())
+    check_sizes(shape_of, expected, lambda name: folder / STATE_FILE)
 
 
 def stored_scale(saved: Mapping[str, Any]) -> float | None:

@@ -155,7 +155,9 @@ class QKV(ColumnParallel):
     """Query, key and value projections, fused. Serves weights and biases.
 
     Megatron orders the rows by query group: all query heads of the group, its key head, its value
-    head. A tensor-parallel rank holds whole groups.
+    head. A tensor-parallel rank holds an equal piece of the rows: whole groups, or, where there are
+    more ranks than groups, a part of one, which core puts together again before the heads are
+    taken (megatron/core/transformer/attention.py, ``get_query_key_value_tensors``).
     """
 
     num_heads: int = 0
@@ -173,13 +175,6 @@ class QKV(ColumnParallel):
         head_dim = rows.shape[1] // (per_group + 2)
         query, key, value = rows.split([per_group * head_dim, head_dim, head_dim], dim=1)
         return tuple(t.flatten(0, 1).contiguous() for t in (query, key, value))
-
-    def shard(self, full: Tensor, rank: int, size: int) -> Tensor:
-        if self.num_query_groups % size:
-            raise ValueError(
-                f"{self.megatron}: {self.num_query_groups} query groups over {size} ranks"
-            )
-        return super().shard(full, rank, size)
 
 
 @dataclass(frozen=True)

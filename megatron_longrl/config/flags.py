@@ -29,7 +29,7 @@ def build_parser(sections: Sequence[type[Section]], names: FieldNames, prog: str
     """A parser with one group per section; flags that are not given leave no trace."""
     parser = _Parser(
         prog=prog,
-        usage="%(prog)s --config RECIPE.yaml [flags]",
+        usage="%(prog)s [--config RECIPE.yaml] [flags]",
         formatter_class=_Formatter,
         argument_default=argparse.SUPPRESS,
         allow_abbrev=False,
@@ -49,11 +49,16 @@ def build_parser(sections: Sequence[type[Section]], names: FieldNames, prog: str
         help="print the resulting recipe as YAML, after all checks, and exit",
     )
     for section in sections:
-        title, _, description = (section.__doc__ or "").partition(": ")
-        group = parser.add_argument_group(title, description)
-        for name, field in section.model_fields.items():
-            _add_flag(group, name, field, names)
+        add_section(parser, section, names)
     return parser
+
+
+def add_section(parser: argparse.ArgumentParser, section: type[Section], names: FieldNames) -> None:
+    """Add the flags of a section, as a group."""
+    title, _, description = (section.__doc__ or "").partition(": ")
+    group = parser.add_argument_group(title, description)
+    for name, field in section.model_fields.items():
+        _add_flag(group, name, field, names)
 
 
 def parse_flags(parser: argparse.ArgumentParser, argv: Sequence[str]) -> dict[str, Any]:
@@ -138,9 +143,11 @@ def _literals(annotation: Any) -> list[str]:
 
 
 def _default_text(field: FieldInfo) -> str:
-    if field.is_required():
-        return " (required)"
-    if field.default_factory is not None or field.default in (None, "", [], (), False):
+    if (
+        field.is_required()
+        or field.default_factory is not None
+        or field.default in (None, "", [], (), False)
+    ):
         return ""
     if isinstance(field.default, tuple):
         return f" (default: {' '.join(map(str, field.default))})"

@@ -139,6 +139,12 @@ class ModelSection(Section):
     image_std: tuple[PositiveFloat, PositiveFloat, PositiveFloat] = (0.5, 0.5, 0.5)
     """Divides the channels after the mean is subtracted; one number goes for all."""
 
+    video_mean: tuple[FiniteFloat, FiniteFloat, FiniteFloat] | None = None
+    """Mean of a Qwen-VL model's videos where theirs is another one; by default as of images."""
+
+    video_std: tuple[PositiveFloat, PositiveFloat, PositiveFloat] | None = None
+    """Divides the channels of a Qwen-VL model's videos; by default as of images."""
+
     video_min_pixels: PositiveInt = 128 * 28 * 28
     """Fewest pixels to which a Qwen-VL model's videos are resized: of a frame for Qwen2.5-VL, of
     all frames for Qwen3-VL."""

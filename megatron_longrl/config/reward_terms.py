@@ -12,7 +12,7 @@ from megatron_longrl.errors import UserError
 from megatron_longrl.rewards.registry import NAMES
 
 if TYPE_CHECKING:
-    from megatron_longrl.config import Config
+    from megatron_longrl.config.rewards import RewardSection
 
 _FUNCTION = re.compile(r"(?P<file>.+\.py):(?P<name>[^\W\d]\w*)(?:=(?P<weight>.*))?")
 
@@ -28,7 +28,7 @@ class RewardTerm:
     """Of a user's function."""
 
 
-def reward_terms(config: Config) -> list[RewardTerm]:
+def reward_terms(config: RewardSection) -> list[RewardTerm]:
     """All terms, built-in ones first.
 
     Raises:

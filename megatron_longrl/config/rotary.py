@@ -23,6 +23,16 @@ class RotarySection(Section):
     grow. yarn: slow ones grow, and attention is sharpened. dynamic: only beyond
     --max-position-embeddings, where no run goes, so nothing changes."""
 
+    llama3_original_max_position_embeddings: PositiveInt = 8192
+    """Context before the scaling of Llama 3.1 lengthened it."""
+
+    llama3_low_freq_factor: PositiveFloat = 1.0
+    """That scaling lengthens wavelengths that turn less often than this in the original context by
+    the whole factor."""
+
+    llama3_high_freq_factor: PositiveFloat = 4.0
+    """It leaves wavelengths that turn more often than this in the original context."""
+
     yarn_original_max_position_embeddings: PositiveInt | None = None
     """Context before YaRN lengthened it."""
 

@@ -25,6 +25,12 @@ def rotary_embedding(config: Config) -> Iterator[str]:
             f"rope_scaling_type {kind} has no meaning with mrope_section, which vLLM combines with "
             "yarn only: give --rope-scaling-type yarn, or no --rope-scaling-factor"
         )
+    low, high = config.llama3_low_freq_factor, config.llama3_high_freq_factor
+    if kind == "llama3" and low >= high:
+        yield (
+            f"llama3_low_freq_factor ({low:g}) is not below llama3_high_freq_factor ({high:g}): "
+            "lower --llama3-low-freq-factor"
+        )
     if kind != "yarn":
         return
     if original is None:

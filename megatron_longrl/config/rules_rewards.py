@@ -11,11 +11,23 @@ from megatron_longrl.config.reward_terms import reward_terms
 from megatron_longrl.errors import UserError
 
 if TYPE_CHECKING:
+    from megatron_longrl.config.rewards import RewardSection
     from megatron_longrl.config.schema import Config
 
 
 def reward_rules(config: Config) -> Iterator[str]:
     """A line for every rule that does not hold."""
+    yield from scoring_rules(config)
+    if config.reward_step_timeout >= 60 * config.distributed_timeout_minutes:
+        yield (
+            f"reward_step_timeout ({config.reward_step_timeout:g} s) is not shorter than "
+            f"distributed_timeout_minutes ({config.distributed_timeout_minutes:g}), after which "
+            "other ranks no longer wait: raise --distributed-timeout-minutes"
+        )
+
+
+def scoring_rules(config: RewardSection) -> Iterator[str]:
+    """Those that hold wherever responses are scored."""
     try:
         terms = reward_terms(config)
     except UserError as error:
@@ -28,12 +40,6 @@ def reward_rules(config: Config) -> Iterator[str]:
         )
     if config.reward_kwargs and not config.reward_function:
         yield "reward_kwargs is set without reward_function: give --reward-function FILE.py:NAME"
-    if config.reward_step_timeout >= 60 * config.distributed_timeout_minutes:
-        yield (
-            f"reward_step_timeout ({config.reward_step_timeout:g} s) is not shorter than "
-            f"distributed_timeout_minutes ({config.distributed_timeout_minutes:g}), after which "
-            "other ranks no longer wait: raise --distributed-timeout-minutes"
-        )
     if any(term.name == "judge" for term in terms):
         for name in ("judge_url", "judge_model"):
             if not getattr(config, name):

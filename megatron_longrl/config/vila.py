@@ -13,7 +13,7 @@ class VilaSection(Section):
     projector_type: str = "mlp_downsample"
     """How VILA's vision features become tokens, as its checkpoints name it. mlp_downsample and
     mlp_downsample_2x2_fix merge 2 x 2 patches into one token, the first one column by column;
-    mlp_downsample_3x3_fix, _3x3_s2 and _3x3_s2_new merge 3 x 3; linear and mlp2x_gelu (any number)
+    mlp_downsample_3x3_fix, _3x3_s2 and _3x3_s2_new merge 3 x 3; linear and mlp2x_gelu (1 to 99)
     keep them."""
 
     vision_temporal_pooling: PositiveInt = 1

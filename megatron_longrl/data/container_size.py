@@ -1,8 +1,8 @@
 """How long a video file should be, by what its container says of itself.
 
 A download that broke off often opens and plays well up to the break. The frame count and the
-duration in its header can show it, but not every container has them; the sizes of the outermost
-elements do.
+duration in its header can show it, but not every container has them, and both count frames that
+are not shown; the sizes of the outermost elements do.
 """
 
 from __future__ import annotations
@@ -18,10 +18,13 @@ _MP4_BOXES = frozenset(
 )
 
 
-def declared_size(path: Path) -> int | None:
+def declared_size(path: Path, size: int) -> int | None:
     """Bytes that the file should have at least; None where its container does not say.
 
     Knows Matroska and WebM, MP4 and QuickTime, and AVI.
+
+    Args:
+        size: bytes that it has.
     """
     with path.open("rb") as file:
         start = file.read(12)
@@ -29,9 +32,9 @@ def declared_size(path: Path) -> int | None:
         if start[:4] == _EBML:
             return _matroska(file)
         if start[:4] == b"RIFF" and start[8:12] == b"AVI ":
-            return 8 + int.from_bytes(start[4:8], "little")
+            return _avi(file, size)
         if start[4:8] in _MP4_BOXES:
-            return _mp4(file)
+            return _mp4(file, size)
     return None
 
 
@@ -61,17 +64,37 @@ def _ebml_size(file: BinaryIO) -> int | None:
     return None if value == unknown or len(rest) < extra else value
 
 
-def _mp4(file: BinaryIO) -> int:
+def _avi(file: BinaryIO, size: int) -> int | None:
+    """A RIFF chunk, and behind it more of them where the file is long.
+
+    A program that was stopped while it wrote has left 0 in the first one.
+    """
+    end = 0
+    while end < size:
+        file.seek(end)
+        header = file.read(12)
+        if header[:4] != b"RIFF" or header[8:] not in (b"AVI ", b"AVIX"):
+            break
+        length = int.from_bytes(header[4:8], "little")
+        if not length:
+            return None
+        end += 8 + length + length % 2
+    # The byte that makes a length even may be missing at the very end.
+    return end - 1 if end == size + 1 else end
+
+
+def _mp4(file: BinaryIO, size: int) -> int:
     """A sequence of boxes, each with its size; what follows the last known one is ignored."""
     end = 0
-    while True:
+    while end < size:
         file.seek(end)
         header = file.read(16)
         if len(header) < 8 or header[4:8] not in _MP4_BOXES:
-            return end
-        size = int.from_bytes(header[:4], "big")
-        if size == 1 and len(header) == 16:  # 64 bits follow
-            (size,) = struct.unpack(">Q", header[8:16])
-        if size < 8:  # 0: to the end of the file
-            return end
-        end += size
+            break
+        length = int.from_bytes(header[:4], "big")
+        if length == 1 and len(header) == 16:  # 64 bits follow
+            (length,) = struct.unpack(">Q", header[8:16])
+        if length < 8:  # 0: to the end of the file
+            break
+        end += length
+    return end

@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from megatron_longrl.data.rows import RowError, number_in
 from megatron_longrl.errors import UserError
 
 if TYPE_CHECKING:
     from megatron_longrl.config import Config
-    from megatron_longrl.data.rows import Row
+    from megatron_longrl.data.rows import Row, RowProblem
 
 
 def parse_stages(stages: Sequence[str]) -> list[tuple[int, int]]:
@@ -40,22 +41,29 @@ def frames_at(iteration: int, config: Config) -> int | None:
     return frames
 
 
-def of_difficulty(rows: Sequence[Row], config: Config) -> list[Row]:
+def of_difficulty(
+    rows: Sequence[Row], config: Config, *, problems: list[RowProblem] | None = None
+) -> list[Row]:
     """The rows whose ``--difficulty-field`` lies within the bounds; all without such a field.
 
+    Args:
+        problems: gets the rows that have no number there; without it the first one is an error.
+
     Raises:
-        UserError: a row has no number there, or no row is left.
+        UserError: no row is left, or one has no number.
     """
     field = config.difficulty_field
     if field is None:
         return list(rows)
     kept = []
     for row in rows:
-        rate = row.metadata.get(field)
-        if isinstance(rate, bool) or not isinstance(rate, int | float):
-            raise UserError(
-                f"{row.source}: field '{field}' is no number, but --difficulty-field names it"
-            )
+        try:
+            rate = number_in(row, field)
+        except RowError as error:
+            if problems is None:
+                raise
+            problems.append(error.problem)
+            continue
         if config.difficulty_low <= rate <= config.difficulty_high:
             kept.append(row)
     if not kept:

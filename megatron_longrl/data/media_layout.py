@@ -5,9 +5,9 @@ One layout serves trainer, rollout engine and evaluation.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import ClassVar, Protocol
 
 import torch
 from torch import Tensor
@@ -26,6 +26,8 @@ class Slots:
     """Tokens along time, height and width; row by row, frame by frame."""
     seconds_per_unit: float = 0.0
     """Time between two steps along the first axis; 0 for images, and where text tells the time."""
+    seconds: tuple[float, ...] = ()
+    """Time of each step, counted from the first, where they are not evenly spaced."""
 
     def __len__(self) -> int:
         time, height, width = self.grid
@@ -38,6 +40,12 @@ Piece = str | Slots
 
 class MediaLayout(Protocol):
     """How one family reads media."""
+
+    placeholders: ClassVar[Mapping[str, str]]
+    """What the family's chat templates write for an "image" and a "video", as regular expressions;
+    none where they know no media. :meth:`pieces` come to stand there."""
+    turns_images: ClassVar[bool]
+    """Whether its own reader turns images as their EXIF orientation says."""
 
     def frame_indices(
         self, info: VideoInfo, max_frames: int | None, fps: float | None, images: int = 1
@@ -54,7 +62,8 @@ class MediaLayout(Protocol):
         """How its frames are preprocessed.
 
         Args:
-            frames: how many are taken.
+            frames: how many are taken; a last one that is there twice, to fill its unit, counts
+                once.
             images: how many the prompt has.
         """
 

@@ -11,11 +11,12 @@ import torch
 from torch import Tensor
 
 from megatron_longrl.data.content_hash import content_hash
+from megatron_longrl.data.conversation import Conversation
 from megatron_longrl.data.image import probe_image
+from megatron_longrl.data.media_file import why_not_a_file
 from megatron_longrl.data.media_layout import MediaLayout, Piece, Slots, text_positions
-from megatron_longrl.data.rows import Row
-from megatron_longrl.data.templates import find_template
-from megatron_longrl.data.tokenizer import END_OF_TURN, Tokenizer
+from megatron_longrl.data.rows import Row, RowError, RowProblem
+from megatron_longrl.data.tokenizer import Tokenizer
 from megatron_longrl.data.video_info import VideoError, VideoInfo
 from megatron_longrl.data.video_probe import probe
 from megatron_longrl.data.video_spec import VideoSpec
@@ -42,6 +43,8 @@ class Prompt:
     row: Row
     position_ids: Tensor | None = None
     """long [P], or [P, 3] for time, height and width; None: 0, 1, …"""
+    opening: str = ""
+    """Its last words, where they open the thought of the response: ``<think>``."""
 
     @property
     def num_frames(self) -> int:
@@ -57,12 +60,17 @@ class Prompt:
 
 
 class PromptBuilder:
-    """Expands rows. Images and then videos stand before the question, in the order of the row.
+    """Expands rows.
+
+    Media stand where ``<image>`` and ``<video>`` are in the question; without them images and then
+    videos stand before it, in the order of the row.
 
     Args:
         layout: how the family reads media; None for one that reads text only.
         max_tokens: longest prompt that leaves room for a response.
         max_frames, fps: how frames of each video are sampled.
+        conversation: what stands around a question; by default the tokenizer's own chat template.
+        demonstrates: whether ``max_tokens`` must hold the prompt and its demonstration.
     """
 
     def __init__(
@@ -70,76 +78,189 @@ class PromptBuilder:
         tokenizer: Tokenizer,
         layout: MediaLayout | None,
         *,
-        template: str,
         max_tokens: int,
         max_frames: int | None,
         fps: float | None,
+        conversation: Conversation | None = None,
+        demonstrates: bool = False,
     ) -> None:
         self._tokenizer = tokenizer
         self._layout = layout
-        self._template = find_template(template)
+        self._conversation = conversation or Conversation(tokenizer, layout)
         self._max_tokens = max_tokens
         self.max_frames = max_frames
         self._fps = fps
+        self._demonstrates = demonstrates
 
     @classmethod
     def from_config(cls, config: Config, tokenizer: Tokenizer, entry: Entry) -> PromptBuilder:
-        """The builder of a run of an entry point."""
+        """The builder of a run of an entry point.
+
+        Raises:
+            UserError: its templates do not suit the tokenizer.
+        """
         from megatron_longrl.models.family import find_family
 
-        responses = 0 if entry == "sft" else 1  # a larger group takes as many rows as it needs
         build_layout = find_family(config.model_family).build_layout
+        layout = build_layout(config, tokenizer) if build_layout is not None else None
+        room = config.seq_length
+        if entry != "sft":  # a larger group takes as many rows as it needs
+            room -= config.rollout_max_tokens
+            longest = max(config.rollout_max_tokens, config.eval_max_tokens or 0)
+            room = min(room, config.rollout_model_len - longest)
         return cls(
             tokenizer,
-            build_layout(config, tokenizer) if build_layout is not None else None,
-            template=config.chat_template,
-            max_tokens=config.seq_length - responses * config.rollout_max_tokens,
+            layout,
+            max_tokens=room,
             max_frames=config.video_frames,
             fps=config.video_fps,
+            conversation=Conversation(
+                tokenizer,
+                layout,
+                chat_template=config.chat_template,
+                system=config.system_prompt,
+                prompt_template=config.prompt_template,
+            ),
+            demonstrates=entry == "sft",
         )
 
     def build(self, row: Row) -> Prompt:
         """Expand a row; looks into its files for sizes and numbers of frames.
 
         Raises:
-            VideoError: a video or image cannot be read.
-            UserError: the prompt leaves no room for a response.
+            RowError: the row cannot be used, whatever the reason: a file that cannot be read, a
+                prompt that leaves no room for a response, anything that a library has raised.
         """
-        before, question = self._template.before_media, row.problem + self._template.after_question
+        try:
+            return self._build(row)
+        except RowError:
+            raise
+        except VideoError as error:
+            raise RowError(row.source, str(error), error.path) from error
+        except UserError as error:
+            raise RowError(row.source, str(error)) from error
+        except Exception as error:  # Of a library: whatever it is, it is this row.
+            raise RowError(row.source, f"{type(error).__name__}: {error}") from error
+
+    def problem(self, row: Row) -> RowProblem | None:
+        """What is known to be wrong with a row without opening its files: one of them is not there,
+        the question and the media do not agree, or the text alone is too long."""
+        try:
+            parts = self._conversation.pieces(row)
+            for path, _ in row.media:
+                self._media_layout(row)
+                _check_file(path)
+            texts = [part for part in parts if isinstance(part, str)]
+            target = "".join(self._target(row)[0]) if self._demonstrates else ""
+            # Few tokens are shorter than a byte, so that most texts need not be counted.
+            if len("".join([*texts, target]).encode()) + len(row.media) > self._max_tokens:
+                count = sum(len(self._tokenizer.encode(text)) for text in texts)
+                self._check_length(row, count + len(row.media), 0)
+        except RowError as error:
+            return error.problem
+        except VideoError as error:
+            return RowProblem(row.source, str(error), error.path)
+        except Exception as error:  # As in `build`.
+            return RowProblem(row.source, " ".join(f"{type(error).__name__}: {error}".split()))
+        return None
+
+    def check_media(self, rows: Sequence[Row]) -> None:
+        """Refuse rows with media where the model reads text only.
+
+        Raises:
+            RowError: naming the first of them.
+        """
+        for row in rows:
+            if row.media:
+                self._media_layout(row)
+                return
+
+    def media_tokens(self, row: Row, number: int) -> int:
+        """Embeddings of one of the row's media.
+
+        Raises:
+            VideoError: it cannot be read.
+        """
+        return self._spec(row, *row.media[number])[0].num_tokens
+
+    def response_ids(self, row: Row) -> list[int]:
+        """The demonstration: reasoning, answer and what ends a response."""
+        text, end = self._target(row)
+        return [*self._tokenizer.encode(text), *end]
+
+    def shown(self, prompt: Prompt) -> str:
+        """A prompt as text, with media as ``<|video_pad|> x 1024``."""
+        ids, mask = prompt.token_ids.tolist(), prompt.media_mask.tolist()
+        parts, at = [], 0
+        while at < len(ids):
+            end = at + 1
+            while (
+                end < len(ids) and mask[end] == mask[at] and (ids[end] == ids[at] or not mask[at])
+            ):
+                end += 1
+            text = self._tokenizer.decode(ids[at : at + 1] if mask[at] else ids[at:end])
+            parts.append(f"{text or 'media'} x {end - at}" if mask[at] else text)
+            at = end
+        return "".join(parts)
+
+    def shown_target(self, row: Row) -> tuple[str, int]:
+        """The demonstration as text, and its number of tokens."""
+        ids = self.response_ids(row)
+        return self._tokenizer.decode(ids), len(ids)
+
+    def _build(self, row: Row) -> Prompt:
         pieces: list[Piece] = []
-        specs = []
-        for path, is_image in row.media:
-            spec, info = self._spec(row, path, is_image)
-            specs.append(spec)
+        specs: dict[int, VideoSpec] = {}
+        media = row.media
+        for part in self._conversation.pieces(row):
+            if isinstance(part, str):
+                pieces.append(part)
+                continue
+            spec, info = self._spec(row, *media[part])
+            specs[part] = spec
             pieces += self._media_layout(row).pieces(info, spec.frame_indices, spec.view)
-        # Text alone is tokenized as one string.
-        pieces = [before, *pieces, question] if pieces else [before + question]
         ids, mask, kinds = self._tokens(pieces)
+        videos = tuple(specs.values())  # in the order of their slots
         prompt = Prompt(
             uid=row.uid,
             token_ids=torch.tensor(ids, dtype=torch.long),
             media_mask=torch.tensor(mask, dtype=torch.bool),
-            videos=tuple(specs),
-            media_lengths=tuple(spec.num_tokens for spec in specs),
+            videos=videos,
+            media_lengths=tuple(spec.num_tokens for spec in videos),
             row=row,
             position_ids=text_positions(kinds)
             if self._layout is None
             else self._layout.positions(kinds),
+            opening=self._conversation.opening,
         )
         if sum(mask) != sum(prompt.media_lengths):
-            raise RuntimeError(f"{row.source}: {sum(mask)} slots for {prompt.media_lengths} tokens")
-        if len(ids) > self._max_tokens:
-            raise UserError(
-                f"{row.source}: the prompt has {len(ids)} tokens ({prompt.num_frames} frames), and "
-                f"--seq-length leaves {self._max_tokens} beside the responses: "
-                "raise --seq-length or lower --video-frames"
-            )
+            raise RuntimeError(f"{sum(mask)} slots for {prompt.media_lengths} tokens")
+        self._check_length(row, len(ids), prompt.num_frames)
         return prompt
 
-    def response_ids(self, row: Row) -> list[int]:
-        """The demonstration: reasoning, answer and end of turn."""
-        thought = f"<think>{row.reasoning}</think>" if row.reasoning else ""
-        return self._tokenizer.encode(f"{thought}<answer>{row.answer}</answer>{END_OF_TURN}")
+    def _target(self, row: Row) -> tuple[str, list[int]]:
+        return self._conversation.target(row.reasoning, row.answer)
+
+    def _check_length(self, row: Row, length: int, frames: int) -> None:
+        """Refuse a row whose prompt (and demonstration) does not fit."""
+        if length > self._max_tokens:
+            raise RowError(
+                row.source,
+                f"the prompt has {length} tokens ({frames} frames), and --seq-length leaves "
+                f"{self._max_tokens} beside the responses: raise --seq-length or lower "
+                "--video-frames",
+            )
+        if not self._demonstrates:
+            return
+        # The prompt's last token is the first of the response's part, see collate.py.
+        target = len(self.response_ids(row))
+        if length - 1 + target > self._max_tokens:
+            raise RowError(
+                row.source,
+                f"the prompt has {length} tokens ({frames} frames) and its demonstration {target}, "
+                f"and --seq-length is {self._max_tokens}: raise --seq-length or lower "
+                "--video-frames",
+            )
 
     def _tokens(self, pieces: Sequence[Piece]) -> tuple[list[int], list[bool], list[int | Slots]]:
         """Ids, where media go, and the pieces with every text by its length."""
@@ -160,18 +281,20 @@ class PromptBuilder:
 
     def _media_layout(self, row: Row) -> MediaLayout:
         if self._layout is None:
-            raise UserError(
-                f"{row.source}: the row has a video, and the model reads text only: take a model "
-                "with a vision tower, or rows with data_type text"
+            raise RowError(
+                row.source,
+                "the row has a video or an image, and the model reads text only: take a model with "
+                "a vision tower, or rows with data_type text",
             )
         return self._layout
 
     def _spec(self, row: Row, path: Path, is_image: bool) -> tuple[VideoSpec, VideoInfo]:
         layout = self._media_layout(row)
-        info = probe_image(path) if is_image else probe(path)
+        turns = layout.turns_images
+        info = probe_image(path, upright=turns) if is_image else probe(path)
         indices = layout.frame_indices(info, self.max_frames, self._fps, len(row.images))
         try:
-            view = layout.view(info, len(indices), len(row.images))
+            view = layout.view(info, len(set(indices)), len(row.images))
         except ValueError as error:
             raise VideoError(path, str(error)) from None
         spec = VideoSpec(
@@ -182,5 +305,12 @@ class PromptBuilder:
             source_pixels=info.width * info.height,
             is_image=is_image,
             frames_per_second=len(set(indices)) / info.num_frames * info.fps,
+            upright=turns or not is_image,
         )
         return spec, info
+
+
+def _check_file(path: Path) -> None:
+    reason = why_not_a_file(path)
+    if reason is not None:
+        raise VideoError(path, reason)

@@ -2,22 +2,37 @@
 
 from __future__ import annotations
 
-import json
+import math
 import re
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from megatron_longrl.data.row_files import BrokenEntry, data_file, read_entries
+from megatron_longrl.data.row_tags import clean_answer, clean_reasoning
 from megatron_longrl.errors import UserError
 
 DATA_TYPES = ("video", "image", "text")
+OTHER_NAMES = {
+    "problem": ("question", "prompt"),
+    "answer": ("solution", "ground_truth"),
+    "videos": ("video",),
+    "images": ("image",),
+}
+"""Names that other projects (EasyR1, verl, LLaVA) give to fields. One counts where the row does not
+have the field by its own name; otherwise it is metadata."""
 KNOWN_FIELDS = (
     *("problem_id", "problem", "answer", "reasoning", "videos", "images"),
     *("problem_type", "data_type"),
 )
 """Fields of a data row that have a meaning here."""
+
+_DEEPEST = 64
+"""Levels of lists and objects in a row: far from where Python's own limits make libraries fail."""
+_URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+://")
+_FILE_URL = "file://"
 
 
 @dataclass(frozen=True)
@@ -25,7 +40,7 @@ class Row:
     """One question with its answer.
 
     Attributes:
-        problem_id: the row's own id.
+        problem_id: the row's own id; the number of its line where it has none.
         problem: question, for multiple choice followed by its options.
         answer: letter or text, without ``<answer>`` tags.
         reasoning: chain of thought without ``<think>`` tags; may be empty.
@@ -55,7 +70,7 @@ class Row:
 
     @property
     def media(self) -> list[tuple[Path, bool]]:
-        """All files in the order in which the model sees them, and whether each is an image."""
+        """All files, images first, and whether each is an image."""
         return [(path, True) for path in self.images] + [(path, False) for path in self.videos]
 
     def __post_init__(self) -> None:
@@ -63,83 +78,94 @@ class Row:
             object.__setattr__(self, "uid", f"{self.problem_id}@{Path(self.source).name}")
 
 
-def load_rows(paths: Sequence[str | Path], folder_file: str = "train.jsonl") -> list[Row]:
+@dataclass(frozen=True)
+class RowProblem:
+    """Why a row cannot be used."""
+
+    source: str
+    """ "file:line" ("file[k]" in a JSON array)."""
+    reason: str
+    """What is wrong and, where it is not obvious, what to do."""
+    media: str | None = None
+    """The file that is to blame, where it is one."""
+
+    def __str__(self) -> str:
+        # Names of files may hold line breaks and controls of a terminal.
+        line = " ".join(f"{self.source}: {self.reason}".split())
+        return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in line)
+
+    @property
+    def place(self) -> tuple[str, int]:
+        """File, and number of the line from 1 (of the row, in a JSON array)."""
+        match = re.fullmatch(r"(.*?)(?::(\d+)|\[(\d+)\])", self.source, flags=re.DOTALL)
+        if match is None:
+            return self.source, 0
+        return match[1], int(match[2]) if match[2] else int(match[3]) + 1
+
+
+class RowError(UserError):
+    """One row that cannot be used: a line with its file, its number and the reason."""
+
+    def __init__(self, source: str, reason: str, media: str | None = None) -> None:
+        self.problem = RowProblem(source, " ".join(reason.split()), media)
+        super().__init__(str(self.problem))
+
+    def __reduce__(self) -> tuple[type[RowError], tuple[str, str, str | None]]:
+        return RowError, (self.problem.source, self.problem.reason, self.problem.media)
+
+
+def load_rows(
+    paths: Sequence[str | Path],
+    folder_file: str = "train.jsonl",
+    *,
+    problems: list[RowProblem] | None = None,
+) -> list[Row]:
     """Read all rows of the given files, in order.
 
     Args:
         paths: ``.jsonl`` files, ``.json`` files with one array, or folders. A folder stands for
             its ``folder_file``, or for its only ``.jsonl`` file.
         folder_file: name looked for in folders.
+        problems: gets what is wrong with rows that are left out; without it the first such row is
+            an error.
 
     Returns:
         The rows; video paths are resolved against the folder of the file that names them.
 
     Raises:
-        UserError: a file is missing or empty, or a row is malformed, with file and line.
+        UserError: a file is missing, empty or of another format.
+        RowError: a row is malformed, with file and line, and ``problems`` is not given.
     """
     if not paths:
         raise UserError("no data: give at least one file or folder with --train-data-path")
     rows: list[Row] = []
     names: Counter[str] = Counter()
-    for path in (_data_file(Path(p), folder_file) for p in paths):
+    for path in (data_file(Path(p), folder_file) for p in paths):
         names[path.name] += 1
         # The same file name in two folders must not give the same uids.
         copy = f"#{names[path.name]}" if names[path.name] > 1 else ""
-        found = [
-            _parse_row(entry, path, place, f"{path.name}{copy}{place}")
-            for place, entry in _entries(path)
-        ]
+        found = 0
+        for place, entry in read_entries(path):
+            found += 1
+            try:
+                rows.append(_parse_row(entry, path, place, f"{path.name}{copy}{place}"))
+            except RowError as error:
+                if problems is None:
+                    raise
+                problems.append(error.problem)
         if not found:
             raise UserError(f"{path}: the data set has no rows; write one JSON object per line")
-        rows.extend(found)
     return rows
-
-
-def _data_file(path: Path, folder_file: str) -> Path:
-    if path.is_file():
-        return path
-    if not path.is_dir():
-        raise UserError(f"{path}: no such data file or folder; check --train-data-path")
-    if (path / folder_file).is_file():
-        return path / folder_file
-    candidates = sorted(path.glob("*.jsonl"))
-    if len(candidates) == 1:
-        return candidates[0]
-    raise UserError(
-        f"{path}: the folder holds no {folder_file} and {len(candidates)} .jsonl files; "
-        "name one of its files"
-    )
-
-
-def _entries(path: Path) -> Iterator[tuple[str, Any]]:
-    """(place, parsed entry) of a file; places are ":line" or "[index]"."""
-    try:
-        text = path.read_text(encoding="utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise UserError(f"{path}: not a text file in UTF-8 ({error.reason})") from None
-    if path.suffix == ".json":
-        try:
-            array = json.loads(text)
-        except json.JSONDecodeError as error:
-            raise UserError(f"{path}:{error.lineno}: not JSON ({error.msg})") from None
-        if not isinstance(array, list):
-            raise UserError(f"{path}: a .json data file must hold one array of rows")
-        yield from ((f"[{index}]", entry) for index, entry in enumerate(array))
-        return
-    for number, line in enumerate(text.split("\n"), start=1):
-        if line.strip():
-            try:
-                yield f":{number}", json.loads(line)
-            except json.JSONDecodeError as error:
-                raise UserError(
-                    f"{path}:{number}: not a JSON object ({error.msg}); correct or remove the line"
-                ) from None
 
 
 def _parse_row(entry: Any, path: Path, place: str, uid_place: str) -> Row:
     where = f"{path}{place}"
+    if isinstance(entry, BrokenEntry):
+        raise RowError(where, f"{entry.reason}; correct or remove it")
     if not isinstance(entry, dict):
-        raise UserError(f"{where}: a row must be a JSON object; correct or remove it")
+        raise RowError(where, "a row must be a JSON object; correct or remove it")
+    _check_values(entry, where)
+    entry, used = _by_own_names(entry)
 
     def text(key: str, default: str | None = None) -> str:
         value = entry.get(key)
@@ -147,62 +173,139 @@ def _parse_row(entry: Any, path: Path, place: str, uid_place: str) -> Row:
             value = default
         if isinstance(value, bool) or not isinstance(value, str | int | float):
             kind = "missing" if value is None else "not a text"
-            raise UserError(f"{where}: field '{key}' is {kind}; correct or remove the row")
+            raise RowError(where, f"field '{key}' is {kind}; correct or remove the row")
+        if isinstance(value, float) and not math.isfinite(value):
+            raise RowError(where, f"field '{key}' is no finite number; correct or remove the row")
         return str(value)
 
-    problem_id = text("problem_id")
-    data_type = text("data_type", "video")
-    if data_type not in DATA_TYPES:
-        raise UserError(
-            f"{where}: data_type '{data_type}' is not known; use one of {', '.join(DATA_TYPES)}"
-        )
+    problem_id = text("problem_id", place.strip(":[]"))
+    videos, images = _media_paths(entry, path, where)
     problem = text("problem")
-    answer = _strip_tags(text("answer"), "answer")
+    try:
+        answer = clean_answer(text("answer"))
+        reasoning = clean_reasoning(text("reasoning", ""))
+    except ValueError as error:
+        raise RowError(where, f"{error}; correct or remove the row") from None
     for key, value in (("problem", problem), ("answer", answer)):
         if not value.strip():
-            raise UserError(f"{where}: field '{key}' is empty; correct or remove the row")
-    videos, images = _media_paths(entry, data_type, path, where)
+            raise RowError(where, f"field '{key}' is empty; correct or remove the row")
     return Row(
         problem_id=problem_id,
         problem=problem,
         answer=answer,
-        reasoning=_strip_tags(text("reasoning", ""), "think"),
+        reasoning=reasoning,
         videos=videos,
         problem_type=text("problem_type", "general"),
-        data_type=data_type,
+        data_type=_data_type(entry, videos, images, where),
         source=where,
         uid=f"{problem_id}@{uid_place}",
         images=images,
-        metadata={key: value for key, value in entry.items() if key not in KNOWN_FIELDS},
+        metadata={k: v for k, v in entry.items() if k not in KNOWN_FIELDS and k not in used},
     )
 
 
-def _media_paths(
-    entry: dict[str, Any], data_type: str, path: Path, where: str
-) -> tuple[tuple[Path, ...], tuple[Path, ...]]:
-    """Videos and images of a row, which must have those that its ``data_type`` tells of."""
-    found = {kind: _paths(entry.get(kind), kind, path, where) for kind in ("videos", "images")}
-    if data_type == "text":
+def _by_own_names(entry: dict[str, Any]) -> tuple[dict[str, Any], set[str]]:
+    """The row with its fields by the names that they have here, and the other names it had."""
+    result, used = dict(entry), set()
+    for name, others in OTHER_NAMES.items():
+        if result.get(name) is not None:
+            continue
+        other = next((other for other in others if entry.get(other) is not None), None)
+        if other is not None:
+            result[name] = entry[other]
+            used.add(other)
+    return result, used
+
+
+def _check_values(entry: dict[str, Any], where: str) -> None:
+    """Refuse what libraries fail at later: half characters, and nesting without end."""
+    left: list[tuple[Any, int]] = [(entry, 1)]
+    while left:
+        value, depth = left.pop()
+        if depth > _DEEPEST:
+            raise RowError(where, f"the row is nested more than {_DEEPEST} levels deep; remove it")
+        if isinstance(value, str):
+            if not _is_text(value):
+                raise RowError(
+                    where,
+                    "a text holds half a character (a lone UTF-16 surrogate); correct or remove it",
+                )
+        elif isinstance(value, dict):
+            left += [(key, depth) for key in value]
+            left += [(item, depth + 1) for item in value.values()]
+        elif isinstance(value, list):
+            left += [(item, depth + 1) for item in value]
+
+
+def _is_text(value: str) -> bool:
+    try:
+        value.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def _data_type(
+    entry: dict[str, Any], videos: Sequence[Path], images: Sequence[Path], where: str
+) -> str:
+    """What the row says, or what it has."""
+    given = entry.get("data_type")
+    if given is None:
+        return "video" if videos else "image" if images else "text"
+    if given not in DATA_TYPES:
+        raise RowError(
+            where, f"data_type {given!r} is not known; use one of {', '.join(DATA_TYPES)}"
+        )
+    found = {"videos": videos, "images": images}
+    if given == "text":
         for kind, names in found.items():
             if names:
-                raise UserError(f"{where}: data_type is 'text' but the row has a '{kind}' field")
-    elif not found[f"{data_type}s"]:
-        raise UserError(
-            f"{where}: the row has no '{data_type}s' field; add the path of its {data_type}, "
-            "or set data_type to 'text'"
+                raise RowError(where, f"data_type is 'text' but the row has a '{kind}' field")
+    elif not found[f"{given}s"]:
+        raise RowError(
+            where,
+            f"the row has no '{given}s' field; add the path of its {given}, or set data_type to "
+            "'text'",
         )
-    return found["videos"], found["images"]
+    return str(given)
+
+
+def _media_paths(
+    entry: dict[str, Any], path: Path, where: str
+) -> tuple[tuple[Path, ...], tuple[Path, ...]]:
+    """Videos and images of a row."""
+    return _paths(entry.get("videos"), "videos", path, where), _paths(
+        entry.get("images"), "images", path, where
+    )
 
 
 def _paths(value: Any, kind: str, path: Path, where: str) -> tuple[Path, ...]:
-    names = value if isinstance(value, list) else [value] if value else []
-    if not all(isinstance(name, str) and name for name in names):
-        one = kind.removesuffix("s")
-        raise UserError(f"{where}: field '{kind}' must be the path of a {one}, or a list of paths")
-    return tuple(path.parent / name for name in names)
+    names = value if isinstance(value, list) else [] if value in (None, "") else [value]
+    one = kind.removesuffix("s")
+    for name in names:
+        if not isinstance(name, str) or not name.strip():
+            raise RowError(where, f"field '{kind}' must be the path of a {one}, or a list of paths")
+        if "\0" in name:
+            raise RowError(where, f"field '{kind}' holds a path with a NUL character; correct it")
+        if _URL.match(name) and not name.startswith(_FILE_URL):
+            raise RowError(
+                where, f"field '{kind}' holds an address; download the {one} and give its path"
+            )
+    return tuple(path.parent / name.removeprefix(_FILE_URL) for name in names)
 
 
-def _strip_tags(text: str, tag: str) -> str:
-    """The inside of ``<tag>…</tag>`` where the whole text is wrapped in it."""
-    match = re.fullmatch(rf"\s*<{tag}>(.*)</{tag}>\s*", text, flags=re.DOTALL)
-    return (match.group(1) if match else text).strip()
+def number_in(row: Row, name: str) -> float:
+    """The number in a field of the row's metadata.
+
+    Raises:
+        RowError: there is none.
+    """
+    value = row.metadata.get(name)
+    is_number = isinstance(value, int | float) and not isinstance(value, bool)
+    try:
+        number = float(value) if is_number else math.nan  # type: ignore[arg-type]
+    except OverflowError:
+        number = math.inf
+    if not math.isfinite(number):
+        raise RowError(row.source, f"field '{name}' is no number, but --difficulty-field names it")
+    return number

@@ -1,42 +1,97 @@
-"""Chat templates: what stands around a question and before its response."""
+"""Templates that are written here: conversations by --chat-template, questions by
+--prompt-template. All are in Jinja, as Hugging Face's chat templates are."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from pathlib import Path
 
 from megatron_longrl.errors import UserError
 
 
-@dataclass(frozen=True)
-class Template:
-    """Media embeddings stand between ``before_media`` and the question."""
+def _chatml(default_system: str | None) -> str:
+    """Qwen2's form. Without a system turn in the conversation ``default_system`` is one."""
+    turn = (
+        "<|im_start|>{{ message['role'] }}{{ '\\n' }}{{ message['content'] }}<|im_end|>{{ '\\n' }}"
+    )
+    system = ""
+    if default_system is not None:
+        system = (
+            "{% if messages[0]['role'] != 'system' %}<|im_start|>system{{ '\\n' }}"
+            f"{default_system}<|im_end|>{{{{ '\\n' }}}}{{% endif %}}"
+        )
+    opening = "{% if add_generation_prompt %}<|im_start|>assistant{{ '\\n' }}{% endif %}"
+    return f"{system}{{% for message in messages %}}{turn}{{% endfor %}}{opening}"
 
-    before_media: str
-    after_question: str
 
+_LLAMA3_HEADER = "<|start_header_id|>{{ %s }}<|end_header_id|>{{ '\\n\\n' }}"
 
-TEMPLATES = {
-    "qwen2": Template("<|im_start|>user\n", "<|im_end|>\n<|im_start|>assistant\n"),
-    "qwen2_system": Template(
-        "<|im_start|>system\nYou are a helpful assistant.<|im_end|>\n<|im_start|>user\n",
-        "<|im_end|>\n<|im_start|>assistant\n",
-    ),
+CHAT_TEMPLATES = {
+    "qwen2": _chatml(None),
+    "qwen2_system": _chatml("You are a helpful assistant."),
     # As VILA and LongVILA were trained: Qwen2's form, and a system turn without a full stop.
-    "vila": Template(
-        "<|im_start|>system\nYou are a helpful assistant<|im_end|>\n<|im_start|>user\n",
-        "<|im_end|>\n<|im_start|>assistant\n",
+    "vila": _chatml("You are a helpful assistant"),
+    "plain": "{% for message in messages %}{{ message['content'] }}{{ '\\n' }}{% endfor %}",
+    "llama3": (
+        "{{ bos_token }}{% for message in messages %}"
+        + _LLAMA3_HEADER % "message['role']"
+        + "{{ message['content'] | trim }}<|eot_id|>{% endfor %}"
+        + "{% if add_generation_prompt %}"
+        + _LLAMA3_HEADER % "'assistant'"
+        + "{% endif %}"
     ),
-    "plain": Template("", "\n"),
 }
 """By the name that --chat-template gives."""
 
+DEFAULT_CHAT_TEMPLATE = "qwen2"
+"""Of a tokenizer that comes without one."""
 
-def find_template(name: str) -> Template:
-    """The template of a name.
+PROMPT_TEMPLATES = {
+    "think-answer": (
+        "{{ question }}{{ '\\n\\n' }}"
+        "Think step by step before you answer. Write your reasoning between <think> and </think>, "
+        "and behind it nothing but the final answer between <answer> and </answer>."
+    ),
+}
+"""By the name that --prompt-template gives."""
+
+_QUESTION = "{question}"
+
+
+def find_chat_template(name: str) -> str:
+    """The template of a name or a file.
 
     Raises:
         UserError: there is none.
     """
-    if name not in TEMPLATES:
-        raise UserError(f"--chat-template {name} is not known: use one of {', '.join(TEMPLATES)}")
-    return TEMPLATES[name]
+    return _find(name, CHAT_TEMPLATES, "--chat-template")
+
+
+def find_prompt_template(name: str) -> str:
+    """The template of a name or a file. In a file that is no Jinja ``{question}`` stands for the
+    question.
+
+    Raises:
+        UserError: there is none, or it has no place for the question.
+    """
+    template = _find(name, PROMPT_TEMPLATES, "--prompt-template")
+    if "{{" in template or "{%" in template:
+        return template
+    before, place, after = template.partition(_QUESTION)
+    if not place or _QUESTION in after:
+        raise UserError(
+            f"--prompt-template {name}: the file must have one place for the question, "
+            "{{ question }} in Jinja or {question} in plain text"
+        )
+    return "{% raw %}" + before + "{% endraw %}{{ question }}{% raw %}" + after + "{% endraw %}"
+
+
+def _find(name: str, named: dict[str, str], flag: str) -> str:
+    if name in named:
+        return named[name]
+    path = Path(name)
+    try:
+        if path.is_file():
+            return path.read_text(encoding="utf-8-sig")
+    except (OSError, ValueError) as error:
+        raise UserError(f"{flag} {name}: the file cannot be read ({error})") from None
+    raise UserError(f"{flag} {name} is not known: give a file, or one of {', '.join(named)}")

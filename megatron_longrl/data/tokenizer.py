@@ -3,18 +3,23 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import sentencepiece
 
+from megatron_longrl.data.tokenizer_settings import end_ids_of, template_of_processor
 from megatron_longrl.errors import UserError
 from megatron_longrl.whole_file import whole_file
 
 END_OF_TURN = "<|im_end|>"
 """Ends every turn of a conversation, and with it a response."""
+
+Message = Mapping[str, Any]
+"""Of a conversation: ``role`` and ``content``, a text or a list of parts, as chat templates take
+them."""
 
 _CHAT_SYMBOLS = ("<|im_start|>", END_OF_TURN)
 
@@ -26,11 +31,23 @@ class Tokenizer(Protocol):
 
     @property
     def vocab_size(self) -> int:
-        """Number of ids, added tokens included."""
+        """One more than the largest id, added tokens included."""
+
+    @property
+    def unused_ids(self) -> Collection[int]:
+        """Ids below ``vocab_size`` that have no token."""
+
+    @property
+    def end_ids(self) -> tuple[int, ...]:
+        """Tokens that end a response: where transformers' ``generate`` stops."""
 
     @property
     def eos_id(self) -> int:
-        """Ends an assistant's turn (``<|im_end|>``)."""
+        """The one of them that ends a demonstration whose template does not say how."""
+
+    @property
+    def chat_template(self) -> str | None:
+        """The Jinja template of conversations that comes with the tokenizer; None: it has none."""
 
     @property
     def pad_id(self) -> int:
@@ -51,7 +68,15 @@ class Tokenizer(Protocol):
         """Ids of a text; special tokens written in it are recognised, none are added."""
 
     def decode(self, ids: Sequence[int]) -> str:
-        """Text of ids, special tokens included."""
+        """Text of ids, special tokens included; ids without a token have none."""
+
+    def render(self, messages: Sequence[Message], template: str, *, asks: bool) -> str:
+        """A conversation as text.
+
+        Args:
+            template: in Jinja.
+            asks: whether the opening of an assistant's turn follows.
+        """
 
     def files(self) -> list[Path]:
         """Files that an exported model needs."""
@@ -77,7 +102,16 @@ class SentencePieceTokenizer:
                 "tokenizer give its folder and --tokenizer-type HuggingFaceTokenizer"
             ) from None
         self.vocab_size = int(self._model.vocab_size())
-        self.eos_id = self.id_of(END_OF_TURN)
+        self.unused_ids: Collection[int] = ()
+        self.chat_template: str | None = None
+        own = int(self._model.piece_to_id(END_OF_TURN))
+        own = int(self._model.eos_id()) if own == self._model.unk_id() else own
+        if own < 0:
+            raise UserError(
+                f"--tokenizer-model {model}: the model has neither {END_OF_TURN} nor an end of text"
+            )
+        self.end_ids = end_ids_of(self.path.parent, range(self.vocab_size)) or (own,)
+        self.eos_id = own if own in self.end_ids else self.end_ids[0]
         self.pad_id = max(int(self._model.pad_id()), 0)
         self.media_id = self.pad_id
 
@@ -103,7 +137,16 @@ class SentencePieceTokenizer:
 
     def decode(self, ids: Sequence[int]) -> str:
         """Text of ids."""
-        return str(self._model.decode([int(i) for i in ids]))
+        return str(self._model.decode([int(i) for i in ids if 0 <= i < self.vocab_size]))
+
+    def render(self, messages: Sequence[Message], template: str, *, asks: bool) -> str:
+        """A conversation as text."""
+        from transformers.utils.chat_template_utils import render_jinja_template
+
+        texts, _ = render_jinja_template(
+            [list(messages)], chat_template=template, add_generation_prompt=asks
+        )
+        return str(texts[0])
 
     def files(self) -> list[Path]:
         """The model file."""
@@ -125,19 +168,25 @@ class HuggingFaceTokenizer:
             self._tokenizer = AutoTokenizer.from_pretrained(
                 str(self.path), local_files_only=True, trust_remote_code=False
             )
-        except (OSError, ValueError, KeyError) as error:
+        except Exception as error:  # Whatever the libraries make of the folder's files.
+            reason = (str(error).strip() or type(error).__name__).splitlines()[0]
             raise UserError(
-                f"--tokenizer-model {model}: no Hugging Face tokenizer in this folder "
-                f"({str(error).splitlines()[0]})"
+                f"--tokenizer-model {model}: no Hugging Face tokenizer in this folder ({reason})"
             ) from None
-        self.vocab_size = len(self._tokenizer)
         known = self._tokenizer.get_vocab()
-        eos = known.get(END_OF_TURN, self._tokenizer.eos_token_id)
-        if eos is None:
+        self._ids = frozenset(known.values())
+        self.vocab_size = max(len(self._tokenizer), max(self._ids, default=-1) + 1)
+        self.unused_ids: Collection[int] = frozenset(range(self.vocab_size)) - self._ids
+        own = self._tokenizer.eos_token_id
+        own = known.get(END_OF_TURN) if own is None else int(own)
+        self.end_ids = end_ids_of(self.path, self._ids) or (() if own is None else (own,))
+        if not self.end_ids:
             raise UserError(
-                f"--tokenizer-model {model}: neither {END_OF_TURN} nor eos_token is set"
+                f"--tokenizer-model {model}: no token ends a response: set eos_token in "
+                "tokenizer_config.json, or eos_token_id in generation_config.json"
             )
-        self.eos_id = int(eos)
+        self.eos_id = own if own is not None and own in self.end_ids else self.end_ids[0]
+        self.chat_template = template_of_processor(self.path) or self._own_template()
         pad = self._tokenizer.pad_token_id
         self.pad_id = self.eos_id if pad is None else int(pad)
         self.media_id = self.pad_id
@@ -157,11 +206,26 @@ class HuggingFaceTokenizer:
         """Text of ids."""
         return str(
             self._tokenizer.decode(
-                [int(i) for i in ids],
+                [int(i) for i in ids if i in self._ids],
                 skip_special_tokens=False,
                 clean_up_tokenization_spaces=False,
             )
         )
+
+    def render(self, messages: Sequence[Message], template: str, *, asks: bool) -> str:
+        """A conversation as text."""
+        return str(
+            self._tokenizer.apply_chat_template(
+                list(messages), chat_template=template, tokenize=False, add_generation_prompt=asks
+            )
+        )
+
+    def _own_template(self) -> str | None:
+        """The one that is used by default where there are several."""
+        found = self._tokenizer.chat_template
+        if isinstance(found, dict):
+            found = found.get("default")
+        return str(found) if found else None
 
     def files(self) -> list[Path]:
         """The tokenizer's files, by the names that Hugging Face gives them."""
@@ -176,6 +240,32 @@ class HuggingFaceTokenizer:
             "tokenizer.model",
         )
         return [self.path / name for name in names if (self.path / name).is_file()]
+
+
+def ending(tokenizer: Tokenizer, ids: Sequence[int]) -> int:
+    """How many end tokens close a response."""
+    length = len(ids)
+    while length and ids[length - 1] in tokenizer.end_ids:
+        length -= 1
+    return len(ids) - length
+
+
+def ids_without_token(tokenizer: Tokenizer, vocab_size: int) -> list[tuple[int, int]]:
+    """Rows of word embeddings that have no token, as ranges (first, behind the last).
+
+    Args:
+        vocab_size: rows of the model; published checkpoints have more than their tokenizer.
+    """
+    ids = [i for i in sorted(tokenizer.unused_ids) if i < vocab_size]
+    ranges: list[tuple[int, int]] = []
+    for first, behind in [(i, i + 1) for i in ids] + [(tokenizer.vocab_size, vocab_size)]:
+        if behind <= first:
+            continue
+        if ranges and ranges[-1][1] == first:
+            ranges[-1] = (ranges[-1][0], behind)
+        else:
+            ranges.append((first, behind))
+    return ranges
 
 
 TOKENIZERS: dict[str, Callable[[str | Path], Tokenizer]] = {

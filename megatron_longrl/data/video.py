@@ -1,30 +1,32 @@
 """Pixels of video frames: exactly those that are asked for, resized and normalised.
 
-DALI decodes VP8, VP9 and MJPEG on a CPU, and what NVDEC can on a GPU. All else is decoded by PyAV.
-Both give the same pixels on a CPU, bit for bit, and give them as VILA reads videos: colours as
-BT.601 whatever the file's tag says, no rotation, the whole frame squeezed to the size asked for.
-NVDEC's pixels differ a little from a CPU decoder's.
+DALI decodes VP8, VP9 and MJPEG on a CPU, and what NVDEC can on a GPU, where every packet is a frame
+of one size. All else is decoded by PyAV. Both give the same pixels on a CPU, bit for bit, and give
+them as OpenCV does, with which VILA reads videos: colours as BT.601 whatever the file's tag says;
+upright, where the file's display matrix is a turn by quarters (a mirror in it is left out); then
+the whole frame is squeezed to the size asked for. NVDEC's pixels differ a little from a CPU
+decoder's.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from functools import cache, partial
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from megatron_longrl.data import video_dali
+from megatron_longrl.data.coded_frames import Size
 from megatron_longrl.data.frame_view import Tiling
 from megatron_longrl.data.image import read_image
 from megatron_longrl.data.resize import preprocess
 from megatron_longrl.data.video_dali import DECODED_BY_DALI, VIDEOS_PER_RUN
 from megatron_longrl.data.video_info import VideoError
-from megatron_longrl.data.video_probe import Scan, probe, scan
+from megatron_longrl.data.video_probe import Scan, scan
 from megatron_longrl.data.video_pyav import decode_in_chunks
-from megatron_longrl.data.video_segments import Piece, cut, plan_pieces
+from megatron_longrl.data.video_segments import cut, plan_pieces
 from megatron_longrl.data.video_spec import VideoSpec
 from megatron_longrl.platforms import platform
 
@@ -80,8 +82,8 @@ def decode_many(
                     _run(waiting, results)
                     waiting.clear()
                 waiting.append(part)
-        except VideoError as error:
-            results[number] = error
+        except Exception as error:  # decoders raise what they like: it is this video's error
+            results[number] = VideoError.of(spec.path, error)
     _run(waiting, results)
     return results
 
@@ -131,11 +133,13 @@ class _Encoded:
     """Number, in the video, of the file's first frame."""
     bytes: int
     """Memory that it takes in DALI."""
+    size: Size
+    """Width and height of its frames."""
+    turns: int
+    """Quarter turns, counter-clockwise, that set them upright."""
 
 
-def _parts(
-    number: int, spec: VideoSpec, indices: Sequence[int]
-) -> Iterator[_Encoded] | Iterator[_Decoded]:
+def _parts(number: int, spec: VideoSpec, indices: Sequence[int]) -> Iterator[_Encoded | _Decoded]:
     """Cut a request into parts whose frames at full size fit into the memory of a run."""
     if not indices:
         return iter(())
@@ -146,31 +150,34 @@ def _parts(
         raise VideoError(
             spec.path, f"frame {max(indices)} was asked for, and there are {found.info.num_frames}"
         )
-    if found.info.codec in DECODED_BY_DALI[platform.name] and not found.has_hidden_frames:
+    if found.is_plain and found.info.codec in DECODED_BY_DALI[platform.name]:
         return _parts_for_dali(number, spec, indices, found)
     return _parts_by_pyav(number, spec, indices, range(len(indices)))
 
 
 def _parts_for_dali(
     number: int, spec: VideoSpec, indices: Sequence[int], found: Scan
-) -> Iterator[_Encoded]:
+) -> Iterator[_Encoded | _Decoded]:
     frame_bytes = found.info.width * found.info.height * 3
     step = max(1, _RUN_BYTES // frame_bytes)
     in_order = sorted(range(len(indices)), key=lambda row: indices[row])
-    whole = cache(partial(np.fromfile, spec.path, dtype=np.uint8))  # read once, where it is needed
     for start in range(0, len(indices), step):
         rows = in_order[start : start + step]
         for piece in plan_pieces(found, sorted({indices[row] for row in rows})):
             here = [row for row in rows if piece.wanted[0] <= indices[row] <= piece.wanted[-1]]
-            file, first = _file_of(spec.path, found, piece, whole)
-            frames = np.asarray([indices[row] - first for row in here], dtype=np.int32)
+            file = cut(spec.path, found, piece)
+            if file is None:
+                yield from _parts_by_pyav(number, spec, [indices[row] for row in here], here)
+                continue
+            frames = np.asarray([indices[row] - piece.first for row in here], dtype=np.int32)
             size = file.nbytes + len(here) * frame_bytes
-            yield _Encoded(number, here, spec, file, frames, first, size)
+            stored = found.stored_size, found.turns
+            yield _Encoded(number, here, spec, file, frames, piece.first, size, *stored)
 
 
 def _parts_of_image(number: int, spec: VideoSpec, indices: Sequence[int]) -> Iterator[_Decoded]:
     """One for every copy of the image whose tiles are asked for; or the image, repeated."""
-    image = torch.from_numpy(read_image(spec.path))[None]
+    image = torch.from_numpy(read_image(spec.path, upright=spec.upright))[None]
     if not spec.view.tilings:
         yield _Decoded(number, range(len(indices)), spec, image)
         return
@@ -184,27 +191,10 @@ def _parts_of_image(number: int, spec: VideoSpec, indices: Sequence[int]) -> Ite
         first = behind
 
 
-def _file_of(
-    path: str, found: Scan, piece: Piece, whole: Callable[[], np.ndarray]
-) -> tuple[np.ndarray, int]:
-    """A file with the frames of a piece, uint8 [n], and which frame of the video is its first.
-
-    Args:
-        whole: reads the file.
-    """
-    if piece.length < found.info.num_frames:
-        encoded = cut(path, found, piece)
-        if encoded is not None:
-            return encoded, piece.first
-    return whole(), 0
-
-
 def _parts_by_pyav(
     number: int, spec: VideoSpec, indices: Sequence[int], rows: Sequence[int]
 ) -> Iterator[_Decoded]:
-    info = probe(spec.path)
-    chunk = max(1, _RUN_BYTES // (info.width * info.height * 3))
-    for positions, frames in decode_in_chunks(spec.path, indices, chunk):
+    for positions, frames in decode_in_chunks(spec.path, indices, _RUN_BYTES):
         yield _Decoded(number, [rows[p] for p in positions], spec, torch.from_numpy(frames))
 
 
@@ -215,7 +205,7 @@ def _run(parts: Sequence[_Encoded], results: list[Tensor | VideoError]) -> None:
         return
     try:
         outputs = video_dali.decode([(part.file, part.indices) for part in parts])
-    except RuntimeError:
+    except Exception:  # RuntimeError, as far as is known
         # One of them is bad, or of a kind that this decoder lacks; find out which.
         for part in parts:
             if len(parts) > 1:
@@ -224,7 +214,11 @@ def _run(parts: Sequence[_Encoded], results: list[Tensor | VideoError]) -> None:
                 _run_refused(part, results)
         return
     for part, frames in zip(parts, outputs, strict=True):
-        _Decoded(part.number, part.rows, part.spec, frames).write(results)
+        if tuple(frames.shape[1:]) != (*part.size[::-1], 3):
+            _run_refused(part, results)
+            continue
+        upright = frames.rot90(part.turns, (1, 2)) if part.turns else frames
+        _Decoded(part.number, part.rows, part.spec, upright).write(results)
 
 
 def _run_refused(part: _Encoded, results: list[Tensor | VideoError]) -> None:
@@ -233,5 +227,5 @@ def _run_refused(part: _Encoded, results: list[Tensor | VideoError]) -> None:
         indices = (part.indices + part.first).tolist()
         for again in _parts_by_pyav(part.number, part.spec, indices, part.rows):
             again.write(results)
-    except VideoError as error:
-        results[part.number] = error
+    except Exception as error:
+        results[part.number] = VideoError.of(part.spec.path, error)

@@ -43,7 +43,7 @@ def decode(videos: Sequence[tuple[np.ndarray, np.ndarray]]) -> list[Tensor]:
         pipeline.feed_input(name, list(column))
     try:
         (output,) = pipeline.run()
-    except RuntimeError:
+    except Exception:
         del _pipelines.decoding  # a pipeline that has failed once fails for ever
         raise
     return [platform.from_dali(output.at(number)) for number in range(len(videos))]

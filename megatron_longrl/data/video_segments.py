@@ -11,13 +11,19 @@ import io
 from bisect import bisect_left
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from fractions import Fraction
 from typing import Any
 
 import av
 import numpy as np
 
+from megatron_longrl.data.coded_frames import READERS
+from megatron_longrl.data.video_info import VideoError
+from megatron_longrl.data.video_open import opened
 from megatron_longrl.data.video_probe import Scan
 
+_STEP = Fraction(1, 25)
+"""Seconds between frames that have no times."""
 _LEAST_SKIPPED = 8
 """Frames that must be left out for a piece of its own: to open one costs a few frames' time."""
 
@@ -60,43 +66,58 @@ def _frame_at(found: Scan, timestamp: int) -> int:
 def cut(path: str, found: Scan, piece: Piece) -> np.ndarray | None:
     """The bytes of a file with the piece's frames, uint8 [n], the first of them number 0.
 
-    None where the container does not find its way to the key frame: then the whole file is needed.
+    The file tells the size of the stream's frames. None where FFmpeg takes the one that the
+    container tells for it, and that is another one; where the container does not find its way to
+    the key frame; or where it has no times and the codec shows frames in another order than it
+    codes them in.
     """
-    if not found.timestamps:
+    if not found.timestamps and found.info.codec not in READERS:
         return None
     try:
         return _copy(path, found, piece)
-    except av.FFmpegError:
-        return None
+    except VideoError:
+        return None  # who decodes the file without cutting it finds out more
 
 
 def _copy(path: str, found: Scan, piece: Piece) -> np.ndarray | None:
-    first, last = found.timestamps[piece.first], found.timestamps[piece.wanted[-1]]
+    first, last = (
+        found.timestamps[frame] if found.timestamps else None
+        for frame in (piece.first, piece.wanted[-1])
+    )
     file = io.BytesIO()
     count = 0
-    with av.open(path, metadata_errors="ignore") as source:
-        stream = source.streams.video[0]
-        with av.open(file, "w", format="matroska") as target:
-            copy = target.add_stream_from_template(stream)
-            for packet in _packets(source, stream, first, last):
-                if count == 0 and not (packet.is_keyframe and packet.pts == first):
-                    return None
+    with opened(path) as (source, stream), av.open(file, "w", format="matroska") as target:
+        if (stream.width, stream.height) != found.stored_size:
+            return None
+        copy = target.add_stream_from_template(stream)
+        for packet in _packets(source, stream, first, last):
+            if count == 0 and not (packet.is_keyframe and first in (None, packet.pts)):
+                return None
+            if first is None:  # in the order of the file
+                packet.time_base, packet.pts, packet.dts = _STEP, count, count
+            else:
                 packet.pts -= first
                 packet.dts = None if packet.dts is None else packet.dts - first
-                packet.stream = copy
-                target.mux(packet)
-                count += 1
+            packet.stream = copy
+            target.mux(packet)
+            count += 1
+            if count == piece.length:
+                break
     if count != piece.length:
         return None
     return np.frombuffer(file.getvalue(), dtype=np.uint8)
 
 
-def _packets(source: Any, stream: Any, first: int, last: int) -> Iterator[Any]:
-    """Packets of the frames shown from ``first`` to ``last``."""
-    source.seek(first, stream=stream)
+def _packets(source: Any, stream: Any, first: int | None, last: int | None) -> Iterator[Any]:
+    """Packets of the frames shown from ``first`` to ``last``; all where they have no times."""
+    if first is not None:
+        source.seek(first, stream=stream)
     for packet in source.demux(stream):
-        if not packet.size or packet.is_discard or packet.pts is None or packet.pts < first:
+        if not packet.size:
             continue
-        if packet.pts > last:
-            return
+        if first is not None and last is not None:
+            if packet.pts is None or packet.pts < first:
+                continue
+            if packet.pts > last:
+                return
         yield packet

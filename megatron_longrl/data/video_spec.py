@@ -10,6 +10,7 @@ import numpy as np
 
 from megatron_longrl.data.frame_view import FrameView
 from megatron_longrl.data.video_info import VideoInfo
+from megatron_longrl.data.video_times import sample
 
 
 @dataclass(frozen=True)
@@ -29,6 +30,8 @@ class VideoSpec:
     """Pillow reads the file, not a video decoder."""
     frames_per_second: float = field(default=0.0, compare=False)
     """At which the frames were taken; 0 where the file has no notion of time."""
+    upright: bool = True
+    """Whether an image is turned as its EXIF orientation says. Videos always are upright."""
 
     def key(self) -> str:
         """Identifies these pixels: content, frames and preprocessing."""
@@ -37,6 +40,8 @@ class VideoSpec:
     @cached_property
     def _key(self) -> str:
         text = f"{self.content}/{self.frame_indices}/{self.view}"
+        if not self.upright:
+            text += "/as stored"
         return hashlib.sha256(text.encode()).hexdigest()
 
     @property
@@ -56,12 +61,17 @@ def sample_frame_indices(
     """Which frames to take.
 
     With ``fps``, one frame per 1 / fps seconds, at most ``max_frames``; else ``max_frames``. They
-    are spread uniformly from the first to the last frame, as LongVILA samples. Without either, or
-    from a video that has fewer, all.
+    are spread uniformly from the first to the last frame, as LongVILA samples; over time, where the
+    rate varies. Without either, or from a video that has fewer, all.
     """
-    count = info.num_frames
-    if fps is not None and info.fps > 0:
-        count = max(1, min(count, round(info.num_frames / info.fps * fps)))
+    return tuple(sample(info, max_frames, fps, _uniform))
+
+
+def _uniform(count: int, rate: float, max_frames: int | None, fps: float | None) -> list[int]:
+    wanted = count
+    if fps is not None and rate > 0:
+        wanted = max(1, min(count, round(count / rate * fps)))
     if max_frames is not None:
-        count = min(count, max_frames)
-    return tuple(int(i) for i in np.linspace(0, info.num_frames - 1, count).round())
+        wanted = min(wanted, max_frames)
+    spread: list[int] = np.linspace(0, count - 1, wanted).round().astype(np.int64).tolist()
+    return spread

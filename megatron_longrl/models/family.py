@@ -12,14 +12,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_args
 
+from megatron_longrl.checkpoint.settings import Settings
 from megatron_longrl.config.model import FamilyName
-from megatron_longrl.errors import UserError
 
 if TYPE_CHECKING:
     import torch
     from torch import Tensor
 
     from megatron_longrl.checkpoint.hf import HfFolder
+    from megatron_longrl.checkpoint.sizes import Sized
     from megatron_longrl.checkpoint.table import Table
     from megatron_longrl.config import Config
     from megatron_longrl.data.media_layout import MediaLayout
@@ -58,6 +59,8 @@ class Family:
     """Fields of the model section that a checkpoint determines."""
     hf_configs: Callable[[Config, str, Collection[str]], dict[str, dict[str, Any]]]
     """(config, dtype, names of the tensors that are written) -> JSON files of an export by path."""
+    sizes: Callable[[Mapping[str, Any]], list[Sized]]
+    """Fields of the configuration -> tensors that tell its sizes."""
     build_encoder: Callable[[Config, ParallelGroups], torch.nn.Module] | None = None
     """Pixels to embeddings; None for a family that reads text only."""
     build_layout: Callable[[Config, Tokenizer], MediaLayout] | None = None
@@ -66,6 +69,8 @@ class Family:
     """Folder of a checkpoint with the tokenizer's files."""
     completion: Callable[[Config], dict[str, Tensor]] = _nothing
     """Tensors that Hugging Face's classes have and the model has not, by names of the table."""
+    embeddings: tuple[str, str] = ("llm/model.embed_tokens.weight", "llm/lm_head.weight")
+    """Names of the table of the word embeddings and of the output layer, which may be tied."""
     module_path: Callable[[str], str] = _as_stored
     """Name of the table -> name in transformers' class of the folder, where files have another."""
 
@@ -95,8 +100,8 @@ def family_of(settings: Mapping[str, Any], path: Path) -> FamilyName:
     for name in FAMILIES:
         for model_type in find_family(name).model_types:
             known[model_type] = name
-    if kind not in known:
-        raise UserError(
-            f"{path}: model_type {kind} is not supported, only {', '.join(sorted(known))}"
+    if not isinstance(kind, str) or kind not in known:
+        raise Settings(settings, path).wrong(
+            "model_type", f"not supported, only {', '.join(sorted(known))}"
         )
     return known[kind]

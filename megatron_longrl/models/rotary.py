@@ -14,8 +14,6 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from megatron_longrl.models.text.kinds import LLAMA3_SCALING
-
 if TYPE_CHECKING:
     from megatron_longrl.config import Config
 
@@ -66,7 +64,7 @@ def scaled_frequencies(inverse_frequencies: Tensor, config: Config) -> Tensor:
         return inverse_frequencies / factor
     if config.rope_scaling_type == "yarn":
         return yarn_frequencies(inverse_frequencies, factor, config)
-    return llama3_frequencies(inverse_frequencies, factor)
+    return llama3_frequencies(inverse_frequencies, factor, config)
 
 
 def attention_sharpening(config: Config) -> float:
@@ -110,13 +108,13 @@ def yarn_frequencies(inverse_frequencies: Tensor, factor: float, config: Config)
     return inverse_frequencies / factor * grown + inverse_frequencies * (1 - grown)
 
 
-def llama3_frequencies(inverse_frequencies: Tensor, factor: float) -> Tensor:
+def llama3_frequencies(inverse_frequencies: Tensor, factor: float, config: Config) -> Tensor:
     """Llama 3.1's scaling: wavelengths beyond the old context grow by ``factor``, short ones stay.
 
     Between the two the growth is interpolated, as in transformers' modeling_rope_utils.py.
     """
-    context = LLAMA3_SCALING["original_max_position_embeddings"]
-    low, high = LLAMA3_SCALING["low_freq_factor"], LLAMA3_SCALING["high_freq_factor"]
+    context = config.llama3_original_max_position_embeddings
+    low, high = config.llama3_low_freq_factor, config.llama3_high_freq_factor
     turns = context * inverse_frequencies / (2 * math.pi)  # within the old context
     share = ((turns - low) / (high - low)).clamp(0, 1)
     return inverse_frequencies * (share + (1 - share) / factor)

@@ -1,30 +1,64 @@
-"""Multiple choice: is the right letter chosen?"""
+"""Multiple choice: is the right option chosen, and no other?"""
 
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 
-from megatron_longrl.rewards.answer import extract_answer
+from megatron_longrl.rewards.answer import marked_answer
+from megatron_longrl.rewards.letters import chosen_letter, letter_of_text, several_letters
+from megatron_longrl.rewards.options import Options, same_text
+from megatron_longrl.rewards.plain import plain
 from megatron_longrl.rewards.sample import RewardError
 
-_CHOSEN = re.compile(r"\(?([A-Z])\)?(?:[.:)\s]|$)")
-_REFERENCE = re.compile(r"\(([A-Z])\)|\(?([A-Z])(?:[.:)]|$)")
+_LETTER_AND_TEXT = re.compile(r"[(\[]?\s*([A-Za-z])\s*(?:[.):\]]\s*|\s)(?!\w\.)(?=\S)")
 
 
-def reference_letter(answer: str) -> str | None:
-    """Of ``"B"``, ``"(B)"``, ``"B. the left one"``; None where the answer is a text ("A cup")."""
-    match = _REFERENCE.match(answer.strip())
-    return match[match.lastindex or 0] if match else None
+def choice_reward(response: str, answer: str, options: Options | None = None) -> float:
+    """1.0 when the response's answer chooses the option of the reference and no other, else 0.0.
 
+    "A", "(A)", "a.", "A. a cup", "Option A", "The answer is A, because …", and the text of the
+    option, where it is known, are the same choice. An answer that hedges ("A or B") is wrong. A
+    reference with several letters ("A, C") asks for all of them.
 
-def choice_reward(response: str, answer: str) -> float:
-    """1.0 when the response's ``<answer>`` begins with the letter of the reference, else 0.0.
+    Args:
+        options: text by letter, of the question.
 
     Raises:
-        RewardError: the reference names no letter.
+        RewardError: the reference names no choice.
     """
-    right = reference_letter(answer)
-    if right is None:
+    options = options or {}
+    given = marked_answer(response) or ""
+    right = reference_letter(answer, options)
+    all_right = several_letters(answer) if right is None else None
+    if right is None and all_right is None:
         raise RewardError(f"the reference answer {answer!r} names no choice")
-    given = _CHOSEN.match(extract_answer(response) or "")
-    return 1.0 if given is not None and given[1] == right else 0.0
+    if same_text(given, answer):
+        return 1.0
+    if right is None:
+        return 1.0 if several_letters(given) == all_right else 0.0
+    return 1.0 if chosen_letter(given, _known(answer, right, options)) == right else 0.0
+
+
+def reference_letter(answer: str, options: Options | None = None) -> str | None:
+    """The letter that the reference of a multiple-choice question means, or None.
+
+    "B", "Option B", "B. the left one", "B the left one" and the text of an option mean one.
+    """
+    options = options or {}
+    named = letter_of_text(answer, options)
+    if named is not None:
+        return named
+    letter = chosen_letter(answer, options)
+    if letter is None and several_letters(answer) is None:
+        match = _LETTER_AND_TEXT.match(plain(answer))
+        letter = match[1].upper() if match and match[1].isupper() else None
+    return letter
+
+
+def _known(answer: str, letter: str, options: Options) -> Mapping[str, str]:
+    """The options; where they are not known, the one that the reference names."""
+    match = _LETTER_AND_TEXT.match(plain(answer))
+    if letter in options or match is None or match[1].upper() != letter:
+        return options
+    return {**options, letter: plain(answer)[match.end() :]}

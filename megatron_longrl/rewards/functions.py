@@ -13,7 +13,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from megatron_longrl.rewards.sample import Outcome, RewardError, Sample
+from megatron_longrl.rewards.sample import Outcome, RewardError, Sample, is_finite
 
 SINGLE: dict[str, Callable[[Sample], Any]] = {
     "prompt": lambda sample: sample.question,
@@ -125,26 +125,35 @@ def _outcome(value: Any) -> Outcome:
     if not isinstance(value, Mapping):
         score = _number(value)
         if score is None:
-            return Outcome.failure(f"returned {shown(value)}, which is no finite number")
+            return Outcome.failure(
+                f"returned {shown(value)}, which is no finite number{_in_float32(value)}"
+            )
         return Outcome(score)
     numbers = {str(key): _number(entry) for key, entry in value.items()}
     wrong = [key for key, number in numbers.items() if number is None]
     if "score" not in numbers or wrong:
-        what = f"in which {wrong[0]!r} is no finite number" if wrong else "which has no 'score'"
+        what = "which has no 'score'"
+        if wrong:
+            what = f"in which {wrong[0]!r} is no finite number{_in_float32(value.get(wrong[0]))}"
         return Outcome.failure(f"returned {shown(value)}, {what}")
     extras = {key: number for key, number in numbers.items() if number is not None}
     return Outcome(extras.pop("score"), extras)
 
 
+def _in_float32(value: Any) -> str:
+    """What a message adds about a number that is finite, but not as it is kept."""
+    return " in float32" if isinstance(value, float | int) and abs(value) < math.inf else ""
+
+
 def _number(value: Any) -> float | None:
-    """Also of a NumPy or torch scalar, without importing either."""
+    """What is finite in float32; also of a NumPy or torch scalar, without importing either."""
     if value is None or isinstance(value, str | bytes | bytearray):
         return None
     try:
         number = float(value)
     except Exception:
         return None
-    return number if math.isfinite(number) else None
+    return number if is_finite(number) else None
 
 
 _MODULES: dict[Path, Any] = {}

@@ -19,7 +19,7 @@ from megatron_longrl.rewards.sample import Outcome, Sample
 if TYPE_CHECKING:
     from openai import AsyncOpenAI
 
-    from megatron_longrl.config import Config
+    from megatron_longrl.config.rewards import RewardSection
 
 logger = logging.getLogger(__name__)
 
@@ -49,7 +49,7 @@ class Judge:
         UserError: the file of --judge-prompt cannot be used.
     """
 
-    def __init__(self, config: Config) -> None:
+    def __init__(self, config: RewardSection) -> None:
         assert config.judge_url is not None and config.judge_model is not None
         self._url = config.judge_url
         self._model = config.judge_model

@@ -2,22 +2,16 @@
 
 from __future__ import annotations
 
-import math
-import re
-
-from megatron_longrl.rewards.answer import extract_answer, last_boxed
+from megatron_longrl.rewards.answer import marked_answer
+from megatron_longrl.rewards.numbers import Number, read_number
 from megatron_longrl.rewards.sample import RewardError
-
-# Not inside a word (H2O), a number or an exponent. Possessive: long rows of digits cost nothing.
-_UNSIGNED = r"(?:(?:\d{1,3}(?:,\d{3})++(?!,?\d)|\d++)(?:\.\d++)?+|\.\d++)(?:[eE][-+]?\d++)?+"
-_NUMBER = re.compile(rf"(?<![\w.^])([-+]?{_UNSIGNED})(?:\s*+/\s*+({_UNSIGNED}))?")
 
 
 def numeric_reward(response: str, answer: str, tolerance: float) -> float:
-    """1.0 when the number in the response's ``<answer>`` is the reference's, else 0.0.
+    r"""1.0 when the number in the response's answer is the reference's, else 0.0.
 
-    Numbers may have signs, thousands separators (1,234.5), exponents, and be fractions (3/4); words
-    and units around them do not count. An answer with two numbers says neither.
+    :func:`~megatron_longrl.rewards.numbers.read_number` reads both. A percent sign does not count:
+    50 % is 50; where only one of the two has it, it may also be 0.5.
 
     Args:
         tolerance: largest difference, as a fraction of the reference; absolute where that is 0.
@@ -25,20 +19,17 @@ def numeric_reward(response: str, answer: str, tolerance: float) -> float:
     Raises:
         RewardError: the reference is not one number.
     """
-    right = _one_number(answer)
+    right = read_number(answer)
     if right is None:
         raise RewardError(f"the reference answer {answer!r} is not one number")
-    given = _one_number(extract_answer(response) or "")
+    given = read_number(marked_answer(response) or "")
     if given is None:
         return 0.0
-    return 1.0 if abs(given - right) <= tolerance * (abs(right) or 1.0) else 0.0
+    pairs = [(given.value, right.value)]
+    if given.is_percent != right.is_percent:
+        pairs.append((_fraction(given), _fraction(right)))
+    return float(any(abs(one - two) <= tolerance * (abs(two) or 1.0) for one, two in pairs))
 
 
-def _one_number(text: str) -> float | None:
-    text = last_boxed(text) or text
-    found = _NUMBER.findall(text.replace("\N{MINUS SIGN}", "-"))
-    if len(found) != 1:
-        return None
-    above, below = (float(part.replace(",", "") or 1) for part in found[0])
-    value = above / below if below else math.inf
-    return value if math.isfinite(value) else None
+def _fraction(number: Number) -> float:
+    return number.value / 100 if number.is_percent else number.value

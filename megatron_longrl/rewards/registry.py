@@ -10,6 +10,7 @@ from megatron_longrl.rewards.exact import exact_reward
 from megatron_longrl.rewards.format import format_reward
 from megatron_longrl.rewards.mathematics import math_reward
 from megatron_longrl.rewards.numeric import numeric_reward
+from megatron_longrl.rewards.options import options_of
 from megatron_longrl.rewards.ordering import ordering_exact_reward, ordering_reward
 from megatron_longrl.rewards.rouge import KINDS as ROUGE_KINDS
 from megatron_longrl.rewards.rouge import rouge_reward
@@ -26,7 +27,7 @@ def _rouge(kind: str) -> Score:
 
 REWARDS: dict[str, Score] = {
     "format": lambda sample, _: format_reward(sample.response),
-    "choice": lambda sample, _: choice_reward(sample.response, sample.answer),
+    "choice": lambda sample, _: choice_reward(sample.response, sample.answer, options_of(sample)),
     "exact": lambda sample, _: exact_reward(sample.response, sample.answer),
     "numeric": lambda sample, tolerance: numeric_reward(sample.response, sample.answer, tolerance),
     "math": lambda sample, _: math_reward(sample.response, sample.answer),
@@ -38,6 +39,9 @@ REWARDS: dict[str, Score] = {
 
 LIBRARIES = {"math": "math_verify", **dict.fromkeys(ROUGE_KINDS, "rouge_score.rouge_scorer")}
 """What the rewards import that run in a child process, because they take time."""
+
+FREE_FORM = (*ROUGE_KINDS, "judge", "format")
+"""What does not look for a marked answer."""
 
 NAMES = ("accuracy", *REWARDS, "judge")
 """What --rewards may name."""

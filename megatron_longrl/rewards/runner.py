@@ -10,17 +10,14 @@ from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, TypeVar
 
-from megatron_longrl.config.reward_terms import reward_terms
 from megatron_longrl.errors import UserError
 from megatron_longrl.parallel.agree import gather_objects, together
 from megatron_longrl.rewards.answer import visible
-from megatron_longrl.rewards.background import BackgroundLoop
 from megatron_longrl.rewards.judge import COUNTERS as JUDGE_COUNTERS
-from megatron_longrl.rewards.judge import Judge
-from megatron_longrl.rewards.pool import Functions, WorkerPool
-from megatron_longrl.rewards.registry import LIBRARIES, REWARDS, resolve
-from megatron_longrl.rewards.sample import Outcome, RewardError, Sample
+from megatron_longrl.rewards.sample import Outcome, Sample
+from megatron_longrl.rewards.scorer import Scorer, Scores
 from megatron_longrl.rewards.totals import REPORTED, count_failures, fill
+from megatron_longrl.rewards.weighted import total
 from megatron_longrl.rollout.types import Group
 
 if TYPE_CHECKING:
@@ -43,14 +40,14 @@ class _Submitted:
     """Also keeps its id from being used again."""
     size: int
     samples: dict[int, Sample] = field(default_factory=dict)
-    singles: dict[tuple[str, int], Outcome | Future[list[Outcome]]] = field(default_factory=dict)
+    singles: dict[tuple[str, int], Scores] = field(default_factory=dict)
     """By reward and response."""
     batches: dict[str, Future[list[Outcome]]] = field(default_factory=dict)
     """Functions that score a whole group, by name."""
 
     def answers(self, group: Group) -> bool:
         """Whether it holds just the responses of a group."""
-        texts = [visible(response.text) for response in group.responses]
+        texts = [visible(response.visible) for response in group.responses]
         mine = {index: sample.response for index, sample in self.samples.items()}
         return self.size == len(texts) and mine == dict(enumerate(texts))
 
@@ -79,29 +76,15 @@ class RewardRunner:
     def __init__(self, config: Config, control: ProcessGroup | None = None) -> None:
         self._control = control
         self._is_first = control is None or control.rank() == 0
-        self._terms = reward_terms(config)
         self._step_seconds = config.reward_step_timeout
-        self._tolerance = config.reward_tolerance
-        listed = [term.name for term in self._terms]
-        self._names = [*listed, *(name for name in REPORTED if name not in listed)]
-        self._files = {term.name: term.file for term in self._terms if term.file is not None}
         self._submitted: dict[int, _Submitted] = {}
         self._counts: dict[str, float] = {}
-        self._loop: BackgroundLoop | None = None
-        self._pool = WorkerPool(
-            self._files,
-            config.reward_kwargs,
-            tolerance=config.reward_tolerance,
-            size=config.reward_workers,
-            seconds=config.reward_timeout,
-        )
-        self._judge: Judge | None = None
         with self._together():
-            if "judge" in listed:
-                self._judge = Judge(config)
-            loaded = self._load(config) if self._files and self._is_first else {}
-        self._functions: Functions = self._gather(loaded)[0]
-        self._pool.know(self._functions)
+            self._scorer = Scorer(config)
+            loaded = self._scorer.load() if self._is_first else {}
+        self._scorer.know(self._gather(loaded)[0])
+        listed = [term.name for term in self._scorer.terms]
+        self._names = [*listed, *(name for name in REPORTED if name not in listed)]
         self.pop_counters()
 
     def submit(self, prompt: Prompt, index: int, text: str, n: int) -> None:
@@ -109,26 +92,16 @@ class RewardRunner:
 
         :meth:`collect` later takes the groups of these very prompts.
         """
-        row = prompt.row
-        sample = Sample(
-            uid=prompt.uid,
-            index=index,
-            question=row.problem,
-            response=visible(text),
-            answer=row.answer,
-            problem_type=row.problem_type,
-            video=str(row.videos[0]) if row.videos else None,
-            metadata=row.metadata,
-        )
+        sample = Sample.of_row(prompt.row, visible(text), uid=prompt.uid, index=index)
         entry = self._submitted.setdefault(id(prompt), _Submitted(prompt, n))
         entry.samples[index] = sample
         for name in self._names:
-            if self._is_batch(name):
+            if self._scorer.is_batch(name):
                 if len(entry.samples) == entry.size:
                     group = [entry.samples[place] for place in sorted(entry.samples)]
-                    entry.batches[name] = self._start(name, group)
+                    entry.batches[name] = self._scorer.start(name, group)
             else:
-                entry.singles[name, index] = self._score(name, sample)
+                entry.singles[name, index] = self._scorer.score(name, sample)
 
     def collect(self, groups: Sequence[Group]) -> None:
         """Wait for all scores of the groups, the same list on every rank, and fill them in.
@@ -144,82 +117,35 @@ class RewardRunner:
                 for place in set(range(len(groups))) - taken:
                     mine[place] = self._submit_all(groups[place])
             scored = self._wait(mine)
-        parts = self._gather((scored, self._judge.pop_counters() if self._judge else {}))
+        judge = self._scorer.judge
+        parts = self._gather((scored, judge.pop_counters() if judge else {}))
         everyone: dict[int, list[dict[str, Outcome]]] = {}
         for outcomes, counts in parts:
             everyone.update(outcomes)
             for name, count in counts.items():
                 self._counts[name] += count
         for place, group in enumerate(groups):
-            failed, late = count_failures(self._terms, everyone[place])
+            failed, late = count_failures(self._scorer.terms, everyone[place])
             self._counts["rewards_failed"] += failed
             self._counts["rewards_timed_out"] += late
-            fill(group, self._terms, everyone[place])
+            fill(group, self._scorer.terms, everyone[place])
 
     def pop_counters(self) -> dict[str, float]:
         """Of the replica since the last call: ``rewards_failed``, ``rewards_timed_out`` (responses
         that were left out, and those of them that a deadline met); ``judge/…`` where there is one.
         """
         counts = self._counts
-        names = ("rewards_failed", "rewards_timed_out", *(JUDGE_COUNTERS if self._judge else ()))
+        names = (
+            "rewards_failed",
+            "rewards_timed_out",
+            *(JUDGE_COUNTERS if self._scorer.judge else ()),
+        )
         self._counts = dict.fromkeys(names, 0)
         return counts
 
     def close(self) -> None:
         """End all processes and connections. Idempotent."""
-        if self._loop is None:
-            return
-        self._loop.run(self._pool.close())
-        if self._judge is not None:
-            self._loop.run(self._judge.close())
-        self._loop.close()
-        self._loop = None
-
-    # ---- Beginning ----
-
-    def _load(self, config: Config) -> Functions:
-        try:
-            functions = self._background().run(self._pool.load())
-        except RewardError as error:
-            self.close()
-            raise UserError(str(error)) from None
-        used = {option for function in functions.values() for option in function["options"]}
-        unknown = sorted(config.reward_kwargs.keys() - used)
-        if unknown:
-            self.close()
-            raise UserError(
-                f"reward_kwargs: no function of --reward-function takes an argument '{unknown[0]}'"
-            )
-        return functions
-
-    def _background(self) -> BackgroundLoop:
-        if self._loop is None:
-            self._loop = BackgroundLoop()
-        return self._loop
-
-    def _is_batch(self, name: str) -> bool:
-        return bool(self._functions.get(name, {}).get("batch"))
-
-    def _score(self, name: str, sample: Sample) -> Outcome | Future[list[Outcome]]:
-        """At once, where that takes no time."""
-        if name in self._files:
-            return self._start(name, [sample])
-        try:
-            meant = resolve(name, sample)
-            if meant in LIBRARIES or meant == "judge":
-                return self._start(meant, [sample])
-            return Outcome(REWARDS[meant](sample, self._tolerance))
-        except RewardError as error:
-            return Outcome.failure(str(error))
-
-    def _start(self, name: str, samples: Sequence[Sample]) -> Future[list[Outcome]]:
-        if name == "judge":
-            return self._background().start(self._ask(samples[0]))
-        return self._background().start(self._pool.score(name, samples))
-
-    async def _ask(self, sample: Sample) -> list[Outcome]:
-        assert self._judge is not None
-        return [await self._judge.score(sample)]
+        self._scorer.close()
 
     # ---- Waiting ----
 
@@ -236,7 +162,7 @@ class RewardRunner:
 
     def _submit_all(self, group: Group) -> _Submitted:
         for index, response in enumerate(group.responses):
-            self.submit(group.prompt, index, response.text, len(group.responses))
+            self.submit(group.prompt, index, response.visible, len(group.responses))
         return self._submitted.pop(id(group.prompt))
 
     def _wait(self, mine: dict[int, _Submitted]) -> dict[int, list[dict[str, Outcome]]]:
@@ -245,36 +171,30 @@ class RewardRunner:
         for place, entry in mine.items():
             of_group: list[dict[str, Outcome]] = [{} for _ in entry.samples]
             for (name, index), work in entry.singles.items():
-                done = work if isinstance(work, Outcome) else self._result(work, 1, deadline)[0]
-                of_group[index][name] = done
+                of_group[index][name] = self._scorer.result(work, 1, deadline)[0]
             for name, batch in entry.batches.items():
-                for index, outcome in enumerate(self._result(batch, entry.size, deadline)):
+                for index, outcome in enumerate(self._scorer.result(batch, entry.size, deadline)):
                     of_group[index][name] = outcome
             for index, outcomes in enumerate(of_group):
                 self._log_failures(entry.samples[index], outcomes)
             scored[place] = of_group
         return scored
 
-    def _result(
-        self, work: Future[list[Outcome]], count: int, deadline: float
-    ) -> Sequence[Outcome]:
-        try:
-            return work.result(max(0.0, deadline - time.monotonic()))
-        except TimeoutError:
-            work.cancel()
-            error = f"no score {self._step_seconds:g} s after generation (--reward-step-timeout)"
-            return [Outcome.failure(error, timed_out=True)] * count
-        except Exception as error:
-            return [Outcome.failure(f"was not computed: {error!r}")] * count
-
     def _log_failures(self, sample: Sample, outcomes: Mapping[str, Outcome]) -> None:
-        listed = {term.name for term in self._terms}
+        listed = {term.name for term in self._scorer.terms}
         for name, outcome in outcomes.items():
             if outcome.error is not None:
-                place = f"{self._files[name]}:{name}" if name in self._files else name
+                place = f"{self._scorer.files[name]}:{name}" if name in self._scorer.files else name
                 level = logging.WARNING if name in listed else logging.DEBUG
                 where = f"response {sample.index} to {sample.uid}"
                 logger.log(level, "no reward %s for %s: %s", place, where, outcome.error)
+        if total(self._scorer.terms, outcomes) is None and all(
+            outcomes[name].score is not None for name in listed
+        ):
+            logger.warning(
+                "no reward for response %d to %s: the weighted sum is no finite number in float32",
+                *(sample.index, sample.uid),
+            )
 
     # ---- Between ranks ----
 

@@ -2,9 +2,23 @@
 
 from __future__ import annotations
 
+import math
+import struct
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from megatron_longrl.data.rows import Row
+
+
+def is_finite(number: float) -> bool:
+    """Whether a number is finite in float32, in which rewards are kept: 1e39 is not."""
+    try:
+        struct.pack("<f", number)
+    except OverflowError:
+        return False
+    return math.isfinite(number)
 
 
 class RewardError(Exception):
@@ -21,7 +35,7 @@ class Sample:
     """Which of the responses to the prompt this is."""
     question: str
     response: str
-    """Without the end-of-turn token."""
+    """Without the token that ends it."""
     answer: str
     """The reference."""
     problem_type: str
@@ -29,6 +43,20 @@ class Sample:
     """Path of the row's first video."""
     metadata: Mapping[str, Any]
     """The fields of the data row that are not its known ones."""
+
+    @classmethod
+    def of_row(cls, row: Row, response: str, *, uid: str, index: int = 0) -> Sample:
+        """A response to the question of a data row."""
+        return cls(
+            uid=uid,
+            index=index,
+            question=row.problem,
+            response=response,
+            answer=row.answer,
+            problem_type=row.problem_type,
+            video=str(row.videos[0]) if row.videos else None,
+            metadata=row.metadata,
+        )
 
 
 @dataclass(frozen=True)

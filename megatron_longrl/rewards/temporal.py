@@ -3,27 +3,48 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
 
-from megatron_longrl.rewards.answer import extract_answer
+from megatron_longrl.rewards.answer import marked_answer
+from megatron_longrl.rewards.plain import plain
 from megatron_longrl.rewards.sample import RewardError
+from megatron_longrl.rewards.times import TIME, seconds, unit_of
 
 Segments = list[tuple[float, float]]
 
-_TIME = (
-    r"((?:(?:\d++:)?\d++:)?\d++(?:\.\d++)?+)"  # seconds, minutes:seconds, hours:minutes:seconds
-    r"(?:\s*+(?:seconds?|secs?|s)(?![a-z]))?+"
+_NAMED = r"(?i:(?:t|second|sec|time|timestamp|the|about|around|approximately)\b[\s=:.]*|~\s*)*+"
+_VALUE = rf"[\"'(\[]?\s*+{_NAMED}[\"']?({TIME})"
+_OF_LABEL = r"[\s_]*(?:times?|seconds?|secs?|timestamps?|s|point)?[\"']?\s*+"
+_IS = r"(?::|=>?|->|\b(?:at|is|is\s+at|on|from)\b)?\s*+"
+
+
+def _label(words: str, others: str) -> str:
+    """A word before a time, and the time; ``others`` say so with a colon or "=" only."""
+    return (
+        rf"(?i:(?<![A-Za-z])(?:[a-z]+_)?(?:{words}){_OF_LABEL}{_IS}"
+        rf"|(?<![A-Za-z])(?:{others})[\"']?\s*+[:=]\s*+){_VALUE}"
+    )
+
+
+_LABELLED = re.compile(
+    _label(r"start(?:s|ed|ing)?|begin(?:s|ning)?", "from|onset")
+    + "|"
+    + _label(r"end(?:s|ed|ing)?|stop(?:s|ped|ping)?|finish(?:es)?", "to|until|offset")
+)
+_BETWEEN = (
+    r"(?:(?i:to|till|until|through|and|up\s+to)\b|-*+>|=+>|[-\u2010-\u2015\u2212]{1,3}+>?"
+    r"|[\u2192\u21d2\u27f6~,;]|\\(?:to|rightarrow|sim)\b|\.\.+|\u5230|\u81f3)"
 )
 _SEGMENT = re.compile(
-    rf"(?<![\d.:]){_TIME}\s*+(?:to|until|and|[-\u2013\u2014~,])\s*+{_TIME}", re.IGNORECASE
+    rf"(?<![\d.:])({TIME})[\"')\]]?\s*+{_BETWEEN}\s*+[\"'(\[]?{_NAMED}({TIME})(?![\d:])"
 )
 
 
 def temporal_iou_reward(response: str, answer: str) -> float:
-    """Length of the intersection over that of the union, of the segments in ``<answer>`` and in the
-    reference.
+    """Length of the intersection over that of the union, of the segments in the response's answer
+    and in the reference.
 
-    "from 12.5 to 20 s", "[12.5, 20]", "00:12-00:20"; several segments count as their union. A
-    segment that does not end after its start is none.
+    See :func:`segments` for what is read. A segment that does not end after its start is none.
 
     Raises:
         RewardError: the reference has no segment.
@@ -31,21 +52,49 @@ def temporal_iou_reward(response: str, answer: str) -> float:
     right = segments(answer)
     if not right:
         raise RewardError(f"the reference answer {answer!r} has no segment of time")
-    given = segments(extract_answer(response) or "")
+    given = segments(marked_answer(response) or "")
     return _overlap(given, right) / _length(_union(given + right))
 
 
 def segments(text: str) -> Segments:
-    """The segments that a text names, in seconds, merged and in order."""
-    pairs = ((_seconds(start), _seconds(end)) for start, end in _SEGMENT.findall(text))
+    """The segments that a text names, in seconds, merged and in order.
+
+    "from 12.5 to 20 s", "[12.5, 20]", "0:12 - 0:20", "12 → 20", "1m5s - 1m10s", "1-2 min", and
+    labelled times as in ``{"start": 12, "end": 20}``; several segments count as their union.
+    """
+    text = plain(text)
+    labelled, left = _labelled(text)
+    pairs = [*labelled, *_joined(left)]
     return _union([(start, end) for start, end in pairs if start < end < float("inf")])
 
 
-def _seconds(clock: str) -> float:
-    total = 0.0
-    for part in clock.split(":"):
-        total = 60 * total + float(part)
-    return total
+def _labelled(text: str) -> tuple[list[tuple[float, float]], str]:
+    """Pairs of a time that is called a start and one that is called an end, and the other text."""
+    pairs: list[tuple[float, float]] = []
+    spans: list[tuple[int, int]] = []
+    waiting: re.Match[str] | None = None
+    for match in _LABELLED.finditer(text):
+        if waiting is None or waiting.lastindex == match.lastindex:
+            waiting = match
+            continue
+        start, end = (waiting, match) if waiting.lastindex == 1 else (match, waiting)
+        pairs.append(_times(start[1], end[2]))
+        spans.append((waiting.start(), match.end()))
+        waiting = None
+    for first, last in reversed(spans):
+        text = f"{text[:first]}\n{text[last:]}"
+    return pairs, text
+
+
+def _joined(text: str) -> Iterator[tuple[float, float]]:
+    """Pairs of times with a dash, an arrow, a comma or "to" between them."""
+    for start, end in _SEGMENT.findall(text):
+        yield _times(start, end)
+
+
+def _times(start: str, end: str) -> tuple[float, float]:
+    """Of "1-2 min", too, where the unit of the end is that of the start."""
+    return seconds(start, unit_of(end)), seconds(end)
 
 
 def _union(spans: Segments) -> Segments:

@@ -2,36 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 import torch
 
 from megatron_longrl.config.reward_terms import RewardTerm
-from megatron_longrl.rewards.sample import Outcome
+from megatron_longrl.rewards.weighted import Outcomes, total
 from megatron_longrl.rollout.types import Group
 
 REPORTED = ("accuracy", "format")
 """Computed for every response, for the metrics, whatever the rewards are."""
 
-Outcomes = Mapping[str, Outcome]
-"""Of one response, by reward."""
-
 
 def fill(group: Group, terms: Sequence[RewardTerm], scored: Sequence[Outcomes]) -> None:
     """Fill in what training and evaluation ask of a scored group.
 
-    ``rewards`` float [n] is the weighted sum, 0 where a term with a weight has no score; there
+    ``rewards`` float32 [n] is the weighted sum, 0 where there is none (see :func:`total`); there
     ``valid`` bool [n] is False. ``components`` has every term's scores. ``correct`` and the mean of
     the format count what has no score as 0.
     """
-    weighted = [(term.name, term.weight) for term in terms if term.weight]
-    rewards, valid = [], []
-    for outcomes in scored:
-        scores = {name: outcomes[name].score for name, _ in weighted}
-        rewards.append(sum(weight * (scores[name] or 0.0) for name, weight in weighted))
-        valid.append(None not in scores.values())
-    group.valid = torch.tensor(valid, dtype=torch.bool)
-    group.rewards = torch.tensor(rewards, dtype=torch.float32) * group.valid
+    rewards = [total(terms, outcomes) for outcomes in scored]
+    group.valid = torch.tensor([reward is not None for reward in rewards], dtype=torch.bool)
+    group.rewards = torch.tensor([reward or 0.0 for reward in rewards], dtype=torch.float32)
     group.components = _components([term.name for term in terms], scored)
     group.correct = torch.tensor([outcomes["accuracy"].score or 0.0 for outcomes in scored])
     group.metrics["format"] = sum(o["format"].score or 0.0 for o in scored) / len(scored)
@@ -40,7 +32,7 @@ def fill(group: Group, terms: Sequence[RewardTerm], scored: Sequence[Outcomes]) 
 def count_failures(terms: Sequence[RewardTerm], scored: Sequence[Outcomes]) -> tuple[int, int]:
     """Responses without a reward, and those of them because a deadline passed."""
     weighted = [term.name for term in terms if term.weight]
-    failed = sum(any(o[name].score is None for name in weighted) for o in scored)
+    failed = sum(total(terms, outcomes) is None for outcomes in scored)
     late = sum(any(o[name].timed_out for name in weighted) for o in scored)
     return failed, late
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
+from megatron_longrl.data.tokenizer import ids_without_token
 from megatron_longrl.errors import UserError
 from megatron_longrl.models.text.hf_config import language_settings, multimodal_rotary
 from megatron_longrl.platforms import platform
@@ -29,9 +31,9 @@ def build_engine(
     Raises:
         UserError: it does not start.
     """
-    settings = model_settings(config)
+    settings = model_settings(config, tokenizer)
     if config.rollout_engine == "megatron":
-        return _megatron(config, tokenizer, groups, gpt)
+        return _megatron(config, tokenizer, groups, gpt, settings.no_token)
     if config.rollout_engine == "server":
         from megatron_longrl.rollout.server.engine import ServerEngine
 
@@ -63,8 +65,9 @@ def build_engine(
     )
 
 
-def model_settings(config: Config) -> ModelSettings:
+def model_settings(config: Config, tokenizer: Tokenizer) -> ModelSettings:
     """What an engine serves; of a server, its size, too."""
+    assert config.vocab_size is not None, "the vocabulary's size comes from the tokenizer"
     dtype = str(config.params_dtype).removeprefix("torch.")
     return ModelSettings(
         hf_config=engine_settings(config, dtype),
@@ -73,11 +76,16 @@ def model_settings(config: Config) -> ModelSettings:
         max_model_len=config.rollout_model_len,
         tensor_parallel_size=config.rollout_tensor_parallel_size or 1,
         deepstack_levels=len(config.vision_deepstack_layers),
+        no_token=ids_without_token(tokenizer, config.vocab_size),
     )
 
 
 def _megatron(
-    config: Config, tokenizer: Tokenizer, groups: ParallelGroups, gpt: GPTModel | None
+    config: Config,
+    tokenizer: Tokenizer,
+    groups: ParallelGroups,
+    gpt: GPTModel | None,
+    no_token: Sequence[Sequence[int]],
 ) -> RolloutEngine:
     """The trained model itself."""
     from megatron_longrl.rollout.megatron_engine import MegatronEngine
@@ -89,6 +97,7 @@ def _megatron(
         tokenizer,
         groups,
         vocab_size=config.vocab_size,
+        no_token=no_token,
         max_model_len=config.rollout_model_len,
         timeout_seconds=config.rollout_timeout,
     )

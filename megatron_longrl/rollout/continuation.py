@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
+from megatron_longrl.data.tokenizer import ending
 from megatron_longrl.rollout.types import PARTIAL, Group, Response, SamplingSettings
 
 if TYPE_CHECKING:
@@ -77,11 +78,18 @@ class Share:
             before = self._begun[place][index]
             ids = [*before.token_ids.tolist(), *part.token_ids.tolist()]
             part = before.continued(part, self._tokenizer.decode(ids))
+        part.visible = self._visible(self._prompts[place], part)
         if part.finish_reason == "length" and len(part.token_ids) < self._sampling.max_tokens:
             part.finish_reason = PARTIAL
         elif self._on_response is not None:
-            self._on_response(self._prompts[place], index, part.text, self._sampling.n)
+            self._on_response(self._prompts[place], index, part.visible, self._sampling.n)
         return part
+
+    def _visible(self, prompt: Prompt, response: Response) -> str:
+        ids = response.token_ids.tolist()
+        count = ending(self._tokenizer, ids)
+        text = self._tokenizer.decode(ids[: len(ids) - count]) if count else response.text
+        return prompt.opening + text
 
     def by_prompt(self, responses: Mapping[tuple[int, int], Response]) -> Responses:
         """Responses by request and index -> by prompt and index."""

@@ -12,13 +12,18 @@ from megatron_longrl.rollout.types import SamplingSettings
 
 
 def draw_tokens(
-    logits: Tensor, sampling: SamplingSettings, generators: Sequence[torch.Generator]
+    logits: Tensor,
+    sampling: SamplingSettings,
+    generators: Sequence[torch.Generator],
+    no_token: Sequence[Sequence[int]] = (),
 ) -> tuple[Tensor, Tensor]:
     """The next token of each response.
 
     Args:
         logits: float32 [n, v].
         generators: of each response; not used at temperature 0.
+        no_token: ids that are never drawn, as ranges (first, behind the last). Like truncation they
+            do not change the log-probabilities.
 
     Returns:
         long [n] tokens and float32 [n] log-probabilities, as
@@ -26,10 +31,11 @@ def draw_tokens(
     """
     if sampling.temperature == 0:
         logprobs = logits.log_softmax(dim=-1)
-        tokens = logits.argmax(dim=-1)
+        tokens = without(logits, no_token).argmax(dim=-1)
     else:
         logits = logits / sampling.temperature
         logprobs = logits.log_softmax(dim=-1)
+        logits = without(logits, no_token)
         left = _most_likely(_likely_enough(logits, sampling.min_p), sampling.top_k)
         probabilities = _nucleus(left, sampling).softmax(dim=-1)
         # The smallest of exponential variables with these rates: token i with probability p_i.
@@ -38,6 +44,20 @@ def draw_tokens(
             row.exponential_(generator=generator)
         tokens = (probabilities / noise).argmax(dim=-1)
     return tokens, logprobs.gather(1, tokens[:, None])[:, 0]
+
+
+def without(logits: Tensor, no_token: Sequence[Sequence[int]]) -> Tensor:
+    """Logits [n, v] with ids out of reach.
+
+    Args:
+        no_token: ranges (first, behind the last) of these ids.
+    """
+    if not no_token:
+        return logits
+    left = logits.clone()
+    for first, behind in no_token:
+        left[:, first:behind] = -torch.inf
+    return left
 
 
 def _likely_enough(logits: Tensor, part: float) -> Tensor:

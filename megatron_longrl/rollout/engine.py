@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 OnResponse = Callable[["Prompt", int, str, int], None]
-"""(prompt, index of the response, its text, responses per prompt)."""
+"""(prompt, index of the response, its ``visible`` text, responses per prompt)."""
 
 
 Pending = Callable[[int], list[Group]]

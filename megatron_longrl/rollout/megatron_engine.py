@@ -71,6 +71,7 @@ class MegatronEngine(RolloutEngine):
         gpt: this rank's part of the model; its weights are always the present ones.
         tokenizer: end-of-turn id and decoding.
         vocab_size: tokens of the vocabulary, without padding.
+        no_token: ids among them that have no token and are never drawn, as ranges.
         max_model_len: longest prompt with its response, in tokens.
         timeout_seconds: a generation that takes longer is an error.
     """
@@ -82,6 +83,7 @@ class MegatronEngine(RolloutEngine):
         groups: ParallelGroups,
         *,
         vocab_size: int,
+        no_token: Sequence[Sequence[int]] = (),
         max_model_len: int,
         timeout_seconds: float = 600.0,
     ) -> None:
@@ -91,6 +93,7 @@ class MegatronEngine(RolloutEngine):
         self._tokenizer = tokenizer
         self._groups = groups
         self._vocab_size = vocab_size
+        self._no_token = no_token
         self._max_model_len = max_model_len
         self._timeout_seconds = timeout_seconds
         self._p2p = P2PCommunicator(groups.pp, gpt.config)
@@ -206,7 +209,7 @@ class MegatronEngine(RolloutEngine):
 
     def _ends(self, prefix: Tensor, tokens: Sequence[int], sampling: SamplingSettings) -> bool:
         """Whether the newest token ends its response."""
-        if sampling.stop and tokens[-1] == self._tokenizer.eos_id:
+        if sampling.stop and tokens[-1] in self._tokenizer.end_ids:
             return True
         if not sampling.stop_strings:
             return False
@@ -281,7 +284,9 @@ class MegatronEngine(RolloutEngine):
         tokens = torch.zeros(n, dtype=torch.long, device=platform.device)
         logprobs = torch.zeros(n, device=platform.device)
         if logits is not None:
-            tokens, logprobs = draw_tokens(logits.expand(n, -1), sampling, generators)
+            tokens, logprobs = draw_tokens(
+                logits.expand(n, -1), sampling, generators, self._no_token
+            )
         ranks = self._groups
         if ranks.pp.size() > 1:
             dist.broadcast(tokens, src=ranks.pp_last_rank, group=ranks.pp)

@@ -80,12 +80,12 @@ def serve_recipe(config: Config) -> None:
     if len(config.rollout_server_address) != 1:
         raise UserError("give the server one --rollout-server-address HOST:PORT to listen on")
     (address,) = config.rollout_server_address
+    tokenizer = build_tokenizer(config.tokenizer_type, config.tokenizer_model)
     if config.vocab_size is None:
-        tokenizer = build_tokenizer(config.tokenizer_type, config.tokenizer_model)
         config = config.replace(vocab_size=tokenizer.vocab_size)
     listening = listen(address)
     run(
-        model_settings(config),
+        model_settings(config, tokenizer),
         listening,
         config.log_level,
         lambda: logger.info("rollout server ready on %s, process %d", address, os.getpid()),

@@ -90,6 +90,12 @@ class Response:
     """(tokens, version of the weights) of the parts before the last."""
     seconds: float = 0.0
     """From the call of the engine until it was complete, over all its parts."""
+    visible: str = ""
+    """What rewards look at: the text without the end tokens that close it, behind the tag with
+    which the prompt has opened its thought. By default the text."""
+
+    def __post_init__(self) -> None:
+        self.visible = self.visible or self.text
 
     @property
     def is_complete(self) -> bool:

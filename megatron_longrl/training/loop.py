@@ -19,14 +19,15 @@ from megatron_longrl.checkpoint.distributed import (
 from megatron_longrl.checkpoint.retention import Retention
 from megatron_longrl.checkpoint.saver import CheckpointSaver
 from megatron_longrl.config import Entry
-from megatron_longrl.data.curriculum import of_difficulty
 from megatron_longrl.data.dataset import RowSampler
-from megatron_longrl.data.rows import Row, load_rows
-from megatron_longrl.parallel.agree import gather_objects, together
+from megatron_longrl.data.rows import Row
+from megatron_longrl.parallel.agree import gather_objects
 from megatron_longrl.planner.cost import Machine
 from megatron_longrl.platforms import platform
+from megatron_longrl.training.banner import banner
 from megatron_longrl.training.logging import MetricsLogger
 from megatron_longrl.training.runtime import Runtime
+from megatron_longrl.training.usable_rows import SkipLimit, usable_rows
 from megatron_longrl.training.watch import Watch
 
 if TYPE_CHECKING:
@@ -174,30 +175,32 @@ class TrainingLoop:
             loaded.state.get("best"),
         )
         self.saver = CheckpointSaver(self.retention, runtime.groups, self.config)
-        with together(runtime.groups.control):
-            rows = of_difficulty(load_rows(self.config.train_data_path), self.config)
-            self.sampler = RowSampler(rows, self.config.seed)
-            valid = (
-                load_rows(self.config.valid_data_path, "heldout.jsonl")
-                if self.config.valid_data_path
-                else []
-            )
-            if valid and self.config.replay_rollouts is not None:
-                logger.warning("no validation: --replay-rollouts starts no engine")
-                valid = []
-            valid = valid[: self.config.eval_samples]
-            self.valid_rows = runtime.share(valid)
-            self.validates = bool(valid)
-            """On every rank, though fewer rows than replicas leave some without."""
+        rows = usable_rows(runtime, self.config.train_data_path, by_difficulty=True).rows
+        self.rows = len(rows)
+        self.sampler = RowSampler(rows, self.config.seed)
+        self.skip_limit = SkipLimit(len(rows), self.config.max_skipped)
+        validates = bool(self.config.valid_data_path)
+        if validates and self.config.replay_rollouts is not None:
+            logger.warning("no validation: --replay-rollouts starts no engine")
+            validates = False
+        valid: list[Row] = []
+        if validates:
+            found = usable_rows(runtime, self.config.valid_data_path, "heldout.jsonl")
+            valid = found.rows[: self.config.eval_samples]
+        self.valid_rows = runtime.share(valid)
+        self.validates = bool(valid)
+        """On every rank, though fewer rows than replicas leave some without."""
 
     def run(self, trainer: Trainer) -> None:
         """All remaining steps; writes metrics, checkpoints and, at the end, a last checkpoint."""
+        told = banner(self.runtime, self.entry, self.rows)
+        logger.info("run: %s", told)
         with self.saver:
             self._run(trainer)
 
     def _run(self, trainer: Trainer) -> None:
         validate = trainer.validate
-        watch = Watch()
+        watch = Watch(self.config.advantage)
         log = MetricsLogger(self.config, self.entry, self.runtime.is_writer)
         log.truncate_after(self.iteration)
         if self.iteration == 0 and self.config.eval_at_start and self.validates:
@@ -215,7 +218,10 @@ class TrainingLoop:
             )
             metrics = trainer.step(self.iteration, source)
             self.iteration += 1
-            self.consumed_rows = source.consumed
+            taken, self.consumed_rows = source.consumed - self.consumed_rows, source.consumed
+            self.skip_limit.check(
+                self.iteration, taken, int(metrics.get("samples_skipped", 0)), self._last_skip
+            )
             metrics["iteration-time"] = time.perf_counter() - began
             metrics["mem-max-allocated-bytes"] = self._peak_memory()
             metrics |= self.runtime.timer.pop()
@@ -235,6 +241,11 @@ class TrainingLoop:
             if self.config.save is not None and due:
                 self._save(self.config.save, metrics, trainer.state())
         log.close()
+
+    def _last_skip(self) -> str | None:
+        """Why a sample was skipped, of any replica."""
+        everyone = gather_objects(self.runtime.groups.control, self.runtime.last_skip)
+        return next((reason for reason in everyone if reason is not None), None)
 
     def _peak_memory(self) -> int:
         """Bytes, of the rank that has used most: of the device, or of the process on a CPU."""

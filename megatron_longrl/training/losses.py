@@ -40,6 +40,8 @@ class Sums:
 
     sums: dict[str, tuple[float, float]] = field(default_factory=dict)
     maxima: dict[str, float] = field(default_factory=dict)
+    loss_is_finite: bool = True
+    """Whether the loss that was differentiated is a finite number."""
 
     def add(self, name: str, values: Tensor) -> None:
         """Count every entry of ``values`` once."""
@@ -59,6 +61,7 @@ class Sums:
                 result.sums[name] = (old_value + value, old_count + count)
             for name, value in report.maxima.items():
                 result.maxima[name] = max(result.maxima.get(name, value), value)
+            result.loss_is_finite &= report.loss_is_finite
         return result
 
     def means(self) -> dict[str, float]:

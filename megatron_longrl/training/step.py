@@ -8,6 +8,7 @@ inside a schedule.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -43,10 +44,12 @@ class StepResult:
     metrics: dict[str, float]
     """The loss's metrics, over all ranks and micro-batches."""
     grad_norm: float
-    """Not finite where the step was skipped."""
+    """Not finite where the step was skipped for it."""
     learning_rate: float
     skipped: bool = False
-    """A gradient was not finite, so that no weight was changed."""
+    """The loss or a gradient was not finite, so that no weight was changed."""
+    loss_is_finite: bool = True
+    """Where it is not, the step is skipped, whatever the gradient."""
 
 
 MOST_SKIPPED = 3
@@ -86,10 +89,13 @@ class SkippedUpdates:
         self.in_a_row = self.in_a_row + 1 if result.skipped else 0
         if self.in_a_row == MOST_SKIPPED:
             whose, rate = ("", "--lr") if self.model == "policy" else ("critic's ", "--critic-lr")
+            what = f"the norm of the {whose}gradient was {result.grad_norm}"
+            if math.isfinite(result.grad_norm):
+                what = f"the {whose}loss was not finite"
             raise UserError(
-                f"the norm of the {whose}gradient was {result.grad_norm} in {MOST_SKIPPED} updates "
-                f"in a row, up to step {iteration + 1}; none of them changed a weight. Go on from "
-                f"the last checkpoint with a lower {rate}, or without --bf16"
+                f"{what} in {MOST_SKIPPED} updates in a row, up to step {iteration + 1}; none of "
+                "them changed a weight. Go on from the last checkpoint with a lower "
+                f"{rate}, or without --bf16"
             )
 
 
@@ -129,7 +135,8 @@ class Stepper:
     ) -> StepResult:
         """Forward, backward and optimizer step.
 
-        The step is skipped, on all ranks, where the norm of the gradient is not finite.
+        The step is skipped, on all ranks, where the loss of any rank, or the norm of the gradient,
+        is not finite.
 
         Args:
             batches: this rank's micro-batches, at least one.
@@ -156,17 +163,24 @@ class Stepper:
         learning_rate = self.learning_rate
         # Decoupled weight decay is scaled by it, too: at 0 an update changes no weight.
         changes = any(group["lr"] != 0 for group in model.optimizer.param_groups)
-        updated, _, _ = model.optimizer.step()
+        # Every rank knows all losses, so all decide alike.
+        reported = self._reduce(sums)
+        if reported.loss_is_finite:
+            updated, _, _ = model.optimizer.step()
+        else:
+            model.optimizer.prepare_grads()  # measures the norm
+            updated = False
         grad_norm = model.optimizer.get_grad_norm()
         if updated and changes:
             model.count_update()
         if advance:
             self.advance()
         return StepResult(
-            metrics=self._reduce(sums).means(),
+            metrics=reported.means(),
             grad_norm=grad_norm,
             learning_rate=learning_rate,
             skipped=not updated,
+            loss_is_finite=reported.loss_is_finite,
         )
 
     @property
@@ -330,7 +344,9 @@ def placed_embeddings(
 
 def _with_loss(loss: Loss, batch: MicroBatch, output: Tensor) -> tuple[Tensor, Tensor, Sums]:
     """Megatron's loss contract with per-token normalisation: (sum, count, report)."""
-    return loss(batch, *output)
+    total, count, report = loss(batch, *output)
+    report.loss_is_finite = bool(total.detach().isfinite().all())
+    return total, count, report
 
 
 def _as_it_is(batch: MicroBatch, output: Tensor, non_loss_data: bool = True) -> Tensor:

@@ -6,8 +6,19 @@ from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
+from megatron_longrl.config.bundles import GROUP_ADVANTAGES
+
 WINDOW = 10
 """Steps that are compared."""
+
+FIRST = 2
+"""Steps after which a run whose rewards say nothing is told so."""
+
+_EQUAL_GROUPS = "groups without variance"
+_NO_SIGNAL = "rewards without signal"
+_LOOK_AT_ANSWERS = frozenset(
+    ("accuracy", "format", "choice", "exact", "numeric", "math", "temporal_iou", "ordering")
+)
 
 Metrics = Mapping[str, float]
 
@@ -52,10 +63,11 @@ SIGNS: tuple[_Sign, ...] = (
         "the divergence is {kl/mean:.3g} nats per token: lower --lr, or raise --grpo-kl-beta",
     ),
     _Sign(
-        "groups without variance",
+        _EQUAL_GROUPS,
         lambda first, last: last["zero_advantage/mean"] > 0.8,
-        "{zero_advantage/mean:.0%} of the groups have equal rewards and teach nothing: give "
-        "--dynamic-sampling, or questions that are neither too easy nor too hard",
+        "{zero_advantage/mean:.0%} of the groups have equal rewards and teach nothing: take "
+        "questions that are neither too easy nor too hard, or give --dynamic-sampling, which draws "
+        "further questions in place of such groups",
     ),
     _Sign(
         "trainer and engine disagree",
@@ -68,10 +80,16 @@ SIGNS: tuple[_Sign, ...] = (
 
 class Watch:
     """Looks at the metrics of every step; tells of a sign when it appears, and again only after it
-    was gone."""
+    was gone.
 
-    def __init__(self, signs: Sequence[_Sign] = SIGNS) -> None:
-        self._signs = signs
+    Args:
+        advantage: as --advantage. Where it compares the responses of a group, a group of equal
+            rewards teaches nothing.
+    """
+
+    def __init__(self, advantage: str = "grpo", signs: Sequence[_Sign] = SIGNS) -> None:
+        self._by_group = advantage in GROUP_ADVANTAGES
+        self._signs = [sign for sign in signs if self._by_group or sign.name != _EQUAL_GROUPS]
         self._first: list[Metrics] = []
         self._last: deque[Metrics] = deque(maxlen=WINDOW)
         self._present: set[str] = set()
@@ -83,7 +101,7 @@ class Watch:
         self._last.append(metrics)
         if len(self._first) < WINDOW:
             self._first.append(metrics)
-            return []
+            return self._look_at_rewards() if len(self._first) == FIRST else []
         first, last = _means(self._first), _means(list(self._last))
         lines = []
         for sign in self._signs:
@@ -95,6 +113,56 @@ class Watch:
                 lines.append(f"{sign.name}: {sign.line.format_map(last)}")
             (self._present.add if seen else self._present.discard)(sign.name)
         return lines
+
+    def _look_at_rewards(self) -> list[str]:
+        """A line where the rewards of the first steps say nothing."""
+        if not all(step.get("response_length/mean") for step in self._first):
+            return []  # A step without responses; why, others say.
+        is_zero = all(
+            step["reward/mean"] == 0 and not any(_terms(step).values()) for step in self._first
+        )
+        is_equal = all(step.get("zero_advantage/mean") == 1 for step in self._first)
+        if not is_zero and not (is_equal and self._by_group):
+            return []
+        self._present.add(_EQUAL_GROUPS)  # That would say the same again.
+        return [f"{_NO_SIGNAL}: {_without_signal(_means(self._first), is_zero=is_zero)}"]
+
+
+def _terms(metrics: Metrics) -> dict[str, float]:
+    """Mean of each reward, by name; what else a function reports is left out."""
+    return {
+        name.removeprefix("reward/"): value
+        for name, value in sorted(metrics.items())
+        if name.startswith("reward/") and name.count("/") == 1 and name != "reward/mean"
+    }
+
+
+def _without_signal(means: Metrics, *, is_zero: bool) -> str:
+    """What is wrong with the first steps, and the remedy."""
+    terms = _terms(means)
+    shown = ", ".join(f"{name} {value:.3g}" for name, value in terms.items()) or "none was computed"
+    what = "every reward is 0" if is_zero else "all responses to a question earn the same"
+    remedies = []
+    failed = means.get("rewards_failed", 0.0)
+    if failed:
+        remedies.append(f"{failed:.0f} rewards a step could not be computed, see 'no reward' above")
+    if means.get("cut_off/mean", 0.0) > 0.5:
+        remedies.append(
+            f"{means['cut_off/mean']:.0%} of the responses are cut before they end, raise "
+            "--rollout-max-tokens"
+        )
+    if means.get("format/mean") == 0 and _LOOK_AT_ANSWERS & terms.keys():
+        remedies.append(
+            "no response has the form <think>…</think><answer>…</answer>, in which an answer is "
+            "looked for: ask for it with --prompt-template think-answer, or train by SFT first"
+        )
+    elif means.get("accuracy/mean") == 0 and _LOOK_AT_ANSWERS & terms.keys():
+        remedies.append("no answer is right: take easier questions, or train by SFT first")
+    elif means.get("accuracy/mean") == 1:
+        remedies.append("every answer is right: take harder questions")
+    remedies.append("or choose another reward (--rewards, --reward-function)")
+    said = f"in the first {FIRST} steps {what} ({shown}), so that nothing is learned"
+    return "; ".join([said, *remedies])
 
 
 def _means(steps: Sequence[Metrics]) -> dict[str, float]:

@@ -16,6 +16,7 @@ from PIL import Image
 from torch import Tensor
 
 from megatron_longrl.checkpoint.hf import HfFolder, config_from_hf, load_hf_weights
+from megatron_longrl.cli.conversion.reference import load_model, media_arguments
 from megatron_longrl.config import Config
 from megatron_longrl.data.prompts import Prompt
 from megatron_longrl.data.tokenizer import build_tokenizer, train_sentencepiece
@@ -33,11 +34,16 @@ from tests.distributed.layouts import (
 )
 from tests.qwen_vl_files import SPECIAL
 from tests.tiny_qwen_vl import hugging_face
-from tools.checkpoint.reference import load_model, media_arguments
 
 TEXT_SIZES: dict[str, dict[str, Any]] = {
     "qwen2": {"hidden_size": 56, "num_attention_heads": 28, "tie_word_embeddings": True},
-    "qwen3": {"hidden_size": 48, "num_attention_heads": 28, "head_dim": 4},
+    # One key and value head, which both ranks of TP2 have.
+    "qwen3": {
+        "hidden_size": 48,
+        "num_attention_heads": 28,
+        "num_key_value_heads": 1,
+        "head_dim": 4,
+    },
     "llama": {"hidden_size": 64, "num_attention_heads": 4},
 }
 Pictures = list[tuple[int, int]]
@@ -98,9 +104,8 @@ def _text_model(family: str, vocab_size: int) -> Any:
         vocab_size=vocab_size,
         intermediate_size=48,
         num_hidden_layers=2,
-        num_key_value_heads=4,
         max_position_embeddings=1024,
-        **TEXT_SIZES[family],
+        **{"num_key_value_heads": 4, **TEXT_SIZES[family]},
     )
     model = AutoModelForCausalLM.from_config(settings)
     for parameter in model.parameters():

@@ -22,7 +22,13 @@ SAVING = "megatron_longrl.checkpoint.distributed"
 
 
 @pytest.mark.parametrize(
-    "changes", [{}, {"bf16": True, "untie_embeddings_and_output_weights": True}]
+    "changes",
+    [
+        {},
+        {"bf16": True, "untie_embeddings_and_output_weights": True},
+        # More ranks than key and value heads.
+        {"num_query_groups": 1},
+    ],
 )
 @pytest.mark.parametrize("layout", ["tp2", "pp2", "cp2", "tp2 tower"])
 def test_exports_are_the_same_on_every_layout(layout, changes):
@@ -55,6 +61,8 @@ def test_import_on_every_layout(layout, tie, shared_path):
         ("tp2", "pp2", {"use_distributed_optimizer": False}),
         ("pp2", "tp2", {"freeze_vision_tower": True}),
         ("tp2 tower", "dp2", {}),
+        ("tp2 sp", "pp2", {"num_query_groups": 1}),
+        ("dp2", "tp2", {"num_query_groups": 1}),
         *full_only(
             "tests/distributed/test_checkpoint.py::test_a_run_goes_on_at_another_layout",
             [

@@ -21,7 +21,7 @@ VISION = ("qwen2_5_vl", "qwen3_vl")
 
 FIRST = {
     "qwen2": ("TP2 with sequence parallelism", "PP2"),
-    "qwen3": ("MR-SP2", "DP2"),
+    "qwen3": ("TP2 with sequence parallelism", "MR-SP2", "DP2"),
     "llama": ("MR-SP2 p2p",),
     "qwen2_5_vl": ("TP2 with sequence parallelism", "MR-SP2 p2p", "PP2"),
     "qwen3_vl": ("TP2 with sequence parallelism", "MR-SP2", "PP2", "DP2"),

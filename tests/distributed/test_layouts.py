@@ -6,7 +6,7 @@ from megatron_longrl.parallel.attention import mask
 from megatron_longrl.planner.packing import split_group
 from megatron_longrl.planner.stages import plan_rows
 from megatron_longrl.training import batches
-from tests.distributed.cases import CP2, EXCHANGES, PP2, TP2, TWO_RANKS, exchanged
+from tests.distributed.cases import CP2, EXCHANGES, PP2, SP, TP2, TWO_RANKS, exchanged
 from tests.distributed.layouts import (
     RESPONSES,
     TOLERANCE,
@@ -88,6 +88,12 @@ def test_sft_is_at_temperature_one_whatever_rollouts_are(tiny_data, layout, pack
     config = tiny_config(tiny_data, **layout, rollout_temperature=0.6, use_sequence_packing=packed)
     ours, theirs = sft_losses(config)
     assert ours == pytest.approx(theirs, rel=TOLERANCE)
+
+
+@pytest.mark.parametrize("layout", [TP2, TP2 | SP], ids=["TP2", "TP2 with sequence parallelism"])
+def test_more_ranks_than_key_and_value_heads(tiny_data, layout):
+    """core gives both ranks the only head."""
+    check(tiny_data, **layout, num_query_groups=1)
 
 
 def test_untied_embeddings(tiny_data):

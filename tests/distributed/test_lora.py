@@ -114,6 +114,14 @@ def test_language_model_alone_with_everything_else_frozen(tiny_data, layout):
     check(started(tiny_config(tiny_data, **TWO_RANKS[layout], **options)), cached_twin_of)
 
 
+def test_more_ranks_than_key_and_value_heads(tiny_data):
+    """The adapter of the fused projection is split where its rows are."""
+    check(
+        started(tiny_config(tiny_data, **TP2, **SP, **LORA, **NORM, num_query_groups=1)),
+        cached_twin_of,
+    )
+
+
 @pytest.mark.parametrize("targets", [("linear_qkv", "linear_fc2"), ("linear_proj", "linear_fc1")])
 def test_some_layers_alone(tiny_data, targets):
     config = tiny_config(tiny_data, **TP2, **SP, **LORA, **NORM, lora_target_modules=targets)

@@ -12,8 +12,10 @@ from megatron_longrl.data.dataset import RowSampler
 from megatron_longrl.errors import UserError
 from megatron_longrl.rewards.runner import build_rewards
 from megatron_longrl.rollout.types import Response
+from megatron_longrl.training import sft
 from megatron_longrl.training.critic import CRITIC, Critic
 from megatron_longrl.training.loop import RowSource
+from megatron_longrl.training.losses import sft_loss
 from megatron_longrl.training.rl import RLTrainer
 from megatron_longrl.training.runtime import Runtime, build_runtime
 from megatron_longrl.training.sft import SFTTrainer
@@ -122,3 +124,27 @@ def test_sft(tiny_data):
             torch.testing.assert_close(new, old, rtol=0, atol=0, equal_nan=True)
     with pytest.raises(UserError, match=r"nan in 3 updates in a row, up to step 3"):
         trainer.step(2, source)
+
+
+def test_a_loss_that_is_nan_though_its_gradient_is_finite(tiny_data, monkeypatch):
+    """That of one rank alone."""
+    is_lost = torch.distributed.get_rank() == 1
+
+    def lost(batch, logprobs, entropy):
+        total, count, report = sft_loss(batch, logprobs, entropy)
+        return total + (math.nan if is_lost else 0.0), count, report
+
+    runtime = build_runtime(tiny_config(tiny_data, lr=1e-3, train_iters=9), "sft")
+    trainer, before = SFTTrainer(runtime), weights(runtime)
+    rows = questions(tiny_data, 4)
+    source = RowSource(RowSampler(rows, 0, shuffle=False), 0, len(rows), runtime.groups)
+    monkeypatch.setattr(sft, "sft_loss", lost)
+    for step in range(2):
+        metrics = trainer.step(step, source)
+        assert metrics["skipped_updates"] == 1 and math.isfinite(metrics["grad-norm"])
+        assert same(weights(runtime), before)
+    with pytest.raises(UserError, match=r"the loss was not finite in 3 updates in a row, up to"):
+        trainer.step(2, source)
+    monkeypatch.setattr(sft, "sft_loss", sft_loss)
+    assert trainer.step(3, source)["skipped_updates"] == 0
+    assert not same(weights(runtime), before)

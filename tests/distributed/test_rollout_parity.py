@@ -170,6 +170,11 @@ def test_greedy_tokens_and_gap_in_fp32(data, layout):
     check(vila(data, **LAYOUTS[layout]))
 
 
+def test_more_ranks_than_key_and_value_heads(data):
+    """vLLM repeats the only head, too."""
+    check(vila(data, num_query_groups=1, **LAYOUTS["TP2"]))
+
+
 YARN = {
     "rope_scaling_type": "yarn",
     "rope_scaling_factor": 8.0,

@@ -270,7 +270,7 @@ def test_a_server_that_is_killed_while_it_generates(
         assert server_pid(engine) != pid
         assert f"process {pid} ended with signal SIGKILL" in caplog.text
         told_once = [
-            (group.prompt.uid, index, response.text)
+            (group.prompt.uid, index, response.visible)
             for group in answers
             for index, response in enumerate(group.responses)
         ]

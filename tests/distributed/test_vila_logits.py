@@ -85,7 +85,7 @@ def config_of(folder: Path, **changes: Any) -> Config:
         **config_from_hf(folder / "hf"),
         **step_options(folder),
         "video_frames": 6,
-        "chat_template": "qwen2",
+        "chat_template": "plain",
         "micro_batch_size": len(MEDIA),
         "encoder_chunk_frames": 4,
     }

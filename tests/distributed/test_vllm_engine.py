@@ -190,7 +190,8 @@ def test_each_response_is_told_on_one_rank_while_others_are_generated(
     plain = engine.generate(PROMPTS, MEDIA, settings)
     # A common token as the end of a turn: responses differ in length.
     ids = [int(i) for group in plain for r in group.responses for i in r.token_ids[5:]]
-    monkeypatch.setattr(engine._tokenizer, "eos_id", max(set(ids), key=ids.count), raising=False)
+    end = max(set(ids), key=ids.count)
+    monkeypatch.setattr(engine._tokenizer, "end_ids", (end,), raising=False)
     told: list[tuple[str, int, str, int, int]] = []
 
     def tell(prompt: Prompt, index: int, text: str, n: int) -> None:
@@ -201,7 +202,7 @@ def test_each_response_is_told_on_one_rank_while_others_are_generated(
     answers = engine.generate(PROMPTS, MEDIA, settings, tell)
     everyone = [entry for part in gather_objects(groups.replica_control, told) for entry in part]
     assert sorted(entry[:4] for entry in everyone) == sorted(
-        (group.prompt.uid, index, response.text, 3)
+        (group.prompt.uid, index, response.visible, 3)
         for group in answers
         for index, response in enumerate(group.responses)
     )
@@ -232,7 +233,7 @@ def test_the_end_of_turn_token_belongs_to_the_response(
     (whole,) = engine.generate(PROMPTS[:1], MEDIA, settings)[0].responses
     assert whole.finish_reason == "length" and len(whole.token_ids) == 20
     end = int(whole.token_ids[9])
-    monkeypatch.setattr(engine._tokenizer, "eos_id", end, raising=False)
+    monkeypatch.setattr(engine._tokenizer, "end_ids", (end,), raising=False)
     (stopped,) = engine.generate(PROMPTS[:1], MEDIA, settings)[0].responses
     length = whole.token_ids.tolist().index(end) + 1
     assert stopped.finish_reason == "stop"

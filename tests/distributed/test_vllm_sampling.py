@@ -36,6 +36,7 @@ class Letters:
     half a character, as bytes are."""
 
     eos_id = END
+    end_ids = (END,)
 
     def decode(self, ids: list[int]) -> str:
         data = b"".join(self.piece(token) for token in ids)
@@ -214,7 +215,7 @@ def test_a_stop_string_ends_its_response_and_no_other(started: VllmEngine, insid
     assert len(set(map(str, gather_objects(control, tokens(stopped))))) == 1
     (leader,) = [part for part in gather_objects(control, told) if part]
     assert sorted(leader) == sorted(
-        (group.prompt.uid, index, response.text)
+        (group.prompt.uid, index, response.visible)
         for group in stopped
         for index, response in enumerate(group.responses)
     )
@@ -247,7 +248,7 @@ def test_the_end_of_turn_still_ends_a_response(
     settings = SamplingSettings(n=1, max_tokens=20, seed=1)
     (whole,) = started.generate(PROMPTS[:1], MEDIA, settings)[0].responses
     end = int(whole.token_ids[9])
-    monkeypatch.setattr(started._tokenizer, "eos_id", end, raising=False)
+    monkeypatch.setattr(started._tokenizer, "end_ids", (299, end), raising=False)
     never = SamplingSettings(n=1, max_tokens=20, seed=1, stop_strings=("never",))
     (stopped,) = started.generate(PROMPTS[:1], MEDIA, never)[0].responses
     length = whole.token_ids.tolist().index(end) + 1

@@ -83,6 +83,7 @@ class Words:
     """A tokenizer as far as the engine needs one."""
 
     eos_id = NEVER
+    end_ids = (NEVER,)
 
     def decode(self, ids: list[int]) -> str:
         return " ".join(map(str, ids))

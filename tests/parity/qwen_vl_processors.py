@@ -45,25 +45,32 @@ def sampled(processor: Any, job: dict[str, Any]) -> Tensor:
     return torch.as_tensor(np.asarray(found))
 
 
+def load(family: str, folder: Path, told: dict[str, Any]) -> tuple[Any, VideoMetadata]:
+    """All frames of a video, or those that were taken, with their times in milliseconds."""
+    frames, rate = np.load(folder / told["file"]), told["rate"]
+    total, indices = len(frames), list(range(len(frames)))
+    if "times" in told:
+        frames, rate = frames[told["taken"][family]], 1000.0
+        total, indices = told["total"], told["times"][family]
+    return frames, VideoMetadata(
+        total_num_frames=total, fps=rate, duration=total / rate, frames_indices=indices
+    )
+
+
 def prompt(family: str, processor: Any, folder: Path, job: dict[str, Any]) -> dict[str, Tensor]:
     """Ids, positions, grids and patches of images and videos, one behind the other."""
     given: dict[str, Any] = {}
     if job["images"]:
         given["images"] = [Image.open(folder / name).convert("RGB") for name in job["images"]]
     if job["videos"]:
-        videos = [np.load(folder / video["file"]) for video in job["videos"]]
-        given["videos"] = videos
-        given["video_metadata"] = [
-            VideoMetadata(
-                total_num_frames=len(frames),
-                fps=told["rate"],
-                duration=len(frames) / told["rate"],
-                frames_indices=list(range(len(frames))),
-            )
-            for frames, told in zip(videos, job["videos"], strict=True)
-        ]
-        # Qwen3-VL has a rate of its own, which would contradict the number.
-        given |= {"do_sample_frames": True, "fps": None, **job["sampling"]}
+        videos = [load(family, folder, told) for told in job["videos"]]
+        given["videos"], given["video_metadata"] = zip(*videos, strict=True)
+        given = {name: list(value) for name, value in given.items()}
+        if any("times" in told for told in job["videos"]):
+            given["do_sample_frames"] = False
+        else:
+            # Qwen3-VL has a rate of its own, which would contradict the number.
+            given |= {"do_sample_frames": True, "fps": None, **job["sampling"]}
     text = IMAGE * len(job["images"]) + VIDEO * len(job["videos"])
     made = dict(processor(text=[text], return_tensors="pt", return_mm_token_type_ids=True, **given))
     made["second_per_grid_ts"] = torch.as_tensor(made.get("second_per_grid_ts", []))

@@ -16,6 +16,9 @@ from megatron_longrl.checkpoint.distributed import save_checkpoint
 from megatron_longrl.checkpoint.hf import HfFolder, config_from_hf, load_hf_weights
 from megatron_longrl.checkpoint.hf_writer import HfFolderWriter
 from megatron_longrl.checkpoint.mapping import export_named_tensors, local_adapters
+from megatron_longrl.cli.conversion import hugging_face, loader_megatron, loader_peft, saver_peft
+from megatron_longrl.cli.conversion.plugins import tensor_names
+from megatron_longrl.cli.conversion.reference import load_model
 from megatron_longrl.config import Config
 from megatron_longrl.parallel.groups import destroy_parallel, init_parallel
 from megatron_longrl.platforms import platform
@@ -24,9 +27,6 @@ from tests.parity.comparison import logits
 from tests.parity.test_text_hf_parity import CASES
 from tests.parity.test_text_hf_parity import hugging_face as text_model
 from tests.tiny_qwen_vl import hugging_face as vision_model
-from tools.checkpoint import hugging_face, loader_megatron, loader_peft, saver_peft
-from tools.checkpoint.plugins import tensor_names
-from tools.checkpoint.reference import load_model
 
 TOLERANCE = 1e-5
 """Of the largest entry."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -41,6 +42,17 @@ SIZES = [
         (34, 60), (480, 640), (1080, 1920), (61, 33), (1000, 20), (17, 23), (720, 718)
     )
 ]  # fmt: skip
+PUBLISHED = {"min_pixels": 4096, "max_pixels": 25165824}
+"""Qwen3-VL's budget for a whole video."""
+ODD = [
+    (frames, height, width)
+    for frames in (3, 5, 7, 9, 13, 15, 29, 31, 33, 63, 127, 255, 511, 767)
+    for height, width in (
+        (480, 854), (720, 1280), (1080, 1920), (360, 640), (61, 33), (20, 300), (2160, 3840)
+    )
+]  # fmt: skip
+ODD_FILMS = [(90, 160, 3), (160, 226, 3), (64, 160, 5), (160, 48, 5), (48, 226, 7)]
+"""Height, width and frames; to count the last one twice would change each size."""
 MOST = 64
 """Frames taken of a video by its rate; of one of 1,000 there would be 67."""
 SAMPLED: list[dict[str, Any]] = [
@@ -69,6 +81,10 @@ class Answers:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.films = [film(folder / f"{n}.webm", *video) for n, video in enumerate(VIDEOS)]
+        self.odd_films = [
+            film(folder / f"odd{n}.webm", width, height, frames, 8, 0)
+            for n, (height, width, frames) in enumerate(ODD_FILMS)
+        ]
         self.pictures = [folder / "0.png", folder / "1.png"]
         generator = np.random.default_rng(4)
         for path, size in zip(self.pictures, ((75, 123), (240, 61)), strict=True):
@@ -92,36 +108,60 @@ class Answers:
                 "qwen3_vl": {"num_frames": n, "height": h, "width": w, "temporal_factor": 2,
                              "factor": 32, **pixels},
             }
-            for n, h, w in SIZES
+            for jobs, pixels in (
+                (SIZES, pixels), (ODD, PUBLISHED), ([(n, h, w) for h, w, n in ODD_FILMS], pixels)
+            )
+            for n, h, w in jobs
         ]  # fmt: skip
         for number, path in enumerate(self.films):
             np.save(self.folder / f"{number}.npy", np.stack(frames_of(path)))
         prompts = [
             {
                 "images": [path.name for path in self.pictures[:images]],
-                "videos": [{"file": f"{n}.npy", "rate": probe(self.films[n]).fps} for n in videos],
+                "videos": [self._told(n, frames_taken(videos)) for n in videos],
                 "sampling": {"num_frames": frames_taken(videos)},
             }
             for images, videos in PROMPTS
         ]
         return {"sizes": sizes, "most": MOST, "sampled": SAMPLED, "prompts": prompts}
 
+    def _told(self, number: int, count: int) -> dict[str, Any]:
+        """What transformers is told of a film. Of one of variable rate it is given the frames that
+        we take, and their times, as frames of 1,000 a second: it knows of no other times."""
+        found = probe(self.films[number])
+        told = {"file": f"{number}.npy", "rate": found.fps}
+        if found.times is None:
+            return told
+        taken = {
+            family: list(dict.fromkeys(self.layout(family).frame_indices(found, count, None)))
+            for family in FAMILIES
+        }
+        times = {family: found.times[indices].tolist() for family, indices in taken.items()}
+        total = round(found.duration_seconds * 1000)
+        return told | {"taken": taken, "times": times, "total": total}
+
     def theirs(self, family: str, name: str) -> Tensor:
         return self._found[f"{family}/{name}"]
 
-    def layout(self, family: str) -> Any:
+    def layout(self, family: str, **fields: int) -> Any:
         build = find_family(family).build_layout
         assert build is not None
-        return build(config_of(family), HuggingFaceTokenizer(self.folder / family))
+        config = config_of(family).replace(**fields)
+        return build(config, HuggingFaceTokenizer(self.folder / family))
 
     def prompt(self, family: str, number: int) -> Prompt:
         images, videos = PROMPTS[number]
+        films = [self.films[n] for n in videos]
+        return self.built(family, films, self.pictures[:images], frames_taken(videos))
+
+    def built(
+        self, family: str, films: Sequence[Path], pictures: Sequence[Path], most: int
+    ) -> Prompt:
         builder = PromptBuilder(
             HuggingFaceTokenizer(self.folder / family),
             self.layout(family),
-            template="qwen2",
             max_tokens=100_000,
-            max_frames=frames_taken(videos),
+            max_frames=most,
             fps=None,
         )
         row = Row(
@@ -129,11 +169,11 @@ class Answers:
             problem="What happens?",
             answer="A",
             reasoning="",
-            videos=tuple(self.films[n] for n in videos),
+            videos=tuple(films),
             problem_type="general",
             data_type="video",
             source="rows:1",
-            images=tuple(self.pictures[:images]),
+            images=tuple(pictures),
         )
         return builder.build(row)
 
@@ -166,10 +206,30 @@ def answers(tmp_path_factory: pytest.TempPathFactory) -> Answers:
 def test_sizes(family: str, answers: Answers) -> None:
     reader = answers.layout(family)
     for expected, (frames, height, width) in zip(
-        answers.theirs(family, "sizes").tolist(), SIZES, strict=True
+        answers.theirs(family, "sizes")[: len(SIZES)].tolist(), SIZES, strict=True
     ):
         view = reader.view(info(frames, 4.0, height, width), frames)
         assert [view.height, view.width] == expected, (frames, height, width)
+
+
+def test_sizes_with_an_odd_number_of_frames(answers: Answers) -> None:
+    """The last frame, which is there twice, counts once."""
+    few, many = PUBLISHED.values()
+    reader = answers.layout("qwen3_vl", video_min_pixels=few, video_max_pixels=many)
+    expected = answers.theirs("qwen3_vl", "sizes")[len(SIZES) :].tolist()
+    differ = 0
+    for size, (frames, height, width) in zip(expected, ODD, strict=False):
+        film = info(frames, 4.0, height, width)
+        indices = reader.frame_indices(film, None, None)
+        assert len(indices) == frames + 1
+        view = reader.view(film, len(set(indices)))
+        assert [view.height, view.width] == size, (frames, height, width)
+        twice = reader.view(film, len(indices))
+        differ += [twice.height, twice.width] != size
+    assert differ  # or the test could not fail
+    for size, path in zip(expected[len(ODD) :], answers.odd_films, strict=True):
+        spec = answers.built("qwen3_vl", [path], [], 64).videos[0]
+        assert [spec.view.height, spec.view.width] == size, path
 
 
 def filled(indices: Sequence[int]) -> list[int]:
@@ -208,6 +268,24 @@ def test_text_comes_after_a_long_video(answers: Answers) -> None:
     assert width == [0, 1, 0, 1] * 3 + [101, 102, 103, 104, 105]
 
 
+def test_positions_are_the_times_of_frames(answers: Answers) -> None:
+    """Of a video of variable rate, where transformers knows an interval only: units at 0, 1.2 and
+    9.5 seconds, two positions a second."""
+    reader = answers.layout("qwen2_5_vl")
+    times = np.array([0, 400, 1200, 1300, 9500, 9600], dtype=np.uint32)
+    film = replace(info(6, 0.6), times=times)
+    indices = reader.frame_indices(film, None, None)
+    pieces = reader.pieces(film, indices, reader.view(film, len(indices)))
+    slots = pieces[1]
+    _, height, width = slots.grid
+    steps = reader.positions([slots])[:: height * width, 0]
+    assert steps.tolist() == [0, 2, 19]
+
+
+def is_variable(path: Path) -> bool:
+    return probe(path).times is not None
+
+
 @pytest.mark.parametrize("family", FAMILIES)
 @pytest.mark.parametrize("number", range(len(PROMPTS)))
 def test_tokens_and_positions(number: int, family: str, answers: Answers) -> None:
@@ -217,6 +295,9 @@ def test_tokens_and_positions(number: int, family: str, answers: Answers) -> Non
     windows = prompt.token_ids.unfold(0, len(ids), 1)
     (start,) = torch.where((windows == ids).all(1))[0].tolist()
     positions = prompt.positions[start : start + len(ids)] - prompt.positions[start]
+    videos = PROMPTS[number][1]
+    if family == "qwen2_5_vl" and any(is_variable(answers.films[n]) for n in videos):
+        return  # theirs are evenly spaced; see test_positions_are_the_times_of_frames
     assert torch.equal(positions, answers.theirs(family, f"prompts/{number}/positions"))
     assert int(prompt.positions[-1].max()) > int(prompt.positions[: start + len(ids)].max())
 

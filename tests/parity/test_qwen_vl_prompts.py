@@ -17,16 +17,17 @@ import torch
 from PIL import Image
 
 from megatron_longrl.checkpoint.hf import HfFolder
+from megatron_longrl.cli.conversion.comparison import difference, model_logits
+from megatron_longrl.cli.conversion.reference import hugging_face_logits
 from megatron_longrl.config import Config
 from megatron_longrl.data.prompts import Prompt, PromptBuilder
 from megatron_longrl.data.rows import Row
+from megatron_longrl.data.tokenizer import SentencePieceTokenizer
 from megatron_longrl.data.video import decode_frames
 from megatron_longrl.parallel.groups import destroy_parallel
 from megatron_longrl.platforms import platform
 from tests.parity.comparison import TOLERANCE, assert_close, loaded
 from tests.tiny_qwen_vl import MODELS, hugging_face
-from tools.checkpoint.comparison import difference, model_logits
-from tools.checkpoint.reference import hugging_face_logits
 
 PIXELS = {"video_min_pixels": 256, "video_max_pixels": 2000, "image_min_pixels": 256}
 
@@ -36,6 +37,8 @@ class Letters:
 
     vocab_size = 124
     eos_id = pad_id = media_id = 0
+    end_ids, unused_ids, chat_template = (0,), (), None
+    render = SentencePieceTokenizer.render
     origin = ("Letters", "")
 
     def __init__(self) -> None:
@@ -118,7 +121,7 @@ def both(request, tmp_path_factory):
     folder = tmp_path_factory.mktemp(request.param) / "hf"
     theirs = hugging_face(request.param)
     theirs.save_pretrained(folder)
-    config, _, model = loaded(folder, video_frames=7, **PIXELS)
+    config, _, model = loaded(folder, video_frames=7, chat_template="plain", **PIXELS)
     return theirs, HfFolder(folder), config, model
 
 

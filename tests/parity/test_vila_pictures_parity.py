@@ -21,16 +21,15 @@ from PIL import Image
 from safetensors.torch import save_file
 from torch import Tensor
 
+from megatron_longrl.cli.conversion.comparison import model_logits
 from megatron_longrl.data.prompts import Prompt, PromptBuilder
 from megatron_longrl.data.rows import Row
-from megatron_longrl.data.templates import find_template
 from megatron_longrl.data.tokenizer import Tokenizer
 from megatron_longrl.data.video import decode_frames
 from megatron_longrl.parallel.groups import destroy_parallel
 from megatron_longrl.platforms import platform
 from tests.parity.comparison import TOLERANCE, assert_close, loaded
 from tests.parity.test_qwen_vl_prompts import Letters, write_video
-from tools.checkpoint.comparison import model_logits
 
 VOCABULARY, HIDDEN, FEATURES = 131, 56, 24
 SIDE, GRID = 28, 4  # a tile's pixels and patches
@@ -257,18 +256,14 @@ class Twin:
         def embed(ids: Sequence[int]) -> Tensor:
             return self.llm.get_input_embeddings()(torch.tensor(ids, dtype=torch.long))
 
-        template = find_template("qwen2")
-        before, behind = template.before_media, question + template.after_question
-        if not names:
-            before, behind = "", before + behind
-        parts = [embed(text.encode(before))]
+        parts = []
         is_alone = len([name for name in names if name in SIZES]) == 1
         for name, frames in zip(names, pixels, strict=True):
             for unit in self.units(name, is_alone, frames.double()):
                 parts += [unit, embed(text.encode("\n"))]
                 if self.kind == "tiles" and name in SIZES and is_alone:
                     parts.append(embed(text.encode("\n")))  # every tile is an image on a line
-        parts += [embed(text.encode(behind)), embed(response)]
+        parts += [embed(text.encode(question + "\n")), embed(response)]
         return self.llm(inputs_embeds=torch.cat(parts)[None]).logits[0]
 
 
@@ -301,7 +296,7 @@ def both(request, tmp_path_factory):
     """The twin, and ours with the weights of its folder."""
     folder = tmp_path_factory.mktemp("vila")
     twin = Twin(folder, request.param)
-    config, _, model = loaded(folder, video_frames=6, chat_template="qwen2")
+    config, _, model = loaded(folder, video_frames=6, chat_template="plain")
     return twin, config, model
 
 

@@ -39,10 +39,13 @@ FORBIDDEN = {
 # ---- The package: packages, and modules where only some of a package are meant ----
 
 PLAIN = {
-    *("config", "data", "planner", "rewards"),
+    *("cli.score", "config", "data", "planner", "rewards"),
     *("errors", "evaluate", "launch", "train_rl", "train_sft", "whole_file"),
+    *("cli.convert", "cli.inspect", "cli.verify"),
+    *("cli.conversion.find", "cli.conversion.process"),
     *("rollout.sampling", "rollout.serve", "rollout.server.child", "rollout.vllm.fit"),
     *("checkpoint.architecture", "checkpoint.aside", "checkpoint.folder", "checkpoint.retention"),
+    *("checkpoint.processors", "checkpoint.settings", "checkpoint.sizes"),
     *("training.log_line", "training.logging", "training.metrics_file", "training.plots"),
     *("training.progress", "training.timing", "training.trackers", "training.watch"),
     *("benchmark.data", "benchmark.report", "benchmark.variants"),
@@ -103,6 +106,8 @@ ENTRY_POINTS = (
     (f"-m {PACKAGE}.train_rl", *RECIPE, *DATA, "--print-config"),
     (f"-m {PACKAGE}.train_rl", "--num-atention-heads", "4"),
     (f"-m {PACKAGE}.train_rl",),
+    (f"-m {PACKAGE}.cli.score", "--help"),
+    (f"-m {PACKAGE}.cli.score", "none.jsonl", "none.jsonl"),
 )
 TOOLS = (
     *(
@@ -112,6 +117,7 @@ TOOLS = (
         if '\nif __name__ == "__main__":\n' in path.read_text()
     ),
     ("tools/checkpoint/convert.py", "--loader", "hf", "--saver", "hg"),
+    *((f"-m {PACKAGE}.cli.{name}", "--help") for name in ("convert", "inspect", "verify")),
 )
 
 

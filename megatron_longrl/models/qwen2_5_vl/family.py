@@ -2,31 +2,37 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from typing import TYPE_CHECKING, Any
 
 from megatron_longrl.checkpoint.hf import HfFolder
+from megatron_longrl.checkpoint.settings import WIDEST, Settings
+from megatron_longrl.checkpoint.sizes import Sized
 from megatron_longrl.checkpoint.table import Table
 from megatron_longrl.models.family import Family
 from megatron_longrl.models.qwen_vl.encoder import QwenVisionEncoder
 from megatron_longrl.models.qwen_vl.hf_config import (
+    CLIP,
     model_settings,
     pixel_fields,
     text_fields,
     vision_fields,
+    vision_layers,
     vision_settings,
 )
 from megatron_longrl.models.qwen_vl.layout import Qwen25Layout
-from megatron_longrl.models.qwen_vl.mapping import table
-from megatron_longrl.models.text.hf_config import check_settings
+from megatron_longrl.models.qwen_vl.mapping import sizes, table
+from megatron_longrl.models.text.kinds import QWEN2_5_VL_DEFAULTS
 
 if TYPE_CHECKING:
     from megatron_longrl.config import Config
 
 
+_BODY, _VISUAL = "model.", "visual."
+_MERGER = ("ln_q", "mlp.0", "mlp.2")
+
 _PIXELS = {
-    "image_mean": (0.48145466, 0.4578275, 0.40821073),
-    "image_std": (0.26862954, 0.26130258, 0.27577711),
+    **CLIP,
     "video_min_pixels": 128 * 28 * 28,
     "video_max_pixels": 768 * 28 * 28,
     "image_min_pixels": 56 * 56,
@@ -34,9 +40,22 @@ _PIXELS = {
 }
 """Defaults of transformers' Qwen2VLImageProcessor and Qwen2VLVideoProcessor."""
 
+_TOWER = {
+    "depth": 32,
+    "hidden_size": 3584,
+    "intermediate_size": 3420,
+    "num_heads": 16,
+    "patch_size": 14,
+}
+"""Defaults of transformers' Qwen2_5_VLVisionConfig."""
+
 
 def _table(config: Config) -> Table:
-    return table(config, body="model.", visual="visual.", names=("ln_q", "mlp.0", "mlp.2"))
+    return table(config, body=_BODY, visual=_VISUAL, names=_MERGER)
+
+
+def _sizes(fields: Mapping[str, Any]) -> list[Sized]:
+    return sizes(fields, body=_BODY, visual=_VISUAL, names=_MERGER, first_linear="gate_proj")
 
 
 def _table_name(folder: str, stored: str) -> str:
@@ -60,21 +79,28 @@ def _module_path(name: str) -> str:
 
 
 def _fields(source: HfFolder) -> dict[str, Any]:
-    settings, path = vision_settings(source)
-    check_settings(settings, path, {"hidden_act": "silu"})
+    vision = vision_settings(source)
+    vision.only({"hidden_act": "silu"})
     return {
-        **text_fields(source, "qwen2", (16, 24, 24)),
-        **vision_fields(settings, path),
-        **pixel_fields(source, _PIXELS),
-        "vision_patch_size": settings.get("patch_size", 14),
+        **text_fields(_text_settings(source.settings), "qwen2", QWEN2_5_VL_DEFAULTS, (16, 24, 24)),
+        **vision_fields(vision, _TOWER),
+        **pixel_fields(source, _PIXELS, image_defaults={}, old_names=("image", "video")),
         "vision_gated_mlp": True,
         "vision_patch_bias": False,
-        "vision_window_size": settings.get("window_size", 112),
-        "vision_full_attention_layers": tuple(
-            settings.get("fullatt_block_indexes", (7, 15, 23, 31))
+        "vision_window_size": vision.whole("window_size", 112, most=WIDEST),
+        "vision_full_attention_layers": vision_layers(
+            vision, "fullatt_block_indexes", (7, 15, 23, 31)
         ),
-        "vision_tokens_per_second": settings.get("tokens_per_second", 4),
+        "vision_tokens_per_second": vision.number("tokens_per_second", 4),
     }
+
+
+def _text_settings(outer: Settings) -> Settings:
+    """Old files hold the language model's settings among the model's own. Embeddings are tied where
+    either place says so (``Qwen2_5_VLConfig`` of transformers 5)."""
+    inner = outer.section("text_config") if "text_config" in outer else outer
+    is_tied = any(place.flag("tie_word_embeddings", False) for place in (outer, inner))
+    return inner.changed(tie_word_embeddings=is_tied)
 
 
 def _hf_configs(config: Config, dtype: str, written: Collection[str]) -> dict[str, dict[str, Any]]:
@@ -95,6 +121,7 @@ FAMILY = Family(
     table_name=_table_name,
     config_from_hf=_fields,
     hf_configs=_hf_configs,
+    sizes=_sizes,
     build_encoder=QwenVisionEncoder,
     build_layout=Qwen25Layout,
     module_path=_module_path,

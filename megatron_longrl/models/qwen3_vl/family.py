@@ -2,23 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+import math
+from collections.abc import Collection, Mapping
 from typing import TYPE_CHECKING, Any
 
 from megatron_longrl.checkpoint.hf import HfFolder
+from megatron_longrl.checkpoint.settings import WIDEST, Settings
+from megatron_longrl.checkpoint.sizes import Sized
 from megatron_longrl.checkpoint.table import Table
 from megatron_longrl.models.family import Family
 from megatron_longrl.models.qwen_vl.encoder import QwenVisionEncoder
 from megatron_longrl.models.qwen_vl.hf_config import (
+    CLIP,
     model_settings,
     pixel_fields,
     text_fields,
     vision_fields,
+    vision_layers,
     vision_settings,
 )
 from megatron_longrl.models.qwen_vl.layout import Qwen3Layout
-from megatron_longrl.models.qwen_vl.mapping import table
-from megatron_longrl.models.text.hf_config import check_settings
+from megatron_longrl.models.qwen_vl.mapping import sizes, table
+from megatron_longrl.models.text.kinds import QWEN3_VL_DEFAULTS
 
 if TYPE_CHECKING:
     from megatron_longrl.config import Config
@@ -26,6 +31,9 @@ if TYPE_CHECKING:
 _ACTIVATION = "gelu_pytorch_tanh"
 _MERGERS = ("visual.merger.", "visual.deepstack_merger_list.")
 
+
+_BODY, _VISUAL = "model.language_model.", "model.visual."
+_MERGER = ("norm", "linear_fc1", "linear_fc2")
 
 _PIXELS = {
     "image_mean": (0.5, 0.5, 0.5),
@@ -35,12 +43,25 @@ _PIXELS = {
     "image_min_pixels": 56 * 56,
     "image_max_pixels": 1280 * 28 * 28,
 }
-"""Defaults of transformers' Qwen2VLImageProcessor and Qwen3VLVideoProcessor."""
+"""Budgets of transformers' Qwen2VLImageProcessor and Qwen3VLVideoProcessor; the normalisation is
+that of the latter, and of the published checkpoints' images."""
+
+_TOWER = {
+    "depth": 27,
+    "hidden_size": 1152,
+    "intermediate_size": 4304,
+    "num_heads": 16,
+    "patch_size": 16,
+}
+"""Defaults of transformers' Qwen3VLVisionConfig."""
 
 
 def _table(config: Config) -> Table:
-    names = ("norm", "linear_fc1", "linear_fc2")
-    return table(config, body="model.language_model.", visual="model.visual.", names=names)
+    return table(config, body=_BODY, visual=_VISUAL, names=_MERGER)
+
+
+def _sizes(fields: Mapping[str, Any]) -> list[Sized]:
+    return sizes(fields, body=_BODY, visual=_VISUAL, names=_MERGER, first_linear="linear_fc1")
 
 
 def _table_name(folder: str, stored: str) -> str:
@@ -52,17 +73,27 @@ def _table_name(folder: str, stored: str) -> str:
 
 
 def _fields(source: HfFolder) -> dict[str, Any]:
-    settings, path = vision_settings(source)
-    check_settings(settings, path, {"hidden_act": _ACTIVATION})
+    vision = vision_settings(source)
+    vision.only({"hidden_act": _ACTIVATION})
+    positions = vision.whole("num_position_embeddings", 2304, most=WIDEST)
+    if math.isqrt(positions) ** 2 != positions:
+        raise vision.wrong("num_position_embeddings", "not the number of places of a square")
     return {
-        **text_fields(source, "qwen3", (24, 20, 20)),
-        **vision_fields(settings, path),
-        **pixel_fields(source, _PIXELS),
+        **text_fields(_text_settings(source.settings), "qwen3", QWEN3_VL_DEFAULTS, (24, 20, 20)),
+        **vision_fields(vision, _TOWER),
+        # Qwen3VLVideoProcessor reads `size` alone.
+        **pixel_fields(source, _PIXELS, image_defaults=CLIP, old_names=("image",)),
         "mrope_interleaved": True,
-        "vision_patch_size": settings.get("patch_size", 16),
-        "vision_num_position_embeddings": settings.get("num_position_embeddings", 2304),
-        "vision_deepstack_layers": tuple(settings.get("deepstack_visual_indexes", (8, 16, 24))),
+        "vision_num_position_embeddings": positions,
+        "vision_deepstack_layers": vision_layers(vision, "deepstack_visual_indexes", (8, 16, 24)),
     }
+
+
+def _text_settings(outer: Settings) -> Settings:
+    """The outer setting alone tells whether embeddings are tied (``Qwen3VLConfig`` of transformers
+    5)."""
+    is_tied = outer.flag("tie_word_embeddings", False)
+    return outer.section("text_config").changed(tie_word_embeddings=is_tied)
 
 
 def _hf_configs(config: Config, dtype: str, written: Collection[str]) -> dict[str, dict[str, Any]]:
@@ -82,6 +113,8 @@ FAMILY = Family(
     table_name=_table_name,
     config_from_hf=_fields,
     hf_configs=_hf_configs,
+    sizes=_sizes,
     build_encoder=QwenVisionEncoder,
     build_layout=Qwen3Layout,
+    embeddings=("llm/model.language_model.embed_tokens.weight", "llm/lm_head.weight"),
 )

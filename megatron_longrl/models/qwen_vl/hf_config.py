@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-from pathlib import Path
+from collections.abc import Collection, Mapping
 from typing import TYPE_CHECKING, Any
 
-from megatron_longrl.checkpoint.hf import HfFolder, read_json
+from megatron_longrl.checkpoint.hf import HfFolder
+from megatron_longrl.checkpoint.processors import normalisation, processor_settings
+from megatron_longrl.checkpoint.settings import MOST_HEADS, MOST_LAYERS, WIDEST, Settings
 from megatron_longrl.errors import UserError
 from megatron_longrl.models.text.hf_config import (
     language_fields,
     language_settings,
     multimodal_rotary,
-    required,
 )
-from megatron_longrl.models.text.kinds import KINDS, language_kind
+from megatron_longrl.models.text.kinds import KINDS, Defaults, language_kind
 
 if TYPE_CHECKING:
     from megatron_longrl.config import Config
@@ -21,73 +22,133 @@ if TYPE_CHECKING:
 _MERGE = 2
 """Side of the blocks that are merged; the only one that these families have."""
 
+CLIP = {
+    "image_mean": (0.48145466, 0.4578275, 0.40821073),
+    "image_std": (0.26862954, 0.26130258, 0.27577711),
+}
+"""Normalisation of transformers' Qwen2VLImageProcessor where none is written."""
 
-def text_fields(source: HfFolder, kind: str, sections: tuple[int, int, int]) -> dict[str, Any]:
+_MOST_FRAMES = 64
+"""Frames of a patch, at most."""
+
+
+def text_fields(
+    settings: Settings, kind: str, defaults: Defaults, sections: tuple[int, int, int]
+) -> dict[str, Any]:
     """Fields of the language model.
 
     Args:
+        settings: of the language model, with the ``tie_word_embeddings`` that decides.
         kind: its architecture; the settings name another one.
+        defaults: of settings that are not written.
         sections: rotary channels of time, height and width, where none are written.
     """
-    path = source.folder / "config.json"
-    # Old files hold the language model's settings among the model's own.
-    inner = source.config.get("text_config")
-    settings = {**source.config, **inner} if isinstance(inner, dict) else source.config
-    fields = language_fields(settings, path, KINDS[kind])
-    rope = settings.get("rope_parameters") or settings.get("rope_scaling") or {}
-    fields["mrope_section"] = tuple(rope.get("mrope_section") or sections)
-    return fields
+    fields = language_fields(settings, KINDS[kind], defaults)
+    old = settings.section("rope_scaling")
+    rope = old if old.values else settings.section("rope_parameters")
+    name = "mrope_section"
+    found = rope.wholes(name, sections, most=WIDEST, entries=3) if name in rope else sections
+    if 2 * sum(found) != fields["kv_channels"]:
+        raise UserError(
+            f"{settings.path}: mrope_section {list(found)} does not share out the "
+            f"{fields['kv_channels'] // 2} pairs of channels of an attention head"
+        )
+    return {**fields, name: found}
 
 
-def vision_settings(source: HfFolder) -> tuple[dict[str, Any], Path]:
-    """The tower's settings, and the file that holds them."""
-    path = source.folder / "config.json"
-    settings = required(source.config, path, "vision_config")
-    merge = settings.get("spatial_merge_size", _MERGE)
-    if merge != _MERGE:
-        raise UserError(f"{path}: spatial_merge_size {merge} is not supported, only {_MERGE}")
-    return settings, path
+def vision_settings(source: HfFolder) -> Settings:
+    """The tower's settings."""
+    settings = source.settings.section("vision_config")
+    settings.only({"spatial_merge_size": _MERGE, "in_channels": 3, "in_chans": 3})
+    return settings
 
 
-def vision_fields(settings: dict[str, Any], path: Path) -> dict[str, Any]:
-    """Fields of the tower that both families have."""
+def vision_fields(settings: Settings, defaults: Mapping[str, int]) -> dict[str, Any]:
+    """Fields of the tower that both families have.
+
+    Args:
+        defaults: of settings that are not written.
+    """
+    heads = settings.whole("num_heads", defaults["num_heads"], most=MOST_HEADS)
+    hidden = settings.whole("hidden_size", defaults["hidden_size"], most=WIDEST)
+    if hidden % heads:
+        raise settings.wrong("hidden_size", f"no multiple of num_heads {heads}")
     return {
-        "vision_hidden_size": required(settings, path, "hidden_size"),
-        "vision_num_layers": required(settings, path, "depth"),
-        "vision_num_attention_heads": required(settings, path, "num_heads"),
-        "vision_ffn_hidden_size": required(settings, path, "intermediate_size"),
+        "vision_hidden_size": hidden,
+        "vision_num_layers": settings.whole("depth", defaults["depth"], most=MOST_LAYERS),
+        "vision_num_attention_heads": heads,
+        "vision_ffn_hidden_size": settings.whole(
+            "intermediate_size", defaults["intermediate_size"], most=WIDEST
+        ),
+        "vision_patch_size": settings.whole("patch_size", defaults["patch_size"], most=WIDEST),
         "vision_merge_size": _MERGE,
-        "vision_temporal_patch_size": settings.get("temporal_patch_size", 2),
+        "vision_temporal_patch_size": settings.whole("temporal_patch_size", 2, most=_MOST_FRAMES),
         "vision_norm_epsilon": 1e-6,
     }
 
 
-def pixel_fields(source: HfFolder, defaults: dict[str, Any]) -> dict[str, Any]:
-    """Normalisation, and budgets of pixels, as the processors' files say.
+def vision_layers(settings: Settings, name: str, default: tuple[int, ...]) -> tuple[int, ...]:
+    """Layers of the tower, from 0, that a setting lists."""
+    return settings.wholes(name, default, most=MOST_LAYERS)
+
+
+def pixel_fields(
+    source: HfFolder,
+    defaults: Mapping[str, Any],
+    *,
+    image_defaults: Mapping[str, Any],
+    old_names: Collection[str],
+) -> dict[str, Any]:
+    """Normalisation, and budgets of pixels, as the processors' settings say.
 
     Args:
-        defaults: of the family's processors.
+        defaults: where a checkpoint has no processors' settings.
+        image_defaults: of the processor of images, where its settings do not write them.
+        old_names: of ``image`` and ``video``, those whose processor reads ``min_pixels`` and
+            ``max_pixels`` too, before ``size``.
     """
     fields = dict(defaults)
-    # A video's processor has a file of its own in newer checkpoints only.
-    for kind, names in (
-        ("image", ("preprocessor_config.json",)),
-        ("video", ("video_preprocessor_config.json", "preprocessor_config.json")),
+    images = processor_settings(source.folder, "image_processor")
+    if images is not None:
+        fields |= _budget(images, "image", defaults, "image" in old_names)
+        fields |= {**image_defaults, **normalisation(images)}
+    videos = processor_settings(source.folder, "video_processor")
+    normal = {name: fields[name] for name in ("image_mean", "image_std")}
+    if videos is not None:
+        videos.only({"cap_pixels_per_frame": False})
+        # transformers reads an old file for images and videos with the processor of Qwen2-VL.
+        is_common = images is not None and videos.path == images.path and not videos.within
+        fields |= _budget(videos, "video", defaults, is_common or "video" in old_names)
+        written = {} if is_common else {name: defaults[name] for name in normal}
+        normal |= {**written, **normalisation(videos)}
+    for name, value in normal.items():
+        if value != fields[name]:
+            fields[name.replace("image", "video")] = value
+    return fields
+
+
+def _budget(
+    settings: Settings, kind: str, defaults: Mapping[str, Any], has_old_names: bool
+) -> dict[str, int]:
+    size = settings.section("size")
+    fields = {}
+    for ours, old, new in (
+        ("min", "min_pixels", "shortest_edge"),
+        ("max", "max_pixels", "longest_edge"),
     ):
-        settings = next(
-            (read_json(source.folder / n) for n in names if (source.folder / n).exists()), {}
+        name = f"{kind}_{ours}_pixels"
+        if has_old_names and old in settings:
+            fields[name] = settings.whole(old, 1)
+        elif "size" in settings and new not in size:
+            # One edge does not go with the other one's default: transformers refuses it, too.
+            raise UserError(f"{settings.path}: size lacks {new}")
+        else:
+            fields[name] = size.whole(new, defaults[name])
+    if fields[f"{kind}_min_pixels"] > fields[f"{kind}_max_pixels"]:
+        least, most = fields.values()
+        raise UserError(
+            f"{settings.path}: fewest pixels of {kind}s, {least}, are more than the most, {most}"
         )
-        size = settings.get("size") or {}
-        for ours, old, new in (
-            ("min", "min_pixels", "shortest_edge"),
-            ("max", "max_pixels", "longest_edge"),
-        ):
-            value = settings.get(old) or size.get(new)
-            if value:
-                fields[f"{kind}_{ours}_pixels"] = value
-        for ours in ("image_mean", "image_std"):
-            if settings.get(ours):
-                fields[ours] = tuple(settings[ours])
     return fields
 
 
@@ -106,7 +167,7 @@ def model_settings(
     rope = multimodal_rotary(config)
     text["rope_scaling"] = {**rope, "type": rope["rope_type"]}
     text["rope_parameters"] = {**rope, "rope_theta": config.rotary_base}
-    if language_kind(config).head_dim is None:
+    if language_kind(config).defaults.head_dim is None:
         text.pop("head_dim", None)
     return {
         "architectures": [architecture],

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import math
+import re
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
 import torch
@@ -14,6 +15,7 @@ from torch import Tensor
 from megatron_longrl.data.frame_view import FrameView
 from megatron_longrl.data.media_layout import Piece, Slots
 from megatron_longrl.data.video_info import VideoInfo
+from megatron_longrl.data.video_times import sample, seconds_at
 from megatron_longrl.models.qwen_vl.sizes import PixelBudget, resized
 
 if TYPE_CHECKING:
@@ -24,29 +26,44 @@ _FEWEST_FRAMES = 4
 """Of a video that is sampled by --video-fps, as transformers' processors have it."""
 _FPS_IF_UNKNOWN = 24.0
 _START, _END = "<|vision_start|>", "<|vision_end|>"
+_IMAGE, _VIDEO = "<|image_pad|>", "<|video_pad|>"
 
 
 class QwenLayout(ABC):
     """A :class:`~megatron_longrl.data.media_layout.MediaLayout`, but for what the families differ
     in."""
 
+    placeholders: ClassVar[Mapping[str, str]] = {
+        kind: f"(?:{re.escape(_START)})?{re.escape(symbol)}(?:{re.escape(_END)})?"
+        for kind, symbol in (("image", _IMAGE), ("video", _VIDEO))
+    }
+    turns_images: ClassVar[bool] = True
+    """``load_image`` of transformers and vLLM turns them."""
+
     def __init__(self, config: Config, tokenizer: Tokenizer) -> None:
         self.times = config.vision_temporal_patch_size
         self.merge = config.vision_merge_size
         self.patch = config.vision_patch_size
-        self.mean, self.std = config.image_mean, config.image_std
+        self.image_channels = config.image_mean, config.image_std
+        self.video_channels = (
+            config.video_mean or config.image_mean,
+            config.video_std or config.image_std,
+        )
         self.videos = PixelBudget(config.video_min_pixels, config.video_max_pixels)
         self.images = PixelBudget(config.image_min_pixels, config.image_max_pixels)
-        self.video_id = tokenizer.id_of("<|video_pad|>")
-        self.image_id = tokenizer.id_of("<|image_pad|>")
+        self.video_id = tokenizer.id_of(_VIDEO)
+        self.image_id = tokenizer.id_of(_IMAGE)
 
     @abstractmethod
     def _video_size(self, info: VideoInfo, frames: int) -> tuple[int, int]:
         """Height and width of the frames of a video."""
 
     @abstractmethod
-    def _sample(self, info: VideoInfo, max_frames: int | None, fps: float | None) -> Sequence[int]:
-        """Frames to take of a video."""
+    def _sample(
+        self, total: int, rate: float, max_frames: int | None, fps: float | None
+    ) -> Sequence[int]:
+        """Frames to take of a video, a formula as of
+        :func:`~megatron_longrl.data.video_times.sample`."""
 
     @abstractmethod
     def _video_pieces(
@@ -60,7 +77,7 @@ class QwenLayout(ABC):
         """As the family samples, the last frame repeated to fill its unit."""
         if info.is_image:
             return (0,) * self.times
-        indices = list(self._sample(info, max_frames, fps))
+        indices = sample(info, max_frames, fps, self._sample)
         return tuple(indices + indices[-1:] * (-len(indices) % self.times))
 
     def view(self, info: VideoInfo, frames: int, images: int = 1) -> FrameView:
@@ -68,10 +85,12 @@ class QwenLayout(ABC):
         factor = self.patch * self.merge
         if info.is_image:
             size = resized(info.height, info.width, factor=factor, budget=self.images)
+            channels = self.image_channels
         else:
             size = self._video_size(info, frames)
+            channels = self.video_channels
         tokens = (size[0] // factor) * (size[1] // factor)
-        return FrameView(*size, self.mean, self.std, self.times, tokens)
+        return FrameView(*size, *channels, self.times, tokens)
 
     def pieces(self, info: VideoInfo, indices: Sequence[int], view: FrameView) -> list[Piece]:
         """Between marks of begin and end."""
@@ -90,16 +109,16 @@ class QwenLayout(ABC):
                 parts.append(torch.arange(piece)[:, None].expand(-1, 3) + start)
                 start += piece
                 continue
-            time, height, width = piece.grid
-            steps = (torch.arange(time) * self._interval(piece)).long()
+            _, height, width = piece.grid
+            steps = self._steps(piece)
             axes = torch.meshgrid(steps, torch.arange(height), torch.arange(width), indexing="ij")
             parts.append(torch.stack(axes, dim=-1).flatten(0, 2) + start)
             start += max(int(steps[-1]) + 1, height, width)
         return torch.cat(parts)
 
-    def _interval(self, slots: Slots) -> float:
-        """Positions between two steps in time."""
-        return 1.0
+    def _steps(self, slots: Slots) -> Tensor:
+        """Positions of the steps in time, long [T]."""
+        return torch.arange(slots.grid[0])
 
 
 class Qwen25Layout(QwenLayout):
@@ -117,11 +136,13 @@ class Qwen25Layout(QwenLayout):
         factor = self.patch * self.merge
         return resized(info.height, info.width, factor=factor, budget=self.videos)
 
-    def _sample(self, info: VideoInfo, max_frames: int | None, fps: float | None) -> Sequence[int]:
-        total, times = info.num_frames, self.times
-        if fps is not None and info.fps > 0:
+    def _sample(
+        self, total: int, rate: float, max_frames: int | None, fps: float | None
+    ) -> Sequence[int]:
+        times = self.times
+        if fps is not None and rate > 0:
             most = min(max_frames or total, total) // times * times
-            count = min(max(total / info.fps * fps, _FEWEST_FRAMES), most, total)
+            count = min(max(total / rate * fps, _FEWEST_FRAMES), most, total)
             count = math.floor(count / times) * times
         elif max_frames is not None:
             count = min(round(max_frames / times) * times, total)
@@ -135,10 +156,17 @@ class Qwen25Layout(QwenLayout):
     ) -> list[Piece]:
         # The last frame may be there twice, to fill its unit.
         rate = len(set(indices)) / info.num_frames * (info.fps or _FPS_IF_UNKNOWN)
-        return [_START, Slots(self.video_id, grid, self.times / rate), _END]
+        seconds: tuple[float, ...] = ()
+        if info.times is not None:
+            begins = [seconds_at(info, index) for index in indices[:: self.times]]
+            seconds = tuple(begin - begins[0] for begin in begins)
+        return [_START, Slots(self.video_id, grid, self.times / rate, seconds), _END]
 
-    def _interval(self, slots: Slots) -> float:
-        return slots.seconds_per_unit * self._tokens_per_second or 1.0
+    def _steps(self, slots: Slots) -> Tensor:
+        if slots.seconds:  # rounded to milliseconds, of which half a one makes no step
+            return (torch.tensor(slots.seconds) * self._tokens_per_second + 1e-3).long()
+        interval = slots.seconds_per_unit * self._tokens_per_second or 1.0
+        return (torch.arange(slots.grid[0]) * interval).long()
 
 
 class Qwen3Layout(QwenLayout):
@@ -154,22 +182,24 @@ class Qwen3Layout(QwenLayout):
         units = round(frames / self.times) * self.times
         return resized(height, width, factor=factor, budget=self.videos, frames=frames, units=units)
 
-    def _sample(self, info: VideoInfo, max_frames: int | None, fps: float | None) -> Sequence[int]:
-        count = info.num_frames
+    def _sample(
+        self, total: int, rate: float, max_frames: int | None, fps: float | None
+    ) -> Sequence[int]:
+        count = total
         if fps is not None:
-            count = max(int(count / (info.fps or _FPS_IF_UNKNOWN) * fps), _FEWEST_FRAMES)
-        count = min(count, max_frames or count, info.num_frames)
-        spread: list[int] = np.linspace(0, info.num_frames - 1, count).round().astype(int).tolist()
+            count = max(int(count / (rate or _FPS_IF_UNKNOWN) * fps), _FEWEST_FRAMES)
+        count = min(count, max_frames or count, total)
+        spread: list[int] = np.linspace(0, total - 1, count).round().astype(int).tolist()
         return spread
 
     def _video_pieces(
         self, info: VideoInfo, indices: Sequence[int], grid: tuple[int, int, int]
     ) -> list[Piece]:
         pieces: list[Piece] = [_START]
-        rate = info.fps or _FPS_IF_UNKNOWN
         slots = Slots(self.video_id, (1, *grid[1:]))
         for unit in range(grid[0]):
-            first, last = indices[unit * self.times], indices[(unit + 1) * self.times - 1]
-            seconds = (first / rate + last / rate) / 2
+            ends = indices[unit * self.times], indices[(unit + 1) * self.times - 1]
+            first, last = (seconds_at(info, index, _FPS_IF_UNKNOWN) for index in ends)
+            seconds = (first + last) / 2
             pieces += [f"<{seconds:.1f} seconds>{_START}", slots, _END]
         return [*pieces, _END]

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from typing import TYPE_CHECKING
+from collections.abc import Iterator, Mapping
+from typing import TYPE_CHECKING, Any
 
+from megatron_longrl.checkpoint.sizes import Sized
 from megatron_longrl.checkpoint.table import (
     ColumnParallel,
     Direct,
@@ -15,7 +16,7 @@ from megatron_longrl.checkpoint.table import (
     Table,
     TensorMapping,
 )
-from megatron_longrl.models.text.mapping import language_model
+from megatron_longrl.models.text.mapping import language_model, language_sizes
 
 if TYPE_CHECKING:
     from megatron_longrl.config import Config
@@ -40,6 +41,43 @@ def table(config: Config, *, body: str, visual: str, names: MergerNames) -> Tabl
         layers={"llm": config.num_layers, "vision_tower": config.vision_num_layers},
         ignored=("rotary_emb.inv_freq", "rotary_pos_emb.inv_freq"),
     )
+
+
+def sizes(
+    fields: Mapping[str, Any], *, body: str, visual: str, names: MergerNames, first_linear: str
+) -> list[Sized]:
+    """Tensors that tell the sizes of the model.
+
+    Args:
+        fields: of the configuration.
+        body, visual, names: see :func:`table`.
+        first_linear: name of the first linear layer of a tower's MLP.
+    """
+    tower, merger = f"vision_tower/{visual}", f"mm_projector/{visual}merger."
+    width, layers = fields["vision_hidden_size"], fields["vision_num_layers"]
+    hidden, side = ("vision_config.hidden_size", width), fields["vision_patch_size"]
+    patch = ("patch_size", side)
+    times = ("temporal_patch_size", fields["vision_temporal_patch_size"])
+    inner = ("vision_config.intermediate_size", fields["vision_ffn_hidden_size"])
+    last = f"{tower}blocks.{layers - 1}.norm1.weight"
+    found = [
+        *language_sizes(fields, body),
+        Sized(f"{tower}patch_embed.proj.weight", (hidden, ("in_channels", 3), times, patch, patch)),
+        Sized(f"{tower}blocks.0.mlp.{first_linear}.weight", (inner, hidden)),
+        Sized(last, (hidden,), ("depth", layers)),
+        Sized(
+            f"{merger}{names[2]}.weight",
+            (
+                ("hidden_size of the language model", fields["hidden_size"]),
+                ("vision_config.hidden_size x 4", width * fields["vision_merge_size"] ** 2),
+            ),
+        ),
+    ]
+    positions = fields.get("vision_num_position_embeddings")
+    if positions:
+        count = ("num_position_embeddings", positions)
+        found.append(Sized(f"{tower}pos_embed.weight", (count, hidden)))
+    return found
 
 
 MergerNames = tuple[str, str, str]

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from megatron_longrl.checkpoint.table import Table
 from megatron_longrl.models.family import Family
 from megatron_longrl.models.text.hf_config import language_fields, language_settings
-from megatron_longrl.models.text.mapping import language_model
+from megatron_longrl.models.text.mapping import language_model, language_sizes
 
 if TYPE_CHECKING:
     from megatron_longrl.checkpoint.hf import HfFolder
@@ -24,6 +24,7 @@ def text_family(model_type: str) -> Family:
         table_name=lambda folder, stored: f"llm/{stored}",
         config_from_hf=_fields,
         hf_configs=_hf_configs,
+        sizes=language_sizes,
     )
 
 
@@ -36,7 +37,7 @@ def _table(config: Config) -> Table:
 
 
 def _fields(source: HfFolder) -> dict[str, Any]:
-    return language_fields(source.config, source.folder / "config.json")
+    return language_fields(source.settings)
 
 
 def _hf_configs(config: Config, dtype: str, written: Collection[str]) -> dict[str, dict[str, Any]]:

@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_args
 
+from megatron_longrl.checkpoint.settings import (
+    LARGEST_VOCABULARY,
+    MOST_HEADS,
+    MOST_LAYERS,
+    WIDEST,
+    Settings,
+)
 from megatron_longrl.config.rotary import RopeScaling
 from megatron_longrl.errors import UserError
 from megatron_longrl.models.rotary import yarn_magnitude
 from megatron_longrl.models.text.kinds import (
     KINDS,
-    LLAMA3_SCALING,
+    Defaults,
     LanguageKind,
     language_kind,
 )
@@ -20,51 +26,85 @@ if TYPE_CHECKING:
 
 
 def language_fields(
-    settings: dict[str, Any], path: Path, kind: LanguageKind | None = None
+    settings: Settings, kind: LanguageKind | None = None, defaults: Defaults | None = None
 ) -> dict[str, Any]:
     """Fields of the configuration that a language model's settings determine.
 
+    What is not written means what it means to transformers, also beside settings that are.
+
     Args:
-        settings: contents of a ``config.json``, or its part of the language model.
-        path: of the file, for messages.
+        settings: of a ``config.json``, or its part of the language model.
         kind: the architecture; by default as ``model_type`` says.
+        defaults: of settings that are not written; by default the architecture's.
 
     Raises:
-        UserError: naming the file and the setting that is missing or not supported.
+        UserError: naming the file and the setting that is wrong or not supported.
     """
-    if kind is None:
-        model_type = settings.get("model_type")
-        if model_type not in KINDS:
-            raise UserError(
-                f"{path}: language model of model_type {model_type} is not supported, only "
-                f"{', '.join(KINDS)}"
-            )
-        kind = KINDS[model_type]
-        architectures = settings.get("architectures") or [kind.architecture]
-        if kind.architecture not in architectures:
-            raise UserError(
-                f"{path} says architecture {architectures[0]}, only {kind.architecture} is "
-                f"supported of model_type {model_type}"
-            )
-    check_settings(settings, path, kind.only)
-    heads = required(settings, path, "num_attention_heads")
-    context = settings.get("max_position_embeddings", kind.max_position_embeddings)
-    hidden = required(settings, path, "hidden_size")
-    return {
-        "num_layers": required(settings, path, "num_hidden_layers"),
+    kind = kind or _kind(settings)
+    defaults = defaults or kind.defaults
+    settings.only(kind.only)
+    heads = settings.whole("num_attention_heads", defaults.num_attention_heads, most=MOST_HEADS)
+    hidden = settings.whole("hidden_size", defaults.hidden_size, most=WIDEST)
+    context = settings.whole("max_position_embeddings", defaults.max_position_embeddings)
+    fields = {
+        "num_layers": settings.whole(
+            "num_hidden_layers", defaults.num_hidden_layers, most=MOST_LAYERS
+        ),
         "hidden_size": hidden,
-        "ffn_hidden_size": required(settings, path, "intermediate_size"),
+        "ffn_hidden_size": settings.whole(
+            "intermediate_size", defaults.intermediate_size, most=WIDEST
+        ),
         "num_attention_heads": heads,
-        "num_query_groups": settings.get("num_key_value_heads") or heads,
-        "kv_channels": settings.get("head_dim") or kind.head_dim or hidden // heads,
-        "vocab_size": required(settings, path, "vocab_size"),
+        "num_query_groups": _query_groups(settings, heads, defaults),
+        "kv_channels": _head_width(settings, hidden, heads, defaults),
+        "vocab_size": settings.whole("vocab_size", defaults.vocab_size, most=LARGEST_VOCABULARY),
         "max_position_embeddings": context,
-        "norm_epsilon": settings.get("rms_norm_eps", 1e-6),
-        **_rotary_fields(settings, path, context),
+        "norm_epsilon": settings.number("rms_norm_eps", defaults.rms_norm_eps),
+        **_rotary_fields(settings, context, defaults.rope_theta),
         "add_qkv_bias": kind.add_qkv_bias,
         "qk_layernorm": kind.qk_layernorm,
-        "untie_embeddings_and_output_weights": not settings.get("tie_word_embeddings", False),
     }
+    is_tied = settings.flag("tie_word_embeddings", False)
+    return {**fields, "untie_embeddings_and_output_weights": not is_tied}
+
+
+def _kind(settings: Settings) -> LanguageKind:
+    model_type = settings.values.get("model_type")
+    kind = KINDS.get(model_type) if isinstance(model_type, str) else None
+    if kind is None:
+        raise settings.wrong("model_type", f"not supported, only {', '.join(KINDS)}")
+    architectures = settings.values.get("architectures") or [kind.architecture]
+    if not isinstance(architectures, list) or kind.architecture not in architectures:
+        raise settings.wrong(
+            "architectures", f"not supported of model_type {model_type}, only {kind.architecture}"
+        )
+    return kind
+
+
+def _query_groups(settings: Settings, heads: int, defaults: Defaults) -> int:
+    if "num_key_value_heads" in settings.values and "num_key_value_heads" not in settings:
+        return heads  # null
+    default = defaults.num_key_value_heads or heads
+    groups = settings.whole("num_key_value_heads", default, most=MOST_HEADS)
+    if heads % groups:
+        raise UserError(
+            f"{settings.path}: num_attention_heads {heads} is no multiple of num_key_value_heads "
+            f"{groups}"
+        )
+    return groups
+
+
+def _head_width(settings: Settings, hidden: int, heads: int, defaults: Defaults) -> int:
+    if "head_dim" in settings:
+        width = settings.whole("head_dim", 1, most=WIDEST)
+    else:
+        width = defaults.head_dim or hidden // heads
+    if width < 1 or width % 2:
+        raise UserError(
+            f"{settings.path}: attention heads of {width} channels (head_dim, or hidden_size "
+            f"{hidden} / num_attention_heads {heads}) cannot turn in pairs"
+        )
+    return width
 
 
 def language_settings(config: Config, dtype: str) -> dict[str, Any]:
@@ -95,27 +135,13 @@ def language_settings(config: Config, dtype: str) -> dict[str, Any]:
         "torch_dtype": dtype,
         **kind.only,
     }
-    derived = kind.head_dim or config.hidden_size // config.num_attention_heads
-    if config.kv_channels != derived or kind.head_dim is not None:
+    derived = kind.defaults.head_dim or config.hidden_size // config.num_attention_heads
+    if config.kv_channels != derived or kind.defaults.head_dim is not None:
         settings["head_dim"] = config.kv_channels
     scaling = rotary_scaling(config)
     if scaling:
         settings["rope_scaling"] = scaling
     return settings
-
-
-def check_settings(settings: dict[str, Any], path: Path, only: Any) -> None:
-    """Raises :class:`UserError` where a setting has a value that is not implemented."""
-    for name, value in only.items():
-        if settings.get(name, value) != value:
-            raise UserError(f"{path}: {name} {settings[name]} is not supported, only {value}")
-
-
-def required(settings: dict[str, Any], path: Path, name: str) -> Any:
-    """A setting that has no default."""
-    if name not in settings:
-        raise UserError(f"{path} lacks {name}")
-    return settings[name]
 
 
 def rotary_scaling(config: Config) -> dict[str, Any]:
@@ -125,7 +151,11 @@ def rotary_scaling(config: Config) -> dict[str, Any]:
         return {}
     scaling: dict[str, Any] = {"rope_type": kind, "factor": factor}
     if kind == "llama3":
-        scaling |= LLAMA3_SCALING
+        scaling |= {
+            "low_freq_factor": config.llama3_low_freq_factor,
+            "high_freq_factor": config.llama3_high_freq_factor,
+            "original_max_position_embeddings": config.llama3_original_max_position_embeddings,
+        }
     if kind == "yarn":
         scaling |= {
             "original_max_position_embeddings": config.yarn_original_max_position_embeddings,
@@ -149,50 +179,67 @@ def multimodal_rotary(config: Config) -> dict[str, Any]:
     return rope
 
 
-def _rotary_fields(settings: dict[str, Any], path: Path, context: int) -> dict[str, Any]:
-    """Old files hold rope_theta and rope_scaling, newer ones rope_parameters."""
-    places = [settings.get("rope_scaling") or {}, settings.get("rope_parameters") or {}]
-    base = settings.get("rope_theta") or places[1].get("rope_theta") or 10000.0
-    fields: dict[str, Any] = {"rotary_base": float(base)}
-    for rope in (settings, *places):
-        check_settings(rope, path, {"partial_rotary_factor": 1.0})
-    for rope in places:
-        kind = rope.get("rope_type", rope.get("type", "default"))
-        if kind in ("default", "mrope"):
-            continue
-        if kind not in get_args(RopeScaling):
-            raise UserError(
-                f"{path}: rotary embedding of type {kind} is not supported, only default, "
-                f"{', '.join(get_args(RopeScaling))}"
-            )
-        fields |= {"rope_scaling_type": kind, "rope_scaling_factor": _factor(rope, path)}
-        if kind == "llama3":
-            check_settings(rope, path, LLAMA3_SCALING)
-        elif kind == "yarn":
-            fields |= _yarn_fields(rope, context)
+def _rotary_fields(settings: Settings, context: int, default_base: float) -> dict[str, Any]:
+    """As transformers 5 reads them: ``rope_scaling`` stands before ``rope_parameters``, and a base
+    in the one that is taken stands before ``rope_theta``."""
+    old, new = settings.section("rope_scaling"), settings.section("rope_parameters")
+    rope = old if old.values else new
+    base = settings.number("rope_theta", default_base)
+    fields: dict[str, Any] = {"rotary_base": rope.number("rope_theta", base)}
+    for place in (settings, rope):
+        place.only({"partial_rotary_factor": 1.0})
+    kind = rope.text("rope_type", rope.text("type", "default"))
+    if kind in ("default", "mrope"):
+        return fields
+    if kind not in get_args(RopeScaling):
+        known = ", ".join(get_args(RopeScaling))
+        name = "rope_type" if "rope_type" in rope else "type"
+        raise rope.wrong(name, f"not supported, only default, {known}")
+    if "factor" not in rope.values:
+        raise UserError(f"{settings.path} lacks factor, which rotary embedding {kind} needs")
+    fields |= {"rope_scaling_type": kind, "rope_scaling_factor": rope.number("factor", 1, least=1)}
+    if kind == "llama3":
+        fields |= _llama3_fields(rope, context)
+    elif kind == "yarn":
+        fields |= _yarn_fields(rope, context)
     return fields
 
 
-def _factor(rope: dict[str, Any], path: Path) -> float:
-    factor = required(rope, path, "factor")
-    if not isinstance(factor, int | float) or factor < 1:
-        raise UserError(f"{path}: a rotary scaling factor of {factor} is not supported")
-    return float(factor)
-
-
-def _yarn_fields(rope: dict[str, Any], context: int) -> dict[str, Any]:
-    original = rope.get("original_max_position_embeddings") or context  # as transformers does
-    fields = {
-        "yarn_original_max_position_embeddings": original,
-        "yarn_beta_fast": float(rope.get("beta_fast") or 32),
-        "yarn_beta_slow": float(rope.get("beta_slow") or 1),
-        "yarn_correction_range_round_to_int": rope.get("truncate", True),
+def _llama3_fields(rope: Settings, context: int) -> dict[str, Any]:
+    fields: dict[str, Any] = {
+        "llama3_original_max_position_embeddings": rope.whole(
+            "original_max_position_embeddings", context
+        )
     }
-    slope, of_all = rope.get("mscale"), rope.get("mscale_all_dim")
-    if rope.get("attention_factor") is not None:
-        fields["yarn_attention_factor"] = float(rope["attention_factor"])
+    for name in ("low_freq_factor", "high_freq_factor"):
+        if name not in rope.values:
+            raise UserError(f"{rope.path} lacks {name}, which rotary embedding llama3 needs")
+        fields[f"llama3_{name}"] = rope.number(name, 1)
+    if fields["llama3_low_freq_factor"] >= fields["llama3_high_freq_factor"]:
+        raise rope.wrong("low_freq_factor", "not below high_freq_factor")
+    return fields
+
+
+def _yarn_fields(rope: Settings, context: int) -> dict[str, Any]:
+    def number(name: str, default: float) -> float:
+        """Zero and null stand for the default, as in transformers."""
+        return rope.number(name, default) if rope.values.get(name) else default
+
+    fields = {
+        "yarn_original_max_position_embeddings": rope.whole(
+            "original_max_position_embeddings", context
+        ),
+        "yarn_beta_fast": number("beta_fast", 32.0),
+        "yarn_beta_slow": number("beta_slow", 1.0),
+        "yarn_correction_range_round_to_int": rope.flag("truncate", True),
+    }
+    if fields["yarn_beta_fast"] <= fields["yarn_beta_slow"]:
+        raise rope.wrong("beta_fast", "not above beta_slow")
+    slope, of_all = number("mscale", 0.0), number("mscale_all_dim", 0.0)
+    if "attention_factor" in rope:
+        fields["yarn_attention_factor"] = rope.number("attention_factor", 1.0)
     elif slope and of_all:
-        factor = float(rope["factor"])
+        factor = number("factor", 1.0)
         magnitude = yarn_magnitude(factor, slope) / yarn_magnitude(factor, of_all)
         fields["yarn_attention_factor"] = magnitude
     return fields

@@ -15,6 +15,24 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
+class Defaults:
+    """What transformers takes for the settings of a language model that its file does not write."""
+
+    vocab_size: int = 151936
+    hidden_size: int = 4096
+    intermediate_size: int = 22016
+    num_hidden_layers: int = 32
+    num_attention_heads: int = 32
+    num_key_value_heads: int | None = 32
+    """None: as many as attention heads."""
+    head_dim: int | None = None
+    """None derives it from the width."""
+    max_position_embeddings: int = 32768
+    rms_norm_eps: float = 1e-6
+    rope_theta: float = 10000.0
+
+
+@dataclass(frozen=True)
 class LanguageKind:
     """One architecture."""
 
@@ -24,10 +42,7 @@ class LanguageKind:
     qk_layernorm: bool
     only: Mapping[str, Any] = field(default_factory=lambda: MappingProxyType({}))
     """Settings of which one value is implemented; it is also the default where none is written."""
-    max_position_embeddings: int = 32768
-    """Default of the setting."""
-    head_dim: int | None = None
-    """Default of the setting; None derives it from the width."""
+    defaults: Defaults = Defaults()
 
 
 KINDS = {
@@ -46,7 +61,7 @@ KINDS = {
             add_qkv_bias=False,
             qk_layernorm=True,
             only={"hidden_act": "silu", "use_sliding_window": False, "attention_bias": False},
-            head_dim=128,
+            defaults=Defaults(head_dim=128),
         ),
         LanguageKind(
             "llama",
@@ -54,19 +69,31 @@ KINDS = {
             add_qkv_bias=False,
             qk_layernorm=False,
             only={"hidden_act": "silu", "attention_bias": False, "mlp_bias": False},
-            max_position_embeddings=2048,
+            defaults=Defaults(
+                vocab_size=32000,
+                intermediate_size=11008,
+                num_key_value_heads=None,
+                max_position_embeddings=2048,
+            ),
         ),
     )
 }
 """By ``model_type``."""
 
+QWEN2_5_VL_DEFAULTS = Defaults(
+    vocab_size=152064,
+    hidden_size=8192,
+    intermediate_size=29568,
+    num_hidden_layers=80,
+    num_attention_heads=64,
+    num_key_value_heads=8,
+    rms_norm_eps=1e-5,
+    rope_theta=1000000.0,
+)
+"""Of the Qwen2 language model in a Qwen2.5-VL checkpoint."""
 
-LLAMA3_SCALING = {
-    "low_freq_factor": 1.0,
-    "high_freq_factor": 4.0,
-    "original_max_position_embeddings": 8192,
-}
-"""Settings of Llama 3.1's scaling beside its factor; all its checkpoints have these."""
+QWEN3_VL_DEFAULTS = Defaults(head_dim=128, max_position_embeddings=128000, rope_theta=500000.0)
+"""Of the Qwen3 language model in a Qwen3-VL checkpoint."""
 
 
 def language_kind(config: Config) -> LanguageKind:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
 
+from megatron_longrl.checkpoint.sizes import Sized
 from megatron_longrl.checkpoint.table import (
     QKV,
     Direct,
@@ -64,6 +66,29 @@ def language_model(config: Config, body: str = "model.") -> tuple[TensorMapping,
             alias=head,
         ),
     )
+
+
+def language_sizes(fields: Mapping[str, Any], body: str = "model.") -> list[Sized]:
+    """Tensors that tell the sizes of the language model.
+
+    Args:
+        fields: of the configuration.
+        body: see :func:`language_model`.
+    """
+    hidden = ("hidden_size", fields["hidden_size"])
+    width, layers = fields["kv_channels"], fields["num_layers"]
+    first, last = (f"llm/{body}layers.{layer}." for layer in (0, layers - 1))
+    queries = ("num_attention_heads x head_dim", fields["num_attention_heads"] * width)
+    keys = ("num_key_value_heads x head_dim", fields["num_query_groups"] * width)
+    inner = ("intermediate_size", fields["ffn_hidden_size"])
+    vocabulary = ("vocab_size", fields["vocab_size"])
+    return [
+        Sized(f"llm/{body}embed_tokens.weight", (vocabulary, hidden)),
+        Sized(f"{first}self_attn.q_proj.weight", (queries, hidden)),
+        Sized(f"{first}self_attn.k_proj.weight", (keys, hidden)),
+        Sized(f"{first}mlp.gate_proj.weight", (inner, hidden)),
+        Sized(f"{last}input_layernorm.weight", (hidden,), ("num_hidden_layers", layers)),
+    ]
 
 
 def _attention(config: Config, ours: str, theirs: str) -> tuple[TensorMapping, ...]:

@@ -7,7 +7,7 @@ from megatron_longrl.models.vila.encoder import VisionEncoder
 from megatron_longrl.models.vila.hf_config import config_from_hf, hf_configs
 from megatron_longrl.models.vila.layers_not_run import identity_layers
 from megatron_longrl.models.vila.layout import VilaLayout
-from megatron_longrl.models.vila.mapping import mapping_table
+from megatron_longrl.models.vila.mapping import mapping_table, sizes
 
 _PREFIXES = {"vision_tower": "vision_model."}
 """In front of every tensor's name in a folder; newer transformers leave it out."""
@@ -30,6 +30,7 @@ FAMILY = Family(
     table_name=_table_name,
     config_from_hf=config_from_hf,
     hf_configs=hf_configs,
+    sizes=sizes,
     build_encoder=VisionEncoder,
     build_layout=VilaLayout,
     tokenizer_folder="llm",

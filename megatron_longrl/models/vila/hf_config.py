@@ -9,14 +9,18 @@ from __future__ import annotations
 from collections.abc import Collection
 from typing import TYPE_CHECKING, Any
 
-from megatron_longrl.checkpoint.hf import HfFolder, read_json
-from megatron_longrl.errors import UserError
-from megatron_longrl.models.text.hf_config import (
-    check_settings,
-    language_fields,
-    language_settings,
-    required,
+from megatron_longrl.checkpoint.hf import HfFolder
+from megatron_longrl.checkpoint.processors import normalisation, processor_settings
+from megatron_longrl.checkpoint.settings import (
+    LONGEST,
+    MOST_HEADS,
+    MOST_LAYERS,
+    WIDEST,
+    Settings,
+    brief,
 )
+from megatron_longrl.errors import UserError
+from megatron_longrl.models.text.hf_config import language_fields, language_settings
 from megatron_longrl.models.vila.picture_settings import (
     picture_fields,
     picture_settings,
@@ -38,52 +42,65 @@ def config_from_hf(source: HfFolder) -> dict[str, Any]:
     Raises:
         UserError: naming the file and the setting that is missing or not supported.
     """
-    llm = source.folder / "llm" / "config.json"
     return {
-        **language_fields(read_json(llm), llm),
+        **language_fields(Settings.of(source.folder / "llm" / "config.json")),
         **_vision_fields(source),
         **_projector_fields(source),
-        **picture_fields(source.config, source.folder / "config.json"),
+        **picture_fields(source.settings),
     }
 
 
 def _vision_fields(source: HfFolder) -> dict[str, Any]:
-    path = source.folder / "vision_tower" / "config.json"
-    tower = read_json(path)
-    found = (tower.get("architectures") or ["nothing"])[0]
-    if found != _TOWER:
-        raise UserError(f"{path} says architecture {found}, only {_TOWER} is supported here")
-    check_settings(tower, path, _TOWER_SETTINGS)
-    layer = source.config.get("mm_vision_select_layer")
-    if not isinstance(layer, int):
-        raise UserError(f"{source.folder / 'config.json'} lacks the number mm_vision_select_layer")
+    tower = Settings.of(source.folder / "vision_tower" / "config.json")
+    architectures = tower.values.get("architectures") or ["nothing"]
+    if not isinstance(architectures, list) or architectures[0] != _TOWER:
+        raise tower.wrong("architectures", f"not supported, only {_TOWER}")
+    tower.only(_TOWER_SETTINGS)
+    heads = tower.whole("num_attention_heads", 12, most=MOST_HEADS)
+    hidden = tower.whole("hidden_size", 768, most=WIDEST)
+    if hidden % heads:
+        raise tower.wrong("hidden_size", f"no multiple of num_attention_heads {heads}")
+    side, patch = tower.whole("image_size", 224, most=WIDEST), tower.whole("patch_size", 16)
+    if patch > side:
+        raise tower.wrong("patch_size", f"more than image_size {side}")
+    layers = tower.whole("num_hidden_layers", 12, most=MOST_LAYERS)
     fields = {
-        "vision_image_size": required(tower, path, "image_size"),
-        "vision_patch_size": required(tower, path, "patch_size"),
-        "vision_hidden_size": required(tower, path, "hidden_size"),
-        "vision_num_layers": required(tower, path, "num_hidden_layers"),
-        "vision_num_attention_heads": required(tower, path, "num_attention_heads"),
-        "vision_ffn_hidden_size": required(tower, path, "intermediate_size"),
-        "vision_norm_epsilon": tower.get("layer_norm_eps", 1e-6),
-        "vision_feature_layer": layer,
+        "vision_image_size": side,
+        "vision_patch_size": patch,
+        "vision_hidden_size": hidden,
+        "vision_num_layers": layers,
+        "vision_num_attention_heads": heads,
+        "vision_ffn_hidden_size": tower.whole("intermediate_size", 3072, most=WIDEST),
+        "vision_norm_epsilon": tower.number("layer_norm_eps", 1e-6),
+        "vision_feature_layer": _feature_layer(source.settings, layers),
     }
-    processor = source.folder / "vision_tower" / "preprocessor_config.json"
-    if processor.exists():
-        settings = read_json(processor)
-        for ours in ("image_mean", "image_std"):
-            if ours in settings:
-                fields[ours] = settings[ours]
-    return fields
+    processor = processor_settings(source.folder / "vision_tower", "image_processor")
+    return fields if processor is None else {**fields, **normalisation(processor)}
+
+
+def _feature_layer(top: Settings, layers: int) -> int:
+    """The hidden state that is selected: some layer's, not the embeddings before the first."""
+    name = "mm_vision_select_layer"
+    if name not in top:
+        raise UserError(f"{top.path} lacks the number {name}")
+    layer = top.whole(name, -2, least=-LONGEST)
+    if layer == 0 or not -layers <= layer <= layers:
+        raise top.wrong(
+            name,
+            f"no layer of the vision tower with {layers}: give one from 1 to {layers}, or from "
+            f"-1 to -{layers}",
+        )
+    return layer
 
 
 def _projector_fields(source: HfFolder) -> dict[str, Any]:
-    path = source.folder / "mm_projector" / "config.json"
-    kind = str(read_json(path).get("mm_projector_type"))
+    settings = Settings.of(source.folder / "mm_projector" / "config.json")
+    kind = settings.text("mm_projector_type", "nothing")
     try:
         widths(kind, 1, 1)
     except UserError as error:
-        raise UserError(f"{path}: mm_projector_type {kind}: {error}") from None
-    return {"projector_type": projector_kind(kind, source.config)}
+        raise settings.wrong("mm_projector_type", f"not supported: {brief(error)}") from None
+    return {"projector_type": projector_kind(kind, source.settings.values)}
 
 
 def hf_configs(

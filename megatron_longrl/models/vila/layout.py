@@ -6,9 +6,9 @@ unit.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from math import prod
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 from torch import Tensor
 
@@ -25,6 +25,10 @@ if TYPE_CHECKING:
 
 class VilaLayout:
     """A :class:`~megatron_longrl.data.media_layout.MediaLayout`."""
+
+    placeholders: ClassVar[Mapping[str, str]] = {}
+    turns_images: ClassVar[bool] = False
+    """llava/utils/media.py of VILA opens images with Pillow and leaves EXIF alone."""
 
     def __init__(self, config: Config, tokenizer: Tokenizer) -> None:
         self._config = config

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
 
+from megatron_longrl.checkpoint.sizes import Sized
 from megatron_longrl.checkpoint.table import (
     QKV,
     ColumnParallel,
@@ -12,7 +14,7 @@ from megatron_longrl.checkpoint.table import (
     Table,
     TensorMapping,
 )
-from megatron_longrl.models.text.mapping import language_model
+from megatron_longrl.models.text.mapping import language_model, language_sizes
 from megatron_longrl.models.vila.depth import layers_to_run
 from megatron_longrl.models.vila.projector_kinds import parameter_names
 
@@ -32,6 +34,34 @@ def mapping_table(config: Config) -> Table:
         ignored=("rotary_emb.inv_freq", "embeddings.position_ids"),
         carried=("vision_tower",),
     )
+
+
+def sizes(fields: Mapping[str, Any]) -> list[Sized]:
+    """Tensors that tell the sizes of a VILA model.
+
+    Args:
+        fields: of the configuration.
+    """
+    theirs = "vision_tower/vision_model."
+    hidden = ("hidden_size", fields["vision_hidden_size"])
+    patch = ("patch_size", fields["vision_patch_size"])
+    places = (fields["vision_image_size"] // fields["vision_patch_size"]) ** 2
+    embeddings = f"{theirs}embeddings."
+    inner = ("intermediate_size", fields["vision_ffn_hidden_size"])
+    layer = fields["vision_feature_layer"]
+    layers = fields["vision_num_layers"]
+    run = layer if layer >= 0 else layers + 1 + layer
+    last = f"{theirs}encoder.layers.{run - 1}.layer_norm1.weight"
+    return [
+        *language_sizes(fields),
+        Sized(f"{embeddings}patch_embedding.weight", (hidden, ("num_channels", 3), patch, patch)),
+        Sized(
+            f"{embeddings}position_embedding.weight",
+            (("(image_size / patch_size)^2", places), hidden),
+        ),
+        Sized(f"{theirs}encoder.layers.0.mlp.fc1.weight", (inner, hidden)),
+        Sized(last, (hidden,), ("num_hidden_layers", layers)),
+    ]
 
 
 def siglip(config: Config) -> tuple[TensorMapping, ...]:

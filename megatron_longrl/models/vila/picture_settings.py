@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from megatron_longrl.checkpoint.settings import WIDEST, Settings
 from megatron_longrl.errors import UserError
-from megatron_longrl.models.text.hf_config import check_settings
 
 if TYPE_CHECKING:
     from megatron_longrl.config import Config
@@ -21,30 +20,36 @@ _ENCODER = {"start_tokens": None, "end_tokens": "\n", "sep_tokens": None}
 _ONLY = {"ps3": False, "mm_vision_select_feature": "cls_patch", "video_max_tiles": 1}
 """Settings of which one value is implemented; it is also the default where none is written."""
 
+_MOST_TILES = 10_000
+_MOST_SCALES = 16
 
-def picture_fields(settings: Mapping[str, Any], path: Path) -> dict[str, Any]:
+
+def picture_fields(settings: Settings) -> dict[str, Any]:
     """Fields of the configuration.
 
     Args:
-        settings: contents of the file.
-        path: of the file, for messages.
+        settings: of the file.
 
     Raises:
-        UserError: naming the setting that is not supported.
+        UserError: naming the setting that is wrong or not supported.
     """
-    present = {name: value for name, value in settings.items() if value is not None}
-    check_settings(present, path, _ONLY)
-    ratio = present.get("image_aspect_ratio", "resize")
+    settings = settings.without_nulls()
+    settings.only(_ONLY)
+    ratio = settings.text("image_aspect_ratio", "resize")
     if ratio not in ("resize", "dynamic", "dynamic_s2"):
-        raise UserError(
-            f"{path}: image_aspect_ratio {ratio} is not supported, only resize, dynamic, dynamic_s2"
+        raise settings.wrong(
+            "image_aspect_ratio", "not supported, only resize, dynamic, dynamic_s2"
         )
+    fewest = settings.whole("min_tiles", 1, most=_MOST_TILES)
+    most = settings.whole("max_tiles", 12, most=_MOST_TILES)
+    if fewest > most:
+        raise settings.wrong("min_tiles", f"more than max_tiles {most}")
     return {
-        **_pooling_fields(present, path),
-        **_scale_fields(present, path),
+        **_pooling_fields(settings),
+        **_scale_fields(settings),
         "image_aspect_ratio": ratio,
-        "image_min_tiles": present.get("min_tiles", 1),
-        "image_max_tiles": present.get("max_tiles", 12),
+        "image_min_tiles": fewest,
+        "image_max_tiles": most,
     }
 
 
@@ -85,37 +90,52 @@ def projector_kind(kind: str, settings: Mapping[str, Any]) -> str:
     return BY_ROWS if kind == BY_COLUMNS and settings.get("image_encoder") else kind
 
 
-def _pooling_fields(settings: Mapping[str, Any], path: Path) -> dict[str, Any]:
+def _pooling_fields(settings: Settings) -> dict[str, Any]:
     """NVILA's TSPVideoEncoder averages; VILA's other video encoder does not."""
     for name in ("image_encoder", "video_encoder"):
-        check_settings(_encoder(settings, name), path, _ENCODER)
-    pools = _encoder(settings, "video_encoder").get("pool_sizes") or [[1, 1, 1]]
-    if len(pools) != 1:
+        _encoder(settings, name).only(_ENCODER)
+    encoder = _encoder(settings, "video_encoder")
+    pools = encoder.values.get("pool_sizes") or [[1, 1, 1]]
+    if not isinstance(pools, list) or len(pools) != 1:
         raise UserError(
-            f"{path}: video_encoder pools frames by {pools}, only one size is supported"
+            f"{settings.path}: video_encoder pools frames by {pools}, only one size is supported"
         )
-    times, *sides = pools[0]
-    return {"vision_temporal_pooling": times, "vision_spatial_pooling": tuple(sides)}
+    sizes = encoder.changed(pool_size=pools[0]).wholes("pool_size", (), most=WIDEST, entries=3)
+    if 0 in sizes:
+        raise encoder.wrong("pool_sizes", "no list of three whole numbers from 1")
+    return {"vision_temporal_pooling": sizes[0], "vision_spatial_pooling": sizes[1:]}
 
 
-def _encoder(settings: Mapping[str, Any], name: str) -> dict[str, Any]:
+def _encoder(settings: Settings, name: str) -> Settings:
     """An object, or its text."""
-    found = settings.get(name) or {}
-    return dict(json.loads(found) if isinstance(found, str) else found)
+    found = settings.values.get(name)
+    if isinstance(found, str):
+        try:
+            settings = settings.changed(**{name: json.loads(found)})
+        except (ValueError, RecursionError):
+            raise settings.wrong(name, "no JSON object") from None
+    return settings.section(name)
 
 
-def _scale_fields(settings: Mapping[str, Any], path: Path) -> dict[str, Any]:
-    is_dynamic = bool(settings.get("dynamic_s2"))
-    if not is_dynamic and not settings.get("s2"):
+def _scale_fields(settings: Settings) -> dict[str, Any]:
+    is_dynamic = settings.flag("dynamic_s2", False)
+    if not is_dynamic and not settings.flag("s2", False):
         return {}
-    found = settings.get("s2_scales")
-    scales = [int(scale) for scale in found.split(",")] if isinstance(found, str) else found
-    if not scales:
-        raise UserError(f"{path} lacks s2_scales")
-    scales = sorted(scales)
+    found = settings.values.get("s2_scales")
+    if not found:
+        raise UserError(f"{settings.path} lacks s2_scales")
+    if isinstance(found, str):
+        parts = [part.strip() for part in found.split(",", _MOST_SCALES)]
+        if not all(part.isascii() and part.isdigit() and len(part) < 8 for part in parts):
+            raise settings.wrong("s2_scales", "no list of whole numbers")
+        settings = settings.changed(s2_scales=[int(part) for part in parts])
+    scales = sorted(settings.wholes("s2_scales", (), most=WIDEST))
+    if len(scales) > _MOST_SCALES or 0 in scales:
+        raise settings.wrong("s2_scales", f"no list of 1 to {_MOST_SCALES} sides in pixels")
     if not is_dynamic:  # there it has no effect
-        check_settings(dict(settings), path, {"s2_max_split_size": scales[0]})
-    output = settings.get("s2_resize_output_to_scale_idx", 0)
+        settings.only({"s2_max_split_size": scales[0]})
+    name = "s2_resize_output_to_scale_idx"
+    output = settings.whole(name, 0, least=-len(scales), most=len(scales) - 1)
     return {
         "vision_dynamic_s2": is_dynamic,
         "vision_s2_scales": tuple(scales),

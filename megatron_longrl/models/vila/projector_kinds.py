@@ -41,12 +41,10 @@ def widths(kind: str, features: int, hidden: int) -> tuple[list[int], bool]:
         return [joined, 4 * features, 2 * features, features, third, hidden, hidden], True
     if kind == "linear":
         return [features, hidden], False
-    match = re.fullmatch(r"mlp([1-9]\d*)x_gelu", kind)
+    match = re.fullmatch(r"mlp([1-9]\d?)x_gelu", kind)
     if match:
         return [features] + [hidden] * int(match[1]), False
-    known = (
-        "linear, mlp2x_gelu (any number), mlp_downsample, _2x2_fix, _3x3_fix, _3x3_s2, _3x3_s2_new"
-    )
+    known = "linear, mlp2x_gelu (1 to 99), mlp_downsample, _2x2_fix, _3x3_fix, _3x3_s2, _3x3_s2_new"
     raise UserError(f"--projector-type {kind} is not supported, only {known}")
 
 

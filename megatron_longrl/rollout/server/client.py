@@ -20,7 +20,7 @@ from megatron_longrl.rollout.vllm.model import ModelSettings
 
 _JSON, _BYTES = "application/json", "application/octet-stream"
 _PROBE_SECONDS = 5.0
-_SAME = ("hf_config", "dtype", "max_model_len", "deepstack_levels")
+_SAME = ("hf_config", "dtype", "max_model_len", "deepstack_levels", "no_token")
 """Settings that a server must share with its trainer; the others are its own affair."""
 
 

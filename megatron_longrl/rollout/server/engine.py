@@ -311,7 +311,7 @@ class ServerEngine(RolloutEngine):
     ) -> Generation:
         return Generation(
             weights_name(self._run, self.weight_version),
-            self._tokenizer.eos_id,
+            list(self._tokenizer.end_ids),
             self._tokenizer.origin if sampling.stop_strings else None,
             sampling,
             requests,

@@ -128,7 +128,7 @@ class RolloutServer:
             self._generator.run(
                 generation.requests,
                 generation.sampling,
-                generation.eos_id,
+                generation.end_ids,
                 receive,
                 check,
                 tokenizer,

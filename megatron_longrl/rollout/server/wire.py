@@ -23,7 +23,8 @@ class Generation:
 
     weights: str
     """Name of the weights that must produce it, see :func:`weights_name`."""
-    eos_id: int
+    end_ids: Sequence[int]
+    """Tokens that end a response."""
     tokenizer: tuple[str, str] | None
     """Its type and model, which the server reads, where there are stop strings to find."""
     sampling: SamplingSettings
@@ -105,7 +106,7 @@ def _text(generation: Generation) -> str:
     return json.dumps(
         {
             "weights": generation.weights,
-            "eos_id": generation.eos_id,
+            "end_ids": list(generation.end_ids),
             "tokenizer": generation.tokenizer,
             "sampling": asdict(generation.sampling),
             "prompts": prompts,
@@ -130,4 +131,4 @@ def read_generation(path: str | Path) -> Generation:
     settings["stop_strings"] = tuple(settings["stop_strings"])
     tokenizer = tuple(header["tokenizer"]) if header["tokenizer"] else None
     sampling = SamplingSettings(**settings)
-    return Generation(header["weights"], header["eos_id"], tokenizer, sampling, requests)
+    return Generation(header["weights"], header["end_ids"], tokenizer, sampling, requests)

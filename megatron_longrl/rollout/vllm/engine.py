@@ -240,7 +240,7 @@ class VllmEngine(RolloutEngine):
                 )
 
         tokenizer = self._tokenizer
-        self._generator.run(requests, sampling, tokenizer.eos_id, count, check, tokenizer)
+        self._generator.run(requests, sampling, tokenizer.end_ids, count, check, tokenizer)
         if failure is not None:
             raise failure
         return responses

@@ -41,7 +41,7 @@ class Generator:
         self,
         requests: Sequence[PromptRequest],
         sampling: SamplingSettings,
-        eos_id: int,
+        end_ids: Sequence[int],
         on_draw: Callable[[int, int, Draw], None],
         check: Callable[[], None],
         tokenizer: Tokenizer | None = None,
@@ -49,6 +49,7 @@ class Generator:
         """Generate the responses that the requests want.
 
         Args:
+            end_ids: tokens that end a response.
             on_draw: gets (index of the request, index of the response, response) of each as soon as
                 it is complete.
             check: is called every few steps, and ends the generation by an exception.
@@ -65,7 +66,7 @@ class Generator:
                 for index in request.wanted:
                     name = str(next(self._names))
                     waiting[name] = number, index
-                    how = parameters(request, index, sampling, eos_id)
+                    how = parameters(request, index, sampling, end_ids)
                     given = embeds_input(request.embeddings)
                     own_name = self._engine.add_request(name, given, how)
                     if sampling.stop_strings:

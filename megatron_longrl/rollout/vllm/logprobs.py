@@ -7,6 +7,7 @@ logits / T over the whole vocabulary; these are the same.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import torch
@@ -21,11 +22,16 @@ GREEDY_BELOW = 1e-5
 """Temperature under which vLLM takes the most likely token (``_SAMPLING_EPS``)."""
 
 
-def report_whole_softmax(sampler: Sampler) -> None:
+def report_whole_softmax(sampler: Sampler, no_token: Sequence[Sequence[int]] = ()) -> None:
     """Let a sampler return the log-softmax of logits / T, [requests, vocabulary], of all tokens.
 
     It is computed after everything that changes logits of greedy choices, too, and before any
     truncation.
+
+    Args:
+        no_token: ids that are never drawn, as ranges: the rows of the vocabulary to which the
+            tokenizer has no token. They are a truncation like any other: the trainer's
+            log-softmax is over all rows, too.
     """
     draw = sampler.sample
 
@@ -37,6 +43,8 @@ def report_whole_softmax(sampler: Sampler) -> None:
         logprobs = None
         if sampling_metadata.max_num_logprobs is not None:  # Before drawing changes the logits.
             logprobs = tempered(logits, sampling_metadata.temperature).log_softmax(dim=-1)
+        for first, behind in no_token:
+            logits[:, first:behind] = -torch.inf
         drawn, _ = draw(logits, sampling_metadata, logprobs_mode_override)
         return drawn, logprobs
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import tempfile
+from collections.abc import Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import partial
@@ -47,6 +48,8 @@ class ModelSettings:
     """Tokens of one forward pass; on CPU at least ``max_model_len``."""
     deepstack_levels: int = 0
     """Layers behind which DeepStack adds features of media."""
+    no_token: Sequence[Sequence[int]] = ()
+    """Ids that have no token and are never drawn, as ranges (first, behind the last)."""
 
     @property
     def torch_dtype(self) -> torch.dtype:
@@ -144,7 +147,7 @@ def start_model(
             leave_groups()
             reason = (str(error).strip() or repr(error)).splitlines()[0]
             raise UserError(f"the rollout engine did not start: {reason}") from error
-    engine.collective_rpc(_report_logprobs)
+    engine.collective_rpc(partial(_report_logprobs, no_token=settings.no_token))
     if settings.uses_mrope:
         engine.collective_rpc(
             partial(
@@ -170,8 +173,8 @@ def no_compilation() -> Any:
     return nullcontext()
 
 
-def _report_logprobs(worker: Any) -> None:
-    report_whole_softmax(worker.model_runner.sampler)
+def _report_logprobs(worker: Any, no_token: Sequence[Sequence[int]]) -> None:
+    report_whole_softmax(worker.model_runner.sampler, no_token)
 
 
 def _teach_media(worker: Any, deepstack_levels: int, yarn_context: int | None) -> None:

@@ -157,9 +157,13 @@ def records(
 
 
 def parameters(
-    request: PromptRequest, index: int, sampling: SamplingSettings, eos_id: int
+    request: PromptRequest, index: int, sampling: SamplingSettings, end_ids: Sequence[int]
 ) -> SamplingParams:
-    """How response ``index`` is drawn: with ``seed + index``, as vLLM does for one among n."""
+    """How response ``index`` is drawn: with ``seed + index``, as vLLM does for one among n.
+
+    Args:
+        end_ids: tokens that end a response.
+    """
     from vllm import SamplingParams
     from vllm.sampling_params import RequestOutputKind
 
@@ -170,7 +174,7 @@ def parameters(
         min_p=sampling.min_p,
         seed=request.seed + index if sampling.temperature > 0 else None,
         max_tokens=request.max_tokens,
-        stop_token_ids=[eos_id] if sampling.stop else [],
+        stop_token_ids=list(end_ids) if sampling.stop else [],
         ignore_eos=not sampling.stop,
         logprobs=0,  # of the sampled token only
         flat_logprobs=True,

@@ -256,3 +256,25 @@ def test_what_is_missing_is_named(name: str, lacks: str) -> None:
 @pytest.mark.parametrize("name", ADVANTAGES)
 def test_a_step_without_groups(name: str) -> None:
     assert ADVANTAGES[name]([], SETTINGS) == []
+
+
+@pytest.mark.parametrize("gamma", [1.0, 0.9])
+@pytest.mark.parametrize("name", ADVANTAGES)
+def test_an_empty_response_has_no_advantages(name, gamma):
+    """It costs nothing to the others beside it."""
+
+    def outcome(lengths: Sequence[int]) -> Outcome:
+        values = tuple(torch.arange(float(n), dtype=torch.float64) for n in lengths)
+        rewards = torch.tensor([1.0, 0.0, 0.5][: len(lengths)], dtype=torch.float64)
+        known = torch.ones(len(lengths), dtype=torch.bool)
+        return Outcome(rewards, tuple(lengths), known, 0.3, None, values)
+
+    settings = AdvantageSettings(EPSILON, gamma=gamma, lambda_=0.8)
+    for lengths in ([3, 0, 2], [0], [0, 0]):
+        (found,) = ADVANTAGES[name]([outcome(lengths)], settings)
+        assert [len(tokens) for tokens in found] == lengths
+        assert all(tokens.isfinite().all() for tokens in found)
+    if name in ("gae", "reinforce_plus_plus"):
+        (found,) = ADVANTAGES[name]([outcome([3, 0])], settings)
+        (expected,) = ADVANTAGES[name]([outcome([3])], settings)
+        torch.testing.assert_close(found[0], expected[0])

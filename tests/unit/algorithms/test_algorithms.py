@@ -205,3 +205,21 @@ def test_filters():
     assert not does_better(0.4, 0.5, 1.0)
     assert does_better(0.4, 0.5, 0.8)
     assert not does_better(0.0, 0.0, 1.0)
+
+
+@pytest.mark.parametrize("mean", [-25.0, -20.5, 20.5, 25.0])
+def test_beyond_the_limit_gspo_has_no_gradient_either(mean):
+    logprobs, _, _ = draw(7)
+    whole = sequence_ratio(logprobs, torch.full((7,), mean, dtype=torch.float64))
+    alone = ratio_of(logprobs, logprobs.detach() - mean)
+    torch.testing.assert_close(whole, alone)
+    for ratio in (whole, alone):
+        assert not gradient(ratio.sum(), logprobs).any()
+
+
+@pytest.mark.parametrize("mean", [-19.0, 0.0, 19.0])
+def test_within_the_limit_gspo_has_its_gradient(mean):
+    logprobs, _, _ = draw(7)
+    ratio = sequence_ratio(logprobs, torch.full((7,), mean, dtype=torch.float64))
+    expected = torch.full((7,), math.exp(mean), dtype=torch.float64)
+    torch.testing.assert_close(gradient(ratio.sum(), logprobs), expected)

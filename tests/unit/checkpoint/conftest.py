@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
-from pathlib import Path
-
 import pytest
 
 from megatron_longrl.config import Config
@@ -45,20 +42,14 @@ def build(groups):
     return make
 
 
-CONVERT = Path(__file__).parents[3] / "tools/checkpoint/convert.py"
-
-
 @pytest.fixture
 def convert(capsys):
     """The converter in this process, which spares its imports."""
-    spec = importlib.util.spec_from_file_location("convert", CONVERT)
-    assert spec is not None and spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
+    from megatron_longrl.cli.convert import main
 
     def run(*flags: object) -> tuple[int, str, str]:
         capsys.readouterr()  # What making the folders has said.
-        status = module.main([str(flag) for flag in flags])
+        status = main([str(flag) for flag in flags])
         captured = capsys.readouterr()
         return status, captured.out, captured.err
 

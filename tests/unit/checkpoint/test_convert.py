@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+import importlib
+import json
+import math
+import shutil
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -12,8 +17,10 @@ from safetensors.torch import load_file, save_file
 
 from megatron_longrl.checkpoint.distributed import save_checkpoint
 from megatron_longrl.checkpoint.hf import HfFolder, TensorFolder
+from megatron_longrl.cli.conversion.contents import contents_of
+from megatron_longrl.cli.conversion.convert import same
+from megatron_longrl.cli.conversion.loader_megatron import one_rank_config
 from tests.tiny_qwen_vl import hugging_face
-from tools.checkpoint.loader_megatron import one_rank_config
 
 CONVERT = Path(__file__).parents[3] / "tools/checkpoint/convert.py"
 
@@ -82,7 +89,7 @@ def test_a_run_is_exported_from_a_shell(tiny, groups, build, tmp_path):
 def test_a_checkpoint_written_with_transformer_engine_is_read_without(tiny):
     """Where checkpoints are converted there may be no GPU."""
     saved = tiny(transformer_impl="transformer_engine").model_dump(mode="json")
-    assert one_rank_config(saved).transformer_impl == "local"
+    assert one_rank_config(saved, Path("state")).transformer_impl == "local"
 
 
 def test_what_is_wrong_is_one_line(convert, tmp_path):
@@ -233,3 +240,160 @@ def test_inspect_lists_both_formats(convert, tmp_path):
         assert done.returncode == (2 if words[0] == "error:" else 0), done.stderr
         for word in words:
             assert word in done.stdout + done.stderr, (word, done.stdout)
+
+
+@pytest.mark.parametrize("name", ["convert", "inspect", "verify"])
+def test_help_needs_nothing_else(name, capsys):
+    main = importlib.import_module(f"megatron_longrl.cli.{name}").main
+    with pytest.raises(SystemExit) as ended:
+        main(["--help"])
+    assert ended.value.code == 0
+    told = capsys.readouterr().out
+    assert f"longrl {name}" in told
+    assert name != "convert" or ("hf_vila" in told and "megatron, peft" in told)
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (("--loader", "hg", "--saver", "hf"), "--loader hg is not known: choose from hf, hf_llama"),
+        (("--loader", "hf", "--saver", "os"), "--saver os has no function save_checkpoint"),
+        (("--loader", "gone.py", "--saver", "hf"), "--loader gone.py does not exist"),
+        (("--loader", "hf", "--saver", "a.b"), "--saver a.b is not known"),
+        (("--loader", "hf", "--saver", ""), "--saver  is not known"),
+    ],
+)
+def test_plugins_that_are_none(flags, message, convert):
+    status, _, error = convert(*flags, "--load-dir", "a", "--save-dir", "b")
+    assert status == 2 and " ".join(message.split()) in error and error.count("\n") == 1
+
+
+MINE = """
+from megatron_longrl.cli.conversion import loader_hf
+from megatron_longrl.cli.conversion.plugins import Source
+
+def add_arguments(parser):
+    parser.add_argument("--mine", required=True)
+
+def load_checkpoint(args) -> Source:
+    assert args.mine == "yes"
+    return loader_hf.load_checkpoint(args)
+"""
+
+
+@pytest.mark.parametrize("how", ["file", "path", "bare module"])
+def test_plugins_of_ones_own(how, convert, tmp_path, monkeypatch):
+    folder = tmp_path / "plugins"
+    folder.mkdir()
+    name = f"mine_{how[0]}"
+    file = folder / (f"{name}.py" if how == "bare module" else f"loader_{name}.py")
+    file.write_text(MINE)
+    if how != "file":
+        monkeypatch.syspath_prepend(folder)
+    source = tiny_text(tmp_path / "hf", "qwen2", torch.float32)
+    flags = (
+        "--loader", file if how == "file" else name, "--saver", "hf",
+        "--load-dir", source, "--save-dir", tmp_path / "out", "--mine", "yes", "--verify",
+    )  # fmt: skip
+    status, out, error = convert(*flags)
+    assert status == 0, error
+    assert "verified" in out
+    file.write_text("import a_module_that_is_not_there")
+    sys.modules.pop(file.stem, None)
+    importlib.invalidate_caches()
+    status, _, error = convert(*flags[:-3], "--dtype", "bf16")
+    assert status == 2 and "cannot be imported: ModuleNotFoundError" in error
+
+
+def test_a_weight_that_is_nan_is_told_as_such(convert, tmp_path):
+    source = tiny_text(tmp_path / "hf", "qwen3", torch.bfloat16)
+    tensors = load_file(source / "model.safetensors")
+    tensors["model.norm.weight"][3:5] = float("nan")
+    save_file(tensors, source / "model.safetensors", metadata={"format": "pt"})
+    for loader, saver, start, end in (
+        ("hf", "megatron", "hf", "megatron"),
+        ("megatron", "hf", "megatron", "back"),
+    ):
+        status, _, error = convert(
+            "--loader", loader, "--saver", saver, "--verify",
+            "--load-dir", tmp_path / start, "--save-dir", tmp_path / end,
+        )  # fmt: skip
+        assert status == 2
+        assert "model.norm.weight holds NaN in 2 of 32 places" in error
+        assert "differs" not in error
+    assert torch.equal(
+        load_file(tmp_path / "back/model.safetensors")["model.norm.weight"].isnan(),
+        tensors["model.norm.weight"].isnan(),
+    )
+
+
+@pytest.mark.parametrize(
+    ("ours", "theirs", "expected"),
+    [
+        ([1.0, math.nan], [1.0, math.nan], True),
+        ([1.0, math.nan], [math.nan, 1.0], False),
+        ([2.0, math.nan], [1.0, math.nan], False),
+        ([1.0], [1.0], True),
+        ([1.0, 2.0], [1.0], False),
+    ],
+)
+def test_what_is_the_same(ours, theirs, expected):
+    assert same(torch.tensor(ours), torch.tensor(theirs)) is expected
+
+
+@pytest.mark.parametrize("family", ["qwen2", "llama", "qwen2_5_vl", "qwen3_vl"])
+def test_only_what_means_something_is_listed(family, convert, tmp_path):
+    make = tiny_vision if "vl" in family else tiny_text
+    source = make(tmp_path / "hf", family, torch.float32)
+    status, _, error = convert(
+        "--loader", "hf", "--saver", "megatron",
+        "--load-dir", source, "--save-dir", tmp_path / "megatron",
+    )  # fmt: skip
+    assert status == 0, error
+    for folder in (source, tmp_path / "megatron"):
+        facts = contents_of(folder).facts
+        assert facts["model_family"] == family and facts["num_layers"] > 0
+        hidden = {"projector_type", "rope_scaling_type", "vision_feature_layer", "yarn_beta_fast"}
+        hidden |= {"llama3_low_freq_factor", "vision_image_size", "vision_spatial_pooling"}
+        assert not hidden & set(facts)
+        assert ("mrope_section" in facts) is ("vl" in family)
+        assert ("vision_tokens_per_second" in facts) is (family == "qwen2_5_vl")
+        assert any(name.startswith("vision_") for name in facts) is ("vl" in family)
+
+
+def test_sizes_in_a_state_file_fit_the_weights(convert, tmp_path):
+    source = tiny_text(tmp_path / "hf", "qwen2", torch.float32)
+    convert(
+        "--loader", "hf", "--saver", "megatron",
+        "--load-dir", source, "--save-dir", tmp_path / "megatron",
+    )  # fmt: skip
+    file = tmp_path / "megatron/release/longrl_state.json"
+    before = json.loads(file.read_text())
+    for name, value in (
+        *(("hidden_size", 64), ("num_layers", 3), ("num_layers", 9999), ("vocab_size", 7000)),
+        *(("ffn_hidden_size", 1 << 20), ("kv_channels", 16), ("num_query_groups", 4)),
+        *(("num_layers", 10**9), ("hidden_size", "32"), ("seq_length", "long")),
+    ):
+        file.write_text(json.dumps({**before, "config": {**before["config"], name: value}}))
+        started = time.monotonic()
+        status, _, error = convert(
+            "--loader", "megatron", "--saver", "hf",
+            "--load-dir", tmp_path / "megatron", "--save-dir", tmp_path / "out",
+        )  # fmt: skip
+        assert status == 2 and time.monotonic() - started < 5
+        (line,) = [line for line in error.splitlines() if line.startswith("error: ")]
+        assert "longrl_state.json" in line
+        assert not (tmp_path / "out").exists()
+
+
+def test_inspect_hides_no_library(tmp_path):
+    """A script in the folder of tools/checkpoint/inspect.py that imports the library's module."""
+    shutil.copy(CONVERT.with_name("inspect.py"), tmp_path)
+    (tmp_path / "mine.py").write_text(
+        "import dataclasses, inspect\n"
+        "print(inspect.signature(dataclasses.replace), inspect.__file__)\n"
+    )
+    command = [sys.executable, str(tmp_path / "mine.py")]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode == 0, done.stderr
+    assert str(tmp_path) not in done.stdout

@@ -169,7 +169,11 @@ def test_what_is_wrong_is_named(kind, tiny, groups, build, vila_folder):
             "longrope is not supported",
         ),
         ("llm/config.json", {"rope_scaling": {"type": "yarn"}}, "lacks factor"),
-        ("llm/config.json", {"rope_scaling": {"type": "linear", "factor": None}}, "factor of None"),
+        (
+            "llm/config.json",
+            {"rope_scaling": {"type": "linear", "factor": None}},
+            "factor None is no finite",
+        ),
         ("llm/config.json", {"partial_rotary_factor": 0.5}, "partial_rotary_factor 0.5 is not"),
         ("mm_projector/config.json", {"mm_projector_type": "resampler"}, "resampler is not"),
         (

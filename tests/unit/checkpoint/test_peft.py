@@ -14,9 +14,9 @@ from megatron_longrl.checkpoint.distributed import load_weights, save_checkpoint
 from megatron_longrl.checkpoint.hf import HfFolder
 from megatron_longrl.checkpoint.mapping import export_named_tensors, local_adapters
 from megatron_longrl.checkpoint.peft import SETTINGS, WEIGHTS, PeftFolder, target_modules
+from megatron_longrl.cli.conversion.plugins import tensor_names
 from megatron_longrl.errors import UserError
 from megatron_longrl.models.family import find_family
-from tools.checkpoint.plugins import tensor_names
 
 PARTS = ("language_model", "projector", "vision_tower")
 LAYERS = [f"model.layers.{n}." for n in range(3)]

@@ -63,10 +63,20 @@ def test_qkv_rows_are_ordered_by_query_group():
     assert torch.equal(row.shard(full, 1, 2), full[8:])
 
 
-def test_qkv_does_not_split_a_query_group():
-    row = QKV("m", ("llm/q", "llm/k", "llm/v"), False, num_heads=4, num_query_groups=2)
-    full = row.merge([torch.randn(8, 3), torch.randn(4, 3), torch.randn(4, 3)])
-    with pytest.raises(ValueError, match="2 query groups over 4"):
+@pytest.mark.parametrize(("groups", "ranks"), [(1, 2), (1, 4), (2, 4)])
+def test_ranks_beyond_the_groups_share_their_rows(groups, ranks):
+    """As core's projection has them, whose output is gathered before heads are taken."""
+    row = QKV("m", ("llm/q", "llm/k", "llm/v"), False, num_heads=4, num_query_groups=groups)
+    full = row.merge([torch.randn(16, 3), torch.randn(4 * groups, 3), torch.randn(4 * groups, 3)])
+    shards = [row.shard(full, rank, ranks) for rank in range(ranks)]
+    assert {len(shard) for shard in shards} == {len(full) // ranks}
+    assert torch.equal(row.join(shards), full)
+
+
+def test_rows_that_do_not_split_are_told():
+    row = QKV("m", ("llm/q", "llm/k", "llm/v"), False, num_heads=4, num_query_groups=1)
+    full = row.merge([torch.randn(4, 3), torch.randn(1, 3), torch.randn(1, 3)])
+    with pytest.raises(ValueError, match="does not split over 4 ranks"):
         row.shard(full, 0, 4)
 
 

@@ -229,8 +229,18 @@ BROKEN = [
         {"vision_feature_layer": -5},
         1,
         None,
-        "vision_feature_layer (-5) is not a hidden state of a tower with vision_num_layers (3): "
-        "choose --vision-feature-layer from -4 to 3",
+        "vision_feature_layer (-5) is the output of no layer of a tower with vision_num_layers "
+        "(3): choose --vision-feature-layer from 1 to 3, or from -1 to -3",
+    ),
+    *(
+        (
+            {"vision_feature_layer": embeddings},
+            1,
+            None,
+            f"vision_feature_layer ({embeddings}) is the output of no layer of a tower with "
+            "vision_num_layers (3): choose --vision-feature-layer from 1 to 3, or from -1 to -3",
+        )
+        for embeddings in (0, -4)
     ),
     (
         {"freeze_vision_tower": True, "freeze_projector": True, "freeze_language_model": True},
@@ -563,24 +573,19 @@ def test_transformer_engine_trains_sft_with_the_default_of_shared_prompts(make_c
     make_config(**TE).validate_layout(1, "sft")
 
 
-@pytest.mark.parametrize(
-    ("entry", "field"),
-    [
-        ("sft", "train_data_path"),
-        ("sft", "lr"),
-        ("rl", "grpo_prompts_per_step"),
-        ("rl", "tokenizer_model"),
-        ("evaluate", "load"),
-        ("evaluate", "data"),
-        ("evaluate", "output"),
-    ],
-)
-def test_each_entry_point_names_what_it_lacks(make_config, entry, field):
-    config = make_config()
-    values = {name: value for name, value in config.given().items() if name != field}
-    flag = "--" + field.replace("_", "-")
-    with pytest.raises(UserError, match=rf"^{field} not set, which {entry} needs: give {flag} "):
-        type(config)(**values).validate_layout(1, entry)
+@pytest.mark.parametrize("ranks", [2, 4])
+@pytest.mark.parametrize("groups", [1, 2])
+def test_ranks_beyond_the_key_and_value_heads(make_config, groups, ranks):
+    layout = {"tensor_model_parallel_size": ranks, "num_query_groups": groups}
+    make_config(**layout, num_attention_heads=4).validate_layout(ranks)
+
+
+def test_keys_and_values_that_do_not_split(make_config):
+    config = make_config(
+        num_attention_heads=8, num_query_groups=1, kv_channels=2, tensor_model_parallel_size=8
+    )
+    with pytest.raises(UserError, match=r"keys and values of num_query_groups \(1\) .* lower --t"):
+        config.validate_layout(8)
 
 
 @pytest.mark.parametrize("exchange", ["all_gather", "p2p"])

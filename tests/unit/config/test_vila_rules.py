@@ -15,7 +15,7 @@ DYNAMIC = ROWS | SCALES | {"vision_dynamic_s2": True}
 BROKEN = [
     (
         {"projector_type": "mlp_upsample"},
-        "--projector-type mlp_upsample is not supported, only linear, mlp2x_gelu (any number), "
+        "--projector-type mlp_upsample is not supported, only linear, mlp2x_gelu (1 to 99), "
         "mlp_downsample, _2x2_fix, _3x3_fix, _3x3_s2, _3x3_s2_new",
     ),
     (

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import pickle
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -11,17 +13,18 @@ import pytest
 import torch
 
 from megatron_longrl.config import Config, Entry
+from megatron_longrl.data.collate import collate
 from megatron_longrl.data.prompts import PromptBuilder
-from megatron_longrl.data.rows import Row
-from megatron_longrl.data.templates import TEMPLATES, find_template
+from megatron_longrl.data.rows import Row, RowError
+from megatron_longrl.data.templates import find_chat_template
 from megatron_longrl.data.tokenizer import Tokenizer, build_tokenizer, train_sentencepiece
 from megatron_longrl.data.video import decode_frames
-from megatron_longrl.data.video_info import VideoError
-from megatron_longrl.data.video_probe import probe
 from megatron_longrl.errors import UserError
+from megatron_longrl.models.qwen_vl.layout import Qwen3Layout
 from megatron_longrl.models.vila.layout import VilaLayout
 from megatron_longrl.rewards.choice import choice_reward
 from megatron_longrl.rewards.format import format_reward
+from tests.real_tokenizers import write as write_tokenizer
 
 TOKENS_PER_FRAME = 4
 SIZES = {
@@ -70,7 +73,6 @@ def make_builder(tokenizer: Tokenizer, max_frames: int | None, max_tokens: int) 
     return PromptBuilder(
         tokenizer,
         VilaLayout(config, tokenizer),
-        template="qwen2",
         max_tokens=max_tokens,
         max_frames=max_frames,
         fps=None,
@@ -169,8 +171,10 @@ def test_room_is_kept_for_one_response(
         "shared_prompt": shared,
     }
     fits = Config(**values, seq_length=500)
-    length = len(PromptBuilder.from_config(fits, tokenizer, entry).build(row).token_ids)
-    enough = length + responses * longest
+    builder = PromptBuilder.from_config(fits, tokenizer, entry)
+    length = len(builder.build(row).token_ids)
+    target = len(builder.response_ids(row)) - 1 if entry == "sft" else 0
+    enough = length + responses * longest + target
     PromptBuilder.from_config(Config(**values, seq_length=enough), tokenizer, entry).build(row)
     with pytest.raises(UserError, match="raise --seq-length"):
         config = Config(**values, seq_length=enough - 1)
@@ -181,22 +185,136 @@ def test_bad_videos_are_errors_of_the_video(tokenizer: Tokenizer, row: Row, tmp_
     for name, content in (("gone.webm", None), ("text.mp4", b"no video"), ("empty.webm", b"")):
         if content is not None:
             (tmp_path / name).write_bytes(content)
-        with pytest.raises(VideoError, match=name):
+        with pytest.raises(RowError, match=f"^train.jsonl:1: .*{name}"):
             make_builder(tokenizer, 5, 500).build(replace(row, videos=(tmp_path / name,)))
 
 
-def test_templates_have_names(row: Row) -> None:
-    assert probe(row.videos[0]).num_frames == 9
-    assert find_template("plain") is TEMPLATES["plain"]
-    with pytest.raises(UserError, match="no_such_template is not known: use one of qwen2"):
-        find_template("no_such_template")
+def test_templates_have_names() -> None:
+    with pytest.raises(UserError, match="no_such_template is not known: give a file, or one of qw"):
+        find_chat_template("no_such_template")
 
 
-def test_the_vila_template_is_vilas() -> None:
-    """Text of VILA's own conversation template, with a question and the opening of the answer."""
-    template = TEMPLATES["vila"]
-    assert f"{template.before_media}QUESTION{template.after_question}" == (
-        "<|im_start|>system\nYou are a helpful assistant<|im_end|>\n"
-        "<|im_start|>user\nQUESTION<|im_end|>\n"
+def test_whatever_a_library_raises_is_the_row(
+    tokenizer: Tokenizer, row: Row, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(path: Path) -> None:
+        raise AttributeError("'NoneType' object has no attribute 'codec'")
+
+    monkeypatch.setattr("megatron_longrl.data.prompts.probe", fail)
+    with pytest.raises(RowError, match=r"^train\.jsonl:1: AttributeError: 'NoneType'") as caught:
+        make_builder(tokenizer, 5, 500).build(row)
+    assert pickle.loads(pickle.dumps(caught.value)).problem == caught.value.problem
+
+
+@pytest.mark.parametrize("place", ["before", "middle", "end", "two", "none"])
+def test_media_stand_at_their_placeholders(
+    tokenizer: Tokenizer, row: Row, tmp_path: Path, write_video: Callable[..., Path], place: str
+) -> None:
+    second = write_video(tmp_path / "b.webm", "libvpx-vp9", 3)
+    texts = {
+        "before": ["", "Where is it?"],
+        "middle": ["First ", " then what?"],
+        "end": ["Where? ", ""],
+        "two": ["a", "b", "c"],
+        "none": ["Where is it?"],
+    }[place]
+    videos = (row.videos[0], second) if place == "two" else row.videos
+    prompt = make_builder(tokenizer, 2, 500).build(
+        replace(row, problem="<video>".join(texts), videos=videos)
+    )
+    slots = [tokenizer.media_id] * TOKENS_PER_FRAME + tokenizer.encode("\n")
+    expected = tokenizer.encode("<|im_start|>user\n" + (texts[0] if place != "none" else ""))
+    for text in texts[1:] if place != "none" else texts:
+        expected += slots * 2 + tokenizer.encode(text if text is not texts[-1] else "")
+        if text is texts[-1]:
+            expected += tokenizer.encode(f"{text}<|im_end|>\n<|im_start|>assistant\n")
+    assert prompt.token_ids.tolist() == expected
+    assert [spec.path for spec in prompt.videos] == [str(path) for path in videos]
+
+
+@pytest.mark.parametrize(
+    ("problem", "videos", "message"),
+    [
+        ("<video><video>?", 1, "has 2 <video>, and the row 1 videos"),
+        ("<video>?", 2, "has 1 <video>, and the row 2 videos"),
+        ("<image>?", 1, "has 1 <image>, and the row 0 images"),
+        ("<video>?", 0, "has 1 <video>, and the row 0 videos"),
+        ("<video><image>?", 1, "has 1 <image>, and the row 0 images"),
+    ],
+)
+def test_placeholders_without_media_are_the_rows_mistake(
+    tokenizer: Tokenizer, row: Row, problem: str, videos: int, message: str
+) -> None:
+    builder, wrong = make_builder(tokenizer, 2, 500), replace(row, problem=problem)
+    wrong = replace(wrong, videos=row.videos * videos)
+    with pytest.raises(RowError, match=message):
+        builder.build(wrong)
+    found = builder.problem(wrong)
+    assert found is not None and message in found.reason
+
+
+def test_what_can_be_known_without_opening_files(
+    tokenizer: Tokenizer, row: Row, tmp_path: Path
+) -> None:
+    builder = make_builder(tokenizer, 2, 100)
+    assert builder.problem(row) is None
+    os.mkfifo(tmp_path / "pipe.mp4")
+    loop = tmp_path / "loop.mp4"
+    loop.symlink_to(loop)
+    wrong = {
+        tmp_path / "gone.mp4": "No such file",
+        tmp_path / "pipe.mp4": "not a regular file",
+        tmp_path: "a folder",
+        loop: "symbolic links",
+        tmp_path / ("x" * 300): "name too long",
+        row.videos[0] / "x.mp4": "Not a directory",
+    }
+    for path, reason in wrong.items():
+        found = builder.problem(replace(row, videos=(path,)))
+        assert found is not None and reason in found.reason and found.media == str(path), path
+    long = builder.problem(replace(row, problem="ball? " * 60))
+    assert long is not None and "leaves 100 beside" in long.reason and long.media is None
+
+
+def test_the_demonstration_needs_room_too(tokenizer: Tokenizer, row: Row) -> None:
+    values: dict[str, Any] = {**SIZES, "video_frames": 3, "rollout_max_tokens": 1}
+    fits = PromptBuilder.from_config(Config(**values, seq_length=500), tokenizer, "sft")
+    length = len(fits.build(row).token_ids) - 1 + len(fits.response_ids(row))
+    PromptBuilder.from_config(Config(**values, seq_length=length), tokenizer, "sft").build(row)
+    short = PromptBuilder.from_config(Config(**values, seq_length=length - 1), tokenizer, "sft")
+    with pytest.raises(RowError, match=r"its demonstration \d+, and --seq-length is"):
+        short.build(row)
+    endless = short.problem(replace(row, reasoning="It starts left. " * 200))
+    assert endless is not None and "demonstration" in endless.reason
+
+
+def test_a_prompt_is_shown_with_its_media_abbreviated(tokenizer: Tokenizer, row: Row) -> None:
+    builder = make_builder(tokenizer, 2, 500)
+    slot = tokenizer.decode([tokenizer.media_id]) or "media"
+    assert builder.shown(builder.build(row)) == (
+        f"<|im_start|>user\n{slot} x 4\n{slot} x 4\n{row.problem}<|im_end|>\n"
         "<|im_start|>assistant\n"
     )
+
+
+def test_placeholders_in_text_or_in_a_response_are_no_places_for_media(
+    tmp_path: Path, row: Row
+) -> None:
+    """A question that names them, and a policy that draws them: embeddings stay where they were."""
+    qwen = build_tokenizer("HuggingFaceTokenizer", write_tokenizer(tmp_path, "qwen3-vl"))
+    sizes = {"vision_merge_size": 2, "vision_temporal_patch_size": 2, "vision_patch_size": 4}
+    pixels = {"video_min_pixels": 64, "video_max_pixels": 1024}
+    config = Config.model_validate({**SIZES, **sizes, **pixels, "seq_length": 500})
+    builder = PromptBuilder(qwen, Qwen3Layout(config, qwen), max_tokens=500, max_frames=4, fps=None)
+    pads = "<|video_pad|><|vision_start|><|image_pad|><|vision_end|>"
+    plain, named = (builder.build(replace(row, problem=q)) for q in ("Where?", f"Where{pads}?"))
+    assert named.media_lengths == plain.media_lengths
+    place = plain.media_mask.nonzero().flatten()
+    assert named.media_mask.nonzero().flatten().tolist() == place.tolist()
+    drawn = qwen.encode(f"so{pads}<|im_end|>")
+    batch = collate([named], [[drawn, drawn]], 1, 1000)
+    in_slots = batch.media_index[0] >= 0
+    assert in_slots.nonzero().flatten().tolist() == place.tolist()
+    assert batch.media_index[0][in_slots].tolist() == list(range(len(place)))
+    step = batch.position_ids[0, -len(drawn) :].diff(dim=0)
+    assert (step == 1).all(), "text goes on as text"

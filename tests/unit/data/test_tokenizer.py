@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import random
+from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import pytest
 from tokenizers import Tokenizer as FastTokenizer
@@ -14,9 +17,12 @@ from megatron_longrl.data.tokenizer import (
     SentencePieceTokenizer,
     Tokenizer,
     build_tokenizer,
+    ending,
+    ids_without_token,
     train_sentencepiece,
 )
 from megatron_longrl.errors import UserError
+from tests.real_tokenizers import write
 
 SYMBOLS = ["<think>", "</think>", "<answer>", "</answer>", " Swap left-middle:"]
 TEXTS = [
@@ -99,7 +105,7 @@ def test_decoding_restores_any_text(tokenizer: Tokenizer) -> None:
 def test_turn_symbols_are_single_ids(tokenizer: Tokenizer) -> None:
     for symbol in ("<|im_start|>", "<|im_end|>"):
         assert len(tokenizer.encode(symbol)) == 1
-    assert tokenizer.encode("B<|im_end|>")[-1] == tokenizer.eos_id
+    assert tokenizer.encode("B<|im_end|>")[-1] == tokenizer.id_of("<|im_end|>")
     assert 0 <= tokenizer.media_id < tokenizer.vocab_size
     assert 0 <= tokenizer.pad_id < tokenizer.vocab_size
 
@@ -109,7 +115,7 @@ def test_text_around_a_symbol_is_encoded_as_if_alone(tokenizer: Tokenizer) -> No
     left, right = "<|im_start|>user\n", "Where is the ball?<|im_end|>\n"
     assert tokenizer.encode(left + "<|im_end|>" + right) == [
         *tokenizer.encode(left),
-        tokenizer.eos_id,
+        tokenizer.id_of("<|im_end|>"),
         *tokenizer.encode(right),
     ]
 
@@ -168,3 +174,137 @@ def test_errors_of_training_are_one_line(tmp_path: Path) -> None:
         train_sentencepiece(TEXTS, tmp_path / "a", 100)
     with pytest.raises(UserError, match="not set"):
         build_tokenizer("SentencePieceTokenizer", "")
+
+
+FIRST = 257
+"""Id of the first special token of the tokenizers that tests/real_tokenizers.py writes."""
+
+
+@pytest.mark.parametrize(
+    ("files", "expected"),
+    [
+        ({"generation_config.json": {"eos_token_id": [FIRST + 1, FIRST]}}, "BA"),
+        ({"generation_config.json": {"eos_token_id": FIRST}}, "A"),
+        ({"generation_config.json": {}, "config.json": {"eos_token_id": [FIRST, FIRST + 2]}}, "AC"),
+        ({"config.json": {"text_config": {"eos_token_id": FIRST + 1}}}, "B"),
+        ({"generation_config.json": {"eos_token_id": [99999, FIRST + 1, -1]}}, "B"),
+        ({"generation_config.json": {"eos_token_id": None}}, "C"),
+        ({"../hf_files/generation_config.json": {"eos_token_id": [FIRST]}}, "A"),
+        ({"../hf_files/llm/generation_config.json": {"eos_token_id": [FIRST + 1]}}, "B"),
+        ({}, "C"),
+    ],
+    ids=[
+        *("list", "one", "config", "nested", "no such token", "null", "of a run", "of a VILA run"),
+        "none",
+    ],
+)
+def test_a_response_ends_where_generate_ends(
+    tmp_path: Path, files: dict[str, object], expected: str
+) -> None:
+    folder = write(tmp_path / "run" / "tokenizer", "llama3", **LETTERS)
+    for name, content in files.items():
+        path = folder / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(json.dumps(content))
+    tokenizer = build_tokenizer("HuggingFaceTokenizer", folder)
+    assert [tokenizer.decode([i]) for i in tokenizer.end_ids] == [f"<{one}>" for one in expected]
+    preferred = "C" if "C" in expected else expected[0]
+    assert tokenizer.decode([tokenizer.eos_id]) == f"<{preferred}>"
+
+
+LETTERS: dict[str, Any] = {
+    "symbols": ("<A>", "<B>", "<C>"),
+    "eos": "<C>",
+    "bos": None,
+    "ends": None,
+}
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ('{"eos_token_id": "</s>"}', "eos_token_id must be the id of a token, or a list of ids"),
+        ('{"eos_token_id": [true]}', "eos_token_id must be"),
+        ('{"eos_token_id": [[1]]}', "eos_token_id must be"),
+        ("{", "cannot be read as JSON"),
+        ("[]", "holds no JSON object"),
+        ("[" * 100_000, "cannot be read as JSON"),
+    ],
+)
+def test_settings_that_tell_no_end(tmp_path: Path, content: str, message: str) -> None:
+    folder = write(tmp_path, "llama3", **LETTERS)
+    (folder / "generation_config.json").write_text(content)
+    with pytest.raises(UserError, match=message) as caught:
+        build_tokenizer("HuggingFaceTokenizer", folder)
+    assert "generation_config.json" in str(caught.value)
+
+
+def test_a_folder_without_an_end_is_refused(tmp_path: Path) -> None:
+    folder = write(tmp_path, "llama3", **{**LETTERS, "eos": None})
+    with pytest.raises(UserError, match="no token ends a response: set eos_token in"):
+        build_tokenizer("HuggingFaceTokenizer", folder)
+
+
+@pytest.mark.parametrize(
+    ("files", "expected"),
+    [
+        ({}, "own"),
+        ({"chat_template.json": json.dumps({"chat_template": "processor"})}, "processor"),
+        (
+            {
+                "chat_template.json": json.dumps({"chat_template": "processor"}),
+                "chat_template.jinja": "file",
+            },
+            "file",
+        ),
+    ],
+    ids=["tokenizer_config.json", "chat_template.json", "chat_template.jinja"],
+)
+def test_where_the_chat_template_is(tmp_path: Path, files: dict[str, str], expected: str) -> None:
+    folder = write(tmp_path, "qwen2", template=None)
+    settings = json.loads((folder / "tokenizer_config.json").read_text())
+    settings["chat_template"] = "own"
+    (folder / "tokenizer_config.json").write_text(json.dumps(settings))
+    for name, content in files.items():
+        (folder / name).write_text(content)
+    assert build_tokenizer("HuggingFaceTokenizer", folder).chat_template == expected
+
+
+def test_the_default_of_several_templates(tmp_path: Path) -> None:
+    templates = {"tool_use": "t", "default": "d"}
+    folder = write(tmp_path, "qwen2", template=templates)
+    assert build_tokenizer("HuggingFaceTokenizer", folder).chat_template == "d"
+
+
+@pytest.mark.parametrize("ids", [[10**6], [-1], [2**40, 70], [399, 10_000]])
+def test_ids_without_a_token_decode_to_nothing(tokenizer: Tokenizer, ids: list[int]) -> None:
+    known = [i for i in ids if 0 <= i < tokenizer.vocab_size]
+    assert tokenizer.decode(ids) == tokenizer.decode(known)
+
+
+def test_which_rows_of_a_model_have_no_token(tmp_path: Path, sentencepiece: Tokenizer) -> None:
+    folder = write(tmp_path, "llama3", **LETTERS)
+    content = json.loads((folder / "tokenizer.json").read_text())
+    words = content["model"]["vocab"]
+    last = max(words, key=words.get)
+    words[last] = 300  # the rows between are left free
+    (folder / "tokenizer.json").write_text(json.dumps(content))
+    tokenizer = build_tokenizer("HuggingFaceTokenizer", folder)
+    used = {tokenizer.id_of(symbol) for symbol in (last, *LETTERS["symbols"])} | set(range(256))
+    assert tokenizer.vocab_size == max(used) + 1
+    found = ids_without_token(tokenizer, 400)
+    assert [i for first, behind in found for i in range(first, behind)] == [
+        i for i in range(400) if i not in used
+    ]
+    assert all(one[1] < other[0] for one, other in pairwise(found)), "ranges do not touch"
+    size = sentencepiece.vocab_size
+    assert ids_without_token(sentencepiece, size) == []
+    assert ids_without_token(sentencepiece, size + 9) == [(size, size + 9)]
+
+
+def test_the_ending_is_all_end_tokens_that_close_a_response(tmp_path: Path) -> None:
+    tokenizer = build_tokenizer("HuggingFaceTokenizer", write(tmp_path, "llama3"))
+    ends = list(tokenizer.end_ids)
+    assert [ending(tokenizer, ids) for ids in ([], [1], [1, *ends], ends, [*ends, 1])] == [
+        *(0, 0, 3, 3, 0)
+    ]

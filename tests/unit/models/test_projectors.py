@@ -51,7 +51,7 @@ def configured(kind: str) -> Config:
         vision_image_size=GRID,
         vision_patch_size=1,
         vision_hidden_size=FEATURES,
-        vision_num_layers=1,
+        vision_num_layers=2,
         vision_num_attention_heads=1,
         vision_ffn_hidden_size=8,
         projector_type=kind,

@@ -9,6 +9,7 @@ import pytest
 import torch
 from megatron.core.tensor_parallel.random import model_parallel_cuda_manual_seed
 
+from megatron_longrl.checkpoint.settings import Settings
 from megatron_longrl.config import Config
 from megatron_longrl.data.media_layout import Slots
 from megatron_longrl.data.video_info import VideoInfo
@@ -205,10 +206,10 @@ PLAIN = {
 @pytest.mark.parametrize("kind", SETTINGS)
 def test_settings_of_a_checkpoint_go_both_ways(kind):
     settings, fields = SETTINGS[kind]
-    found = picture_fields(settings, Path("config.json"))
+    found = picture_fields(Settings(settings, Path("config.json")))
     assert found == PLAIN | fields
     config = pooled(1).replace(**found)
-    assert picture_fields(picture_settings(config), Path("config.json")) == found
+    assert picture_fields(Settings(picture_settings(config), Path("config.json"))) == found
 
 
 @pytest.mark.parametrize(
@@ -225,7 +226,7 @@ def test_settings_of_a_checkpoint_go_both_ways(kind):
 )
 def test_what_is_not_supported_is_named(settings, message):
     with pytest.raises(UserError, match=message):
-        picture_fields(settings, Path("config.json"))
+        picture_fields(Settings(settings, Path("config.json")))
 
 
 def test_a_name_that_has_changed_its_meaning():

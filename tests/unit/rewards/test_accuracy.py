@@ -1,4 +1,4 @@
-"""Is the answer right: multiple choice, exact text, and what else a row may ask for."""
+"""Is the answer right: what decides, and whole responses to rows of each kind."""
 
 from __future__ import annotations
 
@@ -7,8 +7,6 @@ from typing import Any
 import pytest
 
 from megatron_longrl.rewards.accuracy import kind_of
-from megatron_longrl.rewards.choice import choice_reward
-from megatron_longrl.rewards.exact import exact_reward
 from megatron_longrl.rewards.registry import REWARDS, resolve
 from megatron_longrl.rewards.sample import RewardError, Sample
 
@@ -19,8 +17,8 @@ def make_sample(
     return Sample("u", 0, "?", response, answer, problem_type, None, metadata)
 
 
-def accuracy(response: str, answer: str) -> float:
-    sample = make_sample(response, answer)
+def accuracy(response: str, answer: str, problem_type: str = "general") -> float:
+    sample = make_sample(response, answer, problem_type)
     return REWARDS[resolve("accuracy", sample)](sample, 1e-4)
 
 
@@ -48,6 +46,81 @@ def test_a_row_that_says_nothing(response: str, answer: str, reward: float) -> N
 
 
 @pytest.mark.parametrize(
+    ("problem_type", "answer", "given", "reward"),
+    [
+        ("general", "A", r"\boxed{A}", 1),
+        ("general", "A", "**A**", 1),
+        ("general", "A", "Option A", 1),
+        ("general", "A", "The answer is A", 1),
+        ("general", "A", "[A]", 1),
+        ("general", "A", "A.", 1),
+        ("general", "A", "(A)", 1),
+        ("general", "A", "A or B", 0),
+        ("general", "A", "A cat is wrong, it is B", 0),
+        ("multiple choice", "Option A", "A", 1),
+        ("multiple choice", r"\boxed{A}", "A", 1),
+        ("multiple choice", "A cat", "A", 1),
+        ("general", "U.S.", "U.K.", 0),
+        ("general", "U.S.", "U.S.", 1),
+        ("general", "J. K. Rowling", "J. R. R. Tolkien", 0),
+        ("general", "J. K. Rowling", "J", 0),
+        ("numerical", "10", "10^5", 0),
+        ("numerical", "100000", "10^5", 1),
+        ("numerical", "2000", r"2 \times 10^3", 1),
+        ("numerical", "0.75", r"\frac{3}{4}", 1),
+        ("numerical", "1,234.5", "1234.5", 1),
+        ("temporal_iou", "12-20", '{"start": 12, "end": 20}', 1),
+        ("ordering", "213", "B-A-C", 0),
+        ("ordering", "2 1 3", "2-1-3", 1),
+        ("exact", "Paris", "**Paris.**", 1),
+        ("exact", "Paris", r"\boxed{\text{Paris}}", 1),
+        ("exact", "Paris", "The answer is: Paris", 1),
+        ("exact", "Paris", "Paris or Rome", 0),
+        ("exact", ".5", "5", 0),
+        ("exact", "105", "10⁵", 0),
+        ("exact", "red cup", "“Red cup”", 1),
+    ],
+)
+def test_answers_of_each_kind(problem_type: str, answer: str, given: str, reward: float) -> None:
+    assert accuracy(f"<think>B</think><answer>{given}</answer>", answer, problem_type) == reward
+
+
+@pytest.mark.parametrize(
+    ("problem_type", "answer"),
+    [
+        ("general", "B"),
+        ("exact", "red"),
+        ("numerical", "7"),
+        ("temporal_iou", "1-2"),
+        ("ordering", "BAC"),
+    ],
+)
+@pytest.mark.parametrize(
+    ("response", "reward"),
+    [
+        ("<think>t</think><answer>{}</answer>", 1),
+        ("<answer>{}</answer>", 1),
+        (r"<think>t</think>It is \boxed{{{}}}.", 1),
+        ("t</think><answer>{}</answer>", 1),  # The prompt had opened the thought.
+        ("<answer>{}</answer><think>and", 1),
+        ("<think>maybe <answer>{}</answer>", 0),
+        (r"<think>maybe \boxed{{{}}}", 0),
+        ("<think>maybe <answer>{}</answer></think>", 0),
+        ("<think>maybe <answer>{}</answer></think>or another", 0),
+        ("maybe <answer>{}</answer></think>another", 0),
+        (r"<think>maybe \boxed{{{}}}</think>", 0),
+        ("<think>a</think>b <think><answer>{}</answer>", 0),
+        ("<think>a</think><answer>{}", 0),
+        ("{}", 0),
+    ],
+)
+def test_what_is_no_part_of_the_answer(
+    response: str, reward: float, problem_type: str, answer: str
+) -> None:
+    assert accuracy(response.format(answer), answer, problem_type) == reward
+
+
+@pytest.mark.parametrize(
     ("answer", "problem_type", "metadata", "kind"),
     [
         ("B", "temporal", {}, "choice"),
@@ -57,7 +130,27 @@ def test_a_row_that_says_nothing(response: str, answer: str, reward: float) -> N
         ("7", "math", {}, "math"),
         ("B", "math", {}, "choice"),
         ("B", "ordering", {}, "choice"),
-        ("A, B", "ordering", {}, "exact"),
+        ("A, B", "ordering", {}, "ordering"),
+        ("he sits", "ordering", {}, "exact"),
+        ("he sits", "temporal grounding", {}, "exact"),
+        ("3-5", "temporal_grounding", {}, "temporal_iou"),
+        ("B. left", "numerical", {}, "choice"),
+        ("B", "exact", {}, "exact"),
+        ("A cat", "general", {}, "exact"),
+        ("A cat", "Multiple-Choice", {}, "choice"),
+        ("U.S.", "multiple choice", {}, "choice"),
+        ("U.S.", "general", {}, "exact"),
+        ("J. K. Rowling", "general", {}, "exact"),
+        ("J. Smith", "general", {}, "exact"),
+        ("(B) left", "general", {}, "choice"),
+        (r"\boxed{B}", "general", {}, "choice"),
+        ("（B）", "general", {}, "choice"),
+        ("left", "general", {"options": ["right", "left"]}, "choice"),
+        ("Option B", "general", {"options": ["right", "left"]}, "choice"),
+        ("E. coli", "general", {"options": ["right", "left"]}, "exact"),
+        ("7", "numerical", {"options": ["6", "7"]}, "numeric"),
+        ("7", "general", {"options": ["6", "7"]}, "choice"),
+        ("left", "general", {"answer_type": "mcq"}, "choice"),
         ("7", "general", {"answer_type": "float"}, "numeric"),
         ("B", "general", {"answer_type": "math"}, "math"),
         ("7", "math", {"answer_type": "something else"}, "math"),
@@ -76,9 +169,9 @@ def test_a_row_that_names_no_reward(named: Any) -> None:
         kind_of(make_sample("", "B", reward=named))
 
 
-def test_by_their_own_names() -> None:
-    assert choice_reward("<answer>B: left</answer>", "B") == 1.0
-    assert choice_reward("B", "B") == 0.0
-    assert exact_reward("<answer>B: left</answer>", "B") == 0.0
-    with pytest.raises(RewardError, match="names no choice"):
-        choice_reward("<answer>B</answer>", "A red cup")
+def test_options_in_the_question() -> None:
+    sample = Sample(
+        "u", 0, "Where?\nA. left\nB. right", "<answer>B</answer>", "right", "", None, {}
+    )
+    assert kind_of(sample) == "choice"
+    assert REWARDS["choice"](sample, 0.0) == 1.0

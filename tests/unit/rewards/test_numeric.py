@@ -70,6 +70,23 @@ def test_different(given: str, answer: str) -> None:
 
 def test_without_an_answer() -> None:
     assert numeric_reward("12", "12", 1e-4) == 0.0
+    assert numeric_reward(r"<think>12</think> so \boxed{12}", "12", 1e-4) == 1.0
+
+
+@pytest.mark.parametrize(
+    ("given", "answer", "right"),
+    [
+        ("50%", "50", 1.0),
+        ("50%", "0.5", 1.0),
+        ("0.5", "50 %", 1.0),
+        ("50", "50%", 1.0),
+        ("50%", "50%", 1.0),
+        ("50%", "0.5%", 0.0),
+        ("0.5", "50", 0.0),
+    ],
+)
+def test_percent(given: str, answer: str, right: float) -> None:
+    assert reward(given, answer) == right
 
 
 def test_tolerance_is_relative() -> None:

@@ -24,6 +24,11 @@ def test_f1(response: str, kind: str, precision: float, recall: float) -> None:
         assert rouge_reward(text, REFERENCE, kind) == pytest.approx(f1)
 
 
+def test_a_thought_does_not_count() -> None:
+    for text in (f"<think>{REFERENCE}", f"<think><answer>{REFERENCE}</answer>"):
+        assert rouge_reward(text, REFERENCE) == 0.0
+
+
 @pytest.mark.parametrize("response", ["", "<answer></answer>", "\N{GREEK SMALL LETTER ALPHA}", "?"])
 def test_nothing_in_common(response: str) -> None:
     assert rouge_reward(response, REFERENCE) == 0.0

@@ -37,7 +37,8 @@ def odd(response):
         time.sleep(1000)
     if response == "raise":
         raise ValueError("no")
-    return {"nan": float("nan"), "text": "5", "none": None}.get(response, 2.0)
+    odd = {"nan": float("nan"), "text": "5", "none": None, "1e39": 1e39, "3e38": 3e38}
+    return odd.get(response, 2.0)
 
 def group(responses):
     return [1.0 / len(responses)] * (len(responses) + ("long" in responses))
@@ -149,6 +150,29 @@ def test_a_failure_costs_its_own_sample(file: str, caplog: pytest.LogCaptureFixt
         f"no reward {file}:odd for response 4 to {uid}: returned '5', which is no finite number"
         in lines
     )
+
+
+def test_what_float32_cannot_hold_costs_its_own_sample(
+    file: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Rewards are kept in float32, in which 1e39 and 2 x 3e38 are infinite."""
+    group = make_group("fine", "1e39", "3e38")
+    with caplog.at_level(logging.WARNING), runner(reward_function=[f"{file}:odd"]) as rewards:
+        rewards.collect([group])
+        assert rewards.pop_counters()["rewards_failed"] == 1
+    assert group.valid is not None and group.valid.tolist() == [True, False, True]
+    assert group.rewards is not None and torch.isfinite(group.rewards).all()
+    assert [record.getMessage() for record in caplog.records] == [
+        f"no reward {file}:odd for response 1 to {group.prompt.uid}: returned 1e+39, which is no "
+        "finite number in float32"
+    ]
+    caplog.clear()
+    with caplog.at_level(logging.WARNING), runner(reward_function=[f"{file}:odd=-2"]) as rewards:
+        rewards.collect([group])
+        assert rewards.pop_counters()["rewards_failed"] == 2
+    assert group.valid.tolist() == [True, False, False]
+    assert group.rewards.tolist() == [-4.0, 0.0, 0.0]
+    assert "response 2 to" in caplog.text and "weighted sum is no finite number" in caplog.text
 
 
 def test_a_list_of_another_length_costs_its_group(file: str) -> None:
@@ -327,7 +351,7 @@ def test_mistakes(file: str, fields: dict[str, Any], line: str) -> None:
 def test_nothing_is_started_that_is_not_needed() -> None:
     with runner() as rewards:
         rewards.collect([make_group(RIGHT)])
-        assert rewards._loop is None
+        assert rewards._scorer._loop is None
 
 
 def test_closing_twice() -> None:

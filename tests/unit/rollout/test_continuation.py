@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
+import pytest
 import torch
 
 from megatron_longrl.rollout.continuation import Share, lengthened, whole_groups
@@ -14,6 +16,8 @@ SAMPLING = SamplingSettings(n=2, max_tokens=5, new_tokens=3)
 
 
 class Words:
+    end_ids = (99, 98)
+
     def decode(self, ids: list[int]) -> str:
         return " ".join(map(str, ids))
 
@@ -55,6 +59,29 @@ def test_a_response_over_two_generations() -> None:
     assert whole.logprobs.tolist() == [-1, -2, -3, -2, -4]
     assert (whole.parts, whole.finish_reason) == (((3, 1), (2, 2)), "length")
     assert told[1:] == [("q", 0, "7 8 9 4 5", 2)]
+
+
+@pytest.mark.parametrize(
+    ("tokens", "opening", "expected"),
+    [
+        ([7, 8], "", "drawn"),
+        ([7, 8, 99], "", "7 8"),
+        ([7, 99, 8, 99, 98], "", "7 99 8"),
+        ([99], "", ""),
+        ([7, 99], "<think>", "<think>7"),
+    ],
+)
+def test_rewards_see_no_end_tokens(tokens: list[int], opening: str, expected: str) -> None:
+    """Records keep the text that was drawn."""
+    prompt = replace(make_prompt("p"), opening=opening)
+    told: list[str] = []
+    words: Any = Words()
+    tell = lambda prompt, index, text, n: told.append(text)  # noqa: E731
+    share = Share([prompt], [0], {}, SamplingSettings(n=1, max_tokens=9), words, tell)
+    response = part(tokens, 1, "stop")
+    response.text = "drawn"
+    received = share.receive(0, 0, response)
+    assert (received.visible, received.text, told) == (expected, "drawn", [expected])
 
 
 def test_a_prompt_grows_by_what_was_said() -> None:

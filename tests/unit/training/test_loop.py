@@ -14,6 +14,7 @@ from megatron_longrl.planner.cost import Machine
 from megatron_longrl.training import loop
 from megatron_longrl.training.loop import TrainingLoop, start
 from megatron_longrl.training.timing import PhaseTimer
+from megatron_longrl.training.usable_rows import SkipLimit
 from tests.unit.made_up_config import make_config
 
 
@@ -103,6 +104,8 @@ def test_a_validation_before_the_first_step_is_no_part_of_its_time(monkeypatch):
         valid_rows=[],
         sampler=None,
         consumed_rows=0,
+        skip_limit=SkipLimit(8, 0.5),
+        _last_skip=lambda: None,
         rows_per_step=1,
         samples_per_step=1,
         _peak_memory=lambda: 0,

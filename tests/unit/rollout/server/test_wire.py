@@ -40,7 +40,7 @@ def requests(device: str, dtype: torch.dtype) -> list[PromptRequest]:
 def generation(device: str, dtype: torch.dtype = torch.bfloat16) -> Generation:
     sampling = SamplingSettings(n=3, max_tokens=30, stop_strings=("\\n", 'a "quoted" text'))
     origin = ("HuggingFaceTokenizer", "folder")
-    return Generation("run:3", 99, origin, sampling, requests(device, dtype))
+    return Generation("run:3", [99, 98], origin, sampling, requests(device, dtype))
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32, torch.float16])

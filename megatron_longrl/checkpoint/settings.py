@@ -1,0 +1,221 @@
+"""Settings from JSON files that others wrote: every value is checked when it is read.
+
+A wrong value ends in one line that names the file and the setting, before anything is allocated or
+listed by it. Limits are far beyond any model; they refuse what a damaged file says.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import stat
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from megatron_longrl.errors import UserError
+
+MOST_LAYERS = 10_000
+"""Layers of a model, at most."""
+MOST_HEADS = 1 << 16
+"""Attention heads, at most."""
+WIDEST = 1 << 20
+"""Channels of a layer, at most."""
+LARGEST_VOCABULARY = 1 << 24
+"""Tokens, at most."""
+LONGEST = 1 << 31
+"""Positions, pixels, and other whole numbers, at most."""
+MOST_ENTRIES = 1000
+"""Entries of a list, at most."""
+
+_MOST_BYTES = 256 << 20
+"""Of a JSON file; the largest real ones list the tensors of a checkpoint in a few MiB."""
+_SHOWN = 40
+"""Characters of a wrong value that a message shows."""
+_QUOTED = 200
+"""Characters of another library's message that are shown."""
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """A JSON object from a file.
+
+    Raises:
+        UserError: no such file, or it holds no JSON object.
+    """
+    try:
+        status = path.stat()
+        # A named pipe would be waited for without an end.
+        if not stat.S_ISREG(status.st_mode):
+            raise UserError(f"{path} is no regular file")
+        if status.st_size > _MOST_BYTES:
+            raise UserError(f"{path} has {status.st_size} bytes, which no file of settings has")
+        data = path.read_bytes()
+    except FileNotFoundError:
+        raise UserError(f"{path} does not exist: is this the folder of a checkpoint?") from None
+    except (OSError, ValueError) as error:
+        raise UserError(f"{path} cannot be read: {error}") from None
+    if data.startswith(b"\xef\xbb\xbf"):
+        raise UserError(
+            f"{path} begins with a byte order mark, which transformers does not read either: save "
+            "it as UTF-8 without one"
+        )
+    try:
+        value = json.loads(data.decode("utf-8"))
+    except (ValueError, RecursionError) as error:
+        raise UserError(f"{path} cannot be read as JSON: {brief(error)}") from None
+    if not isinstance(value, dict):
+        raise UserError(f"{path} holds no JSON object")
+    return value
+
+
+def brief(error: BaseException | str) -> str:
+    """What a library says of a file, in one line: it may quote what is in the file."""
+    text = " ".join(str(error).split())
+    text = text if text.isprintable() else repr(text)
+    return text if len(text) <= _QUOTED else f"{text[:_QUOTED]}…"
+
+
+class Settings:
+    """The settings of one JSON object.
+
+    Every method returns the setting ``name``, or ``default`` where it is absent, and raises
+    :class:`UserError`, naming file and setting, where it is of another type or size.
+
+    Args:
+        values: the object.
+        path: of its file, for messages.
+        within: names of the objects around it, for messages: ``text_config.``.
+    """
+
+    def __init__(self, values: Mapping[str, Any], path: Path, within: str = "") -> None:
+        self.values = values
+        self.path = path
+        self.within = within
+
+    @classmethod
+    def of(cls, path: Path) -> Settings:
+        """Those of a file.
+
+        Raises:
+            UserError: see :func:`read_json`.
+        """
+        return cls(read_json(path), path)
+
+    def __contains__(self, name: str) -> bool:
+        return self.values.get(name) is not None
+
+    def wrong(self, name: str, expected: str) -> UserError:
+        """The error of a setting: ``<file>: <setting> <value> is <expected>``."""
+        return UserError(
+            f"{self.path}: {self.within}{name} {_shown(self.values.get(name))} is {expected}"
+        )
+
+    def whole(self, name: str, default: int, *, least: int = 1, most: int = LONGEST) -> int:
+        """A whole number from ``least`` to ``most``."""
+        value = self.values.get(name, default)
+        if type(value) is not int or not least <= value <= most:
+            raise self.wrong(name, f"no whole number from {least} to {most}")
+        return value
+
+    def number(self, name: str, default: float, *, least: float | None = None) -> float:
+        """A finite number, above 0 unless ``least`` says from where."""
+        value = self.values.get(name, default)
+        if not _is_number(value):
+            raise self.wrong(name, "no finite number")
+        if least is None and value <= 0:
+            raise self.wrong(name, "not above 0")
+        if least is not None and value < least:
+            raise self.wrong(name, f"less than {least:g}")
+        return float(value)
+
+    def flag(self, name: str, default: bool) -> bool:
+        """True or false."""
+        value = self.values.get(name, default)
+        if not isinstance(value, bool):
+            raise self.wrong(name, "neither true nor false")
+        return value
+
+    def text(self, name: str, default: str) -> str:
+        """A text."""
+        value = self.values.get(name, default)
+        if not isinstance(value, str):
+            raise self.wrong(name, "no text")
+        return value
+
+    def wholes(
+        self, name: str, default: tuple[int, ...], *, most: int = LONGEST, entries: int = 0
+    ) -> tuple[int, ...]:
+        """A list of whole numbers from 0 to ``most``.
+
+        Args:
+            entries: how many there must be; 0 for any number.
+        """
+        values = self.values.get(name, default)
+        count = f"{entries} " if entries else ""
+        if (
+            not isinstance(values, list | tuple)
+            or len(values) > MOST_ENTRIES
+            or (entries and len(values) != entries)
+            or any(type(value) is not int or not 0 <= value <= most for value in values)
+        ):
+            raise self.wrong(name, f"no list of {count}whole numbers from 0 to {most}")
+        return tuple(values)
+
+    def channels(self, name: str, *, positive: bool = False) -> tuple[float, float, float] | None:
+        """A number for each of three colour channels, one number for all of them, or None."""
+        values = self.values.get(name)
+        if values is None:
+            return None
+        numbers = values if isinstance(values, list | tuple) else [values]
+        numbers = [*numbers] * 3 if len(numbers) == 1 else [*numbers]
+        is_right = len(numbers) == 3 and all(_is_number(value) for value in numbers)
+        if not is_right or (positive and min(numbers) <= 0):
+            raise self.wrong(name, f"not three {'positive ' if positive else ''}numbers")
+        return float(numbers[0]), float(numbers[1]), float(numbers[2])
+
+    def section(self, name: str) -> Settings:
+        """The settings in an inner object; none where it is absent or null."""
+        value = self.values.get(name)
+        if value is not None and not isinstance(value, dict):
+            raise self.wrong(name, "no JSON object")
+        return Settings(value or {}, self.path, f"{self.within}{name}.")
+
+    def without_nulls(self) -> Settings:
+        """The same settings; those that are null are absent."""
+        present = {name: value for name, value in self.values.items() if value is not None}
+        return Settings(present, self.path, self.within)
+
+    def changed(self, **values: Any) -> Settings:
+        """The same settings but for some."""
+        return Settings({**self.values, **values}, self.path, self.within)
+
+    def only(self, allowed: Mapping[str, Any]) -> None:
+        """Raises :class:`UserError` where a setting has a value that is not implemented.
+
+        Args:
+            allowed: the value of each, which is also what an absent or null setting means.
+        """
+        for name, value in allowed.items():
+            given = self.values.get(name)
+            if given is not None and not _equal(given, value):
+                raise self.wrong(name, f"not supported, only {_shown(value)}")
+
+
+def _shown(value: Any) -> str:
+    """A value in a message: a word as it is, everything else so that its type is seen."""
+    is_word = isinstance(value, str) and value.isprintable() and not set(value) & set(" '\"")
+    shown = value if is_word and value else repr(value)
+    return shown if len(shown) <= _SHOWN else f"{shown[:_SHOWN]}…"
+
+
+def _equal(given: Any, value: Any) -> bool:
+    """Whether two settings are the same; 1 is no true."""
+    return bool(given == value) and isinstance(given, bool) is isinstance(value, bool)
+
+
+def _is_number(value: Any) -> bool:
+    try:
+        is_number = isinstance(value, int | float) and not isinstance(value, bool)
+        return is_number and math.isfinite(float(value))
+    except OverflowError:  # a whole number beyond all floats
+        return False

@@ -1,0 +1,224 @@
+"""Look at every row and every file of a data set before a run does.
+
+Exit status: 0 when every row is usable, 1 when some are not, 2 for wrong usage.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from megatron_longrl.errors import UserError
+
+if TYPE_CHECKING:
+    from megatron_longrl.config import Config
+    from megatron_longrl.data.prompts import PromptBuilder
+    from megatron_longrl.data.rows import Row, RowProblem
+    from megatron_longrl.data.video_info import VideoInfo
+
+_MOST_SHOWN = 20
+
+
+@dataclass
+class Report:
+    """What was found."""
+
+    rows: int = 0
+    """All that the files have."""
+    problems: list[RowProblem] = field(default_factory=list)
+    """One for each row that cannot be used."""
+    media: dict[Path, dict[str, Any]] = field(default_factory=dict)
+    """Each file that can be read, as it stands in the JSON."""
+
+    @property
+    def usable(self) -> int:
+        """Rows without a problem."""
+        return self.rows - len(self.problems)
+
+    def as_json(self) -> dict[str, Any]:
+        """The content of ``--output``."""
+        problems = []
+        for problem in self.problems:
+            file, line = problem.place
+            problems.append(
+                {"file": file, "line": line, "media": problem.media, "reason": problem.reason}
+            )
+        return {
+            "rows": self.rows,
+            "usable": self.usable,
+            "problems": problems,
+            "media": list(self.media.values()),
+        }
+
+
+def check(paths: Sequence[str], builder: PromptBuilder | None = None) -> Report:
+    """Load rows, open each of their files once, and expand them where a recipe says how.
+
+    Args:
+        builder: of the recipe; None looks at rows and files alone.
+
+    Raises:
+        UserError: a data file is missing or of another format.
+    """
+    from megatron_longrl.data.rows import load_rows
+
+    report = Report()
+    rows = load_rows(paths, problems=report.problems)
+    report.rows = len(rows) + len(report.problems)
+    failed: dict[Path, str] = {}
+    for row in rows:
+        problem = _look(row, report, failed, builder)
+        if problem is not None:
+            report.problems.append(problem)
+    report.problems.sort(key=lambda problem: problem.place)
+    return report
+
+
+def _look(
+    row: Row, report: Report, failed: dict[Path, str], builder: PromptBuilder | None
+) -> RowProblem | None:
+    """What is wrong with a row; its files join the report.
+
+    Args:
+        failed: files that cannot be read, and why.
+    """
+    from megatron_longrl.data.placeholders import place_media
+    from megatron_longrl.data.rows import RowError, RowProblem
+
+    for number, (path, is_image) in enumerate(row.media):
+        if path not in report.media and path not in failed:
+            try:
+                found = _media(path, is_image=is_image)
+                found["tokens"] = builder.media_tokens(row, number) if builder else None
+                report.media[path] = found
+            except Exception as error:  # Of a decoder: whatever it is, it is this file.
+                failed[path] = _reason(error, path)
+        if path in failed:
+            return RowProblem(row.source, failed[path], str(path))
+    try:
+        if builder is None:
+            place_media(row.problem, [is_image for _, is_image in row.media])
+        else:
+            builder.build(row)
+    except RowError as error:
+        return error.problem
+    except ValueError as error:
+        return RowProblem(row.source, str(error))
+    return None
+
+
+def _media(path: Path, *, is_image: bool) -> dict[str, Any]:
+    from megatron_longrl.data.image import probe_image, read_image
+    from megatron_longrl.data.media_file import why_not_a_file
+    from megatron_longrl.data.video_probe import probe
+
+    reason = why_not_a_file(path)
+    if reason is not None:
+        raise UserError(f"{path}: {reason}")
+    info: VideoInfo
+    if is_image:
+        info = probe_image(path)
+        height, width = read_image(path).shape[:2]
+    else:
+        info = probe(path)
+        height, width = info.height, info.width
+    seconds = info.duration_seconds
+    return {
+        "path": str(path),
+        "frames": info.num_frames,
+        "seconds": seconds,
+        "fps": info.num_frames / seconds if seconds else None,
+        "width": width,
+        "height": height,
+    }
+
+
+def _reason(error: Exception, path: Path) -> str:
+    from megatron_longrl.data.video_info import VideoError
+
+    if isinstance(error, VideoError | UserError):
+        return " ".join(str(error).split())
+    return " ".join(f"{path}: {type(error).__name__}: {error}".split())
+
+
+def builder_of(arguments: Sequence[str]) -> PromptBuilder:
+    """What expands rows under a recipe and flags of a run.
+
+    Raises:
+        UserError: they do not make a configuration, or have no tokenizer.
+    """
+    from megatron_longrl.data.prompts import PromptBuilder
+    from megatron_longrl.data.tokenizer import build_tokenizer
+
+    config, is_rl = _config(arguments)
+    tokenizer = build_tokenizer(config.tokenizer_type, config.tokenizer_model)
+    return PromptBuilder.from_config(config, tokenizer, "rl" if is_rl else "sft")
+
+
+def _config(arguments: Sequence[str]) -> tuple[Config, bool]:
+    """The configuration, and whether it is one of reinforcement learning."""
+    from megatron_longrl.config.load import load_data_config
+
+    config, given = load_data_config(arguments)
+    return config, bool(given.values.get("grpo_prompts_per_step"))
+
+
+def _tell(report: Report, write: Callable[[str], object]) -> None:
+    """A short table, and the first problems."""
+    write(f"rows    {report.rows}, of which {report.usable} can be used\n")
+    found = list(report.media.values())
+    if found:
+        frames, seconds = [m["frames"] for m in found], [m["seconds"] for m in found]
+        sizes = sorted({(m["width"], m["height"]) for m in found}, key=lambda s: s[0] * s[1])
+        write(f"media   {len(found)} files can be read\n")
+        write(f"frames  {min(frames)} to {max(frames)}, {sum(frames)} together\n")
+        write(f"seconds {min(seconds):.1f} to {max(seconds):.1f}, {sum(seconds):.1f} together\n")
+        write("size    {}x{} to {}x{}\n".format(*sizes[0], *sizes[-1]))
+        tokens = [m["tokens"] for m in found if m["tokens"] is not None]
+        if tokens:
+            write(f"tokens  {min(tokens)} to {max(tokens)}, {sum(tokens)} together\n")
+    for problem in report.problems[:_MOST_SHOWN]:
+        write(f"{problem}\n")
+    more = len(report.problems) - _MOST_SHOWN
+    if more > 0:
+        write(f"and {more} more; --output FILE takes all\n")
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Entry point; returns the exit status."""
+    parser = argparse.ArgumentParser(
+        prog="longrl check",
+        description=__doc__,
+        epilog="With a recipe, flags of a run (--pretrained-checkpoint DIR, --video-frames 64) may "
+        "follow, and tokens are counted.",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    parser.add_argument("data", nargs="+", metavar="DATA", help="JSONL files, or folders")
+    parser.add_argument("--config", action="append", default=[], metavar="RECIPE", help="YAML")
+    parser.add_argument("--output", type=Path, metavar="FILE", help="write all as JSON")
+    flags, others = parser.parse_known_args(arguments)
+    try:
+        builder = None
+        if flags.config or others:
+            recipes = [word for recipe in flags.config for word in ("--config", recipe)]
+            builder = builder_of([*recipes, *others])
+        report = check(flags.data, builder)
+        if flags.output is not None:
+            from megatron_longrl.whole_file import write_whole
+
+            write_whole(flags.output, json.dumps(report.as_json(), indent=1) + "\n")
+    except (UserError, OSError) as error:
+        sys.stderr.write(f"error: {' '.join(str(error).split())}\n")
+        return 2
+    _tell(report, sys.stdout.write)
+    return 1 if report.problems else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

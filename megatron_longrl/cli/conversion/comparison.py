@@ -1,0 +1,105 @@
+"""Logits of a Hugging Face and a Megatron checkpoint, for ``verify.py``."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from megatron_longrl.checkpoint import folder as layout
+from megatron_longrl.checkpoint.distributed import load_weights
+from megatron_longrl.checkpoint.hf import HfFolder
+from megatron_longrl.cli.conversion.loader_megatron import one_rank_config
+from megatron_longrl.cli.conversion.reference import hugging_face_logits
+from megatron_longrl.config import Config
+from megatron_longrl.data.collate import collate
+from megatron_longrl.data.prompts import Prompt, PromptBuilder
+from megatron_longrl.data.rows import Row
+from megatron_longrl.data.tokenizer import build_tokenizer
+from megatron_longrl.data.video import decode_frames
+from megatron_longrl.data.video_info import VideoError
+from megatron_longrl.errors import UserError
+from megatron_longrl.models.language import hidden_for_logits, output_weight
+from megatron_longrl.parallel.groups import init_parallel
+from megatron_longrl.platforms import platform
+from megatron_longrl.training.model import TrainedModel, build_model
+from megatron_longrl.training.sharding import shard_batch
+from megatron_longrl.training.step import hidden_states
+
+
+@dataclass(frozen=True)
+class Difference:
+    """How far two sets of logits are apart."""
+
+    largest: float
+    mean: float
+    same_choice: float
+    """Share of positions where both have the same token first."""
+
+
+def difference(ours: Tensor, theirs: Tensor) -> Difference:
+    """Of logits [P, v]."""
+    gap = (ours - theirs).abs()
+    same = (ours.argmax(-1) == theirs.argmax(-1)).float().mean()
+    return Difference(float(gap.max()), float(gap.mean()), float(same))
+
+
+@torch.no_grad()
+def model_logits(
+    model: TrainedModel, config: Config, prompt: Prompt, pixels: Sequence[Tensor]
+) -> Tensor:
+    """[P, v] of our model, on one rank.
+
+    Args:
+        pixels: of each of the prompt's videos and images, [f, 3, H, W].
+    """
+    # A response of one token: its row is the prompt.
+    batch = collate([prompt], [[[0]]], 1, len(prompt.token_ids))
+    group = model.gpt.pg_collection.cp
+    shard = shard_batch(batch, group, config.cp_comm_type, platform.device)
+    media = {}
+    for spec, frames in zip(prompt.videos, pixels, strict=True):
+        assert model.encoder is not None, "a text family has no pixels"
+        media[spec.key()] = model.encoder.module(frames, spec.view).flatten(0, 1)
+    hidden = hidden_states(model.gpt, shard, media)
+    logits = F.linear(hidden_for_logits(model.gpt, hidden), output_weight(model.gpt))[:, 0]
+    return logits[:, : config.vocab_size].float()
+
+
+def compare(hf_dir: Path, megatron_dir: Path, row: Row, flags: argparse.Namespace) -> Difference:
+    """Both sides of one row.
+
+    Raises:
+        UserError: a checkpoint or a video cannot be read.
+    """
+    platform.prepare()
+    source = HfFolder(hf_dir)
+    folder, saved = layout.newest_complete(megatron_dir)
+    config = one_rank_config(
+        {
+            **saved["config"],
+            **{k: v for k, v in source.config_fields().items() if k.startswith("tokenizer")},
+            "bf16": False,
+            "chat_template": flags.chat_template,
+            "video_frames": flags.video_frames,
+            "video_fps": flags.video_fps,
+            "seq_length": saved["config"]["max_position_embeddings"],
+        },
+        folder / layout.STATE_FILE,
+    )
+    tokenizer = build_tokenizer(config.tokenizer_type, config.tokenizer_model)
+    try:
+        prompt = PromptBuilder.from_config(config, tokenizer, "sft").build(row)
+        pixels = [decode_frames(spec) for spec in prompt.videos]
+    except VideoError as error:
+        raise UserError(str(error)) from None
+    groups = init_parallel(config)
+    model = build_model(config, groups, train=False)
+    load_weights(megatron_dir, modules=model.modules, optimizers={}, groups=groups, config=config)
+    ours = model_logits(model, config, prompt, pixels)
+    return difference(ours, hugging_face_logits(source, config, prompt, pixels))

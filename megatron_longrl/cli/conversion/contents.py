@@ -1,0 +1,99 @@
+"""What a checkpoint says of itself, read without its weights."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch.distributed.checkpoint as dcp
+from torch.distributed.checkpoint.metadata import TensorStorageMetadata
+
+from megatron_longrl.checkpoint import folder as layout
+from megatron_longrl.checkpoint.architecture import LORA_FIELDS, meaningful_fields
+from megatron_longrl.checkpoint.hf import HfFolder, is_hf_folder
+
+_BYTES = {"F64": 8, "I64": 8, "F32": 4, "I32": 4, "F16": 2, "BF16": 2, "I16": 2}
+"""Of safetensors' types; all others take one."""
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A stored tensor."""
+
+    name: str
+    shape: tuple[int, ...]
+    dtype: str
+    bytes_each: int
+
+    @property
+    def numbers(self) -> int:
+        """How many it holds."""
+        return math.prod(self.shape)
+
+    @property
+    def mib(self) -> float:
+        """Its size."""
+        return self.numbers * self.bytes_each / 2**20
+
+
+@dataclass(frozen=True)
+class Contents:
+    """What a checkpoint says of itself."""
+
+    title: str
+    facts: dict[str, Any]
+    tensors: list[Entry]
+
+
+def contents_of(folder: Path) -> Contents:
+    """Of either format.
+
+    Raises:
+        UserError: there is no checkpoint, or it cannot be read.
+    """
+    return hugging_face(folder) if is_hf_folder(folder) else megatron(folder)
+
+
+def hugging_face(folder: Path) -> Contents:
+    """A Hugging Face folder."""
+    source = HfFolder(folder)
+    tensors = []
+    for sub in dict.fromkeys(source.family.folders.values()):
+        files = source.tensors(sub)
+        for name in files.names():
+            shape, dtype = files.describe(name)
+            stored = str(Path(sub) / files.stored_as(name))
+            tensors.append(Entry(stored, shape, dtype, _BYTES.get(dtype, 1)))
+    title = f"{folder}: Hugging Face, {source.model_family}"
+    return Contents(title, _architecture(source.config_fields()), tensors)
+
+
+def megatron(folder: Path) -> Contents:
+    """The newest complete checkpoint of a folder.
+
+    Raises:
+        UserError: there is none.
+    """
+    found, state = layout.newest_complete(folder)
+    facts = {"iteration": state["iteration"], **state["layout"], **_architecture(state["config"])}
+    facts["optimizers"] = ", ".join(state["optimizers"]) or "none"
+    return Contents(f"{found}: Megatron, torch_dist", facts, list(_stored(found)))
+
+
+def _stored(folder: Path) -> Iterator[Entry]:
+    metadata = dcp.FileSystemReader(folder).read_metadata().state_dict_metadata
+    for name, entry in metadata.items():
+        if isinstance(entry, TensorStorageMetadata):
+            dtype = entry.properties.dtype
+            kind = str(dtype).removeprefix("torch.")
+            yield Entry(name, tuple(entry.size), kind, dtype.itemsize)
+
+
+def _architecture(fields: dict[str, Any]) -> dict[str, Any]:
+    """The fields that say something."""
+    empty: tuple[Any, ...] = (None, 0, False, [], ())
+    names = meaningful_fields(fields) + (list(LORA_FIELDS) if fields.get("lora_rank") else [])
+    return {name: fields[name] for name in names if fields.get(name) not in empty}

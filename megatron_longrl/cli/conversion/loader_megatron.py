@@ -1,0 +1,109 @@
+"""Reads a torch_dist checkpoint that a run has saved, at any parallel layout.
+
+Architecture, tokenizer and vocabulary are in the checkpoint: no flags describe the model.
+"""
+
+from __future__ import annotations
+
+import argparse
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from pydantic import ValidationError
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor
+
+from megatron_longrl.checkpoint import folder as layout
+from megatron_longrl.checkpoint.settings import brief
+from megatron_longrl.checkpoint.stored import StoredParameters
+from megatron_longrl.checkpoint.stored_weights import (
+    StoredWeights,
+    check_stored_sizes,
+    read_adapter,
+    stored_scale,
+)
+from megatron_longrl.cli.conversion.plugins import Adapters, Source
+from megatron_longrl.config import Config
+from megatron_longrl.config.schema import describe_validation_error
+from megatron_longrl.errors import UserError
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Flags of this loader."""
+    parser.add_argument(
+        "--iteration", type=int, help="step of the checkpoint in --load-dir; by default the newest"
+    )
+
+
+def load_checkpoint(args: argparse.Namespace) -> Source:
+    """Open the newest complete checkpoint of ``--load-dir``, or the folder of one iteration.
+
+    Raises:
+        UserError: there is none.
+    """
+    directory = args.load_dir
+    if args.iteration is not None:
+        directory = layout.iteration_folder(args.load_dir, args.iteration)
+    folder, saved = layout.newest_complete(directory)
+    state = folder / layout.STATE_FILE
+    config, scale = one_rank_config(saved["config"], state), stored_scale(saved["config"])
+    check_stored_sizes(folder, config)
+    unused = folder / layout.UNUSED_WEIGHTS
+    tokenizer = folder / layout.TOKENIZER_FOLDER
+    if (tokenizer / "tokenizer.model").exists() and len(list(tokenizer.iterdir())) == 1:
+        tokenizer = tokenizer / "tokenizer.model"
+    return Source(
+        folder=folder,
+        config=config,
+        read=StoredWeights(folder, config, scale).read,
+        adapters=_adapters(folder, saved["config"], config) if scale is not None else None,
+        unused=_tensors(unused) if unused.exists() else {},
+        tokenizer=tokenizer if tokenizer.exists() else None,
+        files=_files(folder / layout.HF_FILES),
+    )
+
+
+def _adapters(folder: Path, saved: dict[str, Any], config: Config) -> Adapters:
+    trained = config.replace(lora_rank=saved["lora_rank"])
+    return Adapters(trained, partial(read_adapter, StoredParameters(folder)))
+
+
+def _files(folder: Path) -> dict[str, Path]:
+    """All files in a folder, by their paths in it."""
+    return {str(p.relative_to(folder)): p for p in sorted(folder.rglob("*")) if p.is_file()}
+
+
+def _tensors(path: Path) -> dict[str, Tensor]:
+    try:
+        return load_file(path)
+    except (SafetensorError, OSError, ValueError) as error:
+        raise UserError(f"{path} is truncated or no safetensors file: {brief(error)}") from None
+
+
+def one_rank_config(saved: dict[str, object], path: Path) -> Config:
+    """The saved configuration for one rank; fields that no longer exist are left out.
+
+    Its model has no adapters: where weights are read, those of the checkpoint are merged.
+
+    Args:
+        path: of the file that it was saved in, for the message.
+
+    Raises:
+        UserError: naming the file and a field that has a value which it cannot have.
+    """
+    known = {name: value for name, value in saved.items() if name in Config.model_fields}
+    known |= {
+        "tensor_model_parallel_size": 1,
+        "pipeline_model_parallel_size": 1,
+        "context_parallel_size": 1,
+        "sequence_parallel": False,
+        "lora_rank": 0,
+        # Checkpoints are the same, and this machine may have no GPU.
+        "transformer_impl": "local",
+    }
+    try:
+        return Config.model_validate(known)
+    except ValidationError as error:
+        raise UserError(f"{path}: config: {describe_validation_error(error, {})}") from None

@@ -1,0 +1,52 @@
+"""What the programs of this package do around their work, in a process of their own or not."""
+
+from __future__ import annotations
+
+import logging
+import os
+import signal
+import sys
+import warnings
+from collections.abc import Callable
+
+from megatron_longrl.errors import UserError
+from megatron_longrl.launch import leave_groups
+
+USER_ERROR_STATUS = 2
+
+
+def run(work: Callable[[], int]) -> int:
+    """Do the work on this process alone; returns the exit status.
+
+    A :class:`UserError` is one line and status 2. An interrupt is one line and status 130.
+    """
+    logging.basicConfig(level=logging.WARNING, format="%(levelname)s: %(message)s")
+    # On a CPU, core's device generator is the CPU's, and core warns at each weight it draws.
+    logging.getLogger("megatron.core").setLevel(logging.ERROR)
+    # Core tells at import what it does without Transformer Engine and apex: no matter here.
+    warnings.filterwarnings("ignore", category=UserWarning, module="megatron")
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        return _tell("run this program without torchrun, on one process")
+    had_groups = _has_groups()
+    try:
+        return work()
+    except UserError as error:
+        return _tell(" ".join(str(error).split()))
+    except KeyboardInterrupt:
+        _tell("interrupted; what was half-written is removed")
+        return 128 + signal.SIGINT
+    finally:
+        if not had_groups:
+            leave_groups()
+
+
+def _has_groups() -> bool:
+    """Whether somebody else in this process uses torch.distributed."""
+    distributed = sys.modules.get("torch.distributed")
+    return distributed is not None and bool(distributed.is_initialized())
+
+
+def _tell(line: str) -> int:
+    sys.stdout.flush()
+    print(f"error: {line}", file=sys.stderr)
+    return USER_ERROR_STATUS

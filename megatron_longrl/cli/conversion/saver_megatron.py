@@ -1,0 +1,62 @@
+"""Writes a torch_dist checkpoint of weights alone, which loads at any parallel layout.
+
+Tensors are read while they are written: memory is a few of them, whatever the size of the model.
+"""
+
+from __future__ import annotations
+
+import argparse
+import shutil
+from pathlib import Path
+
+import torch
+from megatron.core.tensor_parallel.random import model_parallel_cuda_manual_seed
+
+from megatron_longrl.checkpoint.distributed import save_checkpoint as save_distributed
+from megatron_longrl.checkpoint.folder import RELEASE, iteration_folder, partial_folder
+from megatron_longrl.checkpoint.streaming import StreamedSave
+from megatron_longrl.cli.conversion.plugins import Source
+from megatron_longrl.errors import UserError
+from megatron_longrl.models.build import build_modules
+from megatron_longrl.parallel.groups import init_parallel
+
+
+def save_checkpoint(source: Source, args: argparse.Namespace) -> None:
+    """Write ``<save-dir>/release`` and point ``--save-dir`` to it.
+
+    Raises:
+        UserError: the folder holds a checkpoint already.
+    """
+    target = Path(args.save_dir)
+    if (target / RELEASE).exists():
+        raise UserError(
+            f"{args.save_dir} holds a converted checkpoint already: name another folder"
+        )
+    is_new = not target.exists()
+    config = source.config
+    if args.torch_dtype is not None:
+        config = config.replace(bf16=args.torch_dtype is torch.bfloat16)
+    if source.tokenizer is not None:
+        config = config.replace(tokenizer_model=str(source.tokenizer))
+    groups = init_parallel(config)
+    model_parallel_cuda_manual_seed(config.seed)
+    # For names and shapes: their memory is allocated and never touched.
+    modules = build_modules(config, groups, untouched=True)
+    try:
+        save_distributed(
+            target,
+            RELEASE,
+            modules=modules,
+            optimizers={},
+            scheduler=None,
+            state={},
+            groups=groups,
+            config=config,
+            carry_from=source.folder,
+            writer=StreamedSave(groups.control, config, modules, source.read),
+        )
+    except BaseException:
+        shutil.rmtree(partial_folder(iteration_folder(target, RELEASE)), ignore_errors=True)
+        if is_new:
+            target.rmdir()
+        raise

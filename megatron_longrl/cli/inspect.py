@@ -1,0 +1,69 @@
+"""List what is in a checkpoint: architecture, tensors, sizes.
+
+    longrl inspect runs/quickstart/rl
+
+reads Megatron checkpoints and Hugging Face folders, and no weights.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from megatron_longrl.cli.conversion.process import run
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from megatron_longrl.cli.conversion.contents import Contents
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Print the list; returns the exit status."""
+    parser = argparse.ArgumentParser(
+        prog="longrl inspect",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("folder", type=Path, help="Megatron checkpoint or Hugging Face folder")
+    folder: Path = parser.parse_args(arguments).folder
+    return run(lambda: _inspect(folder))
+
+
+def _inspect(folder: Path) -> int:
+    # Below the flags, so that --help need not wait for torch and core.
+    from rich.console import Console
+
+    from megatron_longrl.cli.conversion.contents import contents_of
+
+    contents = contents_of(folder)
+    # In a pipe, rows are whole lines.
+    show(contents, Console() if sys.stdout.isatty() else Console(width=200))
+    return 0
+
+
+def show(contents: Contents, console: Console) -> None:
+    """Print."""
+    from rich.markup import escape
+    from rich.table import Table
+
+    # Names come from files: they are text, not markup.
+    console.print(escape(contents.title), highlight=False)
+    for name, value in contents.facts.items():
+        console.print(escape(f"  {name}: {value}"), highlight=False)
+    table = Table("tensor", "shape", "dtype", "MiB", box=None)
+    for entry in contents.tensors:
+        shape = " x ".join(map(str, entry.shape)) or "scalar"
+        table.add_row(escape(entry.name), shape, entry.dtype, f"{entry.mib:.2f}")
+    console.print(table)
+    numbers = sum(entry.numbers for entry in contents.tensors)
+    size = sum(entry.mib for entry in contents.tensors)
+    count = len(contents.tensors)
+    console.print(f"{count} tensors, {numbers:,} numbers, {size:,.1f} MiB", highlight=False)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

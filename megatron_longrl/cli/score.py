@@ -1,0 +1,238 @@
+"""Score responses that anyone wrote, as training would score them:
+``longrl score DATA.jsonl RESPONSES.jsonl --rewards accuracy format [--output scores.jsonl]``.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NoReturn
+
+from pydantic import ValidationError
+
+from megatron_longrl.config.flags import add_section, parse_flags
+from megatron_longrl.config.names import FieldNames, flag
+from megatron_longrl.config.recipe import read_recipe
+from megatron_longrl.config.reward_terms import reward_terms
+from megatron_longrl.config.rewards import RewardSection
+from megatron_longrl.config.rules_rewards import scoring_rules
+from megatron_longrl.config.schema import SECTIONS, describe_validation_error
+from megatron_longrl.data.rows import Row, load_rows
+from megatron_longrl.errors import UserError
+from megatron_longrl.launch import USER_ERROR_STATUS
+from megatron_longrl.rewards.answer import END_TOKENS, marked_answer, visible
+from megatron_longrl.rewards.registry import FREE_FORM
+from megatron_longrl.rewards.sample import Outcome, Sample
+from megatron_longrl.rewards.scorer import Scorer
+from megatron_longrl.rewards.weighted import total
+from megatron_longrl.whole_file import write_whole
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        raise UserError(message)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Entry point; returns the exit status: 0, or 2 after an error, which is told in one line."""
+    try:
+        _score(sys.argv[1:] if arguments is None else arguments)
+    except UserError as error:
+        sys.stderr.write(f"error: {' '.join(str(error).split())}\n")
+        return USER_ERROR_STATUS
+    return 0
+
+
+def score_rows(
+    rows: Sequence[Row], responses: Sequence[str], settings: RewardSection
+) -> list[dict[str, Outcome]]:
+    """The outcome of every reward, by name, for one response to each row.
+
+    A function that scores all responses to a question together gets one response.
+
+    Raises:
+        UserError: a user's function or the judge's prompt cannot be loaded.
+    """
+    scorer = Scorer(settings)
+    try:
+        scorer.know(scorer.load())
+        begun = []
+        for row, response in zip(rows, responses, strict=True):
+            sample = Sample.of_row(row, visible(response, END_TOKENS), uid=row.uid)
+            begun.append(
+                {
+                    term.name: scorer.start(term.name, [sample])
+                    if scorer.is_batch(term.name)
+                    else scorer.score(term.name, sample)
+                    for term in scorer.terms
+                }
+            )
+        return [{name: scorer.result(work)[0] for name, work in of_row.items()} for of_row in begun]
+    finally:
+        scorer.close()
+
+
+def read_responses(path: Path) -> list[str]:
+    """The field ``response`` of every row of a file.
+
+    Args:
+        path: JSON lines; a ``.json`` file holds an array, or what ``longrl evaluate`` writes.
+
+    Raises:
+        UserError: the file cannot be read, or a row has no response, with its line.
+    """
+    responses = []
+    for place, row in _rows_of(path):
+        response = row.get("response") if isinstance(row, dict) else None
+        if not isinstance(response, str):
+            what = "has no text 'response'" if isinstance(row, dict) else "is no JSON object"
+            raise UserError(f'{path}{place}: the row {what}: write {{"response": "…"}}')
+        responses.append(response)
+    return responses
+
+
+def _score(arguments: Sequence[str]) -> None:
+    flags = parse_flags(_parser(), arguments)
+    data, answers = Path(flags.pop("data")), Path(flags.pop("responses"))
+    output = flags.pop("output", None)
+    settings = _settings(flags.pop("config", []), flags)
+    if not data.exists():
+        raise UserError(f"{data}: no such data file or folder")
+    responses = read_responses(answers)
+    rows = load_rows([data])
+    if len(rows) != len(responses):
+        raise UserError(
+            f"{answers}: {len(responses)} responses for the {len(rows)} rows of {data}: write one "
+            "for each row, in the order of the data"
+        )
+    scored = score_rows(rows, responses, settings)
+    text = "".join(json.dumps(_record(outcomes)) + "\n" for outcomes in scored)
+    if output is None:
+        sys.stdout.write(text)
+    else:
+        try:
+            write_whole(Path(output), text)
+        except OSError as error:
+            raise UserError(f"--output {output}: cannot be written: {error.strerror}") from None
+    sys.stderr.write(_summary(scored, responses, settings) + "\n")
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = _Parser(
+        prog="longrl score",
+        usage="%(prog)s DATA RESPONSES [--rewards NAME ...] [--output FILE] [flags]",
+        description="Score responses as training would score them.",
+        argument_default=argparse.SUPPRESS,
+        allow_abbrev=False,
+    )
+    parser.add_argument("data", metavar="DATA", help="data set: JSON lines, one question a row")
+    parser.add_argument(
+        "responses",
+        metavar="RESPONSES",
+        help="JSON lines with a field 'response', one for each row of the data, in its order",
+    )
+    parser.add_argument(
+        "--output",
+        metavar="FILE",
+        help="where the scores go, one JSON object a row (default: standard output)",
+    )
+    parser.add_argument(
+        "--config",
+        action="append",
+        metavar="FILE",
+        help="recipe of a run, of which the fields of the rewards are taken; flags count more",
+    )
+    add_section(parser, RewardSection, FieldNames([RewardSection]))
+    return parser
+
+
+def _settings(recipes: Sequence[str], flags: Mapping[str, Any]) -> RewardSection:
+    names, values, origins = FieldNames(SECTIONS), dict[str, Any](), dict[str, str]()
+    for recipe in recipes:
+        found, where = read_recipe(Path(recipe), names)
+        values |= {name: found[name] for name in RewardSection.model_fields if name in found}
+        origins |= where
+    values |= flags
+    origins |= {name: f"flag {flag(name)}" for name in flags}
+    try:
+        settings = RewardSection.model_validate(values)
+    except ValidationError as error:
+        raise UserError(describe_validation_error(error, origins)) from None
+    if problems := list(scoring_rules(settings)):
+        raise UserError("; ".join(problems))
+    return settings
+
+
+def _rows_of(path: Path) -> Iterator[tuple[str, Any]]:
+    """(":line" or "[index]", row)."""
+    if not path.is_file():
+        raise UserError(f"{path}: {'not a file' if path.exists() else 'no such file'}")
+    try:
+        text = path.read_text(encoding="utf-8-sig")
+    except UnicodeDecodeError:
+        raise UserError(f"{path}: not a text file in UTF-8") from None
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read: {error.strerror}") from None
+    if path.suffix == ".json":
+        whole = _parsed(text, str(path))
+        rows = whole.get("answers") if isinstance(whole, dict) else whole
+        if not isinstance(rows, list):
+            raise UserError(f"{path}: a .json file must hold one array of rows")
+        yield from ((f"[{index}]", row) for index, row in enumerate(rows))
+        return
+    for number, line in enumerate(text.split("\n"), start=1):
+        if line.strip():
+            yield f":{number}", _parsed(line, f"{path}:{number}")
+
+
+def _parsed(text: str, where: str) -> Any:
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError) as error:
+        reason = getattr(error, "msg", None) or "a number or nesting without end"
+        raise UserError(f"{where}: not JSON ({reason})") from None
+
+
+def _record(outcomes: Mapping[str, Outcome]) -> dict[str, float | str | None]:
+    """A row of the output: scores and further numbers by name; why there is none, under reason."""
+    record: dict[str, float | str | None] = {}
+    for name, outcome in outcomes.items():
+        record[name] = outcome.score
+        record |= {f"{name}/{key}": value for key, value in outcome.extras.items()}
+    failed = {name: o.error or "no score" for name, o in outcomes.items() if o.score is None}
+    if len(failed) == 1:
+        record["reason"] = next(iter(failed.values()))
+    elif failed:
+        record["reason"] = "; ".join(f"{name}: {error}" for name, error in failed.items())
+    return record
+
+
+def _summary(
+    scored: Sequence[Mapping[str, Outcome]], responses: Sequence[str], settings: RewardSection
+) -> str:
+    """Means, and what may be the reason where they are low."""
+    terms = reward_terms(settings)
+    parts = [_mean(term.name, [outcomes[term.name].score for outcomes in scored]) for term in terms]
+    parts.append(_mean("reward", [total(terms, outcomes) for outcomes in scored]))
+    line = f"means of {len(scored)} responses: {', '.join(parts)}"
+    silent = sum(marked_answer(visible(text, END_TOKENS)) is None for text in responses)
+    if silent and any(term.file is None and term.name not in FREE_FORM for term in terms):
+        line += (
+            f"; {silent} of them mark no answer by <answer>…</answer> or \\boxed{{…}} after the "
+            "thought, where rewards look for it"
+        )
+    return line
+
+
+def _mean(name: str, scores: Sequence[float | None]) -> str:
+    known = [score for score in scores if score is not None]
+    missing = len(scores) - len(known)
+    mean = f"{sum(known) / len(known):.4f}" if known else "none"
+    return f"{name} {mean}" + (f" ({missing} without)" if missing else "")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

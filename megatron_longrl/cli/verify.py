@@ -1,0 +1,70 @@
+"""Compare the logits of a Hugging Face and a Megatron checkpoint on a video and a question.
+
+    longrl verify --hf-dir Qwen2.5-VL-7B --megatron-dir checkpoints/qwen \\
+        --video clip.mp4 --prompt "What happens?"
+
+The Hugging Face side is computed by transformers. Both run in float32 on one process; the exit
+status is 1 where they differ by more than --tolerance.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from megatron_longrl.cli.conversion.process import run
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Compare; returns the exit status."""
+    flags = parse(arguments)
+    return run(lambda: _verify(flags))
+
+
+def _verify(flags: argparse.Namespace) -> int:
+    # Below the flags, so that --help need not wait for torch and core.
+    from megatron_longrl.cli.conversion.comparison import compare
+    from megatron_longrl.data.rows import Row
+
+    row = Row(
+        problem_id="verify",
+        problem=flags.prompt,
+        answer="",
+        reasoning="",
+        videos=tuple(flags.video),
+        problem_type="general",
+        data_type="video" if flags.video else "image" if flags.image else "text",
+        source="the command line",
+        images=tuple(flags.image),
+    )
+    found = compare(flags.hf_dir, flags.megatron_dir, row, flags)
+    print(
+        f"largest difference {found.largest:.2e}, mean {found.mean:.2e}, same first choice at "
+        f"{100 * found.same_choice:.1f} % of the positions"
+    )
+    return 0 if found.largest <= flags.tolerance else 1
+
+
+def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
+    """Flags."""
+    parser = argparse.ArgumentParser(
+        prog="longrl verify",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--hf-dir", type=Path, required=True, help="Hugging Face folder")
+    parser.add_argument("--megatron-dir", type=Path, required=True, help="Megatron checkpoint")
+    parser.add_argument("--prompt", default="What is this?", help="the question")
+    parser.add_argument("--video", type=Path, action="append", default=[], help="may be repeated")
+    parser.add_argument("--image", type=Path, action="append", default=[], help="may be repeated")
+    parser.add_argument("--video-frames", type=int, default=8, help="frames of each video")
+    parser.add_argument("--video-fps", type=float, help="frames per second of video")
+    parser.add_argument("--chat-template", help="as of the trainer")
+    parser.add_argument("--tolerance", type=float, default=1e-4, help="largest difference")
+    return parser.parse_args(arguments)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,189 @@
+"""Files of rows: JSON lines, or one JSON array. One broken entry does not hide the others."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from megatron_longrl.errors import UserError
+
+_MARKS = {
+    b"PAR1": "Parquet",
+    b"ARROW1": "Arrow",
+    b"PK\x03\x04": "Zip",
+    b"\x1f\x8b": "gzip",
+    b"\xfd7zXZ\x00": "xz",
+    b"\x28\xb5\x2f\xfd": "Zstandard",
+    b"\x89HDF": "HDF5",
+}
+"""With what files of other formats begin."""
+_SUFFIXES = {".parquet": "Parquet", ".arrow": "Arrow", ".csv": "CSV", ".tsv": "CSV"}
+_MOST_DIGITS = 4300
+"""Of an integer that Python makes of a text and back; longer ones stay text."""
+_SPACE = " \t\r\n\ufeff"
+
+
+@dataclass(frozen=True)
+class BrokenEntry:
+    """An entry that cannot be read."""
+
+    reason: str
+
+
+def data_file(path: Path, folder_file: str) -> Path:
+    """The file that a path of ``--train-data-path`` means.
+
+    Raises:
+        UserError: there is none, or the folder does not say which.
+    """
+    try:
+        if path.is_file():
+            return path
+        is_folder = path.is_dir()
+    except (OSError, ValueError) as error:
+        raise UserError(f"{path}: cannot be looked up ({error}); check --train-data-path") from None
+    if not is_folder:
+        what = "neither a file nor a folder" if path.exists() else "no such data file or folder"
+        raise UserError(f"{path}: {what}; check --train-data-path")
+    if (path / folder_file).is_file():
+        return path / folder_file
+    candidates = sorted(path.glob("*.jsonl"))
+    if len(candidates) == 1:
+        return candidates[0]
+    tables = sorted(path.glob("*.parquet"))
+    if tables and not candidates:
+        raise UserError(f"{tables[0]}: {_other_format('Parquet')}")
+    raise UserError(
+        f"{path}: the folder holds no {folder_file} and {len(candidates)} .jsonl files; "
+        "name one of its files"
+    )
+
+
+def count_rows(paths: Sequence[str | Path], folder_file: str = "train.jsonl") -> int:
+    """How many rows some files seem to have, without reading lines as JSON.
+
+    Args:
+        paths: as :func:`~megatron_longrl.data.rows.load_rows` takes them.
+
+    Raises:
+        UserError: a file is missing, or of another format.
+    """
+    total = 0
+    for path in (data_file(Path(p), folder_file) for p in paths):
+        if path.suffix == ".json":
+            total += sum(1 for _ in read_entries(path))
+            continue
+        _check_format(path)
+        with path.open("rb") as file:
+            total += sum(1 for line in file if line.strip())
+    return total
+
+
+def read_entries(path: Path) -> Iterator[tuple[str, Any]]:
+    """(place, parsed entry) of a file; places are ":line" or "[index]".
+
+    An entry that cannot be read is a :class:`BrokenEntry`.
+
+    Raises:
+        UserError: the file cannot be read, or is of another format.
+    """
+    try:
+        _check_format(path)
+        yield from _array(path) if path.suffix == ".json" else _lines(path)
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read ({error.strerror or error})") from None
+
+
+def _check_format(path: Path) -> None:
+    with path.open("rb") as file:
+        beginning = file.read(16)
+    found = next((name for mark, name in _MARKS.items() if beginning.startswith(mark)), None)
+    found = found or _SUFFIXES.get(path.suffix.lower())
+    if found is not None:
+        raise UserError(f"{path}: {_other_format(found)}")
+    if beginning.startswith((b"\xff\xfe", b"\xfe\xff")):
+        raise UserError(f"{path}: not a text file in UTF-8 (it seems to be UTF-16)")
+
+
+def _other_format(name: str) -> str:
+    remedy = "unpack it" if name in ("Zip", "gzip", "xz", "Zstandard") else "convert it"
+    reader = {"Parquet": "read_parquet", "Arrow": "read_feather", "CSV": "read_csv"}.get(name)
+    if reader is not None:
+        remedy = (
+            f"convert it, e.g. with pandas.{reader}(FILE).to_json('rows.jsonl', "
+            "orient='records', lines=True)"
+        )
+    return f"this is a {name} file, and rows are read from JSON lines: {remedy}"
+
+
+def _lines(path: Path) -> Iterator[tuple[str, Any]]:
+    with path.open("rb") as file:
+        for number, raw in enumerate(file, start=1):
+            try:
+                line = raw.decode().strip(_SPACE)
+            except UnicodeDecodeError as error:
+                yield f":{number}", BrokenEntry(f"not text in UTF-8 ({error.reason})")
+                continue
+            if line:
+                yield f":{number}", _parsed(line)
+
+
+def _parsed(line: str) -> Any:
+    try:
+        return _DECODER.decode(line)
+    except json.JSONDecodeError as error:
+        return BrokenEntry(f"not a JSON object ({error.msg})")
+    except RecursionError:
+        return BrokenEntry("not a row (it is nested too deeply)")
+
+
+def _array(path: Path) -> Iterator[tuple[str, Any]]:
+    """Entry by entry, so that what is broken has a line."""
+    try:
+        text = path.read_bytes().decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise UserError(f"{path}: not a text file in UTF-8 ({error.reason})") from None
+    at = _behind_space(text, 0)
+    if text[at : at + 1] != "[":
+        try:
+            _DECODER.decode(text)
+        except (json.JSONDecodeError, RecursionError) as error:
+            line = getattr(error, "lineno", 1)
+            raise UserError(f"{path}:{line}: not JSON ({getattr(error, 'msg', error)})") from None
+        raise UserError(f"{path}: a .json data file must hold one array of rows")
+    at, index = _behind_space(text, at + 1), 0
+    if text[at : at + 1] == "]":
+        return
+    while True:
+        try:
+            entry, at = _DECODER.raw_decode(text, at)
+        except json.JSONDecodeError as error:
+            raise UserError(f"{path}:{error.lineno}: not JSON ({error.msg})") from None
+        except RecursionError:
+            line = text.count("\n", 0, at) + 1
+            raise UserError(f"{path}:{line}: row {index} is nested too deeply") from None
+        yield f"[{index}]", entry
+        at, index = _behind_space(text, at), index + 1
+        following = text[at : at + 1]
+        if following == "]":
+            return
+        if following != ",":
+            line = text.count("\n", 0, at) + 1
+            raise UserError(f"{path}:{line}: not JSON (expecting ',' or ']' behind row {index})")
+        at = _behind_space(text, at + 1)
+
+
+def _behind_space(text: str, at: int) -> int:
+    while at < len(text) and text[at] in _SPACE:
+        at += 1
+    return at
+
+
+def _integer(digits: str) -> int | str:
+    return int(digits) if len(digits) <= _MOST_DIGITS else digits
+
+
+_DECODER = json.JSONDecoder(parse_int=_integer)

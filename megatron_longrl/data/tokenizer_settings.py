@@ -1,0 +1,82 @@
+"""What files beside a tokenizer say of it: where a response ends, how a conversation looks."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Container, Iterator
+from pathlib import Path
+from typing import Any
+
+from megatron_longrl.errors import UserError
+
+_SETTINGS = ("generation_config.json", "config.json")
+"""In the order in which ``generate`` of transformers asks them."""
+
+
+def end_ids_of(folder: Path, known: Container[int]) -> tuple[int, ...]:
+    """``eos_token_id`` of generation_config.json; where there is none, of config.json.
+
+    Args:
+        folder: of the tokenizer. In a checkpoint of this project the settings of the imported model
+            are beside it.
+        known: ids that have a token; others are left out, because they cannot be drawn.
+
+    Returns:
+        In the order of the file; none where no file tells.
+
+    Raises:
+        UserError: a file is broken, or tells something else than ids.
+    """
+    for name in _SETTINGS:
+        for path in _beside(folder, name):
+            ids = _ids_in(_read(path), path)
+            found = tuple(dict.fromkeys(i for i in ids if i in known))
+            if found:
+                return found
+    return ()
+
+
+def template_of_processor(folder: Path) -> str | None:
+    """The template that transformers' processors of images and videos take, where it is not the
+    tokenizer's: chat_template.json, unless there is a chat_template.jinja.
+
+    Raises:
+        UserError: the file is broken.
+    """
+    if (folder / "chat_template.jinja").is_file():
+        return None
+    for path in _beside(folder, "chat_template.json"):
+        template = _read(path).get("chat_template")
+        if isinstance(template, str):
+            return template
+    return None
+
+
+def _beside(folder: Path, name: str) -> Iterator[Path]:
+    """Files of a name in a tokenizer's folder, and among the settings of a run's checkpoint."""
+    kept = folder.parent / "hf_files"
+    for place in (folder, kept / "llm", kept):
+        if (place / name).is_file():
+            yield place / name
+
+
+def _ids_in(settings: dict[str, Any], path: Path) -> list[int]:
+    """The end tokens that a file names; models of several parts name them for their text."""
+    text = settings.get("text_config")
+    value = settings.get("eos_token_id")
+    if value is None and isinstance(text, dict):
+        value = text.get("eos_token_id")
+    ids = value if isinstance(value, list) else [] if value is None else [value]
+    if not all(isinstance(i, int) and not isinstance(i, bool) for i in ids):
+        raise UserError(f"{path}: eos_token_id must be the id of a token, or a list of ids")
+    return ids
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError) as error:
+        raise UserError(f"{path} cannot be read as JSON: {error}") from None
+    if not isinstance(value, dict):
+        raise UserError(f"{path} holds no JSON object")
+    return value

@@ -1,0 +1,196 @@
+"""Which letter a text chooses: "A", "(A) a cup", "Option A", "The answer is A, because …"."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+
+from megatron_longrl.rewards.options import Options, normal, same_text
+from megatron_longrl.rewards.plain import plain
+
+# A capital letter that stands alone, or a small one with nothing but punctuation behind it.
+_LETTER = r"[(\[{<\"']*\s*(?:([A-Z])(?!\w|'\w)|([a-z])(?=\s*[)\].,;:!]|\s*$))\s*[)\]}>\"']*"
+_NAMED = r"(?:the\s+)?(?:(?:correct|right)\s+)?(?:(?:option|choice|letter|answer)\b)?\s*[:#]?\s*"
+_CUE = re.compile(
+    rf"(?i:\b(?:answer|choice|option|letter|selection)s?[\"']?\s*"
+    rf"(?:is|was|are|should\s+be|would\s+be|must\s+be|:|=|->|\u2192)\s*:?\s*{_NAMED}){_LETTER}"
+    rf"|(?i:\b(?:choose|chose|pick|picked|select|selected|say|go\s+with|going\s+with)\s+{_NAMED})"
+    rf"{_LETTER}"
+    rf"|(?i:\b(?:it|this|that)(?:'s|\s+is|\s+must\s+be|\s+should\s+be)\s+{_NAMED}){_LETTER}"
+    # Chinese: answer, option, choose; is.
+    rf"|(?:\u7b54\u6848|\u9009\u9879|\u9009\u62e9|\u9009|\u9078)\s*"
+    rf"(?:\u662f|\u4e3a|\u70ba|:)?\s*(?:\u9009\u9879)?\s*{_LETTER}"
+    rf"|(?<![\w'])([A-Z])\s+(?i:(?:is|was)\s+(?:clearly\s+)?(?:the\s+)?(?:correct|right|best)\b)"
+)
+_START = re.compile(r"[(\[{<\"']*\s*([A-Za-z])(?![\w'])((?:\s*[)\]}>\"']+)?)")
+_NAMED_START = re.compile(
+    r"(?i:(?:the\s+|my\s+)?(?:(?:final|correct|right|best)\s+)*"
+    rf"(?:option|choice|letter|answer|ans)s?\b\s*[:.#-]?\s*){_LETTER}"
+)
+_LEAD = re.compile(
+    r"(?:[-\u2022]\s+|\d+[.)]\s+)?(?:(?i:therefore|thus|so|hence|ok|okay|well|yes|definitely"
+    r"|clearly|surely|obviously)\b\s*,?\s*)?(?=\S)"
+)
+_INITIALS = re.compile(r"\.\s?[A-Z]\.")
+_NO_ARTICLE = re.compile(  # What follows "A" or "I" where that is a letter.
+    r"\s*(?:$|[^\w\s]|\n)|\s+(?:(?i:because|since|as|for|due|rather|not|instead|is|isn't|was|are"
+    r"|seems|and|or|but|if|with|in|on|at|by|from|which|where|when|while|the|given|based|unlike"
+    r"|matches|fits|it|that|this|so|can|could|may|might|must|also|only|too)\b|[A-Z](?![\w']))"
+)
+_REASON = re.compile(
+    r"(?i:\b(?:because|since|(?<!well\s)as(?!\s+well)|due\s+to|rather\s+than|instead\s+of|not|unlike|while|whereas"
+    r"|explanation|reason\w*|justification|rationale)\b)|\u56e0\u4e3a|\u7406\u7531|\u89e3\u91ca"
+)
+_DENIED = re.compile(
+    r"\s*(?i:(?:option|choice|answer)?\s*(?:(?:is|was|ca|could|does)n't\b|cannot\b"
+    r"|(?:is|was|seems)\s+(?:clearly\s+|definitely\s+)?"
+    r"(?:not\b|(?:the\s+)?(?:wrong|incorrect|false)\b)))"
+)
+_NEGATION = re.compile(r"(?i:\b(?:not|never|cannot|nor|neither|hardly)\b|n't\b)[^.;,:]*$")
+_OTHER = re.compile(
+    r"(?<![\w'.])[\"']*([A-Z])(?!\w|['.]\w)|[(\[]\s*([A-Za-z])\s*[)\]]"
+    r"|\s([A-Z])[.):]\s+(?=[a-z])"  # the next option of a list
+)
+_BEFORE_OTHER = re.compile(  # What stands before a letter that is a choice of its own.
+    r"(?:[,;:/&|+\n.!?]|\b(?i:or|and|is|be|vs|versus|maybe|perhaps|possibly|probably|actually"
+    r"|alternatively|even|also|but|then|either|although|though|however|plus|option|choice"
+    r"|well\s+as|along\s+with|together\s+with))\s*$"
+)
+_BEFORE = 24  # characters that are looked at before such a letter
+_LATER = re.compile(
+    r"(?i:\b(?:or|maybe|perhaps|possibly|actually|wait)\b[\s,]*(?:maybe\s+|perhaps\s+|possibly\s+"
+    rf"|probably\s+|even\s+|rather\s+)?{_NAMED}){_LETTER}\s*(?:[.,;!?]|$)"
+)
+_SEVERAL = re.compile(
+    r"(?i:(?:the\s+)?(?:correct\s+)?(?:answers?|options?|choices?)\s*(?:is|are|:)?\s*)?"
+    r"([(\[]?[A-Z][)\]]?(?:(?:\s*[,;/&+]\s*(?:and\s+)?|\s+and\s+|\s*(?=[(\[]))[(\[]?[A-Z][)\]]?)+"
+    r"|[A-H]{2,8})\s*\.?"
+)
+
+
+def chosen_letter(text: str, options: Options) -> str | None:
+    """The only letter that a text chooses.
+
+    Args:
+        options: as far as they are known; the text of one stands for its letter.
+
+    Returns:
+        None where the text chooses none, or where it hedges: "A or B", "A and C".
+    """
+    text = _undressed(text)
+    named = letter_of_text(text, options)
+    if named is not None:
+        return named
+    lead = _LEAD.match(text)
+    found = _at_start(text[lead.end() :] if lead else text, options)
+    if found is None:
+        cues = list(_cues(text))
+        if len({letter for letter, _ in cues}) != 1:
+            return None
+        letter, end = cues[-1]
+        found = letter, text[end:]
+    letter, rest = found
+    return None if _hedges(_without(rest, options.get(letter, "")), letter) else letter
+
+
+def letter_of_text(text: str, options: Options) -> str | None:
+    """The letter of the only option that has this text."""
+    wanted = normal(text)
+    if not wanted or (len(wanted) == 1 and wanted.isalpha()):  # It may be an option's letter.
+        return None
+    found = [letter for letter, option in options.items() if normal(option) == wanted]
+    return found[0] if len(found) == 1 else None
+
+
+def several_letters(text: str) -> frozenset[str] | None:
+    """The letters of "A, C", "A and C", "(A)(C)" or "AC"; None where a text lists none, or one."""
+    match = _SEVERAL.fullmatch(_undressed(text))
+    letters = frozenset(re.findall(r"[A-Z]", match[1])) if match else frozenset()
+    return letters if len(letters) > 1 else None
+
+
+def single_letter(text: str) -> str | None:
+    """Of a text that is one letter ("B", "(B)", "B."), or one of A to H with a text ("B. the left
+    one"); None of all others, such as initials ("U.S.", "J. K. Rowling")."""
+    text = _undressed(text)
+    match = re.fullmatch(r"[(\[]?\s*([A-Z])\s*[)\].:]*", text)
+    if match is None:
+        match = re.match(r"(?:[(\[]\s*([A-H])\s*[)\]]|([A-H])[.):])\s*(?=\S)(?!\w\.)", text)
+        if match is None:
+            return None
+    return match[match.lastindex or 0]
+
+
+def _undressed(text: str) -> str:
+    text = plain(text).replace("*", "").replace("_", " ")
+    return text.strip().strip("\"'").strip()
+
+
+def _at_start(text: str, options: Options) -> tuple[str, str] | None:
+    """The letter with which a text begins, and what follows it."""
+    match = _NAMED_START.match(text)
+    if match is not None and not _is_word(text, match):
+        return match[match.lastindex or 0].upper(), text[match.end() :]
+    match = _START.match(text)
+    if match is None:
+        return None
+    letter, rest = match[1].upper(), text[match.end() :]
+    heads = bool(match[2].strip()) or not rest or rest[0] in ".:,;!\n\u2014"
+    if heads and _INITIALS.match(rest) and not same_text(rest[1:], options.get(letter, "")):
+        return None
+    if match[1].islower():
+        ends = not rest.strip(" .,:;!") or bool(match[2].strip(" \"'>"))
+        return (letter, rest) if ends or re.match(r"[.:]\s", rest) else None
+    if heads or re.match(r"\s+[-\u2013\u2014(]", rest):
+        return letter, rest
+    if not rest[0].isspace():
+        return None
+    own = options.get(letter)
+    is_own = own is not None and normal(rest) == normal(own)
+    return (letter, rest) if is_own or not _is_word(text, match, 1) else None
+
+
+def _cues(text: str) -> Iterator[tuple[str, int]]:
+    """Letters that the text calls its answer, and where what follows each of them begins."""
+    for match in _CUE.finditer(text):
+        if not _is_word(text, match) and not _NEGATION.search(text[: match.start()][-80:]):
+            yield match[match.lastindex or 0].upper(), match.end()
+
+
+def _others(text: str) -> Iterator[str]:
+    """Letters that stand in a text as choices: after "or", after a comma, in brackets."""
+    for match in _OTHER.finditer(text):
+        if _is_word(text, match):
+            continue
+        before = text[max(0, match.start() - _BEFORE) : match.start()]
+        if match[1] is None or not before.strip() or _BEFORE_OTHER.search(before):
+            yield match[match.lastindex or 0].upper()
+
+
+def _is_word(text: str, match: re.Match[str], group: int | None = None) -> bool:
+    """Whether the letter that was found is the article "A" or the pronoun "I"."""
+    group = group or match.lastindex or 0
+    return match[group] in ("A", "I") and _NO_ARTICLE.match(text, match.end(group)) is None
+
+
+def _without(rest: str, option: str) -> str:
+    """What follows a letter, without the text of its option."""
+    text = rest.lstrip(" .:)-\u2013\u2014")
+    option = plain(option)
+    if option and text.casefold().startswith(option.casefold()):
+        return "." + text[len(option) :]
+    return rest
+
+
+def _hedges(rest: str, letter: str) -> bool:
+    """Whether what follows a choice takes it back, or chooses another one as well."""
+    if _DENIED.match(rest):
+        return True
+    reason = _REASON.search(rest)
+    before = rest[: reason.start()] if reason else rest
+    if any(other != letter for other in _others(before)):
+        return True
+    after = rest[len(before) :]
+    later = [match[match.lastindex or 0].upper() for match in _LATER.finditer(after)]
+    later += [other for other, _ in _cues(rest)]
+    return any(other != letter for other in later)

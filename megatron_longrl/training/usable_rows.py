@@ -1,0 +1,142 @@
+"""The rows that a run can use, and when too many cannot be used."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from megatron_longrl.data.curriculum import of_difficulty
+from megatron_longrl.data.rows import Row, RowProblem, load_rows
+from megatron_longrl.errors import UserError
+from megatron_longrl.parallel.agree import gather_objects, together
+
+if TYPE_CHECKING:
+    from megatron_longrl.training.runtime import Runtime
+
+logger = logging.getLogger(__name__)
+
+_MOST_NAMED = 50
+"""Rows that are told one by one at the start; ``longrl check`` names all."""
+
+
+@dataclass(frozen=True)
+class UsableRows:
+    """Of some files."""
+
+    rows: list[Row]
+    left_out: int
+    """How many others there are."""
+
+
+def usable_rows(
+    runtime: Runtime,
+    paths: Sequence[str],
+    folder_file: str = "train.jsonl",
+    *,
+    by_difficulty: bool = False,
+) -> UsableRows:
+    """Load rows, and leave out those of which is known without opening videos that they cannot be
+    used; collective over the world.
+
+    The files of the media are looked up, not opened: to know the lengths of videos would mean to
+    read them all. A row that turns out too long because of its video is skipped in its turn.
+
+    Args:
+        by_difficulty: as --difficulty-field says.
+
+    Raises:
+        UserError: on every rank: under --strict-data for the first row that cannot be used, else
+            when more than --max-skipped of the rows cannot.
+    """
+    config, groups = runtime.config, runtime.groups
+    problems: list[RowProblem] = []
+    with together(groups.control):
+        strict = config.strict_data
+        rows = load_rows(paths, folder_file, problems=None if strict else problems)
+        runtime.builder.check_media(rows)
+        rank, ranks = groups.control.rank(), groups.control.size()
+        mine = {k: runtime.builder.problem(rows[k]) for k in range(rank, len(rows), ranks)}
+    everyone = gather_objects(groups.control, mine)
+    found = {number: problem for part in everyone for number, problem in part.items()}
+    total = len(rows) + len(problems)
+    with together(groups.control):
+        usable = []
+        for number, row in enumerate(rows):
+            problem = found[number]
+            if problem is None:
+                usable.append(row)
+            else:
+                problems.append(problem)
+        if problems and config.strict_data:
+            raise UserError(f"{problems[0]}; without --strict-data it is skipped")
+        if by_difficulty and usable:
+            usable = of_difficulty(usable, config, problems=None if strict else problems)
+        _tell(problems, total, is_teller=groups.control.rank() == 0)
+        if not usable or len(problems) > config.max_skipped * total:
+            raise UserError(
+                f"{len(problems)} of {total} rows cannot be used, more than --max-skipped "
+                f"{config.max_skipped:g} allows; the first: {problems[0]}"
+            )
+    return UsableRows(usable, len(problems))
+
+
+def _tell(problems: Sequence[RowProblem], total: int, *, is_teller: bool) -> None:
+    if not problems or not is_teller:
+        return
+    for problem in problems[:_MOST_NAMED]:
+        logger.warning("row left out: %s", problem)
+    more = len(problems) - _MOST_NAMED
+    logger.warning(
+        "%d of %d rows are left out%s; longrl check tells all",
+        *(len(problems), total, f", {more} of them not named here" if more > 0 else ""),
+    )
+
+
+class SkipLimit:
+    """Ends a run whose samples are skipped.
+
+    Args:
+        rows: of an epoch.
+        most: share of an epoch that may be skipped.
+    """
+
+    def __init__(self, rows: int, most: float) -> None:
+        self._rows = rows
+        self._most = most
+        self._taken = 0
+        self._skipped = 0
+        self._lost = 0
+        """Samples of the last steps that had no other."""
+
+    def check(
+        self, iteration: int, taken: int, skipped: int, reason: Callable[[], str | None]
+    ) -> None:
+        """Take what a step has done; the same on all ranks.
+
+        Args:
+            iteration: of the step, from 1.
+            taken: rows that it took.
+            skipped: of them.
+            reason: of the last skip; is asked only where the run ends.
+
+        Raises:
+            UserError: all samples of a step were skipped (of two steps, where a step is one
+                sample), or too many of an epoch.
+        """
+        if self._taken >= self._rows:
+            self._taken = self._skipped = 0
+        self._taken += taken
+        self._skipped += skipped
+        self._lost = self._lost + skipped if taken and skipped >= taken else 0
+        last = None
+        if self._lost > 1:
+            last = f"every sample of step {iteration} was skipped"
+        elif self._skipped > self._most * max(self._rows, self._taken):
+            last = (
+                f"{self._skipped} samples of an epoch of {self._rows} were skipped, more than "
+                f"--max-skipped {self._most:g} allows"
+            )
+        if last is not None:
+            raise UserError(f"{last}; the last one: {reason() or 'see the warnings above'}")

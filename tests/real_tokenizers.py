@@ -1,0 +1,141 @@
+"""Tokenizers of published models' kinds, in small: their special tokens, what ends a response, and
+the forms of their conversations; words are bytes."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+CHATML_TURNS = (
+    "{% for message in messages %}{{ '<|im_start|>' + message.role + '\\n' }}"
+    "{% if message.content is string %}{{ message.content }}{% else %}"
+    "{% for part in message.content %}"
+    "{% if part.type == 'image' or 'image' in part %}"
+    "<|vision_start|><|image_pad|><|vision_end|>"
+    "{% elif part.type == 'video' or 'video' in part %}"
+    "<|vision_start|><|video_pad|><|vision_end|>"
+    "{% elif 'text' in part %}{{ part.text }}{% endif %}"
+    "{% endfor %}{% endif %}{{ '<|im_end|>\\n' }}{% endfor %}"
+    "{% if add_generation_prompt %}{{ '<|im_start|>assistant\\n' }}{% endif %}"
+)
+QWEN25 = (
+    "{%- if messages[0]['role'] == 'system' %}"
+    "{{- '<|im_start|>system\\n' + messages[0]['content'] + '<|im_end|>\\n' }}"
+    "{%- else %}"
+    "{{- '<|im_start|>system\\nYou are Qwen, created by Alibaba Cloud. "
+    "You are a helpful assistant.<|im_end|>\\n' }}"
+    "{%- endif %}"
+    "{%- for message in messages %}"
+    "{%- if message.role == 'user' or message.role == 'assistant' %}"
+    "{{- '<|im_start|>' + message.role + '\\n' + message.content + '<|im_end|>\\n' }}"
+    "{%- endif %}{%- endfor %}"
+    "{%- if add_generation_prompt %}{{- '<|im_start|>assistant\\n' }}{%- endif %}"
+)
+QWEN2 = (
+    "{% for message in messages %}"
+    "{% if loop.first and messages[0]['role'] != 'system' %}"
+    "{{ '<|im_start|>system\\nYou are a helpful assistant.<|im_end|>\\n' }}{% endif %}"
+    "{{ '<|im_start|>' + message['role'] + '\\n' + message['content'] + '<|im_end|>' + '\\n' }}"
+    "{% endfor %}{% if add_generation_prompt %}{{ '<|im_start|>assistant\\n' }}{% endif %}"
+)
+QWEN25_VL = (
+    "{% if messages[0]['role'] != 'system' %}"
+    "<|im_start|>system\nYou are a helpful assistant.<|im_end|>\n{% endif %}" + CHATML_TURNS
+)
+QWEN3_THINKING = CHATML_TURNS.replace("assistant\\n", "assistant\\n<think>\\n")
+LLAMA3 = (
+    "{% set loop_messages = messages %}{% for message in loop_messages %}"
+    "{% set content = '<|start_header_id|>' + message['role'] + '<|end_header_id|>\\n\\n'"
+    "+ message['content'] | trim + '<|eot_id|>' %}"
+    "{% if loop.index0 == 0 %}{% set content = bos_token + content %}{% endif %}"
+    "{{ content }}{% endfor %}{% if add_generation_prompt %}"
+    "{{ '<|start_header_id|>assistant<|end_header_id|>\\n\\n' }}{% endif %}"
+)
+MISTRAL = (
+    "{{ bos_token }}{% for message in messages %}"
+    "{% if message['role'] == 'user' %}{{ '[INST] ' + message['content'] + '[/INST]' }}"
+    "{% elif message['role'] == 'assistant' %}{{ ' ' + message['content'] + eos_token }}"
+    "{% else %}{{ raise_exception('Only user and assistant roles are supported!') }}{% endif %}"
+    "{% endfor %}"
+)
+QWEN_TOKENS = ("<|endoftext|>", "<|im_start|>", "<|im_end|>")
+VISION_TOKENS = ("<|vision_start|>", "<|vision_end|>", "<|image_pad|>", "<|video_pad|>")
+
+
+@dataclass(frozen=True)
+class Kind:
+    """What tells one from another."""
+
+    symbols: Sequence[str]
+    template: str
+    eos: str
+    ends: Sequence[str]
+    """Of generation_config.json."""
+    bos: str | None = None
+
+
+KINDS = {
+    "qwen2": Kind(QWEN_TOKENS, QWEN2, "<|im_end|>", ("<|im_end|>", "<|endoftext|>")),
+    "qwen2.5": Kind(QWEN_TOKENS, QWEN25, "<|im_end|>", ("<|im_end|>", "<|endoftext|>")),
+    "qwen2.5-vl": Kind(
+        (*QWEN_TOKENS, *VISION_TOKENS), QWEN25_VL, "<|im_end|>", ("<|im_end|>", "<|endoftext|>")
+    ),
+    "qwen3-vl": Kind(
+        (*QWEN_TOKENS, *VISION_TOKENS), CHATML_TURNS, "<|im_end|>", ("<|im_end|>", "<|endoftext|>")
+    ),
+    "qwen3-thinking": Kind(
+        (*QWEN_TOKENS, *VISION_TOKENS), QWEN3_THINKING, "<|im_end|>", ("<|im_end|>",)
+    ),
+    "llama3": Kind(
+        (
+            *("<|begin_of_text|>", "<|end_of_text|>", "<|eom_id|>"),
+            *("<|start_header_id|>", "<|end_header_id|>", "<|eot_id|>"),
+        ),
+        LLAMA3,
+        "<|eot_id|>",
+        ("<|end_of_text|>", "<|eom_id|>", "<|eot_id|>"),
+        "<|begin_of_text|>",
+    ),
+    "mistral": Kind(("<s>", "</s>", "[INST]", "[/INST]"), MISTRAL, "</s>", ("</s>",), "<s>"),
+}
+
+
+def write(folder: Path, kind: str, **changes: Any) -> Path:
+    """A folder as transformers saves a tokenizer, with ``generation_config.json``.
+
+    Args:
+        changes: of :class:`Kind`; ``template=None`` leaves the template out, ``ends=None`` the
+            generation settings.
+    """
+    from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers
+    from tokenizers.pre_tokenizers import ByteLevel
+    from transformers import PreTrainedTokenizerFast
+
+    given = {**vars(KINDS[kind]), **changes}
+    letters = {letter: number for number, letter in enumerate(sorted(ByteLevel.alphabet()))}
+    # Newlines that meet become one token, as theirs do: texts must not be encoded in pieces.
+    newline = ByteLevel(add_prefix_space=False, use_regex=False).pre_tokenize_str("\n")[0][0]
+    letters[newline * 2] = len(letters)
+    fast = Tokenizer(models.BPE(letters, [(newline, newline)]))
+    lines = pre_tokenizers.Split(Regex(r"\s*[\r\n]+|[^\r\n]+"), "isolated")
+    fast.pre_tokenizer = pre_tokenizers.Sequence(
+        [lines, ByteLevel(add_prefix_space=False, use_regex=False)]
+    )
+    fast.decoder = decoders.ByteLevel()
+    fast.add_special_tokens(list(given["symbols"]))
+    tokenizer = PreTrainedTokenizerFast(
+        tokenizer_object=fast,
+        eos_token=given["eos"],
+        bos_token=given["bos"],
+        pad_token=given["symbols"][0],
+    )
+    if given["template"] is not None:
+        tokenizer.chat_template = given["template"]
+    tokenizer.save_pretrained(folder)
+    if given["ends"] is not None:
+        ids = [tokenizer.convert_tokens_to_ids(symbol) for symbol in given["ends"]]
+        (folder / "generation_config.json").write_text(json.dumps({"eos_token_id": ids}))
+    return folder

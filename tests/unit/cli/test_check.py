@@ -1,0 +1,146 @@
+"""``longrl check``: every row and file is looked at; what is told, and how it exits."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import yaml
+from PIL import Image
+
+from megatron_longrl.cli.check import main
+from tests.real_tokenizers import write as write_tokenizer
+from tests.unit.data.video_files import write as write_video
+
+MODEL = {
+    "model_family": "qwen2_5_vl",
+    "num_layers": 1,
+    "hidden_size": 32,
+    "ffn_hidden_size": 32,
+    "num_attention_heads": 2,
+    "seq_length": 400,
+    "vision_patch_size": 4,
+    "vision_merge_size": 2,
+    "vision_temporal_patch_size": 2,
+    "vision_hidden_size": 32,
+    "vision_num_layers": 1,
+    "vision_num_attention_heads": 2,
+    "vision_ffn_hidden_size": 32,
+    "video_min_pixels": 64,
+    "video_max_pixels": 1024,
+    "image_min_pixels": 64,
+    "image_max_pixels": 1024,
+}
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    write_video(tmp_path / "a.webm", "libvpx-vp9", 9)
+    Image.fromarray(np.zeros((20, 30, 3), dtype=np.uint8)).save(tmp_path / "a.png")
+    return tmp_path
+
+
+def write_rows(folder: Path, *rows: dict[str, Any] | str) -> Path:
+    path = folder / "rows.jsonl"
+    lines = [row if isinstance(row, str) else json.dumps(row) for row in rows]
+    path.write_text("\n".join(lines))
+    return path
+
+
+def checked(path: Path, *flags: str) -> tuple[int, dict[str, Any]]:
+    output = path.parent / "report.json"
+    status = main([str(path), "--output", str(output), *flags])
+    return status, json.loads(output.read_text())
+
+
+VIDEO = {"problem": "Where?", "answer": "A", "videos": "a.webm"}
+IMAGE = {"problem": "Where?", "answer": "A", "images": ["a.png"]}
+TEXT = {"problem": "What is 6 * 7?", "answer": "42"}
+
+
+def test_all_rows_are_usable(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    status, report = checked(write_rows(folder, VIDEO, IMAGE, TEXT, VIDEO))
+    assert (status, report["rows"], report["usable"], report["problems"]) == (0, 4, 4, [])
+    video, image = report["media"]
+    assert video["path"] == str(folder / "a.webm") and image["path"] == str(folder / "a.png")
+    assert (video["frames"], image["frames"]) == (9, 1)
+    assert video["fps"] == pytest.approx(9 / video["seconds"])
+    assert (image["width"], image["height"], image["fps"]) == (30, 20, None)
+    assert video["tokens"] is None and image["tokens"] is None
+    assert capsys.readouterr().out.startswith("rows    4, of which 4 can be used\n")
+
+
+BROKEN: dict[str, tuple[dict[str, Any] | str, str | None, str]] = {
+    "not JSON": ("{", None, "not a JSON object"),
+    "no answer": ({"problem": "a"}, None, "field 'answer' is missing"),
+    "gone": ({**VIDEO, "videos": "gone.mp4"}, "gone.mp4", "No such file"),
+    "a pipe": ({**VIDEO, "videos": "pipe.mp4"}, "pipe.mp4", "not a regular file"),
+    "no video": ({**VIDEO, "videos": "text.mp4"}, "text.mp4", "text.mp4"),
+    "no image": ({**IMAGE, "images": "text.mp4"}, "text.mp4", "not an image"),
+    "half an image": ({**IMAGE, "images": "half.png"}, "half.png", "half.png"),
+    "the second of two": ({**VIDEO, "videos": ["a.webm", "text.mp4"]}, "text.mp4", "text.mp4"),
+    "placeholders": ({**VIDEO, "problem": "<video><video>"}, None, "has 2 <video>"),
+}
+
+
+@pytest.mark.parametrize("kind", BROKEN)
+def test_what_is_wrong_is_told_with_file_and_line(
+    folder: Path, kind: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    row, media, reason = BROKEN[kind]
+    os.mkfifo(folder / "pipe.mp4")
+    (folder / "text.mp4").write_text("no video\n" * 20)
+    whole = (folder / "a.png").read_bytes()
+    (folder / "half.png").write_bytes(whole[: len(whole) // 2])
+    path = write_rows(folder, VIDEO, row, TEXT)
+    status, report = checked(path)
+    assert (status, report["rows"], report["usable"]) == (1, 3, 2)
+    (problem,) = report["problems"]
+    assert (problem["file"], problem["line"]) == (str(path), 2)
+    assert problem["media"] == (None if media is None else str(folder / media))
+    assert reason in problem["reason"]
+    assert f"{path}:2: {problem['reason']}" in capsys.readouterr().out
+
+
+def test_a_recipe_counts_tokens_and_finds_rows_that_are_too_long(folder: Path) -> None:
+    write_tokenizer(folder / "tokenizer", "qwen2.5-vl")
+    recipe = folder / "recipe.yaml"
+    recipe.write_text(yaml.safe_dump(MODEL | {"tokenizer_model": str(folder / "tokenizer")}))
+    path = write_rows(folder, VIDEO, IMAGE, {**TEXT, "problem": "long " * 100})
+    status, report = checked(path, "--config", str(recipe), "--video-frames", "4")
+    video, image = report["media"]
+    assert status == 1
+    # Two units of two frames; sizes are multiples of eight within the budget.
+    assert video["tokens"] > 0 and video["tokens"] % 2 == 0 and image["tokens"] > 0
+    (problem,) = report["problems"]
+    assert (
+        problem["line"] == 3 and "tokens (0 frames), and --seq-length leaves" in problem["reason"]
+    )
+    status, more = checked(path, "--config", str(recipe), "--video-frames", "8")
+    assert more["media"][0]["tokens"] == 2 * video["tokens"]
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        lambda folder: [str(folder / "gone.jsonl")],
+        lambda folder: [str(folder / "rows.jsonl"), "--config", str(folder / "gone.yaml")],
+        lambda folder: [str(folder / "rows.jsonl"), "--video-framse", "4"],
+        lambda folder: [str(folder / "rows.jsonl"), "--output", str(folder / "a.png" / "x.json")],
+    ],
+    ids=["no data", "no recipe", "a typo", "nowhere to write"],
+)
+def test_wrong_usage(
+    folder: Path,
+    arguments: Callable[[Path], list[str]],
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    write_rows(folder, TEXT)
+    status = main(arguments(folder))
+    error = capsys.readouterr().err
+    assert status == 2 and error.startswith("error: ") and error.count("\n") == 1

@@ -1,7 +1,0 @@
-"""Reads a Hugging Face folder of any family: its ``config.json`` tells which."""
-
-from __future__ import annotations
-
-from tools.checkpoint.hugging_face import read_folder as load_checkpoint
-
-__all__ = ["load_checkpoint"]
