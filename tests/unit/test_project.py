@@ -35,10 +35,15 @@ SHELL_SCRIPTS = [*files("*.sh", "*.sbatch"), ".ci/run"]
 RECIPES = [f for f in files("*.yaml") if f.startswith("examples/")]
 LAUNCHERS = [f for f in SHELL_SCRIPTS if re.fullmatch(r"examples/(?!slurm)\w+/\w+\.sh", f)]
 
+LAUNCHERS_VARIABLES = ("MASTER_ADDR", "MASTER_PORT", "NNODES", "NODE_RANK", "RANK", "WORLD_SIZE")
+"""What torchrun and launchers read or set."""
+
 
 def run(*command: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    # A test of this process may have started torch.distributed, which leaves its variables.
+    own = {name: v for name, v in os.environ.items() if name not in LAUNCHERS_VARIABLES}
     return subprocess.run(
-        command, cwd=ROOT, capture_output=True, text=True, env={**os.environ, **environment}
+        command, cwd=ROOT, capture_output=True, text=True, env={**own, **environment}
     )
 
 

@@ -26,6 +26,7 @@ class Letters(Tokenizer):
     origin = ("Letters", "")
     chat_template = None
     end_ids = (0,)
+    unused_ids = ()
 
     def id_of(self, symbol: str) -> int:
         return 299
