@@ -2,9 +2,17 @@
 
 from __future__ import annotations
 
+USER_ERROR_STATUS = 2
+"""Exit status of a program after such an error."""
+
 
 class UserError(Exception):
     """A mistake in flags, recipes, files or layouts: one line with what, where and a remedy.
 
     Entry points print the line without a traceback and exit with status 2.
     """
+
+
+def error_line(error: object) -> str:
+    """What a program writes to stderr: one line, whatever the message holds."""
+    return f"error: {' '.join(str(error).split())}\n"

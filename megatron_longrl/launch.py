@@ -11,12 +11,10 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from megatron_longrl.config import Config, Entry, load_config
-from megatron_longrl.errors import UserError
+from megatron_longrl.errors import USER_ERROR_STATUS, UserError, error_line
 from megatron_longrl.foreign_warnings import ignore_harmless_warnings
 
 logger = logging.getLogger(__name__)
-
-USER_ERROR_STATUS = 2
 
 SHOWN = 8
 """Changed fields that are named when a run goes on."""
@@ -66,14 +64,14 @@ def _tell(message: str) -> None:
     Whichever rank comes first prints: torchrun ends all others as soon as one is gone, and it may
     be that only one has met the problem.
     """
-    line = "error: " + " ".join(message.split())
+    line = error_line(message)
     report = _torchrun_report()
     if report is not None:
-        details = {"message": line, "extraInfo": {"timestamp": str(int(time.time()))}}
+        details = {"message": line.rstrip(), "extraInfo": {"timestamp": str(int(time.time()))}}
         report.write_text(json.dumps({"message": details}), encoding="utf-8")
     if _is_first():
         sys.stdout.flush()
-        sys.stderr.write(line + "\n")
+        sys.stderr.write(line)
         sys.stderr.flush()
 
 

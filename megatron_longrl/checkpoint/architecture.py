@@ -242,7 +242,7 @@ def meaningful_fields(fields: Mapping[str, Any]) -> list[str]:
 def architecture_of(config: Config) -> dict[str, Any]:
     """The fields that :func:`differing_architecture` compares; JSON."""
     values = config.model_dump()
-    return {field: _plain(values[field]) for field in ARCHITECTURE_FIELDS}
+    return {field: plain(values[field]) for field in ARCHITECTURE_FIELDS}
 
 
 def differing_architecture(saved: Mapping[str, Any], config: Config) -> str:
@@ -257,14 +257,14 @@ def differing_architecture(saved: Mapping[str, Any], config: Config) -> str:
 def _differing(saved: Mapping[str, Any], config: Config, fields: Sequence[str]) -> str:
     ours = config.model_dump()
     differing = [
-        f"{field} {_plain(saved[field])} there, {_plain(ours[field])} in the configuration"
+        f"{field} {plain(saved[field])} there, {plain(ours[field])} in the configuration"
         for field in fields
-        if field in saved and _plain(saved[field]) != _plain(ours[field])
+        if field in saved and plain(saved[field]) != plain(ours[field])
     ]
     more = len(differing) - _SHOWN
     return "; ".join(differing[:_SHOWN]) + (f" and {more} more" if more > 0 else "")
 
 
-def _plain(value: Any) -> Any:
+def plain(value: Any) -> Any:
     """Tuples are lists in JSON."""
     return list(value) if isinstance(value, tuple) else value

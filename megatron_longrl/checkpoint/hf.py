@@ -21,6 +21,7 @@ from megatron_longrl.checkpoint.mapping import import_named_tensors, mapping_tab
 from megatron_longrl.checkpoint.settings import Settings, brief
 from megatron_longrl.checkpoint.sizes import check_sizes
 from megatron_longrl.checkpoint.table import Tied
+from megatron_longrl.config.tokenizer_files import tokenizer_fields
 from megatron_longrl.errors import UserError
 from megatron_longrl.models.family import family_of, find_family
 from megatron_longrl.parallel.agree import together
@@ -230,7 +231,7 @@ class HfFolder:
         return {
             "model_family": self.model_family,
             **fields,
-            **_tokenizer_fields(self.folder / self.family.tokenizer_folder),
+            **tokenizer_fields(self.folder / self.family.tokenizer_folder),
         }
 
     def _has_weights(self) -> bool:
@@ -361,12 +362,3 @@ def _refuse_quantized(path: Path) -> None:
                     f"{path}: {name} says that the weights are quantized ({method}), which is not "
                     "supported: give the checkpoint in bf16 that they were made from"
                 )
-
-
-def _tokenizer_fields(folder: Path) -> dict[str, Any]:
-    if (folder / "tokenizer.json").exists() or (folder / "vocab.json").exists():
-        return {"tokenizer_type": "HuggingFaceTokenizer", "tokenizer_model": str(folder)}
-    if (folder / "tokenizer.model").exists():
-        model = str(folder / "tokenizer.model")
-        return {"tokenizer_type": "SentencePieceTokenizer", "tokenizer_model": model}
-    return {}

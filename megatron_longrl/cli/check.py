@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from megatron_longrl.errors import UserError
+from megatron_longrl.errors import UserError, error_line
 
 if TYPE_CHECKING:
     from megatron_longrl.config import Config
@@ -214,7 +214,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
             write_whole(flags.output, json.dumps(report.as_json(), indent=1) + "\n")
     except (UserError, OSError) as error:
-        sys.stderr.write(f"error: {' '.join(str(error).split())}\n")
+        sys.stderr.write(error_line(error))
         return 2
     _tell(report, sys.stdout.write)
     return 1 if report.problems else 0

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from megatron_longrl.data.video_info import printable
-from megatron_longrl.errors import UserError
+from megatron_longrl.errors import UserError, error_line
 
 if TYPE_CHECKING:
     import numpy as np
@@ -34,7 +34,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         given = _parser().parse_args(arguments)
         sys.stdout.write(printable(_write(given)) + "\n")
     except UserError as error:
-        sys.stderr.write("error: " + printable(" ".join(str(error).split())) + "\n")
+        sys.stderr.write(error_line(printable(" ".join(str(error).split()))))
         return 2
     return 0
 

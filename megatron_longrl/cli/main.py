@@ -8,6 +8,7 @@ from collections.abc import Sequence
 
 from megatron_longrl import __version__
 from megatron_longrl.config.names import nearest
+from megatron_longrl.errors import USER_ERROR_STATUS, error_line
 
 SUBCOMMANDS: dict[str, tuple[str, str]] = {
     "train-sft": ("train", "supervised fine-tuning on chains of thought"),
@@ -22,23 +23,21 @@ SUBCOMMANDS: dict[str, tuple[str, str]] = {
 }
 """Subcommand -> (module of :mod:`megatron_longrl.cli`, what it does)."""
 
-USAGE_STATUS = 2
-
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Entry point; returns the exit status."""
     given = list(sys.argv[1:] if arguments is None else arguments)
     if not given or given[0] in ("-h", "--help"):
         sys.stdout.write(overview())
-        return 0 if given else USAGE_STATUS
+        return 0 if given else USER_ERROR_STATUS
     if given[0] == "--version":
         sys.stdout.write(f"longrl {__version__}\n")
         return 0
     name, rest = given[0], given[1:]
     if name not in SUBCOMMANDS:
         hint = nearest(name.replace("_", "-"), list(SUBCOMMANDS)) or "; longrl --help lists them"
-        sys.stderr.write(f"error: unknown subcommand '{name}'{hint}\n")
-        return USAGE_STATUS
+        sys.stderr.write(error_line(f"unknown subcommand '{name}'{hint}"))
+        return USER_ERROR_STATUS
     module = importlib.import_module(f"megatron_longrl.cli.{SUBCOMMANDS[name][0]}")
     status: int = module.main([name, *rest] if SUBCOMMANDS[name][0] == "train" else rest)
     return status

@@ -6,11 +6,10 @@ import argparse
 import logging
 import sys
 import uuid
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
-from typing import Any, NoReturn
+from collections.abc import Sequence
+from dataclasses import dataclass
 
-from megatron_longrl.config.defaults import replica_size
+from megatron_longrl.config.flags import Parser
 from megatron_longrl.errors import UserError
 
 
@@ -25,20 +24,6 @@ class RankOptions:
     master_port: int = 0
     """0 takes a free port, of one node."""
 
-    @staticmethod
-    def of_a_replica(values: Mapping[str, Any]) -> int:
-        """Ranks of one model replica, by values that are not checked yet."""
-        return replica_size(values)
-
-    def on_each_node(self, ranks: int) -> RankOptions:
-        """The same with a number of ranks."""
-        return replace(self, nproc_per_node=ranks)
-
-
-class _Parser(argparse.ArgumentParser):
-    def error(self, message: str) -> NoReturn:
-        raise UserError(message)
-
 
 def split_rank_options(arguments: Sequence[str]) -> tuple[RankOptions, list[str]]:
     """torchrun's options among the flags of a run, and the other flags.
@@ -46,7 +31,7 @@ def split_rank_options(arguments: Sequence[str]) -> tuple[RankOptions, list[str]
     Raises:
         UserError: a value is no number.
     """
-    parser = _Parser(add_help=False, allow_abbrev=False, argument_default=argparse.SUPPRESS)
+    parser = Parser(add_help=False, allow_abbrev=False, argument_default=argparse.SUPPRESS)
     for name in ("nproc-per-node", "nnodes", "node-rank", "master-port"):
         parser.add_argument(f"--{name}", type=int)
     parser.add_argument("--master-addr")

@@ -9,11 +9,11 @@ import json
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 from pydantic import ValidationError
 
-from megatron_longrl.config.flags import add_section, parse_flags
+from megatron_longrl.config.flags import Parser, add_section, parse_flags
 from megatron_longrl.config.names import FieldNames, flag
 from megatron_longrl.config.recipe import read_recipe
 from megatron_longrl.config.reward_terms import reward_terms
@@ -21,8 +21,7 @@ from megatron_longrl.config.rewards import RewardSection
 from megatron_longrl.config.rules_rewards import scoring_rules
 from megatron_longrl.config.schema import SECTIONS, describe_validation_error
 from megatron_longrl.data.rows import Row, load_rows
-from megatron_longrl.errors import UserError
-from megatron_longrl.launch import USER_ERROR_STATUS
+from megatron_longrl.errors import USER_ERROR_STATUS, UserError, error_line
 from megatron_longrl.rewards.answer import END_TOKENS, marked_answer, visible
 from megatron_longrl.rewards.registry import FREE_FORM
 from megatron_longrl.rewards.sample import Outcome, Sample
@@ -31,17 +30,12 @@ from megatron_longrl.rewards.weighted import total
 from megatron_longrl.whole_file import write_whole
 
 
-class _Parser(argparse.ArgumentParser):
-    def error(self, message: str) -> NoReturn:
-        raise UserError(message)
-
-
 def main(arguments: Sequence[str] | None = None) -> int:
     """Entry point; returns the exit status: 0, or 2 after an error, which is told in one line."""
     try:
         _score(sys.argv[1:] if arguments is None else arguments)
     except UserError as error:
-        sys.stderr.write(f"error: {' '.join(str(error).split())}\n")
+        sys.stderr.write(error_line(error))
         return USER_ERROR_STATUS
     return 0
 
@@ -121,7 +115,7 @@ def _score(arguments: Sequence[str]) -> None:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = _Parser(
+    parser = Parser(
         prog="longrl score",
         usage="%(prog)s DATA RESPONSES [--rewards NAME ...] [--output FILE] [flags]",
         description="Score responses as training would score them.",

@@ -6,24 +6,21 @@ import importlib
 import os
 import sys
 from collections.abc import Sequence
+from dataclasses import replace
 
-from megatron_longrl.cli.ranks import RankOptions, run_ranks, split_rank_options
-from megatron_longrl.config.given import Given, read_given
+from megatron_longrl.cli.ranks import run_ranks, split_rank_options
+from megatron_longrl.config.defaults import replica_size
+from megatron_longrl.config.given import PROGRAMS, Given, read_given
 from megatron_longrl.config.required import check_given
 from megatron_longrl.config.schema import Entry
-from megatron_longrl.errors import UserError
-from megatron_longrl.launch import USER_ERROR_STATUS
+from megatron_longrl.errors import USER_ERROR_STATUS, UserError, error_line
 
-PROGRAMS: dict[str, tuple[str, Entry]] = {
-    "train-sft": ("megatron_longrl.train_sft", "sft"),
-    "train-rl": ("megatron_longrl.train_rl", "rl"),
-    "evaluate": ("megatron_longrl.evaluate", "evaluate"),
-}
-"""Subcommand -> module that a rank runs, and its entry point."""
+ENTRIES: dict[str, Entry] = {"train-sft": "sft", "train-rl": "rl", "evaluate": "evaluate"}
+"""Subcommand -> entry point."""
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Run one of :data:`PROGRAMS`.
+    """Run one of :data:`ENTRIES`.
 
     What can be known to be wrong without torch is told before a rank is started. One rank runs in
     this process.
@@ -34,7 +31,8 @@ def main(arguments: Sequence[str]) -> int:
     Returns:
         The exit status.
     """
-    module, entry = PROGRAMS[arguments[0]]
+    entry = ENTRIES[arguments[0]]
+    module = f"megatron_longrl.{PROGRAMS[entry]}"
     try:
         options, flags = split_rank_options(arguments[1:])
         if "RANK" in os.environ:  # A launcher has started this process as one rank of several.
@@ -43,11 +41,11 @@ def main(arguments: Sequence[str]) -> int:
         check_given(given)
         ranks = options.nproc_per_node or default_ranks(given)
     except UserError as error:
-        sys.stderr.write(f"error: {error}\n")
+        sys.stderr.write(error_line(error))
         return USER_ERROR_STATUS
     if given.print_only or (ranks == 1 and options.nnodes == 1):
         return _run_here(module, flags)
-    return run_ranks(module, flags, options.on_each_node(ranks))
+    return run_ranks(module, flags, replace(options, nproc_per_node=ranks))
 
 
 def _run_here(module: str, flags: Sequence[str]) -> int:
@@ -57,7 +55,7 @@ def _run_here(module: str, flags: Sequence[str]) -> int:
 
 def default_ranks(given: Given) -> int:
     """One rank for each GPU of this machine; without GPUs as many as one model replica needs."""
-    return gpus() or RankOptions.of_a_replica(given.values)
+    return gpus() or replica_size(given.values)
 
 
 def gpus() -> int:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from megatron_longrl.checkpoint.folder import find_state
 from megatron_longrl.config.given import recipe_of
-from megatron_longrl.config.paths import PATH_FIELDS, absolute_paths
+from megatron_longrl.config.paths import absolute_paths
 from megatron_longrl.config.schema import Config
 
 UNINTERESTING = frozenset(
@@ -24,13 +24,10 @@ def changes_since(config: Config) -> list[str]:
     found = find_state(config.load)
     if found is None:
         return []
-    before = recipe_of(found[1])
+    before = absolute_paths(recipe_of(found[1]))
     now = absolute_paths(config.model_dump(mode="json"))
-    lines = []
-    for name, value in before.items():
-        if name in UNINTERESTING or now[name] == value:
-            continue
-        if name in PATH_FIELDS and absolute_paths({name: value})[name] == now[name]:
-            continue
-        lines.append(f"{name}: {value} -> {now[name]}")
-    return lines
+    return [
+        f"{name}: {value} -> {now[name]}"
+        for name, value in before.items()
+        if name not in UNINTERESTING and now[name] != value
+    ]

@@ -15,7 +15,9 @@ from megatron_longrl.config.section import Section
 from megatron_longrl.errors import UserError
 
 
-class _Parser(argparse.ArgumentParser):
+class Parser(argparse.ArgumentParser):
+    """Tells what is wrong with the arguments as a :class:`UserError`."""
+
     def error(self, message: str) -> NoReturn:
         raise UserError(message)
 
@@ -25,9 +27,9 @@ class _Formatter(argparse.HelpFormatter):
         super().__init__(prog, max_help_position=34, width=100)
 
 
-def build_parser(sections: Sequence[type[Section]], names: FieldNames, prog: str) -> _Parser:
+def build_parser(sections: Sequence[type[Section]], names: FieldNames, prog: str) -> Parser:
     """A parser with one group per section; flags that are not given leave no trace."""
-    parser = _Parser(
+    parser = Parser(
         prog=prog,
         usage="%(prog)s [--config RECIPE.yaml] [flags]",
         formatter_class=_Formatter,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +34,13 @@ class Given:
     """``file:line``, ``flag --lr`` or the run whose recipe was taken, by field."""
     print_only: bool = False
     """Whether ``--print-config`` asks for the configuration alone."""
+
+    @cached_property
+    def loaded(self) -> tuple[Path, dict[str, Any]] | None:
+        """Folder and state of the run that ``--load`` names; None where it holds no complete
+        checkpoint. It is looked up once."""
+        load = self.values.get("load")
+        return find_state(load) if isinstance(load, str) else None
 
     def add(self, values: Mapping[str, Any], origin: str) -> None:
         """Take values of one origin, which win over those before."""
@@ -71,11 +79,9 @@ def read_given(argv: Sequence[str], entry: Entry) -> Given:
 
 
 def _go_on_with_the_runs_recipe(given: Given) -> None:
-    load = given.values.get("load")
-    found = find_state(load) if isinstance(load, str) else None
-    if found is None:
+    if given.loaded is None:
         return
-    folder, state = found
+    folder, state = given.loaded
     if "consumed_rows" not in state.get("state", {}):  # Converted weights: they come from no run.
         return
     recipe = recipe_of(state)

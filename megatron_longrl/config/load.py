@@ -12,7 +12,7 @@ from typing import Any
 import yaml
 from pydantic import ValidationError
 
-from megatron_longrl.checkpoint.architecture import ARCHITECTURE_FIELDS
+from megatron_longrl.checkpoint.architecture import ARCHITECTURE_FIELDS, plain
 from megatron_longrl.checkpoint.folder import find_state
 from megatron_longrl.config.defaults import add_defaults, one_epoch
 from megatron_longrl.config.given import Given, read_given, recipe_of
@@ -146,7 +146,7 @@ def checkpoint_fields(given: Given) -> tuple[Path | None, dict[str, Any]]:
             from megatron_longrl.checkpoint.hf import config_from_hf
 
             return Path(folder), config_from_hf(folder)
-        found = find_state(folder)
+        found = given.loaded if name == "load" else find_state(folder)
         if found is not None:
             return found[0], fields_of_run(*found)
     return None, {}
@@ -172,16 +172,12 @@ def _check_contradictions(
     """Recipes and flags may not describe another model than the checkpoint holds."""
     values = config.model_dump(mode="json")
     for name in ARCHITECTURE_FIELDS:
-        if name in fields and values[name] not in (None, _plain(fields[name])):
+        if name in fields and values[name] not in (None, plain(fields[name])):
             raise UserError(
                 f"{name} = {values[name]} ({given.origins[name]}), but the checkpoint {checkpoint} "
-                f"has {_plain(fields[name])}: leave the fields of the model out, the checkpoint "
+                f"has {plain(fields[name])}: leave the fields of the model out, the checkpoint "
                 "brings them"
             )
-
-
-def _plain(value: Any) -> Any:
-    return list(value) if isinstance(value, tuple) else value
 
 
 def to_yaml(config: Config) -> str:

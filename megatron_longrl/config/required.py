@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from megatron_longrl.checkpoint.folder import find_state
 from megatron_longrl.config.given import Given
 from megatron_longrl.config.names import flag
 from megatron_longrl.config.paths import missing_paths
@@ -69,9 +68,7 @@ def brings_a_model(given: Given) -> bool:
 def is_new(given: Given) -> bool:
     """Whether ``--load`` names nothing but the folder that this run is going to make."""
     load = given.values.get("load")
-    if not isinstance(load, str) or load != given.values.get("save"):
-        return False
-    return find_state(load) is None
+    return bool(load) and load == given.values.get("save") and given.loaded is None
 
 
 def _without_checkpoint(given: Given) -> list[str]:

@@ -51,13 +51,11 @@ class LogInterval:
             parts.append(f" learning rate: {self._values['learning-rate'][-1]:.6E} |")
         if batch_size is not None:
             parts.append(f" global batch size: {batch_size:5d} |")
-        for key, values in self._values.items():
+        for key, value in self.values().items():
             if key in PLACED or key.startswith(TIME_PREFIX):
                 continue
-            if all(isinstance(value, int) for value in values):
-                parts.append(f" {key}: {sum(values)} |")
-            else:
-                parts.append(f" {key}: {self._mean(key):.6E} |")
+            shown = str(value) if isinstance(value, int) else f"{value:.6E}"
+            parts.append(f" {key}: {shown} |")
         # bf16 and fp32 need no loss scaling; the column stays for those who parse Megatron's line.
         parts.append(" loss scale: 1.0 |")
         if "grad-norm" in self._values:

@@ -9,10 +9,8 @@ import sys
 import warnings
 from collections.abc import Callable
 
-from megatron_longrl.errors import UserError
+from megatron_longrl.errors import USER_ERROR_STATUS, UserError, error_line
 from megatron_longrl.launch import leave_groups
-
-USER_ERROR_STATUS = 2
 
 
 def run(work: Callable[[], int]) -> int:
@@ -31,7 +29,7 @@ def run(work: Callable[[], int]) -> int:
     try:
         return work()
     except UserError as error:
-        return _tell(" ".join(str(error).split()))
+        return _tell(str(error))
     except KeyboardInterrupt:
         _tell("interrupted; what was half-written is removed")
         return 128 + signal.SIGINT
@@ -48,5 +46,5 @@ def _has_groups() -> bool:
 
 def _tell(line: str) -> int:
     sys.stdout.flush()
-    print(f"error: {line}", file=sys.stderr)
+    sys.stderr.write(error_line(line))
     return USER_ERROR_STATUS

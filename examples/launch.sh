@@ -1,0 +1,35 @@
+# What the launchers of one recipe share; they source it.
+#
+#   SUBCOMMAND           of longrl
+#   RECIPE               YAML file
+#   MODEL_PARALLEL_ARGS  how a replica of the model is spread over ranks; what is left of the GPUs is data parallel
+#
+# Arguments: CHECKPOINT DATA OUT_DIR [flags]. One rank runs on each GPU. More than one node: NNODES, NODE_RANK, MASTER_ADDR,
+# MASTER_PORT on each, or examples/slurm/train.sbatch.
+# shellcheck shell=bash disable=SC2154
+set -euo pipefail
+
+if [[ $# -lt 3 ]]; then
+  echo "usage: $0 CHECKPOINT DATA OUT_DIR [flags of longrl $SUBCOMMAND]" >&2
+  exit 2
+fi
+CHECKPOINT="$1" DATA="$2" OUT_DIR="$3"
+shift 3
+
+# Tensor-parallel communication overlaps with computation only on one hardware queue.
+export CUDA_DEVICE_MAX_CONNECTIONS=1
+
+DISTRIBUTED_ARGS=(
+  --nproc-per-node "${GPUS_PER_NODE:-8}"
+  --nnodes "${NNODES:-1}"
+  --node-rank "${NODE_RANK:-0}"
+  --master-addr "${MASTER_ADDR:-localhost}"
+  --master-port "${MASTER_PORT:-6000}"
+)
+
+python -m megatron_longrl "$SUBCOMMAND" "${DISTRIBUTED_ARGS[@]}" --config "$RECIPE" \
+  --pretrained-checkpoint "$CHECKPOINT" \
+  --train-data-path "$DATA" \
+  --save "$OUT_DIR" --load "$OUT_DIR" \
+  "${MODEL_PARALLEL_ARGS[@]}" \
+  "$@"
