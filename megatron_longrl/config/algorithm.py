@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import Field
 
@@ -22,15 +22,22 @@ from megatron_longrl.config.section import (
     PositiveFloat,
     PositiveInt,
     Section,
+    Unit,
     WeightFloat,
 )
 
 
 class AlgorithmSection(Section):
-    """algorithm: advantages, policy loss, KL, filters"""
+    """algorithm: advantages, policy loss, KL, filters
+
+    The algorithm that --rl-algorithm names sets the defaults of its parts, each of which can be
+    given on its own.
+    """
+
+    programs = ("rl",)
 
     rl_algorithm: Algorithm = "grpo"
-    """Sets the default of every field in this group that says "as the algorithm"; see
+    """Sets the default of every field of this group that says "as the algorithm"; see
     docs/algorithms.md."""
 
     advantage: Advantage = Field(default_factory=from_bundle("advantage"))
@@ -40,8 +47,9 @@ class AlgorithmSection(Section):
     """Added to a standard deviation of rewards or advantages before it divides."""
 
     policy_loss: PolicyLoss = Field(default_factory=from_bundle("policy_loss"))
-    """clip: PPO's surrogate; gspo: of the whole response's ratio; cispo: bounded weights of the
-    log-likelihood; pg: the log-likelihood alone; as the algorithm."""
+    """Loss of the policy. clip: PPO's clipped surrogate; gspo: the same with one ratio for the
+    whole response; cispo: the log-likelihood with bounded weights; pg: the log-likelihood alone; as
+    the algorithm."""
 
     loss_aggregation: Aggregation = Field(default_factory=from_bundle("loss_aggregation"))
     """Mean over all response tokens (token), mean over responses of their mean (sequence), or mean
@@ -55,37 +63,40 @@ class AlgorithmSection(Section):
     """The policy ratio is clipped above at 1 plus this; as the algorithm."""
 
     dual_clip: WeightFloat = Field(default_factory=from_bundle("dual_clip"))
-    """Bound of the clipped loss for negative advantages, as a multiple of the advantage, above 1; 0
-    is none; as the algorithm."""
+    """Largest ratio that counts for a negative advantage, above 1; 0 sets no limit; as the
+    algorithm."""
 
     grpo_entropy_term_weight: WeightFloat = 0.0
-    """Weight of the entropy bonus."""
+    """Weight of the entropy bonus in the loss."""
 
     grpo_kl_beta: WeightFloat = Field(default_factory=from_bundle("grpo_kl_beta"))
     """Weight of the KL term to the reference model; 0 needs no reference model; as the
     algorithm."""
 
     kl_type: KLType = Field(default_factory=from_bundle("kl_type"))
-    """Estimator of the KL divergence, or full: the sum over the vocabulary; as the algorithm."""
+    """Estimator of the KL divergence from sampled tokens (k1, abs, k2, k3), or full: the exact sum
+    over the vocabulary; as the algorithm."""
 
     kl_placement: KLPlacement = Field(default_factory=from_bundle("kl_placement"))
-    """The KL term is added to the loss, or taken from the reward of every token; as the
-    algorithm."""
+    """Where the KL term counts: loss adds it to the loss, reward takes it from the reward of every
+    token; as the algorithm."""
 
-    kl_target: PositiveFloat | None = None
-    """Adapt --grpo-kl-beta so that the divergence comes near this value; by default it is fixed."""
+    kl_target: Annotated[PositiveFloat | None, Unit("nats per token")] = None
+    """Divergence towards which --grpo-kl-beta is adapted after every step; by default it is
+    fixed."""
 
-    kl_horizon: PositiveFloat = 10000.0
-    """Responses after which an adaptive weight has followed a constant error."""
+    kl_horizon: Annotated[PositiveFloat, Unit("responses")] = 10000.0
+    """Responses after which an adaptive --grpo-kl-beta has followed a constant error."""
 
-    ref_reset_interval: PositiveInt | None = None
-    """Every so many steps the policy becomes the reference; by default never."""
+    ref_reset_interval: Annotated[PositiveInt | None, Unit("steps")] = None
+    """Steps after which the policy becomes the reference, again and again; by default never."""
 
     rollout_correction: Literal["off", "token", "sequence", "icepop", "ratio"] = "off"
-    """Weigh tokens by how likely they are to the trainer, compared with the engine that sampled
-    them: truncated per token, truncated per response, or tokens outside the bounds left out; or
-    let the policy loss's ratio be to the engine's probabilities, so that its bounds hold for what
-    older weights have sampled, too."""
+    """How the loss accounts for tokens that the engine sampled with other probabilities than the
+    trainer's. token: weights of their ratio, cut off at a cap; sequence: the same with the ratio of
+    whole responses; icepop: tokens whose ratio is out of bounds are left out; ratio: the ratio of
+    the policy loss is that to the engine's probabilities, so that its bounds hold for what older
+    weights have sampled, too."""
 
     rollout_correction_cap: PositiveFloat = 2.0
     """Largest weight of token and sequence, and upper bound of icepop."""
@@ -94,14 +105,14 @@ class AlgorithmSection(Section):
     """Lower bound of icepop."""
 
     dynamic_sampling: bool = Field(default_factory=from_bundle("dynamic_sampling"))
-    """Replace groups whose --filter-metric says nothing (all right, all wrong) by groups of other
-    prompts; as the algorithm."""
+    """Replace groups that teach nothing (all right, all wrong) by --filter-metric with groups of
+    other prompts; as the algorithm."""
 
-    dynamic_sampling_max_tries: PositiveInt = 20
-    """Rounds of generation per step; then the step runs on the groups that are left."""
+    dynamic_sampling_max_tries: Annotated[PositiveInt, Unit("rounds")] = 20
+    """Most rounds of generation in a step; after them it trains on the groups that it has."""
 
     filter_metric: Literal["accuracy", "reward"] = "accuracy"
-    """Dynamic sampling keeps groups by the mean of this."""
+    """What dynamic sampling judges a group by: the mean of this over its responses."""
 
     filter_low: FiniteFloat = 0.01
     """A group is kept when its mean is above this."""
@@ -110,40 +121,43 @@ class AlgorithmSection(Section):
     """A group is kept when its mean is below this."""
 
     overlong_shaping: bool = Field(default_factory=from_bundle("overlong_shaping"))
-    """Take from the reward of responses that end within the last --overlong-buffer tokens, linearly
-    up to --overlong-penalty at --rollout-max-tokens; as the algorithm."""
+    """Take from the reward of responses that end within the last --overlong-buffer tokens before
+    --rollout-max-tokens, linearly up to --overlong-penalty; as the algorithm."""
 
-    overlong_buffer: PositiveInt | None = None
-    """Tokens before --rollout-max-tokens where the penalty begins; by default a fifth of it."""
+    overlong_buffer: Annotated[PositiveInt | None, Unit("tokens")] = None
+    """Tokens before --rollout-max-tokens at which the penalty begins; by default a fifth of
+    --rollout-max-tokens."""
 
     overlong_penalty: WeightFloat = 1.0
-    """Largest penalty for length."""
+    """Penalty of a response of --rollout-max-tokens, in units of the reward."""
 
     mask_overlong: bool = False
     """Do not train on responses that were cut at --rollout-max-tokens."""
 
     gae_gamma: Fraction = 1.0
-    """Discount per token of gae and reinforce_plus_plus."""
+    """Discount per token, of the advantages gae and reinforce_plus_plus."""
 
     gae_lambda: Fraction = 0.95
-    """Exponential weight of gae."""
+    """Exponential weight of the advantage gae: 1 takes whole returns, 0 single steps."""
 
     critic_lr: WeightFloat | None = None
     """Peak learning rate of gae's critic; by default ten times --lr."""
 
-    critic_iterations: PositiveInt = 4
+    critic_iterations: Annotated[PositiveInt, Unit("passes")] = 4
     """How often gae's critic is trained on the rollouts of a step (--grpo-iterations is for the
-    policy): with one it lags behind, see docs/algorithms.md."""
+    policy); with once it lags behind, see docs/algorithms.md."""
 
-    critic_warmup_steps: CountInt = 0
-    """First steps that train only the critic."""
+    critic_warmup_steps: Annotated[CountInt, Unit("steps")] = 0
+    """Steps at the start that train only the critic."""
 
     critic_value_clip: PositiveFloat | None = 0.2
-    """A value may move by this in one batch of rollouts; none: no bound."""
+    """Distance by which a value may move in one batch of rollouts, in units of the reward; none
+    sets no limit."""
 
     shuffled_frames_bonus: WeightFloat = 0.0
-    """T-GRPO: added to the reward of right answers when a group does better on its video than on
+    """T-GRPO: added to the reward of right answers where a group does better on its video than on
     the video with its frames shuffled; 0 generates no such responses."""
 
     shuffled_frames_ratio: Fraction = 1.0
-    """A group does better when its accuracy is at least this part of that on shuffled frames."""
+    """A group does better when its accuracy is above 0 and at least this part of the accuracy on
+    shuffled frames."""

@@ -2,43 +2,55 @@
 
 from __future__ import annotations
 
-from megatron_longrl.config.section import PositiveInt, Section
+from typing import Annotated
+
+from megatron_longrl.config.section import KnownTo, Metavar, PositiveInt, Section, Unit
 
 
 class CheckpointSection(Section):
-    """checkpoint: what is saved and loaded"""
+    """checkpoint: what is saved and loaded
 
-    save: str | None = None
-    """Folder of checkpoints, metrics.jsonl and logs."""
+    A run that was ended goes on with --load alone: its recipe is read from the checkpoint.
+    """
 
-    save_interval: PositiveInt | None = None
-    """Save every so many steps; by default only at the end."""
+    programs = ("sft", "rl")
+
+    save: Annotated[str | None, Metavar("FOLDER")] = None
+    """Folder of the run: checkpoints, metrics.jsonl, log.txt, config.yaml and rollouts; by default
+    nothing is written."""
+
+    save_interval: Annotated[PositiveInt | None, Unit("steps")] = None
+    """Steps from one checkpoint to the next; by default only the last step leaves one."""
 
     async_save: bool = False
-    """Write checkpoints while training goes on. Takes room in host memory for a copy of what a rank
-    writes; a save waits for the one before it."""
+    """Write checkpoints while training goes on. Takes host memory for a copy of what a rank writes;
+    a save waits for the one before it."""
 
-    keep_last_checkpoints: PositiveInt | None = None
-    """Keep only so many of the newest checkpoints; by default all."""
+    keep_last_checkpoints: Annotated[PositiveInt | None, Unit("checkpoints")] = None
+    """Newest checkpoints that are kept; by default all."""
 
-    keep_best_checkpoint_by: str | None = None
-    """Keep, beyond these, the one with the largest value of this metric; with a - in front, the
-    smallest. Steps are judged where they are saved."""
+    keep_best_checkpoint_by: Annotated[str | None, Metavar("[-]METRIC")] = None
+    """Keep, beyond the newest, the checkpoint with the largest value of this metric
+    (docs/metrics.md), or with a - in front the smallest, in the step that it was saved after; by
+    default the newest only. Without --keep-last-checkpoints all are kept anyway."""
 
-    load: str | None = None
-    """Folder of checkpoints to go on from."""
+    load: Annotated[str | None, Metavar("FOLDER"), KnownTo("sft", "rl", "evaluate")] = None
+    """Folder of the run, or of one of its checkpoints, to go on from; by default the run starts
+    anew. For evaluate, the folder with the weights, which may also be a Hugging Face model."""
 
-    pretrained_checkpoint: str | None = None
-    """Folder of checkpoints whose weights start the run when --load has none (SFT before RL)."""
+    pretrained_checkpoint: Annotated[str | None, Metavar("FOLDER")] = None
+    """Folder whose weights start the run where --load has none: a Hugging Face model, or a run (SFT
+    before RL). By default weights are drawn at random."""
 
     finetune: bool = False
-    """Take only the weights of --load; start at step 0 with new optimizer, data and RNG."""
+    """Take only the weights of --load; start at step 0 with a new optimizer, order of data and
+    random numbers."""
 
     no_load_optim: bool = False
-    """Do not load the optimizer state."""
+    """Do not load the state of the optimizer."""
 
     no_load_rng: bool = False
-    """Do not load the random-number state."""
+    """Do not load the state of the random numbers."""
 
     exit_on_missing_checkpoint: bool = False
     """End with an error when --load holds no checkpoint, instead of starting anew."""

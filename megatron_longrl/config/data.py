@@ -2,73 +2,93 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import Field
 
-from megatron_longrl.config.section import Fraction, PositiveFloat, PositiveInt, Section, TextList
+from megatron_longrl.config.section import (
+    Fraction,
+    KnownTo,
+    Metavar,
+    PositiveFloat,
+    PositiveInt,
+    Section,
+    TextList,
+    Unit,
+)
 
 
 class DataSection(Section):
-    """data: rows, tokenizer, videos"""
+    """data: rows, tokenizer, videos
 
-    train_data_path: TextList = Field(default_factory=list)
-    """JSONL files, or folders that hold a train.jsonl."""
+    docs/data.md says what a row looks like.
+    """
 
-    valid_data_path: TextList = Field(default_factory=list)
-    """JSONL files, or folders, on which the model is validated during training."""
+    train_data_path: Annotated[TextList, KnownTo("sft", "rl")] = Field(default_factory=list)
+    """Rows to train on: JSONL files, or folders with a train.jsonl or a single other .jsonl
+    file."""
+
+    valid_data_path: Annotated[TextList, KnownTo("sft", "rl")] = Field(default_factory=list)
+    """Rows on which the model is validated during training: JSONL files, or folders with a
+    heldout.jsonl or a single other .jsonl file."""
 
     strict_data: bool = False
     """End the run at a row that cannot be used, instead of skipping and counting it."""
 
     max_skipped: Fraction = 0.5
-    """End the run when more than this share of an epoch's rows cannot be used."""
+    """Share of the rows of an epoch that may be unusable; with more the run ends."""
 
     tokenizer_type: Literal["SentencePieceTokenizer", "HuggingFaceTokenizer"] = (
         "HuggingFaceTokenizer"
     )
-    """Kind of tokenizer."""
+    """Kind of tokenizer that --tokenizer-model holds."""
 
-    tokenizer_model: str = ""
+    tokenizer_model: Annotated[str, Metavar("PATH")] = ""
     """SentencePiece .model file, or a folder with a Hugging Face tokenizer."""
 
-    chat_template: str | None = None
-    """What makes a row's question a conversation: a Jinja file, or the name of a template that is
-    built in (qwen2, qwen2_system, vila, llama3, plain). By default the tokenizer's own; qwen2 where
-    it has none."""
+    chat_template: Annotated[str | None, Metavar("FILE|NAME")] = None
+    """What makes a row's question a conversation: a file with a Jinja template, or the name of a
+    built-in one (qwen2, qwen2_system, vila, llama3, plain). By default that of the tokenizer, and
+    qwen2 where it has none."""
 
     system_prompt: str | None = None
-    """Text of a system turn before the question."""
+    """Text of a system turn before the question; by default none but what the chat template writes
+    itself."""
 
-    prompt_template: str | None = None
+    prompt_template: Annotated[str | None, Metavar("FILE|NAME")] = None
     """What stands around the question itself: a file with {{ question }} (Jinja) or {question}
-    (plain text) in it, or think-answer, which asks for <think>…</think><answer>…</answer>."""
+    (plain text) in it, or think-answer, a built-in one that asks for
+    <think>…</think><answer>…</answer>. By default nothing."""
 
-    video_frames: PositiveInt | None = None
-    """Frames sampled uniformly from each video, at most. Where neither this nor --video-fps is
-    given: 64, at 2 frames per second."""
+    video_frames: Annotated[PositiveInt | None, Unit("frames")] = None
+    """Most frames that are sampled from a video, at equal distances. By default no limit where
+    --video-fps is given; where neither is given, 64 at 2 frames per second."""
 
-    video_fps: PositiveFloat | None = None
-    """Frames sampled per second of video; --video-frames still bounds their number."""
+    video_fps: Annotated[PositiveFloat | None, Unit("frames per second")] = None
+    """Frames that are sampled per second of a video, up to --video-frames. By default
+    --video-frames alone says how many; where neither is given, 2."""
 
-    video_frames_curriculum: TextList = Field(default_factory=list)
-    """Stages ITERATION:FRAMES, such as 0:16 100:64: from each iteration on, the largest number of
-    frames of a training video, instead of --video-frames."""
+    video_frames_curriculum: Annotated[
+        TextList, Metavar("ITERATION:FRAMES"), KnownTo("sft", "rl")
+    ] = Field(default_factory=list)
+    """Stages ITERATION:FRAMES, such as 0:16 100:64: the most frames of a training video from each
+    step on, in place of --video-frames."""
 
-    encoder_chunk_frames: PositiveInt = 64
-    """Frames that go through the vision tower at once on one rank; bounds its memory."""
+    encoder_chunk_frames: Annotated[PositiveInt, Unit("frames")] = 64
+    """Frames that go through the vision tower at a time on one rank; fewer need less memory."""
 
-    decode_buffer_mib: PositiveInt = 256
-    """Decoded pixels of a rank that wait for the encoder, in MiB; at least a chunk. Decoding fewer
-    frames at a time reads again from a key frame more often."""
+    decode_buffer_mib: Annotated[PositiveInt, Unit("MiB")] = 256
+    """Memory of a rank for decoded pixels that wait for the encoder; it always holds at least
+    --encoder-chunk-frames. A small one decodes in more pieces, each of which reads again from a key
+    frame."""
 
-    embedding_store_gib: PositiveFloat = 4.0
-    """Memory for kept video embeddings, in GiB per replica and node."""
+    embedding_store_gib: Annotated[PositiveFloat, Unit("GiB")] = 4.0
+    """Host memory for embeddings that are kept, of each replica on each node."""
 
-    embedding_cache_dir: str | None = None
-    """Folder in which the embeddings of a frozen encoder outlive the run; runs may share it. All
-    nodes of a replica see it."""
+    embedding_cache_dir: Annotated[str | None, Metavar("FOLDER")] = None
+    """Folder in which the embeddings of a frozen encoder are kept beyond the run; runs may share
+    it, and all nodes of a replica must see it. By default there is none."""
 
-    embedding_cache_gib: PositiveFloat = 100.0
-    """Disk space for --embedding-cache-dir, in GiB; the embeddings that were not used for longest
-    leave first."""
+    embedding_cache_gib: Annotated[PositiveFloat, Unit("GiB")] = 100.0
+    """Disk space for --embedding-cache-dir; the embeddings that were not used for the longest time
+    are removed first."""

@@ -2,54 +2,65 @@
 
 from __future__ import annotations
 
+from typing import Annotated
+
 from pydantic import Field
 
 from megatron_longrl.config.rollout import NucleusFloat, TopInt
 from megatron_longrl.config.section import (
     Fraction,
+    KnownTo,
+    Metavar,
     PositiveInt,
     Section,
     TextList,
+    Unit,
     WeightFloat,
 )
 
 
 class EvaluationSection(Section):
-    """evaluation: validation during training, and the evaluate entry point"""
+    """evaluation: validation during training, and the program evaluate
 
-    eval_interval: PositiveInt | None = None
-    """Validate every so many steps; by default never."""
+    Validation answers questions in RL and computes the loss of demonstrations in SFT.
+    """
 
-    eval_samples: PositiveInt | None = None
-    """Rows used in one validation; by default all."""
+    eval_interval: Annotated[PositiveInt | None, Unit("steps"), KnownTo("sft", "rl")] = None
+    """Steps from one validation to the next; by default only the last step is followed by one.
+    Without --valid-data-path there is none."""
 
-    eval_temperature: WeightFloat = 0.0
+    eval_samples: Annotated[PositiveInt | None, Unit("rows")] = None
+    """Rows used in validation and evaluation, the first ones of the data; by default all."""
+
+    eval_temperature: Annotated[WeightFloat, KnownTo("rl", "evaluate")] = 0.0
     """Sampling temperature of validation and evaluation; 0 is greedy."""
 
-    eval_top_p: NucleusFloat = 1.0
-    """Nucleus sampling in validation and evaluation; training has a setting of its own."""
+    eval_top_p: Annotated[NucleusFloat, KnownTo("rl", "evaluate")] = 1.0
+    """Nucleus sampling in validation and evaluation; --rollout-top-p is for training."""
 
-    eval_top_k: TopInt = -1
-    """Validation and evaluation sample among this many most likely tokens; -1 is all."""
+    eval_top_k: Annotated[TopInt, KnownTo("rl", "evaluate")] = -1
+    """Validation and evaluation sample from this many most likely tokens; -1 takes all."""
 
-    eval_min_p: Fraction = 0.0
-    """Validation and evaluation sample among tokens of at least this part of the most likely
+    eval_min_p: Annotated[Fraction, KnownTo("rl", "evaluate")] = 0.0
+    """Validation and evaluation sample from the tokens of at least this part of the most likely
     token's probability."""
 
-    eval_max_tokens: PositiveInt | None = None
+    eval_max_tokens: Annotated[PositiveInt | None, Unit("tokens"), KnownTo("rl", "evaluate")] = None
     """Longest response of validation and evaluation; by default --rollout-max-tokens."""
 
-    eval_group_size: PositiveInt = 1
+    eval_group_size: Annotated[PositiveInt, Unit("responses"), KnownTo("rl", "evaluate")] = 1
     """Responses to each question in validation and evaluation; accuracy is their mean."""
 
-    eval_at_start: bool = False
-    """Validate before the first step, too."""
+    eval_at_start: Annotated[bool, KnownTo("sft", "rl")] = False
+    """Validate before the first step as well."""
 
-    eval_batch_size: PositiveInt = 64
-    """Prompts that one replica answers at a time."""
+    eval_batch_size: Annotated[PositiveInt, Unit("prompts")] = 64
+    """Prompts that one model replica answers at a time; in SFT, rows whose loss it computes at a
+    time."""
 
-    data: TextList = Field(default_factory=list)
-    """evaluate: JSONL files or folders to answer."""
+    data: Annotated[TextList, KnownTo("evaluate")] = Field(default_factory=list)
+    """Rows whose questions evaluate answers: JSONL files, or folders with a heldout.jsonl or a
+    single other .jsonl file."""
 
-    output: str | None = None
-    """evaluate: JSON file that gets the accuracy and every answer."""
+    output: Annotated[str | None, Metavar("FILE"), KnownTo("evaluate")] = None
+    """JSON file that gets the summary of evaluate and every answer; by default none is written."""

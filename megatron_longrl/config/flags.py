@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import argparse
+import shutil
+import textwrap
 import types
 import typing
 from collections.abc import Sequence
@@ -11,8 +13,13 @@ from typing import Any, NoReturn
 from pydantic.fields import FieldInfo
 
 from megatron_longrl.config.names import FieldNames, flag, nearest
-from megatron_longrl.config.section import Section
+from megatron_longrl.config.section import Entry, Metavar, Section, Unit, note_of
 from megatron_longrl.errors import UserError
+
+_CHOICE = "NAME"
+"""For the value of a flag whose choices are too many for its line; its text lists them."""
+
+_LONGEST_CHOICES = 50
 
 
 class Parser(argparse.ArgumentParser):
@@ -23,12 +30,43 @@ class Parser(argparse.ArgumentParser):
 
 
 class _Formatter(argparse.HelpFormatter):
+    """Every flag on a line of its own, what it means below it; at most 100 columns."""
+
     def __init__(self, prog: str) -> None:
-        super().__init__(prog, max_help_position=34, width=100)
+        columns = min(shutil.get_terminal_size().columns, 100)
+        super().__init__(prog, max_help_position=8, width=columns)
+
+    def _format_action_invocation(self, action: argparse.Action) -> str:
+        # The value stands once, behind the last of several names.
+        names = ", ".join(action.option_strings)
+        return names if action.nargs == 0 else f"{names} {self._format_args(action, '')}".rstrip()
+
+    def _format_args(self, action: argparse.Action, default_metavar: str) -> str:
+        if action.nargs == "+":
+            return f"{action.metavar} ..."
+        return super()._format_args(action, default_metavar)
+
+    def _split_lines(self, text: str, width: int) -> list[str]:
+        return textwrap.wrap(text, width, break_on_hyphens=False, break_long_words=False)
+
+    def _fill_text(self, text: str, width: int, indent: str) -> str:
+        paragraphs = text.split("\n")
+        return "\n".join(
+            textwrap.fill(
+                part, width, initial_indent=indent, subsequent_indent=indent, break_on_hyphens=False
+            )
+            for part in paragraphs
+        )
 
 
-def build_parser(sections: Sequence[type[Section]], names: FieldNames, prog: str) -> Parser:
-    """A parser with one group per section; flags that are not given leave no trace."""
+def build_parser(
+    sections: Sequence[type[Section]], names: FieldNames, entry: Entry, prog: str
+) -> Parser:
+    """A parser with one group per section; flags that are not given leave no trace.
+
+    It takes the flags of all programs, so that one recipe serves several; --help shows those that
+    the entry point uses.
+    """
     parser = Parser(
         prog=prog,
         usage="%(prog)s [--config RECIPE.yaml] [flags]",
@@ -36,7 +74,9 @@ def build_parser(sections: Sequence[type[Section]], names: FieldNames, prog: str
         argument_default=argparse.SUPPRESS,
         allow_abbrev=False,
         epilog="Values come from the recipe, then from flags; every flag is also a recipe key with "
-        "underscores. Flags without a value switch on; --no-... switches off.",
+        "underscores. Flags without a value switch on; --no-... switches off.\n"
+        "Flags that only other programs use may be given, and change nothing here. "
+        "docs/configuration.md has all.",
     )
     general = parser.add_argument_group("recipe")
     general.add_argument(
@@ -51,16 +91,26 @@ def build_parser(sections: Sequence[type[Section]], names: FieldNames, prog: str
         help="print the resulting recipe as YAML, after all checks, and exit",
     )
     for section in sections:
-        add_section(parser, section, names)
+        add_section(parser, section, names, entry)
     return parser
 
 
-def add_section(parser: argparse.ArgumentParser, section: type[Section], names: FieldNames) -> None:
-    """Add the flags of a section, as a group."""
-    title, _, description = (section.__doc__ or "").partition(": ")
-    group = parser.add_argument_group(title, description)
+def add_section(
+    parser: argparse.ArgumentParser,
+    section: type[Section],
+    names: FieldNames,
+    entry: Entry | None = None,
+) -> None:
+    """Add the flags of a section, as a group.
+
+    Args:
+        entry: --help shows only what this program uses; by default all.
+    """
+    title, subject, more = section.introduction()
+    shown = {n for n in section.model_fields if entry is None or entry in section.programs_of(n)}
+    group = parser.add_argument_group(title, f"{subject}\n{more}".rstrip() if shown else None)
     for name, field in section.model_fields.items():
-        _add_flag(group, name, field, names)
+        _add_flag(group, name, field, names, is_shown=name in shown)
 
 
 def parse_flags(parser: argparse.ArgumentParser, argv: Sequence[str]) -> dict[str, Any]:
@@ -79,62 +129,80 @@ def parse_flags(parser: argparse.ArgumentParser, argv: Sequence[str]) -> dict[st
 
 
 def _add_flag(
-    group: argparse._ArgumentGroup, name: str, field: FieldInfo, names: FieldNames
+    group: argparse._ArgumentGroup,
+    name: str,
+    field: FieldInfo,
+    names: FieldNames,
+    *,
+    is_shown: bool,
 ) -> None:
     options = [flag(n) for n in names.of(name)]
-    text = " ".join((field.description or "").split()) + _default_text(field)
-    text = text.replace("%", "%%")
-    kinds = _kinds(field.annotation)
+    metavar = value_text(field)
+    text = " ".join((field.description or "").split())
+    choices = choices_of(field)
+    if choices and metavar == _CHOICE:
+        text += f" One of {', '.join(choices)}."
+    text += _default_text(name, field)
+    text = text.replace("%", "%%") if is_shown else argparse.SUPPRESS
+    kinds = kinds_of(field.annotation)
     if bool in kinds:
-        opposite = flag(name[3:] if name.startswith("no_") else "no_" + name)
         group.add_argument(*options, dest=name, action="store_true", help=text)
         group.add_argument(
-            opposite,
-            dest=name,
-            action="store_false",
-            help=argparse.SUPPRESS,
+            opposite_flag(name), dest=name, action="store_false", help=argparse.SUPPRESS
         )
     elif list in kinds:
         group.add_argument(
-            *options, dest=name, action="extend", nargs="+", metavar=_list_metavar(field), help=text
+            *options, dest=name, action="extend", nargs="+", metavar=metavar, help=text
         )
     elif tuple in kinds:
-        metavar = _choices(_literals(field.annotation)) or "NUMBER"
         group.add_argument(*options, dest=name, nargs="+", metavar=metavar, help=text)
     else:
-        optional = type(None) in kinds
-        parse = _none_or_text if optional else str
-        group.add_argument(*options, dest=name, metavar=_metavar(kinds), type=parse, help=text)
+        parse = _none_or_text if type(None) in kinds else str
+        group.add_argument(*options, dest=name, metavar=metavar, type=parse, help=text)
+
+
+def opposite_flag(name: str) -> str:
+    """Of a switch, the flag that switches it off."""
+    return flag(name[3:] if name.startswith("no_") else "no_" + name)
+
+
+def value_text(field: FieldInfo) -> str:
+    """What --help writes for the value of a flag."""
+    metavar, unit = note_of(field, Metavar), note_of(field, Unit)
+    if metavar is not None:
+        return metavar.text
+    if choices := choices_of(field):
+        listed = "{" + ",".join(choices) + "}"
+        return listed if len(listed) <= _LONGEST_CHOICES else _CHOICE
+    if unit is not None and " " not in unit.name:
+        return unit.name.upper() if unit.name.islower() else unit.name
+    kinds = kinds_of(field.annotation)
+    if list in kinds:
+        return "PATH"
+    if tuple in kinds:
+        return "NUMBER"
+    return {int: "INT", float: "FLOAT", dict: "JSON"}.get(kinds[0], "TEXT")
 
 
 def _none_or_text(value: str) -> str | None:
     return None if value.lower() in ("none", "null") else value
 
 
-def _kinds(annotation: Any) -> list[Any]:
+def kinds_of(annotation: Any) -> list[Any]:
     """The plain types and literal values that an annotation is made of."""
     origin = typing.get_origin(annotation)
     if origin in (typing.Union, types.UnionType):
-        return [kind for part in typing.get_args(annotation) for kind in _kinds(part)]
+        return [kind for part in typing.get_args(annotation) for kind in kinds_of(part)]
     if origin is typing.Annotated:
-        return _kinds(typing.get_args(annotation)[0])
+        return kinds_of(typing.get_args(annotation)[0])
     if origin is typing.Literal:
         return list(typing.get_args(annotation))
     return [origin or annotation]
 
 
-def _list_metavar(field: FieldInfo) -> str:
-    extra = field.json_schema_extra
-    return str(extra["metavar"]) if isinstance(extra, dict) else "PATH"
-
-
-def _metavar(kinds: Sequence[Any]) -> str:
-    choices = _choices([kind for kind in kinds if isinstance(kind, str)])
-    return choices or {int: "INT", float: "FLOAT", dict: "JSON"}.get(kinds[0], "TEXT")
-
-
-def _choices(literals: Sequence[str]) -> str:
-    return "{" + ",".join(literals) + "}" if literals else ""
+def choices_of(field: FieldInfo) -> list[str]:
+    """The texts that a field may be, or be made of; none where any text goes."""
+    return _literals(field.annotation)
 
 
 def _literals(annotation: Any) -> list[str]:
@@ -144,14 +212,26 @@ def _literals(annotation: Any) -> list[str]:
     return [text for part in typing.get_args(annotation) for text in _literals(part)]
 
 
-def _default_text(field: FieldInfo) -> str:
-    if (
-        field.is_required()
-        or field.default_factory is not None
-        or field.default in (None, "", [], (), False)
-    ):
+def _default_text(name: str, field: FieldInfo) -> str:
+    """What --help adds where the text does not say itself what holds without the flag."""
+    if says_default(field) or field.is_required() or field.default_factory is not None:
+        return ""
+    if field.default in (None, "", ()) or field.default is False:
         return ""
     if isinstance(field.default, tuple):
         return f" (default: {' '.join(map(str, field.default))})"
-    value = "on" if field.default is True else field.default
-    return f" (default: {value})"
+    if field.default is True:
+        return f" (default: on; {opposite_flag(name)} switches it off)"
+    return f" (default: {short_number(field.default)})"
+
+
+def says_default(field: FieldInfo) -> bool:
+    """Whether the text of a field says what holds where it is not given."""
+    return "by default" in (field.description or "").lower()
+
+
+def short_number(value: object) -> str:
+    """``1e+06`` as 1000000, ``1.0`` as 1; text as it is."""
+    if not isinstance(value, float):
+        return str(value)
+    return str(int(value)) if value.is_integer() and abs(value) < 1e9 else f"{value:g}"

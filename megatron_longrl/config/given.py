@@ -23,6 +23,14 @@ PROGRAMS: dict[Entry, str] = {
     "serve": "rollout.serve",
 }
 
+COMMANDS: dict[Entry, str] = {
+    "sft": "longrl train-sft",
+    "rl": "longrl train-rl",
+    "evaluate": "longrl evaluate",
+    "serve": f"python -m megatron_longrl.{PROGRAMS['serve']}",
+}
+"""What a user types; torchrun -m megatron_longrl.<program> is the same for the first three."""
+
 
 @dataclass
 class Given:
@@ -62,8 +70,7 @@ def read_given(argv: Sequence[str], entry: Entry) -> Given:
         UserError: an unknown flag or key, or a recipe that cannot be read.
     """
     names = FieldNames(SECTIONS)
-    launcher = "python" if entry == "serve" else "torchrun"
-    parser = build_parser(SECTIONS, names, f"{launcher} -m megatron_longrl.{PROGRAMS[entry]}")
+    parser = build_parser(SECTIONS, names, entry, COMMANDS[entry])
     flags = parse_flags(parser, argv)
     recipes = flags.pop("config", [])
     given = Given(entry, print_only=flags.pop("print_config", False))

@@ -188,5 +188,6 @@ def to_yaml(config: Config) -> str:
     for section in SECTIONS:
         block = {n: None if n in derived else values[n] for n in section.model_fields}
         body = yaml.safe_dump(block, sort_keys=False, allow_unicode=True, width=1000)
-        blocks.append(f"# {section.__doc__}\n{body}")
+        title, subject, _ = section.introduction()
+        blocks.append(f"# {title}: {subject}\n{body}")
     return "\n".join(blocks)

@@ -2,32 +2,43 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Literal
 
-from megatron_longrl.config.section import PositiveInt, Section
+from megatron_longrl.config.section import KnownTo, Metavar, PositiveInt, Section, Unit
 
 
 class LoggingSection(Section):
-    """logging: log line, TensorBoard, wandb (metrics.jsonl is always written to --save)"""
+    """logging: log line, TensorBoard, Weights & Biases
 
-    log_interval: PositiveInt = 1
-    """Steps between two log lines; metrics.jsonl has every step."""
+    metrics.jsonl and log.txt in the --save folder are always written; docs/metrics.md says what is
+    in them.
+    """
+
+    programs = ("sft", "rl")
+
+    log_interval: Annotated[PositiveInt, Unit("steps")] = 1
+    """Steps from one log line to the next, which tells the means over them; metrics.jsonl has every
+    step."""
 
     log_format: Literal["short", "megatron"] = "short"
-    """What a step prints: a short line for people, or Megatron's line with all metrics, which
-    <save>/log.txt has in any case."""
+    """What a step prints: short, a line of about eight figures with the time that is left;
+    megatron, Megatron's line with all metrics, which log.txt in the --save folder has in any
+    case."""
 
-    log_level: Literal["debug", "info", "warning", "error"] = "info"
+    log_level: Annotated[
+        Literal["debug", "info", "warning", "error"], KnownTo("sft", "rl", "evaluate")
+    ] = "info"
     """Least severe messages that are printed."""
 
-    tensorboard_dir: str | None = None
+    tensorboard_dir: Annotated[str | None, Metavar("FOLDER")] = None
     """Folder of TensorBoard event files; by default none are written."""
 
-    wandb_project: str | None = None
+    wandb_project: Annotated[str | None, Metavar("NAME")] = None
     """Weights & Biases project; by default nothing is sent."""
 
-    wandb_exp_name: str | None = None
+    wandb_exp_name: Annotated[str | None, Metavar("NAME")] = None
     """Name of the run in Weights & Biases; by default the name of the --save folder."""
 
     wandb_mode: Literal["online", "offline"] = "offline"
-    """offline writes the run below --save, to be sent later by `wandb sync`."""
+    """Whether Weights & Biases gets metrics at once (online), or they are written into the --save
+    folder and sent later by `wandb sync` (offline)."""

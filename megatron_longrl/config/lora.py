@@ -18,20 +18,26 @@ def _twice_the_rank(values: dict[str, Any]) -> float:
 
 
 class LoraSection(Section):
-    """lora: low-rank adapters, trained in place of a part's weights"""
+    """lora: low-rank adapters, trained in place of a part's weights
+
+    evaluate reads a run with adapters without these flags: it merges them into the weights.
+    """
+
+    programs = ("sft", "rl")
 
     lora_rank: CountInt = 0
     """Rank of the adapters; 0 trains the weights themselves."""
 
     lora_alpha: WeightFloat = Field(default_factory=_twice_the_rank)
-    """What an adapter adds is scaled by this over the rank; by default twice the rank."""
+    """Scale of the adapters: what one adds is multiplied by this and divided by --lora-rank; by
+    default twice the rank, so that the quotient is 2."""
 
     lora_use_rslora: bool = False
-    """Scale by --lora-alpha over the square root of the rank (rsLoRA)."""
+    """Divide by the square root of --lora-rank instead (rsLoRA)."""
 
     lora_parts: tuple[LoraPart, ...] = ("language_model",)
     """Parts that get adapters and whose own weights stay as they are. The others are trained whole,
-    or not at all, as the --freeze flags say."""
+    unless --freeze-vision-tower, --freeze-projector or --freeze-language-model keeps them."""
 
     lora_target_modules: tuple[LoraTarget, ...] = (
         "linear_qkv",
@@ -39,8 +45,8 @@ class LoraSection(Section):
         "linear_fc1",
         "linear_fc2",
     )
-    """Linear layers of a transformer layer that get adapters, by megatron-core's names. Of the
-    projector, all do."""
+    """Linear layers of a transformer layer that get adapters, by megatron-core's names. In the
+    projector all linear layers do."""
 
 
 def lora_scale(rank: int, alpha: float, use_rslora: bool) -> float:

@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AliasChoices, BeforeValidator, Field
 
-from megatron_longrl.config.section import PositiveFloat, PositiveInt, Section
+from megatron_longrl.config.section import PositiveFloat, PositiveInt, Section, Unit
 
 
 def _as_text(value: Any) -> Any:
@@ -14,15 +14,19 @@ def _as_text(value: Any) -> Any:
 
 
 class ParallelSection(Section):
-    """parallel: how the ranks are used; what is left over is data parallel"""
+    """parallel: how the ranks share a model and its videos
 
-    tensor_model_parallel_size: PositiveInt = 1
+    A model replica takes the product of the first three sizes; as many replicas as the ranks make
+    share the data. How the layouts compare is said in docs/mrsp.md.
+    """
+
+    tensor_model_parallel_size: Annotated[PositiveInt, Unit("ranks")] = 1
     """Ranks over which every layer of the language model is split."""
 
-    pipeline_model_parallel_size: PositiveInt = 1
+    pipeline_model_parallel_size: Annotated[PositiveInt, Unit("ranks")] = 1
     """Ranks over which the layers of the language model are distributed."""
 
-    context_parallel_size: PositiveInt = Field(
+    context_parallel_size: Annotated[PositiveInt, Unit("ranks")] = Field(
         default=1,
         validation_alias=AliasChoices("context_parallel_size", "multimodal_sequence_parallel_size"),
     )
@@ -30,21 +34,23 @@ class ParallelSection(Section):
 
     mrsp_stages: Annotated[Literal["auto", "0", "1", "2"], BeforeValidator(_as_text)] = "auto"
     """What MR-SP ranks share. 0: nothing, each takes whole videos and whole rows. 1: the frames of
-    a video. 2: frames, and the tokens of every row. auto: as many
-    ranks share a row as a cost model finds fastest, from one to all; a rank never holds more tokens
-    of a row than it would of one of --seq-length in shards."""
+    a video. 2: the frames, and the tokens of every row. auto: videos are cut where that balances
+    the work, and a cost model chooses how many ranks share a row, from one to all; no rank then
+    holds more tokens than its share of a row of --seq-length tokens."""
 
     mrsp_machine: Literal["nominal", "measured"] = "nominal"
-    """What the cost model reckons with: fixed figures, so that runs repeat bit for bit, or those of
-    this machine, measured at the start and kept in checkpoints."""
+    """What the cost model of auto reckons with: nominal takes fixed figures, so that runs repeat
+    bit for bit; measured takes those of this machine, measured at the start and kept in
+    checkpoints."""
 
     cp_comm_type: Literal["all_gather", "a2a", "p2p"] = "all_gather"
-    """How the ranks that share a sequence exchange keys and values: gather all of them, exchange
-    sequence for heads (Ulysses; heads must divide), or pass them around a ring (least memory)."""
+    """How the ranks that share a sequence exchange keys and values: all_gather collects all of them
+    on every rank; a2a exchanges sequence for heads (Ulysses; heads must divide); p2p passes them
+    around a ring (least memory)."""
 
     vision_tensor_parallel: bool = False
-    """Split the vision tower's layers over the tensor-parallel ranks, too, which then encode the
-    same frames. Else each rank has a whole tower and frames of its own."""
+    """Split the layers of the vision tower over the tensor-parallel ranks as well, which then
+    encode the same frames. Without it each rank has a whole tower and frames of its own."""
 
     sequence_parallel: bool = False
     """Split norms and dropouts over the sequence between tensor-parallel ranks."""
@@ -55,5 +61,5 @@ class ParallelSection(Section):
     distributed_backend: Literal["gloo", "nccl"] | None = None
     """torch.distributed backend; by default nccl on CUDA and gloo on CPU."""
 
-    distributed_timeout_minutes: PositiveFloat = 10.0
+    distributed_timeout_minutes: Annotated[PositiveFloat, Unit("minutes")] = 10.0
     """A collective that waits longer than this ends the run with an error."""

@@ -2,24 +2,33 @@
 
 from __future__ import annotations
 
-from megatron_longrl.config.section import PositiveInt, Section
+from typing import Annotated
+
+from megatron_longrl.config.section import Metavar, PositiveInt, Section, Unit
 
 RECORD_FOLDER = "rollouts"
 """In the --save folder."""
 
 
 class RecordSection(Section):
-    """records: rollouts that are kept, and played again (docs/records.md)"""
+    """records: rollouts that are kept, and played again
+
+    docs/records.md says what is in them.
+    """
+
+    programs = ("rl",)
 
     record_rollouts: bool = True
-    """Write every rollout with its tokens, log-probabilities, rewards and advantage, a file per
-    step and model replica."""
+    """Write every rollout with its tokens, log-probabilities, rewards and advantages, a file for
+    each step and model replica."""
 
-    rollout_record_dir: str | None = None
-    """Folder of these files; by default rollouts/ in --save, or none without --save."""
+    rollout_record_dir: Annotated[str | None, Metavar("FOLDER")] = None
+    """Folder of these files; by default rollouts/ in the --save folder, and nothing is recorded
+    without --save."""
 
-    keep_last_rollouts: PositiveInt | None = None
-    """Keep the files of only so many of the newest steps; by default all."""
+    keep_last_rollouts: Annotated[PositiveInt | None, Unit("steps")] = None
+    """Steps, the newest ones, whose files are kept; by default all."""
 
-    replay_rollouts: str | None = None
-    """Train on the recorded rollouts in this folder; no engine is started, no reward computed."""
+    replay_rollouts: Annotated[str | None, Metavar("FOLDER")] = None
+    """Folder of recorded rollouts to train on; no engine is started, no reward computed. By default
+    responses are generated."""

@@ -10,10 +10,12 @@ from pydantic_core import PydanticCustomError
 
 from megatron_longrl.config.section import (
     CountInt,
+    Metavar,
     PositiveFloat,
     PositiveInt,
     Section,
     TextList,
+    Unit,
     WeightFloat,
 )
 
@@ -34,16 +36,20 @@ def _default_rewards(values: dict[str, Any]) -> list[str]:
 
 
 class RewardSection(Section):
-    """rewards: how responses are scored (docs/rewards.md)"""
+    """rewards: how responses are scored
 
-    reward_function: TextList = Field(
-        default_factory=list, json_schema_extra={"metavar": "FILE.py:NAME[=WEIGHT]"}
-    )
-    """Python functions that score responses; weight 1 where none is given. May be repeated."""
+    docs/rewards.md describes every reward.
+    """
 
-    rewards: TextList = Field(
-        default_factory=_default_rewards, json_schema_extra={"metavar": "NAME[=WEIGHT]"}
+    programs = ("rl", "evaluate")
+
+    reward_function: Annotated[TextList, Metavar("FILE.py:NAME[=WEIGHT]")] = Field(
+        default_factory=list
     )
+    """Python functions that score responses, with their weights (1 where none is given). May be
+    repeated."""
+
+    rewards: Annotated[TextList, Metavar("NAME[=WEIGHT]")] = Field(default_factory=_default_rewards)
     """Built-in rewards whose weighted sum, with that of the functions, is the reward: accuracy,
     format, choice, exact, numeric, math, temporal_iou, ordering, ordering_exact, rouge, rouge_1,
     rouge_2, judge. By default accuracy=0.9 format=0.1, but none where --reward-function is given.
@@ -54,50 +60,53 @@ class RewardSection(Section):
     )
     """Keyword arguments of the functions, as a mapping in the recipe or as JSON text."""
 
-    reward_timeout: PositiveFloat = 30.0
-    """Seconds that a function or a comparison of formulas may take for one response (a function of
-    whole groups for one group); then its process is killed and the sample left out."""
+    reward_timeout: Annotated[PositiveFloat, Unit("seconds")] = 30.0
+    """Time that a function or a comparison of formulas may take for one response (a function of
+    whole groups: for one group); then its process is killed and the sample left out."""
 
-    reward_step_timeout: PositiveFloat = 300.0
-    """Seconds that a step waits for its rewards once all responses are there; samples without
-    one are then left out."""
+    reward_step_timeout: Annotated[PositiveFloat, Unit("seconds")] = 300.0
+    """Time that a step waits for its rewards once all responses are there; samples without one are
+    then left out."""
 
-    reward_workers: PositiveInt = 2
-    """Processes per rollout engine that run functions, math and ROUGE."""
+    reward_workers: Annotated[PositiveInt, Unit("processes")] = 2
+    """Processes of each rank that scores responses, which run functions, math and ROUGE."""
 
     reward_tolerance: WeightFloat = 1e-4
     """Relative difference up to which the reward numeric takes two numbers for equal."""
 
-    judge_url: str | None = None
-    """Base URL of the judge's OpenAI-compatible endpoint, such as http://host:8000/v1."""
+    judge_url: Annotated[str | None, Metavar("URL")] = None
+    """Base URL of the judge's OpenAI-compatible endpoint, such as http://host:8000/v1; the reward
+    judge cannot do without it."""
 
-    judge_model: str | None = None
-    """Model that judges."""
+    judge_model: Annotated[str | None, Metavar("NAME")] = None
+    """Name of the model that judges, as the endpoint knows it; the reward judge cannot do without
+    it."""
 
-    judge_api_key_variable: str = "OPENAI_API_KEY"
+    judge_api_key_variable: Annotated[str, Metavar("NAME")] = "OPENAI_API_KEY"
     """Name of the environment variable with the endpoint's key; without one none is sent."""
 
-    judge_prompt: str | None = None
+    judge_prompt: Annotated[str | None, Metavar("FILE")] = None
     """File with the judge's instructions, in which {question}, {answer} and {response} are filled
     in; by default those of rewards/judge_prompt.py."""
 
     judge_temperature: WeightFloat | None = 0.0
     """Sampling temperature of the judge; none leaves it to the endpoint."""
 
-    judge_concurrency: PositiveInt = 16
-    """Requests to the judge at a time, per rollout engine."""
+    judge_concurrency: Annotated[PositiveInt, Unit("requests")] = 16
+    """Requests to the judge at a time, of each rank that scores responses."""
 
-    judge_retries: CountInt = 3
+    judge_retries: Annotated[CountInt, Unit("tries")] = 3
     """Further tries when the endpoint cannot be reached, is busy (429) or fails (5xx)."""
 
-    judge_timeout: PositiveFloat = 60.0
-    """Seconds for one judgement, all tries and the waits between them included."""
+    judge_timeout: Annotated[PositiveFloat, Unit("seconds")] = 60.0
+    """Time for one judgement, all tries and the waits between them included."""
 
-    judge_cache: str | None = None
+    judge_cache: Annotated[str | None, Metavar("FOLDER")] = None
     """Folder that keeps judgements from run to run; by default they are kept in memory only."""
 
     judge_price_per_million_input_tokens: WeightFloat = 0.0
-    """Price of a million tokens of instructions and responses, for the metric judge/cost."""
+    """Price of a million tokens that the judge reads, in any currency, for the metric
+    judge/cost."""
 
     judge_price_per_million_output_tokens: WeightFloat = 0.0
-    """Price of a million tokens of the judge's replies."""
+    """Price of a million tokens that the judge writes, for the metric judge/cost."""

@@ -2,31 +2,44 @@
 
 from __future__ import annotations
 
-from megatron_longrl.config.section import CountInt, Fraction, PositiveInt, Section
+from typing import Annotated
+
+from megatron_longrl.config.section import (
+    CountInt,
+    Fraction,
+    KnownTo,
+    Metavar,
+    PositiveInt,
+    Section,
+    Unit,
+)
 
 
 class RLSection(Section):
     """rl: prompts, groups and updates of a step"""
 
-    grpo_prompts_per_step: CountInt = 0
-    """Prompts of one RL step over all ranks; by default 8, or the next multiple of the model
-    replicas."""
+    programs = ("rl",)
 
-    grpo_group_size: PositiveInt = 8
+    grpo_prompts_per_step: Annotated[CountInt, Unit("prompts")] = 0
+    """Prompts of one RL step over all ranks; by default 8, or the next multiple of the number of
+    model replicas."""
+
+    grpo_group_size: Annotated[PositiveInt, Unit("responses")] = 8
     """Responses sampled for each prompt."""
 
-    grpo_iterations: PositiveInt = 1
-    """How often the rollouts of a step are trained on. Each time has as many optimizer steps as
+    grpo_iterations: Annotated[PositiveInt, Unit("passes")] = 1
+    """How often the rollouts of a step are trained on. Each pass has as many optimizer steps as
     --global-batch-size goes into the responses of a step."""
 
     shared_prompt: bool = True
     """Compute a prompt once for all responses of its group, by a tree attention mask."""
 
-    difficulty_field: str | None = None
-    """Field of the data rows with the rate at which a question was answered rightly before."""
+    difficulty_field: Annotated[str | None, Metavar("NAME"), KnownTo("sft", "rl")] = None
+    """Field of the data rows with the rate, from 0 to 1, at which a question was answered rightly
+    before; by default no row is left out for it."""
 
-    difficulty_low: Fraction = 0.0
-    """Rows whose --difficulty-field is below this are left out."""
+    difficulty_low: Annotated[Fraction, KnownTo("sft", "rl")] = 0.0
+    """Rows whose --difficulty-field is below this are left out of training."""
 
-    difficulty_high: Fraction = 1.0
-    """Rows whose --difficulty-field is above this are left out."""
+    difficulty_high: Annotated[Fraction, KnownTo("sft", "rl")] = 1.0
+    """Rows whose --difficulty-field is above this are left out of training."""

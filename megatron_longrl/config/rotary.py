@@ -2,54 +2,61 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Literal
 
-from megatron_longrl.config.section import CountInt, PositiveFloat, PositiveInt, Section
+from megatron_longrl.config.section import CountInt, PositiveFloat, PositiveInt, Section, Unit
 
 RopeScaling = Literal["llama3", "linear", "yarn", "dynamic"]
 
 
 class RotarySection(Section):
-    """rotary: how positions turn queries and keys"""
+    """rotary: how positions turn queries and keys
+
+    A checkpoint brings these fields, as it does those of the model.
+    """
 
     rotary_base: PositiveFloat = 1000000.0
     """Base period of the rotary position embedding."""
 
     rope_scaling_factor: PositiveFloat | None = None
-    """By how much the context is lengthened; none leaves all wavelengths as they are."""
+    """Factor by which the context is lengthened; by default it is not."""
 
     rope_scaling_type: RopeScaling = "llama3"
-    """How it is lengthened. llama3: slow wavelengths grow, as in Llama 3.1 and later. linear: all
-    grow. yarn: slow ones grow, and attention is sharpened. dynamic: only beyond
-    --max-position-embeddings, where no run goes, so nothing changes."""
+    """How the context is lengthened, where --rope-scaling-factor is given. llama3: long wavelengths
+    grow, as in Llama 3.1 and later. linear: all grow. yarn: long ones grow, and attention is
+    sharpened. dynamic: only beyond --max-position-embeddings, where no run goes, so that nothing
+    changes."""
 
-    llama3_original_max_position_embeddings: PositiveInt = 8192
-    """Context before the scaling of Llama 3.1 lengthened it."""
+    llama3_original_max_position_embeddings: Annotated[PositiveInt, Unit("tokens")] = 8192
+    """Length of the context before llama3 lengthened it."""
 
     llama3_low_freq_factor: PositiveFloat = 1.0
-    """That scaling lengthens wavelengths that turn less often than this in the original context by
+    """llama3 lengthens the wavelengths that turn less often than this in the original context by
     the whole factor."""
 
     llama3_high_freq_factor: PositiveFloat = 4.0
-    """It leaves wavelengths that turn more often than this in the original context."""
+    """llama3 leaves the wavelengths that turn more often than this in the original context."""
 
-    yarn_original_max_position_embeddings: PositiveInt | None = None
-    """Context before YaRN lengthened it."""
+    yarn_original_max_position_embeddings: Annotated[PositiveInt | None, Unit("tokens")] = None
+    """Length of the context before yarn lengthened it; yarn cannot do without it."""
 
     yarn_beta_fast: PositiveFloat = 32.0
-    """YaRN leaves wavelengths that turn more often than this in the original context."""
+    """yarn leaves the wavelengths that turn more often than this in the original context."""
 
     yarn_beta_slow: PositiveFloat = 1.0
-    """YaRN lengthens wavelengths that turn less often than this by the whole factor."""
+    """yarn lengthens the wavelengths that turn less often than this by the whole factor."""
 
     yarn_correction_range_round_to_int: bool = True
-    """Round the channels of these two wavelengths outwards."""
+    """yarn rounds the numbers of the two channels with these wavelengths outwards to integers."""
 
     yarn_attention_factor: PositiveFloat | None = None
-    """By how much YaRN lengthens turned queries and keys; by default 0.1 ln(factor) + 1."""
+    """Factor by which yarn multiplies queries and keys; by default 0.1 ln(--rope-scaling-factor) +
+    1."""
 
     mrope_section: tuple[CountInt, CountInt, CountInt] | None = None
-    """Rotary channels that turn with time, height and width; none where positions are of text."""
+    """Rotary channels that turn with time, height and width (Qwen-VL); by default none, and
+    positions are those of text."""
 
     mrope_interleaved: bool = False
-    """Deal the rotary channels out in turn instead of in three runs."""
+    """Time, height and width take rotary channels in turn (Qwen3-VL), instead of three blocks of
+    channels (Qwen2.5-VL)."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 from pydantic import ValidationError
 
@@ -22,7 +22,7 @@ from megatron_longrl.config.rl import RLSection
 from megatron_longrl.config.rollout import RolloutSection
 from megatron_longrl.config.rotary import RotarySection
 from megatron_longrl.config.rules import first_broken_rule
-from megatron_longrl.config.section import Section
+from megatron_longrl.config.section import Entry, Section
 from megatron_longrl.config.training import TrainingSection
 from megatron_longrl.config.vila import VilaSection
 from megatron_longrl.errors import UserError
@@ -30,8 +30,6 @@ from megatron_longrl.models.vila.projector_kinds import downsampling
 
 if TYPE_CHECKING:
     import torch
-
-Entry = Literal["sft", "rl", "evaluate", "serve"]
 
 SECTIONS: tuple[type[Section], ...] = (
     ModelSection,

@@ -2,9 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+import inspect
+from dataclasses import dataclass
+from typing import Annotated, Any, ClassVar, Literal, TypeVar
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+from pydantic.fields import FieldInfo
+
+Entry = Literal["sft", "rl", "evaluate", "serve"]
+"""Programs that read a configuration."""
 
 PositiveInt = Annotated[int, Field(gt=0)]
 CountInt = Annotated[int, Field(ge=0)]
@@ -21,6 +27,36 @@ def _as_list(value: Any) -> Any:
 TextList = Annotated[list[str], BeforeValidator(_as_list)]
 
 
+@dataclass(frozen=True)
+class Unit:
+    """What a number counts; stands in the annotation of a field."""
+
+    name: str
+
+
+@dataclass(frozen=True)
+class Metavar:
+    """What --help writes for the value of a text; stands in the annotation of a field."""
+
+    text: str
+
+
+class KnownTo:
+    """The programs that use a field, where they are not those of its section; stands in the
+    annotation of the field."""
+
+    def __init__(self, *programs: Entry) -> None:
+        self.programs = programs
+
+
+Note = TypeVar("Note", Unit, Metavar, KnownTo)
+
+
+def note_of(field: FieldInfo, kind: type[Note]) -> Note | None:
+    """What the annotation of a field says of a kind."""
+    return next((note for note in field.metadata if isinstance(note, kind)), None)
+
+
 class Section(BaseModel):
     """A block of fields; the string under a field is its --help text.
 
@@ -28,6 +64,9 @@ class Section(BaseModel):
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
+
+    programs: ClassVar[tuple[Entry, ...]] = ("sft", "rl", "evaluate")
+    """Those that use the fields; a field may say otherwise by :class:`KnownTo`."""
 
     @model_validator(mode="before")
     @classmethod
@@ -37,6 +76,19 @@ class Section(BaseModel):
             return values
         derived = cls.derived_fields()
         return {k: v for k, v in values.items() if not (v is None and k in derived)}
+
+    @classmethod
+    def introduction(cls) -> tuple[str, str, str]:
+        """The section's name, what it is about in a line, and what else its docstring says."""
+        first, _, rest = inspect.cleandoc(cls.__doc__ or "").partition("\n\n")
+        name, _, subject = first.partition(": ")
+        return name, subject, " ".join(rest.split())
+
+    @classmethod
+    def programs_of(cls, name: str) -> tuple[Entry, ...]:
+        """The programs that use a field of this section."""
+        known = note_of(cls.model_fields[name], KnownTo)
+        return known.programs if known is not None else cls.programs
 
     @classmethod
     def derived_fields(cls) -> frozenset[str]:

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import AliasChoices, Field
 
 from megatron_longrl.config.section import (
     CountInt,
     Fraction,
+    KnownTo,
     PositiveFloat,
     PositiveInt,
     Section,
+    Unit,
     WeightFloat,
 )
 
@@ -23,28 +25,31 @@ def _all_iterations(values: dict[str, Any]) -> int:
 class TrainingSection(Section):
     """training: batches, precision, optimizer, schedule, what is frozen"""
 
-    micro_batch_size: PositiveInt = 1
+    programs = ("sft", "rl")
+
+    micro_batch_size: Annotated[PositiveInt, Unit("rows")] = 1
     """Rows of one forward pass on one rank. A row is a prompt and the responses that share it."""
 
-    global_batch_size: PositiveInt | None = None
-    """Samples of one optimizer step over all ranks. By default micro batch size x data-parallel
-    size for SFT; for RL it is prompts per step x group size and need not be given."""
+    global_batch_size: Annotated[PositiveInt | None, Unit("samples")] = None
+    """Samples of one optimizer step over all ranks. By default, for SFT, --micro-batch-size times
+    the number of model replicas; for RL all responses of a step, which a smaller number cuts into
+    several optimizer steps."""
 
-    train_iters: CountInt = 0
-    """Optimizer steps of the whole run, those of a resumed run included. RL counts its steps. By
-    default as many as --train-epochs takes."""
+    train_iters: Annotated[CountInt, Unit("steps")] = 0
+    """Steps of the whole run, those of a resumed run included: optimizer steps for SFT, RL steps
+    for RL. By default as many as --train-epochs takes."""
 
-    train_epochs: PositiveFloat = 1.0
+    train_epochs: Annotated[PositiveFloat, Unit("epochs")] = 1.0
     """Passes over the training data, where --train-iters is not given."""
 
-    seq_length: PositiveInt
-    """Longest row in tokens: a prompt with its video and the responses that share it. A group whose
-    responses do not all fit takes several rows. By default what the longest row of the data
-    needs."""
+    seq_length: Annotated[PositiveInt, Unit("tokens"), KnownTo("sft", "rl", "evaluate")]
+    """Longest row: a prompt with its videos and the responses that share it. A group whose
+    responses do not all fit takes several rows. By default what the longest row of the data needs,
+    at most --max-position-embeddings."""
 
-    seq_length_from_data: bool = False
-    """Set --seq-length to what the longest row of the training data needs; on where --seq-length is
-    not given."""
+    seq_length_from_data: Annotated[bool, KnownTo("sft", "rl", "evaluate")] = False
+    """Set --seq-length to what the longest row of the data needs (for evaluation, those of --data).
+    By default on where --seq-length is not given, else off."""
 
     use_sequence_packing: bool = Field(
         default=False,
@@ -55,8 +60,8 @@ class TrainingSection(Section):
     lr: WeightFloat = 0.0
     """Peak learning rate; by default 1e-5 for SFT and 1e-6 for RL."""
 
-    bf16: bool = False
-    """Train in bfloat16 with fp32 main weights; without it everything is fp32."""
+    bf16: Annotated[bool, KnownTo("sft", "rl", "evaluate")] = False
+    """Compute in bfloat16 and keep main weights in fp32. Without it everything is fp32."""
 
     min_lr: WeightFloat = 0.0
     """Learning rate at the end of the decay."""
@@ -64,17 +69,17 @@ class TrainingSection(Section):
     lr_decay_style: Literal["constant", "linear", "cosine"] = "cosine"
     """Shape of the decay from --lr to --min-lr."""
 
-    lr_decay_iters: PositiveInt = Field(default_factory=_all_iterations)
-    """Steps until the decay ends; by default all of them."""
+    lr_decay_iters: Annotated[PositiveInt, Unit("steps")] = Field(default_factory=_all_iterations)
+    """Steps until the decay ends; by default --train-iters."""
 
-    lr_warmup_iters: CountInt = 0
-    """Steps of linear warmup from 0."""
+    lr_warmup_iters: Annotated[CountInt, Unit("steps")] = 0
+    """Steps in which the learning rate rises linearly from 0."""
 
     lr_warmup_fraction: Fraction | None = None
-    """Warmup as a fraction of the decay steps, instead of --lr-warmup-iters."""
+    """The same as a share of --lr-decay-iters; by default --lr-warmup-iters counts."""
 
     weight_decay: WeightFloat = 0.0
-    """AdamW weight decay (not applied to biases and norms)."""
+    """Weight decay of AdamW; biases and norms have none."""
 
     adam_beta1: Fraction = 0.9
     """Decay of Adam's first moment."""
@@ -83,16 +88,18 @@ class TrainingSection(Section):
     """Decay of Adam's second moment."""
 
     adam_eps: PositiveFloat = 1e-8
-    """Adam's epsilon."""
+    """Added to the root of Adam's second moment before it divides."""
 
     clip_grad: WeightFloat = 1.0
-    """Gradients are scaled down to this global norm; 0 switches clipping off."""
+    """Largest norm of the gradient of all weights together, to which a larger one is scaled down; 0
+    switches this off."""
 
-    seed: CountInt = 1234
-    """Seed of initial weights, data order and sampling."""
+    seed: Annotated[CountInt, KnownTo("sft", "rl", "evaluate")] = 1234
+    """Seed of initial weights, order of the data, and sampling."""
 
     recompute_granularity: Literal["full", "selective"] | None = None
-    """Recompute activations in the backward pass: full (every layer) or selective (attention)."""
+    """Compute activations again in the backward pass, which saves memory: full, every layer;
+    selective, the attention only. By default none are."""
 
     freeze_vision_tower: bool = False
     """Do not train the vision tower."""

@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import re
+
 import pytest
 
-from megatron_longrl.config import Config, load_config
+from megatron_longrl.config import Config, Entry, load_config
+from megatron_longrl.config.flags import opposite_flag
+from megatron_longrl.config.names import FieldNames, flag
+from megatron_longrl.config.schema import SECTIONS
 from megatron_longrl.errors import UserError
 
 
@@ -103,17 +108,51 @@ def test_a_wrong_value_names_field_value_and_expectation(load, flags, line):
     assert str(error.value) == line
 
 
-def test_help_shows_every_field_grouped(capsys):
-    with pytest.raises(SystemExit) as exit_:
-        load_config(["--help"], "sft")
-    assert exit_.value.code == 0
-    text = capsys.readouterr().out
-    for name in Config.model_fields:
-        assert "--" + name.replace("_", "-") in text, name
+@pytest.fixture
+def help_of(capsys, monkeypatch):
+    """The --help of a program on a terminal of 80 columns."""
+    monkeypatch.setenv("COLUMNS", "80")
+
+    def show(entry: Entry) -> str:
+        with pytest.raises(SystemExit) as exit_:
+            load_config(["--help"], entry)
+        assert exit_.value.code == 0
+        return capsys.readouterr().out
+
+    return show
+
+
+@pytest.mark.parametrize("entry", ["sft", "rl", "evaluate"])
+def test_help_shows_what_a_program_uses_grouped(help_of, entry):
+    text = help_of(entry)
+    for section in SECTIONS:
+        shown = [n for n in section.model_fields if re.search(rf"\n  {flag(n)}[ ,\n]", text)]
+        assert shown == [n for n in section.model_fields if entry in section.programs_of(n)]
     assert "\nparallel:\n" in text
-    assert "(default: 1234)" in text
-    assert "--lora-parts {language_model,projector,vision_tower}" in text
-    assert "--mrope-section NUMBER" in text
+    assert "--mrope-section NUMBER ...\n" in text
+    assert "(default: local)" in text
+
+
+def test_help_is_readable_on_80_columns(help_of):
+    text = help_of("rl")
+    assert max(map(len, text.splitlines())) <= 80
+    flags = [word for word in re.findall(r"--[a-z][a-z0-9-]*", text) if word != "--no-"]
+    names = {flag(n) for field in Config.model_fields for n in FieldNames(SECTIONS).of(field)}
+    names |= {opposite_flag(name) for name in Config.model_fields}
+    # A flag that is broken at a hyphen is none.
+    assert set(flags) - names == {"--help", "--config", "--print-config"}
+    assert "--lora-parts {language_model,projector,vision_tower} ...\n" in text
+    one_line = " ".join(text.split())
+    assert "--rl-algorithm NAME Sets the default" in one_line
+    assert "One of grpo, dapo, dr_grpo" in one_line
+    assert "(default: on; --no-shared-prompt switches it off)" in one_line
+    assert "--context-parallel-size, --multimodal-sequence-parallel-size RANKS" in one_line
+
+
+def test_help_tells_a_default_that_is_zero_and_none_that_is_filled_in(help_of):
+    one_line = " ".join(help_of("rl").split())
+    assert "Learning rate at the end of the decay. (default: 0)" in one_line
+    assert "by default 1e-5 for SFT and 1e-6 for RL. --bf16" in one_line
 
 
 def test_every_field_is_documented():
@@ -123,7 +162,7 @@ def test_every_field_is_documented():
 
 def test_only_one_rank_speaks(monkeypatch, capsys, recipe):
     monkeypatch.setenv("RANK", "1")
-    for flag in ("--help", "--print-config"):
+    for option in ("--help", "--print-config"):
         with pytest.raises(SystemExit):
-            load_config(["--config", str(recipe), flag], "rl")
+            load_config(["--config", str(recipe), option], "rl")
     assert capsys.readouterr().out == ""
