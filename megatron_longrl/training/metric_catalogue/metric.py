@@ -1,0 +1,57 @@
+"""What is said of a metric: a key, or a family of keys with a placeholder."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass
+from functools import cached_property
+
+from megatron_longrl.config import Entry
+
+PLACEHOLDER = re.compile(r"\b[A-Z]{4,}\b")
+"""Stands in a key for what a run fills in, as ``NAME`` in ``reward/NAME``."""
+
+
+@dataclass(frozen=True)
+class Metric:
+    """An entry of the catalogue. Texts are parts of a table, without a full stop at the end."""
+
+    key: str
+    meaning: str
+    over: str
+    """Over what it is averaged or summed."""
+    unit: str
+    range: str
+    when: str = "every step"
+    """In which steps it is there."""
+    healthy: str = ""
+    """What a run that goes well shows; empty where nothing can be said."""
+    unhealthy: str = ""
+    programs: tuple[Entry, ...] = ("rl",)
+
+    @cached_property
+    def pattern(self) -> re.Pattern[str]:
+        """Matches the keys that the entry stands for."""
+        parts = PLACEHOLDER.split(self.key)
+        # What ends a key may be any text, such as the name of a kind of question.
+        inner = [*["[^/]+"] * (len(parts) - 2), ".+"]
+        pieces = [re.escape(parts[0])]
+        for placeholder, part in zip(inner, parts[1:], strict=False):
+            pieces += [placeholder, re.escape(part)]
+        return re.compile("".join(pieces), re.DOTALL)
+
+
+@dataclass(frozen=True)
+class MetricGroup:
+    """Metrics that are told of together."""
+
+    title: str
+    introduction: str
+    metrics: tuple[Metric, ...]
+
+
+def find(key: str, metrics: Iterable[Metric]) -> Metric | None:
+    """The entry that stands for a key: its own, else the most specific family; None without one."""
+    fitting = [metric for metric in metrics if metric.pattern.fullmatch(key)]
+    return max(fitting, key=lambda m: (m.key == key, m.key.count("/")), default=None)
