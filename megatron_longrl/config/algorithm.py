@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field
 
@@ -21,6 +21,7 @@ from megatron_longrl.config.section import (
     Fraction,
     PositiveFloat,
     PositiveInt,
+    Programs,
     Section,
     Unit,
     WeightFloat,
@@ -34,7 +35,7 @@ class AlgorithmSection(Section):
     given on its own.
     """
 
-    programs = ("rl",)
+    programs: ClassVar[Programs] = ("rl",)
 
     rl_algorithm: Algorithm = "grpo"
     """Sets the default of every field of this group that says "as the algorithm"; see

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, ClassVar
 
-from megatron_longrl.config.section import KnownTo, Metavar, PositiveInt, Section, Unit
+from megatron_longrl.config.section import KnownTo, Metavar, PositiveInt, Programs, Section, Unit
 
 
 class CheckpointSection(Section):
@@ -13,7 +13,7 @@ class CheckpointSection(Section):
     A run that was ended goes on with --load alone: its recipe is read from the checkpoint.
     """
 
-    programs = ("sft", "rl")
+    programs: ClassVar[Programs] = ("sft", "rl")
 
     save: Annotated[str | None, Metavar("FOLDER")] = None
     """Folder of the run: checkpoints, metrics.jsonl, log.txt, config.yaml and rollouts; by default

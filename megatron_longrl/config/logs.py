@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar, Literal
 
-from megatron_longrl.config.section import KnownTo, Metavar, PositiveInt, Section, Unit
+from megatron_longrl.config.section import KnownTo, Metavar, PositiveInt, Programs, Section, Unit
 
 
 class LoggingSection(Section):
@@ -14,7 +14,7 @@ class LoggingSection(Section):
     in them.
     """
 
-    programs = ("sft", "rl")
+    programs: ClassVar[Programs] = ("sft", "rl")
 
     log_interval: Annotated[PositiveInt, Unit("steps")] = 1
     """Steps from one log line to the next, which tells the means over them; metrics.jsonl has every

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import math
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 from pydantic import Field
 
-from megatron_longrl.config.section import CountInt, Section, WeightFloat
+from megatron_longrl.config.section import CountInt, Programs, Section, WeightFloat
 
 LoraPart = Literal["language_model", "projector", "vision_tower"]
 LoraTarget = Literal["linear_qkv", "linear_proj", "linear_fc1", "linear_fc2"]
@@ -23,7 +23,7 @@ class LoraSection(Section):
     evaluate reads a run with adapters without these flags: it merges them into the weights.
     """
 
-    programs = ("sft", "rl")
+    programs: ClassVar[Programs] = ("sft", "rl")
 
     lora_rank: CountInt = 0
     """Rank of the adapters; 0 trains the weights themselves."""

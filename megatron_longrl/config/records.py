@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, ClassVar
 
-from megatron_longrl.config.section import Metavar, PositiveInt, Section, Unit
+from megatron_longrl.config.section import Metavar, PositiveInt, Programs, Section, Unit
 
 RECORD_FOLDER = "rollouts"
 """In the --save folder."""
@@ -16,7 +16,7 @@ class RecordSection(Section):
     docs/records.md says what is in them.
     """
 
-    programs = ("rl",)
+    programs: ClassVar[Programs] = ("rl",)
 
     record_rollouts: bool = True
     """Write every rollout with its tokens, log-probabilities, rewards and advantages, a file for

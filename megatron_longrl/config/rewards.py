@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from typing import Annotated, Any
+from typing import Annotated, Any, ClassVar
 
 from pydantic import BeforeValidator, Field
 from pydantic_core import PydanticCustomError
@@ -13,6 +13,7 @@ from megatron_longrl.config.section import (
     Metavar,
     PositiveFloat,
     PositiveInt,
+    Programs,
     Section,
     TextList,
     Unit,
@@ -41,7 +42,7 @@ class RewardSection(Section):
     docs/rewards.md describes every reward.
     """
 
-    programs = ("rl", "evaluate")
+    programs: ClassVar[Programs] = ("rl", "evaluate")
 
     reward_function: Annotated[TextList, Metavar("FILE.py:NAME[=WEIGHT]")] = Field(
         default_factory=list

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, ClassVar
 
 from megatron_longrl.config.section import (
     CountInt,
@@ -10,6 +10,7 @@ from megatron_longrl.config.section import (
     KnownTo,
     Metavar,
     PositiveInt,
+    Programs,
     Section,
     Unit,
 )
@@ -18,7 +19,7 @@ from megatron_longrl.config.section import (
 class RLSection(Section):
     """rl: prompts, groups and updates of a step"""
 
-    programs = ("rl",)
+    programs: ClassVar[Programs] = ("rl",)
 
     grpo_prompts_per_step: Annotated[CountInt, Unit("prompts")] = 0
     """Prompts of one RL step over all ranks; by default 8, or the next multiple of the number of

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field
 
@@ -12,6 +12,7 @@ from megatron_longrl.config.section import (
     Metavar,
     PositiveFloat,
     PositiveInt,
+    Programs,
     Section,
     TextList,
     Unit,
@@ -28,7 +29,7 @@ class RolloutSection(Section):
     docs/rollouts.md describes the engines.
     """
 
-    programs = ("rl", "evaluate")
+    programs: ClassVar[Programs] = ("rl", "evaluate")
 
     rollout_engine: Literal["colocated", "server", "megatron"] = "colocated"
     """Where responses come from: vLLM on the trainer's ranks (colocated), vLLM as a server beside

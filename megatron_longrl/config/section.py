@@ -12,6 +12,8 @@ from pydantic.fields import FieldInfo
 Entry = Literal["sft", "rl", "evaluate", "serve"]
 """Programs that read a configuration."""
 
+Programs = tuple[Entry, ...]
+
 PositiveInt = Annotated[int, Field(gt=0)]
 CountInt = Annotated[int, Field(ge=0)]
 PositiveFloat = Annotated[float, Field(gt=0, allow_inf_nan=False)]
@@ -65,7 +67,7 @@ class Section(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
 
-    programs: ClassVar[tuple[Entry, ...]] = ("sft", "rl", "evaluate")
+    programs: ClassVar[Programs] = ("sft", "rl", "evaluate")
     """Those that use the fields; a field may say otherwise by :class:`KnownTo`."""
 
     @model_validator(mode="before")
@@ -85,7 +87,7 @@ class Section(BaseModel):
         return name, subject, " ".join(rest.split())
 
     @classmethod
-    def programs_of(cls, name: str) -> tuple[Entry, ...]:
+    def programs_of(cls, name: str) -> Programs:
         """The programs that use a field of this section."""
         known = note_of(cls.model_fields[name], KnownTo)
         return known.programs if known is not None else cls.programs

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import AliasChoices, Field
 
@@ -12,6 +12,7 @@ from megatron_longrl.config.section import (
     KnownTo,
     PositiveFloat,
     PositiveInt,
+    Programs,
     Section,
     Unit,
     WeightFloat,
@@ -25,7 +26,7 @@ def _all_iterations(values: dict[str, Any]) -> int:
 class TrainingSection(Section):
     """training: batches, precision, optimizer, schedule, what is frozen"""
 
-    programs = ("sft", "rl")
+    programs: ClassVar[Programs] = ("sft", "rl")
 
     micro_batch_size: Annotated[PositiveInt, Unit("rows")] = 1
     """Rows of one forward pass on one rank. A row is a prompt and the responses that share it."""

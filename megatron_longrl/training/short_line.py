@@ -20,7 +20,7 @@ FIGURES = {
     "grad-norm": ("grad norm", "{:.3g}"),
     "learning-rate": ("lr", "{:.2e}"),
     "valid/lm loss": ("valid loss", "{:.4f}"),
-    "valid/accuracy/mean": ("valid accuracy", "{:.3f}"),
+    "valid/accuracy": ("valid accuracy", "{:.3f}"),
 }
 """Metrics that are shown where there are any, with their names and forms."""
 

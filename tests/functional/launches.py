@@ -12,6 +12,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from megatron_longrl.training.metric_catalogue import metric_of_step
 from megatron_longrl.training.metrics_file import Metrics, read_metrics
 from tests.functional.warm import WarmLauncher
 
@@ -235,10 +236,16 @@ def _end(process: subprocess.Popen[str]) -> None:
 
 
 def metrics_of(run_folder: Path) -> list[Metrics]:
-    """All steps of a run, without what no two runs have alike: seconds and memory."""
+    """All steps of a run, without what no two runs have alike: seconds and memory.
+
+    Every key must be one that the catalogue of metrics knows.
+    """
+    steps = read_metrics(run_folder / "metrics.jsonl")
+    unknown = {key for step in steps for key in step if metric_of_step(key) is None}
+    assert not unknown, f"megatron_longrl/training/metric_catalogue has no entry for {unknown}"
     return [
         {k: v for k, v in step.items() if not k.startswith(("time/", "iteration-time", "mem-"))}
-        for step in read_metrics(run_folder / "metrics.jsonl")
+        for step in steps
     ]
 
 

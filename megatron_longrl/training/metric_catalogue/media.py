@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from megatron_longrl.training.metric_catalogue.metric import Metric, MetricGroup
-
-BOTH = ("sft", "rl")
+from megatron_longrl.training.metric_catalogue.metric import BOTH, Metric, MetricGroup
 
 GROUP = MetricGroup(
     "Media and memory",

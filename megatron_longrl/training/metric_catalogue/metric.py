@@ -7,7 +7,9 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cached_property
 
-from megatron_longrl.config import Entry
+from megatron_longrl.config.section import Programs
+
+BOTH: Programs = ("sft", "rl")
 
 PLACEHOLDER = re.compile(r"\b[A-Z]{4,}\b")
 """Stands in a key for what a run fills in, as ``NAME`` in ``reward/NAME``."""
@@ -28,7 +30,7 @@ class Metric:
     healthy: str = ""
     """What a run that goes well shows; empty where nothing can be said."""
     unhealthy: str = ""
-    programs: tuple[Entry, ...] = ("rl",)
+    programs: Programs = ("rl",)
 
     @cached_property
     def pattern(self) -> re.Pattern[str]:

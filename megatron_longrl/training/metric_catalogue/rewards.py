@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from megatron_longrl.training.metric_catalogue.metric import Metric, MetricGroup
+from megatron_longrl.training.metric_catalogue.metric import BOTH, Metric, MetricGroup
 
 GROUPS = "mean over all groups of all replicas"
 RESPONSES = "sum over replicas; greedy responses of ReMax and those to shuffled frames count"
@@ -127,7 +127,7 @@ GROUP = MetricGroup(
             "1 to `--rollout-max-tokens` (RL)",
             healthy="changes slowly",
             unhealthy="grows towards `--rollout-max-tokens`, or falls to a few tokens",
-            programs=("sft", "rl"),
+            programs=BOTH,
         ),
         Metric(
             "response_length/max",

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from megatron_longrl.config import Entry
-from megatron_longrl.training.metric_catalogue.metric import Metric, MetricGroup
+from megatron_longrl.config.section import Programs
+from megatron_longrl.training.metric_catalogue.metric import BOTH, Metric, MetricGroup
 
-BOTH: tuple[Entry, ...] = ("sft", "rl")
 ENCODES = "steps in which media are encoded"
 
-PHASES: tuple[tuple[str, str, str, tuple[Entry, ...]], ...] = (
+PHASES: tuple[tuple[str, str, str, Programs], ...] = (
     ("data", "rows become prompts: tokens, and a look into the files of media", "", BOTH),
     ("decode", "frames are read and decoded", ENCODES, BOTH),
     ("encode", "frames go through the vision tower, decoding and gathering apart", "", BOTH),

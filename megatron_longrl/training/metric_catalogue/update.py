@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from megatron_longrl.training.metric_catalogue.metric import Metric, MetricGroup
+from megatron_longrl.training.metric_catalogue.metric import BOTH, Metric, MetricGroup
 
 TOKENS = "mean over all response tokens that are trained, of all replicas, and over the updates"
 TRAINED = "steps with an update of the policy"
@@ -26,7 +26,7 @@ GROUP = MetricGroup(
             "nothing about progress",
             "SFT: does not fall (learning rate, data), or falls to 0 while `valid/lm loss` rises "
             "(too many epochs)",
-            programs=("sft", "rl"),
+            programs=BOTH,
         ),
         Metric(
             "policy loss",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from megatron_longrl.training.metric_catalogue.metric import Metric, MetricGroup
+from megatron_longrl.training.metric_catalogue.metric import BOTH, Metric, MetricGroup
 from megatron_longrl.training.metric_catalogue.rewards import judge_metrics
 
 WHEN = "validation"
@@ -33,7 +33,7 @@ GROUP = MetricGroup(
             "0 and up",
             WHEN,
             "0",
-            programs=("sft", "rl"),
+            programs=BOTH,
         ),
         Metric(
             "valid/accuracy",

@@ -1,0 +1,89 @@
+"""Runs log what the catalogue of metrics says, each of its keys, and no other."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+
+import pytest
+
+from megatron_longrl.config import Entry
+from megatron_longrl.training.metric_catalogue import OF_STEPS, metric_of_step
+from megatron_longrl.training.metrics_file import read_metrics
+from tests.functional.launches import FROZEN, SFT, Arena, read_rows, write_rows
+from tests.unit.rewards.endpoint import serve
+
+CODE = """
+def odd(response):
+    return {"score": len(response) % 2, "half": 0.5}
+"""
+ALGORITHM = (
+    *("--rl-algorithm", "ppo", "--grpo-kl-beta", "0.01", "--kl-target", "0.1"),
+    *("--dynamic-sampling", "--filter-metric", "reward", "--dynamic-sampling-max-tries", "2"),
+    *("--rollout-step-tokens", "8", "--rollout-correction", "token"),
+    *("--shuffled-frames-bonus", "0.1"),
+)
+"""Everything that adds metrics."""
+
+
+@pytest.fixture(scope="module")
+def rl_keys(arena: Arena, sft_run: Path, tmp_path_factory: pytest.TempPathFactory) -> set[str]:
+    """Keys of a run of two steps with questions of two kinds, some of them without a video."""
+    folder = tmp_path_factory.mktemp("metrics")
+    rows = read_rows(arena.data("train"))[:4]
+    spoken = [
+        {
+            "problem_id": f"text {n}",
+            "problem_type": "text",
+            "problem": row["problem"],
+            "answer": "A",
+        }
+        for n, row in enumerate(rows)
+    ]
+    mixed = [row for pair in zip(rows, spoken, strict=True) for row in pair]
+    data = write_rows(folder / "rows.jsonl", mixed)
+    (folder / "mine.py").write_text(CODE)
+    with serve(lambda prompt, number: "Score: 0.5") as endpoint:
+        arena.launch(
+            *("train_rl", *FROZEN, *ALGORITHM, "--pretrained-checkpoint", sft_run),
+            *("--train-data-path", data, "--valid-data-path", data, "--save", folder / "run"),
+            *("--train-iters", "2", "--lr", "1e-3", "--grpo-prompts-per-step", "8"),
+            *("--grpo-group-size", "2", "--reward-function", f"{folder}/mine.py:odd"),
+            *("--rewards", "judge", "--judge-url", endpoint.url, "--judge-model", "m"),
+            ranks=1,
+        ).succeeded()
+    return keys_of(folder / "run")
+
+
+@pytest.fixture(scope="module")
+def sft_keys(arena: Arena, tmp_path_factory: pytest.TempPathFactory) -> set[str]:
+    """Keys of a step with validation."""
+    folder = tmp_path_factory.mktemp("metrics")
+    data = ("--train-data-path", arena.data("sft"), "--valid-data-path", arena.data("sft"))
+    sizes = ("--train-iters", "1", "--eval-samples", "4", "--global-batch-size", "16")
+    arena.launch("train_sft", *SFT, *data, *sizes, "--save", folder, ranks=1).succeeded()
+    return keys_of(folder)
+
+
+def keys_of(run: Path) -> set[str]:
+    return {key for step in read_metrics(run / "metrics.jsonl") for key in step}
+
+
+def entries(keys: Iterable[str]) -> set[str]:
+    """The entries of the catalogue that stand for them."""
+    found = {key: metric_of_step(key) for key in keys}
+    unknown = {key for key, metric in found.items() if metric is None}
+    assert not unknown, "megatron_longrl/training/metric_catalogue has no entry"
+    return {metric.key for metric in found.values() if metric is not None}
+
+
+def told(program: Entry) -> set[str]:
+    return {m.key for group in OF_STEPS for m in group.metrics if program in m.programs}
+
+
+def test_what_rl_logs(rl_keys: set[str]) -> None:
+    assert entries(rl_keys) == told("rl")
+
+
+def test_what_sft_logs(sft_keys: set[str]) -> None:
+    assert entries(sft_keys) == told("sft")
