@@ -227,7 +227,7 @@ def _default_text(name: str, field: FieldInfo) -> str:
 
 def says_default(field: FieldInfo) -> bool:
     """Whether the text of a field says what holds where it is not given."""
-    return "by default" in (field.description or "").lower()
+    return "by default" in " ".join((field.description or "").split()).lower()
 
 
 def short_number(value: object) -> str:

@@ -159,11 +159,17 @@ def fields_of_run(folder: Path, state: dict[str, Any]) -> dict[str, Any]:
         folder: of the checkpoint itself, ``iter_…``.
         state: contents of its state file.
     """
-    sections = (ModelSection, RotarySection, VilaSection)
-    names = {name for section in sections for name in section.model_fields}
-    names = (names | set(OF_PROMPTS)) - set(OF_A_RUN)
+    names = fields_from_checkpoint()
     fields = {name: value for name, value in recipe_of(state).items() if name in names}
     return fields | tokenizer_fields(folder / "tokenizer")
+
+
+def fields_from_checkpoint() -> frozenset[str]:
+    """Names of the fields that a checkpoint may bring: of the model, its tokenizer, its prompts."""
+    sections = (ModelSection, RotarySection, VilaSection)
+    names = {name for section in sections for name in section.model_fields}
+    names |= {"tokenizer_type", "tokenizer_model", *OF_PROMPTS}
+    return frozenset(names - set(OF_A_RUN))
 
 
 def _check_contradictions(

@@ -19,7 +19,7 @@ class RotarySection(Section):
     """Base period of the rotary position embedding."""
 
     rope_scaling_factor: PositiveFloat | None = None
-    """Factor by which the context is lengthened; by default it is not."""
+    """Factor by which the context is lengthened; by default none, and it stays as it is."""
 
     rope_scaling_type: RopeScaling = "llama3"
     """How the context is lengthened, where --rope-scaling-factor is given. llama3: long wavelengths
