@@ -60,23 +60,32 @@ class _Formatter(argparse.HelpFormatter):
 
 
 def build_parser(
-    sections: Sequence[type[Section]], names: FieldNames, entry: Entry, prog: str
+    sections: Sequence[type[Section]], names: FieldNames, entry: Entry | None, prog: str
 ) -> Parser:
     """A parser with one group per section; flags that are not given leave no trace.
 
-    It takes the flags of all programs, so that one recipe serves several; --help shows those that
-    the entry point uses.
+    It takes the flags of all programs, so that one recipe serves several.
+
+    Args:
+        entry: --help shows only what this program uses; None shows all.
     """
+    epilog = (
+        "Values come from the recipe, then from flags; every flag is also a recipe key with "
+        "underscores. Flags without a value switch on; --no-... switches off."
+    )
+    if entry is not None:
+        epilog += (
+            "\nFlags that only other programs use may be given, and change nothing here: "
+            "docs/configuration.md has all. How many ranks run is said by torchrun's flags "
+            "(--nproc-per-node, --nnodes, --node-rank, --master-addr, --master-port)."
+        )
     parser = Parser(
         prog=prog,
         usage="%(prog)s [--config RECIPE.yaml] [flags]",
         formatter_class=_Formatter,
         argument_default=argparse.SUPPRESS,
         allow_abbrev=False,
-        epilog="Values come from the recipe, then from flags; every flag is also a recipe key with "
-        "underscores. Flags without a value switch on; --no-... switches off.\n"
-        "Flags that only other programs use may be given, and change nothing here. "
-        "docs/configuration.md has all.",
+        epilog=epilog,
     )
     general = parser.add_argument_group("recipe")
     general.add_argument(

@@ -70,7 +70,9 @@ def read_given(argv: Sequence[str], entry: Entry) -> Given:
         UserError: an unknown flag or key, or a recipe that cannot be read.
     """
     names = FieldNames(SECTIONS)
-    parser = build_parser(SECTIONS, names, entry, COMMANDS[entry])
+    # A server is given the recipe and the flags of the run that it serves.
+    shown = None if entry == "serve" else entry
+    parser = build_parser(SECTIONS, names, shown, COMMANDS[entry])
     flags = parse_flags(parser, argv)
     recipes = flags.pop("config", [])
     given = Given(entry, print_only=flags.pop("print_config", False))

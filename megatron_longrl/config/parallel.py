@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AliasChoices, BeforeValidator, Field
 
-from megatron_longrl.config.section import PositiveFloat, PositiveInt, Section, Unit
+from megatron_longrl.config.section import KnownTo, PositiveFloat, PositiveInt, Section, Unit
 
 
 def _as_text(value: Any) -> Any:
@@ -38,7 +38,7 @@ class ParallelSection(Section):
     the work, and a cost model chooses how many ranks share a row, from one to all; no rank then
     holds more tokens than its share of a row of --seq-length tokens."""
 
-    mrsp_machine: Literal["nominal", "measured"] = "nominal"
+    mrsp_machine: Annotated[Literal["nominal", "measured"], KnownTo("sft", "rl")] = "nominal"
     """What the cost model of auto reckons with: nominal takes fixed figures, so that runs repeat
     bit for bit; measured takes those of this machine, measured at the start and kept in
     checkpoints."""
@@ -55,7 +55,7 @@ class ParallelSection(Section):
     sequence_parallel: bool = False
     """Split norms and dropouts over the sequence between tensor-parallel ranks."""
 
-    use_distributed_optimizer: bool = True
+    use_distributed_optimizer: Annotated[bool, KnownTo("sft", "rl")] = True
     """Shard the optimizer state over the data-parallel ranks."""
 
     distributed_backend: Literal["gloo", "nccl"] | None = None

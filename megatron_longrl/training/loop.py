@@ -180,7 +180,7 @@ class TrainingLoop:
         self.sampler = RowSampler(rows, self.config.seed)
         self.skip_limit = SkipLimit(len(rows), self.config.max_skipped)
         validates = bool(self.config.valid_data_path)
-        if validates and self.config.replay_rollouts is not None:
+        if validates and entry == "rl" and self.config.replay_rollouts is not None:
             logger.warning("no validation: --replay-rollouts starts no engine")
             validates = False
         valid: list[Row] = []

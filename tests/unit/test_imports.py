@@ -46,7 +46,8 @@ PLAIN = {
     *("rollout.sampling", "rollout.serve", "rollout.server.child", "rollout.vllm.fit"),
     *("checkpoint.architecture", "checkpoint.aside", "checkpoint.folder", "checkpoint.retention"),
     *("checkpoint.processors", "checkpoint.settings", "checkpoint.sizes"),
-    *("training.log_line", "training.logging", "training.metrics_file", "training.plots"),
+    *("training.log_line", "training.logging", "training.metric_catalogue"),
+    *("training.metrics_file", "training.plots"),
     *("training.progress", "training.timing", "training.trackers", "training.watch"),
     *("benchmark.data", "benchmark.report", "benchmark.variants"),
     *("models.family", "models.text.kinds", "models.qwen_vl.sizes"),
@@ -92,7 +93,8 @@ PLAIN_TESTS = (
     *("config/test_*.py", "planner/test_*.py", "rewards/test_*.py", "test_*.py"),
     *("checkpoint/test_retention.py", "data/test_content_hash.py", "data/test_cups.py"),
     *("data/test_rows.py", "rollout/test_fit.py", "rollout/test_sampling.py"),
-    *("training/test_logging.py", "training/test_plots.py", "training/test_watch.py"),
+    *("tools/test_reference.py", "training/test_logging.py", "training/test_metric_catalogue.py"),
+    *("training/test_plots.py", "training/test_watch.py"),
 )
 TENSOR_TESTS = {
     *("planner/test_cost.py", "rewards/test_function_tensors.py", "rewards/test_runner.py"),
@@ -117,6 +119,7 @@ TOOLS = (
         if '\nif __name__ == "__main__":\n' in path.read_text()
     ),
     ("tools/checkpoint/convert.py", "--loader", "hf", "--saver", "hg"),
+    ("-m tools.reference", "--help"),
     *((f"-m {PACKAGE}.cli.{name}", "--help") for name in ("convert", "inspect", "verify")),
 )
 

@@ -51,7 +51,8 @@ GROUP = MetricGroup(
             "",
             "1 and below",
             WHEN,
-            "above 0 after tens of steps; 0.2 to 0.5 is common",
+            "above 0 after tens of steps; how much can be explained depends on the task "
+            "(docs/algorithms.md)",
             "below 0: values are worse than a constant",
         ),
         Metric(

@@ -21,7 +21,7 @@ GROUP = MetricGroup(
             "nats",
             "0 and up",
             TRAINED,
-            "1e-4 and less in fp32, a few hundredths in bf16; more with older weights "
+            "1e-4 and less in fp32, about 0.02 in bf16; more with older weights "
             "(`--rollout-lag`, `--rollout-step-tokens`)",
             "above 0.1 over ten steps, which the run warns of: another precision or sampling in "
             "the engine; or give `--rollout-correction`",
@@ -31,7 +31,7 @@ GROUP = MetricGroup(
             "the difference that 99 of 100 tokens do not exceed",
             f"quantile, exact, over {ALL_TOKENS}",
             "nats",
-            "`0` to `gap/max`",
+            "0 to `gap/max`",
             TRAINED,
             "some times `gap/mean`",
         ),

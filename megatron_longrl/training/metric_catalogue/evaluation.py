@@ -73,7 +73,7 @@ GROUP = MetricGroup(
                 "what the answers would earn; null where none has a reward",
                 f"{ANSWERS}; answers without a reward are left out",
                 "",
-                "any; 0 to 1 with the default rewards",
+                "any; 0 to 1 with the default rewards alone",
                 ALWAYS,
             ),
             Metric(

@@ -48,7 +48,7 @@ GROUP = MetricGroup(
             "`--shuffled-frames-bonus`",
             f"{GROUPS}; responses without a reward are left out; 0 where none has one",
             "",
-            "any; 0 to 1 with the default rewards",
+            "any; 0 to 1 with the default rewards alone",
             healthy="rises over tens of steps",
             unhealthy="0 in the first two steps, which the run warns of: no reward is earned, see "
             "docs/rewards.md; or it falls for many steps: lower `--lr`",

@@ -54,8 +54,8 @@ GROUP = MetricGroup(
             "0 and up; not finite where an update was skipped for it",
             "every step; in RL not while only the critic learns",
             "of the same order over many steps",
-            "jumps by a factor of 10 and more, or stays above `--clip-grad` in every step: lower "
-            "`--lr`, or use more samples a step",
+            "jumps by a factor of 10 and more, again and again: lower `--lr`, or use more samples "
+            "a step",
             programs=BOTH,
         ),
         Metric(

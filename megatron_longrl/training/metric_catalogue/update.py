@@ -68,7 +68,7 @@ GROUP = MetricGroup(
             "",
             "0 to 1",
             TRAINED,
-            "0 with one update a step and with `--policy-loss pg`; some per cent with several",
+            "0 with one update a step and with `--policy-loss pg`; a small part with several",
             "a large part: the policy goes too far in a step; fewer updates, or a lower `--lr`",
         ),
         Metric(

@@ -83,7 +83,7 @@ GROUP = MetricGroup(
             "`--shuffled-frames-bonus`",
             f"{QUESTIONS}; answers without a reward are left out",
             "",
-            "any; 0 to 1 with the default rewards",
+            "any; 0 to 1 with the default rewards alone",
             WHEN,
             "rises with `reward/mean`",
         ),

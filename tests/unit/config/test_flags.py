@@ -6,6 +6,7 @@ import re
 
 import pytest
 
+from megatron_longrl.cli.ranks import RankOptions
 from megatron_longrl.config import Config, Entry, load_config
 from megatron_longrl.config.flags import opposite_flag
 from megatron_longrl.config.names import FieldNames, flag
@@ -140,7 +141,8 @@ def test_help_is_readable_on_80_columns(help_of):
     names = {flag(n) for field in Config.model_fields for n in FieldNames(SECTIONS).of(field)}
     names |= {opposite_flag(name) for name in Config.model_fields}
     # A flag that is broken at a hyphen is none.
-    assert set(flags) - names == {"--help", "--config", "--print-config"}
+    ranks = {flag(name) for name in vars(RankOptions())}
+    assert set(flags) - names == {"--help", "--config", "--print-config", *ranks}
     assert "--lora-parts {language_model,projector,vision_tower} ...\n" in text
     one_line = " ".join(text.split())
     assert "--rl-algorithm NAME Sets the default" in one_line
