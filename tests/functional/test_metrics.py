@@ -28,9 +28,9 @@ ALGORITHM = (
 
 @pytest.fixture(scope="module")
 def rl_keys(arena: Arena, sft_run: Path, tmp_path_factory: pytest.TempPathFactory) -> set[str]:
-    """Keys of a run of two steps with questions of two kinds, some of them without a video."""
+    """Keys of a step with questions of two kinds, some of them without a video."""
     folder = tmp_path_factory.mktemp("metrics")
-    rows = read_rows(arena.data("train"))[:4]
+    rows = read_rows(arena.data("train"))[:2]
     spoken = [
         {
             "problem_id": f"text {n}",
@@ -47,7 +47,7 @@ def rl_keys(arena: Arena, sft_run: Path, tmp_path_factory: pytest.TempPathFactor
         arena.launch(
             *("train_rl", *FROZEN, *ALGORITHM, "--pretrained-checkpoint", sft_run),
             *("--train-data-path", data, "--valid-data-path", data, "--save", folder / "run"),
-            *("--train-iters", "2", "--lr", "1e-3", "--grpo-prompts-per-step", "8"),
+            *("--train-iters", "1", "--lr", "1e-3", "--grpo-prompts-per-step", "4"),
             *("--grpo-group-size", "2", "--reward-function", f"{folder}/mine.py:odd"),
             *("--rewards", "judge", "--judge-url", endpoint.url, "--judge-model", "m"),
             ranks=1,
