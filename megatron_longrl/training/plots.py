@@ -120,9 +120,10 @@ def plot_curves(
         layout=ConstrainedLayoutEngine(w_pad=0.12, h_pad=0.1),
     )
     FigureCanvasAgg(figure)
-    figure.suptitle(title, fontsize=LARGE, fontweight="bold", x=0.01, ha="left")
     if len(loaded) > 1:
-        _name_runs(figure, loaded)
+        _name_runs(figure, loaded, title)
+    else:
+        figure.suptitle(title, fontsize=LARGE, fontweight="bold", x=0.01, ha="left")
     grid = figure.add_gridspec(rows, 2)
     for number, (panel, shown) in enumerate(charts):
         is_alone = number == len(charts) - 1 and number % 2 == 0
@@ -173,8 +174,8 @@ def _has_data(run: Run, panel: Panel) -> bool:
     return run.stage == panel.stage and any(run.series(key)[0] for key in panel.keys)
 
 
-def _name_runs(figure: Figure, runs: Sequence[Run]) -> None:
-    """One legend for all charts."""
+def _name_runs(figure: Figure, runs: Sequence[Run], title: str) -> None:
+    """One legend for all charts, below the title."""
     from matplotlib.lines import Line2D
 
     handles = [
@@ -184,6 +185,9 @@ def _name_runs(figure: Figure, runs: Sequence[Run]) -> None:
     figure.legend(
         handles,
         [run.label for run in runs],
+        title=title,
+        title_fontproperties={"size": LARGE, "weight": "bold"},
+        alignment="left",
         loc="outside upper left",
         ncols=3,
         fontsize=NORMAL,
@@ -252,7 +256,7 @@ def _draw_accuracy(axes: Axes, runs: Sequence[Run], chance: float | None) -> Non
         if xs and xs == high_xs:
             axes.fill_between(xs, low, high, color=run.color, alpha=0.15, linewidth=0)
             names.pop("held-out", None)
-            names["held-out, with its interval"] = "marks"
+            names["held-out, 95 % interval"] = "marks"
     if chance is not None:
         axes.axhline(chance, color=GREY, linewidth=1, linestyle=(0, (4, 3)))
         names["chance"] = "limit"
@@ -277,7 +281,7 @@ def _draw_mismatch(axes: Axes, runs: Sequence[Run]) -> None:
     axes.set_ylim(bottom / 2, max(top, 4 * GAP_LIMIT))
     style = {"color": GREY, "fontsize": SMALL, "xycoords": ("axes fraction", "data")}
     axes.annotate(
-        f"a run warns above {GAP_LIMIT:g}",
+        f"limit {GAP_LIMIT:g}, above which a run warns",
         xy=(0.02, GAP_LIMIT),
         xytext=(0, 3),
         textcoords="offset points",
