@@ -36,9 +36,8 @@ CANNOT_SEE = {
 }
 
 
-@pytest.fixture
-def figures(monkeypatch: pytest.MonkeyPatch) -> list[Figure]:
-    """The pictures that a test draws."""
+def drawn(runs: dict[str, Path], output: Path, title: str, chance: float | None = None) -> Figure:
+    """The picture, which is also written."""
     seen: list[Figure] = []
     save = Figure.savefig
 
@@ -46,8 +45,37 @@ def figures(monkeypatch: pytest.MonkeyPatch) -> list[Figure]:
         seen.append(figure)
         save(figure, *args, **kwargs)
 
-    monkeypatch.setattr(Figure, "savefig", spy)
-    return seen
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Figure, "savefig", spy)
+        plot_curves(runs, output, title, chance)
+    (figure,) = seen
+    return figure
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("curves")
+
+
+@pytest.fixture(scope="module")
+def one_run(folder: Path) -> Figure:
+    run = write_run(folder / "one.jsonl", rl=True)
+    return drawn({"GRPO": run}, folder / "new" / "curves.png", "Cups", chance=1 / 3)
+
+
+@pytest.fixture(scope="module")
+def two_stages(folder: Path) -> Figure:
+    sft, rl = write_run(folder / "a.jsonl", rl=False), write_run(folder / "b.jsonl", rl=True)
+    return drawn({"SFT": sft, "SFT, then GRPO": rl}, folder / "stages.png", "Cups")
+
+
+@pytest.fixture(scope="module")
+def two_runs(folder: Path) -> Figure:
+    runs = {
+        "GRPO": write_run(folder / "c.jsonl", rl=True, gap=1e-6),
+        "control": write_run(folder / "d.jsonl", rl=True, gap=0.0),
+    }
+    return drawn(runs, folder / "two.png", "Cups")
 
 
 def texts(figure: Figure) -> set[str]:
@@ -79,13 +107,11 @@ def write_run(path: Path, rl: bool, gap: float = 1e-5) -> Path:
     return path
 
 
-def test_all_charts_of_an_rl_run(tmp_path, figures):
-    output = tmp_path / "new" / "curves.png"
-    plot_curves({"GRPO": write_run(tmp_path / "a.jsonl", rl=True)}, output, "Cups", chance=1 / 3)
+def test_all_charts_of_an_rl_run(one_run, folder):
+    output = folder / "new" / "curves.png"
     assert output.read_bytes().startswith(b"\x89PNG")
     assert [path.name for path in output.parent.iterdir()] == ["curves.png"]
-    (figure,) = figures
-    assert {title: axes.get_ylabel() for title, axes in charts(figure).items()} == {
+    assert {title: axes.get_ylabel() for title, axes in charts(one_run).items()} == {
         "Accuracy": "right answers (%)",
         "Reward": "mean reward",
         "Response length": "tokens",
@@ -93,22 +119,20 @@ def test_all_charts_of_an_rl_run(tmp_path, figures):
         "Mismatch of trainer and engine": "nats per token",
         "Time of a step": "seconds",
     }
-    assert all(axes.get_xlabel() == "RL step" for axes in figure.axes)
-    assert {"Cups", "held-out, 95 % interval", "rollouts", "chance", "rollout"} <= texts(figure)
-    assert "reward" not in texts(figure)  # A phase too short to be seen.
+    assert all(axes.get_xlabel() == "RL step" for axes in one_run.axes)
+    assert {"Cups", "held-out, 95 % interval", "rollouts", "chance", "rollout"} <= texts(one_run)
+    assert "reward" not in texts(one_run)  # A phase too short to be seen.
 
 
-def test_charts_without_data_are_left_out(tmp_path, figures):
-    plot_curves({"SFT": write_run(tmp_path / "a.jsonl", rl=False)}, tmp_path / "c.png", "SFT")
-    assert set(charts(figures[0])) == {"Loss of supervised fine-tuning", "Time of a step"}
-    assert {"training", "held-out"} <= texts(figures[0])
+def test_charts_without_data_are_left_out(folder):
+    figure = drawn({"SFT": write_run(folder / "s.jsonl", rl=False)}, folder / "s.png", "SFT")
+    assert set(charts(figure)) == {"Loss of supervised fine-tuning", "Time of a step"}
+    assert {"training", "held-out"} <= texts(figure)
 
 
-def test_stages_share_no_chart(tmp_path, figures):
+def test_stages_share_no_chart(two_stages):
     """Neither their losses nor their steps have a scale in common."""
-    sft, rl = write_run(tmp_path / "a.jsonl", rl=False), write_run(tmp_path / "b.jsonl", rl=True)
-    plot_curves({"SFT": sft, "SFT, then GRPO": rl}, tmp_path / "c.png", "Cups")
-    found = charts(figures[0])
+    found = charts(two_stages)
     stages = {title: axes.get_xlabel() for title, axes in found.items()}
     assert stages.pop("Loss of supervised fine-tuning") == "SFT step"
     assert set(stages.values()) == {"RL step"}
@@ -116,48 +140,35 @@ def test_stages_share_no_chart(tmp_path, figures):
     both = {color for color, _ in STYLES[:2]}
     assert not any(both <= found for found in colors)
     # Axes that lie on each other would be two scales in one chart.
-    places = [tuple(axes.get_position().bounds) for axes in figures[0].axes]
+    places = [tuple(axes.get_position().bounds) for axes in two_stages.axes]
     assert len(set(places)) == len(places)
 
 
-def test_mismatch_is_on_a_log_scale_with_its_limit(tmp_path, figures):
-    runs = {
-        "GRPO": write_run(tmp_path / "a.jsonl", rl=True, gap=1e-6),
-        "by the trainer itself": write_run(tmp_path / "b.jsonl", rl=True, gap=0.0),
-    }
-    plot_curves(runs, tmp_path / "c.png", "Cups")
-    axes = charts(figures[0])["Mismatch of trainer and engine"]
+def test_mismatch_is_on_a_log_scale_with_its_limit(two_runs):
+    axes = charts(two_runs)["Mismatch of trainer and engine"]
     assert axes.get_yscale() == "log"
     assert [float(y) for line in axes.lines for y in set(line.get_ydata())].count(GAP_LIMIT) == 1
     low, high = axes.get_ylim()
     assert low < 1e-6 and high > GAP_LIMIT
-    assert f"limit {GAP_LIMIT:g}, above which a run warns" in texts(figures[0])
-    assert "not drawn: 0 in 30 of 60 steps" in texts(figures[0])
+    assert f"limit {GAP_LIMIT:g}, above which a run warns" in texts(two_runs)
+    assert "not drawn: 0 in 30 of 60 steps" in texts(two_runs)
 
 
-def test_runs_are_named_where_there_are_several(tmp_path, figures):
-    runs = {
-        "GRPO": write_run(tmp_path / "a.jsonl", rl=True),
-        "control": write_run(tmp_path / "b.jsonl", rl=True),
-    }
-    plot_curves(runs, tmp_path / "c.png", "Cups")
-    assert {"GRPO", "control", "Cups", "Time of a step, control"} <= texts(figures[0])
-    (legend,) = figures[0].legends
-    drawn = [line.get_color() for line in legend.get_lines()]
-    assert drawn == [color for color, _ in STYLES[:2]]
+def test_runs_are_named_where_there_are_several(two_runs):
+    assert {"GRPO", "control", "Cups", "Time of a step, control"} <= texts(two_runs)
+    (legend,) = two_runs.legends
+    assert [line.get_color() for line in legend.get_lines()] == [color for color, _ in STYLES[:2]]
 
 
-def test_phases_and_the_rest_are_a_whole_step(tmp_path, figures):
-    plot_curves({"GRPO": write_run(tmp_path / "a.jsonl", rl=True)}, tmp_path / "c.png", "Cups")
-    bands = charts(figures[0])["Time of a step"].collections
-    tops = [max(y for path in band.get_paths() for _, y in path.vertices) for band in bands]
+def test_phases_and_the_rest_are_a_whole_step(one_run):
+    bands = charts(one_run)["Time of a step"].collections
+    tops = [float(np.asarray(band.get_paths()[0].vertices)[:, 1].max()) for band in bands]
     assert tops == pytest.approx([1.5, 2.0])
 
 
-def test_letters_can_be_read_at_the_width_of_a_page(tmp_path, figures):
-    plot_curves({"GRPO": write_run(tmp_path / "a.jsonl", rl=True)}, tmp_path / "c.png", "Cups")
-    pixels_of_a_point = PAGE_PIXELS / figures[0].get_figwidth() / 72
-    shown = [text for text in figures[0].findobj(Text) if text.get_text() and text.get_visible()]
+def test_letters_can_be_read_at_the_width_of_a_page(one_run):
+    pixels_of_a_point = PAGE_PIXELS / one_run.get_figwidth() / 72
+    shown = [text for text in one_run.findobj(Text) if text.get_text() and text.get_visible()]
     assert min(text.get_fontsize() for text in shown) * pixels_of_a_point >= 11
 
 
