@@ -211,14 +211,15 @@ def _draw_line(axes: Axes, run: Run, key: str) -> None:
     """A metric of a run, as it is and smoothed."""
     xs, ys = run.series(key)
     axes.plot(xs, ys, color=run.color, alpha=0.3, linewidth=0.8)
-    axes.plot(xs, _smooth(ys), color=run.color, dashes=run.dashes or (None, None), linewidth=1.8)
+    (line,) = axes.plot(xs, _smooth(ys), color=run.color, linewidth=1.8)
+    line.set_dashes(run.dashes)
 
 
 def _draw_marks(axes: Axes, run: Run, key: str) -> None:
     """A metric that few steps have."""
     xs, ys = run.series(key)
-    style = {"color": run.color, "dashes": run.dashes or (None, None)}
-    axes.plot(xs, ys, **style, linewidth=1.8, marker="o", markersize=4.5)
+    (line,) = axes.plot(xs, ys, color=run.color, linewidth=1.8, marker="o", markersize=4.5)
+    line.set_dashes(run.dashes)
 
 
 def _draw_curve(key: str) -> Callable[[Axes, Sequence[Run]], None]:
@@ -245,8 +246,8 @@ def _draw_accuracy(axes: Axes, runs: Sequence[Run], chance: float | None) -> Non
     for run in runs:
         xs, ys = run.series("accuracy/mean")
         if xs:
-            dashes = run.dashes or (None, None)
-            axes.plot(xs, _smooth(ys), color=run.color, dashes=dashes, alpha=0.6, linewidth=1.0)
+            (line,) = axes.plot(xs, _smooth(ys), color=run.color, alpha=0.6, linewidth=1.0)
+            line.set_dashes(run.dashes)
             names["rollouts"] = "thin"
         if run.series(HELDOUT)[0]:
             _draw_marks(axes, run, HELDOUT)
@@ -279,17 +280,14 @@ def _draw_mismatch(axes: Axes, runs: Sequence[Run]) -> None:
     axes.axhline(GAP_LIMIT, color=GREY, linewidth=1.2, linestyle=(0, (4, 3)))
     bottom, top = axes.get_ylim()
     axes.set_ylim(bottom / 2, max(top, 4 * GAP_LIMIT))
-    style = {"color": GREY, "fontsize": SMALL, "xycoords": ("axes fraction", "data")}
-    axes.annotate(
-        f"limit {GAP_LIMIT:g}, above which a run warns",
-        xy=(0.02, GAP_LIMIT),
-        xytext=(0, 3),
-        textcoords="offset points",
-        **style,
+    limit = f"limit {GAP_LIMIT:g}, above which a run warns"
+    above = axes.get_yaxis_transform()  # x by the width of the chart, y by the data
+    axes.text(
+        *(0.02, 1.2 * GAP_LIMIT, limit), transform=above, color=GREY, fontsize=SMALL, va="bottom"
     )
     if equal:
-        style["xycoords"] = "axes fraction"
-        axes.annotate(f"not drawn: 0 in {equal} of {total} steps", xy=(0.02, 0.04), **style)
+        left_out = f"not drawn: 0 in {equal} of {total} steps"
+        axes.text(0.02, 0.04, left_out, transform=axes.transAxes, color=GREY, fontsize=SMALL)
 
 
 def _draw_times(axes: Axes, runs: Sequence[Run]) -> None:
