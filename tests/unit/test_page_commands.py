@@ -93,8 +93,9 @@ def sandbox(tmp_path_factory: pytest.TempPathFactory) -> Path:
     response = {"response": "<think>so</think><answer>B</answer>"}
     (folder / "responses.jsonl").write_text(2 * (json.dumps(response) + "\n"))
     steps = [{"iteration": i, "time/rollout": 2.0, "iteration-time": 3.0} for i in (1, 2, 3)]
-    metrics = folder / "runs" / "grpo" / "metrics.jsonl"
-    metrics.write_text("".join(json.dumps(step) + "\n" for step in steps))
+    for name in ("sft", "grpo"):
+        metrics = folder / "runs" / name / "metrics.jsonl"
+        metrics.write_text("".join(json.dumps(step) + "\n" for step in steps))
     for name in ("recipe.yaml", "grpo.yaml"):
         (folder / name).write_text(yaml.safe_dump(RECIPE))
     return folder
@@ -184,7 +185,11 @@ def _entry_of(module: str) -> Entry:
 
 def _python(arguments: list[str], patch: pytest.MonkeyPatch) -> None:
     if arguments[0] == "-c":
-        subprocess.run([sys.executable, *arguments], check=True, capture_output=True, timeout=60)
+        environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+        done = subprocess.run(
+            [sys.executable, *arguments], capture_output=True, text=True, env=environment
+        )
+        assert done.returncode == 0, done.stderr
         return
     if arguments[0] != "-m":
         path = Path(arguments[0])
