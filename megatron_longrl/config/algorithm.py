@@ -133,7 +133,7 @@ class AlgorithmSection(Section):
 
     critic_iterations: PositiveInt = 4
     """How often gae's critic is trained on the rollouts of a step (--grpo-iterations is for the
-    policy): with one it lags behind, see docs/algorithms.md."""
+    policy): with one it lags behind, see docs/appendix_moving_cups.md."""
 
     critic_warmup_steps: CountInt = 0
     """First steps that train only the critic."""
