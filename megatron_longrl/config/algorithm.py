@@ -146,7 +146,7 @@ class AlgorithmSection(Section):
 
     critic_iterations: Annotated[PositiveInt, Unit("passes")] = 4
     """How often gae's critic is trained on the rollouts of a step (--grpo-iterations is for the
-    policy); with once it lags behind, see docs/algorithms.md."""
+    policy); with one it lags behind, see docs/appendix_moving_cups.md."""
 
     critic_warmup_steps: Annotated[CountInt, Unit("steps")] = 0
     """Steps at the start that train only the critic."""

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from megatron_longrl.config.given import Given
+from megatron_longrl.config.rollout import RolloutSection
 from megatron_longrl.data.row_files import count_rows
 
 LEARNING_RATE = {"sft": 1e-5, "rl": 1e-6}
@@ -40,7 +41,18 @@ def add_defaults(given: Given, world_size: int) -> None:
         # Until the data are looked into, it is what the model allows.
         found["seq_length"] = values.get("max_position_embeddings", 32768)
         found["seq_length_from_data"] = True
+    if entry in ("rl", "evaluate"):
+        found |= _response_length(values)
     given.add_below(found, "a default")
+
+
+def _response_length(values: Mapping[str, Any]) -> dict[str, int]:
+    """Half of what the model reads at most, where the usual length would leave no prompt room."""
+    usual: int = RolloutSection.model_fields["rollout_max_tokens"].default
+    context = str(values.get("max_position_embeddings", ""))
+    if context.isdigit() and 0 < int(context) < 2 * usual:
+        return {"rollout_max_tokens": max(1, int(context) // 2)}
+    return {}
 
 
 def replica_size(values: Mapping[str, Any]) -> int:

@@ -14,6 +14,9 @@ WINDOW = 10
 FIRST = 2
 """Steps after which a run whose rewards say nothing is told so."""
 
+GAP_LIMIT = 0.1
+"""Nats per token by which trainer and engine may differ, in the mean of the last steps."""
+
 _EQUAL_GROUPS = "groups without variance"
 _NO_SIGNAL = "rewards without signal"
 _LOOK_AT_ANSWERS = frozenset(
@@ -71,7 +74,7 @@ SIGNS: tuple[_Sign, ...] = (
     ),
     _Sign(
         "trainer and engine disagree",
-        lambda first, last: last["gap/mean"] > 0.1,
+        lambda first, last: last["gap/mean"] > GAP_LIMIT,
         "trainer and rollout engine differ by {gap/mean:.3g} nats per token: look for "
         "another precision or sampling, or give --rollout-correction token",
     ),

@@ -172,6 +172,28 @@ def test_one_bound_of_frames_leaves_the_other_alone(run: Path, data: str) -> Non
     assert (config.video_fps, config.video_frames) == (1.0, None)
 
 
+@pytest.mark.parametrize(
+    ("context", "flags", "tokens"),
+    [
+        (32768, (), 1024),
+        (2048, (), 1024),
+        (512, (), 256),
+        (512, ("--rollout-max-tokens", "300"), 300),
+    ],
+)
+def test_responses_leave_room_for_a_prompt(
+    context: int, flags: tuple[str, ...], tokens: int, run: Path, data: str
+) -> None:
+    """Of a model that reads fewer tokens than two responses of the usual length."""
+    state = run / "iter_0000005" / "longrl_state.json"
+    saved = json.loads(state.read_text())
+    saved["config"] |= {"max_position_embeddings": context, "seq_length": context}
+    state.write_text(json.dumps(saved))
+    start = ["--pretrained-checkpoint", str(run), "--train-data-path", data]
+    start += ["--video-frames", "4"]
+    assert load_config([*start, *flags], "rl").rollout_max_tokens == tokens
+
+
 def test_paths_are_kept_absolute() -> None:
     kept = absolute_paths({**RUN, "save": None, "tokenizer_model": ""})
     assert kept["train_data_path"] == [str(Path("train.jsonl").resolve())]
