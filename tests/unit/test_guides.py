@@ -99,7 +99,7 @@ def test_the_early_warnings_are_all_in_the_faq() -> None:
 @cache
 def known_flags() -> frozenset[str]:
     """Those of all programs of this project."""
-    options = build_parser(SECTIONS, FieldNames(SECTIONS), "x")._option_string_actions
+    options = build_parser(SECTIONS, FieldNames(SECTIONS), None, "x")._option_string_actions
     found = set(options) | {f"--{name.replace('_', '-')}" for name in vars(RankOptions())}
     found |= {"--standalone"}  # torchrun's
     sources = [*(ROOT / "tools").rglob("*.py"), *(ROOT / "tests").rglob("*.py")]
