@@ -3,10 +3,11 @@
 A checkpoint can be loaded at another parallel layout and continues exactly (bit for bit in fp32) on
 the same one. What is in the folder: :mod:`megatron_longrl.checkpoint.folder`.
 
-What gets unpickled: megatron-core and torch read ``common.pt`` with ``torch.load``'s restricted
-unpickler (``weights_only``, the default since torch 2.6, and core's list of safe classes), and
-torch's distributed checkpointing reads ``.metadata`` with a plain ``pickle.load``. Load checkpoints
-of people you trust. Our own files are JSON and safetensors.
+Nothing in a checkpoint is run: megatron-core and torch read ``common.pt`` and tensors with
+``torch.load``'s restricted unpickler (``weights_only``, and core's list of safe classes);
+``.metadata``, which torch would unpickle without restrictions, and whose entries may ask for such
+pickles, is checked before (:mod:`megatron_longrl.checkpoint.metadata_file`). Our own files are JSON
+and safetensors.
 """
 
 from __future__ import annotations
@@ -34,10 +35,12 @@ from torch.distributed import ProcessGroup
 
 from megatron_longrl.checkpoint import folder as layout
 from megatron_longrl.checkpoint.architecture import check_adapters, check_architecture
+from megatron_longrl.checkpoint.checksums import checksums
 from megatron_longrl.checkpoint.core_files import core_files
 from megatron_longrl.checkpoint.hf import HfFolder, config_from_hf, is_hf_folder, load_hf_weights
 from megatron_longrl.checkpoint.hf_writer import copy_tokenizer
 from megatron_longrl.checkpoint.mapping import mapping_table, unwrap
+from megatron_longrl.checkpoint.metadata_file import check_core_files
 from megatron_longrl.checkpoint.optimizer_state import (
     hyperparameters,
     load_state,
@@ -199,10 +202,19 @@ def begin_checkpoint(
     def finish() -> Path:
         with together(group), core_errors():
             write_shards()
+        mine: dict[str, str] = {}
+        with together(group):
+            rank = dist.get_rank()
+            written = [
+                *aside.glob(f"__{rank}_*.distcp"),
+                rank_file(aside / layout.RNG_FOLDER, rank),
+            ]
+            mine = checksums(aside, [str(path.relative_to(aside)) for path in written])
+        known = {name: sum_ for part in gather_objects(group, mine) for name, sum_ in part.items()}
         with together(group):
             if dist.get_rank() == 0:
                 save_config(CheckpointingConfig(*BACKEND), str(aside))
-                layout.publish(final, contents, iteration)
+                layout.publish(final, contents, iteration, known)
         if dist.get_rank() == 0:
             logger.info("saved checkpoint %s", final)
         return final
@@ -239,7 +251,8 @@ def load_checkpoint(
         check_architecture(saved["config"], config, folder)
         check_adapters(saved["config"], config, folder)
         usable = {} if config.no_load_optim else _loadable_optimizers(optimizers, saved, config)
-        if not _try_load(folder, groups, partial(_load, folder, modules, usable, groups, config)):
+        load = partial(_load, folder, modules, usable, groups, config)
+        if not _try_load(folder, saved, groups, load):
             continue
         for name, optimizer in optimizers.items():
             if name not in usable:
@@ -286,7 +299,7 @@ def load_weights(
         for folder, saved in _complete_checkpoints(source, groups):
             check_architecture(saved["config"], config, folder)
             load = partial(_load_merged, folder, saved["config"], modules, groups, config)
-            if _try_load(folder, groups, load):
+            if _try_load(folder, saved, groups, load):
                 source = folder
                 break
         else:
@@ -316,9 +329,14 @@ def _complete_checkpoints(
     return gather_objects(groups.control, complete)[0]
 
 
-def _try_load(folder: Path, groups: ParallelGroups, load: Callable[[], None]) -> bool:
+def _try_load(
+    folder: Path, saved: Mapping[str, Any], groups: ParallelGroups, load: Callable[[], None]
+) -> bool:
     """Load one checkpoint; False, with a warning, when its files turn out to be broken."""
     try:
+        with together(groups.control):
+            check_core_files(folder)
+            layout.check_share(folder, saved, dist.get_rank(), dist.get_world_size())
         with together(groups.control):
             load()
     except UserError as error:
