@@ -47,7 +47,7 @@ def saved(groups, tmp_path_factory) -> Path:
     from megatron_longrl.training.model import build_model
 
     directory = tmp_path_factory.mktemp("saved")
-    config = Config(**TINY)
+    config = Config(**TINY)  # type: ignore[arg-type]
     model = build_model(config, groups, train=True)
     save_checkpoint(
         directory,
@@ -83,7 +83,7 @@ def open_by_all(folder: Path, groups, convert) -> list[str]:
     """What every way to open a checkpoint says of it."""
     from megatron_longrl.training.model import build_model
 
-    config = Config(**TINY)
+    config = Config(**TINY)  # type: ignore[arg-type]
     model = build_model(config, groups, train=True)
     ways = {"modules": model.modules, "optimizers": model.optimizers, "groups": groups}
     told = []
@@ -99,8 +99,8 @@ def open_by_all(folder: Path, groups, convert) -> list[str]:
         except UserError as error:
             told.append(str(error))
     flags = ["--loader", "megatron", "--saver", "hf_vila", "--load-dir", folder.parent]
-    status, _, error = convert(*flags, "--save-dir", folder.parent / "hf")
-    told.append(error if status else "")
+    status, _, line = convert(*flags, "--save-dir", folder.parent / "hf")
+    told.append(line if status else "")
     return told
 
 
@@ -162,7 +162,7 @@ def change_place(**changes: object):
         index = next(iter(metadata.storage_data))
         place = metadata.storage_data[index]
         fields = {name: getattr(place, name) for name in ("relative_path", "offset", "length")}
-        metadata.storage_data[index] = _StorageInfo(**{**fields, **changes})  # type: ignore[arg-type]
+        metadata.storage_data[index] = _StorageInfo(**{**fields, **changes})
 
     return change
 
@@ -170,8 +170,9 @@ def change_place(**changes: object):
 def change_entry(**changes: object):
     def change(metadata) -> None:
         entries = metadata.state_dict_metadata
-        entry = next(value for name, value in entries.items() if name.endswith("weight"))
-        vars(entry).update(changes)
+        entry = next(value for key, value in entries.items() if key.endswith("weight"))
+        for name, value in changes.items():
+        setattr(entry, name, value)
 
     return change
 
@@ -189,7 +190,7 @@ def change_entry(**changes: object):
         (change_entry(size=7), "the entry of .* is no tensor's"),
         (change_entry(chunks=[None]), "the entry of .* is no tensor's"),
         (change_entry(properties=None), "the entry of .* is no tensor's"),
-        (lambda metadata: vars(metadata).update(storage_data=None), "it holds no list of tensors"),
+        (lambda metadata: setattr(metadata, "storage_data", None), "it holds no list of tensors"),
         (lambda metadata: metadata.state_dict_metadata.update({3: 4}), "a name is no text"),
     ],
 )
