@@ -172,7 +172,7 @@ def change_entry(**changes: object):
         entries = metadata.state_dict_metadata
         entry = next(value for key, value in entries.items() if key.endswith("weight"))
         for name, value in changes.items():
-        setattr(entry, name, value)
+            setattr(entry, name, value)
 
     return change
 
