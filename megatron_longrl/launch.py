@@ -7,7 +7,8 @@ import logging
 import os
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 from megatron_longrl.config import Config, Entry, load_config
@@ -33,9 +34,8 @@ def launch(entry: Entry, work: Callable[[Config], None], argv: Sequence[str] | N
         from megatron_longrl.training.logging import configure_logging
 
         configure_logging(config.log_level, int(os.environ.get("RANK", "0")))
-        if entry in ("sft", "rl"):
-            _tell_changes(config)
-        work(config)
+        with _owned(config, entry):
+            work(config)
     except UserError as error:
         _tell(str(error))
         leave_groups()
@@ -46,6 +46,22 @@ def launch(entry: Entry, work: Callable[[Config], None], argv: Sequence[str] | N
         raise  # Other ranks may be inside a collective: nothing may wait for them here.
     leave_groups()
     return 0
+
+
+@contextmanager
+def _owned(config: Config, entry: Entry) -> Iterator[None]:
+    """Around a run that trains: its first rank holds the ``--save`` folder."""
+    if entry not in ("sft", "rl"):
+        yield
+        return
+    _tell_changes(config)
+    if int(os.environ.get("RANK", "0")) != 0:
+        yield
+        return
+    from megatron_longrl.training.run_folder import run_folder
+
+    with run_folder(config):
+        yield
 
 
 def _tell_changes(config: Config) -> None:

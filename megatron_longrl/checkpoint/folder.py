@@ -130,6 +130,15 @@ def read_state(folder: Path) -> dict[str, Any]:
     return dict(settings.values)
 
 
+def is_complete(folder: Path) -> bool:
+    """Whether all files of a checkpoint are there, with their sizes; contents are not read."""
+    try:
+        read_state(folder)
+    except UserError:
+        return False
+    return True
+
+
 def check_state(settings: Settings) -> None:
     """Are the fields of a state file what they have to be?
 
@@ -212,6 +221,30 @@ def newest_complete(directory: str | Path) -> tuple[Path, dict[str, Any]]:
             problems.append(str(error))
     reason = f": {problems[0]}" if problems else ""
     raise UserError(f"{directory} holds no checkpoint{reason}")
+
+
+def remove_leftovers(directory: Path) -> None:
+    """Of saves that were interrupted; by the one process that owns the directory.
+
+    A checkpoint that was about to be replaced by another one of the same step gets its name back
+    where the other one did not get it.
+    """
+    for path in directory.glob(".*.replaced"):
+        final = path.with_name(path.name.removeprefix(".").removesuffix(".replaced"))
+        if final.exists() or not path.is_dir():
+            _remove(path)
+        else:
+            os.replace(path, final)
+    for pattern in (".iter_*.partial", ".iter_*.removed", f".{TRACKER}.*.partial"):
+        for path in directory.glob(pattern):
+            _remove(path)
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        path.unlink(missing_ok=True)
 
 
 def publish(

@@ -9,7 +9,10 @@ class CheckpointSection(Section):
     """checkpoint: what is saved and loaded"""
 
     save: str | None = None
-    """Folder of checkpoints, metrics.jsonl and logs."""
+    """Folder of checkpoints, metrics.jsonl and logs, of this run alone."""
+
+    overwrite: bool = False
+    """Remove the run that the --save folder holds, and start anew there."""
 
     save_interval: PositiveInt | None = None
     """Save every so many steps; by default only at the end."""
