@@ -8,6 +8,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
+from megatron_longrl.errors import UserError
+
 
 @contextmanager
 def whole_file(path: Path, *, durable: bool = False) -> Iterator[Path]:
@@ -36,6 +38,19 @@ def write_whole(path: Path, text: str, *, durable: bool = False) -> None:
     """Write text, in UTF-8, by :func:`whole_file`."""
     with whole_file(path, durable=durable) as aside:
         aside.write_text(text, encoding="utf-8")
+
+
+@contextmanager
+def writable(path: Path) -> Iterator[Path]:
+    """Around what writes a file: an error of the disk or of permissions names the file.
+
+    Raises:
+        UserError: it cannot be written.
+    """
+    try:
+        yield path
+    except OSError as error:
+        raise UserError(f"{path} cannot be written: {error.strerror or error}") from error
 
 
 def sync_tree(folder: Path) -> None:

@@ -15,7 +15,8 @@ from __future__ import annotations
 import logging
 import shutil
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -166,28 +167,29 @@ def begin_checkpoint(
         raise ValueError("fill in vocab_size before saving: exports need it")
     final = layout.iteration_folder(directory, iteration)
     aside = layout.partial_folder(final)
-    with together(groups.control):
-        if dist.get_rank() == 0:
-            shutil.rmtree(aside, ignore_errors=True)
-            aside.mkdir(parents=True)
     # For good: threads share the filters. core 0.16.1 uses torch's ShardedTensor; every use warns.
     warnings.filterwarnings("ignore", ".*deprecating ShardedTensor", FutureWarning)
     group = background or groups.control
     copy = background is not None
-    shards = _sharded_state(modules, optimizers, groups, config, is_loading=False, copy=copy)
-    with together(groups.control), core_files():
-        write_shards = dist_checkpointing.save(
-            shards, str(aside), writer or ShardWriter(group), async_sharded_save=True
-        ).async_fn
-    with together(groups.control):
-        (aside / layout.RNG_FOLDER).mkdir(exist_ok=True)
-        save_rng_state(rank_file(aside / layout.RNG_FOLDER, dist.get_rank()))
-    with together(groups.control):
-        if dist.get_rank() == 0:
-            if config.tokenizer_model:
-                copy_tokenizer(Path(config.tokenizer_model), aside / layout.TOKENIZER_FOLDER)
-            if carry_from is not None:
-                _carry(Path(carry_from), aside, config)
+    with _written(final):
+        with together(groups.control):
+            if dist.get_rank() == 0:
+                shutil.rmtree(aside, ignore_errors=True)
+                aside.mkdir(parents=True)
+        shards = _sharded_state(modules, optimizers, groups, config, is_loading=False, copy=copy)
+        with together(groups.control), core_files():
+            write_shards = dist_checkpointing.save(
+                shards, str(aside), writer or ShardWriter(group), async_sharded_save=True
+            ).async_fn
+        with together(groups.control):
+            (aside / layout.RNG_FOLDER).mkdir(exist_ok=True)
+            save_rng_state(rank_file(aside / layout.RNG_FOLDER, dist.get_rank()))
+        with together(groups.control):
+            if dist.get_rank() == 0:
+                if config.tokenizer_model:
+                    copy_tokenizer(Path(config.tokenizer_model), aside / layout.TOKENIZER_FOLDER)
+                if carry_from is not None:
+                    _carry(Path(carry_from), aside, config)
     contents = {
         "format": FORMAT,
         "iteration": iteration if isinstance(iteration, int) else 0,
@@ -200,26 +202,45 @@ def begin_checkpoint(
     }
 
     def finish() -> Path:
-        with together(group), core_errors():
-            write_shards()
-        mine: dict[str, str] = {}
-        with together(group):
-            rank = dist.get_rank()
-            written = [
-                *aside.glob(f"__{rank}_*.distcp"),
-                rank_file(aside / layout.RNG_FOLDER, rank),
-            ]
-            mine = checksums(aside, [str(path.relative_to(aside)) for path in written])
-        known = {name: sum_ for part in gather_objects(group, mine) for name, sum_ in part.items()}
-        with together(group):
-            if dist.get_rank() == 0:
-                save_config(CheckpointingConfig(*BACKEND), str(aside))
-                layout.publish(final, contents, iteration, known)
+        with _written(final):
+            with together(group), core_errors():
+                write_shards()
+            known = _checksums_of_all(aside, group)
+            with together(group):
+                if dist.get_rank() == 0:
+                    save_config(CheckpointingConfig(*BACKEND), str(aside))
+                    layout.publish(final, contents, iteration, known)
         if dist.get_rank() == 0:
             logger.info("saved checkpoint %s", final)
         return final
 
     return finish
+
+
+@contextmanager
+def _written(final: Path) -> Iterator[None]:
+    """Around the writing of a checkpoint, whose errors all ranks have agreed on: they name the
+    folder, and nothing half-written stays."""
+    try:
+        yield
+    except UserError as error:
+        reason = layout.no_space(final.parent) or str(error)
+        if dist.get_rank() == 0:
+            shutil.rmtree(layout.partial_folder(final), ignore_errors=True)
+        raise UserError(
+            f"the checkpoint {final} could not be written: {reason}; checkpoints before it are as "
+            "they were"
+        ) from error
+
+
+def _checksums_of_all(aside: Path, group: ProcessGroup) -> dict[str, str]:
+    """Of what the ranks have written, each of its own files."""
+    mine: dict[str, str] = {}
+    with together(group):
+        rank = dist.get_rank()
+        written = [*aside.glob(f"__{rank}_*.distcp"), rank_file(aside / layout.RNG_FOLDER, rank)]
+        mine = checksums(aside, [str(path.relative_to(aside)) for path in written])
+    return {name: digits for part in gather_objects(group, mine) for name, digits in part.items()}
 
 
 def load_checkpoint(

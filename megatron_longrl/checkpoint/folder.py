@@ -44,6 +44,8 @@ _DIGITS = 12
 """Of an iteration, at most."""
 _TRACKER_BYTES = 100
 _LARGEST_FILE = 1 << 60
+_FULL_BYTES = 1 << 20
+"""A disk with less than this is full, when a write has failed."""
 
 CORE_FILES = (".metadata", "common.pt", "metadata.json")
 """What megatron-core cannot load without."""
@@ -221,6 +223,20 @@ def newest_complete(directory: str | Path) -> tuple[Path, dict[str, Any]]:
             problems.append(str(error))
     reason = f": {problems[0]}" if problems else ""
     raise UserError(f"{directory} holds no checkpoint{reason}")
+
+
+def no_space(directory: Path) -> str | None:
+    """Why nothing can be written into a folder, if that is because its disk is full.
+
+    torch's writers do not say so: what they raise speaks of positions within a file.
+    """
+    try:
+        free = shutil.disk_usage(directory).free
+    except OSError:
+        return None
+    if free >= _FULL_BYTES:
+        return None
+    return f"the disk of {directory} is full, {free / 2**20:.1f} MiB are free"
 
 
 def remove_leftovers(directory: Path) -> None:

@@ -15,7 +15,7 @@ from megatron_longrl.training.metrics_file import METRICS_FILE, MetricsFile
 from megatron_longrl.training.progress import ProgressLines
 from megatron_longrl.training.short_line import ShortLine
 from megatron_longrl.training.trackers import TensorBoardTracker, Tracker, WandbTracker
-from megatron_longrl.whole_file import write_whole
+from megatron_longrl.whole_file import writable, write_whole
 
 logger = logging.getLogger(__name__)
 
@@ -71,7 +71,8 @@ class MetricsLogger:
         if config.save is not None:
             self._file = MetricsFile(Path(config.save) / METRICS_FILE)
             _write_recipe(config, Path(config.save))
-            self._log = (Path(config.save) / LOG_FILE).open("a", encoding="utf-8")
+            with writable(Path(config.save) / LOG_FILE) as path:
+                self._log = path.open("a", encoding="utf-8")
         if config.tensorboard_dir is not None:
             self._trackers.append(TensorBoardTracker(config.tensorboard_dir))
         if config.wandb_project is not None:
@@ -126,8 +127,9 @@ class MetricsLogger:
             interval, self._interval = self._interval, LogInterval()
             line = interval.line(iteration, total, consumed_samples, batch_size, datetime.now())
             if self._log is not None:
-                self._log.write(line + "\n")
-                self._log.flush()
+                with writable(Path(self._log.name)):
+                    self._log.write(line + "\n")
+                    self._log.flush()
             short = self._config.log_format == "short"
             self.progress.line(self._short.line(iteration, interval.values()) if short else line)
         self.progress.step(iteration, _summary(values))
@@ -154,4 +156,5 @@ def _summary(values: Mapping[str, float]) -> str:
 
 def _write_recipe(config: Config, folder: Path) -> None:
     """With absolute paths, so that it means the same in another folder."""
-    write_whole(folder / RECIPE_FILE, to_yaml(config.replace(**absolute_paths(config.given()))))
+    with writable(folder / RECIPE_FILE) as path:
+        write_whole(path, to_yaml(config.replace(**absolute_paths(config.given()))))
