@@ -6,23 +6,18 @@ Once it answers, the address is written to that descriptor. It ends with the tra
 
 from __future__ import annotations
 
-import ctypes
 import json
 import os
-import signal
 import sys
 
 from megatron_longrl.errors import UserError
-
-_PR_SET_PDEATHSIG = 1  # linux/prctl.h
+from megatron_longrl.parent_death import end_with
 
 
 def main() -> int:
     """Entry point; returns the exit status."""
     orders = json.load(sys.stdin)
-    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
-    if os.getppid() != orders["parent"]:  # it was gone before
-        return 1
+    end_with(orders["parent"])
     from megatron_longrl.rollout.serve import listen, run
     from megatron_longrl.rollout.vllm.model import ModelSettings
     from megatron_longrl.training.logging import configure_logging

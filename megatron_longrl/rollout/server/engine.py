@@ -14,7 +14,7 @@ import secrets
 import threading
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import Future
+from concurrent.futures import Future, wait
 from contextlib import closing
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
@@ -56,6 +56,7 @@ _Asked = tuple[GenerationFile, list[PromptRequest]]
 
 _MOST_RECOVERIES = 3
 _SECONDS_BETWEEN_KNOCKS = 1.0
+_SECONDS_BETWEEN_LOOKS = 0.2
 
 
 class ServerEngine(RolloutEngine):
@@ -151,14 +152,14 @@ class ServerEngine(RolloutEngine):
 
         def finish(version: int) -> list[Group]:
             nonlocal asked, answer
-            losses = 0
+            losses, stopped = 0, False
             try:
                 while True:
                     lost: ServerLost | None = None
                     with together(self._control):
                         if answer is not None:
                             try:
-                                answer.result()
+                                stopped = self._wait(answer)
                             except ServerLost as error:
                                 lost = error
                     if not self._must_recover(lost, losses):
@@ -178,7 +179,8 @@ class ServerEngine(RolloutEngine):
                         given = records(asked[1], share.beginnings, self.weight_version)
             finally:
                 _close(asked)
-            everyone = gather_objects(self._control, (share.by_prompt(responses), given))
+            mine = None if stopped else share.by_prompt(responses)
+            everyone = gather_objects(self._control, (mine, given))
             return whole_groups(prompts, sampling.n, begun, everyone)
 
         return finish
@@ -272,6 +274,15 @@ class ServerEngine(RolloutEngine):
 
         threading.Thread(target=work, name="rollouts", daemon=True).start()
         return future
+
+    def _wait(self, answer: Future[None]) -> bool:
+        """For the end of a generation; whether a signal has come before it. The server is left to
+        find out that nobody reads on."""
+        while not wait([answer], _SECONDS_BETWEEN_LOOKS).done:
+            if self.asked_to_stop():
+                return True
+        answer.result()
+        return False
 
     def _written(
         self,

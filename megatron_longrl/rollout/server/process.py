@@ -71,6 +71,7 @@ class ServerProcess:
                     pass_fds=(writing,),
                     env=environment,
                     text=True,
+                    start_new_session=True,  # Ctrl-C is the trainer's, which needs it to the end
                 )
             finally:
                 os.close(writing)
