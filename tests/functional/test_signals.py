@@ -1,5 +1,5 @@
-"""Runs that a signal ends: what is done is saved, nothing outlives them, and they go on as if nothing
-had been."""
+"""Runs that a signal ends: what is done is saved, nothing outlives them, and they go on as if there
+had been none."""
 
 from __future__ import annotations
 
