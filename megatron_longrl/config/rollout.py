@@ -31,6 +31,10 @@ class RolloutSection(Section):
     """HOST:PORT of servers that were started with megatron_longrl.rollout.serve, one per replica.
     By default the trainer starts each on the loopback of the replica's first rank."""
 
+    rollout_token_file: str | None = None
+    """File with the token by which these servers know their trainer, readable by its owner alone;
+    by default it is the variable LONGRL_ROLLOUT_TOKEN."""
+
     rollout_tensor_parallel_size: PositiveInt | None = None
     """Tensor-parallel size of the engine; by default all ranks of a replica where heads and
     widths divide, else 1."""

@@ -57,6 +57,7 @@ def _build(
             tokenizer,
             groups,
             addresses=config.rollout_server_address,
+            token_file=config.rollout_token_file,
             bucket_bytes=int(config.weight_bucket_mb * (1 << 20)),
             timeout_seconds=config.rollout_timeout,
             log_level=config.log_level,

@@ -1,7 +1,8 @@
 """The rollout server that a trainer starts: ``python -m megatron_longrl.rollout.server.child``.
 
-Standard input is {"parent": its process, "ready": a file descriptor, "log_level", "settings"}.
-Once it answers, the address is written to that descriptor. It ends with the trainer's process.
+Standard input is {"parent": its process, "ready": a file descriptor, "token", "log_level",
+"settings"}. Once it answers, the address is written to that descriptor. It ends with the trainer's
+process.
 """
 
 from __future__ import annotations
@@ -31,7 +32,8 @@ def main() -> int:
             pipe.write(json.dumps({"address": address}))
 
     try:
-        run(ModelSettings(**orders["settings"]), listening, orders["log_level"], ready)
+        settings = ModelSettings(**orders["settings"])
+        run(settings, listening, orders["token"], orders["log_level"], ready)
     except UserError as error:
         with os.fdopen(orders["ready"], "w") as pipe:
             pipe.write(json.dumps({"error": str(error)}))

@@ -31,6 +31,7 @@ from megatron_longrl.rollout.engine import OnResponse, Pending, RolloutEngine
 from megatron_longrl.rollout.inputs import check_prompts
 from megatron_longrl.rollout.seeds import request_seeds
 from megatron_longrl.rollout.server.client import ServerClient, ServerLost, StaleWeights
+from megatron_longrl.rollout.server.guard import known_token
 from megatron_longrl.rollout.server.process import ServerProcess
 from megatron_longrl.rollout.server.service import Line
 from megatron_longrl.rollout.server.wire import Generation, GenerationFile, weights_name
@@ -70,6 +71,7 @@ class ServerEngine(RolloutEngine):
         tokenizer: end-of-turn id and decoding.
         groups: the process groups of this rank.
         addresses: HOST:PORT of each replica's server; none where they are to be started.
+        token_file: with the token of these servers; by default it is the environment's.
         bucket_bytes: shared memory through which weights go.
         timeout_seconds: for a generation, and for every other answer.
         log_level: of servers that are started.
@@ -87,6 +89,7 @@ class ServerEngine(RolloutEngine):
         groups: ParallelGroups,
         *,
         addresses: Sequence[str] = (),
+        token_file: str | None = None,
         bucket_bytes: int = 256 << 20,
         timeout_seconds: float = 600.0,
         log_level: str = "info",
@@ -101,6 +104,7 @@ class ServerEngine(RolloutEngine):
         self._tokenizer = tokenizer
         self._control = groups.replica_control
         self._timeout_seconds = timeout_seconds
+        self._token_file = token_file
         self._run = secrets.token_hex(6)
         self._incoming = Incoming(settings)
         self._source: NamedTensors | None = None
@@ -229,7 +233,8 @@ class ServerEngine(RolloutEngine):
         if self._process is not None:
             address = self._process.start()
         assert address is not None
-        self._client = ServerClient(address, self._timeout_seconds)
+        token = self._process.token if self._process is not None else known_token(self._token_file)
+        self._client = ServerClient(address, self._timeout_seconds, token)
         if self._process is None:
             self._wait_for(self._client)
         try:
