@@ -10,6 +10,7 @@ from typing import TextIO
 
 from megatron_longrl.config import Config, Entry, to_yaml
 from megatron_longrl.config.paths import absolute_paths
+from megatron_longrl.errors import printable
 from megatron_longrl.training.log_line import LogInterval
 from megatron_longrl.training.metrics_file import METRICS_FILE, MetricsFile
 from megatron_longrl.training.progress import ProgressLines
@@ -34,11 +35,10 @@ def configure_logging(level: str, rank: int) -> None:
     What libraries say about themselves, and what every rank says alike, is shown at ``debug`` only.
     """
     debug = level == "debug"
-    logging.basicConfig(
-        level=level.upper(),
-        format=f"[%(asctime)s] rank {rank} %(levelname)s %(name)s: %(message)s",
-        force=True,
-    )
+    handler = logging.StreamHandler()
+    form = f"[%(asctime)s] rank {rank} %(levelname)s %(name)s: %(message)s"
+    handler.setFormatter(RecordFormatter(form))
+    logging.basicConfig(level=level.upper(), handlers=[handler], force=True)
     if debug:
         return
     # Of settings that belong to models with positions of media, and are read by others.
@@ -47,6 +47,15 @@ def configure_logging(level: str, rank: int) -> None:
         logging.getLogger(library).setLevel(logging.WARNING)
     if rank != 0 and level == "info":
         logging.getLogger("megatron_longrl").setLevel(logging.WARNING)
+
+
+class RecordFormatter(logging.Formatter):
+    """Names of files and texts of models are part of messages: what they hold neither looks like
+    another record nor moves the cursor."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        lines = super().format(record).split("\n")
+        return "\n    ".join(map(printable, lines))
 
 
 class MetricsLogger:
