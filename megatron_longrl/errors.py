@@ -15,4 +15,9 @@ class UserError(Exception):
 
 def error_line(error: object) -> str:
     """What a program writes to stderr: one line, whatever the message holds."""
-    return f"error: {' '.join(str(error).split())}\n"
+    return f"error: {printable(' '.join(str(error).split()))}\n"
+
+
+def printable(text: str) -> str:
+    """The text with escapes for what a terminal would obey, as names of files may hold it."""
+    return "".join(c if c.isprintable() or c == "\t" else repr(c)[1:-1] for c in text)

@@ -7,12 +7,15 @@ import logging
 import os
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
+from megatron_longrl import exit_signal
 from megatron_longrl.config import Config, Entry, load_config
 from megatron_longrl.errors import USER_ERROR_STATUS, UserError, error_line
 from megatron_longrl.foreign_warnings import ignore_harmless_warnings
+from megatron_longrl.parent_death import end_with
 
 logger = logging.getLogger(__name__)
 
@@ -24,18 +27,30 @@ def launch(entry: Entry, work: Callable[[Config], None], argv: Sequence[str] | N
     """Read the configuration and do the work.
 
     Returns:
-        0 when all was done; 2 after a user's error, which is told in one line. Any other exception
-        goes through, so that torchrun ends the other ranks.
+        0 when all was done; 2 after a user's error, which is told in one line; 128 + signal after
+        one of :data:`megatron_longrl.exit_signal.SIGNALS`. Any other exception goes through, so
+        that torchrun ends the other ranks.
     """
     ignore_harmless_warnings()
+    if "TORCHELASTIC_RUN_ID" in os.environ:
+        end_with(os.getppid())
+    try:
+        with exit_signal.heeded():
+            return _launch(entry, work, argv)
+    except exit_signal.Stopped as stop:
+        _tell(str(stop))
+        leave_groups()
+        return stop.status
+
+
+def _launch(entry: Entry, work: Callable[[Config], None], argv: Sequence[str] | None) -> int:
     try:
         config = load_config(sys.argv[1:] if argv is None else argv, entry, files=True)
         from megatron_longrl.training.logging import configure_logging
 
         configure_logging(config.log_level, int(os.environ.get("RANK", "0")))
-        if entry in ("sft", "rl"):
-            _tell_changes(config)
-        work(config)
+        with _owned(config, entry):
+            work(config)
     except UserError as error:
         _tell(str(error))
         leave_groups()
@@ -46,6 +61,22 @@ def launch(entry: Entry, work: Callable[[Config], None], argv: Sequence[str] | N
         raise  # Other ranks may be inside a collective: nothing may wait for them here.
     leave_groups()
     return 0
+
+
+@contextmanager
+def _owned(config: Config, entry: Entry) -> Iterator[None]:
+    """Around a run that trains: its first rank holds the ``--save`` folder."""
+    if entry not in ("sft", "rl"):
+        yield
+        return
+    _tell_changes(config)
+    if int(os.environ.get("RANK", "0")) != 0:
+        yield
+        return
+    from megatron_longrl.training.run_folder import run_folder
+
+    with run_folder(config):
+        yield
 
 
 def _tell_changes(config: Config) -> None:

@@ -3,10 +3,11 @@
 A checkpoint can be loaded at another parallel layout and continues exactly (bit for bit in fp32) on
 the same one. What is in the folder: :mod:`megatron_longrl.checkpoint.folder`.
 
-What gets unpickled: megatron-core and torch read ``common.pt`` with ``torch.load``'s restricted
-unpickler (``weights_only``, the default since torch 2.6, and core's list of safe classes), and
-torch's distributed checkpointing reads ``.metadata`` with a plain ``pickle.load``. Load checkpoints
-of people you trust. Our own files are JSON and safetensors.
+Nothing in a checkpoint is run: megatron-core and torch read ``common.pt`` and tensors with
+``torch.load``'s restricted unpickler (``weights_only``, and core's list of safe classes);
+``.metadata``, which torch would unpickle without restrictions, and whose entries may ask for such
+pickles, is checked before (:mod:`megatron_longrl.checkpoint.metadata_file`). Our own files are JSON
+and safetensors.
 """
 
 from __future__ import annotations
@@ -14,7 +15,8 @@ from __future__ import annotations
 import logging
 import shutil
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -34,10 +36,12 @@ from torch.distributed import ProcessGroup
 
 from megatron_longrl.checkpoint import folder as layout
 from megatron_longrl.checkpoint.architecture import check_adapters, check_architecture
+from megatron_longrl.checkpoint.checksums import checksums
 from megatron_longrl.checkpoint.core_files import core_files
 from megatron_longrl.checkpoint.hf import HfFolder, config_from_hf, is_hf_folder, load_hf_weights
 from megatron_longrl.checkpoint.hf_writer import copy_tokenizer
 from megatron_longrl.checkpoint.mapping import mapping_table, unwrap
+from megatron_longrl.checkpoint.metadata_file import check_core_files
 from megatron_longrl.checkpoint.optimizer_state import (
     hyperparameters,
     load_state,
@@ -163,28 +167,29 @@ def begin_checkpoint(
         raise ValueError("fill in vocab_size before saving: exports need it")
     final = layout.iteration_folder(directory, iteration)
     aside = layout.partial_folder(final)
-    with together(groups.control):
-        if dist.get_rank() == 0:
-            shutil.rmtree(aside, ignore_errors=True)
-            aside.mkdir(parents=True)
     # For good: threads share the filters. core 0.16.1 uses torch's ShardedTensor; every use warns.
     warnings.filterwarnings("ignore", ".*deprecating ShardedTensor", FutureWarning)
     group = background or groups.control
     copy = background is not None
-    shards = _sharded_state(modules, optimizers, groups, config, is_loading=False, copy=copy)
-    with together(groups.control), core_files():
-        write_shards = dist_checkpointing.save(
-            shards, str(aside), writer or ShardWriter(group), async_sharded_save=True
-        ).async_fn
-    with together(groups.control):
-        (aside / layout.RNG_FOLDER).mkdir(exist_ok=True)
-        save_rng_state(rank_file(aside / layout.RNG_FOLDER, dist.get_rank()))
-    with together(groups.control):
-        if dist.get_rank() == 0:
-            if config.tokenizer_model:
-                copy_tokenizer(Path(config.tokenizer_model), aside / layout.TOKENIZER_FOLDER)
-            if carry_from is not None:
-                _carry(Path(carry_from), aside, config)
+    with _written(final):
+        with together(groups.control):
+            if dist.get_rank() == 0:
+                shutil.rmtree(aside, ignore_errors=True)
+                aside.mkdir(parents=True)
+        shards = _sharded_state(modules, optimizers, groups, config, is_loading=False, copy=copy)
+        with together(groups.control), core_files():
+            write_shards = dist_checkpointing.save(
+                shards, str(aside), writer or ShardWriter(group), async_sharded_save=True
+            ).async_fn
+        with together(groups.control):
+            (aside / layout.RNG_FOLDER).mkdir(exist_ok=True)
+            save_rng_state(rank_file(aside / layout.RNG_FOLDER, dist.get_rank()))
+        with together(groups.control):
+            if dist.get_rank() == 0:
+                if config.tokenizer_model:
+                    copy_tokenizer(Path(config.tokenizer_model), aside / layout.TOKENIZER_FOLDER)
+                if carry_from is not None:
+                    _carry(Path(carry_from), aside, config)
     contents = {
         "format": FORMAT,
         "iteration": iteration if isinstance(iteration, int) else 0,
@@ -197,17 +202,45 @@ def begin_checkpoint(
     }
 
     def finish() -> Path:
-        with together(group), core_errors():
-            write_shards()
-        with together(group):
-            if dist.get_rank() == 0:
-                save_config(CheckpointingConfig(*BACKEND), str(aside))
-                layout.publish(final, contents, iteration)
+        with _written(final):
+            with together(group), core_errors():
+                write_shards()
+            known = _checksums_of_all(aside, group)
+            with together(group):
+                if dist.get_rank() == 0:
+                    save_config(CheckpointingConfig(*BACKEND), str(aside))
+                    layout.publish(final, contents, iteration, known)
         if dist.get_rank() == 0:
             logger.info("saved checkpoint %s", final)
         return final
 
     return finish
+
+
+@contextmanager
+def _written(final: Path) -> Iterator[None]:
+    """Around the writing of a checkpoint, whose errors all ranks have agreed on: they name the
+    folder, and nothing half-written stays."""
+    try:
+        yield
+    except UserError as error:
+        reason = layout.no_space(final.parent) or str(error)
+        if dist.get_rank() == 0:
+            shutil.rmtree(layout.partial_folder(final), ignore_errors=True)
+        raise UserError(
+            f"the checkpoint {final} could not be written: {reason}; checkpoints before it are as "
+            "they were"
+        ) from error
+
+
+def _checksums_of_all(aside: Path, group: ProcessGroup) -> dict[str, str]:
+    """Of what the ranks have written, each of its own files."""
+    mine: dict[str, str] = {}
+    with together(group):
+        rank = dist.get_rank()
+        written = [*aside.glob(f"__{rank}_*.distcp"), rank_file(aside / layout.RNG_FOLDER, rank)]
+        mine = checksums(aside, [str(path.relative_to(aside)) for path in written])
+    return {name: digits for part in gather_objects(group, mine) for name, digits in part.items()}
 
 
 def load_checkpoint(
@@ -239,7 +272,8 @@ def load_checkpoint(
         check_architecture(saved["config"], config, folder)
         check_adapters(saved["config"], config, folder)
         usable = {} if config.no_load_optim else _loadable_optimizers(optimizers, saved, config)
-        if not _try_load(folder, groups, partial(_load, folder, modules, usable, groups, config)):
+        load = partial(_load, folder, modules, usable, groups, config)
+        if not _try_load(folder, saved, groups, load):
             continue
         for name, optimizer in optimizers.items():
             if name not in usable:
@@ -286,7 +320,7 @@ def load_weights(
         for folder, saved in _complete_checkpoints(source, groups):
             check_architecture(saved["config"], config, folder)
             load = partial(_load_merged, folder, saved["config"], modules, groups, config)
-            if _try_load(folder, groups, load):
+            if _try_load(folder, saved, groups, load):
                 source = folder
                 break
         else:
@@ -316,9 +350,14 @@ def _complete_checkpoints(
     return gather_objects(groups.control, complete)[0]
 
 
-def _try_load(folder: Path, groups: ParallelGroups, load: Callable[[], None]) -> bool:
+def _try_load(
+    folder: Path, saved: Mapping[str, Any], groups: ParallelGroups, load: Callable[[], None]
+) -> bool:
     """Load one checkpoint; False, with a warning, when its files turn out to be broken."""
     try:
+        with together(groups.control):
+            check_core_files(folder)
+            layout.check_share(folder, saved, dist.get_rank(), dist.get_world_size())
         with together(groups.control):
             load()
     except UserError as error:

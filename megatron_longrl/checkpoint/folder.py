@@ -4,8 +4,8 @@ Megatron's layout: ``<directory>/iter_0000010/`` and
 ``<directory>/latest_checkpointed_iteration.txt``. Inside an iteration folder, beside
 megatron-core's files (``.metadata``, ``*.distcp``, ``common.pt``, ``metadata.json``):
 
-* ``longrl_state.json``: the configuration, the position of the run, and the sizes of all other
-  files;
+* ``longrl_state.json``: the configuration, the position of the run, and sizes and checksums of all
+  other files;
 * ``rng/``: states of the random generators, a safetensors file per rank;
 * ``tokenizer/``: the files of the tokenizer, so that the folder can be exported alone;
 * ``unused_weights.safetensors``: tensors of an imported model that never run here;
@@ -18,13 +18,16 @@ import json
 import logging
 import os
 import shutil
+from collections.abc import Mapping
 from pathlib import Path
+from string import hexdigits
 from typing import Any
 
 from megatron_longrl.checkpoint.architecture import check_saved_fields
+from megatron_longrl.checkpoint.checksums import DIGITS, check_contents, checksums
 from megatron_longrl.checkpoint.settings import Settings
 from megatron_longrl.errors import UserError
-from megatron_longrl.whole_file import write_whole
+from megatron_longrl.whole_file import sync_folder, sync_tree, write_whole
 
 logger = logging.getLogger(__name__)
 
@@ -41,6 +44,8 @@ _DIGITS = 12
 """Of an iteration, at most."""
 _TRACKER_BYTES = 100
 _LARGEST_FILE = 1 << 60
+_FULL_BYTES = 1 << 20
+"""A disk with less than this is full, when a write has failed."""
 
 CORE_FILES = (".metadata", "common.pt", "metadata.json")
 """What megatron-core cannot load without."""
@@ -127,6 +132,15 @@ def read_state(folder: Path) -> dict[str, Any]:
     return dict(settings.values)
 
 
+def is_complete(folder: Path) -> bool:
+    """Whether all files of a checkpoint are there, with their sizes; contents are not read."""
+    try:
+        read_state(folder)
+    except UserError:
+        return False
+    return True
+
+
 def check_state(settings: Settings) -> None:
     """Are the fields of a state file what they have to be?
 
@@ -147,7 +161,38 @@ def check_state(settings: Settings) -> None:
         path = Path(name)
         if not name.isprintable() or path.is_absolute() or ".." in path.parts:
             raise settings.wrong("files", "no list of files of this folder")
+    found = settings.section("checksums").values
+    if found and found.keys() != files.values.keys():
+        raise settings.wrong("checksums", "no list of the files")
+    if not all(_is_checksum(value) for value in found.values()):
+        raise settings.wrong("checksums", f"no list of {DIGITS} hexadecimal digits each")
     check_saved_fields(settings.section("config"))
+
+
+def _is_checksum(value: object) -> bool:
+    return isinstance(value, str) and len(value) == DIGITS and not set(value) - set(hexdigits)
+
+
+def check_share(folder: Path, state: Mapping[str, Any], rank: int, size: int) -> int:
+    """Compare the checksums of one rank's share of a checkpoint's files.
+
+    Returns:
+        How many files were compared. None are, with a warning of rank 0, where an older version has
+        saved the checkpoint without checksums.
+
+    Raises:
+        UserError: naming the first file that has changed.
+    """
+    expected: dict[str, str] = state.get("checksums") or {}
+    if not expected and rank == 0:
+        logger.warning(
+            "%s was saved without checksums, by an older version: damage of its files may go "
+            "unnoticed",
+            folder,
+        )
+    names = sorted(expected)[rank::size]
+    check_contents(folder, {name: expected[name] for name in names})
+    return len(names)
 
 
 def find_state(directory: str | Path) -> tuple[Path, dict[str, Any]] | None:
@@ -180,15 +225,56 @@ def newest_complete(directory: str | Path) -> tuple[Path, dict[str, Any]]:
     raise UserError(f"{directory} holds no checkpoint{reason}")
 
 
-def publish(final: Path, state: dict[str, Any], tracked: int | str) -> None:
+def no_space(directory: Path) -> str | None:
+    """Why nothing can be written into a folder, if that is because its disk is full.
+
+    torch's writers do not say so: what they raise speaks of positions within a file.
+    """
+    try:
+        free = shutil.disk_usage(directory).free
+    except OSError:
+        return None
+    if free >= _FULL_BYTES:
+        return None
+    return f"the disk of {directory} is full, {free / 2**20:.1f} MiB are free"
+
+
+def remove_leftovers(directory: Path) -> None:
+    """Of saves that were interrupted; by the one process that owns the directory.
+
+    A checkpoint that was about to be replaced by another one of the same step gets its name back
+    where the other one did not get it.
+    """
+    for path in directory.glob(".*.replaced"):
+        final = path.with_name(path.name.removeprefix(".").removesuffix(".replaced"))
+        if final.exists() or not path.is_dir():
+            _remove(path)
+        else:
+            os.replace(path, final)
+    for pattern in (".iter_*.partial", ".iter_*.removed", f".{TRACKER}.*.partial"):
+        for path in directory.glob(pattern):
+            _remove(path)
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        path.unlink(missing_ok=True)
+
+
+def publish(
+    final: Path, state: dict[str, Any], tracked: int | str, known: Mapping[str, str] | None = None
+) -> None:
     """Make a written checkpoint the newest one: list its files, rename it, then point to it.
 
-    A crash at any point leaves the checkpoint before it as the newest.
+    A crash at any point, also of the machine, leaves the checkpoint before it as the newest.
 
     Args:
         final: its name; its files are in :func:`partial_folder`.
         state: contents of the state file, without the list of files.
         tracked: what the tracker file shall say.
+        known: checksums of some of the files, by their names, from those who have written them.
     """
     aside = partial_folder(final)
     sizes = {
@@ -196,12 +282,16 @@ def publish(final: Path, state: dict[str, Any], tracked: int | str) -> None:
         for path in sorted(aside.rglob("*"))
         if path.is_file()
     }
-    text = json.dumps({**state, "files": sizes}, indent=1) + "\n"
-    write_whole(aside / STATE_FILE, text, durable=True)
+    found = dict(known or {})
+    found |= checksums(aside, [name for name in sizes if name not in found])
+    contents = {**state, "files": sizes, "checksums": {name: found[name] for name in sizes}}
+    sync_tree(aside)
+    write_whole(aside / STATE_FILE, json.dumps(contents, indent=1) + "\n", durable=True)
     replaced = final.with_name(f".{final.name}.replaced")
     shutil.rmtree(replaced, ignore_errors=True)
     if final.exists():
         os.replace(final, replaced)
     os.replace(aside, final)
+    sync_folder(final.parent)
     write_whole(final.parent / TRACKER, f"{tracked}\n", durable=True)
     shutil.rmtree(replaced, ignore_errors=True)

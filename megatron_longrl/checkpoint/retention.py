@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from megatron_longrl.checkpoint.folder import iteration_folders
+from megatron_longrl.checkpoint.folder import is_complete, iteration_folders
 
 logger = logging.getLogger(__name__)
 
@@ -58,19 +58,31 @@ class Retention:
             return {}
         return {"iteration": self.best_iteration, "value": self._best_value}
 
-    def prune(self, directory: str | Path) -> list[Path]:
-        """Remove what neither of the rules keeps; by one rank. The newest always stays.
+    def prune(self, directory: str | Path, written: int) -> list[Path]:
+        """Remove what neither of the rules keeps; by one rank.
+
+        The checkpoint that was just written stays, and so do the complete ones before it as far as
+        the rules say; one that is not complete takes no place of theirs. Those of later iterations
+        are none of this run's, for it has gone back behind them; they are left alone.
 
         A folder is renamed before its files go, so that no half of one is taken for a checkpoint.
+
+        Args:
+            written: iteration of the checkpoint that was just written.
 
         Returns:
             The removed folders.
         """
         if self._keep_last is None:
             return []
-        removed = []
-        older = list(iteration_folders(Path(directory)).items())[self._keep_last :]
-        for iteration, folder in older:
+        removed: list[Path] = []
+        complete = 0
+        for iteration, folder in iteration_folders(Path(directory)).items():
+            if iteration > written:
+                continue
+            if complete < self._keep_last:
+                complete += is_complete(folder)
+                continue
             if iteration == self.best_iteration:
                 continue
             aside = folder.with_name(f".{folder.name}.removed")

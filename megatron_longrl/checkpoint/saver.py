@@ -78,10 +78,12 @@ class CheckpointSaver:
         )
         if self._group is None:
             finish()
-            self._prune(directory, self._groups.control)
+            self._prune(directory, iteration, self._groups.control)
         else:
             self._thread = threading.Thread(
-                target=self._in_background, args=(finish, directory, self._group), name="save"
+                target=self._in_background,
+                args=(finish, directory, iteration, self._group),
+                name="save",
             )
             self._thread.start()
         return iteration_folder(directory, iteration)
@@ -129,15 +131,15 @@ class CheckpointSaver:
                 logger.error("the save that was under way has failed, too: %s", self._error)
 
     def _in_background(
-        self, finish: Callable[[], Path], directory: str | Path, group: ProcessGroup
+        self, finish: Callable[[], Path], directory: str | Path, iteration: int, group: ProcessGroup
     ) -> None:
         try:
             finish()
-            self._prune(directory, group)
+            self._prune(directory, iteration, group)
         except Exception as error:
             self._error = error
 
-    def _prune(self, directory: str | Path, group: ProcessGroup) -> None:
+    def _prune(self, directory: str | Path, iteration: int, group: ProcessGroup) -> None:
         with together(group):
             if dist.get_rank() == 0:
-                self._retention.prune(directory)
+                self._retention.prune(directory, iteration)

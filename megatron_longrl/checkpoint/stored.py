@@ -11,19 +11,19 @@ from typing import Any
 
 import torch
 import torch.distributed.checkpoint as dcp
-from megatron.core.dist_checkpointing.strategies.cached_metadata_filesystem_reader import (
-    CachedMetadataFileSystemReader,
-)
 from torch import Tensor
 from torch.distributed.checkpoint.metadata import (
     ChunkStorageMetadata,
+    Metadata,
     MetadataIndex,
+    StorageMeta,
     TensorStorageMetadata,
 )
 from torch.distributed.checkpoint.planner_helpers import create_read_items_for_chunk_list
 
 from megatron_longrl.checkpoint.core_files import core_files
 from megatron_longrl.checkpoint.mapping import LOCAL_LAYER
+from megatron_longrl.checkpoint.metadata_file import read_metadata
 from megatron_longrl.errors import UserError
 from megatron_longrl.models.norms import FUSED_NORMS
 
@@ -33,12 +33,16 @@ class StoredParameters:
 
     Args:
         folder: of one iteration.
+
+    Raises:
+        UserError: its list of tensors is damaged.
     """
 
     def __init__(self, folder: str | Path) -> None:
         self._folder = folder
-        self._reader = CachedMetadataFileSystemReader(folder)
-        self._stored = self._reader.read_metadata().state_dict_metadata
+        metadata = read_metadata(folder)
+        self._reader = _Reader(folder, metadata)
+        self._stored = metadata.state_dict_metadata
 
     def has(self, name: str) -> bool:
         """Whether there is such a parameter."""
@@ -74,6 +78,20 @@ class StoredParameters:
         with core_files():
             dcp.load(state, storage_reader=self._reader, planner=planner, no_dist=True)
         return target if layer is None else target[0]
+
+
+class _Reader(dcp.FileSystemReader):
+    """torch's reader of shards, with metadata that have been read and checked already."""
+
+    def __init__(self, folder: str | Path, metadata: Metadata) -> None:
+        super().__init__(folder)
+        self._metadata = metadata
+
+    def read_metadata(self, *args: Any, **kwargs: Any) -> Metadata:
+        if self._metadata.storage_meta is None:
+            self._metadata.storage_meta = StorageMeta()
+        self._metadata.storage_meta.load_id = self.load_id
+        return self._metadata
 
 
 class _SlicePlanner(dcp.DefaultLoadPlanner):

@@ -2,7 +2,8 @@
 
     longrl inspect runs/quickstart/rl
 
-reads Megatron checkpoints and Hugging Face folders, and no weights.
+reads Megatron checkpoints and Hugging Face folders, and no weights. With --verify it reads all
+files of the newest checkpoint and compares their checksums.
 """
 
 from __future__ import annotations
@@ -29,8 +30,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("folder", type=Path, help="Megatron checkpoint or Hugging Face folder")
-    folder: Path = parser.parse_args(arguments).folder
-    return run(lambda: _inspect(folder))
+    parser.add_argument(
+        "--verify", action="store_true", help="compare the checksums of a Megatron checkpoint"
+    )
+    options = parser.parse_args(arguments)
+    return run(lambda: _verify(options.folder) if options.verify else _inspect(options.folder))
+
+
+def _verify(folder: Path) -> int:
+    from megatron_longrl.cli.conversion.contents import verified
+
+    sys.stdout.write(verified(folder) + "\n")
+    return 0
 
 
 def _inspect(folder: Path) -> int:

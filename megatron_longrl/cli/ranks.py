@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import logging
+import os
+import signal
 import sys
 import uuid
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
+from types import FrameType
 
 from megatron_longrl.config.flags import Parser
 from megatron_longrl.errors import UserError
@@ -70,6 +75,7 @@ def run_ranks(module: str, flags: Sequence[str], options: RankOptions) -> int:
         max_restarts=0,
         monitor_interval=0.1,
     )
+    before = signal.signal(signal.SIGUSR1, _pass_on)
     try:
         elastic_launch(config, sys.executable)("-m", module, *flags)
     except ChildFailedError as error:
@@ -80,4 +86,14 @@ def run_ranks(module: str, flags: Sequence[str], options: RankOptions) -> int:
         return 128 - failure.exitcode
     except SignalException as error:
         return 128 + error.sigval
+    finally:
+        signal.signal(signal.SIGUSR1, before)
     return 0
+
+
+def _pass_on(number: int, frame: FrameType | None) -> None:
+    """torchrun's agent passes SIGTERM and SIGINT on to the ranks, and dies of SIGUSR1."""
+    children = Path(f"/proc/{os.getpid()}/task/{os.getpid()}/children").read_text().split()
+    for child in children:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(int(child), number)

@@ -16,8 +16,11 @@ class CheckpointSection(Section):
     programs: ClassVar[Programs] = ("sft", "rl")
 
     save: Annotated[str | None, Metavar("FOLDER")] = None
-    """Folder of the run: checkpoints, metrics.jsonl, log.txt, config.yaml and rollouts; by default
-    nothing is written."""
+    """Folder of this run alone: checkpoints, metrics.jsonl, log.txt, config.yaml and rollouts; by
+    default nothing is written."""
+
+    overwrite: bool = False
+    """Remove the run that the --save folder holds, and start anew there."""
 
     save_interval: Annotated[PositiveInt | None, Unit("steps")] = None
     """Steps from one checkpoint to the next; by default only the last step leaves one."""

@@ -10,7 +10,7 @@ from typing import Any
 PATH_FIELDS = (
     *("train_data_path", "valid_data_path", "data", "output", "tokenizer_model"),
     *("save", "load", "pretrained_checkpoint", "tensorboard_dir", "embedding_cache_dir"),
-    *("rollout_record_dir", "replay_rollouts"),
+    *("rollout_record_dir", "replay_rollouts", "rollout_token_file"),
 )
 """Fields that hold a path, or a list of paths."""
 
@@ -22,6 +22,7 @@ _READ = {
     "valid_data_path": "file or folder",
     "data": "file or folder",
     "replay_rollouts": "folder",
+    "rollout_token_file": "file",
 }
 """Fields whose paths are read, and what they name."""
 

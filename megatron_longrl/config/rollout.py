@@ -41,6 +41,10 @@ class RolloutSection(Section):
     replica. By default the trainer starts each on the loopback address of the replica's first
     rank."""
 
+    rollout_token_file: Annotated[str | None, Metavar("FILE")] = None
+    """File with the token by which these servers know their trainer, readable by its owner alone;
+    by default the token is the environment variable LONGRL_ROLLOUT_TOKEN."""
+
     rollout_tensor_parallel_size: Annotated[PositiveInt | None, Unit("ranks")] = None
     """Tensor-parallel size of the engine; by default all ranks of a replica where heads and widths
     divide, else 1."""

@@ -12,6 +12,7 @@ from megatron_longrl.config.rotary_rules import rotary_embedding
 from megatron_longrl.config.rules_rewards import reward_rules
 from megatron_longrl.config.rules_rl import curriculum_rules, rl_rules
 from megatron_longrl.config.rules_rollout import sampling_rules
+from megatron_longrl.config.secrets import secret_line, secrets_in
 from megatron_longrl.config.vila_rules import vila_pictures
 
 if TYPE_CHECKING:
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
 def first_broken_rule(config: Config, world_size: int, entry: Entry | None) -> str | None:
     """The line of the first rule that does not hold, or None."""
     rules = (
+        _secrets(config),
         _language_model(config),
         rotary_embedding(config),
         _vision_tower(config),
@@ -54,6 +56,11 @@ def _indivisible(config: Config, field: str, by: str) -> Iterator[str]:
             f"{field} ({value}) is not divisible by {by} ({divisor}): "
             f"choose {flag(by)} from {', '.join(choices)}"
         )
+
+
+def _secrets(config: Config) -> Iterator[str]:
+    for name in secrets_in(config.model_dump()):
+        yield secret_line(name)
 
 
 def _language_model(config: Config) -> Iterator[str]:

@@ -33,6 +33,11 @@ class Platform(ABC):
     def peak_memory_bytes(self) -> int:
         """Largest memory use of this process so far: device memory, or resident set on CPU."""
 
+    @property
+    def device_memory_bytes(self) -> int | None:
+        """Of the whole device of this process; None where it has none of its own."""
+        return None
+
     @abstractmethod
     def reset_peak_memory(self) -> None:
         """Start a new peak, where the platform can."""

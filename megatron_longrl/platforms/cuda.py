@@ -33,6 +33,11 @@ class CudaPlatform(Platform):
         """Peak of the caching allocator."""
         return torch.cuda.max_memory_allocated()
 
+    @property
+    def device_memory_bytes(self) -> int | None:
+        """Of this GPU."""
+        return torch.cuda.get_device_properties(self.device).total_memory
+
     def reset_peak_memory(self) -> None:
         """Reset the allocator's peak."""
         torch.cuda.reset_peak_memory_stats()

@@ -13,6 +13,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from megatron_longrl.config.secrets import filled_in
 from megatron_longrl.rewards.sample import Outcome, RewardError, Sample, is_finite
 
 SINGLE: dict[str, Callable[[Sample], Any]] = {
@@ -60,7 +61,12 @@ class UserFunction:
             raise RewardError(
                 f"reward_kwargs: '{min(taken)}' is the name of what functions get anyway"
             )
-        self.options = {k: v for k, v in options.items() if k in named or takes_all}
+        try:
+            self.options = {k: filled_in(v) for k, v in options.items() if k in named or takes_all}
+        except KeyError as missing:
+            raise RewardError(
+                f"reward_kwargs: the environment has no variable {missing.args[0]}"
+            ) from None
         self._check(parameters, named)
 
     def call(self, samples: Sequence[Sample]) -> Any:

@@ -16,25 +16,22 @@ calls of an asynchronous function run at the same time.
 from __future__ import annotations
 
 import asyncio
-import ctypes
 import importlib
 import inspect
 import io
 import json
 import os
-import signal
 import sys
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import asdict
 from typing import Any
 
+from megatron_longrl.parent_death import end_with
 from megatron_longrl.rewards.functions import UserFunction, raised
 from megatron_longrl.rewards.registry import REWARDS
 from megatron_longrl.rewards.sample import Outcome, RewardError, Sample
 
 Message = dict[str, Any]
-
-_PR_SET_PDEATHSIG = 1  # linux/prctl.h
 
 
 class _Late(Exception):
@@ -109,7 +106,7 @@ async def _within(awaitable: Awaitable[Any], seconds: float) -> Any:
 
 def main() -> int:
     """Serve until the parent closes the pipe."""
-    _die_with(int(sys.argv[1]))
+    end_with(int(sys.argv[1]))
     requests, replies = _take_over_pipes()
 
     def tell(message: Message) -> None:
@@ -155,13 +152,6 @@ def _take_over_pipes() -> tuple[io.TextIOWrapper, io.TextIOWrapper]:
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(line_buffering=True)  # what it printed last must not be lost
     return requests, replies
-
-
-def _die_with(parent: int) -> None:
-    """A trainer that is killed must not leave a child behind that computes for ever."""
-    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
-    if os.getppid() != parent:  # It has died already.
-        os._exit(1)
 
 
 if __name__ == "__main__":

@@ -31,6 +31,15 @@ def build_engine(
     Raises:
         UserError: it does not start.
     """
+    engine = _build(config, tokenizer, groups, gpt)
+    # Responses of several steps are under way there: one step more completes them.
+    engine.stops_early = not config.rollout_lag and not config.rollout_step_tokens
+    return engine
+
+
+def _build(
+    config: Config, tokenizer: Tokenizer, groups: ParallelGroups, gpt: GPTModel | None
+) -> RolloutEngine:
     settings = model_settings(config, tokenizer)
     if config.rollout_engine == "megatron":
         return _megatron(config, tokenizer, groups, gpt, settings.no_token)
@@ -48,6 +57,7 @@ def build_engine(
             tokenizer,
             groups,
             addresses=config.rollout_server_address,
+            token_file=config.rollout_token_file,
             bucket_bytes=int(config.weight_bucket_mb * (1 << 20)),
             timeout_seconds=config.rollout_timeout,
             log_level=config.log_level,

@@ -112,16 +112,19 @@ def whole_groups(
     prompts: Sequence[Prompt],
     n: int,
     begun: Begun,
-    shares: Sequence[tuple[Responses, Mapping[int, InputRecord]]],
+    shares: Sequence[tuple[Responses | None, Mapping[int, InputRecord]]],
 ) -> list[Group]:
-    """The groups of a generation, n responses each.
+    """The groups of a generation, n responses each; none where a signal has ended it anywhere.
 
     Args:
-        shares: what each engine has generated, and what it was given, by prompt.
+        shares: what each engine has generated (None: it was ended), and what it was given, by
+            prompt.
     """
     everyone = {(i, j): old for i, before in begun.items() for j, old in enumerate(before)}
     inputs: dict[int, InputRecord] = {}
     for responses, given in shares:
+        if responses is None:
+            return []
         everyone.update(responses)
         inputs.update(given)
     return [

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Protocol
 
 from torch import Tensor
 
+from megatron_longrl import exit_signal
 from megatron_longrl.rollout.continuation import NOTHING, Begun
 from megatron_longrl.rollout.types import Group, SamplingSettings, Traffic
 
@@ -16,6 +17,10 @@ if TYPE_CHECKING:
 
 OnResponse = Callable[["Prompt", int, str, int], None]
 """(prompt, index of the response, its ``visible`` text, responses per prompt)."""
+
+
+class RolloutStopped(Exception):
+    """A signal has asked this process to end, in the midst of a generation."""
 
 
 Pending = Callable[[int], list[Group]]
@@ -37,6 +42,9 @@ class RolloutEngine(Protocol):
     runs_beside: bool = False
     """Whether it generates in other processes, so that the trainer may do something else between
     :meth:`begin` and the call of what that returns."""
+    stops_early: bool = True
+    """Whether a signal that asks the run to end (:mod:`megatron_longrl.exit_signal`) ends a
+    generation, too."""
 
     def generate(
         self,
@@ -59,7 +67,8 @@ class RolloutEngine(Protocol):
 
         Returns:
             One group per prompt, in the order of ``prompts``, on every rank of the replica, with a
-            record of what the engine was given (``Group.inputs``).
+            record of what the engine was given (``Group.inputs``). None at all where a signal has
+            ended the generation: whoever called is to ask all ranks then.
 
         Raises:
             UserError: on every rank of the replica when any of them failed or took too long.
@@ -98,3 +107,7 @@ class RolloutEngine(Protocol):
 
     def close(self) -> None:
         """Free memory and groups. Idempotent."""
+
+    def asked_to_stop(self) -> bool:
+        """Whether a generation that is under way is to end on this rank."""
+        return self.stops_early and exit_signal.received() is not None

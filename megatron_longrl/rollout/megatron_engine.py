@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING
 
 import torch
@@ -44,7 +44,7 @@ from megatron_longrl.rollout.continuation import (
     whole_groups,
 )
 from megatron_longrl.rollout.draw import draw_tokens
-from megatron_longrl.rollout.engine import OnResponse, RolloutEngine
+from megatron_longrl.rollout.engine import OnResponse, RolloutEngine, RolloutStopped
 from megatron_longrl.rollout.inputs import (
     EngineInput,
     InputRecord,
@@ -121,7 +121,9 @@ class MegatronEngine(RolloutEngine):
         deadline = time.monotonic() + self._timeout_seconds
         records: dict[int, InputRecord] = {}
         responses: dict[tuple[int, int], Response] = {}
-        with together(control), _for_inference(self._gpt):
+        stopped = False
+        with together(control), _for_inference(self._gpt), suppress(RolloutStopped):
+            stopped = True
             for number, start in enumerate(share.beginnings):
                 prompt = lengthened(prompts[start.place], start.prefix)
                 given = self._input(prompt, parts[start.place])
@@ -132,7 +134,9 @@ class MegatronEngine(RolloutEngine):
                 if ranks.tp.rank() == 0 and ranks.is_last_stage:
                     for index, one in zip(start.wanted, drawn, strict=True):
                         responses[number, index] = share.receive(number, index, one)
-        everyone = gather_objects(control, (share.by_prompt(responses), records))
+            stopped = False
+        mine = None if stopped else share.by_prompt(responses)
+        everyone = gather_objects(control, (mine, records))
         return whole_groups(prompts, sampling.n, begun, everyone)
 
     def update_weights(self, named: Iterable[tuple[str, Tensor]], version: int) -> None:
@@ -293,10 +297,14 @@ class MegatronEngine(RolloutEngine):
         return tokens, logprobs
 
     def _check_clock(self, deadline: float, prompt: Prompt) -> None:
-        """End on all ranks that generate together, when one of them is late."""
-        late = torch.tensor([float(time.monotonic() > deadline)], device=platform.device)
-        dist.all_reduce(late, op=dist.ReduceOp.MAX, group=self._groups.pg.mp)
-        if bool(late):
+        """End on all ranks that generate together, when one of them is late or asked to stop."""
+        mine = [float(time.monotonic() > deadline), float(self.asked_to_stop())]
+        ends = torch.tensor(mine, device=platform.device)
+        dist.all_reduce(ends, op=dist.ReduceOp.MAX, group=self._groups.pg.mp)
+        late, stopped = ends.tolist()
+        if stopped:
+            raise RolloutStopped
+        if late:
             raise UserError(
                 f"generation did not end within {self._timeout_seconds:g} s (at prompt "
                 f"{prompt.uid}); raise --rollout-timeout or lower --rollout-max-tokens"

@@ -4,8 +4,9 @@
         --rollout-server-address 0.0.0.0:8100 [flags]
 
 It takes the recipe and the flags of the training run, which gets the same address by name:
-``--rollout-engine server --rollout-server-address node7:8100``. Whoever reaches the address can use
-the server: keep it within a network that you trust.
+``--rollout-engine server --rollout-server-address node7:8100``. Both need the same token, in the
+variable ``LONGRL_ROLLOUT_TOKEN`` or by ``--rollout-token-file``; it travels unencrypted, so keep
+the address within a network that you trust.
 """
 
 from __future__ import annotations
@@ -25,11 +26,12 @@ from megatron_longrl.launch import launch
 logger = logging.getLogger(__name__)
 
 
-def run(settings: Any, listening: socket.socket, log_level: str, ready: Any) -> None:
+def run(settings: Any, listening: socket.socket, token: str, log_level: str, ready: Any) -> None:
     """Serve for ever, in the thread that calls.
 
     Args:
         settings: :class:`~megatron_longrl.rollout.vllm.model.ModelSettings`.
+        token: of those who may ask.
         ready: called once the server answers.
 
     Raises:
@@ -44,7 +46,7 @@ def run(settings: Any, listening: socket.socket, log_level: str, ready: Any) -> 
     instance = secrets.token_hex(6)
     server, engine = RolloutServer(settings, instance, log_level), EngineThread()
     unlink_shared_memory(instance)
-    serve(server, engine, listening)
+    serve(server, engine, listening, token)
     ready()
     engine.run()
 
@@ -76,10 +78,12 @@ def serve_recipe(config: Config) -> None:
     """Serve the model of a recipe."""
     from megatron_longrl.data.tokenizer import build_tokenizer
     from megatron_longrl.rollout.build import model_settings
+    from megatron_longrl.rollout.server.guard import known_token
 
     if len(config.rollout_server_address) != 1:
         raise UserError("give the server one --rollout-server-address HOST:PORT to listen on")
     (address,) = config.rollout_server_address
+    token = known_token(config.rollout_token_file)
     tokenizer = build_tokenizer(config.tokenizer_type, config.tokenizer_model)
     if config.vocab_size is None:
         config = config.replace(vocab_size=tokenizer.vocab_size)
@@ -87,6 +91,7 @@ def serve_recipe(config: Config) -> None:
     run(
         model_settings(config, tokenizer),
         listening,
+        token,
         config.log_level,
         lambda: logger.info("rollout server ready on %s, process %d", address, os.getpid()),
     )

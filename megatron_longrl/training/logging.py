@@ -10,12 +10,13 @@ from typing import TextIO
 
 from megatron_longrl.config import Config, Entry, to_yaml
 from megatron_longrl.config.paths import absolute_paths
+from megatron_longrl.errors import printable
 from megatron_longrl.training.log_line import LogInterval
 from megatron_longrl.training.metrics_file import METRICS_FILE, MetricsFile
 from megatron_longrl.training.progress import ProgressLines
 from megatron_longrl.training.short_line import ShortLine
 from megatron_longrl.training.trackers import TensorBoardTracker, Tracker, WandbTracker
-from megatron_longrl.whole_file import write_whole
+from megatron_longrl.whole_file import writable, write_whole
 
 logger = logging.getLogger(__name__)
 
@@ -34,11 +35,10 @@ def configure_logging(level: str, rank: int) -> None:
     What libraries say about themselves, and what every rank says alike, is shown at ``debug`` only.
     """
     debug = level == "debug"
-    logging.basicConfig(
-        level=level.upper(),
-        format=f"[%(asctime)s] rank {rank} %(levelname)s %(name)s: %(message)s",
-        force=True,
-    )
+    handler = logging.StreamHandler()
+    form = f"[%(asctime)s] rank {rank} %(levelname)s %(name)s: %(message)s"
+    handler.setFormatter(RecordFormatter(form))
+    logging.basicConfig(level=level.upper(), handlers=[handler], force=True)
     if debug:
         return
     # Of settings that belong to models with positions of media, and are read by others.
@@ -47,6 +47,15 @@ def configure_logging(level: str, rank: int) -> None:
         logging.getLogger(library).setLevel(logging.WARNING)
     if rank != 0 and level == "info":
         logging.getLogger("megatron_longrl").setLevel(logging.WARNING)
+
+
+class RecordFormatter(logging.Formatter):
+    """Names of files and texts of models are part of messages: what they hold neither looks like
+    another record nor moves the cursor."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        lines = super().format(record).split("\n")
+        return "\n    ".join(map(printable, lines))
 
 
 class MetricsLogger:
@@ -71,7 +80,8 @@ class MetricsLogger:
         if config.save is not None:
             self._file = MetricsFile(Path(config.save) / METRICS_FILE)
             _write_recipe(config, Path(config.save))
-            self._log = (Path(config.save) / LOG_FILE).open("a", encoding="utf-8")
+            with writable(Path(config.save) / LOG_FILE) as path:
+                self._log = path.open("a", encoding="utf-8")
         if config.tensorboard_dir is not None:
             self._trackers.append(TensorBoardTracker(config.tensorboard_dir))
         if config.wandb_project is not None:
@@ -126,8 +136,9 @@ class MetricsLogger:
             interval, self._interval = self._interval, LogInterval()
             line = interval.line(iteration, total, consumed_samples, batch_size, datetime.now())
             if self._log is not None:
-                self._log.write(line + "\n")
-                self._log.flush()
+                with writable(Path(self._log.name)):
+                    self._log.write(line + "\n")
+                    self._log.flush()
             short = self._config.log_format == "short"
             self.progress.line(self._short.line(iteration, interval.values()) if short else line)
         self.progress.step(iteration, _summary(values))
@@ -154,4 +165,5 @@ def _summary(values: Mapping[str, float]) -> str:
 
 def _write_recipe(config: Config, folder: Path) -> None:
     """With absolute paths, so that it means the same in another folder."""
-    write_whole(folder / RECIPE_FILE, to_yaml(config.replace(**absolute_paths(config.given()))))
+    with writable(folder / RECIPE_FILE) as path:
+        write_whole(path, to_yaml(config.replace(**absolute_paths(config.given()))))

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import torch.distributed as dist
 
+from megatron_longrl import exit_signal
 from megatron_longrl.checkpoint.distributed import (
     Loaded,
     load_checkpoint,
@@ -168,6 +169,14 @@ class TrainingLoop:
         self.samples_per_step = self.config.samples_per_step(dist.get_world_size(), entry)
         self.carry_from = loaded.folder if loaded.folder != Path() else None
         self.iteration = loaded.iteration
+        here = self.config.save is not None and loaded.folder.parent == Path(self.config.save)
+        self._saved = loaded.iteration if here else 0
+        """Steps in the newest checkpoint below --save; 0 where there is none."""
+        self._may_work_ahead = bool(self.config.rollout_lag or self.config.rollout_step_tokens)
+        self._is_ahead = False
+        """Whether rows or responses of the next step are under way."""
+        self._ends = False
+        """Whether the step that is under way is the last one, as a signal has asked."""
         self.consumed_rows = int(loaded.state.get("consumed_rows", 0))
         self.retention = Retention(
             self.config.keep_last_checkpoints,
@@ -195,17 +204,43 @@ class TrainingLoop:
         """All remaining steps; writes metrics, checkpoints and, at the end, a last checkpoint."""
         told = banner(self.runtime, self.entry, self.rows)
         logger.info("run: %s", told)
-        with self.saver:
-            self._run(trainer)
+        with self.saver, exit_signal.safe_points():
+            try:
+                self._run(trainer)
+            except exit_signal.Stopped as stop:
+                self._save_before_end(trainer, stop)
+                raise
+
+    def _save_before_end(self, trainer: Trainer, stop: exit_signal.Stopped) -> None:
+        """The steps that are done, so that none is done again."""
+        folder, done = self.config.save, self.iteration
+        stop.where = f"after step {done}"
+        if folder is not None and done > self._saved:
+            self._save(folder, None, trainer.state())
+        self.saver.wait()
+        told = "nothing is saved"
+        if folder is not None and self._saved:
+            told = f"--load {folder} goes on from there"
+        stop.where += f"; {told}"
 
     def _run(self, trainer: Trainer) -> None:
-        validate = trainer.validate
-        watch = Watch(self.config.advantage)
         log = MetricsLogger(self.config, self.entry, self.runtime.is_writer)
         log.truncate_after(self.iteration)
+        try:
+            self._steps(trainer, log)
+        except exit_signal.Stopped:
+            log.close()
+            raise
+        log.close()
+
+    def _steps(self, trainer: Trainer, log: MetricsLogger) -> None:
+        validate, interval = trainer.validate, self.config.save_interval
+        watch = Watch(self.config.advantage)
         if self.iteration == 0 and self.config.eval_at_start and self.validates:
             log.log_step(0, validate(self.valid_rows))
         while self.iteration < self.config.train_iters:
+            self._stop_if_asked()
+            stop: exit_signal.Stopped | None = None
             self.saver.poll()
             self.runtime.timer.pop()  # Validation and set-up are no part of a step.
             began = time.perf_counter()
@@ -214,9 +249,10 @@ class TrainingLoop:
                 self.consumed_rows,
                 self.rows_per_step,
                 self.runtime.groups,
-                goes_on=lambda step: not self._is_due(self.config.save_interval, step + 1),
+                goes_on=lambda step: not self._ends and not self._is_due(interval, step + 1),
             )
             metrics = trainer.step(self.iteration, source)
+            self._is_ahead = self._may_work_ahead and source.goes_on(self.iteration)
             self.iteration += 1
             taken, self.consumed_rows = source.consumed - self.consumed_rows, source.consumed
             self.skip_limit.check(
@@ -227,7 +263,10 @@ class TrainingLoop:
             metrics |= self.runtime.timer.pop()
             if self._is_due(self.config.eval_interval, self.iteration) and self.validates:
                 self.runtime.builder.max_frames = self.config.video_frames  # Of no curriculum.
-                metrics |= validate(self.valid_rows)
+                try:
+                    metrics |= validate(self.valid_rows)
+                except exit_signal.Stopped as asked:
+                    stop = asked  # when the step, which is done, has been told of
             log.log_step(
                 self.iteration,
                 metrics,
@@ -240,7 +279,18 @@ class TrainingLoop:
             due = self._is_due(self.config.save_interval, self.iteration)
             if self.config.save is not None and due:
                 self._save(self.config.save, metrics, trainer.state())
-        log.close()
+            if stop is not None:
+                raise stop
+
+    def _stop_if_asked(self) -> None:
+        """Between two steps; collective over the world. Where rows and responses of the next step
+        are under way already, it is done first, as the last one."""
+        try:
+            self.runtime.stop_if_asked()
+        except exit_signal.Stopped:
+            if not self._is_ahead:
+                raise
+            self._ends = True
 
     def _last_skip(self) -> str | None:
         """Why a sample was skipped, of any replica."""
@@ -257,10 +307,20 @@ class TrainingLoop:
             return True
         return interval is not None and iteration % interval == 0
 
-    def _save(self, directory: str, metrics: dict[str, float], state: dict[str, Any]) -> None:
+    def _save(
+        self, directory: str, metrics: dict[str, float] | None, state: dict[str, Any]
+    ) -> None:
+        """Save the steps that are done.
+
+        Args:
+            metrics: of the last one, by which it is compared with others; None compares it with
+                none.
+        """
         model, critic = self.runtime.model, self.critic
         self.saver.wait()  # or it would be judged by what comes after it
-        self.retention.note(self.iteration, metrics)
+        if metrics is not None:
+            self.retention.note(self.iteration, metrics)
+        self._saved = self.iteration
         self.carry_from = self.saver.save(
             directory,
             self.iteration,

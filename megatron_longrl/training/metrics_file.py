@@ -12,7 +12,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from megatron_longrl.errors import UserError
-from megatron_longrl.whole_file import write_whole
+from megatron_longrl.whole_file import writable, write_whole
 
 Metrics = dict[str, float]
 """Values of one step by key; `iteration` and counts are ints."""
@@ -30,11 +30,15 @@ class MetricsFile:
         self.path = path
 
     def append(self, metrics: Mapping[str, float]) -> None:
-        """Write one step; it has left this process when the call returns."""
+        """Write one step; it has left this process when the call returns.
+
+        Raises UserError when it cannot be written.
+        """
         values = {key: _to_json(value) for key, value in metrics.items()}
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        with self.path.open("a", encoding="utf-8") as file:
-            file.write(json.dumps(values, allow_nan=False) + "\n")
+        with writable(self.path):
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            with self.path.open("a", encoding="utf-8") as file:
+                file.write(json.dumps(values, allow_nan=False) + "\n")
 
     def truncate_after(self, iteration: int) -> None:
         """Drop the steps after `iteration` and a last line that was cut off; 0 drops everything.
@@ -45,7 +49,8 @@ class MetricsFile:
         if not self.path.exists():
             return
         kept = [line for step, line in _steps(self.path) if 0 <= step["iteration"] <= iteration]
-        write_whole(self.path, "".join(kept) if iteration > 0 else "")
+        with writable(self.path):
+            write_whole(self.path, "".join(kept) if iteration > 0 else "")
 
 
 def read_metrics(path: Path) -> list[Metrics]:

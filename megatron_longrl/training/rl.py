@@ -107,6 +107,8 @@ class RLTrainer:
         """One RL step; returns its metrics over all replicas."""
         timer, traffic = self.runtime.timer, self.engine.traffic
         rollouts = self._rollouts(iteration, source)
+        if self.engine.stops_early:
+            self.runtime.stop_if_asked()  # They may have been ended, too.
         media = rollouts.media
         lag, carried = self._staleness(rollouts)
         with timer("pack"):
@@ -148,6 +150,8 @@ class RLTrainer:
     def validate(self, rows: Sequence[Row]) -> dict[str, float]:
         """Accuracy of greedy answers (or at --eval-temperature) to all rows of this replica."""
         groups = answer(self.runtime, self.engine, self.rewards, rows)
+        if self.engine.stops_early:
+            self.runtime.stop_if_asked()
         metrics, count = rollout_metrics(self.runtime, groups)
         counters = reward_counters(self.runtime, self.rewards)
         low, high = wilson_interval(metrics["accuracy/mean"], count)

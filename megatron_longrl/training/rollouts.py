@@ -153,9 +153,10 @@ class RolloutCollector:
             wanted = max(wanted - len(kept), 0)  # Carried groups may be more than enough.
             if not config.dynamic_sampling:
                 break
-            missing = sum_over_replicas(torch.tensor([float(wanted)]), self.runtime.groups)
-            result.missing = int(missing)
-            if result.missing == 0 or result.rounds == tries:
+            stops = float(self.engine.asked_to_stop())
+            sums = sum_over_replicas(torch.tensor([float(wanted), stops]), self.runtime.groups)
+            result.missing, stops = int(sums[0]), float(sums[1])
+            if result.missing == 0 or result.rounds == tries or stops:
                 break
             round_ = self._begin(begun.iteration, result.rounds, source.take(wanted))
         result.carried = len(begun.carried)

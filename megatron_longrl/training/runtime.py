@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 import torch.distributed as dist
 
+from megatron_longrl import exit_signal
 from megatron_longrl.data.prompts import Prompt, PromptBuilder
 from megatron_longrl.data.rows import Row, RowError, RowProblem
 from megatron_longrl.data.tokenizer import Tokenizer, build_tokenizer
@@ -81,6 +82,16 @@ class Runtime:
     def most_rows(self, rows: Sequence[Row]) -> int:
         """Rows of the replica that has most of them."""
         return max(gather_objects(self.groups.control, len(rows)))
+
+    def stop_if_asked(self) -> None:
+        """Where the run can be ended; collective over the world.
+
+        Raises:
+            Stopped: on all ranks, when a signal has asked any of them to end.
+        """
+        numbers = [n for n in gather_objects(self.groups.control, exit_signal.received()) if n]
+        if numbers:
+            raise exit_signal.Stopped(numbers[0])
 
     def build_prompts(self, rows: Sequence[Row]) -> list[Prompt]:
         """Expand rows; each rank of the replica looks into its own share of the videos.

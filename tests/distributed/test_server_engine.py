@@ -31,6 +31,7 @@ from megatron_longrl.rollout.memory.shared import SharedMemory
 from megatron_longrl.rollout.server import client as server_client
 from megatron_longrl.rollout.server.client import ServerClient
 from megatron_longrl.rollout.server.engine import ServerEngine
+from megatron_longrl.rollout.server.guard import TOKEN_VARIABLE
 from megatron_longrl.rollout.types import Group, SamplingSettings
 from megatron_longrl.rollout.vllm.engine import VllmEngine
 from megatron_longrl.rollout.weights.stream import LiveWeights
@@ -392,9 +393,11 @@ def beside(engine: ServerEngine, **changes: Any) -> ServerEngine:
     )[0]
     settings = changes.pop("settings", model_settings())
     tokenizer = cast(Tokenizer, Words())
-    return ServerEngine(
-        settings, tokenizer, groups_of_test(), **{"addresses": [address], **changes}
-    )
+    with pytest.MonkeyPatch.context() as patch:
+        if engine._process is not None:
+            patch.setenv(TOKEN_VARIABLE, engine._process.token)
+        changes = {"addresses": [address], **changes}
+        return ServerEngine(settings, tokenizer, groups_of_test(), **changes)
 
 
 @pytest.mark.full("tests/distributed/test_rollout_parity.py::test_greedy_tokens_and_gap_in_fp32")

@@ -3,6 +3,8 @@
 ``WATCH_FRAMES=FOLDER``: write what the vision encoder was given, a file of JSON lines per rank.
 ``KILL_AT=RANK:STEP``: that rank kills itself in the midst of that step (counted from 0).
 ``FAIL_AT=RANK:STEP``: that rank meets an error there which no other rank can see.
+``SIGNAL_AT=RANK:STEP:NAME``: that rank gets a signal in the update of that step.
+``SIGNAL_IN_ROLLOUT=RANK:NUMBER:NAME``: that rank gets a signal in that generation (from 0).
 ``HOLD_SAVE=RANK:NUMBER``: that rank never ends to write its checkpoint of that number (from 0).
 """
 
@@ -67,7 +69,11 @@ def fail() -> NoReturn:
     raise UserError(f"rank {RANK} alone has met a problem")
 
 
-def stop_at(place: str, stop: Callable[[], NoReturn]) -> None:
+def get(name: str) -> None:
+    os.kill(os.getpid(), signal.Signals[name])
+
+
+def stop_at(place: str, stop: Callable[[], None]) -> None:
     """Stop after the rollouts of a step, where the other ranks go into a collective."""
     rank, _, step = place.partition(":")
     if rank != RANK:
@@ -82,6 +88,24 @@ def stop_at(place: str, stop: Callable[[], NoReturn]) -> None:
         return train(self, *args, **kwargs)
 
     Stepper.train = train_or_stop  # type: ignore[method-assign]
+
+
+def signal_in_rollout(place: str) -> None:
+    """Before the first token of a generation."""
+    rank, number, name = place.split(":")
+    if rank != RANK:
+        return
+    from megatron_longrl.rollout.vllm.generation import Generator
+
+    run, generations = Generator.run, [0]
+
+    def run_with_signal(self: Generator, *args: Any, **kwargs: Any) -> None:
+        if generations[0] == int(number):
+            get(name)
+        generations[0] += 1
+        run(self, *args, **kwargs)
+
+    Generator.run = run_with_signal  # type: ignore[method-assign]
 
 
 def hold_save(place: str) -> None:
@@ -111,4 +135,9 @@ if __name__ == "__main__":
         stop_at(os.environ["KILL_AT"], die)
     if "FAIL_AT" in os.environ:
         stop_at(os.environ["FAIL_AT"], fail)
+    if "SIGNAL_AT" in os.environ:
+        where, _, signal_name = os.environ["SIGNAL_AT"].rpartition(":")
+        stop_at(where, lambda: get(signal_name))
+    if "SIGNAL_IN_ROLLOUT" in os.environ:
+        signal_in_rollout(os.environ["SIGNAL_IN_ROLLOUT"])
     sys.exit(importlib.import_module(sys.argv[1]).main(sys.argv[2:]))

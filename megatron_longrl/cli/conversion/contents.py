@@ -8,12 +8,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch.distributed.checkpoint as dcp
 from torch.distributed.checkpoint.metadata import TensorStorageMetadata
 
 from megatron_longrl.checkpoint import folder as layout
 from megatron_longrl.checkpoint.architecture import LORA_FIELDS, meaningful_fields
 from megatron_longrl.checkpoint.hf import HfFolder, is_hf_folder
+from megatron_longrl.checkpoint.metadata_file import check_core_files, read_metadata
+from megatron_longrl.errors import UserError
 
 _BYTES = {"F64": 8, "I64": 8, "F32": 4, "I32": 4, "F16": 2, "BF16": 2, "I16": 2}
 """Of safetensors' types; all others take one."""
@@ -57,6 +58,31 @@ def contents_of(folder: Path) -> Contents:
     return hugging_face(folder) if is_hf_folder(folder) else megatron(folder)
 
 
+def verified(folder: Path) -> str:
+    """Compare the checksums of the newest checkpoint's files; what was compared, in one line.
+
+    Raises:
+        UserError: a file has changed, or there are no checksums to compare with.
+    """
+    if is_hf_folder(folder):
+        raise UserError(
+            f"--verify: {folder} is a Hugging Face folder, which has no checksums; "
+            "`longrl verify` compares its weights with a Megatron checkpoint's"
+        )
+    candidates = layout.candidates(folder)
+    if not candidates:
+        raise UserError(f"{folder} holds no checkpoint")
+    # The newest one alone: an older one that is whole would hide that this one is not.
+    newest = candidates[0]
+    state = layout.read_state(newest)
+    check_core_files(newest)
+    count = layout.check_share(newest, state, 0, 1)
+    if not count:
+        raise UserError(f"--verify: {newest} was saved without checksums, by an older version")
+    size = sum(state["files"].values()) / 2**20
+    return f"{newest}: {count} files, {size:,.1f} MiB, are as they were written"
+
+
 def hugging_face(folder: Path) -> Contents:
     """A Hugging Face folder."""
     source = HfFolder(folder)
@@ -84,8 +110,7 @@ def megatron(folder: Path) -> Contents:
 
 
 def _stored(folder: Path) -> Iterator[Entry]:
-    metadata = dcp.FileSystemReader(folder).read_metadata().state_dict_metadata
-    for name, entry in metadata.items():
+    for name, entry in read_metadata(folder).state_dict_metadata.items():
         if isinstance(entry, TensorStorageMetadata):
             dtype = entry.properties.dtype
             kind = str(dtype).removeprefix("torch.")

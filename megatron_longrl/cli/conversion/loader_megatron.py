@@ -16,6 +16,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from megatron_longrl.checkpoint import folder as layout
+from megatron_longrl.checkpoint.metadata_file import check_core_files
 from megatron_longrl.checkpoint.settings import brief
 from megatron_longrl.checkpoint.stored import StoredParameters
 from megatron_longrl.checkpoint.stored_weights import (
@@ -47,6 +48,8 @@ def load_checkpoint(args: argparse.Namespace) -> Source:
     if args.iteration is not None:
         directory = layout.iteration_folder(args.load_dir, args.iteration)
     folder, saved = layout.newest_complete(directory)
+    check_core_files(folder)
+    layout.check_share(folder, saved, 0, 1)
     state = folder / layout.STATE_FILE
     config, scale = one_rank_config(saved["config"], state), stored_scale(saved["config"])
     check_stored_sizes(folder, config)

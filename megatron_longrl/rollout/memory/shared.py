@@ -5,6 +5,7 @@ from __future__ import annotations
 import mmap
 import os
 import re
+import stat
 
 import torch
 from torch import Tensor
@@ -66,8 +67,11 @@ def map_path(path: str, nbytes: int) -> Tensor:
     """Another process's shared memory, uint8 [nbytes]."""
     if not is_shared_path(path):
         raise ValueError(f"{path} is no shared memory")
-    file = os.open(path, os.O_RDWR | os.O_CLOEXEC)
+    file = os.open(path, os.O_RDWR | os.O_NONBLOCK | os.O_CLOEXEC)
     try:
+        status = os.fstat(file)
+        if not stat.S_ISREG(status.st_mode) or status.st_size < nbytes:
+            raise ValueError(f"{path} has no {nbytes} bytes of shared memory")
         return torch.frombuffer(mmap.mmap(file, nbytes), dtype=torch.uint8)
     finally:
         os.close(file)

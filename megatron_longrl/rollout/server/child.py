@@ -1,28 +1,24 @@
 """The rollout server that a trainer starts: ``python -m megatron_longrl.rollout.server.child``.
 
-Standard input is {"parent": its process, "ready": a file descriptor, "log_level", "settings"}.
-Once it answers, the address is written to that descriptor. It ends with the trainer's process.
+Standard input is {"parent": its process, "ready": a file descriptor, "token", "log_level",
+"settings"}. Once it answers, the address is written to that descriptor. It ends with the trainer's
+process.
 """
 
 from __future__ import annotations
 
-import ctypes
 import json
 import os
-import signal
 import sys
 
 from megatron_longrl.errors import UserError
-
-_PR_SET_PDEATHSIG = 1  # linux/prctl.h
+from megatron_longrl.parent_death import end_with
 
 
 def main() -> int:
     """Entry point; returns the exit status."""
     orders = json.load(sys.stdin)
-    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
-    if os.getppid() != orders["parent"]:  # it was gone before
-        return 1
+    end_with(orders["parent"])
     from megatron_longrl.rollout.serve import listen, run
     from megatron_longrl.rollout.vllm.model import ModelSettings
     from megatron_longrl.training.logging import configure_logging
@@ -36,7 +32,8 @@ def main() -> int:
             pipe.write(json.dumps({"address": address}))
 
     try:
-        run(ModelSettings(**orders["settings"]), listening, orders["log_level"], ready)
+        settings = ModelSettings(**orders["settings"])
+        run(settings, listening, orders["token"], orders["log_level"], ready)
     except UserError as error:
         with os.fdopen(orders["ready"], "w") as pipe:
             pipe.write(json.dumps({"error": str(error)}))

@@ -39,8 +39,9 @@ class ServerClient:
     server does not answer in time, or answers that it has failed.
     """
 
-    def __init__(self, address: str, timeout_seconds: float) -> None:
+    def __init__(self, address: str, timeout_seconds: float, token: str) -> None:
         self.address = address
+        self._authorization = {"Authorization": f"Bearer {token}"}
         self._host, self._port = split_address(address)
         self._seconds = timeout_seconds
         self._shares_memory: bool | None = None
@@ -107,7 +108,8 @@ class ServerClient:
             shared = self.shares_memory()
             body = json.dumps({"file": memory.path}) if shared else file
             content = _JSON if shared else _BYTES
-            connection.request("POST", "/generate", body, {"Content-Type": content})
+            headers = {"Content-Type": content, **self._authorization}
+            connection.request("POST", "/generate", body, headers)
             yield from self._lines(connection, deadline)
 
     def _lines(self, connection: http.client.HTTPConnection, deadline: float) -> Iterator[Line]:
@@ -162,7 +164,8 @@ class ServerClient:
     ) -> dict[str, Any]:
         deadline = time.monotonic() + self._seconds
         with self._connection(deadline, f"{route} did not end") as connection:
-            connection.request(method, route, body, {"Content-Type": content})
+            headers = {"Content-Type": content, **self._authorization}
+            connection.request(method, route, body, headers)
             response = connection.getresponse()
             told = response.read()
         if response.status == http.HTTPStatus.OK:
@@ -200,7 +203,7 @@ class ServerClient:
         """Whether the server is alive."""
         connection = http.client.HTTPConnection(self._host, self._port, timeout=_PROBE_SECONDS)
         try:
-            connection.request("GET", "/health")
+            connection.request("GET", "/health", headers=self._authorization)
             return connection.getresponse().status == http.HTTPStatus.OK
         except (OSError, http.client.HTTPException):
             return False

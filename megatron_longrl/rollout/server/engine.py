@@ -14,7 +14,7 @@ import secrets
 import threading
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import Future
+from concurrent.futures import Future, wait
 from contextlib import closing
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
@@ -31,6 +31,7 @@ from megatron_longrl.rollout.engine import OnResponse, Pending, RolloutEngine
 from megatron_longrl.rollout.inputs import check_prompts
 from megatron_longrl.rollout.seeds import request_seeds
 from megatron_longrl.rollout.server.client import ServerClient, ServerLost, StaleWeights
+from megatron_longrl.rollout.server.guard import known_token
 from megatron_longrl.rollout.server.process import ServerProcess
 from megatron_longrl.rollout.server.service import Line
 from megatron_longrl.rollout.server.wire import Generation, GenerationFile, weights_name
@@ -56,6 +57,7 @@ _Asked = tuple[GenerationFile, list[PromptRequest]]
 
 _MOST_RECOVERIES = 3
 _SECONDS_BETWEEN_KNOCKS = 1.0
+_SECONDS_BETWEEN_LOOKS = 0.2
 
 
 class ServerEngine(RolloutEngine):
@@ -69,6 +71,7 @@ class ServerEngine(RolloutEngine):
         tokenizer: end-of-turn id and decoding.
         groups: the process groups of this rank.
         addresses: HOST:PORT of each replica's server; none where they are to be started.
+        token_file: with the token of these servers; by default it is the environment's.
         bucket_bytes: shared memory through which weights go.
         timeout_seconds: for a generation, and for every other answer.
         log_level: of servers that are started.
@@ -86,6 +89,7 @@ class ServerEngine(RolloutEngine):
         groups: ParallelGroups,
         *,
         addresses: Sequence[str] = (),
+        token_file: str | None = None,
         bucket_bytes: int = 256 << 20,
         timeout_seconds: float = 600.0,
         log_level: str = "info",
@@ -100,6 +104,7 @@ class ServerEngine(RolloutEngine):
         self._tokenizer = tokenizer
         self._control = groups.replica_control
         self._timeout_seconds = timeout_seconds
+        self._token_file = token_file
         self._run = secrets.token_hex(6)
         self._incoming = Incoming(settings)
         self._source: NamedTensors | None = None
@@ -151,14 +156,14 @@ class ServerEngine(RolloutEngine):
 
         def finish(version: int) -> list[Group]:
             nonlocal asked, answer
-            losses = 0
+            losses, stopped = 0, False
             try:
                 while True:
                     lost: ServerLost | None = None
                     with together(self._control):
                         if answer is not None:
                             try:
-                                answer.result()
+                                stopped = self._wait(answer)
                             except ServerLost as error:
                                 lost = error
                     if not self._must_recover(lost, losses):
@@ -178,7 +183,8 @@ class ServerEngine(RolloutEngine):
                         given = records(asked[1], share.beginnings, self.weight_version)
             finally:
                 _close(asked)
-            everyone = gather_objects(self._control, (share.by_prompt(responses), given))
+            mine = None if stopped else share.by_prompt(responses)
+            everyone = gather_objects(self._control, (mine, given))
             return whole_groups(prompts, sampling.n, begun, everyone)
 
         return finish
@@ -227,7 +233,8 @@ class ServerEngine(RolloutEngine):
         if self._process is not None:
             address = self._process.start()
         assert address is not None
-        self._client = ServerClient(address, self._timeout_seconds)
+        token = self._process.token if self._process is not None else known_token(self._token_file)
+        self._client = ServerClient(address, self._timeout_seconds, token)
         if self._process is None:
             self._wait_for(self._client)
         try:
@@ -272,6 +279,15 @@ class ServerEngine(RolloutEngine):
 
         threading.Thread(target=work, name="rollouts", daemon=True).start()
         return future
+
+    def _wait(self, answer: Future[None]) -> bool:
+        """For the end of a generation; whether a signal has come before it. The server is left to
+        find out that nobody reads on."""
+        while not wait([answer], _SECONDS_BETWEEN_LOOKS).done:
+            if self.asked_to_stop():
+                return True
+        answer.result()
+        return False
 
     def _written(
         self,

@@ -1,13 +1,14 @@
-"""The routes of a rollout server; see server.py."""
+"""The routes of a rollout server; see service.py."""
 
 from __future__ import annotations
 
 import asyncio
 import json
+import os
 import socket
+import stat
 import threading
 from collections.abc import AsyncIterator
-from pathlib import Path
 from typing import Any
 
 import uvicorn
@@ -15,13 +16,24 @@ from fastapi import FastAPI, Request
 from fastapi.responses import JSONResponse, StreamingResponse
 
 from megatron_longrl.rollout.memory.shared import SharedMemory, is_shared_path
+from megatron_longrl.rollout.server.guard import Guard, Refused, largest_body
 from megatron_longrl.rollout.server.service import EngineThread, Line, RolloutServer, error_line
 
 
-def serve(server: RolloutServer, engine: EngineThread, listening: socket.socket) -> None:
-    """Answer on a socket, in a thread of its own."""
+def serve(
+    server: RolloutServer, engine: EngineThread, listening: socket.socket, token: str
+) -> None:
+    """Answer on a socket, in a thread of its own.
+
+    Args:
+        token: of those who may ask.
+    """
     config = uvicorn.Config(
-        build_app(server, engine), log_level="warning", lifespan="off", access_log=False
+        Guard(build_app(server, engine), token),
+        log_level="warning",
+        lifespan="off",
+        access_log=False,
+        server_header=False,
     )
     run = uvicorn.Server(config).run
     threading.Thread(target=run, args=([listening],), name="http", daemon=True).start()
@@ -29,7 +41,7 @@ def serve(server: RolloutServer, engine: EngineThread, listening: socket.socket)
 
 def build_app(server: RolloutServer, engine: EngineThread) -> FastAPI:
     """The routes. Whatever concerns the engine waits for its thread; /health does not."""
-    app = FastAPI()
+    app = FastAPI(docs_url=None, redoc_url=None, openapi_url=None)
     buckets: list[SharedMemory] = []
 
     async def run(function: Any, *args: Any) -> JSONResponse:
@@ -46,15 +58,16 @@ def build_app(server: RolloutServer, engine: EngineThread) -> FastAPI:
     @app.post("/shared")
     async def shared(request: Request) -> JSONResponse:
         asked = await request.json()
-        return JSONResponse({"shared": _says(asked["file"], asked["text"])})
+        told = await asyncio.to_thread(_says, str(asked["file"]), str(asked["text"]))
+        return JSONResponse({"shared": told})
 
     @app.post("/generate")
     async def generate(request: Request) -> StreamingResponse:
         memory: SharedMemory | None = None
         if request.headers["content-type"] == "application/json":
             path = (await request.json())["file"]
-            if not is_shared_path(path):
-                raise ValueError(f"{path} is no shared memory")
+            if not isinstance(path, str) or not is_shared_path(path):
+                raise ValueError("the file is no shared memory")
         else:
             memory = await _received(request)
             path = memory.path
@@ -62,9 +75,13 @@ def build_app(server: RolloutServer, engine: EngineThread) -> FastAPI:
 
     @app.post("/bucket")
     async def bucket(request: Request) -> JSONResponse:
+        if not buckets:
+            raise ValueError("init_weight_transfer_engine comes first")
         with buckets[-1].map() as whole:
             position = 0
             async for piece in request.stream():
+                if position + len(piece) > buckets[-1].nbytes:
+                    raise Refused(413, f"the bucket has {buckets[-1].nbytes} bytes")
                 whole[position : position + len(piece)] = piece
                 position += len(piece)
         return JSONResponse({})
@@ -76,6 +93,9 @@ def build_app(server: RolloutServer, engine: EngineThread) -> FastAPI:
     @app.post("/init_weight_transfer_engine")
     async def init(request: Request) -> JSONResponse:
         info = (await request.json())["init_info"]
+        size = info.get("nbytes", 0)
+        if type(size) is not int or not 0 <= size <= largest_body():
+            raise Refused(413, f"a bucket has at most {largest_body()} bytes")
         if "nbytes" in info and "path" not in info:
             buckets[:] = [SharedMemory(info["nbytes"])]
             info["path"] = buckets[-1].path
@@ -132,7 +152,19 @@ async def _received(request: Request) -> SharedMemory:
 
 
 def _says(path: str, text: str) -> bool:
-    try:
-        return is_shared_path(path) and Path(path).read_text() == text
-    except (OSError, ValueError):
+    """Whether a file in shared memory begins with a text. Nothing that could be waited for, as a
+    pipe is, is read."""
+    if not is_shared_path(path):
         return False
+    try:
+        file = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    except OSError:
+        return False
+    try:
+        status = os.fstat(file)
+        fits = stat.S_ISREG(status.st_mode) and status.st_size == len(text.encode())
+        return fits and os.pread(file, status.st_size, 0) == text.encode()
+    except OSError:
+        return False
+    finally:
+        os.close(file)

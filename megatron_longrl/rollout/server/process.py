@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import os
+import secrets
 import selectors
 import signal
 import subprocess
@@ -37,6 +38,8 @@ class ServerProcess:
     def __init__(self, settings: ModelSettings, log_level: str) -> None:
         self._settings = settings
         self._log_level = log_level
+        self.token = secrets.token_hex(32)
+        """What the server asks for; it goes through a pipe, not by the environment."""
         self._process: subprocess.Popen[str] | None = None
         self._log: IO[bytes] | None = None
 
@@ -71,6 +74,7 @@ class ServerProcess:
                     pass_fds=(writing,),
                     env=environment,
                     text=True,
+                    start_new_session=True,  # Ctrl-C is the trainer's, which needs it to the end
                 )
             finally:
                 os.close(writing)
@@ -78,6 +82,7 @@ class ServerProcess:
             orders = {
                 "parent": os.getpid(),
                 "ready": writing,
+                "token": self.token,
                 "log_level": self._log_level,
                 "settings": asdict(self._settings),
             }

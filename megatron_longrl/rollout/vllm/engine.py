@@ -12,8 +12,9 @@ import secrets
 import socket
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import replace
+from enum import Enum
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -24,7 +25,7 @@ from megatron_longrl.errors import UserError
 from megatron_longrl.parallel.agree import gather_objects, together
 from megatron_longrl.parallel.groups import ParallelGroups
 from megatron_longrl.rollout.continuation import NOTHING, Begun, Share, whole_groups
-from megatron_longrl.rollout.engine import OnResponse, RolloutEngine
+from megatron_longrl.rollout.engine import OnResponse, RolloutEngine, RolloutStopped
 from megatron_longrl.rollout.inputs import check_prompts
 from megatron_longrl.rollout.memory.prompt_buffers import PromptBuffers
 from megatron_longrl.rollout.placement import place
@@ -45,6 +46,14 @@ from megatron_longrl.rollout.weights.stream import Incoming
 if TYPE_CHECKING:
     from megatron_longrl.data.prompts import Prompt
     from megatron_longrl.data.tokenizer import Tokenizer
+
+
+class _End(Enum):
+    """Whether a generation ends before it is done; the largest of all ranks' counts."""
+
+    NOT_YET = 0
+    LATE = 1
+    STOPPED = 2
 
 
 class VllmEngine(RolloutEngine):
@@ -141,7 +150,14 @@ class VllmEngine(RolloutEngine):
         self.traffic = self.traffic.plus(
             prompts=len(places) * leads, prompt_bytes=sum(request.copied for request in requests)
         )
-        with together(self._control), kept_random_state(), no_compilation(), self._awake():
+        mine: dict[tuple[int, int], Response] | None = None
+        with (
+            together(self._control),
+            kept_random_state(),
+            no_compilation(),
+            self._awake(),
+            suppress(RolloutStopped),
+        ):
             mine = share.by_prompt(self._run(requests, sampling, share))
         with together(self._control):
             given = records(requests, share.beginnings, self.weight_version) if leads else {}
@@ -232,7 +248,10 @@ class VllmEngine(RolloutEngine):
                 failure = error
 
         def check() -> None:
-            if self._is_late(deadline):
+            end = self._end(deadline)
+            if end is _End.STOPPED:
+                raise RolloutStopped
+            if end is _End.LATE:
                 raise UserError(
                     f"generation did not end within {self._timeout_seconds:g} s "
                     f"({done} of {total} responses were done); raise"
@@ -245,14 +264,17 @@ class VllmEngine(RolloutEngine):
             raise failure
         return responses
 
-    def _is_late(self, deadline: float) -> bool:
-        """Whether any rank of this engine is past the deadline: they must stop at the same step."""
-        late = torch.tensor([time.monotonic() > deadline], dtype=torch.int32)
+    def _end(self, deadline: float) -> _End:
+        """Why any rank of this engine has to end: they must do so at the same step."""
+        mine = _End.LATE if time.monotonic() > deadline else _End.NOT_YET
+        if self.asked_to_stop():
+            mine = _End.STOPPED
+        end = torch.tensor([mine.value], dtype=torch.int32)
         if self.placement.tensor_parallel_size > 1:
             from vllm.distributed.parallel_state import get_tp_group
 
-            dist.all_reduce(late, op=dist.ReduceOp.MAX, group=get_tp_group().cpu_group)
-        return bool(late)
+            dist.all_reduce(end, op=dist.ReduceOp.MAX, group=get_tp_group().cpu_group)
+        return _End(int(end))
 
     def _response(self, draw: Draw) -> Response:
         return Response(

@@ -26,6 +26,8 @@ from megatron_longrl.platforms import platform
 
 _OUR_ENVIRONMENT = {
     "VLLM_ENABLE_V1_MULTIPROCESSING": "0",  # the engine lives in this process
+    # What is replaced in model runners is that of V1; on GPUs vLLM would take V2.
+    "VLLM_USE_V2_MODEL_RUNNER": "0",
     "VLLM_NO_USAGE_STATS": "1",
     "VLLM_LOGGING_LEVEL": "ERROR",  # while it starts; see vllm_log_level
 }

@@ -129,6 +129,7 @@ def start_model(
             enable_prefix_caching=True,
             block_size=_BLOCK_SIZE[platform.name],
             kv_cache_memory_bytes=int(settings.memory_gib * (1 << 30)),
+            **memory_check(settings.memory_gib, platform.device_memory_bytes),
             max_model_len=settings.max_model_len,
             max_num_seqs=sequences,
             **scheduling(batched, sequences, settings.max_model_len),
@@ -147,6 +148,7 @@ def start_model(
             leave_groups()
             reason = (str(error).strip() or repr(error)).splitlines()[0]
             raise UserError(f"the rollout engine did not start: {reason}") from error
+    engine.collective_rpc(_check_runner)
     engine.collective_rpc(partial(_report_logprobs, no_token=settings.no_token))
     if settings.uses_mrope:
         engine.collective_rpc(
@@ -157,6 +159,32 @@ def start_model(
             )
         )
     return engine
+
+
+def memory_check(memory_gib: float, device_bytes: int | None) -> dict[str, float]:
+    """What makes vLLM's check at the start ask for the cache's memory, and no more.
+
+    It asks for ``gpu_memory_utilization`` of the whole device to be free, by default 0.92, though
+    the size of the cache is given, and the trainer is there already (vllm/v1/worker/utils.py,
+    ``request_memory``).
+
+    Args:
+        device_bytes: of the whole device; None where memory is the host's.
+    """
+    if device_bytes is None:
+        return {}
+    share = memory_gib * (1 << 30) / device_bytes
+    return {"gpu_memory_utilization": max(0.01, min(0.99, share))}
+
+
+def _check_runner(worker: Any) -> None:
+    """On a GPU an environment that asks for V2 would be noticed at the first token only."""
+    kinds = [f"{kind.__module__}.{kind.__name__}" for kind in type(worker.model_runner).__mro__]
+    if "vllm.v1.worker.gpu_model_runner.GPUModelRunner" not in kinds:
+        raise UserError(
+            f"the rollout engine has the model runner {kinds[0]}, and needs V1: unset "
+            "VLLM_USE_V2_MODEL_RUNNER"
+        )
 
 
 def forget_prompts(engine: Any) -> None:

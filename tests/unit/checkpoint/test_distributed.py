@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import random
+import resource
 
 import numpy as np
 import pytest
@@ -334,3 +335,35 @@ def test_a_crash_while_publishing_keeps_the_checkpoint_before(tmp_path):
     assert [p.name for p in layout.candidates(tmp_path)] == ["iter_0000002", "iter_0000001"]
     (tmp_path / "iter_0000002" / layout.STATE_FILE).write_text(json.dumps({}))
     assert layout.candidates(tmp_path / "iter_0000002") == [tmp_path / "iter_0000002"]
+
+
+@pytest.fixture
+def short_of_disk():
+    """No file may become larger than so many bytes: what a full disk does to writers."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+
+    def limit(size: int) -> None:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
+
+    yield limit
+    resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+
+@pytest.mark.parametrize("size", [64, 5_000, 100_000], ids=str)
+def test_a_save_that_finds_no_room(size, short_of_disk, tiny, build, save, load, tmp_path):
+    """Random states, the list of tensors, the shards: whatever comes first."""
+    config = tiny()
+    model = build(config)
+    train(model, 1, seed=1)
+    save(model, config, 1)
+    expected = snapshot(model)
+    before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
+    train(model, 1, seed=2)
+    short_of_disk(size)
+    with pytest.raises(UserError, match=r"iter_0000002 could not be written: .* as they were"):
+        save(model, config, 2)
+    short_of_disk(resource.RLIM_INFINITY)
+    assert {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()} == before
+    resumed = build(config)
+    assert load(resumed, config).iteration == 1
+    assert_equal(expected, snapshot(resumed))

@@ -6,19 +6,22 @@ from pathlib import Path
 
 import pytest
 
-from megatron_longrl.checkpoint.folder import iteration_folder
+from megatron_longrl.checkpoint.folder import CORE_FILES, TRACKER, iteration_folder
 from megatron_longrl.checkpoint.retention import Retention
+from tests.unit.checkpoint.made_up_checkpoint import write_checkpoint
 
 
 def save(directory: Path, retention: Retention, scores: dict[int, float]) -> list[int]:
     """Save at every iteration; the iterations that are there in the end."""
     for iteration, score in scores.items():
         retention.note(iteration, {"score": score})
-        folder = iteration_folder(directory, iteration)
-        folder.mkdir(parents=True)
-        (folder / "weights").write_text("w")
-        retention.prune(directory)
-    return sorted(int(path.name[5:]) for path in directory.iterdir())
+        write_checkpoint(directory, iteration)
+        retention.prune(directory, iteration)
+    return there(directory)
+
+
+def there(directory: Path) -> list[int]:
+    return sorted(int(path.name[5:]) for path in directory.iterdir() if path.name != TRACKER)
 
 
 SCORES = {10: 0.1, 20: 0.9, 30: 0.4, 40: 0.9, 50: 0.2}
@@ -51,3 +54,43 @@ def test_a_metric_that_is_not_there_is_named_once(tmp_path, caplog):
     retention = Retention(1, "valid/score")
     assert save(tmp_path / "run", retention, SCORES) == [50]
     assert caplog.text.count("no metric valid/score to judge its checkpoint by; it has score") == 1
+
+
+def break_it(directory: Path, iteration: int) -> None:
+    (iteration_folder(directory, iteration) / CORE_FILES[0]).unlink()
+
+
+@pytest.mark.parametrize(
+    ("broken", "keep_last", "left"),
+    [
+        # The newest is broken, so the run has gone on from 4 and written 5.
+        ([6], 1, [5, 6]),
+        ([6], 2, [4, 5, 6]),
+        ([6], 9, [1, 2, 4, 5, 6]),
+        # A broken one before is none of those that are kept, and goes with what is older.
+        ([4], 2, [2, 4, 5, 6]),
+        ([2], 2, [4, 5, 6]),
+        ([1, 2, 4, 6], 2, [1, 2, 4, 5, 6]),
+    ],
+)
+def test_a_broken_one_takes_no_place_of_a_whole_one(broken, keep_last, left, tmp_path):
+    for iteration in (1, 2, 4, 5, 6):
+        write_checkpoint(tmp_path, iteration)
+    for iteration in broken:
+        break_it(tmp_path, iteration)
+    Retention(keep_last, None).prune(tmp_path, 5)
+    assert there(tmp_path) == left
+
+
+def test_what_was_written_stays_beside_those_of_a_longer_run(tmp_path):
+    write_checkpoint(tmp_path, 60)
+    retention = Retention(2, None)
+    assert save(tmp_path, retention, {1: 0, 2: 0, 3: 0}) == [2, 3, 60]
+
+
+def test_the_best_one_stays_when_the_run_has_gone_back(tmp_path):
+    retention = Retention(1, "score")
+    assert save(tmp_path, retention, {10: 0.9, 20: 0.1, 30: 0.2}) == [10, 30]
+    break_it(tmp_path, 30)
+    again = Retention(1, "score", retention.state())
+    assert save(tmp_path, again, {25: 0.3}) == [10, 25, 30]

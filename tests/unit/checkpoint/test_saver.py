@@ -115,7 +115,7 @@ def test_nobody_sees_it_before_it_is_complete(tiny, build, saver, disk, tmp_path
     writer.poll()
     assert layout.partial_folder(second).exists()
     assert newest(tmp_path) == "iter_0000001"
-    assert retention.prune(tmp_path) == []
+    assert retention.prune(tmp_path, 2) == []
     disk.lets_through.set()
     while not second.exists():
         writer.poll()

@@ -11,37 +11,15 @@ from typing import Any
 import pytest
 
 from megatron_longrl.checkpoint.folder import (
-    CORE_FILES,
     STATE_FILE,
     TRACKER,
     iteration_folder,
     newest_complete,
     read_state,
+    remove_leftovers,
 )
 from megatron_longrl.errors import UserError
-from tests.tiny_vila import TINY
-
-CONFIG = {**TINY, "vocab_size": 70}
-
-
-def write_checkpoint(directory: Path, iteration: int = 3) -> Path:
-    folder = iteration_folder(directory, iteration)
-    folder.mkdir(parents=True)
-    for name in CORE_FILES:
-        (folder / name).write_bytes(b"core")
-    state = {
-        "format": 1,
-        "iteration": iteration,
-        "config": CONFIG,
-        "layout": {"world_size": 1},
-        "optimizers": ["language_model"],
-        "scheduler_steps": 24,
-        "state": {"consumed_samples": 24},
-        "files": dict.fromkeys(CORE_FILES, 4),
-    }
-    (folder / STATE_FILE).write_text(json.dumps(state))
-    (directory / TRACKER).write_text(f"{iteration}\n")
-    return folder
+from tests.unit.checkpoint.made_up_checkpoint import write_checkpoint
 
 
 def change(folder: Path, place: str, value: Any) -> None:
@@ -157,3 +135,22 @@ def test_folders_of_no_iteration_are_passed_over(tmp_path):
     for name in ("iter_\u00b2", "iter_" + "9" * 200, "iter_x", "iter_"):
         (tmp_path / name).mkdir()
     assert newest_complete(tmp_path)[0] == folder
+
+
+def test_what_interrupted_saves_have_left_is_removed(tmp_path):
+    write_checkpoint(tmp_path, 2)
+    for name in (".iter_0000003.partial", ".iter_0000001.removed", ".iter_0000002.replaced"):
+        (tmp_path / name / "rng").mkdir(parents=True)
+    (tmp_path / f".{TRACKER}.0f.partial").write_text("3")
+    (tmp_path / ".hidden").write_text("mine")
+    remove_leftovers(tmp_path)
+    assert {path.name for path in tmp_path.iterdir()} == {".hidden", TRACKER, "iter_0000002"}
+    assert newest_complete(tmp_path)[0].name == "iter_0000002"
+
+
+def test_a_checkpoint_that_was_about_to_be_replaced_gets_its_name_back(tmp_path):
+    folder = write_checkpoint(tmp_path, 2)
+    folder.rename(tmp_path / ".iter_0000002.replaced")
+    write_checkpoint(tmp_path, 1)
+    remove_leftovers(tmp_path)
+    assert newest_complete(tmp_path / "iter_0000002")[1]["iteration"] == 2

@@ -122,3 +122,10 @@ def test_a_key_in_place_of_its_variable_is_refused_and_not_shown(load):
 
 def test_sft_asks_for_no_reward(recipe):
     load_config(["--config", str(recipe), "--rewards", "judge"], "sft")
+
+
+def test_credentials_are_refused_without_being_shown(load):
+    with pytest.raises(UserError) as told:
+        load("--reward-function", "m.py:f", "--reward-kwargs", '{"api_key": "sk-1234"}')
+    assert "reward_kwargs.api_key holds credentials" in str(told.value)
+    assert "${NAME}" in str(told.value) and "sk-1234" not in str(told.value)

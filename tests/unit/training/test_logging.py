@@ -15,7 +15,7 @@ import pytest
 import yaml
 
 from megatron_longrl.config import Config
-from megatron_longrl.errors import UserError
+from megatron_longrl.errors import UserError, error_line
 from megatron_longrl.training.log_line import LogInterval
 from megatron_longrl.training.logging import LOG_FILE, MetricsLogger, configure_logging
 from megatron_longrl.training.metrics_file import MetricsFile, read_metrics
@@ -374,3 +374,20 @@ def test_messages_carry_level_and_rank(capsys):
         root.setLevel(level)
     assert "rank 3 WARNING a.b: shown" in error
     assert "hidden" not in error
+
+
+def test_what_files_are_called_forges_no_record(capfd):
+    name = "a.mp4\n[2026-01-01 00:00:00,000] rank 0 ERROR x: forged\r\x1b[2J\u202e"
+    try:
+        configure_logging("info", rank=0)
+        logging.getLogger("megatron_longrl.test").warning("sample skipped: %s", name)
+    finally:
+        configure_logging("warning", rank=0)
+    lines = capfd.readouterr().err.splitlines()
+    assert [line.startswith("[") for line in lines] == [True, False]
+    assert all(line.isprintable() for line in lines)
+    assert lines[1].endswith("forged\\r\\x1b[2J\\u202e")
+
+
+def test_nor_does_it_forge_the_line_of_an_error():
+    assert error_line("a\x1b[2J\nerror: b") == "error: a\\x1b[2J error: b\n"

@@ -1,0 +1,85 @@
+"""Credentials stand in no flag and no recipe: these are written to config.yaml, to checkpoints and
+to trackers, and are seen in lists of processes.
+
+A value of ``--reward-kwargs`` may be ``${NAME}`` instead: the reward gets what the environment
+variable NAME holds.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+_REFERENCE = re.compile(r"\$\{([A-Za-z_]\w*)\}", re.ASCII)
+_SECRET = re.compile(
+    r"(?:^|[_\W])(?:api_?keys?|access_?keys?|private_?keys?|token|auth|authorization|bearer|"
+    r"passw(?:or)?d|passphrase|secret|credentials?)(?:$|[_\W])",
+    re.IGNORECASE,
+)
+"""Names of what is kept secret."""
+_COUNTED = re.compile(r"(?:max|min|num|number|stop|end|eos|pad)_|_(?:id|ids|count|limit)$", re.I)
+"""Names that speak of a model's tokens."""
+_USER = re.compile(r"[a-z][a-z0-9+.-]*://[^/?#\s]*:[^/?#\s]*@", re.IGNORECASE)
+_QUERY = re.compile(r"[?&]([^=&#\s]+)=[^&#\s]", re.IGNORECASE)
+
+
+def secrets_in(values: Mapping[str, Any]) -> Iterator[str]:
+    """Names of the fields, and of the entries below them, that hold credentials.
+
+    Args:
+        values: of fields, by name.
+    """
+    for name, value in values.items():
+        yield from _secrets(name, value, is_field=True)
+
+
+def secret_line(name: str) -> str:
+    """What is told of a field, or an entry of one, that holds credentials; they are not shown."""
+    line = f"{name} holds credentials, which would be written to config.yaml and to checkpoints: "
+    if name.startswith("reward_kwargs."):
+        return line + "give ${NAME} instead, and the credentials in the environment variable NAME"
+    if name.startswith("judge"):
+        return line + "give the key in the variable that --judge-api-key-variable names"
+    return line + "leave them out"
+
+
+def _secrets(name: str, value: Any, *, is_field: bool = False) -> Iterator[str]:
+    if isinstance(value, Mapping):
+        for key, inner in value.items():
+            for place in _secrets(str(key), inner):
+                yield f"{name}.{place}"
+    elif isinstance(value, str):
+        # A field's own name is ours: none of them holds a secret.
+        named = not is_field and is_secret(name)
+        if (named and value and not _REFERENCE.fullmatch(value)) or _has_credentials(value):
+            yield name
+    elif isinstance(value, Sequence):
+        for inner in value:
+            yield from _secrets(name, inner, is_field=is_field)
+
+
+def is_secret(name: str) -> bool:
+    """Whether what is called so is kept secret."""
+    return bool(_SECRET.search(name)) and not _COUNTED.search(name)
+
+
+def _has_credentials(text: str) -> bool:
+    if _USER.search(text):
+        return True
+    return "://" in text and any(is_secret(name) for name in _QUERY.findall(text))
+
+
+def filled_in(value: Any) -> Any:
+    """The value with each ``${NAME}`` replaced by what the environment holds.
+
+    Raises:
+        KeyError: the environment has no such variable.
+    """
+    if isinstance(value, Mapping):
+        return {key: filled_in(inner) for key, inner in value.items()}
+    if isinstance(value, list | tuple):
+        return [filled_in(inner) for inner in value]
+    found = _REFERENCE.fullmatch(value) if isinstance(value, str) else None
+    return os.environ[found[1]] if found else value

@@ -1,0 +1,82 @@
+"""Signals that ask a run to save and to end: SIGTERM, SIGINT and SIGUSR1.
+
+SLURM sends SIGTERM before it ends a job, and SIGUSR1 where ``sbatch --signal=USR1@120`` asks for
+it; torchrun passes SIGTERM and SIGINT on, and kills what is left after 30 s. Between the two a run
+goes on to its next safe point, saves a checkpoint, and ends with status 128 + signal.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import FrameType
+
+SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)
+
+_ENOUGH = 3
+"""So many interrupts end a process at once: the user's and torchrun's copy of it are two."""
+
+_received: int | None = None
+_interrupts = 0
+_is_safe_later = False
+
+
+class Stopped(BaseException):
+    """The run ends because a signal asked for it; like KeyboardInterrupt no error that anyone
+    recovers from."""
+
+    def __init__(self, number: int) -> None:
+        super().__init__(number)
+        self.number = number
+        self.where = "before the first step"
+        """How far the run has come."""
+
+    def __str__(self) -> str:
+        return f"ended by {signal.Signals(self.number).name} {self.where}"
+
+    @property
+    def status(self) -> int:
+        """Of the process, as shells tell it."""
+        return 128 + self.number
+
+
+@contextmanager
+def heeded() -> Iterator[None]:
+    """Around all that a process does: the signals raise :class:`Stopped` instead of ending it, at
+    once or, within :func:`safe_points`, later."""
+    global _received, _interrupts
+    _received, _interrupts = None, 0
+    before = {number: signal.signal(number, _note) for number in SIGNALS}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+@contextmanager
+def safe_points() -> Iterator[None]:
+    """Around work that asks :func:`received` itself where it can be ended."""
+    global _is_safe_later
+    before, _is_safe_later = _is_safe_later, True
+    try:
+        yield
+    finally:
+        _is_safe_later = before
+
+
+def received() -> int | None:
+    """The first signal that this process has got."""
+    return _received
+
+
+def _note(number: int, frame: FrameType | None) -> None:
+    global _received, _interrupts
+    _received = _received or number
+    _interrupts += number == signal.SIGINT
+    if _interrupts >= _ENOUGH:
+        os._exit(128 + number)
+    if not _is_safe_later:
+        raise Stopped(number)

@@ -1,0 +1,186 @@
+"""The ``--save`` folder belongs to one run: nobody else writes into it, or over what it holds.
+
+The first rank of a run holds a lock on ``run.lock`` in its folder as long as it lives. The file
+says whose folder it is, and stays when the run ends: a run that goes on by ``--load`` keeps its id.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import fcntl
+import json
+import os
+import shutil
+import socket
+import time
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, BinaryIO
+
+from megatron_longrl.checkpoint.folder import (
+    RELEASE,
+    TRACKER,
+    iteration_folders,
+    remove_leftovers,
+)
+from megatron_longrl.errors import UserError
+
+if TYPE_CHECKING:
+    from megatron_longrl.config import Config
+
+LOCK_FILE = "run.lock"
+
+RECORDS = ("metrics.jsonl", "log.txt", "rollouts")
+"""What a run leaves beside its checkpoints."""
+
+_NO_LOCKS = {errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS}
+"""Errors of file systems that have no locks."""
+
+
+@dataclass(frozen=True)
+class Owner:
+    """The run that a folder belongs to."""
+
+    id: str
+    host: str
+    process: int
+    started: str
+    """Local time."""
+    ended: bool = False
+
+    @classmethod
+    def read(cls, path: Path) -> Owner | None:
+        """Who wrote a lock file; None where nobody has, or what is there is no owner."""
+        try:
+            values = json.loads(path.read_bytes()[:4096])
+            owner = cls(**values)
+        except (OSError, ValueError, TypeError):
+            return None
+        types = (str, str, int, str, bool)
+        fits = all(isinstance(v, t) for v, t in zip(asdict(owner).values(), types, strict=True))
+        return owner if fits and len(owner.id) == 32 and owner.id.isalnum() else None
+
+    def __str__(self) -> str:
+        host, started = (
+            text if text.isprintable() else repr(text) for text in (self.host, self.started)
+        )
+        return f"process {self.process} on {host}, since {started}"
+
+
+@contextmanager
+def run_folder(config: Config) -> Iterator[str | None]:
+    """Hold the ``--save`` folder of a run; gives the run's id, None without ``--save``.
+
+    For the process of the first rank.
+
+    Raises:
+        UserError: the folder cannot be written, is in use, or holds another run.
+    """
+    if config.save is None:
+        yield None
+        return
+    folder = Path(config.save)
+    path = folder / LOCK_FILE
+    with contextlib.ExitStack() as stack:
+        file = stack.enter_context(_opened(folder))
+        before = Owner.read(path)
+        _lock(file, folder, before)
+        goes_on = _goes_on(config, folder)
+        if not goes_on:
+            _make_free(config, folder)
+        remove_leftovers(folder)
+        id_ = before.id if goes_on and before is not None else uuid.uuid4().hex
+        started = time.strftime("%Y-%m-%d %H:%M:%S")
+        owner = Owner(id_, socket.gethostname(), os.getpid(), started)
+        _write(file, owner)
+        yield id_
+        # Where a file system has no locks, this says that the next run may come.
+        _write(file, Owner(**{**asdict(owner), "ended": True}))
+
+
+def _opened(folder: Path) -> BinaryIO:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        return os.fdopen(os.open(folder / LOCK_FILE, os.O_RDWR | os.O_CREAT, 0o644), "r+b")
+    except OSError as error:
+        raise UserError(
+            f"--save {folder} cannot be written: {error.strerror}: name another folder"
+        ) from None
+
+
+def _lock(file: BinaryIO, folder: Path, owner: Owner | None) -> None:
+    """Until the file is closed, also by the end of the process."""
+    busy = f"--save {folder} is in use by another run ({owner or 'which has just begun'}): "
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        raise UserError(f"{busy}wait for its end, or name another folder") from None
+    except OSError as error:
+        if error.errno not in _NO_LOCKS:
+            raise UserError(f"{folder / LOCK_FILE} cannot be locked: {error.strerror}") from None
+        if owner is not None and not owner.ended and _may_live(owner):
+            raise UserError(
+                f"{busy}wait for its end; if it has ended without saying so, remove "
+                f"{folder / LOCK_FILE}"
+            ) from None
+
+
+def _may_live(owner: Owner) -> bool:
+    """Whether an owner that has not said its end may be at work; another host is not asked."""
+    if owner.host != socket.gethostname():
+        return True
+    return owner.process != os.getpid() and Path(f"/proc/{owner.process}").exists()
+
+
+def _write(file: BinaryIO, owner: Owner) -> None:
+    data = json.dumps(asdict(owner)).encode() + b"\n"
+    file.seek(0)
+    file.write(data)
+    file.truncate()
+    file.flush()
+
+
+def _goes_on(config: Config, folder: Path) -> bool:
+    """Whether the run continues what is in the folder."""
+    if config.load is None or config.finetune:
+        return False
+    load = Path(config.load).resolve()
+    return folder.resolve() in (load, load.parent)
+
+
+def _make_free(config: Config, folder: Path) -> None:
+    """Of another run's files, if ``--overwrite`` says so.
+
+    Raises:
+        UserError: there are some, and it does not, or the run needs them itself.
+    """
+    found = _left(folder)
+    if not found:
+        return
+    for flag in ("load", "pretrained_checkpoint"):
+        given = getattr(config, flag)
+        needed = Path(given).resolve() if given is not None else None
+        if needed is not None and folder.resolve() in (needed, needed.parent):
+            raise UserError(
+                f"--save {folder} is also where --{flag.replace('_', '-')} takes the weights from: "
+                "name another folder"
+            )
+    if not config.overwrite:
+        names = ", ".join(path.name for path in found[:3]) + (", …" if len(found) > 3 else "")
+        raise UserError(
+            f"--save {folder} holds another run ({names}): go on with it by --load {folder}, name "
+            "another folder, or replace it by --overwrite"
+        )
+    # The tracker first: without it nobody takes half of what goes for a run.
+    for path in found:
+        shutil.rmtree(path) if path.is_dir() else path.unlink()
+
+
+def _left(folder: Path) -> list[Path]:
+    """What a run, or a converter, has left in a folder."""
+    named = [folder / name for name in (TRACKER, *RECORDS, RELEASE)]
+    return [path for path in named if path.exists()] + [*iteration_folders(folder).values()]

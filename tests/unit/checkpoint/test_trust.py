@@ -1,0 +1,325 @@
+"""Checkpoints of strangers, and checkpoints that a disk has damaged: nothing of them is run, and no
+changed bit is missed."""
+
+from __future__ import annotations
+
+import io
+import json
+import pickle
+import random
+import shutil
+import zipfile
+from pathlib import Path
+
+import pytest
+import torch
+from torch.distributed.checkpoint.filesystem import _StorageInfo
+from torch.distributed.checkpoint.metadata import BytesStorageMetadata, MetadataIndex
+
+from megatron_longrl.checkpoint import folder as layout
+from megatron_longrl.checkpoint.checksums import check_contents, checksums
+from megatron_longrl.checkpoint.distributed import load_checkpoint, load_weights, save_checkpoint
+from megatron_longrl.checkpoint.hf import HfFolder
+from megatron_longrl.checkpoint.metadata_file import read_metadata
+from megatron_longrl.checkpoint.stored import StoredParameters
+from megatron_longrl.cli.conversion.contents import contents_of
+from megatron_longrl.cli.inspect import main as inspect
+from megatron_longrl.config import Config
+from megatron_longrl.errors import UserError
+from tests.tiny_vila import TINY
+
+SHARD = "__0_0.distcp"
+
+
+class Bomb:
+    """Writes a file where it is unpickled."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __reduce__(self):
+        return Path.touch, (self.path,)
+
+
+@pytest.fixture(scope="module")
+def saved(groups, tmp_path_factory) -> Path:
+    """A directory with one whole checkpoint."""
+    from megatron_longrl.training.model import build_model
+
+    directory = tmp_path_factory.mktemp("saved")
+    config = Config(**TINY)  # type: ignore[arg-type]
+    model = build_model(config, groups, train=True)
+    save_checkpoint(
+        directory,
+        1,
+        modules=model.modules,
+        optimizers=model.optimizers,
+        scheduler=model.scheduler,
+        state={},
+        groups=groups,
+        config=config,
+    )
+    return directory
+
+
+@pytest.fixture
+def folder(saved, tmp_path) -> Path:
+    """A copy of the checkpoint to damage."""
+    shutil.copytree(saved, tmp_path / "run")
+    return tmp_path / "run" / "iter_0000001"
+
+
+def reseal(folder: Path) -> None:
+    """As someone does who has changed files on purpose: sizes and checksums are right."""
+    path = folder / layout.STATE_FILE
+    state = json.loads(path.read_text())
+    names = [name for name in state["files"] if (folder / name).is_file()]
+    state["files"] = {name: (folder / name).stat().st_size for name in names}
+    state["checksums"] = checksums(folder, names)
+    path.write_text(json.dumps(state))
+
+
+def open_by_all(folder: Path, groups, convert) -> list[str]:
+    """What every way to open a checkpoint says of it."""
+    from megatron_longrl.training.model import build_model
+
+    config = Config(**TINY)  # type: ignore[arg-type]
+    model = build_model(config, groups, train=True)
+    ways = {"modules": model.modules, "optimizers": model.optimizers, "groups": groups}
+    told = []
+    for read in (
+        lambda: load_checkpoint(folder.parent, scheduler=model.scheduler, config=config, **ways),
+        lambda: load_weights(folder.parent, config=config, **ways),
+        lambda: contents_of(folder.parent),
+        lambda: StoredParameters(folder),
+    ):
+        try:
+            read()
+            told.append("")
+        except UserError as error:
+            told.append(str(error))
+    flags = ["--loader", "megatron", "--saver", "hf_vila", "--load-dir", folder.parent]
+    status, _, line = convert(*flags, "--save-dir", folder.parent / "hf")
+    told.append(line if status else "")
+    return told
+
+
+def bare_pickle(path: Path, bomb: Bomb) -> None:
+    path.write_bytes(pickle.dumps(bomb))
+
+
+def inside(path: Path, bomb: Bomb) -> None:
+    """Within the file's own objects."""
+    if path.name == ".metadata":
+        metadata = pickle.loads(path.read_bytes())
+        metadata.planner_data = {"x": bomb}
+        path.write_bytes(pickle.dumps(metadata))
+    elif zipfile.is_zipfile(path):
+        buffer = io.BytesIO()
+        torch.save({"x": bomb}, buffer)
+        path.write_bytes(buffer.getvalue())
+    else:
+        bare_pickle(path, bomb)
+
+
+@pytest.mark.parametrize("plant", [bare_pickle, inside])
+@pytest.mark.parametrize("name", [".metadata", "common.pt", SHARD, "rng/rank_00000.safetensors"])
+def test_nothing_in_a_checkpoint_is_run(name, plant, folder, groups, convert, tmp_path):
+    fired = tmp_path / "fired"
+    assert (folder / name).is_file(), sorted(folder.rglob("*"))
+    plant(folder / name, Bomb(fired))
+    reseal(folder)
+    told = open_by_all(folder, groups, convert)
+    assert not fired.exists()
+    assert any(told), "a checkpoint without its files was read"
+    # The bomb is a real one.
+    pickle.loads(pickle.dumps(Bomb(fired)))
+    assert fired.exists()
+
+
+def test_a_pickle_in_place_of_a_tensor_is_not_read(folder, groups, convert, tmp_path):
+    fired = tmp_path / "fired"
+    buffer = io.BytesIO()
+    torch.save(Bomb(fired), buffer)
+    (folder / "__0_7.distcp").write_bytes(buffer.getvalue())
+    metadata = pickle.loads((folder / ".metadata").read_bytes())
+    for name in [name for name in metadata.state_dict_metadata if name.endswith("weight")]:
+        metadata.state_dict_metadata[name] = BytesStorageMetadata()
+        for index in [index for index in metadata.storage_data if index.fqn == name]:
+            del metadata.storage_data[index]
+        place = _StorageInfo("__0_7.distcp", 0, buffer.tell())
+        metadata.storage_data[MetadataIndex(name)] = place
+    (folder / ".metadata").write_bytes(pickle.dumps(metadata))
+    reseal(folder)
+    told = open_by_all(folder, groups, convert)
+    assert not fired.exists()
+    assert all(told)
+    assert "is a pickle where a tensor has to be" in told[3]
+
+
+def change_place(**changes: object):
+    def change(metadata) -> None:
+        index = next(iter(metadata.storage_data))
+        place = metadata.storage_data[index]
+        fields = {name: getattr(place, name) for name in ("relative_path", "offset", "length")}
+        metadata.storage_data[index] = _StorageInfo(**{**fields, **changes})
+
+    return change
+
+
+def change_entry(**changes: object):
+    def change(metadata) -> None:
+        entries = metadata.state_dict_metadata
+        entry = next(value for key, value in entries.items() if key.endswith("weight"))
+        for name, value in changes.items():
+            setattr(entry, name, value)
+
+    return change
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        (change_place(relative_path="../../secret.distcp"), "the place of .* is none"),
+        (change_place(relative_path="/etc/passwd"), "the place of .* is none"),
+        (change_place(relative_path="__0_9.distcp"), "__0_9.distcp is missing"),
+        (change_place(offset=-1), "the place of .* is none"),
+        (change_place(offset="0"), "the place of .* is none"),
+        (change_place(length=1 << 50), "lies beyond the end of __0_0.distcp"),
+        (change_entry(size=torch.Size([1 << 60])), "the entry of .* is no tensor's"),
+        (change_entry(size=7), "the entry of .* is no tensor's"),
+        (change_entry(chunks=[None]), "the entry of .* is no tensor's"),
+        (change_entry(properties=None), "the entry of .* is no tensor's"),
+        (lambda metadata: setattr(metadata, "storage_data", None), "it holds no list of tensors"),
+        (lambda metadata: metadata.state_dict_metadata.update({3: 4}), "a name is no text"),
+    ],
+)
+def test_a_list_of_tensors_that_cannot_be_is_named(change, reason, folder):
+    metadata = pickle.loads((folder / ".metadata").read_bytes())
+    change(metadata)
+    (folder / ".metadata").write_bytes(pickle.dumps(metadata))
+    with pytest.raises(UserError, match=rf"\.metadata is damaged: .*{reason}"):
+        read_metadata(folder)
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        print,
+        getattr,
+        pickle.loads,
+        torch.load,
+        torch.nn.Linear,
+        Path("/").__class__.unlink,
+    ],
+)
+def test_functions_that_no_list_of_tensors_needs_are_named(value, folder):
+    (folder / ".metadata").write_bytes(pickle.dumps({"a": value}))
+    with pytest.raises(UserError, match=r"\.metadata asks for .*, which no checkpoint needs"):
+        read_metadata(folder)
+
+
+def test_another_format_is_not_looked_for(folder, groups, convert):
+    text = '{"sharded_backend": "zarr", "sharded_backend_version": 1}'
+    (folder / "metadata.json").write_text(text)
+    reseal(folder)
+    told = open_by_all(folder, groups, convert)
+    assert "names another format than torch_dist" in told[4]
+    assert told[0] and told[1]
+
+
+def test_a_changed_bit_is_found_wherever_it_is(saved):
+    source = saved / "iter_0000001"
+    expected = layout.read_state(source)["checksums"]
+    assert set(expected) == set(layout.read_state(source)["files"])
+    draw = random.Random(7)
+    data = {name: (source / name).read_bytes() for name in expected}
+    names = sorted(data, key=lambda name: -len(data[name]))
+    copy = saved.parent / "flipped"
+    shutil.copytree(source, copy)
+    for turn in range(1000):
+        # Most of them in the shards, which are most of the bytes.
+        name = names[0] if turn % 4 else draw.choice(names)
+        bit = draw.randrange(8 * len(data[name]))
+        with (copy / name).open("r+b") as file:
+            file.seek(bit // 8)
+            file.write(bytes([data[name][bit // 8] ^ 1 << bit % 8]))
+        with pytest.raises(UserError, match=f"{name} has changed since it was written"):
+            check_contents(copy, {name: expected[name]})
+        with (copy / name).open("r+b") as file:
+            file.seek(bit // 8)
+            file.write(data[name][bit // 8 : bit // 8 + 1])
+    check_contents(copy, expected)
+
+
+def flip(path: Path) -> None:
+    data = bytearray(path.read_bytes())
+    data[len(data) // 2] ^= 4
+    path.write_bytes(bytes(data))
+
+
+def test_every_program_finds_a_changed_bit(folder, groups, convert, capsys):
+    flip(folder / SHARD)
+    told = open_by_all(folder, groups, convert)
+    changed = f"{folder / SHARD} has changed since it was written"
+    # Listing reads no weights.
+    assert "could be loaded" in told[0] and "could be loaded" in told[1] and told[2] == ""
+    assert changed in told[4]
+    assert inspect([str(folder.parent), "--verify"]) == 2
+    assert f"error: {changed}" in capsys.readouterr().err
+
+
+def test_inspect_says_that_all_is_as_it_was_written(folder, capsys):
+    assert inspect([str(folder.parent), "--verify"]) == 0
+    assert "files, " in (told := capsys.readouterr().out) and "are as they were written" in told
+    state = json.loads((folder / layout.STATE_FILE).read_text())
+    assert int(told.split(": ")[1].split(" files")[0]) == len(state["files"])
+
+
+def test_an_older_checkpoint_without_checksums_is_read_with_a_warning(
+    folder, groups, convert, caplog, capsys
+):
+    path = folder / layout.STATE_FILE
+    state = json.loads(path.read_text())
+    del state["checksums"]
+    path.write_text(json.dumps(state))
+    assert not any(open_by_all(folder, groups, convert))
+    assert "was saved without checksums, by an older version" in caplog.text
+    assert inspect([str(folder.parent), "--verify"]) == 2
+    assert "was saved without checksums" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "value", [7, {"a": "b"}, {".metadata": "x" * 32}, {".metadata": None}], ids=repr
+)
+def test_checksums_that_are_none_are_named(value, folder):
+    path = folder / layout.STATE_FILE
+    state = json.loads(path.read_text())
+    state["checksums"] = {**state["checksums"], **value} if isinstance(value, dict) else value
+    path.write_text(json.dumps(state))
+    with pytest.raises(UserError, match=r"longrl_state.json: checksums"):
+        layout.read_state(folder)
+
+
+@pytest.mark.parametrize("name", ["pytorch_model.bin", "model.safetensors"])
+def test_nothing_in_a_hugging_face_folder_is_run(name, vila_folder, convert, tmp_path, capsys):
+    source, fired = vila_folder(), tmp_path / "fired"
+    for path in (source / "llm").glob("*.safetensors"):
+        path.unlink()
+    (source / "llm" / name).write_bytes(pickle.dumps(Bomb(fired)))
+    for part in ("", "llm"):
+        # Code that transformers runs for those who trust it.
+        (source / part / "modeling_own.py").write_text(f"open({str(fired)!r}, 'w')")
+        config = json.loads((source / part / "config.json").read_text())
+        config["auto_map"] = {
+            "AutoConfig": "modeling_own.X",
+            "AutoModelForCausalLM": "modeling_own.X",
+        }
+        (source / part / "config.json").write_text(json.dumps(config))
+    flags = ["--loader", "hf_vila", "--saver", "megatron", "--load-dir", source]
+    status, _, error = convert(*flags, "--save-dir", tmp_path / "megatron")
+    assert status == 2 and "error: " in error
+    assert inspect([str(source)]) == 2
+    with pytest.raises(UserError):
+        HfFolder(source).tensors("llm")
+    assert not fired.exists()
