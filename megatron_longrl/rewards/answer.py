@@ -1,5 +1,5 @@
 r"""Where the answer stands in a response: after the thought, in ``<answer>…</answer>`` or
-``\boxed{…}``.
+``\boxed{…}``; where it has neither, it is all that follows the thought.
 
 What a model writes between ``<think>`` and ``</think>`` is never its answer, and neither is what
 follows a ``<think>`` that is not closed.

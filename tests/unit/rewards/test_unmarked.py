@@ -57,8 +57,9 @@ CHOICE_RIGHT = [
     "Based on the video, the man sits down after he opens the door. So the answer is B.",
     "Based on the video, the most likely answer is B. He sits down.",
     "Let's go through the options:\n\nA. He leaves - this is wrong, he stays.\n"
-    "B. He sits down - this is what the frames show.\nC. He picks up the red cup - no cup is seen.\n"
-    "D. He waves - not seen.\n\nTherefore, the correct answer is B.",
+    "B. He sits down - this is what the frames show.\n"
+    "C. He picks up the red cup - no cup is seen.\nD. He waves - not seen.\n\n"
+    "Therefore, the correct answer is B.",
     "Options:\nA. He leaves\nB. He sits down\nC. He picks up the red cup\nD. He waves\n\nAnswer: B",
     "B. He sits down\n\nExplanation: Option A is wrong because he stays in the room. "
     "Option C is wrong because no cup is seen.",
@@ -357,10 +358,8 @@ def test_a_choice_that_is_not_stated(response: str) -> None:
     assert score("choice", response, "B", QUESTION) == 0.0
 
 
-@pytest.mark.parametrize("response", [r for r in CHOICE_WRONG if "B" in r or "C" in r])
+@pytest.mark.parametrize("response", [r for r in CHOICE_WRONG if not r.startswith("C. He picks")])
 def test_a_hedge_is_not_the_other_option_either(response: str) -> None:
-    if response.removeprefix("<think>The answer is B.</think>").startswith("C. He picks"):
-        return
     assert score("choice", response, "C", QUESTION) == 0.0
 
 
