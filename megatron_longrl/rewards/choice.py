@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 
-from megatron_longrl.rewards.answer import final_text, marked_answer
+from megatron_longrl.rewards.answer import marked_answer, unmarked_answer
 from megatron_longrl.rewards.letters import chosen_letter, letter_of_text, several_letters
 from megatron_longrl.rewards.options import Options, same_text
 from megatron_longrl.rewards.plain import plain
@@ -36,7 +36,7 @@ def choice_reward(response: str, answer: str, options: Options | None = None) ->
     if right is None and all_right is None:
         raise RewardError(f"the reference answer {answer!r} names no choice")
     marked = marked_answer(response)
-    given = final_text(response) if marked is None else marked
+    given = unmarked_answer(response) if marked is None else marked
     if same_text(given, answer):
         return 1.0
     if right is None:

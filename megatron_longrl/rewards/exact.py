@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 
-from megatron_longrl.rewards.answer import final_text, marked_answer
+from megatron_longrl.rewards.answer import marked_answer, unmarked_answer
 from megatron_longrl.rewards.options import normal, same_text
 from megatron_longrl.rewards.plain import plain
 from megatron_longrl.rewards.statements import is_taken_back, is_unsure, sentences_of, stated
@@ -33,7 +33,7 @@ def exact_reward(response: str, answer: str) -> float:
             return 1.0
         lead = _LEAD.match(undressed := plain(given))
         return float(lead is not None and same_text(undressed[lead.end() :], answer))
-    spoken = final_text(response)
+    spoken = unmarked_answer(response)
     if same_text(spoken, answer):
         return 1.0 if spoken else 0.0
     wanted = normal(answer)

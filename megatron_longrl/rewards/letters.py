@@ -12,8 +12,8 @@ from megatron_longrl.rewards.plain import plain
 _LETTER = r"[(\[{<\"']*\s*(?:([A-Z])(?!\w|['-]\w)|([a-z])(?=\s*[)\].,;:!]|\s*$))\s*[)\]}>\"']*"
 _NAMED = r"(?:the\s+)?(?:(?:correct|right)\s+)?(?:(?:option|choice|letter|answer)\b)?\s*[:#]?\s*"
 _CUE = re.compile(
-    rf"(?i:\b(?:answers?|choice|option|letter|selection)[\"']?\s*"
-    rf"(?:is|was|are|should\s+be|would\s+be|must\s+be|:|=|->|\u2192)\s*:?\s*{_NAMED}){_LETTER}"
+    rf"(?i:\b(?:ans(?:wers?)?|choice|option|letter|selection)[\"']?\s*"
+    rf"(?:is|was|are|should\s+be|would\s+be|must\s+be|:|=|->|\u2192|[\u2013\u2014-](?=\s))\s*:?\s*{_NAMED}){_LETTER}"
     rf"|(?i:(?:\b(?:i|we)(?:'(?:d|ll|m))?\s+(?:\w+\s+){{0,3}}?|(?:^|[.,:;\n])\s*)"
     rf"(?:choose|chose|pick|picked|select|selected|say|go\s+with|going\s+with)\s+{_NAMED})"
     rf"{_LETTER}"
@@ -21,7 +21,7 @@ _CUE = re.compile(
     # Chinese: answer, option, choose; is.
     rf"|(?:\u7b54\u6848|\u9009\u9879|\u9009\u62e9|\u9009|\u9078)\s*"
     rf"(?:\u662f|\u4e3a|\u70ba|:)?\s*(?:\u9009\u9879)?\s*{_LETTER}"
-    rf"|(?<![\w'])([A-Z])\s+(?i:(?:is|was)\s+(?:clearly\s+)?(?:the\s+)?(?:correct|right|best)\b)"
+    rf"|(?<![\w'])[(\[]?([A-Z])[)\]]?\s+(?i:(?:is|was)\s+(?:clearly\s+)?(?:the\s+)?(?:correct|right|best)\b)"
 )
 _START = re.compile(r"[(\[{<\"']*\s*([A-Za-z])(?![\w'])((?:\s*[)\]}>\"']+)?)")
 _NAMED_START = re.compile(
@@ -55,11 +55,11 @@ _OTHER = re.compile(
 _BEFORE_OTHER = re.compile(  # What stands before a letter that is a choice of its own.
     r"(?:[,;:/&|+\n.!?]|\b(?i:or|and|is|be|vs|versus|maybe|perhaps|possibly|probably|actually"
     r"|alternatively|even|also|but|then|either|although|though|however|plus|option|choice"
-    r"|well\s+as|along\s+with|together\s+with))\s*$"
+    r"|well\s+as|mean|along\s+with|together\s+with))\s*$"
 )
 _BEFORE = 24  # characters that are looked at before such a letter
 _LATER = re.compile(
-    r"(?i:\b(?:or|maybe|perhaps|possibly|actually|wait)\b[\s,]*(?:maybe\s+|perhaps\s+|possibly\s+"
+    r"(?i:\b(?:or|maybe|perhaps|possibly|actually|wait|i\s+mean)\b[\s,]*(?:maybe\s+|perhaps\s+|possibly\s+"
     rf"|probably\s+|even\s+|rather\s+)?{_NAMED}){_LETTER}\s*(?:[.,;!?]|$)"
 )
 _SEVERAL = re.compile(
@@ -91,6 +91,8 @@ def chosen_letter(text: str, options: Options) -> str | None:
         letter, _, end = named_as_answer[-1]
         found = letter, text[end:]
     letter, rest = found
+    if names_another(rest, letter, options):
+        return None
     return None if is_hedged(without_option(rest, options.get(letter, "")), letter) else letter
 
 
@@ -101,6 +103,14 @@ def letter_of_text(text: str, options: Options) -> str | None:
         return None
     found = [letter for letter, option in options.items() if normal(option) == wanted]
     return found[0] if len(found) == 1 else None
+
+
+def names_another(rest: str, letter: str, options: Options) -> bool:
+    """Whether the text behind a letter is that of another option: "B. left" where left is A."""
+    return letter_of_text(re.sub(r"^[\s.:,)(\u2013\u2014-]+|[\s)]+$", "", rest), options) not in (
+        None,
+        letter,
+    )
 
 
 def several_letters(text: str) -> frozenset[str] | None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 import re
 
-from megatron_longrl.rewards.answer import final_text, marked_answer
+from megatron_longrl.rewards.answer import marked_answer, unmarked_answer
 from megatron_longrl.rewards.numbers import read_number
 from megatron_longrl.rewards.plain import plain
 from megatron_longrl.rewards.sample import RewardError
@@ -42,7 +42,7 @@ def math_reward(response: str, answer: str) -> float:
         raise RewardError(f"the reference answer {answer!r} is not a formula")
     given = marked_answer(response)
     if given is None:
-        given = stated(final_text(response), _formula)
+        given = stated(unmarked_answer(response), _formula)
     if given is None:
         return 0.0
     return 1.0 if verify(right, _formulas(given), timeout_seconds=None) else 0.0

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import re
 
-from megatron_longrl.rewards.answer import final_text, marked_answer
+from megatron_longrl.rewards.answer import marked_answer, unmarked_answer
 from megatron_longrl.rewards.numbers import Number, read_number
+from megatron_longrl.rewards.plain import plain
 from megatron_longrl.rewards.sample import RewardError
 from megatron_longrl.rewards.statements import stated
 
@@ -33,7 +34,7 @@ def numeric_reward(response: str, answer: str, tolerance: float) -> float:
     if right is None:
         raise RewardError(f"the reference answer {answer!r} is not one number")
     marked = marked_answer(response)
-    given = stated(final_text(response), _read) if marked is None else _read(marked)
+    given = stated(unmarked_answer(response), _read) if marked is None else _read(marked)
     if given is None:
         return 0.0
     pairs = [(given.value, right.value)]
@@ -44,7 +45,7 @@ def numeric_reward(response: str, answer: str, tolerance: float) -> float:
 
 def _read(text: str) -> Number | None:
     """The number of a text, which gives no limit of it: "more than 5" and "not 5" say none."""
-    return None if _LIMIT.search(text) else read_number(text)
+    return None if _LIMIT.search(plain(text)) else read_number(text)
 
 
 def _fraction(number: Number) -> float:

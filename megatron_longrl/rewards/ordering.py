@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from itertools import combinations
 from typing import Any
 
-from megatron_longrl.rewards.answer import final_text, marked_answer
+from megatron_longrl.rewards.answer import marked_answer, unmarked_answer
 from megatron_longrl.rewards.plain import plain
 from megatron_longrl.rewards.sample import RewardError
 from megatron_longrl.rewards.statements import stated
@@ -153,7 +153,7 @@ def _given(response: str, right: list[str]) -> list[str]:
     """The answer's items; "bac" is read as letters where the reference's items are such."""
     marked = marked_answer(response)
     if marked is None:
-        spoken = final_text(response)
+        spoken = unmarked_answer(response)
         return stated(spoken, lambda text: _read(text, right), lines=True, also=_STATED) or []
     return _items(marked, right)
 

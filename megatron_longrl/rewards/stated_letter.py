@@ -10,6 +10,7 @@ from megatron_longrl.rewards.letters import (
     is_word,
     letter_cues,
     letter_of_text,
+    names_another,
     other_letters,
     undressed,
     without_option,
@@ -36,6 +37,7 @@ _BEHIND = re.compile(  # A letter that is no word of a sentence.
     r"\s*$|\s*[.:,;)!\n]|\s+[\u2013\u2014(-]|\s+(?i:because|since|as|due|rather|not)\b"
 )
 _THEREFORE = re.compile(r"\s*(?i:(?:therefore|thus|so|hence)\b\s*,?\s*)")
+_LONGEST_OPTION = 500
 _INITIALS = re.compile(r"\s*[A-Z]\.\s?[A-Z]\.")
 _HEADING = re.compile(r"[\s\u2022-]*[(\[]?(?i:option\s+)?([A-Z])[.):\]]+\s*(?=\S)")
 _ANOTHER = re.compile(r"(?i:\b(?:options?|choices?|answers?|or|and)\s+)[(\"']*([A-Z])(?![\w'-])")
@@ -70,7 +72,7 @@ def stated_letter(text: str, options: Options) -> str | None:
         return named
     votes = [
         (letter, end)
-        for letter, end in (*_called(text), *_alone(text, options))
+        for letter, end in (*_called(text, options), *_alone(text, options))
         if letter is None or len(options) < 2 or letter in options
     ]
     by_text = stated(text, lambda part: letter_of_text(part, options))
@@ -84,7 +86,7 @@ def stated_letter(text: str, options: Options) -> str | None:
     return None if letter and (_offers_another(rest, letter) or is_taken_back(rest)) else letter
 
 
-def _called(text: str) -> Iterator[Vote]:
+def _called(text: str, options: Options) -> Iterator[Vote]:
     """Of sentences that call a letter the answer."""
     cues = list(letter_cues(text))
     if len(cues) > MOST:
@@ -93,8 +95,10 @@ def _called(text: str) -> Iterator[Vote]:
         first, last = sentence_around(text, start, end)
         if is_no_statement(text[first:start], text[first:last]):
             continue
-        is_guess = is_hedged(text[end:last], letter) or is_unsure(without_reason(text[start:last]))
-        yield None if is_guess else letter, last
+        rest = text[end:last]
+        is_guess = is_hedged(rest, letter) or is_unsure(without_reason(text[start:last]))
+        line = text[end : end + _LONGEST_OPTION].partition("\n")[0]
+        yield None if is_guess or names_another(line, letter, options) else letter, last
 
 
 def _alone(text: str, options: Options) -> Iterator[Vote]:
@@ -119,6 +123,7 @@ def _alone(text: str, options: Options) -> Iterator[Vote]:
             continue
         rest = without_option(rest, own)
         is_guess = is_hedged(rest, letter) or is_unsure(without_reason(rest))
+        is_guess = is_guess or names_another(rest, letter, options)
         yield None if is_guess or part.rstrip().endswith("?") else letter, end
 
 

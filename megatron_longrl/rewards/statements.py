@@ -18,7 +18,7 @@ Read = Callable[[str], T | None]
 """What a short text says; None where it says nothing, or several things."""
 
 _CUE = re.compile(
-    r"(?i:\banswers?(?:\s+to\s+(?:the|this|that|your)\s+(?:\w+\s+)?question)?[\"']?\s*"
+    r"(?i:\bans(?:wers?)?(?:\s+to\s+(?:the|this|that|your)\s+(?:\w+\s+)?question)?[\"']?\s*"
     r"(?:(?:is|are|was|should\s+be|would\s+be|must\s+be|will\s+be)\b"
     r"(?:\s+(?:therefore|thus|then|simply|clearly|indeed|most\s+likely|as\s+follows))*\s*:?"
     r"|[:=]|->|\u2192)\s*(?=\S))"
@@ -62,6 +62,10 @@ _REASON = re.compile(
     r"|not|based\s+on|as\s+(?:the|it|he|she|they|there|we|you|can|seen|shown)))\b)"
 )
 _EQUALS = re.compile(r"=|\bequals\b")
+_LABEL = re.compile(r"^[ \t]*[A-Za-z ]+:.*$", re.MULTILINE)
+"""A line such as "Confidence: 95%"."""
+
+_DENIAL = re.compile(r"(?i:\b(?:not|never|cannot|neither|nor)\b|n't\b)")
 _NOT = re.compile(r"(?i:not|never)\b")
 _WORD = re.compile(r"[^\W\d_]{2,}")
 _LISTED = re.compile(r"\s*(?:\d{1,2}[.)]|[-\u2022*])\s+\S")
@@ -110,12 +114,14 @@ def stated(
     if found:
         value, end = found[-1]
         others = [other for other, _ in found[:-1]]
-        others += _alone(read, text[end:])
+        others += _alone(read, _LABEL.sub("", text[end:]), words=2)
         agree = all(other == value for other in others)
         return value if agree and not is_taken_back(text[end:]) else None
     sentences = sentences_of(text)
-    if cues or not sentences or sentences[-1].endswith("?"):
+    if cues or not sentences:
         return None  # It speaks of an answer, and does not give one.
+    if is_taken_back(text, first=1) or any(_is_denied(read, sentence) for sentence in sentences):
+        return None
     concluded = conclusion(sentences)
     if not is_unsure(text):
         value = (whole or read)(text)
@@ -167,9 +173,9 @@ def is_unsure(text: str) -> bool:
     return _UNSURE.search(text) is not None
 
 
-def is_taken_back(text: str) -> bool:
-    """Whether what follows an answer takes it back, or gives another one beside it."""
-    return any(_TAKEN_BACK.search(sentence) for sentence in sentences_of(text))
+def is_taken_back(text: str, first: int = 0) -> bool:
+    """Whether what follows an answer, from this sentence on, takes it back or gives another one."""
+    return any(_TAKEN_BACK.search(sentence) for sentence in sentences_of(text)[first:])
 
 
 def conclusion(sentences: Sequence[str]) -> str | None:
@@ -221,17 +227,20 @@ def _first(read: Read[T], text: str) -> T | None:
     return None
 
 
-def _alone(read: Read[T], *texts: str) -> list[T]:
-    """What the lines say that are too short to be sentences."""
+def _is_denied(read: Read[T], sentence: str) -> bool:
+    """Whether a sentence that says something asks or denies it."""
+    is_no = sentence.endswith("?") or _DENIAL.search(without_reason(sentence)) is not None
+    return is_no and _first(read, sentence) is not None
+
+
+def _alone(read: Read[T], *texts: str, words: int = _SHORT) -> list[T]:
+    """What the lines say that have few words."""
     lines = dict.fromkeys(line.strip() for text in texts for line in text.split("\n"))
-    return [v for line in lines if line and _is_short(line) and (v := read(line)) is not None]
+    short = (line for line in lines if len(line) < 200 and len(_WORD.findall(line)) <= words)
+    return [v for line in short if line and (v := _first(read, line)) is not None]
 
 
 def _outer(text: str) -> list[str]:
     """The first and the last line."""
     lines = [line for line in text.split("\n") if line.strip()]
     return [lines[0], lines[-1]] if lines else []
-
-
-def _is_short(line: str) -> bool:
-    return len(line) < 200 and len(_WORD.findall(line)) <= _SHORT

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 
-from megatron_longrl.rewards.answer import final_text, marked_answer
+from megatron_longrl.rewards.answer import marked_answer, unmarked_answer
 from megatron_longrl.rewards.plain import plain
 from megatron_longrl.rewards.sample import RewardError
 from megatron_longrl.rewards.statements import sentences_of, stated
@@ -63,7 +63,7 @@ def temporal_iou_reward(response: str, answer: str) -> float:
         raise RewardError(f"the reference answer {answer!r} has no segment of time")
     marked = marked_answer(response)
     if marked is None:
-        given = stated(final_text(response), _sure, whole=_only, lines=True) or []
+        given = stated(unmarked_answer(response), _sure, whole=_only, lines=True) or []
     else:
         given = _sure(marked) or []
     return _overlap(given, right) / _length(_union(given + right))

@@ -348,6 +348,236 @@ ORDERING_WRONG = [
 ]
 
 
+MORE = {
+    ("choice", "B", QUESTION): (
+        [
+            "The man in the video sits down after he opens the door, so the correct answer "
+            "is option B: He sits down.",
+            "After analyzing the video, the correct answer is **(B) He sits down**. The "
+            "man is shown opening the door and then taking a seat.",
+            "The man sits down after opening the door. Therefore, the correct option "
+            "is:\n\n**B. He sits down**",
+            "To determine what the man does, let's review the video:\n\n1. The man opens "
+            "the door.\n2. He walks in.\n3. He takes a seat.\n\nGiven this sequence, the "
+            "correct answer is:\n\nB. He sits down",
+            "The correct option is B because the man sits down.",
+            "Correct answer: B",
+            "Correct Answer: (B)",
+            "Ans: B",
+            "B) He sits down",
+            "b",
+            "b) he sits down",
+            "[B]",
+            "My answer is B.",
+            "I'd go with B.",
+            "I'll go with option B.",
+            "It's B.",
+            "The answer would be B.",
+            "The best answer is B.",
+            "The best answer is: B",
+            "Option B is the correct answer.",
+            "B is correct.",
+            "(B) is the correct answer.",
+            "Let's think step by step. First, he opens the door. Second, he sits. Thus, "
+            "the answer is (B).",
+            "Based on the visual evidence, the man sits. \n\nFinal answer: B",
+            "Final Answer: The final answer is B",
+            "The final answer is: $B$",
+            "$\\text{B}$",
+            "The man sits down.\n\n**Correct Answer:** B. He sits down",
+            'The answer is "B".',
+            "The answer is 'B. He sits down'.",
+            "**Answer:** (B) He sits down\n\n**Reasoning:** The video shows that he sits. "
+            "He does not leave (A), he does not pick up a cup (C), and he does not wave "
+            "(D).",
+            "Answer: B\n\nReasoning: A, C, and D are not supported by the video.",
+            "B\n\nThe man opens the door and sits. A is not what happens.",
+            "The correct answer is B. He sits down. The other options are incorrect: A is "
+            "wrong since he stays.",
+            "Sure! The answer is B.",
+            "Sure, here is the answer: B",
+            "The answer is C? No, the answer is B.",
+            "The answer is not A, it is B.",
+            "assistant\nB",
+            "Let me think.\nOption A: He leaves. This is not seen.\nOption B: He sits "
+            "down. This is seen.\nOption C: no cup.\nSo the answer is B.",
+            "Step 1: he opens. Step 2: he sits. Answer - B",
+            "The statement that best describes it is B.",
+            "The options are similar, but B is the best match.",
+        ],
+        [
+            "He sits down after he opens the door.",
+            "A. He leaves",
+            "The correct answer is A. He leaves. B is wrong.",
+            "Not B.",
+            "Definitely not B",
+            "It isn't B.",
+            "B is incorrect.",
+            "Anything but B.",
+            "B? C?",
+            "B/C",
+            "B and C",
+            "B & D are both correct.",
+            "A, B",
+            "Possible answers: B, C",
+            "The answer can be B or D.",
+            "The answer might be B.",
+            "I'd say it's between B and C.",
+            "Between B and C, hard to say.",
+            "I believe A is wrong, C is wrong, so maybe B or D.",
+            "The answer is one of A, B.",
+            "Answer: B or C",
+            "Answer: B, C",
+            "Answer: B and C",
+            "Plan B is what he follows.",
+            "He has vitamin B.",
+            "The B train arrives.",
+            "B. C. D.",
+            "The answer is B, or possibly C.",
+            "The answer is B but C is also correct.",
+            "The answer is B and C.",
+            "The answers are B and C.",
+            "Answer: A. Answer: B.",
+            "I choose B... no, A.",
+            "The correct answer is B, I mean A.",
+            "None of the options is correct.",
+            "There is no option B in the video.",
+            "It depends. If he is tired, B. Otherwise, A.",
+            "As an AI, I can't watch videos. The options are: A. He leaves B. He sits down",
+            "<answer>B",
+            "The answer is \\boxed{B",
+            "Question: What does the man do?\nA. He leaves\nB. He sits down\nC. He picks "
+            "up the red cup\nD. He waves\nAnswer: A",
+            "I would rule out A and C. B it is.",
+        ],
+    ),
+    ("choice", "A", "How?"): (
+        [
+            "A",
+            "The answer is A.",
+            "Therefore, A.",
+            "A man sits. Therefore, A.",
+            "A man sits.\n\nA",
+            "The answer is a.",
+            "A. The man",
+            "An answer: A",
+            "A (I think)",
+        ],
+        [
+            "A dog.",
+            "A lot of people.",
+            "A few, A.",
+            "The answer is A man.",
+            "I am A.",
+            "Answer: A man",
+            "In scene A the man waits.",
+            "The man gets an A.",
+            "So, a man walks.",
+            "It is a dog",
+        ],
+    ),
+    ("numeric", "7", "How?"): (
+        [
+            "Total: 7",
+            "Count: 7",
+            "7 people.",
+            "The total number of people is 7.",
+            "I count 7 people: 3 men and 4 women. The answer is 7.",
+            "Step 1: 3 men.\nStep 2: 4 women.\nTotal: 3 + 4 = 7",
+            "There are a total of 7 people.",
+            "**7 people**\n\nExplanation: 3 men and 4 women.",
+            "The answer is 7. There are 3 men and 4 women.",
+            "The answer is seven (7).",
+            "Answer: 7.0",
+            "≈ 7",
+            "approximately 7",
+            "The final answer is: 7 m",
+            "Answer: 7\n\nConfidence: 95%",
+            "The answer is 7 or so",
+        ],
+        [
+            "7/10",
+            "7-8",
+            "7 to 8",
+            "about 7 or so, maybe 8",
+            "Room 7 has 3 people",
+            "There are not 7 people.",
+            "There are fewer than 7 people.",
+            "Answer: 8. Previously I said 7.",
+            "So, 7 people enter and 3 leave.",
+            "So 3 + 4 = 7, minus 1 = 6.",
+            "At first 7.\nThen 6.",
+            "Between 5 and 9, so 7 on average? Not sure.",
+            "Is it 7?",
+            "The man wearing number 7 scores 3 goals.",
+            "7 isn't right; it's 6.",
+            "The answer isn't 7.",
+            "I don't think it is 7.",
+        ],
+    ),
+    ("exact", "red", "How?"): (
+        [
+            "Red.",
+            "The answer is: **red**",
+            "red (not blue)",
+            "It's red.",
+            "It's red, not blue.",
+            "Answer: Red\n\nThe cup can be seen at 0:12.",
+            'The answer is "red".',
+        ],
+        [
+            "The color of the cup is red.",
+            "The answer is red or blue",
+            "red and blue",
+            "not red",
+            "Red?",
+            "red/blue",
+            "red, I guess",
+            "Perhaps red.",
+            "Red.\nBlue.",
+        ],
+    ),
+    ("temporal_iou", "12-20", "How?"): (
+        [
+            "The event takes place from 12 seconds to 20 seconds.",
+            "The event occurs between 00:12 and 00:20 in the video.",
+            "**Start:** 12s\n**End:** 20s",
+            "12.0s - 20.0s",
+            "Start time: 12 seconds, end time: 20 seconds.",
+            "The action happens from 12 s to 20 s or so.",
+            "So the event is from 12 s to 20 s.",
+            "First 0-5 s intro. Then the event.\nFinal answer: 12-20",
+            "12 seconds, 20 seconds",
+        ],
+        [
+            "The video shows a man (0:00 - 0:12) and then the event. The event starts at "
+            "0:12 and ends at 0:20.",
+            "From 12 to 20 seconds or from 30 to 40 seconds.",
+            "It doesn't happen from 12 to 20 s.",
+            "Not 12-20.",
+            "12-20? or later",
+        ],
+    ),
+    ("ordering_exact", "BAC", "How?"): (
+        [
+            "The correct sequence is B, A, C.",
+            "1. B\n2. A\n3. C",
+            "Order: B, A, C\n\nThe man opens the door first.",
+            "First B, then A, and finally C.",
+            "The answer is (B) → (A) → (C).",
+            "The events occur in the following order: B, A, C.",
+        ],
+        [
+            "B comes first, then A, then C.",
+            "B, A, C is wrong.",
+            "The order is B, A, C. No, it is A, B, C.",
+            "Not B, A, C.",
+        ],
+    ),
+}
+"""(kind, reference, question): right and wrong responses."""
+
+
 @pytest.mark.parametrize("response", CHOICE_RIGHT)
 def test_a_choice_that_is_stated(response: str) -> None:
     assert score("choice", response, "B", QUESTION) == 1.0
@@ -444,6 +674,20 @@ def test_an_order_that_is_not_stated(response: str) -> None:
 def test_a_part_of_no_order_earns_nothing(response: str) -> None:
     if response not in ("C, A, B", "The events are A, B, C."):
         assert score("ordering", response, "BAC") == 0.0
+
+
+@pytest.mark.parametrize(
+    ("key", "response", "expected"),
+    [
+        (key, response, expected)
+        for key, both in MORE.items()
+        for responses, expected in zip(both, (1.0, 0.0), strict=True)
+        for response in responses
+    ],
+)
+def test_further_texts(key: tuple[str, str, str], response: str, expected: float) -> None:
+    kind, answer, question = key
+    assert score(kind, response, answer, question) == expected
 
 
 @pytest.mark.parametrize(
