@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -12,8 +13,9 @@ from torch import Tensor
 
 from megatron_longrl.data.content_hash import content_hash
 from megatron_longrl.data.conversation import Conversation
+from megatron_longrl.data.foreign_errors import as_error_of, described
 from megatron_longrl.data.image import probe_image
-from megatron_longrl.data.media_file import why_not_a_file
+from megatron_longrl.data.media_file import look_up
 from megatron_longrl.data.media_layout import MediaLayout, Piece, Slots, text_positions
 from megatron_longrl.data.rows import Row, RowError, RowProblem
 from megatron_longrl.data.tokenizer import Tokenizer
@@ -129,39 +131,20 @@ class PromptBuilder:
 
         Raises:
             RowError: the row cannot be used, whatever the reason: a file that cannot be read, a
-                prompt that leaves no room for a response, anything that a library has raised.
+                prompt that leaves no room for a response, anything that a library has raised,
+                except for a lack of memory.
         """
-        try:
+        with _as_error_of_row(row):
             return self._build(row)
-        except RowError:
-            raise
-        except VideoError as error:
-            raise RowError(row.source, str(error), error.path) from error
-        except UserError as error:
-            raise RowError(row.source, str(error)) from error
-        except Exception as error:  # Of a library: whatever it is, it is this row.
-            raise RowError(row.source, f"{type(error).__name__}: {error}") from error
 
     def problem(self, row: Row) -> RowProblem | None:
         """What is known to be wrong with a row without opening its files: one of them is not there,
         the question and the media do not agree, or the text alone is too long."""
         try:
-            parts = self._conversation.pieces(row)
-            for path, _ in row.media:
-                self._media_layout(row)
-                _check_file(path)
-            texts = [part for part in parts if isinstance(part, str)]
-            target = "".join(self._target(row)[0]) if self._demonstrates else ""
-            # Few tokens are shorter than a byte, so that most texts need not be counted.
-            if len("".join([*texts, target]).encode()) + len(row.media) > self._max_tokens:
-                count = sum(len(self._tokenizer.encode(text)) for text in texts)
-                self._check_length(row, count + len(row.media), 0)
+            with _as_error_of_row(row):
+                self._check_without_media(row)
         except RowError as error:
             return error.problem
-        except VideoError as error:
-            return RowProblem(row.source, str(error), error.path)
-        except Exception as error:  # As in `build`.
-            return RowProblem(row.source, " ".join(f"{type(error).__name__}: {error}".split()))
         return None
 
     def check_media(self, rows: Sequence[Row]) -> None:
@@ -208,6 +191,19 @@ class PromptBuilder:
         ids = self.response_ids(row)
         return self._tokenizer.decode(ids), len(ids)
 
+    def _check_without_media(self, row: Row) -> None:
+        parts = self._conversation.pieces(row)
+        for path, _ in row.media:
+            self._media_layout(row)
+            with as_error_of(path):
+                look_up(path)
+        texts = [part for part in parts if isinstance(part, str)]
+        target = "".join(self._target(row)[0]) if self._demonstrates else ""
+        # Few tokens are shorter than a byte, so that most texts need not be counted.
+        if len("".join([*texts, target]).encode()) + len(row.media) > self._max_tokens:
+            count = sum(len(self._tokenizer.encode(text)) for text in texts)
+            self._check_length(row, count + len(row.media), 0)
+
     def _build(self, row: Row) -> Prompt:
         pieces: list[Piece] = []
         specs: dict[int, VideoSpec] = {}
@@ -218,7 +214,8 @@ class PromptBuilder:
                 continue
             spec, info = self._spec(row, *media[part])
             specs[part] = spec
-            pieces += self._media_layout(row).pieces(info, spec.frame_indices, spec.view)
+            with as_error_of(media[part][0]):
+                pieces += self._media_layout(row).pieces(info, spec.frame_indices, spec.view)
         ids, mask, kinds = self._tokens(pieces)
         videos = tuple(specs.values())  # in the order of their slots
         prompt = Prompt(
@@ -290,6 +287,12 @@ class PromptBuilder:
 
     def _spec(self, row: Row, path: Path, is_image: bool) -> tuple[VideoSpec, VideoInfo]:
         layout = self._media_layout(row)
+        with as_error_of(path):
+            return self._read_spec(layout, row, path, is_image)
+
+    def _read_spec(
+        self, layout: MediaLayout, row: Row, path: Path, is_image: bool
+    ) -> tuple[VideoSpec, VideoInfo]:
         turns = layout.turns_images
         info = probe_image(path, upright=turns) if is_image else probe(path)
         indices = layout.frame_indices(info, self.max_frames, self._fps, len(row.images))
@@ -310,7 +313,17 @@ class PromptBuilder:
         return spec, info
 
 
-def _check_file(path: Path) -> None:
-    reason = why_not_a_file(path)
-    if reason is not None:
-        raise VideoError(path, reason)
+@contextmanager
+def _as_error_of_row(row: Row) -> Iterator[None]:
+    """Raise whatever is raised in the block as a RowError, which names the file that is to blame
+    where it is one; a lack of memory passes through."""
+    try:
+        yield
+    except (RowError, MemoryError):
+        raise
+    except VideoError as error:
+        raise RowError(row.source, str(error), error.path) from error
+    except UserError as error:
+        raise RowError(row.source, str(error)) from error
+    except Exception as error:
+        raise RowError(row.source, described(error, row.source)) from error
