@@ -26,6 +26,7 @@ from megatron_longrl.errors import UserError
 
 if TYPE_CHECKING:
     from megatron_longrl.config import Config, Entry
+    from megatron_longrl.data.frame_view import FrameView
 
 
 @dataclass(frozen=True, eq=False)
@@ -158,13 +159,29 @@ class PromptBuilder:
                 self._media_layout(row)
                 return
 
+    def length(self, row: Row) -> int:
+        """Tokens of a row's prompt and, where it needs room, its demonstration; looks into its
+        files as :meth:`build` does, and does not read them.
+
+        Raises:
+            RowError: as :meth:`build`.
+        """
+        with _as_error_of_row(row):
+            pieces, looks = self._pieces(row)
+            length = sum(
+                len(self._tokenizer.encode(piece)) if isinstance(piece, str) else len(piece)
+                for piece in pieces
+            )
+            self._check_length(row, length, sum(len(look.indices) for look in looks.values()))
+            return length + (len(self.response_ids(row)) if self._demonstrates else 0)
+
     def media_tokens(self, row: Row, number: int) -> int:
         """Embeddings of one of the row's media.
 
         Raises:
             VideoError: it cannot be read.
         """
-        return self._spec(row, *row.media[number])[0].num_tokens
+        return self._spec(self._look(row, number)).num_tokens
 
     def response_ids(self, row: Row) -> list[int]:
         """The demonstration: reasoning, answer and what ends a response."""
@@ -205,19 +222,9 @@ class PromptBuilder:
             self._check_length(row, count + len(row.media), 0)
 
     def _build(self, row: Row) -> Prompt:
-        pieces: list[Piece] = []
-        specs: dict[int, VideoSpec] = {}
-        media = row.media
-        for part in self._conversation.pieces(row):
-            if isinstance(part, str):
-                pieces.append(part)
-                continue
-            spec, info = self._spec(row, *media[part])
-            specs[part] = spec
-            with as_error_of(media[part][0]):
-                pieces += self._media_layout(row).pieces(info, spec.frame_indices, spec.view)
+        pieces, looks = self._pieces(row)
         ids, mask, kinds = self._tokens(pieces)
-        videos = tuple(specs.values())  # in the order of their slots
+        videos = tuple(self._spec(look) for look in looks.values())  # in the order of their slots
         prompt = Prompt(
             uid=row.uid,
             token_ids=torch.tensor(ids, dtype=torch.long),
@@ -234,6 +241,19 @@ class PromptBuilder:
             raise RuntimeError(f"{sum(mask)} slots for {prompt.media_lengths} tokens")
         self._check_length(row, len(ids), prompt.num_frames)
         return prompt
+
+    def _pieces(self, row: Row) -> tuple[list[Piece], dict[int, _Look]]:
+        """Texts and media of a row in their order, and what is known of each of its media."""
+        pieces: list[Piece] = []
+        looks: dict[int, _Look] = {}
+        for part in self._conversation.pieces(row):
+            if isinstance(part, str):
+                pieces.append(part)
+                continue
+            look = looks[part] = self._look(row, part)
+            with as_error_of(look.path):
+                pieces += self._media_layout(row).pieces(look.info, look.indices, look.view)
+        return pieces, looks
 
     def _target(self, row: Row) -> tuple[str, list[int]]:
         return self._conversation.target(row.reasoning, row.answer)
@@ -285,32 +305,45 @@ class PromptBuilder:
             )
         return self._layout
 
-    def _spec(self, row: Row, path: Path, is_image: bool) -> tuple[VideoSpec, VideoInfo]:
+    def _look(self, row: Row, number: int) -> _Look:
+        """Of one of the row's media. Raises VideoError."""
         layout = self._media_layout(row)
+        path, is_image = row.media[number]
         with as_error_of(path):
-            return self._read_spec(layout, row, path, is_image)
+            info = probe_image(path, upright=layout.turns_images) if is_image else probe(path)
+            indices = layout.frame_indices(info, self.max_frames, self._fps, len(row.images))
+            try:
+                view = layout.view(info, len(set(indices)), len(row.images))
+            except ValueError as error:
+                raise VideoError(path, str(error)) from None
+        return _Look(path, is_image, info, indices, view, layout.turns_images or not is_image)
 
-    def _read_spec(
-        self, layout: MediaLayout, row: Row, path: Path, is_image: bool
-    ) -> tuple[VideoSpec, VideoInfo]:
-        turns = layout.turns_images
-        info = probe_image(path, upright=turns) if is_image else probe(path)
-        indices = layout.frame_indices(info, self.max_frames, self._fps, len(row.images))
-        try:
-            view = layout.view(info, len(set(indices)), len(row.images))
-        except ValueError as error:
-            raise VideoError(path, str(error)) from None
-        spec = VideoSpec(
-            str(path),
-            content_hash(path),
-            indices,
-            view,
-            source_pixels=info.width * info.height,
-            is_image=is_image,
-            frames_per_second=len(set(indices)) / info.num_frames * info.fps,
-            upright=turns or not is_image,
-        )
-        return spec, info
+    def _spec(self, look: _Look) -> VideoSpec:
+        with as_error_of(look.path):
+            info, indices = look.info, look.indices
+            return VideoSpec(
+                str(look.path),
+                content_hash(look.path),
+                indices,
+                look.view,
+                source_pixels=info.width * info.height,
+                is_image=look.is_image,
+                frames_per_second=len(set(indices)) / info.num_frames * info.fps,
+                upright=look.is_upright,
+            )
+
+
+@dataclass(frozen=True)
+class _Look:
+    """What is known of a file before it is read."""
+
+    path: Path
+    is_image: bool
+    info: VideoInfo
+    indices: tuple[int, ...]
+    """Frames that are taken."""
+    view: FrameView
+    is_upright: bool
 
 
 @contextmanager
