@@ -192,6 +192,26 @@ def test_bad_videos_are_errors_of_the_video(tokenizer: Tokenizer, row: Row, tmp_
             make_builder(tokenizer, 5, 500).build(replace(row, videos=(tmp_path / name,)))
 
 
+@pytest.mark.parametrize("demonstrates", [False, True])
+def test_the_length_is_known_without_reading_files(
+    tokenizer: Tokenizer, row: Row, monkeypatch: pytest.MonkeyPatch, *, demonstrates: bool
+) -> None:
+    builder = make_builder(tokenizer, 5, 500, demonstrates=demonstrates)
+    expected = len(builder.build(row).token_ids)
+    expected += len(builder.response_ids(row)) if demonstrates else 0
+
+    def fail(path: Path) -> None:
+        raise AssertionError(f"{path} is read")
+
+    monkeypatch.setattr("megatron_longrl.data.prompts.content_hash", fail)
+    assert builder.length(row) == expected
+    with pytest.raises(RowError, match=r"gone\.webm: No such file"):
+        builder.length(replace(row, videos=(row.videos[0].with_name("gone.webm"),)))
+    tight = make_builder(tokenizer, 5, expected - 2, demonstrates=demonstrates)
+    with pytest.raises(RowError, match="raise --seq-length"):
+        tight.length(row)
+
+
 def test_templates_have_names() -> None:
     with pytest.raises(UserError, match="no_such_template is not known: give a file, or one of qw"):
         find_chat_template("no_such_template")
@@ -206,7 +226,7 @@ STAGES = {
     "resize": ("{layout}.view", True),
     "slots": ("{layout}.pieces", True),
     "template": ("megatron_longrl.data.conversation.Conversation.pieces", False),
-    "tokenizer": ("megatron_longrl.data.tokenizer.Tokenizer.encode", False),
+    "tokenizer": ("{tokenizer}.encode", False),
     "positions": ("{layout}.positions", False),
     "target": ("megatron_longrl.data.conversation.Conversation.target", False),
 }
@@ -221,8 +241,9 @@ def raise_at(
         raise error
 
     name, is_of_file = STAGES[stage]
-    layout = type(builder._layout)
-    monkeypatch.setattr(name.format(layout=f"{layout.__module__}.{layout.__qualname__}"), fail)
+    owners = {"layout": type(builder._layout), "tokenizer": type(builder._tokenizer)}
+    names = {key: f"{owner.__module__}.{owner.__qualname__}" for key, owner in owners.items()}
+    monkeypatch.setattr(name.format_map(names), fail)
     return is_of_file
 
 
