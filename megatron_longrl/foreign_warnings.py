@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import warnings
 
 HARMLESS_WARNINGS = (
@@ -17,3 +18,10 @@ def ignore_harmless_warnings() -> None:
     """To be called before the libraries are imported: some warn as they are."""
     for message in HARMLESS_WARNINGS:
         warnings.filterwarnings("ignore", message=message)
+
+
+def ignore_core() -> None:
+    """For programs that train nothing, before they import core: it tells what it does without
+    Transformer Engine and apex and, on a CPU, warns at each weight that it draws."""
+    warnings.filterwarnings("ignore", module=r"megatron\.")
+    logging.getLogger("megatron.core").setLevel(logging.ERROR)

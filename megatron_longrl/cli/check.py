@@ -87,17 +87,20 @@ def _look(
     Args:
         failed: files that cannot be read, and why.
     """
+    from megatron_longrl.data.foreign_errors import as_error_of
     from megatron_longrl.data.placeholders import place_media
     from megatron_longrl.data.rows import RowError, RowProblem
+    from megatron_longrl.data.video_info import VideoError
 
     for number, (path, is_image) in enumerate(row.media):
         if path not in report.media and path not in failed:
             try:
-                found = _media(path, is_image=is_image)
-                found["tokens"] = builder.media_tokens(row, number) if builder else None
+                with as_error_of(path):
+                    found = _media(path, is_image=is_image)
+                    found["tokens"] = builder.media_tokens(row, number) if builder else None
                 report.media[path] = found
-            except Exception as error:  # Of a decoder: whatever it is, it is this file.
-                failed[path] = _reason(error, path)
+            except (VideoError, UserError) as error:
+                failed[path] = " ".join(str(error).split())
         if path in failed:
             return RowProblem(row.source, failed[path], str(path))
     try:
@@ -114,12 +117,8 @@ def _look(
 
 def _media(path: Path, *, is_image: bool) -> dict[str, Any]:
     from megatron_longrl.data.image import probe_image, read_image
-    from megatron_longrl.data.media_file import why_not_a_file
     from megatron_longrl.data.video_probe import probe
 
-    reason = why_not_a_file(path)
-    if reason is not None:
-        raise UserError(f"{path}: {reason}")
     info: VideoInfo
     if is_image:
         info = probe_image(path)
@@ -136,14 +135,6 @@ def _media(path: Path, *, is_image: bool) -> dict[str, Any]:
         "width": width,
         "height": height,
     }
-
-
-def _reason(error: Exception, path: Path) -> str:
-    from megatron_longrl.data.video_info import VideoError
-
-    if isinstance(error, VideoError | UserError):
-        return " ".join(str(error).split())
-    return " ".join(f"{path}: {type(error).__name__}: {error}".split())
 
 
 def builder_of(arguments: Sequence[str]) -> PromptBuilder:

@@ -6,7 +6,6 @@ import argparse
 import json
 import math
 import sys
-import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +13,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 from megatron_longrl.data.video_info import printable
 from megatron_longrl.errors import UserError, error_line
+from megatron_longrl.foreign_warnings import ignore_core
 
 if TYPE_CHECKING:
     import numpy as np
@@ -185,8 +185,7 @@ def _choose(path: Path, given: argparse.Namespace, config: Config | None) -> _Ch
     if config is None:
         found = sample_frame_indices(info, given.video_frames, given.video_fps)
         return _Chosen(info, list(found), None)
-    # megatron-core warns of every library that would make it faster.
-    warnings.filterwarnings("ignore", module=r"megatron\.core")
+    ignore_core()
     from megatron_longrl.models.family import find_family
 
     build_layout = find_family(config.model_family).build_layout

@@ -216,7 +216,7 @@ def _summary(
     if silent and any(term.file is None and term.name not in FREE_FORM for term in terms):
         line += (
             f"; {silent} of them mark no answer by <answer>…</answer> or \\boxed{{…}} after the "
-            "thought, where rewards look for it"
+            "thought: all that follows it was read"
         )
     return line
 

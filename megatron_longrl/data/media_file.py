@@ -3,19 +3,48 @@
 from __future__ import annotations
 
 import os
+import re
 import stat
 from pathlib import Path
 
+from megatron_longrl.data.video_info import VideoError
 
-def why_not_a_file(path: Path) -> str | None:
-    """Why a path is no regular file, in a few words; None: it is one.
+_ADDRESS = re.compile(r"(?:^|/)[a-z][a-z0-9+.-]*:/")
+"""As pathlib leaves it of https://…, perhaps behind the folder of a data set."""
 
-    It is looked up, not opened: a pipe or a device would be waited for.
+_KINDS = {
+    stat.S_IFDIR: "a folder",
+    stat.S_IFIFO: "a named pipe",
+    stat.S_IFSOCK: "a socket",
+    stat.S_IFCHR: "a device",
+    stat.S_IFBLK: "a device",
+}
+
+
+def look_up(path: Path) -> os.stat_result:
+    """Size and times of a file, which is looked up and not opened.
+
+    Raises:
+        VideoError: it is not there, is empty, or is no regular file: to open a pipe or a device
+            could wait for ever.
     """
     try:
-        mode = os.stat(path).st_mode
+        found = path.stat()
     except (OSError, ValueError) as error:
-        return getattr(error, "strerror", None) or str(error)
-    if stat.S_ISREG(mode):
-        return None
-    return "a folder" if stat.S_ISDIR(mode) else "not a regular file"
+        raise VideoError(path, _why_not(path, error)) from None
+    if not stat.S_ISREG(found.st_mode):
+        kind = _KINDS.get(stat.S_IFMT(found.st_mode), "no regular file")
+        raise VideoError(path, f"this is {kind}, and only regular files are read")
+    if not found.st_size:
+        raise VideoError(path, "the file is empty")
+    return found
+
+
+def _why_not(path: Path, error: OSError | ValueError) -> str:
+    if isinstance(error, ValueError):  # a NUL, or a character that no file's name can hold
+        return f"no file can have this name: {error}"
+    if _ADDRESS.search(str(path)):
+        return "no such file; addresses of the network are not opened: download it first"
+    if os.path.islink(path):
+        return f"a link that leads nowhere ({error.strerror})"
+    return error.strerror or "cannot be read"

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -12,8 +13,9 @@ from torch import Tensor
 
 from megatron_longrl.data.content_hash import content_hash
 from megatron_longrl.data.conversation import Conversation
+from megatron_longrl.data.foreign_errors import as_error_of, described
 from megatron_longrl.data.image import probe_image
-from megatron_longrl.data.media_file import why_not_a_file
+from megatron_longrl.data.media_file import look_up
 from megatron_longrl.data.media_layout import MediaLayout, Piece, Slots, text_positions
 from megatron_longrl.data.rows import Row, RowError, RowProblem
 from megatron_longrl.data.tokenizer import Tokenizer
@@ -24,6 +26,7 @@ from megatron_longrl.errors import UserError
 
 if TYPE_CHECKING:
     from megatron_longrl.config import Config, Entry
+    from megatron_longrl.data.frame_view import FrameView
 
 
 @dataclass(frozen=True, eq=False)
@@ -129,39 +132,20 @@ class PromptBuilder:
 
         Raises:
             RowError: the row cannot be used, whatever the reason: a file that cannot be read, a
-                prompt that leaves no room for a response, anything that a library has raised.
+                prompt that leaves no room for a response, anything that a library has raised,
+                except for a lack of memory.
         """
-        try:
+        with _as_error_of_row(row):
             return self._build(row)
-        except RowError:
-            raise
-        except VideoError as error:
-            raise RowError(row.source, str(error), error.path) from error
-        except UserError as error:
-            raise RowError(row.source, str(error)) from error
-        except Exception as error:  # Of a library: whatever it is, it is this row.
-            raise RowError(row.source, f"{type(error).__name__}: {error}") from error
 
     def problem(self, row: Row) -> RowProblem | None:
         """What is known to be wrong with a row without opening its files: one of them is not there,
         the question and the media do not agree, or the text alone is too long."""
         try:
-            parts = self._conversation.pieces(row)
-            for path, _ in row.media:
-                self._media_layout(row)
-                _check_file(path)
-            texts = [part for part in parts if isinstance(part, str)]
-            target = "".join(self._target(row)[0]) if self._demonstrates else ""
-            # Few tokens are shorter than a byte, so that most texts need not be counted.
-            if len("".join([*texts, target]).encode()) + len(row.media) > self._max_tokens:
-                count = sum(len(self._tokenizer.encode(text)) for text in texts)
-                self._check_length(row, count + len(row.media), 0)
+            with _as_error_of_row(row):
+                self._check_without_media(row)
         except RowError as error:
             return error.problem
-        except VideoError as error:
-            return RowProblem(row.source, str(error), error.path)
-        except Exception as error:  # As in `build`.
-            return RowProblem(row.source, " ".join(f"{type(error).__name__}: {error}".split()))
         return None
 
     def check_media(self, rows: Sequence[Row]) -> None:
@@ -175,13 +159,29 @@ class PromptBuilder:
                 self._media_layout(row)
                 return
 
+    def length(self, row: Row) -> int:
+        """Tokens of a row's prompt and, where it needs room, its demonstration; looks into its
+        files as :meth:`build` does, and does not read them.
+
+        Raises:
+            RowError: as :meth:`build`.
+        """
+        with _as_error_of_row(row):
+            pieces, looks = self._pieces(row)
+            length = sum(
+                len(self._tokenizer.encode(piece)) if isinstance(piece, str) else len(piece)
+                for piece in pieces
+            )
+            self._check_length(row, length, sum(len(look.indices) for look in looks.values()))
+            return length + (len(self.response_ids(row)) if self._demonstrates else 0)
+
     def media_tokens(self, row: Row, number: int) -> int:
         """Embeddings of one of the row's media.
 
         Raises:
             VideoError: it cannot be read.
         """
-        return self._spec(row, *row.media[number])[0].num_tokens
+        return self._spec(self._look(row, number)).num_tokens
 
     def response_ids(self, row: Row) -> list[int]:
         """The demonstration: reasoning, answer and what ends a response."""
@@ -208,19 +208,23 @@ class PromptBuilder:
         ids = self.response_ids(row)
         return self._tokenizer.decode(ids), len(ids)
 
+    def _check_without_media(self, row: Row) -> None:
+        parts = self._conversation.pieces(row)
+        for path, _ in row.media:
+            self._media_layout(row)
+            with as_error_of(path):
+                look_up(path)
+        texts = [part for part in parts if isinstance(part, str)]
+        target = "".join(self._target(row)[0]) if self._demonstrates else ""
+        # Few tokens are shorter than a byte, so that most texts need not be counted.
+        if len("".join([*texts, target]).encode()) + len(row.media) > self._max_tokens:
+            count = sum(len(self._tokenizer.encode(text)) for text in texts)
+            self._check_length(row, count + len(row.media), 0)
+
     def _build(self, row: Row) -> Prompt:
-        pieces: list[Piece] = []
-        specs: dict[int, VideoSpec] = {}
-        media = row.media
-        for part in self._conversation.pieces(row):
-            if isinstance(part, str):
-                pieces.append(part)
-                continue
-            spec, info = self._spec(row, *media[part])
-            specs[part] = spec
-            pieces += self._media_layout(row).pieces(info, spec.frame_indices, spec.view)
+        pieces, looks = self._pieces(row)
         ids, mask, kinds = self._tokens(pieces)
-        videos = tuple(specs.values())  # in the order of their slots
+        videos = tuple(self._spec(look) for look in looks.values())  # in the order of their slots
         prompt = Prompt(
             uid=row.uid,
             token_ids=torch.tensor(ids, dtype=torch.long),
@@ -237,6 +241,19 @@ class PromptBuilder:
             raise RuntimeError(f"{sum(mask)} slots for {prompt.media_lengths} tokens")
         self._check_length(row, len(ids), prompt.num_frames)
         return prompt
+
+    def _pieces(self, row: Row) -> tuple[list[Piece], dict[int, _Look]]:
+        """Texts and media of a row in their order, and what is known of each of its media."""
+        pieces: list[Piece] = []
+        looks: dict[int, _Look] = {}
+        for part in self._conversation.pieces(row):
+            if isinstance(part, str):
+                pieces.append(part)
+                continue
+            look = looks[part] = self._look(row, part)
+            with as_error_of(look.path):
+                pieces += self._media_layout(row).pieces(look.info, look.indices, look.view)
+        return pieces, looks
 
     def _target(self, row: Row) -> tuple[str, list[int]]:
         return self._conversation.target(row.reasoning, row.answer)
@@ -288,29 +305,58 @@ class PromptBuilder:
             )
         return self._layout
 
-    def _spec(self, row: Row, path: Path, is_image: bool) -> tuple[VideoSpec, VideoInfo]:
+    def _look(self, row: Row, number: int) -> _Look:
+        """Of one of the row's media. Raises VideoError."""
         layout = self._media_layout(row)
-        turns = layout.turns_images
-        info = probe_image(path, upright=turns) if is_image else probe(path)
-        indices = layout.frame_indices(info, self.max_frames, self._fps, len(row.images))
-        try:
-            view = layout.view(info, len(set(indices)), len(row.images))
-        except ValueError as error:
-            raise VideoError(path, str(error)) from None
-        spec = VideoSpec(
-            str(path),
-            content_hash(path),
-            indices,
-            view,
-            source_pixels=info.width * info.height,
-            is_image=is_image,
-            frames_per_second=len(set(indices)) / info.num_frames * info.fps,
-            upright=turns or not is_image,
-        )
-        return spec, info
+        path, is_image = row.media[number]
+        with as_error_of(path):
+            info = probe_image(path, upright=layout.turns_images) if is_image else probe(path)
+            indices = layout.frame_indices(info, self.max_frames, self._fps, len(row.images))
+            try:
+                view = layout.view(info, len(set(indices)), len(row.images))
+            except ValueError as error:
+                raise VideoError(path, str(error)) from None
+        return _Look(path, is_image, info, indices, view, layout.turns_images or not is_image)
+
+    def _spec(self, look: _Look) -> VideoSpec:
+        with as_error_of(look.path):
+            info, indices = look.info, look.indices
+            return VideoSpec(
+                str(look.path),
+                content_hash(look.path),
+                indices,
+                look.view,
+                source_pixels=info.width * info.height,
+                is_image=look.is_image,
+                frames_per_second=len(set(indices)) / info.num_frames * info.fps,
+                upright=look.is_upright,
+            )
 
 
-def _check_file(path: Path) -> None:
-    reason = why_not_a_file(path)
-    if reason is not None:
-        raise VideoError(path, reason)
+@dataclass(frozen=True)
+class _Look:
+    """What is known of a file before it is read."""
+
+    path: Path
+    is_image: bool
+    info: VideoInfo
+    indices: tuple[int, ...]
+    """Frames that are taken."""
+    view: FrameView
+    is_upright: bool
+
+
+@contextmanager
+def _as_error_of_row(row: Row) -> Iterator[None]:
+    """Raise whatever is raised in the block as a RowError, which names the file that is to blame
+    where it is one; a lack of memory passes through."""
+    try:
+        yield
+    except (RowError, MemoryError):
+        raise
+    except VideoError as error:
+        raise RowError(row.source, str(error), error.path) from error
+    except UserError as error:
+        raise RowError(row.source, str(error)) from error
+    except Exception as error:
+        raise RowError(row.source, described(error, row.source)) from error

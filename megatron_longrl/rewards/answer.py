@@ -1,5 +1,5 @@
 r"""Where the answer stands in a response: after the thought, in ``<answer>…</answer>`` or
-``\boxed{…}``.
+``\boxed{…}``; where it has neither, it is all that follows the thought.
 
 What a model writes between ``<think>`` and ``</think>`` is never its answer, and neither is what
 follows a ``<think>`` that is not closed.
@@ -20,6 +20,7 @@ END_TOKENS = (
 
 _ANSWER, _CLOSED = "<answer>", "</answer>"
 _THINK, _THOUGHT = "<think>", "</think>"
+_BEGUN = re.compile(r"</?answer>|\\f?boxed\s*\{")
 _BRACE = re.compile(r"\\\\(?!f?boxed)|\\f?boxed\s*\{|\\[{}]|[{}]")
 
 
@@ -60,6 +61,13 @@ def final_text(response: str) -> str:
     """The last ``<answer>`` element; where there is none, all that follows the thought."""
     answer = extract_answer(response)
     return after_thought(response).strip() if answer is None else answer
+
+
+def unmarked_answer(response: str) -> str:
+    r"""All that follows the thought, for a response that marks no answer; empty where an
+    ``<answer>`` or a ``\boxed{`` is begun and not ended, as in a response that was cut off."""
+    spoken = after_thought(response).strip()
+    return "" if _BEGUN.search(spoken) else spoken
 
 
 def last_boxed(text: str) -> str | None:

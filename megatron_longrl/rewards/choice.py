@@ -5,11 +5,13 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 
-from megatron_longrl.rewards.answer import marked_answer
+from megatron_longrl.rewards.answer import marked_answer, unmarked_answer
 from megatron_longrl.rewards.letters import chosen_letter, letter_of_text, several_letters
 from megatron_longrl.rewards.options import Options, same_text
 from megatron_longrl.rewards.plain import plain
 from megatron_longrl.rewards.sample import RewardError
+from megatron_longrl.rewards.stated_letter import stated_letter
+from megatron_longrl.rewards.statements import stated
 
 _LETTER_AND_TEXT = re.compile(r"[(\[]?\s*([A-Za-z])\s*(?:[.):\]]\s*|\s)(?!\w\.)(?=\S)")
 
@@ -19,7 +21,8 @@ def choice_reward(response: str, answer: str, options: Options | None = None) ->
 
     "A", "(A)", "a.", "A. a cup", "Option A", "The answer is A, because …", and the text of the
     option, where it is known, are the same choice. An answer that hedges ("A or B") is wrong. A
-    reference with several letters ("A, C") asks for all of them.
+    reference with several letters ("A, C") asks for all of them. A response that marks no answer
+    may state it in a longer text (:func:`~megatron_longrl.rewards.stated_letter.stated_letter`).
 
     Args:
         options: text by letter, of the question.
@@ -28,16 +31,19 @@ def choice_reward(response: str, answer: str, options: Options | None = None) ->
         RewardError: the reference names no choice.
     """
     options = options or {}
-    given = marked_answer(response) or ""
     right = reference_letter(answer, options)
     all_right = several_letters(answer) if right is None else None
     if right is None and all_right is None:
         raise RewardError(f"the reference answer {answer!r} names no choice")
+    marked = marked_answer(response)
+    given = unmarked_answer(response) if marked is None else marked
     if same_text(given, answer):
         return 1.0
     if right is None:
-        return 1.0 if several_letters(given) == all_right else 0.0
-    return 1.0 if chosen_letter(given, _known(answer, right, options)) == right else 0.0
+        chosen = stated(given, several_letters) if marked is None else several_letters(given)
+        return float(chosen == all_right)
+    read = stated_letter if marked is None else chosen_letter
+    return float(read(given, _known(answer, right, options)) == right)
 
 
 def reference_letter(answer: str, options: Options | None = None) -> str | None:

@@ -9,18 +9,19 @@ from megatron_longrl.rewards.options import Options, normal, same_text
 from megatron_longrl.rewards.plain import plain
 
 # A capital letter that stands alone, or a small one with nothing but punctuation behind it.
-_LETTER = r"[(\[{<\"']*\s*(?:([A-Z])(?!\w|'\w)|([a-z])(?=\s*[)\].,;:!]|\s*$))\s*[)\]}>\"']*"
+_LETTER = r"[(\[{<\"']*\s*(?:([A-Z])(?!\w|['-]\w)|([a-z])(?=\s*[)\].,;:!]|\s*$))\s*[)\]}>\"']*"
 _NAMED = r"(?:the\s+)?(?:(?:correct|right)\s+)?(?:(?:option|choice|letter|answer)\b)?\s*[:#]?\s*"
 _CUE = re.compile(
-    rf"(?i:\b(?:answer|choice|option|letter|selection)s?[\"']?\s*"
-    rf"(?:is|was|are|should\s+be|would\s+be|must\s+be|:|=|->|\u2192)\s*:?\s*{_NAMED}){_LETTER}"
-    rf"|(?i:\b(?:choose|chose|pick|picked|select|selected|say|go\s+with|going\s+with)\s+{_NAMED})"
+    rf"(?i:\b(?:ans(?:wers?)?|choice|option|letter|selection)[\"']?\s*"
+    rf"(?:is|was|are|should\s+be|would\s+be|must\s+be|:|=|->|\u2192|[\u2013\u2014-](?=\s))\s*:?\s*{_NAMED}){_LETTER}"
+    rf"|(?i:(?:\b(?:i|we)(?:'(?:d|ll|m))?\s+(?:\w+\s+){{0,3}}?|(?:^|[.,:;\n])\s*)"
+    rf"(?:choose|chose|pick|picked|select|selected|say|go\s+with|going\s+with)\s+{_NAMED})"
     rf"{_LETTER}"
     rf"|(?i:\b(?:it|this|that)(?:'s|\s+is|\s+must\s+be|\s+should\s+be)\s+{_NAMED}){_LETTER}"
     # Chinese: answer, option, choose; is.
     rf"|(?:\u7b54\u6848|\u9009\u9879|\u9009\u62e9|\u9009|\u9078)\s*"
     rf"(?:\u662f|\u4e3a|\u70ba|:)?\s*(?:\u9009\u9879)?\s*{_LETTER}"
-    rf"|(?<![\w'])([A-Z])\s+(?i:(?:is|was)\s+(?:clearly\s+)?(?:the\s+)?(?:correct|right|best)\b)"
+    rf"|(?<![\w'])[(\[]?([A-Z])[)\]]?\s+(?i:(?:is|was)\s+(?:clearly\s+)?(?:the\s+)?(?:correct|right|best)\b)"
 )
 _START = re.compile(r"[(\[{<\"']*\s*([A-Za-z])(?![\w'])((?:\s*[)\]}>\"']+)?)")
 _NAMED_START = re.compile(
@@ -54,11 +55,11 @@ _OTHER = re.compile(
 _BEFORE_OTHER = re.compile(  # What stands before a letter that is a choice of its own.
     r"(?:[,;:/&|+\n.!?]|\b(?i:or|and|is|be|vs|versus|maybe|perhaps|possibly|probably|actually"
     r"|alternatively|even|also|but|then|either|although|though|however|plus|option|choice"
-    r"|well\s+as|along\s+with|together\s+with))\s*$"
+    r"|well\s+as|mean|along\s+with|together\s+with))\s*$"
 )
 _BEFORE = 24  # characters that are looked at before such a letter
 _LATER = re.compile(
-    r"(?i:\b(?:or|maybe|perhaps|possibly|actually|wait)\b[\s,]*(?:maybe\s+|perhaps\s+|possibly\s+"
+    r"(?i:\b(?:or|maybe|perhaps|possibly|actually|wait|i\s+mean)\b[\s,]*(?:maybe\s+|perhaps\s+|possibly\s+"
     rf"|probably\s+|even\s+|rather\s+)?{_NAMED}){_LETTER}\s*(?:[.,;!?]|$)"
 )
 _SEVERAL = re.compile(
@@ -77,20 +78,22 @@ def chosen_letter(text: str, options: Options) -> str | None:
     Returns:
         None where the text chooses none, or where it hedges: "A or B", "A and C".
     """
-    text = _undressed(text)
+    text = undressed(text)
     named = letter_of_text(text, options)
     if named is not None:
         return named
     lead = _LEAD.match(text)
     found = _at_start(text[lead.end() :] if lead else text, options)
     if found is None:
-        cues = list(_cues(text))
-        if len({letter for letter, _ in cues}) != 1:
+        named_as_answer = list(letter_cues(text))
+        if len({letter for letter, _, _ in named_as_answer}) != 1:
             return None
-        letter, end = cues[-1]
+        letter, _, end = named_as_answer[-1]
         found = letter, text[end:]
     letter, rest = found
-    return None if _hedges(_without(rest, options.get(letter, "")), letter) else letter
+    if names_another(rest, letter, options):
+        return None
+    return None if is_hedged(without_option(rest, options.get(letter, "")), letter) else letter
 
 
 def letter_of_text(text: str, options: Options) -> str | None:
@@ -102,9 +105,17 @@ def letter_of_text(text: str, options: Options) -> str | None:
     return found[0] if len(found) == 1 else None
 
 
+def names_another(rest: str, letter: str, options: Options) -> bool:
+    """Whether the text behind a letter is that of another option: "B. left" where left is A."""
+    return letter_of_text(re.sub(r"^[\s.:,)(\u2013\u2014-]+|[\s)]+$", "", rest), options) not in (
+        None,
+        letter,
+    )
+
+
 def several_letters(text: str) -> frozenset[str] | None:
     """The letters of "A, C", "A and C", "(A)(C)" or "AC"; None where a text lists none, or one."""
-    match = _SEVERAL.fullmatch(_undressed(text))
+    match = _SEVERAL.fullmatch(undressed(text))
     letters = frozenset(re.findall(r"[A-Z]", match[1])) if match else frozenset()
     return letters if len(letters) > 1 else None
 
@@ -112,7 +123,7 @@ def several_letters(text: str) -> frozenset[str] | None:
 def single_letter(text: str) -> str | None:
     """Of a text that is one letter ("B", "(B)", "B."), or one of A to H with a text ("B. the left
     one"); None of all others, such as initials ("U.S.", "J. K. Rowling")."""
-    text = _undressed(text)
+    text = undressed(text)
     match = re.fullmatch(r"[(\[]?\s*([A-Z])\s*[)\].:]*", text)
     if match is None:
         match = re.match(r"(?:[(\[]\s*([A-H])\s*[)\]]|([A-H])[.):])\s*(?=\S)(?!\w\.)", text)
@@ -121,7 +132,8 @@ def single_letter(text: str) -> str | None:
     return match[match.lastindex or 0]
 
 
-def _undressed(text: str) -> str:
+def undressed(text: str) -> str:
+    """A text without dress, and without quotes around it."""
     text = plain(text).replace("*", "").replace("_", " ")
     return text.strip().strip("\"'").strip()
 
@@ -129,7 +141,7 @@ def _undressed(text: str) -> str:
 def _at_start(text: str, options: Options) -> tuple[str, str] | None:
     """The letter with which a text begins, and what follows it."""
     match = _NAMED_START.match(text)
-    if match is not None and not _is_word(text, match):
+    if match is not None and not is_word(text, match):
         return match[match.lastindex or 0].upper(), text[match.end() :]
     match = _START.match(text)
     if match is None:
@@ -147,33 +159,36 @@ def _at_start(text: str, options: Options) -> tuple[str, str] | None:
         return None
     own = options.get(letter)
     is_own = own is not None and normal(rest) == normal(own)
-    return (letter, rest) if is_own or not _is_word(text, match, 1) else None
+    return (letter, rest) if is_own or not is_word(text, match, 1) else None
 
 
-def _cues(text: str) -> Iterator[tuple[str, int]]:
-    """Letters that the text calls its answer, and where what follows each of them begins."""
+def letter_cues(text: str) -> Iterator[tuple[str, int, int]]:
+    """Letters that the text calls its answer: (letter, where the words begin that say so, where
+    they end)."""
     for match in _CUE.finditer(text):
-        if not _is_word(text, match) and not _NEGATION.search(text[: match.start()][-80:]):
-            yield match[match.lastindex or 0].upper(), match.end()
+        if not is_word(text, match) and not _NEGATION.search(
+            text, max(0, match.start() - 80), match.start()
+        ):
+            yield match[match.lastindex or 0].upper(), match.start(), match.end()
 
 
-def _others(text: str) -> Iterator[str]:
+def other_letters(text: str) -> Iterator[str]:
     """Letters that stand in a text as choices: after "or", after a comma, in brackets."""
     for match in _OTHER.finditer(text):
-        if _is_word(text, match):
+        if is_word(text, match):
             continue
         before = text[max(0, match.start() - _BEFORE) : match.start()]
         if match[1] is None or not before.strip() or _BEFORE_OTHER.search(before):
             yield match[match.lastindex or 0].upper()
 
 
-def _is_word(text: str, match: re.Match[str], group: int | None = None) -> bool:
+def is_word(text: str, match: re.Match[str], group: int | None = None) -> bool:
     """Whether the letter that was found is the article "A" or the pronoun "I"."""
     group = group or match.lastindex or 0
     return match[group] in ("A", "I") and _NO_ARTICLE.match(text, match.end(group)) is None
 
 
-def _without(rest: str, option: str) -> str:
+def without_option(rest: str, option: str) -> str:
     """What follows a letter, without the text of its option."""
     text = rest.lstrip(" .:)-\u2013\u2014")
     option = plain(option)
@@ -182,15 +197,15 @@ def _without(rest: str, option: str) -> str:
     return rest
 
 
-def _hedges(rest: str, letter: str) -> bool:
+def is_hedged(rest: str, letter: str) -> bool:
     """Whether what follows a choice takes it back, or chooses another one as well."""
     if _DENIED.match(rest):
         return True
     reason = _REASON.search(rest)
     before = rest[: reason.start()] if reason else rest
-    if any(other != letter for other in _others(before)):
+    if any(other != letter for other in other_letters(before)):
         return True
     after = rest[len(before) :]
     later = [match[match.lastindex or 0].upper() for match in _LATER.finditer(after)]
-    later += [other for other, _ in _cues(rest)]
+    later += [other for other, _, _ in letter_cues(rest)]
     return any(other != letter for other in later)

@@ -2,16 +2,27 @@
 
 from __future__ import annotations
 
-from megatron_longrl.rewards.answer import marked_answer
+import re
+
+from megatron_longrl.rewards.answer import marked_answer, unmarked_answer
 from megatron_longrl.rewards.numbers import Number, read_number
+from megatron_longrl.rewards.plain import plain
 from megatron_longrl.rewards.sample import RewardError
+from megatron_longrl.rewards.statements import stated
+
+_LIMIT = re.compile(
+    r"(?i:\b(?:(?:more|less|fewer|greater|larger|smaller|higher|lower|other)\s+than|at\s+(?:least|most)"
+    r"|up\s+to|not|never|between)\s+(?:\w+\s+)?|n't\s+(?:\w+\s+)?)[-+]?[\d.\\$]"
+)
 
 
 def numeric_reward(response: str, answer: str, tolerance: float) -> float:
     r"""1.0 when the number in the response's answer is the reference's, else 0.0.
 
     :func:`~megatron_longrl.rewards.numbers.read_number` reads both. A percent sign does not count:
-    50 % is 50; where only one of the two has it, it may also be 0.5.
+    50 % is 50; where only one of the two has it, it may also be 0.5. In a response that marks no
+    answer, the number counts that it states
+    (:func:`~megatron_longrl.rewards.statements.stated`), or the only one.
 
     Args:
         tolerance: largest difference, as a fraction of the reference; absolute where that is 0.
@@ -22,13 +33,19 @@ def numeric_reward(response: str, answer: str, tolerance: float) -> float:
     right = read_number(answer)
     if right is None:
         raise RewardError(f"the reference answer {answer!r} is not one number")
-    given = read_number(marked_answer(response) or "")
+    marked = marked_answer(response)
+    given = stated(unmarked_answer(response), _read) if marked is None else _read(marked)
     if given is None:
         return 0.0
     pairs = [(given.value, right.value)]
     if given.is_percent != right.is_percent:
         pairs.append((_fraction(given), _fraction(right)))
     return float(any(abs(one - two) <= tolerance * (abs(two) or 1.0) for one, two in pairs))
+
+
+def _read(text: str) -> Number | None:
+    """The number of a text, which gives no limit of it: "more than 5" and "not 5" say none."""
+    return None if _LIMIT.search(plain(text)) else read_number(text)
 
 
 def _fraction(number: Number) -> float:

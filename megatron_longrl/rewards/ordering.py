@@ -8,14 +8,19 @@ from collections.abc import Iterator
 from itertools import combinations
 from typing import Any
 
-from megatron_longrl.rewards.answer import marked_answer
+from megatron_longrl.rewards.answer import marked_answer, unmarked_answer
 from megatron_longrl.rewards.plain import plain
 from megatron_longrl.rewards.sample import RewardError
+from megatron_longrl.rewards.statements import stated
 
 _LEAD = re.compile(
     r"(?i:(?:so|therefore|thus)?,?\s*(?:the\s+|my\s+)?(?:(?:final|correct|right|temporal"
     r"|chronological)\s+)*(?:order|sequence|ordering|answer)(?:\s+of\s+(?:the\s+)?\w+)?"
     r"(?:\s+(?:is|should\s+be|would\s+be)\b\s*:?|\s*[:=]))\s*(?=\S)"
+)
+_STATED = re.compile(
+    r"(?i:\b(?:order|sequence|ordering)(?:\s+of\s+(?:the\s+)?\w+)?"
+    r"(?:\s+(?:is|should\s+be|would\s+be|must\s+be)\b\s*:?|\s*[:=]))\s*(?=\S)"
 )
 _ARROW = re.compile(
     r"(?<![-=\u2013\u2014])[-=\u2013\u2014]*+>+|>+|[\u2192\u21d2\u27f6]|\\(?:to|rightarrow)\b"
@@ -146,7 +151,21 @@ def _json_list(text: str) -> list[str] | None:
 
 def _given(response: str, right: list[str]) -> list[str]:
     """The answer's items; "bac" is read as letters where the reference's items are such."""
-    given = items(marked_answer(response) or "")
+    marked = marked_answer(response)
+    if marked is None:
+        spoken = unmarked_answer(response)
+        return stated(spoken, lambda text: _read(text, right), lines=True, also=_STATED) or []
+    return _items(marked, right)
+
+
+def _read(text: str, right: list[str]) -> list[str] | None:
+    """The items of a text that lists some of the reference's and nothing else."""
+    found = _items(text.strip().rstrip("."), right)
+    return found if len(found) > 1 and set(found) <= set(right) else None
+
+
+def _items(text: str, right: list[str]) -> list[str]:
+    given = items(text)
     if len(given) == 1 and len(given[0]) > 1 and set(given[0]) <= set(right):
         return list(given[0])
     return given

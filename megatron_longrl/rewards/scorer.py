@@ -8,6 +8,7 @@ from concurrent.futures import Future
 from typing import TYPE_CHECKING
 
 from megatron_longrl.config.reward_terms import reward_terms
+from megatron_longrl.data.foreign_errors import described
 from megatron_longrl.errors import UserError
 from megatron_longrl.rewards.background import BackgroundLoop
 from megatron_longrl.rewards.judge import Judge
@@ -91,6 +92,10 @@ class Scorer:
             return Outcome(REWARDS[meant](sample, self._settings.reward_tolerance))
         except RewardError as error:
             return Outcome.failure(str(error))
+        except MemoryError:
+            raise
+        except Exception as error:  # It costs its own sample, as a user's function does.
+            return Outcome.failure(described(error, f"reward {name} for {sample.uid}"))
 
     def start(self, name: str, samples: Sequence[Sample]) -> Future[list[Outcome]]:
         """Begin to score samples; a batch function gets all that are given."""

@@ -5,9 +5,10 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 
-from megatron_longrl.rewards.answer import marked_answer
+from megatron_longrl.rewards.answer import marked_answer, unmarked_answer
 from megatron_longrl.rewards.plain import plain
 from megatron_longrl.rewards.sample import RewardError
+from megatron_longrl.rewards.statements import sentences_of, stated
 from megatron_longrl.rewards.times import TIME, seconds, unit_of
 
 Segments = list[tuple[float, float]]
@@ -38,13 +39,21 @@ _BETWEEN = (
 _SEGMENT = re.compile(
     rf"(?<![\d.:])({TIME})[\"')\]]?\s*+{_BETWEEN}\s*+[\"'(\[]?{_NAMED}({TIME})(?![\d:])"
 )
+_OR = re.compile(rf"(?i:{TIME}[\"')\]]*,?\s+or\s+(?:\w+\s+){{0,2}}?[\"'(\[]*{TIME})")
+_PROSE = re.compile(r"[A-Za-z]{2,}")
+_TIME_WORD = re.compile(
+    r"(?i:\b(?:start|end|begin|from|to|and|until|seconds?|secs?|min|minutes?|times?|segments?|json"
+    r"|timestamps?|hours?)(?![A-Za-z]))"
+)
 
 
 def temporal_iou_reward(response: str, answer: str) -> float:
     """Length of the intersection over that of the union, of the segments in the response's answer
     and in the reference.
 
-    See :func:`segments` for what is read. A segment that does not end after its start is none.
+    See :func:`segments` for what is read. A segment that does not end after its start is none. In a
+    response that marks no answer, the segments count that it states
+    (:func:`~megatron_longrl.rewards.statements.stated`), or the only ones.
 
     Raises:
         RewardError: the reference has no segment.
@@ -52,7 +61,11 @@ def temporal_iou_reward(response: str, answer: str) -> float:
     right = segments(answer)
     if not right:
         raise RewardError(f"the reference answer {answer!r} has no segment of time")
-    given = segments(marked_answer(response) or "")
+    marked = marked_answer(response)
+    if marked is None:
+        given = stated(unmarked_answer(response), _sure, whole=_only, lines=True) or []
+    else:
+        given = _sure(marked) or []
     return _overlap(given, right) / _length(_union(given + right))
 
 
@@ -66,6 +79,21 @@ def segments(text: str) -> Segments:
     labelled, left = _labelled(text)
     pairs = [*labelled, *_joined(left)]
     return _union([(start, end) for start, end in pairs if start < end < float("inf")])
+
+
+def _sure(text: str) -> Segments | None:
+    """The segments of a text that does not choose between them."""
+    return None if _OR.search(text) else segments(text) or None
+
+
+def _only(text: str) -> Segments | None:
+    """The segments of a longer text, where no two of its sentences name different ones."""
+    sentences = sentences_of(text)
+    is_list = not _PROSE.search(_TIME_WORD.sub("", text))
+    named = [found for sentence in sentences if (found := segments(sentence))]
+    if not is_list and any(found != named[0] for found in named[1:]):
+        return None
+    return _sure(text)
 
 
 def _labelled(text: str) -> tuple[list[tuple[float, float]], str]:

@@ -29,7 +29,7 @@ from megatron_longrl.training.machine import measure_machine
 from megatron_longrl.training.media import Media, MediaProvider
 from megatron_longrl.training.model import TrainedModel, build_model
 from megatron_longrl.training.readouts import PolicyReadout
-from megatron_longrl.training.sequence_length import with_sequence_length
+from megatron_longrl.training.sequence_length import FirstLook, with_sequence_length
 from megatron_longrl.training.step import Stepper
 from megatron_longrl.training.timing import PhaseTimer
 
@@ -58,6 +58,8 @@ class Runtime:
     timer: PhaseTimer
     machine: Machine
     """What the cost model reckons with."""
+    first_look: FirstLook | None = None
+    """What was read to find ``seq_length``, where it was not given."""
     samples_skipped: int = 0
     """Samples of this replica that were dropped since the last report."""
     last_skip: str | None = None
@@ -213,8 +215,9 @@ def build_runtime(config: Config, entry: Entry) -> Runtime:
                 f"{tokenizer.vocab_size} tokens: leave it out, or use the model's own tokenizer"
             )
         builder = PromptBuilder.from_config(config, tokenizer, entry)
+    first_look = None
     if config.seq_length_from_data:
-        config = with_sequence_length(config, builder, groups, entry)
+        config, first_look = with_sequence_length(config, builder, groups, entry)
         builder = PromptBuilder.from_config(config, tokenizer, entry)
     model = build_model(config, groups, train=entry != "evaluate")
     timer = PhaseTimer()
@@ -258,4 +261,5 @@ def build_runtime(config: Config, entry: Entry) -> Runtime:
         media=MediaProvider(frames, store, model, version),
         timer=timer,
         machine=measure_machine(config, groups) if entry != "evaluate" else Machine(),
+        first_look=first_look,
     )

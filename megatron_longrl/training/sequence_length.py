@@ -5,12 +5,16 @@ from __future__ import annotations
 import logging
 import math
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import torch.distributed as dist
 
 from megatron_longrl.config import Config, Entry
+from megatron_longrl.data.content_hash import identity
 from megatron_longrl.data.prompts import PromptBuilder
-from megatron_longrl.data.rows import Row, RowError, load_rows
+from megatron_longrl.data.rows import Row, RowError, RowProblem, load_rows
+from megatron_longrl.data.video_info import VideoError
+from megatron_longrl.data.video_probe import Probed, probe, remember
 from megatron_longrl.parallel.agree import gather_objects, together
 from megatron_longrl.parallel.groups import ParallelGroups
 
@@ -25,22 +29,44 @@ MARGIN = 1.25
 MULTIPLE = 64
 
 
+@dataclass(frozen=True)
+class FirstLook:
+    """Rows that were read to find the length, so that they are not read again."""
+
+    paths: tuple[str, ...]
+    folder_file: str
+    rows: list[Row]
+    problems: list[RowProblem]
+    """Of rows that could not be read."""
+    unusable: dict[int, RowProblem]
+    """By place in ``rows``: of those that were looked into, what is wrong with them."""
+
+    def is_of(self, paths: Sequence[str], folder_file: str) -> bool:
+        """Whether these files were read."""
+        return (self.paths, self.folder_file) == (tuple(paths), folder_file)
+
+
 def with_sequence_length(
     config: Config, builder: PromptBuilder, groups: ParallelGroups, entry: Entry
-) -> Config:
+) -> tuple[Config, FirstLook]:
     """The configuration with the ``seq_length`` that its data need; collective over the world.
 
-    Every rank opens its share of the videos. Rows that cannot be used do not count.
+    Every rank opens its share of the videos, and tells the others what it has found. Rows that
+    cannot be used do not count.
     """
     paths, folder_file = config.train_data_path, "train.jsonl"
     if entry == "evaluate":
         paths, folder_file = config.data, "heldout.jsonl"
     rank, ranks = groups.control.rank(), groups.control.size()
+    problems: list[RowProblem] = []
     with together(groups.control):
-        rows = load_rows(paths, folder_file, problems=None if config.strict_data else [])
-        chosen = _evenly(rows, MOST_ROWS)
-        mine = max((_length(builder, row, entry) for row in chosen[rank::ranks]), default=0)
-    longest = max(gather_objects(groups.control, mine))
+        rows = load_rows(paths, folder_file, problems=None if config.strict_data else problems)
+        chosen = _evenly(len(rows), MOST_ROWS)
+        mine = [_look_into(builder, rows, place) for place in chosen[rank::ranks]]
+    everyone = [found for part in gather_objects(groups.control, mine) for found in part]
+    for found in everyone:
+        remember(found.probed)
+    longest = max((found.length for found in everyone), default=0)
     if entry != "sft":
         longest += max(config.rollout_max_tokens, config.eval_max_tokens or 0)
     if len(chosen) < len(rows):
@@ -52,18 +78,34 @@ def with_sequence_length(
             length,
             len(chosen),
         )
-    return config.replace(seq_length=length, seq_length_from_data=False)
+    unusable = {found.place: found.problem for found in everyone if found.problem is not None}
+    look = FirstLook(tuple(paths), folder_file, rows, problems, unusable)
+    return config.replace(seq_length=length, seq_length_from_data=False), look
 
 
-def _evenly(rows: Sequence[Row], most: int) -> list[Row]:
-    step = max(1.0, len(rows) / most)
-    return [rows[int(number * step)] for number in range(min(len(rows), most))]
+def _evenly(count: int, most: int) -> list[int]:
+    step = max(1.0, count / most)
+    return [int(number * step) for number in range(min(count, most))]
 
 
-def _length(builder: PromptBuilder, row: Row, entry: Entry) -> int:
-    """Tokens of a row's prompt and demonstration; 0 where it cannot be used."""
+@dataclass(frozen=True)
+class _Found:
+    """Of a row that was looked into."""
+
+    place: int
+    length: int
+    """Tokens of its prompt and demonstration; 0 where it cannot be used."""
+    problem: RowProblem | None
+    probed: Probed
+
+
+def _look_into(builder: PromptBuilder, rows: Sequence[Row], place: int) -> _Found:
+    row = rows[place]
     try:
-        prompt = len(builder.build(row).token_ids)
-        return prompt + (len(builder.response_ids(row)) if entry == "sft" else 0)
-    except RowError:
-        return 0
+        length = builder.length(row)
+        probed = {identity(path): probe(path) for path in row.videos}
+    except RowError as error:
+        return _Found(place, 0, error.problem, {})
+    except VideoError as error:  # It has gone meanwhile.
+        return _Found(place, 0, RowProblem(row.source, str(error), error.path), {})
+    return _Found(place, length, None, probed)

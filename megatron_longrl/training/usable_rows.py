@@ -40,8 +40,10 @@ def usable_rows(
     """Load rows, and leave out those of which is known without opening videos that they cannot be
     used; collective over the world.
 
-    The files of the media are looked up, not opened: to know the lengths of videos would mean to
-    read them all. A row that turns out too long because of its video is skipped in its turn.
+    Rows that were read to find --seq-length are not read again, and what was wrong with a video
+    then is known. Of all others the files of the media are looked up, not opened: to know the
+    lengths of videos would mean to read them all. A row that turns out too long because of its
+    video is skipped in its turn.
 
     Args:
         by_difficulty: as --difficulty-field says.
@@ -54,10 +56,18 @@ def usable_rows(
     problems: list[RowProblem] = []
     with together(groups.control):
         strict = config.strict_data
-        rows = load_rows(paths, folder_file, problems=None if strict else problems)
+        look, known = runtime.first_look, {}
+        if look is not None and look.is_of(paths, folder_file):
+            rows, known = look.rows, look.unusable
+            problems += look.problems
+        else:
+            rows = load_rows(paths, folder_file, problems=None if strict else problems)
         runtime.builder.check_media(rows)
         rank, ranks = groups.control.rank(), groups.control.size()
-        mine = {k: runtime.builder.problem(rows[k]) for k in range(rank, len(rows), ranks)}
+        mine = {
+            k: known[k] if k in known else runtime.builder.problem(rows[k])
+            for k in range(rank, len(rows), ranks)
+        }
     everyone = gather_objects(groups.control, mine)
     found = {number: problem for part in everyone for number, problem in part.items()}
     total = len(rows) + len(problems)

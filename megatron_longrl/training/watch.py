@@ -157,7 +157,8 @@ def _without_signal(means: Metrics, *, is_zero: bool) -> str:
     if means.get("format/mean") == 0 and _LOOK_AT_ANSWERS & terms.keys():
         remedies.append(
             "no response has the form <think>…</think><answer>…</answer>, in which an answer is "
-            "looked for: ask for it with --prompt-template think-answer, or train by SFT first"
+            "found most surely: ask for it with --prompt-template think-answer, or train by SFT "
+            "first"
         )
     elif means.get("accuracy/mean") == 0 and _LOOK_AT_ANSWERS & terms.keys():
         remedies.append("no answer is right: take easier questions, or train by SFT first")

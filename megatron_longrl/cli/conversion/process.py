@@ -6,10 +6,10 @@ import logging
 import os
 import signal
 import sys
-import warnings
 from collections.abc import Callable
 
 from megatron_longrl.errors import USER_ERROR_STATUS, UserError, error_line
+from megatron_longrl.foreign_warnings import ignore_core
 from megatron_longrl.launch import leave_groups
 
 
@@ -19,10 +19,7 @@ def run(work: Callable[[], int]) -> int:
     A :class:`UserError` is one line and status 2. An interrupt is one line and status 130.
     """
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s: %(message)s")
-    # On a CPU, core's device generator is the CPU's, and core warns at each weight it draws.
-    logging.getLogger("megatron.core").setLevel(logging.ERROR)
-    # Core tells at import what it does without Transformer Engine and apex: no matter here.
-    warnings.filterwarnings("ignore", category=UserWarning, module="megatron")
+    ignore_core()
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
         return _tell("run this program without torchrun, on one process")
     had_groups = _has_groups()

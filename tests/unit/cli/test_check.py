@@ -79,7 +79,7 @@ BROKEN: dict[str, tuple[dict[str, Any] | str, str | None, str]] = {
     "not JSON": ("{", None, "not a JSON object"),
     "no answer": ({"problem": "a"}, None, "field 'answer' is missing"),
     "gone": ({**VIDEO, "videos": "gone.mp4"}, "gone.mp4", "No such file"),
-    "a pipe": ({**VIDEO, "videos": "pipe.mp4"}, "pipe.mp4", "not a regular file"),
+    "a pipe": ({**VIDEO, "videos": "pipe.mp4"}, "pipe.mp4", "a named pipe"),
     "no video": ({**VIDEO, "videos": "text.mp4"}, "text.mp4", "text.mp4"),
     "no image": ({**IMAGE, "images": "text.mp4"}, "text.mp4", "not an image"),
     "half an image": ({**IMAGE, "images": "half.png"}, "half.png", "half.png"),

@@ -67,7 +67,9 @@ def row(tmp_path_factory: pytest.TempPathFactory, write_video: Callable[..., Pat
     )
 
 
-def make_builder(tokenizer: Tokenizer, max_frames: int | None, max_tokens: int) -> PromptBuilder:
+def make_builder(
+    tokenizer: Tokenizer, max_frames: int | None, max_tokens: int, *, demonstrates: bool = False
+) -> PromptBuilder:
     config = Config.model_validate({**SIZES, "seq_length": 512})
     assert config.tokens_per_frame == TOKENS_PER_FRAME
     return PromptBuilder(
@@ -76,6 +78,7 @@ def make_builder(tokenizer: Tokenizer, max_frames: int | None, max_tokens: int) 
         max_tokens=max_tokens,
         max_frames=max_frames,
         fps=None,
+        demonstrates=demonstrates,
     )
 
 
@@ -189,21 +192,106 @@ def test_bad_videos_are_errors_of_the_video(tokenizer: Tokenizer, row: Row, tmp_
             make_builder(tokenizer, 5, 500).build(replace(row, videos=(tmp_path / name,)))
 
 
+@pytest.mark.parametrize("demonstrates", [False, True])
+def test_the_length_is_known_without_reading_files(
+    tokenizer: Tokenizer, row: Row, monkeypatch: pytest.MonkeyPatch, *, demonstrates: bool
+) -> None:
+    builder = make_builder(tokenizer, 5, 500, demonstrates=demonstrates)
+    expected = len(builder.build(row).token_ids)
+    expected += len(builder.response_ids(row)) if demonstrates else 0
+
+    def fail(path: Path) -> None:
+        raise AssertionError(f"{path} is read")
+
+    monkeypatch.setattr("megatron_longrl.data.prompts.content_hash", fail)
+    assert builder.length(row) == expected
+    with pytest.raises(RowError, match=r"gone\.webm: No such file"):
+        builder.length(replace(row, videos=(row.videos[0].with_name("gone.webm"),)))
+    tight = make_builder(tokenizer, 5, expected - 2, demonstrates=demonstrates)
+    with pytest.raises(RowError, match="raise --seq-length"):
+        tight.length(row)
+
+
 def test_templates_have_names() -> None:
     with pytest.raises(UserError, match="no_such_template is not known: give a file, or one of qw"):
         find_chat_template("no_such_template")
 
 
-def test_whatever_a_library_raises_is_the_row(
-    tokenizer: Tokenizer, row: Row, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def fail(path: Path) -> None:
-        raise AttributeError("'NoneType' object has no attribute 'codec'")
+STAGES = {
+    # stage: (what raises, whether it is the file's)
+    "look-up": ("megatron_longrl.data.prompts.look_up", True),
+    "probe": ("megatron_longrl.data.prompts.probe", True),
+    "hash": ("megatron_longrl.data.prompts.content_hash", True),
+    "sampling": ("{layout}.frame_indices", True),
+    "resize": ("{layout}.view", True),
+    "slots": ("{layout}.pieces", True),
+    "template": ("megatron_longrl.data.conversation.Conversation.pieces", False),
+    "tokenizer": ("{tokenizer}.encode", False),
+    "positions": ("{layout}.positions", False),
+    "target": ("megatron_longrl.data.conversation.Conversation.target", False),
+}
 
-    monkeypatch.setattr("megatron_longrl.data.prompts.probe", fail)
-    with pytest.raises(RowError, match=r"^train\.jsonl:1: AttributeError: 'NoneType'") as caught:
-        make_builder(tokenizer, 5, 500).build(row)
-    assert pickle.loads(pickle.dumps(caught.value)).problem == caught.value.problem
+
+def raise_at(
+    stage: str, error: BaseException, builder: PromptBuilder, monkeypatch: pytest.MonkeyPatch
+) -> bool:
+    """Let a stage raise; whether it is the file's error."""
+
+    def fail(*_: object, **__: object) -> None:
+        raise error
+
+    name, is_of_file = STAGES[stage]
+    owners = {"layout": type(builder._layout), "tokenizer": type(builder._tokenizer)}
+    names = {key: f"{owner.__module__}.{owner.__qualname__}" for key, owner in owners.items()}
+    monkeypatch.setattr(name.format_map(names), fail)
+    return is_of_file
+
+
+def look_at(builder: PromptBuilder, row: Row, stage: str) -> None:
+    """Build a prompt; of the look-up before media are opened, too."""
+    if stage == "look-up":
+        problem = builder.problem(row)
+        if problem is not None:
+            raise RowError(row.source, problem.reason, problem.media)
+    builder.build(row)
+
+
+@pytest.mark.parametrize("error", [AttributeError("no 'codec'"), ZeroDivisionError("by zero")])
+@pytest.mark.parametrize("stage", STAGES)
+def test_whatever_a_library_raises_is_the_row(
+    tokenizer: Tokenizer,
+    row: Row,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    stage: str,
+    error: Exception,
+) -> None:
+    builder = make_builder(tokenizer, 5, 500, demonstrates=True)
+    is_of_file = raise_at(stage, error, builder, monkeypatch)
+    with caplog.at_level("DEBUG", logger="megatron_longrl"), pytest.raises(RowError) as caught:
+        look_at(builder, row, stage)
+    problem = caught.value.problem
+    file = f"{row.videos[0]}: " if is_of_file else ""
+    said = f"{file}{type(error).__name__}: {error} (at data/{Path(__file__).name}:"
+    assert problem.source == "train.jsonl:1" and problem.reason.startswith(said)
+    assert problem.media == (str(row.videos[0]) if is_of_file else None)
+    assert "in fail" in caplog.text, "the log has the traceback"
+    assert pickle.loads(pickle.dumps(caught.value)).problem == problem
+
+
+@pytest.mark.parametrize("error", [MemoryError(), KeyboardInterrupt()])
+@pytest.mark.parametrize("stage", STAGES)
+def test_no_memory_and_an_interrupt_are_not_the_row(
+    tokenizer: Tokenizer,
+    row: Row,
+    monkeypatch: pytest.MonkeyPatch,
+    stage: str,
+    error: BaseException,
+) -> None:
+    builder = make_builder(tokenizer, 5, 500, demonstrates=True)
+    raise_at(stage, error, builder, monkeypatch)
+    with pytest.raises(type(error)):
+        look_at(builder, row, stage)
 
 
 @pytest.mark.parametrize("place", ["before", "middle", "end", "two", "none"])
@@ -263,7 +351,7 @@ def test_what_can_be_known_without_opening_files(
     loop.symlink_to(loop)
     wrong = {
         tmp_path / "gone.mp4": "No such file",
-        tmp_path / "pipe.mp4": "not a regular file",
+        tmp_path / "pipe.mp4": "a named pipe",
         tmp_path: "a folder",
         loop: "symbolic links",
         tmp_path / ("x" * 300): "name too long",

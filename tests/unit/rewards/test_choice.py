@@ -57,9 +57,17 @@ def test_reward_with_options() -> None:
     assert choice_reward("<answer>7</answer>", "C", OPTIONS) == 1.0
 
 
-def test_only_what_is_marked_counts() -> None:
-    assert choice_reward("B", "B") == 0.0
-    assert choice_reward(r"\boxed{B}", "B") == 1.0
+def test_what_is_marked_counts_before_what_is_not() -> None:
+    assert choice_reward("B", "B") == 1.0
+    assert choice_reward(r"The answer is A. \boxed{B}", "B") == 1.0
+    assert choice_reward("The answer is B. <answer>A</answer>", "B") == 0.0
+
+
+@pytest.mark.parametrize("given", ["C. a cat", "The answer is C. a cat", "(C) a cat"])
+def test_a_letter_with_the_text_of_another_option_is_neither(given: str) -> None:
+    for answer in ("B", "C"):
+        assert choice_reward(f"<answer>{given}</answer>", answer, OPTIONS) == 0.0
+        assert choice_reward(given, answer, OPTIONS) == 0.0
 
 
 @pytest.mark.parametrize("answer", ["The red cup", "U.S.", "J. K. Rowling"])

@@ -44,7 +44,6 @@ def test_equal(response: str, answer: str) -> None:
         (r"<think>\boxed{3}", "3"),
         ("<think><answer>3</answer>", "3"),
         ("<think><answer>3</answer></think>", "3"),
-        ("3", "3"),
         ("", "3"),
         ("<answer></answer>", "3"),
         (r"<answer>\frac{</answer>", "3"),

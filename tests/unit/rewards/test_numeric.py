@@ -60,6 +60,9 @@ def test_equal(given: str, answer: str) -> None:
         ("twelve", "12"),
         ("", "12"),
         ("v12", "12"),
+        ("not 12", "12"),
+        ("more than 12", "12"),
+        ("at least 12", "12"),
         ("9" * 5000, "9"),
         ("0.001", "0"),
     ],
@@ -68,8 +71,9 @@ def test_different(given: str, answer: str) -> None:
     assert reward(given, answer) == 0.0
 
 
-def test_without_an_answer() -> None:
-    assert numeric_reward("12", "12", 1e-4) == 0.0
+def test_without_an_element() -> None:
+    assert numeric_reward("12", "12", 1e-4) == 1.0
+    assert numeric_reward(r"13 \boxed{12}", "12", 1e-4) == 1.0
     assert numeric_reward(r"<think>12</think> so \boxed{12}", "12", 1e-4) == 1.0
 
 

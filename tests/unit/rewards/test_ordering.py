@@ -62,7 +62,7 @@ def test_it_is_kendalls_tau() -> None:
 def test_all_or_nothing() -> None:
     assert ordering_exact_reward("<answer>b; c; a</answer>", "B -> C -> A") == 1.0
     assert ordering_exact_reward("<answer>b; a; c</answer>", "B -> C -> A") == 0.0
-    assert ordering_exact_reward("BCA", "BCA") == 0.0
+    assert ordering_exact_reward("BCA", "BCA") == 1.0
 
 
 @pytest.mark.parametrize(

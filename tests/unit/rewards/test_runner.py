@@ -76,11 +76,11 @@ def test_reward_is_the_weighted_sum() -> None:
     with runner(rewards=["accuracy=0.7", "format=0.2"]) as rewards:
         rewards.collect(groups)
         assert rewards.pop_counters() == NONE
-    torch.testing.assert_close(groups[0].rewards, torch.tensor([0.9, 0.2, 0.7, 0.0]))
+    torch.testing.assert_close(groups[0].rewards, torch.tensor([0.9, 0.2, 0.7, 0.7]))
     torch.testing.assert_close(groups[1].rewards, torch.tensor([0.2]))
     assert groups[0].valid is not None and groups[0].valid.tolist() == [True] * 4
-    assert groups[0].components == {"accuracy": [1, 0, 1, 0], "format": [1, 1, 0, 0]}
-    assert [group.accuracy for group in groups] == [0.5, 0.0]
+    assert groups[0].components == {"accuracy": [1, 0, 1, 1], "format": [1, 1, 0, 0]}
+    assert [group.accuracy for group in groups] == [0.75, 0.0]
     assert [group.metrics for group in groups] == [{"format": 0.5}, {"format": 1.0}]
 
 

@@ -130,14 +130,15 @@ def test_segments(text: str, found: list[tuple[float, float]]) -> None:
         ("10-20, 30-40", "10-40", 20 / 30),
         ("10-15, 12-20", "10-20", 1.0),
         ("no idea", "10-20", 0.0),
+        ("10-20 or 30-40", "10-20", 0.0),
     ],
 )
 def test_iou(given: str, answer: str, iou: float) -> None:
     assert temporal_iou_reward(f"<answer>{given}</answer>", answer) == pytest.approx(iou)
 
 
-def test_without_an_answer() -> None:
-    assert temporal_iou_reward("10-20", "10-20") == 0.0
+def test_without_an_element() -> None:
+    assert temporal_iou_reward("10-20", "10-20") == 1.0
     assert temporal_iou_reward(r"\boxed{10-20}", "10-20") == 1.0
 
 

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from megatron_longrl.data import video_probe
+from megatron_longrl.data.content_hash import identity
+from megatron_longrl.data.rows import Row, load_rows
 from megatron_longrl.errors import UserError
 from megatron_longrl.parallel.groups import destroy_parallel
 from megatron_longrl.training.runtime import Runtime, build_runtime
@@ -124,6 +128,53 @@ def test_without_its_videos_no_run_starts(data: Path) -> None:
     line = str(caught.value)
     assert "rows cannot be used, more than --max-skipped 0.5 allows; the first: " in line
     assert f"{data / 'train.jsonl'}:1: {data}" in line and "No such file" in line
+
+
+def test_rows_are_read_and_videos_probed_once_to_find_the_length(
+    data: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    scans: Counter[Path] = Counter()
+
+    def scan(path: Path, size: int, modified: int) -> video_probe.Scan:
+        scans[path] += 1
+        return real(path, size, modified)
+
+    real = video_probe._scan.__wrapped__
+    monkeypatch.setattr(video_probe, "_scan", scan)
+    reads = []
+
+    def read(*arguments: Any, **more: Any) -> list[Row]:
+        reads.append(arguments)
+        return load_rows(*arguments, **more)
+
+    for module in ("sequence_length", "usable_rows"):
+        monkeypatch.setattr(f"megatron_longrl.training.{module}.load_rows", read)
+    (data / "broken.webm").write_bytes(b"no video")
+    bad = [BAD["not JSON"], BAD["gone"], {**QUESTION, "videos": "broken.webm"}]
+    runtime = runtime_of(data, bad, seq_length_from_data=True)
+    rows = len((data / "train.jsonl").read_text().splitlines())
+    found = usable_rows(runtime, runtime.config.train_data_path)
+    assert (len(found.rows), found.left_out) == (rows - 3, 3), "the broken video is known, too"
+    assert len(reads) == 1
+    prompts = runtime.build_prompts(found.rows)
+    assert len(prompts) == len(found.rows)
+    used = {path for row in found.rows for path in row.videos}
+    assert {path: scans[path] for path in used} == dict.fromkeys(used, 1)
+    longest = max(len(p.token_ids) + len(runtime.builder.response_ids(p.row)) for p in prompts)
+    assert longest <= runtime.config.seq_length < longest + 64
+
+
+def test_what_another_rank_has_probed_is_not_probed_again(
+    data: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = next(data.glob("*.webm"))
+    found = video_probe.probe(path)
+    path.touch()  # Another file, as far as is known.
+    monkeypatch.setattr(video_probe, "_scan", None)
+    with pytest.raises(TypeError):
+        video_probe.probe(path)
+    video_probe.remember({identity(path): found})
+    assert video_probe.probe(path) is found
 
 
 def test_the_first_prompt_and_target_are_shown_once(
