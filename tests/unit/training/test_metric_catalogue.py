@@ -57,7 +57,7 @@ def test_entries_are_told_once_and_wholly():
 def test_what_reads_metrics_asks_for_keys_that_there_are():
     """The lines, the curves and the warnings."""
     read = {*short_line.FIGURES, *short_line.COUNTS, *PLACED, HELDOUT, HELDOUT_LOW, HELDOUT_HIGH}
-    read |= {key for panel in _panels(None) for key in panel.keys}
+    read |= {key for panel in _panels([], None) for key in panel.keys}
     source = Path(watch.__file__).read_text(encoding="utf-8")
     warned = set(re.findall(r"\"([a-z_]+/mean)\"|\{([a-z_]+/mean)", source))
     read |= {a or b for a, b in warned}
