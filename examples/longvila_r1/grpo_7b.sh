@@ -17,5 +17,8 @@ MODEL_PARALLEL_ARGS=(
   --rollout-tensor-parallel-size 4
 )
 # shellcheck disable=SC2034
-MORE_ARGS=(--valid-data-path "${2-}/eval.jsonl" --tensorboard-dir "${3-}/tensorboard")
+MORE_ARGS=(
+  --valid-data-path "${2-}/eval.jsonl" --eval-interval 20 --eval-samples 200
+  --tensorboard-dir "${3-}/tensorboard"
+)
 source "$HERE/../launch.sh"

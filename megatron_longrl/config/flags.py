@@ -11,6 +11,7 @@ from typing import Any, NoReturn
 from pydantic.fields import FieldInfo
 
 from megatron_longrl.config.names import FieldNames, flag, nearest
+from megatron_longrl.config.recipe import recipe_names
 from megatron_longrl.config.section import Section
 from megatron_longrl.errors import UserError
 
@@ -43,7 +44,9 @@ def build_parser(sections: Sequence[type[Section]], names: FieldNames, prog: str
         "--config",
         action="append",
         metavar="FILE",
-        help="YAML recipe; several are merged in order, and a key base: includes others",
+        help="YAML recipe: a file, or the name of one that comes with the package "
+        f"({', '.join(recipe_names())}); several are merged in order, and a key base: includes "
+        "others",
     )
     general.add_argument(
         "--print-config",
