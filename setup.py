@@ -6,10 +6,8 @@ import re
 from pathlib import Path
 
 from setuptools import find_packages, setup
-from setuptools.command.build_py import build_py
 
 ROOT = Path(__file__).parent
-RECIPES = ROOT / "examples"
 
 # What is imported everywhere: supported ranges. requirements/cpu.txt has the tested versions.
 INSTALL_REQUIRES = [
@@ -72,24 +70,6 @@ def read_description() -> str:
     return readme.read_text(encoding="utf-8") if readme.exists() else ""
 
 
-class BuildWithRecipes(build_py):
-    """Puts the recipes of ``examples`` into the package, as ``megatron_longrl/recipes``.
-
-    An editable installation has none to put: the package reads those of its clone.
-    """
-
-    def run(self) -> None:
-        super().run()
-        if self.editable_mode:
-            return
-        recipes = sorted(RECIPES.glob("*/*.yaml"))
-        assert recipes, f"{RECIPES} has no recipes"
-        for recipe in recipes:
-            target = Path(self.build_lib, "megatron_longrl", "recipes", recipe.relative_to(RECIPES))
-            self.mkpath(str(target.parent))
-            self.copy_file(str(recipe), str(target))
-
-
 setup(
     name="megatron_longrl",
     version=read_version(),
@@ -99,9 +79,13 @@ setup(
     license="Apache-2.0",
     license_files=["LICENSE"],
     python_requires=">=3.11",
-    packages=find_packages(include=["megatron_longrl", "megatron_longrl.*"]),
-    package_data={"megatron_longrl": ["py.typed"]},
-    cmdclass={"build_py": BuildWithRecipes},
+    packages=[
+        *find_packages(include=["megatron_longrl", "megatron_longrl.*"]),
+        "megatron_longrl.recipes",
+    ],
+    # A clone has the recipes in examples, beside their launchers.
+    package_dir={"megatron_longrl.recipes": "examples"},
+    package_data={"megatron_longrl": ["py.typed"], "megatron_longrl.recipes": ["*/*.yaml"]},
     install_requires=INSTALL_REQUIRES,
     extras_require=EXTRAS_REQUIRE,
     entry_points={
