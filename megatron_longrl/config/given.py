@@ -77,7 +77,7 @@ def read_given(argv: Sequence[str], entry: Entry) -> Given:
     recipes = flags.pop("config", [])
     given = Given(entry, print_only=flags.pop("print_config", False))
     for recipe in recipes:
-        values, origins = read_recipe(Path(recipe), names)
+        values, origins = read_recipe(recipe, names)
         given.values |= values
         given.origins |= origins
     for name, value in flags.items():

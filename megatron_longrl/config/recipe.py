@@ -1,7 +1,8 @@
-"""YAML recipes: reading with includes and line numbers, and writing."""
+"""YAML recipes: found by path or by name, read with includes and line numbers."""
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Any
 
@@ -11,27 +12,82 @@ from megatron_longrl.config.names import FieldNames
 from megatron_longrl.errors import UserError
 
 BASE_KEY = "base"
-"""Names other recipes, relative to the including one, that are read before it."""
+"""Names other recipes that are read before the including one: paths relative to it, or names."""
 
 
-def read_recipe(
-    path: Path, names: FieldNames, including: tuple[Path, ...] = ()
-) -> tuple[dict[str, Any], dict[str, str]]:
+def recipe_folder() -> Path:
+    """Where the recipes are that come with the package.
+
+    An installed package has them in ``recipes``, where setup.py puts what a clone has in
+    ``examples``.
+    """
+    package = Path(__file__).parents[1]
+    installed = package / "recipes"
+    return installed if installed.is_dir() else package.parent / "examples"
+
+
+def recipe_names() -> list[str]:
+    """The recipes that come with the package, as ``--config`` names them: ``MODEL/FILE.yaml``."""
+    folder = recipe_folder()
+    return sorted(path.relative_to(folder).as_posix() for path in folder.glob("*/*.yaml"))
+
+
+def find_recipe(given: str, beside: Path = Path()) -> Path | None:
+    """The file of a path or a name; a path that exists wins.
+
+    Args:
+        given: what the user has written.
+        beside: the folder to which a path is relative.
+
+    Returns:
+        None where there is neither.
+    """
+    path = beside / given
+    if os.path.exists(path):  # False, too, for what can be no path.
+        return path
+    return recipe_folder() / given if given in recipe_names() else None
+
+
+def read_recipe(given: str, names: FieldNames) -> tuple[dict[str, Any], dict[str, str]]:
     """Read a recipe and its bases; later values win.
 
-    Returns the values by field name and where each was set ("file:line").
-    Raises UserError for a missing or malformed file, an unknown or repeated key, a cycle of bases.
+    Args:
+        given: its path, or its name where it comes with the package.
+        names: what its keys may be.
+
+    Returns:
+        The values by field name and where each was set ("file:line").
+
+    Raises:
+        UserError: for a missing or malformed file, an unknown or repeated key, a cycle of bases.
     """
+    path = find_recipe(given)
+    if path is None:
+        raise UserError(f"--config {given}: {_missing()}")
+    return _read(path, names, ())
+
+
+def _missing() -> str:
+    return f"no such file, and no recipe of this name: the recipes are {', '.join(recipe_names())}"
+
+
+def _read(
+    path: Path, names: FieldNames, including: tuple[Path, ...]
+) -> tuple[dict[str, Any], dict[str, str]]:
     if path.resolve() in including:
         raise UserError(f"{path}: recipes include each other through '{BASE_KEY}:' in a circle")
     keys = _read_mapping(path)
     values: dict[str, Any] = {}
     origins: dict[str, str] = {}
-    bases, _ = keys.pop(BASE_KEY, ([], 0))
-    for base in [bases] if isinstance(bases, str) else bases:
-        base_values, base_origins = read_recipe(
-            path.parent / str(base), names, (*including, path.resolve())
-        )
+    bases, line = keys.pop(BASE_KEY, ([], 0))
+    bases = [bases] if isinstance(bases, str) else bases
+    if not isinstance(bases, list) or not all(isinstance(base, str) for base in bases):
+        raise UserError(f"{path}:{line}: {BASE_KEY} must be a recipe or a list of recipes")
+    for base in bases:
+        found = find_recipe(base, path.parent)
+        if found is None:
+            raise UserError(f"{path}:{line}: {BASE_KEY}: {base}: {_missing()}")
+        base_values, base_origins = _read(found, names, (*including, path.resolve()))
         values |= base_values
         origins |= base_origins
     own: set[str] = set()
@@ -54,8 +110,9 @@ def _read_mapping(path: Path) -> dict[str, tuple[Any, int]]:
     except (OSError, UnicodeDecodeError) as error:
         reason = getattr(error, "strerror", None) or str(error)
         raise UserError(f"{path}: cannot read the recipe: {reason}") from None
-    loader = yaml.SafeLoader(text)
+    line = 1
     try:
+        loader = yaml.SafeLoader(text)
         node = loader.get_single_node()
         if node is None:
             return {}
@@ -71,7 +128,9 @@ def _read_mapping(path: Path) -> dict[str, tuple[Any, int]]:
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         place = f"{path}:{mark.line + 1}" if mark else str(path)
-        problem = getattr(error, "problem", None) or "malformed"
+        problem = getattr(error, "problem", None) or getattr(error, "reason", "malformed")
         raise UserError(f"{place}: not valid YAML: {problem}") from None
-    finally:
-        loader.dispose()
+    except RecursionError:
+        raise UserError(f"{path}: not valid YAML: nested too deeply") from None
+    except ValueError as error:  # For example a date that the calendar does not have.
+        raise UserError(f"{path}:{line}: not valid YAML: {error}") from None

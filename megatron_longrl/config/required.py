@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from megatron_longrl.config.given import Given
+from megatron_longrl.config.installed import missing_packages
 from megatron_longrl.config.names import flag
 from megatron_longrl.config.paths import missing_paths
 from megatron_longrl.errors import UserError
@@ -28,7 +29,7 @@ def check_given(given: Given, *, files: bool = True) -> None:
     """Everything that is missing.
 
     Args:
-        files: whether paths are looked up, too.
+        files: whether paths and packages are looked up, too.
 
     Raises:
         UserError: one line for all of it.
@@ -53,6 +54,8 @@ def check_given(given: Given, *, files: bool = True) -> None:
     if files:
         problems += missing_paths(values, given.entry)
         problems += _without_checkpoint(given)
+        if not given.print_only:
+            problems += missing_packages(values, given.entry)
     if problems:
         raise UserError("; ".join(problems))
 

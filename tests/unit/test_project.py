@@ -106,9 +106,8 @@ def family_for(script: str) -> str:
 @pytest.mark.parametrize("launcher", LAUNCHERS)
 def test_launcher_prints_its_configuration(launcher: str, nodes: str, checkpoints: Path) -> None:
     model, data = str(checkpoints / family_for(launcher)), str(checkpoints)
-    given = (data, model) if "longvila" in launcher else (model, data)
     path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
-    result = run("bash", launcher, *given, "out", "--print-config", NNODES=nodes, PATH=path)
+    result = run("bash", launcher, model, data, "out", "--print-config", NNODES=nodes, PATH=path)
     assert result.returncode == 0, result.stderr
     config = yaml.safe_load(result.stdout)
     assert config["model_family"] == family_for(launcher)

@@ -15,7 +15,9 @@ from torch import Tensor
 
 from megatron_longrl.checkpoint.hf import HfFolder
 from megatron_longrl.config import Config
+from megatron_longrl.config.installed import unfit_torchvision
 from megatron_longrl.data.prompts import Prompt
+from megatron_longrl.errors import UserError
 from megatron_longrl.models.qwen_vl.grid import patchify
 
 
@@ -28,7 +30,12 @@ def hugging_face_logits(
     Args:
         config: of the checkpoint's model.
         pixels: of each of the prompt's videos and images, [f, 3, H, W].
+
+    Raises:
+        UserError: transformers' models cannot be imported.
     """
+    if unfit := unfit_torchvision():
+        raise UserError(unfit[0])
     if config.model_family == "vila":
         return _vila(source, config, prompt, pixels)
     ids = prompt.token_ids[None]

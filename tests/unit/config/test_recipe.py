@@ -9,6 +9,7 @@ import pytest
 import yaml
 
 from megatron_longrl.config import Config, load_config, to_yaml
+from megatron_longrl.config.recipe import recipe_names
 from megatron_longrl.errors import UserError
 
 
@@ -25,6 +26,19 @@ def test_bases_are_read_first_and_relative_to_the_including_file(tmp_path, recip
     child.write_text("base: ../recipe.yaml\nlr: 2.0e-6\n")
     config = load_config(["--config", str(child)], "rl")
     assert (config.lr, config.train_iters) == (2e-6, 20)
+
+
+def test_recipes_of_the_package_have_names_and_existing_paths_win(tmp_path, recipe, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    name = "qwen2_5_vl/grpo.yaml"
+    flags = ["--config", "own.yaml", "--config", "recipe.yaml", "--video-frames", "2"]
+    flags += ["--save", "out"]
+    (tmp_path / "own.yaml").write_text(f"base: {name}\n")
+    assert name in recipe_names()
+    assert load_config(flags, "rl").grpo_clamp_eps_upper == 0.3
+    (tmp_path / "qwen2_5_vl").mkdir()
+    (tmp_path / name).write_text("grpo_clamp_eps_upper: 0.4\n")
+    assert load_config(flags, "rl").grpo_clamp_eps_upper == 0.4
 
 
 def test_later_bases_and_later_recipes_win(tmp_path, recipe):
@@ -85,15 +99,37 @@ def test_a_mistake_in_a_base_names_the_base(recipe):
 
 
 def test_a_recipe_that_is_missing_a_list_or_circular(tmp_path):
-    with pytest.raises(UserError, match=r"none\.yaml: cannot read the recipe: No such file"):
+    with pytest.raises(UserError, match=r"none\.yaml: no such file, .* are .*nvila_2b/sft\.yaml"):
         load_config(["--config", str(tmp_path / "none.yaml")], "rl")
+    with pytest.raises(UserError, match="cannot read the recipe: Is a directory"):
+        load_config(["--config", str(tmp_path)], "rl")
     path = tmp_path / "list.yaml"
     path.write_text("- 1\n")
     with pytest.raises(UserError, match="a recipe is a mapping"):
         load_config(["--config", str(path)], "rl")
+    path.write_text("lr: " + "[" * 3000)
+    with pytest.raises(UserError, match="not valid YAML: nested too deeply"):
+        load_config(["--config", str(path)], "rl")
     path.write_text("base: list.yaml\n")
     with pytest.raises(UserError, match="include each other"):
         load_config(["--config", str(path)], "rl")
+
+
+@pytest.mark.parametrize(
+    ("text", "problem"),
+    [
+        ("base: 3", "base must be a recipe or a list of recipes"),
+        ("base: [a.yaml, 3]", "base must be a recipe or a list of recipes"),
+        ("base: none.yaml", "base: none.yaml: no such file, and no recipe of this name"),
+        ("lr: 2024-13-45", "not valid YAML: month must be in 1..12"),
+    ],
+)
+def test_what_no_recipe_can_hold_is_told_with_its_line(tmp_path, text, problem):
+    path = tmp_path / "wrong.yaml"
+    path.write_text(f"# A recipe.\n{text}\n")
+    with pytest.raises(UserError) as error:
+        load_config(["--config", str(path)], "rl")
+    assert str(error.value).startswith(f"{path}:2: {problem}")
 
 
 def test_a_base_that_is_used_twice_is_no_circle(tmp_path, recipe):
