@@ -1,5 +1,5 @@
-"""What a user looks through: ``longrl check``, ``longrl frames`` and ``longrl score``, called in this
-process, and the prompts of a run."""
+"""What a user looks through: ``longrl check``, ``longrl frames`` and ``longrl score``, called in
+this process."""
 
 from __future__ import annotations
 

@@ -102,7 +102,8 @@ def test_mutants_differ_and_repeat() -> None:
 
 
 @pytest.mark.parametrize(
-    "line", [b'{"problem": "a"}', b"\xff", b'{"problem": "a", "answer": "b", "videos": "/dev/zero"}']
+    "line",
+    [b'{"problem": "a"}', b"\xff", b'{"problem": "a", "answer": "b", "videos": "/dev/zero"}'],
 )
 def test_a_line_without_the_sample_is_a_fault(
     tmp_path: Path, line: bytes, monkeypatch: pytest.MonkeyPatch

@@ -226,12 +226,12 @@ LISTED = json.loads((GIVEN / "rewards.json").read_text())
 @pytest.mark.parametrize("question", ["Which one is it?", doors.QUESTION])
 def test_rewards(tmp_path: Path, question: str) -> None:
     """Whether the question lists options or not."""
-    rows = [{"problem": question, "answer": ref, "problem_type": kind} for kind, ref, _, _ in LISTED]
+    rows = [
+        {"problem": question, "answer": ref, "problem_type": kind} for kind, ref, _, _ in LISTED
+    ]
     responses = [doors.response(answer) for _, _, answer, _ in LISTED]
     found = doors.scores(tmp_path, rows, responses, "accuracy")
     wrong = [
-        (*case, one)
-        for case, one in zip(LISTED, found, strict=True)
-        if one["accuracy"] != case[3]
+        (*case, one) for case, one in zip(LISTED, found, strict=True) if one["accuracy"] != case[3]
     ]
     assert wrong == []

@@ -131,9 +131,7 @@ CONTAINERS = {
 def test_another_size(tmp_path: Path, name: str, says: tuple[int, int]) -> None:
     codec, ending, change = CONTAINERS[name]
     pixel_format = "yuvj420p" if codec == "mjpeg" else "yuv420p"
-    path = write(
-        tmp_path / f"a.{ending}", codec, 5, width=64, height=48, pixel_format=pixel_format
-    )
+    path = write(tmp_path / f"a.{ending}", codec, 5, width=64, height=48, pixel_format=pixel_format)
     expected, _ = decoded(path)
     data = bytearray(path.read_bytes())
     change(data, (64, 48), says)

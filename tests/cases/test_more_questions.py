@@ -129,9 +129,7 @@ DISAGREE = {
 
 
 @pytest.mark.parametrize("name", DISAGREE)
-def test_placeholders_that_do_not_agree(
-    tmp_path: Path, builder: PromptBuilder, name: str
-) -> None:
+def test_placeholders_that_do_not_agree(tmp_path: Path, builder: PromptBuilder, name: str) -> None:
     question, images, videos = DISAGREE[name]
     rows = doors.write_rows(tmp_path / "rows.jsonl", [row_of(tmp_path, question, images, videos)])
     status, report = doors.check(rows)

@@ -19,7 +19,9 @@ DEEPEST = "[" * 100_000 + "]" * 100_000
 
 def with_field(name: str, value: str, **fields: str) -> str:
     """A row whose field has a value as it is written in JSON."""
-    return json.dumps({"problem": "Which?", "answer": "A", **fields})[:-1] + f', "{name}": {value}}}'
+    return (
+        json.dumps({"problem": "Which?", "answer": "A", **fields})[:-1] + f', "{name}": {value}}}'
+    )
 
 
 USED: dict[str, str] = {
