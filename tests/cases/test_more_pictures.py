@@ -1,5 +1,5 @@
-"""More videos that are turned or mirrored, of odd sizes, and whose containers tell another size than
-the stream: the stream's picture, upright, as OpenCV reads it."""
+"""More videos that are turned or mirrored, of odd sizes, and whose containers tell another size
+than the stream: the stream's picture, upright, as OpenCV reads it."""
 
 from __future__ import annotations
 

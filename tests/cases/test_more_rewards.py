@@ -57,8 +57,8 @@ CASES: dict[str, dict[str, Case]] = {
             TEXT, "the red cup",
             ["The red cup", "the red cup.", "**the red cup**", r"\text{the red cup}",
              "“the red cup”", " the  red cup ", "Answer: the red cup"],
-            ["the blue cup", "the red cup or the blue cup", "red", "the red cups fell", "not the red "
-             "cup", ""],
+            ["the blue cup", "the red cup or the blue cup", "red", "the red cups fell",
+             "not the red cup", ""],
         ),
         "a letter that is a name": (
             "Which vitamin is it?", "K",
@@ -145,8 +145,8 @@ CASES: dict[str, dict[str, Case]] = {
         ),
         "minutes": (
             WHEN, "65-70",
-            ["1:05-1:10", "1m5s - 1m10s", "01:05 to 01:10", "1 min 5 s to 1 min 10 s", "65 s → 70 s",
-             '{"start": "1:05", "end": "1:10"}', "65.0 to 70.0", "00:01:05 --> 00:01:10"],
+            ["1:05-1:10", "1m5s - 1m10s", "01:05 to 01:10", "1 min 5 s to 1 min 10 s",
+             "65 s → 70 s", '{"start": "1:05", "end": "1:10"}', "65.0 to 70.0", "00:01:05 --> 00:01:10"],
             ["1-1", "5-10", "1:10-1:05", "65", "1m - 1m", "0:05-0:10"],
         ),
     },

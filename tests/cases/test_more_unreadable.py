@@ -63,7 +63,8 @@ def reads(path: Path) -> bool:
 
 def test_images_of_every_format(tmp_path: Path) -> None:
     """What Pillow reads is used, and of everything else the row is told."""
-    names, expected = [], {}
+    names: list[str] = []
+    expected: dict[str, bool] = {}
     for name, data in seeds.images():
         for how in DAMAGES:
             path = tmp_path / f"{len(names)}.{name}"
@@ -115,7 +116,8 @@ PLAYLISTS = {
     "c.m3u": "#EXTM3U\ngood.ts\n",
     "d.ffconcat": "ffconcat version 1.0\nfile good.ts\n",
     "e.txt": "file 'good.ts'\n",
-    "f.sdp": "v=0\no=- 0 0 IN IP4 127.0.0.1\ns=x\nc=IN IP4 127.0.0.1\nt=0 0\nm=video 5004 RTP/AVP 96\n",
+    "f.sdp": "v=0\no=- 0 0 IN IP4 127.0.0.1\ns=x\nc=IN IP4 127.0.0.1\nt=0 0\n"
+    "m=video 5004 RTP/AVP 96\n",
     "g.mpd": "<?xml version='1.0'?><MPD><Period><BaseURL>good.ts</BaseURL></Period></MPD>",
     "h.pls": "[playlist]\nFile1=good.ts\nNumberOfEntries=1\n",
     "i.svg": "<svg xmlns='http://www.w3.org/2000/svg'><image href='good.ts'/></svg>",
