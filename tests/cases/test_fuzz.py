@@ -30,6 +30,7 @@ def test_odd_inputs_are_read_or_refused(tmp_path: Path) -> None:
         assert (name, int(number)) == (kind, count)
         assert int(read) + int(refused) == count
         assert min(int(read), int(refused)) > count / 10
+        assert "; 0 on which a library wrote to stderr" in line
 
 
 def test_seeds_are_good(tmp_path: Path) -> None:
