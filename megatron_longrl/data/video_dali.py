@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import ctypes
 import threading
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -72,4 +74,17 @@ def _build() -> Any:
 
     built = pipeline()
     built.build()
+    _silence()
     return built
+
+
+def _silence() -> None:
+    """Keep the FFmpeg that DALI brings from writing to standard error; a damaged file has its own
+    error. DALI sets the level of these messages again for every file, so that only their callback
+    can be taken away. Where DALI is built in another way they stay."""
+    import nvidia.dali
+
+    for library in (Path(nvidia.dali.__file__).parent / ".libs").glob("libavutil-*.so*"):
+        set_callback = ctypes.CDLL(str(library)).av_log_set_callback
+        set_callback.argtypes, set_callback.restype = [ctypes.c_void_p], None
+        set_callback(None)

@@ -24,7 +24,7 @@ from megatron_longrl.data.container_size import declared_size
 from megatron_longrl.data.content_hash import identity
 from megatron_longrl.data.video_info import VideoError, VideoInfo
 from megatron_longrl.data.video_open import frames_of, opened
-from megatron_longrl.data.video_times import rate_and_times
+from megatron_longrl.data.video_times import length_of, rate_and_times
 
 _ONE_FRAME_A_PACKET = frozenset(
     (*READERS, "h264", "hevc", "vvc", "av1", "mpeg4", "ffv1", "prores", "dnxhd", "png", "ffvhuff")
@@ -36,6 +36,8 @@ _MOST_COUNTED = 3000
 """Packets of a file that is decoded to see whether its decoder leaves frames out."""
 _GAP = 1.8
 """Times the usual step between frames that make a gap."""
+_WITHOUT_TIMES = frozenset(("mpegvideo",))
+"""FFmpeg's formats that hold pictures and nothing else; what times it makes up has gaps."""
 _NOTHING_CODED = 8
 """Bytes up to which a packet of MPEG-4 may say that there is no new picture."""
 
@@ -48,7 +50,8 @@ class Scan:
     timestamps: tuple[int, ...]
     """Of the shown frames, in presentation order; empty where frames have none of their own."""
     keyframes: tuple[int, ...]
-    """Timestamps, increasing, from which decoding can start."""
+    """Timestamps, increasing, from which decoding can start; empty where a file has to be read from
+    its beginning."""
     turns: int
     """Quarter turns, counter-clockwise, that set the frames upright."""
     is_plain: bool
@@ -115,13 +118,14 @@ def _scan(path: Path, size: int, modified: int) -> Scan:
         rates = [float(rate or 0) for rate in (stream.average_rate, stream.base_rate)]
         tick = stream.time_base or Fraction(0)
         is_avi = container.format.name == "avi"
+        is_timed = container.format.name not in _WITHOUT_TIMES
     first = _first_frame(path)
     if packets.are_frames(is_avi):
         found, is_ordered = packets.shown, True
     else:
         found = [frame.pts for frame in _frames(path)]
         is_ordered = found == _sorted(found)
-    shown, times = len(found), _sorted(found)
+    shown, times = len(found), _sorted(found) if is_timed else []
     is_usable = is_ordered and not is_avi and len(set(times)) == shown
     stamps = tuple(times) if is_usable else ()
     if is_avi and shown == len(packets.shown):
@@ -132,13 +136,13 @@ def _scan(path: Path, size: int, modified: int) -> Scan:
     if at is None:
         seconds = shown / fps if fps else 0.0
     else:
-        seconds = float(at[-1]) / 1000 + (packets.last_duration * float(tick) or _mean_step(at))
+        seconds = length_of(at) / 1000
         fps = shown / seconds
     sides = (width, height) if turns % 2 == 0 else (height, width)
     return Scan(
         info=VideoInfo(shown, fps, *sides, packets.codec, seconds, times=at),
         timestamps=stamps,
-        keyframes=tuple(sorted(packets.keyframes)) if stamps else (),
+        keyframes=tuple(sorted(packets.keyframes)) if stamps and packets.have_own_times else (),
         turns=turns,
         is_plain=packets.are_plain(shown, (width, height)),
     )
@@ -148,10 +152,6 @@ def _sorted(stamps: Sequence[int | None]) -> list[int]:
     """Timestamps in order; none where some frames have none."""
     known = [stamp for stamp in stamps if stamp is not None]
     return sorted(known) if len(known) == len(stamps) else []
-
-
-def _mean_step(times: Any) -> float:
-    return float(times[-1]) / 1000 / (len(times) - 1)
 
 
 @dataclass
@@ -169,18 +169,20 @@ class _Packets:
     discarded: int = 0
     end: int = 0
     """Of the last frame, in ticks."""
-    last_duration: int = 0
-    """Ticks of the frame that is shown last."""
     sizes: set[Size] = field(default_factory=set)
     """That the packets tell."""
     is_doubtful: bool = False
     """Whether a packet may be no frame of its own."""
+    have_own_times: bool = True
+    """Whether the container tells when each is shown. A program stream stores many frames behind
+    one time, and FFmpeg counts on from it: otherwise behind a seek than from the beginning."""
 
     def add(self, packet: Any) -> None:
         if not packet.size:
             # The last one of all is empty, too, and has no time.
             self.is_doubtful |= packet.pts is not None or packet.dts is not None
             return
+        self.have_own_times &= packet.pos is not None
         is_first = not self.shown and not self.hidden and not self.discarded
         self.is_doubtful |= is_first and not packet.is_keyframe
         if packet.is_keyframe and packet.pts is not None:
@@ -198,9 +200,8 @@ class _Packets:
             self.is_doubtful |= packet.size <= _NOTHING_CODED
         self.shown.append(packet.pts)
         self.order.append(packet.dts)
-        if packet.pts is not None and packet.pts + (packet.duration or 0) >= self.end:
-            self.last_duration = packet.duration or 0
-            self.end = packet.pts + self.last_duration
+        if packet.pts is not None:
+            self.end = max(self.end, packet.pts + (packet.duration or 0))
 
     @property
     def count(self) -> int:

@@ -91,7 +91,8 @@ def _by_timestamp(
         for count, index in enumerate(wanted):
             target = found.timestamps[index]
             keyframe = found.keyframe_before(target)
-            if seek and (frame is None or keyframe > frame.pts):
+            reached = found.timestamps[0] if frame is None else frame.pts
+            if seek and keyframe > reached:
                 container.seek(keyframe, stream=stream)
                 decoder, frame = frames_of(container, stream), None
             while frame is None or frame.pts is None or frame.pts < target:

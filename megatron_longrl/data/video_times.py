@@ -62,7 +62,7 @@ def sample(
     """Numbers of the frames that a family's formula takes of a video."""
     if info.times is None:
         return list(formula(info.num_frames, info.fps, max_frames, fps))
-    count = int(info.times[-1]) + _usual_step(info.times)
+    count = length_of(info.times)
     if fps is not None:
         wanted = formula(count, 1000.0, _MOST_SAMPLED, fps)
         found: list[int] = np.unique(_nearest(info.times, wanted)).tolist()
@@ -84,9 +84,13 @@ def seconds_at(info: VideoInfo, index: int, unknown_rate: float = 1.0) -> float:
     return float(info.times[index]) / 1000
 
 
-def _usual_step(times: np.ndarray) -> int:
-    """Milliseconds that the last frame is taken to last: containers tell different ones."""
-    return max(1, int(np.median(np.diff(times.astype(np.int64)))))
+def length_of(times: np.ndarray) -> int:
+    """Milliseconds of a video of variable rate, of which each frame is shown at its time.
+
+    The last frame is taken to last as long as frames usually do: containers tell different
+    durations of it for the same frames, or none.
+    """
+    return int(times[-1]) + max(1, int(np.median(np.diff(times.astype(np.int64)))))
 
 
 def _nearest(times: np.ndarray, wanted: Sequence[int]) -> np.ndarray:

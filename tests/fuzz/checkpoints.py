@@ -1,11 +1,8 @@
-"""Damaged files of checkpoints: each ends in one line that names the checkpoint, or is read.
+"""Damaged files of checkpoints: each is read, or refused in one line that names the checkpoint.
 
-    python -m tests.fuzz.checkpoints 500 --seed 1
-
-damages one file of a tiny checkpoint at a time and reads the whole of it, as ``longrl convert``
-does. The exit status is 1 where anything but a UserError came out, where its line does not name the
-checkpoint, where reading took longer than SECONDS, or where it wanted GIB of memory. ``.metadata``
-and the shards of megatron-core are left alone: other tests damage them.
+One file of a tiny checkpoint is damaged at a time, and the whole of it is read, as ``longrl
+convert`` does. ``.metadata`` and the shards of megatron-core are left alone: other tests damage
+them.
 """
 
 from __future__ import annotations
@@ -13,26 +10,25 @@ from __future__ import annotations
 import argparse
 import copy
 import json
-import logging
 import os
 import random
 import resource
 import shutil
-import signal
 import struct
-import sys
-import tempfile
-import time
 import traceback
-from collections import Counter
-from collections.abc import Callable
-from contextlib import redirect_stderr, redirect_stdout
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-SECONDS = 20
+from megatron_longrl.errors import UserError
+from tests.fuzz.isolated import EXCEPTION, READ, REFUSED, WRONG, Outcome
+
+SECONDS = 20.0
+"""That reading may take."""
 GIB = 4
+"""That it may take of memory."""
 
 VALUES: tuple[Any, ...] = (
     *(None, True, False, 0, 1, -1, 2, 3, 7, 2.5, -0.5, 1e-300, 1e308, 10**9, 10**18, 10**400),
@@ -261,74 +257,47 @@ def make_bases(folder: Path) -> list[Base]:
 # ---- The run ----
 
 
-class TooSlow(BaseException):
-    """Reading took longer than SECONDS."""
+class Checkpoints:
+    """Damages checkpoints and reads them.
+
+    Args:
+        folder: for files.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self._place = folder / "damaged"
+        with _silent():
+            self._bases = make_bases(folder)
+
+    def __call__(self, given: tuple[int, int]) -> Outcome:
+        """What came of the checkpoint of a seed and a number."""
+        seed, number = given
+        base, draw = self._bases[number % len(self._bases)], random.Random(f"{seed} {number}")
+        folder = self._place / "checkpoint"
+        shutil.rmtree(self._place, ignore_errors=True)
+        shutil.copytree(base.folder, folder)
+        file = draw.choice(base.files)
+        done = f"{base.folder.name}/{file}: {damage(folder / file, draw)}"
+        try:
+            with _silent():
+                base.read(folder)
+        except UserError as error:
+            line = str(error)
+            is_right = str(folder) in line and line.isprintable() and len(line) < 2000
+            return Outcome(REFUSED if is_right else WRONG, f"{done}; {line[:500]!r}")
+        except Exception:
+            return Outcome(EXCEPTION, f"{done}\n{traceback.format_exc()}")
+        return Outcome(READ, done)
 
 
-def _ring(number: int, frame: object) -> None:
-    raise TooSlow
+@contextmanager
+def _silent() -> Iterator[None]:
+    with Path(os.devnull).open("w") as nothing, redirect_stdout(nothing), redirect_stderr(nothing):
+        yield
 
 
-def attempt(base: Base, place: Path, draw: random.Random) -> tuple[str, str]:
-    """Damage a copy and read it: the kind of outcome, and what to show of it."""
-    from megatron_longrl.errors import UserError
-
-    shutil.rmtree(place, ignore_errors=True)
-    shutil.copytree(base.folder, place / "checkpoint")
-    file = draw.choice(base.files)
-    done = f"{base.folder.name}/{file}: {damage(place / 'checkpoint' / file, draw)}"
-    signal.alarm(SECONDS)
-    try:
-        with (
-            Path(os.devnull).open("w") as nothing,
-            redirect_stdout(nothing),
-            redirect_stderr(nothing),
-        ):
-            base.read(place / "checkpoint")
-    except UserError as error:
-        line = str(error)
-        named = str(place / "checkpoint") in line
-        is_line = line.isprintable() and len(line) < 2000
-        return ("refused" if named and is_line else "wrong line"), f"{done}\n    {line[:500]!r}"
-    except TooSlow:
-        return "too slow", f"{done}\n{traceback.format_exc()}"
-    except Exception:
-        return "exception", f"{done}\n{traceback.format_exc()}"
-    finally:
-        signal.alarm(0)
-    return "read", done
-
-
-def main() -> int:
-    """Entry point."""
-    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("count", type=int, nargs="?", default=500)
-    parser.add_argument("--seed", type=int, default=1)
-    parser.add_argument("--show", action="store_true", help="print every line, also the right ones")
-    flags = parser.parse_args()
-    logging.disable(logging.WARNING)
-    signal.signal(signal.SIGALRM, _ring)
-    started = time.monotonic()
-    outcomes: Counter[str] = Counter()
-    with tempfile.TemporaryDirectory() as folder:
-        bases = make_bases(Path(folder))
-        limit = _mapped_bytes() + (GIB << 30)
-        resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
-        for number in range(flags.count):
-            draw = random.Random(f"{flags.seed} {number}")
-            kind, told = attempt(bases[number % len(bases)], Path(folder) / "damaged", draw)
-            outcomes[kind] += 1
-            if flags.show or kind not in ("read", "refused"):
-                print(f"{number} {kind}: {told}", flush=True)
-    print(dict(outcomes), f"{time.monotonic() - started:.0f} s")
-    return 1 if set(outcomes) - {"read", "refused"} else 0
-
-
-def _mapped_bytes() -> int:
-    """Of this process, at present."""
+def limit_memory() -> None:
+    """This process may want GIB more than it has."""
     pages = int(Path("/proc/self/statm").read_text().split()[0])
-    return pages * resource.getpagesize()
-
-
-if __name__ == "__main__":
-    sys.exit(main())
+    limit = pages * resource.getpagesize() + (GIB << 30)
+    resource.setrlimit(resource.RLIMIT_AS, (limit, limit))

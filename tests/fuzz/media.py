@@ -1,32 +1,75 @@
-"""Read mutants of good videos and images: none may hang, end the process, or raise anything but an
-error that names the file.
-
-``python -m tests.fuzz.media --videos 1000 --images 3500 [--seed 0] [--keep DIR]``. The exit status
-is 1 where one does; these inputs are kept. Reading is done by a process of its own, because a
-decoder may end it.
-"""
+"""Mutants of good videos and images, each of which a row names: it gives pixels, or one line that
+names the row or the file."""
 
 from __future__ import annotations
 
-import argparse
-import multiprocessing
+import json
 import random
-import resource
-import sys
-import tempfile
-import time
-import traceback
-from collections import Counter
-from collections.abc import Sequence
-from multiprocessing.connection import Connection
+from collections.abc import Iterator
 from pathlib import Path
 
+from megatron_longrl.data.image import probe_image, read_image
+from megatron_longrl.data.rows import load_rows
+from megatron_longrl.data.video_info import VideoError
 from tests.fuzz import seeds
+from tests.fuzz.as_training import builders, expand_and_decode
+from tests.fuzz.isolated import READ, REFUSED, WRONG, Outcome
 
-LONGEST = 30.0
-"""Seconds that an input may take."""
+SECONDS = 30.0
+"""That an input may take."""
 NAME = "input\x1b[31m.bin"
 """A file's name that would colour a terminal."""
+Input = tuple[str, bytes]
+"""``videos`` or ``images``, and a file's bytes."""
+
+
+def make(kind: str, seed: int, count: int, folder: Path) -> Iterator[tuple[str, Input]]:
+    """Names of what was changed, and inputs."""
+    sources = list(seeds.videos(folder) if kind == "videos" else seeds.images())
+    for number in range(count):
+        origin, data = sources[number % len(sources)]
+        draw = random.Random(f"{seed}/{kind}/{number}")
+        yield origin, (kind, mutate(data, draw))
+
+
+class Media:
+    """Expands and decodes rows that name an input.
+
+    Args:
+        folder: for files.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self._path = folder / NAME
+        self._rows = folder / "rows.jsonl"
+        self._builders = builders(folder, max_tokens=4000)
+
+    def __call__(self, given: Input) -> Outcome:
+        """What came of it."""
+        kind, data = given
+        self._path.unlink(missing_ok=True)
+        self._path.write_bytes(data)
+        self._rows.write_text(json.dumps({"problem": "a", "answer": "b", kind: NAME}))
+        (row,) = load_rows([self._rows])
+        outcomes = [expand_and_decode(row, builder) for builder in self._builders]
+        if kind == "images":
+            outcomes.append(_size_is_true(self._path))
+        for wanted in (WRONG, REFUSED):
+            found = next((outcome for outcome in outcomes if outcome.kind == wanted), None)
+            if found is not None:
+                return found
+        return Outcome(READ)
+
+
+def _size_is_true(path: Path) -> Outcome:
+    """Whether an image has the size that was told of it."""
+    try:
+        info, pixels = probe_image(path), read_image(path)
+    except VideoError as error:
+        return Outcome(REFUSED, str(error))
+    if pixels.shape != (info.height, info.width, 3):
+        return Outcome(WRONG, f"{pixels.shape}, though {info}")
+    return Outcome(READ)
 
 
 def mutate(data: bytes, draw: random.Random) -> bytes:
@@ -56,115 +99,3 @@ def mutate(data: bytes, draw: random.Random) -> bytes:
             case 7:
                 changed[at:at] = changed[at : at + length]
     return bytes(changed)
-
-
-def read(kind: str, path: Path) -> str:
-    """Read a file as training does; returns what came of it, in a few words.
-
-    Raises:
-        Exception: whatever should not have happened.
-    """
-    from megatron_longrl.data.frame_view import FrameView
-    from megatron_longrl.data.image import probe_image, read_image
-    from megatron_longrl.data.video import decode_frames
-    from megatron_longrl.data.video_info import VideoError
-    from megatron_longrl.data.video_probe import probe
-    from megatron_longrl.data.video_spec import VideoSpec, sample_frame_indices
-
-    try:
-        if kind == "image":
-            info = probe_image(path)
-            found = read_image(path).shape
-            assert found == (info.height, info.width, 3), (found, info)
-        else:
-            info = probe(path)
-            indices = (*sample_frame_indices(info, 6, 2.0), info.num_frames - 1)
-            view = FrameView(32, 32, (0.5,) * 3, (0.5,) * 3)
-            decode_frames(VideoSpec(str(path), "", indices, view))
-    except VideoError as error:
-        text = str(error)
-        assert text.isprintable(), text
-        assert "input\\x1b[31m.bin: " in text, text
-        return "refused"
-    return "read"
-
-
-def _reader(orders: Connection) -> None:
-    while True:
-        kind, path = orders.recv()
-        try:
-            orders.send((read(kind, path), resource.getrusage(resource.RUSAGE_SELF).ru_maxrss))
-        except Exception:
-            orders.send((traceback.format_exc(), 0))
-
-
-class Reader:
-    """A process that reads; another one takes its place when it is gone."""
-
-    def __init__(self) -> None:
-        self._start()
-        self.most_memory = 0
-
-    def _start(self) -> None:
-        self._orders, theirs = multiprocessing.Pipe()
-        self._process = multiprocessing.get_context("fork").Process(
-            target=_reader, args=(theirs,), daemon=True
-        )
-        self._process.start()
-        theirs.close()
-
-    def read(self, kind: str, path: Path) -> str:
-        """What came of it: all is a fault that is not ``read`` or ``refused``."""
-        self._orders.send((kind, path))
-        try:
-            if self._orders.poll(LONGEST):
-                result: str
-                result, memory = self._orders.recv()
-                self.most_memory = max(self.most_memory, memory)
-                return result
-            result = f"hangs for {LONGEST} s"
-        except (EOFError, ConnectionError):
-            self._process.join()
-            result = f"ends the process ({self._process.exitcode})"
-        self._process.kill()
-        self._process.join()
-        self._start()
-        return result
-
-
-def main(argv: Sequence[str] | None = None) -> int:
-    """Returns 1 where an input was not read and not refused as it should be."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--videos", type=int, default=1000)
-    parser.add_argument("--images", type=int, default=3500)
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--keep", type=Path, default=Path("fuzz_found"))
-    given = parser.parse_args(argv)
-    began, outcomes = time.monotonic(), Counter[str]()
-    with tempfile.TemporaryDirectory() as name:
-        folder = Path(name)
-        reader = Reader()
-        sources = {"video": list(seeds.videos(folder)), "image": list(seeds.images())}
-        for kind, count in (("video", given.videos), ("image", given.images)):
-            for number in range(count):
-                origin, data = sources[kind][number % len(sources[kind])]
-                draw = random.Random(f"{given.seed}/{kind}/{number}")
-                path = folder / NAME
-                path.unlink(missing_ok=True)
-                path.write_bytes(mutate(data, draw))
-                result = reader.read(kind, path)
-                if result not in ("read", "refused"):
-                    given.keep.mkdir(exist_ok=True)
-                    kept = given.keep / f"{kind}_{given.seed}_{number}_{origin}"
-                    kept.write_bytes(path.read_bytes())
-                    sys.stdout.write(f"{kept}: {result}\n")
-                    result = "fault"
-                outcomes[f"{kind} {result}"] += 1
-    seconds, memory = time.monotonic() - began, reader.most_memory / 2**20
-    counts = ", ".join(f"{name}: {count}" for name, count in sorted(outcomes.items()))
-    sys.stdout.write(f"{counts}; {seconds:.0f} s, at most {memory:.2f} GiB\n")
-    return int(any(name.endswith("fault") for name in outcomes))
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -1,8 +1,8 @@
-"""Rows as nobody means them: ``python -m tests.fuzz.rows [NUMBER] [SEED]``.
+"""Rows as nobody means them.
 
-Each row is loaded, checked and expanded as training does it, by two tokenizers. Whatever it holds,
-it gives a prompt or the row's own error with its file and line. The exit status is 1 where
-something else came out.
+Each row stands between two good ones and is loaded, checked and expanded as training does it, for
+two families. Whatever it holds, it gives a prompt, or the row's own error with its file and line;
+and the good ones are there.
 """
 
 from __future__ import annotations
@@ -10,49 +10,17 @@ from __future__ import annotations
 import json
 import os
 import random
-import sys
-import tempfile
-import time
-from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from megatron_longrl.config import Config
-from megatron_longrl.data.conversation import Conversation
-from megatron_longrl.data.prompts import PromptBuilder
-from megatron_longrl.data.rows import RowError, RowProblem, load_rows
-from megatron_longrl.data.tokenizer import build_tokenizer, train_sentencepiece
-from megatron_longrl.models.qwen_vl.layout import Qwen3Layout
-from megatron_longrl.models.vila.layout import VilaLayout
-from tests.real_tokenizers import write as write_tokenizer
+from megatron_longrl.data.rows import RowProblem, load_rows
+from tests.fuzz.as_training import builders, expand_and_decode
+from tests.fuzz.isolated import READ, REFUSED, WRONG, Outcome
 from tests.unit.data.video_files import write as write_video
 
 SECONDS = 10.0
 """That one row may take."""
-MODEL = {
-    "num_layers": 1,
-    "hidden_size": 32,
-    "ffn_hidden_size": 32,
-    "num_attention_heads": 2,
-    "seq_length": 300,
-    "vision_patch_size": 4,
-    "vision_hidden_size": 32,
-    "vision_num_layers": 1,
-    "vision_num_attention_heads": 2,
-    "vision_ffn_hidden_size": 32,
-    "video_frames": 4,
-}
-QWEN = {
-    "model_family": "qwen3_vl",
-    "vision_merge_size": 2,
-    "vision_temporal_patch_size": 2,
-    "video_min_pixels": 64,
-    "video_max_pixels": 4096,
-    "image_min_pixels": 64,
-    "image_max_pixels": 1024,
-}
-VILA = {"vision_image_size": 32, "vision_patch_size": 8}
 
 WORDS = (
     *("Where is the ball?", "A", "B. left", "\n", " ", "", "<video>", "<image>", "<|video_pad|>"),
@@ -164,78 +132,40 @@ def write_media(folder: Path) -> None:
     os.mkfifo(folder / "pipe")
 
 
-def builders(folder: Path) -> list[PromptBuilder]:
-    """A Qwen-VL and a VILA, whose templates know media and do not."""
-    texts = ["<|im_start|>user\nWhere is the ball?<|im_end|>\n"]
-    trained = train_sentencepiece(texts, folder / "t", 330)
-    found = []
-    for fields, layout_of, tokenizer in (
-        (
-            QWEN,
-            Qwen3Layout,
-            build_tokenizer("HuggingFaceTokenizer", write_tokenizer(folder / "hf", "qwen3-vl")),
-        ),
-        (VILA, VilaLayout, build_tokenizer("SentencePieceTokenizer", trained)),
-    ):
-        config = Config.model_validate({**MODEL, **fields})
-        layout = layout_of(config, tokenizer)
-        conversation = Conversation(tokenizer, layout, prompt_template="think-answer")
-        plain: dict[str, Any] = {"max_tokens": 300, "max_frames": 4, "fps": None}
-        found.append(
-            PromptBuilder(tokenizer, layout, conversation=conversation, demonstrates=True, **plain)
-        )
-    return found
+def make(seed: int, count: int) -> Iterator[bytes]:
+    """Lines of a file of rows."""
+    for number in range(count):
+        yield line(random.Random(f"{seed}/row/{number}"))
 
 
-def fuzz(number: int, seed: int, folder: Path) -> tuple[Counter[str], list[str]]:
-    """What came out how often, and what should not have."""
-    write_media(folder)
-    made = builders(folder)
-    random_ = random.Random(seed)
-    lines = [line(random_) for _ in range(number)]
-    path = folder / "rows.jsonl"
-    path.write_bytes(b"\n".join(lines) + b"\n" + b'{"problem": "a", "answer": "b"}')
-    counts: Counter[str] = Counter()
-    problems: list[RowProblem] = []
-    rows = load_rows([path], problems=problems)
-    counts["refused"] = len(problems)
-    wrong = [str(p) for p in problems if p.place[0] != str(path) or not 0 < p.place[1] <= number]
-    for row in rows:
-        for builder in made:
-            began = time.monotonic()
-            try:
-                found = builder.problem(row)
-                prompt = builder.build(row)
-                mask = int(prompt.media_mask.sum())
-                if found is not None:
-                    wrong.append(f"{row.source}: built, though {found}")
-                if mask != sum(prompt.media_lengths) or len(prompt.videos) != len(row.media):
-                    wrong.append(f"{row.source}: {mask} slots of {len(prompt.videos)} media")
-                builder.shown(prompt)
-                builder.response_ids(row)
-                counts["built"] += 1
-            except RowError as error:
-                counts["skipped"] += 1
-                if not str(error).startswith(str(path)) or "\n" in str(error):
-                    wrong.append(f"{row.source}: {error}")
-            except Exception as error:
-                wrong.append(f"{row.source}: {type(error).__name__}: {error}")
-            seconds = time.monotonic() - began
-            if seconds > SECONDS:
-                wrong.append(f"{row.source}: took {seconds:.0f} s")
-    return counts, wrong
+class Rows:
+    """Loads and expands lines.
+
+    Args:
+        folder: for files.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        write_media(folder)
+        self._path = folder / "rows.jsonl"
+        self._builders = builders(folder)
+
+    def __call__(self, written: bytes) -> Outcome:
+        """What came of a row."""
+        self._path.write_bytes(b"\n".join((_GOOD, written, _GOOD)))
+        problems: list[RowProblem] = []
+        rows = load_rows([self._path], problems=problems)
+        sources = [row.source for row in rows]
+        if [sources[0], sources[-1]] != [f"{self._path}:1", f"{self._path}:3"]:
+            return Outcome(WRONG, f"the rows around it are not there: {sources}")
+        if problems:
+            (problem,) = problems
+            is_told = len(rows) == 2 and problem.place == (str(self._path), 2)
+            return Outcome(REFUSED if is_told else WRONG, str(problem))
+        if not written.strip(b" \t\r\n\xef\xbb\xbf"):
+            return Outcome(READ if len(rows) == 2 else WRONG, "an empty line")
+        told = [expand_and_decode(rows[1], builder) for builder in self._builders]
+        return next((outcome for outcome in told if outcome.kind != READ), Outcome(READ))
 
 
-def main(arguments: Sequence[str]) -> int:
-    """Entry point; returns the exit status."""
-    number, seed = (*map(int, arguments), *(5000, 1)[len(arguments) :])[:2]
-    with tempfile.TemporaryDirectory() as folder:
-        counts, wrong = fuzz(number, seed, Path(folder))
-    print(", ".join(f"{count} {name}" for name, count in sorted(counts.items())))
-    for one in wrong[:20]:
-        print(f"wrong: {one[:500]!r}")
-    return 1 if wrong else 0
-
-
-if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+_GOOD = b'{"problem": "a", "answer": "b"}'

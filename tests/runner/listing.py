@@ -41,7 +41,7 @@ def collected() -> dict[str, str | None]:
                 stderr=subprocess.STDOUT,
                 text=True,
             )
-            for part in ("unit", "distributed", "functional", "parity")
+            for part in ("unit", "cases", "distributed", "functional", "parity")
         ]
         for process in processes:
             said, _ = process.communicate()

@@ -10,6 +10,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
 FOUR_RANKS = "tests/distributed/four_ranks"
+_ONE_RANK = ["tests/unit", "tests/cases", "tests/parity"]
 CORES = 2
 """Processes of the unit tests; as many as CI's machine has cores."""
 
@@ -63,7 +64,7 @@ def all_parts(options: Sequence[str]) -> list[Part]:
     two_ranks = ["tests/distributed", "--ignore", FOUR_RANKS]
     return [
         *CHECKS,
-        tests("unit, parity", ["tests/unit", "tests/parity"], [*on_all_cores(), *options]),
+        tests("unit, cases, parity", _ONE_RANK, [*on_all_cores(), *options]),
         tests("distributed, 2 ranks", two_ranks, options, ranks=2),
         tests("distributed, 4 ranks", [FOUR_RANKS], options, ranks=4),
         tests("functional", ["tests/functional"], options),

@@ -27,7 +27,7 @@ def write(
     *,
     width: int = 48,
     height: int = 48,
-    rate: int = 6,
+    rate: int | Fraction = 6,
     pixel_format: str = "yuv420p",
     options: dict[str, str] | None = None,
     mux_options: dict[str, str] | None = None,
@@ -40,7 +40,7 @@ def write(
         stream.options = options or {}
         for index in range(frames):
             frame = av.VideoFrame.from_ndarray(draw_picture(index, height, width), format="rgb24")
-            frame.pts, frame.time_base = time(index), Fraction(1, rate)
+            frame.pts, frame.time_base = time(index), 1 / Fraction(rate)
             for packet in stream.encode(frame):
                 container.mux(packet)
         for packet in stream.encode():

@@ -53,7 +53,8 @@ def test_every_part_has_its_ranks_and_options():
     assert f"--ignore {FOUR_RANKS}" in words(parts["distributed, 2 ranks"])
     assert words(parts["distributed, 4 ranks"]).startswith("4 ")
     assert all(words(part).endswith("-m not full") for part in parts.values() if part.log)
-    assert "-n 2" in words(parts["unit, parity"]) or "-n 1" in words(parts["unit, parity"])
+    one_rank = words(parts["unit, cases, parity"])
+    assert "-n 2" in one_rank or "-n 1" in one_rank
 
 
 def test_paths_go_to_the_ranks_that_they_need():

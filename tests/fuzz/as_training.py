@@ -1,0 +1,91 @@
+"""The way of a row into training: expanded into a prompt, its files decoded; for a Qwen-VL, whose
+template knows media, and a VILA."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from megatron_longrl.config import Config
+from megatron_longrl.data.conversation import Conversation
+from megatron_longrl.data.prompts import PromptBuilder
+from megatron_longrl.data.rows import Row, RowError
+from megatron_longrl.data.tokenizer import build_tokenizer, train_sentencepiece
+from megatron_longrl.data.video import decode_many
+from megatron_longrl.data.video_info import VideoError, printable
+from megatron_longrl.models.qwen_vl.layout import Qwen3Layout
+from megatron_longrl.models.vila.layout import VilaLayout
+from tests.fuzz.isolated import READ, REFUSED, WRONG, Outcome
+from tests.real_tokenizers import write as write_tokenizer
+
+MODEL = {
+    "num_layers": 1,
+    "hidden_size": 32,
+    "ffn_hidden_size": 32,
+    "num_attention_heads": 2,
+    "seq_length": 300,
+    "vision_patch_size": 4,
+    "vision_hidden_size": 32,
+    "vision_num_layers": 1,
+    "vision_num_attention_heads": 2,
+    "vision_ffn_hidden_size": 32,
+    "video_frames": 4,
+}
+QWEN = {
+    "model_family": "qwen3_vl",
+    "vision_merge_size": 2,
+    "vision_temporal_patch_size": 2,
+    "video_min_pixels": 64,
+    "video_max_pixels": 4096,
+    "image_min_pixels": 64,
+    "image_max_pixels": 1024,
+}
+VILA = {"vision_image_size": 32, "vision_patch_size": 8}
+
+
+def builders(folder: Path, max_tokens: int = 300) -> list[PromptBuilder]:
+    """One of each; their tokenizers are written into a folder."""
+    texts = ["<|im_start|>user\nWhere is the ball?<|im_end|>\n"]
+    qwen = write_tokenizer(folder / "hf", "qwen3-vl")
+    pieces = train_sentencepiece(texts, folder / "t", 330)
+    found = []
+    for fields, layout_of, tokenizer in (
+        (QWEN, Qwen3Layout, build_tokenizer("HuggingFaceTokenizer", qwen)),
+        (VILA, VilaLayout, build_tokenizer("SentencePieceTokenizer", pieces)),
+    ):
+        layout = layout_of(Config.model_validate({**MODEL, **fields}), tokenizer)
+        conversation = Conversation(tokenizer, layout, prompt_template="think-answer")
+        plain: dict[str, Any] = {"max_tokens": max_tokens, "max_frames": 4, "fps": None}
+        found.append(
+            PromptBuilder(tokenizer, layout, conversation=conversation, demonstrates=True, **plain)
+        )
+    return found
+
+
+def expand_and_decode(row: Row, builder: PromptBuilder) -> Outcome:
+    """What comes of a row: its pixels, or one line that names the row or the file."""
+    found = builder.problem(row)
+    try:
+        prompt = builder.build(row)
+    except RowError as error:
+        return _judge_line(str(error), f"{printable(row.source)}: ")
+    mask = int(prompt.media_mask.sum())
+    if found is not None:
+        return Outcome(WRONG, f"built, though {found}")
+    if mask != sum(prompt.media_lengths) or len(prompt.videos) != len(row.media):
+        return Outcome(WRONG, f"{mask} slots of {len(prompt.videos)} media")
+    builder.shown(prompt)
+    builder.response_ids(row)
+    requests = [(spec, range(len(spec.frame_indices))) for spec in prompt.videos]
+    for (spec, frames), pixels in zip(requests, decode_many(requests), strict=True):
+        if isinstance(pixels, VideoError):
+            return _judge_line(str(pixels), f"{printable(spec.path)}: ")
+        expected = (len(frames), 3, spec.view.height, spec.view.width)
+        if pixels.shape != expected or not pixels.isfinite().all():
+            return Outcome(WRONG, f"pixels of shape {tuple(pixels.shape)}, not {expected}")
+    return Outcome(READ)
+
+
+def _judge_line(line: str, start: str) -> Outcome:
+    is_right = line.startswith(start) and line.isprintable() and len(line) < 2000
+    return Outcome(REFUSED if is_right else WRONG, line)
