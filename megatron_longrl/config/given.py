@@ -88,6 +88,10 @@ def _go_on_with_the_runs_recipe(given: Given) -> None:
     if given.entry in ("sft", "rl"):
         # A folder that was moved goes on where it is.
         recipe["save"] = str(run_folder(folder))
+    elif not recipe.get("video_frames_curriculum"):
+        # What the rows of training needed says nothing of other data.
+        recipe.pop("seq_length", None)
+        recipe.pop("seq_length_from_data", None)
     recipe |= tokenizer_fields(folder / "tokenizer")
     given.add_below(recipe, f"the recipe of {folder}")
 

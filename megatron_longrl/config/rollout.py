@@ -36,7 +36,8 @@ class RolloutSection(Section):
     widths divide, else 1."""
 
     rollout_max_tokens: PositiveInt = 1024
-    """Longest response in tokens; in evaluation, too, where --eval-max-tokens is not given."""
+    """Longest response in tokens; in evaluation, too, where --eval-max-tokens is not given. By
+    default at most half of --seq-length and of --max-position-embeddings."""
 
     rollout_temperature: WeightFloat = 1.0
     """Sampling temperature of training rollouts."""
