@@ -200,7 +200,7 @@ class TrainingLoop:
 
     def _run(self, trainer: Trainer) -> None:
         validate = trainer.validate
-        watch = Watch(self.config.advantage)
+        watch = Watch(self.config.advantage, steps=self.config.train_iters - self.iteration)
         log = MetricsLogger(self.config, self.entry, self.runtime.is_writer)
         log.truncate_after(self.iteration)
         if self.iteration == 0 and self.config.eval_at_start and self.validates:

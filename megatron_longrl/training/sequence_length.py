@@ -52,7 +52,7 @@ def with_sequence_length(
             length,
             len(chosen),
         )
-    return config.replace(seq_length=length, seq_length_from_data=False)
+    return config.replace(seq_length=length)
 
 
 def _evenly(rows: Sequence[Row], most: int) -> list[Row]:

@@ -199,6 +199,19 @@ def test_evaluation_does_not_keep_to_the_length_of_training_rows(run: Path, data
     assert load_config([*flags, "--seq-length", "300"], "evaluate").seq_length == 300
 
 
+def test_a_run_whose_rows_were_as_long_as_needed_goes_on_so(run: Path) -> None:
+    """The videos may be much shorter than --video-frames allows."""
+    state = next(run.glob("*/longrl_state.json"))
+    saved = json.loads(state.read_text())
+    saved["config"] |= {"seq_length_from_data": True, "video_frames": 64, "video_fps": 2.0}
+    state.write_text(json.dumps(saved))
+    config = load_config(["--load", str(run)], "sft")
+    assert config.seq_length_from_data and config.seq_length == config.max_position_embeddings
+    assert changes_since(config) == []
+    config = load_config(["--load", str(run), "--seq-length", "400"], "sft")
+    assert not config.seq_length_from_data and config.seq_length == 400
+
+
 def test_one_bound_of_frames_leaves_the_other_alone(run: Path, data: str) -> None:
     flags = ["--pretrained-checkpoint", str(run), "--train-data-path", data]
     config = load_config([*flags, "--video-frames", "8"], "sft")
