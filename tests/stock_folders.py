@@ -1,5 +1,5 @@
 """Tiny models of random weights as their publishers lay them out: the weights and settings that
-transformers saves, the real format of the tokenizer, the processor's settings, what ends a response.
+transformers saves, the tokenizer's real format, the processor's settings, what ends a response.
 
 An NVILA folder is laid out as VILA's own code saves it.
 """
@@ -13,6 +13,13 @@ from typing import Any
 
 import torch
 from safetensors.torch import save_file
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    SiglipVisionConfig,
+    SiglipVisionModel,
+)
 
 from tests import real_tokenizers
 from tests.qwen_vl_files import MEANS
@@ -55,18 +62,16 @@ def language_folder(folder: Path, family: str) -> Path:
 
 
 def _write_text(folder: Path, family: str) -> None:
-    from transformers import AutoConfig, AutoModelForCausalLM
-
     ids = _write_tokenizer(folder, family)
     settings = AutoConfig.for_model(
-        "qwen2" if family == "nvila" else family, **{**TEXT, "max_position_embeddings": 2048, **ids}, vocab_size=VOCABULARY
+        "qwen2" if family == "nvila" else family,
+        **{**TEXT, "max_position_embeddings": 2048, **ids},
+        vocab_size=VOCABULARY,
     )
     _save(AutoModelForCausalLM.from_config(settings), folder)
 
 
 def _write_qwen_vl(folder: Path, family: str) -> None:
-    from transformers import AutoTokenizer
-
     _write_tokenizer(folder, family)
     tokenizer = AutoTokenizer.from_pretrained(folder)
     ids = {name: tokenizer.convert_tokens_to_ids(symbol) for name, symbol in SYMBOLS.items()}
@@ -85,8 +90,6 @@ def _write_qwen_vl(folder: Path, family: str) -> None:
 
 
 def _write_nvila(folder: Path) -> None:
-    from transformers import SiglipVisionConfig, SiglipVisionModel
-
     _write_text(folder / "llm", "nvila")
     tower = SiglipVisionConfig(
         hidden_size=32,
@@ -114,11 +117,18 @@ def _write_nvila(folder: Path) -> None:
     save_file(projector, folder / "mm_projector" / "model.safetensors", {"format": "pt"})
     kind = {"model_type": "v2l_projector", "mm_projector_type": "mlp_downsample"}
     write_json(folder / "mm_projector" / "config.json", kind)
-    parts = {"llm_cfg": "llm", "vision_tower_cfg": "vision_tower", "mm_projector_cfg": "mm_projector"}
+    parts = {
+        "llm_cfg": "llm",
+        "vision_tower_cfg": "vision_tower",
+        "mm_projector_cfg": "mm_projector",
+    }
     settings = {
         "architectures": ["LlavaLlamaModel"],
         "model_type": "llava_llama",
-        **{name: json.loads((folder / part / "config.json").read_text()) for name, part in parts.items()},
+        **{
+            name: json.loads((folder / part / "config.json").read_text())
+            for name, part in parts.items()
+        },
         "hidden_size": width,
         "image_aspect_ratio": "dynamic",
         "image_encoder": {"_target_": "llava.model.encoders.BasicImageEncoder"},
@@ -145,14 +155,16 @@ def _save(model: Any, folder: Path) -> None:
         if parameter.dim() > 1:  # large biases would say the same everywhere
             torch.nn.init.normal_(parameter, std=0.2)
     ends = folder / "generation_config.json"
-    told = ends.read_text() if ends.exists() else None
-    if told is not None:
-        ids = json.loads(told)["eos_token_id"]
-        with torch.no_grad():
-            model.get_output_embeddings().weight[ids] *= ENDS_OFTEN
+    if not ends.exists():  # of a tower
+        model.save_pretrained(folder)
+        return
+    told, tokens = ends.read_text(), len(AutoTokenizer.from_pretrained(folder))
+    with torch.no_grad():
+        output = model.get_output_embeddings().weight
+        output[json.loads(told)["eos_token_id"]] *= ENDS_OFTEN
+        output[tokens:] = 0.0  # generate would draw what is no token
     model.save_pretrained(folder)
-    if told is not None:
-        ends.write_text(told)
+    ends.write_text(told)
 
 
 def write_json(path: Path, settings: dict[str, Any]) -> None:

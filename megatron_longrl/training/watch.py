@@ -129,8 +129,8 @@ class Watch:
         if not is_zero and not (is_equal and self._by_group):
             return []
         self._present.add(_EQUAL_GROUPS)  # That would say the same again.
-        count = f"first {self._first_steps} steps" if self._first_steps > 1 else "first step"
-        return [f"{_NO_SIGNAL}: in the {count} {_without_signal(_means(self._first), is_zero)}"]
+        steps = f"the first {self._first_steps} steps" if self._first_steps > 1 else "this step"
+        return [f"{_NO_SIGNAL}: in {steps} {_without_signal(_means(self._first), is_zero)}"]
 
 
 def _terms(metrics: Metrics) -> dict[str, float]:

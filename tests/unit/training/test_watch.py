@@ -96,7 +96,7 @@ def test_rewards_that_say_nothing(changes: dict[str, float], parts: list[str]) -
 
 def test_a_run_of_one_step_is_told_after_it() -> None:
     (line,) = Watch(steps=1).look(SILENT)
-    assert line.startswith("rewards without signal: in the first step every reward is 0")
+    assert line.startswith("rewards without signal: in this step every reward is 0")
     assert Watch(steps=2).look(SILENT) == []
 
 
