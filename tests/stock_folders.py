@@ -100,9 +100,12 @@ def _write_nvila(folder: Path) -> None:
         patch_size=7,
     )
     _save(SiglipVisionModel(tower), folder / "vision_tower")
-    means = {"image_mean": [0.5] * 3, "image_std": [0.5] * 3}
-    processor = {"image_processor_type": "SiglipImageProcessor", **means}
-    processor["size"] = {"height": 28, "width": 28}
+    processor = {
+        "image_processor_type": "SiglipImageProcessor",
+        "image_mean": [0.5] * 3,
+        "image_std": [0.5] * 3,
+        "size": {"height": 28, "width": 28},
+    }
     write_json(folder / "vision_tower" / "preprocessor_config.json", processor)
     (folder / "mm_projector").mkdir()
     width, joined = TEXT["hidden_size"], 4 * tower.hidden_size
