@@ -35,6 +35,9 @@ def launch(entry: Entry, work: Callable[[Config], None], argv: Sequence[str] | N
         configure_logging(config.log_level, int(os.environ.get("RANK", "0")))
         if entry in ("sft", "rl"):
             _tell_changes(config)
+        from megatron_longrl.platforms import platform
+
+        platform.import_core()
         work(config)
     except UserError as error:
         _tell(str(error))

@@ -143,6 +143,9 @@ def checkpoint_fields(given: Given) -> tuple[Path | None, dict[str, Any]]:
             continue
         if (Path(folder) / "config.json").is_file():
             # It imports torch, which --help can do without.
+            from megatron_longrl.platforms import platform
+
+            platform.import_core()
             from megatron_longrl.checkpoint.hf import config_from_hf
 
             return Path(folder), config_from_hf(folder)
