@@ -121,7 +121,7 @@ class Way:
     params=full_only(
         "tests/functional/test_first_use.py::test_responses_end_where_generate_ends",
         list(stock_folders.KINDS),
-        ("qwen2_5_vl", "llama"),
+        ("qwen2_5_vl",),
     ),
 )
 def way(
