@@ -50,6 +50,9 @@ def _launch(entry: Entry, work: Callable[[Config], None], argv: Sequence[str] | 
 
         configure_logging(config.log_level, int(os.environ.get("RANK", "0")))
         with _owned(config, entry):
+            from megatron_longrl.platforms import platform
+
+            platform.import_core()
             work(config)
     except UserError as error:
         _tell(str(error))

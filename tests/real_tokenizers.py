@@ -61,8 +61,19 @@ MISTRAL = (
     "{% else %}{{ raise_exception('Only user and assistant roles are supported!') }}{% endif %}"
     "{% endfor %}"
 )
+NVILA = (
+    "{% if messages[0]['role'] != 'system' %}"
+    "{{ '<|im_start|>system\nYou are a helpful assistant<|im_end|>\n' }}{% endif %}"
+    "{% for message in messages if message['content'] is not none %}"
+    "{{ '<|im_start|>' + message['role'] + '\n' + message['content'] + '<|im_end|>\n' }}"
+    "{% endfor %}{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
+)
 QWEN_TOKENS = ("<|endoftext|>", "<|im_start|>", "<|im_end|>")
+VILA_TOKENS = ("<vila/sentinel>", "<image>", "<vila/video>")
 VISION_TOKENS = ("<|vision_start|>", "<|vision_end|>", "<|image_pad|>", "<|video_pad|>")
+
+SAMPLING = {"do_sample": True, "temperature": 0.7, "top_p": 0.8, "top_k": 20}
+"""Further settings of ``generate`` that published models have."""
 
 
 @dataclass(frozen=True)
@@ -75,6 +86,7 @@ class Kind:
     ends: Sequence[str]
     """Of generation_config.json."""
     bos: str | None = None
+    """Opens every text that is encoded with special tokens."""
 
 
 KINDS = {
@@ -88,6 +100,9 @@ KINDS = {
     ),
     "qwen3-thinking": Kind(
         (*QWEN_TOKENS, *VISION_TOKENS), QWEN3_THINKING, "<|im_end|>", ("<|im_end|>",)
+    ),
+    "nvila": Kind(
+        (*QWEN_TOKENS, *VILA_TOKENS), NVILA, "<|im_end|>", ("<|im_end|>", "<|endoftext|>")
     ),
     "llama3": Kind(
         (
@@ -110,32 +125,60 @@ def write(folder: Path, kind: str, **changes: Any) -> Path:
         changes: of :class:`Kind`; ``template=None`` leaves the template out, ``ends=None`` the
             generation settings.
     """
-    from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers
-    from tokenizers.pre_tokenizers import ByteLevel
-    from transformers import PreTrainedTokenizerFast
-
     given = {**vars(KINDS[kind]), **changes}
-    letters = {letter: number for number, letter in enumerate(sorted(ByteLevel.alphabet()))}
-    # Newlines that meet become one token, as theirs do: texts must not be encoded in pieces.
-    newline = ByteLevel(add_prefix_space=False, use_regex=False).pre_tokenize_str("\n")[0][0]
-    letters[newline * 2] = len(letters)
-    fast = Tokenizer(models.BPE(letters, [(newline, newline)]))
-    lines = pre_tokenizers.Split(Regex(r"\s*[\r\n]+|[^\r\n]+"), "isolated")
-    fast.pre_tokenizer = pre_tokenizers.Sequence(
-        [lines, ByteLevel(add_prefix_space=False, use_regex=False)]
-    )
-    fast.decoder = decoders.ByteLevel()
-    fast.add_special_tokens(list(given["symbols"]))
-    tokenizer = PreTrainedTokenizerFast(
-        tokenizer_object=fast,
-        eos_token=given["eos"],
-        bos_token=given["bos"],
-        pad_token=given["symbols"][0],
-    )
+    build = _qwen2 if "<|im_start|>" in given["symbols"] else _byte_level
+    tokenizer = build(given["symbols"], given["bos"])
+    tokenizer.eos_token, tokenizer.pad_token = given["eos"], given["symbols"][0]
     if given["template"] is not None:
         tokenizer.chat_template = given["template"]
     tokenizer.save_pretrained(folder)
     if given["ends"] is not None:
         ids = [tokenizer.convert_tokens_to_ids(symbol) for symbol in given["ends"]]
-        (folder / "generation_config.json").write_text(json.dumps({"eos_token_id": ids}))
+        settings = {"eos_token_id": ids, "pad_token_id": tokenizer.pad_token_id, **SAMPLING}
+        if given["bos"] is not None:
+            settings["bos_token_id"] = tokenizer.bos_token_id
+        (folder / "generation_config.json").write_text(json.dumps(settings))
     return folder
+
+
+def _words() -> tuple[dict[str, int], list[tuple[str, str]]]:
+    """Bytes, and one pair: newlines that meet become one token, as theirs do, so that texts must
+    not be encoded in pieces."""
+    from tokenizers.pre_tokenizers import ByteLevel
+
+    words = {letter: number for number, letter in enumerate(sorted(ByteLevel.alphabet()))}
+    newline = ByteLevel(add_prefix_space=False, use_regex=False).pre_tokenize_str("\n")[0][0]
+    return {**words, newline * 2: len(words)}, [(newline, newline)]
+
+
+def _qwen2(symbols: Sequence[str], bos: str | None) -> Any:
+    """Of the class that Qwen's folders name."""
+    from transformers import Qwen2TokenizerFast
+
+    words, pairs = _words()
+    # It adds its own end of text by itself; ids are those of the order that is given.
+    words |= {symbol: len(words) + number for number, symbol in enumerate(symbols)}
+    tokenizer = Qwen2TokenizerFast(vocab=words, merges=pairs, bos_token=bos)
+    tokenizer.add_special_tokens({"additional_special_tokens": list(symbols)})
+    return tokenizer
+
+
+def _byte_level(symbols: Sequence[str], bos: str | None) -> Any:
+    """As Llama's and Mistral's folders have it, without a class of its own."""
+    from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, processors
+    from tokenizers.pre_tokenizers import ByteLevel
+    from transformers import PreTrainedTokenizerFast
+
+    words, pairs = _words()
+    fast = Tokenizer(models.BPE(words, pairs))
+    lines = pre_tokenizers.Split(Regex(r"\s*[\r\n]+|[^\r\n]+"), "isolated")
+    fast.pre_tokenizer = pre_tokenizers.Sequence(
+        [lines, ByteLevel(add_prefix_space=False, use_regex=False)]
+    )
+    fast.decoder = decoders.ByteLevel()
+    fast.add_special_tokens(list(symbols))
+    if bos is not None:
+        fast.post_processor = processors.TemplateProcessing(
+            single=f"{bos} $A", special_tokens=[(bos, fast.token_to_id(bos))]
+        )
+    return PreTrainedTokenizerFast(tokenizer_object=fast, bos_token=bos)

@@ -8,7 +8,7 @@ import torch
 
 VOCABULARY = 131
 PATCH, MERGE, TIMES = 4, 2, 2
-TEXT = {
+TEXT: dict[str, Any] = {
     "hidden_size": 128,  # heads of 32 channels, for which vLLM has kernels
     "intermediate_size": 96,
     "num_hidden_layers": 4,

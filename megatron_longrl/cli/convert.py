@@ -32,6 +32,9 @@ def _convert(arguments: list[str]) -> int:
     # So that a job that is cancelled takes its half-written folder with it.
     before = signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
     # Below the flags: who misspells one need not wait for torch and core.
+    from megatron_longrl.platforms import platform
+
+    platform.import_core()
     from megatron_longrl.cli.conversion.convert import convert
 
     try:

@@ -25,6 +25,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _verify(flags: argparse.Namespace) -> int:
     # Below the flags, so that --help need not wait for torch and core.
+    from megatron_longrl.platforms import platform
+
+    platform.import_core()
     from megatron_longrl.cli.conversion.comparison import compare
     from megatron_longrl.data.rows import Row
 

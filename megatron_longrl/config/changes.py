@@ -26,6 +26,8 @@ def changes_since(config: Config) -> list[str]:
         return []
     before = absolute_paths(recipe_of(found[1]))
     now = absolute_paths(config.model_dump(mode="json"))
+    if now["seq_length_from_data"] and before.get("seq_length_from_data"):
+        del before["seq_length"]  # It is not known yet.
     return [
         f"{name}: {value} -> {now[name]}"
         for name, value in before.items()

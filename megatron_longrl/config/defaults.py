@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from megatron_longrl.config.given import Given
-from megatron_longrl.config.rollout import RolloutSection
 from megatron_longrl.data.row_files import count_rows
+
+if TYPE_CHECKING:
+    from megatron_longrl.config.schema import Config
 
 LEARNING_RATE = {"sft": 1e-5, "rl": 1e-6}
 """Usual for all parameters of models of 1 to 10 billion."""
@@ -18,6 +20,15 @@ PROMPTS_PER_STEP = 8
 
 FRAMES_PER_SECOND, MOST_FRAMES = 2.0, 64
 """Of a video, where neither --video-fps nor --video-frames is given."""
+
+QUESTION_SHARE = 0.25
+"""Of the room for a prompt, where the default number of frames has to be less."""
+
+A_DEFAULT = "a default"
+"""The origin of such a value."""
+
+RESPONSE_TOKENS = 1024
+"""Longest response, where the model has room for it."""
 
 
 def add_defaults(given: Given, world_size: int) -> None:
@@ -41,18 +52,27 @@ def add_defaults(given: Given, world_size: int) -> None:
         # Until the data are looked into, it is what the model allows.
         found["seq_length"] = values.get("max_position_embeddings", 32768)
         found["seq_length_from_data"] = True
-    if entry in ("rl", "evaluate"):
-        found |= _response_length(values)
-    given.add_below(found, "a default")
+    room = [RESPONSE_TOKENS, _whole(values.get("max_position_embeddings")) // 2]
+    if entry != "sft":  # there a row has no room for responses
+        room.append(_whole(values.get("seq_length")) // 2)
+    found["rollout_max_tokens"] = max(1, min(size for size in room if size))
+    given.add_below(found, A_DEFAULT)
 
 
-def _response_length(values: Mapping[str, Any]) -> dict[str, int]:
-    """Half of what the model reads at most, where the usual length would leave no prompt room."""
-    usual: int = RolloutSection.model_fields["rollout_max_tokens"].default
-    context = str(values.get("max_position_embeddings", ""))
-    if context.isdigit() and 0 < int(context) < 2 * usual:
-        return {"rollout_max_tokens": max(1, int(context) // 2)}
-    return {}
+def with_frames_that_fit(config: Config, given: Given) -> Config:
+    """The configuration whose default of ``video_frames`` leaves room for a question and a response
+    where every frame has the same number of tokens."""
+    if given.origins.get("video_frames") != A_DEFAULT or not config.tokens_per_frame:
+        return config
+    room = (config.seq_length - config.rollout_max_tokens) * (1 - QUESTION_SHARE)
+    times = config.vision_temporal_pooling
+    frames = max(1, int(room) // (config.tokens_per_frame + 1)) * times
+    return config.replace(video_frames=frames) if frames < MOST_FRAMES else config
+
+
+def _whole(value: Any) -> int:
+    """A value that may still be text; 0 where it is missing or no number."""
+    return int(value) if str(value).isdecimal() else 0
 
 
 def replica_size(values: Mapping[str, Any]) -> int:

@@ -97,6 +97,11 @@ def _go_on_with_the_runs_recipe(given: Given) -> None:
     if given.entry in ("sft", "rl"):
         # A folder that was moved goes on where it is.
         recipe["save"] = str(run_folder(folder))
+    has_other_data = given.entry == "evaluate" and not recipe.get("video_frames_curriculum")
+    if has_other_data or recipe.get("seq_length_from_data"):
+        # What the rows needed then says nothing of what they need now.
+        recipe.pop("seq_length", None)
+        recipe.pop("seq_length_from_data", None)
     recipe |= tokenizer_fields(folder / "tokenizer")
     given.add_below(recipe, f"the recipe of {folder}")
 

@@ -14,7 +14,7 @@ from pydantic import ValidationError
 
 from megatron_longrl.checkpoint.architecture import ARCHITECTURE_FIELDS, plain
 from megatron_longrl.checkpoint.folder import find_state
-from megatron_longrl.config.defaults import add_defaults, one_epoch
+from megatron_longrl.config.defaults import add_defaults, one_epoch, with_frames_that_fit
 from megatron_longrl.config.given import Given, read_given, recipe_of
 from megatron_longrl.config.model import ModelSection
 from megatron_longrl.config.required import brings_a_model, check_given, is_new
@@ -76,7 +76,7 @@ def load_data_config(argv: Sequence[str]) -> tuple[Config, Given]:
     checkpoint, fields = checkpoint_fields(given)
     given.add_below(fields, f"checkpoint {checkpoint}")
     add_defaults(given, 1)
-    return _validated(given), given
+    return with_frames_that_fit(_validated(given), given), given
 
 
 def resolve(given: Given) -> Config:
@@ -90,7 +90,7 @@ def resolve(given: Given) -> Config:
     given.add_below(fields, f"checkpoint {checkpoint}")
     announced = os.environ.get("WORLD_SIZE")
     add_defaults(given, int(announced or 1))
-    config = _validated(given)
+    config = with_frames_that_fit(_validated(given), given)
     _check_contradictions(config, fields, given, checkpoint)
     if config.sequence_parallel and config.tensor_model_parallel_size == 1:
         # As Megatron does: one recipe serves layouts with and without tensor parallelism.
@@ -143,6 +143,9 @@ def checkpoint_fields(given: Given) -> tuple[Path | None, dict[str, Any]]:
             continue
         if (Path(folder) / "config.json").is_file():
             # It imports torch, which --help can do without.
+            from megatron_longrl.platforms import platform
+
+            platform.import_core()
             from megatron_longrl.checkpoint.hf import config_from_hf
 
             return Path(folder), config_from_hf(folder)

@@ -50,7 +50,8 @@ class RolloutSection(Section):
     divide, else 1."""
 
     rollout_max_tokens: Annotated[PositiveInt, Unit("tokens")] = 1024
-    """Longest response; in evaluation, too, where --eval-max-tokens is not given."""
+    """Longest response; in evaluation, too, where --eval-max-tokens is not given. By default at
+    most half of --seq-length and of --max-position-embeddings."""
 
     rollout_temperature: Annotated[WeightFloat, KnownTo("rl")] = 1.0
     """Sampling temperature of training rollouts; it also divides the logits whose log-probabilities

@@ -385,13 +385,15 @@ def _sequence_length(config: Config, entry: Entry | None) -> Iterator[str]:
     responses = 0 if entry in (None, "sft") else 1
     response_tokens = responses * config.rollout_max_tokens
     needed = frames * per_frame + max(1, response_tokens)
-    if needed <= config.seq_length:
+    # Rows as long as the data need hold the videos that there are, which may be short.
+    most = config.max_position_embeddings if config.seq_length_from_data else config.seq_length
+    if needed <= most:
         return
     answers = f" + {responses} x rollout_max_tokens ({config.rollout_max_tokens})"
-    room = (config.seq_length - max(1, response_tokens)) // per_frame
+    room = (most - max(1, response_tokens)) // per_frame
     fewer = f"--video-frames of at most {room}" if room >= 1 else "fewer or shorter responses"
     yield (
         f"video_frames ({frames}) x {per_frame} tokens{answers if responses else ''} needs "
-        f"{needed} tokens, which exceeds seq_length ({config.seq_length}): "
+        f"{needed} tokens, which exceeds seq_length ({most}): "
         f"give --seq-length of at least {needed} plus the question's tokens, or {fewer}"
     )

@@ -30,6 +30,14 @@ def sampling_rules(config: Config) -> Iterator[str]:
         )
     if "" in config.rollout_stop:
         yield "rollout_stop has an empty text, with which every response ends: leave it out"
+    if config.rollout_max_tokens >= config.seq_length:
+        limit, remedy = "seq_length", " or raise --seq-length"
+        if config.seq_length == config.max_position_embeddings:
+            limit, remedy = "max_position_embeddings", ""
+        yield (
+            f"rollout_max_tokens ({config.rollout_max_tokens}) leaves no room for a prompt in "
+            f"{limit} ({config.seq_length}): lower --rollout-max-tokens{remedy}"
+        )
     longer = (config.eval_max_tokens or 0) - config.rollout_max_tokens
     if longer > 0 and config.seq_length + longer > config.max_position_embeddings:
         yield (

@@ -198,8 +198,11 @@ class PromptBuilder:
                 end < len(ids) and mask[end] == mask[at] and (ids[end] == ids[at] or not mask[at])
             ):
                 end += 1
-            text = self._tokenizer.decode(ids[at : at + 1] if mask[at] else ids[at:end])
-            parts.append(f"{text or 'media'} x {end - at}" if mask[at] else text)
+            if mask[at] and ids[at] == self._tokenizer.media_id:  # No symbol of its own.
+                parts.append(f"<media> x {end - at}")
+            else:
+                text = self._tokenizer.decode(ids[at : at + 1] if mask[at] else ids[at:end])
+                parts.append(f"{text} x {end - at}" if mask[at] else text)
             at = end
         return "".join(parts)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 from abc import ABC, abstractmethod
 from typing import Any
 
@@ -20,6 +21,10 @@ class Platform(ABC):
     @abstractmethod
     def device(self) -> torch.device:
         """The device of this process."""
+
+    def import_core(self) -> None:
+        """Import megatron-core. A program does it before anything else imports it."""
+        importlib.import_module("megatron.core")
 
     @abstractmethod
     def prepare(self) -> None:

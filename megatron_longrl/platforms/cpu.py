@@ -21,6 +21,7 @@ import warnings
 from collections.abc import Callable
 from types import ModuleType
 from typing import Any
+from unittest import mock
 
 import numpy as np
 import torch
@@ -230,6 +231,11 @@ def patch_megatron_core() -> None:
     _patch_tensor_methods()
 
 
+def _as_written(function: Any = None, **_: Any) -> Any:
+    """What ``torch.compile`` returns, a function or a decorator, without any compilation."""
+    return (lambda given: given) if function is None else function
+
+
 class CpuPlatform(Platform):
     """CPU processes that talk over gloo."""
 
@@ -240,6 +246,15 @@ class CpuPlatform(Platform):
     def device(self) -> torch.device:
         """The CPU."""
         return _CPU
+
+    def import_core(self) -> None:
+        """With its fused functions as they are written.
+
+        They are never compiled here (:meth:`prepare`), but to decorate them with ``torch.compile``
+        (megatron/core/jit.py:23) imports inductor, which takes seconds.
+        """
+        with mock.patch.object(torch, "compile", _as_written):
+            super().import_core()
 
     def prepare(self) -> None:
         """Patch core, and keep inductor from compiling its fused functions with a C++ compiler."""

@@ -28,14 +28,21 @@ def banner(runtime: Runtime, entry: Entry, rows: int) -> str:
         f"PP {config.pipeline_model_parallel_size} x DP {config.data_parallel_size(ranks)}"
     )
     if entry == "rl":
-        step = f"{config.grpo_prompts_per_step} prompts x {config.grpo_group_size} responses"
+        prompts, group = config.grpo_prompts_per_step, config.grpo_group_size
+        step = f"{counted(prompts, 'prompt')} x {counted(group, 'response')}"
     else:
-        step = f"{config.samples_per_step(ranks, entry)} rows"
+        step = counted(config.samples_per_step(ranks, entry), "row")
     return (
         f"{entry} of {config.model_family}: {amount(total)} parameters, {amount(trained)} of them "
-        f"trained, {'bf16' if config.bf16 else 'fp32'}; {ranks} ranks = {layout}; {rows} rows of "
-        f"data, {step} a step, {config.train_iters} steps, at most {config.seq_length} tokens a row"
+        f"trained, {'bf16' if config.bf16 else 'fp32'}; {counted(ranks, 'rank')} = "
+        f"{layout}; {counted(rows, 'row')} of data, {step} a step, "
+        f"{counted(config.train_iters, 'step')}, at most {config.seq_length} tokens a row"
     )
+
+
+def counted(number: int, name: str) -> str:
+    """``1 row``, ``2 rows``."""
+    return f"{number} {name}" if number == 1 else f"{number} {name}s"
 
 
 def count_parameters(modules: dict[str, nn.Module], groups: ParallelGroups) -> tuple[int, int]:

@@ -235,7 +235,7 @@ class TrainingLoop:
 
     def _steps(self, trainer: Trainer, log: MetricsLogger) -> None:
         validate, interval = trainer.validate, self.config.save_interval
-        watch = Watch(self.config.advantage)
+        watch = Watch(self.config.advantage, steps=self.config.train_iters - self.iteration)
         if self.iteration == 0 and self.config.eval_at_start and self.validates:
             log.log_step(0, validate(self.valid_rows))
         while self.iteration < self.config.train_iters:

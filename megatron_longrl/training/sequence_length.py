@@ -80,7 +80,7 @@ def with_sequence_length(
         )
     unusable = {found.place: found.problem for found in everyone if found.problem is not None}
     look = FirstLook(tuple(paths), folder_file, rows, problems, unusable)
-    return config.replace(seq_length=length, seq_length_from_data=False), look
+    return config.replace(seq_length=length), look
 
 
 def _evenly(count: int, most: int) -> list[int]:

@@ -12,7 +12,7 @@ WINDOW = 10
 """Steps that are compared."""
 
 FIRST = 2
-"""Steps after which a run whose rewards say nothing is told so."""
+"""Steps after which a run whose rewards say nothing is told so; fewer where it has fewer."""
 
 GAP_LIMIT = 0.1
 """Nats per token by which trainer and engine may differ, in the mean of the last steps."""
@@ -88,9 +88,13 @@ class Watch:
     Args:
         advantage: as --advantage. Where it compares the responses of a group, a group of equal
             rewards teaches nothing.
+        steps: that are to come.
     """
 
-    def __init__(self, advantage: str = "grpo", signs: Sequence[_Sign] = SIGNS) -> None:
+    def __init__(
+        self, advantage: str = "grpo", signs: Sequence[_Sign] = SIGNS, steps: int = FIRST
+    ) -> None:
+        self._first_steps = min(FIRST, steps)
         self._by_group = advantage in GROUP_ADVANTAGES
         self._signs = [sign for sign in signs if self._by_group or sign.name != _EQUAL_GROUPS]
         self._first: list[Metrics] = []
@@ -104,7 +108,7 @@ class Watch:
         self._last.append(metrics)
         if len(self._first) < WINDOW:
             self._first.append(metrics)
-            return self._look_at_rewards() if len(self._first) == FIRST else []
+            return self._look_at_rewards() if len(self._first) == self._first_steps else []
         first, last = _means(self._first), _means(list(self._last))
         lines = []
         for sign in self._signs:
@@ -128,7 +132,8 @@ class Watch:
         if not is_zero and not (is_equal and self._by_group):
             return []
         self._present.add(_EQUAL_GROUPS)  # That would say the same again.
-        return [f"{_NO_SIGNAL}: {_without_signal(_means(self._first), is_zero=is_zero)}"]
+        steps = f"the first {self._first_steps} steps" if self._first_steps > 1 else "this step"
+        return [f"{_NO_SIGNAL}: in {steps} {_without_signal(_means(self._first), is_zero)}"]
 
 
 def _terms(metrics: Metrics) -> dict[str, float]:
@@ -140,7 +145,7 @@ def _terms(metrics: Metrics) -> dict[str, float]:
     }
 
 
-def _without_signal(means: Metrics, *, is_zero: bool) -> str:
+def _without_signal(means: Metrics, is_zero: bool) -> str:
     """What is wrong with the first steps, and the remedy."""
     terms = _terms(means)
     shown = ", ".join(f"{name} {value:.3g}" for name, value in terms.items()) or "none was computed"
@@ -165,8 +170,7 @@ def _without_signal(means: Metrics, *, is_zero: bool) -> str:
     elif means.get("accuracy/mean") == 1:
         remedies.append("every answer is right: take harder questions")
     remedies.append("or choose another reward (--rewards, --reward-function)")
-    said = f"in the first {FIRST} steps {what} ({shown}), so that nothing is learned"
-    return "; ".join([said, *remedies])
+    return "; ".join([f"{what} ({shown}), so that nothing is learned", *remedies])
 
 
 def _means(steps: Sequence[Metrics]) -> dict[str, float]:

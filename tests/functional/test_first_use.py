@@ -1,41 +1,42 @@
-"""The README's commands with a stock folder and own clips: nothing else is given."""
+"""The README's commands with a stock folder and own files: nothing else is given."""
 
 from __future__ import annotations
 
 import json
 import re
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import av
 import numpy as np
 import pytest
-import torch
+from PIL import Image
 
-from tests import real_tokenizers
+from tests import stock_folders
 from tests.functional.launches import metrics_of, run, write_rows
-from tests.tiny_qwen_vl import qwen2_5_vl
+from tests.functional.stock_answers import TOKENS
+from tests.runner.tiers import full_only
+from tests.torchvision_beside import python_path
 
-SYMBOLS = {
-    "image_token_id": "<|image_pad|>",
-    "video_token_id": "<|video_pad|>",
-    "vision_start_token_id": "<|vision_start|>",
-    "vision_end_token_id": "<|vision_end|>",
-}
-PIXELS = {
-    "min_pixels": 256,
-    "max_pixels": 4096,
-    "patch_size": 4,
-    "merge_size": 2,
-    "temporal_patch_size": 2,
-}
 QUESTION = "Which colour is it?\nA. red\nB. green"
-SMALL = ("--rollout-max-tokens", "16", "--grpo-prompts-per-step", "2", "--grpo-group-size", "2")
+SMALL = (
+    *("--rollout-max-tokens", str(TOKENS)),
+    *("--grpo-prompts-per-step", "4", "--grpo-group-size", "2"),
+)
 """What a test has no time for in full."""
+
+ROWS = 12
+FIRST_PROMPT = re.compile(r"first prompt, (\d+) tokens \((.*?):(\d+)\):\n(.*?)\n\[20", re.DOTALL)
+MEDIA = re.compile(r"(<\|(?:video|image)_pad\|>)+")
 
 
 def longrl(*arguments: str | Path, ranks: int = 1) -> str:
     command = ["-m", "megatron_longrl", *map(str, arguments)]
-    return run(command, ranks, 240).succeeded().output
+    output = run(command, ranks, 240).succeeded().output
+    assert "Transformer Engine" not in output and "Warning" not in output
+    return output
 
 
 def write_clip(path: Path, channel: int, frames: int) -> None:
@@ -51,74 +52,162 @@ def write_clip(path: Path, channel: int, frames: int) -> None:
 
 
 @pytest.fixture(scope="module")
-def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A Qwen2.5-VL as transformers saves it."""
-    from transformers import AutoTokenizer
-
-    folder = tmp_path_factory.mktemp("qwen2_5_vl")
-    real_tokenizers.write(folder, "qwen2.5-vl")
-    ends = (folder / "generation_config.json").read_text()
-    tokenizer = AutoTokenizer.from_pretrained(folder)
-    ids = {name: tokenizer.convert_tokens_to_ids(symbol) for name, symbol in SYMBOLS.items()}
-    torch.manual_seed(5)
-    qwen2_5_vl(vocab_size=512, **ids).save_pretrained(folder)
-    (folder / "generation_config.json").write_text(ends)
-    (folder / "preprocessor_config.json").write_text(json.dumps(PIXELS))
-    return folder
-
-
-@pytest.fixture(scope="module")
 def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Six clips with a question each."""
-    folder = tmp_path_factory.mktemp("clips")
-    rows = []
-    for number in range(6):
-        write_clip(folder / f"{number}.mp4", number % 2, 12 + number)
-        rows.append({"problem": QUESTION, "answer": "AB"[number % 2], "videos": [f"{number}.mp4"]})
-    return write_rows(folder / "train.jsonl", rows)
-
-
-@pytest.fixture(scope="module")
-def sft(model: Path, data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("sft") / "run"
-    output = longrl(
-        "train-sft", "--pretrained-checkpoint", model, "--train-data-path", data, "--save", folder
-    )
-    assert "Transformer Engine" not in output and "Warning" not in output
-    (folder / "output.txt").write_text(output)
+    """A folder with two data sets: of text, and of clips, images and text in turns."""
+    folder = tmp_path_factory.mktemp("data")
+    text: list[dict[str, Any]] = []
+    mixed: list[dict[str, Any]] = []
+    for number in range(ROWS):
+        question = {"problem": f"What is {number} * 7?", "answer": str(7 * number)}
+        colour: dict[str, Any] = {"problem": QUESTION, "answer": "AB"[number % 2]}
+        text.append(question)
+        if number % 3 == 0:
+            write_clip(folder / f"{number}.mp4", number % 2, 12 + number)
+            mixed.append({**colour, "videos": [f"{number}.mp4"]})
+        elif number % 3 == 1:
+            Image.new("RGB", (48 + number, 40), (0, 20 * number, 90)).save(folder / f"{number}.png")
+            mixed.append({**colour, "images": [f"{number}.png"]})
+        else:
+            mixed.append(question)
+    write_rows(folder / "text.jsonl", text)
+    write_rows(folder / "mixed.jsonl", mixed)
     return folder
 
 
-def test_sft_needs_a_model_and_data_alone(sft: Path) -> None:
-    """One epoch, frames at two a second, rows as long as needed, the model's own turns."""
-    metrics = metrics_of(sft)
-    assert [step["iteration"] for step in metrics] == [1, 2, 3, 4, 5, 6]
-    assert all(step["frames_encoded"] in (2, 4) for step in metrics)
-    output = (sft / "output.txt").read_text()
-    assert re.search(
-        r"<\|im_start\|>user\n<\|vision_start\|><\|video_pad\|> x \d+<\|vision_end", output
-    )
-    assert "<answer>A</answer><|im_end|>" in output or "<answer>B</answer><|im_end|>" in output
-    assert re.search(r"run: sft of qwen2_5_vl: \d+ K parameters, \d+ K of them trained", output)
-    assert re.search(r"--seq-length \d+, of the longest of 6 rows", output)
+@dataclass
+class Way:
+    """Where a stranger has come with a model."""
+
+    family: str
+    model: Path
+    data: Path
+    runs: Path
+    said: dict[str, str] = field(default_factory=dict)
+    """Subcommand -> what it printed."""
+
+    @property
+    def sees(self) -> bool:
+        return self.family in stock_folders.SEES
+
+    def go(self, ranks: int) -> None:
+        """SFT, GRPO, resume, evaluate, export by the README's commands."""
+        model, data, runs, said = self.model, self.data, self.runs, self.said
+        start = ("--train-data-path", data, "--save")
+        said["check"] = longrl("check", data)
+        said["train-sft"] = longrl(
+            "train-sft", "--pretrained-checkpoint", model, *start, runs / "sft"
+        )
+        mrsp = ("--multimodal-sequence-parallel-size", str(ranks))
+        said["train-rl"] = longrl(
+            *("train-rl", "--pretrained-checkpoint", runs / "sft", *start, runs / "grpo"),
+            *(*SMALL, *mrsp, "--train-iters", "1"),
+            ranks=ranks,
+        )
+        resume = ("--load", runs / "grpo", "--train-iters", "2")
+        said["resume"] = longrl("train-rl", *resume, ranks=ranks)
+        moved = (runs / "grpo").rename(runs / "moved")
+        answers = runs / "answers.json"
+        said["evaluate"] = longrl(
+            *("evaluate", "--load", moved, "--data", data, "--output", answers), ranks=ranks
+        )
+        said["convert"] = longrl(
+            *("convert", "--loader", "megatron", "--saver", "hf"),
+            *("--load-dir", moved, "--save-dir", runs / "exported"),
+        )
 
 
-def test_rl_goes_on_from_it_and_then_alone(sft: Path, data: Path, tmp_path: Path) -> None:
-    """The run brings its model to RL; --load alone brings the whole recipe; so does evaluation."""
-    mrsp = ("--multimodal-sequence-parallel-size", "2")
-    start = ("--pretrained-checkpoint", sft, "--train-data-path", data, "--save", tmp_path / "grpo")
-    longrl("train-rl", *start, *SMALL, *mrsp, "--train-iters", "1", ranks=2)
-    output = longrl("train-rl", "--load", tmp_path / "grpo", "--train-iters", "2", ranks=2)
-    assert "goes on with changes: train_iters: 1 -> 2" in output
-    assert [step["iteration"] for step in metrics_of(tmp_path / "grpo")] == [1, 2]
-    moved = (tmp_path / "grpo").rename(tmp_path / "moved")
-    output = longrl("evaluate", "--load", moved, "--data", data, ranks=2)
-    assert re.search(r"^accuracy +\d+\.\d%", output, re.MULTILINE)
-    assert re.search(r"^chance +50\.0%", output, re.MULTILINE)
+@pytest.fixture(
+    scope="module",
+    params=full_only(
+        "tests/functional/test_first_use.py::test_responses_end_where_generate_ends",
+        list(stock_folders.KINDS),
+        ("qwen2_5_vl",),
+    ),
+)
+def way(
+    request: pytest.FixtureRequest, data: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Way:
+    family = request.param
+    folder = tmp_path_factory.mktemp(family)
+    rows = data / ("mixed.jsonl" if family in stock_folders.SEES else "text.jsonl")
+    way = Way(family, stock_folders.write(folder / "model", family), rows, folder)
+    way.go(ranks=2)
+    return way
+
+
+@pytest.fixture(scope="module")
+def theirs(way: Way) -> list[dict[str, Any]]:
+    """Prompts and greedy answers of transformers with the exported folder."""
+    written = way.runs / "transformers.json"
+    command = ["-m", "tests.functional.stock_answers"]
+    command += [str(path) for path in (way.runs / "exported", way.data, written)]
+    extra = python_path() if way.family.endswith("_vl") else {}
+    run(command, 1, 240, extra).succeeded()
+    answers: list[dict[str, Any]] = json.loads(written.read_text(encoding="utf-8"))
+    return answers
+
+
+def test_a_model_and_data_are_enough_from_sft_to_export(way: Way) -> None:
+    """One epoch, frames at two a second, rows as long as needed; --load alone brings the recipe."""
+    assert re.search(rf"^rows +{ROWS}, of which {ROWS} can be used", way.said["check"])
+    steps = metrics_of(way.runs / "sft")
+    assert [step["iteration"] for step in steps] == list(range(1, ROWS + 1))
+    frames = {step["frames_encoded"] for step in steps}
+    assert min(frames) == 0 and (max(frames) > 0) == way.sees
+    if way.family != "nvila":  # it cuts images into tiles
+        assert max(frames) <= 4
+    sft = way.said["train-sft"]
+    assert re.search(r"run: sft of \w+: \d+ K parameters, \d+ K of them trained", sft)
+    assert re.search(rf"--seq-length \d+, of the longest of {ROWS} rows", sft)
+    assert re.search(r"first target, \d+ tokens:\n.*<answer>.*</answer><\|(im_end|eot_id)\|>", sft)
+    assert "goes on with changes: train_iters: 1 -> 2\n" in way.said["resume"]
+    assert [step["iteration"] for step in metrics_of(way.runs / "moved")] == [1, 2]
+    assert re.search(r"^accuracy +\d+\.\d%", way.said["evaluate"], re.MULTILINE)
+    assert generation(way, way.runs / "exported") == generation(way, way.model)
+
+
+def generation(way: Way, folder: Path) -> dict[str, Any]:
+    """The settings of ``generate``."""
+    path = stock_folders.language_folder(folder, way.family) / "generation_config.json"
+    settings: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    return settings
+
+
+def test_prompts_are_those_of_the_chat_template(way: Way, theirs: Sequence[dict[str, Any]]) -> None:
+    """Token for token as many, and the same text, whatever the command."""
+    compared = 0
+    for name in ("train-sft", "train-rl", "resume", "evaluate"):
+        ((count, file, line, shown),) = FIRST_PROMPT.findall(way.said[name])
+        assert file == str(way.data)
+        expected = theirs[int(line) - 1]
+        if expected["prompt"] is None:  # VILA is not in transformers
+            continue
+        compared += 1
+        assert int(count) == len(expected["prompt"])
+        text = MEDIA.sub(lambda m: f"{m[1]} x {len(m[0]) // len(m[1])}", expected["text"])
+        assert shown == text
+    assert compared or way.family == "nvila"
+
+
+def test_responses_end_where_generate_ends(way: Way, theirs: Sequence[dict[str, Any]]) -> None:
+    """Greedy answers of vLLM within the run and of transformers from the export, to every row; each
+    end token of generation_config.json ends some."""
+    ours = json.loads((way.runs / "answers.json").read_text())["answers"]
+    ends = set(generation(way, way.model)["eos_token_id"])
+    lasts = set()
+    for mine, expected in zip(ours, theirs, strict=True):
+        tokens = expected["response"]
+        ended = tokens[-1] in ends
+        lasts.add(tokens[-1] if ended else None)
+        assert mine["response"] == expected["told"]
+        assert mine["tokens"] == len(tokens)
+        assert mine["finish_reason"] == ("stop" if ended else "length")
+    assert lasts >= ends, "each of them"
 
 
 def test_a_missing_field_is_one_line(data: Path) -> None:
-    done = run(["-m", "megatron_longrl", "train-rl", "--train-data-path", str(data)], 1, 60)
+    command = ["-m", "megatron_longrl", "train-rl", "--train-data-path", str(data / "text.jsonl")]
+    done = run(command, 1, 60)
     assert done.status == 2
     assert done.output.splitlines() == done.errors
     assert done.errors[0].startswith("error: no model: give --pretrained-checkpoint FOLDER")

@@ -37,7 +37,9 @@ def hugging_face_logits(
     if unfit := unfit_torchvision():
         raise UserError(unfit[0])
     if config.model_family == "vila":
-        return _vila(source, config, prompt, pixels)
+        llm, embeddings = vila_embeddings(source, config, prompt, pixels)
+        logits: Tensor = llm(inputs_embeds=embeddings[None]).logits[0]
+        return logits
     ids = prompt.token_ids[None]
     media = media_arguments(source, config, prompt, pixels) if pixels else {}
     return load_model(source.folder)(input_ids=ids, **media).logits[0]
@@ -91,7 +93,11 @@ def media_arguments(
     return media
 
 
-def _vila(source: HfFolder, config: Config, prompt: Prompt, pixels: Sequence[Tensor]) -> Tensor:
+@torch.no_grad()
+def vila_embeddings(
+    source: HfFolder, config: Config, prompt: Prompt, pixels: Sequence[Tensor]
+) -> tuple[Any, Tensor]:
+    """The language model, and what it is given of a prompt: [P, h]."""
     from transformers import SiglipVisionModel
 
     from megatron_longrl.models.vila.projector import VilaProjector
@@ -108,4 +114,4 @@ def _vila(source: HfFolder, config: Config, prompt: Prompt, pixels: Sequence[Ten
         states = tower(torch.cat(list(pixels)), output_hidden_states=True).hidden_states
         rows = projector(states[config.vision_feature_layer]).flatten(0, 1)
         embeddings[prompt.media_mask] = rows
-    return llm(inputs_embeds=embeddings[None]).logits[0]
+    return llm, embeddings

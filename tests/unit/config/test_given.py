@@ -164,6 +164,54 @@ def test_defaults_of_an_entry_point(run: Path, data: str, monkeypatch: pytest.Mo
     assert rl.grpo_prompts_per_step == 9, "of three replicas"
 
 
+def test_responses_leave_room_for_prompts(recipe: Path, run: Path, data: str) -> None:
+    """Where nobody says how long they may be; also those of a model with few positions."""
+    flags = ["--pretrained-checkpoint", str(run), "--train-data-path", data]
+    assert load_config(flags, "rl").rollout_max_tokens == 1024
+    assert load_config([*flags, "--seq-length", "1536"], "rl").rollout_max_tokens == 768
+    assert load_config([*flags, "--seq-length", "1536"], "sft").rollout_max_tokens == 1024
+    short = [*flags, "--max-position-embeddings", "500"]
+    assert load_config(short, "rl").rollout_max_tokens == 250
+    assert load_config(short, "sft").rollout_max_tokens == 250, "for the evaluation of its run"
+    line = r"rollout_max_tokens \(600\) leaves no room .* in max_position_embeddings \(500\): lower"
+    with pytest.raises(UserError, match=line):
+        load_config([*short, "--rollout-max-tokens", "600"], "rl")
+    with pytest.raises(UserError, match=r"in seq_length \(200\): lower .* or raise --seq-length$"):
+        load_config([*flags, "--seq-length", "200", "--rollout-max-tokens", "200"], "rl")
+
+
+def test_frames_leave_room_for_the_rest(recipe: Path, run: Path, data: str) -> None:
+    """VILA's frames have five tokens each here."""
+    flags = ["--pretrained-checkpoint", str(run), "--train-data-path", data]
+    short = [*flags, "--max-position-embeddings", "200"]
+    for entry in ("sft", "rl"):
+        config = load_config(short, entry)
+        assert config.video_frames == 15, "15 x 5 tokens, three quarters of 100"
+        assert load_config(flags, entry).video_frames == 64
+    with pytest.raises(UserError, match=r"video_frames \(64\) x 5 tokens"):
+        load_config([*short, "--video-frames", "64"], "rl")
+
+
+def test_evaluation_does_not_keep_to_the_length_of_training_rows(run: Path, data: str) -> None:
+    flags = ["--load", str(run), "--data", data]
+    config = load_config(flags, "evaluate")
+    assert config.seq_length_from_data and config.seq_length == config.max_position_embeddings
+    assert load_config([*flags, "--seq-length", "300"], "evaluate").seq_length == 300
+
+
+def test_a_run_whose_rows_were_as_long_as_needed_goes_on_so(run: Path) -> None:
+    """The videos may be much shorter than --video-frames allows."""
+    state = next(run.glob("*/longrl_state.json"))
+    saved = json.loads(state.read_text())
+    saved["config"] |= {"seq_length_from_data": True, "video_frames": 64, "video_fps": 2.0}
+    state.write_text(json.dumps(saved))
+    config = load_config(["--load", str(run)], "sft")
+    assert config.seq_length_from_data and config.seq_length == config.max_position_embeddings
+    assert changes_since(config) == []
+    config = load_config(["--load", str(run), "--seq-length", "400"], "sft")
+    assert not config.seq_length_from_data and config.seq_length == 400
+
+
 def test_one_bound_of_frames_leaves_the_other_alone(run: Path, data: str) -> None:
     flags = ["--pretrained-checkpoint", str(run), "--train-data-path", data]
     config = load_config([*flags, "--video-frames", "8"], "sft")

@@ -2,6 +2,8 @@
 
 import ast
 import importlib
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -75,3 +77,17 @@ class TestPatches:
         assert torch.zeros(1, dtype=torch.bfloat16).type() == "torch.cuda.BFloat16Tensor"
         assert torch.zeros(1).type(torch.float64).dtype == torch.float64
         assert torch.zeros(1).type("torch.cuda.HalfTensor").dtype == torch.float16
+
+
+def test_a_program_does_not_import_inductor():
+    """It takes seconds of every launch, and nothing is compiled on a CPU."""
+    program = (
+        "import sys\n"
+        "from megatron_longrl.platforms import platform\n"
+        "platform.import_core()\n"
+        "import torch, megatron_longrl.training.sft\n"
+        "from megatron.core.fusions import fused_bias_swiglu\n"
+        "print('torch._inductor.compile_fx' in sys.modules, torch.compile.__module__)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    assert done.stdout == "False torch\n", done.stderr

@@ -94,6 +94,12 @@ def test_rewards_that_say_nothing(changes: dict[str, float], parts: list[str]) -
     assert all(part in line for part in parts), line
 
 
+def test_a_run_of_one_step_is_told_after_it() -> None:
+    (line,) = Watch(steps=1).look(SILENT)
+    assert line.startswith("rewards without signal: in this step every reward is 0")
+    assert Watch(steps=2).look(SILENT) == []
+
+
 def test_a_function_alone_is_named_without_advice_on_the_form() -> None:
     mine = {"reward/mean": 0.0, "reward/mine": 0.0, "reward/mine/words": 5.0}
     watch, rest = Watch(), {k: v for k, v in SILENT.items() if not k.startswith("reward/")}

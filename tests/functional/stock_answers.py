@@ -1,0 +1,169 @@
+"""What transformers itself makes of rows: prompts by its chat templates and processors, and greedy
+responses by its ``generate``.
+
+``python -m tests.functional.stock_answers FOLDER ROWS FILE`` writes them as JSON: for every row the
+prompt's tokens, its text, and the tokens of the response. Processors of Qwen-VL need torchvision.
+
+VILA is not in transformers: a row with media is expanded as here, and answered by transformers'
+tower and language model with our projector between them.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import av
+import torch
+from PIL import Image
+
+TOKENS = 16
+"""Longest response."""
+FRAMES_PER_SECOND, MOST_FRAMES = 2.0, 64
+"""Of a video, as by default."""
+GREEDY: dict[str, Any] = {"do_sample": False, "temperature": None, "top_p": None, "top_k": None}
+
+Row = Mapping[str, Any]
+
+
+def main(folder: Path, rows: Path, written: Path) -> None:
+    settings = json.loads((folder / "config.json").read_text())
+    if "vision_config" in settings:
+        answerer: Any = QwenVL(folder)
+    elif settings["model_type"] == "llava_llama":
+        answerer = Vila(folder)
+    else:
+        answerer = Text(folder)
+    answers = []
+    for line in rows.read_text(encoding="utf-8").splitlines():
+        ids, response = answerer.answer(json.loads(line), rows.parent)
+        text = answerer.tokenizer.decode(ids) if ids else None
+        told = answerer.tokenizer.decode(response)
+        answers.append({"prompt": ids, "text": text, "response": response, "told": told})
+    written.write_text(json.dumps(answers), encoding="utf-8")
+
+
+class Text:
+    """A language model."""
+
+    def __init__(self, folder: Path) -> None:
+        from transformers import AutoModelForCausalLM, AutoTokenizer
+
+        self.tokenizer = AutoTokenizer.from_pretrained(folder)
+        self.model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
+
+    def answer(self, row: Row, media: Path) -> tuple[list[int], list[int]]:
+        """Tokens of the prompt and of the response."""
+        messages = [{"role": "user", "content": row["problem"]}]
+        inputs = self.tokenizer.apply_chat_template(
+            messages, add_generation_prompt=True, return_tensors="pt", return_dict=True
+        )
+        ids = inputs["input_ids"][0].tolist()
+        made = self.model.generate(**inputs, **GREEDY, max_new_tokens=TOKENS)
+        return ids, made[0, len(ids) :].tolist()
+
+
+class QwenVL:
+    """A model of videos and images, with its processor."""
+
+    def __init__(self, folder: Path) -> None:
+        from transformers import AutoModelForImageTextToText, AutoProcessor
+
+        self.processor = AutoProcessor.from_pretrained(folder)
+        self.tokenizer = self.processor.tokenizer
+        self.model = AutoModelForImageTextToText.from_pretrained(folder, dtype=torch.float32).eval()
+
+    def answer(self, row: Row, media: Path) -> tuple[list[int], list[int]]:
+        """Tokens of the prompt and of the response."""
+        images = [Image.open(media / name).convert("RGB") for name in row.get("images", ())]
+        videos = [decoded(media / name) for name in row.get("videos", ())]
+        content = [{"type": "image"}] * len(images) + [{"type": "video"}] * len(videos)
+        messages = [
+            {"role": "user", "content": [*content, {"type": "text", "text": row["problem"]}]}
+        ]
+        text = self.processor.apply_chat_template(messages, add_generation_prompt=True)
+        given: dict[str, Any] = {"images": images} if images else {}
+        if videos:
+            frames, told = zip(*videos, strict=True)
+            given |= {"videos": list(frames), "video_metadata": list(told)}
+            given |= {"do_sample_frames": True, "fps": FRAMES_PER_SECOND}
+        inputs = self.processor(text=[text], return_tensors="pt", **given)
+        ids = inputs["input_ids"][0].tolist()
+        made = self.model.generate(**inputs, **GREEDY, max_new_tokens=TOKENS)
+        return ids, made[0, len(ids) :].tolist()
+
+
+class Vila:
+    """Three folders. Of a row with media the prompt's tokens are not told."""
+
+    def __init__(self, folder: Path) -> None:
+        from megatron_longrl.checkpoint.hf import HfFolder
+        from megatron_longrl.config import Config
+        from megatron_longrl.data.prompts import PromptBuilder
+        from megatron_longrl.data.tokenizer import build_tokenizer
+
+        self._language_model = Text(folder / "llm")
+        self.tokenizer = self._language_model.tokenizer
+        self._source = HfFolder(folder)
+        fields = self._source.config_fields()
+        self._config = Config(
+            **fields,
+            seq_length=fields["max_position_embeddings"],
+            video_fps=FRAMES_PER_SECOND,
+            video_frames=MOST_FRAMES,
+        )
+        tokenizer = build_tokenizer(self._config.tokenizer_type, self._config.tokenizer_model)
+        self._builder = PromptBuilder.from_config(self._config, tokenizer, "sft")
+
+    def answer(self, row: Row, media: Path) -> tuple[list[int] | None, list[int]]:
+        """Tokens of the prompt and of the response."""
+        from megatron_longrl.cli.conversion.reference import vila_embeddings
+        from megatron_longrl.data.rows import load_rows
+        from megatron_longrl.data.video import decode_frames
+
+        if not ("videos" in row or "images" in row):
+            return self._language_model.answer(row, media)
+        path = media / "one_row.jsonl"
+        path.write_text(json.dumps(row), encoding="utf-8")
+        (loaded,) = load_rows([str(path)], "train.jsonl")
+        path.unlink()
+        prompt = self._builder.build(loaded)
+        pixels = [decode_frames(spec) for spec in prompt.videos]
+        llm, embeddings = vila_embeddings(self._source, self._config, prompt, pixels)
+        made = llm.generate(
+            inputs_embeds=embeddings[None],
+            attention_mask=torch.ones(1, len(embeddings), dtype=torch.long),
+            **GREEDY,
+            max_new_tokens=TOKENS,
+        )
+        return None, made[0].tolist()
+
+
+def decoded(path: Path) -> tuple[Any, Any]:
+    """All frames of a video, and what a reader of files says of it.
+
+    They are decoded as here: decoders differ by a grey level, which changes a choice of a model of
+    random weights. Which frames are taken and what becomes of them is the processor's.
+    """
+    import numpy as np
+    from transformers.video_utils import VideoMetadata
+
+    from megatron_longrl.cli.frames import main as write_frames
+
+    with TemporaryDirectory() as folder:
+        write_frames([str(path), "--video-frames", "10000", "--output", folder])
+        pictures = sorted(Path(folder).glob("*.png"))
+        frames = np.stack([np.asarray(Image.open(picture)) for picture in pictures])
+    with av.open(str(path)) as container:
+        rate = float(container.streams.video[0].average_rate or 0)
+    return frames, VideoMetadata(
+        total_num_frames=len(frames), fps=rate, duration=len(frames) / rate
+    )
+
+
+if __name__ == "__main__":
+    main(*map(Path, sys.argv[1:]))
