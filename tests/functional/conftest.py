@@ -6,7 +6,17 @@ from pathlib import Path
 
 import pytest
 
-from tests.functional.launches import CP2, SFT, Arena, kill_and_resume, rl_flags, run
+from tests import stock_folders
+from tests.functional.clips import write_clip
+from tests.functional.launches import (
+    CP2,
+    SFT,
+    Arena,
+    kill_and_resume,
+    rl_flags,
+    run,
+    write_rows,
+)
 
 
 @pytest.fixture(scope="session")
@@ -59,3 +69,21 @@ def resumed_rl_run(
     watched = {"WATCH_FRAMES": str(folder / "frames")}
     kill_and_resume(arena, "train_rl", flags, folder, "0:3", watched)
     return folder
+
+
+@pytest.fixture(scope="session")
+def stock_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A Qwen2.5-VL as transformers saves it."""
+    return stock_folders.write(tmp_path_factory.mktemp("stock"), "qwen2_5_vl")
+
+
+@pytest.fixture(scope="session")
+def clips(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Six clips with a question each, in a folder of their own."""
+    folder = tmp_path_factory.mktemp("clips")
+    rows = []
+    for number in range(6):
+        write_clip(folder / f"{number}.mp4", number % 2, 12 + number)
+        question = "Which colour is it?\nA. red\nB. green"
+        rows.append({"problem": question, "answer": "AB"[number % 2], "videos": [f"{number}.mp4"]})
+    return write_rows(folder / "train.jsonl", rows)

@@ -9,12 +9,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import av
-import numpy as np
 import pytest
 from PIL import Image
 
 from tests import stock_folders
+from tests.functional.clips import write_clip
 from tests.functional.launches import metrics_of, run, write_rows
 from tests.functional.stock_answers import TOKENS
 from tests.runner.tiers import full_only
@@ -37,18 +36,6 @@ def longrl(*arguments: str | Path, ranks: int = 1) -> str:
     output = run(command, ranks, 240).succeeded().output
     assert "Transformer Engine" not in output and "Warning" not in output
     return output
-
-
-def write_clip(path: Path, channel: int, frames: int) -> None:
-    """A film of one colour, at ten frames a second."""
-    with av.open(str(path), "w") as container:
-        stream = container.add_stream("libx264", rate=10)
-        stream.width, stream.height, stream.pix_fmt = 64, 48, "yuv420p"
-        for number in range(frames):
-            pixels = np.zeros((48, 64, 3), np.uint8)
-            pixels[..., channel] = 60 + 5 * number
-            container.mux(stream.encode(av.VideoFrame.from_ndarray(pixels, format="rgb24")))
-        container.mux(stream.encode())
 
 
 @pytest.fixture(scope="module")

@@ -11,10 +11,7 @@ from pathlib import Path
 import pytest
 
 from tests.functional.launches import ENVIRONMENT, ROOT, metrics_of
-from tests.functional.test_first_use import data, model
 from tests.page_commands import Block, blocks
-
-__all__ = ["data", "model"]  # fixtures
 
 SECONDS = 900
 
@@ -32,17 +29,17 @@ def block_of(page: str, *words: str) -> Block:
 
 
 @pytest.mark.full("tests/unit/test_page_commands.py::test_commands")
-def test_the_readmes_commands(model: Path, data: Path, tmp_path: Path) -> None:
+def test_the_readmes_commands(stock_model: Path, clips: Path, tmp_path: Path) -> None:
     """With nothing changed but what MODEL, DATA and TEST.jsonl are."""
-    (tmp_path / "MODEL").symlink_to(model)
-    (tmp_path / "DATA").symlink_to(data.parent)
+    (tmp_path / "MODEL").symlink_to(stock_model)
+    (tmp_path / "DATA").symlink_to(clips.parent)
     (tmp_path / "bin").mkdir()
     program = tmp_path / "bin" / "longrl"
     program.write_text(f'#!/bin/sh\nexec "{sys.executable}" -m megatron_longrl "$@"\n')
     program.chmod(0o755)
-    rows = [json.loads(line) for line in data.read_text().splitlines()]
+    rows = [json.loads(line) for line in clips.read_text().splitlines()]
     for row in rows:
-        row["videos"] = [str(data.parent / name) for name in row["videos"]]
+        row["videos"] = [str(clips.parent / name) for name in row["videos"]]
     (tmp_path / "TEST.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     block = block_of("README.md", "longrl train-sft", "longrl train-rl")
     done = subprocess.run(

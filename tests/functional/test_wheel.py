@@ -7,7 +7,6 @@ from pathlib import Path
 
 import pytest
 
-from tests.functional import test_first_use
 from tests.functional.launches import metrics_of
 from tests.functional.test_first_use import SMALL
 from tests.wheel import build_wheel, run_from
@@ -16,7 +15,6 @@ pytestmark = pytest.mark.full(
     "tests/unit/test_wheel.py::test_a_recipe_and_its_base_are_found_by_name"
 )
 
-model, data = test_first_use.model, test_first_use.data
 RECIPE = ("--config", "qwen2_5_vl/grpo.yaml")
 MRSP = ("--multimodal-sequence-parallel-size", "2")
 STEP = (*RECIPE, *MRSP, *SMALL, "--train-iters", "1", "--rollout-memory-gib", "1")
@@ -29,11 +27,13 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def folder(site: Path, model: Path, data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def folder(
+    site: Path, stock_model: Path, clips: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Path:
     """A working folder with the model, the data and an SFT run."""
     folder = tmp_path_factory.mktemp("elsewhere")
-    (folder / "MODEL").symlink_to(model)
-    (folder / "DATA").symlink_to(data.parent)
+    (folder / "MODEL").symlink_to(stock_model)
+    (folder / "DATA").symlink_to(clips.parent)
     start = ("--pretrained-checkpoint", "MODEL", "--train-data-path", "DATA", "--save", "sft")
     longrl(site, folder, "train-sft", *start)
     return folder
