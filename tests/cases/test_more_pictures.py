@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from tests.cases import doors
+from tests.runner.tiers import full_only
 from tests.unit.data.clips import by_opencv, copy, decoded, ours
 from tests.unit.data.video_files import write
 
@@ -126,7 +127,14 @@ CONTAINERS = {
 }
 
 
-@pytest.mark.parametrize("says", [(80, 48), (64, 60), (40, 40), (48, 64), (100, 90)])
+@pytest.mark.parametrize(
+    "says",
+    full_only(
+        "tests/cases/test_more_pictures.py::test_another_size",
+        [(80, 48), (64, 60), (40, 40), (48, 64), (100, 90)],
+        [(80, 48)],
+    ),
+)
 @pytest.mark.parametrize("name", CONTAINERS)
 def test_another_size(tmp_path: Path, name: str, says: tuple[int, int]) -> None:
     codec, ending, change = CONTAINERS[name]

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from tests.cases import doors
+from tests.runner.tiers import full_only
 from tests.unit.data.clips import copy, decoded
 from tests.unit.data.video_files import write
 
@@ -43,7 +44,14 @@ WAYS = {"h264": ("libx264", ("mp4", "mkv", "mov")), "vp9": ("libvpx-vp9", ("webm
 
 
 @pytest.mark.parametrize("way", WAYS)
-@pytest.mark.parametrize("shape", SHAPES)
+@pytest.mark.parametrize(
+    "shape",
+    full_only(
+        "tests/cases/test_more_times.py::test_frames_by_their_own_times",
+        SHAPES,
+        ["a pause", "every seventh is dropped", "a browser", "a picture every 7.3 s"],
+    ),
+)
 def test_frames_by_their_own_times(tmp_path: Path, shape: str, way: str) -> None:
     codec, endings = WAYS[way]
     times = np.asarray(SHAPES[shape]) / 1000
@@ -104,7 +112,14 @@ RATES = {
 }
 
 
-@pytest.mark.parametrize("ending", ["mp4", "mkv", "webm", "mov", "avi", "ts", "flv"])
+@pytest.mark.parametrize(
+    "ending",
+    full_only(
+        "tests/cases/test_more_times.py::test_constant_rates",
+        ["mp4", "mkv", "webm", "mov", "avi", "ts", "flv"],
+        ["mp4", "mkv"],
+    ),
+)
 @pytest.mark.parametrize("name", RATES)
 def test_constant_rates(tmp_path: Path, name: str, ending: str) -> None:
     """Milliseconds of Matroska and FLV make no variable rate of them."""

@@ -80,7 +80,7 @@ def test_images_of_every_format(tmp_path: Path) -> None:
     assert left - used == set()
     assert len(used) > 20 and len(names) - len(used) > 100
     builder = builders(tmp_path / "tokenizers", max_tokens=4000)[0]
-    for row in load_rows([tmp_path / "media.jsonl"]):
+    for row in load_rows([tmp_path / "media.jsonl"])[::5]:
         kind, told = expand_and_decode(row, builder)[:2]
         name = row.images[0].name
         assert kind in ((READ, REFUSED) if name in used else (REFUSED,)), told
