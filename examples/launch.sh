@@ -28,7 +28,8 @@ DISTRIBUTED_ARGS=(
   --master-port "${MASTER_PORT:-6000}"
 )
 
-python -m megatron_longrl "$SUBCOMMAND" "${DISTRIBUTED_ARGS[@]}" --config "$RECIPE" \
+# In the place of this shell, so that signals of SLURM reach it.
+exec python -m megatron_longrl "$SUBCOMMAND" "${DISTRIBUTED_ARGS[@]}" --config "$RECIPE" \
   --pretrained-checkpoint "$CHECKPOINT" \
   --train-data-path "$DATA" \
   --save "$OUT_DIR" --load "$OUT_DIR" \

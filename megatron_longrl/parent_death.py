@@ -9,6 +9,14 @@ import signal
 _PR_SET_PDEATHSIG = 1  # linux/prctl.h
 
 
+def serve_only(parent: int) -> None:
+    """:func:`end_with`, for a child that works for a run: signals that ask the run to save and to
+    end, which a terminal or SLURM sends to all processes, are left to the run."""
+    for number in (signal.SIGINT, signal.SIGUSR1):
+        signal.signal(number, signal.SIG_IGN)
+    end_with(parent)
+
+
 def end_with(parent: int) -> None:
     """From now on the kernel kills this process when its parent ends, however that ends.
 

@@ -21,8 +21,8 @@ DOCS = ROOT / "docs"
 FAQ = DOCS / "faq.md"
 GUIDES = [FAQ, DOCS / "glossary.md", DOCS / "algorithms.md"]
 GAP = "…"
-FOREIGN_FLAGS = {"--ipc", "--shm-size", "--pid"}
-"""Of docker and py-spy."""
+FOREIGN_FLAGS = {"--ipc", "--shm-size", "--pid", "--signal"}
+"""Of docker, py-spy and sbatch."""
 
 _PLACE = re.compile(r"%[-+ #0-9.]*[a-z]|\{[^{}]*\}")
 """What a value takes the place of, in a text for ``%`` or ``format``."""

@@ -12,13 +12,13 @@ import os
 import sys
 
 from megatron_longrl.errors import UserError
-from megatron_longrl.parent_death import end_with
+from megatron_longrl.parent_death import serve_only
 
 
 def main() -> int:
     """Entry point; returns the exit status."""
     orders = json.load(sys.stdin)
-    end_with(orders["parent"])
+    serve_only(orders["parent"])
     from megatron_longrl.rollout.serve import listen, run
     from megatron_longrl.rollout.vllm.model import ModelSettings
     from megatron_longrl.training.logging import configure_logging
