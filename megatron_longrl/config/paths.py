@@ -11,8 +11,12 @@ PATH_FIELDS = (
     *("train_data_path", "valid_data_path", "data", "output", "tokenizer_model"),
     *("save", "load", "pretrained_checkpoint", "tensorboard_dir", "embedding_cache_dir"),
     *("rollout_record_dir", "replay_rollouts", "rollout_token_file"),
+    *("judge_prompt", "judge_cache", "reward_function"),
 )
-"""Fields that hold a path, or a list of paths."""
+"""Fields that hold a path, or a list of paths, perhaps with more behind it (FILE.py:NAME)."""
+
+_FILES_OR_NAMES = ("chat_template", "prompt_template")
+"""Fields that hold the path of a file, or the name of what the package has."""
 
 _READ = {
     "pretrained_checkpoint": "folder",
@@ -38,7 +42,8 @@ _READ_BY = {
 def absolute_paths(values: Mapping[str, Any]) -> dict[str, Any]:
     """The fields of a configuration with absolute paths, so that they mean the same elsewhere."""
     changed = dict(values)
-    for name in PATH_FIELDS:
+    files = [name for name in _FILES_OR_NAMES if os.path.isfile(changed.get(name) or "")]
+    for name in (*PATH_FIELDS, *files):
         value = changed.get(name)
         if isinstance(value, list):
             changed[name] = [os.path.abspath(path) for path in value]

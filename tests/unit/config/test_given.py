@@ -247,3 +247,22 @@ def test_paths_are_kept_absolute() -> None:
     assert kept["train_data_path"] == [str(Path("train.jsonl").resolve())]
     assert kept["load"] == str(Path("runs/sft").resolve())
     assert (kept["save"], kept["tokenizer_model"], kept["lr"]) == (None, "", 1e-4)
+
+
+def test_files_of_templates_and_rewards_mean_the_same_elsewhere(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "mine.jinja").write_text("{{ messages }}")
+    given = {
+        "chat_template": "mine.jinja",
+        "prompt_template": "think-answer",
+        "reward_function": ["a/mine.py:brevity=0.2", "/b.py:f"],
+        "judge_prompt": "judge.txt",
+        "judge_cache": None,
+    }
+    assert absolute_paths(given) == {
+        "chat_template": f"{tmp_path}/mine.jinja",
+        "prompt_template": "think-answer",
+        "reward_function": [f"{tmp_path}/a/mine.py:brevity=0.2", "/b.py:f"],
+        "judge_prompt": f"{tmp_path}/judge.txt",
+        "judge_cache": None,
+    }
