@@ -5,13 +5,14 @@ from __future__ import annotations
 import dataclasses
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, cast
 
 import pytest
 
 from megatron_longrl.checkpoint.distributed import Loaded
 from megatron_longrl.planner.cost import Machine
 from megatron_longrl.training import loop
+from megatron_longrl.training.logging import MetricsLogger
 from megatron_longrl.training.loop import TrainingLoop, start
 from megatron_longrl.training.timing import PhaseTimer
 from megatron_longrl.training.usable_rows import SkipLimit
@@ -75,14 +76,12 @@ def test_a_resumed_run_reckons_with_the_machine_that_it_had_measured():
     assert Machine.remembered(None, measured) == measured
 
 
-def test_a_validation_before_the_first_step_is_no_part_of_its_time(monkeypatch):
+def test_a_validation_before_the_first_step_is_no_part_of_its_time():
     steps: list[dict[str, float]] = []
     log = SimpleNamespace(
-        truncate_after=lambda iteration: None,
         log_step=lambda iteration, metrics, **others: steps.append(metrics),
-        close=lambda: None,
+        warn=lambda iteration, line: None,
     )
-    monkeypatch.setattr(loop, "MetricsLogger", lambda *parts: log)
     timer = PhaseTimer(lambda: None)
 
     def validate(rows: object) -> dict[str, float]:
@@ -110,8 +109,11 @@ def test_a_validation_before_the_first_step_is_no_part_of_its_time(monkeypatch):
         samples_per_step=1,
         _peak_memory=lambda: 0,
         _is_due=lambda interval, iteration: False,
+        _stop_if_asked=lambda: None,
+        _may_work_ahead=False,
     )
-    TrainingLoop._run(run, SimpleNamespace(step=step, validate=validate))
+    trainer: Any = SimpleNamespace(step=step, validate=validate)
+    TrainingLoop._steps(run, trainer, cast(MetricsLogger, log))
     before, first = steps
     assert before == {"valid/accuracy": 0.5}
     assert [name for name in first if name.startswith("time/")] == ["time/update"]
