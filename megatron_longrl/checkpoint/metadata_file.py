@@ -10,6 +10,9 @@ from __future__ import annotations
 
 import pickle
 import re
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -81,6 +84,38 @@ class _Foreign(Exception):
     """The file names a class or function that is not on the list."""
 
 
+@contextmanager
+def _unchanged_classes() -> Iterator[None]:
+    """Around an unpickler: a pickle may set attributes of any class that it names, which would
+    change it for the whole process.
+
+    Raises:
+        _Foreign: it has done so; the classes are then again as they were.
+    """
+    classes = [
+        value
+        for module, names in _KNOWN.items()
+        for name in names
+        if isinstance(value := getattr(sys.modules.get(module), name, None), type)
+    ]
+    before = [dict(vars(one)) for one in classes]
+    try:
+        yield
+    finally:
+        changed = None
+        for one, attributes in zip(classes, before, strict=True):
+            for name, value in dict(vars(one)).items():
+                if name not in attributes:
+                    delattr(one, name)
+                elif value is not attributes[name]:
+                    setattr(one, name, attributes[name])
+                else:
+                    continue
+                changed = f"a change of {one.__module__}.{one.__qualname__}.{name}"[:100]
+        if changed is not None:
+            raise _Foreign(changed)
+
+
 def check_core_files(folder: str | Path) -> None:
     """Can megatron-core read this checkpoint without running what is in it?
 
@@ -101,7 +136,7 @@ def read_metadata(folder: str | Path) -> Metadata:
     """
     path = Path(folder) / METADATA
     try:
-        with path.open("rb") as file:
+        with path.open("rb") as file, _unchanged_classes():
             found = _Unpickler(file).load()
             trailing = file.read(1)
     except _Foreign as error:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import importlib
+import os
+import signal
 import sys
 from collections.abc import Sequence
 
@@ -23,9 +25,24 @@ SUBCOMMANDS: dict[str, tuple[str, str]] = {
 }
 """Subcommand -> (module of :mod:`megatron_longrl.cli`, what it does)."""
 
+READER_ENDED_STATUS = 128 + signal.SIGPIPE
+"""Exit status where nobody reads the output any more, as in ``longrl inspect DIR | head -1``."""
+
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Entry point; returns the exit status."""
+    """Entry point; returns the exit status: 141 where the reader of the output has ended."""
+    try:
+        try:
+            return _main(arguments)
+        finally:  # also behind --help, which ends by SystemExit
+            sys.stdout.flush()
+    except BrokenPipeError:
+        # As a program that SIGPIPE ends. Python writes what is left at its exit, which would fail.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return READER_ENDED_STATUS
+
+
+def _main(arguments: Sequence[str] | None) -> int:
     given = list(sys.argv[1:] if arguments is None else arguments)
     if not given or given[0] in ("-h", "--help"):
         sys.stdout.write(overview())

@@ -15,13 +15,16 @@ from typing import Any
 _REFERENCE = re.compile(r"\$\{([A-Za-z_]\w*)\}", re.ASCII)
 _SECRET = re.compile(
     r"(?:^|[_\W])(?:api_?keys?|access_?keys?|private_?keys?|token|auth|authorization|bearer|"
-    r"passw(?:or)?d|passphrase|secret|credentials?)(?:$|[_\W])",
+    r"passw(?:or)?d|pwd|passphrase|secret|credentials?|sig|signature|jwt|cookie)(?:$|[_\W])",
     re.IGNORECASE,
 )
 """Names of what is kept secret."""
 _COUNTED = re.compile(r"(?:max|min|num|number|stop|end|eos|pad)_|_(?:id|ids|count|limit)$", re.I)
 """Names that speak of a model's tokens."""
 _USER = re.compile(r"[a-z][a-z0-9+.-]*://[^/?#\s]*:[^/?#\s]*@", re.IGNORECASE)
+_TOKEN_USER = re.compile(r"https?://[^/?#\s@]+@", re.IGNORECASE)
+"""A token in the place of a user, as of https://TOKEN@host."""
+_CAMEL = re.compile(r"(?<=[a-z0-9])(?=[A-Z])")
 _QUERY = re.compile(r"[?&]([^=&#\s]+)=[^&#\s]", re.IGNORECASE)
 
 
@@ -62,11 +65,12 @@ def _secrets(name: str, value: Any, *, is_field: bool = False) -> Iterator[str]:
 
 def is_secret(name: str) -> bool:
     """Whether what is called so is kept secret."""
+    name = _CAMEL.sub("_", name)  # accessToken
     return bool(_SECRET.search(name)) and not _COUNTED.search(name)
 
 
 def _has_credentials(text: str) -> bool:
-    if _USER.search(text):
+    if _USER.search(text) or _TOKEN_USER.search(text):
         return True
     return "://" in text and any(is_secret(name) for name in _QUERY.findall(text))
 

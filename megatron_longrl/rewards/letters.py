@@ -53,10 +53,19 @@ _OTHER = re.compile(
     r"|\s([A-Z])[.):]\s+(?=[a-z])"  # the next option of a list
 )
 _BEFORE_OTHER = re.compile(  # What stands before a letter that is a choice of its own.
-    r"(?:[,;:/&|+\n.!?]|\b(?i:or|and|is|be|vs|versus|maybe|perhaps|possibly|probably|actually"
+    r"(?:[,;:/&|+\n.!?<>=\u2192]|\b(?i:or|and|is|be|vs|versus|maybe|perhaps|possibly|probably|actually"
     r"|alternatively|even|also|but|then|either|although|though|however|plus|option|choice"
     r"|well\s+as|mean|along\s+with|together\s+with))\s*$"
 )
+_BUT = re.compile(
+    r"(?i:\b(?:but|though|although|however|yet|or|rather|while|whereas)\b|!=|\u2260)"
+    r"[^.;!?\n]{0,80}?(?<![\w'])([A-Z])(?![\w'])"
+)
+"""Another letter in a later part of the sentence: "B, but the video shows D"."""
+_DENIED_THERE = re.compile(
+    r"(?i:\b(?:not|no|never|neither|nor|without|wrong|incorrect|false|rather|instead|unlikely)\b|n't\b)"
+)
+_NEAR = 300  # characters behind a letter in which "but D" is about it
 _BEFORE = 24  # characters that are looked at before such a letter
 _LATER = re.compile(
     r"(?i:\b(?:or|maybe|perhaps|possibly|actually|wait|i\s+mean)\b[\s,]*(?:maybe\s+|perhaps\s+|possibly\s+"
@@ -166,6 +175,8 @@ def letter_cues(text: str) -> Iterator[tuple[str, int, int]]:
     """Letters that the text calls its answer: (letter, where the words begin that say so, where
     they end)."""
     for match in _CUE.finditer(text):
+        if text[max(0, match.start() - 1) : match.start()] == "\u4e0d":  # Chinese: not
+            continue
         if not is_word(text, match) and not _NEGATION.search(
             text, max(0, match.start() - 80), match.start()
         ):
@@ -208,4 +219,9 @@ def is_hedged(rest: str, letter: str) -> bool:
     after = rest[len(before) :]
     later = [match[match.lastindex or 0].upper() for match in _LATER.finditer(after)]
     later += [other for other, _, _ in letter_cues(rest)]
+    near = rest[:_NEAR]
+    for match in _BUT.finditer(near):
+        clause = re.split(r"[.;!?\n]", near[match.start() :], maxsplit=1)[0]
+        if not is_word(near, match) and not _DENIED_THERE.search(clause):
+            later.append(match[1])
     return any(other != letter for other in later)

@@ -10,10 +10,23 @@ from megatron_longrl.rewards.plain import plain
 from megatron_longrl.rewards.sample import RewardError
 from megatron_longrl.rewards.statements import stated
 
+_WORD = (
+    r"(?:one|two|three|four|five|six|seven|eight|nine|ten|eleven|twelve"
+    r"|more|less|fewer|above|below)"
+)
+_UNIT = r"(?:[A-Za-z]{1,20}\s{1,3})?"  # bounded: a long text is searched from each of its digits
 _LIMIT = re.compile(
+    # before a number
     r"(?i:\b(?:(?:more|less|fewer|greater|larger|smaller|higher|lower|other)\s+than|at\s+(?:least|most)"
     r"|up\s+to|not|never|between)\s+(?:\w+\s+)?|n't\s+(?:\w+\s+)?)[-+]?[\d.\\$]"
+    r"|(?i:\b(?:over|under|above|below|min(?:imum)?|max(?:imum)?|except(?:\s+for)?|anything\s+but"
+    r"|twice|half|double|triple)(?:\s+of)?\s+|\bsqrt\s?\(?)[-+]?[\d.\\$]"
+    # behind one
+    rf"|\d\s{{0,3}}(?i:\+\s*\Z|{_UNIT}\(?or\s+(?:maybe\s+)?{_WORD}\b|and\s+a\s+(?:half|quarter)\b"
+    rf"|{_UNIT}too\s+(?:low|high|many|few)\b|is\s+too\b|(?:squared|cubed|dozen)\b"
+    r"|(?:more|less|fewer|higher|lower)\s+than\b)"
 )
+"""What makes another number, or none, of the one that is read."""
 
 
 def numeric_reward(response: str, answer: str, tolerance: float) -> float:

@@ -18,8 +18,9 @@ from megatron_longrl.rewards.letters import (
 from megatron_longrl.rewards.options import Options, normal
 from megatron_longrl.rewards.statements import (
     MOST,
+    is_answer_taken_back,
+    is_called_wrong,
     is_no_statement,
-    is_taken_back,
     is_unsure,
     sentence_around,
     sentences_of,
@@ -41,9 +42,12 @@ _LONGEST_OPTION = 500
 _INITIALS = re.compile(r"\s*[A-Z]\.\s?[A-Z]\.")
 _HEADING = re.compile(r"[\s\u2022-]*[(\[]?(?i:option\s+)?([A-Z])[.):\]]+\s*(?=\S)")
 _ANOTHER = re.compile(r"(?i:\b(?:options?|choices?|answers?|or|and)\s+)[(\"']*([A-Z])(?![\w'-])")
+_SUBJECT = re.compile(
+    r"(?<![\w'.])([A-Z])\s+(?=(?i:is|fits?|match(?:es)?|seems|works?|describes?)\b)"
+)
 _TOO = re.compile(
     r"(?i:\b(?:also|possible|possibly|could|may|might|alternatively|maybe|perhaps|equally|as\s+well"
-    r"|either|both|actually|acceptable|plausible|valid|likely|too)\b)"
+    r"|either|both|actually|acceptable|plausible|valid|likely|too|better|fits?|match(?:es)?|correct|right|what\s+(?:happens|is\s+shown))\b)"
 )
 _DENIED = re.compile(
     r"(?i:\b(?:not|no|none|neither|never|wrong|incorrect|false|rather|instead|eliminated?|excluded?"
@@ -83,7 +87,9 @@ def stated_letter(text: str, options: Options) -> str | None:
         return None
     (letter,) = letters
     rest = text[min(end for _, end in votes) :]
-    return None if letter and (_offers_another(rest, letter) or is_taken_back(rest)) else letter
+    return (
+        None if letter and (_offers_another(rest, letter) or is_answer_taken_back(rest)) else letter
+    )
 
 
 def _called(text: str, options: Options) -> Iterator[Vote]:
@@ -97,6 +103,7 @@ def _called(text: str, options: Options) -> Iterator[Vote]:
             continue
         rest = text[end:last]
         is_guess = is_hedged(rest, letter) or is_unsure(without_reason(text[start:last]))
+        is_guess = is_guess or _is_rejected(rest, letter)
         line = text[end : end + _LONGEST_OPTION].partition("\n")[0]
         yield None if is_guess or names_another(line, letter, options) else letter, last
 
@@ -111,7 +118,7 @@ def _alone(text: str, options: Options) -> Iterator[Vote]:
     if len(lines) - 1 not in listed:
         parts += sentences_of(text)[-1:]
     for part in dict.fromkeys(parts):
-        end = text.rfind(part) + len(part)
+        end = (text.find(part) if part == lines[0] else text.rfind(part)) + len(part)
         lead = _THEREFORE.match(part)
         part = part[lead.end() :] if lead else part
         match = _LETTER.match(part)
@@ -123,8 +130,14 @@ def _alone(text: str, options: Options) -> Iterator[Vote]:
             continue
         rest = without_option(rest, own)
         is_guess = is_hedged(rest, letter) or is_unsure(without_reason(rest))
-        is_guess = is_guess or names_another(rest, letter, options)
+        is_guess = is_guess or names_another(rest, letter, options) or _is_rejected(rest, letter)
         yield None if is_guess or part.rstrip().endswith("?") else letter, end
+
+
+def _is_rejected(rest: str, letter: str) -> bool:
+    """Whether the sentence of a letter calls it wrong: "B (incorrect)", "B. He sits: not shown"."""
+    others = {*other_letters(rest), *(m[1] for m in _ANOTHER.finditer(rest))}
+    return is_called_wrong(rest) and not others - {letter}
 
 
 def _listed(lines: list[str]) -> set[int]:
@@ -145,7 +158,12 @@ def _offers_another(text: str, letter: str) -> bool:
     """Whether a sentence behind a choice calls another letter possible, or is one."""
     for sentence in sentences_of(text):
         letters = {*other_letters(sentence)}
-        letters |= {m[1] for m in _ANOTHER.finditer(sentence) if not is_word(sentence, m)}
+        letters |= {
+            m[1]
+            for pattern in (_ANOTHER, _SUBJECT)
+            for m in pattern.finditer(sentence)
+            if not is_word(sentence, m)
+        }
         if not letters - {letter}:
             continue
         if len(sentence.strip(" .,:;!?()[]")) == 1:

@@ -39,22 +39,42 @@ _CONCLUSION = re.compile(
 _NAMING = re.compile(r"(?i:(?:it|this|that)(?:\s+is|'s)\b\s*:?)\s*(?=\S)")
 _NO_STATEMENT = re.compile(  # Before "the answer is": nothing is stated behind it.
     r"(?i:\b(?:whether|if|unless|suppose|supposing|assume|assuming|not\s+(?:quite\s+)?(?:sure|certain)"
-    r"|unsure|uncertain|unclear|impossible|maybe|perhaps|possibly)\b)"
-    r"|(?i:\b(?:not|never|cannot|nor|neither|hardly)\b|n't\b)[^.;,:]*$"
+    r"|unsure|uncertain|unclear|impossible|maybe|perhaps|possibly|at\s+first|initially)\b)"
+    r"|(?i:\b(?:not|never|cannot|nor|neither|hardly|nobody|no\s+one|refuse[sd]?"
+    r"|(?:wrong|incorrect|false|mistake|mistaken)\s+(?:to|that))\b|n't\b)[^.;,:]*$"
+    # "The wrong answer is": another answer than the one that is asked for.
+    r"|(?i:\b(?:wrong|incorrect|false|worst|opposite|initial|first|second(?:[- ]best)?|previous"
+    r"|earlier|original|former|expected|tempting|other|another|alternative|possible|plausible"
+    r"|unlikely|(?:least|less)\s+\w+)\s+$)"
+    r"|\u4e0d$"
 )
 _UNSURE = re.compile(
     r"(?i:\b(?:maybe|perhaps|possibly|probably|might|could|may\s+be|either|whether|guess"
     r"|not\s+(?:quite\s+)?(?:sure|certain)|unsure|uncertain|unclear|unknown|impossible|hard\s+to"
-    r"|cannot\s+(?:be\s+)?(?:tell|say|determined?|answer(?:ed)?))\b"
+    r"|cannot\s+(?:be\s+)?(?:tell|say|determined?|answer(?:ed)?)|if|unless)\b"
     r"|\b(?:can't|couldn't|cannot)\s+(?:tell|say|determine|answer|see|find)\b)"
 )
 _TAKEN_BACK = re.compile(
     r"\A\s*(?i:(?:or|wait|hmm+|actually|alternatively|maybe|perhaps|possibly|oops|sorry|hold\s+on"
+    r"|correction|edit(?=\s*:)|update(?=\s*:)|revised|strike\s+that|scratch\s+that"
+    r"|on\s+(?:reflection|closer)|looking\s+(?:closer|again|more\s+closely)"
     r"|no(?=\s*[,.!:\u2014-]))\b)"
-    r"|(?i:\b(?:on\s+second\s+thought|let\s+me\s+(?:re-?check|re-?consider|re-?count|re-?think)"
+    r"|\A\s*(?:\u4e0d\u5bf9|\u66f4\u6b63)"  # Chinese: wrong, correction
+    # "B. Incorrect.": a verdict on what stands before it.
+    r"|\A\W*(?i:(?:not\s+(?:right|correct|true|shown|seen|visible)|wrong|incorrect|false))\W{0,9}\Z"
+    r"|(?i:\b(?:on\s+second\s+thought|let\s+me\s+(?:double-?\s?check|re-?check|re-?consider|re-?count|re-?think)"
     r"|(?:could|might|may)\s+also|i(?:'m|\s+am)\s+not\s+(?:sure|certain)"
-    r"|(?:this|that|it)\s+is\s+(?:wrong|incorrect|not\s+(?:right|correct)))\b)"
+    r"|(?:this|that|it)\s+(?:is\s+(?:wrong|incorrect|false|not\s+(?:right|correct|true|shown))"
+    r"|(?:does\s+not|doesn't|never)\s+(?:happen|occur)s?))\b)"
 )
+_CONTRAST = re.compile(r"\A\s*(?i:however|but)\b")
+_VERDICT = re.compile(
+    r"(?:[(:\u2013\u2014-]\s{0,3}|(?i:\b(?:is|are|was|were|be)\s{1,3}(?:\w{1,20}ly\s{1,3})?))"
+    r"(?i:wrong|incorrect|false|untrue|not\s+(?:right|correct|true|shown|seen|visible))"
+    r"[\s.!)]{0,9}\Z"
+)
+"""At the end of a sentence, which is then about a wrong answer: "7 is incorrect", "7 (wrong)"."""
+
 _REASON = re.compile(
     r"(?<=\S)(?:\s++[,;:]?+|[,;:])?+\s*+"
     r"(?:\((?=[^)]{0,200}[A-Za-z])|(?<=\s)[\u2013\u2014-]\s(?=[A-Za-z])"
@@ -116,7 +136,7 @@ def stated(
         others = [other for other, _ in found[:-1]]
         others += _alone(read, _LABEL.sub("", text[end:]), words=2)
         agree = all(other == value for other in others)
-        return value if agree and not is_taken_back(text[end:]) else None
+        return value if agree and not is_answer_taken_back(text[end:]) else None
     sentences = sentences_of(text)
     if cues or not sentences:
         return None  # It speaks of an answer, and does not give one.
@@ -178,6 +198,18 @@ def is_taken_back(text: str, first: int = 0) -> bool:
     return any(_TAKEN_BACK.search(sentence) for sentence in sentences_of(text)[first:])
 
 
+def is_answer_taken_back(rest: str) -> bool:
+    """Whether what follows a statement takes it back; a sentence that goes on with "however" does,
+    too."""
+    sentences = sentences_of(rest)
+    return is_taken_back(rest) or bool(sentences and _CONTRAST.match(sentences[0]))
+
+
+def is_called_wrong(sentence: str) -> bool:
+    """Whether a sentence ends by calling wrong what it names."""
+    return _VERDICT.search(sentence) is not None
+
+
 def conclusion(sentences: Sequence[str]) -> str | None:
     """What the last sentence says, where it begins with "therefore", "so" or the like."""
     lead = _CONCLUSION.match(sentences[-1]) if sentences else None
@@ -218,6 +250,8 @@ def _with_list(text: str, end: int) -> int:
 
 def _first(read: Read[T], text: str) -> T | None:
     """What a statement says without its reason, else with it, else behind its last "="."""
+    if is_called_wrong(text):
+        return None
     short = without_reason(text)
     forms = [short, text, *[short[equals.end() :] for equals in _EQUALS.finditer(short)][-1:]]
     for form in dict.fromkeys(forms):
@@ -229,8 +263,14 @@ def _first(read: Read[T], text: str) -> T | None:
 
 def _is_denied(read: Read[T], sentence: str) -> bool:
     """Whether a sentence that says something asks or denies it."""
-    is_no = sentence.endswith("?") or _DENIAL.search(without_reason(sentence)) is not None
-    return is_no and _first(read, sentence) is not None
+    value = _first(read, sentence)
+    if value is None:
+        return is_called_wrong(sentence) and read(sentence) is not None
+    denial = _DENIAL.search(sentence)
+    # "7, not 8" denies nothing that stands before "not".
+    return sentence.endswith("?") or (
+        denial is not None and _first(read, sentence[: denial.start()]) is None
+    )
 
 
 def _alone(read: Read[T], *texts: str, words: int = _SHORT) -> list[T]:

@@ -219,6 +219,22 @@ def test_functions_that_no_list_of_tensors_needs_are_named(value, folder):
         read_metadata(folder)
 
 
+def test_a_list_of_tensors_that_changes_a_class_is_not_read(folder):
+    # BUILD, with a class in place of an object, sets attributes of the class.
+    change = (
+        b"\x80\x02cpathlib\nPosixPath\nN}X\x07\x00\x00\x00is_fileccollections\nOrderedDict\ns\x86b."
+    )
+    (folder / ".metadata").write_bytes(change)
+    before = type(folder).is_file
+    try:
+        with pytest.raises(UserError, match=r"\.metadata asks for a change of pathlib.*is_file"):
+            read_metadata(folder)
+        assert type(folder).is_file is before
+    finally:
+        if "is_file" in vars(type(folder)):
+            del type(folder).is_file
+
+
 def test_another_format_is_not_looked_for(folder, groups, convert):
     text = '{"sharded_backend": "zarr", "sharded_backend_version": 1}'
     (folder / "metadata.json").write_text(text)

@@ -110,3 +110,18 @@ def test_a_rank_that_fails_ends_the_program(tmp_path: Path) -> None:
             timeout=60,
         )
         assert (done.returncode, done.stderr) == (status, told)
+
+
+@pytest.mark.parametrize("arguments", [["--help"], ["score", "--help"], ["train-sft", "--help"]])
+def test_a_reader_that_has_ended_is_no_error(arguments: list[str]) -> None:
+    reading, writing = os.pipe()
+    os.close(reading)
+    with os.fdopen(writing, "wb") as nobody:
+        done = subprocess.run(
+            [sys.executable, "-m", "megatron_longrl", *arguments],
+            stdout=nobody,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+    # argparse ignores that it cannot write a help longer than the buffer.
+    assert done.stderr == "" and done.returncode in (0, program.READER_ENDED_STATUS)

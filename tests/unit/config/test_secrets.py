@@ -60,3 +60,24 @@ def test_references_are_filled_in(monkeypatch):
     monkeypatch.delenv("MINE")
     with pytest.raises(KeyError, match="MINE"):
         filled_in(given)
+
+
+@pytest.mark.parametrize(
+    "kwargs",
+    [
+        {"accessToken": "abc"},
+        {"clientSecret": "abc"},
+        {"db_pwd": "abc"},
+        {"url": "https://ghp_abc@example.com/x"},
+        {"url": "https://example.com/x?se=1&sig=abc"},
+        {"url": "https://example.com/x?X-Amz-Signature=abc"},
+        {"url": "https://example.com/x?accessToken=abc"},
+    ],
+)
+def test_other_spellings_of_credentials_are_found(kwargs: dict[str, str]) -> None:
+    assert list(secrets_in({"reward_kwargs": kwargs})) == [f"reward_kwargs.{next(iter(kwargs))}"]
+
+
+def test_ordinary_names_hold_no_credentials() -> None:
+    kwargs = {"maxToken": "3", "eosTokenId": "3", "signal": "x", "url": "https://a.b/c@d?e=f"}
+    assert list(secrets_in({"reward_kwargs": kwargs})) == []

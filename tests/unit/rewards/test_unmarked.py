@@ -712,3 +712,71 @@ def test_a_response_that_repeats_itself_costs_no_time(kind: str, piece: str) -> 
     began = time.process_time()
     score(kind, piece * 10_000, answer)
     assert time.process_time() - began < 2
+
+
+@pytest.mark.parametrize(
+    ("kind", "response", "answer"),
+    [
+        ("choice", "The wrong answer is B.", "B"),
+        ("choice", "The least likely answer is B.", "B"),
+        ("choice", "My initial answer was B. After watching again, he leaves.", "B"),
+        ("choice", "At first glance the answer is B. Looking closer, D matches the video.", "B"),
+        ("choice", "It would be wrong to say the answer is B.", "B"),
+        ("choice", "Nobody would say that the answer is B.", "B"),
+        ("choice", "The answer is B only if the chair is there.", "B"),
+        ("choice", "The answer is C, or more precisely B.", "C"),
+        ("choice", "The answer is B, but the video shows D.", "B"),
+        ("choice", "The answer is B. Let me double-check: he waves, so D fits better.", "B"),
+        ("choice", "The answer is B. However, he never sits down.", "B"),
+        ("choice", "Answer: B\nEdit: D", "B"),
+        ("choice", "The answer is B.\n\nCorrection: D.", "B"),
+        ("choice", "B: incorrect", "B"),
+        ("choice", "B (incorrect)", "B"),
+        ("choice", "B. He sits down\nThis does not happen in the video.", "B"),
+        ("choice", "B. He sits down: not shown", "B"),
+        ("choice", "B, because he stands, is wrong.", "B"),
+        ("choice", "B\n\nD\n\nB", "B"),
+        ("choice", "B != D", "B"),
+        ("choice", "\u4e0d\u9009B", "B"),
+        ("numeric", "The wrong answer is 7.", "7"),
+        ("numeric", "The answer is 7.\n\nCorrection: 8.", "7"),
+        ("numeric", "The answer is 7. But one leaves, so 6 remain.", "7"),
+        ("numeric", "There would be 7 people if nobody left.", "7"),
+        ("numeric", "7 (wrong)", "7"),
+        ("numeric", "7 is incorrect.", "7"),
+        ("numeric", "over 7", "7"),
+        ("numeric", "7 or more", "7"),
+        ("numeric", "7+", "7"),
+        ("numeric", "a maximum of 7", "7"),
+        ("numeric", "7 and a half", "7"),
+        ("numeric", "twice 7", "7"),
+        ("numeric", "7 squared", "7"),
+        ("numeric", "7 is too low", "7"),
+        ("exact", "The wrong answer is Paris.", "Paris"),
+        ("exact", "The answer is Paris. Correction: Rome.", "Paris"),
+        ("exact", "The answer is yes. On reflection, no.", "yes"),
+        ("temporal_iou", "The event does not happen from 12 s to 20 s.", "12-20"),
+        ("temporal_iou", "12-20 (wrong)", "12-20"),
+        ("temporal_iou", "The answer is 12-20. However, it is 30-40.", "12-20"),
+        ("ordering", "The wrong order is B, A, C.", "BAC"),
+        ("ordering", "B, A, C (incorrect)", "BAC"),
+        ("math", "The answer is $2$. Correction: $3$.", "2"),
+    ],
+)
+def test_another_answer_than_the_one_that_is_meant_earns_nothing(kind, response, answer):
+    assert score(kind, response, answer, QUESTION) == 0
+
+
+@pytest.mark.parametrize(
+    ("kind", "response", "answer"),
+    [
+        ("choice", "The answer is B. Options A, C and D are wrong.", "B"),
+        ("choice", "The answer is B, but not D.", "B"),
+        ("choice", "The other options are wrong. The answer is B.", "B"),
+        ("numeric", "The answer is 7, not 8.", "7"),
+        ("numeric", "There are 7 people over there.", "7"),
+        ("temporal_iou", "It happens from 12 s to 20 s, not later.", "12-20"),
+    ],
+)
+def test_a_denial_of_something_else_takes_nothing_back(kind, response, answer):
+    assert score(kind, response, answer, QUESTION) == 1
