@@ -274,13 +274,13 @@ class PromptBuilder:
         lower = ["--video-frames"] if frames else []
         lower += [] if self._demonstrates else ["--rollout-max-tokens"]
         remedies += [f"lower {' or '.join(lower)}"] if lower else []
-        prompt = f"the prompt has {length} tokens" + (f" ({frames} frames)" if frames else "")
+        of_media = f" ({frames} frames)" if frames else ""
         if not self._demonstrates:
             if length > self._max_tokens:
                 raise RowError(
                     row.source,
-                    f"{prompt}, and {self._limit} leaves {self._max_tokens} beside the responses: "
-                    f"{' or '.join(remedies)}",
+                    f"the prompt has {length} tokens{of_media}, and {self._limit} leaves "
+                    f"{self._max_tokens} beside the responses: {' or '.join(remedies)}",
                 )
             return
         # The prompt's last token is the first of the response's part, see collate.py.
@@ -289,8 +289,8 @@ class PromptBuilder:
             limit = self._limit if self._limit != SEQ_LENGTH else f"{SEQ_LENGTH} {self._max_tokens}"
             raise RowError(
                 row.source,
-                f"{prompt} and its demonstration {target}, more than {limit}"
-                + (f": {' or '.join(remedies)}" if remedies else ""),
+                f"the prompt has {length} tokens{of_media} and its demonstration {target}, more "
+                f"than {limit}{': ' if remedies else ''}{' or '.join(remedies)}",
             )
 
     def _tokens(self, pieces: Sequence[Piece]) -> tuple[list[int], list[bool], list[int | Slots]]:
