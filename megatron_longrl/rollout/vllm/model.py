@@ -108,6 +108,7 @@ def start_model(
     Raises:
         UserError: it does not start.
     """
+    logger.info("starting vLLM")
     with tempfile.TemporaryDirectory() as folder, vllm_start(instance, log_level):
         from vllm import EngineArgs
         from vllm.v1.engine.llm_engine import LLMEngine
@@ -145,7 +146,6 @@ def start_model(
             seed=0,
             **more,
         )
-        logger.info("starting vLLM")
         try:
             engine = LLMEngine.from_engine_args(arguments)
         except Exception as error:
