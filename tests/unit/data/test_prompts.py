@@ -382,7 +382,7 @@ def test_the_demonstration_needs_room_too(tokenizer: Tokenizer, row: Row) -> Non
 def test_a_row_longer_than_the_model_allows_is_told_what_helps(
     tokenizer: Tokenizer, row: Row, entry: Entry
 ) -> None:
-    sizes = {**SIZES, "rollout_max_tokens": 8, "max_position_embeddings": 16}
+    sizes: dict[str, Any] = {**SIZES, "rollout_max_tokens": 8, "max_position_embeddings": 16}
     config = Config(**sizes, video_frames=3, seq_length=16)
     with pytest.raises(RowError, match=r"--max-position-embeddings 16.*: lower --vi") as error:
         PromptBuilder.from_config(config, tokenizer, entry).build(row)
