@@ -17,9 +17,6 @@ fi
 CHECKPOINT="$1" DATA="$2" OUT_DIR="$3"
 shift 3
 
-# Tensor-parallel communication overlaps with computation only on one hardware queue.
-export CUDA_DEVICE_MAX_CONNECTIONS=1
-
 DISTRIBUTED_ARGS=(
   --nproc-per-node "${GPUS_PER_NODE:-8}"
   --nnodes "${NNODES:-1}"

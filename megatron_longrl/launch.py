@@ -32,6 +32,9 @@ def launch(entry: Entry, work: Callable[[Config], None], argv: Sequence[str] | N
         that torchrun ends the other ranks.
     """
     ignore_harmless_warnings()
+    # Tensor-parallel communication overlaps with computation only on one hardware queue; core warns
+    # where it is not set, on a CPU, too.
+    os.environ.setdefault("CUDA_DEVICE_MAX_CONNECTIONS", "1")
     if "TORCHELASTIC_RUN_ID" in os.environ:
         end_with(os.getppid())
     try:

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from megatron_longrl.errors import UserError, error_line
+from megatron_longrl.foreign_warnings import ignore_core
 
 if TYPE_CHECKING:
     from megatron_longrl.config import Config
@@ -143,6 +144,7 @@ def builder_of(arguments: Sequence[str]) -> PromptBuilder:
     Raises:
         UserError: they do not make a configuration, or have no tokenizer.
     """
+    ignore_core()
     from megatron_longrl.data.prompts import PromptBuilder
     from megatron_longrl.data.tokenizer import build_tokenizer
 

@@ -82,7 +82,9 @@ def run_ranks(module: str, flags: Sequence[str], options: RankOptions) -> int:
         rank, failure = error.get_first_failure()
         if failure.exitcode >= 0:
             return failure.exitcode
-        sys.stderr.write(f"error: rank {rank} was ended by {failure.signal_name()}\n")
+        full = -failure.exitcode == signal.SIGBUS
+        why = ", most often because shared memory is full: see df -h /dev/shm" if full else ""
+        sys.stderr.write(f"error: rank {rank} was ended by {failure.signal_name()}{why}\n")
         return 128 - failure.exitcode
     except SignalException as error:
         return 128 + error.sigval

@@ -28,6 +28,8 @@ if TYPE_CHECKING:
     from megatron_longrl.config import Config, Entry
     from megatron_longrl.data.frame_view import FrameView
 
+SEQ_LENGTH = "--seq-length"
+
 
 @dataclass(frozen=True, eq=False)
 class Prompt:
@@ -71,6 +73,7 @@ class PromptBuilder:
     Args:
         layout: how the family reads media; None for one that reads text only.
         max_tokens: longest prompt that leaves room for a response.
+        limit: the flag that bounds ``max_tokens``; only ``--seq-length`` can simply be raised.
         max_frames, fps: how frames of each video are sampled.
         conversation: what stands around a question; by default the tokenizer's own chat template.
         demonstrates: whether ``max_tokens`` must hold the prompt and its demonstration.
@@ -82,6 +85,7 @@ class PromptBuilder:
         layout: MediaLayout | None,
         *,
         max_tokens: int,
+        limit: str = SEQ_LENGTH,
         max_frames: int | None,
         fps: float | None,
         conversation: Conversation | None = None,
@@ -91,6 +95,7 @@ class PromptBuilder:
         self._layout = layout
         self._conversation = conversation or Conversation(tokenizer, layout)
         self._max_tokens = max_tokens
+        self._limit = limit
         self.max_frames = max_frames
         self._fps = fps
         self._demonstrates = demonstrates
@@ -106,6 +111,7 @@ class PromptBuilder:
 
         build_layout = find_family(config.model_family).build_layout
         layout = build_layout(config, tokenizer) if build_layout is not None else None
+        most = config.max_position_embeddings
         room = config.seq_length
         if entry != "sft":  # a larger group takes as many rows as it needs
             room -= config.rollout_max_tokens
@@ -115,6 +121,7 @@ class PromptBuilder:
             tokenizer,
             layout,
             max_tokens=room,
+            limit=SEQ_LENGTH if config.seq_length < most else f"--max-position-embeddings {most}",
             max_frames=config.video_frames,
             fps=config.video_fps,
             conversation=Conversation(
@@ -263,23 +270,27 @@ class PromptBuilder:
 
     def _check_length(self, row: Row, length: int, frames: int) -> None:
         """Refuse a row whose prompt (and demonstration) does not fit."""
-        if length > self._max_tokens:
-            raise RowError(
-                row.source,
-                f"the prompt has {length} tokens ({frames} frames), and --seq-length leaves "
-                f"{self._max_tokens} beside the responses: raise --seq-length or lower "
-                "--video-frames",
-            )
+        remedies = ["raise --seq-length"] if self._limit == SEQ_LENGTH else []
+        lower = ["--video-frames"] if frames else []
+        lower += [] if self._demonstrates else ["--rollout-max-tokens"]
+        remedies += [f"lower {' or '.join(lower)}"] if lower else []
+        of_media = f" ({frames} frames)" if frames else ""
         if not self._demonstrates:
+            if length > self._max_tokens:
+                raise RowError(
+                    row.source,
+                    f"the prompt has {length} tokens{of_media}, and {self._limit} leaves "
+                    f"{self._max_tokens} beside the responses: {' or '.join(remedies)}",
+                )
             return
         # The prompt's last token is the first of the response's part, see collate.py.
         target = len(self.response_ids(row))
         if length - 1 + target > self._max_tokens:
+            limit = self._limit if self._limit != SEQ_LENGTH else f"{SEQ_LENGTH} {self._max_tokens}"
             raise RowError(
                 row.source,
-                f"the prompt has {length} tokens ({frames} frames) and its demonstration {target}, "
-                f"and --seq-length is {self._max_tokens}: raise --seq-length or lower "
-                "--video-frames",
+                f"the prompt has {length} tokens{of_media} and its demonstration {target}, more "
+                f"than {limit}{': ' if remedies else ''}{' or '.join(remedies)}",
             )
 
     def _tokens(self, pieces: Sequence[Piece]) -> tuple[list[int], list[bool], list[int | Slots]]:

@@ -59,13 +59,13 @@ class UserFunction:
         self._given = {k: v for k, v in given.items() if k in named or takes_all}
         if taken := options.keys() & {*SINGLE, *BATCH}:
             raise RewardError(
-                f"reward_kwargs: '{min(taken)}' is the name of what functions get anyway"
+                f"--reward-kwargs: '{min(taken)}' is the name of what functions get anyway"
             )
         try:
             self.options = {k: filled_in(v) for k, v in options.items() if k in named or takes_all}
         except KeyError as missing:
             raise RewardError(
-                f"reward_kwargs: the environment has no variable {missing.args[0]}"
+                f"--reward-kwargs: the environment has no variable {missing.args[0]}"
             ) from None
         self._check(parameters, named)
 
@@ -108,7 +108,7 @@ class UserFunction:
             if parameter.default is parameter.empty and key not in {**self._given, **self.options}:
                 raise RewardError(
                     f"{self.where} needs an argument '{key}', which is none of "
-                    f"{', '.join((*SINGLE, *BATCH))}: give it in reward_kwargs"
+                    f"{', '.join((*SINGLE, *BATCH))}: give it in --reward-kwargs"
                 )
 
 

@@ -68,7 +68,8 @@ class Scorer:
         if unknown:
             self.close()
             raise UserError(
-                f"reward_kwargs: no function of --reward-function takes an argument '{unknown[0]}'"
+                "--reward-kwargs: no function of --reward-function takes an argument "
+                f"'{unknown[0]}'"
             )
         return functions
 

@@ -67,12 +67,14 @@ def with_sequence_length(
     for found in everyone:
         remember(found.probed)
     longest = max((found.length for found in everyone), default=0)
-    if entry != "sft":
+    if entry != "sft" and longest:
         longest += max(config.rollout_max_tokens, config.eval_max_tokens or 0)
     if len(chosen) < len(rows):
         longest = math.ceil(longest * MARGIN)
     length = min(math.ceil(longest / MULTIPLE) * MULTIPLE, config.max_position_embeddings)
-    if dist.get_rank() == 0:
+    if longest == 0:  # The run ends with what is wrong with its rows.
+        length = config.max_position_embeddings
+    elif dist.get_rank() == 0:
         logger.info(
             "--seq-length %d, of the longest of %d rows; give another to change it",
             length,

@@ -10,19 +10,19 @@ RECENT = 20
 """Steps whose seconds foretell the others'."""
 
 FIGURES = {
-    "lm loss": ("loss", "{:.4f}"),
-    "reward/mean": ("reward", "{:.3f}"),
-    "accuracy/mean": ("accuracy", "{:.3f}"),
-    "format/mean": ("format", "{:.3f}"),
+    "lm loss": ("loss", "{:z.4f}"),
+    "reward/mean": ("reward", "{:z.3f}"),
+    "accuracy/mean": ("accuracy", "{:z.3f}"),
+    "format/mean": ("format", "{:z.3f}"),
     "response_length/mean": ("length", "{:.0f}"),
-    "entropy/mean": ("entropy", "{:.3f}"),
-    "kl/mean": ("KL", "{:.4f}"),
+    "entropy/mean": ("entropy", "{:z.3f}"),
+    "kl/mean": ("KL", "{:z.4f}"),
     "grad-norm": ("grad norm", "{:.3g}"),
     "learning-rate": ("lr", "{:.2e}"),
-    "valid/lm loss": ("valid loss", "{:.4f}"),
-    "valid/accuracy": ("valid accuracy", "{:.3f}"),
+    "valid/lm loss": ("valid loss", "{:z.4f}"),
+    "valid/accuracy": ("valid accuracy", "{:z.3f}"),
 }
-"""Metrics that are shown where there are any, with their names and forms."""
+"""Metrics that are shown where there are any, with their names and forms (``z``: 0, never -0)."""
 
 COUNTS = {"samples_skipped": "skipped samples", "skipped_updates": "skipped updates"}
 """Counts that are shown where they are not 0."""

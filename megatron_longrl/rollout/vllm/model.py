@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
 import tempfile
 from collections.abc import Sequence
@@ -23,6 +24,8 @@ from megatron_longrl.rollout.vllm.limits import check_head_size, scheduling, wei
 from megatron_longrl.rollout.vllm.logprobs import report_whole_softmax
 from megatron_longrl.rollout.vllm.positions import take_positions
 from megatron_longrl.rollout.vllm.rotary import correct_yarn
+
+logger = logging.getLogger(__name__)
 
 # A prompt's last block is prefilled for every response: small blocks share more of a short prompt.
 _BLOCK_SIZE = {"cpu": 32, "cuda": 16}
@@ -105,6 +108,7 @@ def start_model(
     Raises:
         UserError: it does not start.
     """
+    logger.info("starting vLLM")
     with tempfile.TemporaryDirectory() as folder, vllm_start(instance, log_level):
         from vllm import EngineArgs
         from vllm.v1.engine.llm_engine import LLMEngine

@@ -118,9 +118,7 @@ def test_a_recipe_counts_tokens_and_finds_rows_that_are_too_long(folder: Path) -
     # Two units of two frames; sizes are multiples of eight within the budget.
     assert video["tokens"] > 0 and video["tokens"] % 2 == 0 and image["tokens"] > 0
     (problem,) = report["problems"]
-    assert (
-        problem["line"] == 3 and "tokens (0 frames), and --seq-length leaves" in problem["reason"]
-    )
+    assert problem["line"] == 3 and "20, more than --seq-length 400: ra" in problem["reason"]
     status, more = checked(path, "--config", str(recipe), "--video-frames", "8")
     assert more["media"][0]["tokens"] == 2 * video["tokens"]
 

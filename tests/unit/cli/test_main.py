@@ -88,7 +88,7 @@ def test_a_rank_that_fails_ends_the_program(tmp_path: Path) -> None:
     (tmp_path / "failing.py").write_text(
         "import os, signal, sys, time\n"
         "if os.environ['RANK'] == '0': time.sleep(60)\n"
-        "if sys.argv[1] == 'kill': os.kill(os.getpid(), signal.SIGKILL)\n"
+        "if sys.argv[1] != 'exit': os.kill(os.getpid(), getattr(signal, sys.argv[1]))\n"
         "sys.stderr.write('error: this is why\\n')\n"
         "sys.exit(2)\n"
     )
@@ -99,7 +99,13 @@ def test_a_rank_that_fails_ends_the_program(tmp_path: Path) -> None:
     )
     for how, status, told in (
         ("exit", 2, "error: this is why\n"),
-        ("kill", 137, "error: rank 1 was ended by SIGKILL\n"),
+        ("SIGKILL", 137, "error: rank 1 was ended by SIGKILL\n"),
+        (
+            "SIGBUS",
+            135,
+            "error: rank 1 was ended by SIGBUS, most often because shared memory is full: see "
+            "df -h /dev/shm\n",
+        ),
     ):
         done = subprocess.run(
             [sys.executable, "-c", program, how],

@@ -370,10 +370,33 @@ def test_the_demonstration_needs_room_too(tokenizer: Tokenizer, row: Row) -> Non
     length = len(fits.build(row).token_ids) - 1 + len(fits.response_ids(row))
     PromptBuilder.from_config(Config(**values, seq_length=length), tokenizer, "sft").build(row)
     short = PromptBuilder.from_config(Config(**values, seq_length=length - 1), tokenizer, "sft")
-    with pytest.raises(RowError, match=r"its demonstration \d+, and --seq-length is"):
+    with pytest.raises(
+        RowError, match=rf"its demonstration \d+, more than --seq-length {length - 1}: ra"
+    ):
         short.build(row)
     endless = short.problem(replace(row, reasoning="It starts left. " * 200))
     assert endless is not None and "demonstration" in endless.reason
+
+
+@pytest.mark.parametrize("entry", ["sft", "rl"])
+def test_a_row_longer_than_the_model_allows_is_told_what_helps(
+    tokenizer: Tokenizer, row: Row, entry: Entry
+) -> None:
+    sizes: dict[str, Any] = {**SIZES, "rollout_max_tokens": 8, "max_position_embeddings": 16}
+    config = Config(**sizes, video_frames=3, seq_length=16)
+    with pytest.raises(RowError, match=r"--max-position-embeddings 16.*: lower --vi") as error:
+        PromptBuilder.from_config(config, tokenizer, entry).build(row)
+    assert "--seq-length" not in str(error.value)
+    assert str(error.value).endswith("--rollout-max-tokens") == (entry == "rl")
+
+
+def test_frames_are_no_remedy_for_a_long_question(tokenizer: Tokenizer, row: Row) -> None:
+    words = replace(row, problem="ball? " * 60, videos=())
+    with pytest.raises(
+        RowError, match=r"prompt has \d+ tokens, and --seq-length leaves 50"
+    ) as error:
+        make_builder(tokenizer, 2, 50).build(words)
+    assert "frames" not in str(error.value)
 
 
 def test_a_prompt_is_shown_with_its_media_abbreviated(tokenizer: Tokenizer, row: Row) -> None:

@@ -327,7 +327,7 @@ def test_prompts_of_one_uid_are_told_apart() -> None:
         ({"reward_function": ["nothing.py:f"]}, "nothing.py: no such file"),
         (
             {"reward_function": ["{file}:good"], "reward_kwargs": {"limit": 1}},
-            "reward_kwargs: no function of --reward-function takes an argument 'limit'",
+            "--reward-kwargs: no function of --reward-function takes an argument 'limit'",
         ),
         ({"reward_function": ["{file}:noted"]}, "needs an argument 'folder'"),
         (

@@ -29,6 +29,10 @@ def test_a_step_of_rl() -> None:
     assert line.line(21, {"iteration-time": 10.0}).endswith("10 s  ETA 59m40s"), "a mean of both"
 
 
+def test_nothing_is_not_negative() -> None:
+    assert ShortLine(5).line(1, {"kl/mean": -1e-8}) == "step 1/5  KL 0.0000"
+
+
 def test_a_step_of_sft_and_the_last() -> None:
     line = ShortLine(5)
     assert line.line(0, {"valid/lm loss": 2.0}) == "step 0/5  valid loss 2.0000"
