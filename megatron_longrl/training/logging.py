@@ -54,8 +54,8 @@ class RecordFormatter(logging.Formatter):
     another record nor moves the cursor."""
 
     def format(self, record: logging.LogRecord) -> str:
-        lines = super().format(record).split("\n")
-        return "\n    ".join(map(printable, lines))
+        first, *others = map(printable, super().format(record).split("\n"))
+        return "\n".join([first, *(line and f"    {line}" for line in others)])
 
 
 class MetricsLogger:

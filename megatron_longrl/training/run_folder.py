@@ -181,6 +181,14 @@ def _make_free(config: Config, folder: Path) -> None:
 
 
 def _left(folder: Path) -> list[Path]:
-    """What a run, or a converter, has left in a folder."""
+    """What a run, or a converter, has left in a folder. A run that has ended before its first step
+    has left nothing."""
     named = [folder / name for name in (TRACKER, *RECORDS, RELEASE)]
-    return [path for path in named if path.exists()] + [*iteration_folders(folder).values()]
+    checkpoints = iteration_folders(folder).values()
+    return [path for path in named if _holds_something(path)] + [*checkpoints]
+
+
+def _holds_something(path: Path) -> bool:
+    if path.is_dir():
+        return path.name == RELEASE or any(path.iterdir())
+    return path.is_file() and path.stat().st_size > 0

@@ -87,7 +87,7 @@ def test_a_run_that_goes_on_keeps_its_id_and_its_files(tmp_path):
         lambda folder: leave_a_run(folder),
         lambda folder: (folder / "metrics.jsonl").write_text("{}"),
         lambda folder: (folder / "iter_0000003").mkdir(),
-        lambda folder: (folder / "rollouts").mkdir(),
+        lambda folder: (folder / "rollouts" / "step_1").mkdir(parents=True),
         lambda folder: (folder / "release").mkdir(),
         lambda folder: (folder / "latest_checkpointed_iteration.txt").write_text("release"),
     ],
@@ -111,9 +111,17 @@ def test_a_recipe_beside_is_no_run(tmp_path):
     assert set(contents(tmp_path)) == {"config.yaml", "notes.txt"}
 
 
+def test_a_run_that_has_ended_before_its_first_step_is_none(tmp_path):
+    for name in ("metrics.jsonl", "log.txt"):
+        (tmp_path / name).touch()
+    (tmp_path / "rollouts").mkdir()
+    with run_folder(config(tmp_path)):
+        pass
+
+
 def test_overwrite_removes_the_run_and_nothing_else(tmp_path):
     leave_a_run(tmp_path)
-    (tmp_path / "rollouts").mkdir()
+    (tmp_path / "rollouts" / "step_1").mkdir(parents=True)
     (tmp_path / "notes.txt").write_text("mine")
     with run_folder(config(tmp_path, overwrite=True)):
         assert set(contents(tmp_path)) == {"notes.txt"}
