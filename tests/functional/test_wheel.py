@@ -64,7 +64,9 @@ def test_rl_with_a_recipe_by_name_then_resumed_evaluated_and_exported(
     longrl(site, folder, "convert", "--loader", "megatron", "--saver", "hf", *flags)
     assert "qwen2_5_vl" in longrl(site, folder, "inspect", "exported")
     both = ("--hf-dir", "exported", "--megatron-dir", "grpo")
-    longrl(site, folder, "verify", *both, "--video", "DATA/0.mp4", "--prompt", "Which colour?")
+    row = ("--video", "DATA/0.mp4", "--prompt", "Which colour?")
+    # Logits reach 19: in float32 transformers itself is 4e-5 from float64 there.
+    longrl(site, folder, "verify", *both, *row, "--tolerance", "1e-3")
 
 
 def test_torchrun_starts_its_modules(site: Path, folder: Path) -> None:
