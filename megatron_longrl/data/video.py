@@ -22,13 +22,12 @@ from megatron_longrl.data.coded_frames import Size
 from megatron_longrl.data.frame_view import Tiling
 from megatron_longrl.data.image import read_image
 from megatron_longrl.data.resize import preprocess
-from megatron_longrl.data.video_dali import DECODED_BY_DALI, VIDEOS_PER_RUN
+from megatron_longrl.data.video_dali import VIDEOS_PER_RUN
 from megatron_longrl.data.video_info import VideoError
 from megatron_longrl.data.video_probe import Scan, scan
 from megatron_longrl.data.video_pyav import decode_in_chunks
 from megatron_longrl.data.video_segments import cut, plan_pieces
 from megatron_longrl.data.video_spec import VideoSpec
-from megatron_longrl.platforms import platform
 
 _RUN_BYTES = 256 * 2**20
 """Files and full-size frames held at a time; only the results are kept longer."""
@@ -150,7 +149,7 @@ def _parts(number: int, spec: VideoSpec, indices: Sequence[int]) -> Iterator[_En
         raise VideoError(
             spec.path, f"frame {max(indices)} was asked for, and there are {found.info.num_frames}"
         )
-    if found.is_plain and found.info.codec in DECODED_BY_DALI[platform.name]:
+    if found.is_plain and video_dali.decodes(found.info.codec):
         return _parts_for_dali(number, spec, indices, found)
     return _parts_by_pyav(number, spec, indices, range(len(indices)))
 

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import ctypes
+import importlib
+import logging
 import threading
 from collections.abc import Sequence
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +15,8 @@ import numpy as np
 from torch import Tensor
 
 from megatron_longrl.platforms import platform
+
+logger = logging.getLogger(__name__)
 
 VIDEOS_PER_RUN = 16
 
@@ -23,6 +28,27 @@ DECODED_BY_DALI = {
 
 _pipelines = threading.local()
 """The pipeline of this thread: one may only be used by one thread at a time."""
+
+
+def decodes(codec: str) -> bool:
+    """Whether DALI is there and decodes this codec on this platform."""
+    return codec in DECODED_BY_DALI[platform.name] and _is_there()
+
+
+@cache
+def _is_there() -> bool:
+    """Whether DALI can be imported; says once where it cannot, because decoding is slower then."""
+    try:
+        importlib.import_module("nvidia.dali")
+    except ImportError as error:
+        extra = "gpu" if platform.name == "cuda" else "cpu"
+        logger.warning(
+            "DALI does not load (%s), so PyAV decodes all videos on the CPU: pip install "
+            "'megatron_longrl[%s]' brings it (docs/install.md)",
+            *(error, extra),
+        )
+        return False
+    return True
 
 
 def decode(videos: Sequence[tuple[np.ndarray, np.ndarray]]) -> list[Tensor]:

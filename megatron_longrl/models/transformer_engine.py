@@ -10,6 +10,7 @@ nothing: :func:`check_installed` comes first.
 
 from __future__ import annotations
 
+import importlib
 from typing import TYPE_CHECKING
 
 from megatron.core.fusions.fused_bias_dropout import get_bias_dropout_add
@@ -41,10 +42,19 @@ def check_installed(config: Config) -> None:
     if config.transformer_impl == "transformer_engine" and not HAVE_TE:
         raise UserError(
             "--transformer-impl transformer_engine needs the package transformer-engine, which "
-            "megatron-core cannot import here: on a machine with NVIDIA GPUs pip install "
-            "'transformer-engine[pytorch]' or take docker/Dockerfile; else give "
+            f"megatron-core cannot import here ({_reason()}): on a machine with NVIDIA GPUs "
+            "install it as docs/install.md says or take docker/Dockerfile; else give "
             "--transformer-impl local"
         )
+
+
+def _reason() -> str:
+    """Why core has gone on without it, which core does not tell."""
+    try:
+        importlib.import_module("transformer_engine.pytorch")
+    except Exception as error:
+        return f"{type(error).__name__}: {error}"
+    return "it loads by itself, in a version that megatron-core does not take"
 
 
 def fused_layer_spec(qk_layernorm: bool = False) -> ModuleSpec:

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import importlib
 from abc import ABC, abstractmethod
-from typing import Any
+from collections.abc import Callable
+from typing import Any, TypeVar
 
 import torch
+
+T = TypeVar("T")
 
 
 class Platform(ABC):
@@ -33,6 +36,10 @@ class Platform(ABC):
     @abstractmethod
     def synchronize(self) -> None:
         """Wait until the device has finished all queued work."""
+
+    def as_this_thread(self, work: Callable[[], T]) -> Callable[[], T]:
+        """``work`` for another thread, on the device of the calling one and behind its queue."""
+        return work
 
     @abstractmethod
     def peak_memory_bytes(self) -> int:

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import os
-from typing import Any
+from collections.abc import Callable
+from typing import Any, TypeVar
 
 import torch
 
 from megatron_longrl.platforms.base import Platform
+
+T = TypeVar("T")
 
 
 class CudaPlatform(Platform):
@@ -28,6 +31,16 @@ class CudaPlatform(Platform):
     def synchronize(self) -> None:
         """Wait for all streams of this GPU."""
         torch.cuda.synchronize()
+
+    def as_this_thread(self, work: Callable[[], T]) -> Callable[[], T]:
+        """A new thread begins on GPU 0 and its default stream."""
+        device, stream = self.device, torch.cuda.current_stream()
+
+        def on_this_device() -> T:
+            with torch.cuda.device(device), torch.cuda.stream(stream):
+                return work()
+
+        return on_this_device
 
     def peak_memory_bytes(self) -> int:
         """Peak of the caching allocator."""

@@ -146,16 +146,16 @@ def test_recipe_is_valid(
 # ---- The lock file ----
 
 
-def locked() -> dict[str, str]:
+def locked(name: str = "cpu") -> dict[str, str]:
     """Version by canonical name."""
-    lines = (ROOT / "requirements" / "cpu.txt").read_text().splitlines()
+    lines = (ROOT / "requirements" / f"{name}.txt").read_text().splitlines()
     pins = [line for line in lines if line and not line.startswith("#")]
     assert all(re.fullmatch(r"[\w.-]+==[\w.+]+", pin) for pin in pins), "only exact pins"
     return {canonicalize_name(n): v for n, v in (pin.split("==") for pin in pins)}
 
 
-def missing_from_lock(requirements: list[str]) -> list[str]:
-    pins = locked()
+def missing_from_lock(requirements: list[str], lock: str = "cpu") -> list[str]:
+    pins = locked(lock)
     needed = map(Requirement, requirements)
     return [
         str(r)
@@ -165,13 +165,64 @@ def missing_from_lock(requirements: list[str]) -> list[str]:
     ]
 
 
-def test_lock_satisfies_what_setup_asks_for(monkeypatch):
-    captured: dict[str, object] = {}
+@pytest.fixture
+def asked(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
+    """What setup.py gives to setuptools."""
+    captured: dict[str, Any] = {}
     monkeypatch.setattr("setuptools.setup", captured.update)
     runpy.run_path(str(ROOT / "setup.py"))
-    extras = captured["extras_require"]
-    assert isinstance(extras, dict) and isinstance(captured["install_requires"], list)
-    assert not missing_from_lock(captured["install_requires"] + extras["cpu"] + extras["dev"])
+    return captured
+
+
+@pytest.mark.parametrize("lock, extras", [("cpu", ("cpu", "dev")), ("gpu", ("gpu",))])
+def test_lock_satisfies_what_setup_asks_for(
+    lock: str, extras: tuple[str, ...], asked: dict[str, Any]
+) -> None:
+    for extra in extras:
+        assert asked["extras_require"][extra]
+        assert not missing_from_lock(asked["extras_require"][extra], lock)
+    assert not missing_from_lock(asked["install_requires"], lock)
+
+
+def test_gpu_lock_has_the_tested_versions() -> None:
+    """But for what is built otherwise there."""
+    other = {"apache-tvm-ffi", "nvtx", "setuptools", "torch"}
+    cpu, gpu = locked("cpu"), locked("gpu")
+    shared = cpu.keys() & gpu.keys()
+    assert len(shared) > 100
+    assert {name for name in shared if cpu[name] != gpu[name]} <= other
+    assert cpu["torch"] == f"{gpu['torch']}+cpu"
+
+
+def test_image_has_the_transformer_engine_that_core_asks_for(asked: dict[str, Any]) -> None:
+    dockerfile = (ROOT / "docker" / "Dockerfile").read_text()
+    version_line = re.search(r"^ARG TRANSFORMER_ENGINE_VERSION=(\S+)$", dockerfile, re.MULTILINE)
+    assert version_line is not None
+    (ours,) = map(Requirement, asked["extras_require"]["transformer-engine"])
+    cores = [
+        needed
+        for text in requires("megatron-core") or []
+        if canonicalize_name((needed := Requirement(text)).name) == ours.name
+    ]
+    assert cores, "megatron-core names a range"
+    for needed in (ours, *cores):
+        assert needed.specifier.contains(version_line[1], prereleases=True), str(needed)
+    assert locked("gpu")["transformer-engine-cu13"] == version_line[1]
+
+
+def test_image_is_checked() -> None:
+    """What a CPU environment lacks is what the check of the image must tell."""
+    told = run(sys.executable, "docker/check.py")
+    assert told.returncode == 1
+    lines = told.stderr.splitlines()
+    for expected in (
+        "error: nvidia-dali-cuda130 is not installed, but gpu.txt names 2.4.0",
+        "error: megatron-core does without Transformer Engine, which it could not import",
+    ):
+        assert expected in lines
+    assert any(re.match(r"error: torch 2\S+\+cpu is built for CUDA None", line) for line in lines)
+    assert any("transformer_engine.pytorch does not load: Module" in line for line in lines)
+    assert not any("megatron_longrl.train_rl does not load" in line for line in lines)
 
 
 def test_lock_is_closed_under_dependencies():

@@ -51,6 +51,19 @@ class ServerClient:
         """The answer of /health."""
         return self._call("GET", "/health")
 
+    def local_host(self) -> str:
+        """This machine's address on the way to the server.
+
+        The host's name will not do: it may stand for the loopback address, or for an interface that
+        the server does not reach.
+        """
+        with self._connection(
+            time.monotonic() + _PROBE_SECONDS, "connecting did not end"
+        ) as connection:
+            connection.connect()
+            host: str = connection.sock.getsockname()[0]
+        return host
+
     def check(self, settings: ModelSettings) -> None:
         """Raise UserError unless the server serves this model with the software of this process."""
         told = self.describe()

@@ -118,7 +118,7 @@ class ServerEngine(RolloutEngine):
                 address = addresses[groups.dp.rank()] if addresses else None
                 if address is None:
                     self._process = ServerProcess(settings, log_level)
-                self._sender = _sender(self._incoming, settings, bucket_bytes)
+                self._sender = _sender(self._incoming, settings, bucket_bytes, timeout_seconds)
                 self._connect(address)
 
     def generate(
@@ -439,10 +439,12 @@ def _close(asked: _Asked | None) -> None:
         asked[0].close()
 
 
-def _sender(incoming: Incoming, settings: ModelSettings, nbytes: int) -> WeightSender:
+def _sender(
+    incoming: Incoming, settings: ModelSettings, nbytes: int, timeout_seconds: float
+) -> WeightSender:
     """The way of the weights on this kind of machine."""
     if platform.name == "cuda":
         from megatron_longrl.rollout.weights.nccl import NcclWeights
 
-        return NcclWeights(settings.torch_dtype, nbytes)
+        return NcclWeights(settings.torch_dtype, nbytes, timeout_seconds)
     return WeightBuckets(incoming.shapes, settings.torch_dtype, nbytes)

@@ -8,13 +8,15 @@ communicator, the server's workers follow. Never run: see docs/cuda.md.
 from __future__ import annotations
 
 import socket
-from collections.abc import Iterable, Iterator
-from concurrent.futures import ThreadPoolExecutor
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import FIRST_EXCEPTION, wait
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
 from torch import Tensor
 
+from megatron_longrl.daemon_thread import in_daemon_thread
+from megatron_longrl.errors import UserError
 from megatron_longrl.platforms import platform
 from megatron_longrl.rollout.weights.buckets import Sent, WeightReceiver
 
@@ -25,6 +27,7 @@ BACKEND = "nccl"
 """vLLM's name for it."""
 
 Named = tuple[str, Tensor]
+T = TypeVar("T")
 
 
 class NcclWeights:
@@ -33,16 +36,22 @@ class NcclWeights:
     Args:
         dtype: the server's; weights of another are cast.
         nbytes: of the weights that are gathered at a time.
+        timeout_seconds: the longest wait for the server's workers to take part.
     """
 
-    def __init__(self, dtype: torch.dtype, nbytes: int) -> None:
+    def __init__(self, dtype: torch.dtype, nbytes: int, timeout_seconds: float) -> None:
         self._dtype = dtype
         self._nbytes = nbytes
+        self._timeout_seconds = timeout_seconds
         self._group: Any = None
-        self._thread = ThreadPoolExecutor(1, "weights")
+        self._meeting_place = ""
 
     def connect(self, server: ServerClient) -> None:
-        """Open a communicator with all workers of the server, which wait for it meanwhile."""
+        """Open a communicator with all workers of the server.
+
+        Raises:
+            UserError: a worker does not come to the address of this process in time.
+        """
         from vllm.distributed.weight_transfer.nccl_common import (
             NCCLWeightTransferInitInfo,
             trainer_init,
@@ -50,41 +59,76 @@ class NcclWeights:
         )
 
         self.close()
-        with socket.create_server(("", 0)) as probe:
+        host = server.local_host()
+        with socket.create_server((host, 0)) as probe:
             port = probe.getsockname()[1]
+        self._meeting_place = f"{host}:{port}"
         info = NCCLWeightTransferInitInfo(
-            master_address=socket.gethostname(),
+            master_address=host,
             master_port=port,
             rank_offset=1,
             world_size=1 + server.describe()["settings"]["tensor_parallel_size"],
             packed=False,
         )
-        waiting = self._thread.submit(server.init_weight_transfer_engine, worker_init_payload(info))
-        self._group = trainer_init(info)
-        waiting.result()
+        self._group = self._with_server(
+            lambda: server.init_weight_transfer_engine(worker_init_payload(info)),
+            lambda: trainer_init(info),
+        )
 
     def send(self, named: Iterable[Named], server: WeightReceiver, version: str) -> Sent:
-        """Give the server all weights."""
+        """Give the server all weights.
+
+        Raises:
+            UserError: a worker fails, or does not take a bucket in time.
+        """
         assert self._group is not None, "connect() comes first"
         sent = Sent()
         server.start_weight_update()
         for bucket in self._buckets(named):
-            names = [name for name, _ in bucket]
-            told = {
-                "names": names,
-                "dtype_names": [str(self._dtype).removeprefix("torch.")] * len(names),
-                "shapes": [list(tensor.shape) for _, tensor in bucket],
-            }
-            waiting = self._thread.submit(server.update_weights, told)
-            for _, tensor in bucket:
-                self._group.broadcast(tensor, src=0)
-            platform.synchronize()
-            waiting.result()
-            sent.names += names
+            self._send_bucket(bucket, server)
+            sent.names += [name for name, _ in bucket]
             sent.nbytes += sum(tensor.nbytes for _, tensor in bucket)
             sent.buckets += 1
         server.finish_weight_update(version)
         return sent
+
+    def _send_bucket(self, bucket: Sequence[Named], server: WeightReceiver) -> None:
+        names = [name for name, _ in bucket]
+        told = {
+            "names": names,
+            "dtype_names": [str(self._dtype).removeprefix("torch.")] * len(names),
+            "shapes": [list(tensor.shape) for _, tensor in bucket],
+        }
+
+        def broadcast() -> None:
+            for _, tensor in bucket:
+                self._group.broadcast(tensor, src=0)
+            platform.synchronize()
+
+        self._with_server(lambda: server.update_weights(told), broadcast)
+
+    def _with_server(self, ask: Callable[[], None], take_part: Callable[[], T]) -> T:
+        """Ask the server for its part of an exchange, and do this process's part meanwhile.
+
+        A worker that has failed never joins a collective, which waits for it without end: the
+        exchange is over as soon as either side fails, and what still waits is left behind.
+        """
+        # The current GPU and stream are those of a thread, and weights were made on the caller's.
+        on_device = platform.as_this_thread(take_part)
+        asked = in_daemon_thread(ask, "weights-server")
+        taken = in_daemon_thread(on_device, "weights-nccl")
+        failed_first = {"timeout": self._timeout_seconds, "return_when": FIRST_EXCEPTION}
+        open_ends = wait([asked, taken], **failed_first).not_done
+        for side in (asked, taken):
+            if side not in open_ends:
+                side.result()
+        if open_ends:
+            raise UserError(
+                f"the rollout server's workers have not come to {self._meeting_place} to receive "
+                f"weights over NCCL for {self._timeout_seconds:g} s: the address must be reachable "
+                "from them (NCCL_SOCKET_IFNAME, NCCL_DEBUG=INFO); else raise --rollout-timeout"
+            )
+        return taken.result()
 
     def close(self) -> None:
         """Leave the communicator. Idempotent."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import pickle
+import sys
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -435,3 +436,21 @@ def test_dali_never_makes_up_a_frame_and_recovers(folder: Path) -> None:
         video_dali.decode([(encoded, np.array([3, 24], dtype=np.int32))])
     (frames,) = video_dali.decode([(encoded, np.array([3], dtype=np.int32))])
     assert np.array_equal(frames.numpy(), read_all(folder / "vp9.webm")[[3]])
+
+
+def test_without_dali_pyav_decodes_and_it_is_told_once(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    path, indices = str(folder / "vp9.webm"), (0, 3, 7)
+    spec = VideoSpec(path, content_hash(path), indices, VIEW)
+    by_dali = decode_frames(spec)
+    monkeypatch.setitem(sys.modules, "nvidia.dali", None)
+    monkeypatch.setattr(video_dali, "_pipelines", threading.local())
+    video_dali._is_there.cache_clear()
+    try:
+        for _ in range(2):
+            assert torch.equal(decode_frames(spec), by_dali)
+    finally:
+        video_dali._is_there.cache_clear()
+    (told,) = [record.getMessage() for record in caplog.records]
+    assert "PyAV decodes all videos" in told and "megatron_longrl[cpu]" in told
