@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import socket
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import FIRST_EXCEPTION, wait
+from concurrent.futures import FIRST_EXCEPTION, Future, wait
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
@@ -117,12 +117,12 @@ class NcclWeights:
         on_device = platform.as_this_thread(take_part)
         asked = in_daemon_thread(ask, "weights-server")
         taken = in_daemon_thread(on_device, "weights-nccl")
-        failed_first = {"timeout": self._timeout_seconds, "return_when": FIRST_EXCEPTION}
-        open_ends = wait([asked, taken], **failed_first).not_done
-        for side in (asked, taken):
-            if side not in open_ends:
+        sides: tuple[Future[Any], ...] = (asked, taken)
+        ended = wait(sides, self._timeout_seconds, FIRST_EXCEPTION).done
+        for side in sides:
+            if side in ended:
                 side.result()
-        if open_ends:
+        if len(ended) < len(sides):
             raise UserError(
                 f"the rollout server's workers have not come to {self._meeting_place} to receive "
                 f"weights over NCCL for {self._timeout_seconds:g} s: the address must be reachable "

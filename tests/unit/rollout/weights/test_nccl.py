@@ -96,6 +96,10 @@ def sender(seconds: float = 30.0) -> NcclWeights:
     return NcclWeights(torch.bfloat16, 80, seconds)
 
 
+def connect(way: NcclWeights, worker: Any) -> None:
+    way.connect(worker)
+
+
 def weights() -> dict[str, torch.Tensor]:
     return {f"w{k}": torch.randn(k + 1, 8) for k in range(6)}
 
@@ -113,7 +117,7 @@ def test_every_weight_is_in_one_bucket_of_the_given_size() -> None:
 
 def test_a_worker_gets_all_weights_and_the_version() -> None:
     named, way, worker = weights(), sender(), Worker()
-    way.connect(worker)
+    connect(way, worker)
     for version in ("run:1", "run:2"):
         sent = way.send(named.items(), worker, version)
         assert (sent.names, sent.buckets, worker.version) == (list(named), 5, version)
@@ -124,9 +128,9 @@ def test_a_worker_gets_all_weights_and_the_version() -> None:
 def test_a_worker_that_fails_is_told_at_once() -> None:
     began = time.monotonic()
     with pytest.raises(UserError, match="a worker has failed at init"):
-        sender().connect(Worker(fails_at="init"))
+        connect(sender(), Worker(fails_at="init"))
     way, worker = sender(), Worker(fails_at="update")
-    way.connect(worker)
+    connect(way, worker)
     way._group.has_peer = False
     with pytest.raises(UserError, match="a worker has failed at update"):
         way.send(weights().items(), worker, "run:1")
@@ -135,7 +139,7 @@ def test_a_worker_that_fails_is_told_at_once() -> None:
 
 def test_a_worker_that_never_comes_is_told_with_the_address() -> None:
     with pytest.raises(UserError, match=r"not come to 127\.0\.0\.1:\d+ .*--rollout-timeout"):
-        sender(0.5).connect(Worker(waits_at="init"))
+        connect(sender(0.5), Worker(waits_at="init"))
 
 
 def test_workers_meet_at_the_address_that_the_server_is_reached_by() -> None:
