@@ -67,15 +67,16 @@ def read_metrics(path: Path) -> list[Metrics]:
 
 def _steps(path: Path) -> Iterator[tuple[Metrics, str]]:
     """The steps of a file with their lines."""
-    lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
-    for number, line in enumerate(lines, start=1):
-        if not line.endswith("\n"):
+    lines = path.read_bytes().splitlines(keepends=True)
+    for number, written in enumerate(lines, start=1):
+        if not written.endswith(b"\n"):
             return  # The writer was killed, or is at work, in the middle of this line.
         try:
+            line = written.decode("utf-8")
             values = json.loads(line)
             step = {k: float(v) if v in _NOT_NUMBERS else v for k, v in values.items()}
             step["iteration"] = int(step["iteration"])
-        except (ValueError, KeyError, AttributeError, TypeError):
+        except (ValueError, KeyError, AttributeError, TypeError, RecursionError):
             raise UserError(
                 f"{path}:{number}: not a step of a training run: remove the line or the file"
             ) from None

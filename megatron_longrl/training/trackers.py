@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 from megatron_longrl.config import Config
+from megatron_longrl.errors import UserError
 from megatron_longrl.whole_file import write_whole
 
 if TYPE_CHECKING:
@@ -109,4 +110,10 @@ def _wandb_run_id(folder: Path) -> str:
     file = folder / WANDB_RUN_ID
     if not file.exists():
         write_whole(file, uuid.uuid4().hex + "\n")
-    return file.read_text(encoding="utf-8").strip()
+    try:
+        return file.read_text(encoding="ascii").strip()
+    except (OSError, ValueError) as error:
+        raise UserError(
+            f"{file}: cannot read the id of the wandb run ({error}): remove the file, and a new "
+            "one begins"
+        ) from None

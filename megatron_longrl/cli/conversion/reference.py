@@ -20,6 +20,13 @@ from megatron_longrl.data.prompts import Prompt
 from megatron_longrl.errors import UserError
 from megatron_longrl.models.qwen_vl.grid import patchify
 
+_WITHOUT_ITS_CODE = {
+    "local_files_only": True,
+    # Else transformers asks on the terminal whether it may run what the folder brings.
+    "trust_remote_code": False,
+    "use_safetensors": True,
+}
+
 
 @torch.no_grad()
 def hugging_face_logits(
@@ -49,10 +56,10 @@ def load_model(folder: Path) -> Any:
     """transformers' own model, float32."""
     from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForImageTextToText
 
-    settings = AutoConfig.from_pretrained(folder, local_files_only=True)
+    settings = AutoConfig.from_pretrained(folder, **_WITHOUT_ITS_CODE)
     auto = AutoModelForImageTextToText if hasattr(settings, "vision_config") else None
     model = (auto or AutoModelForCausalLM).from_pretrained(
-        folder, local_files_only=True, dtype=torch.float32
+        folder, dtype=torch.float32, **_WITHOUT_ITS_CODE
     )
     return model.eval()
 
@@ -106,7 +113,7 @@ def vila_embeddings(
     embeddings = llm.get_input_embeddings()(prompt.token_ids)
     if pixels:
         tower = SiglipVisionModel.from_pretrained(
-            source.folder / "vision_tower", local_files_only=True, dtype=torch.float32
+            source.folder / "vision_tower", dtype=torch.float32, **_WITHOUT_ITS_CODE
         ).eval()
         projector = VilaProjector(config.replace(bf16=False))
         for name, parameter in projector.named_parameters():

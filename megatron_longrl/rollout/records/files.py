@@ -72,7 +72,7 @@ def read_lines(path: Path) -> tuple[Line, list[Line]]:
         known = head["format"]
     except OSError as error:
         raise UserError(f"{path}: cannot read the rollouts: {error.strerror}") from None
-    except (ValueError, KeyError, TypeError):
+    except (ValueError, KeyError, TypeError, RecursionError):
         raise UserError(
             f"{path}:{len(lines) + 1}: not a record of rollouts; remove the file, or take another "
             "record"

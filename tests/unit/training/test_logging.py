@@ -173,10 +173,14 @@ class TestMetricsFile:
             MetricsFile(metrics_path).truncate_after(1)
         assert metrics_path.read_bytes() == before
 
-    @pytest.mark.parametrize("line", ["no json", "[1]", '{"loss": 1.0}', '{"iteration": []}'])
+    @pytest.mark.parametrize(
+        "line",
+        [b"no json", b"[1]", b'{"loss": 1.0}', b'{"iteration": []}', b"\x80\x02", b"[" * 100_000],
+        ids=["text", "list", "none", "type", "bytes", "nested"],
+    )
     def test_a_foreign_file_is_refused(self, tmp_path, line):
         path = tmp_path / "m.jsonl"
-        path.write_text('{"iteration": 1}\n' + line + "\n")
+        path.write_bytes(b'{"iteration": 1}\n' + line + b"\n")
         with pytest.raises(UserError, match=r"m\.jsonl:2: not a step"):
             MetricsFile(path).truncate_after(1)
 
