@@ -15,6 +15,7 @@ from megatron_longrl import exit_signal
 from megatron_longrl.config import Config, Entry, load_config
 from megatron_longrl.errors import USER_ERROR_STATUS, UserError, error_line
 from megatron_longrl.foreign_warnings import ignore_harmless_warnings
+from megatron_longrl.output_reader import until_reader_ends
 from megatron_longrl.parent_death import end_with
 
 logger = logging.getLogger(__name__)
@@ -39,7 +40,7 @@ def launch(entry: Entry, work: Callable[[Config], None], argv: Sequence[str] | N
         end_with(os.getppid())
     try:
         with exit_signal.heeded():
-            return _launch(entry, work, argv)
+            return until_reader_ends(lambda: _launch(entry, work, argv))
     except exit_signal.Stopped as stop:
         _tell(str(stop))
         leave_groups()

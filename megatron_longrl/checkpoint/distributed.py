@@ -486,9 +486,11 @@ def _loadable_optimizers(
 
 def _load_rng(folder: Path, saved: dict[str, Any], groups: ParallelGroups, config: Config) -> None:
     if saved["layout"] != _layout(config):
-        logger.warning(
-            "the checkpoint was written at another parallel layout: random states are not restored"
-        )
+        if dist.get_rank() == 0:
+            logger.warning(
+                "the checkpoint was written at another parallel layout: random states are not "
+                "restored"
+            )
         return
     with together(groups.control):
         load_rng_state(rank_file(folder / layout.RNG_FOLDER, dist.get_rank()))

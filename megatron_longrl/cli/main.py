@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import importlib
-import os
-import signal
 import sys
 from collections.abc import Sequence
 
 from megatron_longrl import __version__
 from megatron_longrl.config.names import nearest
 from megatron_longrl.errors import USER_ERROR_STATUS, error_line
+from megatron_longrl.output_reader import until_reader_ends
 
 SUBCOMMANDS: dict[str, tuple[str, str]] = {
     "train-sft": ("train", "supervised fine-tuning on chains of thought"),
@@ -25,21 +24,10 @@ SUBCOMMANDS: dict[str, tuple[str, str]] = {
 }
 """Subcommand -> (module of :mod:`megatron_longrl.cli`, what it does)."""
 
-READER_ENDED_STATUS = 128 + signal.SIGPIPE
-"""Exit status where nobody reads the output any more, as in ``longrl inspect DIR | head -1``."""
-
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Entry point; returns the exit status: 141 where the reader of the output has ended."""
-    try:
-        try:
-            return _main(arguments)
-        finally:  # also behind --help, which ends by SystemExit
-            sys.stdout.flush()
-    except BrokenPipeError:
-        # As a program that SIGPIPE ends. Python writes what is left at its exit, which would fail.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return READER_ENDED_STATUS
+    return until_reader_ends(lambda: _main(arguments))
 
 
 def _main(arguments: Sequence[str] | None) -> int:

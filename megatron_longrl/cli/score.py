@@ -20,6 +20,7 @@ from megatron_longrl.config.reward_terms import reward_terms
 from megatron_longrl.config.rewards import RewardSection
 from megatron_longrl.config.rules_rewards import scoring_rules
 from megatron_longrl.config.schema import SECTIONS, describe_validation_error
+from megatron_longrl.config.secrets import secret_line, secrets_in
 from megatron_longrl.data.rows import Row, load_rows
 from megatron_longrl.errors import USER_ERROR_STATUS, UserError, error_line
 from megatron_longrl.rewards.answer import END_TOKENS, marked_answer, visible
@@ -155,7 +156,8 @@ def _settings(recipes: Sequence[str], flags: Mapping[str, Any]) -> RewardSection
         settings = RewardSection.model_validate(values)
     except ValidationError as error:
         raise UserError(describe_validation_error(error, origins)) from None
-    if problems := list(scoring_rules(settings)):
+    secrets = map(secret_line, secrets_in(settings.model_dump()))
+    if problems := [*secrets, *scoring_rules(settings)]:
         raise UserError("; ".join(problems))
     return settings
 

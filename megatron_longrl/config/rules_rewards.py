@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING
 
 from megatron_longrl.config.names import flag
 from megatron_longrl.config.reward_terms import reward_terms
-from megatron_longrl.config.secrets import secret_line, secrets_in
 from megatron_longrl.errors import UserError
 
 if TYPE_CHECKING:
@@ -39,8 +38,6 @@ def scoring_rules(config: RewardSection) -> Iterator[str]:
             "rewards and reward_function give nothing a weight, every reward would be 0: "
             "give e.g. --rewards accuracy=0.9 format=0.1"
         )
-    for name in secrets_in({"reward_kwargs": config.reward_kwargs, "judge_url": config.judge_url}):
-        yield secret_line(name)
     if config.reward_kwargs and not config.reward_function:
         yield "reward_kwargs is set without reward_function: give --reward-function FILE.py:NAME"
     if any(term.name == "judge" for term in terms):

@@ -15,6 +15,7 @@ from megatron_longrl.cli.ranks import RankOptions, split_rank_options
 from megatron_longrl.cli.train import default_ranks, gpus
 from megatron_longrl.config.given import Given
 from megatron_longrl.errors import UserError
+from megatron_longrl.output_reader import READER_ENDED_STATUS, until_reader_ends
 
 
 def test_every_subcommand_has_its_module() -> None:
@@ -118,16 +119,31 @@ def test_a_rank_that_fails_ends_the_program(tmp_path: Path) -> None:
         assert (done.returncode, done.stderr) == (status, told)
 
 
-@pytest.mark.parametrize("arguments", [["--help"], ["score", "--help"], ["train-sft", "--help"]])
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["megatron_longrl", "--help"],
+        ["megatron_longrl", "score", "--help"],
+        ["megatron_longrl", "train-sft", "--help"],
+        ["megatron_longrl.train_sft", "--help"],
+        ["megatron_longrl.train_rl", "--help"],
+        ["megatron_longrl.evaluate", "--help"],
+    ],
+)
 def test_a_reader_that_has_ended_is_no_error(arguments: list[str]) -> None:
     reading, writing = os.pipe()
     os.close(reading)
     with os.fdopen(writing, "wb") as nobody:
         done = subprocess.run(
-            [sys.executable, "-m", "megatron_longrl", *arguments],
+            [sys.executable, "-m", *arguments],
             stdout=nobody,
             stderr=subprocess.PIPE,
             text=True,
         )
     # argparse ignores that it cannot write a help longer than the buffer.
-    assert done.stderr == "" and done.returncode in (0, program.READER_ENDED_STATUS)
+    assert done.stderr == "" and done.returncode in (0, READER_ENDED_STATUS)
+
+
+def test_a_pipe_to_another_process_is_an_error() -> None:
+    with pytest.raises(BrokenPipeError):
+        until_reader_ends(lambda: (_ for _ in ()).throw(BrokenPipeError()))
