@@ -8,6 +8,7 @@ import pickle
 import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -121,7 +122,7 @@ def arm(folder: Path, fired: Path) -> None:
         if not path.exists():
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_bytes(make(fired / name.replace("/", "_")))
-    own = {
+    own: dict[str, dict[str, Any]] = {
         "config.json": {"AutoConfig": "configuration_own.X", "AutoModel": "modeling_own.X"},
         "tokenizer_config.json": {"AutoTokenizer": ["tokenization_own.X", "tokenization_own.X"]},
         "processor_config.json": {"AutoProcessor": "processing_own.X"},
