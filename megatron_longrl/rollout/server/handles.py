@@ -36,6 +36,7 @@ MOST_HANDLES = 16
 """A trainer holds one for weights, and one for each generation that is under way."""
 SECONDS = 10.0
 """In which a connection must have sent its descriptor."""
+_SECONDS_BETWEEN_KNOCKS = 0.05
 _LARGEST_MESSAGE = 1024
 _CREDENTIALS = struct.Struct("3i")
 """Process, user, group (``struct ucred``)."""
@@ -210,7 +211,15 @@ def reach(address: str, seconds: float) -> socket.socket | None:
     connection = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     connection.settimeout(seconds)
     try:
-        connection.connect("\0" + address)
+        deadline = time.monotonic() + seconds
+        while True:
+            try:
+                connection.connect("\0" + address)
+                break
+            except BlockingIOError:  # many wait to be accepted
+                if time.monotonic() > deadline:
+                    raise
+                time.sleep(_SECONDS_BETWEEN_KNOCKS)
         if _user(connection) == os.geteuid():
             return connection
     except ConnectionRefusedError:

@@ -38,6 +38,7 @@ def serve(
         http=BoundedProtocol,
         ws="none",
         # Its warnings are of those who have no token, and nothing bounds their number.
+        log_config=None,
         log_level="error",
         lifespan="off",
         access_log=False,
@@ -145,7 +146,8 @@ class Routes:
         except Refused:
             raise
         except Exception as error:
-            return JSONResponse(error_line(error), status_code=500)
+            status = 400 if isinstance(error, ValueError) else 500
+            return JSONResponse(error_line(error), status_code=status)
         return JSONResponse({})
 
     async def _lines(self, memory: SharedMemory) -> AsyncIterator[str]:
