@@ -15,27 +15,32 @@ import logging
 import sys
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 
+from megatron_longrl.rollout.server.connections import HEADER_SECONDS, MOST_CONNECTIONS
+from megatron_longrl.rollout.server.guard import BODY_SECONDS
 from megatron_longrl.rollout.server.process import ServerProcess
 from tests.server_attacks import over_http, over_socket, slow
-from tests.server_attacks.target import MOST_MEMORY, Target, Watch
+from tests.server_attacks.target import MOST_MEMORY, WEIGHTS, Target, Watch
 from tests.tiny_served import model_settings
 
 UNAUTHORIZED, FORBIDDEN, OK = 401, 403, 200
+LONGEST = max(HEADER_SECONDS, BODY_SECONDS) + 1.0
+"""Seconds that a client may take."""
 _MOST_SHOWN = 20
 
 
 @dataclass
 class Counts:
-    """How many attacks of each kind."""
+    """How many attacks of each kind, and how long some take."""
 
     requests: int = 1000
     messages: int = 300
     generations: int = 200
     slow: int = 300
-    slow_seconds: float = 15.0
+    slow_seconds: float = 35.0
+    health_seconds: float = 1.0
 
 
 @dataclass
@@ -88,6 +93,8 @@ def attack(target: Target, seed: int, counts: Counts) -> list[Row]:
         row.seconds, row.slowest = time.monotonic() - began, watch.slowest
         row.mib = (watch.most_memory - memory) / 2**20
         row.faults += watch.faults
+        if watch.slowest > counts.health_seconds:
+            row.faults.append(f"/health took {watch.slowest:.1f} s")
         lines, odd = target.log_lines(log)
         row.answers["lines in the log"] = lines
         row.faults += [f"in the log: {line[:300]}" for line in odd]
@@ -137,20 +144,26 @@ def _send(target: Target, seed: int, count: int, row: Row) -> None:
 
 
 def _generate(target: Target, seed: int, count: int, row: Row) -> None:
+    target.client.finish_weight_update(WEIGHTS)  # else all are stale
     answers = over_socket.odd_generations(target, seed, count)
-
-    def each() -> Iterator[int]:
-        for _, status in answers:
-            yield status
-
-    statuses = each()
-    for number in range(count):
-        _answered(f"generation {number} of seed {seed}", lambda: next(statuses), row)
+    for row.count in range(1, count + 1):
+        try:
+            name, end = next(answers)
+        except OSError as error:
+            row.faults.append(f"generation {row.count - 1}: {type(error).__name__}: {error}")
+            return
+        row.answers[end] += 1
+        if end not in ("400", "done", "failed", "stale"):
+            row.faults.append(f"{name}: {end}")
 
 
 def _hold(target: Target, counts: Counts, row: Row) -> None:
     row.count = counts.slow
-    row.answers["cut off"] = slow.slow_clients(target, counts.slow, counts.slow_seconds)
+    alive = slow.slow_clients(target, counts.slow, counts.slow_seconds)
+    row.answers["cut off"], row.answers["alive"] = counts.slow - alive, alive
+    most = 0 if counts.slow_seconds > LONGEST else MOST_CONNECTIONS
+    if alive > most:
+        row.faults.append(f"{alive} of them are still connected")
 
 
 def main(argv: Sequence[str] | None = None) -> int:

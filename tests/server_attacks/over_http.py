@@ -90,6 +90,20 @@ def answer(target: Target, data: bytes, seconds: float = _SECONDS) -> int:
         return status_of(connection, seconds)
 
 
+def whole_answer(target: Target, data: bytes, seconds: float = _SECONDS) -> bytes:
+    """All that the server says until it hangs up; raises TimeoutError where it does not."""
+    with socket.create_connection(target.place, seconds) as connection:
+        with suppress(ConnectionError):
+            connection.sendall(data)
+        told, deadline = b"", time.monotonic() + seconds
+        with suppress(ConnectionError):
+            while piece := connection.recv(65536):
+                told += piece
+                if time.monotonic() > deadline:
+                    raise TimeoutError
+        return told
+
+
 def status_of(connection: socket.socket, seconds: float) -> int:
     """See :func:`answer`."""
     connection.settimeout(seconds)
@@ -242,5 +256,5 @@ def size_bombs(target: Target) -> Iterator[tuple[str, bytes]]:
         yield f"{size >> 20} MiB of zeros to generate from", data
         data = request(target, "POST", "/bucket", b"\0" * size, kind=kind)
         yield f"{size >> 20} MiB for a bucket", data
-    body = b'{"handle": [' + b"{}," * 1_300_000 + b"{}]}"
-    yield "JSON of a million objects", request(target, "POST", "/generate", body)
+    body = b'{"handle": [' + b"{}," * 340_000 + b"{}]}"
+    yield "JSON of many objects", request(target, "POST", "/generate", body)

@@ -16,7 +16,7 @@ from typing import Any
 
 from megatron_longrl.rollout.memory.shared import SharedMemory
 from megatron_longrl.rollout.server.handles import MOST_CONNECTIONS, reach, send
-from tests.server_attacks.over_http import answer, request
+from tests.server_attacks.over_http import request, whole_answer
 from tests.server_attacks.target import Target, generation_file
 
 _SECONDS = 20.0
@@ -172,8 +172,8 @@ def hold_many(target: Target) -> list[str]:
     return [] if sent and refused else [f"{len(sent)} handles given, {refused} refused"]
 
 
-def odd_generations(target: Target, seed: int, count: int) -> Iterator[tuple[str, int]]:
-    """Names, and the status of each answer, of a generation's text or bytes that are changed."""
+def odd_generations(target: Target, seed: int, count: int) -> Iterator[tuple[str, str]]:
+    """Names, and how each answer ends, of a generation's text or bytes that are changed."""
     draw = random.Random(seed)
     for number in range(count):
         name = f"generation {number} of seed {seed}"
@@ -182,8 +182,7 @@ def odd_generations(target: Target, seed: int, count: int) -> Iterator[tuple[str
         else:
             data = _odd_bytes(_content(target), draw)
         if draw.random() < 0.5:
-            kind = "application/octet-stream"
-            yield name, answer(target, request(target, "POST", "/generate", data, kind=kind))
+            yield name, _end(target, data, "application/octet-stream")
             continue
         with closing(SharedMemory(len(data))) as memory, memory.map() as whole:
             whole[:] = data
@@ -191,7 +190,17 @@ def odd_generations(target: Target, seed: int, count: int) -> Iterator[tuple[str
             assert connection is not None
             with closing(send(connection, target.token, memory)) as sent:
                 body = json.dumps({"handle": sent.handle}).encode()
-                yield name, answer(target, request(target, "POST", "/generate", body))
+                yield name, _end(target, body, "application/json")
+
+
+def _end(target: Target, body: bytes, kind: str) -> str:
+    more = ("Connection", "close")
+    told = whole_answer(target, request(target, "POST", "/generate", body, more, kind=kind))
+    head, _, rest = told.partition(b"\r\n\r\n")
+    if b" 200 OK\r\n" not in head:
+        return head[9:12].decode()
+    ends = [line for line in rest.splitlines() if line.startswith(b'{"end": ')]
+    return str(json.loads(ends[0])["end"]) if len(ends) == 1 else f"{len(ends)} ends"
 
 
 def _content(target: Target) -> bytes:

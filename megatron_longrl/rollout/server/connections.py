@@ -27,7 +27,7 @@ class BoundedProtocol(H11Protocol):
         super().connection_made(transport)
         self._await_request()
         if len(self.connections) > MOST_CONNECTIONS:
-            others = cast(set[BoundedProtocol], self.connections)
+            others = cast(set[BoundedProtocol], self.connections) - {self}
             min(others, key=lambda other: (other.stage, other._since)).transport.abort()
 
     def connection_lost(self, exc: Exception | None) -> None:

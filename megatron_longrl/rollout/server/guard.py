@@ -25,7 +25,7 @@ logger = logging.getLogger(__name__)
 TOKEN_VARIABLE = "LONGRL_ROLLOUT_TOKEN"
 SHORTEST_TOKEN = 16
 
-LARGEST_JSON = 4 << 20
+LARGEST_JSON = 1 << 20
 """Bytes of a request that is JSON; the longest lists the weights of a model."""
 
 BODY_SECONDS = 30.0
