@@ -7,7 +7,7 @@ import os
 import re
 import threading
 import time
-from contextlib import closing
+from contextlib import closing, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -80,8 +80,9 @@ class Target:
             }
 
     def memory(self) -> int:
-        """Bytes of the server and of what it has started (``Pss``)."""
-        total = 0
+        """Bytes of the server and of what it has started (``Pss``), and of the anonymous files that
+        it holds, mapped or not."""
+        total, files = 0, dict[int, int]()
         for process in (psutil.Process(self.pid), *psutil.Process(self.pid).children(True)):
             rollup = Path(f"/proc/{process.pid}/smaps_rollup").read_text(encoding="ascii")
             total += sum(
@@ -89,7 +90,12 @@ class Target:
                 for line in rollup.splitlines()
                 if line.startswith("Pss:")
             )
-        return total
+            for entry in Path(f"/proc/{process.pid}/fd").iterdir():
+                with suppress(FileNotFoundError):
+                    if os.readlink(entry).startswith("/memfd:"):
+                        status = entry.stat()
+                        files[status.st_ino] = status.st_blocks * 512
+        return total + sum(files.values())
 
     def log_size(self) -> int:
         """Bytes that it has written."""
