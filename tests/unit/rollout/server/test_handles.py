@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fcntl
+import json
 import os
 import socket
 import time
@@ -77,7 +78,8 @@ def test_the_token_is_needed(handles: Handles, memory: SharedMemory) -> None:
 
 def test_a_second_message_ends_the_connection(handles: Handles, memory: SharedMemory) -> None:
     sent = send(connect(handles), TOKEN, memory)
-    sent._connection.send(b"{}")
+    message = json.dumps({"token": TOKEN, "nbytes": SIZE}).encode()
+    socket.send_fds(sent._connection, [message], [memory.fileno()])
     assert ends(handles, sent.handle)
     sent.close()
 
@@ -132,6 +134,7 @@ def test_who_sends_nothing_has_to_go(
     handles: Handles, memory: SharedMemory, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """When another one comes, or when time is up; who has a handle stays."""
+    monkeypatch.setattr(module, "SECONDS", 1e9)
     kept = send(connect(handles), TOKEN, memory)
     silent = [connect(handles) for _ in range(module.MOST_CONNECTIONS)]
     silent[0].settimeout(30.0)
