@@ -17,6 +17,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 
 from megatron_longrl.rollout.server.connections import HEADER_SECONDS, MOST_CONNECTIONS
 from megatron_longrl.rollout.server.guard import BODY_SECONDS
@@ -70,7 +71,7 @@ def attack(target: Target, seed: int, counts: Counts) -> list[Row]:
     before = target.greedy()
     # What the first bad requests bring into memory once, is not what grows.
     for name, data in over_http.fuzzed(target, seed + 1, 20):
-        _answered(name, lambda data=data: over_http.answer(target, data), Row(""))
+        _answered(name, partial(over_http.answer, target, data), Row(""))
     kinds: dict[str, Callable[[Row], None]] = {
         "requests": lambda row: _ask(target, over_http.fuzzed(target, seed, counts.requests), row),
         "messages": lambda row: _send(target, seed, counts.messages, row),
@@ -127,7 +128,7 @@ def _ask(
     none_of: Sequence[int] = (),
 ) -> None:
     for name, data in requests:
-        status = _answered(name, lambda data=data: over_http.answer(target, data), row)
+        status = _answered(name, partial(over_http.answer, target, data), row)
         wrong = status in none_of or (only is not None and status != only)
         if status is not None and wrong:
             row.faults.append(f"{name}: answered {status}")

@@ -32,7 +32,7 @@ ROUTES = {
 }
 """With a body of each."""
 _SECONDS = 20.0
-_ODD = (
+_ODD: tuple[Any, ...] = (
     *(None, True, -1, 0, 1 << 31, 1 << 60, 1 << 70, 1e308, -0.5, "", "x" * 5000, "\0", "\ud800"),
     *([], {}, [[]], [None] * 1000, {"path": "/proc/1/fd/0"}, "/proc/self/fd/0", "../../etc/passwd"),
 )

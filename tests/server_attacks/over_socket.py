@@ -167,8 +167,10 @@ def hold_many(target: Target) -> list[str]:
                 sent.append(send(connection, target.token, memory))
             except Exception:
                 refused += 1
-        for one in (*held, *sent):
+        for one in held:
             one.close()
+        for given in sent:
+            given.close()
     return [] if sent and refused else [f"{len(sent)} handles given, {refused} refused"]
 
 
@@ -220,7 +222,7 @@ def _odd_bytes(data: bytes, draw: random.Random) -> bytes:
     return bytes(changed[: draw.choice((len(data), len(data), len(data) // 2))])
 
 
-_ODD_VALUES = (
+_ODD_VALUES: tuple[Any, ...] = (
     *(None, True, -1, 0, 1, 2, 1 << 31, 1 << 63, 1 << 70, 1e30, -0.5, float("nan"), float("inf")),
     *("", "x", [], {}, [[]], [-1], [0, 0], [1 << 40], [299], [300], [*range(_MOST)], ["/etc", "x"]),
     *({"position_ids": None}, {"deepstack": 2}, {"x": 1 << 60}),

@@ -3,7 +3,6 @@ would end its step, or its process."""
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -125,7 +124,7 @@ def _check_integer(name: str, value: object, start: int, end: int) -> None:
 
 
 def _check_number(name: str, value: object, least: float, most: float) -> None:
-    if not (type(value) in (int, float) and math.isfinite(value) and least <= value <= most):
+    if isinstance(value, bool) or not isinstance(value, int | float) or not least <= value <= most:
         raise ValueError(f"{name} is no number from {least:g} to {most:g}")
 
 
