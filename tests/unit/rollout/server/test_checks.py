@@ -77,6 +77,8 @@ def of_request(**values: Any) -> Callable[[Generation], Generation]:
         (of_request(embeddings=torch.zeros(LENGTH, WIDTH + 1)), r"prompt 1: .*float32 \[7, 128\]"),
         (of_request(embeddings=torch.zeros(LENGTH, WIDTH).bfloat16()), "embeddings are not"),
         (of_request(embeddings=torch.zeros(())), "embeddings are not"),
+        (of_request(embeddings=torch.full((LENGTH, WIDTH), float("nan"))), "are not finite"),
+        (of_request(embeddings=torch.full((LENGTH, WIDTH), -float("inf"))), "are not finite"),
         (of_request(embeddings=torch.zeros(0, WIDTH), prefix=[]), "its length"),
         (of_request(max_tokens=MAX_MODEL_LEN - LENGTH + 1), "max_tokens is no .* 1 to 121"),
         (of_request(max_tokens=0), "max_tokens"),
@@ -113,6 +115,7 @@ TWO = torch.tensor([0, 1])
         (media(deepstack=(TWO, torch.zeros(3, 2 * WIDTH))), "places of features are not"),
         (media(deepstack=(TWO + 6, torch.zeros(2, 2 * WIDTH))), "places .* not in 0 to 6"),
         (media(deepstack=(TWO, torch.zeros(2, WIDTH))), "features are not float32"),
+        (media(deepstack=(TWO, torch.zeros(2, 2 * WIDTH) / 0)), "features are not finite"),
     ],
 )
 def test_media_that_do_not_fit(extra: dict[str, Any], reason: str) -> None:
