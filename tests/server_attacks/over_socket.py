@@ -179,7 +179,9 @@ def odd_generations(target: Target, seed: int, count: int) -> Iterator[tuple[str
     draw = random.Random(seed)
     for number in range(count):
         name = f"generation {number} of seed {seed}"
-        if number % 3:
+        if number == 0:
+            data = _not_finite(_content(target))
+        elif number % 3:
             data = _odd_text(_content(target), draw)
         else:
             data = _odd_bytes(_content(target), draw)
@@ -210,6 +212,13 @@ def _content(target: Target) -> bytes:
         return bytes(whole)
 
 
+def _not_finite(data: bytes) -> bytes:
+    """With embeddings that are no numbers."""
+    (header,) = struct.unpack("<Q", data[:8])
+    start = 8 + header
+    return data[:start] + b"\xff\xff\xff\x7f" * ((len(data) - start) // 4)
+
+
 def _odd_bytes(data: bytes, draw: random.Random) -> bytes:
     """Of the header, or of the embeddings: also some that are no numbers."""
     changed = bytearray(data)
@@ -218,7 +227,7 @@ def _odd_bytes(data: bytes, draw: random.Random) -> bytes:
     for _ in range(draw.choice((1, 5, 50))):
         changed[draw.randrange(end)] = draw.randrange(256)
     if draw.random() < 0.3:
-        changed[8 + header :] = b"\xff\xff\xff\x7f" * ((len(data) - 8 - header) // 4)  # NaN
+        return _not_finite(bytes(changed))
     return bytes(changed[: draw.choice((len(data), len(data), len(data) // 2))])
 
 
