@@ -26,11 +26,19 @@ from megatron_longrl.launch import launch
 logger = logging.getLogger(__name__)
 
 
-def run(settings: Any, listening: socket.socket, token: str, log_level: str, ready: Any) -> None:
+def run(
+    settings: Any,
+    tokenizer: tuple[str, str] | None,
+    listening: socket.socket,
+    token: str,
+    log_level: str,
+    ready: Any,
+) -> None:
     """Serve for ever, in the thread that calls.
 
     Args:
         settings: :class:`~megatron_longrl.rollout.vllm.model.ModelSettings`.
+        tokenizer: its type and model; None: nobody asks for stop strings.
         token: of those who may ask.
         ready: called once the server answers.
 
@@ -44,7 +52,7 @@ def run(settings: Any, listening: socket.socket, token: str, log_level: str, rea
 
     platform.prepare()
     instance = secrets.token_hex(6)
-    server, engine = RolloutServer(settings, instance, log_level), EngineThread()
+    server, engine = RolloutServer(settings, instance, log_level, tokenizer), EngineThread()
     unlink_shared_memory(instance)
     serve(server, engine, listening, token)
     ready()
@@ -90,6 +98,7 @@ def serve_recipe(config: Config) -> None:
     listening = listen(address)
     run(
         model_settings(config, tokenizer),
+        tokenizer.origin,
         listening,
         token,
         config.log_level,

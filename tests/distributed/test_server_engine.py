@@ -44,6 +44,8 @@ from tests.distributed.tiny_engine import (
     reference_logprobs,
     tokens,
 )
+from tests.server_attacks.__main__ import Counts, attack
+from tests.server_attacks.target import Target
 from tests.tiny_served import HF_CONFIG, model_settings
 
 GROUPS_OUTLIVE_TESTS = True
@@ -441,6 +443,28 @@ def test_a_server_by_its_address_without_shared_memory(
     before = engine.recoveries
     assert told(engine.generate(PROMPTS, MEDIA, SAMPLED)) == expected, "it lives on"
     assert engine.recoveries == before + 1, "with weights of another run"
+
+
+def test_a_server_bears_bad_requests(engine: ServerEngine) -> None:
+    """A small part of ``python -m tests.server_attacks``, and the engine answers as before."""
+    expected, before = told(engine.generate(PROMPTS, MEDIA, SAMPLED)), engine.recoveries
+    if is_leader():
+        assert engine._client is not None and engine._process is not None
+        assert engine._process._log is not None
+        target = Target(
+            engine._client.address,
+            engine._process.token,
+            server_pid(engine),
+            engine._process._log.fileno(),
+            model_settings(),
+        )
+        # Elsewhere health is timed, not here.
+        counts = Counts(100, 30, 20, slow=30, slow_seconds=0.5, health_seconds=60.0)
+        for row in attack(target, 1, counts):
+            assert not row.faults, row
+    dist.barrier()
+    assert told(engine.generate(PROMPTS, MEDIA, SAMPLED)) == expected
+    assert engine.recoveries == before + 1, "as it had other weights"
 
 
 def test_a_server_of_another_model_or_version(

@@ -84,6 +84,7 @@ class Words:
 
     eos_id = NEVER
     end_ids = (NEVER,)
+    origin = ("none", "none")
 
     def decode(self, ids: list[int]) -> str:
         return " ".join(map(str, ids))

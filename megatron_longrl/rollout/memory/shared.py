@@ -2,21 +2,27 @@
 
 from __future__ import annotations
 
+import fcntl
 import mmap
 import os
-import re
-import stat
 
 import torch
 from torch import Tensor
 
 from megatron_longrl.errors import UserError
 
-_PATH = re.compile(r"/proc/\d+/fd/\d+")
+_SEALS = fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW
+_BLOCK = 512
+"""Bytes of a block of ``st_blocks``."""
 
 
 class SharedMemory:
     """Bytes that other processes of this machine can map, for as long as somebody does.
+
+    Its size is sealed: a process that maps it needs no trust that it stays.
+
+    Args:
+        nbytes: 0 makes memory without a seal, to which :meth:`write` appends.
 
     Raises:
         UserError: there is no memory left.
@@ -24,10 +30,12 @@ class SharedMemory:
 
     def __init__(self, nbytes: int) -> None:
         self.nbytes = nbytes
-        self._file = os.memfd_create("megatron_longrl", os.MFD_CLOEXEC)
+        flags = os.MFD_CLOEXEC | (os.MFD_ALLOW_SEALING if nbytes else 0)
+        self._file = os.memfd_create("megatron_longrl", flags)
         try:
             if nbytes:
                 os.posix_fallocate(self._file, 0, nbytes)  # else a full machine is a bus error
+                fcntl.fcntl(self._file, fcntl.F_ADD_SEALS, _SEALS)
         except OSError as error:
             os.close(self._file)
             raise UserError(
@@ -35,14 +43,54 @@ class SharedMemory:
                 f" {error.strerror}; lower --weight-bucket-mb or --embedding-store-gib"
             ) from error
 
+    @classmethod
+    def of_another(cls, file: int, nbytes: int) -> SharedMemory:
+        """Memory of another process, which is not trusted.
+
+        Args:
+            file: a descriptor of it, whatever it is; kept where nothing is raised.
+            nbytes: that it must have.
+
+        Raises:
+            ValueError: it is no shared memory of this size, could shrink, cannot be mapped for
+                reading and writing, or has holes, that would take memory when they are read.
+        """
+        try:
+            # Nothing else is asked of a file before it is known to be memory: others can block.
+            seals = fcntl.fcntl(file, fcntl.F_GET_SEALS)
+        except OSError:
+            raise ValueError("the descriptor is no shared memory") from None
+        if seals & _SEALS != _SEALS:
+            raise ValueError("the shared memory is not sealed: it could shrink")
+        if fcntl.fcntl(file, fcntl.F_GETFL) & os.O_ACCMODE != os.O_RDWR:
+            raise ValueError("the shared memory is not open for reading and writing")
+        status = os.fstat(file)
+        if status.st_size != nbytes or not nbytes:
+            raise ValueError(f"the shared memory has {status.st_size} bytes, not {nbytes}")
+        if status.st_blocks * _BLOCK < nbytes:
+            raise ValueError("the shared memory has holes")
+        memory = cls.__new__(cls)
+        memory.nbytes, memory._file = nbytes, file
+        return memory
+
     @property
     def path(self) -> str:
-        """Where this user's processes on this machine can open it, until :meth:`close`."""
+        """Where the processes of this program can open it, until :meth:`close`."""
         return f"/proc/{os.getpid()}/fd/{self._file}"
+
+    def fileno(self) -> int:
+        """Its descriptor in this process."""
+        return self._file
 
     def map(self) -> mmap.mmap:
         """Its bytes."""
         return mmap.mmap(self._file, self.nbytes)
+
+    def duplicate(self) -> SharedMemory:
+        """The same bytes, held on their own."""
+        memory = type(self).__new__(type(self))
+        memory.nbytes, memory._file = self.nbytes, os.dup(self._file)
+        return memory
 
     def write(self, data: bytes) -> None:
         """Append; for memory that was made empty."""
@@ -58,20 +106,10 @@ class SharedMemory:
             self._file = -1
 
 
-def is_shared_path(path: str) -> bool:
-    """Whether it is a place that :attr:`SharedMemory.path` names, and nothing else."""
-    return _PATH.fullmatch(path) is not None
-
-
 def map_path(path: str, nbytes: int) -> Tensor:
-    """Another process's shared memory, uint8 [nbytes]."""
-    if not is_shared_path(path):
-        raise ValueError(f"{path} is no shared memory")
-    file = os.open(path, os.O_RDWR | os.O_NONBLOCK | os.O_CLOEXEC)
+    """The memory at a :attr:`SharedMemory.path` of this program, uint8 [nbytes]."""
+    file = os.open(path, os.O_RDWR | os.O_CLOEXEC)
     try:
-        status = os.fstat(file)
-        if not stat.S_ISREG(status.st_mode) or status.st_size < nbytes:
-            raise ValueError(f"{path} has no {nbytes} bytes of shared memory")
         return torch.frombuffer(mmap.mmap(file, nbytes), dtype=torch.uint8)
     finally:
         os.close(file)

@@ -22,7 +22,7 @@ DTYPES = {
 }
 """Names that the format has for dtypes."""
 
-_LENGTH = 8
+LENGTH = 8
 """Bytes that tell the header's length, and to whose multiples it is filled up, so that tensors are
 aligned."""
 
@@ -51,10 +51,10 @@ class TensorFile:
                 "shape": list(like.shape),
                 "data_offsets": [start, end],
             }
-        self._header = -(-len(self._described(text)) // _LENGTH) * _LENGTH
-        self.memory = SharedMemory(_LENGTH + self._header + end)
+        self._header = -(-len(self._described(text)) // LENGTH) * LENGTH
+        self.memory = SharedMemory(LENGTH + self._header + end)
         self._bytes = self.memory.map()
-        data = torch.frombuffer(self._bytes, dtype=torch.uint8)[_LENGTH + self._header :]
+        data = torch.frombuffer(self._bytes, dtype=torch.uint8)[LENGTH + self._header :]
         sizes = [outlines[name].nbytes for name in names]
         self.tensors = {
             name: part.view(outlines[name].dtype).view(outlines[name].shape)
@@ -69,8 +69,8 @@ class TensorFile:
         if len(header) > self._header:
             raise ValueError("the text is longer than the first one")
         header = header.ljust(self._header)
-        whole = _LENGTH + self._header
-        self._bytes[:whole] = self._header.to_bytes(_LENGTH, "little") + header
+        whole = LENGTH + self._header
+        self._bytes[:whole] = self._header.to_bytes(LENGTH, "little") + header
 
     def close(self) -> None:
         """Give up this process's name for it; tensors live for as long as they are referenced."""
@@ -82,3 +82,19 @@ class TensorFile:
 
 TEXT = "text"
 """The text's name among the file's metadata."""
+
+
+def check_beginning(data: bytes, nbytes: int) -> None:
+    """Tell early what is no such file.
+
+    Args:
+        data: its first bytes; fewer than nine are not looked at.
+        nbytes: of the whole file.
+
+    Raises:
+        ValueError: it is none.
+    """
+    if len(data) > LENGTH:
+        header = int.from_bytes(data[:LENGTH], "little")
+        if not 2 <= header <= nbytes - LENGTH or data[LENGTH : LENGTH + 1] != b"{":
+            raise ValueError("the body is no safetensors file")

@@ -1,8 +1,8 @@
 """The rollout server that a trainer starts: ``python -m megatron_longrl.rollout.server.child``.
 
 Standard input is {"parent": its process, "ready": a file descriptor, "token", "log_level",
-"settings"}. Once it answers, the address is written to that descriptor. It ends with the trainer's
-process.
+"settings", "tokenizer"}. Once it answers, the address is written to that descriptor. It ends with
+the trainer's process.
 """
 
 from __future__ import annotations
@@ -33,7 +33,8 @@ def main() -> int:
 
     try:
         settings = ModelSettings(**orders["settings"])
-        run(settings, listening, orders["token"], orders["log_level"], ready)
+        origin = orders["tokenizer"] and tuple(orders["tokenizer"])
+        run(settings, origin, listening, orders["token"], orders["log_level"], ready)
     except UserError as error:
         with os.fdopen(orders["ready"], "w") as pipe:
             pipe.write(json.dumps({"error": str(error)}))

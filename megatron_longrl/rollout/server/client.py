@@ -4,19 +4,23 @@ from __future__ import annotations
 
 import http.client
 import json
+import logging
 import mmap
-import secrets
+import socket
 import time
 from collections.abc import Generator, Iterator, Mapping
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, nullcontext
 from dataclasses import asdict
 from typing import Any
 
 from megatron_longrl.errors import UserError
 from megatron_longrl.rollout.memory.shared import SharedMemory
 from megatron_longrl.rollout.serve import split_address
+from megatron_longrl.rollout.server.handles import SentMemory, reach, send
 from megatron_longrl.rollout.server.service import Line, versions
 from megatron_longrl.rollout.vllm.model import ModelSettings
+
+logger = logging.getLogger(__name__)
 
 _JSON, _BYTES = "application/json", "application/octet-stream"
 _PROBE_SECONDS = 5.0
@@ -41,11 +45,19 @@ class ServerClient:
 
     def __init__(self, address: str, timeout_seconds: float, token: str) -> None:
         self.address = address
+        self._token = token
         self._authorization = {"Authorization": f"Bearer {token}"}
         self._host, self._port = split_address(address)
         self._seconds = timeout_seconds
         self._shares_memory: bool | None = None
         self._bucket: mmap.mmap | None = None  # whose content must be sent
+        self._sent_bucket: SentMemory | None = None
+
+    def close(self) -> None:
+        """Let the server forget the memory that it was given. Idempotent."""
+        if self._sent_bucket is not None:
+            self._sent_bucket.close()
+            self._sent_bucket = None
 
     def describe(self) -> dict[str, Any]:
         """The answer of /health."""
@@ -83,26 +95,48 @@ class ServerClient:
 
     def connect_bucket(self, bucket: SharedMemory) -> None:
         """Say where weights will come from."""
-        info: dict[str, Any] = {"nbytes": bucket.nbytes}
+        self.close()
         if self.shares_memory():
-            info["path"] = bucket.path
+            self._sent_bucket = self._send(bucket)
+            self.init_weight_transfer_engine({"handle": self._sent_bucket.handle})
         else:
             self._bucket = bucket.map()
-        self.init_weight_transfer_engine(info)
+            self.init_weight_transfer_engine({"nbytes": bucket.nbytes})
 
     def init_weight_transfer_engine(self, init_info: dict[str, Any]) -> None:
         """As vLLM's client: what its weight-transfer engine needs."""
         self._post("/init_weight_transfer_engine", {"init_info": init_info})
 
     def shares_memory(self) -> bool:
-        """Whether the server can open shared memory of this process; finds out once."""
+        """Whether the server takes shared memory of this process; finds out once."""
         if self._shares_memory is None:
-            text = secrets.token_hex(16)
-            with closing(SharedMemory(0)) as memory:
-                memory.write(text.encode())
-                answer = self._post("/shared", {"file": memory.path, "text": text})
-            self._shares_memory = bool(answer["shared"])
+            connection = self._reach()
+            self._shares_memory = connection is not None
+            if connection is not None:
+                connection.close()
+            else:
+                logger.info(
+                    "the rollout server at %s is on another machine, or another user's: prompts "
+                    "and weights that do not go by NCCL are sent to it over HTTP",
+                    self.address,
+                )
         return self._shares_memory
+
+    def _reach(self) -> socket.socket | None:
+        address = self.describe()["socket"]
+        try:
+            return reach(address, self._seconds)
+        except OSError as error:
+            raise ServerLost(str(error) or type(error).__name__) from error
+
+    def _send(self, memory: SharedMemory) -> SentMemory:
+        connection = self._reach()
+        if connection is None:
+            raise ServerLost("its socket for shared memory is gone")
+        try:
+            return send(connection, self._token, memory)
+        except OSError as error:
+            raise ServerLost(str(error) or type(error).__name__) from error
 
     def generate(self, memory: SharedMemory) -> Generator[Line, None, None]:
         """The responses, each as soon as it is complete.
@@ -114,13 +148,15 @@ class ServerClient:
             StaleWeights: the server has other weights than the generation asks for.
         """
         deadline = time.monotonic() + self._seconds
+        sent = self._send(memory) if self.shares_memory() else None
         with (
-            open(memory.path, "rb") as file,
+            closing(sent) if sent is not None else nullcontext(),
+            memory.map() as mapping,
+            memoryview(mapping) as whole,
             self._connection(deadline, "generation did not end") as connection,
         ):
-            shared = self.shares_memory()
-            body = json.dumps({"file": memory.path}) if shared else file
-            content = _JSON if shared else _BYTES
+            body = json.dumps({"handle": sent.handle}) if sent is not None else whole
+            content = _JSON if sent is not None else _BYTES
             headers = {"Content-Type": content, **self._authorization}
             connection.request("POST", "/generate", body, headers)
             yield from self._lines(connection, deadline)
@@ -128,7 +164,8 @@ class ServerClient:
     def _lines(self, connection: http.client.HTTPConnection, deadline: float) -> Iterator[Line]:
         response = connection.getresponse()
         if response.status != http.HTTPStatus.OK:
-            raise UserError(f"the rollout server at {self.address} failed: {response.reason}")
+            reason = _reason(response, response.read())
+            raise UserError(f"the rollout server at {self.address} failed: {reason}")
         while True:
             if connection.sock is not None:
                 connection.sock.settimeout(max(deadline - time.monotonic(), 1e-3))
@@ -184,10 +221,7 @@ class ServerClient:
         if response.status == http.HTTPStatus.OK:
             answer: dict[str, Any] = json.loads(told)
             return answer
-        try:
-            reason = json.loads(told)["error"]
-        except (ValueError, KeyError):
-            reason = f"{response.status} {response.reason}"
+        reason = _reason(response, told)
         raise UserError(f"the rollout server at {self.address} failed at {route}: {reason}")
 
     @contextmanager
@@ -222,6 +256,13 @@ class ServerClient:
             return False
         finally:
             connection.close()
+
+
+def _reason(response: http.client.HTTPResponse, told: bytes) -> str:
+    try:
+        return str(json.loads(told)["error"])
+    except (ValueError, KeyError, TypeError):
+        return f"{response.status} {response.reason}"
 
 
 def _differences(theirs: Mapping[str, Any], mine: Mapping[str, Any]) -> Iterator[str]:

@@ -117,7 +117,7 @@ class ServerEngine(RolloutEngine):
             if self._is_leader:
                 address = addresses[groups.dp.rank()] if addresses else None
                 if address is None:
-                    self._process = ServerProcess(settings, log_level)
+                    self._process = ServerProcess(settings, log_level, tokenizer.origin)
                 self._sender = _sender(self._incoming, settings, bucket_bytes, timeout_seconds)
                 self._connect(address)
 
@@ -223,7 +223,9 @@ class ServerEngine(RolloutEngine):
         if self._sender is not None:
             self._sender.close()
             self._sender = None
-        self._client = None
+        if self._client is not None:
+            self._client.close()
+            self._client = None
         self._source = None
 
     # ---- Of the leader ----
@@ -234,6 +236,8 @@ class ServerEngine(RolloutEngine):
             address = self._process.start()
         assert address is not None
         token = self._process.token if self._process is not None else known_token(self._token_file)
+        if self._client is not None:
+            self._client.close()
         self._client = ServerClient(address, self._timeout_seconds, token)
         if self._process is None:
             self._wait_for(self._client)

@@ -8,6 +8,7 @@ starts; for a server of one's own it comes from the environment or a file (see
 
 from __future__ import annotations
 
+import asyncio
 import hmac
 import json
 import logging
@@ -24,11 +25,15 @@ logger = logging.getLogger(__name__)
 TOKEN_VARIABLE = "LONGRL_ROLLOUT_TOKEN"
 SHORTEST_TOKEN = 16
 
-LARGEST_JSON = 64 << 20
+LARGEST_JSON = 1 << 20
 """Bytes of a request that is JSON; the longest lists the weights of a model."""
 
+BODY_SECONDS = 30.0
+SLOWEST_BODY = 1 << 20
+"""A body must be complete after these seconds, and one more for so many bytes."""
+
 _KEPT_FREE = 0.5
-"""Share of the free memory that a request may not take."""
+"""Share of the free memory that requests together may not take."""
 
 Scope = MutableMapping[str, Any]
 Message = MutableMapping[str, Any]
@@ -83,18 +88,20 @@ def known_token(file: str | None) -> str:
 class Guard:
     """An ASGI application that lets requests through to another one.
 
-    Requests without the token, from web pages, too large, or malformed get one line of JSON with
-    ``error``; the last kind is logged in a line, too.
+    Requests without the token, from web pages, too large, too slow, or malformed get one line of
+    JSON with ``error``; malformed ones with the token are logged in a line, too.
     """
 
     def __init__(self, app: App, token: str) -> None:
         self._app = app
         self._expected = f"Bearer {token}".encode("latin-1")
+        self._held = 0
+        """Bytes of the bodies of all requests that are being answered."""
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
             return
-        begun = False
+        begun, length = False, 0
 
         async def tell(message: Message) -> None:
             nonlocal begun
@@ -102,58 +109,75 @@ class Guard:
             await send(message)
 
         try:
-            limit = self._limit(scope)
-            await self._app(scope, _counted(receive, limit), tell)
+            length = self._admitted(scope)
+            self._held += length
+            await self._app(scope, _in_time(receive, length), tell)
         except Refused as refusal:
-            if begun:
-                raise
-            await _answer(send, refusal.status, str(refusal))
+            if not begun:
+                await _answer(send, refusal.status, str(refusal))
         except Exception as error:
-            if begun:
-                raise
             told = f"{type(error).__name__}: {error}"[:300]
             logger.warning("a bad request to %r: %r", scope["path"][:100], told)
-            await _answer(send, 400, told)
+            if not begun:
+                await _answer(send, 400, told)
+        finally:
+            self._held -= length
 
-    def _limit(self, scope: Scope) -> int:
-        """Most bytes of the request's body.
+    def _admitted(self, scope: Scope) -> int:
+        """Bytes of a request's body.
 
         Raises:
-            Refused: it has no token, comes from a web page, or says itself that it is too large.
+            Refused: it has no token, comes from a web page, or does not say how large it is, or
+                that it is too large.
         """
         headers = dict(scope["headers"])
         if b"origin" in headers:
             raise Refused(403, "requests of web pages are not answered")
         if not hmac.compare_digest(headers.get(b"authorization", b""), self._expected):
             raise Refused(401, "the token is missing or another one")
+        if b"transfer-encoding" in headers:
+            raise Refused(411, "a body needs a Content-Length")
         is_json = headers.get(b"content-type", b"").startswith(b"application/json")
-        limit = LARGEST_JSON if is_json else largest_body()
+        limit = largest_bodies(self._held) - self._held
+        if is_json:
+            limit = min(limit, LARGEST_JSON)
         length = headers.get(b"content-length", b"0")
         if not length.isdigit() or int(length[:20]) > limit:
-            raise Refused(413, f"a body of this kind has at most {limit} bytes")
-        return limit
+            raise Refused(413, f"a body of this kind has at most {limit} bytes now")
+        return int(length)
 
 
-def largest_body() -> int:
-    """Bytes that a request may bring into memory."""
+def largest_bodies(held: int) -> int:
+    """Bytes that requests may bring into memory together.
+
+    Args:
+        held: that they have brought.
+    """
     for line in Path("/proc/meminfo").read_text(encoding="ascii").splitlines():
         if line.startswith("MemAvailable:"):
-            return int(int(line.split()[1]) * 1024 * (1 - _KEPT_FREE))
+            return int((int(line.split()[1]) * 1024 + held) * (1 - _KEPT_FREE))
     return 1 << 30
 
 
-def _counted(receive: Receive, limit: int) -> Receive:
-    taken = 0
+def _in_time(receive: Receive, length: int) -> Receive:
+    """The body's pieces, of a client that is not too slow."""
+    loop = asyncio.get_running_loop()
+    deadline = loop.time() + BODY_SECONDS + length / SLOWEST_BODY
+    is_complete = False
 
-    async def counting() -> Message:
-        nonlocal taken
-        message = await receive()
-        taken += len(message.get("body", b""))
-        if taken > limit:
-            raise Refused(413, f"a body of this kind has at most {limit} bytes")
+    async def receiving() -> Message:
+        nonlocal is_complete
+        if is_complete:  # Now it waits for the client to hang up.
+            return await receive()
+        try:
+            async with asyncio.timeout_at(deadline):
+                message = await receive()
+        except TimeoutError:
+            raise Refused(408, "the body took too long") from None
+        is_complete = not message.get("more_body", False)
         return message
 
-    return counting
+    return receiving
 
 
 async def _answer(send: Send, status: int, reason: str) -> None:

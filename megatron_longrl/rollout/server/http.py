@@ -4,167 +4,203 @@ from __future__ import annotations
 
 import asyncio
 import json
-import os
 import socket
-import stat
 import threading
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
+from contextlib import closing
 from typing import Any
 
 import uvicorn
-from fastapi import FastAPI, Request
-from fastapi.responses import JSONResponse, StreamingResponse
+from starlette.requests import Request
+from starlette.responses import JSONResponse, StreamingResponse
+from starlette.routing import Route, Router
 
-from megatron_longrl.rollout.memory.shared import SharedMemory, is_shared_path
-from megatron_longrl.rollout.server.guard import Guard, Refused, largest_body
+from megatron_longrl.rollout.memory.shared import SharedMemory
+from megatron_longrl.rollout.memory.tensor_file import LENGTH, check_beginning
+from megatron_longrl.rollout.server.connections import BoundedProtocol
+from megatron_longrl.rollout.server.guard import Guard, Refused
+from megatron_longrl.rollout.server.handles import Handles
 from megatron_longrl.rollout.server.service import EngineThread, Line, RolloutServer, error_line
 
 
 def serve(
     server: RolloutServer, engine: EngineThread, listening: socket.socket, token: str
 ) -> None:
-    """Answer on a socket, in a thread of its own.
+    """Answer on a socket, and take shared memory on another, in threads of their own.
 
     Args:
         token: of those who may ask.
     """
+    handles = Handles(token)
+    handles.start()
     config = uvicorn.Config(
-        Guard(build_app(server, engine), token),
-        log_level="warning",
+        Guard(build_routes(server, engine, handles), token),
+        http=BoundedProtocol,
+        ws="none",
+        # Its warnings are of those who have no token, and nothing bounds their number.
+        log_config=None,
+        log_level="error",
         lifespan="off",
         access_log=False,
         server_header=False,
+        proxy_headers=False,
     )
     run = uvicorn.Server(config).run
     threading.Thread(target=run, args=([listening],), name="http", daemon=True).start()
 
 
-def build_app(server: RolloutServer, engine: EngineThread) -> FastAPI:
-    """The routes. Whatever concerns the engine waits for its thread; /health does not."""
-    app = FastAPI(docs_url=None, redoc_url=None, openapi_url=None)
-    buckets: list[SharedMemory] = []
+def build_routes(server: RolloutServer, engine: EngineThread, handles: Handles) -> Router:
+    """Whatever concerns the engine waits for its thread; /health does not.
 
-    async def run(function: Any, *args: Any) -> JSONResponse:
-        try:
-            await asyncio.wrap_future(engine.submit(function, *args))
-        except Exception as error:
-            return JSONResponse(error_line(error), status_code=500)
-        return JSONResponse({})
+    What a route raises is the guard's to tell.
+    """
+    routes = Routes(server, engine, handles)
+    post = {
+        "/generate": routes.generate,
+        "/reset_prefix_cache": routes.reset_prefix_cache,
+        "/init_weight_transfer_engine": routes.init_weight_transfer_engine,
+        "/bucket": routes.fill_bucket,
+        "/start_weight_update": routes.start_weight_update,
+        "/update_weights": routes.update_weights,
+        "/finish_weight_update": routes.finish_weight_update,
+    }
+    return Router(
+        [
+            Route("/health", routes.health, methods=["GET"]),
+            *(Route(path, endpoint, methods=["POST"]) for path, endpoint in post.items()),
+        ],
+        redirect_slashes=False,
+    )
 
-    @app.get("/health")
-    async def health() -> JSONResponse:
-        return JSONResponse(server.describe())
 
-    @app.post("/shared")
-    async def shared(request: Request) -> JSONResponse:
-        asked = await request.json()
-        told = await asyncio.to_thread(_says, str(asked["file"]), str(asked["text"]))
-        return JSONResponse({"shared": told})
+class Routes:
+    """What is done for requests."""
 
-    @app.post("/generate")
-    async def generate(request: Request) -> StreamingResponse:
-        memory: SharedMemory | None = None
-        if request.headers["content-type"] == "application/json":
-            path = (await request.json())["file"]
-            if not isinstance(path, str) or not is_shared_path(path):
-                raise ValueError("the file is no shared memory")
+    def __init__(self, server: RolloutServer, engine: EngineThread, handles: Handles) -> None:
+        self._server, self._engine, self._handles = server, engine, handles
+        self._bucket: SharedMemory | None = None
+        """Of a trainer on another machine, which fills it by requests."""
+
+    async def health(self, request: Request) -> JSONResponse:
+        """What is served."""
+        return JSONResponse({**self._server.describe(), "socket": self._handles.address})
+
+    async def generate(self, request: Request) -> StreamingResponse:
+        """A generation in shared memory, or in the body; a line for each response."""
+        if _is_json(request):
+            memory = self._handles.open((await request.json())["handle"])
         else:
             memory = await _received(request)
-            path = memory.path
-        return StreamingResponse(_lines(server, engine, path, memory), media_type="text/plain")
+        return StreamingResponse(self._lines(memory), media_type="text/plain")
 
-    @app.post("/bucket")
-    async def bucket(request: Request) -> JSONResponse:
-        if not buckets:
+    async def init_weight_transfer_engine(self, request: Request) -> JSONResponse:
+        """A bucket in shared memory, or one to be filled by requests, or what NCCL needs."""
+        info = (await request.json())["init_info"]
+        if "handle" in info:
+            with closing(self._handles.open(info["handle"])) as memory:
+                return await self._run(self._server.connect_bucket, memory)
+        if "nbytes" in info:
+            return await self._run(self._make_bucket, info["nbytes"])
+        return await self._run(self._server.connect_nccl, info)
+
+    def _make_bucket(self, nbytes: object) -> None:
+        memory = self._server.make_bucket(nbytes)
+        old, self._bucket = self._bucket, memory
+        if old is not None:
+            old.close()
+
+    async def fill_bucket(self, request: Request) -> JSONResponse:
+        """The bytes of a bucket."""
+        bucket = self._bucket
+        if bucket is None:
             raise ValueError("init_weight_transfer_engine comes first")
-        with buckets[-1].map() as whole:
+        if _length(request) > bucket.nbytes:
+            raise Refused(413, f"the bucket has {bucket.nbytes} bytes")
+        with bucket.map() as whole:
             position = 0
             async for piece in request.stream():
-                if position + len(piece) > buckets[-1].nbytes:
-                    raise Refused(413, f"the bucket has {buckets[-1].nbytes} bytes")
                 whole[position : position + len(piece)] = piece
                 position += len(piece)
         return JSONResponse({})
 
-    @app.post("/reset_prefix_cache")
-    async def reset_prefix_cache() -> JSONResponse:
-        return await run(server.forget_prompts)
+    async def reset_prefix_cache(self, request: Request) -> JSONResponse:
+        """Forget prompts."""
+        return await self._run(self._server.forget_prompts)
 
-    @app.post("/init_weight_transfer_engine")
-    async def init(request: Request) -> JSONResponse:
-        info = (await request.json())["init_info"]
-        size = info.get("nbytes", 0)
-        if type(size) is not int or not 0 <= size <= largest_body():
-            raise Refused(413, f"a bucket has at most {largest_body()} bytes")
-        if "nbytes" in info and "path" not in info:
-            buckets[:] = [SharedMemory(info["nbytes"])]
-            info["path"] = buckets[-1].path
-        return await run(server.init_weight_transfer_engine, info)
+    async def start_weight_update(self, request: Request) -> JSONResponse:
+        """See :class:`RolloutServer`."""
+        return await self._run(self._server.start_weight_update)
 
-    @app.post("/start_weight_update")
-    async def start() -> JSONResponse:
-        return await run(server.start_weight_update)
+    async def update_weights(self, request: Request) -> JSONResponse:
+        """See :class:`RolloutServer`."""
+        return await self._run(self._server.update_weights, (await request.json())["update_info"])
 
-    @app.post("/update_weights")
-    async def update(request: Request) -> JSONResponse:
-        return await run(server.update_weights, (await request.json())["update_info"])
+    async def finish_weight_update(self, request: Request) -> JSONResponse:
+        """See :class:`RolloutServer`."""
+        version = (await request.json())["weight_version"]
+        return await self._run(self._server.finish_weight_update, version)
 
-    @app.post("/finish_weight_update")
-    async def finish(request: Request) -> JSONResponse:
-        return await run(server.finish_weight_update, (await request.json())["weight_version"])
+    async def _run(self, function: Callable[..., None], *args: Any) -> JSONResponse:
+        try:
+            await asyncio.wrap_future(self._engine.submit(function, *args))
+        except Refused:
+            raise
+        except Exception as error:
+            status = 400 if isinstance(error, ValueError) else 500
+            return JSONResponse(error_line(error), status_code=status)
+        return JSONResponse({})
 
-    return app
+    async def _lines(self, memory: SharedMemory) -> AsyncIterator[str]:
+        """The answer to /generate; a client that hangs up ends the generation."""
+        lines: asyncio.Queue[Line] = asyncio.Queue()
+        loop, gone = asyncio.get_running_loop(), threading.Event()
 
+        def tell(line: Line) -> None:
+            loop.call_soon_threadsafe(lines.put_nowait, line)
 
-async def _lines(
-    server: RolloutServer, engine: EngineThread, path: str, memory: SharedMemory | None
-) -> AsyncIterator[str]:
-    """The answer to /generate; a client that hangs up ends the generation."""
-    lines: asyncio.Queue[Line] = asyncio.Queue()
-    loop, gone = asyncio.get_running_loop(), threading.Event()
-
-    def tell(line: Line) -> None:
-        loop.call_soon_threadsafe(lines.put_nowait, line)
-
-    def end(future: Any) -> None:
-        error = future.exception()
-        tell(error_line(error) if error is not None else {"end": "done"})
-        if memory is not None:
+        def end(future: Any) -> None:
             memory.close()
+            if not future.cancelled():
+                error = future.exception()
+                tell(error_line(error) if error is not None else {"end": "done"})
 
-    engine.submit(server.generate, path, tell, gone).add_done_callback(end)
-    try:
-        while True:
-            line = await lines.get()
-            yield json.dumps(line) + "\n"
-            if "end" in line:
-                return
-    finally:
-        gone.set()
+        try:
+            future = self._engine.submit(self._server.generate, memory.path, tell, gone)
+        except Refused as refusal:
+            memory.close()
+            yield json.dumps(error_line(refusal)) + "\n"
+            return
+        future.add_done_callback(end)
+        try:
+            while True:
+                line = await lines.get()
+                yield json.dumps(line) + "\n"
+                if "end" in line:
+                    return
+        finally:
+            gone.set()
+            future.cancel()  # where it has not begun
+
+
+def _is_json(request: Request) -> bool:
+    return request.headers.get("content-type", "").startswith("application/json")
+
+
+def _length(request: Request) -> int:
+    """Of the body, which is no longer: h11 sees to it."""
+    return int(request.headers.get("content-length", "0"))
 
 
 async def _received(request: Request) -> SharedMemory:
-    """The body, in shared memory, so that it is read like a file of this machine's trainer."""
-    memory = SharedMemory(0)
-    async for piece in request.stream():
-        memory.write(piece)
+    """The body, in shared memory, so that it is read like that of this machine's trainer."""
+    memory, beginning, size = SharedMemory(0), b"", _length(request)
+    try:
+        async for piece in request.stream():
+            memory.write(piece)
+            if len(beginning) <= LENGTH:
+                beginning += piece[: LENGTH + 1]
+                check_beginning(beginning, size)
+    except BaseException:
+        memory.close()
+        raise
     return memory
-
-
-def _says(path: str, text: str) -> bool:
-    """Whether a file in shared memory begins with a text. Nothing that could be waited for, as a
-    pipe is, is read."""
-    if not is_shared_path(path):
-        return False
-    try:
-        file = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
-    except OSError:
-        return False
-    try:
-        status = os.fstat(file)
-        fits = stat.S_ISREG(status.st_mode) and status.st_size == len(text.encode())
-        return fits and os.pread(file, status.st_size, 0) == text.encode()
-    except OSError:
-        return False
-    finally:
-        os.close(file)

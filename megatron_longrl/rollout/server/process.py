@@ -33,10 +33,14 @@ class ServerProcess:
     Args:
         log_level: ``debug`` lets it write where the trainer writes; else its last words are kept
             for an error.
+        tokenizer: its type and model, which finds stop strings; None: there are none to find.
     """
 
-    def __init__(self, settings: ModelSettings, log_level: str) -> None:
+    def __init__(
+        self, settings: ModelSettings, log_level: str, tokenizer: tuple[str, str] | None = None
+    ) -> None:
         self._settings = settings
+        self._tokenizer = tokenizer
         self._log_level = log_level
         self.token = secrets.token_hex(32)
         """What the server asks for; it goes through a pipe, not by the environment."""
@@ -85,6 +89,7 @@ class ServerProcess:
                 "token": self.token,
                 "log_level": self._log_level,
                 "settings": asdict(self._settings),
+                "tokenizer": self._tokenizer,
             }
             try:
                 with self._process.stdin as pipe:

@@ -9,12 +9,11 @@ weight transfer, named as vLLM names its routes, are vLLM's.
 
 | route | takes | gives |
 |---|---|---|
-| GET /health | | what is served, in which versions, and the weights' name |
-| POST /generate | a file of wire.py, or {"file": where it is in shared memory} | a line of JSON for each response when it is complete, the last with "end" |
+| GET /health | | what is served, in which versions, the weights' name, and the socket for shared memory |
+| POST /generate | a file of wire.py, or {"handle": of shared memory with one, see handles.py} | a line of JSON for each response when it is complete, the last with "end" |
 | POST /reset_prefix_cache | | |
-| POST /shared | {"file", "text"} | whether the file, in shared memory, has this text: trainer and server share a machine |
-| POST /init_weight_transfer_engine | {"init_info": {"nbytes", "path" where they share a machine}} | |
-| POST /bucket | the bucket's bytes, where they do not | |
+| POST /init_weight_transfer_engine | {"init_info": {"handle"} where trainer and server share a machine, else {"nbytes"}; on GPUs NCCL's} | |
+| POST /bucket | the bucket's bytes, where they share none | |
 | POST /start_weight_update, /update_weights, /finish_weight_update | as vLLM's | |
 """  # noqa: E501
 
@@ -29,9 +28,12 @@ from importlib.metadata import version
 from typing import Any, TypeVar
 
 import megatron_longrl
-from megatron_longrl.data.tokenizer import build_tokenizer
+from megatron_longrl.data.tokenizer import Tokenizer, build_tokenizer
 from megatron_longrl.errors import UserError
 from megatron_longrl.platforms import platform
+from megatron_longrl.rollout.memory.shared import SharedMemory
+from megatron_longrl.rollout.server.checks import check_generation, check_update, model_bytes
+from megatron_longrl.rollout.server.guard import Refused
 from megatron_longrl.rollout.server.wire import read_generation
 from megatron_longrl.rollout.vllm.generation import Draw, Generator
 from megatron_longrl.rollout.vllm.model import (
@@ -40,9 +42,16 @@ from megatron_longrl.rollout.vllm.model import (
     no_compilation,
     start_model,
 )
+from megatron_longrl.rollout.weights.nccl import BACKEND as NCCL
 
 T = TypeVar("T")
 Line = dict[str, Any]
+
+_MOST_WAITING = 64
+"""Requests that wait for the engine."""
+_LONGEST_ERROR = 2000
+_LONGEST_NAME = 200
+"""Characters that weights may be called by."""
 
 
 class Stale(Exception):
@@ -56,10 +65,18 @@ class EngineThread:
         self._work: queue.SimpleQueue[Callable[[], None]] = queue.SimpleQueue()
 
     def submit(self, function: Callable[..., T], *args: Any) -> Future[T]:
-        """From any thread."""
+        """From any thread.
+
+        Raises:
+            Refused: too many wait already.
+        """
+        if self._work.qsize() >= _MOST_WAITING:
+            raise Refused(503, f"{_MOST_WAITING} requests wait for the engine already")
         future: Future[T] = Future()
 
         def work() -> None:
+            if not future.set_running_or_notify_cancel():
+                return
             try:
                 future.set_result(function(*args))
             except Exception as error:
@@ -77,20 +94,34 @@ class EngineThread:
 class RolloutServer:
     """The engine and its weights. Only :meth:`describe` may be called beside another method.
 
+    Args:
+        tokenizer: its type and model, which finds stop strings; None: there are none to find.
+
     Raises:
         UserError: the engine does not start.
     """
 
-    def __init__(self, settings: ModelSettings, instance: str, log_level: str) -> None:
+    def __init__(
+        self,
+        settings: ModelSettings,
+        instance: str,
+        log_level: str,
+        tokenizer: tuple[str, str] | None = None,
+    ) -> None:
         self._settings = settings
+        self._origin = tokenizer
+        self._tokenizer: Tokenizer | None = None
         self._weights: str | None = None
         self._updating = False
+        self._bucket_bytes: int | None = None
+        """None: weights do not come through a bucket, or nobody has said yet how they come."""
+        self._shapes = settings.weight_shapes()
         self._engine = start_model(
             settings,
             executor="uni" if settings.tensor_parallel_size == 1 else "mp",
             instance=instance,
             log_level=log_level,
-            weight_transfer_config={"backend": _transfer_backend()},
+            weight_transfer_config={"backend": transfer_backend()},
         )
         self._generator = Generator(self._engine)
 
@@ -106,15 +137,18 @@ class RolloutServer:
         """Generate what a file asks for.
 
         Args:
+            path: of this program's.
             tell: gets a line for each response.
             gone: set when nobody waits for them any more.
 
         Raises:
             Stale: by other weights than the server has.
+            ValueError: it asks for what cannot be.
         """
         generation = read_generation(path)
         if generation.weights != self._weights:
             raise Stale(str(self._weights))
+        check_generation(generation, self._settings)
 
         def receive(number: int, index: int, draw: Draw) -> None:
             tell({"prompt": number, "index": index, "weights": self._weights, **vars(draw)})
@@ -123,7 +157,7 @@ class RolloutServer:
             if gone.is_set():
                 raise InterruptedError("the trainer has gone")
 
-        tokenizer = build_tokenizer(*generation.tokenizer) if generation.tokenizer else None
+        tokenizer = self._tokenizer_for(generation.tokenizer)
         with no_compilation():
             self._generator.run(
                 generation.requests,
@@ -138,8 +172,45 @@ class RolloutServer:
         """Everything that was computed of them."""
         forget_prompts(self._engine)
 
-    def init_weight_transfer_engine(self, init_info: dict[str, Any]) -> None:
-        """Where weights will come from."""
+    def _tokenizer_for(self, origin: tuple[str, str] | None) -> Tokenizer | None:
+        """The server's own; what a request says of it is compared only."""
+        if origin is None:
+            return None
+        if self._origin is None or origin != tuple(self._origin):
+            raise UserError(
+                f"stop strings need the trainer's tokenizer, {origin[1]}; the server has "
+                f"{self._origin[1] if self._origin else 'none'}: start it with the same "
+                "--tokenizer-model"
+            )
+        if self._tokenizer is None:
+            self._tokenizer = build_tokenizer(*self._origin)
+        return self._tokenizer
+
+    def connect_bucket(self, memory: SharedMemory) -> None:
+        """Weights will come from this memory, which the engine's processes map."""
+        if transfer_backend() == NCCL:
+            raise ValueError("weights come by NCCL here, and not through a bucket")
+        info = {"path": memory.path, "nbytes": memory.nbytes}
+        self._engine.collective_rpc("init_weight_transfer_engine", kwargs={"init_info": info})
+        self._bucket_bytes = memory.nbytes
+
+    def make_bucket(self, nbytes: object) -> SharedMemory:
+        """Weights will come from memory that the caller fills."""
+        most = model_bytes(self._shapes, self._settings.torch_dtype)
+        if type(nbytes) is not int or not 0 < nbytes <= most:
+            raise ValueError(f"a bucket has between 1 and {most} bytes, as the model has")
+        memory = SharedMemory(nbytes)
+        try:
+            self.connect_bucket(memory)
+        except BaseException:
+            memory.close()
+            raise
+        return memory
+
+    def connect_nccl(self, init_info: dict[str, Any]) -> None:
+        """Weights will come by NCCL, from where vLLM's ``NCCLWeightTransferInitInfo`` says."""
+        if transfer_backend() != NCCL:
+            raise ValueError("init_info has neither a handle nor nbytes")
         self._engine.collective_rpc("init_weight_transfer_engine", kwargs={"init_info": init_info})
 
     def start_weight_update(self) -> None:
@@ -152,6 +223,12 @@ class RolloutServer:
 
     def update_weights(self, update_info: dict[str, Any]) -> None:
         """Load a bucket."""
+        if not self._updating:
+            raise ValueError("start_weight_update comes first")
+        if transfer_backend() != NCCL and self._bucket_bytes is None:
+            raise ValueError("init_weight_transfer_engine comes first")
+        dtype = self._settings.torch_dtype
+        check_update(update_info, self._shapes, dtype, self._bucket_bytes)
         try:
             self._engine.collective_rpc("update_weights", kwargs={"update_info": update_info})
         except Exception:
@@ -160,6 +237,8 @@ class RolloutServer:
 
     def finish_weight_update(self, weight_version: str) -> None:
         """Name the weights; without an update before, those that are there are the new ones."""
+        if not isinstance(weight_version, str) or len(weight_version) > _LONGEST_NAME:
+            raise ValueError(f"weights are called by at most {_LONGEST_NAME} characters")
         if self._updating:
             self._engine.collective_rpc("finish_weight_update")
             self._updating = False
@@ -167,11 +246,9 @@ class RolloutServer:
         self._weights = weight_version
 
 
-def _transfer_backend() -> str:
+def transfer_backend() -> str:
     """vLLM's name for the way of the weights, which the trainer takes, too."""
     if platform.name == "cuda":
-        from megatron_longrl.rollout.weights.nccl import BACKEND as NCCL
-
         return NCCL
     from megatron_longrl.rollout.vllm.weight_transfer import BACKEND
 
@@ -202,4 +279,4 @@ def error_line(error: BaseException) -> Line:
     if isinstance(error, Stale):
         return {"end": "stale", "error": str(error)}
     told = str(error) if isinstance(error, UserError) else f"{type(error).__name__}: {error}"
-    return {"end": "failed", "error": told}
+    return {"end": "failed", "error": told[:_LONGEST_ERROR]}

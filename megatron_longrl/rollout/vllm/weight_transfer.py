@@ -32,7 +32,7 @@ BACKEND = "megatron_longrl_shared_memory"
 
 @dataclass
 class BucketInfo(WeightTransferInitInfo):
-    """Where the bucket is."""
+    """Where the bucket is: a path that the server gives, and no request."""
 
     path: str
     nbytes: int

@@ -95,7 +95,7 @@ class WeightBuckets:
         self._dtype = dtype
         layers: dict[str, int] = {}
         for name, shape in shapes.items():
-            size = _aligned(shape.numel() * dtype.itemsize)
+            size = aligned(shape.numel() * dtype.itemsize)
             layers[layer_of(name)] = layers.get(layer_of(name), 0) + size
         self.memory = SharedMemory(max(min(nbytes, sum(layers.values())), *layers.values()))
         self._bytes: mmap.mmap = self.memory.map()
@@ -142,12 +142,12 @@ class WeightBuckets:
         self, layer: _Layer, name: str, tensor: Tensor, server: WeightReceiver, sent: Sent
     ) -> None:
         nbytes = tensor.numel() * self._dtype.itemsize
-        if self._end + _aligned(nbytes) > self.memory.nbytes and self._ready:
+        if self._end + aligned(nbytes) > self.memory.nbytes and self._ready:
             self._flush(server, sent)
             self._bytes.move(0, layer.start, self._end - layer.start)
             layer.offsets = [offset - layer.start for offset in layer.offsets]
             layer.start, self._end = 0, self._end - layer.start
-        if self._end + _aligned(nbytes) > self.memory.nbytes:
+        if self._end + aligned(nbytes) > self.memory.nbytes:
             raise RuntimeError(f"{name} of {nbytes} bytes does not fit: the shapes said less")
         view = self._tensor[self._end : self._end + nbytes]
         view.view(self._dtype).view(tensor.shape).copy_(tensor.detach())
@@ -156,7 +156,7 @@ class WeightBuckets:
         layer.names.append(name)
         layer.shapes.append(list(tensor.shape))
         layer.offsets.append(self._end)
-        self._end += _aligned(nbytes)
+        self._end += aligned(nbytes)
 
     def _close(
         self, layer: _Layer | None, there: Mapping[str, bytes], fresh: dict[str, bytes]
@@ -204,5 +204,6 @@ def layer_of(name: str) -> str:
     return f"{parent}.{_FUSED[part]}" if part in _FUSED else module
 
 
-def _aligned(nbytes: int) -> int:
+def aligned(nbytes: int) -> int:
+    """Bytes of the bucket that a weight takes."""
     return -(-nbytes // _ALIGNMENT) * _ALIGNMENT

@@ -27,19 +27,23 @@ async def echo(scope: Any, receive: Any, send: Any) -> None:
     await send({"type": "http.response.body", "body": told})
 
 
-def ask(headers: dict[str, str], *pieces: bytes) -> tuple[int, Any]:
+def ask(headers: dict[str, str], *pieces: bytes, guarded: Guard | None = None) -> tuple[int, Any]:
     sent: list[dict[str, Any]] = []
     left = [*pieces]
 
     async def receive() -> dict[str, Any]:
-        return {"type": "http.request", "body": left.pop(0), "more_body": bool(left)}
+        if not left:
+            await asyncio.sleep(60)
+        body = left.pop(0)
+        is_short = sum(map(len, pieces)) < int(headers.get("content-length", 0))
+        return {"type": "http.request", "body": body, "more_body": bool(left) or is_short}
 
     async def send(message: Any) -> None:
         sent.append(message)
 
     pairs = [(name.encode(), value.encode("latin-1")) for name, value in headers.items()]
     scope = {"type": "http", "path": "/x\n\x1b[2J", "headers": pairs}
-    asyncio.run(Guard(echo, TOKEN)(scope, receive, send))
+    asyncio.run((guarded or Guard(echo, TOKEN))(scope, receive, send))
     return sent[0]["status"], json.loads(sent[1]["body"])
 
 
@@ -69,21 +73,40 @@ def test_what_says_that_it_is_too_large_is_not_read(length, monkeypatch):
     assert ask({**GOOD, "content-length": length})[0] == 413
 
 
-def test_what_is_larger_than_it_says_is_not_read_to_its_end(monkeypatch):
-    monkeypatch.setattr(guard, "LARGEST_JSON", 100)
-    assert ask(GOOD, b" " * 90, b" " * 20, b"never asked for")[0] == 413
-    assert ask(GOOD, b" " * 90, b"{}")[0] == 200
+def test_what_does_not_say_how_large_it_is_is_not_read():
+    """What says it brings no more: h11 sees to that."""
+    assert ask({**GOOD, "transfer-encoding": "chunked"}, b"never asked for")[0] == 411
+
+
+def test_what_is_slow_is_not_waited_for(monkeypatch):
+    monkeypatch.setattr(guard, "BODY_SECONDS", 0.01)
+    assert ask({**GOOD, "content-length": "5"}, b"{")[0] == 408
+    assert ask({**GOOD, "content-length": "2"}, b"{", b"}")[0] == 200
 
 
 def test_bodies_that_are_no_json_may_take_half_of_the_free_memory(monkeypatch):
-    monkeypatch.setattr(guard, "largest_body", lambda: 10)
+    monkeypatch.setattr(guard, "largest_bodies", lambda held: 10)
     headers = {**GOOD, "content-type": "application/octet-stream"}
-    assert ask(headers, b'"0123456"')[0] == 200
-    assert ask(headers, b'"0123456789"')[0] == 413
+    assert ask({**headers, "content-length": "10"}, b'"01234567"')[0] == 200
+    assert ask({**headers, "content-length": "11"}, b'"012345678"')[0] == 413
+    assert ask({**GOOD, "content-length": "11"}, b'"012345678"')[0] == 413, "JSON neither"
+
+
+def test_requests_may_take_it_together():
+    assert guard.largest_bodies(1 << 40) > 1 << 39
+    held = []
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        held.append(guarded._held)
+        await echo(scope, receive, send)
+
+    guarded = Guard(app, TOKEN)
+    ask({**GOOD, "content-length": "2"}, b"{}", guarded=guarded)
+    assert held == [2] and guarded._held == 0
 
 
 def test_half_of_the_free_memory_is_a_number_of_bytes():
-    assert 1 << 20 < guard.largest_body() < 1 << 50
+    assert 1 << 20 < guard.largest_bodies(0) < 1 << 50
 
 
 @pytest.mark.parametrize("body", [b"{", b"\xff", b"[" * 100_000])

@@ -1,0 +1,1 @@
+"""What a rollout server must bear; see ``__main__.py``."""
