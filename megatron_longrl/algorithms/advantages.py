@@ -20,7 +20,7 @@ from megatron_longrl.algorithms.outcomes import Outcome
 class AdvantageSettings:
     """The constants of the estimators."""
 
-    epsilon: float = 1e-6
+    epsilon: float
     """Added to standard deviations."""
     gamma: float = 1.0
     lambda_: float = 0.95

@@ -278,3 +278,19 @@ def test_an_empty_response_has_no_advantages(name, gamma):
         (found,) = ADVANTAGES[name]([outcome([3, 0])], settings)
         (expected,) = ADVANTAGES[name]([outcome([3])], settings)
         torch.testing.assert_close(found[0], expected[0])
+
+
+def test_the_deviation_of_two_tokens_is_the_unbiased_one() -> None:
+    """Their values are +-1 / sqrt(2) then; a single token has none, and no divisor of 0."""
+    settings = AdvantageSettings(0.0)
+
+    def whitened(rewards: list[float]) -> list[float]:
+        outcome = Outcome(
+            torch.tensor(rewards), [1] * len(rewards), torch.ones(len(rewards)).bool()
+        )
+        (group,) = ADVANTAGES["reinforce_plus_plus"]([outcome], settings)
+        return [float(tokens) for tokens in group]
+
+    assert whitened([1.0, 0.0]) == pytest.approx([0.5**0.5, -(0.5**0.5)])
+    settings = AdvantageSettings(EPSILON)
+    assert whitened([1.0]) == [0.0]

@@ -7,6 +7,7 @@ import torch
 
 from megatron_longrl.errors import UserError
 from megatron_longrl.rollout.types import Group
+from megatron_longrl.training import batches as batches_module
 from megatron_longrl.training.batches import rl_batches, sft_batches
 from megatron_longrl.training.sharding import MicroBatch
 from tests.unit.made_up_config import make_config
@@ -179,3 +180,25 @@ def test_a_float_advantage_is_spread_over_the_response():
     (batch,) = rl_batches([group], make_config(), alone())
     assert batch.advantages is not None
     assert batch.advantages[batch.selected].tolist() == [0.25, 0.25, -4.0, -4.0, -4.0]
+
+
+@pytest.mark.parametrize(
+    ("changes", "passes"),
+    [
+        ({}, 3),  # forward, and a backward that costs two
+        ({"grpo_kl_beta": 0.1}, 4),
+        ({"grpo_kl_beta": 0.1, "grpo_iterations": 2}, 8),
+    ],
+)
+def test_a_plan_counts_all_passes_over_a_row(changes, passes, monkeypatch):
+    """The reference's pass, and that of the old log-probabilities, take a rank's time as well."""
+    asked = []
+    plan = batches_module.plan_rows
+
+    def note(*arguments, **named):
+        asked.append(named["passes"])
+        return plan(*arguments, **named)
+
+    monkeypatch.setattr(batches_module, "plan_rows", note)
+    rl_batches(make_groups(LENGTHS), make_config(**changes), alone())
+    assert asked == [passes]

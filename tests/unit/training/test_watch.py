@@ -49,6 +49,16 @@ def test_a_healthy_run_and_sft_are_quiet() -> None:
         assert watch.look({"lm loss": 9.0}) == []
 
 
+def test_what_the_first_step_lacks_is_not_compared() -> None:
+    """A metric that begins later, as of a critic after its warm-up, has no mean of the beginning."""
+    watch = Watch()
+    assert watch.look({name: HEALTHY[name] for name in HEALTHY if name != "entropy/mean"}) == []
+    for _ in range(WINDOW - 1):
+        assert watch.look(HEALTHY) == []
+    for _ in range(2 * WINDOW):
+        assert watch.look(HEALTHY | {"entropy/mean": 0.05}) == []
+
+
 # ---- The rewards of the first steps ----
 
 SILENT = {
