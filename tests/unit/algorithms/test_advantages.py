@@ -285,9 +285,8 @@ def test_the_deviation_of_two_tokens_is_the_unbiased_one() -> None:
     settings = AdvantageSettings(0.0)
 
     def whitened(rewards: list[float]) -> list[float]:
-        outcome = Outcome(
-            torch.tensor(rewards), [1] * len(rewards), torch.ones(len(rewards)).bool()
-        )
+        valid = torch.ones(len(rewards), dtype=torch.bool)
+        outcome = Outcome(torch.tensor(rewards), [1] * len(rewards), valid)
         (group,) = ADVANTAGES["reinforce_plus_plus"]([outcome], settings)
         return [float(tokens) for tokens in group]
 

@@ -50,7 +50,7 @@ def test_a_healthy_run_and_sft_are_quiet() -> None:
 
 
 def test_what_the_first_step_lacks_is_not_compared() -> None:
-    """A metric that begins later, as of a critic after its warm-up, has no mean of the beginning."""
+    """A metric that begins later has no mean of the beginning."""
     watch = Watch()
     assert watch.look({name: HEALTHY[name] for name in HEALTHY if name != "entropy/mean"}) == []
     for _ in range(WINDOW - 1):
