@@ -16,8 +16,12 @@ from megatron_longrl.config import Config, Entry, load_config
 from megatron_longrl.errors import USER_ERROR_STATUS, UserError, error_line
 from megatron_longrl.foreign_warnings import ignore_harmless_warnings
 from megatron_longrl.parent_death import end_with
+from megatron_longrl.rank_watch import rank_watch
 
 logger = logging.getLogger(__name__)
+
+ECHO_SECONDS = 5.0
+"""How long a rank that has lost another one waits for the word of it."""
 
 SHOWN = 8
 """Changed fields that are named when a run goes on."""
@@ -37,10 +41,13 @@ def launch(entry: Entry, work: Callable[[Config], None], argv: Sequence[str] | N
     os.environ.setdefault("CUDA_DEVICE_MAX_CONNECTIONS", "1")
     if "TORCHELASTIC_RUN_ID" in os.environ:
         end_with(os.getppid())
+    rank_watch.start(_end)
     try:
         with exit_signal.heeded():
             return _launch(entry, work, argv)
     except exit_signal.Stopped as stop:
+        if _is_echo(stop):  # The launcher ends what another rank's end has left.
+            return USER_ERROR_STATUS
         _tell(str(stop))
         leave_groups()
         return stop.status
@@ -58,12 +65,17 @@ def _launch(entry: Entry, work: Callable[[Config], None], argv: Sequence[str] | 
             platform.import_core()
             work(config)
     except UserError as error:
-        _tell(str(error))
+        _tell(rank_watch.explained(error) or str(error))
         leave_groups()
         return USER_ERROR_STATUS
-    except Exception:
-        if _someone_told():  # Only the echo of another rank's end.
+    except Exception as error:
+        if _is_echo(error):
             return USER_ERROR_STATUS
+        line = rank_watch.explained(error)
+        if line is None and rank_watch.lost(error):
+            line = rank_watch.lost_line()
+        if line is not None:
+            _end(line)
         raise  # Other ranks may be inside a collective: nothing may wait for them here.
     leave_groups()
     return 0
@@ -138,6 +150,24 @@ def _is_first() -> bool:
     except FileExistsError:
         return False
     return True
+
+
+def _is_echo(error: BaseException) -> bool:
+    """Whether an error is only the echo of another rank's end, of which it, or the launcher, has
+    told or will tell."""
+    if rank_watch.lost(error):
+        deadline = time.monotonic() + ECHO_SECONDS
+        while time.monotonic() < deadline:
+            if _someone_told() or exit_signal.received():
+                return True
+            time.sleep(0.05)
+    return _someone_told()
+
+
+def _end(line: str) -> None:
+    """Tell, and end this process at once: other ranks wait in vain, and so would it for them."""
+    _tell(line)
+    os._exit(USER_ERROR_STATUS)
 
 
 def leave_groups() -> None:

@@ -11,10 +11,10 @@ import sys
 import uuid
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from types import FrameType
 
 from megatron_longrl.config.flags import Parser
+from megatron_longrl.descendants import children
 from megatron_longrl.errors import UserError
 
 
@@ -95,7 +95,6 @@ def run_ranks(module: str, flags: Sequence[str], options: RankOptions) -> int:
 
 def _pass_on(number: int, frame: FrameType | None) -> None:
     """torchrun's agent passes SIGTERM and SIGINT on to the ranks, and dies of SIGUSR1."""
-    children = Path(f"/proc/{os.getpid()}/task/{os.getpid()}/children").read_text().split()
-    for child in children:
+    for child in children(os.getpid()):
         with contextlib.suppress(ProcessLookupError):
-            os.kill(int(child), number)
+            os.kill(child, number)
