@@ -46,7 +46,7 @@ def launch(entry: Entry, work: Callable[[Config], None], argv: Sequence[str] | N
         with exit_signal.heeded():
             return _launch(entry, work, argv)
     except exit_signal.Stopped as stop:
-        if _is_echo(stop):  # The launcher ends what another rank's end has left.
+        if rank_watch.lost(stop):  # It asks for the end of what another rank's end has left.
             return USER_ERROR_STATUS
         _tell(str(stop))
         leave_groups()
@@ -172,6 +172,7 @@ def _end(line: str) -> None:
 
 def leave_groups() -> None:
     """Of what this process has started, where it has come so far as to load torch."""
+    rank_watch.disconnect()
     if "torch" in sys.modules:
         from megatron_longrl.parallel.groups import destroy_parallel
 

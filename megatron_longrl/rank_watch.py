@@ -64,22 +64,35 @@ class RankWatch:
     """What one rank tells the others, and what it sees of them."""
 
     def __init__(self) -> None:
-        self.rank = int(os.environ.get("RANK", "0"))
-        self.ranks = int(os.environ.get("WORLD_SIZE", "1"))
         self._phase, self._since = "loading", time.time()
         self._store: TCPStore | None = None
         self._minutes = 0.0
+
+    @property
+    def rank(self) -> int:
+        """Of this process, as its launcher has set it."""
+        return int(os.environ.get("RANK", "0"))
+
+    @property
+    def ranks(self) -> int:
+        """Of the whole run."""
+        return int(os.environ.get("WORLD_SIZE", "1"))
 
     @contextmanager
     def during(self, phase: str) -> Iterator[None]:
         """Around a phase; one inside another one takes its place."""
         before = self._phase
-        self._enter(phase)
+        self.enter(phase)
         try:
             yield
         except BaseException:
             raise  # Where it is told, this is still the phase.
-        self._enter(before)
+        self.enter(before)
+
+    def enter(self, phase: str) -> None:
+        """This rank is in it from now on."""
+        self._phase, self._since = phase, time.time()
+        self._publish()
 
     def connect(self, minutes: float) -> None:
         """From now on the other ranks can see where this one is.
@@ -104,6 +117,10 @@ class RankWatch:
             )
         self._publish()
 
+    def disconnect(self) -> None:
+        """Before this rank ends: who keeps the ranks' store may end before it."""
+        self._store = None
+
     def position(self) -> Position:
         """Of this rank."""
         return Position(socket.gethostname(), os.getpid(), self._phase, self._since)
@@ -118,10 +135,6 @@ class RankWatch:
                         told = json.loads(self._store.get(self._key(rank)))
                         found[rank] = Position(**told)
         return found
-
-    def _enter(self, phase: str) -> None:
-        self._phase, self._since = phase, time.time()
-        self._publish()
 
     def _publish(self) -> None:
         if self._store is None:

@@ -205,7 +205,8 @@ class TrainingLoop:
         """All remaining steps; writes metrics, checkpoints and, at the end, a last checkpoint."""
         told = banner(self.runtime, self.entry, self.rows)
         logger.info("run: %s", told)
-        with self.saver, exit_signal.safe_points(), rank_watch.during("step"):
+        rank_watch.enter("step")
+        with self.saver, exit_signal.safe_points():
             try:
                 self._run(trainer)
             except exit_signal.Stopped as stop:
