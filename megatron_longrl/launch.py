@@ -17,6 +17,7 @@ from megatron_longrl.errors import USER_ERROR_STATUS, UserError, error_line
 from megatron_longrl.foreign_warnings import ignore_harmless_warnings
 from megatron_longrl.parent_death import end_with
 from megatron_longrl.rank_watch import rank_watch
+from megatron_longrl.temporary import temporary_folder
 
 logger = logging.getLogger(__name__)
 
@@ -43,7 +44,7 @@ def launch(entry: Entry, work: Callable[[Config], None], argv: Sequence[str] | N
         end_with(os.getppid())
     rank_watch.start(_end)
     try:
-        with exit_signal.heeded():
+        with exit_signal.heeded(), temporary_folder():
             return _launch(entry, work, argv)
     except exit_signal.Stopped as stop:
         if rank_watch.lost(stop):  # It asks for the end of what another rank's end has left.

@@ -216,12 +216,14 @@ class RankWatch:
         others = {rank: where for rank, where in found.items() if rank != self.rank}
         elsewhere = {r: w for r, w in others.items() if w.phase != self._phase}
         rank, where = min((elsewhere or others).items(), key=lambda item: item[1].since)
-        more = f" (and {len(elsewhere) - 1} more)" if len(elsewhere) > 1 else ""
+        first = f"rank {rank} ({where}), which has been in"
+        if not elsewhere and len(others) > 1:
+            first = f"another rank in the same phase, perhaps rank {rank} ({where}), longest in"
+        elif len(elsewhere) > 1:
+            listed = ", ".join(str(r) for r in sorted(elsewhere) if r != rank)
+            first = f"rank {rank} ({where}) and others ({listed}); it has been in"
         state = " and is stopped" if self._is_stopped(where) else ""
-        return (
-            f"rank {rank}{more} ({where}), which has been in "
-            f'"{where.phase}" for {max(0.0, time.time() - where.since):.0f} s{state}'
-        )
+        return f'{first} "{where.phase}" for {max(0.0, time.time() - where.since):.0f} s{state}'
 
     @staticmethod
     def _is_stopped(where: Position) -> bool:

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from megatron_longrl.cli.ranks import run_ranks, split_rank_options
-from megatron_longrl.cli.temporary import temporary_folder
+from megatron_longrl.temporary import temporary_folder
 from megatron_longrl.config.defaults import replica_size
 from megatron_longrl.config.given import PROGRAMS, Given, read_given
 from megatron_longrl.config.required import check_given

@@ -96,16 +96,25 @@ def run_folder(config: Config) -> Iterator[str | None]:
         id_ = before.id if goes_on and before is not None else uuid.uuid4().hex
         started = time.strftime("%Y-%m-%d %H:%M:%S")
         owner = Owner(id_, socket.gethostname(), os.getpid(), started)
-        _write(file, owner)
+        with _written(folder):
+            _write(file, owner)
         yield id_
         # Where a file system has no locks, this says that the next run may come.
-        _write(file, Owner(**{**asdict(owner), "ended": True}))
+        with _written(folder):
+            _write(file, Owner(**{**asdict(owner), "ended": True}))
 
 
 def _opened(folder: Path) -> BinaryIO:
-    try:
+    with _written(folder):
         folder.mkdir(parents=True, exist_ok=True)
         return os.fdopen(os.open(folder / LOCK_FILE, os.O_RDWR | os.O_CREAT, 0o644), "r+b")
+
+
+@contextmanager
+def _written(folder: Path) -> Iterator[None]:
+    """Around what writes into a folder."""
+    try:
+        yield
     except OSError as error:
         raise UserError(
             f"--save {folder} cannot be written: {error.strerror}: name another folder"

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import random
 import re
 import shutil
@@ -23,12 +24,13 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 from tests.endings import namespace, traces
-from tests.endings.kinds import KINDS, Kind
+from tests.endings.kinds import KINDS, Broken, Kind
 from tests.endings.scene import STEPS, Run, Scene, differences
 
-TOLD_SECONDS = 20.0
-ENDED_SECONDS = 60.0
-GOES_ON_SECONDS = 120.0
+PATIENCE = float(os.environ.get("LONGRL_TEST_PATIENCE", "1"))
+TOLD_SECONDS = 20.0 * PATIENCE
+ENDED_SECONDS = 60.0 * PATIENCE
+GOES_ON_SECONDS = 120.0 * PATIENCE
 LOADING = 0.2
 """Share of the moments that are before the first step."""
 LOADING_SECONDS = 12.0
@@ -77,7 +79,7 @@ class Stage:
             shutil.rmtree(path, ignore_errors=True)
         temporary.mkdir()
         with kind.place(folder):
-            places = traces.Places(str(folder), folder, temporary)
+            places = traces.Places(str(folder), folder, temporary, kind.stays)
             try:
                 ending, run = self._break(kind, draw, places)
             finally:
@@ -92,25 +94,30 @@ class Stage:
     def _break(self, kind: Kind, draw: random.Random, places: traces.Places) -> tuple[Ending, Run]:
         folder = places.run_folder
         command = self.scene.command(kind.launcher, folder, *kind.flags)
+        if kind.before is not None:
+            broken = Broken("the folder", kind.before(folder))
         run = Run.start(command, places.mark, folder, places.temporary)
-        ending = Ending(kind.name, self._wait(run, draw))
-        if run.is_over:
-            ending.faults.append("it was over before")
-            return ending, run
         began = time.monotonic()
-        broken = kind.break_(run, self.scene, draw)
+        ending = Ending(kind.name, "before launch")
+        if kind.break_ is not None:
+            ending.moment = self._wait(run, draw)
+            if run.is_over:
+                ending.faults.append("it was over before")
+                return ending, run
+            began = time.monotonic()
+            broken = kind.break_(run, self.scene, draw)
         ending.what = broken.what
         try:
+            if kind.goes_on or kind.is_met_later:
+                deadline = time.monotonic() + GOES_ON_SECONDS
+                while not run.is_over and time.monotonic() < deadline and not run.errors:
+                    time.sleep(0.05)
+                if kind.goes_on and run.process.poll() != 0:
+                    ending.faults.append(f"it did not go on: {run.errors or run.process.poll()}")
+            # What it meets later is told when it is met.
+            began_ending = began = began if not kind.is_met_later else time.monotonic()
             if kind.goes_on:
-                try:
-                    run.process.wait(GOES_ON_SECONDS)
-                except subprocess.TimeoutExpired:
-                    ending.faults.append("it did not go on")
-                if run.process.returncode != 0:
-                    ending.faults.append(f"its exit status is {run.process.returncode}")
                 began_ending = time.monotonic()
-            else:
-                began_ending = began
             seconds = ENDED_SECONDS - (time.monotonic() - began_ending)
             _, left = places.wait(seconds)
             ending.ended = time.monotonic() - began_ending
@@ -143,20 +150,20 @@ class Stage:
         time.sleep(0.2)  # for the thread that reads
         if "Traceback" in run.output and kind.launcher == "longrl":
             ending.faults.append("a traceback")
-        errors = [line for line in run.lines if line[1].startswith("error: ")]
+        errors = run.errors
         if kind.told is None:
             return
         pattern = re.compile(kind.told.replace("{folder}", re.escape(str(run.folder))))
         found = [(at, line) for at, line in run.lines if pattern.search(line)]
         if not found:
-            said = errors[0][1] if errors else "nothing"
+            said = errors[0] if errors else "nothing"
             ending.faults.append(f"it is not told, but: {said[:200]}")
             return
-        ending.told, ending.line = found[0][0] - began, found[0][1]
+        ending.told, ending.line = max(0.0, found[0][0] - began), found[0][1]
         if ending.told > TOLD_SECONDS:
             ending.faults.append("it is told late")
         if len(errors) != (0 if kind.goes_on else 1):
-            ending.faults.append(f"{len(errors)} error lines, the last: {errors[-1][1][:200]}")
+            ending.faults.append(f"{len(errors)} error lines, the last: {errors[-1][:200]}")
 
     def _go_on(self, kind: Kind, folder: Path, ending: Ending) -> None:
         """The same command once more, with nothing in its way."""

@@ -35,11 +35,17 @@ class Kind:
     """A way to end a run."""
 
     name: str
-    break_: Callable[[Run, Scene, random.Random], Broken]
+    break_: Callable[[Run, Scene, random.Random], Broken] | None
     told: str | None
     """Expression that the line about it matches; None where nobody is left who could tell."""
     flags: tuple[str, ...] = ()
     launcher: str = "longrl"
+    before: Callable[[Path], Undo] | None = None
+    """What is done to the run's folder before the run is started; then nothing else is."""
+    is_met_later: bool = False
+    """Whether the run notices it only when it comes to use what is broken."""
+    stays: tuple[str, ...] = ()
+    """Beginnings of names that stay in the temporary folder, as the documentation says."""
     goes_on: bool = False
     """Whether the run is to go on by itself, to its last step."""
     place: Callable[[Path], AbstractContextManager[None]] = field(default=lambda _: nullcontext())
@@ -95,6 +101,15 @@ def fill_disk(run: Run, scene: Scene, draw: random.Random) -> Broken:
     return Broken(f"{leave >> 10} KiB left", ballast.unlink)
 
 
+def full_from_the_start(folder: Path) -> Undo:
+    return namespace.fill(folder, 0).unlink
+
+
+def read_only_from_the_start(folder: Path) -> Undo:
+    namespace.make_read_only(folder)
+    return partial(namespace.make_writable, folder)
+
+
 def turn_read_only(run: Run, scene: Scene, draw: random.Random) -> Broken:
     namespace.make_read_only(run.folder)
     return Broken("the folder", partial(namespace.make_writable, run.folder))
@@ -121,7 +136,7 @@ KINDS = {
     kind.name: kind
     for kind in (
         Kind("launcher", kill_launcher, None),
-        Kind("torchrun", kill_launcher, None, launcher="torchrun"),
+        Kind("torchrun", kill_launcher, None, launcher="torchrun", stays=("torchelastic_",)),
         Kind("rank", kill_rank, r"error: rank \d .*SIGKILL"),
         Kind(
             *("server", kill_server, r"the rollout server .* ended with signal SIGKILL"),
@@ -137,8 +152,28 @@ KINDS = {
             )
         ),
         Kind("stop", stop_rank, r"error: rank \d .* has been stopped \(SIGSTOP\) for \d+ s"),
-        Kind("full", fill_disk, r"error: .*{folder}.* (full|No space left)", place=SMALL_DISK),
-        Kind("read-only", turn_read_only, r"error: .*{folder}.*Read-only", place=SMALL_DISK),
-        Kind("videos", delete_videos, r"error: .*clip-\d+\.webm.*"),
+        Kind(
+            *("full", fill_disk, r"error: .*{folder}.* (full|No space left)"),
+            is_met_later=True,
+            place=SMALL_DISK,
+        ),
+        Kind(
+            *("read-only", turn_read_only, r"error: .*{folder}.*Read-only"),
+            is_met_later=True,
+            place=SMALL_DISK,
+        ),
+        Kind(
+            *("full-start", None, r"error: .*{folder}.* No space left"),
+            before=full_from_the_start,
+            is_met_later=True,
+            place=SMALL_DISK,
+        ),
+        Kind(
+            *("ro-start", None, r"error: .*{folder}.* Read-only"),
+            before=read_only_from_the_start,
+            is_met_later=True,
+            place=SMALL_DISK,
+        ),
+        Kind("videos", delete_videos, r"error: .*clip-\d+\.webm.*", is_met_later=True),
     )
 }

@@ -144,6 +144,11 @@ class Run:
         return "\n".join(line for _, line in self.lines)
 
     @property
+    def errors(self) -> list[str]:
+        """The lines that tell of one."""
+        return [line for _, line in self.lines if line.startswith("error: ")]
+
+    @property
     def steps(self) -> int:
         """How many are done."""
         path = self.folder / "metrics.jsonl"

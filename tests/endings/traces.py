@@ -61,13 +61,16 @@ class Places:
     run_folder: Path
     temporary: Path
     """TMPDIR of the run, and of no other."""
+    stays: tuple[str, ...] = ()
+    """Beginnings of names that may stay there."""
 
     def left(self) -> list[str]:
         """What is there that must not outlive the run; but for processes."""
         found = [*SHARED_MEMORY.iterdir(), *self.temporary.iterdir()]
         found += [path for path in self.run_folder.rglob(".*") if path.name != ".metadata"]
         # What torch.compile has made is of use to other runs.
-        return [str(path) for path in found if not path.name.startswith("torchinductor_")]
+        stays = ("torchinductor_", *self.stays)
+        return [str(path) for path in found if not path.name.startswith(stays)]
 
     def wait(self, seconds: float) -> tuple[float, list[str]]:
         """Until nothing is left.

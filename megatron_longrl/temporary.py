@@ -1,4 +1,4 @@
-"""A temporary folder for a run and no other, which goes with it."""
+"""A temporary folder for a process and what it starts, which goes with it."""
 
 from __future__ import annotations
 
