@@ -186,7 +186,7 @@ class RankWatch:
 
     def explained(self, error: BaseException) -> str | None:
         """The line about an error that is the end of a wait for other ranks; None for others."""
-        if not _matches(error, _TIMED_OUT):
+        if self.ranks == 1 or not _matches(error, _TIMED_OUT):
             return None
         after = f" after --distributed-timeout-minutes {self._minutes:g}" if self._minutes else ""
         where = f'rank {self.rank} ({self.position()}) waited in "{self._phase}"'

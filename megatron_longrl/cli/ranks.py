@@ -79,7 +79,11 @@ def run_ranks(module: str, flags: Sequence[str], options: RankOptions) -> int:
     try:
         elastic_launch(config, sys.executable)("-m", module, *flags)
     except ChildFailedError as error:
-        rank, failure = error.get_first_failure()
+        # torchrun's own SIGTERM ends those that are left: they are not the cause.
+        rank, failure = min(
+            error.failures.items(),
+            key=lambda item: (item[1].exitcode == -signal.SIGTERM, item[1].timestamp),
+        )
         if failure.exitcode >= 0:
             return failure.exitcode
         full = -failure.exitcode == signal.SIGBUS

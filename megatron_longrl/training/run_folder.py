@@ -109,7 +109,7 @@ def _opened(folder: Path) -> FileIO:
     with _written(folder):
         folder.mkdir(parents=True, exist_ok=True)
         number = os.open(folder / LOCK_FILE, os.O_RDWR | os.O_CREAT, 0o644)
-        # Without a buffer: what a full disk does not take is not tried again when the file is closed.
+        # Without a buffer, which would be written once more, and fail, when the file is closed.
         return FileIO(number, "r+")
 
 
