@@ -17,8 +17,13 @@ from megatron_longrl.errors import USER_ERROR_STATUS, UserError, error_line
 from megatron_longrl.foreign_warnings import ignore_harmless_warnings
 from megatron_longrl.output_reader import until_reader_ends
 from megatron_longrl.parent_death import end_with
+from megatron_longrl.rank_watch import rank_watch
+from megatron_longrl.temporary import temporary_folder
 
 logger = logging.getLogger(__name__)
+
+ECHO_SECONDS = 5.0
+"""How long a rank that has lost another one waits for the word of it."""
 
 SHOWN = 8
 """Changed fields that are named when a run goes on."""
@@ -38,10 +43,13 @@ def launch(entry: Entry, work: Callable[[Config], None], argv: Sequence[str] | N
     os.environ.setdefault("CUDA_DEVICE_MAX_CONNECTIONS", "1")
     if "TORCHELASTIC_RUN_ID" in os.environ:
         end_with(os.getppid())
+    rank_watch.start(_end)
     try:
-        with exit_signal.heeded():
+        with exit_signal.heeded(), temporary_folder():
             return until_reader_ends(lambda: _launch(entry, work, argv))
     except exit_signal.Stopped as stop:
+        if rank_watch.lost(stop):  # It asks for the end of what another rank's end has left.
+            return USER_ERROR_STATUS
         _tell(str(stop))
         leave_groups()
         return stop.status
@@ -59,12 +67,17 @@ def _launch(entry: Entry, work: Callable[[Config], None], argv: Sequence[str] | 
             platform.import_core()
             work(config)
     except UserError as error:
-        _tell(str(error))
+        _tell(rank_watch.explained(error) or str(error))
         leave_groups()
         return USER_ERROR_STATUS
-    except Exception:
-        if _someone_told():  # Only the echo of another rank's end.
+    except Exception as error:
+        if _is_echo(error):
             return USER_ERROR_STATUS
+        line = rank_watch.explained(error)
+        if line is None and rank_watch.lost(error):
+            line = rank_watch.lost_line()
+        if line is not None:
+            _end(line)
         raise  # Other ranks may be inside a collective: nothing may wait for them here.
     leave_groups()
     return 0
@@ -141,8 +154,27 @@ def _is_first() -> bool:
     return True
 
 
+def _is_echo(error: BaseException) -> bool:
+    """Whether an error is only the echo of another rank's end, of which it, or the launcher, has
+    told or will tell."""
+    if rank_watch.lost(error):
+        deadline = time.monotonic() + ECHO_SECONDS
+        while time.monotonic() < deadline:
+            if _someone_told() or exit_signal.received():
+                return True
+            time.sleep(0.05)
+    return _someone_told()
+
+
+def _end(line: str) -> None:
+    """Tell, and end this process at once: other ranks wait in vain, and so would it for them."""
+    _tell(line)
+    os._exit(USER_ERROR_STATUS)
+
+
 def leave_groups() -> None:
     """Of what this process has started, where it has come so far as to load torch."""
+    rank_watch.disconnect()
     if "torch" in sys.modules:
         from megatron_longrl.parallel.groups import destroy_parallel
 

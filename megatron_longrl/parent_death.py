@@ -12,9 +12,14 @@ _PR_SET_PDEATHSIG = 1  # linux/prctl.h
 def serve_only(parent: int) -> None:
     """:func:`end_with`, for a child that works for a run: signals that ask the run to save and to
     end, which a terminal or SLURM sends to all processes, are left to the run."""
+    ignore_signals_of_runs()
+    end_with(parent)
+
+
+def ignore_signals_of_runs() -> None:
+    """Those that ask a run to save and to end."""
     for number in (signal.SIGINT, signal.SIGUSR1):
         signal.signal(number, signal.SIG_IGN)
-    end_with(parent)
 
 
 def end_with(parent: int) -> None:

@@ -9,12 +9,14 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from megatron_longrl.errors import UserError
+from megatron_longrl.leftovers import leftovers
 
 
 @contextmanager
 def whole_file(path: Path, *, durable: bool = False) -> Iterator[Path]:
     """Another name to write a file to, which gets its own at the end, or goes when the block
-    raises. Any number of processes may write the same file: the last one's stays.
+    raises or the process ends in it. Any number of processes may write the same file: the last
+    one's stays.
 
     Args:
         path: its folder is made where it is missing.
@@ -23,6 +25,7 @@ def whole_file(path: Path, *, durable: bool = False) -> Iterator[Path]:
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     aside = path.with_name(f".{path.name}.{secrets.token_hex(6)}.partial")
+    leftovers.add(aside)
     try:
         yield aside
         if durable:
@@ -32,6 +35,7 @@ def whole_file(path: Path, *, durable: bool = False) -> Iterator[Path]:
             sync_folder(path.parent)
     finally:
         aside.unlink(missing_ok=True)
+        leftovers.discard(aside)
 
 
 def write_whole(path: Path, text: str, *, durable: bool = False) -> None:

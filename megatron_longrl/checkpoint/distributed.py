@@ -59,6 +59,7 @@ from megatron_longrl.checkpoint.stored_weights import merge_stored_adapters
 from megatron_longrl.checkpoint.table import ColumnParallel, GatedMLP
 from megatron_longrl.config.paths import absolute_paths
 from megatron_longrl.errors import UserError
+from megatron_longrl.leftovers import leftovers
 from megatron_longrl.models.lora import ADAPTER
 from megatron_longrl.parallel.agree import gather_objects, together
 
@@ -175,6 +176,7 @@ def begin_checkpoint(
         with together(groups.control):
             if dist.get_rank() == 0:
                 shutil.rmtree(aside, ignore_errors=True)
+                leftovers.add(aside)
                 aside.mkdir(parents=True)
         shards = _sharded_state(modules, optimizers, groups, config, is_loading=False, copy=copy)
         with together(groups.control), core_files():
@@ -210,6 +212,7 @@ def begin_checkpoint(
                 if dist.get_rank() == 0:
                     save_config(CheckpointingConfig(*BACKEND), str(aside))
                     layout.publish(final, contents, iteration, known)
+                    leftovers.discard(aside)
         if dist.get_rank() == 0:
             logger.info("saved checkpoint %s", final)
         return final

@@ -251,7 +251,7 @@ def remove_leftovers(directory: Path) -> None:
             _remove(path)
         else:
             os.replace(path, final)
-    for pattern in (".iter_*.partial", ".iter_*.removed", f".{TRACKER}.*.partial"):
+    for pattern in (".*.partial", "rollouts/.*.partial", ".iter_*.removed"):
         for path in directory.glob(pattern):
             _remove(path)
 

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from megatron_longrl.checkpoint.folder import is_complete, iteration_folders
+from megatron_longrl.leftovers import leftovers
 
 logger = logging.getLogger(__name__)
 
@@ -87,7 +88,9 @@ class Retention:
                 continue
             aside = folder.with_name(f".{folder.name}.removed")
             shutil.rmtree(aside, ignore_errors=True)
+            leftovers.add(aside)
             os.replace(folder, aside)
             shutil.rmtree(aside)
+            leftovers.discard(aside)
             removed.append(folder)
         return removed

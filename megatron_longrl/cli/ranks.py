@@ -11,10 +11,10 @@ import sys
 import uuid
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from types import FrameType
 
 from megatron_longrl.config.flags import Parser
+from megatron_longrl.descendants import children
 from megatron_longrl.errors import UserError
 
 
@@ -79,7 +79,11 @@ def run_ranks(module: str, flags: Sequence[str], options: RankOptions) -> int:
     try:
         elastic_launch(config, sys.executable)("-m", module, *flags)
     except ChildFailedError as error:
-        rank, failure = error.get_first_failure()
+        # torchrun's own SIGTERM ends those that are left: they are not the cause.
+        rank, failure = min(
+            error.failures.items(),
+            key=lambda item: (item[1].exitcode == -signal.SIGTERM, item[1].timestamp),
+        )
         if failure.exitcode >= 0:
             return failure.exitcode
         full = -failure.exitcode == signal.SIGBUS
@@ -95,7 +99,6 @@ def run_ranks(module: str, flags: Sequence[str], options: RankOptions) -> int:
 
 def _pass_on(number: int, frame: FrameType | None) -> None:
     """torchrun's agent passes SIGTERM and SIGINT on to the ranks, and dies of SIGUSR1."""
-    children = Path(f"/proc/{os.getpid()}/task/{os.getpid()}/children").read_text().split()
-    for child in children:
+    for child in children(os.getpid()):
         with contextlib.suppress(ProcessLookupError):
-            os.kill(int(child), number)
+            os.kill(child, number)

@@ -14,6 +14,7 @@ from megatron_longrl.config.given import PROGRAMS, Given, read_given
 from megatron_longrl.config.required import check_given
 from megatron_longrl.config.schema import Entry
 from megatron_longrl.errors import USER_ERROR_STATUS, UserError, error_line
+from megatron_longrl.temporary import temporary_folder
 
 ENTRIES: dict[str, Entry] = {"train-sft": "sft", "train-rl": "rl", "evaluate": "evaluate"}
 """Subcommand -> entry point."""
@@ -43,9 +44,12 @@ def main(arguments: Sequence[str]) -> int:
     except UserError as error:
         sys.stderr.write(error_line(error))
         return USER_ERROR_STATUS
-    if given.print_only or (ranks == 1 and options.nnodes == 1):
+    if given.print_only:
         return _run_here(module, flags)
-    return run_ranks(module, flags, replace(options, nproc_per_node=ranks))
+    with temporary_folder():
+        if ranks == 1 and options.nnodes == 1:
+            return _run_here(module, flags)
+        return run_ranks(module, flags, replace(options, nproc_per_node=ranks))
 
 
 def _run_here(module: str, flags: Sequence[str]) -> int:

@@ -21,6 +21,7 @@ from torch.distributed import ProcessGroup
 
 from megatron_longrl.parallel.team import Team
 from megatron_longrl.platforms import platform
+from megatron_longrl.rank_watch import rank_watch
 
 if TYPE_CHECKING:
     from megatron_longrl.config import Config
@@ -149,6 +150,7 @@ def init_parallel(config: Config) -> ParallelGroups:
             world_size=int(os.environ.get("WORLD_SIZE", "1")),
             timeout=timeout,
         )
+        rank_watch.connect(config.distributed_timeout_minutes)
     if parallel_state.is_initialized():
         parallel_state.destroy_model_parallel()
     parallel_state.initialize_model_parallel(

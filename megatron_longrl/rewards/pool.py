@@ -6,7 +6,6 @@ from __future__ import annotations
 import asyncio
 import json
 import os
-import signal
 import sys
 from collections import deque
 from collections.abc import Mapping, Sequence
@@ -80,7 +79,7 @@ class _Child:
             stdout=asyncio.subprocess.PIPE,
             env={**os.environ, "PYTHONPATH": path},
             limit=_LINE_BYTES,
-            start_new_session=True,  # so that its own children can be killed with it
+            start_new_session=True,  # Ctrl-C is the trainer's
         )
         functions: Functions = (await self._ask(self._setup, "start"))["functions"]
         return functions
@@ -126,8 +125,14 @@ class _Child:
             with suppress(TimeoutError):
                 died = await asyncio.wait_for(process.wait(), 0.1)
         with suppress(ProcessLookupError):
-            os.killpg(process.pid, signal.SIGKILL)
+            process.terminate()  # The process that waits there ends all others.
         await process.wait()
+        # Its pipes end within this loop, not when somebody collects them and the loop is closed.
+        assert process.stdin is not None and process.stdout is not None
+        process.stdin.close()
+        with suppress(ConnectionError):
+            await process.stdin.wait_closed()
+        await process.stdout.read()
         return died
 
     async def _ask(self, message: Mapping[str, Any], what: str) -> dict[str, Any]:

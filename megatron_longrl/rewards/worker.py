@@ -26,7 +26,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import asdict
 from typing import Any
 
-from megatron_longrl.parent_death import serve_only
+from megatron_longrl.descendants import keep_descendants
 from megatron_longrl.rewards.functions import UserFunction, raised
 from megatron_longrl.rewards.registry import REWARDS
 from megatron_longrl.rewards.sample import Outcome, RewardError, Sample
@@ -106,7 +106,7 @@ async def _within(awaitable: Awaitable[Any], seconds: float) -> Any:
 
 def main() -> int:
     """Serve until the parent closes the pipe."""
-    serve_only(int(sys.argv[1]))
+    keep_descendants(int(sys.argv[1]))
     requests, replies = _take_over_pipes()
 
     def tell(message: Message) -> None:

@@ -25,6 +25,7 @@ from megatron_longrl.data.rows import Row
 from megatron_longrl.parallel.agree import gather_objects
 from megatron_longrl.planner.cost import Machine
 from megatron_longrl.platforms import platform
+from megatron_longrl.rank_watch import rank_watch
 from megatron_longrl.training.banner import banner
 from megatron_longrl.training.logging import MetricsLogger
 from megatron_longrl.training.runtime import Runtime
@@ -204,6 +205,7 @@ class TrainingLoop:
         """All remaining steps; writes metrics, checkpoints and, at the end, a last checkpoint."""
         told = banner(self.runtime, self.entry, self.rows)
         logger.info("run: %s", told)
+        rank_watch.enter("step")
         with self.saver, exit_signal.safe_points():
             try:
                 self._run(trainer)
@@ -237,7 +239,8 @@ class TrainingLoop:
         validate, interval = trainer.validate, self.config.save_interval
         watch = Watch(self.config.advantage, steps=self.config.train_iters - self.iteration)
         if self.iteration == 0 and self.config.eval_at_start and self.validates:
-            log.log_step(0, validate(self.valid_rows))
+            with rank_watch.during("validation"):
+                log.log_step(0, validate(self.valid_rows))
         while self.iteration < self.config.train_iters:
             self._stop_if_asked()
             stop: exit_signal.Stopped | None = None
@@ -264,7 +267,8 @@ class TrainingLoop:
             if self._is_due(self.config.eval_interval, self.iteration) and self.validates:
                 self.runtime.builder.max_frames = self.config.video_frames  # Of no curriculum.
                 try:
-                    metrics |= validate(self.valid_rows)
+                    with rank_watch.during("validation"):
+                        metrics |= validate(self.valid_rows)
                 except exit_signal.Stopped as asked:
                     stop = asked  # when the step, which is done, has been told of
             log.log_step(
@@ -316,6 +320,12 @@ class TrainingLoop:
             metrics: of the last one, by which it is compared with others; None compares it with
                 none.
         """
+        with rank_watch.during("saving"):
+            self._write(directory, metrics, state)
+
+    def _write(
+        self, directory: str, metrics: dict[str, float] | None, state: dict[str, Any]
+    ) -> None:
         model, critic = self.runtime.model, self.critic
         self.saver.wait()  # or it would be judged by what comes after it
         if metrics is not None:

@@ -18,8 +18,9 @@ import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
+from io import FileIO
 from pathlib import Path
-from typing import TYPE_CHECKING, BinaryIO
+from typing import TYPE_CHECKING
 
 from megatron_longrl.checkpoint.folder import (
     RELEASE,
@@ -96,23 +97,34 @@ def run_folder(config: Config) -> Iterator[str | None]:
         id_ = before.id if goes_on and before is not None else uuid.uuid4().hex
         started = time.strftime("%Y-%m-%d %H:%M:%S")
         owner = Owner(id_, socket.gethostname(), os.getpid(), started)
-        _write(file, owner)
+        with _written(folder):
+            _write(file, owner)
         yield id_
         # Where a file system has no locks, this says that the next run may come.
-        _write(file, Owner(**{**asdict(owner), "ended": True}))
+        with _written(folder):
+            _write(file, Owner(**{**asdict(owner), "ended": True}))
 
 
-def _opened(folder: Path) -> BinaryIO:
-    try:
+def _opened(folder: Path) -> FileIO:
+    with _written(folder):
         folder.mkdir(parents=True, exist_ok=True)
-        return os.fdopen(os.open(folder / LOCK_FILE, os.O_RDWR | os.O_CREAT, 0o644), "r+b")
+        number = os.open(folder / LOCK_FILE, os.O_RDWR | os.O_CREAT, 0o644)
+        # Without a buffer, which would be written once more, and fail, when the file is closed.
+        return FileIO(number, "r+")
+
+
+@contextmanager
+def _written(folder: Path) -> Iterator[None]:
+    """Around what writes into a folder."""
+    try:
+        yield
     except OSError as error:
         raise UserError(
             f"--save {folder} cannot be written: {error.strerror}: name another folder"
         ) from None
 
 
-def _lock(file: BinaryIO, folder: Path, owner: Owner | None) -> None:
+def _lock(file: FileIO, folder: Path, owner: Owner | None) -> None:
     """Until the file is closed, also by the end of the process."""
     busy = f"--save {folder} is in use by another run ({owner or 'which has just begun'}): "
     try:
@@ -136,12 +148,11 @@ def _may_live(owner: Owner) -> bool:
     return owner.process != os.getpid() and Path(f"/proc/{owner.process}").exists()
 
 
-def _write(file: BinaryIO, owner: Owner) -> None:
+def _write(file: FileIO, owner: Owner) -> None:
     data = json.dumps(asdict(owner)).encode() + b"\n"
     file.seek(0)
     file.write(data)
     file.truncate()
-    file.flush()
 
 
 def _goes_on(config: Config, folder: Path) -> bool:

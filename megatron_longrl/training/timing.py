@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
+from megatron_longrl.rank_watch import rank_watch
 from megatron_longrl.training.log_line import TIME_PREFIX
 
 
@@ -40,8 +41,9 @@ class PhaseTimer:
         start = time.perf_counter()
         self._nested.append(0.0)
         try:
-            yield
-            self._synchronize()
+            with rank_watch.during(phase):
+                yield
+                self._synchronize()
         finally:
             spent = time.perf_counter() - start
             own = spent - self._nested.pop()

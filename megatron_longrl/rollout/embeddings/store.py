@@ -30,6 +30,7 @@ from torch import Tensor
 from torch.distributed import ProcessGroup
 
 from megatron_longrl.errors import UserError
+from megatron_longrl.leftovers import leftovers
 from megatron_longrl.parallel.agree import gather_objects, together
 from megatron_longrl.rollout.embeddings.disk import EmbeddingDisk, EmbeddingKey
 
@@ -207,6 +208,7 @@ class EmbeddingStore:
         self.bytes = 0
         if self._lock is not None:
             shutil.rmtree(self.directory, ignore_errors=True)
+            leftovers.discard(self.directory)
             os.close(self._lock)
             self._lock = None
 
@@ -303,13 +305,18 @@ def open_store(
         if owner:
             root.mkdir(parents=True, exist_ok=True)
             _remove_leftovers(root)
-            directory = Path(tempfile.mkdtemp(prefix=f".{_PREFIX}", dir=root))
+            final = root / f"{_PREFIX}{uuid.uuid4().hex}"
+            directory = final.with_name(f".{final.name}")
+            for path in (directory, final):
+                leftovers.add(path)
+            directory.mkdir(mode=0o700)
             store = EmbeddingStore(
                 budget_bytes, dtype, directory, owner=True, group=group, hosts=hosts, disk=disk
             )
             # The lock is held before the folder has a name that others may sweep.
-            store.directory = root / f"{_PREFIX}{uuid.uuid4().hex}"
-            os.rename(directory, store.directory)
+            store.directory = final
+            os.rename(directory, final)
+            leftovers.discard(directory)
     directories = gather_objects(group, store.directory if store is not None else None)
     if store is None:
         shared = directories[first_on_host]

@@ -14,6 +14,7 @@ from typing import Any, TypeVar
 
 import pytest
 
+from megatron_longrl.rank_watch import state_of
 from megatron_longrl.rewards import pool as pool_module
 from megatron_longrl.rewards.pool import WorkerPool
 from megatron_longrl.rewards.sample import Outcome, RewardError, Sample
@@ -349,3 +350,73 @@ def _is_alive(pid: int) -> bool:
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
     except OSError:
         return False
+
+
+# ---- What functions have started ----
+
+FAR = """
+import os, subprocess, time
+
+def f(response, file):
+    # A session of its own, and no parent: its starter has ended.
+    line = f"setsid sleep 1000 & echo $! >> {file}"
+    subprocess.run(["setsid", "sh", "-c", line])
+    if response == "exit":
+        os._exit(7)
+    if response == "kill":
+        os.kill(os.getpid(), 9)
+    if response == "forever":
+        time.sleep(1000)
+    return 1.0
+"""
+
+
+def alive(file: Path) -> list[int]:
+    """The processes that were started, and still are."""
+    numbers = [int(line) for line in file.read_text().split()]
+    return [n for n in numbers if Path(f"/proc/{n}").exists() and state_of(n) != "Z"]
+
+
+@pytest.mark.parametrize(
+    ("response", "expected"),
+    [
+        ("exit", Outcome.failure("ended its process (exit status 7)")),
+        ("kill", Outcome.failure("ended its process (exit status -9)")),
+        ("forever", Outcome.failure("gave no result within 3 s", timed_out=True)),
+        ("done", Outcome(1.0)),
+    ],
+)
+def test_what_a_function_has_started_in_another_session_ends_with_its_child(
+    tmp_path: Path, response: str, expected: Outcome
+) -> None:
+    """It holds the pipe of the child, whose end is told all the same, and no time-out."""
+    started = tmp_path / "started"
+    file = write_file(tmp_path, FAR)
+    options = {"file": str(started)}
+    outcomes = score(file, "f", response, names=["f"], options=options, seconds=3)
+    assert outcomes == [expected]
+    assert len(started.read_text().split()) == 1 and alive(started) == []
+
+
+def test_what_a_function_has_started_ends_with_a_trainer_that_is_killed(tmp_path: Path) -> None:
+    started, file = tmp_path / "started", write_file(tmp_path, FAR)
+    code = f"""
+import asyncio, os
+from megatron_longrl.rewards.pool import WorkerPool
+from tests.unit.rewards.samples import make_sample
+
+async def main():
+    options = {{"file": {str(started)!r}}}
+    pool = WorkerPool({{"f": {file!r}}}, options, tolerance=0.0, size=1, seconds=60)
+    pool.know(await pool.load())
+    await pool.score("f", [make_sample("done")])
+    os.kill(os.getpid(), 9)
+
+asyncio.run(main())
+"""
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == -9
+    assert len(started.read_text().split()) == 1
+    deadline = time.monotonic() + 30
+    while alive(started):
+        assert time.monotonic() < deadline, "it outlives the trainer"
+        time.sleep(0.02)

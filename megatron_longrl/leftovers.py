@@ -1,0 +1,96 @@
+"""Files that must not outlive a process, however it ends: also by SIGKILL, which it cannot see.
+
+A small process beside it holds the other end of a pipe. When the pipe ends, with the process that
+writes to it, it removes what it has been told of.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import shutil
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+from typing import IO
+
+REMOVE_SECONDS = 20.0
+"""How long removing is tried: others that end, too, may be writing."""
+
+
+class Leftovers:
+    """Of this process. A process that was forked from it has none of them."""
+
+    def __init__(self) -> None:
+        self._pipe: IO[bytes] | None = None
+        self._owner = 0
+        self._lock = threading.Lock()
+
+    def add(self, path: Path) -> None:
+        """A file or folder that goes when this process ends, if it has not gone before."""
+        self._tell("add", path)
+
+    def discard(self, path: Path) -> None:
+        """It has gone, or may stay."""
+        self._tell("discard", path)
+
+    def _tell(self, order: str, path: Path) -> None:
+        line = json.dumps([order, str(path.absolute())]).encode() + b"\n"
+        with self._lock:
+            if self._pipe is None or self._owner != os.getpid():
+                self._start()
+            assert self._pipe is not None
+            with contextlib.suppress(BrokenPipeError):  # killed by somebody: a run does without
+                self._pipe.write(line)
+
+    def _start(self) -> None:
+        process = subprocess.Popen(
+            [sys.executable, "-I", "-S", __file__],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            bufsize=0,
+            cwd="/",
+            start_new_session=True,  # what ends a whole session is not to end it
+        )
+        assert process.stdin is not None
+        process.returncode = 0  # It ends later than this process: nobody is to wait for it.
+        self._pipe, self._owner = process.stdin, os.getpid()
+
+
+leftovers = Leftovers()
+"""Of this process."""
+
+
+def remove(path: Path) -> None:
+    """A file or folder, into which others may still write for a moment."""
+    deadline = time.monotonic() + REMOVE_SECONDS
+    while os.path.lexists(path) and time.monotonic() < deadline:
+        if path.is_dir() and not path.is_symlink():
+            shutil.rmtree(path, ignore_errors=True)
+        else:
+            with contextlib.suppress(OSError):
+                path.unlink()
+        if os.path.lexists(path):
+            time.sleep(0.1)
+
+
+def main() -> int:
+    """Follow the orders of standard input, and remove at its end."""
+    paths: dict[str, None] = {}
+    for line in sys.stdin.buffer:
+        order, path = json.loads(line)
+        if order == "add":
+            paths[path] = None
+        else:
+            paths.pop(path, None)
+    for path in paths:
+        remove(Path(path))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
