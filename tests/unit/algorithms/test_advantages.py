@@ -286,7 +286,7 @@ def test_the_deviation_of_two_tokens_is_the_unbiased_one() -> None:
 
     def whitened(rewards: list[float]) -> list[float]:
         valid = torch.ones(len(rewards), dtype=torch.bool)
-        outcome = Outcome(torch.tensor(rewards), [1] * len(rewards), valid)
+        outcome = Outcome(torch.tensor(rewards), (1,) * len(rewards), valid)
         (group,) = ADVANTAGES["reinforce_plus_plus"]([outcome], settings)
         return [float(tokens) for tokens in group]
 
