@@ -6,7 +6,7 @@ import importlib
 import sys
 from collections.abc import Sequence
 
-from megatron_longrl import __version__
+from megatron_longrl import __version__, exit_signal
 from megatron_longrl.config.names import nearest
 from megatron_longrl.errors import USER_ERROR_STATUS, error_line
 from megatron_longrl.output_reader import until_reader_ends
@@ -43,9 +43,22 @@ def _main(arguments: Sequence[str] | None) -> int:
         hint = nearest(name.replace("_", "-"), list(SUBCOMMANDS)) or "; longrl --help lists them"
         sys.stderr.write(error_line(f"unknown subcommand '{name}'{hint}"))
         return USER_ERROR_STATUS
+    if SUBCOMMANDS[name][0] == "train":
+        return _train([name, *rest])
     module = importlib.import_module(f"megatron_longrl.cli.{SUBCOMMANDS[name][0]}")
-    status: int = module.main([name, *rest] if SUBCOMMANDS[name][0] == "train" else rest)
+    status: int = module.main(rest)
     return status
+
+
+def _train(arguments: Sequence[str]) -> int:
+    """A run, which heeds signals before it has imported anything that takes time."""
+    try:
+        with exit_signal.heeded():
+            status: int = importlib.import_module("megatron_longrl.cli.train").main(arguments)
+            return status
+    except exit_signal.Stopped as stop:
+        sys.stderr.write(error_line(str(stop)))
+        return stop.status
 
 
 def overview() -> str:
