@@ -32,7 +32,8 @@ ENDED_SECONDS = 60.0 * PATIENCE
 GOES_ON_SECONDS = 120.0 * PATIENCE
 LOADING = 0.2
 """Share of the moments that are before the first step."""
-LOADING_SECONDS = 12.0
+FIRST_SECONDS, LOADING_SECONDS = 2.0, 12.0
+"""Before the first of them Python itself starts, and a signal ends it as it ends any program."""
 STEP_SECONDS = 0.5
 
 NO_MOUNTS_STATUS = 77
@@ -137,8 +138,9 @@ class Stage:
         """Until the moment has come; says which one."""
         share = draw.random()
         if draw.random() < LOADING:
-            time.sleep(share * LOADING_SECONDS)
-            return f"{share * LOADING_SECONDS:.1f} s after launch"
+            seconds = FIRST_SECONDS + share * (LOADING_SECONDS - FIRST_SECONDS)
+            time.sleep(seconds)
+            return f"{seconds:.1f} s after launch"
         steps, more = draw.randrange(1, STEPS), share * STEP_SECONDS
         while run.steps < steps and not run.is_over:
             time.sleep(0.01)
