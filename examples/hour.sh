@@ -15,7 +15,7 @@ mkdir -p "$OUT"
 cd "$OUT"
 
 [[ -e data/train.jsonl ]] ||
-  python -m megatron_longrl.data.arena.cups --output data --clips 3 --sft-clips 1 --heldout-clips 1 --frames 4000 \
+  python -m megatron_longrl.arena.cups --output data --clips 3 --sft-clips 1 --heldout-clips 1 --frames 4000 \
     --size 64 --fps 1
 [[ -e tokenizer.model ]] ||
   python "$ROOT/tools/train_tokenizer.py" --data data/sft.jsonl --symbols cups --output tokenizer.model

@@ -31,7 +31,7 @@ step() { printf '\n== %s\n' "$*"; }
 
 step "render moving-cups clips (seed $SEED)"
 if [[ ! -e data/heldout.jsonl ]]; then
-  python -m megatron_longrl.data.arena.cups --output data --clips 5012 --sft-clips 3000 --heldout-clips 512 \
+  python -m megatron_longrl.arena.cups --output data --clips 5012 --sft-clips 3000 --heldout-clips 512 \
     --slip 0.1 --seed "$SEED"
 fi
 [[ -e tokenizer.model ]] ||

@@ -80,7 +80,7 @@ def to_arguments(flags: Mapping[str, Value]) -> list[str]:
 
 
 def _train(subcommand: str, flags: Mapping[str, Value]) -> list[dict[str, float]]:
-    from megatron_longrl.training.metrics_file import METRICS_FILE, read_metrics
+    from megatron_longrl.observability.metrics_file import METRICS_FILE, read_metrics
 
     _run(subcommand, flags)
     folder = flags.get("save") or flags.get("load")

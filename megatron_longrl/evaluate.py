@@ -8,12 +8,12 @@ import sys
 from collections.abc import Sequence
 
 from megatron_longrl.config import Config
-from megatron_longrl.launch import launch
+from megatron_longrl.cli.launch import launch
 
 
 def evaluate(config: Config) -> None:
     """Write the accuracy and every answer."""
-    from megatron_longrl.training.evaluation import evaluate_checkpoint
+    from megatron_longrl.rl.evaluation import evaluate_checkpoint
 
     evaluate_checkpoint(config)
 

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from contextlib import closing
 
 from megatron_longrl.config import Config
-from megatron_longrl.launch import launch
+from megatron_longrl.cli.launch import launch
 
 
 def train(config: Config) -> None:
@@ -18,7 +18,7 @@ def train(config: Config) -> None:
     from megatron_longrl.rollout.records.replay import ReplayedRollouts
     from megatron_longrl.training.critic import Critic
     from megatron_longrl.training.loop import TrainingLoop, start
-    from megatron_longrl.training.rl import RLTrainer, build_reference, follow_resets
+    from megatron_longrl.rl.trainer import RLTrainer, build_reference, follow_resets
     from megatron_longrl.training.runtime import build_runtime
 
     runtime = build_runtime(config, "rl")

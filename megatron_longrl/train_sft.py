@@ -6,7 +6,7 @@ import sys
 from collections.abc import Sequence
 
 from megatron_longrl.config import Config
-from megatron_longrl.launch import launch
+from megatron_longrl.cli.launch import launch
 
 
 def train(config: Config) -> None:

@@ -18,14 +18,14 @@ from megatron_longrl.data.prompts import Prompt
 from megatron_longrl.data.rows import Row, load_rows
 from megatron_longrl.rollout.continuation import NOTHING, Begun
 from megatron_longrl.rollout.engine import OnResponse, RolloutEngine
-from megatron_longrl.rollout.inputs import (
+from megatron_longrl.experience.inputs import (
     EngineInput,
     InputRecord,
     features_of,
     media_parts,
     place_media,
 )
-from megatron_longrl.rollout.types import Group, Response, SamplingSettings, Traffic
+from megatron_longrl.experience.rollouts import Group, Response, SamplingSettings, Traffic
 from megatron_longrl.rollout.weights.stream import EMBEDDING
 
 Script = Callable[[int, int, int], bool]

@@ -6,7 +6,7 @@ import argparse
 import sys
 from pathlib import Path
 
-from megatron_longrl.data.arena import cups
+from megatron_longrl.arena import cups
 from megatron_longrl.data.rows import load_rows
 from megatron_longrl.data.tokenizer import train_sentencepiece
 from megatron_longrl.errors import UserError

@@ -32,11 +32,11 @@ PROMPTS_FILE, MODEL_FOLDER, SEED = "prompts.safetensors", "model", 1
 
 def measure_engine(arguments: argparse.Namespace) -> dict[str, Any]:
     """An engine as a training step calls it: weights, then from prompts and media to groups."""
-    from megatron_longrl.checkpoint.mapping import weight_stream
+    from megatron_longrl.conversion.mapping import weight_stream
     from megatron_longrl.data.rows import load_rows
     from megatron_longrl.parallel.groups import destroy_parallel
-    from megatron_longrl.rollout.types import SamplingSettings
-    from megatron_longrl.training.logging import configure_logging
+    from megatron_longrl.experience.rollouts import SamplingSettings
+    from megatron_longrl.observability.logging import configure_logging
     from megatron_longrl.training.runtime import build_runtime
 
     config = variant_config(

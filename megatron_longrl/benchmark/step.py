@@ -9,19 +9,19 @@ from torch import Tensor
 
 from megatron_longrl.benchmark.counters import WorkCounter
 from megatron_longrl.benchmark.variants import Variant
-from megatron_longrl.checkpoint.mapping import weight_stream
+from megatron_longrl.conversion.mapping import weight_stream
 from megatron_longrl.data.prompts import Prompt
 from megatron_longrl.data.rows import Row
-from megatron_longrl.data.video import decode_many
-from megatron_longrl.data.video_info import VideoError
+from megatron_longrl.media.video import decode_many
+from megatron_longrl.media.video_info import VideoError
 from megatron_longrl.errors import UserError
 from megatron_longrl.rewards.runner import RewardRunner
 from megatron_longrl.rollout.engine import RolloutEngine
-from megatron_longrl.rollout.types import Group, SamplingSettings
-from megatron_longrl.training.advantages import with_advantages
+from megatron_longrl.experience.rollouts import Group, SamplingSettings
+from megatron_longrl.rl.advantages import with_advantages
 from megatron_longrl.training.batches import rl_batches
 from megatron_longrl.training.losses import rl_loss
-from megatron_longrl.training.reference import ReferenceWeights
+from megatron_longrl.rl.reference import ReferenceWeights
 from megatron_longrl.training.runtime import Runtime
 
 PHASES = ("decode", "encode", "gather", "rollout", "logprobs", "update", "sync", "rest")

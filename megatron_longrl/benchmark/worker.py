@@ -27,9 +27,9 @@ from megatron_longrl.planner.cost import ModelCost
 from megatron_longrl.rewards.runner import build_rewards
 from megatron_longrl.rollout.build import build_engine
 from megatron_longrl.rollout.vllm.engine import VllmEngine
-from megatron_longrl.training.logging import configure_logging
+from megatron_longrl.observability.logging import configure_logging
 from megatron_longrl.training.machine import matrix_rate
-from megatron_longrl.training.rl import build_reference
+from megatron_longrl.rl.trainer import build_reference
 from megatron_longrl.training.runtime import Runtime, build_runtime
 
 _RATE_TRIES = 5

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from pydantic import TypeAdapter, ValidationError
 
-from megatron_longrl.checkpoint.settings import (
+from megatron_longrl.models.hf_settings import (
     LARGEST_VOCABULARY,
     MOST_HEADS,
     MOST_LAYERS,

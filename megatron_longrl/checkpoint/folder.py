@@ -25,9 +25,9 @@ from typing import Any
 
 from megatron_longrl.checkpoint.architecture import check_saved_fields
 from megatron_longrl.checkpoint.checksums import DIGITS, check_contents, checksums
-from megatron_longrl.checkpoint.settings import Settings
+from megatron_longrl.models.hf_settings import Settings
 from megatron_longrl.errors import UserError
-from megatron_longrl.whole_file import sync_folder, sync_tree, write_whole
+from megatron_longrl.atomic_file import sync_folder, sync_tree, write_whole
 
 logger = logging.getLogger(__name__)
 

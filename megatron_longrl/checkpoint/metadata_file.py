@@ -26,7 +26,7 @@ from torch.distributed.checkpoint.metadata import (
     TensorStorageMetadata,
 )
 
-from megatron_longrl.checkpoint.settings import brief, read_json
+from megatron_longrl.models.hf_settings import brief, read_json
 from megatron_longrl.errors import UserError
 
 METADATA = ".metadata"

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from megatron_longrl.checkpoint.folder import is_complete, iteration_folders
-from megatron_longrl.leftovers import leftovers
+from megatron_longrl.processes.leftovers import leftovers
 
 logger = logging.getLogger(__name__)
 

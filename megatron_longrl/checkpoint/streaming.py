@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.distributed import ProcessGroup
 from torch.distributed.checkpoint.metadata import MetadataIndex
 
-from megatron_longrl.checkpoint.mapping import (
+from megatron_longrl.conversion.mapping import (
     check_shape,
     local_parameters,
     mapping_table,

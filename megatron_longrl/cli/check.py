@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from megatron_longrl.config import Config
     from megatron_longrl.data.prompts import PromptBuilder
     from megatron_longrl.data.rows import Row, RowProblem
-    from megatron_longrl.data.video_info import VideoInfo
+    from megatron_longrl.media.video_info import VideoInfo
 
 _MOST_SHOWN = 20
 
@@ -88,10 +88,10 @@ def _look(
     Args:
         failed: files that cannot be read, and why.
     """
-    from megatron_longrl.data.foreign_errors import as_error_of
+    from megatron_longrl.media.foreign_errors import as_error_of
     from megatron_longrl.data.placeholders import place_media
     from megatron_longrl.data.rows import RowError, RowProblem
-    from megatron_longrl.data.video_info import VideoError
+    from megatron_longrl.media.video_info import VideoError
 
     for number, (path, is_image) in enumerate(row.media):
         if path not in report.media and path not in failed:
@@ -117,8 +117,8 @@ def _look(
 
 
 def _media(path: Path, *, is_image: bool) -> dict[str, Any]:
-    from megatron_longrl.data.image import probe_image, read_image
-    from megatron_longrl.data.video_probe import probe
+    from megatron_longrl.media.image import probe_image, read_image
+    from megatron_longrl.media.video_probe import probe
 
     info: VideoInfo
     if is_image:
@@ -155,7 +155,7 @@ def builder_of(arguments: Sequence[str]) -> PromptBuilder:
 
 def _config(arguments: Sequence[str]) -> tuple[Config, bool]:
     """The configuration, and whether it is one of reinforcement learning."""
-    from megatron_longrl.config.load import load_data_config
+    from megatron_longrl.cli.load import load_data_config
 
     config, given = load_data_config(arguments)
     return config, bool(given.values.get("grpo_prompts_per_step"))
@@ -203,7 +203,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             builder = builder_of([*recipes, *others])
         report = check(flags.data, builder)
         if flags.output is not None:
-            from megatron_longrl.whole_file import write_whole
+            from megatron_longrl.atomic_file import write_whole
 
             write_whole(flags.output, json.dumps(report.as_json(), indent=1) + "\n")
     except (UserError, OSError) as error:

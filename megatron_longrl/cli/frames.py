@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from megatron_longrl.data.video_info import printable
+from megatron_longrl.media.video_info import printable
 from megatron_longrl.errors import UserError, error_line
 from megatron_longrl.foreign_warnings import ignore_core
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     import numpy as np
 
     from megatron_longrl.config import Config
-    from megatron_longrl.data.video_info import VideoInfo
+    from megatron_longrl.media.video_info import VideoInfo
 
 _LIST = "frames.json"
 _ANY_LENGTH = 2**20
@@ -109,8 +109,8 @@ class _Chosen:
 def _write(given: argparse.Namespace) -> str:
     """Returns what to tell the user."""
     config = _config(given)
-    from megatron_longrl.data.video_info import VideoError
-    from megatron_longrl.data.video_times import seconds_at
+    from megatron_longrl.media.video_info import VideoError
+    from megatron_longrl.media.video_times import seconds_at
 
     path = Path(given.file)
     output = given.output or Path(f"{path.stem}_frames")
@@ -155,7 +155,7 @@ def _config(given: argparse.Namespace) -> Config | None:
     """What the recipes and the checkpoint say, unchecked as far as they do not concern media."""
     if not given.config and given.pretrained_checkpoint is None:
         return None
-    from megatron_longrl.config.load import load_data_config
+    from megatron_longrl.cli.load import load_data_config
 
     flags = [word for recipe in given.config or () for word in ("--config", recipe)]
     if given.pretrained_checkpoint is not None:
@@ -177,9 +177,9 @@ class _NoTokenizer:
 
 
 def _choose(path: Path, given: argparse.Namespace, config: Config | None) -> _Chosen:
-    from megatron_longrl.data.video_info import VideoError
-    from megatron_longrl.data.video_probe import probe
-    from megatron_longrl.data.video_spec import sample_frame_indices
+    from megatron_longrl.media.video_info import VideoError
+    from megatron_longrl.media.video_probe import probe
+    from megatron_longrl.media.video_spec import sample_frame_indices
 
     info = probe(path)
     if config is None:
@@ -203,15 +203,15 @@ def _choose(path: Path, given: argparse.Namespace, config: Config | None) -> _Ch
 
 def _pixels(path: Path, chosen: _Chosen) -> Iterator[tuple[int, np.ndarray]]:
     """Numbers of frames among those chosen, and their pixels, uint8 [h, w, 3]."""
-    from megatron_longrl.data.video_pyav import decode_in_chunks
+    from megatron_longrl.media.video_pyav import decode_in_chunks
 
     if chosen.size is None:
         for numbers, frames in decode_in_chunks(str(path), chosen.indices, _CHUNK_BYTES):
             yield from zip(numbers, frames, strict=True)
         return
-    from megatron_longrl.data.frame_view import FrameView
-    from megatron_longrl.data.video import decode_frames
-    from megatron_longrl.data.video_spec import VideoSpec
+    from megatron_longrl.media.frame_view import FrameView
+    from megatron_longrl.media.video import decode_frames
+    from megatron_longrl.media.video_spec import VideoSpec
 
     height, width = chosen.size
     view = FrameView(height, width, (0.0,) * 3, (1.0,) * 3)  # levels divided by 255, and no more

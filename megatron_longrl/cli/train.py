@@ -9,12 +9,12 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from megatron_longrl.cli.ranks import run_ranks, split_rank_options
-from megatron_longrl.config.defaults import replica_size
-from megatron_longrl.config.given import PROGRAMS, Given, read_given
-from megatron_longrl.config.required import check_given
+from megatron_longrl.cli.defaults import replica_size
+from megatron_longrl.cli.given import PROGRAMS, Given, read_given
+from megatron_longrl.cli.required import check_given
 from megatron_longrl.config.schema import Entry
 from megatron_longrl.errors import USER_ERROR_STATUS, UserError, error_line
-from megatron_longrl.temporary import temporary_folder
+from megatron_longrl.processes.temporary import temporary_folder
 
 ENTRIES: dict[str, Entry] = {"train-sft": "sft", "train-rl": "rl", "evaluate": "evaluate"}
 """Subcommand -> entry point."""

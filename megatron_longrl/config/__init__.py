@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from megatron_longrl.config.load import load_config, to_yaml
+from megatron_longrl.cli.load import load_config, to_yaml
 from megatron_longrl.config.schema import Config, Entry
 
 __all__ = ["Config", "Entry", "load_config", "to_yaml"]

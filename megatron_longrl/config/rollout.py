@@ -37,7 +37,7 @@ class RolloutSection(Section):
     static inference context, in the trainer's layout (megatron): slow, for debugging."""
 
     rollout_server_address: Annotated[TextList, Metavar("HOST:PORT")] = Field(default_factory=list)
-    """Addresses of servers that were started with megatron_longrl.rollout.serve, one for each model
+    """Addresses of servers that were started with megatron_longrl.serve, one for each model
     replica. By default the trainer starts each on the loopback address of the replica's first
     rank."""
 

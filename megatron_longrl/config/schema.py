@@ -21,7 +21,7 @@ from megatron_longrl.config.rewards import RewardSection
 from megatron_longrl.config.rl import RLSection
 from megatron_longrl.config.rollout import RolloutSection
 from megatron_longrl.config.rotary import RotarySection
-from megatron_longrl.config.rules import first_broken_rule
+from megatron_longrl.cli.rules import first_broken_rule
 from megatron_longrl.config.section import Entry, Section
 from megatron_longrl.config.training import TrainingSection
 from megatron_longrl.config.vila import VilaSection

@@ -22,7 +22,7 @@ from megatron_longrl.data.tokenizer import Tokenizer
 from megatron_longrl.errors import UserError
 
 if TYPE_CHECKING:
-    from megatron_longrl.data.media_layout import MediaLayout
+    from megatron_longrl.media.layout import MediaLayout
 
 _WORD, _REPLY, _SYSTEM = "QUESTION", "REPLY", "INSTRUCTION"
 """With what a template is tried out."""

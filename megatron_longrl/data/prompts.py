@@ -11,22 +11,22 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from megatron_longrl.data.content_hash import content_hash
+from megatron_longrl.media.content_hash import content_hash
 from megatron_longrl.data.conversation import Conversation
-from megatron_longrl.data.foreign_errors import as_error_of, described
-from megatron_longrl.data.image import probe_image
-from megatron_longrl.data.media_file import look_up
-from megatron_longrl.data.media_layout import MediaLayout, Piece, Slots, text_positions
+from megatron_longrl.media.foreign_errors import as_error_of, described
+from megatron_longrl.media.image import probe_image
+from megatron_longrl.media.media_file import look_up
+from megatron_longrl.media.layout import MediaLayout, Piece, Slots, text_positions
 from megatron_longrl.data.rows import Row, RowError, RowProblem
 from megatron_longrl.data.tokenizer import Tokenizer
-from megatron_longrl.data.video_info import VideoError, VideoInfo
-from megatron_longrl.data.video_probe import probe
-from megatron_longrl.data.video_spec import VideoSpec
+from megatron_longrl.media.video_info import VideoError, VideoInfo
+from megatron_longrl.media.video_probe import probe
+from megatron_longrl.media.video_spec import VideoSpec
 from megatron_longrl.errors import UserError
 
 if TYPE_CHECKING:
     from megatron_longrl.config import Config, Entry
-    from megatron_longrl.data.frame_view import FrameView
+    from megatron_longrl.media.frame_view import FrameView
 
 SEQ_LENGTH = "--seq-length"
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 
-from megatron_longrl.rewards.answer import final_text
+from megatron_longrl.data.answer import final_text
 
 _TAG = re.compile(r"</?(?:think|answer)>")
 _ANSWER = re.compile(r"<answer>.*?</answer>", flags=re.DOTALL)

@@ -12,18 +12,18 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_args
 
-from megatron_longrl.checkpoint.settings import Settings
+from megatron_longrl.models.hf_settings import Settings
 from megatron_longrl.config.model import FamilyName
 
 if TYPE_CHECKING:
     import torch
     from torch import Tensor
 
-    from megatron_longrl.checkpoint.hf import HfFolder
-    from megatron_longrl.checkpoint.sizes import Sized
-    from megatron_longrl.checkpoint.table import Table
+    from megatron_longrl.conversion.hf import HfFolder
+    from megatron_longrl.models.sizes import Sized
+    from megatron_longrl.models.param_mapping import Table
     from megatron_longrl.config import Config
-    from megatron_longrl.data.media_layout import MediaLayout
+    from megatron_longrl.media.layout import MediaLayout
     from megatron_longrl.data.tokenizer import Tokenizer
     from megatron_longrl.parallel.groups import ParallelGroups
 

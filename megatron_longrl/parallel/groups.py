@@ -21,7 +21,7 @@ from torch.distributed import ProcessGroup
 
 from megatron_longrl.parallel.team import Team
 from megatron_longrl.platforms import platform
-from megatron_longrl.rank_watch import rank_watch
+from megatron_longrl.processes.rank_watch import rank_watch
 
 if TYPE_CHECKING:
     from megatron_longrl.config import Config

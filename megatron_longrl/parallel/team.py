@@ -11,9 +11,9 @@ import torch.distributed as dist
 from torch import Tensor
 from torch.distributed import ProcessGroup
 
-from megatron_longrl.data.video import decode_many
-from megatron_longrl.data.video_info import VideoError
-from megatron_longrl.data.video_spec import VideoSpec
+from megatron_longrl.media.video import decode_many
+from megatron_longrl.media.video_info import VideoError
+from megatron_longrl.media.video_spec import VideoSpec
 from megatron_longrl.parallel.agree import gather_objects, together
 
 Request = tuple[VideoSpec, Sequence[int]]

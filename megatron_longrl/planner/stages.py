@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from megatron_longrl.planner.cost import Machine, ModelCost, RowSize
-from megatron_longrl.planner.shares import deal
+from megatron_longrl.media.partition import deal
 
 
 @dataclass(frozen=True)

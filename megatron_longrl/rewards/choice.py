@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 
-from megatron_longrl.rewards.answer import marked_answer, unmarked_answer
+from megatron_longrl.data.answer import marked_answer, unmarked_answer
 from megatron_longrl.rewards.letters import chosen_letter, letter_of_text, several_letters
 from megatron_longrl.rewards.options import Options, same_text
 from megatron_longrl.rewards.plain import plain

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 
-from megatron_longrl.rewards.answer import marked_answer, unmarked_answer
+from megatron_longrl.data.answer import marked_answer, unmarked_answer
 from megatron_longrl.rewards.options import normal, same_text
 from megatron_longrl.rewards.plain import plain
 from megatron_longrl.rewards.statements import is_taken_back, is_unsure, sentences_of, stated

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from megatron_longrl.whole_file import write_whole
+from megatron_longrl.atomic_file import write_whole
 
 
 class JudgeCache:

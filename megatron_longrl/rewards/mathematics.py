@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 import re
 
-from megatron_longrl.rewards.answer import marked_answer, unmarked_answer
+from megatron_longrl.data.answer import marked_answer, unmarked_answer
 from megatron_longrl.rewards.numbers import read_number
 from megatron_longrl.rewards.plain import plain
 from megatron_longrl.rewards.sample import RewardError

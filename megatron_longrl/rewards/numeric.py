@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 
-from megatron_longrl.rewards.answer import marked_answer, unmarked_answer
+from megatron_longrl.data.answer import marked_answer, unmarked_answer
 from megatron_longrl.rewards.numbers import Number, read_number
 from megatron_longrl.rewards.plain import plain
 from megatron_longrl.rewards.sample import RewardError

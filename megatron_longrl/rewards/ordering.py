@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from itertools import combinations
 from typing import Any
 
-from megatron_longrl.rewards.answer import marked_answer, unmarked_answer
+from megatron_longrl.data.answer import marked_answer, unmarked_answer
 from megatron_longrl.rewards.plain import plain
 from megatron_longrl.rewards.sample import RewardError
 from megatron_longrl.rewards.statements import stated

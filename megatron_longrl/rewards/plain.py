@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import unicodedata
 
-from megatron_longrl.rewards.answer import boxes
+from megatron_longrl.data.answer import boxes
 
 _ALIKE = str.maketrans(
     {

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
     from megatron_longrl.data.prompts import Prompt
-    from megatron_longrl.rollout.types import Group
+    from megatron_longrl.experience.rollouts import Group
 
 
 class Rewards(Protocol):

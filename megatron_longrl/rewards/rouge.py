@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from megatron_longrl.rewards.answer import final_text
+from megatron_longrl.data.answer import final_text
 
 KINDS = {"rouge": "rougeL", "rouge_1": "rouge1", "rouge_2": "rouge2"}
 """rouge-score's name of each reward."""

@@ -7,8 +7,8 @@ from collections.abc import Sequence
 from concurrent.futures import Future
 from typing import TYPE_CHECKING
 
-from megatron_longrl.config.reward_terms import reward_terms
-from megatron_longrl.data.foreign_errors import described
+from megatron_longrl.rewards.terms import reward_terms
+from megatron_longrl.media.foreign_errors import described
 from megatron_longrl.errors import UserError
 from megatron_longrl.rewards.background import BackgroundLoop
 from megatron_longrl.rewards.judge import Judge

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 
-from megatron_longrl.rewards.answer import marked_answer, unmarked_answer
+from megatron_longrl.data.answer import marked_answer, unmarked_answer
 from megatron_longrl.rewards.plain import plain
 from megatron_longrl.rewards.sample import RewardError
 from megatron_longrl.rewards.statements import sentences_of, stated

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from megatron_longrl.config.reward_terms import RewardTerm
+from megatron_longrl.rewards.terms import RewardTerm
 from megatron_longrl.rewards.sample import Outcome, is_finite
 
 Outcomes = Mapping[str, Outcome]

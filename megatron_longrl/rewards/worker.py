@@ -26,7 +26,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import asdict
 from typing import Any
 
-from megatron_longrl.descendants import keep_descendants
+from megatron_longrl.processes.descendants import keep_descendants
 from megatron_longrl.rewards.functions import UserFunction, raised
 from megatron_longrl.rewards.registry import REWARDS
 from megatron_longrl.rewards.sample import Outcome, RewardError, Sample

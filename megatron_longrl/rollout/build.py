@@ -49,7 +49,7 @@ def _build(
         if platform.name == "cuda" and not config.rollout_server_address:
             raise UserError(
                 "a rollout server that the trainer starts would need the trainer's own GPU: start "
-                "one on other GPUs with python -m megatron_longrl.rollout.serve, and give its "
+                "one on other GPUs with python -m megatron_longrl.serve, and give its "
                 "--rollout-server-address"
             )
         return ServerEngine(

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from megatron_longrl.rollout.types import SamplingSettings
+from megatron_longrl.experience.rollouts import SamplingSettings
 
 
 def draw_tokens(
@@ -27,7 +27,7 @@ def draw_tokens(
 
     Returns:
         long [n] tokens and float32 [n] log-probabilities, as
-        :attr:`~megatron_longrl.rollout.types.Response.logprobs` defines them.
+        :attr:`~megatron_longrl.experience.rollouts.Response.logprobs` defines them.
     """
     if sampling.temperature == 0:
         logprobs = logits.log_softmax(dim=-1)

@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING, Protocol
 
 from torch import Tensor
 
-from megatron_longrl import exit_signal
+from megatron_longrl.processes import exit_signal
 from megatron_longrl.rollout.continuation import NOTHING, Begun
-from megatron_longrl.rollout.types import Group, SamplingSettings, Traffic
+from megatron_longrl.experience.rollouts import Group, SamplingSettings, Traffic
 
 if TYPE_CHECKING:
     from megatron_longrl.data.prompts import Prompt
@@ -43,7 +43,7 @@ class RolloutEngine(Protocol):
     """Whether it generates in other processes, so that the trainer may do something else between
     :meth:`begin` and the call of what that returns."""
     stops_early: bool = True
-    """Whether a signal that asks the run to end (:mod:`megatron_longrl.exit_signal`) ends a
+    """Whether a signal that asks the run to end (:mod:`megatron_longrl.processes.exit_signal`) ends a
     generation, too."""
 
     def generate(

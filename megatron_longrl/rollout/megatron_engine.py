@@ -45,7 +45,7 @@ from megatron_longrl.rollout.continuation import (
 )
 from megatron_longrl.rollout.draw import draw_tokens
 from megatron_longrl.rollout.engine import OnResponse, RolloutEngine, RolloutStopped
-from megatron_longrl.rollout.inputs import (
+from megatron_longrl.experience.inputs import (
     EngineInput,
     InputRecord,
     check_prompts,
@@ -55,7 +55,7 @@ from megatron_longrl.rollout.inputs import (
 )
 from megatron_longrl.rollout.sampling import balanced_shares
 from megatron_longrl.rollout.seeds import request_seeds
-from megatron_longrl.rollout.types import Group, Response, SamplingSettings, Traffic
+from megatron_longrl.experience.rollouts import Group, Response, SamplingSettings, Traffic
 
 if TYPE_CHECKING:
     from megatron_longrl.data.prompts import Prompt

@@ -8,7 +8,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from megatron_longrl.rollout.inputs import InputRecord
+from megatron_longrl.experience.inputs import InputRecord
 from megatron_longrl.training.sharding import MicroBatch
 
 IDS, POSITIONS, EMBEDDINGS = "token ids", "positions", "embeddings"

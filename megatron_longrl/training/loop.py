@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import torch.distributed as dist
 
-from megatron_longrl import exit_signal
+from megatron_longrl.processes import exit_signal
 from megatron_longrl.checkpoint.distributed import (
     Loaded,
     load_checkpoint,
@@ -25,12 +25,12 @@ from megatron_longrl.data.rows import Row
 from megatron_longrl.parallel.agree import gather_objects
 from megatron_longrl.planner.cost import Machine
 from megatron_longrl.platforms import platform
-from megatron_longrl.rank_watch import rank_watch
+from megatron_longrl.processes.rank_watch import rank_watch
 from megatron_longrl.training.banner import banner
-from megatron_longrl.training.logging import MetricsLogger
+from megatron_longrl.observability.logging import MetricsLogger
 from megatron_longrl.training.runtime import Runtime
 from megatron_longrl.training.usable_rows import SkipLimit, usable_rows
-from megatron_longrl.training.watch import Watch
+from megatron_longrl.observability.health_checks import Watch
 
 if TYPE_CHECKING:
     from megatron_longrl.parallel.groups import ParallelGroups

@@ -16,7 +16,7 @@ from megatron_longrl.parallel.logprobs import ReferenceLogits
 from megatron_longrl.parallel.sequence import shard_sequence
 
 if TYPE_CHECKING:
-    from megatron_longrl.rollout.types import Response
+    from megatron_longrl.experience.rollouts import Response
 
 
 @dataclass

@@ -14,12 +14,12 @@ import pytest
 import torch
 import torch.distributed as dist
 
-from megatron_longrl.checkpoint.mapping import export_named_tensors
+from megatron_longrl.conversion.mapping import export_named_tensors
 from megatron_longrl.config import Config
 from megatron_longrl.data.prompts import Prompt, PromptBuilder
 from megatron_longrl.data.rows import load_rows
 from megatron_longrl.data.tokenizer import build_tokenizer, train_sentencepiece
-from megatron_longrl.rollout.types import Group, Response
+from megatron_longrl.experience.rollouts import Group, Response
 from megatron_longrl.training.batches import rl_batches, sft_batches
 from megatron_longrl.training.losses import rl_loss, sft_loss
 from megatron_longrl.training.runtime import Runtime, build_runtime

@@ -7,7 +7,7 @@ from pathlib import Path
 import torch
 
 from megatron_longrl.checkpoint.distributed import load_checkpoint, save_checkpoint
-from megatron_longrl.checkpoint.mapping import (
+from megatron_longrl.conversion.mapping import (
     export_named_tensors,
     local_parameters,
     mapping_table,

@@ -13,13 +13,13 @@ import pytest
 import torch
 
 from megatron_longrl.checkpoint.distributed import load_weights
-from megatron_longrl.checkpoint.hf import load_hf_weights
-from megatron_longrl.checkpoint.mapping import (
+from megatron_longrl.conversion.hf import load_hf_weights
+from megatron_longrl.conversion.mapping import (
     export_named_tensors,
     local_parameters,
     weight_stream,
 )
-from megatron_longrl.checkpoint.peft import adapters_of
+from megatron_longrl.conversion.peft import adapters_of
 from megatron_longrl.training.runtime import Runtime, build_runtime
 from tests.distributed.adapters import (
     Pairs,

@@ -10,7 +10,7 @@ import torch
 import torch.distributed as dist
 
 from megatron_longrl.data.rows import load_rows
-from megatron_longrl.data.video import decode_frames
+from megatron_longrl.media.video import decode_frames
 from megatron_longrl.errors import UserError
 from megatron_longrl.parallel import team as team_module
 from megatron_longrl.parallel.agree import gather_objects

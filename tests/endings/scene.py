@@ -100,7 +100,7 @@ def write_arena(folder: Path) -> None:
     arena = Arena(folder)
     clips = ["--clips", "72", "--sft-clips", "32", "--heldout-clips", "16", "--frames", "8"]
     swaps = ["--swaps", "2", "--min-swaps", "1", "--seed", "5", "--workers", "1"]
-    cups = ["-m", "megatron_longrl.data.arena.cups", "--output", str(folder / "data")]
+    cups = ["-m", "megatron_longrl.arena.cups", "--output", str(folder / "data")]
     run([*cups, *clips, *swaps], 1, 60).succeeded()
     tokens = ["tools/train_tokenizer.py", "--data", arena.data("sft"), "--symbols", "cups"]
     run([*tokens, "--output", arena.tokenizer], 1, 60).succeeded()

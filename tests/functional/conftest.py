@@ -25,7 +25,7 @@ def arena(tmp_path_factory: pytest.TempPathFactory) -> Arena:
     folder = tmp_path_factory.mktemp("arena")
     clips = ["--clips", "72", "--sft-clips", "32", "--heldout-clips", "16", "--frames", "8"]
     swaps = ["--swaps", "2", "--min-swaps", "1", "--seed", "5", "--workers", "1"]
-    cups = ["-m", "megatron_longrl.data.arena.cups", "--output", str(folder / "data")]
+    cups = ["-m", "megatron_longrl.arena.cups", "--output", str(folder / "data")]
     run([*cups, *clips, *swaps], 1, 60).succeeded()
     made = Arena(folder)
     tokens = ["tools/train_tokenizer.py", "--data", made.data("sft"), "--symbols", "cups"]

@@ -12,8 +12,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from megatron_longrl.training.metric_catalogue import metric_of_step
-from megatron_longrl.training.metrics_file import Metrics, read_metrics
+from megatron_longrl.observability.metric_catalogue import metric_of_step
+from megatron_longrl.observability.metrics_file import Metrics, read_metrics
 from tests.functional.warm import WarmLauncher
 
 ROOT = Path(__file__).resolve().parents[2]

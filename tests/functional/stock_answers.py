@@ -101,7 +101,7 @@ class Vila:
     """Three folders. Of a row with media the prompt's tokens are not told."""
 
     def __init__(self, folder: Path) -> None:
-        from megatron_longrl.checkpoint.hf import HfFolder
+        from megatron_longrl.conversion.hf import HfFolder
         from megatron_longrl.config import Config
         from megatron_longrl.data.prompts import PromptBuilder
         from megatron_longrl.data.tokenizer import build_tokenizer
@@ -123,7 +123,7 @@ class Vila:
         """Tokens of the prompt and of the response."""
         from megatron_longrl.cli.conversion.reference import vila_embeddings
         from megatron_longrl.data.rows import load_rows
-        from megatron_longrl.data.video import decode_frames
+        from megatron_longrl.media.video import decode_frames
 
         if not ("videos" in row or "images" in row):
             return self._language_model.answer(row, media)

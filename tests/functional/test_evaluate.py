@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from megatron_longrl.training.metric_catalogue import OF_EVALUATION
+from megatron_longrl.observability.metric_catalogue import OF_EVALUATION
 from tests.functional.launches import Arena, convert, read_rows
 
 

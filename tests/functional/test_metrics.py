@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from megatron_longrl.config import Entry
-from megatron_longrl.training.metric_catalogue import OF_STEPS, metric_of_step
-from megatron_longrl.training.metrics_file import read_metrics
+from megatron_longrl.observability.metric_catalogue import OF_STEPS, metric_of_step
+from megatron_longrl.observability.metrics_file import read_metrics
 from tests.functional.launches import FROZEN, SFT, Arena, read_rows, write_rows
 from tests.unit.rewards.endpoint import serve
 

@@ -25,7 +25,7 @@ import torch
 
 from megatron_longrl.errors import UserError
 from megatron_longrl.foreign_warnings import ignore_harmless_warnings
-from megatron_longrl.training.logging import configure_logging
+from megatron_longrl.observability.logging import configure_logging
 
 RANK = os.environ.get("RANK", "0")
 configure_logging("info", int(RANK))

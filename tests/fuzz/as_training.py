@@ -11,8 +11,8 @@ from megatron_longrl.data.conversation import Conversation
 from megatron_longrl.data.prompts import PromptBuilder
 from megatron_longrl.data.rows import Row, RowError
 from megatron_longrl.data.tokenizer import build_tokenizer, train_sentencepiece
-from megatron_longrl.data.video import decode_many
-from megatron_longrl.data.video_info import VideoError, printable
+from megatron_longrl.media.video import decode_many
+from megatron_longrl.media.video_info import VideoError, printable
 from megatron_longrl.models.qwen_vl.layout import Qwen3Layout
 from megatron_longrl.models.vila.layout import VilaLayout
 from tests.fuzz.isolated import READ, REFUSED, WRONG, Outcome

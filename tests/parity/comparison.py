@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from megatron.core.models.gpt import GPTModel
 from torch import Tensor
 
-from megatron_longrl.checkpoint.hf import config_from_hf, load_hf_weights
+from megatron_longrl.conversion.hf import config_from_hf, load_hf_weights
 from megatron_longrl.config import Config
 from megatron_longrl.models.language import (
     embed_tokens,

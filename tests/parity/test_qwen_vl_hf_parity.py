@@ -7,9 +7,9 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from megatron_longrl.checkpoint.hf import HfFolder, config_from_hf
-from megatron_longrl.checkpoint.hf_writer import HfFolderWriter
-from megatron_longrl.checkpoint.mapping import export_named_tensors
+from megatron_longrl.conversion.hf import HfFolder, config_from_hf
+from megatron_longrl.conversion.hf_writer import HfFolderWriter
+from megatron_longrl.conversion.mapping import export_named_tensors
 from megatron_longrl.config import Config
 from megatron_longrl.parallel.groups import destroy_parallel
 from megatron_longrl.platforms import platform

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from megatron_longrl.checkpoint.hf import config_from_hf
+from megatron_longrl.conversion.hf import config_from_hf
 from tests.functional.launches import run
 from tests.torchvision_beside import python_path
 

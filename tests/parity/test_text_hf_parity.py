@@ -9,9 +9,9 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from megatron_longrl.checkpoint.hf import config_from_hf, load_hf_weights
-from megatron_longrl.checkpoint.hf_writer import HfFolderWriter
-from megatron_longrl.checkpoint.mapping import export_named_tensors
+from megatron_longrl.conversion.hf import config_from_hf, load_hf_weights
+from megatron_longrl.conversion.hf_writer import HfFolderWriter
+from megatron_longrl.conversion.mapping import export_named_tensors
 from megatron_longrl.parallel.groups import destroy_parallel
 from megatron_longrl.platforms import platform
 from megatron_longrl.training.model import build_model

@@ -24,7 +24,7 @@ IMPORTS = (
     "megatron_longrl.config",
     "megatron_longrl.train_sft",
     "megatron_longrl.train_rl",
-    "megatron_longrl.training.rl",
+    "megatron_longrl.rl.trainer",
     "megatron_longrl.rollout.vllm.engine",
 )
 REPEATS = 3

@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from contextlib import closing, suppress
 from typing import Any
 
-from megatron_longrl.rollout.memory.shared import SharedMemory
+from megatron_longrl.memory.shared import SharedMemory
 from megatron_longrl.rollout.server.handles import MOST_CONNECTIONS, reach, send
 from tests.server_attacks.over_http import request, whole_answer
 from tests.server_attacks.target import Target, generation_file

@@ -86,7 +86,7 @@ def test_the_faq_quotes_messages() -> None:
 
 
 def test_the_early_warnings_are_all_in_the_faq() -> None:
-    from megatron_longrl.training import watch
+    from megatron_longrl.observability import health_checks as watch
 
     quoted = "\n".join(map(_plain, quoted_messages()))
     for sign in watch.SIGNS:

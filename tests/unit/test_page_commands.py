@@ -44,7 +44,7 @@ from megatron_longrl.cli import main as program
 from megatron_longrl.cli.ranks import split_rank_options
 from megatron_longrl.cli.train import ENTRIES, default_ranks
 from megatron_longrl.config import Entry, load_config
-from megatron_longrl.config.given import PROGRAMS, read_given
+from megatron_longrl.cli.given import PROGRAMS, read_given
 from tests import real_tokenizers
 from tests.page_commands import ROOT, Block, blocks
 from tests.runner import __main__ as runner

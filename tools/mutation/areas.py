@@ -9,15 +9,15 @@ AREAS: dict[str, tuple[str, ...]] = {
     "parallel": ("megatron_longrl/parallel/**/*.py",),
     "training": ("megatron_longrl/training/**/*.py",),
     "mapping": (
-        "megatron_longrl/checkpoint/mapping.py",
-        "megatron_longrl/checkpoint/table.py",
+        "megatron_longrl/conversion/mapping.py",
+        "megatron_longrl/models/param_mapping.py",
         "megatron_longrl/models/*/mapping.py",
         "megatron_longrl/models/norms.py",
     ),
     "data": (
         "megatron_longrl/data/prompts.py",
         "megatron_longrl/data/collate.py",
-        "megatron_longrl/data/media_layout.py",
+        "megatron_longrl/media/layout.py",
         "megatron_longrl/data/templates.py",
     ),
 }

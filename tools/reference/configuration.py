@@ -19,9 +19,9 @@ from megatron_longrl.config.flags import (
     says_default,
     short_number,
 )
-from megatron_longrl.config.load import fields_from_checkpoint
+from megatron_longrl.cli.load import fields_from_checkpoint
 from megatron_longrl.config.names import FieldNames, flag
-from megatron_longrl.config.required import REQUIRED
+from megatron_longrl.cli.required import REQUIRED
 from megatron_longrl.config.schema import SECTIONS
 from megatron_longrl.config.section import Metavar, Programs, Section, Unit, note_of
 from tools.reference.text import formatted, sentence, table

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from megatron_longrl.training.metric_catalogue import OF_EVALUATION, OF_STEPS
-from megatron_longrl.training.metric_catalogue.metric import BOTH, Metric, MetricGroup
+from megatron_longrl.observability.metric_catalogue import OF_EVALUATION, OF_STEPS
+from megatron_longrl.observability.metric_catalogue.metric import BOTH, Metric, MetricGroup
 from tools.reference.text import formatted, sentence, table
 
 HEADS = ("key", "what it is", "taken over", "unit, range", "when", "healthy", "not")

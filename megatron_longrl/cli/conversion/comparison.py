@@ -13,7 +13,7 @@ from torch import Tensor
 
 from megatron_longrl.checkpoint import folder as layout
 from megatron_longrl.checkpoint.distributed import load_weights
-from megatron_longrl.checkpoint.hf import HfFolder
+from megatron_longrl.conversion.hf import HfFolder
 from megatron_longrl.cli.conversion.loader_megatron import one_rank_config
 from megatron_longrl.cli.conversion.reference import hugging_face_logits
 from megatron_longrl.config import Config
@@ -21,8 +21,8 @@ from megatron_longrl.data.collate import collate
 from megatron_longrl.data.prompts import Prompt, PromptBuilder
 from megatron_longrl.data.rows import Row
 from megatron_longrl.data.tokenizer import build_tokenizer
-from megatron_longrl.data.video import decode_frames
-from megatron_longrl.data.video_info import VideoError
+from megatron_longrl.media.video import decode_frames
+from megatron_longrl.media.video_info import VideoError
 from megatron_longrl.errors import UserError
 from megatron_longrl.models.language import hidden_for_logits, output_weight
 from megatron_longrl.parallel.groups import init_parallel

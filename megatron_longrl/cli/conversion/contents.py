@@ -12,7 +12,7 @@ from torch.distributed.checkpoint.metadata import TensorStorageMetadata
 
 from megatron_longrl.checkpoint import folder as layout
 from megatron_longrl.checkpoint.architecture import LORA_FIELDS, meaningful_fields
-from megatron_longrl.checkpoint.hf import HfFolder, is_hf_folder
+from megatron_longrl.conversion.hf import HfFolder, is_hf_folder
 from megatron_longrl.checkpoint.metadata_file import check_core_files, read_metadata
 from megatron_longrl.errors import UserError
 

@@ -8,8 +8,8 @@ from pathlib import Path
 import torch
 from pydantic import ValidationError
 
-from megatron_longrl.checkpoint.hf import HfFolder
-from megatron_longrl.checkpoint.hf_writer import HfFolderWriter
+from megatron_longrl.conversion.hf import HfFolder
+from megatron_longrl.conversion.hf_writer import HfFolderWriter
 from megatron_longrl.cli.conversion.plugins import Source, tensor_names
 from megatron_longrl.config import Config
 from megatron_longrl.config.schema import describe_validation_error

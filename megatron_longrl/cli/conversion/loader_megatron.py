@@ -17,7 +17,7 @@ from torch import Tensor
 
 from megatron_longrl.checkpoint import folder as layout
 from megatron_longrl.checkpoint.metadata_file import check_core_files
-from megatron_longrl.checkpoint.settings import brief
+from megatron_longrl.models.hf_settings import brief
 from megatron_longrl.checkpoint.stored import StoredParameters
 from megatron_longrl.checkpoint.stored_weights import (
     StoredWeights,

@@ -12,9 +12,9 @@ from pathlib import Path
 
 from torch import Tensor
 
-from megatron_longrl.checkpoint.mapping import mapping_table
-from megatron_longrl.checkpoint.peft import Pair
-from megatron_longrl.checkpoint.table import TensorMapping
+from megatron_longrl.conversion.mapping import mapping_table
+from megatron_longrl.conversion.peft import Pair
+from megatron_longrl.models.param_mapping import TensorMapping
 from megatron_longrl.config import Config
 
 

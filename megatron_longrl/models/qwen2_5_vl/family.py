@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping
 from typing import TYPE_CHECKING, Any
 
-from megatron_longrl.checkpoint.hf import HfFolder
-from megatron_longrl.checkpoint.settings import WIDEST, Settings
-from megatron_longrl.checkpoint.sizes import Sized
-from megatron_longrl.checkpoint.table import Table
+from megatron_longrl.conversion.hf import HfFolder
+from megatron_longrl.models.hf_settings import WIDEST, Settings
+from megatron_longrl.models.sizes import Sized
+from megatron_longrl.models.param_mapping import Table
 from megatron_longrl.models.family import Family
 from megatron_longrl.models.qwen_vl.encoder import QwenVisionEncoder
 from megatron_longrl.models.qwen_vl.hf_config import (

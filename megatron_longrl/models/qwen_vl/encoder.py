@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from megatron.core.transformer.module import MegatronModule
 from torch import Tensor
 
-from megatron_longrl.data.frame_view import FrameView
+from megatron_longrl.media.frame_view import FrameView
 from megatron_longrl.models.qwen_vl.merger import QwenProjector
 from megatron_longrl.models.qwen_vl.tower import QwenVisionTower, vision_transformer_config
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping
 from typing import TYPE_CHECKING, Any
 
-from megatron_longrl.checkpoint.hf import HfFolder
-from megatron_longrl.checkpoint.processors import normalisation, processor_settings
-from megatron_longrl.checkpoint.settings import MOST_HEADS, MOST_LAYERS, WIDEST, Settings
+from megatron_longrl.conversion.hf import HfFolder
+from megatron_longrl.models.hf_processors import normalisation, processor_settings
+from megatron_longrl.models.hf_settings import MOST_HEADS, MOST_LAYERS, WIDEST, Settings
 from megatron_longrl.errors import UserError
 from megatron_longrl.models.text.hf_config import (
     language_fields,

@@ -12,10 +12,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from megatron_longrl.data.frame_view import FrameView
-from megatron_longrl.data.media_layout import Piece, Slots
-from megatron_longrl.data.video_info import VideoInfo
-from megatron_longrl.data.video_times import sample, seconds_at
+from megatron_longrl.media.frame_view import FrameView
+from megatron_longrl.media.layout import Piece, Slots
+from megatron_longrl.media.video_info import VideoInfo
+from megatron_longrl.media.video_times import sample, seconds_at
 from megatron_longrl.models.qwen_vl.sizes import PixelBudget, resized
 
 if TYPE_CHECKING:
@@ -30,7 +30,7 @@ _IMAGE, _VIDEO = "<|image_pad|>", "<|video_pad|>"
 
 
 class QwenLayout(ABC):
-    """A :class:`~megatron_longrl.data.media_layout.MediaLayout`, but for what the families differ
+    """A :class:`~megatron_longrl.media.layout.MediaLayout`, but for what the families differ
     in."""
 
     placeholders: ClassVar[Mapping[str, str]] = {
@@ -63,7 +63,7 @@ class QwenLayout(ABC):
         self, total: int, rate: float, max_frames: int | None, fps: float | None
     ) -> Sequence[int]:
         """Frames to take of a video, a formula as of
-        :func:`~megatron_longrl.data.video_times.sample`."""
+        :func:`~megatron_longrl.media.video_times.sample`."""
 
     @abstractmethod
     def _video_pieces(

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
-from megatron_longrl.checkpoint.sizes import Sized
-from megatron_longrl.checkpoint.table import (
+from megatron_longrl.models.sizes import Sized
+from megatron_longrl.models.param_mapping import (
     ColumnParallel,
     Direct,
     FlatKernel,

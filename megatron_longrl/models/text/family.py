@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Collection
 from typing import TYPE_CHECKING, Any
 
-from megatron_longrl.checkpoint.table import Table
+from megatron_longrl.models.param_mapping import Table
 from megatron_longrl.models.family import Family
 from megatron_longrl.models.text.hf_config import language_fields, language_settings
 from megatron_longrl.models.text.mapping import language_model, language_sizes
 
 if TYPE_CHECKING:
-    from megatron_longrl.checkpoint.hf import HfFolder
+    from megatron_longrl.conversion.hf import HfFolder
     from megatron_longrl.config import Config
 
 

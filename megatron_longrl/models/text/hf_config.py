@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, get_args
 
-from megatron_longrl.checkpoint.settings import (
+from megatron_longrl.models.hf_settings import (
     LARGEST_VOCABULARY,
     MOST_HEADS,
     MOST_LAYERS,

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from megatron.core.transformer.module import MegatronModule
 from torch import Tensor
 
-from megatron_longrl.data.frame_view import FrameView
+from megatron_longrl.media.frame_view import FrameView
 from megatron_longrl.models.vila.projector import VilaProjector
 from megatron_longrl.models.vila.scales import projected_tiles, scaled_features
 from megatron_longrl.models.vila.siglip import (

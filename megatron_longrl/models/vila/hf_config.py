@@ -9,9 +9,9 @@ from __future__ import annotations
 from collections.abc import Collection
 from typing import TYPE_CHECKING, Any
 
-from megatron_longrl.checkpoint.hf import HfFolder
-from megatron_longrl.checkpoint.processors import normalisation, processor_settings
-from megatron_longrl.checkpoint.settings import (
+from megatron_longrl.conversion.hf import HfFolder
+from megatron_longrl.models.hf_processors import normalisation, processor_settings
+from megatron_longrl.models.hf_settings import (
     LONGEST,
     MOST_HEADS,
     MOST_LAYERS,

@@ -12,10 +12,10 @@ from typing import TYPE_CHECKING, ClassVar
 
 from torch import Tensor
 
-from megatron_longrl.data.frame_view import FrameView, Tiling
-from megatron_longrl.data.media_layout import Piece, Slots, text_positions
-from megatron_longrl.data.video_info import VideoInfo
-from megatron_longrl.data.video_spec import sample_frame_indices
+from megatron_longrl.media.frame_view import FrameView, Tiling
+from megatron_longrl.media.layout import Piece, Slots, text_positions
+from megatron_longrl.media.video_info import VideoInfo
+from megatron_longrl.media.video_spec import sample_frame_indices
 from megatron_longrl.models.vila.tiles import nearest_tiling
 
 if TYPE_CHECKING:
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 
 class VilaLayout:
-    """A :class:`~megatron_longrl.data.media_layout.MediaLayout`."""
+    """A :class:`~megatron_longrl.media.layout.MediaLayout`."""
 
     placeholders: ClassVar[Mapping[str, str]] = {}
     turns_images: ClassVar[bool] = False

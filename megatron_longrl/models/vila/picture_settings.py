@@ -6,7 +6,7 @@ import json
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from megatron_longrl.checkpoint.settings import WIDEST, Settings
+from megatron_longrl.models.hf_settings import WIDEST, Settings
 from megatron_longrl.errors import UserError
 
 if TYPE_CHECKING:

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from megatron_longrl.config import Config
     from megatron_longrl.data.tokenizer import Tokenizer
     from megatron_longrl.parallel.groups import ParallelGroups
-    from megatron_longrl.rollout.types import Group, SamplingSettings
+    from megatron_longrl.experience.rollouts import Group, SamplingSettings
 
 
 @dataclasses.dataclass(frozen=True)

@@ -23,7 +23,7 @@ from megatron_longrl.rollout.records.files import (
     recorded_files,
     tokenizer_line,
 )
-from megatron_longrl.rollout.types import Group, SamplingSettings, Traffic
+from megatron_longrl.experience.rollouts import Group, SamplingSettings, Traffic
 
 if TYPE_CHECKING:
     from megatron_longrl.config import Config

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from megatron_longrl.errors import UserError
 from megatron_longrl.rollout.server.wire import Generation
-from megatron_longrl.rollout.types import SamplingSettings
+from megatron_longrl.experience.rollouts import SamplingSettings
 from megatron_longrl.rollout.vllm.deepstack import with_features
 from megatron_longrl.rollout.vllm.model import ModelSettings
 from megatron_longrl.rollout.vllm.positions import with_positions

@@ -12,16 +12,16 @@ import os
 import sys
 
 from megatron_longrl.errors import UserError
-from megatron_longrl.parent_death import serve_only
+from megatron_longrl.processes.parent_death import serve_only
 
 
 def main() -> int:
     """Entry point; returns the exit status."""
     orders = json.load(sys.stdin)
     serve_only(orders["parent"])
-    from megatron_longrl.rollout.serve import listen, run
+    from megatron_longrl.serve import listen, run
     from megatron_longrl.rollout.vllm.model import ModelSettings
-    from megatron_longrl.training.logging import configure_logging
+    from megatron_longrl.observability.logging import configure_logging
 
     configure_logging(orders["log_level"], 0)
     listening = listen("127.0.0.1:0")

@@ -14,8 +14,8 @@ from dataclasses import asdict
 from typing import Any
 
 from megatron_longrl.errors import UserError
-from megatron_longrl.rollout.memory.shared import SharedMemory
-from megatron_longrl.rollout.serve import split_address
+from megatron_longrl.memory.shared import SharedMemory
+from megatron_longrl.serve import split_address
 from megatron_longrl.rollout.server.handles import SentMemory, reach, send
 from megatron_longrl.rollout.server.service import Line, versions
 from megatron_longrl.rollout.vllm.model import ModelSettings

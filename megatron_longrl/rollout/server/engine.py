@@ -28,14 +28,14 @@ from megatron_longrl.parallel.groups import ParallelGroups
 from megatron_longrl.platforms import platform
 from megatron_longrl.rollout.continuation import NOTHING, Beginning, Begun, Share, whole_groups
 from megatron_longrl.rollout.engine import OnResponse, Pending, RolloutEngine
-from megatron_longrl.rollout.inputs import check_prompts
+from megatron_longrl.experience.inputs import check_prompts
 from megatron_longrl.rollout.seeds import request_seeds
 from megatron_longrl.rollout.server.client import ServerClient, ServerLost, StaleWeights
 from megatron_longrl.rollout.server.guard import known_token
 from megatron_longrl.rollout.server.process import ServerProcess
 from megatron_longrl.rollout.server.service import Line
 from megatron_longrl.rollout.server.wire import Generation, GenerationFile, weights_name
-from megatron_longrl.rollout.types import Group, Response, SamplingSettings, Traffic
+from megatron_longrl.experience.rollouts import Group, Response, SamplingSettings, Traffic
 from megatron_longrl.rollout.vllm.model import ModelSettings
 from megatron_longrl.rollout.vllm.requests import (
     PromptRequest,
@@ -264,7 +264,7 @@ class ServerEngine(RolloutEngine):
                 if time.monotonic() > deadline:
                     raise UserError(
                         f"no rollout server at {client.address} for {self._timeout_seconds:g} s"
-                        f" ({error}): start one with python -m megatron_longrl.rollout.serve"
+                        f" ({error}): start one with python -m megatron_longrl.serve"
                     ) from error
                 time.sleep(_SECONDS_BETWEEN_KNOCKS)
 

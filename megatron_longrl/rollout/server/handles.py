@@ -27,7 +27,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from megatron_longrl.errors import UserError
-from megatron_longrl.rollout.memory.shared import SharedMemory
+from megatron_longrl.memory.shared import SharedMemory
 
 logger = logging.getLogger(__name__)
 

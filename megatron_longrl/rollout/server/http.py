@@ -15,8 +15,8 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, StreamingResponse
 from starlette.routing import Route, Router
 
-from megatron_longrl.rollout.memory.shared import SharedMemory
-from megatron_longrl.rollout.memory.tensor_file import LENGTH, check_beginning
+from megatron_longrl.memory.shared import SharedMemory
+from megatron_longrl.memory.tensor_file import LENGTH, check_beginning
 from megatron_longrl.rollout.server.connections import BoundedProtocol
 from megatron_longrl.rollout.server.guard import Guard, Refused
 from megatron_longrl.rollout.server.handles import Handles

@@ -31,7 +31,7 @@ import megatron_longrl
 from megatron_longrl.data.tokenizer import Tokenizer, build_tokenizer
 from megatron_longrl.errors import UserError
 from megatron_longrl.platforms import platform
-from megatron_longrl.rollout.memory.shared import SharedMemory
+from megatron_longrl.memory.shared import SharedMemory
 from megatron_longrl.rollout.server.checks import check_generation, check_update, model_bytes
 from megatron_longrl.rollout.server.guard import Refused
 from megatron_longrl.rollout.server.wire import read_generation

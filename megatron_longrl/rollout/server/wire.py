@@ -11,9 +11,9 @@ from typing import Any
 from safetensors import safe_open
 from torch import Tensor
 
-from megatron_longrl.rollout.memory.shared import SharedMemory
-from megatron_longrl.rollout.memory.tensor_file import TEXT, TensorFile
-from megatron_longrl.rollout.types import SamplingSettings
+from megatron_longrl.memory.shared import SharedMemory
+from megatron_longrl.memory.tensor_file import TEXT, TensorFile
+from megatron_longrl.experience.rollouts import SamplingSettings
 from megatron_longrl.rollout.vllm.requests import PromptRequest, Room
 
 

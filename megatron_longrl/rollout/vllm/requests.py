@@ -15,14 +15,14 @@ import torch
 from torch import Tensor
 
 from megatron_longrl.rollout.continuation import Beginning, lengthened
-from megatron_longrl.rollout.inputs import (
+from megatron_longrl.experience.inputs import (
     EngineInput,
     InputRecord,
     features_of,
     media_parts,
     place_media,
 )
-from megatron_longrl.rollout.types import SamplingSettings
+from megatron_longrl.experience.rollouts import SamplingSettings
 from megatron_longrl.rollout.vllm.deepstack import with_features
 from megatron_longrl.rollout.vllm.model import ModelSettings
 from megatron_longrl.rollout.vllm.positions import with_positions

@@ -25,7 +25,7 @@ from vllm.model_executor.model_loader.reload import (
     initialize_layerwise_reload,
 )
 
-from megatron_longrl.rollout.memory.shared import map_path
+from megatron_longrl.memory.shared import map_path
 
 BACKEND = "megatron_longrl_shared_memory"
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 import torch
 from torch import Tensor
 
-from megatron_longrl.rollout.memory.shared import SharedMemory
+from megatron_longrl.memory.shared import SharedMemory
 
 if TYPE_CHECKING:
     from megatron_longrl.rollout.server.client import ServerClient

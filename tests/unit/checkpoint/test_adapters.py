@@ -8,8 +8,8 @@ import pytest
 import torch
 
 from megatron_longrl.checkpoint.distributed import load_checkpoint, load_weights, save_checkpoint
-from megatron_longrl.checkpoint.hf_writer import HfFolderWriter
-from megatron_longrl.checkpoint.mapping import export_named_tensors, local_adapters, weight_stream
+from megatron_longrl.conversion.hf_writer import HfFolderWriter
+from megatron_longrl.conversion.mapping import export_named_tensors, local_adapters, weight_stream
 from megatron_longrl.errors import UserError
 
 PARTS = ("language_model", "projector", "vision_tower")

@@ -16,7 +16,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from megatron_longrl.checkpoint.distributed import save_checkpoint
-from megatron_longrl.checkpoint.hf import HfFolder, TensorFolder
+from megatron_longrl.conversion.hf import HfFolder, TensorFolder
 from megatron_longrl.cli.conversion.contents import contents_of
 from megatron_longrl.cli.conversion.convert import same
 from megatron_longrl.cli.conversion.loader_megatron import one_rank_config

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from megatron_longrl.checkpoint.hf import config_from_hf
+from megatron_longrl.conversion.hf import config_from_hf
 from megatron_longrl.errors import UserError
 from megatron_longrl.models.text.kinds import KINDS, QWEN2_5_VL_DEFAULTS, QWEN3_VL_DEFAULTS
 

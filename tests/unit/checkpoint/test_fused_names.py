@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from megatron_longrl.checkpoint.mapping import (
+from megatron_longrl.conversion.mapping import (
     export_named_tensors,
     import_named_tensors,
     local_parameters,

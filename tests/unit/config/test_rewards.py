@@ -6,7 +6,7 @@ import pytest
 import yaml
 
 from megatron_longrl.config import Config, load_config, to_yaml
-from megatron_longrl.config.reward_terms import RewardTerm, reward_terms
+from megatron_longrl.rewards.terms import RewardTerm, reward_terms
 from megatron_longrl.errors import UserError
 
 

@@ -94,10 +94,10 @@ def by_opencv(path: Path) -> np.ndarray:
 
 def ours(path: Path, numbers: list[int] | None = None) -> np.ndarray:
     """Frames as training decodes them, before they are resized, uint8 [f, h, w, 3]."""
-    from megatron_longrl.data.frame_view import FrameView
-    from megatron_longrl.data.video import decode_frames
-    from megatron_longrl.data.video_probe import probe
-    from megatron_longrl.data.video_spec import VideoSpec
+    from megatron_longrl.media.frame_view import FrameView
+    from megatron_longrl.media.video import decode_frames
+    from megatron_longrl.media.video_probe import probe
+    from megatron_longrl.media.video_spec import VideoSpec
 
     info = probe(path)
     view = FrameView(info.height, info.width, (0.0,) * 3, (1.0,) * 3)

@@ -9,8 +9,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from megatron_longrl.data.arena import cups
-from megatron_longrl.data.arena.cups_render import Clip, Timing, cup_centres, render_clip
+from megatron_longrl.arena import cups
+from megatron_longrl.arena.cups_render import Clip, Timing, cup_centres, render_clip
 
 SPLITS = ("sft", "train", "heldout")
 

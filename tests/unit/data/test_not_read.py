@@ -20,11 +20,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from megatron_longrl.data import video_open
-from megatron_longrl.data.content_hash import content_hash
-from megatron_longrl.data.image import probe_image, read_image
-from megatron_longrl.data.video_info import MOST_PIXELS, VideoError
-from megatron_longrl.data.video_probe import probe
+from megatron_longrl.media import video_open
+from megatron_longrl.media.content_hash import content_hash
+from megatron_longrl.media.image import probe_image, read_image
+from megatron_longrl.media.video_info import MOST_PIXELS, VideoError
+from megatron_longrl.media.video_probe import probe
 from tests.unit.data.clips import copy, decoded, ours
 from tests.unit.data.video_files import draw_picture
 
@@ -353,7 +353,7 @@ def test_large_images(tmp_path: Path) -> None:
     assert probe_image(path).width == 16000
     assert 16000 * 6000 < MOST_PIXELS < 16000 * 12000
     code = (
-        f"from megatron_longrl.data.image import probe_image as p; print(p({str(path)!r}).height)"
+        f"from megatron_longrl.media.image import probe_image as p; print(p({str(path)!r}).height)"
     )
     found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert (found.stdout, found.stderr) == ("6000\n", "")

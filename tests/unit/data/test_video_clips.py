@@ -11,9 +11,9 @@ import av
 import numpy as np
 import pytest
 
-from megatron_longrl.data import video_probe
-from megatron_longrl.data.video_info import VideoError
-from megatron_longrl.data.video_probe import probe, scan
+from megatron_longrl.media import video_probe
+from megatron_longrl.media.video_info import VideoError
+from megatron_longrl.media.video_probe import probe, scan
 from tests.unit.data.clips import by_opencv, copy, decoded, edit, ours
 
 CODECS: dict[str, tuple[str, dict[str, Any]]] = {

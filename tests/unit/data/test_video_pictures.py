@@ -11,13 +11,14 @@ import av
 import numpy as np
 import pytest
 
-from megatron_longrl.data import coded_frames, video_open
-from megatron_longrl.data import video as video_module
-from megatron_longrl.data.frame_view import FrameView
-from megatron_longrl.data.video import decode_frames
-from megatron_longrl.data.video_info import VideoError
-from megatron_longrl.data.video_probe import probe, scan
-from megatron_longrl.data.video_spec import VideoSpec
+from megatron_longrl.media import coded_frames
+from megatron_longrl.media import video_open
+from megatron_longrl.media import video as video_module
+from megatron_longrl.media.frame_view import FrameView
+from megatron_longrl.media.video import decode_frames
+from megatron_longrl.media.video_info import VideoError
+from megatron_longrl.media.video_probe import probe, scan
+from megatron_longrl.media.video_spec import VideoSpec
 from tests.unit.data.clips import by_opencv, copy, decoded, ours
 from tests.unit.data.video_files import draw_picture
 

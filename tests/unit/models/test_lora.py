@@ -6,8 +6,8 @@ import pytest
 import torch
 from torch import nn
 
-from megatron_longrl.checkpoint.table import ColumnParallel, RowParallel, adapter_rows
-from megatron_longrl.models.initialize import initialize_adapter
+from megatron_longrl.models.param_mapping import ColumnParallel, RowParallel, adapter_rows
+from megatron_longrl.conversion.initialize import initialize_adapter
 from megatron_longrl.models.lora import (
     LoraLinear,
     LoraOptions,

@@ -14,7 +14,7 @@ from megatron_longrl.config import Config
 from megatron_longrl.data.prompts import PromptBuilder
 from megatron_longrl.data.rows import Row
 from megatron_longrl.data.tokenizer import Tokenizer
-from megatron_longrl.data.video import decode_frames
+from megatron_longrl.media.video import decode_frames
 from tests.unit.data.video_files import draw_picture
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from megatron_longrl.models.initialize import draw
+from megatron_longrl.conversion.initialize import draw
 from megatron_longrl.models.vila.depth import layers_to_run
 from megatron_longrl.models.vila.projector import Downsample
 from tests.unit.made_up_config import make_config

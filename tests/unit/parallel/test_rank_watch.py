@@ -12,8 +12,8 @@ from collections.abc import Callable, Iterator
 import pytest
 from torch.distributed import TCPStore
 
-from megatron_longrl.descendants import children
-from megatron_longrl.rank_watch import RankWatch, StoppedRanks, ranks_of, state_of
+from megatron_longrl.processes.descendants import children
+from megatron_longrl.processes.rank_watch import RankWatch, StoppedRanks, ranks_of, state_of
 
 TIMED_OUT = (
     "[/pytorch/third_party/gloo/gloo/transport/tcp/unbound_buffer.cc:78] Timed out waiting "

@@ -14,7 +14,7 @@ from typing import Any, TypeVar
 
 import pytest
 
-from megatron_longrl.rank_watch import state_of
+from megatron_longrl.processes.rank_watch import state_of
 from megatron_longrl.rewards import pool as pool_module
 from megatron_longrl.rewards.pool import WorkerPool
 from megatron_longrl.rewards.sample import Outcome, RewardError, Sample

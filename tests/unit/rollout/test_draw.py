@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from megatron_longrl.rollout.draw import draw_tokens
-from megatron_longrl.rollout.types import SamplingSettings
+from megatron_longrl.experience.rollouts import SamplingSettings
 
 LOGITS = torch.tensor([2.0, 0.5, -1.0, 1.2, 0.4, -3.0])
 DRAWS = 4000

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from megatron_longrl.rollout.draw import draw_tokens
-from megatron_longrl.rollout.types import SamplingSettings
+from megatron_longrl.experience.rollouts import SamplingSettings
 from megatron_longrl.rollout.vllm.logprobs import report_whole_softmax
 
 LOGITS = torch.tensor([[1.0, 5.0, 2.0, 0.5, 9.0, 8.0]])

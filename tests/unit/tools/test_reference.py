@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from megatron_longrl.config.bundles import Bundle
-from megatron_longrl.config.defaults import (
+from megatron_longrl.cli.defaults import (
     FRAMES_PER_SECOND,
     LEARNING_RATE,
     MOST_FRAMES,

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from megatron_longrl.data.prompts import Prompt
 from megatron_longrl.data.rows import Row
-from megatron_longrl.rollout.types import Group, Response
+from megatron_longrl.experience.rollouts import Group, Response
 
 
 @dataclass

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from megatron_longrl.errors import UserError
-from megatron_longrl.rollout.types import Group
+from megatron_longrl.experience.rollouts import Group
 from megatron_longrl.training import batches as batches_module
 from megatron_longrl.training.batches import rl_batches, sft_batches
 from megatron_longrl.training.sharding import MicroBatch

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from megatron_longrl.parallel.groups import destroy_parallel
-from megatron_longrl.training.group_rewards import trained_part
+from megatron_longrl.rl.group_rewards import trained_part
 from tests.distributed.dynamic_sampling import build, nothing_to_train_on, refilled, source_of
 from tests.distributed.layouts import write_data
 from tests.scripted_engine import number_of, questions

@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 
 from megatron_longrl.data.prompts import Prompt
-from megatron_longrl.rollout.inputs import InputRecord
-from megatron_longrl.rollout.types import Group
+from megatron_longrl.experience.inputs import InputRecord
+from megatron_longrl.experience.rollouts import Group
 from megatron_longrl.training.batches import rl_batches
 from megatron_longrl.training.differences import EMBEDDINGS, IDS, POSITIONS, Difference, differences
 from megatron_longrl.training.sharding import MicroBatch

@@ -12,9 +12,9 @@ import pytest
 from megatron_longrl.checkpoint.distributed import Loaded
 from megatron_longrl.planner.cost import Machine
 from megatron_longrl.training import loop
-from megatron_longrl.training.logging import MetricsLogger
+from megatron_longrl.observability.logging import MetricsLogger
 from megatron_longrl.training.loop import TrainingLoop, start
-from megatron_longrl.training.timing import PhaseTimer
+from megatron_longrl.observability.timing import PhaseTimer
 from megatron_longrl.training.usable_rows import SkipLimit
 from tests.unit.made_up_config import make_config
 

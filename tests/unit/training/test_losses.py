@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from megatron_longrl.config import Config
-from megatron_longrl.rollout.types import Group
+from megatron_longrl.experience.rollouts import Group
 from megatron_longrl.training.batches import rl_batches, sft_batches
 from megatron_longrl.training.losses import Sums, rl_loss, sft_loss
 from megatron_longrl.training.sharding import MicroBatch

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from megatron_longrl.config import Config
-from megatron_longrl.rollout.types import Group, Response
+from megatron_longrl.experience.rollouts import Group, Response
 from megatron_longrl.training.batches import rl_batches
 from megatron_longrl.training.losses import critic_loss, rl_loss
 from megatron_longrl.training.sharding import MicroBatch

@@ -13,7 +13,7 @@ from contextlib import closing
 import pytest
 
 from megatron_longrl.errors import UserError
-from megatron_longrl.rollout.memory.shared import SharedMemory
+from megatron_longrl.memory.shared import SharedMemory
 from megatron_longrl.rollout.server import handles as module
 from megatron_longrl.rollout.server.handles import Handles, reach, send
 

@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from megatron_longrl.rollout.memory.shared import map_path
+from megatron_longrl.memory.shared import map_path
 from megatron_longrl.rollout.weights.buckets import WeightBuckets
 
 SHAPES = {

@@ -1,0 +1,202 @@
+"""From the command line to a checked configuration."""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+from pydantic import ValidationError
+
+from megatron_longrl.checkpoint.architecture import ARCHITECTURE_FIELDS, plain
+from megatron_longrl.checkpoint.folder import find_state
+from megatron_longrl.cli.defaults import add_defaults, one_epoch, with_frames_that_fit
+from megatron_longrl.cli.given import Given, read_given, recipe_of
+from megatron_longrl.config.model import ModelSection
+from megatron_longrl.cli.required import brings_a_model, check_given, is_new
+from megatron_longrl.config.rotary import RotarySection
+from megatron_longrl.config.schema import (
+    SECTIONS,
+    Config,
+    Entry,
+    describe_validation_error,
+)
+from megatron_longrl.config.tokenizer_files import tokenizer_fields
+from megatron_longrl.config.vila import VilaSection
+from megatron_longrl.errors import UserError
+
+logger = logging.getLogger(__name__)
+
+OF_A_RUN = ("transformer_impl", "init_method_std")
+"""Fields of the model's sections that do not belong to its weights."""
+
+OF_PROMPTS = ("chat_template", "system_prompt", "prompt_template")
+"""Fields by which the model was spoken to, which the next stage keeps."""
+
+
+def load_config(argv: Sequence[str], entry: Entry, *, files: bool = False) -> Config:
+    """The checked configuration of one entry point: defaults, then recipes, then flags.
+
+    The fields of the model and its tokenizer come from the checkpoint that the run starts from,
+    where recipes and flags do not give them.
+
+    Rules across fields are checked for the world size that torchrun announces (WORLD_SIZE), without
+    torchrun for one rank; --print-config then assumes a single model replica. --help and
+    --print-config write to stdout (rank 0 only) and exit with status 0.
+
+    Args:
+        files: whether paths that do not exist are an error already here.
+
+    Raises:
+        UserError: one line for anything wrong.
+    """
+    if os.environ.get("RANK", "0") != "0" and {"-h", "--help"} & set(argv):
+        raise SystemExit(0)
+    given = read_given(argv, entry)
+    check_given(given, files=files)
+    return resolve(given)
+
+
+def load_data_config(argv: Sequence[str]) -> tuple[Config, Given]:
+    """The configuration by which data are looked at: recipe, flags and what the checkpoint brings,
+    without the rules of a run.
+
+    Raises:
+        UserError: one line for anything wrong.
+    """
+    given = read_given(argv, "evaluate")
+    if not brings_a_model(given) and not given.values.get("num_layers"):
+        raise UserError(
+            "no model: give --pretrained-checkpoint FOLDER, or a --config recipe that has one"
+        )
+    checkpoint, fields = checkpoint_fields(given)
+    given.add_below(fields, f"checkpoint {checkpoint}")
+    add_defaults(given, 1)
+    return with_frames_that_fit(_validated(given), given), given
+
+
+def resolve(given: Given) -> Config:
+    """The configuration that is checked, with what the checkpoint and the data say.
+
+    Raises:
+        UserError: see :func:`load_config`.
+    """
+    first_rank = os.environ.get("RANK", "0") == "0"
+    checkpoint, fields = checkpoint_fields(given)
+    given.add_below(fields, f"checkpoint {checkpoint}")
+    announced = os.environ.get("WORLD_SIZE")
+    add_defaults(given, int(announced or 1))
+    config = with_frames_that_fit(_validated(given), given)
+    _check_contradictions(config, fields, given, checkpoint)
+    if config.sequence_parallel and config.tensor_model_parallel_size == 1:
+        # As Megatron does: one recipe serves layouts with and without tensor parallelism.
+        if first_rank:
+            logger.warning("sequence_parallel is switched off: tensor_model_parallel_size is 1")
+        config = config.replace(sequence_parallel=False)
+    alone = config.model_parallel_size if given.print_only else 1
+    world_size = int(announced or alone)
+    if given.entry == "serve":  # the recipe's layout is the trainer's
+        world_size = config.model_parallel_size
+    if given.entry in ("sft", "rl") and "train_iters" not in given.values:
+        config = config.replace(train_iters=_iterations(config, world_size, given.entry))
+    config.validate_layout(world_size, given.entry)
+    if given.print_only:
+        if first_rank:
+            sys.stdout.write(to_yaml(config))
+        raise SystemExit(0)
+    return config
+
+
+def _validated(given: Given) -> Config:
+    try:
+        return Config.model_validate(given.values)
+    except ValidationError as error:
+        raise UserError(describe_validation_error(error, given.origins)) from None
+
+
+def _iterations(config: Config, world_size: int, entry: Entry) -> int:
+    """Steps of the epochs that are asked for."""
+    rows = config.grpo_prompts_per_step if entry == "rl" else 0
+    rows = rows or config.samples_per_step(world_size, "sft")
+    return one_epoch(config.train_data_path, rows, config.train_epochs)
+
+
+def checkpoint_fields(given: Given) -> tuple[Path | None, dict[str, Any]]:
+    """What the checkpoint that the run starts from says of the model and its tokenizer.
+
+    Returns:
+        The folder, None where there is none, and the fields.
+
+    Raises:
+        UserError: the folder is of no family that is known, or not complete.
+    """
+    names = ["load", "pretrained_checkpoint"]
+    if is_new(given):
+        names.remove("load")
+    for name in names:
+        folder = given.values.get(name)
+        if not isinstance(folder, str):
+            continue
+        if (Path(folder) / "config.json").is_file():
+            # It imports torch, which --help can do without.
+            from megatron_longrl.platforms import platform
+
+            platform.import_core()
+            from megatron_longrl.conversion.hf import config_from_hf
+
+            return Path(folder), config_from_hf(folder)
+        found = given.loaded if name == "load" else find_state(folder)
+        if found is not None:
+            return found[0], fields_of_run(*found)
+    return None, {}
+
+
+def fields_of_run(folder: Path, state: dict[str, Any]) -> dict[str, Any]:
+    """The fields of the model, its tokenizer and its prompts that a Megatron checkpoint knows.
+
+    Args:
+        folder: of the checkpoint itself, ``iter_…``.
+        state: contents of its state file.
+    """
+    names = fields_from_checkpoint()
+    fields = {name: value for name, value in recipe_of(state).items() if name in names}
+    return fields | tokenizer_fields(folder / "tokenizer")
+
+
+def fields_from_checkpoint() -> frozenset[str]:
+    """Names of the fields that a checkpoint may bring: of the model, its tokenizer, its prompts."""
+    sections = (ModelSection, RotarySection, VilaSection)
+    names = {name for section in sections for name in section.model_fields}
+    names |= {"tokenizer_type", "tokenizer_model", *OF_PROMPTS}
+    return frozenset(names - set(OF_A_RUN))
+
+
+def _check_contradictions(
+    config: Config, fields: dict[str, Any], given: Given, checkpoint: Path | None
+) -> None:
+    """Recipes and flags may not describe another model than the checkpoint holds."""
+    values = config.model_dump(mode="json")
+    for name in ARCHITECTURE_FIELDS:
+        if name in fields and values[name] not in (None, plain(fields[name])):
+            raise UserError(
+                f"{name} = {values[name]} ({given.origins[name]}), but the checkpoint {checkpoint} "
+                f"has {plain(fields[name])}: leave the fields of the model out, the checkpoint "
+                "brings them"
+            )
+
+
+def to_yaml(config: Config) -> str:
+    """The whole configuration as a recipe; derived values that were not given are null."""
+    values = config.model_dump()
+    derived = Config.derived_fields() - config.model_fields_set
+    blocks = []
+    for section in SECTIONS:
+        block = {n: None if n in derived else values[n] for n in section.model_fields}
+        body = yaml.safe_dump(block, sort_keys=False, allow_unicode=True, width=1000)
+        title, subject, _ = section.introduction()
+        blocks.append(f"# {title}: {subject}\n{body}")
+    return "\n".join(blocks)

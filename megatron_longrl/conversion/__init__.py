@@ -1,0 +1,1 @@
+"""Checkpoints of Hugging Face, PEFT and Megatron, converted both ways."""

@@ -1,0 +1,364 @@
+"""Reading Hugging Face checkpoints of all families.
+
+A checkpoint is a folder with a ``config.json``, which tells the family, and weights in it or in
+folders of its parts. Weights are read from safetensors only, one tensor at a time; nothing is
+unpickled and no code of the folder runs. Writing is in
+:mod:`megatron_longrl.conversion.hf_writer`.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Mapping
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from safetensors import SafetensorError, safe_open
+from torch import Tensor, nn
+
+from megatron_longrl.conversion.mapping import import_named_tensors, mapping_table
+from megatron_longrl.models.hf_settings import Settings, brief
+from megatron_longrl.models.sizes import check_sizes
+from megatron_longrl.models.param_mapping import Tied
+from megatron_longrl.config.tokenizer_files import tokenizer_fields
+from megatron_longrl.errors import UserError
+from megatron_longrl.models.family import family_of, find_family
+from megatron_longrl.parallel.agree import together
+
+if TYPE_CHECKING:
+    from megatron_longrl.config import Config
+    from megatron_longrl.parallel.groups import ParallelGroups
+
+logger = logging.getLogger(__name__)
+
+TOKENIZER_FILES = (
+    "tokenizer.model",
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "vocab.json",
+    "merges.txt",
+    "chat_template.jinja",
+)
+"""Files that make a tokenizer."""
+
+CARRIED_FILES = (
+    "config.json",
+    "generation_config.json",
+    "preprocessor_config.json",
+    "video_preprocessor_config.json",
+    "processor_config.json",
+    "chat_template.json",
+)
+"""Other files that an export takes over from the checkpoint that a model came from."""
+
+
+_MAPPED_BYTES = 1 << 30
+"""Pages of a mapped file count as this process's memory: it is mapped anew after so much."""
+
+
+_BROKEN = (SafetensorError, OSError, ValueError, TypeError, RuntimeError, MemoryError)
+"""What safetensors and torch raise for files that are not as they should be."""
+
+_LONGEST_NAME = 255
+"""Characters of a file's name."""
+
+WHOLE, INDEX = "model.safetensors", "model.safetensors.index.json"
+"""Where transformers looks for weights, in this order."""
+
+
+def _weight_files(folder: Path) -> list[Path]:
+    """The files of weights that transformers reads; others beside them are nobody's.
+
+    Raises:
+        UserError: there are none, or the index is broken.
+    """
+    if (folder / WHOLE).is_file():
+        return [folder / WHOLE]
+    if (folder / INDEX).exists():
+        weight_map = Settings.of(folder / INDEX).section("weight_map")
+        files = weight_map.values.values()
+        if not files:
+            raise UserError(f"{folder / INDEX} names no file of weights in weight_map")
+        for name, file in weight_map.values.items():
+            is_name = isinstance(file, str) and file.isprintable() and file == Path(file).name
+            if not is_name or not 0 < len(file) <= _LONGEST_NAME:
+                raise weight_map.wrong(name, "not the name of a file beside the index")
+        return [folder / name for name in sorted(set(files))]
+    others = [
+        path.name for ending in ("safetensors", "bin", "pt") for path in folder.glob(f"*.{ending}")
+    ]
+    found = ""
+    if others:
+        first = min(others, key=lambda name: (not name.endswith(".safetensors"), name))
+        found = f"; {first} is a pickle, convert it to safetensors"
+        if first.endswith(".safetensors"):
+            found = f"; transformers does not read {first} either: give it that name, or an index"
+    raise UserError(f"{folder} holds no {WHOLE} and no {INDEX}{found}")
+
+
+class TensorFolder:
+    """The safetensors files of one folder, read lazily.
+
+    Args:
+        rename: name in the files -> name by which a tensor is asked for.
+
+    Raises:
+        UserError: a file is missing, truncated or of another format.
+    """
+
+    def __init__(self, folder: Path, rename: Callable[[str], str] = str) -> None:
+        self.folder = folder
+        self._where: dict[str, tuple[Path, str]] = {}  # file, and name in the file
+        self._open: tuple[Path, Any] | None = None
+        self._bytes_read = 0
+        for path in _weight_files(folder):
+            for stored in self._stored_names(path):
+                self._where[rename(stored)] = path, stored
+
+    def names(self) -> list[str]:
+        """Names of all tensors."""
+        return list(self._where)
+
+    def __contains__(self, name: str) -> bool:
+        return name in self._where
+
+    def require(self, name: str) -> None:
+        """Raises :class:`UserError` where there is no such tensor."""
+        if name not in self._where:
+            raise UserError(f"{self.folder} lacks the tensor {name.partition('/')[2]}")
+
+    def stored_as(self, name: str) -> str:
+        """What a tensor is called in its file."""
+        return self._where[name][1]
+
+    def describe(self, name: str) -> tuple[tuple[int, ...], str]:
+        """Shape and dtype (as safetensors calls it) of a tensor, from the file's header."""
+        path, stored = self._where[name]
+        try:
+            entry = self._handle(path).get_slice(stored)
+            return tuple(entry.get_shape()), str(entry.get_dtype())
+        except _BROKEN as error:
+            raise UserError(f"{path}: tensor {stored} cannot be read: {brief(error)}") from None
+
+    def read(self, name: str) -> Tensor:
+        """One tensor; it is read from the mapped file when it is used.
+
+        Raises:
+            UserError: there is no such tensor.
+        """
+        self.require(name)
+        path, stored = self._where[name]
+        try:
+            tensor: Tensor = self._handle(path).get_tensor(stored)
+        except _BROKEN as error:
+            raise UserError(f"{path}: tensor {stored} cannot be read: {brief(error)}") from None
+        self._bytes_read += tensor.nbytes
+        return tensor
+
+    def _stored_names(self, path: Path) -> list[str]:
+        names: list[str] = self._handle(path).keys()
+        return names
+
+    def _handle(self, path: Path) -> Any:
+        if self._open is None or self._open[0] != path or self._bytes_read > _MAPPED_BYTES:
+            self._open = None
+            try:
+                if not path.is_file():  # a named pipe would be waited for without an end
+                    raise UserError(f"{path} is named by the index but is no file")
+                self._open = path, safe_open(path, framework="pt")
+                self._bytes_read = 0
+            except _BROKEN as error:
+                raise UserError(
+                    f"{path} is truncated or no safetensors file: {brief(error)}"
+                ) from None
+        return self._open[1]
+
+
+class HfFolder:
+    """A checkpoint on disk.
+
+    Raises:
+        UserError: no folder, no ``config.json``, or one of a family that is not known.
+    """
+
+    def __init__(self, folder: str | Path) -> None:
+        self.folder = Path(folder)
+        if not self.folder.is_dir():
+            raise UserError(f"{folder} is not a folder: give one with a Hugging Face checkpoint")
+        self.settings = Settings.of(self.folder / "config.json")
+        self.config = self.settings.values
+        self.model_family = family_of(self.config, self.settings.path)
+        self.family = find_family(self.model_family)
+        for part in dict.fromkeys(self.family.folders.values()):
+            _refuse_quantized(self.folder / part / "config.json")
+        self._tensors: dict[str, TensorFolder] = {}
+
+    def tensors(self, folder: str) -> TensorFolder:
+        """The weights in a folder of the checkpoint, by the names of the mapping table."""
+        if folder not in self._tensors:
+            rename = partial(self.family.table_name, folder)
+            self._tensors[folder] = TensorFolder(self.folder / folder, rename)
+        return self._tensors[folder]
+
+    def read(self, name: str) -> Tensor:
+        """One tensor by the name of the mapping table, such as ``llm/model.norm.weight``."""
+        folder, _ = self.family.place(name)
+        return self.tensors(folder).read(name)
+
+    def files(self) -> dict[str, Path]:
+        """Files that an export of this model takes over, by their paths in the folder."""
+        folders = dict.fromkeys(("", *self.family.folders.values()))
+        names = [Path(folder) / name for folder in folders for name in CARRIED_FILES]
+        return {str(n): self.folder / n for n in names if (self.folder / n).is_file()}
+
+    def config_fields(self) -> dict[str, Any]:
+        """Fields of :class:`~megatron_longrl.config.Config` that the checkpoint determines.
+
+        Those of the model section, and tokenizer_type and tokenizer_model where there is a
+        tokenizer.
+
+        Raises:
+            UserError: naming the file and the setting that is missing or not supported.
+        """
+        fields = self.family.config_from_hf(self)
+        if self._has_weights():
+            check_sizes(self._shape, self.family.sizes(fields), self._settings_file)
+            if self._is_untied(fields):
+                fields["untie_embeddings_and_output_weights"] = True
+        return {
+            "model_family": self.model_family,
+            **fields,
+            **tokenizer_fields(self.folder / self.family.tokenizer_folder),
+        }
+
+    def _has_weights(self) -> bool:
+        """Whether there are any; settings can be read without."""
+        folders = [self.folder / folder for folder in self.family.folders.values()]
+        return all((folder / WHOLE).exists() or (folder / INDEX).exists() for folder in folders)
+
+    def _shape(self, name: str) -> tuple[int, ...] | None:
+        """Of a tensor by the name of the mapping table, None where there is none."""
+        folder = self.tensors(self.family.place(name)[0])
+        return folder.describe(name)[0] if name in folder else None
+
+    def _settings_file(self, name: str) -> Path:
+        """The file with the settings of the part of a tensor."""
+        return self.folder / self.family.place(name)[0] / "config.json"
+
+    def _is_untied(self, fields: dict[str, Any]) -> bool:
+        """Whether settings tie two tensors that are there and differ: transformers 5 then leaves
+        both as they are."""
+        embedding, head = self.family.embeddings
+        if fields["untie_embeddings_and_output_weights"]:
+            return False
+        if self._shape(embedding) is None or self._shape(head) is None:
+            return False
+        if self.read(embedding).equal(self.read(head)):
+            return False
+        logger.warning(
+            "%s ties its embeddings, but lm_head.weight differs from them: it is kept apart",
+            self.settings.path,
+        )
+        return True
+
+    def check(self, config: Config) -> None:
+        """Compare the names in the files with the table.
+
+        Raises:
+            UserError: naming a tensor that is missing, one that the model has no place for, or a
+                tied copy that differs.
+        """
+        table = mapping_table(config)
+        known: set[str] = set()
+        for row in table.expand():
+            for name in row.hf:
+                self.tensors(self.family.place(name)[0]).require(name)
+            known.update(row.hf)
+            if isinstance(row, Tied) and row.alias:
+                known.add(row.alias)
+                self._check_tied(row)
+        for name in self._other_tensors(config):
+            part = name.partition("/")[0]
+            if name not in known and part not in table.carried:
+                folder = self.tensors(self.family.place(name)[0])
+                raise UserError(
+                    f"{folder.folder} holds the tensor {folder.stored_as(name)}, "
+                    "which the model has no place for"
+                )
+
+    def unused_tensors(self, config: Config) -> dict[str, Tensor]:
+        """Tensors that never run, such as layers after the one that is selected.
+
+        They are carried along so that an export is complete and equal to its source.
+        """
+        carried = mapping_table(config).carried
+        names = self._other_tensors(config)
+        return {n: self.read(n) for n in names if n.partition("/")[0] in carried}
+
+    def _other_tensors(self, config: Config) -> list[str]:
+        """Names that are in the files and not in the table, without those that are ignored."""
+        table = mapping_table(config)
+        used = {name for row in table.expand() for name in row.hf}
+        folders = dict.fromkeys(self.family.folders.values())
+        names = [name for folder in folders for name in self.tensors(folder).names()]
+        return [n for n in names if n not in used and not n.endswith(table.ignored)]
+
+    def _check_tied(self, row: Tied) -> None:
+        folder = self.tensors(self.family.place(row.alias)[0])
+        if row.alias not in folder:
+            return
+        if not folder.read(row.alias).equal(self.read(row.hf[0])):
+            raise UserError(
+                f"the run ties its embeddings, but in {folder.folder} "
+                f"{folder.stored_as(row.alias)} differs from {folder.stored_as(row.hf[0])}: give "
+                "--untie-embeddings-and-output-weights"
+            )
+
+
+def config_from_hf(folder: str | Path) -> dict[str, Any]:
+    """:meth:`HfFolder.config_fields` of a folder."""
+    return HfFolder(folder).config_fields()
+
+
+def load_hf_weights(
+    folder: str | Path,
+    model: nn.Module | Mapping[str, nn.Module],
+    config: Config,
+    groups: ParallelGroups,
+) -> None:
+    """Fill a model with the weights of a folder, each rank its own shards.
+
+    Optimizers must refresh their fp32 copies afterwards (``optimizer.reload_model_params()``).
+
+    Args:
+        model: object or mapping with ``language_model`` and, of a family with vision, ``encoder``.
+
+    Raises:
+        UserError: on all ranks, naming the first tensor and file that are wrong.
+    """
+    with together(groups.control):
+        source = HfFolder(folder)
+        source.check(config)
+        import_named_tensors(model, config, groups, source.read)
+    logger.info("loaded the weights of %s", folder)
+
+
+def is_hf_folder(folder: str | Path) -> bool:
+    """Whether a folder looks like a Hugging Face checkpoint and not like a Megatron one."""
+    return (Path(folder) / "config.json").is_file()
+
+
+def _refuse_quantized(path: Path) -> None:
+    """Raises :class:`UserError` where a ``config.json`` says that its weights are quantized."""
+    settings = Settings.of(path)
+    for place in (settings, settings.section("text_config"), settings.section("llm_cfg")):
+        for name in ("quantization_config", "compression_config"):
+            if name in place:
+                method = place.section(name).values.get("quant_method", "unknown")
+                raise UserError(
+                    f"{path}: {name} says that the weights are quantized ({method}), which is not "
+                    "supported: give the checkpoint in bf16 that they were made from"
+                )

@@ -1,0 +1,100 @@
+"""Initial weights that do not depend on the parallel layout.
+
+Every tensor is drawn whole from a generator seeded with its Hugging Face name, and each rank keeps
+its part, so a model starts from the same weights on any number of ranks.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from megatron_longrl.conversion.mapping import local_adapters, local_parameters, mapping_table
+from megatron_longrl.models.param_mapping import (
+    RowParallel,
+    TensorMapping,
+    VocabParallel,
+    adapter_rows,
+)
+from megatron_longrl.models.lora import LowRank
+
+if TYPE_CHECKING:
+    from megatron_longrl.config import Config
+    from megatron_longrl.parallel.groups import ParallelGroups
+
+
+@torch.no_grad()
+def initialize_weights(
+    modules: Mapping[str, torch.nn.Module], config: Config, groups: ParallelGroups
+) -> None:
+    """Draw all weights: normal (deviation --init-method-std), ones for norms, zeros for biases.
+
+    Adapters start as PEFT starts them: they add nothing.
+    """
+    local, adapters = local_parameters(modules), local_adapters(modules)
+    for row in mapping_table(config).expand():
+        parameter = local.pop(row.megatron, None)
+        if parameter is None:
+            continue
+        size, rank = (1, 0) if row.replicated else (groups.tp.size(), groups.tp.rank())
+        tensors = [
+            draw(name, shape, config.seed, _deviation(name, config))
+            for name, shape in zip(row.hf, _hugging_face_shapes(row, parameter, size), strict=True)
+        ]
+        parameter.copy_(row.shard(row.merge(tensors), rank, size))
+        if row.megatron in adapters:
+            initialize_adapter(row, adapters[row.megatron], config.seed, rank, size)
+    if local:
+        raise RuntimeError(f"the mapping table does not cover {sorted(local)[0]}")
+
+
+_INTO_RESIDUAL = ("self_attn.o_proj.weight", "mlp.down_proj.weight")
+
+
+def _deviation(name: str, config: Config) -> float:
+    """Projections into the residual stream start smaller by sqrt(2 layers), as Megatron does."""
+    scale = (2 * config.num_layers) ** -0.5 if name.endswith(_INTO_RESIDUAL) else 1.0
+    return config.init_method_std * scale
+
+
+def draw(name: str, shape: torch.Size, seed: int, std: float) -> Tensor:
+    """The initial value of one Hugging Face tensor, float32."""
+    if name.endswith(".bias"):
+        return torch.zeros(shape)
+    if len(shape) == 1:
+        return torch.ones(shape)
+    return torch.randn(shape, generator=_generator(name, seed)) * std
+
+
+def initialize_adapter(
+    row: TensorMapping, adapter: LowRank, seed: int, rank: int, size: int
+) -> None:
+    """A uniform as torch.nn.Linear draws its weight, which is also PEFT's way, and B zero.
+
+    Args:
+        row: of the weight that the adapter is beside.
+        rank, size: of the tensor-parallel ranks that split it.
+    """
+    a, _ = adapter_rows(row)
+    low, inner = adapter.A.shape
+    whole = inner * size if isinstance(a, RowParallel) else inner
+    drawn = torch.rand(low, whole, generator=_generator(a.megatron, seed))
+    adapter.A.copy_(a.shard((2 * drawn - 1) * whole**-0.5, rank, size))
+    adapter.B.zero_()
+
+
+def _generator(name: str, seed: int) -> torch.Generator:
+    digest = hashlib.sha256(f"{seed}/{name}".encode()).digest()
+    return torch.Generator().manual_seed(int.from_bytes(digest[:8], "little") >> 1)
+
+
+def _hugging_face_shapes(row: TensorMapping, parameter: Tensor, size: int) -> list[torch.Size]:
+    """Shapes of the tensors that merge into a parameter; this rank holds one of ``size`` parts."""
+    shard = torch.empty(parameter.shape, device="meta")
+    full = row.join([shard] * size) if row.sharded and not row.replicated else shard
+    split = VocabParallel.split(row, full) if isinstance(row, VocabParallel) else row.split(full)
+    return [tensor.shape for tensor in split]

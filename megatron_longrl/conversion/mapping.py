@@ -1,0 +1,266 @@
+"""Weights between a live, sharded model and Hugging Face tensors, one tensor at a time.
+
+:func:`export_named_tensors` feeds exports and (as :func:`weight_stream`) the rollout engine;
+:func:`import_named_tensors` is its inverse. Both follow the family's table
+(``models/<family>/mapping.py``), are bit-exact, and hold one full tensor beside the model.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, cast
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+
+from megatron_longrl.models.param_mapping import Table, TensorMapping
+from megatron_longrl.errors import UserError
+from megatron_longrl.models.family import find_family
+from megatron_longrl.models.lora import ADAPTER, LowRank
+from megatron_longrl.models.norms import FUSED_NORMS
+from megatron_longrl.platforms import platform
+
+if TYPE_CHECKING:
+    from megatron_longrl.config import Config
+    from megatron_longrl.parallel.groups import ParallelGroups
+
+MODULES = ("encoder", "language_model")
+"""Modules of a model: the encoder, replicated or sharded over TP, and the language model, sharded
+over TP and PP."""
+
+LOCAL_LAYER = re.compile(r"^(language_model\.decoder\.layers\.)(\d+)(\..*)$")
+"""Splits the name of a parameter of a layer at the layer's index."""
+
+
+def mapping_table(config: Config) -> Table:
+    """The table of the configuration's model family."""
+    return find_family(config.model_family).mapping_table(config)
+
+
+def unwrap(module: nn.Module) -> nn.Module:
+    """The module inside megatron-core's wrappers (DDP, Float16Module)."""
+    while isinstance(getattr(module, "module", None), nn.Module):
+        module = module.module  # type: ignore[assignment]
+    return module
+
+
+def local_parameters(
+    model: nn.Module | Mapping[str, nn.Module],
+) -> dict[str, nn.Parameter]:
+    """Parameters that this rank holds, by the names of the table; not those of adapters.
+
+    Layers are numbered over the whole model, not within the pipeline stage. A norm that Transformer
+    Engine holds in the projection behind it has the name that it has without.
+
+    Args:
+        model: object or mapping with the modules ``encoder`` and ``language_model``, wrapped or
+        not;
+            one of them may be missing.
+    """
+    return {
+        _table_name(part, module, name): parameter
+        for part, module in _parts(model)
+        for name, parameter in module.named_parameters()
+        if not name.endswith(ADAPTER)
+    }
+
+
+def local_adapters(model: nn.Module | Mapping[str, nn.Module]) -> dict[str, LowRank]:
+    """LoRA adapters that this rank holds, by the names of the weights that they are beside.
+
+    Args:
+        model: see :func:`local_parameters`.
+    """
+    return {
+        _table_name(part, module, f"{name}.weight"): adapter
+        for part, module in _parts(model)
+        for name, layer in module.named_modules()
+        if isinstance(adapter := getattr(layer, "lora", None), LowRank)
+    }
+
+
+def _parts(model: nn.Module | Mapping[str, nn.Module]) -> Iterator[tuple[str, nn.Module]]:
+    """The modules that are there, without wrappers."""
+    for part in MODULES:
+        module = model.get(part) if isinstance(model, Mapping) else getattr(model, part, None)
+        if module is not None:
+            yield part, unwrap(module)
+
+
+def _table_name(part: str, module: nn.Module, name: str) -> str:
+    """What the table calls a parameter of a module."""
+    match = LOCAL_LAYER.match(f"{part}.{name}")
+    if match is None:
+        return f"{part}.{name}"
+    layer = module.get_submodule(f"decoder.layers.{match[2]}")
+    index = cast(int, layer.layer_number) - 1
+    return f"{match[1]}{index}.{_unfused(match[3].removeprefix('.'))}"
+
+
+def _unfused(name: str) -> str:
+    """Name within a layer, as the local layer specification has it."""
+    for ours, fused in FUSED_NORMS.items():
+        if name.startswith(fused):
+            return ours + name.removeprefix(fused)
+    return name
+
+
+@torch.no_grad()
+def export_named_tensors(
+    model: nn.Module | Mapping[str, nn.Module],
+    config: Config,
+    groups: ParallelGroups,
+    parts: Sequence[str] | None = None,
+) -> Iterator[tuple[str, Tensor]]:
+    """Stream the model's weights as full Hugging Face tensors, in the order of the table.
+
+    Collective over the replica: every rank must exhaust the iterator, and every rank is given every
+    tensor (gathered over tensor-parallel ranks, broadcast along the pipeline; what every rank holds
+    whole, as most of the encoder, is taken from the rank itself). Tensors have the model's dtype
+    (not that of the optimizer's fp32 copy); they may share memory with the model: use or copy them
+    before the next optimizer step, and do not write to them. Weights with adapters come merged.
+
+    Args:
+        model: see :func:`local_parameters`.
+        parts: of the model to stream; by default all.
+
+    Yields:
+        Name with its part (``llm/model.embed_tokens.weight``), and the tensor.
+    """
+    rows = list(mapping_table(config).expand(parts))
+    local, adapters = local_parameters(model), local_adapters(model)
+    # owners[name]: pipeline rank, shape of its shard and dtype.
+    owners: dict[str, tuple[int, torch.Size, torch.dtype]] = {}
+    stages: list[dict[str, tuple[torch.Size, torch.dtype]]] = [{}] * groups.pp.size()
+    mine = {name: (p.shape, p.dtype) for name, p in local.items()}
+    dist.all_gather_object(stages, mine, group=groups.pp)
+    for stage, held in enumerate(stages):
+        for name, (shape, dtype) in held.items():
+            owners.setdefault(name, (stage, shape, dtype))
+    for row in rows:
+        if not row.exported:
+            continue
+        if row.megatron not in owners:
+            raise RuntimeError(f"no rank holds {row.megatron}, which the mapping table exports")
+        parameter: Tensor | None = local.get(row.megatron)
+        if parameter is not None and row.megatron in adapters:
+            # A rank's piece of the product is its piece of the weight.
+            parameter = adapters[row.megatron].merged(parameter)
+        if row.replicated:
+            if parameter is None:
+                raise RuntimeError(f"{row.megatron} is replicated but missing on this rank")
+            full = parameter.detach()
+        else:
+            full = _collect(row, parameter, *owners[row.megatron], groups)
+        yield from zip(row.hf, row.split(full), strict=True)
+
+
+def weight_stream(
+    model: nn.Module | Mapping[str, nn.Module], config: Config, groups: ParallelGroups
+) -> Iterator[tuple[str, Tensor]]:
+    """The language model's :func:`export_named_tensors`, named as a rollout engine loads it."""
+    for name, tensor in export_named_tensors(model, config, groups, parts=("llm",)):
+        # The engine holds the language model alone, which is no part of another one there.
+        yield name.removeprefix("llm/").replace("model.language_model.", "model.", 1), tensor
+
+
+@torch.no_grad()
+def import_named_tensors(
+    model: nn.Module | Mapping[str, nn.Module],
+    config: Config,
+    groups: ParallelGroups,
+    read: Callable[[str], Tensor],
+) -> None:
+    """Fill this rank's parameters from full Hugging Face tensors. No communication.
+
+    Tensors are cast to the parameters' dtype. The optimizer's fp32 copies must be refreshed
+    afterwards (``optimizer.reload_model_params()``).
+
+    Args:
+        read: gives the tensor of a name such as ``llm/model.norm.weight``, and raises
+            :class:`UserError` where there is none.
+
+    Raises:
+        UserError: naming the tensor that is missing or has another shape.
+    """
+    remaining = local_parameters(model)
+    for row in mapping_table(config).expand():
+        parameter = remaining.pop(row.megatron, None)
+        if parameter is None:
+            continue  # another pipeline stage's, or a tied copy that this layout does not need
+        size, rank = (1, 0) if row.replicated else (groups.tp.size(), groups.tp.rank())
+        tensors = [read(name) for name in row.hf]
+        try:
+            value = row.shard(merge_named(row, tensors), rank, size)
+        except ValueError as error:
+            raise UserError(f"{', '.join(row.hf)} for {row.megatron}: {error}") from error
+        check_shape(row, tensors, value, parameter)
+        parameter.copy_(value)
+    if remaining:
+        raise RuntimeError(f"the mapping table does not cover {min(remaining)}")
+
+
+def merge_named(row: TensorMapping, tensors: Sequence[Tensor]) -> Tensor:
+    """The full parameter of a row from its Hugging Face tensors.
+
+    Raises:
+        UserError: naming the tensors, whose shapes do not go together.
+    """
+    try:
+        return row.merge(tensors)
+    except (RuntimeError, ValueError) as error:
+        what = _shapes(row, tensors)
+        raise UserError(f"{what} does not fit {row.megatron}: {error}") from error
+
+
+def check_shape(
+    row: TensorMapping, tensors: Sequence[Tensor], value: Tensor, parameter: Tensor
+) -> None:
+    """Raises :class:`UserError` where what became of ``tensors`` is not a parameter's shape."""
+    if value.shape != parameter.shape:
+        raise UserError(
+            f"{_shapes(row, tensors)} gives {list(value.shape)} for {row.megatron}, "
+            f"but the model has {list(parameter.shape)}"
+        )
+
+
+def _shapes(row: TensorMapping, tensors: Sequence[Tensor]) -> str:
+    return ", ".join(f"{n} {list(t.shape)}" for n, t in zip(row.hf, tensors, strict=True))
+
+
+def _collect(
+    row: TensorMapping,
+    parameter: Tensor | None,
+    stage: int,
+    shard_shape: torch.Size,
+    dtype: torch.dtype,
+    groups: ParallelGroups,
+) -> Tensor:
+    """The full parameter on every rank of the replica."""
+    full: Tensor | None = None
+    if groups.pp.rank() == stage:
+        assert parameter is not None, "this stage has announced the parameter"
+        shard = parameter.detach().contiguous()
+        full = row.join(_all_gather(shard, groups.tp)) if row.sharded else shard
+    if groups.pp.size() == 1:
+        assert full is not None
+        return full
+    if full is None:
+        shards = [torch.empty(shard_shape, dtype=dtype, device="meta")] * groups.tp.size()
+        full = torch.empty(row.join(shards).shape, dtype=dtype, device=platform.device)
+    full = full.contiguous()
+    dist.broadcast(_as_bytes(full), dist.get_global_rank(groups.pp, stage), group=groups.pp)
+    return full
+
+
+def _all_gather(shard: Tensor, group: dist.ProcessGroup) -> list[Tensor]:
+    shards = [torch.empty_like(shard) for _ in range(group.size())]
+    dist.all_gather([_as_bytes(s) for s in shards], _as_bytes(shard), group=group)
+    return shards
+
+
+def _as_bytes(tensor: Tensor) -> Tensor:
+    """A view that every backend can carry, whatever the dtype."""
+    return tensor.reshape(-1).view(torch.uint8)

@@ -1,0 +1,1 @@
+"""Records of rollouts: what was asked, what came back."""

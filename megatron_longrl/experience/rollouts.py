@@ -1,0 +1,155 @@
+"""What goes into an engine and what comes out of it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+if TYPE_CHECKING:
+    from megatron_longrl.data.prompts import Prompt
+    from megatron_longrl.experience.inputs import InputRecord
+
+PARTIAL = "partial"
+"""Finish reason of a response that goes on later."""
+
+
+@dataclass(frozen=True)
+class SamplingSettings:
+    """How responses are drawn.
+
+    The tokens of response j to a prompt depend on (``seed``, ``step``, ``round``, the prompt's uid,
+    j) and the weights only: not on the number of ranks, the other prompts, or what was generated
+    before.
+    """
+
+    n: int
+    """Responses per prompt."""
+    max_tokens: int
+    """Longest response, the end-of-turn token included."""
+    stop: bool = True
+    """False: go on to ``max_tokens``, whatever is drawn (for measurements)."""
+    temperature: float = 1.0
+    """0 is greedy (``n`` must be 1)."""
+    top_p: float = 1.0
+    """Nucleus sampling; 1 is off."""
+    top_k: int = -1
+    """Sample among this many most likely tokens; -1 is all."""
+    min_p: float = 0.0
+    """Sample among tokens of at least this part of the most likely token's probability."""
+    stop_strings: tuple[str, ...] = ()
+    """Texts that end a response; the token that completes one is the last."""
+    seed: int | None = None
+    """The run's seed; None draws different responses in every call."""
+    step: int = 0
+    """Training iteration: gives every step its own random numbers under one ``seed``."""
+    round: int = 0
+    """Of generation within a step: the same for a round."""
+    new_tokens: int | None = None
+    """Most tokens that a response grows by; one that is then not complete is ``partial``."""
+
+
+@dataclass(frozen=True)
+class Traffic:
+    """What has gone to an engine so far, as one rank counts it."""
+
+    prompts: int = 0
+    """Counted by the first rank of each engine."""
+    prompt_bytes: int = 0
+    """Of embeddings that this rank has copied for the engine."""
+    weight_updates: int = 0
+    cache_resets: int = 0
+    """How often everything computed of prompts was forgotten."""
+
+    def plus(self, **more: int) -> Traffic:
+        """With some numbers increased."""
+        return replace(self, **{name: getattr(self, name) + n for name, n in more.items()})
+
+
+@dataclass
+class Response:
+    """One response to a prompt."""
+
+    token_ids: Tensor
+    """long [R]; what ended the response, the end-of-turn token or the one that completes a stop
+    string, is the last one."""
+    logprobs: Tensor
+    """float32 [R]: log-softmax of logits / T at each token, the policy that is trained; greedy: of
+    the logits. Top-p, top-k and min-p do not change them: see docs/records.md."""
+    text: str
+    """The decoded tokens."""
+    finish_reason: str
+    """``stop`` (end of turn, or a stop string), ``length`` (cut at ``max_tokens``) or ``partial``
+    (goes on in a later generation)."""
+    weight_version: int
+    """Version of the weights that produced it, or its last part."""
+    earlier: tuple[tuple[int, int], ...] = ()
+    """(tokens, version of the weights) of the parts before the last."""
+    seconds: float = 0.0
+    """From the call of the engine until it was complete, over all its parts."""
+    visible: str = ""
+    """What rewards look at: the text without the end tokens that close it, behind the tag with
+    which the prompt has opened its thought. By default the text."""
+
+    def __post_init__(self) -> None:
+        self.visible = self.visible or self.text
+
+    @property
+    def is_complete(self) -> bool:
+        """Whether it does not go on."""
+        return self.finish_reason != PARTIAL
+
+    @property
+    def parts(self) -> tuple[tuple[int, int], ...]:
+        """(tokens, version of the weights) of all parts."""
+        before = sum(length for length, _ in self.earlier)
+        return (*self.earlier, (len(self.token_ids) - before, self.weight_version))
+
+    def continued(self, by: Response, text: str) -> Response:
+        """With a part that newer weights have produced, and the text of both together."""
+        return Response(
+            token_ids=torch.cat([self.token_ids, by.token_ids]),
+            logprobs=torch.cat([self.logprobs, by.logprobs]),
+            text=text,
+            finish_reason=by.finish_reason,
+            weight_version=by.weight_version,
+            earlier=self.parts,
+            seconds=self.seconds + by.seconds,
+        )
+
+
+@dataclass
+class Group:
+    """A prompt with its responses; what is known of them joins later."""
+
+    prompt: Prompt
+    responses: list[Response]
+    rewards: Tensor | None = None
+    """float32 [n]; 0 where ``valid`` is False."""
+    advantages: Tensor | Sequence[Tensor] | None = None
+    """[n], or [tokens] of each response."""
+    metrics: dict[str, float] = field(default_factory=dict)
+    valid: Tensor | None = None
+    """bool [n]: False where a reward could not be computed; None: all have rewards."""
+    correct: Tensor | None = None
+    """float32 [n]: accuracy of each response; 0 where it could not be computed."""
+    components: dict[str, list[float | None]] = field(default_factory=dict)
+    """Scores of each reward; None where it could not be computed."""
+    baseline: float | None = None
+    """Reward of the greedy response, where the advantage asks for it."""
+    inputs: InputRecord | None = None
+    """What the engine was given for the prompt."""
+
+    @property
+    def is_complete(self) -> bool:
+        """Whether no response goes on."""
+        return all(response.is_complete for response in self.responses)
+
+    @property
+    def accuracy(self) -> float:
+        """Mean of ``correct``."""
+        assert self.correct is not None, "rewards tell what is correct"
+        return float(self.correct.mean())

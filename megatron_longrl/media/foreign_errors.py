@@ -1,0 +1,44 @@
+"""What libraries raise while they work on a row, as an error of this row."""
+
+from __future__ import annotations
+
+import logging
+import traceback
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from megatron_longrl.media.video_info import VideoError
+from megatron_longrl.errors import UserError
+
+logger = logging.getLogger(__name__)
+
+
+def described(error: Exception, at: str) -> str:
+    """An exception as a reason: its type, its message, and the line that raised it, by which a
+    mistake in a program is found. The debug log gets the traceback.
+
+    Args:
+        at: what was worked on, for the log.
+    """
+    logger.debug("%s: an exception of a library or a mistake in the program", at, exc_info=error)
+    places = traceback.extract_tb(error.__traceback__)
+    place = f" (at {'/'.join(Path(places[-1].filename).parts[-2:])}:{places[-1].lineno})"
+    return f"{type(error).__name__}: {error}{place if places else ''}"
+
+
+@contextmanager
+def as_error_of(path: Path) -> Iterator[None]:
+    """Raise whatever a library raises in the block as an error of a file.
+
+    A lack of memory is no property of the file, and passes through.
+
+    Raises:
+        VideoError: naming the file.
+    """
+    try:
+        yield
+    except (VideoError, UserError, MemoryError):
+        raise
+    except Exception as error:
+        raise VideoError(path, described(error, str(path))) from error

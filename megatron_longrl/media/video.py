@@ -1,0 +1,230 @@
+"""Pixels of video frames: exactly those that are asked for, resized and normalised.
+
+DALI decodes VP8, VP9 and MJPEG on a CPU, and what NVDEC can on a GPU, where every packet is a frame
+of one size. All else is decoded by PyAV. Both give the same pixels on a CPU, bit for bit, and give
+them as OpenCV does, with which VILA reads videos: colours as BT.601 whatever the file's tag says;
+upright, where the file's display matrix is a turn by quarters (a mirror in it is left out); then
+the whole frame is squeezed to the size asked for. NVDEC's pixels differ a little from a CPU
+decoder's.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from megatron_longrl.media import video_dali
+from megatron_longrl.media.coded_frames import Size
+from megatron_longrl.media.frame_view import Tiling
+from megatron_longrl.media.image import read_image
+from megatron_longrl.media.resize import preprocess
+from megatron_longrl.media.video_dali import VIDEOS_PER_RUN
+from megatron_longrl.media.video_info import VideoError
+from megatron_longrl.media.video_probe import Scan, scan
+from megatron_longrl.media.video_pyav import decode_in_chunks
+from megatron_longrl.media.video_segments import cut, plan_pieces
+from megatron_longrl.media.video_spec import VideoSpec
+
+_RUN_BYTES = 256 * 2**20
+"""Files and full-size frames held at a time; only the results are kept longer."""
+
+
+def decode_frames(spec: VideoSpec, positions: Sequence[int] | None = None) -> Tensor:
+    """Pixels of one video.
+
+    Args:
+        positions: which of ``spec.frame_indices`` to decode, in any order; None for all.
+
+    Returns:
+        float32 [f, 3, height, width].
+
+    Raises:
+        VideoError: a frame cannot be decoded.
+    """
+    wanted = range(len(spec.frame_indices)) if positions is None else positions
+    (result,) = decode_many([(spec, wanted)])
+    if isinstance(result, VideoError):
+        raise result
+    return result
+
+
+def decode_many(
+    requests: Sequence[tuple[VideoSpec, Sequence[int]]],
+) -> list[Tensor | VideoError]:
+    """Pixels of several videos, by few runs of DALI.
+
+    Args:
+        requests: specifications, and which of their frames to decode.
+
+    Returns:
+        Per request float32 [f, 3, height, width], or the error that it met.
+    """
+    results: list[Tensor | VideoError] = [
+        torch.empty(len(positions), 3, spec.view.height, spec.view.width)
+        for spec, positions in requests
+    ]
+    waiting: list[_Encoded] = []
+    for number, (spec, positions) in enumerate(requests):
+        try:
+            for part in _parts(number, spec, [spec.frame_indices[p] for p in positions]):
+                if isinstance(results[number], VideoError):
+                    break
+                if isinstance(part, _Decoded):
+                    part.write(results)
+                    continue
+                held = part.bytes + sum(other.bytes for other in waiting)
+                if waiting and (len(waiting) == VIDEOS_PER_RUN or held > _RUN_BYTES):
+                    _run(waiting, results)
+                    waiting.clear()
+                waiting.append(part)
+        except Exception as error:  # decoders raise what they like: it is this video's error
+            results[number] = VideoError.of(spec.path, error)
+    _run(waiting, results)
+    return results
+
+
+@dataclass
+class _Decoded:
+    """Some frames of a request at their full size."""
+
+    number: int
+    """Of the request."""
+    rows: Sequence[int]
+    """Of the request's result."""
+    spec: VideoSpec
+    frames: Tensor
+    """uint8 [f, h, w, 3]."""
+    tiling: Tiling = (1, 1)
+    """Into which the resized frame is cut, where it is an image that becomes tiles."""
+    tiles: Sequence[int] = (0,)
+    """Numbers of those that are asked for, row by row."""
+
+    def write(self, results: list[Tensor | VideoError]) -> None:
+        """Preprocess them into the request's result."""
+        view, (rows, columns) = self.spec.view, self.tiling
+        pixels = preprocess(self.frames, (rows * view.height, columns * view.width), view).cpu()
+        if self.tiling != (1, 1):
+            grid = pixels[0].unflatten(1, (rows, -1)).unflatten(3, (columns, -1))
+            pixels = grid.permute(1, 3, 0, 2, 4).flatten(0, 1)[list(self.tiles)]
+        target = results[self.number]
+        assert isinstance(target, Tensor)
+        target[list(self.rows)] = pixels
+
+
+@dataclass
+class _Encoded:
+    """Some frames of a request, for DALI to decode."""
+
+    number: int
+    """Of the request."""
+    rows: Sequence[int]
+    """Of the request's result."""
+    spec: VideoSpec
+    file: np.ndarray
+    """Bytes of a file with these frames."""
+    indices: np.ndarray
+    """Their numbers there."""
+    first: int
+    """Number, in the video, of the file's first frame."""
+    bytes: int
+    """Memory that it takes in DALI."""
+    size: Size
+    """Width and height of its frames."""
+    turns: int
+    """Quarter turns, counter-clockwise, that set them upright."""
+
+
+def _parts(number: int, spec: VideoSpec, indices: Sequence[int]) -> Iterator[_Encoded | _Decoded]:
+    """Cut a request into parts whose frames at full size fit into the memory of a run."""
+    if not indices:
+        return iter(())
+    if spec.is_image:
+        return _parts_of_image(number, spec, indices)
+    found = scan(spec.path)
+    if max(indices) >= found.info.num_frames:
+        raise VideoError(
+            spec.path, f"frame {max(indices)} was asked for, and there are {found.info.num_frames}"
+        )
+    if found.is_plain and video_dali.decodes(found.info.codec):
+        return _parts_for_dali(number, spec, indices, found)
+    return _parts_by_pyav(number, spec, indices, range(len(indices)))
+
+
+def _parts_for_dali(
+    number: int, spec: VideoSpec, indices: Sequence[int], found: Scan
+) -> Iterator[_Encoded | _Decoded]:
+    frame_bytes = found.info.width * found.info.height * 3
+    step = max(1, _RUN_BYTES // frame_bytes)
+    in_order = sorted(range(len(indices)), key=lambda row: indices[row])
+    for start in range(0, len(indices), step):
+        rows = in_order[start : start + step]
+        for piece in plan_pieces(found, sorted({indices[row] for row in rows})):
+            here = [row for row in rows if piece.wanted[0] <= indices[row] <= piece.wanted[-1]]
+            file = cut(spec.path, found, piece)
+            if file is None:
+                yield from _parts_by_pyav(number, spec, [indices[row] for row in here], here)
+                continue
+            frames = np.asarray([indices[row] - piece.first for row in here], dtype=np.int32)
+            size = file.nbytes + len(here) * frame_bytes
+            stored = found.stored_size, found.turns
+            yield _Encoded(number, here, spec, file, frames, piece.first, size, *stored)
+
+
+def _parts_of_image(number: int, spec: VideoSpec, indices: Sequence[int]) -> Iterator[_Decoded]:
+    """One for every copy of the image whose tiles are asked for; or the image, repeated."""
+    image = torch.from_numpy(read_image(spec.path, upright=spec.upright))[None]
+    if not spec.view.tilings:
+        yield _Decoded(number, range(len(indices)), spec, image)
+        return
+    first = 0
+    for rows, columns in spec.view.tilings:
+        behind = first + rows * columns
+        here = [row for row, index in enumerate(indices) if first <= index < behind]
+        if here:
+            tiles = [indices[row] - first for row in here]
+            yield _Decoded(number, here, spec, image, (rows, columns), tiles)
+        first = behind
+
+
+def _parts_by_pyav(
+    number: int, spec: VideoSpec, indices: Sequence[int], rows: Sequence[int]
+) -> Iterator[_Decoded]:
+    for positions, frames in decode_in_chunks(spec.path, indices, _RUN_BYTES):
+        yield _Decoded(number, [rows[p] for p in positions], spec, torch.from_numpy(frames))
+
+
+def _run(parts: Sequence[_Encoded], results: list[Tensor | VideoError]) -> None:
+    """Decode parts and write their pixels, or errors, into the results."""
+    parts = [part for part in parts if isinstance(results[part.number], Tensor)]
+    if not parts:
+        return
+    try:
+        outputs = video_dali.decode([(part.file, part.indices) for part in parts])
+    except Exception:  # RuntimeError, as far as is known
+        # One of them is bad, or of a kind that this decoder lacks; find out which.
+        for part in parts:
+            if len(parts) > 1:
+                _run([part], results)
+            else:
+                _run_refused(part, results)
+        return
+    for part, frames in zip(parts, outputs, strict=True):
+        if tuple(frames.shape[1:]) != (*part.size[::-1], 3):
+            _run_refused(part, results)
+            continue
+        upright = frames.rot90(part.turns, (1, 2)) if part.turns else frames
+        _Decoded(part.number, part.rows, part.spec, upright).write(results)
+
+
+def _run_refused(part: _Encoded, results: list[Tensor | VideoError]) -> None:
+    """What DALI cannot decode PyAV perhaps can; if not, it has the better words for the reason."""
+    try:
+        indices = (part.indices + part.first).tolist()
+        for again in _parts_by_pyav(part.number, part.spec, indices, part.rows):
+            again.write(results)
+    except Exception as error:
+        results[part.number] = VideoError.of(part.spec.path, error)

@@ -1,0 +1,102 @@
+"""Video files opened by FFmpeg: local, regular, of formats that lie in one file."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import av
+from av.stream import Disposition
+
+from megatron_longrl.media.content_hash import identity
+from megatron_longrl.media.video_info import MOST_PIXELS, VideoError
+
+_FORMATS = """
+    matroska,webm mov,mp4,m4a,3gp,3g2,mj2 avi mpegts mpeg mpegvideo m4v h264 hevc vvc av1 obu ivf
+    ogg flv live_flv asf wtv mxf nut rm dv gif apng mjpeg yuv4mpegpipe gxf nsv
+"""
+"""FFmpeg's demuxers that read their file and nothing else. Playlists (HLS, DASH, concat), image
+sequences, descriptions of streams (SDP) and devices open what a file names, and are left out."""
+_OF_OTHER_FORMAT = (
+    "not a video of a format that is read; playlists, image sequences and pictures are none"
+)
+
+_OPTIONS = {"max_pixels": str(MOST_PIXELS)}
+_CONTAINER_OPTIONS = {
+    "format_whitelist": ",".join(_FORMATS.split()),
+    "protocol_whitelist": "file",
+}
+
+
+@contextmanager
+def opened(path: str | Path) -> Iterator[tuple[Any, Any]]:
+    """An open PyAV container and its first video stream that is no attached picture.
+
+    Raises:
+        VideoError: not there, not a regular file, not a video, or of a codec without a decoder;
+            and whatever FFmpeg finds wrong while the block runs.
+    """
+    with _container(path) as container:
+        try:
+            yield container, _stream(path, container)
+        except av.FFmpegError as error:
+            raise VideoError(path, f"cannot be decoded: {error.strerror}") from None
+        except Exception as error:  # bindings raise what they like on files that nobody expected
+            raise VideoError.of(path, error) from None
+
+
+def _container(path: str | Path) -> Any:
+    identity(path)
+    try:
+        # A protocol that is named keeps FFmpeg from finding one in the file's name. Titles in some
+        # old encoding are nobody's concern here.
+        return av.open(
+            f"file:{path}",
+            metadata_errors="ignore",
+            options=_OPTIONS,
+            container_options=_CONTAINER_OPTIONS,
+        )
+    except av.ArgumentError:
+        raise VideoError(path, _OF_OTHER_FORMAT) from None
+    except av.FFmpegError as error:
+        raise VideoError(path, f"not a video that can be read: {error.strerror}") from None
+    except Exception as error:
+        raise VideoError.of(path, error) from None
+
+
+def frames_of(container: Any, stream: Any) -> Iterator[Any]:
+    """PyAV's frames from where the container stands, in presentation order.
+
+    Packets before the first key frame belong to a picture that was cut off: those that the decoder
+    refuses are passed over, as OpenCV does it.
+    """
+    has_begun = False
+    for packet in container.demux(stream):
+        has_begun |= packet.is_keyframe
+        try:
+            frames = packet.decode()
+        except av.FFmpegError:
+            if has_begun:
+                raise
+            continue
+        yield from frames
+
+
+def _stream(path: str | Path, container: Any) -> Any:
+    streams = container.streams.video
+    if not streams:
+        raise VideoError(path, "the file has no video stream")
+    moving = [s for s in streams if not s.disposition & Disposition.attached_pic]
+    if not moving:
+        raise VideoError(path, "the file has no video stream but an attached picture")
+    stream = moving[0]
+    if stream.codec_context is None:
+        raise VideoError(path, "FFmpeg knows no decoder for the video's codec")
+    if stream.width * stream.height > MOST_PIXELS:
+        size = f"{stream.width} x {stream.height}"
+        raise VideoError(path, f"frames of {size} pixels are larger than {MOST_PIXELS} pixels")
+    stream.codec_context.thread_count = 1  # ranks share the cores of a machine
+    stream.codec_context.options = _OPTIONS
+    return stream

@@ -1,0 +1,1 @@
+"""What a run tells: metrics, log lines, trackers, plots, health checks."""

@@ -1,0 +1,52 @@
+"""Rules across the fields of rewards; see :mod:`megatron_longrl.cli.rules`."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+from megatron_longrl.config.names import flag
+from megatron_longrl.rewards.terms import reward_terms
+from megatron_longrl.errors import UserError
+
+if TYPE_CHECKING:
+    from megatron_longrl.config.rewards import RewardSection
+    from megatron_longrl.config.schema import Config
+
+
+def reward_rules(config: Config) -> Iterator[str]:
+    """A line for every rule that does not hold."""
+    yield from scoring_rules(config)
+    if config.reward_step_timeout >= 60 * config.distributed_timeout_minutes:
+        yield (
+            f"reward_step_timeout ({config.reward_step_timeout:g} s) is not shorter than "
+            f"distributed_timeout_minutes ({config.distributed_timeout_minutes:g}), after which "
+            "other ranks no longer wait: raise --distributed-timeout-minutes"
+        )
+
+
+def scoring_rules(config: RewardSection) -> Iterator[str]:
+    """Those that hold wherever responses are scored."""
+    try:
+        terms = reward_terms(config)
+    except UserError as error:
+        yield str(error)
+        return
+    if not any(term.weight for term in terms):
+        yield (
+            "rewards and reward_function give nothing a weight, every reward would be 0: "
+            "give e.g. --rewards accuracy=0.9 format=0.1"
+        )
+    if config.reward_kwargs and not config.reward_function:
+        yield "reward_kwargs is set without reward_function: give --reward-function FILE.py:NAME"
+    if any(term.name == "judge" for term in terms):
+        for name in ("judge_url", "judge_model"):
+            if not getattr(config, name):
+                yield f"rewards has judge, but {name} is not set: give {flag(name)} ..."
+    if not re.fullmatch(r"[A-Za-z_]\w*", config.judge_api_key_variable, re.ASCII):
+        # Not shown: it may be the key itself.
+        yield (
+            "judge_api_key_variable is not the name of an environment variable: "
+            "the key itself stands in no flag or recipe, give e.g. OPENAI_API_KEY"
+        )

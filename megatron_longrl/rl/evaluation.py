@@ -1,0 +1,172 @@
+"""Answers to a data set: validation within training, and the evaluate entry point."""
+
+from __future__ import annotations
+
+import json
+import logging
+import sys
+import time
+from collections.abc import Sequence
+from contextlib import closing
+from pathlib import Path
+
+from megatron_longrl.checkpoint.distributed import load_weights
+from megatron_longrl.conversion.mapping import weight_stream
+from megatron_longrl.config import Config
+from megatron_longrl.data.prompts import Prompt
+from megatron_longrl.data.rows import Row
+from megatron_longrl.errors import UserError
+from megatron_longrl.parallel.agree import gather_objects, together
+from megatron_longrl.rewards.protocol import Rewards
+from megatron_longrl.rewards.runner import build_rewards
+from megatron_longrl.rollout.build import build_engine
+from megatron_longrl.rollout.engine import RolloutEngine
+from megatron_longrl.experience.rollouts import Group, SamplingSettings
+from megatron_longrl.rollout.weights.stream import LiveWeights
+from megatron_longrl.rl.evaluation_table import evaluation_table
+from megatron_longrl.observability.progress import ProgressLines
+from megatron_longrl.training.runtime import Runtime, build_runtime
+from megatron_longrl.observability.short_line import duration
+from megatron_longrl.rl.summary import group_summary, means_of, record_of, summarize
+from megatron_longrl.training.usable_rows import usable_rows
+from megatron_longrl.atomic_file import write_whole
+
+logger = logging.getLogger(__name__)
+
+PROGRESS_SECONDS = 10.0
+"""Shortest time between two lines of progress."""
+
+
+def answer(
+    runtime: Runtime,
+    engine: RolloutEngine,
+    rewards: Rewards,
+    rows: Sequence[Row],
+    progress: AnswerProgress | None = None,
+) -> list[Group]:
+    """Scored responses to each row, with the settings of evaluation.
+
+    Args:
+        progress: is told how far it has come.
+    """
+    config, sampling = runtime.config, evaluation_settings(runtime.config)
+    groups: list[Group] = []
+    size = max(config.eval_batch_size, 1)
+    for first in range(0, len(rows), size):
+        prompts: list[Prompt] = runtime.build_prompts(rows[first : first + size])
+        prompts, media = runtime.encode(prompts, for_training=False)
+        answered = engine.generate(prompts, media.embeddings, sampling, rewards.submit)
+        rewards.collect(answered)
+        groups += answered
+        if progress is not None:
+            progress.answered(len(groups))
+    return groups
+
+
+def evaluation_settings(config: Config) -> SamplingSettings:
+    """How answers are drawn: with the same random numbers in every validation of a run, which no
+    step of training uses."""
+    return SamplingSettings(
+        n=config.eval_group_size,
+        max_tokens=config.eval_max_tokens or config.rollout_max_tokens,
+        temperature=config.eval_temperature,
+        top_p=config.eval_top_p,
+        top_k=config.eval_top_k,
+        min_p=config.eval_min_p,
+        stop_strings=tuple(config.rollout_stop),
+        seed=config.seed,
+        step=-1,
+    )
+
+
+def rollout_metrics(runtime: Runtime, groups: Sequence[Group]) -> tuple[dict[str, float], int]:
+    """Means over all responses of all replicas, and how many prompts were answered.
+
+    Every reward of which the sum is made is there as ``reward/NAME``; responses without a reward do
+    not count towards it. Accuracy also by kind of question, and by frames of the prompt's videos
+    where they differ. Collective over the world.
+    """
+    mine = [group_summary(group) for group in groups] if runtime.replica_rank == 0 else []
+    parts = gather_objects(runtime.groups.control, mine)
+    everyone = [entry for part in parts for entry in part]
+    return means_of(everyone), len(everyone)
+
+
+def reward_counters(runtime: Runtime, rewards: Rewards) -> dict[str, float]:
+    """What ``rewards.pop_counters()`` counted, over all replicas. Collective over the world."""
+    mine = rewards.pop_counters()
+    if runtime.replica_rank != 0:
+        mine = dict.fromkeys(mine, 0)
+    parts = gather_objects(runtime.groups.control, mine)
+    return {name: sum(part[name] for part in parts) for name in mine}
+
+
+class AnswerProgress:
+    """Tells how many questions are answered: a bar on a terminal, else a line once in some seconds.
+
+    Args:
+        total: questions of this replica; the others have as many.
+    """
+
+    def __init__(self, total: int) -> None:
+        self._total = total
+        self._lines = ProgressLines("evaluate", total, sys.stderr)
+        self._began = self._told = time.monotonic()
+
+    def answered(self, count: int) -> None:
+        """So many are."""
+        now = time.monotonic()
+        self._lines.step(count, "")
+        if count >= self._total:
+            self._lines.close()
+        elif now - self._told >= PROGRESS_SECONDS:
+            self._told = now
+            left = (now - self._began) / count * (self._total - count)
+            self._lines.line(f"answered {count} of {self._total}, ETA {duration(left)}")
+
+
+def evaluate_checkpoint(config: Config) -> None:
+    """Answer ``config.data`` with the weights of ``config.load`` and write ``config.output``."""
+    assert config.load is not None, "the configuration's rules ask for --load"
+    runtime = build_runtime(config, "evaluate")
+    found = usable_rows(runtime, config.data, "heldout.jsonl")
+    rows = found.rows[: config.eval_samples]
+    model = runtime.model
+    load_weights(
+        config.load,
+        modules=model.modules,
+        optimizers=model.optimizers,
+        groups=runtime.groups,
+        config=runtime.config,
+    )
+    with (
+        closing(build_rewards(runtime.config, runtime.groups)) as rewards,
+        closing(
+            build_engine(runtime.config, runtime.tokenizer, runtime.groups, model.gpt)
+        ) as engine,
+    ):
+        weights = LiveWeights(lambda: weight_stream(model.modules, runtime.config, runtime.groups))
+        engine.update_weights(weights, version=0)
+        mine = runtime.share(rows)
+        progress = AnswerProgress(len(mine)) if runtime.is_writer else None
+        groups = answer(runtime, engine, rewards, mine, progress)
+        _report(runtime, groups, reward_counters(runtime, rewards), found.left_out)
+
+
+def _report(
+    runtime: Runtime, groups: Sequence[Group], counters: dict[str, float], left_out: int
+) -> None:
+    """Gather all replicas' answers; the writer tells the accuracy and writes the file."""
+    mine = [record_of(group) for group in groups] if runtime.replica_rank == 0 else []
+    skipped = runtime.media_metrics(None)["samples_skipped"] + left_out
+    parts = gather_objects(runtime.groups.control, mine)
+    answers = [record for part in parts for record in part]
+    with together(runtime.groups.control):
+        if not answers:
+            raise UserError("no row could be answered: every video failed, see the warnings above")
+        if runtime.is_writer:
+            summary = summarize(answers) | {"samples_skipped": skipped, **counters}
+            sys.stdout.write(evaluation_table(summary) + "\n")
+            if runtime.config.output is not None:
+                content = json.dumps({**summary, "answers": answers}, indent=1)
+                write_whole(Path(runtime.config.output), content)

@@ -1,0 +1,436 @@
+"""Reinforcement learning: one step is :meth:`RLTrainer.step`, read top to bottom."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from megatron_longrl.algorithms.correction import effective_sample_share
+from megatron_longrl.algorithms.kl import adapted_weight, kl_estimate
+from megatron_longrl.checkpoint.distributed import load_weights
+from megatron_longrl.data.rows import Row
+from megatron_longrl.errors import UserError
+from megatron_longrl.models.language import output_weight
+from megatron_longrl.media.frame_encoder import EncodedVideos
+from megatron_longrl.parallel.logprobs import ReferenceLogits
+from megatron_longrl.parallel.sums import sum_over_replicas
+from megatron_longrl.planner.packing import even_part
+from megatron_longrl.rewards.protocol import Rewards
+from megatron_longrl.rollout.engine import RolloutEngine
+from megatron_longrl.rollout.records.recorder import RolloutRecorder
+from megatron_longrl.experience.rollouts import Group
+from megatron_longrl.rl.advantages import with_advantages
+from megatron_longrl.training.batches import rl_batches
+from megatron_longrl.rl.input_parity import check_inputs
+from megatron_longrl.training.critic import Critic
+from megatron_longrl.rl.evaluation import (
+    answer,
+    reward_counters,
+    rollout_metrics,
+)
+from megatron_longrl.rl.mismatch import gap_metrics
+from megatron_longrl.rl.group_rewards import trained_part
+from megatron_longrl.training.loop import RowSource
+from megatron_longrl.training.losses import rl_loss
+from megatron_longrl.training.media import Media
+from megatron_longrl.rl.reference import (
+    CopiedWeights,
+    ReferenceWeights,
+    WeightsBelowAdapters,
+)
+from megatron_longrl.rl.collector import RolloutCollector, Rollouts, Round
+from megatron_longrl.training.runtime import Runtime
+from megatron_longrl.training.sharding import MicroBatch
+from megatron_longrl.training.step import SkippedUpdates
+from megatron_longrl.rl.summary import wilson_interval
+from megatron_longrl.training.token_values import collect, place, place_advantages
+from megatron_longrl.rl.weight_sync import WeightSync
+
+logger = logging.getLogger(__name__)
+
+
+class RLTrainer:
+    """Training on colocated rollouts, as ``--rl-algorithm`` says.
+
+    Args:
+        runtime: model, data and logs of the run.
+        engine: generates responses; it gets the present weights here.
+        rewards: scores responses while others are being generated.
+        reference: frozen weights of the KL term, when there is one.
+        critic: of gae.
+        state: what :meth:`state` returned when the run was saved.
+        recorder: writes what was generated.
+    """
+
+    def __init__(
+        self,
+        runtime: Runtime,
+        engine: RolloutEngine,
+        rewards: Rewards,
+        reference: ReferenceWeights | None,
+        critic: Critic | None = None,
+        state: Mapping[str, Any] | None = None,
+        recorder: RolloutRecorder | None = None,
+    ) -> None:
+        self.runtime = runtime
+        self.config = runtime.config
+        self.engine = engine
+        self.rewards = rewards
+        self.reference = reference
+        self.critic = critic
+        self.recorder = recorder
+        self.sync = WeightSync(runtime, engine, state)
+        self.beta = float((state or {}).get("kl_beta", self.config.grpo_kl_beta))
+        self._skips = SkippedUpdates.restored(state)
+        self._critic_skips = SkippedUpdates.restored(state, "critic")
+        self._begun: Round | None = None
+        """Of the next step, under --rollout-lag 1."""
+        self.loss = rl_loss(self.config, lambda: self.beta)
+        self.collector = RolloutCollector(
+            runtime,
+            engine,
+            rewards,
+            # More rounds, more updates or an update in between need them anew.
+            keeps_frames=self.config.updates_per_step == 1
+            and not self.config.dynamic_sampling
+            and not self.config.rollout_lag,
+            recorder=recorder,
+        )
+        self.sync()
+
+    def step(self, iteration: int, source: RowSource) -> dict[str, float]:
+        """One RL step; returns its metrics over all replicas."""
+        timer, traffic = self.runtime.timer, self.engine.traffic
+        rollouts = self._rollouts(iteration, source)
+        if self.engine.stops_early:
+            self.runtime.stop_if_asked()  # They may have been ended, too.
+        media = rollouts.media
+        lag, carried = self._staleness(rollouts)
+        with timer("pack"):
+            parts = self._parts(rollouts)
+            batches, _ = _whole(parts)
+        if not parts and self.runtime.is_writer:
+            logger.warning("step %d makes no update: no group teaches anything", iteration + 1)
+        with timer("contract"):
+            self._check_inputs(parts, media)
+        with timer("old"):
+            self._old_logprobs(batches, media)
+        with timer("reference"):
+            self._reference_logprobs(batches, media)
+        with timer("values"):
+            self._values(batches, media)
+        with timer("advantages"):
+            self._advantages(rollouts, batches)
+        if self.recorder is not None:
+            # Before the update, so that one that goes wrong can be replayed.
+            with timer("record"):
+                self.recorder.write(iteration, rollouts.groups, timer.so_far())
+        metrics = self._train(iteration, parts, media)
+        if self._begun is not None:
+            self.collector.complete(self._begun, self.sync.version, source)  # older weights'
+        with timer("sync"):
+            self.sync()
+        self._after(iteration, metrics)
+        return {
+            **metrics,
+            **rollout_metrics(self.runtime, rollouts.generated)[0],
+            **reward_counters(self.runtime, self.rewards),
+            **self.runtime.media_metrics(media),
+            **self.sync.metrics(traffic),
+            **({"sampling_rounds": rollouts.rounds} if self.config.dynamic_sampling else {}),
+            **({"rollout_lag": lag} if self.config.trains_on_older_weights else {}),
+            **({"partial_groups": carried} if self.config.rollout_step_tokens else {}),
+        }
+
+    def validate(self, rows: Sequence[Row]) -> dict[str, float]:
+        """Accuracy of greedy answers (or at --eval-temperature) to all rows of this replica."""
+        groups = answer(self.runtime, self.engine, self.rewards, rows)
+        if self.engine.stops_early:
+            self.runtime.stop_if_asked()
+        metrics, count = rollout_metrics(self.runtime, groups)
+        counters = reward_counters(self.runtime, self.rewards)
+        low, high = wilson_interval(metrics["accuracy/mean"], count)
+        parts = {f"valid/{k}": v for k, v in metrics.items() if k.startswith("accuracy/")}
+        parts.pop("valid/accuracy/mean")
+        return {
+            **parts,
+            "valid/accuracy": metrics["accuracy/mean"],
+            "valid/accuracy_low": low,
+            "valid/accuracy_high": high,
+            "valid/reward": metrics["reward/mean"],
+            "valid/format": metrics["format/mean"],
+            "valid/response_length": metrics["response_length/mean"],
+            "valid/samples_skipped": self.runtime.media_metrics(None)["samples_skipped"],
+            **{f"valid/{name}": value for name, value in counters.items()},
+        }
+
+    def state(self) -> dict[str, Any]:
+        """For a resumed run."""
+        skips = self._skips.state() | self._critic_skips.state()
+        return {"kl_beta": self.beta, **self.sync.state(), **skips}
+
+    def _rollouts(self, iteration: int, source: RowSource) -> Rollouts:
+        """Those of this step. Under --rollout-lag 1 the next step's are begun as well, with the
+        weights from before this step's update: a server generates them during it, an engine within
+        the trainer's processes before it, and they are scored during it."""
+        begun = self._begun or self.collector.begin(iteration, source)
+        rollouts = self.collector.finish(begun, source)
+        self._begun = None
+        if self.config.rollout_lag and source.goes_on(iteration):
+            self._begun = self.collector.begin(iteration + 1, source)
+        return rollouts
+
+    def _staleness(self, rollouts: Rollouts) -> tuple[float, int]:
+        """Versions between the weights and those that generated a token, the mean over all
+        replicas, and groups that go on in the next step."""
+        newest = self.engine.weight_version
+        parts = [
+            (length, newest - version)
+            for group in rollouts.groups
+            for response in group.responses
+            for length, version in response.parts
+        ]
+        tokens = sum(length for length, _ in parts)
+        lags = sum(length * lag for length, lag in parts)
+        sums = torch.tensor([float(lags), float(tokens), float(rollouts.carried)])
+        total, count, carried = sum_over_replicas(sums, self.runtime.groups).tolist()
+        return total / count if count else 0.0, int(carried)
+
+    def _parts(self, rollouts: Rollouts) -> list[Part]:
+        """The mini-batches of the step, the same number on every replica."""
+        config, runtime = self.config, self.runtime
+        groups = trained_part(rollouts.groups, config)
+        number = config.mini_batches_per_step
+        chunks = [even_part(groups, k, number) for k in range(number)]
+        sizes = torch.tensor([float(len(chunk)) for chunk in chunks])
+        totals = sum_over_replicas(sizes, runtime.groups).tolist()
+        return [
+            Part(chunk, rl_batches(chunk, config, runtime.groups, runtime.machine))
+            for chunk, total in zip(chunks, totals, strict=True)
+            if total  # No replica has anything in the others: they would only move by momentum.
+        ]
+
+    def _check_inputs(self, parts: Sequence[Part], media: Media) -> None:
+        """Nothing is trained but what the engine was given; a replay has its own check."""
+        if self.config.replay_rollouts is not None:
+            return
+        batches, groups = _whole(parts)
+        check_inputs(
+            *(batches, groups, media.embeddings, self.runtime.model.gpt, self.runtime.groups),
+            weight_version=self.engine.weight_version,
+            media_change=self.runtime.model.encoder_is_trained,
+        )
+
+    def _old_logprobs(self, batches: Sequence[MicroBatch], media: Media) -> None:
+        """Only where the update's own values are not the same, or come too late."""
+        if self.config.needs_old_logprobs and batches:
+            values = self.runtime.stepper.outputs(batches, media.embeddings)
+            for batch, logprobs in zip(batches, values, strict=True):
+                batch.old_logprobs = logprobs
+
+    def _reference_logprobs(self, batches: Sequence[MicroBatch], media: Media) -> None:
+        """Only where a KL term needs it."""
+        if self.reference is None or not batches:
+            return
+        stepper = self.runtime.stepper
+        if self.config.kl_type != "full":
+            with self.reference.in_place():
+                values = stepper.outputs(batches, media.embeddings)
+            for batch, logprobs in zip(batches, values, strict=True):
+                batch.ref_logprobs = logprobs
+            return
+        with self.reference.in_place():
+            hidden = stepper.hidden(batches, media.embeddings)
+        if self.runtime.groups.is_last_stage:
+            weight = self.reference.held(output_weight(self.runtime.model.gpt))
+            for batch, states in zip(batches, hidden, strict=True):
+                batch.reference = ReferenceLogits(states, weight)
+
+    def _values(self, batches: Sequence[MicroBatch], media: Media) -> None:
+        """Only where the advantage needs them."""
+        if self.critic is not None and batches:
+            values = self.critic.values(batches, media.embeddings)
+            for batch, shard in zip(batches, values, strict=True):
+                batch.old_values = shard
+
+    def _advantages(self, rollouts: Rollouts, batches: Sequence[MicroBatch]) -> None:
+        """Of every token, and what the critic is to learn."""
+        config, ranks = self.config, self.runtime.groups
+        token_rewards = values = None
+        if config.rewards_tokens and batches:
+            penalties = []
+            for batch in batches:
+                assert batch.old_logprobs is not None and batch.ref_logprobs is not None
+                distance = kl_estimate(batch.old_logprobs, batch.ref_logprobs, config.kl_type)
+                penalties.append(-self.beta * distance)
+            token_rewards = collect(batches, penalties, rollouts.groups, ranks)
+        if self.critic is not None and batches:
+            shards = [batch.old_values for batch in batches if batch.old_values is not None]
+            values = collect(batches, shards, rollouts.groups, ranks)
+        returns = with_advantages(
+            rollouts.groups, config, ranks, token_rewards=token_rewards, values=values
+        )
+        place_advantages(batches, rollouts.groups)
+        if self.critic is not None:
+            for batch in batches:
+                batch.returns = place(batch, [returns[id(r)] for r in batch.responses])
+
+    def _train(self, iteration: int, parts: Sequence[Part], media: Media) -> dict[str, float]:
+        """All updates of the step; means of their metrics."""
+        config, stepper = self.config, self.runtime.stepper
+        order = [part for _ in range(config.grpo_iterations) for part in parts]
+        if not order:
+            return self._without_update()
+        metrics = self._train_critic(iteration, parts, media)
+        skipped = 0
+        if self.critic is not None and iteration < config.critic_warmup_steps:
+            stepper.advance()  # The schedule follows iterations all the same.
+            order = []
+        for number, part in enumerate(order):
+            with self.runtime.timer("encode"):
+                embeddings, encoded = self._media_of(part, media)
+            last = number == len(order) - 1
+            with self.runtime.timer("update"):
+                update = stepper.train(part.batches, embeddings, encoded, self.loss, advance=last)
+            skipped += update.skipped
+            self._skips.count(update, iteration)
+            rates = {"grad-norm": update.grad_norm, "learning-rate": update.learning_rate}
+            metrics.append(_with_sample_share(update.metrics) | rates)
+        gaps = gap_metrics(*_whole(parts), self.runtime.groups)
+        return {**_means(metrics), **gaps, "updates": len(order), "skipped_updates": skipped}
+
+    def _train_critic(
+        self, iteration: int, parts: Sequence[Part], media: Media
+    ) -> list[dict[str, float]]:
+        """All updates of the critic, before the policy's: the embeddings are still its own."""
+        metrics: list[dict[str, float]] = []
+        if self.critic is None:
+            return metrics
+        left = list(parts)
+        for _ in range(self.config.critic_iterations):
+            results = []
+            for part in left:
+                with self.runtime.timer("critic"):
+                    results.append(self.critic.train(part.batches, media.embeddings))
+                metrics.append(results[-1].metrics)
+                self._critic_skips.count(results[-1], iteration)
+            # What was skipped would only be so once more.
+            left = [part for part, r in zip(left, results, strict=True) if not r.skipped]
+        self.critic.advance()
+        return metrics
+
+    def _without_update(self) -> dict[str, float]:
+        """A step that has nothing to train on: the schedules follow iterations all the same."""
+        stepper = self.runtime.stepper
+        metrics = {"grad-norm": 0.0, "learning-rate": stepper.learning_rate}
+        stepper.advance()
+        if self.critic is not None:
+            self.critic.advance()
+        return {**metrics, "updates": 0, "skipped_updates": 0}
+
+    def _media_of(
+        self, part: Part, media: Media
+    ) -> tuple[Mapping[str, Tensor], EncodedVideos | None]:
+        """Embeddings for the backward pass of one update; an encoder that has been trained since
+        they were made encodes again."""
+        if media.encoded is not None or not self.runtime.model.encoder_is_trained:
+            return media.embeddings, media.encoded
+        prompts = [group.prompt for group in part.groups]
+        kept, again = self.runtime.encode(prompts, for_training=True)
+        if len(kept) < len(prompts):
+            reason = next(iter(again.failed.values()))
+            raise UserError(f"{reason}, though it could be read a moment ago")
+        return again.embeddings, again.encoded
+
+    def _after(self, iteration: int, metrics: dict[str, float]) -> None:
+        """What follows a step: the weight of the KL term, and a new reference."""
+        config = self.config
+        if config.kl_target is not None and "kl/mean" in metrics:
+            metrics["kl/beta"] = self.beta
+            self.beta = adapted_weight(
+                self.beta,
+                metrics["kl/mean"],
+                config.kl_target,
+                config.grpo_prompts_per_step * config.grpo_group_size,
+                config.kl_horizon,
+            )
+        interval = config.ref_reset_interval
+        if self.reference is not None and interval and (iteration + 1) % interval == 0:
+            self.reference.reset()
+
+
+@dataclass(frozen=True)
+class Part:
+    """A mini-batch: what one update is made of, on this rank."""
+
+    groups: Sequence[Group]
+    batches: Sequence[MicroBatch]
+
+
+def _whole(parts: Sequence[Part]) -> tuple[list[MicroBatch], list[Group]]:
+    """The micro-batches and groups of all updates."""
+    batches = [batch for part in parts for batch in part.batches]
+    return batches, [group for part in parts for group in part.groups]
+
+
+def build_reference(runtime: Runtime) -> ReferenceWeights | None:
+    """The reference of the KL term: the weights of --pretrained-checkpoint, or the initial ones.
+
+    Called before a checkpoint is loaded, so that a resumed run keeps its reference.
+    """
+    config = runtime.config
+    if config.grpo_kl_beta == 0:
+        return None
+    if config.lora_rank and "language_model" in config.lora_parts:
+        # The run starts from the same weights, those of a checkpoint with its adapters merged.
+        return WeightsBelowAdapters(runtime.model.gpt)
+    if config.pretrained_checkpoint is not None:
+        load_weights(
+            config.pretrained_checkpoint,
+            modules=runtime.model.modules,
+            optimizers=runtime.model.optimizers,
+            groups=runtime.groups,
+            config=config,
+        )
+    return CopiedWeights(runtime.model.gpt)
+
+
+def follow_resets(runtime: Runtime, reference: ReferenceWeights | None, iteration: int) -> None:
+    """Where a resumed run has reset its reference, take the weights that it had then.
+
+    Raises:
+        UserError: they are those of another step than the checkpoint's.
+    """
+    interval = runtime.config.ref_reset_interval
+    if reference is None or interval is None or iteration < interval:
+        return
+    if iteration % interval:
+        raise UserError(
+            f"--ref-reset-interval {interval} made the policy of step "
+            f"{iteration - iteration % interval} the reference, but the checkpoint is of step "
+            f"{iteration}: save at its multiples, and go on from one of those"
+        )
+    reference.reset()
+
+
+def _with_sample_share(metrics: dict[str, float]) -> dict[str, float]:
+    """The effective sample share in place of the mean square of the correction's weights."""
+    square = metrics.pop("correction/square", None)
+    if square is not None:
+        share = effective_sample_share(metrics["correction/mean"], square, 1.0)
+        metrics["correction/sample_share"] = share
+    return metrics
+
+
+def _means(updates: Sequence[Mapping[str, float]]) -> dict[str, float]:
+    """Means over the updates that have a metric; the maximum of what is a maximum."""
+    result = {}
+    for name in dict.fromkeys(name for update in updates for name in update):
+        values = [update[name] for update in updates if name in update]
+        result[name] = max(values) if name.endswith("/max") else sum(values) / len(values)
+    return result

@@ -1,0 +1,268 @@
+"""What is missing, and what a checkpoint or a run brings."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from megatron_longrl.config import load_config
+from megatron_longrl.cli.changes import changes_since
+from megatron_longrl.config.paths import absolute_paths
+from megatron_longrl.errors import UserError
+from tests.unit.config.conftest import MODEL, RUN
+
+ROWS = 20
+
+
+@pytest.fixture
+def data(tmp_path: Path) -> str:
+    """A file of some rows."""
+    path = tmp_path / "train.jsonl"
+    path.write_text('{"problem": "?", "answer": "A"}\n\n' * ROWS)
+    return str(path)
+
+
+@pytest.fixture
+def run(tmp_path: Path, make_config: Any, data: str) -> Path:
+    """A run that has saved its fifth step, as far as the configuration looks into it."""
+    tokenizer = tmp_path / "runs" / "sft" / "iter_0000005" / "tokenizer"
+    tokenizer.mkdir(parents=True)
+    (tokenizer / "tokenizer.model").write_text("")
+    folder = tokenizer.parent
+    config = make_config(
+        train_data_path=[data], save="elsewhere", load=None, seq_length=256, vocab_size=100
+    )
+    for name in (".metadata", "common.pt", "metadata.json"):
+        (folder / name).write_text("")
+    state = {
+        "config": config.model_dump(mode="json"),
+        "derived": sorted(config.derived_fields() - config.model_fields_set),
+        "files": {},
+        "layout": {},
+        "iteration": 5,
+        "scheduler_steps": 5,
+        "optimizers": [],
+        "state": {"consumed_rows": 40},
+    }
+    (folder / "longrl_state.json").write_text(json.dumps(state))
+    (folder.parent / "latest_checkpointed_iteration.txt").write_text("5")
+    return folder.parent
+
+
+@pytest.mark.parametrize(
+    ("entry", "flags", "line"),
+    [
+        ("sft", [], r"--train-data-path is missing; no model: give --pretrained-checkpoint"),
+        ("rl", ["--num-layers", "3"], r"--train-data-path is missing; hidden_size, .* not set"),
+        ("evaluate", [], r"^--load is missing; --data is missing$"),
+        (
+            "sft",
+            ["--train-data-path", "none.jsonl", "--pretrained-checkpoint", "qwen25vv"],
+            r"^--pretrained-checkpoint qwen25vv: no such folder; "
+            r"--train-data-path none.jsonl: no such file or folder$",
+        ),
+        (
+            "rl",
+            ["--pretrained-checkpoint", "Qwen/Qwen2.5-VL-3B-Instruct"],
+            r"hf download Qwen/Qwen2.5-VL-3B-Instruct --local-dir Qwen2.5-VL-3B-Instruct$",
+        ),
+        ("evaluate", ["--load", "a", "--data", "https://x/y.jsonl"], "addresses are not read"),
+    ],
+)
+def test_all_that_is_missing_is_one_line(
+    entry: Any, flags: list[str], line: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(UserError, match=line) as error:
+        load_config(flags, entry, files=True)
+    assert "\n" not in str(error.value)
+
+
+def test_a_folder_without_a_checkpoint(data: str, tmp_path: Path) -> None:
+    flags = ["--train-data-path", data, "--pretrained-checkpoint", str(tmp_path)]
+    with pytest.raises(UserError, match="holds no checkpoint: neither"):
+        load_config(flags, "sft", files=True)
+
+
+def test_a_run_that_may_start_anew_needs_no_folder(recipe: Path, data: str, tmp_path: Path) -> None:
+    new = str(tmp_path / "new")
+    flags = ["--config", str(recipe), "--train-data-path", data, "--tokenizer-model", data]
+    assert load_config([*flags, "--load", new, "--save", new], "rl", files=True).load == new
+    with pytest.raises(UserError, match=r"--load .*new: no such folder"):
+        load_config([*flags, "--load", new], "rl", files=True)
+
+
+def test_what_is_missing_is_told_before_torch_is_imported() -> None:
+    program = (
+        "import sys\n"
+        "from megatron_longrl.config import load_config\n"
+        "from megatron_longrl.errors import UserError\n"
+        "try:\n"
+        "    load_config(['--pretrained-checkpoint', 'none'], 'sft', files=True)\n"
+        "except UserError:\n"
+        "    print('torch' in sys.modules)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    assert done.stdout == "False\n", done.stderr
+
+
+# ---- A run brings its model, or all of its recipe ----
+
+
+def test_a_run_brings_model_and_tokenizer_to_the_next_stage(run: Path, data: str) -> None:
+    flags = ["--pretrained-checkpoint", str(run), "--train-data-path", data]
+    config = load_config(flags, "rl", files=True)
+    assert (config.num_layers, config.vision_patch_size) == (4, 12)
+    assert config.tokenizer_model == str(run / "iter_0000005" / "tokenizer" / "tokenizer.model")
+    assert config.tokenizer_type == "SentencePieceTokenizer"
+    assert config.lr == 1e-6, "no field of its recipe"
+
+
+def test_load_alone_goes_on_with_the_recipe(run: Path) -> None:
+    config = load_config(["--load", str(run)], "sft", files=True)
+    assert (config.lr, config.train_iters, config.seq_length) == (1e-4, 20, 256)
+    assert config.save == str(run), "where it is now"
+    assert changes_since(config) == []
+
+
+def test_changes_to_a_run_are_told(run: Path) -> None:
+    config = load_config(["--load", str(run), "--train-iters", "30", "--lr=2e-4"], "sft")
+    assert changes_since(config) == ["train_iters: 20 -> 30", "lr: 0.0001 -> 0.0002"]
+    assert config.lr_decay_iters == 30, "derived values follow"
+
+
+def test_a_recipe_beside_load_rules_alone(run: Path, recipe: Path) -> None:
+    config = load_config(["--load", str(run), "--config", str(recipe)], "sft")
+    assert config.seq_length == MODEL["seq_length"]
+
+
+def test_another_model_in_the_recipe_is_refused(run: Path, recipe: Path) -> None:
+    recipe.write_text(recipe.read_text().replace("num_layers: 4", "num_layers: 28"))
+    with pytest.raises(UserError, match=r"num_layers = 28 \(.*recipe[.]yaml:\d+\), but the"):
+        load_config(["--config", str(recipe), "--pretrained-checkpoint", str(run)], "rl")
+
+
+# ---- Defaults ----
+
+
+def test_defaults_of_an_entry_point(run: Path, data: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    flags = ["--pretrained-checkpoint", str(run), "--train-data-path", data]
+    sft = load_config(flags, "sft")
+    assert (sft.lr, sft.train_iters) == (1e-5, ROWS)
+    assert (sft.video_fps, sft.video_frames) == (2.0, 64)
+    assert sft.seq_length_from_data and sft.seq_length == sft.max_position_embeddings
+    rl = load_config(flags, "rl")
+    assert (rl.lr, rl.grpo_prompts_per_step, rl.train_iters) == (1e-6, 8, 3)
+    assert load_config([*flags, "--train-epochs", "4"], "rl").train_iters == 10
+    monkeypatch.setenv("WORLD_SIZE", "6")
+    rl = load_config([*flags, "--context-parallel-size", "2"], "rl")
+    assert rl.grpo_prompts_per_step == 9, "of three replicas"
+
+
+def test_responses_leave_room_for_prompts(recipe: Path, run: Path, data: str) -> None:
+    """Where nobody says how long they may be; also those of a model with few positions."""
+    flags = ["--pretrained-checkpoint", str(run), "--train-data-path", data]
+    assert load_config(flags, "rl").rollout_max_tokens == 1024
+    assert load_config([*flags, "--seq-length", "1536"], "rl").rollout_max_tokens == 768
+    assert load_config([*flags, "--seq-length", "1536"], "sft").rollout_max_tokens == 1024
+    short = [*flags, "--max-position-embeddings", "500"]
+    assert load_config(short, "rl").rollout_max_tokens == 250
+    assert load_config(short, "sft").rollout_max_tokens == 250, "for the evaluation of its run"
+    line = r"rollout_max_tokens \(600\) leaves no room .* in max_position_embeddings \(500\): lower"
+    with pytest.raises(UserError, match=line):
+        load_config([*short, "--rollout-max-tokens", "600"], "rl")
+    with pytest.raises(UserError, match=r"in seq_length \(200\): lower .* or raise --seq-length$"):
+        load_config([*flags, "--seq-length", "200", "--rollout-max-tokens", "200"], "rl")
+
+
+def test_frames_leave_room_for_the_rest(recipe: Path, run: Path, data: str) -> None:
+    """VILA's frames have five tokens each here."""
+    flags = ["--pretrained-checkpoint", str(run), "--train-data-path", data]
+    short = [*flags, "--max-position-embeddings", "200"]
+    for entry in ("sft", "rl"):
+        config = load_config(short, entry)
+        assert config.video_frames == 15, "15 x 5 tokens, three quarters of 100"
+        assert load_config(flags, entry).video_frames == 64
+    with pytest.raises(UserError, match=r"video_frames \(64\) x 5 tokens"):
+        load_config([*short, "--video-frames", "64"], "rl")
+
+
+def test_evaluation_does_not_keep_to_the_length_of_training_rows(run: Path, data: str) -> None:
+    flags = ["--load", str(run), "--data", data]
+    config = load_config(flags, "evaluate")
+    assert config.seq_length_from_data and config.seq_length == config.max_position_embeddings
+    assert load_config([*flags, "--seq-length", "300"], "evaluate").seq_length == 300
+
+
+def test_a_run_whose_rows_were_as_long_as_needed_goes_on_so(run: Path) -> None:
+    """The videos may be much shorter than --video-frames allows."""
+    state = next(run.glob("*/longrl_state.json"))
+    saved = json.loads(state.read_text())
+    saved["config"] |= {"seq_length_from_data": True, "video_frames": 64, "video_fps": 2.0}
+    state.write_text(json.dumps(saved))
+    config = load_config(["--load", str(run)], "sft")
+    assert config.seq_length_from_data and config.seq_length == config.max_position_embeddings
+    assert changes_since(config) == []
+    config = load_config(["--load", str(run), "--seq-length", "400"], "sft")
+    assert not config.seq_length_from_data and config.seq_length == 400
+
+
+def test_one_bound_of_frames_leaves_the_other_alone(run: Path, data: str) -> None:
+    flags = ["--pretrained-checkpoint", str(run), "--train-data-path", data]
+    config = load_config([*flags, "--video-frames", "8"], "sft")
+    assert (config.video_fps, config.video_frames) == (None, 8)
+    config = load_config([*flags, "--video-fps", "1"], "sft")
+    assert (config.video_fps, config.video_frames) == (1.0, None)
+
+
+@pytest.mark.parametrize(
+    ("context", "flags", "tokens"),
+    [
+        (32768, (), 1024),
+        (2048, (), 1024),
+        (512, (), 256),
+        (512, ("--rollout-max-tokens", "300"), 300),
+    ],
+)
+def test_responses_leave_room_for_a_prompt(
+    context: int, flags: tuple[str, ...], tokens: int, run: Path, data: str
+) -> None:
+    """Of a model that reads fewer tokens than two responses of the usual length."""
+    state = run / "iter_0000005" / "longrl_state.json"
+    saved = json.loads(state.read_text())
+    saved["config"] |= {"max_position_embeddings": context, "seq_length": context}
+    state.write_text(json.dumps(saved))
+    start = ["--pretrained-checkpoint", str(run), "--train-data-path", data]
+    start += ["--video-frames", "4"]
+    assert load_config([*start, *flags], "rl").rollout_max_tokens == tokens
+
+
+def test_paths_are_kept_absolute() -> None:
+    kept = absolute_paths({**RUN, "save": None, "tokenizer_model": ""})
+    assert kept["train_data_path"] == [str(Path("train.jsonl").resolve())]
+    assert kept["load"] == str(Path("runs/sft").resolve())
+    assert (kept["save"], kept["tokenizer_model"], kept["lr"]) == (None, "", 1e-4)
+
+
+def test_files_of_templates_and_rewards_mean_the_same_elsewhere(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "mine.jinja").write_text("{{ messages }}")
+    given = {
+        "chat_template": "mine.jinja",
+        "prompt_template": "think-answer",
+        "reward_function": ["a/mine.py:brevity=0.2", "/b.py:f"],
+        "judge_prompt": "judge.txt",
+        "judge_cache": None,
+    }
+    assert absolute_paths(given) == {
+        "chat_template": f"{tmp_path}/mine.jinja",
+        "prompt_template": "think-answer",
+        "reward_function": [f"{tmp_path}/a/mine.py:brevity=0.2", "/b.py:f"],
+        "judge_prompt": f"{tmp_path}/judge.txt",
+        "judge_cache": None,
+    }

@@ -1,0 +1,114 @@
+"""Intervals and summaries of answers."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+
+from megatron_longrl.experience.rollouts import Group
+from megatron_longrl.rl.summary import group_summary, summarize, wilson_interval
+from tests.unit.training.made_up import make_prompt, make_response
+
+
+@pytest.mark.parametrize(
+    ("right", "total", "low", "high"),
+    [
+        (8, 10, 0.490162, 0.943318),  # R: binom::binom.confint(8, 10, methods = "wilson")
+        (0, 10, 0.0, 0.277533),
+        (10, 10, 0.722467, 1.0),
+        (50, 100, 0.403832, 0.596168),
+    ],
+)
+def test_wilson_interval(right, total, low, high):
+    assert wilson_interval(right / total, total) == pytest.approx((low, high), abs=1e-5)
+
+
+@pytest.mark.parametrize("total", [1, 7, 40])
+def test_the_ends_of_wilsons_interval_solve_its_equation(total):
+    # Both ends are the proportions p from which right / total lies z standard errors away.
+    for right in range(total + 1):
+        for p in wilson_interval(right / total, total):
+            distance = (right / total - p) ** 2
+            assert distance == pytest.approx(1.959964**2 * p * (1 - p) / total, abs=1e-9)
+
+
+def record(
+    kind: str,
+    answer: str,
+    correct: float,
+    tokens: int,
+    form: float = 1.0,
+    reward: float | None = 1.0,
+) -> dict[str, Any]:
+    return {
+        "reward": reward,
+        "problem_type": kind,
+        "answer": answer,
+        "correct": correct,
+        "tokens": tokens,
+        "format": form,
+        "chance": 0.25,
+    }
+
+
+def test_summary():
+    answers = [
+        record("temporal", "B", 1.0, 10),
+        record("temporal", "B", 0.0, 30, form=0.0, reward=0.25),
+        record("spatial", "A", 1.0, 20),
+        record("goal", "B", 1.0, 40, reward=None),
+    ]
+    summary = summarize(answers)
+    low, high = wilson_interval(3 / 4, 4)
+    assert summary == {
+        "accuracy": 0.75,
+        "accuracy_low": low,
+        "accuracy_high": high,
+        "samples": 4,
+        "chance_accuracy": 0.25,
+        "majority_accuracy": 0.75,  # always B
+        "reward": 0.75,  # of three
+        "format": 0.75,
+        "response_length": 25.0,
+        "by_problem_type": {"goal": 1.0, "spatial": 1.0, "temporal": 0.5},
+    }
+
+
+def test_summary_of_a_group():
+    responses = [
+        make_response(2, seed=0),
+        make_response(6, seed=1, finish_reason="length"),
+    ]
+    group = Group(make_prompt("p"), responses, rewards=torch.tensor([0.1, 0.7]))
+    group.correct, group.metrics = torch.tensor([0.0, 1.0]), {"format": 1.0}
+    summary = group_summary(group)
+    assert (summary.pop("kind"), summary.pop("frames")) == ("general", "0")
+    assert summary == pytest.approx(
+        {
+            "reward": 0.4,
+            "accuracy": 0.5,
+            "format": 1.0,
+            "response_length": 4.0,
+            "cut_off": 0.5,
+            "zero_advantage": 0.0,
+        }
+    )
+    group.rewards = torch.tensor([0.3, 0.3])
+    assert group_summary(group)["zero_advantage"] == 1.0
+
+
+def test_summary_of_a_group_with_a_response_that_has_no_reward() -> None:
+    responses = [make_response(2, seed) for seed in range(3)]
+    group = Group(make_prompt("p"), responses, rewards=torch.tensor([0.5, 0.0, 0.5]))
+    group.correct, group.metrics = torch.tensor([1.0, 0.0, 1.0]), {"format": 1.0}
+    group.valid = torch.tensor([True, False, True])
+    group.components = {"f": [0.5, None, 0.5], "f/words": [1.0, None, 3.0], "g": [None] * 3}
+    summary = group_summary(group)
+    assert (summary["reward"], summary["zero_advantage"]) == (0.5, 1.0)
+    assert (summary["reward/f"], summary["reward/f/words"]) == (0.5, 2.0)
+    assert "reward/g" not in summary
+    group.valid = torch.zeros(3, dtype=torch.bool)
+    assert "reward" not in group_summary(group), "it does not lower the mean of the others"
+    assert group_summary(group)["zero_advantage"] == 1.0
