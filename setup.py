@@ -48,6 +48,9 @@ EXTRAS_REQUIRE = {
     "dev": [
         "cosmic-ray>=8.7",
         "coverage>=7.16",
+        "grimp>=3.9",
+        "import-linter>=2.5",
+        "networkx>=3.3",
         "psutil>=6",
         "pytest>=8",
         "pytest-reportlog>=0.4",

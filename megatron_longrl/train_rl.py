@@ -6,19 +6,19 @@ import sys
 from collections.abc import Sequence
 from contextlib import closing
 
-from megatron_longrl.config import Config
 from megatron_longrl.cli.launch import launch
+from megatron_longrl.config import Config
 
 
 def train(config: Config) -> None:
     """Run RL to the end."""
     from megatron_longrl.rewards.runner import build_rewards
+    from megatron_longrl.rl.trainer import RLTrainer, build_reference, follow_resets
     from megatron_longrl.rollout.build import build_engine
     from megatron_longrl.rollout.records.recorder import build_recorder
     from megatron_longrl.rollout.records.replay import ReplayedRollouts
     from megatron_longrl.training.critic import Critic
     from megatron_longrl.training.loop import TrainingLoop, start
-    from megatron_longrl.rl.trainer import RLTrainer, build_reference, follow_resets
     from megatron_longrl.training.runtime import build_runtime
 
     runtime = build_runtime(config, "rl")

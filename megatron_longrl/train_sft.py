@@ -5,8 +5,8 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 
-from megatron_longrl.config import Config
 from megatron_longrl.cli.launch import launch
+from megatron_longrl.config import Config
 
 
 def train(config: Config) -> None:

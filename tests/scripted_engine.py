@@ -16,8 +16,6 @@ from torch import Tensor
 
 from megatron_longrl.data.prompts import Prompt
 from megatron_longrl.data.rows import Row, load_rows
-from megatron_longrl.rollout.continuation import NOTHING, Begun
-from megatron_longrl.rollout.engine import OnResponse, RolloutEngine
 from megatron_longrl.experience.inputs import (
     EngineInput,
     InputRecord,
@@ -25,7 +23,10 @@ from megatron_longrl.experience.inputs import (
     media_parts,
     place_media,
 )
-from megatron_longrl.experience.rollouts import Group, Response, SamplingSettings, Traffic
+from megatron_longrl.experience.rollouts import Group, OnResponse, Response, Traffic
+from megatron_longrl.experience.sampling_settings import SamplingSettings
+from megatron_longrl.rollout.continuation import NOTHING, Begun
+from megatron_longrl.rollout.engine import RolloutEngine
 from megatron_longrl.rollout.weights.stream import EMBEDDING
 
 Script = Callable[[int, int, int], bool]

@@ -13,10 +13,10 @@ import yaml
 from rich.console import Console
 from rich.table import Table
 
+from megatron_longrl.atomic_file import write_whole
 from megatron_longrl.errors import UserError
 from megatron_longrl.observability.metrics_file import Metrics, read_metrics
 from megatron_longrl.observability.plots import plot_curves
-from megatron_longrl.atomic_file import write_whole
 
 LABELS = {"sft": "SFT", "grpo": "SFT, then GRPO", "control": "SFT, then more SFT"}
 NAMES = {"sft": "sft", "grpo": "rl", "control": "control"}

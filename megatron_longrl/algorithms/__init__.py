@@ -1,1 +1,1 @@
-"""Advantages, policy losses and KL terms: pure tensor functions, no distributed code."""
+"""Advantages, policy losses, KL terms and filters: pure tensor functions on one process."""

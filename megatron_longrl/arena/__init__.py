@@ -1,1 +1,1 @@
-"""Small video worlds whose answers can be checked: clips, questions and reasoning are generated."""
+"""Rendered games with known answers: moving cups."""

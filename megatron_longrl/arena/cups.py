@@ -38,8 +38,8 @@ from typing import Any, NoReturn
 import numpy as np
 
 from megatron_longrl.arena.cups_render import CODECS, Clip, Timing, encode_clip, render_clip
-from megatron_longrl.errors import UserError
 from megatron_longrl.atomic_file import write_whole
+from megatron_longrl.errors import UserError
 
 logger = logging.getLogger(__name__)
 

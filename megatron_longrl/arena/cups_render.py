@@ -13,8 +13,8 @@ from pathlib import Path
 
 import numpy as np
 
-from megatron_longrl.errors import UserError
 from megatron_longrl.atomic_file import whole_file
+from megatron_longrl.errors import UserError
 
 SLOT_X = (1 / 6, 1 / 2, 5 / 6)
 CUP_Y, CUP_WIDTH, CUP_HEIGHT = 0.58, 0.27, 0.36

@@ -1,1 +1,1 @@
-"""Checkpoints: Megatron's, Hugging Face's, and the mapping between the two."""
+"""Megatron checkpoints: saving, loading at any layout, verification and retention."""

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from pydantic import TypeAdapter, ValidationError
 
+from megatron_longrl.errors import UserError
 from megatron_longrl.models.hf_settings import (
     LARGEST_VOCABULARY,
     MOST_HEADS,
@@ -16,7 +17,6 @@ from megatron_longrl.models.hf_settings import (
     WIDEST,
     Settings,
 )
-from megatron_longrl.errors import UserError
 
 if TYPE_CHECKING:
     from megatron_longrl.config import Config

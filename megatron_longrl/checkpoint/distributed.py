@@ -38,9 +38,6 @@ from megatron_longrl.checkpoint import folder as layout
 from megatron_longrl.checkpoint.architecture import check_adapters, check_architecture
 from megatron_longrl.checkpoint.checksums import checksums
 from megatron_longrl.checkpoint.core_files import core_files
-from megatron_longrl.conversion.hf import HfFolder, config_from_hf, is_hf_folder, load_hf_weights
-from megatron_longrl.conversion.hf_writer import copy_tokenizer
-from megatron_longrl.conversion.mapping import mapping_table, unwrap
 from megatron_longrl.checkpoint.metadata_file import check_core_files
 from megatron_longrl.checkpoint.optimizer_state import (
     hyperparameters,
@@ -56,12 +53,15 @@ from megatron_longrl.checkpoint.shard_writer import (
     core_errors,
 )
 from megatron_longrl.checkpoint.stored_weights import merge_stored_adapters
-from megatron_longrl.models.param_mapping import ColumnParallel, GatedMLP
 from megatron_longrl.config.paths import absolute_paths
+from megatron_longrl.conversion.hf import HfFolder, config_from_hf, is_hf_folder, load_hf_weights
+from megatron_longrl.conversion.hf_writer import copy_tokenizer
+from megatron_longrl.conversion.mapping import mapping_table, unwrap
 from megatron_longrl.errors import UserError
-from megatron_longrl.processes.leftovers import leftovers
 from megatron_longrl.models.lora import ADAPTER
+from megatron_longrl.models.param_mapping import ColumnParallel, GatedMLP
 from megatron_longrl.parallel.agree import gather_objects, together
+from megatron_longrl.processes.leftovers import leftovers
 
 if TYPE_CHECKING:
     from megatron_longrl.config import Config

@@ -23,11 +23,11 @@ from pathlib import Path
 from string import hexdigits
 from typing import Any
 
+from megatron_longrl.atomic_file import sync_folder, sync_tree, write_whole
 from megatron_longrl.checkpoint.architecture import check_saved_fields
 from megatron_longrl.checkpoint.checksums import DIGITS, check_contents, checksums
-from megatron_longrl.models.hf_settings import Settings
 from megatron_longrl.errors import UserError
-from megatron_longrl.atomic_file import sync_folder, sync_tree, write_whole
+from megatron_longrl.models.hf_settings import Settings
 
 logger = logging.getLogger(__name__)
 

@@ -22,8 +22,8 @@ from torch.distributed.checkpoint.metadata import (
 from torch.distributed.checkpoint.planner_helpers import create_read_items_for_chunk_list
 
 from megatron_longrl.checkpoint.core_files import core_files
-from megatron_longrl.conversion.mapping import LOCAL_LAYER
 from megatron_longrl.checkpoint.metadata_file import read_metadata
+from megatron_longrl.conversion.mapping import LOCAL_LAYER
 from megatron_longrl.errors import UserError
 from megatron_longrl.models.norms import FUSED_NORMS
 

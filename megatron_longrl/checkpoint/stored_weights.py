@@ -13,13 +13,13 @@ import torch
 from torch import Tensor, nn
 
 from megatron_longrl.checkpoint.folder import STATE_FILE
-from megatron_longrl.conversion.mapping import local_parameters, mapping_table
-from megatron_longrl.models.sizes import check_sizes
 from megatron_longrl.checkpoint.stored import StoredParameters
-from megatron_longrl.models.param_mapping import TensorMapping, adapter_rows
 from megatron_longrl.config.lora import lora_scale
+from megatron_longrl.conversion.mapping import local_parameters, mapping_table
 from megatron_longrl.models.family import find_family
 from megatron_longrl.models.lora import merged_weight
+from megatron_longrl.models.param_mapping import TensorMapping, adapter_rows
+from megatron_longrl.models.sizes import check_sizes
 
 if TYPE_CHECKING:
     from megatron_longrl.config import Config

@@ -14,14 +14,14 @@ from torch import Tensor, nn
 from torch.distributed import ProcessGroup
 from torch.distributed.checkpoint.metadata import MetadataIndex
 
+from megatron_longrl.checkpoint.shard_writer import ShardWriter
+from megatron_longrl.checkpoint.stored import checkpoint_key
 from megatron_longrl.conversion.mapping import (
     check_shape,
     local_parameters,
     mapping_table,
     merge_named,
 )
-from megatron_longrl.checkpoint.shard_writer import ShardWriter
-from megatron_longrl.checkpoint.stored import checkpoint_key
 
 if TYPE_CHECKING:
     from megatron_longrl.config import Config

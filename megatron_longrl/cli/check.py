@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from megatron_longrl.errors import UserError, error_line
 from megatron_longrl.foreign_warnings import ignore_core
+from megatron_longrl.models.prompts import prompt_builder
 
 if TYPE_CHECKING:
     from megatron_longrl.config import Config
@@ -88,9 +89,9 @@ def _look(
     Args:
         failed: files that cannot be read, and why.
     """
-    from megatron_longrl.media.foreign_errors import as_error_of
     from megatron_longrl.data.placeholders import place_media
     from megatron_longrl.data.rows import RowError, RowProblem
+    from megatron_longrl.media.foreign_errors import as_error_of
     from megatron_longrl.media.video_info import VideoError
 
     for number, (path, is_image) in enumerate(row.media):
@@ -145,12 +146,11 @@ def builder_of(arguments: Sequence[str]) -> PromptBuilder:
         UserError: they do not make a configuration, or have no tokenizer.
     """
     ignore_core()
-    from megatron_longrl.data.prompts import PromptBuilder
     from megatron_longrl.data.tokenizer import build_tokenizer
 
     config, is_rl = _config(arguments)
     tokenizer = build_tokenizer(config.tokenizer_type, config.tokenizer_model)
-    return PromptBuilder.from_config(config, tokenizer, "rl" if is_rl else "sft")
+    return prompt_builder(config, tokenizer, "rl" if is_rl else "sft")
 
 
 def _config(arguments: Sequence[str]) -> tuple[Config, bool]:

@@ -11,9 +11,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from megatron_longrl.media.video_info import printable
 from megatron_longrl.errors import UserError, error_line
 from megatron_longrl.foreign_warnings import ignore_core
+from megatron_longrl.media.video_info import printable
 
 if TYPE_CHECKING:
     import numpy as np

@@ -20,7 +20,7 @@ PROGRAMS: dict[Entry, str] = {
     "sft": "train_sft",
     "rl": "train_rl",
     "evaluate": "evaluate",
-    "serve": "rollout.serve",
+    "serve": "serve",
 }
 
 COMMANDS: dict[Entry, str] = {

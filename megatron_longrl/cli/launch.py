@@ -11,10 +11,11 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
-from megatron_longrl.processes import exit_signal
-from megatron_longrl.config import Config, Entry, load_config
+from megatron_longrl.cli.load import load_config
+from megatron_longrl.config import Config, Entry
 from megatron_longrl.errors import USER_ERROR_STATUS, UserError, error_line
 from megatron_longrl.foreign_warnings import ignore_harmless_warnings
+from megatron_longrl.processes import exit_signal
 from megatron_longrl.processes.output_reader import until_reader_ends
 from megatron_longrl.processes.parent_death import end_with
 from megatron_longrl.processes.rank_watch import rank_watch
@@ -34,8 +35,8 @@ def launch(entry: Entry, work: Callable[[Config], None], argv: Sequence[str] | N
 
     Returns:
         0 when all was done; 2 after a user's error, which is told in one line; 128 + signal after
-        one of :data:`megatron_longrl.processes.exit_signal.SIGNALS`. Any other exception goes through, so
-        that torchrun ends the other ranks.
+        one of :data:`megatron_longrl.processes.exit_signal.SIGNALS`. Any other exception goes
+        through, so that torchrun ends the other ranks.
     """
     ignore_harmless_warnings()
     # Tensor-parallel communication overlaps with computation only on one hardware queue; core warns

@@ -9,18 +9,18 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import yaml
 from pydantic import ValidationError
 
 from megatron_longrl.checkpoint.architecture import ARCHITECTURE_FIELDS, plain
 from megatron_longrl.checkpoint.folder import find_state
 from megatron_longrl.cli.defaults import add_defaults, one_epoch, with_frames_that_fit
 from megatron_longrl.cli.given import Given, read_given, recipe_of
-from megatron_longrl.config.model import ModelSection
 from megatron_longrl.cli.required import brings_a_model, check_given, is_new
+from megatron_longrl.cli.rules import validate_layout
+from megatron_longrl.config.model import ModelSection
+from megatron_longrl.config.recipe import to_yaml
 from megatron_longrl.config.rotary import RotarySection
 from megatron_longrl.config.schema import (
-    SECTIONS,
     Config,
     Entry,
     describe_validation_error,
@@ -103,7 +103,7 @@ def resolve(given: Given) -> Config:
         world_size = config.model_parallel_size
     if given.entry in ("sft", "rl") and "train_iters" not in given.values:
         config = config.replace(train_iters=_iterations(config, world_size, given.entry))
-    config.validate_layout(world_size, given.entry)
+    validate_layout(config, world_size, given.entry)
     if given.print_only:
         if first_rank:
             sys.stdout.write(to_yaml(config))
@@ -187,16 +187,3 @@ def _check_contradictions(
                 f"has {plain(fields[name])}: leave the fields of the model out, the checkpoint "
                 "brings them"
             )
-
-
-def to_yaml(config: Config) -> str:
-    """The whole configuration as a recipe; derived values that were not given are null."""
-    values = config.model_dump()
-    derived = Config.derived_fields() - config.model_fields_set
-    blocks = []
-    for section in SECTIONS:
-        block = {n: None if n in derived else values[n] for n in section.model_fields}
-        body = yaml.safe_dump(block, sort_keys=False, allow_unicode=True, width=1000)
-        title, subject, _ = section.introduction()
-        blocks.append(f"# {title}: {subject}\n{body}")
-    return "\n".join(blocks)

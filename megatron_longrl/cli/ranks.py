@@ -14,8 +14,8 @@ from dataclasses import dataclass
 from types import FrameType
 
 from megatron_longrl.config.flags import Parser
-from megatron_longrl.processes.descendants import children
 from megatron_longrl.errors import UserError
+from megatron_longrl.processes.descendants import children
 
 
 @dataclass(frozen=True)

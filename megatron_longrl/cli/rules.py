@@ -8,18 +8,32 @@ from typing import TYPE_CHECKING
 
 from megatron_longrl.config.model import TEXT_FAMILIES
 from megatron_longrl.config.names import flag
+from megatron_longrl.config.secrets import secret_line, secrets_in
+from megatron_longrl.errors import UserError
 from megatron_longrl.models.text.rotary_rules import rotary_embedding
+from megatron_longrl.models.vila.rules import vila_pictures
 from megatron_longrl.rewards.rules import reward_rules
 from megatron_longrl.rl.rules import curriculum_rules, rl_rules
 from megatron_longrl.rollout.rules import sampling_rules
-from megatron_longrl.config.secrets import secret_line, secrets_in
-from megatron_longrl.models.vila.rules import vila_pictures
 
 if TYPE_CHECKING:
     from megatron_longrl.config.schema import Config, Entry
 
 
-def first_broken_rule(config: Config, world_size: int, entry: Entry | None) -> str | None:
+def validate_layout(config: Config, world_size: int, entry: Entry | None = None) -> None:
+    """Check every rule across fields for a run on `world_size` ranks.
+
+    Needs no process group and no file. With `entry`, what it needs is checked, too.
+
+    Raises:
+        UserError: one line that names fields, values and a remedy.
+    """
+    problem = _first_broken_rule(config, world_size, entry)
+    if problem is not None:
+        raise UserError(problem)
+
+
+def _first_broken_rule(config: Config, world_size: int, entry: Entry | None) -> str | None:
     """The line of the first rule that does not hold, or None."""
     rules = (
         _secrets(config),

@@ -13,22 +13,22 @@ from typing import Any
 
 from pydantic import ValidationError
 
+from megatron_longrl.atomic_file import write_whole
 from megatron_longrl.config.flags import Parser, add_section, parse_flags
 from megatron_longrl.config.names import FieldNames, flag
 from megatron_longrl.config.recipe import read_recipe
-from megatron_longrl.rewards.terms import reward_terms
 from megatron_longrl.config.rewards import RewardSection
-from megatron_longrl.rewards.rules import scoring_rules
 from megatron_longrl.config.schema import SECTIONS, describe_validation_error
 from megatron_longrl.config.secrets import secret_line, secrets_in
+from megatron_longrl.data.answer import END_TOKENS, marked_answer, visible
 from megatron_longrl.data.rows import Row, load_rows
 from megatron_longrl.errors import USER_ERROR_STATUS, UserError, error_line
-from megatron_longrl.data.answer import END_TOKENS, marked_answer, visible
 from megatron_longrl.rewards.registry import FREE_FORM
+from megatron_longrl.rewards.rules import scoring_rules
 from megatron_longrl.rewards.sample import Outcome, Sample
 from megatron_longrl.rewards.scorer import Scorer
+from megatron_longrl.rewards.terms import reward_terms
 from megatron_longrl.rewards.weighted import total
-from megatron_longrl.atomic_file import write_whole
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -8,9 +8,9 @@ import sys
 from collections.abc import Sequence
 from dataclasses import replace
 
-from megatron_longrl.cli.ranks import run_ranks, split_rank_options
 from megatron_longrl.cli.defaults import replica_size
 from megatron_longrl.cli.given import PROGRAMS, Given, read_given
+from megatron_longrl.cli.ranks import run_ranks, split_rank_options
 from megatron_longrl.cli.required import check_given
 from megatron_longrl.config.schema import Entry
 from megatron_longrl.errors import USER_ERROR_STATUS, UserError, error_line

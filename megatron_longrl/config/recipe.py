@@ -9,6 +9,7 @@ from typing import Any
 import yaml
 
 from megatron_longrl.config.names import FieldNames
+from megatron_longrl.config.schema import SECTIONS, Config
 from megatron_longrl.errors import UserError
 
 BASE_KEY = "base"
@@ -134,3 +135,16 @@ def _read_mapping(path: Path) -> dict[str, tuple[Any, int]]:
         raise UserError(f"{path}: not valid YAML: nested too deeply") from None
     except ValueError as error:  # For example a date that the calendar does not have.
         raise UserError(f"{path}:{line}: not valid YAML: {error}") from None
+
+
+def to_yaml(config: Config) -> str:
+    """The whole configuration as a recipe; derived values that were not given are null."""
+    values = config.model_dump()
+    derived = Config.derived_fields() - config.model_fields_set
+    blocks = []
+    for section in SECTIONS:
+        block = {n: None if n in derived else values[n] for n in section.model_fields}
+        body = yaml.safe_dump(block, sort_keys=False, allow_unicode=True, width=1000)
+        title, subject, _ = section.introduction()
+        blocks.append(f"# {title}: {subject}\n{body}")
+    return "\n".join(blocks)

@@ -21,12 +21,10 @@ from megatron_longrl.config.rewards import RewardSection
 from megatron_longrl.config.rl import RLSection
 from megatron_longrl.config.rollout import RolloutSection
 from megatron_longrl.config.rotary import RotarySection
-from megatron_longrl.cli.rules import first_broken_rule
 from megatron_longrl.config.section import Entry, Section
 from megatron_longrl.config.training import TrainingSection
-from megatron_longrl.config.vila import VilaSection
+from megatron_longrl.config.vila import VilaSection, downsampling
 from megatron_longrl.errors import UserError
-from megatron_longrl.models.vila.projector_kinds import downsampling
 
 if TYPE_CHECKING:
     import torch
@@ -84,16 +82,6 @@ class Config(
     def given(self) -> dict[str, Any]:
         """The fields that were set explicitly, without defaults and derived values."""
         return self.model_dump(include=self.model_fields_set)
-
-    def validate_layout(self, world_size: int, entry: Entry | None = None) -> None:
-        """Check every rule across fields for a run on `world_size` ranks.
-
-        Needs no process group and no file. With `entry`, what it needs is checked, too.
-        Raises UserError with one line that names fields, values and a remedy.
-        """
-        problem = first_broken_rule(self, world_size, entry)
-        if problem is not None:
-            raise UserError(problem)
 
     @property
     def model_parallel_size(self) -> int:

@@ -48,3 +48,10 @@ class VilaSection(Section):
 
     image_max_tiles: Annotated[PositiveInt, Unit("tiles")] = 12
     """Most tiles of the grid of dynamic and dynamic_s2."""
+
+
+def downsampling(kind: str) -> int:
+    """Side of the block of patches that becomes one token in a projector of this kind."""
+    if kind.startswith("mlp_downsample"):
+        return 3 if "3x3" in kind else 2
+    return 1

@@ -1,1 +1,3 @@
-"""Checkpoints of Hugging Face, PEFT and Megatron, converted both ways."""
+"""Weights of Hugging Face and PEFT checkpoints, imported and exported through the families' weight
+mappings.
+"""

@@ -17,13 +17,13 @@ from typing import TYPE_CHECKING, Any
 from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
-from megatron_longrl.conversion.mapping import import_named_tensors, mapping_table
-from megatron_longrl.models.hf_settings import Settings, brief
-from megatron_longrl.models.sizes import check_sizes
-from megatron_longrl.models.param_mapping import Tied
 from megatron_longrl.config.tokenizer_files import tokenizer_fields
+from megatron_longrl.conversion.mapping import import_named_tensors, mapping_table
 from megatron_longrl.errors import UserError
 from megatron_longrl.models.family import family_of, find_family
+from megatron_longrl.models.hf_settings import HfConfig, Settings, brief
+from megatron_longrl.models.param_mapping import Tied
+from megatron_longrl.models.sizes import check_sizes
 from megatron_longrl.parallel.agree import together
 
 if TYPE_CHECKING:
@@ -223,7 +223,7 @@ class HfFolder:
         Raises:
             UserError: naming the file and the setting that is missing or not supported.
         """
-        fields = self.family.config_from_hf(self)
+        fields = self.family.config_from_hf(HfConfig(self.folder, self.settings))
         if self._has_weights():
             check_sizes(self._shape, self.family.sizes(fields), self._settings_file)
             if self._is_untied(fields):

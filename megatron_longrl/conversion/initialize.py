@@ -14,13 +14,13 @@ import torch
 from torch import Tensor
 
 from megatron_longrl.conversion.mapping import local_adapters, local_parameters, mapping_table
+from megatron_longrl.models.lora import LowRank
 from megatron_longrl.models.param_mapping import (
     RowParallel,
     TensorMapping,
     VocabParallel,
     adapter_rows,
 )
-from megatron_longrl.models.lora import LowRank
 
 if TYPE_CHECKING:
     from megatron_longrl.config import Config

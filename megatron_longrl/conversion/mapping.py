@@ -15,11 +15,11 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from megatron_longrl.models.param_mapping import Table, TensorMapping
 from megatron_longrl.errors import UserError
 from megatron_longrl.models.family import find_family
 from megatron_longrl.models.lora import ADAPTER, LowRank
 from megatron_longrl.models.norms import FUSED_NORMS
+from megatron_longrl.models.param_mapping import Table, TensorMapping
 from megatron_longrl.platforms import platform
 
 if TYPE_CHECKING:

@@ -1,1 +1,1 @@
-"""From rows of a data set to prompts, frames and batches."""
+"""Rows of a data set, tokenizers, prompts and packed sequences of tokens."""

@@ -11,18 +11,18 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from megatron_longrl.media.content_hash import content_hash
 from megatron_longrl.data.conversation import Conversation
-from megatron_longrl.media.foreign_errors import as_error_of, described
-from megatron_longrl.media.image import probe_image
-from megatron_longrl.media.media_file import look_up
-from megatron_longrl.media.layout import MediaLayout, Piece, Slots, text_positions
 from megatron_longrl.data.rows import Row, RowError, RowProblem
 from megatron_longrl.data.tokenizer import Tokenizer
+from megatron_longrl.errors import UserError
+from megatron_longrl.media.content_hash import content_hash
+from megatron_longrl.media.foreign_errors import as_error_of, described
+from megatron_longrl.media.image import probe_image
+from megatron_longrl.media.layout import MediaLayout, Piece, Slots, text_positions
+from megatron_longrl.media.media_file import look_up
 from megatron_longrl.media.video_info import VideoError, VideoInfo
 from megatron_longrl.media.video_probe import probe
 from megatron_longrl.media.video_spec import VideoSpec
-from megatron_longrl.errors import UserError
 
 if TYPE_CHECKING:
     from megatron_longrl.config import Config, Entry
@@ -101,16 +101,17 @@ class PromptBuilder:
         self._demonstrates = demonstrates
 
     @classmethod
-    def from_config(cls, config: Config, tokenizer: Tokenizer, entry: Entry) -> PromptBuilder:
+    def from_config(
+        cls, config: Config, tokenizer: Tokenizer, entry: Entry, layout: MediaLayout | None
+    ) -> PromptBuilder:
         """The builder of a run of an entry point.
+
+        Args:
+            layout: of the model's media; None for a model that reads text only.
 
         Raises:
             UserError: its templates do not suit the tokenizer.
         """
-        from megatron_longrl.models.family import find_family
-
-        build_layout = find_family(config.model_family).build_layout
-        layout = build_layout(config, tokenizer) if build_layout is not None else None
         most = config.max_position_embeddings
         room = config.seq_length
         if entry != "sft":  # a larger group takes as many rows as it needs

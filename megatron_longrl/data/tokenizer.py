@@ -10,9 +10,9 @@ from typing import Any, Protocol
 
 import sentencepiece
 
+from megatron_longrl.atomic_file import whole_file
 from megatron_longrl.data.tokenizer_settings import end_ids_of, template_of_processor
 from megatron_longrl.errors import UserError
-from megatron_longrl.atomic_file import whole_file
 
 END_OF_TURN = "<|im_end|>"
 """Ends every turn of a conversation, and with it a response."""

@@ -1,1 +1,1 @@
-"""Records of rollouts: what was asked, what came back."""
+"""Records of rollouts: sampling settings, responses, and what an engine was given."""

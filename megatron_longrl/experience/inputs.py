@@ -18,7 +18,7 @@ from torch import Tensor
 from xxhash import xxh3_64_intdigest
 
 from megatron_longrl.errors import UserError
-from megatron_longrl.experience.rollouts import SamplingSettings
+from megatron_longrl.experience.sampling_settings import SamplingSettings
 
 if TYPE_CHECKING:
     from megatron_longrl.data.prompts import Prompt

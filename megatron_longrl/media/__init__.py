@@ -1,1 +1,3 @@
-"""MR-SP's first stage: media are loaded and encoded by all ranks of a replica, and kept."""
+"""MR-SP's first stage: media are decoded and encoded by all ranks of a replica, and their
+embeddings are kept.
+"""

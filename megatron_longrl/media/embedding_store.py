@@ -30,9 +30,9 @@ from torch import Tensor
 from torch.distributed import ProcessGroup
 
 from megatron_longrl.errors import UserError
-from megatron_longrl.processes.leftovers import leftovers
-from megatron_longrl.parallel.agree import gather_objects, together
 from megatron_longrl.media.disk_cache import EmbeddingDisk, EmbeddingKey
+from megatron_longrl.parallel.agree import gather_objects, together
+from megatron_longrl.processes.leftovers import leftovers
 
 T = TypeVar("T")
 

@@ -8,8 +8,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from megatron_longrl.media.video_info import VideoError
 from megatron_longrl.errors import UserError
+from megatron_longrl.media.video_info import VideoError
 
 logger = logging.getLogger(__name__)
 

@@ -21,13 +21,14 @@ import torch.distributed as dist
 from torch import Tensor
 from torch.distributed import ProcessGroup
 
+from megatron_longrl.media.decode_together import Request, decode_together
 from megatron_longrl.media.frame_view import FrameView
+from megatron_longrl.media.partition import Cut, Share, frame_shares
 from megatron_longrl.media.video import decode_many
 from megatron_longrl.media.video_info import VideoError
 from megatron_longrl.media.video_spec import VideoSpec
 from megatron_longrl.parallel.agree import gather_objects, together
-from megatron_longrl.parallel.team import Request, Team
-from megatron_longrl.media.partition import Cut, Share, frame_shares
+from megatron_longrl.parallel.team import Team
 
 Runs = list[tuple[int, int]]
 """(first row, rows): pieces of a tensor, in the order in which their owner has them."""
@@ -238,7 +239,7 @@ class FrameEncoder:
     def _decode(self, requests: Sequence[Request]) -> list[Tensor | VideoError]:
         if self.team is None:
             return decode_many(requests)
-        return self.team.decode(requests, self.device)
+        return decode_together(self.team, requests, self.device)
 
     def _chunk_units(self, view: FrameView) -> int:
         return max(self.chunk_frames // view.frames_per_unit, 1)

@@ -1,1 +1,1 @@
-"""Memory that processes share."""
+"""Shared memory, and tensors in files of it."""

@@ -1,1 +1,3 @@
-"""Model families on megatron-core; nothing here knows about RL."""
+"""Model families on megatron-core: a folder for each, with its settings, layers, layout of media
+and weight mapping.
+"""

@@ -12,19 +12,19 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_args
 
-from megatron_longrl.models.hf_settings import Settings
 from megatron_longrl.config.model import FamilyName
+from megatron_longrl.models.hf_settings import Settings
 
 if TYPE_CHECKING:
     import torch
     from torch import Tensor
 
-    from megatron_longrl.conversion.hf import HfFolder
-    from megatron_longrl.models.sizes import Sized
-    from megatron_longrl.models.param_mapping import Table
     from megatron_longrl.config import Config
-    from megatron_longrl.media.layout import MediaLayout
     from megatron_longrl.data.tokenizer import Tokenizer
+    from megatron_longrl.media.layout import MediaLayout
+    from megatron_longrl.models.hf_settings import HfConfig
+    from megatron_longrl.models.param_mapping import Table
+    from megatron_longrl.models.sizes import Sized
     from megatron_longrl.parallel.groups import ParallelGroups
 
 FAMILIES: tuple[FamilyName, ...] = get_args(FamilyName)
@@ -55,7 +55,7 @@ class Family:
     """How parameters correspond to tensors."""
     table_name: Callable[[str, str], str]
     """(folder, name of a tensor in its files) -> name in the table, for old and new key styles."""
-    config_from_hf: Callable[[HfFolder], dict[str, Any]]
+    config_from_hf: Callable[[HfConfig], dict[str, Any]]
     """Fields of the model section that a checkpoint determines."""
     hf_configs: Callable[[Config, str, Collection[str]], dict[str, dict[str, Any]]]
     """(config, dtype, names of the tensors that are written) -> JSON files of an export by path."""

@@ -11,7 +11,7 @@ import math
 import stat
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from megatron_longrl.errors import UserError
 
@@ -219,3 +219,10 @@ def _is_number(value: Any) -> bool:
         return is_number and math.isfinite(float(value))
     except OverflowError:  # a whole number beyond all floats
         return False
+
+
+class HfConfig(NamedTuple):
+    """What a family reads its fields from: a checkpoint's folder and its ``config.json``."""
+
+    folder: Path
+    settings: Settings

@@ -1,1 +1,1 @@
-"""What a run tells: metrics, log lines, trackers, plots, health checks."""
+"""Metrics, log lines, trackers, progress, plots and health checks of a run."""

@@ -8,15 +8,16 @@ from datetime import datetime
 from pathlib import Path
 from typing import TextIO
 
-from megatron_longrl.config import Config, Entry, to_yaml
+from megatron_longrl.atomic_file import writable, write_whole
+from megatron_longrl.config import Config, Entry
 from megatron_longrl.config.paths import absolute_paths
+from megatron_longrl.config.recipe import to_yaml
 from megatron_longrl.errors import printable
 from megatron_longrl.observability.log_line import LogInterval
 from megatron_longrl.observability.metrics_file import METRICS_FILE, MetricsFile
 from megatron_longrl.observability.progress import ProgressLines
 from megatron_longrl.observability.short_line import ShortLine
 from megatron_longrl.observability.trackers import TensorBoardTracker, Tracker, WandbTracker
-from megatron_longrl.atomic_file import writable, write_whole
 
 logger = logging.getLogger(__name__)
 

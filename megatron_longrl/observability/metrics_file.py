@@ -11,8 +11,8 @@ import math
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
-from megatron_longrl.errors import UserError
 from megatron_longrl.atomic_file import writable, write_whole
+from megatron_longrl.errors import UserError
 
 Metrics = dict[str, float]
 """Values of one step by key; `iteration` and counts are ints."""

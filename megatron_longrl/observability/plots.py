@@ -12,10 +12,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
+from megatron_longrl.atomic_file import whole_file
+from megatron_longrl.observability.health_checks import GAP_LIMIT
 from megatron_longrl.observability.log_line import TIME_PREFIX
 from megatron_longrl.observability.metrics_file import Metrics, read_metrics
-from megatron_longrl.observability.health_checks import GAP_LIMIT
-from megatron_longrl.atomic_file import whole_file
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -6,8 +6,8 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
-from megatron_longrl.processes.rank_watch import rank_watch
 from megatron_longrl.observability.log_line import TIME_PREFIX
+from megatron_longrl.processes.rank_watch import rank_watch
 
 
 class PhaseTimer:

@@ -9,9 +9,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
+from megatron_longrl.atomic_file import write_whole
 from megatron_longrl.config import Config
 from megatron_longrl.errors import UserError
-from megatron_longrl.atomic_file import write_whole
 
 if TYPE_CHECKING:
     from torch.utils.tensorboard import SummaryWriter

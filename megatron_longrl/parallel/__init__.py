@@ -1,1 +1,3 @@
-"""Process groups, MR-SP's two stages and the exchanges that they are made of."""
+"""Process groups, sequence sharding, attention and log-probabilities over ranks, and errors that
+all ranks agree on.
+"""

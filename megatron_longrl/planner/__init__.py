@@ -1,1 +1,3 @@
-"""What a batch costs on a layout, and who does what of it: pure arithmetic, nothing distributed."""
+"""Costs of a batch on a layout, and the assignment of its parts to ranks: pure arithmetic without
+distributed code.
+"""

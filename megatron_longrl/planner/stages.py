@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
-from megatron_longrl.planner.cost import Machine, ModelCost, RowSize
 from megatron_longrl.media.partition import deal
+from megatron_longrl.planner.cost import Machine, ModelCost, RowSize
 
 
 @dataclass(frozen=True)

@@ -1,1 +1,3 @@
-"""Processes: how they end, and what ends with them."""
+"""How processes end: signals that ask a run to save, and what ends with the process that started
+it.
+"""

@@ -7,8 +7,8 @@ import re
 from pathlib import Path
 from typing import Any
 
-from megatron_longrl.errors import UserError
 from megatron_longrl.data.answer import final_text
+from megatron_longrl.errors import UserError
 from megatron_longrl.rewards.sample import Sample
 
 DEFAULT = """\

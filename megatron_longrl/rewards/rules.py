@@ -7,8 +7,8 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from megatron_longrl.config.names import flag
-from megatron_longrl.rewards.terms import reward_terms
 from megatron_longrl.errors import UserError
+from megatron_longrl.rewards.terms import reward_terms
 
 if TYPE_CHECKING:
     from megatron_longrl.config.rewards import RewardSection

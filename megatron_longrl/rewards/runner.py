@@ -10,15 +10,15 @@ from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, TypeVar
 
-from megatron_longrl.errors import UserError
-from megatron_longrl.parallel.agree import gather_objects, together
 from megatron_longrl.data.answer import visible
+from megatron_longrl.errors import UserError
+from megatron_longrl.experience.rollouts import Group
+from megatron_longrl.parallel.agree import gather_objects, together
 from megatron_longrl.rewards.judge import COUNTERS as JUDGE_COUNTERS
 from megatron_longrl.rewards.sample import Outcome, Sample
 from megatron_longrl.rewards.scorer import Scorer, Scores
 from megatron_longrl.rewards.totals import REPORTED, count_failures, fill
 from megatron_longrl.rewards.weighted import total
-from megatron_longrl.experience.rollouts import Group
 
 if TYPE_CHECKING:
     from torch.distributed import ProcessGroup

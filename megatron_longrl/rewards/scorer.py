@@ -7,14 +7,14 @@ from collections.abc import Sequence
 from concurrent.futures import Future
 from typing import TYPE_CHECKING
 
-from megatron_longrl.rewards.terms import reward_terms
-from megatron_longrl.media.foreign_errors import described
 from megatron_longrl.errors import UserError
+from megatron_longrl.media.foreign_errors import described
 from megatron_longrl.rewards.background import BackgroundLoop
 from megatron_longrl.rewards.judge import Judge
 from megatron_longrl.rewards.pool import Functions, WorkerPool
 from megatron_longrl.rewards.registry import LIBRARIES, REWARDS, resolve
 from megatron_longrl.rewards.sample import Outcome, RewardError, Sample
+from megatron_longrl.rewards.terms import reward_terms
 
 if TYPE_CHECKING:
     from megatron_longrl.config.rewards import RewardSection

@@ -6,9 +6,9 @@ from collections.abc import Sequence
 
 import torch
 
+from megatron_longrl.experience.rollouts import Group
 from megatron_longrl.rewards.terms import RewardTerm
 from megatron_longrl.rewards.weighted import Outcomes, total
-from megatron_longrl.experience.rollouts import Group
 
 REPORTED = ("accuracy", "format")
 """Computed for every response, for the metrics, whatever the rewards are."""

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from megatron_longrl.rewards.terms import RewardTerm
 from megatron_longrl.rewards.sample import Outcome, is_finite
+from megatron_longrl.rewards.terms import RewardTerm
 
 Outcomes = Mapping[str, Outcome]
 """Of one response, by reward."""

@@ -1,1 +1,1 @@
-"""The RL loop: rollouts, rewards, advantages, updates."""
+"""The RL trainer: rollouts are collected, scored and turned into advantages, losses and updates."""

@@ -15,8 +15,8 @@ from megatron_longrl.training.token_values import of_group
 
 if TYPE_CHECKING:
     from megatron_longrl.config import Config
-    from megatron_longrl.parallel.groups import ParallelGroups
     from megatron_longrl.experience.rollouts import Group
+    from megatron_longrl.parallel.groups import ParallelGroups
 
 ByResponse = Mapping[int, Tensor]
 """[tokens] by the ``id`` of a response, as :func:`token_values.collect` gives them."""

@@ -14,12 +14,13 @@ from torch import Tensor
 from megatron_longrl.data.curriculum import frames_at
 from megatron_longrl.data.prompts import Prompt
 from megatron_longrl.data.rows import Row
+from megatron_longrl.experience.rollouts import Group
+from megatron_longrl.experience.sampling_settings import SamplingSettings
 from megatron_longrl.parallel.sums import sum_over_replicas
 from megatron_longrl.rewards.protocol import Rewards
+from megatron_longrl.rl.group_rewards import add_contrast, keeps, shorten, take_baseline
 from megatron_longrl.rollout.engine import Pending, RolloutEngine
 from megatron_longrl.rollout.records.recorder import RolloutRecorder
-from megatron_longrl.experience.rollouts import Group, SamplingSettings
-from megatron_longrl.rl.group_rewards import add_contrast, keeps, shorten, take_baseline
 from megatron_longrl.training.loop import RowSource
 from megatron_longrl.training.media import Media
 from megatron_longrl.training.runtime import Runtime

@@ -10,26 +10,27 @@ from collections.abc import Sequence
 from contextlib import closing
 from pathlib import Path
 
+from megatron_longrl.atomic_file import write_whole
 from megatron_longrl.checkpoint.distributed import load_weights
-from megatron_longrl.conversion.mapping import weight_stream
 from megatron_longrl.config import Config
+from megatron_longrl.conversion.mapping import weight_stream
 from megatron_longrl.data.prompts import Prompt
 from megatron_longrl.data.rows import Row
 from megatron_longrl.errors import UserError
+from megatron_longrl.experience.rollouts import Group
+from megatron_longrl.experience.sampling_settings import SamplingSettings
+from megatron_longrl.observability.progress import ProgressLines
+from megatron_longrl.observability.short_line import duration
 from megatron_longrl.parallel.agree import gather_objects, together
 from megatron_longrl.rewards.protocol import Rewards
 from megatron_longrl.rewards.runner import build_rewards
+from megatron_longrl.rl.evaluation_table import evaluation_table
+from megatron_longrl.rl.summary import group_summary, means_of, record_of, summarize
 from megatron_longrl.rollout.build import build_engine
 from megatron_longrl.rollout.engine import RolloutEngine
-from megatron_longrl.experience.rollouts import Group, SamplingSettings
 from megatron_longrl.rollout.weights.stream import LiveWeights
-from megatron_longrl.rl.evaluation_table import evaluation_table
-from megatron_longrl.observability.progress import ProgressLines
 from megatron_longrl.training.runtime import Runtime, build_runtime
-from megatron_longrl.observability.short_line import duration
-from megatron_longrl.rl.summary import group_summary, means_of, record_of, summarize
 from megatron_longrl.training.usable_rows import usable_rows
-from megatron_longrl.atomic_file import write_whole
 
 logger = logging.getLogger(__name__)
 

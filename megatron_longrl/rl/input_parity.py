@@ -16,10 +16,10 @@ from megatron.core.models.gpt import GPTModel
 from torch import Tensor
 
 from megatron_longrl.errors import UserError
-from megatron_longrl.parallel.agree import gather_objects, together
-from megatron_longrl.parallel.groups import ParallelGroups
 from megatron_longrl.experience.inputs import InputRecord, row_hashes
 from megatron_longrl.experience.rollouts import Group
+from megatron_longrl.parallel.agree import gather_objects, together
+from megatron_longrl.parallel.groups import ParallelGroups
 from megatron_longrl.training.differences import (
     EMBEDDINGS,
     IDS,

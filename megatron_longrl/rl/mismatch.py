@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 
 from megatron_longrl.algorithms.correction import effective_sample_share, token_weights
-from megatron_longrl.parallel.agree import gather_objects
 from megatron_longrl.experience.rollouts import Group
+from megatron_longrl.parallel.agree import gather_objects
 from megatron_longrl.training.sharding import MicroBatch
 from megatron_longrl.training.token_values import collect
 

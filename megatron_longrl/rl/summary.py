@@ -9,9 +9,9 @@ from typing import Any
 import torch
 
 from megatron_longrl.data.rows import Row
+from megatron_longrl.experience.rollouts import Group
 from megatron_longrl.rewards.options import options_of
 from megatron_longrl.rewards.sample import Sample
-from megatron_longrl.experience.rollouts import Group
 
 RATES = ("reward", "accuracy", "format", "response_length", "cut_off", "zero_advantage")
 FURTHER = ("reward/", "accuracy_shuffled")

@@ -15,41 +15,41 @@ from megatron_longrl.algorithms.kl import adapted_weight, kl_estimate
 from megatron_longrl.checkpoint.distributed import load_weights
 from megatron_longrl.data.rows import Row
 from megatron_longrl.errors import UserError
-from megatron_longrl.models.language import output_weight
+from megatron_longrl.experience.rollouts import Group
 from megatron_longrl.media.frame_encoder import EncodedVideos
+from megatron_longrl.models.language import output_weight
 from megatron_longrl.parallel.logprobs import ReferenceLogits
 from megatron_longrl.parallel.sums import sum_over_replicas
 from megatron_longrl.planner.packing import even_part
 from megatron_longrl.rewards.protocol import Rewards
-from megatron_longrl.rollout.engine import RolloutEngine
-from megatron_longrl.rollout.records.recorder import RolloutRecorder
-from megatron_longrl.experience.rollouts import Group
 from megatron_longrl.rl.advantages import with_advantages
-from megatron_longrl.training.batches import rl_batches
-from megatron_longrl.rl.input_parity import check_inputs
-from megatron_longrl.training.critic import Critic
+from megatron_longrl.rl.collector import RolloutCollector, Rollouts, Round
 from megatron_longrl.rl.evaluation import (
     answer,
     reward_counters,
     rollout_metrics,
 )
-from megatron_longrl.rl.mismatch import gap_metrics
 from megatron_longrl.rl.group_rewards import trained_part
-from megatron_longrl.training.loop import RowSource
-from megatron_longrl.training.losses import rl_loss
-from megatron_longrl.training.media import Media
+from megatron_longrl.rl.input_parity import check_inputs
+from megatron_longrl.rl.mismatch import gap_metrics
 from megatron_longrl.rl.reference import (
     CopiedWeights,
     ReferenceWeights,
     WeightsBelowAdapters,
 )
-from megatron_longrl.rl.collector import RolloutCollector, Rollouts, Round
+from megatron_longrl.rl.summary import wilson_interval
+from megatron_longrl.rl.weight_sync import WeightSync
+from megatron_longrl.rollout.engine import RolloutEngine
+from megatron_longrl.rollout.records.recorder import RolloutRecorder
+from megatron_longrl.training.batches import rl_batches
+from megatron_longrl.training.critic import Critic
+from megatron_longrl.training.loop import RowSource
+from megatron_longrl.training.losses import rl_loss
+from megatron_longrl.training.media import Media
 from megatron_longrl.training.runtime import Runtime
 from megatron_longrl.training.sharding import MicroBatch
 from megatron_longrl.training.step import SkippedUpdates
-from megatron_longrl.rl.summary import wilson_interval
 from megatron_longrl.training.token_values import collect, place, place_advantages
-from megatron_longrl.rl.weight_sync import WeightSync
 
 logger = logging.getLogger(__name__)
 

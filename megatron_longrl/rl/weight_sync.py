@@ -13,9 +13,9 @@ from dataclasses import asdict
 from typing import Any
 
 from megatron_longrl.conversion.mapping import weight_stream
+from megatron_longrl.experience.rollouts import Traffic
 from megatron_longrl.parallel.agree import gather_objects
 from megatron_longrl.rollout.engine import RolloutEngine
-from megatron_longrl.experience.rollouts import Traffic
 from megatron_longrl.rollout.weights.stream import LiveWeights
 from megatron_longrl.training.runtime import Runtime
 

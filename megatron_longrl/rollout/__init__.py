@@ -1,1 +1,3 @@
-"""Responses: the engine protocol, vLLM behind it, and the store of media embeddings."""
+"""The engine protocol, vLLM within the trainer and beside it, the reference engine, and records of
+rollouts on disk.
+"""

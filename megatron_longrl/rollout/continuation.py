@@ -16,13 +16,14 @@ import torch
 from torch import Tensor
 
 from megatron_longrl.data.tokenizer import ending
-from megatron_longrl.experience.rollouts import PARTIAL, Group, Response, SamplingSettings
+from megatron_longrl.experience.rollouts import PARTIAL, Group, Response
+from megatron_longrl.experience.sampling_settings import SamplingSettings
 
 if TYPE_CHECKING:
     from megatron_longrl.data.prompts import Prompt
     from megatron_longrl.data.tokenizer import Tokenizer
-    from megatron_longrl.rollout.engine import OnResponse
     from megatron_longrl.experience.inputs import InputRecord
+    from megatron_longrl.experience.rollouts import OnResponse
 
 Begun = Mapping[int, Sequence[Response]]
 """Index of a prompt -> all its responses so far."""

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from megatron_longrl.experience.rollouts import SamplingSettings
+from megatron_longrl.experience.sampling_settings import SamplingSettings
 
 
 def draw_tokens(

@@ -7,16 +7,13 @@ from typing import TYPE_CHECKING, Protocol
 
 from torch import Tensor
 
+from megatron_longrl.experience.rollouts import Group, OnResponse, Traffic
+from megatron_longrl.experience.sampling_settings import SamplingSettings
 from megatron_longrl.processes import exit_signal
 from megatron_longrl.rollout.continuation import NOTHING, Begun
-from megatron_longrl.experience.rollouts import Group, SamplingSettings, Traffic
 
 if TYPE_CHECKING:
     from megatron_longrl.data.prompts import Prompt
-
-
-OnResponse = Callable[["Prompt", int, str, int], None]
-"""(prompt, index of the response, its ``visible`` text, responses per prompt)."""
 
 
 class RolloutStopped(Exception):
@@ -43,8 +40,8 @@ class RolloutEngine(Protocol):
     """Whether it generates in other processes, so that the trainer may do something else between
     :meth:`begin` and the call of what that returns."""
     stops_early: bool = True
-    """Whether a signal that asks the run to end (:mod:`megatron_longrl.processes.exit_signal`) ends a
-    generation, too."""
+    """Whether a signal that asks the run to end (:mod:`megatron_longrl.processes.exit_signal`) ends
+    a generation, too."""
 
     def generate(
         self,

@@ -23,6 +23,16 @@ from megatron.core.tensor_parallel import gather_from_tensor_model_parallel_regi
 from torch import Tensor
 
 from megatron_longrl.errors import UserError
+from megatron_longrl.experience.inputs import (
+    EngineInput,
+    InputRecord,
+    check_prompts,
+    features_of,
+    media_parts,
+    place_media,
+)
+from megatron_longrl.experience.rollouts import Group, OnResponse, Response, Traffic
+from megatron_longrl.experience.sampling_settings import SamplingSettings
 from megatron_longrl.models.deepstack import DeepStack, DeepStackParams
 from megatron_longrl.models.language import (
     embed_tokens,
@@ -44,18 +54,9 @@ from megatron_longrl.rollout.continuation import (
     whole_groups,
 )
 from megatron_longrl.rollout.draw import draw_tokens
-from megatron_longrl.rollout.engine import OnResponse, RolloutEngine, RolloutStopped
-from megatron_longrl.experience.inputs import (
-    EngineInput,
-    InputRecord,
-    check_prompts,
-    features_of,
-    media_parts,
-    place_media,
-)
+from megatron_longrl.rollout.engine import RolloutEngine, RolloutStopped
 from megatron_longrl.rollout.sampling import balanced_shares
 from megatron_longrl.rollout.seeds import request_seeds
-from megatron_longrl.experience.rollouts import Group, Response, SamplingSettings, Traffic
 
 if TYPE_CHECKING:
     from megatron_longrl.data.prompts import Prompt

@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 from torch.distributed import ProcessGroup
 
-from megatron_longrl.parallel.agree import gather_objects, together
 from megatron_longrl.memory.shared import SharedMemory
+from megatron_longrl.parallel.agree import gather_objects, together
 from megatron_longrl.rollout.vllm.requests import Room
 
 if TYPE_CHECKING:

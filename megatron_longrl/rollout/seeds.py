@@ -12,7 +12,7 @@ from megatron_longrl.rollout.sampling import SEED_BITS, group_seeds
 if TYPE_CHECKING:
     from torch.distributed import ProcessGroup
 
-    from megatron_longrl.experience.rollouts import SamplingSettings
+    from megatron_longrl.experience.sampling_settings import SamplingSettings
 
 
 def request_seeds(

@@ -1,1 +1,3 @@
-"""Megatron training steps and the two loops that are made of them."""
+"""The trained model, Megatron's training step, micro-batches, the training loop and supervised
+fine-tuning.
+"""

@@ -20,8 +20,8 @@ from megatron_longrl.training.token_values import place, place_advantages
 
 if TYPE_CHECKING:
     from megatron_longrl.config import Config
-    from megatron_longrl.parallel.groups import ParallelGroups
     from megatron_longrl.experience.rollouts import Group, Response
+    from megatron_longrl.parallel.groups import ParallelGroups
 
 
 @dataclass(frozen=True)

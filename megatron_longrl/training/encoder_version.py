@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from megatron_longrl.conversion.mapping import export_named_tensors, mapping_table
 from megatron_longrl.config.model import ModelSection
 from megatron_longrl.config.vila import VilaSection
+from megatron_longrl.conversion.mapping import export_named_tensors, mapping_table
 from megatron_longrl.parallel.agree import gather_objects
 from megatron_longrl.platforms import platform
 from megatron_longrl.training.model import TrainedModel

@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import torch.distributed as dist
 
-from megatron_longrl.processes import exit_signal
 from megatron_longrl.checkpoint.distributed import (
     Loaded,
     load_checkpoint,
@@ -22,15 +21,16 @@ from megatron_longrl.checkpoint.saver import CheckpointSaver
 from megatron_longrl.config import Entry
 from megatron_longrl.data.dataset import RowSampler
 from megatron_longrl.data.rows import Row
+from megatron_longrl.observability.health_checks import Watch
+from megatron_longrl.observability.logging import MetricsLogger
 from megatron_longrl.parallel.agree import gather_objects
 from megatron_longrl.planner.cost import Machine
 from megatron_longrl.platforms import platform
+from megatron_longrl.processes import exit_signal
 from megatron_longrl.processes.rank_watch import rank_watch
 from megatron_longrl.training.banner import banner
-from megatron_longrl.observability.logging import MetricsLogger
 from megatron_longrl.training.runtime import Runtime
 from megatron_longrl.training.usable_rows import SkipLimit, usable_rows
-from megatron_longrl.observability.health_checks import Watch
 
 if TYPE_CHECKING:
     from megatron_longrl.parallel.groups import ParallelGroups

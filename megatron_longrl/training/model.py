@@ -22,8 +22,8 @@ from megatron.core.optimizer_param_scheduler import OptimizerParamScheduler
 from megatron.core.process_groups_config import ProcessGroupCollection
 from megatron.core.tensor_parallel.random import model_parallel_cuda_manual_seed
 
-from megatron_longrl.models.build import build_modules
 from megatron_longrl.conversion.initialize import initialize_weights
+from megatron_longrl.models.build import build_modules
 from megatron_longrl.models.lora import train_adapters_only
 
 if TYPE_CHECKING:

@@ -10,20 +10,22 @@ from typing import TYPE_CHECKING
 
 import torch.distributed as dist
 
-from megatron_longrl.processes import exit_signal
 from megatron_longrl.data.prompts import Prompt, PromptBuilder
 from megatron_longrl.data.rows import Row, RowError, RowProblem
 from megatron_longrl.data.tokenizer import Tokenizer, build_tokenizer
 from megatron_longrl.errors import UserError
-from megatron_longrl.models.transformer_engine import check_installed
-from megatron_longrl.parallel.agree import gather_objects, together
+from megatron_longrl.media.embedding_store import EmbeddingStore, open_store
 from megatron_longrl.media.frame_encoder import FrameEncoder
+from megatron_longrl.media.partition import Cut
+from megatron_longrl.models.prompts import prompt_builder
+from megatron_longrl.models.transformer_engine import check_installed
+from megatron_longrl.observability.timing import PhaseTimer
+from megatron_longrl.parallel.agree import gather_objects, together
 from megatron_longrl.parallel.groups import ParallelGroups, init_parallel
 from megatron_longrl.planner.cost import Machine
 from megatron_longrl.planner.packing import even_part
-from megatron_longrl.media.partition import Cut
 from megatron_longrl.platforms import platform
-from megatron_longrl.media.embedding_store import EmbeddingStore, open_store
+from megatron_longrl.processes import exit_signal
 from megatron_longrl.training.encoder_version import EncoderVersion
 from megatron_longrl.training.machine import measure_machine
 from megatron_longrl.training.media import Media, MediaProvider
@@ -31,7 +33,6 @@ from megatron_longrl.training.model import TrainedModel, build_model
 from megatron_longrl.training.readouts import PolicyReadout
 from megatron_longrl.training.sequence_length import FirstLook, with_sequence_length
 from megatron_longrl.training.step import Stepper
-from megatron_longrl.observability.timing import PhaseTimer
 
 if TYPE_CHECKING:
     from megatron_longrl.config import Config, Entry
@@ -214,11 +215,11 @@ def build_runtime(config: Config, entry: Entry) -> Runtime:
                 f"--vocab-size {config.vocab_size} is smaller than the tokenizer's "
                 f"{tokenizer.vocab_size} tokens: leave it out, or use the model's own tokenizer"
             )
-        builder = PromptBuilder.from_config(config, tokenizer, entry)
+        builder = prompt_builder(config, tokenizer, entry)
     first_look = None
     if config.seq_length_from_data:
         config, first_look = with_sequence_length(config, builder, groups, entry)
-        builder = PromptBuilder.from_config(config, tokenizer, entry)
+        builder = prompt_builder(config, tokenizer, entry)
     model = build_model(config, groups, train=entry != "evaluate")
     timer = PhaseTimer()
     encoder = model.encoder

@@ -10,9 +10,9 @@ from dataclasses import dataclass
 import torch.distributed as dist
 
 from megatron_longrl.config import Config, Entry
-from megatron_longrl.media.content_hash import identity
 from megatron_longrl.data.prompts import PromptBuilder
 from megatron_longrl.data.rows import Row, RowError, RowProblem, load_rows
+from megatron_longrl.media.content_hash import identity
 from megatron_longrl.media.video_info import VideoError
 from megatron_longrl.media.video_probe import Probed, probe, remember
 from megatron_longrl.parallel.agree import gather_objects, together

@@ -23,11 +23,11 @@ from megatron.core.pipeline_parallel.p2p_communication import P2PCommunicator
 from torch import Tensor
 
 from megatron_longrl.errors import UserError
+from megatron_longrl.media.frame_encoder import EncodedVideos, FrameEncoder
 from megatron_longrl.models.deepstack import DeepStack, DeepStackParams
 from megatron_longrl.models.language import embed_tokens, run_decoder
 from megatron_longrl.parallel.agree import gather_objects
 from megatron_longrl.parallel.attention.module import row_sharing
-from megatron_longrl.media.frame_encoder import EncodedVideos, FrameEncoder
 from megatron_longrl.training.losses import Loss, Sums
 from megatron_longrl.training.model import TrainedModel
 from megatron_longrl.training.readouts import Readout, selected_hidden

@@ -15,8 +15,8 @@ from torch import Tensor
 from megatron_longrl.parallel.sums import all_reduce_sum
 
 if TYPE_CHECKING:
-    from megatron_longrl.parallel.groups import ParallelGroups
     from megatron_longrl.experience.rollouts import Group, Response
+    from megatron_longrl.parallel.groups import ParallelGroups
     from megatron_longrl.training.sharding import MicroBatch
 
 

@@ -9,9 +9,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from megatron_longrl.config import Config
 from megatron_longrl.conversion.mapping import local_adapters, mapping_table
 from megatron_longrl.models.param_mapping import ColumnParallel, TensorMapping, adapter_rows
-from megatron_longrl.config import Config
 from megatron_longrl.parallel.agree import gather_objects
 from megatron_longrl.parallel.groups import ParallelGroups
 

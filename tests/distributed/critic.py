@@ -15,11 +15,11 @@ from torch import Tensor
 
 from megatron_longrl.data.rows import load_rows
 from megatron_longrl.experience.rollouts import Response
+from megatron_longrl.rl.collector import Rollouts
+from megatron_longrl.rl.trainer import RLTrainer
 from megatron_longrl.training.batches import rl_batches
 from megatron_longrl.training.critic import Critic
 from megatron_longrl.training.losses import rl_loss
-from megatron_longrl.rl.trainer import RLTrainer
-from megatron_longrl.rl.collector import Rollouts
 from megatron_longrl.training.runtime import Runtime, build_runtime
 from megatron_longrl.training.token_values import collect, place
 from tests.distributed.layouts import RESPONSES, TOLERANCE, gradients_of, tiny_config

@@ -12,8 +12,8 @@ import torch
 from megatron_longrl.data.dataset import RowSampler
 from megatron_longrl.data.rows import Row
 from megatron_longrl.rewards.runner import build_rewards
-from megatron_longrl.training.loop import RowSource
 from megatron_longrl.rl.trainer import RLTrainer
+from megatron_longrl.training.loop import RowSource
 from megatron_longrl.training.runtime import Runtime, build_runtime
 from tests.distributed.layouts import tiny_config
 from tests.scripted_engine import ScriptedEngine, number_of, questions

@@ -15,13 +15,13 @@ import torch.distributed as dist
 from PIL import Image
 from torch import Tensor
 
-from megatron_longrl.conversion.hf import HfFolder, config_from_hf, load_hf_weights
 from megatron_longrl.cli.conversion.reference import load_model, media_arguments
 from megatron_longrl.config import Config
+from megatron_longrl.conversion.hf import HfFolder, config_from_hf, load_hf_weights
 from megatron_longrl.data.prompts import Prompt
 from megatron_longrl.data.tokenizer import build_tokenizer, train_sentencepiece
-from megatron_longrl.media.video import decode_frames
 from megatron_longrl.experience.rollouts import Group
+from megatron_longrl.media.video import decode_frames
 from megatron_longrl.training.runtime import Runtime, build_runtime
 from tests.distributed.layouts import (
     TOLERANCE,

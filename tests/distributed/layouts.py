@@ -14,12 +14,13 @@ import pytest
 import torch
 import torch.distributed as dist
 
-from megatron_longrl.conversion.mapping import export_named_tensors
 from megatron_longrl.config import Config
-from megatron_longrl.data.prompts import Prompt, PromptBuilder
+from megatron_longrl.conversion.mapping import export_named_tensors
+from megatron_longrl.data.prompts import Prompt
 from megatron_longrl.data.rows import load_rows
 from megatron_longrl.data.tokenizer import build_tokenizer, train_sentencepiece
 from megatron_longrl.experience.rollouts import Group, Response
+from megatron_longrl.models.prompts import prompt_builder
 from megatron_longrl.training.batches import rl_batches, sft_batches
 from megatron_longrl.training.losses import rl_loss, sft_loss
 from megatron_longrl.training.runtime import Runtime, build_runtime
@@ -115,7 +116,7 @@ def longest_prompt(folder: Path) -> int:
     """Tokens of the longest prompt, that of the first row."""
     config = tiny_config(folder)
     tokenizer = build_tokenizer(config.tokenizer_type, config.tokenizer_model)
-    builder = PromptBuilder.from_config(config, tokenizer, "rl")
+    builder = prompt_builder(config, tokenizer, "rl")
     return max(len(builder.build(row).token_ids) for row in load_rows(config.train_data_path))
 
 

@@ -15,16 +15,16 @@ import pytest
 import torch
 from torch import Tensor
 
-from megatron_longrl.conversion.mapping import export_named_tensors
 from megatron_longrl.config import Config
+from megatron_longrl.conversion.mapping import export_named_tensors
 from megatron_longrl.data.prompts import Prompt
 from megatron_longrl.data.rows import load_rows
-from megatron_longrl.rewards.runner import RewardRunner, build_rewards
 from megatron_longrl.experience.rollouts import Group, Response
-from megatron_longrl.training.batches import rl_batches
-from megatron_longrl.training.losses import rl_loss
+from megatron_longrl.rewards.runner import RewardRunner, build_rewards
 from megatron_longrl.rl.reference import CopiedWeights
 from megatron_longrl.rl.trainer import RLTrainer
+from megatron_longrl.training.batches import rl_batches
+from megatron_longrl.training.losses import rl_loss
 from megatron_longrl.training.runtime import Runtime, build_runtime
 from megatron_longrl.training.sharding import MicroBatch
 from megatron_longrl.training.token_values import place

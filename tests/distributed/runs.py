@@ -7,12 +7,12 @@ from pathlib import Path
 import torch
 
 from megatron_longrl.checkpoint.distributed import load_checkpoint, save_checkpoint
+from megatron_longrl.config import Config
 from megatron_longrl.conversion.mapping import (
     export_named_tensors,
     local_parameters,
     mapping_table,
 )
-from megatron_longrl.config import Config
 from megatron_longrl.parallel.groups import init_parallel
 from megatron_longrl.platforms import platform
 from megatron_longrl.training.model import build_model

@@ -8,10 +8,10 @@ from megatron_longrl.data.dataset import RowSampler
 from megatron_longrl.data.rows import load_rows
 from megatron_longrl.errors import UserError
 from megatron_longrl.rewards.runner import build_rewards
+from megatron_longrl.rl.trainer import RLTrainer
 from megatron_longrl.rollout.build import build_engine
 from megatron_longrl.rollout.continuation import NOTHING
 from megatron_longrl.training.loop import RowSource
-from megatron_longrl.rl.trainer import RLTrainer
 from megatron_longrl.training.runtime import build_runtime
 from tests.distributed.cases import CP2, PP2, SP, TP2
 from tests.distributed.layouts import tiny_config

@@ -13,25 +13,26 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from megatron_longrl.conversion.hf import load_hf_weights
 from megatron_longrl.config import Config
+from megatron_longrl.conversion.hf import load_hf_weights
 from megatron_longrl.data.rows import load_rows
 from megatron_longrl.data.tokenizer import Tokenizer
 from megatron_longrl.errors import UserError
-from megatron_longrl.parallel.agree import gather_objects
-from megatron_longrl.parallel.groups import ParallelGroups
-from megatron_longrl.rollout.build import build_engine
+from megatron_longrl.experience.rollouts import Group, Traffic
+from megatron_longrl.experience.sampling_settings import SamplingSettings
 from megatron_longrl.media.disk_cache import EmbeddingDisk
 from megatron_longrl.media.embedding_store import EmbeddingStore, open_store
+from megatron_longrl.parallel.agree import gather_objects
+from megatron_longrl.parallel.groups import ParallelGroups
+from megatron_longrl.rl.weight_sync import WeightSync
+from megatron_longrl.rollout.build import build_engine
 from megatron_longrl.rollout.engine import RolloutEngine
-from megatron_longrl.experience.rollouts import Group, SamplingSettings, Traffic
 from megatron_longrl.rollout.vllm.engine import VllmEngine
 from megatron_longrl.training import encoder_version
 from megatron_longrl.training.batches import rl_batches
 from megatron_longrl.training.encoder_version import EncoderVersion, fingerprint
 from megatron_longrl.training.losses import rl_loss
 from megatron_longrl.training.runtime import build_runtime
-from megatron_longrl.rl.weight_sync import WeightSync
 from tests.distributed.cases import CP2, TP2
 from tests.distributed.families import run_config
 from tests.distributed.runs import LAYOUTS

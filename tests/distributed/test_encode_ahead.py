@@ -10,8 +10,8 @@ import torch.distributed as dist
 
 from megatron_longrl.data.dataset import RowSampler
 from megatron_longrl.rewards.runner import build_rewards
-from megatron_longrl.training.loop import RowSource
 from megatron_longrl.rl.trainer import RLTrainer
+from megatron_longrl.training.loop import RowSource
 from megatron_longrl.training.runtime import Runtime, build_runtime
 from tests.distributed.cases import CP2
 from tests.distributed.layouts import tiny_config

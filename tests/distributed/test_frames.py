@@ -17,15 +17,16 @@ import torch.distributed as dist
 from torch import Tensor
 from torch.distributed import ProcessGroup
 
+from megatron_longrl.errors import UserError
+from megatron_longrl.media import frame_encoder as frames_module
 from megatron_longrl.media.content_hash import content_hash
+from megatron_longrl.media.frame_encoder import EncodedVideos, FrameEncoder
 from megatron_longrl.media.frame_view import FrameView
+from megatron_longrl.media.partition import Cut
 from megatron_longrl.media.video import decode_frames
 from megatron_longrl.media.video_info import VideoError
 from megatron_longrl.media.video_spec import VideoSpec
-from megatron_longrl.errors import UserError
-from megatron_longrl.media import frame_encoder as frames_module
 from megatron_longrl.parallel.agree import gather_objects, together
-from megatron_longrl.media.frame_encoder import EncodedVideos, FrameEncoder
 from megatron_longrl.parallel.logprobs import selected_logprobs
 from megatron_longrl.parallel.sequence import (
     gather_shards,
@@ -33,7 +34,6 @@ from megatron_longrl.parallel.sequence import (
     shard_sequence,
     unshard_sequence,
 )
-from megatron_longrl.media.partition import Cut
 
 SIZE, TOKENS, HIDDEN = 8, 3, 4
 VIEW = FrameView(SIZE, SIZE, (0.5,) * 3, (0.5,) * 3, tokens_per_unit=TOKENS)

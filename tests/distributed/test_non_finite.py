@@ -10,13 +10,13 @@ import torch
 
 from megatron_longrl.data.dataset import RowSampler
 from megatron_longrl.errors import UserError
-from megatron_longrl.rewards.runner import build_rewards
 from megatron_longrl.experience.rollouts import Response
+from megatron_longrl.rewards.runner import build_rewards
+from megatron_longrl.rl.trainer import RLTrainer
 from megatron_longrl.training import sft
 from megatron_longrl.training.critic import CRITIC, Critic
 from megatron_longrl.training.loop import RowSource
 from megatron_longrl.training.losses import sft_loss
-from megatron_longrl.rl.trainer import RLTrainer
 from megatron_longrl.training.runtime import Runtime, build_runtime
 from megatron_longrl.training.sft import SFTTrainer
 from tests.distributed.cases import CP2

@@ -13,9 +13,9 @@ import torch.distributed as dist
 from torch.distributed import ProcessGroup
 
 from megatron_longrl.errors import UserError
+from megatron_longrl.experience.rollouts import Group
 from megatron_longrl.parallel.agree import gather_objects
 from megatron_longrl.rewards.runner import RewardRunner
-from megatron_longrl.experience.rollouts import Group
 from tests.unit.made_up_config import make_config
 from tests.unit.rewards.endpoint import serve
 from tests.unit.training.made_up import make_prompt, make_response

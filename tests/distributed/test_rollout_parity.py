@@ -8,14 +8,15 @@ import pytest
 import torch
 import torch.distributed as dist
 
+from megatron_longrl.cli.rules import VISION_FIELDS
 from megatron_longrl.conversion.hf import load_hf_weights
 from megatron_longrl.conversion.mapping import weight_stream
-from megatron_longrl.cli.rules import VISION_FIELDS
 from megatron_longrl.data.rows import load_rows
 from megatron_longrl.data.tokenizer import train_sentencepiece
+from megatron_longrl.experience.rollouts import Group, Response
+from megatron_longrl.experience.sampling_settings import SamplingSettings
 from megatron_longrl.parallel.sequence import unshard_sequence
 from megatron_longrl.rollout.build import build_engine
-from megatron_longrl.experience.rollouts import Group, Response, SamplingSettings
 from megatron_longrl.rollout.weights.stream import LiveWeights
 from megatron_longrl.training.batches import rl_batches
 from megatron_longrl.training.losses import rl_loss

@@ -24,15 +24,16 @@ from transformers import PreTrainedTokenizerFast
 
 from megatron_longrl.data.tokenizer import Tokenizer
 from megatron_longrl.errors import UserError
+from megatron_longrl.experience.rollouts import Group
+from megatron_longrl.experience.sampling_settings import SamplingSettings
+from megatron_longrl.memory.shared import SharedMemory
 from megatron_longrl.parallel.agree import gather_objects
 from megatron_longrl.parallel.groups import ParallelGroups
 from megatron_longrl.rollout.engine import RolloutEngine
-from megatron_longrl.memory.shared import SharedMemory
 from megatron_longrl.rollout.server import client as server_client
 from megatron_longrl.rollout.server.client import ServerClient
 from megatron_longrl.rollout.server.engine import ServerEngine
 from megatron_longrl.rollout.server.guard import TOKEN_VARIABLE
-from megatron_longrl.experience.rollouts import Group, SamplingSettings
 from megatron_longrl.rollout.vllm.engine import VllmEngine
 from megatron_longrl.rollout.weights.stream import LiveWeights
 from tests.distributed.tiny_engine import (

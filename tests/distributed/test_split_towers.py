@@ -10,9 +10,9 @@ import torch
 import torch.distributed as dist
 
 from megatron_longrl.data.rows import load_rows
-from megatron_longrl.media.video import decode_frames
 from megatron_longrl.errors import UserError
-from megatron_longrl.parallel import team as team_module
+from megatron_longrl.media import decode_together as decoding
+from megatron_longrl.media.video import decode_frames
 from megatron_longrl.parallel.agree import gather_objects
 from megatron_longrl.training.runtime import build_runtime
 from tests.distributed.cases import SP, TP2
@@ -73,13 +73,13 @@ def test_a_rank_holds_half_of_every_layer_and_decodes_half_of_the_frames(tiny_da
     # But for norms, and biases behind sums over ranks.
     assert 0.5 < counts["split"] / counts["whole"] < 0.6
     asked: list[int] = []
-    decode = team_module.decode_many
+    decode = decoding.decode_many
 
     def note(requests):
         asked.append(sum(len(positions) for _, positions in requests))
         return decode(requests)
 
-    monkeypatch.setattr(team_module, "decode_many", note)
+    monkeypatch.setattr(decoding, "decode_many", note)
     encoded = runtime.stepper.frames.encode(specs_of(runtime, tiny_data))
     decoded = gather_objects(runtime.groups.control, sum(asked))
     assert sum(decoded) == 47 and max(decoded) - min(decoded) <= 3
@@ -116,7 +116,7 @@ def test_a_decoder_that_crashes_on_one_rank_ends_both(tiny_data, monkeypatch):
         raise MemoryError("no room for frames")
 
     if dist.get_rank() == 1:
-        monkeypatch.setattr(team_module, "decode_many", crash)
+        monkeypatch.setattr(decoding, "decode_many", crash)
     with pytest.raises(UserError, match="MemoryError: no room for frames"):
         runtime.stepper.frames.encode(specs)
 
@@ -127,6 +127,7 @@ def test_pixels_are_those_of_one_process(tiny_data, shared_path):
     requests = [(spec, range(len(spec.frame_indices))) for spec in specs]
     team = runtime.groups.team
     assert team is not None
-    for spec, pixels in zip(specs, team.decode(requests, torch.device("cpu")), strict=True):
+    decoded = decoding.decode_together(team, requests, torch.device("cpu"))
+    for spec, pixels in zip(specs, decoded, strict=True):
         assert isinstance(pixels, torch.Tensor)
         assert torch.equal(pixels, decode_frames(spec))

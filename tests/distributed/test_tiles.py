@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor
 
+from megatron_longrl.cli.rules import validate_layout
 from megatron_longrl.config import Config
 from megatron_longrl.data.tokenizer import train_sentencepiece
 from megatron_longrl.media.video import decode_frames
@@ -132,7 +133,7 @@ def test_loss_and_gradients(data, layout, kind):
 
 def check_tiles(config: Config) -> None:
     """Loss and all gradients equal the twin's."""
-    config.validate_layout(2, "rl")
+    validate_layout(config, 2, "rl")
     runtime, metrics, gradients = train_once(config)
     loss, expected = twin_of(runtime, TilesTwin)
     assert metrics["lm loss"] == pytest.approx(loss, rel=TOLERANCE, abs=1e-6)

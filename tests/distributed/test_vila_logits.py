@@ -13,8 +13,8 @@ import torch.nn.functional as F
 from megatron.core.models.gpt import GPTModel
 from torch import Tensor
 
-from megatron_longrl.conversion.hf import config_from_hf, load_hf_weights
 from megatron_longrl.config import Config
+from megatron_longrl.conversion.hf import config_from_hf, load_hf_weights
 from megatron_longrl.data.prompts import Prompt
 from megatron_longrl.data.tokenizer import build_tokenizer, train_sentencepiece
 from megatron_longrl.media.video import decode_frames

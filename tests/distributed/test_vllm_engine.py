@@ -17,11 +17,11 @@ import torch.distributed as dist
 from megatron_longrl.data.prompts import Prompt
 from megatron_longrl.data.tokenizer import Tokenizer
 from megatron_longrl.errors import UserError
-from megatron_longrl.parallel.agree import gather_objects
-from megatron_longrl.parallel.groups import ParallelGroups
+from megatron_longrl.experience.sampling_settings import SamplingSettings
 from megatron_longrl.media import embedding_store
 from megatron_longrl.media.embedding_store import open_store
-from megatron_longrl.experience.rollouts import SamplingSettings
+from megatron_longrl.parallel.agree import gather_objects
+from megatron_longrl.parallel.groups import ParallelGroups
 from megatron_longrl.rollout.vllm.engine import VllmEngine
 from megatron_longrl.rollout.vllm.limits import check_head_size
 from tests.distributed.tiny_engine import (

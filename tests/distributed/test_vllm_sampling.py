@@ -11,8 +11,9 @@ import torch
 from torch import Tensor
 
 from megatron_longrl.data.tokenizer import Tokenizer
+from megatron_longrl.experience.rollouts import Response
+from megatron_longrl.experience.sampling_settings import SamplingSettings
 from megatron_longrl.parallel.agree import gather_objects
-from megatron_longrl.experience.rollouts import Response, SamplingSettings
 from megatron_longrl.rollout.vllm.engine import VllmEngine
 from tests.distributed.tiny_engine import (
     MEDIA,

@@ -10,12 +10,12 @@ import torch
 from torch import Tensor
 from transformers import Qwen2Config, Qwen2ForCausalLM
 
-from megatron_longrl.media.frame_view import FrameView
 from megatron_longrl.data.prompts import Prompt
 from megatron_longrl.data.rows import Row
+from megatron_longrl.experience.rollouts import Group
+from megatron_longrl.media.frame_view import FrameView
 from megatron_longrl.media.video_spec import VideoSpec
 from megatron_longrl.parallel.groups import ParallelGroups, init_parallel
-from megatron_longrl.experience.rollouts import Group
 from tests.tiny_served import HF_CONFIG
 
 if TYPE_CHECKING:

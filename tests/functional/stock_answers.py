@@ -101,10 +101,10 @@ class Vila:
     """Three folders. Of a row with media the prompt's tokens are not told."""
 
     def __init__(self, folder: Path) -> None:
-        from megatron_longrl.conversion.hf import HfFolder
         from megatron_longrl.config import Config
-        from megatron_longrl.data.prompts import PromptBuilder
+        from megatron_longrl.conversion.hf import HfFolder
         from megatron_longrl.data.tokenizer import build_tokenizer
+        from megatron_longrl.models.prompts import prompt_builder
 
         self._language_model = Text(folder / "llm")
         self.tokenizer = self._language_model.tokenizer
@@ -117,7 +117,7 @@ class Vila:
             video_frames=MOST_FRAMES,
         )
         tokenizer = build_tokenizer(self._config.tokenizer_type, self._config.tokenizer_model)
-        self._builder = PromptBuilder.from_config(self._config, tokenizer, "sft")
+        self._builder = prompt_builder(self._config, tokenizer, "sft")
 
     def answer(self, row: Row, media: Path) -> tuple[list[int] | None, list[int]]:
         """Tokens of the prompt and of the response."""

@@ -16,8 +16,8 @@ from statistics import mean
 import pytest
 
 from megatron_longrl.config.bundles import BUNDLES
-from megatron_longrl.observability.metrics_file import Metrics
 from megatron_longrl.observability.health_checks import WINDOW
+from megatron_longrl.observability.metrics_file import Metrics
 from tests.functional.launches import ROOT, curve, metrics_of, run
 
 STEPS = WINDOW + 1

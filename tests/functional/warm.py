@@ -162,8 +162,8 @@ def import_libraries() -> None:
     import vllm.v1.engine.llm_engine
     import vllm.v1.worker.cpu_worker  # noqa: F401
 
-    import megatron_longrl.rollout.build
     import megatron_longrl.rl.trainer
+    import megatron_longrl.rollout.build
     import megatron_longrl.training.sft  # noqa: F401
 
     gc.freeze()  # Else the ranks, and vLLM does it often, would look at all of it.

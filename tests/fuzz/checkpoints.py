@@ -160,9 +160,9 @@ def _header(path: Path, draw: random.Random) -> str:
 
 def read_hugging_face(folder: Path) -> None:
     """As ``longrl convert`` reads it."""
-    from megatron_longrl.conversion.hf_writer import HfFolderWriter
     from megatron_longrl.cli.conversion.hugging_face import read_folder
     from megatron_longrl.cli.conversion.plugins import tensor_names
+    from megatron_longrl.conversion.hf_writer import HfFolderWriter
 
     source = read_folder(argparse.Namespace(load_dir=folder))
     with HfFolderWriter(

@@ -8,8 +8,8 @@ import random
 from collections.abc import Iterator
 from pathlib import Path
 
-from megatron_longrl.media.image import probe_image, read_image
 from megatron_longrl.data.rows import load_rows
+from megatron_longrl.media.image import probe_image, read_image
 from megatron_longrl.media.video_info import VideoError
 from tests.fuzz import seeds
 from tests.fuzz.as_training import builders, expand_and_decode

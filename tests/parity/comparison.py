@@ -10,8 +10,8 @@ import torch.nn.functional as F
 from megatron.core.models.gpt import GPTModel
 from torch import Tensor
 
-from megatron_longrl.conversion.hf import config_from_hf, load_hf_weights
 from megatron_longrl.config import Config
+from megatron_longrl.conversion.hf import config_from_hf, load_hf_weights
 from megatron_longrl.models.language import (
     embed_tokens,
     hidden_for_logits,

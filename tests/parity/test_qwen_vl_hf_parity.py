@@ -7,10 +7,10 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from megatron_longrl.config import Config
 from megatron_longrl.conversion.hf import HfFolder, config_from_hf
 from megatron_longrl.conversion.hf_writer import HfFolderWriter
 from megatron_longrl.conversion.mapping import export_named_tensors
-from megatron_longrl.config import Config
 from megatron_longrl.parallel.groups import destroy_parallel
 from megatron_longrl.platforms import platform
 from tests.parity.comparison import TOLERANCE, assert_close, loaded, logits

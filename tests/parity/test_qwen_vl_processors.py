@@ -17,10 +17,10 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from megatron_longrl.config import Config
-from megatron_longrl.media.layout import Slots
 from megatron_longrl.data.prompts import Prompt, PromptBuilder
 from megatron_longrl.data.rows import Row
 from megatron_longrl.data.tokenizer import HuggingFaceTokenizer
+from megatron_longrl.media.layout import Slots
 from megatron_longrl.media.video import decode_frames
 from megatron_longrl.media.video_info import VideoInfo
 from megatron_longrl.media.video_probe import probe

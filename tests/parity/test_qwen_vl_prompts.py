@@ -16,14 +16,15 @@ import pytest
 import torch
 from PIL import Image
 
-from megatron_longrl.conversion.hf import HfFolder
 from megatron_longrl.cli.conversion.comparison import difference, model_logits
 from megatron_longrl.cli.conversion.reference import hugging_face_logits
 from megatron_longrl.config import Config
-from megatron_longrl.data.prompts import Prompt, PromptBuilder
+from megatron_longrl.conversion.hf import HfFolder
+from megatron_longrl.data.prompts import Prompt
 from megatron_longrl.data.rows import Row
 from megatron_longrl.data.tokenizer import SentencePieceTokenizer
 from megatron_longrl.media.video import decode_frames
+from megatron_longrl.models.prompts import prompt_builder
 from megatron_longrl.parallel.groups import destroy_parallel
 from megatron_longrl.platforms import platform
 from tests.parity.comparison import TOLERANCE, assert_close, loaded
@@ -112,7 +113,7 @@ def row_of(tmp_path_factory) -> Callable[[str], Row]:
 
 
 def built(config: Config, row: Row) -> Prompt:
-    return PromptBuilder.from_config(config, Letters(), "sft").build(row)
+    return prompt_builder(config, Letters(), "sft").build(row)
 
 
 @pytest.fixture(scope="module", params=MODELS)

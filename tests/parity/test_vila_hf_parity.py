@@ -12,8 +12,8 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from megatron_longrl.conversion.hf import config_from_hf, load_hf_weights
 from megatron_longrl.config import Config
+from megatron_longrl.conversion.hf import config_from_hf, load_hf_weights
 from megatron_longrl.parallel.groups import destroy_parallel, init_parallel
 from megatron_longrl.platforms import platform
 from megatron_longrl.training.model import build_model

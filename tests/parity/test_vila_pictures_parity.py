@@ -22,10 +22,11 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from megatron_longrl.cli.conversion.comparison import model_logits
-from megatron_longrl.data.prompts import Prompt, PromptBuilder
+from megatron_longrl.data.prompts import Prompt
 from megatron_longrl.data.rows import Row
 from megatron_longrl.data.tokenizer import Tokenizer
 from megatron_longrl.media.video import decode_frames
+from megatron_longrl.models.prompts import prompt_builder
 from megatron_longrl.parallel.groups import destroy_parallel
 from megatron_longrl.platforms import platform
 from tests.parity.comparison import TOLERANCE, assert_close, loaded
@@ -337,7 +338,7 @@ def files(tmp_path_factory) -> dict[str, Path]:
 def test_logits_of_a_whole_prompt(media, both, files):
     twin, config, model = both
     row, text = row_of(media, files), Letters()
-    prompt = PromptBuilder.from_config(config, text, "sft").build(row)
+    prompt = prompt_builder(config, text, "sft").build(row)
     pixels = [decode_frames(spec) for spec in prompt.videos]
     names = [name for group in MEDIA[media] for name in group]
     theirs = twin.logits(text, names, row.problem, pixels).float()
@@ -369,7 +370,7 @@ def test_pixels_of_tiles(media, both, files):
     twin, config, _ = both
     if twin.kind not in GRIDS:
         pytest.skip("no tiles")
-    prompt: Prompt = PromptBuilder.from_config(config, Letters(), "sft").build(row_of(media, files))
+    prompt: Prompt = prompt_builder(config, Letters(), "sft").build(row_of(media, files))
     ((name,), _) = MEDIA[media]
     grid = GRIDS[twin.kind][name]
     order = [grid, (1, 1)] if twin.kind == "tiles" else [(1, 1), (2, 2), grid]

@@ -15,9 +15,9 @@ import psutil
 import torch
 from torch import Tensor
 
+from megatron_longrl.experience.sampling_settings import SamplingSettings
 from megatron_longrl.rollout.server.client import ServerClient
 from megatron_longrl.rollout.server.wire import Generation, GenerationFile
-from megatron_longrl.experience.rollouts import SamplingSettings
 from megatron_longrl.rollout.vllm.model import ModelSettings
 from megatron_longrl.rollout.vllm.requests import PromptRequest
 from megatron_longrl.rollout.weights.buckets import WeightBuckets

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from megatron_longrl.cli.load import load_config
 from megatron_longrl.cli.ranks import RankOptions
-from megatron_longrl.config import load_config
 from megatron_longrl.config.bundles import BUNDLES
 from megatron_longrl.config.flags import build_parser
 from megatron_longrl.config.names import FieldNames

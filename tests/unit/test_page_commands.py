@@ -8,7 +8,7 @@ depends on its program alone:
 longrl check, frames, score, --help;   run, on small files that have the names that the pages use
 python -c
 longrl train-sft, train-rl, evaluate,  flags and values become the configuration of a run by the
-megatron_longrl.train_…, rollout.serve rules for its ranks, as for --print-config; files must exist
+megatron_longrl.train_…, serve rules for its ranks, as for --print-config; files must exist
 longrl convert, inspect, verify;       run up to the point where its own parser has taken all
 tools/*.py; other modules of ours      arguments
 torchrun                               its options by its own parser, its module as above
@@ -41,10 +41,11 @@ import pytest
 import yaml
 
 from megatron_longrl.cli import main as program
+from megatron_longrl.cli.given import PROGRAMS, read_given
+from megatron_longrl.cli.load import load_config
 from megatron_longrl.cli.ranks import split_rank_options
 from megatron_longrl.cli.train import ENTRIES, default_ranks
-from megatron_longrl.config import Entry, load_config
-from megatron_longrl.cli.given import PROGRAMS, read_given
+from megatron_longrl.config import Entry
 from tests import real_tokenizers
 from tests.page_commands import ROOT, Block, blocks
 from tests.runner import __main__ as runner

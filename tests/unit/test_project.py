@@ -19,7 +19,8 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
 from megatron_longrl.checkpoint.architecture import ARCHITECTURE_FIELDS
-from megatron_longrl.config import Config, Entry, load_config
+from megatron_longrl.cli.load import load_config
+from megatron_longrl.config import Config, Entry
 from megatron_longrl.models.family import find_family
 
 ROOT = Path(__file__).parents[2]

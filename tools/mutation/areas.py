@@ -7,7 +7,11 @@ from pathlib import Path
 AREAS: dict[str, tuple[str, ...]] = {
     "algorithms": ("megatron_longrl/algorithms/**/*.py",),
     "parallel": ("megatron_longrl/parallel/**/*.py",),
-    "training": ("megatron_longrl/training/**/*.py",),
+    "training": (
+        "megatron_longrl/observability/**/*.py",
+        "megatron_longrl/rl/**/*.py",
+        "megatron_longrl/training/**/*.py",
+    ),
     "mapping": (
         "megatron_longrl/conversion/mapping.py",
         "megatron_longrl/models/param_mapping.py",

@@ -1,7 +1,8 @@
 """Writes the tables of the docs that are made of the code: ``python -m tools.reference``.
 
-docs/configuration.md has them of the sections of the configuration, docs/metrics.md of the
-catalogue of metrics. The words above and below the tables are written by hand.
+docs/architecture.md has one of the package's layers, docs/configuration.md of the sections of the
+configuration, docs/metrics.md of the catalogue of metrics. The words above and
+below the tables are written by hand.
 """
 
 from __future__ import annotations
@@ -11,12 +12,13 @@ import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
-from tools.reference import configuration, metrics
+from tools.reference import configuration, layers, metrics
 
 DOCS = Path(__file__).parents[2] / "docs"
 BEGIN = "<!-- begin: python -m tools.reference -->"
 END = "<!-- end -->"
 PAGES: Mapping[str, Callable[[], str]] = {
+    "architecture.md": layers.tables,
     "configuration.md": configuration.tables,
     "metrics.md": metrics.tables,
 }

@@ -10,6 +10,8 @@ from typing import Any
 from annotated_types import Ge, Gt, Le, Lt
 from pydantic.fields import FieldInfo
 
+from megatron_longrl.cli.load import fields_from_checkpoint
+from megatron_longrl.cli.required import REQUIRED
 from megatron_longrl.config.algorithm import AlgorithmSection
 from megatron_longrl.config.bundles import BUNDLES, Bundle
 from megatron_longrl.config.flags import (
@@ -19,9 +21,7 @@ from megatron_longrl.config.flags import (
     says_default,
     short_number,
 )
-from megatron_longrl.cli.load import fields_from_checkpoint
 from megatron_longrl.config.names import FieldNames, flag
-from megatron_longrl.cli.required import REQUIRED
 from megatron_longrl.config.schema import SECTIONS
 from megatron_longrl.config.section import Metavar, Programs, Section, Unit, note_of
 from tools.reference.text import formatted, sentence, table

@@ -13,18 +13,19 @@ from torch import Tensor
 
 from megatron_longrl.checkpoint import folder as layout
 from megatron_longrl.checkpoint.distributed import load_weights
-from megatron_longrl.conversion.hf import HfFolder
 from megatron_longrl.cli.conversion.loader_megatron import one_rank_config
 from megatron_longrl.cli.conversion.reference import hugging_face_logits
 from megatron_longrl.config import Config
+from megatron_longrl.conversion.hf import HfFolder
 from megatron_longrl.data.collate import collate
-from megatron_longrl.data.prompts import Prompt, PromptBuilder
+from megatron_longrl.data.prompts import Prompt
 from megatron_longrl.data.rows import Row
 from megatron_longrl.data.tokenizer import build_tokenizer
+from megatron_longrl.errors import UserError
 from megatron_longrl.media.video import decode_frames
 from megatron_longrl.media.video_info import VideoError
-from megatron_longrl.errors import UserError
 from megatron_longrl.models.language import hidden_for_logits, output_weight
+from megatron_longrl.models.prompts import prompt_builder
 from megatron_longrl.parallel.groups import init_parallel
 from megatron_longrl.platforms import platform
 from megatron_longrl.training.model import TrainedModel, build_model
@@ -94,7 +95,7 @@ def compare(hf_dir: Path, megatron_dir: Path, row: Row, flags: argparse.Namespac
     )
     tokenizer = build_tokenizer(config.tokenizer_type, config.tokenizer_model)
     try:
-        prompt = PromptBuilder.from_config(config, tokenizer, "sft").build(row)
+        prompt = prompt_builder(config, tokenizer, "sft").build(row)
         pixels = [decode_frames(spec) for spec in prompt.videos]
     except VideoError as error:
         raise UserError(str(error)) from None

@@ -12,8 +12,8 @@ from torch.distributed.checkpoint.metadata import TensorStorageMetadata
 
 from megatron_longrl.checkpoint import folder as layout
 from megatron_longrl.checkpoint.architecture import LORA_FIELDS, meaningful_fields
-from megatron_longrl.conversion.hf import HfFolder, is_hf_folder
 from megatron_longrl.checkpoint.metadata_file import check_core_files, read_metadata
+from megatron_longrl.conversion.hf import HfFolder, is_hf_folder
 from megatron_longrl.errors import UserError
 
 _BYTES = {"F64": 8, "I64": 8, "F32": 4, "I32": 4, "F16": 2, "BF16": 2, "I16": 2}

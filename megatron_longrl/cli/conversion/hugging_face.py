@@ -1,4 +1,4 @@
-"""Reading and writing Hugging Face folders, for the plugins that name a family."""
+"""Reading and writing Hugging Face folders."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ from pathlib import Path
 import torch
 from pydantic import ValidationError
 
-from megatron_longrl.conversion.hf import HfFolder
-from megatron_longrl.conversion.hf_writer import HfFolderWriter
 from megatron_longrl.cli.conversion.plugins import Source, tensor_names
 from megatron_longrl.config import Config
 from megatron_longrl.config.schema import describe_validation_error
+from megatron_longrl.conversion.hf import HfFolder
+from megatron_longrl.conversion.hf_writer import HfFolderWriter
 from megatron_longrl.errors import UserError
 
 

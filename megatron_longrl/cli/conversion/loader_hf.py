@@ -1,7 +1,13 @@
-"""Reads a Hugging Face folder of any family: its ``config.json`` tells which."""
+"""Reads a Hugging Face folder of the family that its ``config.json`` names."""
 
 from __future__ import annotations
 
-from megatron_longrl.cli.conversion.hugging_face import read_folder as load_checkpoint
+import argparse
 
-__all__ = ["load_checkpoint"]
+from megatron_longrl.cli.conversion.hugging_face import read_folder
+from megatron_longrl.cli.conversion.plugins import Source
+
+
+def load_checkpoint(args: argparse.Namespace) -> Source:
+    """Open ``--load-dir``, see :func:`read_folder`."""
+    return read_folder(args, args.loader_family)

@@ -17,7 +17,6 @@ from torch import Tensor
 
 from megatron_longrl.checkpoint import folder as layout
 from megatron_longrl.checkpoint.metadata_file import check_core_files
-from megatron_longrl.models.hf_settings import brief
 from megatron_longrl.checkpoint.stored import StoredParameters
 from megatron_longrl.checkpoint.stored_weights import (
     StoredWeights,
@@ -29,6 +28,7 @@ from megatron_longrl.cli.conversion.plugins import Adapters, Source
 from megatron_longrl.config import Config
 from megatron_longrl.config.schema import describe_validation_error
 from megatron_longrl.errors import UserError
+from megatron_longrl.models.hf_settings import brief
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

@@ -8,9 +8,9 @@ from pathlib import Path
 
 from torch import Tensor
 
-from megatron_longrl.conversion.peft import PeftFolder
 from megatron_longrl.cli.conversion.hugging_face import read_folder
 from megatron_longrl.cli.conversion.plugins import Source, tensor_names
+from megatron_longrl.conversion.peft import PeftFolder
 from megatron_longrl.models.family import find_family
 
 

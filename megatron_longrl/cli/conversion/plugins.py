@@ -12,10 +12,10 @@ from pathlib import Path
 
 from torch import Tensor
 
+from megatron_longrl.config import Config
 from megatron_longrl.conversion.mapping import mapping_table
 from megatron_longrl.conversion.peft import Pair
 from megatron_longrl.models.param_mapping import TensorMapping
-from megatron_longrl.config import Config
 
 
 @dataclass(frozen=True)

@@ -8,9 +8,9 @@ import signal
 import sys
 from collections.abc import Callable
 
+from megatron_longrl.cli.launch import leave_groups
 from megatron_longrl.errors import USER_ERROR_STATUS, UserError, error_line
 from megatron_longrl.foreign_warnings import ignore_core
-from megatron_longrl.cli.launch import leave_groups
 
 
 def run(work: Callable[[], int]) -> int:

@@ -13,9 +13,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from megatron_longrl.conversion.hf import HfFolder
-from megatron_longrl.config import Config
 from megatron_longrl.cli.installed import unfit_torchvision
+from megatron_longrl.config import Config
+from megatron_longrl.conversion.hf import HfFolder
 from megatron_longrl.data.prompts import Prompt
 from megatron_longrl.errors import UserError
 from megatron_longrl.models.qwen_vl.grid import patchify

@@ -9,9 +9,9 @@ import torch
 from rich.progress import Progress
 from torch import Tensor
 
+from megatron_longrl.cli.conversion.plugins import Adapters, Source, tensor_names
 from megatron_longrl.conversion.hf import HfFolder
 from megatron_longrl.conversion.peft import Pair, PeftFolder, adapters_of, write_adapters
-from megatron_longrl.cli.conversion.plugins import Adapters, Source, tensor_names
 from megatron_longrl.errors import UserError
 from megatron_longrl.models.lora import merged_weight
 

@@ -5,11 +5,9 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping
 from typing import TYPE_CHECKING, Any
 
-from megatron_longrl.conversion.hf import HfFolder
-from megatron_longrl.models.hf_settings import WIDEST, Settings
-from megatron_longrl.models.sizes import Sized
-from megatron_longrl.models.param_mapping import Table
 from megatron_longrl.models.family import Family
+from megatron_longrl.models.hf_settings import WIDEST, HfConfig, Settings
+from megatron_longrl.models.param_mapping import Table
 from megatron_longrl.models.qwen_vl.encoder import QwenVisionEncoder
 from megatron_longrl.models.qwen_vl.hf_config import (
     CLIP,
@@ -22,6 +20,7 @@ from megatron_longrl.models.qwen_vl.hf_config import (
 )
 from megatron_longrl.models.qwen_vl.layout import Qwen25Layout
 from megatron_longrl.models.qwen_vl.mapping import sizes, table
+from megatron_longrl.models.sizes import Sized
 from megatron_longrl.models.text.kinds import QWEN2_5_VL_DEFAULTS
 
 if TYPE_CHECKING:
@@ -78,7 +77,7 @@ def _module_path(name: str) -> str:
     return stored.replace("model.", "model.language_model.", 1)
 
 
-def _fields(source: HfFolder) -> dict[str, Any]:
+def _fields(source: HfConfig) -> dict[str, Any]:
     vision = vision_settings(source)
     vision.only({"hidden_act": "silu"})
     return {

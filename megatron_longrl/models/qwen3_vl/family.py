@@ -6,11 +6,9 @@ import math
 from collections.abc import Collection, Mapping
 from typing import TYPE_CHECKING, Any
 
-from megatron_longrl.conversion.hf import HfFolder
-from megatron_longrl.models.hf_settings import WIDEST, Settings
-from megatron_longrl.models.sizes import Sized
-from megatron_longrl.models.param_mapping import Table
 from megatron_longrl.models.family import Family
+from megatron_longrl.models.hf_settings import WIDEST, HfConfig, Settings
+from megatron_longrl.models.param_mapping import Table
 from megatron_longrl.models.qwen_vl.encoder import QwenVisionEncoder
 from megatron_longrl.models.qwen_vl.hf_config import (
     CLIP,
@@ -23,6 +21,7 @@ from megatron_longrl.models.qwen_vl.hf_config import (
 )
 from megatron_longrl.models.qwen_vl.layout import Qwen3Layout
 from megatron_longrl.models.qwen_vl.mapping import sizes, table
+from megatron_longrl.models.sizes import Sized
 from megatron_longrl.models.text.kinds import QWEN3_VL_DEFAULTS
 
 if TYPE_CHECKING:
@@ -72,7 +71,7 @@ def _table_name(folder: str, stored: str) -> str:
     return f"llm/{stored}"
 
 
-def _fields(source: HfFolder) -> dict[str, Any]:
+def _fields(source: HfConfig) -> dict[str, Any]:
     vision = vision_settings(source)
     vision.only({"hidden_act": _ACTIVATION})
     positions = vision.whole("num_position_embeddings", 2304, most=WIDEST)

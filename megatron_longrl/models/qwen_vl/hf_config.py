@@ -5,10 +5,9 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping
 from typing import TYPE_CHECKING, Any
 
-from megatron_longrl.conversion.hf import HfFolder
-from megatron_longrl.models.hf_processors import normalisation, processor_settings
-from megatron_longrl.models.hf_settings import MOST_HEADS, MOST_LAYERS, WIDEST, Settings
 from megatron_longrl.errors import UserError
+from megatron_longrl.models.hf_processors import normalisation, processor_settings
+from megatron_longrl.models.hf_settings import MOST_HEADS, MOST_LAYERS, WIDEST, HfConfig, Settings
 from megatron_longrl.models.text.hf_config import (
     language_fields,
     language_settings,
@@ -56,7 +55,7 @@ def text_fields(
     return {**fields, name: found}
 
 
-def vision_settings(source: HfFolder) -> Settings:
+def vision_settings(source: HfConfig) -> Settings:
     """The tower's settings."""
     settings = source.settings.section("vision_config")
     settings.only({"spatial_merge_size": _MERGE, "in_channels": 3, "in_chans": 3})
@@ -93,7 +92,7 @@ def vision_layers(settings: Settings, name: str, default: tuple[int, ...]) -> tu
 
 
 def pixel_fields(
-    source: HfFolder,
+    source: HfConfig,
     defaults: Mapping[str, Any],
     *,
     image_defaults: Mapping[str, Any],

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
-from megatron_longrl.models.sizes import Sized
 from megatron_longrl.models.param_mapping import (
     ColumnParallel,
     Direct,
@@ -16,6 +15,7 @@ from megatron_longrl.models.param_mapping import (
     Table,
     TensorMapping,
 )
+from megatron_longrl.models.sizes import Sized
 from megatron_longrl.models.text.mapping import language_model, language_sizes
 
 if TYPE_CHECKING:

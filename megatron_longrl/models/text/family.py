@@ -5,14 +5,14 @@ from __future__ import annotations
 from collections.abc import Collection
 from typing import TYPE_CHECKING, Any
 
-from megatron_longrl.models.param_mapping import Table
 from megatron_longrl.models.family import Family
+from megatron_longrl.models.param_mapping import Table
 from megatron_longrl.models.text.hf_config import language_fields, language_settings
 from megatron_longrl.models.text.mapping import language_model, language_sizes
 
 if TYPE_CHECKING:
-    from megatron_longrl.conversion.hf import HfFolder
     from megatron_longrl.config import Config
+    from megatron_longrl.models.hf_settings import HfConfig
 
 
 def text_family(model_type: str) -> Family:
@@ -36,7 +36,7 @@ def _table(config: Config) -> Table:
     )
 
 
-def _fields(source: HfFolder) -> dict[str, Any]:
+def _fields(source: HfConfig) -> dict[str, Any]:
     return language_fields(source.settings)
 
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, get_args
 
+from megatron_longrl.config.rotary import RopeScaling
+from megatron_longrl.errors import UserError
 from megatron_longrl.models.hf_settings import (
     LARGEST_VOCABULARY,
     MOST_HEADS,
@@ -11,8 +13,6 @@ from megatron_longrl.models.hf_settings import (
     WIDEST,
     Settings,
 )
-from megatron_longrl.config.rotary import RopeScaling
-from megatron_longrl.errors import UserError
 from megatron_longrl.models.rotary import yarn_magnitude
 from megatron_longrl.models.text.kinds import (
     KINDS,

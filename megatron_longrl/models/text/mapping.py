@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from megatron_longrl.models.sizes import Sized
 from megatron_longrl.models.param_mapping import (
     QKV,
     Direct,
@@ -15,6 +14,7 @@ from megatron_longrl.models.param_mapping import (
     Tied,
     VocabParallel,
 )
+from megatron_longrl.models.sizes import Sized
 
 if TYPE_CHECKING:
     from megatron_longrl.config import Config

@@ -9,17 +9,17 @@ from __future__ import annotations
 from collections.abc import Collection
 from typing import TYPE_CHECKING, Any
 
-from megatron_longrl.conversion.hf import HfFolder
+from megatron_longrl.errors import UserError
 from megatron_longrl.models.hf_processors import normalisation, processor_settings
 from megatron_longrl.models.hf_settings import (
     LONGEST,
     MOST_HEADS,
     MOST_LAYERS,
     WIDEST,
+    HfConfig,
     Settings,
     brief,
 )
-from megatron_longrl.errors import UserError
 from megatron_longrl.models.text.hf_config import language_fields, language_settings
 from megatron_longrl.models.vila.picture_settings import (
     picture_fields,
@@ -36,7 +36,7 @@ _TOWER_SETTINGS = {"hidden_act": "gelu_pytorch_tanh", "num_channels": 3}
 """Settings of which one value is implemented; it is also the default where none is written."""
 
 
-def config_from_hf(source: HfFolder) -> dict[str, Any]:
+def config_from_hf(source: HfConfig) -> dict[str, Any]:
     """Fields of the model section that a VILA folder determines.
 
     Raises:
@@ -50,7 +50,7 @@ def config_from_hf(source: HfFolder) -> dict[str, Any]:
     }
 
 
-def _vision_fields(source: HfFolder) -> dict[str, Any]:
+def _vision_fields(source: HfConfig) -> dict[str, Any]:
     tower = Settings.of(source.folder / "vision_tower" / "config.json")
     architectures = tower.values.get("architectures") or ["nothing"]
     if not isinstance(architectures, list) or architectures[0] != _TOWER:
@@ -93,7 +93,7 @@ def _feature_layer(top: Settings, layers: int) -> int:
     return layer
 
 
-def _projector_fields(source: HfFolder) -> dict[str, Any]:
+def _projector_fields(source: HfConfig) -> dict[str, Any]:
     settings = Settings.of(source.folder / "mm_projector" / "config.json")
     kind = settings.text("mm_projector_type", "nothing")
     try:

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from megatron_longrl.models.sizes import Sized
 from megatron_longrl.models.param_mapping import (
     QKV,
     ColumnParallel,
@@ -14,6 +13,7 @@ from megatron_longrl.models.param_mapping import (
     Table,
     TensorMapping,
 )
+from megatron_longrl.models.sizes import Sized
 from megatron_longrl.models.text.mapping import language_model, language_sizes
 from megatron_longrl.models.vila.depth import layers_to_run
 from megatron_longrl.models.vila.projector_kinds import parameter_names

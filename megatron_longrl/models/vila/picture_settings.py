@@ -6,8 +6,8 @@ import json
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from megatron_longrl.models.hf_settings import WIDEST, Settings
 from megatron_longrl.errors import UserError
+from megatron_longrl.models.hf_settings import WIDEST, Settings
 
 if TYPE_CHECKING:
     from megatron_longrl.config import Config

@@ -17,9 +17,9 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from megatron_longrl.atomic_file import whole_file
 from megatron_longrl.errors import UserError
 from megatron_longrl.experience.rollouts import Group, Response
-from megatron_longrl.atomic_file import whole_file
 
 if TYPE_CHECKING:
     from megatron_longrl.data.prompts import Prompt

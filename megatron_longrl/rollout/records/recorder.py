@@ -25,8 +25,9 @@ from megatron_longrl.rollout.records.files import (
 if TYPE_CHECKING:
     from megatron_longrl.config import Config
     from megatron_longrl.data.tokenizer import Tokenizer
+    from megatron_longrl.experience.rollouts import Group
+    from megatron_longrl.experience.sampling_settings import SamplingSettings
     from megatron_longrl.parallel.groups import ParallelGroups
-    from megatron_longrl.experience.rollouts import Group, SamplingSettings
 
 
 @dataclasses.dataclass(frozen=True)

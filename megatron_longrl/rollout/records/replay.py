@@ -11,10 +11,12 @@ from torch import Tensor
 from megatron_longrl.checkpoint.architecture import differing_architecture
 from megatron_longrl.config.records import RECORD_FOLDER
 from megatron_longrl.errors import UserError
+from megatron_longrl.experience.rollouts import Group, OnResponse, Traffic
+from megatron_longrl.experience.sampling_settings import SamplingSettings
 from megatron_longrl.parallel.agree import together
 from megatron_longrl.rewards.protocol import Rewards
 from megatron_longrl.rollout.continuation import NOTHING, Begun
-from megatron_longrl.rollout.engine import OnResponse, RolloutEngine
+from megatron_longrl.rollout.engine import RolloutEngine
 from megatron_longrl.rollout.records.files import (
     Line,
     prompt_hash,
@@ -23,7 +25,6 @@ from megatron_longrl.rollout.records.files import (
     recorded_files,
     tokenizer_line,
 )
-from megatron_longrl.experience.rollouts import Group, SamplingSettings, Traffic
 
 if TYPE_CHECKING:
     from megatron_longrl.config import Config

@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 
 from megatron_longrl.errors import UserError
+from megatron_longrl.experience.sampling_settings import SamplingSettings
 from megatron_longrl.rollout.server.wire import Generation
-from megatron_longrl.experience.rollouts import SamplingSettings
 from megatron_longrl.rollout.vllm.deepstack import with_features
 from megatron_longrl.rollout.vllm.model import ModelSettings
 from megatron_longrl.rollout.vllm.positions import with_positions

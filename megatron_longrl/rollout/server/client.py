@@ -15,9 +15,10 @@ from typing import Any
 
 from megatron_longrl.errors import UserError
 from megatron_longrl.memory.shared import SharedMemory
-from megatron_longrl.serve import split_address
+from megatron_longrl.rollout.server.address import split_address
 from megatron_longrl.rollout.server.handles import SentMemory, reach, send
-from megatron_longrl.rollout.server.service import Line, versions
+from megatron_longrl.rollout.server.versions import versions
+from megatron_longrl.rollout.server.wire import Line
 from megatron_longrl.rollout.vllm.model import ModelSettings
 
 logger = logging.getLogger(__name__)

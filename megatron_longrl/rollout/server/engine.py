@@ -23,19 +23,19 @@ import torch
 from torch import Tensor
 
 from megatron_longrl.errors import UserError
+from megatron_longrl.experience.inputs import check_prompts
+from megatron_longrl.experience.rollouts import Group, OnResponse, Response, Traffic
+from megatron_longrl.experience.sampling_settings import SamplingSettings
 from megatron_longrl.parallel.agree import gather_objects, together
 from megatron_longrl.parallel.groups import ParallelGroups
 from megatron_longrl.platforms import platform
 from megatron_longrl.rollout.continuation import NOTHING, Beginning, Begun, Share, whole_groups
-from megatron_longrl.rollout.engine import OnResponse, Pending, RolloutEngine
-from megatron_longrl.experience.inputs import check_prompts
+from megatron_longrl.rollout.engine import Pending, RolloutEngine
 from megatron_longrl.rollout.seeds import request_seeds
 from megatron_longrl.rollout.server.client import ServerClient, ServerLost, StaleWeights
 from megatron_longrl.rollout.server.guard import known_token
 from megatron_longrl.rollout.server.process import ServerProcess
-from megatron_longrl.rollout.server.service import Line
-from megatron_longrl.rollout.server.wire import Generation, GenerationFile, weights_name
-from megatron_longrl.experience.rollouts import Group, Response, SamplingSettings, Traffic
+from megatron_longrl.rollout.server.wire import Generation, GenerationFile, Line, weights_name
 from megatron_longrl.rollout.vllm.model import ModelSettings
 from megatron_longrl.rollout.vllm.requests import (
     PromptRequest,

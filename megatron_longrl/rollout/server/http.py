@@ -20,7 +20,8 @@ from megatron_longrl.memory.tensor_file import LENGTH, check_beginning
 from megatron_longrl.rollout.server.connections import BoundedProtocol
 from megatron_longrl.rollout.server.guard import Guard, Refused
 from megatron_longrl.rollout.server.handles import Handles
-from megatron_longrl.rollout.server.service import EngineThread, Line, RolloutServer, error_line
+from megatron_longrl.rollout.server.service import EngineThread, RolloutServer, error_line
+from megatron_longrl.rollout.server.wire import Line
 
 
 def serve(

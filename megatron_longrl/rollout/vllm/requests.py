@@ -14,7 +14,6 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from megatron_longrl.rollout.continuation import Beginning, lengthened
 from megatron_longrl.experience.inputs import (
     EngineInput,
     InputRecord,
@@ -22,7 +21,8 @@ from megatron_longrl.experience.inputs import (
     media_parts,
     place_media,
 )
-from megatron_longrl.experience.rollouts import SamplingSettings
+from megatron_longrl.experience.sampling_settings import SamplingSettings
+from megatron_longrl.rollout.continuation import Beginning, lengthened
 from megatron_longrl.rollout.vllm.deepstack import with_features
 from megatron_longrl.rollout.vllm.model import ModelSettings
 from megatron_longrl.rollout.vllm.positions import with_positions

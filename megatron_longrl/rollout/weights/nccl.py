@@ -15,9 +15,9 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import torch
 from torch import Tensor
 
-from megatron_longrl.processes.daemon_thread import in_daemon_thread
 from megatron_longrl.errors import UserError
 from megatron_longrl.platforms import platform
+from megatron_longrl.processes.daemon_thread import in_daemon_thread
 from megatron_longrl.rollout.weights.buckets import Sent, WeightReceiver
 
 if TYPE_CHECKING:

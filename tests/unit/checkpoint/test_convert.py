@@ -16,10 +16,10 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from megatron_longrl.checkpoint.distributed import save_checkpoint
-from megatron_longrl.conversion.hf import HfFolder, TensorFolder
 from megatron_longrl.cli.conversion.contents import contents_of
 from megatron_longrl.cli.conversion.convert import same
 from megatron_longrl.cli.conversion.loader_megatron import one_rank_config
+from megatron_longrl.conversion.hf import HfFolder, TensorFolder
 from tests.tiny_qwen_vl import hugging_face
 
 CONVERT = Path(__file__).parents[3] / "tools/checkpoint/convert.py"

@@ -13,9 +13,9 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from megatron_longrl.config import Config
 from megatron_longrl.conversion.hf import HfFolder, TensorFolder, config_from_hf
 from megatron_longrl.conversion.hf_writer import HfFolderWriter
-from megatron_longrl.config import Config
 from megatron_longrl.errors import UserError
 from tests.tiny_qwen_vl import hugging_face
 

@@ -5,13 +5,13 @@ from __future__ import annotations
 import pytest
 import torch
 
+from megatron_longrl.checkpoint.stored import checkpoint_key
 from megatron_longrl.conversion.mapping import (
     export_named_tensors,
     import_named_tensors,
     local_parameters,
     mapping_table,
 )
-from megatron_longrl.checkpoint.stored import checkpoint_key
 
 LAYER = {
     "input_layernorm.weight": "self_attention.linear_qkv.layer_norm_weight",

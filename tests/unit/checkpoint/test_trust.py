@@ -19,12 +19,12 @@ from torch.distributed.checkpoint.metadata import BytesStorageMetadata, Metadata
 from megatron_longrl.checkpoint import folder as layout
 from megatron_longrl.checkpoint.checksums import check_contents, checksums
 from megatron_longrl.checkpoint.distributed import load_checkpoint, load_weights, save_checkpoint
-from megatron_longrl.conversion.hf import HfFolder
 from megatron_longrl.checkpoint.metadata_file import read_metadata
 from megatron_longrl.checkpoint.stored import StoredParameters
 from megatron_longrl.cli.conversion.contents import contents_of
 from megatron_longrl.cli.inspect import main as inspect
 from megatron_longrl.config import Config
+from megatron_longrl.conversion.hf import HfFolder
 from megatron_longrl.errors import UserError
 from tests.tiny_vila import TINY
 

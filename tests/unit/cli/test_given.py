@@ -10,8 +10,8 @@ from typing import Any
 
 import pytest
 
-from megatron_longrl.config import load_config
 from megatron_longrl.cli.changes import changes_since
+from megatron_longrl.cli.load import load_config
 from megatron_longrl.config.paths import absolute_paths
 from megatron_longrl.errors import UserError
 from tests.unit.config.conftest import MODEL, RUN
@@ -100,7 +100,7 @@ def test_a_run_that_may_start_anew_needs_no_folder(recipe: Path, data: str, tmp_
 def test_what_is_missing_is_told_before_torch_is_imported() -> None:
     program = (
         "import sys\n"
-        "from megatron_longrl.config import load_config\n"
+        "from megatron_longrl.cli.load import load_config\n"
         "from megatron_longrl.errors import UserError\n"
         "try:\n"
         "    load_config(['--pretrained-checkpoint', 'none'], 'sft', files=True)\n"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 
 import pytest
@@ -13,6 +14,8 @@ from megatron_longrl.cli.installed import missing_packages, unfit_torchvision
 def packages(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """An installation of its own, in which nothing is installed."""
     monkeypatch.setattr("sys.path", [str(tmp_path)])
+    # A module that another test has imported would be found all the same.
+    monkeypatch.delitem(sys.modules, "vllm", raising=False)
     return tmp_path
 
 

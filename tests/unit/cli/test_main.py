@@ -11,9 +11,9 @@ from pathlib import Path
 import pytest
 
 from megatron_longrl.cli import main as program
+from megatron_longrl.cli.given import Given
 from megatron_longrl.cli.ranks import RankOptions, split_rank_options
 from megatron_longrl.cli.train import default_ranks, gpus
-from megatron_longrl.cli.given import Given
 from megatron_longrl.errors import UserError
 from megatron_longrl.processes.output_reader import READER_ENDED_STATUS, until_reader_ends
 

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from megatron_longrl.cli.rules import VISION_FIELDS
+from megatron_longrl.cli.rules import VISION_FIELDS, validate_layout
 from megatron_longrl.errors import UserError
 
 TE = {"transformer_impl": "transformer_engine"}
@@ -536,7 +536,7 @@ BROKEN = [
 @pytest.mark.parametrize(("fields", "world_size", "entry", "line"), BROKEN)
 def test_a_broken_rule_has_its_line(make_config, fields, world_size, entry, line):
     with pytest.raises(UserError) as error:
-        make_config(**fields).validate_layout(world_size, entry)
+        validate_layout(make_config(**fields), world_size, entry)
     assert str(error.value) == line
 
 
@@ -565,19 +565,19 @@ def test_a_broken_rule_has_its_line(make_config, fields, world_size, entry, line
     ],
 )
 def test_layouts_that_keep_the_rules(make_config, fields, world_size, entry):
-    make_config(**fields).validate_layout(world_size, entry)
+    validate_layout(make_config(**fields), world_size, entry)
 
 
 def test_transformer_engine_trains_sft_with_the_default_of_shared_prompts(make_config):
     """SFT has one response in a row, whatever --shared-prompt says."""
-    make_config(**TE).validate_layout(1, "sft")
+    validate_layout(make_config(**TE), 1, "sft")
 
 
 @pytest.mark.parametrize("ranks", [2, 4])
 @pytest.mark.parametrize("groups", [1, 2])
 def test_ranks_beyond_the_key_and_value_heads(make_config, groups, ranks):
     layout = {"tensor_model_parallel_size": ranks, "num_query_groups": groups}
-    make_config(**layout, num_attention_heads=4).validate_layout(ranks)
+    validate_layout(make_config(**layout, num_attention_heads=4), ranks)
 
 
 def test_keys_and_values_that_do_not_split(make_config):
@@ -585,25 +585,25 @@ def test_keys_and_values_that_do_not_split(make_config):
         num_attention_heads=8, num_query_groups=1, kv_channels=2, tensor_model_parallel_size=8
     )
     with pytest.raises(UserError, match=r"keys and values of num_query_groups \(1\) .* lower --t"):
-        config.validate_layout(8)
+        validate_layout(config, 8)
 
 
 @pytest.mark.parametrize("exchange", ["all_gather", "p2p"])
 def test_28_heads_in_4_groups_may_share_a_sequence_over_8_ranks_defect_14(make_config, exchange):
     heads = {"num_attention_heads": 28, "num_query_groups": 4, "hidden_size": 56}
     config = make_config(**heads, context_parallel_size=8, cp_comm_type=exchange)
-    config.validate_layout(8, "rl")
+    validate_layout(config, 8, "rl")
 
 
 @pytest.mark.parametrize("shared_prompt", [True, False])
 def test_a_row_needs_room_for_one_response_of_a_group(make_config, shared_prompt):
     fields = {"video_frames": 8, "rollout_max_tokens": 400, "grpo_group_size": 8}
-    make_config(**fields, shared_prompt=shared_prompt).validate_layout(1, "rl")
+    validate_layout(make_config(**fields, shared_prompt=shared_prompt), 1, "rl")
 
 
 def test_evaluation_merges_adapters_whatever_trained_them(make_config):
-    make_config(**TE, lora_rank=4).validate_layout(1, "evaluate")
-    make_config(lora_rank=4, freeze_language_model=True).validate_layout(1, "evaluate")
+    validate_layout(make_config(**TE, lora_rank=4), 1, "evaluate")
+    validate_layout(make_config(lora_rank=4, freeze_language_model=True), 1, "evaluate")
 
 
 def test_derived_sizes(make_config):
@@ -649,5 +649,5 @@ def test_a_cache_of_embeddings_where_the_encoder_is_frozen(make_config):
     cache = {"embedding_cache_dir": "cache", "embedding_cache_gib": 5.0}
     frozen = make_config(**cache, freeze_vision_tower=True, freeze_projector=True)
     for entry in ("rl", "sft"):
-        frozen.validate_layout(1, entry)
-    make_config(**cache).validate_layout(1, "evaluate")  # which trains nothing
+        validate_layout(frozen, 1, entry)
+    validate_layout(make_config(**cache), 1, "evaluate")  # which trains nothing

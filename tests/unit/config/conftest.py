@@ -9,7 +9,8 @@ from typing import Any
 import pytest
 import yaml
 
-from megatron_longrl.config import Config, load_config
+from megatron_longrl.cli.load import load_config
+from megatron_longrl.config import Config
 
 MODEL: dict[str, Any] = {
     "num_layers": 4,

@@ -6,8 +6,9 @@ import re
 
 import pytest
 
+from megatron_longrl.cli.load import load_config
 from megatron_longrl.cli.ranks import RankOptions
-from megatron_longrl.config import Config, Entry, load_config
+from megatron_longrl.config import Config, Entry
 from megatron_longrl.config.flags import opposite_flag
 from megatron_longrl.config.names import FieldNames, flag
 from megatron_longrl.config.schema import SECTIONS

@@ -8,8 +8,9 @@ import logging
 import pytest
 import yaml
 
-from megatron_longrl.config import Config, load_config, to_yaml
-from megatron_longrl.config.recipe import recipe_names
+from megatron_longrl.cli.load import load_config
+from megatron_longrl.config import Config
+from megatron_longrl.config.recipe import recipe_names, to_yaml
 from megatron_longrl.errors import UserError
 
 

@@ -5,9 +5,11 @@ from __future__ import annotations
 import pytest
 import yaml
 
-from megatron_longrl.config import Config, load_config, to_yaml
-from megatron_longrl.rewards.terms import RewardTerm, reward_terms
+from megatron_longrl.cli.load import load_config
+from megatron_longrl.config import Config
+from megatron_longrl.config.recipe import to_yaml
 from megatron_longrl.errors import UserError
+from megatron_longrl.rewards.terms import RewardTerm, reward_terms
 
 
 def test_the_default(make_config):

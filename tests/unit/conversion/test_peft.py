@@ -11,10 +11,10 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from megatron_longrl.checkpoint.distributed import load_weights, save_checkpoint
+from megatron_longrl.cli.conversion.plugins import tensor_names
 from megatron_longrl.conversion.hf import HfFolder
 from megatron_longrl.conversion.mapping import export_named_tensors, local_adapters
 from megatron_longrl.conversion.peft import SETTINGS, WEIGHTS, PeftFolder, target_modules
-from megatron_longrl.cli.conversion.plugins import tensor_names
 from megatron_longrl.errors import UserError
 from megatron_longrl.models.family import find_family
 

@@ -6,7 +6,6 @@ import time
 
 import pytest
 
-from megatron_longrl.data.tokenizer import END_OF_TURN
 from megatron_longrl.data.answer import (
     extract_answer,
     final_text,
@@ -14,6 +13,7 @@ from megatron_longrl.data.answer import (
     marked_answer,
     visible,
 )
+from megatron_longrl.data.tokenizer import END_OF_TURN
 
 
 @pytest.mark.parametrize(

@@ -12,11 +12,11 @@ from megatron_longrl.data.collate import (
     Batch,
     collate,
 )
-from megatron_longrl.media.frame_view import FrameView
 from megatron_longrl.data.prompts import Prompt
 from megatron_longrl.data.rows import Row
-from megatron_longrl.media.video_spec import VideoSpec
 from megatron_longrl.errors import UserError
+from megatron_longrl.media.frame_view import FrameView
+from megatron_longrl.media.video_spec import VideoSpec
 from megatron_longrl.parallel.attention.visibility import token_coordinates, visible
 
 MEDIA_ID = 9

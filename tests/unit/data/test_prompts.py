@@ -18,8 +18,9 @@ from megatron_longrl.data.prompts import PromptBuilder
 from megatron_longrl.data.rows import Row, RowError
 from megatron_longrl.data.templates import find_chat_template
 from megatron_longrl.data.tokenizer import Tokenizer, build_tokenizer, train_sentencepiece
-from megatron_longrl.media.video import decode_frames
 from megatron_longrl.errors import UserError
+from megatron_longrl.media.video import decode_frames
+from megatron_longrl.models.prompts import prompt_builder
 from megatron_longrl.models.qwen_vl.layout import Qwen3Layout
 from megatron_longrl.models.vila.layout import VilaLayout
 from megatron_longrl.rewards.choice import choice_reward
@@ -174,14 +175,14 @@ def test_room_is_kept_for_one_response(
         "shared_prompt": shared,
     }
     fits = Config(**values, seq_length=500)
-    builder = PromptBuilder.from_config(fits, tokenizer, entry)
+    builder = prompt_builder(fits, tokenizer, entry)
     length = len(builder.build(row).token_ids)
     target = len(builder.response_ids(row)) - 1 if entry == "sft" else 0
     enough = length + responses * longest + target
-    PromptBuilder.from_config(Config(**values, seq_length=enough), tokenizer, entry).build(row)
+    prompt_builder(Config(**values, seq_length=enough), tokenizer, entry).build(row)
     with pytest.raises(UserError, match="raise --seq-length"):
         config = Config(**values, seq_length=enough - 1)
-        PromptBuilder.from_config(config, tokenizer, entry).build(row)
+        prompt_builder(config, tokenizer, entry).build(row)
 
 
 def test_bad_videos_are_errors_of_the_video(tokenizer: Tokenizer, row: Row, tmp_path: Path) -> None:
@@ -366,10 +367,10 @@ def test_what_can_be_known_without_opening_files(
 
 def test_the_demonstration_needs_room_too(tokenizer: Tokenizer, row: Row) -> None:
     values: dict[str, Any] = {**SIZES, "video_frames": 3, "rollout_max_tokens": 1}
-    fits = PromptBuilder.from_config(Config(**values, seq_length=500), tokenizer, "sft")
+    fits = prompt_builder(Config(**values, seq_length=500), tokenizer, "sft")
     length = len(fits.build(row).token_ids) - 1 + len(fits.response_ids(row))
-    PromptBuilder.from_config(Config(**values, seq_length=length), tokenizer, "sft").build(row)
-    short = PromptBuilder.from_config(Config(**values, seq_length=length - 1), tokenizer, "sft")
+    prompt_builder(Config(**values, seq_length=length), tokenizer, "sft").build(row)
+    short = prompt_builder(Config(**values, seq_length=length - 1), tokenizer, "sft")
     with pytest.raises(
         RowError, match=rf"its demonstration \d+, more than --seq-length {length - 1}: ra"
     ):
@@ -385,7 +386,7 @@ def test_a_row_longer_than_the_model_allows_is_told_what_helps(
     sizes: dict[str, Any] = {**SIZES, "rollout_max_tokens": 8, "max_position_embeddings": 16}
     config = Config(**sizes, video_frames=3, seq_length=16)
     with pytest.raises(RowError, match=r"--max-position-embeddings 16.*: lower --vi") as error:
-        PromptBuilder.from_config(config, tokenizer, entry).build(row)
+        prompt_builder(config, tokenizer, entry).build(row)
     assert "--seq-length" not in str(error.value)
     assert str(error.value).endswith("--rollout-max-tokens") == (entry == "rl")
 

@@ -8,9 +8,9 @@ import torch
 from torch import Tensor
 
 from megatron_longrl.data.collate import Batch, collate
-from megatron_longrl.media.frame_view import FrameView
 from megatron_longrl.data.prompts import Prompt
 from megatron_longrl.data.rows import Row
+from megatron_longrl.media.frame_view import FrameView
 from megatron_longrl.media.video_spec import VideoSpec
 from megatron_longrl.parallel.attention.visibility import token_coordinates, visible
 

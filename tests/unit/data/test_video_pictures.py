@@ -11,8 +11,7 @@ import av
 import numpy as np
 import pytest
 
-from megatron_longrl.media import coded_frames
-from megatron_longrl.media import video_open
+from megatron_longrl.media import coded_frames, video_open
 from megatron_longrl.media import video as video_module
 from megatron_longrl.media.frame_view import FrameView
 from megatron_longrl.media.video import decode_frames

@@ -22,7 +22,7 @@ from megatron_longrl.experience.inputs import (
     place_media,
     row_hashes,
 )
-from megatron_longrl.experience.rollouts import SamplingSettings
+from megatron_longrl.experience.sampling_settings import SamplingSettings
 
 
 def prompt() -> Prompt:

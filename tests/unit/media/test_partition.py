@@ -8,8 +8,8 @@ import random
 import pytest
 
 from megatron_longrl.media.frame_view import FrameView
-from megatron_longrl.media.video_spec import VideoSpec
 from megatron_longrl.media.partition import deal, frame_shares, split_by_cost
+from megatron_longrl.media.video_spec import VideoSpec
 
 
 def video(name: str, frames: int, size: int = 8, source_pixels: int = 0) -> VideoSpec:

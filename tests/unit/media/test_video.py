@@ -20,8 +20,7 @@ from torch import Tensor
 
 from megatron_longrl.media import resize as resize_module
 from megatron_longrl.media import video as video_module
-from megatron_longrl.media import video_dali
-from megatron_longrl.media import video_pyav
+from megatron_longrl.media import video_dali, video_pyav
 from megatron_longrl.media.content_hash import content_hash
 from megatron_longrl.media.frame_view import FrameView
 from megatron_longrl.media.resize import preprocess

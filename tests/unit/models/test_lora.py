@@ -6,7 +6,6 @@ import pytest
 import torch
 from torch import nn
 
-from megatron_longrl.models.param_mapping import ColumnParallel, RowParallel, adapter_rows
 from megatron_longrl.conversion.initialize import initialize_adapter
 from megatron_longrl.models.lora import (
     LoraLinear,
@@ -17,6 +16,7 @@ from megatron_longrl.models.lora import (
     train_adapters_only,
     without_adapters,
 )
+from megatron_longrl.models.param_mapping import ColumnParallel, RowParallel, adapter_rows
 
 OPTIONS = LoraOptions(rank=3, scale=1.7, targets=())
 

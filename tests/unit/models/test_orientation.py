@@ -11,10 +11,10 @@ import pytest
 from PIL import Image
 
 from megatron_longrl.config import Config
-from megatron_longrl.data.prompts import PromptBuilder
 from megatron_longrl.data.rows import Row
 from megatron_longrl.data.tokenizer import Tokenizer
 from megatron_longrl.media.video import decode_frames
+from megatron_longrl.models.prompts import prompt_builder
 from tests.unit.data.video_files import draw_picture
 
 
@@ -68,7 +68,7 @@ def test_orientation(tmp_path: Path, family: str, turns: bool) -> None:
             "vision_temporal_patch_size": 1 if family == "vila" else 2,
         }
     )
-    builder = PromptBuilder.from_config(config, cast(Any, Letters()), "sft")
+    builder = prompt_builder(config, cast(Any, Letters()), "sft")
 
     def spec_of(name: str):
         row = Row("0", "What?", "A", "", (), "general", "image", "rows:1",

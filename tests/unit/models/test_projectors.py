@@ -7,6 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from megatron_longrl.cli.rules import validate_layout
 from megatron_longrl.config import Config
 from megatron_longrl.errors import UserError
 from megatron_longrl.models.vila.mapping import projector
@@ -111,4 +112,4 @@ def test_other_kinds_are_named() -> None:
         with pytest.raises(UserError, match=f"{kind} is not supported, only linear"):
             widths(kind, 1, 1)
         with pytest.raises(UserError, match="projector-type"):
-            configured(kind).validate_layout(1)
+            validate_layout(configured(kind), 1)

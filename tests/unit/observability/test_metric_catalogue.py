@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from megatron_longrl.observability import short_line
 from megatron_longrl.observability import health_checks as watch
+from megatron_longrl.observability import short_line
 from megatron_longrl.observability.log_line import PLACED
 from megatron_longrl.observability.metric_catalogue import (
     OF_EVALUATION,

@@ -14,9 +14,15 @@ from matplotlib.figure import Figure
 from matplotlib.text import Text
 
 from megatron_longrl.errors import UserError
-from megatron_longrl.observability.metrics_file import MetricsFile
-from megatron_longrl.observability.plots import HELDOUT, HELDOUT_HIGH, HELDOUT_LOW, STYLES, plot_curves
 from megatron_longrl.observability.health_checks import GAP_LIMIT
+from megatron_longrl.observability.metrics_file import MetricsFile
+from megatron_longrl.observability.plots import (
+    HELDOUT,
+    HELDOUT_HIGH,
+    HELDOUT_LOW,
+    STYLES,
+    plot_curves,
+)
 
 PAGE_PIXELS = 830
 """Width at which a page on GitHub shows a picture."""

@@ -31,7 +31,8 @@ def test_what_was_not_removed_goes_with_the_process(tmp_path: Path, end: str) ->
     file.touch()
     kept.touch()
     run(
-        "import os; from pathlib import Path; from megatron_longrl.processes.leftovers import leftovers\n"
+        "import os; from pathlib import Path\n"
+        "from megatron_longrl.processes.leftovers import leftovers\n"
         f"for name in ('kept', 'folder', 'file'): leftovers.add(Path({str(tmp_path)!r}) / name)\n"
         f"leftovers.discard(Path({str(kept)!r}))\n{end}"
     )

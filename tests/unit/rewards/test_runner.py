@@ -14,8 +14,8 @@ import pytest
 import torch
 
 from megatron_longrl.errors import UserError
-from megatron_longrl.rewards.runner import RewardRunner
 from megatron_longrl.experience.rollouts import Group
+from megatron_longrl.rewards.runner import RewardRunner
 from tests.unit.made_up_config import make_config
 from tests.unit.rewards.endpoint import serve
 from tests.unit.rewards.samples import write_file

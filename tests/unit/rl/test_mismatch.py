@@ -10,8 +10,8 @@ import pytest
 import torch
 
 from megatron_longrl.rl import mismatch as gap
-from megatron_longrl.training.batches import rl_batches
 from megatron_longrl.rl.mismatch import gap_metrics, gap_statistics
+from megatron_longrl.training.batches import rl_batches
 from megatron_longrl.training.losses import rl_loss
 from tests.unit.made_up_config import make_config
 from tests.unit.training.made_up import FakeGroup, alone, make_groups, values_by_token

@@ -8,14 +8,14 @@ from typing import Any, cast
 import pytest
 import torch
 
-from megatron_longrl.conversion.mapping import local_adapters
 from megatron_longrl.config import Config
+from megatron_longrl.conversion.mapping import local_adapters
 from megatron_longrl.models.language import output_weight
 from megatron_longrl.parallel.groups import destroy_parallel, init_parallel
 from megatron_longrl.platforms import platform
-from megatron_longrl.training.model import TrainedModel, build_model
 from megatron_longrl.rl.reference import CopiedWeights, ReferenceWeights, WeightsBelowAdapters
 from megatron_longrl.rl.trainer import build_reference
+from megatron_longrl.training.model import TrainedModel, build_model
 from tests.parity.comparison import logits as logits_of
 from tests.unit.made_up_config import make_config
 

@@ -12,8 +12,8 @@ import torch.distributed as dist
 from torch import Tensor
 
 from megatron_longrl.experience.rollouts import Traffic
-from megatron_longrl.training.model import TrainedModel
 from megatron_longrl.rl.weight_sync import WeightSync
+from megatron_longrl.training.model import TrainedModel
 
 
 class Listener:

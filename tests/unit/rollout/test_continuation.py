@@ -8,8 +8,9 @@ from typing import Any
 import pytest
 import torch
 
+from megatron_longrl.experience.rollouts import PARTIAL, Response
+from megatron_longrl.experience.sampling_settings import SamplingSettings
 from megatron_longrl.rollout.continuation import Share, lengthened, whole_groups
-from megatron_longrl.experience.rollouts import PARTIAL, Response, SamplingSettings
 from tests.unit.training.made_up import make_prompt
 
 SAMPLING = SamplingSettings(n=2, max_tokens=5, new_tokens=3)

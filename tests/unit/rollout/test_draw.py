@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 import torch
 
+from megatron_longrl.experience.sampling_settings import SamplingSettings
 from megatron_longrl.rollout.draw import draw_tokens
-from megatron_longrl.experience.rollouts import SamplingSettings
 
 LOGITS = torch.tensor([2.0, 0.5, -1.0, 1.2, 0.4, -3.0])
 DRAWS = 4000

@@ -8,8 +8,8 @@ import pytest
 import torch
 import torch.distributed as dist
 
-from megatron_longrl.rollout.prompt_buffers import PromptBuffers
 from megatron_longrl.rollout.placement import Placement
+from megatron_longrl.rollout.prompt_buffers import PromptBuffers
 from megatron_longrl.rollout.vllm.requests import Room
 
 SHAPES = (((5, 8), None), ((3, 8), (2, 16)), ((0, 8), None), ((1, 8), (0, 16)))

@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 import torch
 
+from megatron_longrl.experience.sampling_settings import SamplingSettings
 from megatron_longrl.rollout.draw import draw_tokens
-from megatron_longrl.experience.rollouts import SamplingSettings
 from megatron_longrl.rollout.vllm.logprobs import report_whole_softmax
 
 LOGITS = torch.tensor([[1.0, 5.0, 2.0, 0.5, 9.0, 8.0]])

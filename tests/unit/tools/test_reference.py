@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import pytest
 
-from megatron_longrl.config.bundles import Bundle
 from megatron_longrl.cli.defaults import (
     FRAMES_PER_SECOND,
     LEARNING_RATE,
     MOST_FRAMES,
     PROMPTS_PER_STEP,
 )
+from megatron_longrl.config.bundles import Bundle
 from megatron_longrl.config.flags import says_default
 from megatron_longrl.config.schema import SECTIONS, Config
 from tools.reference.__main__ import DOCS, PAGES, with_tables

@@ -10,11 +10,11 @@ from typing import Any, cast
 import pytest
 
 from megatron_longrl.checkpoint.distributed import Loaded
+from megatron_longrl.observability.logging import MetricsLogger
+from megatron_longrl.observability.timing import PhaseTimer
 from megatron_longrl.planner.cost import Machine
 from megatron_longrl.training import loop
-from megatron_longrl.observability.logging import MetricsLogger
 from megatron_longrl.training.loop import TrainingLoop, start
-from megatron_longrl.observability.timing import PhaseTimer
 from megatron_longrl.training.usable_rows import SkipLimit
 from tests.unit.made_up_config import make_config
 

@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from megatron_longrl.cli.rules import validate_layout
 from megatron_longrl.errors import UserError
 
 ROWS = {"projector_type": "mlp_downsample_2x2_fix"}
@@ -67,7 +68,7 @@ BROKEN = [
 @pytest.mark.parametrize(("fields", "line"), BROKEN)
 def test_a_broken_rule_has_its_line(make_config, fields, line):
     with pytest.raises(UserError) as error:
-        make_config(**fields).validate_layout(1)
+        validate_layout(make_config(**fields), 1)
     assert str(error.value) == line
 
 
@@ -83,5 +84,5 @@ def test_a_broken_rule_has_its_line(make_config, fields, line):
 )
 def test_what_keeps_the_rules(make_config, fields, tokens):
     config = make_config(**fields)
-    config.validate_layout(1)
+    validate_layout(config, 1)
     assert config.tokens_per_frame == tokens

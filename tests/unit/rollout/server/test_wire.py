@@ -9,10 +9,10 @@ import torch
 from safetensors import safe_open
 
 from megatron_longrl.errors import UserError
+from megatron_longrl.experience.sampling_settings import SamplingSettings
 from megatron_longrl.memory import shared as shared_memory
 from megatron_longrl.memory.tensor_file import TensorFile
 from megatron_longrl.rollout.server.wire import Generation, GenerationFile, read_generation
-from megatron_longrl.experience.rollouts import SamplingSettings
 from megatron_longrl.rollout.vllm.deepstack import with_features
 from megatron_longrl.rollout.vllm.positions import with_positions
 from megatron_longrl.rollout.vllm.requests import PromptRequest

@@ -20,8 +20,8 @@ import torch.nn.functional as F
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from megatron_longrl.benchmark.variants import VARIANTS, variant_config
 from megatron_longrl.rollout.build import build_engine, engine_settings
+from tools.benchmark.variants import VARIANTS, variant_config
 
 if TYPE_CHECKING:
     from megatron_longrl.config import Config
@@ -34,9 +34,9 @@ def measure_engine(arguments: argparse.Namespace) -> dict[str, Any]:
     """An engine as a training step calls it: weights, then from prompts and media to groups."""
     from megatron_longrl.conversion.mapping import weight_stream
     from megatron_longrl.data.rows import load_rows
-    from megatron_longrl.parallel.groups import destroy_parallel
-    from megatron_longrl.experience.rollouts import SamplingSettings
+    from megatron_longrl.experience.sampling_settings import SamplingSettings
     from megatron_longrl.observability.logging import configure_logging
+    from megatron_longrl.parallel.groups import destroy_parallel
     from megatron_longrl.training.runtime import build_runtime
 
     config = variant_config(

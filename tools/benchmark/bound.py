@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from megatron_longrl.config import Config
-from megatron_longrl.planner.cost import BACKWARD, ModelCost, RowSize
 from megatron_longrl.experience.rollouts import Group
+from megatron_longrl.planner.cost import BACKWARD, ModelCost, RowSize
 from megatron_longrl.training.batches import rl_samples
 
 

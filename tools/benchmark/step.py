@@ -7,22 +7,23 @@ from collections.abc import Iterator, Mapping, Sequence
 import torch
 from torch import Tensor
 
-from megatron_longrl.benchmark.counters import WorkCounter
-from megatron_longrl.benchmark.variants import Variant
 from megatron_longrl.conversion.mapping import weight_stream
 from megatron_longrl.data.prompts import Prompt
 from megatron_longrl.data.rows import Row
+from megatron_longrl.errors import UserError
+from megatron_longrl.experience.rollouts import Group
+from megatron_longrl.experience.sampling_settings import SamplingSettings
 from megatron_longrl.media.video import decode_many
 from megatron_longrl.media.video_info import VideoError
-from megatron_longrl.errors import UserError
 from megatron_longrl.rewards.runner import RewardRunner
-from megatron_longrl.rollout.engine import RolloutEngine
-from megatron_longrl.experience.rollouts import Group, SamplingSettings
 from megatron_longrl.rl.advantages import with_advantages
+from megatron_longrl.rl.reference import ReferenceWeights
+from megatron_longrl.rollout.engine import RolloutEngine
 from megatron_longrl.training.batches import rl_batches
 from megatron_longrl.training.losses import rl_loss
-from megatron_longrl.rl.reference import ReferenceWeights
 from megatron_longrl.training.runtime import Runtime
+from tools.benchmark.counters import WorkCounter
+from tools.benchmark.variants import Variant
 
 PHASES = ("decode", "encode", "gather", "rollout", "logprobs", "update", "sync", "rest")
 

@@ -1,9 +1,0 @@
-"""Reads a Hugging Face folder of Llama 2 and 3."""
-
-from __future__ import annotations
-
-from functools import partial
-
-from megatron_longrl.cli.conversion.hugging_face import read_folder
-
-load_checkpoint = partial(read_folder, family="llama")

@@ -1,1 +1,0 @@
-"""Media embeddings that are kept: in shared memory and on disk."""

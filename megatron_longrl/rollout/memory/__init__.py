@@ -1,1 +1,0 @@
-"""Shared memory between the trainer, its ranks and an engine."""
