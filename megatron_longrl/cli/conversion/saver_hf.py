@@ -13,4 +13,4 @@ __all__ = ["add_arguments", "save_checkpoint"]
 
 def save_checkpoint(source: Source, args: argparse.Namespace) -> None:
     """Write ``--save-dir``, see :func:`write_folder`."""
-    write_folder(source, args, args.saver_family)
+    write_folder(source, args, getattr(args, "saver_family", None))
