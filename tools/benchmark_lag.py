@@ -23,9 +23,9 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
+from megatron_longrl.benchmark.data import write_data
 from megatron_longrl.observability.log_line import TIME_PREFIX
 from megatron_longrl.observability.metrics_file import read_metrics
-from tools.benchmark.data import write_data
 
 MODEL = Path(__file__).resolve().parents[1] / "examples" / "quickstart" / "model.yaml"
 PROMPTS, GROUP = 16, 8

@@ -21,9 +21,9 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from tools.benchmark.data import write_data
-from tools.benchmark.report import line_of, write_report
-from tools.benchmark.variants import PROMPTS_PER_STEP, VARIANTS
+from megatron_longrl.benchmark.data import write_data
+from megatron_longrl.benchmark.report import line_of, write_report
+from megatron_longrl.benchmark.variants import PROMPTS_PER_STEP, VARIANTS
 
 
 def run_point(variant: str, frames: int, options: argparse.Namespace) -> dict[str, Any]:
@@ -33,7 +33,7 @@ def run_point(variant: str, frames: int, options: argparse.Namespace) -> dict[st
     ranks = 1 if VARIANTS[variant].one_rank else options.nproc
     command = [
         *(sys.executable, "-m", "torch.distributed.run", "--standalone"),
-        *("--nproc-per-node", str(ranks), "-m", "tools.benchmark.worker"),
+        *("--nproc-per-node", str(ranks), "-m", "megatron_longrl.benchmark.worker"),
         *("--variant", variant, "--frames", str(frames)),
         *("--group-size", str(options.group_size), "--steps", str(options.steps)),
         *("--point-seconds", str(options.point_seconds)),

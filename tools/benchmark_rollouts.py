@@ -20,7 +20,7 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-from tools.benchmark.data import write_data
+from megatron_longrl.benchmark.data import write_data
 
 ENGINES = ("colocated", "server", "plain")
 
@@ -29,7 +29,7 @@ def run(engine: str, options: argparse.Namespace) -> dict[str, Any]:
     """One timing."""
     result = options.output / f".{engine}.json"
     command = [
-        *(sys.executable, "-m", "tools.benchmark.rollout_worker", "--engine", engine),
+        *(sys.executable, "-m", "megatron_longrl.benchmark.rollout_worker", "--engine", engine),
         *("--frames", str(options.frames), "--group-size", str(options.group_size)),
         *("--tokens", str(options.tokens), "--steps", str(options.steps)),
         *("--data", str(options.output / "data"), "--folder", str(options.output)),

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from tools.benchmark.variants import PROMPTS_PER_STEP, RESPONSE_TOKENS
+from megatron_longrl.benchmark.variants import PROMPTS_PER_STEP, RESPONSE_TOKENS
 
 ROOT = Path(__file__).resolve().parents[2]
 FRAMES, GROUP = 4, 2

@@ -51,6 +51,7 @@ PLAIN = {
     *("models.vila.depth", "models.vila.projector_kinds", "models.vila.tiles"),
     "observability",
     *("rollout.sampling", "rollout.server.child", "rollout.vllm.fit", "serve"),
+    *("benchmark.data", "benchmark.report", "benchmark.variants"),
 }
 """Imports no torch."""
 
@@ -62,7 +63,7 @@ WITH_TENSORS = {
 }
 """Of the plain packages what deals with tensors or speaks to other ranks."""
 
-WITH_MEDIA = {"data", "media", "planner.stages"}
+WITH_MEDIA = {"benchmark", "data", "media", "planner.stages"}
 """Of what is plain, what may import NumPy and the libraries that read files."""
 
 WITHOUT_MODELS = {

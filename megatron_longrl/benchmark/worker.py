@@ -16,6 +16,10 @@ from typing import Any
 
 import torch.distributed as dist
 
+from megatron_longrl.benchmark.bound import phase_flops
+from megatron_longrl.benchmark.counters import WorkCounter
+from megatron_longrl.benchmark.step import PHASES, BenchmarkStep
+from megatron_longrl.benchmark.variants import PROMPTS_PER_STEP, VARIANTS, variant_config
 from megatron_longrl.data.rows import load_rows
 from megatron_longrl.observability.logging import configure_logging
 from megatron_longrl.parallel.agree import gather_objects
@@ -27,10 +31,6 @@ from megatron_longrl.rollout.build import build_engine
 from megatron_longrl.rollout.vllm.engine import VllmEngine
 from megatron_longrl.training.machine import matrix_rate
 from megatron_longrl.training.runtime import Runtime, build_runtime
-from tools.benchmark.bound import phase_flops
-from tools.benchmark.counters import WorkCounter
-from tools.benchmark.step import PHASES, BenchmarkStep
-from tools.benchmark.variants import PROMPTS_PER_STEP, VARIANTS, variant_config
 
 _RATE_TRIES = 5
 """One alone may fall into a moment when the machine does something else."""

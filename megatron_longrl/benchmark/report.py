@@ -7,7 +7,7 @@ import platform
 from pathlib import Path
 from typing import Any
 
-from tools.benchmark.variants import MODEL, RESPONSE_TOKENS, VARIANTS
+from megatron_longrl.benchmark.variants import MODEL, RESPONSE_TOKENS, VARIANTS
 
 
 def write_report(folder: Path, results: list[dict[str, Any]], group_size: int, ranks: int) -> None:

@@ -149,7 +149,7 @@ def variant_config(
     """The whole configuration of a point.
 
     Args:
-        data: folder that :func:`~tools.benchmark.data.write_data` has filled.
+        data: folder that :func:`~megatron_longrl.benchmark.data.write_data` has filled.
     """
     per_frame = (MODEL["vision_image_size"] // MODEL["vision_patch_size"] // 2) ** 2 + 1
     # Twice the longest row, so that two ranks may also take whole rows.

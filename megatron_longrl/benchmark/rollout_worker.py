@@ -20,8 +20,8 @@ import torch.nn.functional as F
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from megatron_longrl.benchmark.variants import VARIANTS, variant_config
 from megatron_longrl.rollout.build import build_engine, engine_settings
-from tools.benchmark.variants import VARIANTS, variant_config
 
 if TYPE_CHECKING:
     from megatron_longrl.config import Config

@@ -7,6 +7,8 @@ from collections.abc import Iterator, Mapping, Sequence
 import torch
 from torch import Tensor
 
+from megatron_longrl.benchmark.counters import WorkCounter
+from megatron_longrl.benchmark.variants import Variant
 from megatron_longrl.conversion.mapping import weight_stream
 from megatron_longrl.data.prompts import Prompt
 from megatron_longrl.data.rows import Row
@@ -22,8 +24,6 @@ from megatron_longrl.rollout.engine import RolloutEngine
 from megatron_longrl.training.batches import rl_batches
 from megatron_longrl.training.losses import rl_loss
 from megatron_longrl.training.runtime import Runtime
-from tools.benchmark.counters import WorkCounter
-from tools.benchmark.variants import Variant
 
 PHASES = ("decode", "encode", "gather", "rollout", "logprobs", "update", "sync", "rest")
 
