@@ -86,6 +86,10 @@ class Retention:
                 continue
             if iteration == self.best_iteration:
                 continue
+            if folder.is_symlink():  # Its checkpoint is kept elsewhere.
+                folder.unlink()
+                removed.append(folder)
+                continue
             aside = folder.with_name(f".{folder.name}.removed")
             shutil.rmtree(aside, ignore_errors=True)
             leftovers.add(aside)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -15,6 +16,7 @@ from megatron_longrl.config.paths import run_folder
 from megatron_longrl.config.recipe import read_recipe
 from megatron_longrl.config.schema import SECTIONS, Config, Entry
 from megatron_longrl.config.tokenizer_files import tokenizer_fields
+from megatron_longrl.errors import UserError
 
 PROGRAMS: dict[Entry, str] = {
     "sft": "train_sft",
@@ -94,6 +96,8 @@ def _go_on_with_the_runs_recipe(given: Given) -> None:
     if "consumed_rows" not in state.get("state", {}):  # Converted weights: they come from no run.
         return
     recipe = recipe_of(state)
+    recipe.pop("output", None)  # Of another program.
+    _check_reach(recipe, folder, given)
     if given.entry in ("sft", "rl"):
         # A folder that was moved goes on where it is.
         recipe["save"] = str(run_folder(folder))
@@ -104,6 +108,48 @@ def _go_on_with_the_runs_recipe(given: Given) -> None:
         recipe.pop("seq_length_from_data", None)
     recipe |= tokenizer_fields(folder / "tokenizer")
     given.add_below(recipe, f"the recipe of {folder}")
+
+
+_REACHES_OUT = (
+    *("reward_function", "judge_url", "judge_api_key_variable", "judge_prompt", "judge_cache"),
+    *("rollout_server_address", "rollout_token_file", "rollout_record_dir"),
+    *("tensorboard_dir", "embedding_cache_dir"),
+)
+"""Fields by which a run runs a file, sends something to an address, or writes to a folder."""
+
+
+def _check_reach(recipe: dict[str, Any], folder: Path, given: Given) -> None:
+    """Take such fields from the recipe of a run that is where it was saved; one that was moved or
+    copied may come from a stranger, or share its folders with the run that it was copied from.
+
+    What lay in the run's folder is in its new one.
+
+    Args:
+        folder: of the checkpoint.
+
+    Raises:
+        UserError: the recipe of a run that lies elsewhere has some that are not given again.
+    """
+    save, here = recipe.get("save"), run_folder(folder).resolve()
+    if isinstance(save, str) and os.path.isabs(save):
+        if Path(save).resolve() == here:
+            return
+        for name in ("rollout_record_dir", "tensorboard_dir"):
+            if isinstance(recipe.get(name), str) and Path(recipe[name]).is_relative_to(save):
+                recipe[name] = str(here / Path(recipe[name]).relative_to(save))
+    reaching = [
+        name
+        for name in _REACHES_OUT
+        if name not in given.values
+        and recipe.get(name) not in (None, [], Config.model_fields[name].get_default())
+        and not (isinstance(recipe[name], str) and Path(recipe[name]).is_relative_to(here))
+    ]
+    if reaching:
+        told = "; ".join(f"{flag(name)} {recipe[name]}" for name in reaching)
+        raise UserError(
+            f"the run in {run_folder(folder)} was saved elsewhere, so that what its recipe runs, "
+            f"asks and writes to is not taken over: {told}: give these again, or others"
+        )
 
 
 def recipe_of(state: Mapping[str, Any]) -> dict[str, Any]:

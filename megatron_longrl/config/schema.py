@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import reprlib
 from typing import TYPE_CHECKING, Any
 
 from pydantic import ValidationError
@@ -261,10 +262,24 @@ def describe_validation_error(error: ValidationError, origins: dict[str, str]) -
             continue
         expected = item["msg"].replace("Input should be", "expected").replace("Input", "value")
         place = f" ({origins[field]})" if field in origins else ""
-        wrong.append(f"{field} = {item['input']!r}{place}: {expected}")
+        wrong.append(f"{field} = {_shown(item['input'], field)}{place}: {expected}")
     if missing:
         wrong.append(
             f"{', '.join(missing)} not set: give {flag(missing[0])} ..., or put it into the "
             "--config recipe"
         )
     return "; ".join(wrong)
+
+
+_MAY_HOLD_SECRETS = ("reward_kwargs", "judge_url", "judge_api_key_variable")
+_LONGEST_SHOWN = 200
+"""Characters of a value in a message."""
+
+
+def _shown(value: Any, field: str) -> str:
+    """A wrong value, in bounded size; it may be a secret that stands in the wrong form."""
+    if field in _MAY_HOLD_SECRETS:
+        return "(not shown)"
+    shown = reprlib.Repr()
+    shown.maxlevel, shown.maxstring, shown.maxother = 2, _LONGEST_SHOWN, _LONGEST_SHOWN
+    return shown.repr(value)

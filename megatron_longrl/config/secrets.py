@@ -14,8 +14,9 @@ from typing import Any
 
 _REFERENCE = re.compile(r"\$\{([A-Za-z_]\w*)\}", re.ASCII)
 _SECRET = re.compile(
-    r"(?:^|[_\W])(?:api_?keys?|access_?keys?|private_?keys?|token|auth|authorization|bearer|"
-    r"passw(?:or)?d|pwd|passphrase|secret|credentials?|sig|signature|jwt|cookie)(?:$|[_\W])",
+    r"(?:^|[_\W])(?:(?:api|access|private|auth|secret|openai|anthropic|azure|hf|wandb)[_-]?keys?|"
+    r"(?:api|access|auth|refresh)[_-]?tokens?|token|auth|authorization|bearer|pat|"
+    r"passw(?:or)?ds?|pwd|passphrase|secrets?|credentials?|sig|signature|jwt|cookies?)(?:$|[_\W])",
     re.IGNORECASE,
 )
 """Names of what is kept secret."""
@@ -25,7 +26,8 @@ _USER = re.compile(r"[a-z][a-z0-9+.-]*://[^/?#\s]*:[^/?#\s]*@", re.IGNORECASE)
 _TOKEN_USER = re.compile(r"https?://[^/?#\s@]+@", re.IGNORECASE)
 """A token in the place of a user, as of https://TOKEN@host."""
 _CAMEL = re.compile(r"(?<=[a-z0-9])(?=[A-Z])")
-_QUERY = re.compile(r"[?&]([^=&#\s]+)=[^&#\s]", re.IGNORECASE)
+_QUERY = re.compile(r"[?&#]([^=&#\s]+)=[^&#\s]", re.IGNORECASE)
+_HEADER = re.compile(r"\s*(?:Authorization\s*:\s*)?Bearer\s+\S", re.IGNORECASE)
 
 
 def secrets_in(values: Mapping[str, Any]) -> Iterator[str]:
@@ -48,19 +50,23 @@ def secret_line(name: str) -> str:
     return line + "leave them out"
 
 
-def _secrets(name: str, value: Any, *, is_field: bool = False) -> Iterator[str]:
+def _secrets(
+    name: str, value: Any, *, is_field: bool = False, within: bool = False
+) -> Iterator[str]:
+    # A field's own name is ours: none of them holds a secret.
+    within = within or (not is_field and is_secret(name))
     if isinstance(value, Mapping):
         for key, inner in value.items():
-            for place in _secrets(str(key), inner):
+            for place in _secrets(str(key), inner, within=within):
                 yield f"{name}.{place}"
     elif isinstance(value, str):
-        # A field's own name is ours: none of them holds a secret.
-        named = not is_field and is_secret(name)
-        if (named and value and not _REFERENCE.fullmatch(value)) or _has_credentials(value):
+        if (within and value and not _REFERENCE.fullmatch(value)) or _has_credentials(value):
             yield name
     elif isinstance(value, Sequence):
         for inner in value:
-            yield from _secrets(name, inner, is_field=is_field)
+            yield from _secrets(name, inner, is_field=is_field, within=within)
+    elif within and isinstance(value, int | float) and not isinstance(value, bool):
+        yield name
 
 
 def is_secret(name: str) -> bool:
@@ -70,7 +76,7 @@ def is_secret(name: str) -> bool:
 
 
 def _has_credentials(text: str) -> bool:
-    if _USER.search(text) or _TOKEN_USER.search(text):
+    if _USER.search(text) or _TOKEN_USER.search(text) or _HEADER.match(text):
         return True
     return "://" in text and any(is_secret(name) for name in _QUERY.findall(text))
 

@@ -28,6 +28,7 @@ from megatron_longrl.checkpoint.folder import (
     iteration_folders,
     remove_leftovers,
 )
+from megatron_longrl.config.paths import run_folder as run_folder_of
 from megatron_longrl.errors import UserError
 
 if TYPE_CHECKING:
@@ -35,7 +36,7 @@ if TYPE_CHECKING:
 
 LOCK_FILE = "run.lock"
 
-RECORDS = ("metrics.jsonl", "log.txt", "rollouts")
+RECORDS = ("metrics.jsonl", "log.txt", "rollouts", "wandb_run_id.txt")
 """What a run leaves beside its checkpoints."""
 
 _NO_LOCKS = {errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS}
@@ -159,8 +160,7 @@ def _goes_on(config: Config, folder: Path) -> bool:
     """Whether the run continues what is in the folder."""
     if config.load is None or config.finetune:
         return False
-    load = Path(config.load).resolve()
-    return folder.resolve() in (load, load.parent)
+    return folder.resolve() == run_folder_of(Path(config.load).resolve())
 
 
 def _make_free(config: Config, folder: Path) -> None:
@@ -175,7 +175,7 @@ def _make_free(config: Config, folder: Path) -> None:
     for flag in ("load", "pretrained_checkpoint"):
         given = getattr(config, flag)
         needed = Path(given).resolve() if given is not None else None
-        if needed is not None and folder.resolve() in (needed, needed.parent):
+        if needed is not None and folder.resolve() in (needed, *needed.parents):
             raise UserError(
                 f"--save {folder} is also where --{flag.replace('_', '-')} takes the weights from: "
                 "name another folder"
@@ -188,7 +188,8 @@ def _make_free(config: Config, folder: Path) -> None:
         )
     # The tracker first: without it nobody takes half of what goes for a run.
     for path in found:
-        shutil.rmtree(path) if path.is_dir() else path.unlink()
+        # Of a link goes the link alone.
+        shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink()
 
 
 def _left(folder: Path) -> list[Path]:

@@ -94,3 +94,15 @@ def test_the_best_one_stays_when_the_run_has_gone_back(tmp_path):
     break_it(tmp_path, 30)
     again = Retention(1, "score", retention.state())
     assert save(tmp_path, again, {25: 0.3}) == [10, 25, 30]
+
+
+def test_of_a_checkpoint_that_is_kept_elsewhere_goes_the_link(tmp_path):
+    directory, archive = tmp_path / "run", tmp_path / "archive"
+    write_checkpoint(directory, 10)
+    iteration_folder(directory, 10).rename(archive)
+    iteration_folder(directory, 10).symlink_to(archive)
+    files = sorted(path.name for path in archive.rglob("*"))
+    write_checkpoint(directory, 20)
+    Retention(1, None).prune(directory, 20)
+    assert there(directory) == [20]
+    assert sorted(path.name for path in archive.rglob("*")) == files

@@ -12,6 +12,7 @@ import pytest
 
 from megatron_longrl.cli.changes import changes_since
 from megatron_longrl.cli.load import load_config
+from megatron_longrl.config import Entry
 from megatron_longrl.config.paths import absolute_paths
 from megatron_longrl.errors import UserError
 from tests.unit.config.conftest import MODEL, RUN
@@ -128,6 +129,54 @@ def test_load_alone_goes_on_with_the_recipe(run: Path) -> None:
     assert (config.lr, config.train_iters, config.seq_length) == (1e-4, 20, 256)
     assert config.save == str(run), "where it is now"
     assert changes_since(config) == []
+
+
+REACHING = {
+    "reward_function": ["evil.py:f"],
+    "judge_url": "http://127.0.0.1:9/v1",
+    "rollout_server_address": ["127.0.0.1:9"],
+    "tensorboard_dir": "/elsewhere/tb",
+    "embedding_cache_dir": "/elsewhere/cache",
+}
+
+
+def rewrite(run: Path, **fields: Any) -> None:
+    """As its owner, or a stranger, has changed the recipe of a run."""
+    path = run / "iter_0000005" / "longrl_state.json"
+    state = json.loads(path.read_text())
+    state["config"] |= fields
+    path.write_text(json.dumps(state))
+
+
+@pytest.mark.parametrize("save", ["elsewhere", "runs/sft", None, "/before"])
+@pytest.mark.parametrize("name", REACHING)
+@pytest.mark.parametrize("entry", ["sft", "rl", "evaluate"])
+def test_a_run_from_elsewhere_reaches_nothing(
+    run: Path, name: str, save: str | None, entry: Entry, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whoever has made the recipe; a relative folder is that of any working directory."""
+    monkeypatch.chdir(run.parent.parent)
+    rewrite(run, save=save, **{name: REACHING[name]})
+    with pytest.raises(UserError, match=rf"was saved elsewhere.*--{name.replace('_', '-')} "):
+        load_config(["--load", str(run)], entry)
+
+
+def test_a_run_where_it_was_saved_goes_on_with_its_own(run: Path) -> None:
+    rewrite(run, save=str(run), reward_function=["mine.py:f"], tensorboard_dir=str(run / "tb"))
+    config = load_config(["--load", str(run)], "sft")
+    assert config.reward_function == ["mine.py:f"]
+    assert config.tensorboard_dir == str(run / "tb")
+
+
+def test_folders_within_a_run_that_was_moved_move_with_it(run: Path) -> None:
+    rewrite(run, save="/before", tensorboard_dir="/before/tb")
+    assert load_config(["--load", str(run)], "sft").tensorboard_dir == str(run / "tb")
+
+
+def test_what_is_given_again_is_taken(run: Path) -> None:
+    rewrite(run, save="/before", reward_function=["evil.py:f"])
+    given = ["--load", str(run), "--reward-function", "mine.py:f"]
+    assert load_config(given, "sft").reward_function == ["mine.py:f"]
 
 
 def test_changes_to_a_run_are_told(run: Path) -> None:

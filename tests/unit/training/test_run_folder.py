@@ -209,3 +209,24 @@ def test_a_folder_that_cannot_be_written(make, tmp_path):
 def test_the_process_of_another_user_may_live():
     owner = module.Owner("0" * 32, socket.gethostname(), 1, "now")
     assert module._may_live(owner)
+
+
+def test_a_run_within_the_folder_is_another_one(tmp_path):
+    """Going on with it does not make the folder around it free."""
+    leave_a_run(tmp_path)
+    leave_a_run(tmp_path / "inner")
+    before = contents(tmp_path)
+    for overwrite in (False, True):
+        inner = config(tmp_path, load=str(tmp_path / "inner"), overwrite=overwrite)
+        assert_refused(inner, "is also where --load takes the weights from")
+    assert contents(tmp_path) == before
+
+
+def test_of_a_link_goes_the_link_alone(tmp_path):
+    leave_a_run(tmp_path / "run")
+    (tmp_path / "run" / "iter_0000006").rename(tmp_path / "archive")
+    (tmp_path / "run" / "iter_0000006").symlink_to(tmp_path / "archive")
+    before = contents(tmp_path / "archive")
+    with run_folder(config(tmp_path / "run", overwrite=True)):
+        assert not list((tmp_path / "run").glob("iter_*"))
+    assert contents(tmp_path / "archive") == before
