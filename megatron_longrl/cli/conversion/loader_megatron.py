@@ -55,6 +55,7 @@ def load_checkpoint(args: argparse.Namespace) -> Source:
     check_stored_sizes(folder, config)
     unused = folder / layout.UNUSED_WEIGHTS
     tokenizer = folder / layout.TOKENIZER_FOLDER
+    _refuse_links(folder, tokenizer, folder / layout.HF_FILES)
     if (tokenizer / "tokenizer.model").exists() and len(list(tokenizer.iterdir())) == 1:
         tokenizer = tokenizer / "tokenizer.model"
     return Source(
@@ -71,6 +72,17 @@ def load_checkpoint(args: argparse.Namespace) -> Source:
 def _adapters(folder: Path, saved: dict[str, Any], config: Config) -> Adapters:
     trained = config.replace(lora_rank=saved["lora_rank"])
     return Adapters(trained, partial(read_adapter, StoredParameters(folder)))
+
+
+def _refuse_links(checkpoint: Path, *folders: Path) -> None:
+    """An export would hold what a link leads to, which may be no part of the checkpoint."""
+    for folder in folders:
+        for path in (folder, *sorted(folder.rglob("*"))):
+            if path.is_symlink():
+                raise UserError(
+                    f"{path} is a link, which no checkpoint has: copy the file into its place if "
+                    f"{checkpoint} is yours"
+                )
 
 
 def _files(folder: Path) -> dict[str, Path]:

@@ -157,6 +157,19 @@ def test_a_pickle_in_place_of_a_tensor_is_not_read(folder, groups, convert, tmp_
     assert "is a pickle where a tensor has to be" in told[3]
 
 
+@pytest.mark.parametrize("name", ["hf_files/notes.txt", "tokenizer/merges.txt", "tokenizer"])
+def test_what_a_link_leads_to_is_not_exported(name, folder, convert, tmp_path):
+    (tmp_path / "private").mkdir()
+    (tmp_path / "private" / "key").write_text("secret")
+    path = folder / name
+    path.parent.mkdir(exist_ok=True)
+    path.symlink_to(tmp_path / "private" / ("key" if path.suffix else ""))
+    flags = ["--loader", "megatron", "--saver", "hf_vila", "--load-dir", folder.parent]
+    status, _, error = convert(*flags, "--save-dir", tmp_path / "hf")
+    assert status == 2 and f"error: {path} is a link, which no checkpoint has" in error
+    assert not (tmp_path / "hf").exists()
+
+
 def change_place(**changes: object):
     def change(metadata) -> None:
         index = next(iter(metadata.storage_data))
