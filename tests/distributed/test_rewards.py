@@ -26,7 +26,9 @@ import os
 def length(response):
     if response == "raise":
         raise ValueError("no")
-    return {"score": float(len(response)), "parent": os.getppid()}
+    with open(f"/proc/{os.getppid()}/stat") as stat:  # of the process that waits for this one
+        rank = int(stat.read().rpartition(")")[2].split()[1])
+    return {"score": float(len(response)), "parent": rank}
 
 def first(responses, answers):
     return [float(k == 0) for k in range(len(responses))]
