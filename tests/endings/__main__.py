@@ -119,7 +119,7 @@ class Stage:
             if kind.goes_on:
                 began_ending = time.monotonic()
             seconds = ENDED_SECONDS - (time.monotonic() - began_ending)
-            _, left = places.wait(seconds)
+            _, left = places.wait(seconds, kind.in_folder)
             ending.ended = time.monotonic() - began_ending
             ending.faults += [f"left: {one}" for one in left[:6]]
             traces.end(places.mark)
@@ -130,6 +130,7 @@ class Stage:
             if run.process.poll() == 0:
                 ending.faults.append("its exit status is 0")
             self._go_on(kind, folder, ending)
+            ending.faults += [f"left after it has gone on: {one}" for one in places.left()[:6]]
         if not any(fault.startswith("it did not") for fault in ending.faults):
             ending.faults += differences(folder, self.scene.unbroken(*kind.flags))
         return ending, run

@@ -46,6 +46,8 @@ class Kind:
     """Whether the run notices it only when it comes to use what is broken."""
     stays: tuple[str, ...] = ()
     """Beginnings of names that stay in the temporary folder, as the documentation says."""
+    in_folder: bool = True
+    """Whether the run can remove what is half written in its folder; else the next one does."""
     goes_on: bool = False
     """Whether the run is to go on by itself, to its last step."""
     place: Callable[[Path], AbstractContextManager[None]] = field(default=lambda _: nullcontext())
@@ -160,6 +162,7 @@ KINDS = {
         Kind(
             *("read-only", turn_read_only, r"error: .*{folder}.*Read-only"),
             is_met_later=True,
+            in_folder=False,
             place=SMALL_DISK,
         ),
         Kind(

@@ -64,16 +64,24 @@ class Places:
     stays: tuple[str, ...] = ()
     """Beginnings of names that may stay there."""
 
-    def left(self) -> list[str]:
-        """What is there that must not outlive the run; but for processes."""
+    def left(self, in_folder: bool = True) -> list[str]:
+        """What is there that must not outlive the run; but for processes.
+
+        Args:
+            in_folder: whether its own folder is looked into.
+        """
         found = [*SHARED_MEMORY.iterdir(), *self.temporary.iterdir()]
-        found += [path for path in self.run_folder.rglob(".*") if path.name != ".metadata"]
+        if in_folder:
+            found += [path for path in self.run_folder.rglob(".*") if path.name != ".metadata"]
         # What torch.compile has made is of use to other runs.
         stays = ("torchinductor_", *self.stays)
         return [str(path) for path in found if not path.name.startswith(stays)]
 
-    def wait(self, seconds: float) -> tuple[float, list[str]]:
+    def wait(self, seconds: float, in_folder: bool = True) -> tuple[float, list[str]]:
         """Until nothing is left.
+
+        Args:
+            in_folder: see :meth:`left`.
 
         Returns:
             The seconds that it took, and what is left after all of them.
@@ -81,7 +89,7 @@ class Places:
         began = time.monotonic()
         while True:
             alive = [f"process {p.pid}: {_command(p)}" for p in processes(self.mark)]
-            left = alive or self.left()
+            left = alive or self.left(in_folder)
             spent = time.monotonic() - began
             if not left or spent > seconds:
                 return spent, left
