@@ -23,7 +23,7 @@ from megatron_longrl.experience.inputs import (
     media_parts,
     place_media,
 )
-from megatron_longrl.experience.rollouts import Group, OnResponse, Response, Traffic
+from megatron_longrl.experience.rollouts import OnRollout, Rollout, RolloutGroup, Traffic
 from megatron_longrl.experience.sampling_settings import SamplingSettings
 from megatron_longrl.rollout.continuation import NOTHING, Begun
 from megatron_longrl.rollout.engine import RolloutEngine
@@ -46,7 +46,7 @@ class ScriptedEngine(RolloutEngine):
         self.weight_version = -1
         self.asked: list[tuple[int, list[int]]] = []
         """(round, numbers of the questions) of every call for training."""
-        self.given: list[Group] = []
+        self.given: list[RolloutGroup] = []
         """What these calls returned."""
         self.digests: list[str] = []
         """Of all weights, by version."""
@@ -59,15 +59,15 @@ class ScriptedEngine(RolloutEngine):
         prompts: Sequence[Prompt],
         media: Mapping[str, Tensor],
         sampling: SamplingSettings,
-        on_response: OnResponse | None = None,
+        on_rollout: OnRollout | None = None,
         begun: Begun = NOTHING,
-    ) -> list[Group]:
+    ) -> list[RolloutGroup]:
         """See the protocol."""
         if sampling.temperature > 0:
             self._step = sampling.step
             self.asked.append((sampling.round, [number_of(prompt.row) for prompt in prompts]))
         groups = [
-            Group(
+            RolloutGroup(
                 prompt,
                 [self._response(prompt, j) for j in range(sampling.n)],
                 inputs=self._input(prompt, media),
@@ -88,12 +88,12 @@ class ScriptedEngine(RolloutEngine):
         given = EngineInput(ids, prompt.positions, embeddings, mask, features)
         return given.record(len(ids), self.weight_version)
 
-    def _response(self, prompt: Prompt, index: int) -> Response:
+    def _response(self, prompt: Prompt, index: int) -> Rollout:
         number = number_of(prompt.row)
         generator = torch.Generator().manual_seed(1000 * self._step + 10 * number + index)
         length = int(torch.randint(1, 9, (), generator=generator))
         letter = "A" if self.is_right(number, index, self._step) else "B"
-        return Response(
+        return Rollout(
             token_ids=torch.randint(20, 60, (length,), generator=generator),
             logprobs=-5.7 + 0.3 * torch.randn(length, generator=generator),
             text=f"<think>so</think><answer>{letter}</answer>",

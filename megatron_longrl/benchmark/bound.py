@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from megatron_longrl.config import Config
-from megatron_longrl.experience.rollouts import Group
+from megatron_longrl.experience.rollouts import RolloutGroup
 from megatron_longrl.planner.cost import BACKWARD, ModelCost, RowSize
 from megatron_longrl.training.batches import rl_samples
 
 
 def phase_flops(
-    groups: Sequence[Group],
+    groups: Sequence[RolloutGroup],
     config: Config,
     frames_encoded: int,
     cost: ModelCost,
@@ -27,7 +27,7 @@ def phase_flops(
     """
     rollout = 0.0
     for group in groups:
-        lengths = [len(response.token_ids) for response in group.responses]
+        lengths = [len(response.token_ids) for response in group.rollouts]
         # A prefix is computed once.
         rollout += cost.forward(RowSize.of(len(group.prompt.token_ids), lengths))
     training = sum(cost.forward(sample.size) for sample in rl_samples(groups, config))

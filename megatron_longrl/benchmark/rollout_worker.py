@@ -74,7 +74,7 @@ def measure_engine(arguments: argparse.Namespace) -> dict[str, Any]:
             began = time.perf_counter()
             groups = engine.generate(prompts, media.embeddings, sampling)
             seconds += time.perf_counter() - began
-            tokens += sum(len(r.token_ids) for group in groups for r in group.responses)
+            tokens += sum(len(r.token_ids) for group in groups for r in group.rollouts)
     finally:
         engine.close()
         destroy_parallel()

@@ -13,7 +13,7 @@ from megatron_longrl.conversion.mapping import weight_stream
 from megatron_longrl.data.prompts import Prompt
 from megatron_longrl.data.rows import Row
 from megatron_longrl.errors import UserError
-from megatron_longrl.experience.rollouts import Group
+from megatron_longrl.experience.rollouts import RolloutGroup
 from megatron_longrl.experience.sampling_settings import SamplingSettings
 from megatron_longrl.media.video import decode_many
 from megatron_longrl.media.video_info import VideoError
@@ -88,7 +88,9 @@ class BenchmarkStep:
         self.version = 0
         self._sync()
 
-    def run(self, iteration: int, rows: Sequence[Row]) -> tuple[list[Group], dict[str, float]]:
+    def run(
+        self, iteration: int, rows: Sequence[Row]
+    ) -> tuple[list[RolloutGroup], dict[str, float]]:
         """One step on the rows of this replica: its rollouts and the loss's metrics."""
         timer, stepper = self.runtime.timer, self.runtime.stepper
         with timer("rest"):
@@ -125,7 +127,7 @@ class BenchmarkStep:
 
     def _rollout(
         self, iteration: int, prompts: Sequence[Prompt], media: Mapping[str, Tensor]
-    ) -> list[Group]:
+    ) -> list[RolloutGroup]:
         config = self.config
         sampling = SamplingSettings(
             n=config.grpo_group_size,

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from megatron_longrl.data.prompts import Prompt
     from megatron_longrl.experience.inputs import InputRecord
 
-OnResponse = Callable[["Prompt", int, str, int], None]
+OnRollout = Callable[["Prompt", int, str, int], None]
 """(prompt, index of the response, its ``visible`` text, responses per prompt)."""
 
 PARTIAL = "partial"
@@ -38,7 +38,7 @@ class Traffic:
 
 
 @dataclass
-class Response:
+class Rollout:
     """One response to a prompt."""
 
     token_ids: Tensor
@@ -76,9 +76,9 @@ class Response:
         before = sum(length for length, _ in self.earlier)
         return (*self.earlier, (len(self.token_ids) - before, self.weight_version))
 
-    def continued(self, by: Response, text: str) -> Response:
+    def continued(self, by: Rollout, text: str) -> Rollout:
         """With a part that newer weights have produced, and the text of both together."""
-        return Response(
+        return Rollout(
             token_ids=torch.cat([self.token_ids, by.token_ids]),
             logprobs=torch.cat([self.logprobs, by.logprobs]),
             text=text,
@@ -90,11 +90,11 @@ class Response:
 
 
 @dataclass
-class Group:
+class RolloutGroup:
     """A prompt with its responses; what is known of them joins later."""
 
     prompt: Prompt
-    responses: list[Response]
+    rollouts: list[Rollout]
     rewards: Tensor | None = None
     """float32 [n]; 0 where ``valid`` is False."""
     advantages: Tensor | Sequence[Tensor] | None = None
@@ -114,7 +114,7 @@ class Group:
     @property
     def is_complete(self) -> bool:
         """Whether no response goes on."""
-        return all(response.is_complete for response in self.responses)
+        return all(response.is_complete for response in self.rollouts)
 
     @property
     def accuracy(self) -> float:

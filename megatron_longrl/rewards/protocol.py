@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
     from megatron_longrl.data.prompts import Prompt
-    from megatron_longrl.experience.rollouts import Group
+    from megatron_longrl.experience.rollouts import RolloutGroup
 
 
 class Rewards(Protocol):
@@ -16,7 +16,7 @@ class Rewards(Protocol):
     def submit(self, prompt: Prompt, index: int, text: str, n: int) -> None:
         """Begin to score response ``index`` of ``n`` to a prompt."""
 
-    def collect(self, groups: Sequence[Group]) -> None:
+    def collect(self, groups: Sequence[RolloutGroup]) -> None:
         """Fill in the rewards of groups, the same list on every rank of the replica."""
 
     def pop_counters(self) -> dict[str, float]:

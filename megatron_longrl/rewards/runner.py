@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, TypeVar
 
 from megatron_longrl.data.answer import visible
 from megatron_longrl.errors import UserError
-from megatron_longrl.experience.rollouts import Group
+from megatron_longrl.experience.rollouts import RolloutGroup
 from megatron_longrl.parallel.agree import gather_objects, together
 from megatron_longrl.rewards.judge import COUNTERS as JUDGE_COUNTERS
 from megatron_longrl.rewards.sample import Outcome, Sample
@@ -45,9 +45,9 @@ class _Submitted:
     batches: dict[str, Future[list[Outcome]]] = field(default_factory=dict)
     """Functions that score a whole group, by name."""
 
-    def answers(self, group: Group) -> bool:
+    def answers(self, group: RolloutGroup) -> bool:
         """Whether it holds just the responses of a group."""
-        texts = [visible(response.visible) for response in group.responses]
+        texts = [visible(response.visible) for response in group.rollouts]
         mine = {index: sample.response for index, sample in self.samples.items()}
         return self.size == len(texts) and mine == dict(enumerate(texts))
 
@@ -103,7 +103,7 @@ class RewardRunner:
             else:
                 entry.singles[name, index] = self._scorer.score(name, sample)
 
-    def collect(self, groups: Sequence[Group]) -> None:
+    def collect(self, groups: Sequence[RolloutGroup]) -> None:
         """Wait for all scores of the groups, the same list on every rank, and fill them in.
 
         Every group gets ``rewards`` [n], 0 where ``valid`` [n] is False, ``components``, and its
@@ -149,7 +149,7 @@ class RewardRunner:
 
     # ---- Waiting ----
 
-    def _claim(self, groups: Sequence[Group]) -> dict[int, _Submitted]:
+    def _claim(self, groups: Sequence[RolloutGroup]) -> dict[int, _Submitted]:
         """The groups, by place, whose responses were all submitted on this rank."""
         mine = {}
         for place, group in enumerate(groups):
@@ -160,9 +160,9 @@ class RewardRunner:
                 entry.cancel()
         return mine
 
-    def _submit_all(self, group: Group) -> _Submitted:
-        for index, response in enumerate(group.responses):
-            self.submit(group.prompt, index, response.visible, len(group.responses))
+    def _submit_all(self, group: RolloutGroup) -> _Submitted:
+        for index, response in enumerate(group.rollouts):
+            self.submit(group.prompt, index, response.visible, len(group.rollouts))
         return self._submitted.pop(id(group.prompt))
 
     def _wait(self, mine: dict[int, _Submitted]) -> dict[int, list[dict[str, Outcome]]]:

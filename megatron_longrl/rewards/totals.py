@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import torch
 
-from megatron_longrl.experience.rollouts import Group
+from megatron_longrl.experience.rollouts import RolloutGroup
 from megatron_longrl.rewards.terms import RewardTerm
 from megatron_longrl.rewards.weighted import Outcomes, total
 
@@ -14,7 +14,7 @@ REPORTED = ("accuracy", "format")
 """Computed for every response, for the metrics, whatever the rewards are."""
 
 
-def fill(group: Group, terms: Sequence[RewardTerm], scored: Sequence[Outcomes]) -> None:
+def fill(group: RolloutGroup, terms: Sequence[RewardTerm], scored: Sequence[Outcomes]) -> None:
     """Fill in what training and evaluation ask of a scored group.
 
     ``rewards`` float32 [n] is the weighted sum, 0 where there is none (see :func:`total`); there

@@ -15,7 +15,7 @@ from megatron_longrl.training.token_values import of_group
 
 if TYPE_CHECKING:
     from megatron_longrl.config import Config
-    from megatron_longrl.experience.rollouts import Group
+    from megatron_longrl.experience.rollouts import RolloutGroup
     from megatron_longrl.parallel.groups import ParallelGroups
 
 ByResponse = Mapping[int, Tensor]
@@ -23,7 +23,7 @@ ByResponse = Mapping[int, Tensor]
 
 
 def with_advantages(
-    rollouts: Sequence[Group],
+    rollouts: Sequence[RolloutGroup],
     config: Config,
     groups: ParallelGroups,
     *,
@@ -54,20 +54,20 @@ def with_advantages(
         return {}
     returns = {}
     for group, raw in zip(rollouts, raw_gae(outcomes, settings), strict=True):
-        for response, advantage in zip(group.responses, raw, strict=True):
+        for response, advantage in zip(group.rollouts, raw, strict=True):
             returns[id(response)] = advantage + values[id(response)].double()
     return returns
 
 
 def outcome_of(
-    group: Group, token_rewards: ByResponse | None = None, values: ByResponse | None = None
+    group: RolloutGroup, token_rewards: ByResponse | None = None, values: ByResponse | None = None
 ) -> Outcome:
     """What the responses of a group have earned."""
     assert group.rewards is not None, "rewards come before advantages"
-    known = torch.ones(len(group.responses), dtype=torch.bool)
+    known = torch.ones(len(group.rollouts), dtype=torch.bool)
     return Outcome(
         group.rewards.double(),
-        tuple(len(response.token_ids) for response in group.responses),
+        tuple(len(response.token_ids) for response in group.rollouts),
         known if group.valid is None else group.valid,
         group.baseline,
         None if token_rewards is None else of_group(token_rewards, group),

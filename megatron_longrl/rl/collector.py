@@ -14,7 +14,7 @@ from torch import Tensor
 from megatron_longrl.data.curriculum import frames_at
 from megatron_longrl.data.prompts import Prompt
 from megatron_longrl.data.rows import Row
-from megatron_longrl.experience.rollouts import Group
+from megatron_longrl.experience.rollouts import RolloutGroup
 from megatron_longrl.experience.sampling_settings import SamplingSettings
 from megatron_longrl.parallel.sums import sum_over_replicas
 from megatron_longrl.rewards.protocol import Rewards
@@ -38,9 +38,9 @@ _SHUFFLED = -1
 class Rollouts:
     """What a step trains on, and how it came about; of this replica."""
 
-    groups: list[Group] = field(default_factory=list)
+    groups: list[RolloutGroup] = field(default_factory=list)
     """Those that are trained."""
-    generated: list[Group] = field(default_factory=list)
+    generated: list[RolloutGroup] = field(default_factory=list)
     """All, for metrics."""
     media: Media = field(default_factory=lambda: Media({}, {}, None))
     """Of the prompts of ``groups``, at least."""
@@ -61,13 +61,13 @@ class Round:
     media: Media
     pending: Pending | None
     """Waits for the responses, until they are here."""
-    groups: list[Group] = field(default_factory=list)
+    groups: list[RolloutGroup] = field(default_factory=list)
     """Complete ones."""
-    carried: list[Group] = field(default_factory=list)
+    carried: list[RolloutGroup] = field(default_factory=list)
     """Those that go on in the next step."""
-    greedy: list[Group] = field(default_factory=list)
+    greedy: list[RolloutGroup] = field(default_factory=list)
     """ReMax: the greedy response to each prompt."""
-    shuffled: list[Group] = field(default_factory=list)
+    shuffled: list[RolloutGroup] = field(default_factory=list)
     """T-GRPO: as many responses, to the videos with their frames in another order."""
 
 
@@ -95,7 +95,7 @@ class RolloutCollector:
         self.rewards = rewards
         self._keeps_frames = keeps_frames
         self._recorder = recorder
-        self._carried: list[Group] = []
+        self._carried: list[RolloutGroup] = []
         """Begun, but not complete."""
 
     def begin(self, iteration: int, source: RowSource) -> Round:
@@ -176,7 +176,7 @@ class RolloutCollector:
         iteration: int,
         number: int,
         rows: Sequence[Row],
-        begun: Sequence[Group] = (),
+        begun: Sequence[RolloutGroup] = (),
         new_tokens: int | None = None,
     ) -> Round:
         """Begin to generate responses to some rows; collective over the replica.
@@ -194,7 +194,7 @@ class RolloutCollector:
         with timer("encode"):
             prompts, media = self.runtime.encode(prompts, for_training=self._keeps_frames)
         sampling = replace(training_settings(config, iteration, number), new_tokens=new_tokens)
-        so_far = {id(group.prompt): group.responses for group in begun}
+        so_far = {id(group.prompt): group.rollouts for group in begun}
         places = {i: so_far[id(p)] for i, p in enumerate(prompts) if id(p) in so_far}
         with timer("rollout"):
             pending = self.engine.begin(
@@ -215,7 +215,7 @@ class RolloutCollector:
 
     def _answers(
         self, prompts: Sequence[Prompt], embeddings: Mapping[str, Tensor], how: SamplingSettings
-    ) -> list[Group]:
+    ) -> list[RolloutGroup]:
         """Responses without rewards yet."""
         with self.runtime.timer("rollout"):
             return self.engine.generate(prompts, embeddings, how, self.rewards.submit)

@@ -17,7 +17,7 @@ from megatron_longrl.conversion.mapping import weight_stream
 from megatron_longrl.data.prompts import Prompt
 from megatron_longrl.data.rows import Row
 from megatron_longrl.errors import UserError
-from megatron_longrl.experience.rollouts import Group
+from megatron_longrl.experience.rollouts import RolloutGroup
 from megatron_longrl.experience.sampling_settings import SamplingSettings
 from megatron_longrl.observability.progress import ProgressLines
 from megatron_longrl.observability.short_line import duration
@@ -44,14 +44,14 @@ def answer(
     rewards: Rewards,
     rows: Sequence[Row],
     progress: AnswerProgress | None = None,
-) -> list[Group]:
+) -> list[RolloutGroup]:
     """Scored responses to each row, with the settings of evaluation.
 
     Args:
         progress: is told how far it has come.
     """
     config, sampling = runtime.config, evaluation_settings(runtime.config)
-    groups: list[Group] = []
+    groups: list[RolloutGroup] = []
     size = max(config.eval_batch_size, 1)
     for first in range(0, len(rows), size):
         prompts: list[Prompt] = runtime.build_prompts(rows[first : first + size])
@@ -80,7 +80,9 @@ def evaluation_settings(config: Config) -> SamplingSettings:
     )
 
 
-def rollout_metrics(runtime: Runtime, groups: Sequence[Group]) -> tuple[dict[str, float], int]:
+def rollout_metrics(
+    runtime: Runtime, groups: Sequence[RolloutGroup]
+) -> tuple[dict[str, float], int]:
     """Means over all responses of all replicas, and how many prompts were answered.
 
     Every reward of which the sum is made is there as ``reward/NAME``; responses without a reward do
@@ -155,7 +157,7 @@ def evaluate_checkpoint(config: Config) -> None:
 
 
 def _report(
-    runtime: Runtime, groups: Sequence[Group], counters: dict[str, float], left_out: int
+    runtime: Runtime, groups: Sequence[RolloutGroup], counters: dict[str, float], left_out: int
 ) -> None:
     """Gather all replicas' answers; the writer tells the accuracy and writes the file."""
     mine = [record_of(group) for group in groups] if runtime.replica_rank == 0 else []

@@ -9,20 +9,20 @@ import torch
 from torch import Tensor
 
 from megatron_longrl.algorithms.filters import does_better, overlong_penalty, says_something
-from megatron_longrl.experience.rollouts import Group, Response
+from megatron_longrl.experience.rollouts import Rollout, RolloutGroup
 
 if TYPE_CHECKING:
     from megatron_longrl.config import Config
 
 
-def keeps(group: Group, config: Config) -> bool:
+def keeps(group: RolloutGroup, config: Config) -> bool:
     """Dynamic sampling's choice, by the responses that have a reward."""
     values = group.correct if config.filter_metric == "accuracy" else group.rewards
     mean = _known_mean(group, values)
     return mean is not None and says_something(mean, config.filter_low, config.filter_high)
 
 
-def take_baseline(group: Group, greedy: Group) -> None:
+def take_baseline(group: RolloutGroup, greedy: RolloutGroup) -> None:
     """The reward of the greedy response, without which no other of the prompt counts."""
     assert greedy.rewards is not None and greedy.valid is not None
     assert group.rewards is not None and group.valid is not None
@@ -31,7 +31,7 @@ def take_baseline(group: Group, greedy: Group) -> None:
     group.rewards = group.rewards * group.valid
 
 
-def add_contrast(group: Group, shuffled: Group, bonus: float, ratio: float) -> None:
+def add_contrast(group: RolloutGroup, shuffled: RolloutGroup, bonus: float, ratio: float) -> None:
     """Right answers earn more where the order of the frames has helped.
 
     Args:
@@ -51,31 +51,31 @@ def add_contrast(group: Group, shuffled: Group, bonus: float, ratio: float) -> N
         group.rewards = group.rewards + bonus * group.correct * group.valid
 
 
-def trained_part(groups: Sequence[Group], config: Config) -> list[Group]:
+def trained_part(groups: Sequence[RolloutGroup], config: Config) -> list[RolloutGroup]:
     """The groups without the responses that teach nothing: those without a reward, and with
     --mask-overlong those that were cut. The responses are the same objects."""
     result = []
     for group in groups:
         assert group.rewards is not None
-        known = [True] * len(group.responses) if group.valid is None else group.valid.tolist()
-        kept: list[Response] = [
+        known = [True] * len(group.rollouts) if group.valid is None else group.valid.tolist()
+        kept: list[Rollout] = [
             response
-            for response, has_reward in zip(group.responses, known, strict=True)
+            for response, has_reward in zip(group.rollouts, known, strict=True)
             if has_reward and not (config.mask_overlong and response.finish_reason == "length")
         ]
         if kept:
-            result.append(Group(group.prompt, kept, inputs=group.inputs))
+            result.append(RolloutGroup(group.prompt, kept, inputs=group.inputs))
     return result
 
 
-def _known_mean(group: Group, values: Tensor | None) -> float | None:
+def _known_mean(group: RolloutGroup, values: Tensor | None) -> float | None:
     """Of the responses that have a reward; None where none has."""
     assert values is not None and group.valid is not None, "rewards come first"
     known = values[group.valid]
     return float(known.mean()) if len(known) else None
 
 
-def shorten(groups: Sequence[Group], config: Config) -> None:
+def shorten(groups: Sequence[RolloutGroup], config: Config) -> None:
     """Take the penalty for length from the rewards."""
     limit = config.rollout_max_tokens
     buffer = min(config.overlong_buffer or max(limit // 5, 1), limit)
@@ -83,6 +83,6 @@ def shorten(groups: Sequence[Group], config: Config) -> None:
         assert group.rewards is not None
         penalties = [
             overlong_penalty(len(response.token_ids), limit, buffer, config.overlong_penalty)
-            for response in group.responses
+            for response in group.rollouts
         ]
         group.rewards = group.rewards - torch.tensor(penalties, dtype=group.rewards.dtype)

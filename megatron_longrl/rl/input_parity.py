@@ -17,7 +17,7 @@ from torch import Tensor
 
 from megatron_longrl.errors import UserError
 from megatron_longrl.experience.inputs import InputRecord, row_hashes
-from megatron_longrl.experience.rollouts import Group
+from megatron_longrl.experience.rollouts import RolloutGroup
 from megatron_longrl.parallel.agree import gather_objects, together
 from megatron_longrl.parallel.groups import ParallelGroups
 from megatron_longrl.training.differences import (
@@ -34,7 +34,7 @@ from megatron_longrl.training.step import placed_embeddings
 @torch.no_grad()
 def check_inputs(
     batches: Sequence[MicroBatch],
-    groups: Sequence[Group],
+    groups: Sequence[RolloutGroup],
     media: Mapping[str, Tensor],
     gpt: GPTModel,
     ranks: ParallelGroups,
@@ -81,7 +81,7 @@ def check_inputs(
     )
 
 
-def _record(group: Group) -> tuple[str, InputRecord]:
+def _record(group: RolloutGroup) -> tuple[str, InputRecord]:
     uid = group.prompt.uid
     if group.inputs is None:
         raise RuntimeError(f"{uid}: the engine has not told what it was given")

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from megatron_longrl.algorithms.correction import effective_sample_share, token_weights
-from megatron_longrl.experience.rollouts import Group
+from megatron_longrl.experience.rollouts import RolloutGroup
 from megatron_longrl.parallel.agree import gather_objects
 from megatron_longrl.training.sharding import MicroBatch
 from megatron_longrl.training.token_values import collect
@@ -22,7 +22,7 @@ QUANTILE = 0.99
 
 
 def gap_metrics(
-    batches: Sequence[MicroBatch], groups: Sequence[Group], ranks: ParallelGroups
+    batches: Sequence[MicroBatch], groups: Sequence[RolloutGroup], ranks: ParallelGroups
 ) -> dict[str, float]:
     """Of all response tokens that a step has trained, over all replicas; collective over the world.
 
@@ -41,7 +41,7 @@ def gap_metrics(
         # Of a response that MR-SP ranks share, each has a part.
         found = collect(seen, [b.gap for b in seen if b.gap is not None], groups, ranks)
         if ranks.tp.rank() == 0 and ranks.cp.rank() == 0:
-            mine = [found[id(response)] for group in groups for response in group.responses]
+            mine = [found[id(response)] for group in groups for response in group.rollouts]
     return gap_statistics(mine, ranks)
 
 

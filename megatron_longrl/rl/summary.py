@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from megatron_longrl.data.rows import Row
-from megatron_longrl.experience.rollouts import Group
+from megatron_longrl.experience.rollouts import RolloutGroup
 from megatron_longrl.rewards.options import options_of
 from megatron_longrl.rewards.sample import Sample
 
@@ -80,9 +80,9 @@ def wilson_interval(rate: float, total: int, z: float = 1.959964) -> tuple[float
     return max(0.0, centre - half), min(1.0, centre + half)
 
 
-def record_of(group: Group) -> dict[str, Any]:
+def record_of(group: RolloutGroup) -> dict[str, Any]:
     """Means over the responses to a question, and the only response or all of them."""
-    row, responses = group.prompt.row, group.responses
+    row, responses = group.prompt.row, group.rollouts
     assert group.rewards is not None and group.valid is not None and group.correct is not None
     rewards = [
         float(reward) if known else None
@@ -127,11 +127,11 @@ def _frames_bin(frames: int) -> str:
     return f"{most // 2 + 1}-{most}" if most > 2 else str(frames)
 
 
-def group_summary(group: Group) -> dict[str, Any]:
+def group_summary(group: RolloutGroup) -> dict[str, Any]:
     """What :func:`means_of` asks of a group."""
     assert group.rewards is not None
-    lengths = torch.tensor([float(len(r.token_ids)) for r in group.responses])
-    cut = [response.finish_reason == "length" for response in group.responses]
+    lengths = torch.tensor([float(len(r.token_ids)) for r in group.rollouts])
+    cut = [response.finish_reason == "length" for response in group.rollouts]
     rewards = group.rewards if group.valid is None else group.rewards[group.valid]
     spread = float(rewards.max() - rewards.min()) if len(rewards) else 0.0
     means = {f"reward/{name}": _mean_of(scores) for name, scores in group.components.items()}

@@ -15,7 +15,7 @@ from megatron_longrl.algorithms.kl import adapted_weight, kl_estimate
 from megatron_longrl.checkpoint.distributed import load_weights
 from megatron_longrl.data.rows import Row
 from megatron_longrl.errors import UserError
-from megatron_longrl.experience.rollouts import Group
+from megatron_longrl.experience.rollouts import RolloutGroup
 from megatron_longrl.media.frame_encoder import EncodedVideos
 from megatron_longrl.models.language import output_weight
 from megatron_longrl.parallel.logprobs import ReferenceLogits
@@ -192,7 +192,7 @@ class RLTrainer:
         parts = [
             (length, newest - version)
             for group in rollouts.groups
-            for response in group.responses
+            for response in group.rollouts
             for length, version in response.parts
         ]
         tokens = sum(length for length, _ in parts)
@@ -278,7 +278,7 @@ class RLTrainer:
         place_advantages(batches, rollouts.groups)
         if self.critic is not None:
             for batch in batches:
-                batch.returns = place(batch, [returns[id(r)] for r in batch.responses])
+                batch.returns = place(batch, [returns[id(r)] for r in batch.rollouts])
 
     def _train(self, iteration: int, parts: Sequence[Part], media: Media) -> dict[str, float]:
         """All updates of the step; means of their metrics."""
@@ -368,11 +368,11 @@ class RLTrainer:
 class Part:
     """A mini-batch: what one update is made of, on this rank."""
 
-    groups: Sequence[Group]
+    groups: Sequence[RolloutGroup]
     batches: Sequence[MicroBatch]
 
 
-def _whole(parts: Sequence[Part]) -> tuple[list[MicroBatch], list[Group]]:
+def _whole(parts: Sequence[Part]) -> tuple[list[MicroBatch], list[RolloutGroup]]:
     """The micro-batches and groups of all updates."""
     batches = [batch for part in parts for batch in part.batches]
     return batches, [group for part in parts for group in part.groups]

@@ -16,18 +16,18 @@ import torch
 from torch import Tensor
 
 from megatron_longrl.data.tokenizer import ending
-from megatron_longrl.experience.rollouts import PARTIAL, Group, Response
+from megatron_longrl.experience.rollouts import PARTIAL, Rollout, RolloutGroup
 from megatron_longrl.experience.sampling_settings import SamplingSettings
 
 if TYPE_CHECKING:
     from megatron_longrl.data.prompts import Prompt
     from megatron_longrl.data.tokenizer import Tokenizer
     from megatron_longrl.experience.inputs import InputRecord
-    from megatron_longrl.experience.rollouts import OnResponse
+    from megatron_longrl.experience.rollouts import OnRollout
 
-Begun = Mapping[int, Sequence[Response]]
+Begun = Mapping[int, Sequence[Rollout]]
 """Index of a prompt -> all its responses so far."""
-Responses = dict[tuple[int, int], Response]
+Responses = dict[tuple[int, int], Rollout]
 """By prompt and index."""
 NOTHING: Begun = MappingProxyType({})
 
@@ -52,7 +52,7 @@ class Share:
     Args:
         places: of the engine's prompts among all.
         begun: responses to the prompts so far.
-        on_response: told of complete responses.
+        on_rollout: told of complete responses.
     """
 
     def __init__(
@@ -62,17 +62,17 @@ class Share:
         begun: Begun,
         sampling: SamplingSettings,
         tokenizer: Tokenizer,
-        on_response: OnResponse | None,
+        on_rollout: OnRollout | None,
     ) -> None:
         self._prompts = prompts
         self._begun = begun
         self._sampling = sampling
         self._tokenizer = tokenizer
-        self._on_response = on_response
+        self._on_rollout = on_rollout
         self.beginnings = [part for place in places for part in self._missing(place)]
         """What is asked for; one request each."""
 
-    def receive(self, number: int, index: int, part: Response) -> Response:
+    def receive(self, number: int, index: int, part: Rollout) -> Rollout:
         """Take what was generated of response ``index`` for a request; the response with it."""
         place = self.beginnings[number].place
         if place in self._begun:
@@ -82,17 +82,17 @@ class Share:
         part.visible = self._visible(self._prompts[place], part)
         if part.finish_reason == "length" and len(part.token_ids) < self._sampling.max_tokens:
             part.finish_reason = PARTIAL
-        elif self._on_response is not None:
-            self._on_response(self._prompts[place], index, part.visible, self._sampling.n)
+        elif self._on_rollout is not None:
+            self._on_rollout(self._prompts[place], index, part.visible, self._sampling.n)
         return part
 
-    def _visible(self, prompt: Prompt, response: Response) -> str:
+    def _visible(self, prompt: Prompt, response: Rollout) -> str:
         ids = response.token_ids.tolist()
         count = ending(self._tokenizer, ids)
         text = self._tokenizer.decode(ids[: len(ids) - count]) if count else response.text
         return prompt.opening + text
 
-    def by_prompt(self, responses: Mapping[tuple[int, int], Response]) -> Responses:
+    def by_prompt(self, responses: Mapping[tuple[int, int], Rollout]) -> Responses:
         """Responses by request and index -> by prompt and index."""
         return {(self.beginnings[i].place, j): response for (i, j), response in responses.items()}
 
@@ -114,7 +114,7 @@ def whole_groups(
     n: int,
     begun: Begun,
     shares: Sequence[tuple[Responses | None, Mapping[int, InputRecord]]],
-) -> list[Group]:
+) -> list[RolloutGroup]:
     """The groups of a generation, n responses each; none where a signal has ended it anywhere.
 
     Args:
@@ -129,7 +129,7 @@ def whole_groups(
         everyone.update(responses)
         inputs.update(given)
     return [
-        Group(prompt, [everyone[i, j] for j in range(n)], inputs=inputs.get(i))
+        RolloutGroup(prompt, [everyone[i, j] for j in range(n)], inputs=inputs.get(i))
         for i, prompt in enumerate(prompts)
     ]
 

@@ -27,7 +27,7 @@ def draw_tokens(
 
     Returns:
         long [n] tokens and float32 [n] log-probabilities, as
-        :attr:`~megatron_longrl.experience.rollouts.Response.logprobs` defines them.
+        :attr:`~megatron_longrl.experience.rollouts.Rollout.logprobs` defines them.
     """
     if sampling.temperature == 0:
         logprobs = logits.log_softmax(dim=-1)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Protocol
 
 from torch import Tensor
 
-from megatron_longrl.experience.rollouts import Group, OnResponse, Traffic
+from megatron_longrl.experience.rollouts import OnRollout, RolloutGroup, Traffic
 from megatron_longrl.experience.sampling_settings import SamplingSettings
 from megatron_longrl.processes import exit_signal
 from megatron_longrl.rollout.continuation import NOTHING, Begun
@@ -20,7 +20,7 @@ class RolloutStopped(Exception):
     """A signal has asked this process to end, in the midst of a generation."""
 
 
-Pending = Callable[[int], list[Group]]
+Pending = Callable[[int], list[RolloutGroup]]
 """Waits for a generation, collective over the replica. Takes the version of the trainer's weights
 as they are now: an engine that has lost its own gets these."""
 
@@ -48,9 +48,9 @@ class RolloutEngine(Protocol):
         prompts: Sequence[Prompt],
         media: Mapping[str, Tensor],
         sampling: SamplingSettings,
-        on_response: OnResponse | None = None,
+        on_rollout: OnRollout | None = None,
         begun: Begun = NOTHING,
-    ) -> list[Group]:
+    ) -> list[RolloutGroup]:
         """Draw ``sampling.n`` responses to every prompt.
 
         Args:
@@ -58,7 +58,7 @@ class RolloutEngine(Protocol):
             media: ``VideoSpec.key()`` -> embeddings [frames * tokens_per_frame, h] of every video
                 of the prompts, in the training dtype.
             sampling: how to draw.
-            on_response: told of every response as soon as it is complete, on the one rank that
+            on_rollout: told of every response as soon as it is complete, on the one rank that
                 receives it; must return at once.
             begun: index in ``prompts`` -> responses so far; those that are partial go on.
 
@@ -76,13 +76,13 @@ class RolloutEngine(Protocol):
         prompts: Sequence[Prompt],
         media: Mapping[str, Tensor],
         sampling: SamplingSettings,
-        on_response: OnResponse | None = None,
+        on_rollout: OnRollout | None = None,
         begun: Begun = NOTHING,
     ) -> Pending:
         """As :meth:`generate`, whose groups come later. Until then nothing else is asked of the
-        engine. One that runs beside the trainer calls ``on_response`` from another thread; one
+        engine. One that runs beside the trainer calls ``on_rollout`` from another thread; one
         within the trainer's processes has ended the generation when this returns."""
-        groups = self.generate(prompts, media, sampling, on_response, begun)
+        groups = self.generate(prompts, media, sampling, on_rollout, begun)
         return lambda _: groups
 
     def update_weights(self, named: Iterable[tuple[str, Tensor]], version: int) -> None:

@@ -31,7 +31,7 @@ from megatron_longrl.experience.inputs import (
     media_parts,
     place_media,
 )
-from megatron_longrl.experience.rollouts import Group, OnResponse, Response, Traffic
+from megatron_longrl.experience.rollouts import OnRollout, Rollout, RolloutGroup, Traffic
 from megatron_longrl.experience.sampling_settings import SamplingSettings
 from megatron_longrl.models.deepstack import DeepStack, DeepStackParams
 from megatron_longrl.models.language import (
@@ -105,9 +105,9 @@ class MegatronEngine(RolloutEngine):
         prompts: Sequence[Prompt],
         media: Mapping[str, Tensor],
         sampling: SamplingSettings,
-        on_response: OnResponse | None = None,
+        on_rollout: OnRollout | None = None,
         begun: Begun = NOTHING,
-    ) -> list[Group]:
+    ) -> list[RolloutGroup]:
         """See :meth:`RolloutEngine.generate`."""
         if not prompts:
             return []
@@ -115,13 +115,13 @@ class MegatronEngine(RolloutEngine):
         seeds = request_seeds(control, [prompt.uid for prompt in prompts], sampling)
         costs = [len(prompt.token_ids) + sampling.n * sampling.max_tokens for prompt in prompts]
         places = balanced_shares(costs, ranks.cp.size())[ranks.cp.rank()]
-        share = Share(prompts, places, begun, sampling, self._tokenizer, on_response)
+        share = Share(prompts, places, begun, sampling, self._tokenizer, on_rollout)
         with together(control):
             check_prompts(prompts, sampling, self._max_model_len)
             parts = {k: media_parts(prompts[k], media) for k in places}
         deadline = time.monotonic() + self._timeout_seconds
         records: dict[int, InputRecord] = {}
-        responses: dict[tuple[int, int], Response] = {}
+        responses: dict[tuple[int, int], Rollout] = {}
         stopped = False
         with together(control), _for_inference(self._gpt), suppress(RolloutStopped):
             stopped = True
@@ -169,7 +169,7 @@ class MegatronEngine(RolloutEngine):
         seed: int,
         sampling: SamplingSettings,
         deadline: float,
-    ) -> list[Response]:
+    ) -> list[Rollout]:
         """Draw the wanted responses to a prompt; collective over TP and PP ranks."""
         began, device = time.monotonic(), platform.device
         n, length = len(start.wanted), len(prompt.token_ids)
@@ -201,7 +201,7 @@ class MegatronEngine(RolloutEngine):
             logits = self._forward(embeddings, n, 1, positions, None, None, context)
         seconds = time.monotonic() - began
         return [
-            Response(
+            Rollout(
                 token_ids=torch.tensor(tokens[k], dtype=torch.long),
                 logprobs=torch.tensor(logprobs[k]),
                 text=self._tokenizer.decode(tokens[k]),

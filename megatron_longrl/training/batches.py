@@ -20,7 +20,7 @@ from megatron_longrl.training.token_values import place, place_advantages
 
 if TYPE_CHECKING:
     from megatron_longrl.config import Config
-    from megatron_longrl.experience.rollouts import Group, Response
+    from megatron_longrl.experience.rollouts import Rollout, RolloutGroup
     from megatron_longrl.parallel.groups import ParallelGroups
 
 
@@ -31,7 +31,7 @@ class Sample:
     prompt: Prompt
     responses: list[list[int]]
     """Token ids."""
-    rollouts: tuple[Response, ...] = ()
+    rollouts: tuple[Rollout, ...] = ()
     """What they come from, where rollouts are trained."""
 
     @property
@@ -57,7 +57,7 @@ def sft_batches(
 
 
 def rl_batches(
-    rollouts: Sequence[Group],
+    rollouts: Sequence[RolloutGroup],
     config: Config,
     groups: ParallelGroups,
     machine: Machine = Machine(),  # noqa: B008  # Immutable.
@@ -72,22 +72,22 @@ def rl_batches(
     samples = rl_samples(rollouts, config)
     batches = _micro_batches(samples, config, groups, machine, by_length=True)
     for batch in batches:
-        batch.rollout_logprobs = place(batch, [r.logprobs for r in batch.responses])
+        batch.rollout_logprobs = place(batch, [r.logprobs for r in batch.rollouts])
     if all(group.advantages is not None for group in rollouts):
         place_advantages(batches, rollouts)
     return batches
 
 
-def rl_samples(rollouts: Sequence[Group], config: Config) -> list[Sample]:
+def rl_samples(rollouts: Sequence[RolloutGroup], config: Config) -> list[Sample]:
     """Which responses share a prompt in training."""
     samples = []
     for group in rollouts:
-        lengths = [len(response.token_ids) for response in group.responses]
+        lengths = [len(response.token_ids) for response in group.rollouts]
         together = [[index] for index in range(len(lengths))]
         if config.shared_prompt:
             together = split_group(len(group.prompt.token_ids), lengths, config.seq_length)
         for indices in together:
-            chosen = tuple(group.responses[i] for i in indices)
+            chosen = tuple(group.rollouts[i] for i in indices)
             ids = [response.token_ids.tolist() for response in chosen]
             samples.append(Sample(group.prompt, ids, chosen))
     return samples
@@ -129,14 +129,14 @@ def _micro_batches(
         most_tokens=-(-config.seq_length // ranks),
     )
 
-    def shard(batch: Batch, group: ProcessGroup, responses: Sequence[Response] = ()) -> MicroBatch:
+    def shard(batch: Batch, group: ProcessGroup, rollouts: Sequence[Rollout] = ()) -> MicroBatch:
         return shard_batch(
             batch,
             group,
             config.cp_comm_type,
             platform.device,
             config.transformer_impl,
-            responses,
+            rollouts,
         )
 
     batches = []
@@ -147,8 +147,8 @@ def _micro_batches(
             ordered.sort(key=lambda i: -sizes[i].tokens)
         for start in range(0, len(ordered), config.micro_batch_size):
             part = [rows[i] for i in ordered[start : start + config.micro_batch_size]]
-            responses = [r for row in part for sample in row for r in sample.rollouts]
-            batches.append(shard(_join(part, config), group, responses))
+            rollouts = [r for row in part for sample in row for r in sample.rollouts]
+            batches.append(shard(_join(part, config), group, rollouts))
     return batches or [shard(padding(max(config.sequence_multiple, 2)), groups.alone)]
 
 

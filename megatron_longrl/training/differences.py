@@ -49,7 +49,7 @@ def differences(
             here = prompt & (response_index == j)
             ids, expected = record.token_ids, record.positions
             if j >= 0:
-                answer = batch.responses[j].token_ids
+                answer = batch.rollouts[j].token_ids
                 steps = record.next_position + torch.arange(len(answer))
                 ids = torch.cat([ids, answer])
                 expected = torch.cat([expected, _like(steps, expected)])

@@ -16,7 +16,7 @@ from megatron_longrl.parallel.logprobs import ReferenceLogits
 from megatron_longrl.parallel.sequence import shard_sequence
 
 if TYPE_CHECKING:
-    from megatron_longrl.experience.rollouts import Response
+    from megatron_longrl.experience.rollouts import Rollout
 
 
 @dataclass
@@ -43,7 +43,7 @@ class MicroBatch:
     """The ranks that share the rows: all MR-SP ranks, some of them, or this rank alone."""
     uids: tuple[str, ...] = ()
     """Of the prompts that ``prompt_index`` counts."""
-    responses: tuple[Response, ...] = ()
+    rollouts: tuple[Rollout, ...] = ()
     """What ``response_index`` counts, where rollouts are trained."""
     advantages: Tensor | None = None
     old_logprobs: Tensor | None = None
@@ -73,7 +73,7 @@ def shard_batch(
     cp_comm_type: str,
     device: torch.device,
     transformer_impl: str = "local",
-    responses: Sequence[Response] = (),
+    rollouts: Sequence[Rollout] = (),
 ) -> MicroBatch:
     """This MR-SP rank's part of a padded batch whose fields are [b, s].
 
@@ -81,7 +81,7 @@ def shard_batch(
         group: the ranks that share the sequence.
         cp_comm_type: how they exchange keys and values.
         transformer_impl: whose attention runs: ours, or Transformer Engine's.
-        responses: those of the batch, where rollouts are trained.
+        rollouts: those of the batch, where rollouts are trained.
     """
 
     def shard(field: Tensor) -> Tensor:
@@ -109,5 +109,5 @@ def shard_batch(
         response_lengths=torch.bincount(predicted, minlength=num_responses).float().to(device),
         sequence_group=group,
         uids=tuple(batch.uids),
-        responses=tuple(responses),
+        rollouts=tuple(rollouts),
     )

@@ -15,7 +15,7 @@ from torch import Tensor
 from megatron_longrl.parallel.sums import all_reduce_sum
 
 if TYPE_CHECKING:
-    from megatron_longrl.experience.rollouts import Group, Response
+    from megatron_longrl.experience.rollouts import Rollout, RolloutGroup
     from megatron_longrl.parallel.groups import ParallelGroups
     from megatron_longrl.training.sharding import MicroBatch
 
@@ -24,7 +24,7 @@ def place(batch: MicroBatch, values: Sequence[Tensor]) -> Tensor:
     """float32 [b, s / cp] of a shard, 0 where nothing is predicted.
 
     Args:
-        values: [tokens] of each of ``batch.responses``, in their order.
+        values: [tokens] of each of ``batch.rollouts``, in their order.
     """
     shard = torch.zeros(batch.tokens.shape, device=batch.tokens.device)
     if not values:
@@ -36,21 +36,21 @@ def place(batch: MicroBatch, values: Sequence[Tensor]) -> Tensor:
     return shard
 
 
-def place_advantages(batches: Sequence[MicroBatch], groups: Sequence[Group]) -> None:
+def place_advantages(batches: Sequence[MicroBatch], groups: Sequence[RolloutGroup]) -> None:
     """Give every micro-batch the advantages of its responses."""
     by_response: dict[int, Tensor] = {}
     for group in groups:
         assert group.advantages is not None, "advantages come before they are placed"
-        for response, values in zip(group.responses, group.advantages, strict=True):
+        for response, values in zip(group.rollouts, group.advantages, strict=True):
             by_response[id(response)] = values.expand(len(response.token_ids))
     for batch in batches:
-        batch.advantages = place(batch, [by_response[id(r)] for r in batch.responses])
+        batch.advantages = place(batch, [by_response[id(r)] for r in batch.rollouts])
 
 
 def collect(
     batches: Sequence[MicroBatch],
     shards: Sequence[Tensor],
-    rollouts: Sequence[Group],
+    rollouts: Sequence[RolloutGroup],
     groups: ParallelGroups,
 ) -> dict[int, Tensor]:
     """The inverse of :func:`place` over all MR-SP ranks; collective over them.
@@ -63,24 +63,24 @@ def collect(
     Returns:
         float32 [tokens] on the CPU by the ``id`` of each response; 0 where no rank has a token.
     """
-    responses: list[Response] = [r for group in rollouts for r in group.responses]
+    responses: list[Rollout] = [r for group in rollouts for r in group.rollouts]
     lengths = [len(response.token_ids) for response in responses]
     starts = dict(zip(map(id, responses), _starts(lengths).tolist(), strict=True))
     device = batches[0].tokens.device
     flat = torch.zeros(sum(lengths), device=device)
     for batch, shard in zip(batches, shards, strict=True):
-        if not batch.responses:
+        if not batch.rollouts:
             continue
-        first = torch.tensor([starts[id(r)] for r in batch.responses], device=device)
+        first = torch.tensor([starts[id(r)] for r in batch.rollouts], device=device)
         chosen = batch.selected
         flat[first[batch.response_index[chosen]] + batch.token_index[chosen]] = shard[chosen]
     parts = all_reduce_sum(flat, groups.cp).cpu().split(lengths)
     return dict(zip(map(id, responses), parts, strict=True))
 
 
-def of_group(values: Mapping[int, Tensor], group: Group) -> tuple[Tensor, ...]:
+def of_group(values: Mapping[int, Tensor], group: RolloutGroup) -> tuple[Tensor, ...]:
     """float64 [tokens] of each response of a group, from what :func:`collect` returned."""
-    return tuple(values[id(response)].double() for response in group.responses)
+    return tuple(values[id(response)].double() for response in group.rollouts)
 
 
 def response_sums(batch: MicroBatch, values: Tensor) -> Tensor:

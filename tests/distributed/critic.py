@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from megatron_longrl.data.rows import load_rows
-from megatron_longrl.experience.rollouts import Response
+from megatron_longrl.experience.rollouts import Rollout
 from megatron_longrl.rl.collector import Rollouts
 from megatron_longrl.rl.trainer import RLTrainer
 from megatron_longrl.training.batches import rl_batches
@@ -79,7 +79,7 @@ class Expected:
         groups, _ = off_policy_groups(runtime.build_prompts(load_rows(config.train_data_path)))
         advantages, values, logprobs = [], [], []
         for group in groups:
-            for response, reward in zip(group.responses, REWARDS, strict=True):
+            for response, reward in zip(group.rollouts, REWARDS, strict=True):
                 ids = response.token_ids.tolist()
                 values.append(critic.values(group.prompt, ids, head).double())
                 logprobs.append(policy.logprobs(group.prompt, ids).double())
@@ -121,7 +121,7 @@ def check_critic(folder: Path, **layout: object) -> None:
     values = collect(batches, shards, groups, runtime.groups)
     theirs = dict(zip(_all_responses(), expected.values.split(_lengths()), strict=True))
     for group in groups:
-        for index, response in enumerate(group.responses):
+        for index, response in enumerate(group.rollouts):
             _close(values[id(response)], theirs[int(group.prompt.row.problem_id), index])
 
     raw = expected.advantages
@@ -143,7 +143,7 @@ def check_critic(folder: Path, **layout: object) -> None:
     _explained(metrics, returns, expected.values.detach())
 
     for batch in batches:
-        numbers = [_targets_of(response, groups) for response in batch.responses]
+        numbers = [_targets_of(response, groups) for response in batch.rollouts]
         batch.old_values = place(batch, [n.old_values for n in numbers])
         batch.returns = place(batch, [n.returns for n in numbers])
     everyone = [Targets.of(*place_) for place_ in _all_responses()]
@@ -187,9 +187,9 @@ def _lengths() -> list[int]:
     return [RESPONSES[row][k] for row, k in _all_responses()]
 
 
-def _targets_of(response: Response, groups: list[Any]) -> Targets:
+def _targets_of(response: Rollout, groups: list[Any]) -> Targets:
     for group in groups:
-        for index, own in enumerate(group.responses):
+        for index, own in enumerate(group.rollouts):
             if own is response:
                 return Targets.of(int(group.prompt.row.problem_id), index)
     raise AssertionError("a micro-batch has a response of no group")

@@ -20,7 +20,7 @@ from megatron_longrl.config import Config
 from megatron_longrl.conversion.hf import HfFolder, config_from_hf, load_hf_weights
 from megatron_longrl.data.prompts import Prompt
 from megatron_longrl.data.tokenizer import build_tokenizer, train_sentencepiece
-from megatron_longrl.experience.rollouts import Group
+from megatron_longrl.experience.rollouts import RolloutGroup
 from megatron_longrl.media.video import decode_frames
 from megatron_longrl.training.runtime import Runtime, build_runtime
 from tests.distributed.layouts import (
@@ -146,7 +146,7 @@ def _twin(runtime: Runtime, folder: Path) -> tuple[float, Mapping[str, Tensor]]:
     return _cached_twin(folder, all_rollouts(runtime), runtime)
 
 
-def all_rollouts(runtime: Runtime) -> list[Group]:
+def all_rollouts(runtime: Runtime) -> list[RolloutGroup]:
     """The groups of all replicas."""
     everyone: list[Any] = [None] * dist.get_world_size()
     dist.all_gather_object(everyone, rollouts(runtime), group=runtime.groups.control)
@@ -158,7 +158,7 @@ _TWINS: dict[Path, tuple[float, Mapping[str, Tensor]]] = {}
 
 
 def _cached_twin(
-    folder: Path, groups: Sequence[Group], runtime: Runtime
+    folder: Path, groups: Sequence[RolloutGroup], runtime: Runtime
 ) -> tuple[float, Mapping[str, Tensor]]:
     """The same for all layouts: weights, rows and responses are."""
     if folder not in _TWINS:
@@ -168,7 +168,7 @@ def _cached_twin(
 
 def twin_of(
     folder: Path,
-    groups: Sequence[Group],
+    groups: Sequence[RolloutGroup],
     config: Config,
     weights: Mapping[str, Tensor] | None = None,
 ) -> tuple[float, Mapping[str, Tensor]]:

@@ -19,7 +19,7 @@ from megatron_longrl.conversion.mapping import export_named_tensors
 from megatron_longrl.data.prompts import Prompt
 from megatron_longrl.data.rows import load_rows
 from megatron_longrl.data.tokenizer import build_tokenizer, train_sentencepiece
-from megatron_longrl.experience.rollouts import Group, Response
+from megatron_longrl.experience.rollouts import Rollout, RolloutGroup
 from megatron_longrl.models.prompts import prompt_builder
 from megatron_longrl.training.batches import rl_batches, sft_batches
 from megatron_longrl.training.losses import rl_loss, sft_loss
@@ -120,7 +120,7 @@ def longest_prompt(folder: Path) -> int:
     return max(len(builder.build(row).token_ids) for row in load_rows(config.train_data_path))
 
 
-def rollouts(runtime: Runtime) -> list[Group]:
+def rollouts(runtime: Runtime) -> list[RolloutGroup]:
     """This replica's groups, with made-up responses and advantages."""
     rows = runtime.share(load_rows(runtime.config.train_data_path))
     groups = []
@@ -128,7 +128,7 @@ def rollouts(runtime: Runtime) -> list[Group]:
         number = int(prompt.row.problem_id)
         generator = torch.Generator().manual_seed(number)
         responses = [
-            Response(
+            Rollout(
                 token_ids=torch.randint(20, 60, (length,), generator=generator),
                 logprobs=torch.zeros(length),
                 text="",
@@ -137,7 +137,7 @@ def rollouts(runtime: Runtime) -> list[Group]:
             )
             for length in RESPONSES[number]
         ]
-        groups.append(Group(prompt, responses, advantages=torch.tensor(ADVANTAGES[number])))
+        groups.append(RolloutGroup(prompt, responses, advantages=torch.tensor(ADVANTAGES[number])))
     return groups
 
 
@@ -190,7 +190,7 @@ def twin_of(runtime: Runtime, kind: type[Twin] = Twin) -> tuple[float, dict[str,
     """Loss and gradients of the twin with the run's weights, over all rows of all replicas."""
     stream = export_named_tensors(runtime.model.modules, runtime.config, runtime.groups)
     twin = kind(runtime.config, dict(stream))
-    everyone: list[list[Group]] = [[]] * dist.get_world_size()
+    everyone: list[list[RolloutGroup]] = [[]] * dist.get_world_size()
     dist.all_gather_object(everyone, rollouts(runtime), group=runtime.groups.control)
     groups = {group.prompt.uid: group for part in everyone for group in part}
     temperature = runtime.config.rollout_temperature
@@ -200,13 +200,13 @@ def twin_of(runtime: Runtime, kind: type[Twin] = Twin) -> tuple[float, dict[str,
 
 
 def policy_loss(
-    groups: Iterable[Group], logprobs: Callable[[Prompt, list[int]], torch.Tensor]
+    groups: Iterable[RolloutGroup], logprobs: Callable[[Prompt, list[int]], torch.Tensor]
 ) -> torch.Tensor:
     """The on-policy loss over all response tokens, of log-probabilities [R] with a graph."""
     total, tokens = torch.zeros(()), 0
     for group in groups:
         assert group.advantages is not None
-        for response, advantage in zip(group.responses, group.advantages, strict=True):
+        for response, advantage in zip(group.rollouts, group.advantages, strict=True):
             values = logprobs(group.prompt, response.token_ids.tolist())
             # On policy the ratio is one, so that the clipped loss's gradient is the plain one's.
             ratio = (values - values.detach()).exp()
@@ -220,7 +220,7 @@ def sft_losses(config: Config) -> tuple[float, float]:
     runtime = build_runtime(config, "sft")
     groups = rollouts(runtime)
     prompts, media = runtime.encode([group.prompt for group in groups], for_training=False)
-    responses = [group.responses[0].token_ids.tolist() for group in groups]
+    responses = [group.rollouts[0].token_ids.tolist() for group in groups]
     batches = sft_batches(prompts, responses, runtime.config, runtime.groups)
     ours = runtime.stepper.evaluate(batches, media.embeddings, sft_loss).means()["lm loss"]
     stream = export_named_tensors(runtime.model.modules, runtime.config, runtime.groups)

@@ -19,7 +19,7 @@ from megatron_longrl.config import Config
 from megatron_longrl.conversion.mapping import export_named_tensors
 from megatron_longrl.data.prompts import Prompt
 from megatron_longrl.data.rows import load_rows
-from megatron_longrl.experience.rollouts import Group, Response
+from megatron_longrl.experience.rollouts import Rollout, RolloutGroup
 from megatron_longrl.rewards.runner import RewardRunner, build_rewards
 from megatron_longrl.rl.reference import CopiedWeights
 from megatron_longrl.rl.trainer import RLTrainer
@@ -94,7 +94,7 @@ class Numbers:
         )
 
 
-def off_policy_groups(prompts: Iterable[Prompt]) -> tuple[list[Group], dict[int, Numbers]]:
+def off_policy_groups(prompts: Iterable[Prompt]) -> tuple[list[RolloutGroup], dict[int, Numbers]]:
     """Groups of the made-up responses to some rows, and their numbers by the response's ``id``."""
     groups, numbers = [], {}
     for prompt in prompts:
@@ -102,11 +102,11 @@ def off_policy_groups(prompts: Iterable[Prompt]) -> tuple[list[Group], dict[int,
         responses = []
         for index in range(len(RESPONSES[row])):
             made_up = Numbers.of(row, index)
-            response = Response(made_up.tokens, made_up.rollout, "", "stop", 0)
+            response = Rollout(made_up.tokens, made_up.rollout, "", "stop", 0)
             numbers[id(response)] = made_up
             responses.append(response)
         advantages = [numbers[id(response)].advantages for response in responses]
-        groups.append(Group(prompt, responses, advantages=advantages))
+        groups.append(RolloutGroup(prompt, responses, advantages=advantages))
     return groups, numbers
 
 
@@ -257,7 +257,7 @@ def prepared(runtime: Runtime):
 def _placed(
     batch: MicroBatch, numbers: Mapping[int, Numbers], field: Callable[[Numbers], Tensor]
 ) -> Tensor:
-    return place(batch, [field(numbers[id(response)]) for response in batch.responses])
+    return place(batch, [field(numbers[id(response)]) for response in batch.rollouts])
 
 
 def named_weights(runtime: Runtime) -> dict[str, Tensor]:

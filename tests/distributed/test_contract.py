@@ -26,13 +26,13 @@ class Spoilt:
     def __init__(self, engine, spoil):
         self.engine, self.spoil = engine, spoil
 
-    def generate(self, prompts, media, sampling, on_response=None, begun=NOTHING):
+    def generate(self, prompts, media, sampling, on_rollout=None, begun=NOTHING):
         given = [self.spoil(prompt, dict(media)) for prompt in prompts]
         groups = []
         for prompt, (other, others) in zip(prompts, given, strict=True):
             (group,) = self.engine.generate([other], others, sampling)
-            for index, response in enumerate(group.responses):
-                on_response(prompt, index, response.text, sampling.n)
+            for index, response in enumerate(group.rollouts):
+                on_rollout(prompt, index, response.text, sampling.n)
             group.prompt = prompt
             groups.append(group)
         return groups

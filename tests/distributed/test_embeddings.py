@@ -18,7 +18,7 @@ from megatron_longrl.conversion.hf import load_hf_weights
 from megatron_longrl.data.rows import load_rows
 from megatron_longrl.data.tokenizer import Tokenizer
 from megatron_longrl.errors import UserError
-from megatron_longrl.experience.rollouts import Group, Traffic
+from megatron_longrl.experience.rollouts import RolloutGroup, Traffic
 from megatron_longrl.experience.sampling_settings import SamplingSettings
 from megatron_longrl.media.disk_cache import EmbeddingDisk
 from megatron_longrl.media.embedding_store import EmbeddingStore, open_store
@@ -262,8 +262,8 @@ Answers = tuple[list[list[list[int]]], Tensor]
 """Tokens, and all their log-probabilities behind each other."""
 
 
-def answers_of(groups: list[Group]) -> Answers:
-    logprobs = [response.logprobs for group in groups for response in group.responses]
+def answers_of(groups: list[RolloutGroup]) -> Answers:
+    logprobs = [response.logprobs for group in groups for response in group.rollouts]
     return tokens(groups), torch.cat(logprobs)
 
 

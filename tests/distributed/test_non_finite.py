@@ -10,7 +10,7 @@ import torch
 
 from megatron_longrl.data.dataset import RowSampler
 from megatron_longrl.errors import UserError
-from megatron_longrl.experience.rollouts import Response
+from megatron_longrl.experience.rollouts import Rollout
 from megatron_longrl.rewards.runner import build_rewards
 from megatron_longrl.rl.trainer import RLTrainer
 from megatron_longrl.training import sft
@@ -34,7 +34,7 @@ class BrokenEngine(ScriptedEngine):
     broken = True
 
     def _response(self, prompt, index):
-        response: Response = super()._response(prompt, index)
+        response: Rollout = super()._response(prompt, index)
         if self.broken and number_of(prompt.row) % 4 == BAD:
             response.logprobs[-1] = math.nan
         return response

@@ -13,7 +13,7 @@ import torch.distributed as dist
 from torch.distributed import ProcessGroup
 
 from megatron_longrl.errors import UserError
-from megatron_longrl.experience.rollouts import Group
+from megatron_longrl.experience.rollouts import RolloutGroup
 from megatron_longrl.parallel.agree import gather_objects
 from megatron_longrl.rewards.runner import RewardRunner
 from tests.unit.made_up_config import make_config
@@ -36,9 +36,11 @@ def first(responses, answers):
 TEXTS = [["a", "bb"], ["raise", "dddd"], ["eeeee", "f"]]
 
 
-def make_groups() -> list[Group]:
+def make_groups() -> list[RolloutGroup]:
     return [
-        Group(make_prompt(f"p{k}"), [make_response(3, j, text) for j, text in enumerate(texts)])
+        RolloutGroup(
+            make_prompt(f"p{k}"), [make_response(3, j, text) for j, text in enumerate(texts)]
+        )
         for k, texts in enumerate(TEXTS)
     ]
 
@@ -65,12 +67,12 @@ def file(shared_path: Path) -> str:
     return str(shared_path / "mine.py")
 
 
-def submit(rewards: RewardRunner, group: Group) -> None:
-    for index, response in enumerate(group.responses):
-        rewards.submit(group.prompt, index, response.text, len(group.responses))
+def submit(rewards: RewardRunner, group: RolloutGroup) -> None:
+    for index, response in enumerate(group.rollouts):
+        rewards.submit(group.prompt, index, response.text, len(group.rollouts))
 
 
-def found(groups: list[Group]) -> list[Any]:
+def found(groups: list[RolloutGroup]) -> list[Any]:
     return [
         (g.rewards.tolist(), g.valid.tolist(), g.accuracy, g.components, g.metrics)
         for g in groups

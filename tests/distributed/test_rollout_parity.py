@@ -13,7 +13,7 @@ from megatron_longrl.conversion.hf import load_hf_weights
 from megatron_longrl.conversion.mapping import weight_stream
 from megatron_longrl.data.rows import load_rows
 from megatron_longrl.data.tokenizer import train_sentencepiece
-from megatron_longrl.experience.rollouts import Group, Response
+from megatron_longrl.experience.rollouts import Rollout, RolloutGroup
 from megatron_longrl.experience.sampling_settings import SamplingSettings
 from megatron_longrl.parallel.sequence import unshard_sequence
 from megatron_longrl.rollout.build import build_engine
@@ -87,9 +87,9 @@ class Run:
     def logprobs(self, groups):
         """The trainer's, by group and response."""
         for group in groups:
-            group.advantages = torch.ones(len(group.responses))
+            group.advantages = torch.ones(len(group.rollouts))
         config = self.runtime.config.replace(
-            grpo_group_size=len(groups[0].responses), seq_length=10_000, micro_batch_size=1
+            grpo_group_size=len(groups[0].rollouts), seq_length=10_000, micro_batch_size=1
         )
         batches = rl_batches(groups, config, self.runtime.groups)
         shards = self.runtime.stepper.outputs(batches, self.media.embeddings)
@@ -97,7 +97,7 @@ class Run:
         for shard, batch, group in zip(shards, batches, groups, strict=True):
             values = unshard_sequence(shard, batch.sequence_group)
             start, rows = len(group.prompt.token_ids) - 1, []
-            for response in group.responses:
+            for response in group.rollouts:
                 rows.append(values[0, start : start + len(response.token_ids)])
                 start += len(response.token_ids)
             results.append(rows)
@@ -108,18 +108,18 @@ class Run:
         pairs = [
             (ours - response.logprobs).abs()
             for group, row in zip(groups, self.logprobs(groups), strict=True)
-            for response, ours in zip(group.responses, row, strict=True)
+            for response, ours in zip(group.rollouts, row, strict=True)
         ]
         return float(torch.cat(pairs).mean())
 
     def trainer_prefers(self, group):
         """The trainer's own choice at every position of the group's only response."""
-        (response,), choices = group.responses, []
+        (response,), choices = group.rollouts, []
         vocabulary = self.runtime.tokenizer.vocab_size
         for position in range(len(response.token_ids)):
             prefix = response.token_ids[:position]
             candidates = [
-                Response(
+                Rollout(
                     torch.cat([prefix, torch.tensor([token])]),
                     torch.zeros(position + 1),
                     "",
@@ -128,7 +128,7 @@ class Run:
                 )
                 for token in range(vocabulary)
             ]
-            (row,) = self.logprobs([Group(group.prompt, candidates)])
+            (row,) = self.logprobs([RolloutGroup(group.prompt, candidates)])
             choices.append(int(torch.stack([values[-1] for values in row]).argmax()))
         return choices
 
@@ -195,7 +195,7 @@ def test_a_lengthened_context(data, kind):
 
 
 def tokens(groups):
-    return [[r.token_ids.tolist() for r in group.responses] for group in groups]
+    return [[r.token_ids.tolist() for r in group.rollouts] for group in groups]
 
 
 def check(run):

@@ -24,7 +24,7 @@ from transformers import PreTrainedTokenizerFast
 
 from megatron_longrl.data.tokenizer import Tokenizer
 from megatron_longrl.errors import UserError
-from megatron_longrl.experience.rollouts import Group
+from megatron_longrl.experience.rollouts import RolloutGroup
 from megatron_longrl.experience.sampling_settings import SamplingSettings
 from megatron_longrl.memory.shared import SharedMemory
 from megatron_longrl.parallel.agree import gather_objects
@@ -68,23 +68,23 @@ def live(module: nn.Module) -> LiveWeights:
     return LiveWeights(lambda: iter(list(module.named_parameters())))
 
 
-def told(groups: list[Group]) -> list[list[tuple[Any, ...]]]:
+def told(groups: list[RolloutGroup]) -> list[list[tuple[Any, ...]]]:
     """All that is said of responses but log-probabilities."""
     return [
-        [(r.token_ids.tolist(), r.text, r.finish_reason, r.weight_version) for r in group.responses]
+        [(r.token_ids.tolist(), r.text, r.finish_reason, r.weight_version) for r in group.rollouts]
         for group in groups
     ]
 
 
-def same(groups: list[Group], others: list[Group], rounding: float = 1e-5) -> None:
+def same(groups: list[RolloutGroup], others: list[RolloutGroup], rounding: float = 1e-5) -> None:
     """Equal tokens, texts, reasons and versions; log-probabilities up to rounding."""
     assert told(groups) == told(others)
     for group, other in zip(groups, others, strict=True):
-        for one, two in zip(group.responses, other.responses, strict=True):
+        for one, two in zip(group.rollouts, other.rollouts, strict=True):
             torch.testing.assert_close(one.logprobs, two.logprobs, atol=rounding, rtol=0)
 
 
-def history(engine: RolloutEngine) -> list[list[Group]]:
+def history(engine: RolloutEngine) -> list[list[RolloutGroup]]:
     """Responses before and after updates."""
     rounds = []
     for version, seed in enumerate((1, 2, 1)):
@@ -104,7 +104,7 @@ class WordsOnDisk(Words):
         self.origin = ("HuggingFaceTokenizer", str(folder))
 
 
-OPEN: list[tuple[ServerEngine, ParallelGroups, list[list[Group]]]] = []
+OPEN: list[tuple[ServerEngine, ParallelGroups, list[list[RolloutGroup]]]] = []
 """The engine of all tests, and what the colocated engine answered before it."""
 
 
@@ -176,7 +176,7 @@ def test_layers_that_have_not_changed_stay_where_they_are(engine: ServerEngine) 
     assert moved == [*heads, "model.norm.weight"], "vLLM holds q, k and v as one"
     assert engine.traffic.cache_resets == resets + 1
     for group in engine.generate(PROMPTS, MEDIA, GREEDY):
-        (response,) = group.responses
+        (response,) = group.rollouts
         expected = reference_logprobs(changed, group.prompt, response.token_ids)
         assert response.token_ids.tolist() == expected.argmax(-1).tolist()
         assert response.weight_version == 3
@@ -276,7 +276,7 @@ def test_a_server_that_is_killed_while_it_generates(
         told_once = [
             (group.prompt.uid, index, response.visible)
             for group in answers
-            for index, response in enumerate(group.responses)
+            for index, response in enumerate(group.rollouts)
         ]
         assert sorted(seen) == sorted(told_once)
     assert told(engine.generate(PROMPTS, MEDIA, SAMPLED)) == told(expected)
@@ -315,7 +315,7 @@ def test_a_server_that_is_killed_when_the_weights_are_others_already(engine: Ser
     versions = set()
     for group in groups:
         assert group.inputs is not None and group.inputs.weight_version == 2
-        for response in group.responses:
+        for response in group.rollouts:
             versions.add(response.weight_version)
             drawn_by = modules[response.weight_version - 1]
             raw = reference_logprobs(drawn_by, group.prompt, response.token_ids)
@@ -343,7 +343,7 @@ def test_a_server_that_is_killed_while_it_gets_weights(engine: ServerEngine) -> 
     assert engine.recoveries == before + 1
     assert streams == [len(list(module.parameters()))] * 2, "every rank takes all of each stream"
     for group in engine.generate(PROMPTS, MEDIA, GREEDY):
-        (response,) = group.responses
+        (response,) = group.rollouts
         expected = reference_logprobs(module, group.prompt, response.token_ids)
         assert response.token_ids.tolist() == expected.argmax(-1).tolist()
 

@@ -132,7 +132,7 @@ def test_greedy_tokens_equal_hugging_faces_before_and_after_an_update(layout: La
         answers = engine.generate(PROMPTS, MEDIA, greedy)
         assert [group.prompt.uid for group in answers] == [prompt.uid for prompt in PROMPTS]
         for group in answers:
-            (response,) = group.responses
+            (response,) = group.rollouts
             expected = reference_logprobs(reference, group.prompt, response.token_ids)
             assert response.token_ids.tolist() == expected.argmax(-1).tolist()
             assert response.weight_version == 10 + seed
@@ -148,7 +148,7 @@ def test_logprobs_equal_hugging_faces(layout: Layout) -> None:
     for temperature in (1.0, 0.7):
         settings = SamplingSettings(n=3, max_tokens=12, temperature=temperature, seed=5)
         for group in engine.generate(PROMPTS, MEDIA, settings):
-            for response in group.responses:
+            for response in group.rollouts:
                 raw = reference_logprobs(reference, group.prompt, response.token_ids)
                 expected = (raw / temperature).log_softmax(-1)
                 expected = expected.gather(-1, response.token_ids[:, None])[:, 0]
@@ -189,7 +189,7 @@ def test_each_response_is_told_on_one_rank_while_others_are_generated(
     settings = SamplingSettings(n=3, max_tokens=40, seed=9)
     plain = engine.generate(PROMPTS, MEDIA, settings)
     # A common token as the end of a turn: responses differ in length.
-    ids = [int(i) for group in plain for r in group.responses for i in r.token_ids[5:]]
+    ids = [int(i) for group in plain for r in group.rollouts for i in r.token_ids[5:]]
     end = max(set(ids), key=ids.count)
     monkeypatch.setattr(engine._tokenizer, "end_ids", (end,), raising=False)
     told: list[tuple[str, int, str, int, int]] = []
@@ -204,7 +204,7 @@ def test_each_response_is_told_on_one_rank_while_others_are_generated(
     assert sorted(entry[:4] for entry in everyone) == sorted(
         (group.prompt.uid, index, response.visible, 3)
         for group in answers
-        for index, response in enumerate(group.responses)
+        for index, response in enumerate(group.rollouts)
     )
     assert max(entry[4] for entry in everyone) > 3, "told before the others are complete"
     assert tokens(engine.generate(PROMPTS, MEDIA, settings)) == tokens(answers)
@@ -230,11 +230,11 @@ def test_the_end_of_turn_token_belongs_to_the_response(
 ) -> None:
     _, engine, _ = layout
     settings = SamplingSettings(n=1, max_tokens=20, seed=1)
-    (whole,) = engine.generate(PROMPTS[:1], MEDIA, settings)[0].responses
+    (whole,) = engine.generate(PROMPTS[:1], MEDIA, settings)[0].rollouts
     assert whole.finish_reason == "length" and len(whole.token_ids) == 20
     end = int(whole.token_ids[9])
     monkeypatch.setattr(engine._tokenizer, "end_ids", (end,), raising=False)
-    (stopped,) = engine.generate(PROMPTS[:1], MEDIA, settings)[0].responses
+    (stopped,) = engine.generate(PROMPTS[:1], MEDIA, settings)[0].rollouts
     length = whole.token_ids.tolist().index(end) + 1
     assert stopped.finish_reason == "stop"
     assert stopped.token_ids.tolist() == whole.token_ids[:length].tolist()

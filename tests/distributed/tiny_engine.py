@@ -12,7 +12,7 @@ from transformers import Qwen2Config, Qwen2ForCausalLM
 
 from megatron_longrl.data.prompts import Prompt
 from megatron_longrl.data.rows import Row
-from megatron_longrl.experience.rollouts import Group
+from megatron_longrl.experience.rollouts import RolloutGroup
 from megatron_longrl.media.frame_view import FrameView
 from megatron_longrl.media.video_spec import VideoSpec
 from megatron_longrl.parallel.groups import ParallelGroups, init_parallel
@@ -103,5 +103,5 @@ def reference_logprobs(model: Qwen2ForCausalLM, prompt: Prompt, response: Tensor
     return logits[start : start + len(response)].log_softmax(-1)
 
 
-def tokens(groups: list[Group]) -> list[list[list[int]]]:
-    return [[response.token_ids.tolist() for response in group.responses] for group in groups]
+def tokens(groups: list[RolloutGroup]) -> list[list[list[int]]]:
+    return [[response.token_ids.tolist() for response in group.rollouts] for group in groups]

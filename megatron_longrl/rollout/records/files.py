@@ -19,7 +19,7 @@ from torch import Tensor
 
 from megatron_longrl.atomic_file import whole_file
 from megatron_longrl.errors import UserError
-from megatron_longrl.experience.rollouts import Group, Response
+from megatron_longrl.experience.rollouts import Rollout, RolloutGroup
 
 if TYPE_CHECKING:
     from megatron_longrl.data.prompts import Prompt
@@ -85,7 +85,7 @@ def read_lines(path: Path) -> tuple[Line, list[Line]]:
 # ---- Groups ----
 
 
-def group_line(scored: Group, final: Group, *, trained: bool, **place: Any) -> Line:
+def group_line(scored: RolloutGroup, final: RolloutGroup, *, trained: bool, **place: Any) -> Line:
     """A group as it stands in a file.
 
     Args:
@@ -112,12 +112,12 @@ def group_line(scored: Group, final: Group, *, trained: bool, **place: Any) -> L
         ],
         "metrics": scored.metrics,
         "baseline": final.baseline,
-        "responses": [_response_line(scored, final, i) for i in range(len(scored.responses))],
+        "responses": [_response_line(scored, final, i) for i in range(len(scored.rollouts))],
     }
 
 
-def _response_line(scored: Group, final: Group, index: int) -> Line:
-    response, advantages = scored.responses[index], final.advantages
+def _response_line(scored: RolloutGroup, final: RolloutGroup, index: int) -> Line:
+    response, advantages = scored.rollouts[index], final.advantages
 
     def item(values: Tensor | None) -> float | None:
         return None if values is None else numbers(values[index : index + 1])[0]
@@ -139,7 +139,7 @@ def _response_line(scored: Group, final: Group, index: int) -> Line:
     }
 
 
-def read_group(line: Line, prompt: Prompt) -> Group:
+def read_group(line: Line, prompt: Prompt) -> RolloutGroup:
     """The group of a line, as the rewards left it: what the algorithm makes of it comes anew."""
     responses = line["responses"]
 
@@ -148,10 +148,10 @@ def read_group(line: Line, prompt: Prompt) -> Group:
         return None if None in values else torch.tensor(values, dtype=dtype)
 
     names = list(responses[0]["rewards"]) if responses else []
-    return Group(
+    return RolloutGroup(
         prompt,
         [
-            Response(
+            Rollout(
                 token_ids=torch.tensor(response["token_ids"], dtype=torch.long),
                 logprobs=torch.tensor(response["logprobs"], dtype=torch.float32),
                 text=response["text"],

@@ -25,7 +25,7 @@ from megatron_longrl.rollout.records.files import (
 if TYPE_CHECKING:
     from megatron_longrl.config import Config
     from megatron_longrl.data.tokenizer import Tokenizer
-    from megatron_longrl.experience.rollouts import Group
+    from megatron_longrl.experience.rollouts import RolloutGroup
     from megatron_longrl.experience.sampling_settings import SamplingSettings
     from megatron_longrl.parallel.groups import ParallelGroups
 
@@ -35,8 +35,8 @@ class _Noted:
     """Responses as they came from the rewards, and the group that goes on."""
 
     sampling: SamplingSettings
-    scored: Group
-    group: Group
+    scored: RolloutGroup
+    group: RolloutGroup
 
 
 class RolloutRecorder:
@@ -81,13 +81,15 @@ class RolloutRecorder:
                     self.directory.mkdir(parents=True, exist_ok=True)
                     self._remove(lambda step: step > iteration)
 
-    def note(self, groups: Sequence[Group], sampling: SamplingSettings) -> None:
+    def note(self, groups: Sequence[RolloutGroup], sampling: SamplingSettings) -> None:
         """Take groups that have just been rewarded."""
         for group in groups:
             scored = dataclasses.replace(group, metrics=dict(group.metrics))
             self._noted.append(_Noted(sampling, scored, group))
 
-    def write(self, iteration: int, trained: Sequence[Group], seconds: Mapping[str, float]) -> None:
+    def write(
+        self, iteration: int, trained: Sequence[RolloutGroup], seconds: Mapping[str, float]
+    ) -> None:
         """The file of a step, with all that was noted since the last one.
 
         Args:
@@ -145,7 +147,7 @@ def _settings(noted: Sequence[_Noted]) -> list[SamplingSettings]:
     return list(dict.fromkeys(one.sampling for one in noted))
 
 
-def _lines(noted: Sequence[_Noted], trained: Sequence[Group]) -> Iterator[Line]:
+def _lines(noted: Sequence[_Noted], trained: Sequence[RolloutGroup]) -> Iterator[Line]:
     chosen = set(map(id, trained))
     for one in noted:
         yield group_line(

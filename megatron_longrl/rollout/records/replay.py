@@ -11,7 +11,7 @@ from torch import Tensor
 from megatron_longrl.checkpoint.architecture import differing_architecture
 from megatron_longrl.config.records import RECORD_FOLDER
 from megatron_longrl.errors import UserError
-from megatron_longrl.experience.rollouts import Group, OnResponse, Traffic
+from megatron_longrl.experience.rollouts import OnRollout, RolloutGroup, Traffic
 from megatron_longrl.experience.sampling_settings import SamplingSettings
 from megatron_longrl.parallel.agree import together
 from megatron_longrl.rewards.protocol import Rewards
@@ -80,9 +80,9 @@ class ReplayedRollouts(RolloutEngine, Rewards):
         prompts: Sequence[Prompt],
         media: Mapping[str, Tensor],
         sampling: SamplingSettings,
-        on_response: OnResponse | None = None,
+        on_rollout: OnRollout | None = None,
         begun: Begun = NOTHING,
-    ) -> list[Group]:
+    ) -> list[RolloutGroup]:
         """The recorded responses to these prompts, with their rewards; what went on in a later step
         is partial."""
         with together(self._control):
@@ -102,7 +102,7 @@ class ReplayedRollouts(RolloutEngine, Rewards):
     def submit(self, prompt: Prompt, index: int, text: str, n: int) -> None:
         """Nothing is computed."""
 
-    def collect(self, groups: Sequence[Group]) -> None:
+    def collect(self, groups: Sequence[RolloutGroup]) -> None:
         """They have what was recorded."""
 
     def pop_counters(self) -> dict[str, float]:
@@ -164,7 +164,7 @@ class ReplayedRollouts(RolloutEngine, Rewards):
                 f" model replicas; replay it on as many, not on {self._replicas}"
             )
 
-    def _group(self, prompt: Prompt, sampling: SamplingSettings) -> Group:
+    def _group(self, prompt: Prompt, sampling: SamplingSettings) -> RolloutGroup:
         place = (sampling.round, sampling.temperature == 0, prompt.uid)
         lines = self._waiting.get(place)
         where = f"{self.directory}, step {self._step}"

@@ -24,7 +24,7 @@ from torch import Tensor
 
 from megatron_longrl.errors import UserError
 from megatron_longrl.experience.inputs import check_prompts
-from megatron_longrl.experience.rollouts import Group, OnResponse, Response, Traffic
+from megatron_longrl.experience.rollouts import OnRollout, Rollout, RolloutGroup, Traffic
 from megatron_longrl.experience.sampling_settings import SamplingSettings
 from megatron_longrl.parallel.agree import gather_objects, together
 from megatron_longrl.parallel.groups import ParallelGroups
@@ -126,18 +126,18 @@ class ServerEngine(RolloutEngine):
         prompts: Sequence[Prompt],
         media: Mapping[str, Tensor],
         sampling: SamplingSettings,
-        on_response: OnResponse | None = None,
+        on_rollout: OnRollout | None = None,
         begun: Begun = NOTHING,
-    ) -> list[Group]:
+    ) -> list[RolloutGroup]:
         """See :meth:`RolloutEngine.generate`."""
-        return self.begin(prompts, media, sampling, on_response, begun)(self.weight_version)
+        return self.begin(prompts, media, sampling, on_rollout, begun)(self.weight_version)
 
     def begin(
         self,
         prompts: Sequence[Prompt],
         media: Mapping[str, Tensor],
         sampling: SamplingSettings,
-        on_response: OnResponse | None = None,
+        on_rollout: OnRollout | None = None,
         begun: Begun = NOTHING,
     ) -> Pending:
         """See :meth:`RolloutEngine.begin`."""
@@ -147,14 +147,14 @@ class ServerEngine(RolloutEngine):
             return lambda _: []
         seeds = request_seeds(self._control, [prompt.uid for prompt in prompts], sampling)
         places = range(len(prompts))
-        share = Share(prompts, places, begun, sampling, self._tokenizer, on_response)
+        share = Share(prompts, places, begun, sampling, self._tokenizer, on_rollout)
         with together(self._control):
             check_prompts(prompts, sampling, self._settings.max_model_len)
             asked = self._written(prompts, seeds, media, sampling, share)
-        responses: dict[tuple[int, int], Response] = {}  # by request and index
+        responses: dict[tuple[int, int], Rollout] = {}  # by request and index
         answer = self._start(asked, sampling, responses, share)
 
-        def finish(version: int) -> list[Group]:
+        def finish(version: int) -> list[RolloutGroup]:
             nonlocal asked, answer
             losses, stopped = 0, False
             try:
@@ -342,7 +342,7 @@ class ServerEngine(RolloutEngine):
         file: GenerationFile,
         requests: Sequence[PromptRequest],
         sampling: SamplingSettings,
-        responses: dict[tuple[int, int], Response],
+        responses: dict[tuple[int, int], Rollout],
         share: Share,
     ) -> None:
         """Have the missing responses generated."""
@@ -361,10 +361,10 @@ class ServerEngine(RolloutEngine):
         if len(responses) < sum(len(request.wanted) for request in requests):
             raise RuntimeError("the rollout server ended without all responses")
 
-    def _response(self, line: Line) -> Response:
+    def _response(self, line: Line) -> Rollout:
         run, _, version = line["weights"].partition(":")
         assert run == self._run, "the server refuses what is meant for other weights"
-        return Response(
+        return Rollout(
             token_ids=torch.tensor(line["token_ids"], dtype=torch.long),
             logprobs=torch.tensor(line["logprobs"], dtype=torch.float32),
             text=self._tokenizer.decode(line["token_ids"]),

@@ -23,7 +23,7 @@ from torch import Tensor
 
 from megatron_longrl.errors import UserError
 from megatron_longrl.experience.inputs import check_prompts
-from megatron_longrl.experience.rollouts import Group, OnResponse, Response, Traffic
+from megatron_longrl.experience.rollouts import OnRollout, Rollout, RolloutGroup, Traffic
 from megatron_longrl.experience.sampling_settings import SamplingSettings
 from megatron_longrl.parallel.agree import gather_objects, together
 from megatron_longrl.parallel.groups import ParallelGroups
@@ -119,9 +119,9 @@ class VllmEngine(RolloutEngine):
         prompts: Sequence[Prompt],
         media: Mapping[str, Tensor],
         sampling: SamplingSettings,
-        on_response: OnResponse | None = None,
+        on_rollout: OnRollout | None = None,
         begun: Begun = NOTHING,
-    ) -> list[Group]:
+    ) -> list[RolloutGroup]:
         """See :meth:`RolloutEngine.generate`."""
         table = self._incoming.token_embeddings
         if table is None:
@@ -131,7 +131,7 @@ class VllmEngine(RolloutEngine):
         seeds = request_seeds(self._control, [prompt.uid for prompt in prompts], sampling)
         costs = [len(prompt.token_ids) + sampling.n * sampling.max_tokens for prompt in prompts]
         places = balanced_shares(costs, self.placement.num_engines)[self.placement.engine]
-        share = Share(prompts, places, begun, sampling, self._tokenizer, on_response)
+        share = Share(prompts, places, begun, sampling, self._tokenizer, on_rollout)
         with together(self._control):
             check_prompts(prompts, sampling, self._settings.max_model_len)
             outlines = [
@@ -151,7 +151,7 @@ class VllmEngine(RolloutEngine):
         self.traffic = self.traffic.plus(
             prompts=len(places) * leads, prompt_bytes=sum(request.copied for request in requests)
         )
-        mine: dict[tuple[int, int], Response] | None = None
+        mine: dict[tuple[int, int], Rollout] | None = None
         with (
             together(self._control),
             kept_random_state(),
@@ -227,13 +227,13 @@ class VllmEngine(RolloutEngine):
         requests: Sequence[PromptRequest],
         sampling: SamplingSettings,
         share: Share,
-    ) -> dict[tuple[int, int], Response]:
+    ) -> dict[tuple[int, int], Rollout]:
         """Generate on this rank's engine.
 
         Returns:
             On the engine's leader the responses by request and index; nothing on other ranks.
         """
-        responses: dict[tuple[int, int], Response] = {}
+        responses: dict[tuple[int, int], Rollout] = {}
         total, done = sum(len(request.wanted) for request in requests), 0
         failure: Exception | None = None
         deadline = time.monotonic() + self._timeout_seconds
@@ -277,8 +277,8 @@ class VllmEngine(RolloutEngine):
             dist.all_reduce(end, op=dist.ReduceOp.MAX, group=get_tp_group().cpu_group)
         return _End(int(end))
 
-    def _response(self, draw: Draw) -> Response:
-        return Response(
+    def _response(self, draw: Draw) -> Rollout:
+        return Rollout(
             token_ids=torch.tensor(draw.token_ids, dtype=torch.long),
             logprobs=torch.tensor(draw.logprobs, dtype=torch.float32),
             text=self._tokenizer.decode(draw.token_ids),

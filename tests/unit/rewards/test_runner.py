@@ -14,7 +14,7 @@ import pytest
 import torch
 
 from megatron_longrl.errors import UserError
-from megatron_longrl.experience.rollouts import Group
+from megatron_longrl.experience.rollouts import RolloutGroup
 from megatron_longrl.rewards.runner import RewardRunner
 from tests.unit.made_up_config import make_config
 from tests.unit.rewards.endpoint import serve
@@ -49,9 +49,11 @@ def noted(response, folder):
 """
 
 
-def make_group(*texts: str) -> Group:
+def make_group(*texts: str) -> RolloutGroup:
     """The answer of every made-up prompt is B."""
-    return Group(make_prompt("p"), [make_response(3, k, text) for k, text in enumerate(texts)])
+    return RolloutGroup(
+        make_prompt("p"), [make_response(3, k, text) for k, text in enumerate(texts)]
+    )
 
 
 @contextmanager
@@ -286,9 +288,9 @@ def test_a_group_is_scored_when_all_of_it_is_there(file: str) -> None:
     groups = [make_group("a", "b"), make_group("c", "d", "e")]
     with runner(reward_function=[f"{file}:group"]) as rewards:
         for group in groups:
-            for index in reversed(range(len(group.responses))):
-                text = group.responses[index].text
-                rewards.submit(group.prompt, index, text, len(group.responses))
+            for index in reversed(range(len(group.rollouts))):
+                text = group.rollouts[index].text
+                rewards.submit(group.prompt, index, text, len(group.rollouts))
         rewards.collect(groups)
     found = [value for g in groups if g.rewards is not None for value in g.rewards.tolist()]
     assert found == pytest.approx([0.5, 0.5, 1 / 3, 1 / 3, 1 / 3])
@@ -312,7 +314,7 @@ def test_prompts_of_one_uid_are_told_apart() -> None:
     with runner(rewards=["accuracy"]) as rewards:
         for index in range(2):
             for group in groups:
-                rewards.submit(group.prompt, index, group.responses[index].text, 2)
+                rewards.submit(group.prompt, index, group.rollouts[index].text, 2)
         rewards.collect(groups)
     assert [g.rewards.tolist() for g in groups if g.rewards is not None] == [[1, 0], [0, 0]]
 

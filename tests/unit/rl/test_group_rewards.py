@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from megatron_longrl.experience.rollouts import Group
+from megatron_longrl.experience.rollouts import RolloutGroup
 from megatron_longrl.rl.group_rewards import add_contrast, keeps, take_baseline, trained_part
 from tests.unit.made_up_config import make_config
 from tests.unit.training.made_up import make_prompt, make_response
@@ -13,16 +13,16 @@ from tests.unit.training.made_up import make_prompt, make_response
 
 def make_group(
     rewards: list[float], correct: list[float] | None = None, valid: list[bool] | None = None
-) -> Group:
+) -> RolloutGroup:
     """By default all have a reward, and 1 is right."""
-    group = Group(make_prompt("p"), [make_response(2, k) for k in range(len(rewards))])
+    group = RolloutGroup(make_prompt("p"), [make_response(2, k) for k in range(len(rewards))])
     group.rewards = torch.tensor(rewards)
     group.correct = torch.tensor(rewards if correct is None else correct)
     group.valid = torch.tensor([True] * len(rewards) if valid is None else valid)
     return group
 
 
-def known(group: Group) -> list[float | None]:
+def known(group: RolloutGroup) -> list[float | None]:
     """Rewards, None where there is none."""
     assert group.rewards is not None and group.valid is not None
     pairs = zip(group.rewards.tolist(), group.valid.tolist(), strict=True)
@@ -114,5 +114,5 @@ def test_a_group_without_a_reward_is_not_kept_by_any_bound() -> None:
 def test_failed_responses_are_left_out() -> None:
     group = make_group([1.0, 0.0, 0.5], valid=[True, False, True])
     (part,) = trained_part([group, make_group([0.0], valid=[False])], make_config())
-    assert part.responses == [group.responses[0], group.responses[2]]
-    assert part.responses[0] is group.responses[0]
+    assert part.rollouts == [group.rollouts[0], group.rollouts[2]]
+    assert part.rollouts[0] is group.rollouts[0]

@@ -98,7 +98,7 @@ def test_the_loss_hands_over_every_token(shared_prompt, size):
     gaps = [
         values_by_token(r.token_ids, -3.0, 0.0).float() - r.logprobs
         for group in groups
-        for r in group.responses
+        for r in group.rollouts
     ]
     expected = gap_statistics(gaps, RANKS)
     assert gap_metrics(batches, groups, ranks) == pytest.approx(expected, rel=1e-5)

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import torch
 
-from megatron_longrl.experience.rollouts import Group
+from megatron_longrl.experience.rollouts import RolloutGroup
 from megatron_longrl.rl.summary import group_summary, summarize, wilson_interval
 from tests.unit.training.made_up import make_prompt, make_response
 
@@ -81,7 +81,7 @@ def test_summary_of_a_group():
         make_response(2, seed=0),
         make_response(6, seed=1, finish_reason="length"),
     ]
-    group = Group(make_prompt("p"), responses, rewards=torch.tensor([0.1, 0.7]))
+    group = RolloutGroup(make_prompt("p"), responses, rewards=torch.tensor([0.1, 0.7]))
     group.correct, group.metrics = torch.tensor([0.0, 1.0]), {"format": 1.0}
     summary = group_summary(group)
     assert (summary.pop("kind"), summary.pop("frames")) == ("general", "0")
@@ -101,7 +101,7 @@ def test_summary_of_a_group():
 
 def test_summary_of_a_group_with_a_response_that_has_no_reward() -> None:
     responses = [make_response(2, seed) for seed in range(3)]
-    group = Group(make_prompt("p"), responses, rewards=torch.tensor([0.5, 0.0, 0.5]))
+    group = RolloutGroup(make_prompt("p"), responses, rewards=torch.tensor([0.5, 0.0, 0.5]))
     group.correct, group.metrics = torch.tensor([1.0, 0.0, 1.0]), {"format": 1.0}
     group.valid = torch.tensor([True, False, True])
     group.components = {"f": [0.5, None, 0.5], "f/words": [1.0, None, 3.0], "g": [None] * 3}

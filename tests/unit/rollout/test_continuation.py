@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 
-from megatron_longrl.experience.rollouts import PARTIAL, Response
+from megatron_longrl.experience.rollouts import PARTIAL, Rollout
 from megatron_longrl.experience.sampling_settings import SamplingSettings
 from megatron_longrl.rollout.continuation import Share, lengthened, whole_groups
 from tests.unit.training.made_up import make_prompt
@@ -23,9 +23,9 @@ class Words:
         return " ".join(map(str, ids))
 
 
-def part(tokens: list[int], version: int, reason: str = "length") -> Response:
+def part(tokens: list[int], version: int, reason: str = "length") -> Rollout:
     logprobs = -torch.arange(1.0, len(tokens) + 1) * version
-    return Response(torch.tensor(tokens), logprobs, "", reason, version)
+    return Rollout(torch.tensor(tokens), logprobs, "", reason, version)
 
 
 def test_a_response_over_two_generations() -> None:
@@ -54,8 +54,8 @@ def test_a_response_over_two_generations() -> None:
     new = second.by_prompt({(0, 0): second.receive(0, 0, part([4, 5], 2))})
     others = {(0, j): part([1], 2, "stop") for j in range(2)}
     _, group = whole_groups(prompts, 2, {1: before}, [(new, {}), (others, {})])
-    assert group.is_complete and group.responses[1] is before[1]
-    whole = group.responses[0]
+    assert group.is_complete and group.rollouts[1] is before[1]
+    whole = group.rollouts[0]
     assert whole.token_ids.tolist() == [7, 8, 9, 4, 5] and whole.text == "7 8 9 4 5"
     assert whole.logprobs.tolist() == [-1, -2, -3, -2, -4]
     assert (whole.parts, whole.finish_reason) == (((3, 1), (2, 2)), "length")

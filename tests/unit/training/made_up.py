@@ -10,7 +10,7 @@ from torch import Tensor
 
 from megatron_longrl.data.prompts import Prompt
 from megatron_longrl.data.rows import Row
-from megatron_longrl.experience.rollouts import Group, Response
+from megatron_longrl.experience.rollouts import Rollout, RolloutGroup
 
 
 @dataclass
@@ -60,10 +60,10 @@ def make_prompt(name: str, length: int = 4) -> Prompt:
     )
 
 
-def make_response(length: int, seed: int, text: str = "", finish_reason: str = "stop") -> Response:
+def make_response(length: int, seed: int, text: str = "", finish_reason: str = "stop") -> Rollout:
     """Random tokens with random log-probabilities."""
     generator = torch.Generator().manual_seed(seed)
-    return Response(
+    return Rollout(
         token_ids=torch.randint(1000, 2000, (length,), generator=generator),
         logprobs=-3 * torch.rand(length, generator=generator),
         text=text,
@@ -72,7 +72,7 @@ def make_response(length: int, seed: int, text: str = "", finish_reason: str = "
     )
 
 
-def make_groups(lengths: list[list[int]]) -> list[Group]:
+def make_groups(lengths: list[list[int]]) -> list[RolloutGroup]:
     """One group for every list of response lengths; all advantages differ."""
     groups = []
     for number, row in enumerate(lengths):
@@ -80,7 +80,9 @@ def make_groups(lengths: list[list[int]]) -> list[Group]:
         advantages = (-1.0) ** torch.arange(len(row)) * (
             0.5 + number + 0.1 * torch.arange(len(row))
         )
-        groups.append(Group(make_prompt(f"p{number}", 3 + number), responses, None, advantages))
+        groups.append(
+            RolloutGroup(make_prompt(f"p{number}", 3 + number), responses, None, advantages)
+        )
     return groups
 
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from megatron_longrl.errors import UserError
-from megatron_longrl.experience.rollouts import Group
+from megatron_longrl.experience.rollouts import RolloutGroup
 from megatron_longrl.training import batches as batches_module
 from megatron_longrl.training.batches import rl_batches, sft_batches
 from megatron_longrl.training.sharding import MicroBatch
@@ -41,12 +41,12 @@ def values_in(batches: list[MicroBatch]) -> list[tuple[float, ...]]:
     return sorted(found)
 
 
-def values_of(groups: list[Group]) -> list[tuple[float, ...]]:
+def values_of(groups: list[RolloutGroup]) -> list[tuple[float, ...]]:
     """The same from the rollouts."""
     expected: list[tuple[float, ...]] = []
     for group in groups:
         assert group.advantages is not None
-        for response, advantage in zip(group.responses, map(float, group.advantages), strict=True):
+        for response, advantage in zip(group.rollouts, map(float, group.advantages), strict=True):
             for token, logprob in zip(response.token_ids, response.logprobs, strict=True):
                 expected.append((int(token), advantage, float(logprob)))
     return sorted(expected)

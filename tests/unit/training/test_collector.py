@@ -55,11 +55,11 @@ def test_groups_are_judged_by_accuracy_or_by_reward(data, metric, kept):
 def test_responses_that_teach_nothing_are_left_out():
     groups = make_groups([[2, 3, 4], [5, 6], [7]])
     for group in groups:
-        group.rewards = torch.zeros(len(group.responses))
+        group.rewards = torch.zeros(len(group.rollouts))
     groups[0].valid = torch.tensor([True, False, True])
-    groups[0].responses[2].finish_reason = "length"
+    groups[0].rollouts[2].finish_reason = "length"
     groups[1].valid = torch.tensor([False, False])
     for mask, lengths in ((False, [[2, 4], [7]]), (True, [[2], [7]])):
         left = trained_part(groups, make_config(mask_overlong=mask))
-        assert [[len(r.token_ids) for r in group.responses] for group in left] == lengths
-        assert left[0].responses[0] is groups[0].responses[0]
+        assert [[len(r.token_ids) for r in group.rollouts] for group in left] == lengths
+        assert left[0].rollouts[0] is groups[0].rollouts[0]

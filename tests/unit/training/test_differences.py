@@ -11,7 +11,7 @@ from torch import Tensor
 
 from megatron_longrl.data.prompts import Prompt
 from megatron_longrl.experience.inputs import InputRecord
-from megatron_longrl.experience.rollouts import Group
+from megatron_longrl.experience.rollouts import RolloutGroup
 from megatron_longrl.training.batches import rl_batches
 from megatron_longrl.training.differences import EMBEDDINGS, IDS, POSITIONS, Difference, differences
 from megatron_longrl.training.sharding import MicroBatch
@@ -45,14 +45,14 @@ def record_of(prompt: Prompt) -> InputRecord:
     return InputRecord(prompt.token_ids, prompt.positions, hash_of(prompt.token_ids), VERSION)
 
 
-def some_groups(*, is_spatial: bool = False) -> list[Group]:
+def some_groups(*, is_spatial: bool = False) -> list[RolloutGroup]:
     groups = make_groups([[3, 7], [1, 2], [5, 5]])
     for group in groups if is_spatial else ():
         group.prompt = spatial(group.prompt)
     return groups
 
 
-def batches_of(groups: list[Group], **changes: Any) -> list[MicroBatch]:
+def batches_of(groups: list[RolloutGroup], **changes: Any) -> list[MicroBatch]:
     config = make_config(**changes)
     ranks = (
         [mr_sp(rank, 2) for rank in range(2)] if "context_parallel_size" in changes else [alone()]
@@ -128,7 +128,7 @@ def test_tokens_of_another_response():
     groups = some_groups()
     records = {group.prompt.uid: record_of(group.prompt) for group in groups}
     (batch, *_) = batches_of(groups)
-    batch.responses = batch.responses[::-1]
+    batch.rollouts = batch.rollouts[::-1]
     assert Difference("p0", IDS, len(groups[0].prompt.token_ids)) in found([batch], records)
 
 

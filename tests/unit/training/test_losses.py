@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from megatron_longrl.config import Config
-from megatron_longrl.experience.rollouts import Group
+from megatron_longrl.experience.rollouts import RolloutGroup
 from megatron_longrl.training.batches import rl_batches, sft_batches
 from megatron_longrl.training.losses import Sums, rl_loss, sft_loss
 from megatron_longrl.training.sharding import MicroBatch
@@ -40,7 +40,7 @@ def entropies(tokens: Tensor) -> Tensor:
     return values_by_token(tokens + 900, 0.1, 2.0)
 
 
-def batches_of(groups: list[Group], config: Config, ranks: Any) -> list[MicroBatch]:
+def batches_of(groups: list[RolloutGroup], config: Config, ranks: Any) -> list[MicroBatch]:
     batches = rl_batches(groups, config, ranks)
     if config.grpo_kl_beta:
         for batch in batches:
@@ -64,7 +64,7 @@ def run(
     return total, count, reports, gradients
 
 
-def expected_loss(groups: list[Group], config: Config) -> float:
+def expected_loss(groups: list[RolloutGroup], config: Config) -> float:
     """Response by response and token by token.
 
     With one update per batch of rollouts the ratio is one, so nothing is clipped.
@@ -72,7 +72,7 @@ def expected_loss(groups: list[Group], config: Config) -> float:
     by_response = []
     for group in groups:
         assert group.advantages is not None
-        for response, advantage in zip(group.responses, map(float, group.advantages), strict=True):
+        for response, advantage in zip(group.rollouts, map(float, group.advantages), strict=True):
             losses = []
             for token in response.token_ids:
                 loss = -advantage
@@ -144,7 +144,7 @@ def test_what_rl_reports():
     pairs = [
         (float(policy(token)), float(logprob), float(entropies(token)))
         for group in groups
-        for response in group.responses
+        for response in group.rollouts
         for token, logprob in zip(response.token_ids, response.logprobs, strict=True)
     ]
     assert means["entropy/mean"] == pytest.approx(sum(h for *_, h in pairs) / 32, rel=1e-6)

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from megatron_longrl.config import Config
-from megatron_longrl.experience.rollouts import Group, Response
+from megatron_longrl.experience.rollouts import Rollout, RolloutGroup
 from megatron_longrl.training.batches import rl_batches
 from megatron_longrl.training.losses import critic_loss, rl_loss
 from megatron_longrl.training.sharding import MicroBatch
@@ -28,14 +28,14 @@ Numbers = Mapping[str, Mapping[int, Tensor]]
 """By kind and by the ``id`` of a response, float64 [tokens] that float32 holds exactly."""
 
 
-def draw(seed: int) -> tuple[list[Group], Numbers]:
+def draw(seed: int) -> tuple[list[RolloutGroup], Numbers]:
     """Five groups of one to four responses of one to nine tokens."""
     pick = random.Random(seed)
     groups = make_groups([[pick.randint(1, 9) for _ in range(n)] for n in (3, 1, 2, 4, 2)])
     generator = torch.Generator().manual_seed(seed)
     numbers: dict[str, dict[int, Tensor]] = {kind: {} for kind in KINDS}
     for group in groups:
-        for response in group.responses:
+        for response in group.rollouts:
             for kind in KINDS:
                 values = torch.randn(len(response.token_ids), generator=generator)
                 scale, centre = (0.5, -2.0) if kind in KINDS[:4] else (1.0, 0.0)
@@ -43,19 +43,19 @@ def draw(seed: int) -> tuple[list[Group], Numbers]:
             response.logprobs = numbers["rollout"][id(response)].float()
             # GSPO has one advantage for a response; for the others one for every token is harder.
             numbers["advantages"][id(response)] -= 0.3
-        group.advantages = [numbers["advantages"][id(r)] for r in group.responses]
+        group.advantages = [numbers["advantages"][id(r)] for r in group.rollouts]
     return groups, numbers
 
 
-def spread_over_responses(groups: list[Group], numbers: Numbers) -> None:
+def spread_over_responses(groups: list[RolloutGroup], numbers: Numbers) -> None:
     """One advantage for all tokens of a response."""
     for group in groups:
-        for response in group.responses:
+        for response in group.rollouts:
             numbers["advantages"][id(response)][:] = numbers["advantages"][id(response)][0].clone()
 
 
 def ours(
-    groups: list[Group], numbers: Numbers, config: Config, ranks: Any
+    groups: list[RolloutGroup], numbers: Numbers, config: Config, ranks: Any
 ) -> tuple[Tensor, int, dict[int, Tensor]]:
     """(sum, count, gradient by response) over all micro-batches of a rank."""
     leaves = {key: value.clone().requires_grad_() for key, value in numbers["policy"].items()}
@@ -75,7 +75,7 @@ def ours(
 
 
 def placed(batch: MicroBatch, values: Mapping[int, Tensor]) -> Tensor:
-    return place(batch, [values[id(response)] for response in batch.responses])
+    return place(batch, [values[id(response)] for response in batch.rollouts])
 
 
 def of_selected(batch: MicroBatch, values: Mapping[int, Tensor]) -> Tensor:
@@ -85,16 +85,16 @@ def of_selected(batch: MicroBatch, values: Mapping[int, Tensor]) -> Tensor:
         batch.token_index[batch.selected].tolist(),
         strict=True,
     )
-    picked = [values[id(batch.responses[r])][t] for r, t in places]
+    picked = [values[id(batch.rollouts[r])][t] for r, t in places]
     return torch.stack(picked) if picked else torch.zeros(0, dtype=torch.float64)
 
 
 def theirs(
-    groups: list[Group], numbers: Numbers, config: Config
+    groups: list[RolloutGroup], numbers: Numbers, config: Config
 ) -> tuple[Tensor, dict[int, Tensor]]:
     """(loss, gradient by response)"""
     leaves = {key: value.clone().requires_grad_() for key, value in numbers["policy"].items()}
-    responses = [response for group in groups for response in group.responses]
+    responses = [response for group in groups for response in group.rollouts]
     of_tokens = [_tokens(response, leaves, numbers, config) for response in responses]
     loss = AGGREGATIONS[config.loss_aggregation](of_tokens)
     loss.backward()
@@ -103,7 +103,7 @@ def theirs(
 
 
 def _tokens(
-    response: Response, leaves: Mapping[int, Tensor], numbers: Numbers, config: Config
+    response: Rollout, leaves: Mapping[int, Tensor], numbers: Numbers, config: Config
 ) -> Tensor:
     """[tokens] of one response."""
     key = id(response)
@@ -194,7 +194,7 @@ def configure(loss: str, **changes: object) -> Config:
     return make_config(**(values | changes))
 
 
-def compare(groups: list[Group], numbers: Numbers, config: Config, parts: list[Any]) -> None:
+def compare(groups: list[RolloutGroup], numbers: Numbers, config: Config, parts: list[Any]) -> None:
     """
     Args:
         parts: (groups, rank) of every rank.
@@ -276,8 +276,8 @@ def test_no_split_and_no_order_changes_anything(loss, aggregation, split):
     )
     turned = []
     for group in reversed(groups):
-        advantages = [numbers["advantages"][id(r)] for r in reversed(group.responses)]
-        turned.append(Group(group.prompt, group.responses[::-1], None, advantages))
+        advantages = [numbers["advantages"][id(r)] for r in reversed(group.rollouts)]
+        turned.append(RolloutGroup(group.prompt, group.rollouts[::-1], None, advantages))
     for order in (groups, turned):
         compare(groups, numbers, config, [(order[:2], alone()), (order[2:], alone())])
 

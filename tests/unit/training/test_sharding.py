@@ -24,7 +24,7 @@ OWNED = {
 def make_batch():
     """Two rows of 16 tokens with three and one responses."""
     groups = make_groups([[4, 1, 5], [6]])
-    responses = [[r.token_ids.tolist() for r in group.responses] for group in groups]
+    responses = [[r.token_ids.tolist() for r in group.rollouts] for group in groups]
     return collate([group.prompt for group in groups], responses, 16, 64)
 
 
@@ -53,7 +53,7 @@ def test_every_field_is_cut_alike(size, rank):
 @pytest.mark.parametrize("size", OWNED)
 def test_transformer_engine_gets_no_mask(size):
     groups = make_groups([[4], [6]])
-    responses = [[r.token_ids.tolist() for r in group.responses] for group in groups]
+    responses = [[r.token_ids.tolist() for r in group.rollouts] for group in groups]
     batch = collate([group.prompt for group in groups], responses, 16, 64)
     group: Any = FakeGroup(0, size)
     shard = shard_batch(batch, group, "all_gather", CPU, "transformer_engine")

@@ -23,12 +23,12 @@ def test_values_go_in_and_come_back(shared_prompt: bool, packing: bool) -> None:
     )
     groups, ranks = make_groups(LENGTHS), alone()
     batches = rl_batches(groups, config, ranks)
-    shards = [place(batch, [r.logprobs for r in batch.responses]) for batch in batches]
+    shards = [place(batch, [r.logprobs for r in batch.rollouts]) for batch in batches]
     for batch, shard in zip(batches, shards, strict=True):
         assert (shard != 0).sum() == batch.selected.sum()
     back = collect(batches, shards, groups, ranks)
     for group in groups:
-        for response in group.responses:
+        for response in group.rollouts:
             assert torch.equal(back[id(response)], response.logprobs)
 
 
