@@ -36,7 +36,7 @@ def train(config: Config) -> None:
         loop.run(RLTrainer(runtime, recorded, recorded, reference, critic, state))
         return
     recorder = build_recorder(runtime.config, loaded.iteration, runtime.tokenizer, ranks)
-    gpt = runtime.model.gpt
+    gpt = runtime.model.policy.module
     with (
         closing(build_rewards(runtime.config, ranks)) as rewards,
         closing(build_engine(runtime.config, runtime.tokenizer, ranks, gpt)) as engine,

@@ -22,7 +22,9 @@ class WorkCounter:
         self.counts: Counter[str] = Counter()
         self.part = ""
         """Of the step: the first word of what is counted now."""
-        runtime.model.gpt.decoder.register_forward_pre_hook(self._decoder, with_kwargs=True)
+        runtime.model.policy.module.decoder.register_forward_pre_hook(
+            self._decoder, with_kwargs=True
+        )
         encoder = runtime.model.encoder
         assert encoder is not None, "the benchmark's model sees"
         encoder.module.register_forward_pre_hook(self._encoder)

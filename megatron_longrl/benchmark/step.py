@@ -49,7 +49,7 @@ class EncodedAgain(Mapping[str, Tensor]):
 
     @torch.no_grad()
     def __getitem__(self, key: str) -> Tensor:
-        frames = self._runtime.stepper.frames
+        frames = self._runtime.train_step.frames
         with self._runtime.timer("encode"):
             chunks, view = self._pixels[key].split(frames.chunk_frames), self._specs[key].view
             return torch.cat([frames.encoder(chunk, view).flatten(0, 1) for chunk in chunks])
@@ -92,7 +92,7 @@ class BenchmarkStep:
         self, iteration: int, rows: Sequence[Row]
     ) -> tuple[list[RolloutGroup], dict[str, float]]:
         """One step on the rows of this replica: its rollouts and the loss's metrics."""
-        timer, stepper = self.runtime.timer, self.runtime.stepper
+        timer, train_step = self.runtime.timer, self.runtime.train_step
         with timer("rest"):
             prompts = self.runtime.build_prompts(rows)
         media = self._media(prompts)
@@ -104,15 +104,16 @@ class BenchmarkStep:
         self.counter.part = "logprobs"
         with timer("logprobs"):
             if self.variant.old_pass:
-                for batch, values in zip(batches, stepper.outputs(batches, media), strict=True):
+                old = train_step.forward_logprobs(batches, media)
+                for batch, values in zip(batches, old, strict=True):
                     batch.old_logprobs = values
             with self.reference.in_place():
-                logprobs = stepper.outputs(batches, media)
+                logprobs = train_step.forward_logprobs(batches, media)
             for batch, values in zip(batches, logprobs, strict=True):
                 batch.ref_logprobs = values
         self.counter.part = "update"
         with timer("update"):
-            result = stepper.train(batches, media, None, self.loss)
+            result = train_step.train(batches, media, None, self.loss)
         with timer("sync"):
             self._sync()
         return groups, result.metrics

@@ -37,7 +37,7 @@ def build_critic(config: Config, groups: ParallelGroups) -> GPTModel:
         critic.output_layer = None
         critic.post_process = False  # Core's checkpoints would look for that layer.
         options = copy.copy(critic.config)
-        options.sequence_parallel = False  # It reads whole sequences, see value_readout.
+        options.sequence_parallel = False  # It reads whole sequences, see value_head.
         head = RowParallelLinear(
             config.hidden_size,
             1,

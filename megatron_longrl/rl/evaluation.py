@@ -145,7 +145,7 @@ def evaluate_checkpoint(config: Config) -> None:
     with (
         closing(build_rewards(runtime.config, runtime.groups)) as rewards,
         closing(
-            build_engine(runtime.config, runtime.tokenizer, runtime.groups, model.gpt)
+            build_engine(runtime.config, runtime.tokenizer, runtime.groups, model.policy.module)
         ) as engine,
     ):
         weights = LiveWeights(lambda: weight_stream(model.modules, runtime.config, runtime.groups))

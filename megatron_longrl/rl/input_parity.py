@@ -27,8 +27,8 @@ from megatron_longrl.training.differences import (
     Difference,
     differences,
 )
+from megatron_longrl.training.language_step import placed_embeddings
 from megatron_longrl.training.sharding import MicroBatch
-from megatron_longrl.training.step import placed_embeddings
 
 
 @torch.no_grad()

@@ -48,8 +48,8 @@ from megatron_longrl.training.losses import rl_loss
 from megatron_longrl.training.media import Media
 from megatron_longrl.training.runtime import Runtime
 from megatron_longrl.training.sharding import MicroBatch
-from megatron_longrl.training.step import SkippedUpdates
 from megatron_longrl.training.token_values import collect, place, place_advantages
+from megatron_longrl.training.train_step import SkippedUpdates
 
 logger = logging.getLogger(__name__)
 
@@ -221,7 +221,13 @@ class RLTrainer:
             return
         batches, groups = _whole(parts)
         check_inputs(
-            *(batches, groups, media.embeddings, self.runtime.model.gpt, self.runtime.groups),
+            *(
+                batches,
+                groups,
+                media.embeddings,
+                self.runtime.model.policy.module,
+                self.runtime.groups,
+            ),
             weight_version=self.engine.weight_version,
             media_change=self.runtime.model.encoder_is_trained,
         )
@@ -229,7 +235,7 @@ class RLTrainer:
     def _old_logprobs(self, batches: Sequence[MicroBatch], media: Media) -> None:
         """Only where the update's own values are not the same, or come too late."""
         if self.config.needs_old_logprobs and batches:
-            values = self.runtime.stepper.outputs(batches, media.embeddings)
+            values = self.runtime.train_step.forward_logprobs(batches, media.embeddings)
             for batch, logprobs in zip(batches, values, strict=True):
                 batch.old_logprobs = logprobs
 
@@ -237,17 +243,17 @@ class RLTrainer:
         """Only where a KL term needs it."""
         if self.reference is None or not batches:
             return
-        stepper = self.runtime.stepper
+        train_step = self.runtime.train_step
         if self.config.kl_type != "full":
             with self.reference.in_place():
-                values = stepper.outputs(batches, media.embeddings)
+                values = train_step.forward_logprobs(batches, media.embeddings)
             for batch, logprobs in zip(batches, values, strict=True):
                 batch.ref_logprobs = logprobs
             return
         with self.reference.in_place():
-            hidden = stepper.hidden(batches, media.embeddings)
+            hidden = train_step.forward_hidden(batches, media.embeddings)
         if self.runtime.groups.is_last_stage:
-            weight = self.reference.held(output_weight(self.runtime.model.gpt))
+            weight = self.reference.held(output_weight(self.runtime.model.policy.module))
             for batch, states in zip(batches, hidden, strict=True):
                 batch.reference = ReferenceLogits(states, weight)
 
@@ -282,21 +288,23 @@ class RLTrainer:
 
     def _train(self, iteration: int, parts: Sequence[Part], media: Media) -> dict[str, float]:
         """All updates of the step; means of their metrics."""
-        config, stepper = self.config, self.runtime.stepper
+        config, train_step = self.config, self.runtime.train_step
         order = [part for _ in range(config.grpo_iterations) for part in parts]
         if not order:
             return self._without_update()
         metrics = self._train_critic(iteration, parts, media)
         skipped = 0
         if self.critic is not None and iteration < config.critic_warmup_steps:
-            stepper.advance()  # The schedule follows iterations all the same.
+            train_step.scheduler_step()  # The schedule follows iterations all the same.
             order = []
         for number, part in enumerate(order):
             with self.runtime.timer("encode"):
                 embeddings, encoded = self._media_of(part, media)
             last = number == len(order) - 1
             with self.runtime.timer("update"):
-                update = stepper.train(part.batches, embeddings, encoded, self.loss, advance=last)
+                update = train_step.train(
+                    part.batches, embeddings, encoded, self.loss, scheduler_step=last
+                )
             skipped += update.skipped
             self._skips.count(update, iteration)
             rates = {"grad-norm": update.grad_norm, "learning-rate": update.learning_rate}
@@ -321,16 +329,16 @@ class RLTrainer:
                 self._critic_skips.count(results[-1], iteration)
             # What was skipped would only be so once more.
             left = [part for part, r in zip(left, results, strict=True) if not r.skipped]
-        self.critic.advance()
+        self.critic.scheduler_step()
         return metrics
 
     def _without_update(self) -> dict[str, float]:
         """A step that has nothing to train on: the schedules follow iterations all the same."""
-        stepper = self.runtime.stepper
-        metrics = {"grad-norm": 0.0, "learning-rate": stepper.learning_rate}
-        stepper.advance()
+        train_step = self.runtime.train_step
+        metrics = {"grad-norm": 0.0, "learning-rate": train_step.learning_rate}
+        train_step.scheduler_step()
         if self.critic is not None:
-            self.critic.advance()
+            self.critic.scheduler_step()
         return {**metrics, "updates": 0, "skipped_updates": 0}
 
     def _media_of(
@@ -388,7 +396,7 @@ def build_reference(runtime: Runtime) -> ReferenceWeights | None:
         return None
     if config.lora_rank and "language_model" in config.lora_parts:
         # The run starts from the same weights, those of a checkpoint with its adapters merged.
-        return WeightsBelowAdapters(runtime.model.gpt)
+        return WeightsBelowAdapters(runtime.model.policy.module)
     if config.pretrained_checkpoint is not None:
         load_weights(
             config.pretrained_checkpoint,
@@ -397,7 +405,7 @@ def build_reference(runtime: Runtime) -> ReferenceWeights | None:
             groups=runtime.groups,
             config=config,
         )
-    return CopiedWeights(runtime.model.gpt)
+    return CopiedWeights(runtime.model.policy.module)
 
 
 def follow_resets(runtime: Runtime, reference: ReferenceWeights | None, iteration: int) -> None:

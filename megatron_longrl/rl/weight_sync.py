@@ -41,7 +41,7 @@ class WeightSync:
         model, runtime = self._runtime.model, self._runtime
         language, encoder = self._versions
         resets = self._engine.traffic.cache_resets
-        if language != model.language_version:
+        if language != model.policy_version:
             weights = LiveWeights(
                 lambda: weight_stream(model.modules, runtime.config, runtime.groups)
             )
@@ -50,12 +50,12 @@ class WeightSync:
         # An engine that finds each weight as it was, though updates were made, keeps its prompts.
         if encoder != model.encoder_version and self._engine.traffic.cache_resets == resets:
             self._engine.forget_prompts()
-        self._versions = (model.language_version, model.encoder_version)
+        self._versions = (model.policy_version, model.encoder_version)
 
     @property
     def version(self) -> int:
         """Of the weights as they are, which the engine has after the next call."""
-        return self._sent - (self._versions[0] == self._runtime.model.language_version)
+        return self._sent - (self._versions[0] == self._runtime.model.policy_version)
 
     def state(self) -> dict[str, Any]:
         """For a resumed run, whose engine gets the newest weights anew, under their version."""

@@ -11,12 +11,13 @@ from megatron.core.optimizer import MegatronOptimizer
 from torch import Tensor
 
 from megatron_longrl.models.critic import build_critic, copy_policy
+from megatron_longrl.training.language_step import LanguageTrainStep
 from megatron_longrl.training.losses import critic_loss
 from megatron_longrl.training.model import TrainedModel, train_part
-from megatron_longrl.training.readouts import value_readout
+from megatron_longrl.training.output_heads import value_head
 from megatron_longrl.training.runtime import Runtime
 from megatron_longrl.training.sharding import MicroBatch
-from megatron_longrl.training.step import Stepper, StepResult
+from megatron_longrl.training.train_step import StepResult
 
 CRITIC = "critic"
 """Its name among the parts of a checkpoint."""
@@ -39,19 +40,21 @@ class Critic:
             module, runtime.groups.pg, config.replace(lr=lr, min_lr=min(lr, config.min_lr))
         )
         self.model = TrainedModel(
-            language_model=part,
+            policy=part,
             encoder=None,
             optimizers={"language_model": optimizer.chained_optimizers[0]},
             optimizer=optimizer,
             scheduler=scheduler,
         )
-        self._stepper = Stepper(self.model, runtime.stepper.frames, runtime.groups, value_readout)
+        self._train_step = LanguageTrainStep(
+            self.model, runtime.train_step.frames, runtime.groups, value_head
+        )
         self._loss = critic_loss(config)
 
     @property
     def modules(self) -> dict[str, torch.nn.Module]:
         """By its name in checkpoints."""
-        return {CRITIC: self.model.language_model}
+        return {CRITIC: self.model.policy}
 
     @property
     def optimizers(self) -> dict[str, MegatronOptimizer]:
@@ -60,10 +63,10 @@ class Critic:
 
     def begin(self, policy: GPTModel) -> None:
         """Start from the policy's weights."""
-        copy_policy(self.model.gpt, policy)
+        copy_policy(self.model.policy.module, policy)
         self.optimizers[CRITIC].reload_model_params()
 
-    def go_on(self, iteration: int) -> None:
+    def restore_schedule(self, iteration: int) -> None:
         """Put the schedule where it was after so many steps."""
         scheduler = self.model.scheduler
         assert scheduler is not None
@@ -72,15 +75,15 @@ class Critic:
 
     def values(self, batches: Sequence[MicroBatch], media: Mapping[str, Tensor]) -> list[Tensor]:
         """[b, s / cp] of each micro-batch: the value before each response token; else 0."""
-        return self._stepper.outputs(batches, media)
+        return self._train_step.forward_values(batches, media)
 
-    def advance(self) -> None:
-        """The learning rate goes on to that of the next iteration."""
-        self._stepper.advance()
+    def scheduler_step(self) -> None:
+        """Go on to the learning rate of the next iteration."""
+        self._train_step.scheduler_step()
 
     def train(self, batches: Sequence[MicroBatch], media: Mapping[str, Tensor]) -> StepResult:
         """One optimizer step towards ``returns``; its metrics over all ranks."""
-        result = self._stepper.train(batches, media, None, self._loss, advance=False)
+        result = self._train_step.train(batches, media, None, self._loss, scheduler_step=False)
         metrics = dict(result.metrics)
         spread = metrics.pop("critic/return_square") - metrics["critic/return"] ** 2
         missed = metrics.pop("critic/error_square") - metrics.pop("critic/error") ** 2

@@ -122,11 +122,11 @@ def start(runtime: Runtime, critic: Critic | None = None) -> Loaded:
     if loaded is not None:
         runtime.machine = Machine.remembered(loaded.state.get("machine"), runtime.machine)
         if critic is not None:
-            critic.go_on(loaded.iteration)
+            critic.restore_schedule(loaded.iteration)
         return loaded
     loaded = _first_weights(runtime)
     if critic is not None:
-        critic.begin(model.gpt)
+        critic.begin(model.policy.module)
     return loaded
 
 

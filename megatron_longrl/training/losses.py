@@ -73,10 +73,10 @@ class Sums:
 
 
 Loss = Callable[..., tuple[Tensor, Tensor, Sums]]
-"""(micro-batch, what the model's readout gives, each [t]) -> (sum, count, report).
+"""(micro-batch, what the forward step gives, each [t]) -> (sum, count, report).
 
-A policy's readout gives log-probabilities, entropies and, where asked for, divergences from the
-reference; a critic's gives values."""
+A language model's head gives log-probabilities, entropies and, where asked for, divergences from
+the reference; a critic's gives values."""
 
 
 def sft_loss(batch: MicroBatch, logprobs: Tensor, entropy: Tensor) -> tuple[Tensor, Tensor, Sums]:

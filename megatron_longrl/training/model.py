@@ -27,8 +27,6 @@ from megatron_longrl.models.build import build_modules
 from megatron_longrl.models.lora import train_adapters_only
 
 if TYPE_CHECKING:
-    from megatron.core.models.gpt import GPTModel
-
     from megatron_longrl.config import Config
     from megatron_longrl.parallel.groups import ParallelGroups
 
@@ -43,24 +41,27 @@ PARTS = {
 
 @dataclass
 class TrainedModel:
-    """Both parts of the model, wrapped for data parallelism, and what updates them."""
+    """The parts of the model, wrapped for data parallelism, and what updates them."""
 
-    language_model: DistributedDataParallel
+    policy: DistributedDataParallel
+    """What runs under Megatron's schedule: a language model, unless the family has another."""
     encoder: DistributedDataParallel | None
     optimizers: dict[str, MegatronOptimizer]
     """One per part that is trained."""
     optimizer: FiniteOptimizer | None
     """All of them as one; None when the model is only run."""
     scheduler: OptimizerParamScheduler | None
+    policy_name: str = "language_model"
+    """Name of the policy in checkpoints and mappings."""
     encoder_version: int = 0
     """Updates that have changed the encoder's weights, so that no stale embedding is used."""
-    language_version: int = 0
-    """Updates that have changed the language model's weights."""
+    policy_version: int = 0
+    """Updates that have changed the policy's weights."""
 
     @property
-    def gpt(self) -> GPTModel:
-        """The language model without its wrapper."""
-        return self.language_model.module
+    def policy_is_trained(self) -> bool:
+        """Whether the step updates the policy."""
+        return self.policy_name in self.optimizers
 
     @property
     def encoder_is_trained(self) -> bool:
@@ -70,12 +71,12 @@ class TrainedModel:
     def count_update(self) -> None:
         """After an update that has changed what is trained."""
         self.encoder_version += "encoder" in self.optimizers
-        self.language_version += "language_model" in self.optimizers
+        self.policy_version += self.policy_is_trained
 
     @property
     def modules(self) -> dict[str, torch.nn.Module]:
         """The parts by the names that checkpoints and mappings use."""
-        parts = {"language_model": self.language_model, "encoder": self.encoder}
+        parts = {self.policy_name: self.policy, "encoder": self.encoder}
         return {name: part for name, part in parts.items() if part is not None}
 
 
@@ -109,7 +110,7 @@ def build_model(config: Config, groups: ParallelGroups, *, train: bool = True) -
             optimizers[name] = _optimizer(module, collections[name], config)
     optimizer = FiniteOptimizer(list(optimizers.values())) if optimizers else None
     return TrainedModel(
-        language_model=wrapped["language_model"],
+        policy=wrapped["language_model"],
         encoder=wrapped.get("encoder"),
         optimizers=optimizers,
         optimizer=optimizer,

@@ -27,12 +27,12 @@ from megatron_longrl.planner.packing import even_part
 from megatron_longrl.platforms import platform
 from megatron_longrl.processes import exit_signal
 from megatron_longrl.training.encoder_version import EncoderVersion
+from megatron_longrl.training.language_step import LanguageTrainStep
 from megatron_longrl.training.machine import measure_machine
 from megatron_longrl.training.media import Media, MediaProvider
 from megatron_longrl.training.model import TrainedModel, build_model
-from megatron_longrl.training.readouts import PolicyReadout
+from megatron_longrl.training.output_heads import LogprobHead
 from megatron_longrl.training.sequence_length import FirstLook, with_sequence_length
-from megatron_longrl.training.step import Stepper
 
 if TYPE_CHECKING:
     from megatron_longrl.config import Config, Entry
@@ -53,7 +53,7 @@ class Runtime:
     tokenizer: Tokenizer
     builder: PromptBuilder
     model: TrainedModel
-    stepper: Stepper
+    train_step: LanguageTrainStep
     store: EmbeddingStore
     media: MediaProvider
     timer: PhaseTimer
@@ -249,7 +249,7 @@ def build_runtime(config: Config, entry: Entry) -> Runtime:
     # Greedy rollouts (temperature 0) are trained as the distribution that they are the mode of.
     temperature = (config.rollout_temperature or 1.0) if entry == "rl" else 1.0
     assert config.vocab_size is not None
-    readout = PolicyReadout(groups.tp, config.vocab_size, temperature)
+    head = LogprobHead(groups.tp, config.vocab_size, temperature)
     return Runtime(
         config=config,
         groups=groups,
@@ -257,7 +257,7 @@ def build_runtime(config: Config, entry: Entry) -> Runtime:
         tokenizer=tokenizer,
         builder=builder,
         model=model,
-        stepper=Stepper(model, frames, groups, readout),
+        train_step=LanguageTrainStep(model, frames, groups, head),
         store=store,
         media=MediaProvider(frames, store, model, version),
         timer=timer,

@@ -15,7 +15,7 @@ from megatron_longrl.training.loop import RowSource
 from megatron_longrl.training.losses import sft_loss
 from megatron_longrl.training.runtime import Runtime
 from megatron_longrl.training.sharding import MicroBatch
-from megatron_longrl.training.step import SkippedUpdates
+from megatron_longrl.training.train_step import SkippedUpdates
 
 
 class SFTTrainer:
@@ -41,7 +41,9 @@ class SFTTrainer:
         with timer("pack"):
             batches = self._batches(prompts)
         with timer("update"):
-            result = self.runtime.stepper.train(batches, media.embeddings, media.encoded, sft_loss)
+            result = self.runtime.train_step.train(
+                batches, media.embeddings, media.encoded, sft_loss
+            )
         self._skips.count(result, iteration)
         return {
             **result.metrics,
@@ -65,7 +67,9 @@ class SFTTrainer:
             part = rows[chunk * size : (chunk + 1) * size]
             prompts = self.runtime.build_prompts(part)
             prompts, media = self.runtime.encode(prompts, for_training=False)
-            sums = self.runtime.stepper.evaluate(self._batches(prompts), media.embeddings, sft_loss)
+            sums = self.runtime.train_step.evaluate(
+                self._batches(prompts), media.embeddings, sft_loss
+            )
             loss, count = sums.sums.get("lm loss", (0.0, 0.0))
             total, tokens = total + loss, tokens + count
         return {

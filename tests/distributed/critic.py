@@ -104,8 +104,8 @@ def check_critic(folder: Path, **layout: object) -> None:
     options |= {"critic_value_clip": CLIP, "critic_lr": 0.0}
     runtime = build_runtime(tiny_config(folder, rl_algorithm="ppo", **options, **layout), "rl")
     config, critic = runtime.config, Critic(runtime)
-    critic.begin(runtime.model.gpt)
-    _put_head(runtime, critic.model.gpt)
+    critic.begin(runtime.model.policy.module)
+    _put_head(runtime, critic.model.policy.module)
     groups, media, _ = prepared(runtime)
     for group in groups:
         group.rewards, group.advantages = torch.tensor(REWARDS), None
@@ -128,7 +128,7 @@ def check_critic(folder: Path, **layout: object) -> None:
     whitened = (raw - raw.mean()) / (raw.std() + config.advantage_epsilon)
     # On policy nothing is clipped: the gradient is that of the log-likelihood.
     (-whitened * expected.logprobs).mean().backward()
-    result = runtime.stepper.train(batches, media.embeddings, media.encoded, rl_loss(config))
+    result = runtime.train_step.train(batches, media.embeddings, media.encoded, rl_loss(config))
     ours = gradients_of(runtime, runtime.model.modules)
     # The loss's value is that of a ratio of 1: it is whitened, and nearly 0.
     assert result.metrics["lm loss"] == pytest.approx(0.0, abs=TOLERANCE)
@@ -138,7 +138,7 @@ def check_critic(folder: Path, **layout: object) -> None:
     returns = raw + expected.values.detach()
     loss = (expected.values - returns).square().mean() / 2
     metrics = critic.train(batches, media.embeddings).metrics
-    ours = _critic_gradients(runtime, critic.model.gpt)
+    ours = _critic_gradients(runtime, critic.model.policy.module)
     assert not difference(metrics["critic/loss"], loss, ours, expected.critic_gradients(loss))
     _explained(metrics, returns, expected.values.detach())
 
@@ -154,7 +154,7 @@ def check_critic(folder: Path, **layout: object) -> None:
     assert 0.1 < (errors[1] > errors[0]).double().mean() < 0.9
     loss = errors.amax(0).mean() / 2
     metrics = critic.train(batches, media.embeddings).metrics
-    ours = _critic_gradients(runtime, critic.model.gpt)
+    ours = _critic_gradients(runtime, critic.model.policy.module)
     assert not difference(metrics["critic/loss"], loss, ours, expected.critic_gradients(loss))
     _explained(metrics, returns, old)
 

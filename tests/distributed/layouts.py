@@ -24,7 +24,7 @@ from megatron_longrl.models.prompts import prompt_builder
 from megatron_longrl.training.batches import rl_batches, sft_batches
 from megatron_longrl.training.losses import rl_loss, sft_loss
 from megatron_longrl.training.runtime import Runtime, build_runtime
-from megatron_longrl.training.step import StepResult
+from megatron_longrl.training.train_step import StepResult
 from tests.distributed.twin import Twin
 
 TOLERANCE = 1e-5
@@ -161,7 +161,7 @@ def run_step(runtime: Runtime) -> StepResult:
     assert len(prompts) == len(groups)
     batches = rl_batches(groups, runtime.config, runtime.groups)
     loss = rl_loss(runtime.config)
-    return runtime.stepper.train(batches, media.embeddings, media.encoded, loss)
+    return runtime.train_step.train(batches, media.embeddings, media.encoded, loss)
 
 
 def gradients_of(
@@ -222,7 +222,7 @@ def sft_losses(config: Config) -> tuple[float, float]:
     prompts, media = runtime.encode([group.prompt for group in groups], for_training=False)
     responses = [group.rollouts[0].token_ids.tolist() for group in groups]
     batches = sft_batches(prompts, responses, runtime.config, runtime.groups)
-    ours = runtime.stepper.evaluate(batches, media.embeddings, sft_loss).means()["lm loss"]
+    ours = runtime.train_step.evaluate(batches, media.embeddings, sft_loss).means()["lm loss"]
     stream = export_named_tensors(runtime.model.modules, runtime.config, runtime.groups)
     twin = Twin(runtime.config, dict(stream))
     theirs = [-twin.logprobs(p, ids) for p, ids in zip(prompts, responses, strict=True)]

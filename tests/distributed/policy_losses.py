@@ -220,9 +220,12 @@ def rewards_of(runtime: Runtime) -> RewardRunner:
 def check_policy_losses(folder: Path, **layout: object) -> None:
     """Losses and gradients of all :func:`settings` in one layout."""
     runtime = build_runtime(tiny_config(folder, grpo_kl_beta=BETA, **layout), "rl")
-    reference, reference_weights = CopiedWeights(runtime.model.gpt), named_weights(runtime)
+    reference, reference_weights = (
+        CopiedWeights(runtime.model.policy.module),
+        named_weights(runtime),
+    )
     with torch.no_grad():
-        for parameter in runtime.model.gpt.parameters():
+        for parameter in runtime.model.policy.module.parameters():
             parameter.mul_(1.1)
     groups, media, numbers = prepared(runtime)
     twin, answers = twin_of(runtime, named_weights(runtime), reference_weights)
@@ -234,7 +237,7 @@ def check_policy_losses(folder: Path, **layout: object) -> None:
         for batch in batches:
             batch.old_logprobs = _placed(batch, numbers, lambda n: n.old)
         trainer._reference_logprobs(batches, media)
-        result = runtime.stepper.train(batches, media.embeddings, media.encoded, rl_loss(config))
+        result = runtime.train_step.train(batches, media.embeddings, media.encoded, rl_loss(config))
         ours = gradients_of(runtime, runtime.model.modules)
         loss = expected_loss(config, answers)
         clear_gradients(twin)

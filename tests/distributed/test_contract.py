@@ -66,7 +66,9 @@ def embedding(prompt, media):
 
 def step(config, spoil=None):
     runtime = build_runtime(config, "rl")
-    engine = build_engine(runtime.config, runtime.tokenizer, runtime.groups, runtime.model.gpt)
+    engine = build_engine(
+        runtime.config, runtime.tokenizer, runtime.groups, runtime.model.policy.module
+    )
     rewards = build_rewards(runtime.config, runtime.groups)
     given = engine if spoil is None else Spoilt(engine, spoil)
     trainer = RLTrainer(runtime, given, rewards, None)

@@ -73,7 +73,10 @@ def test_the_fingerprint_changes_with_whatever_makes_embeddings(layout: str) -> 
     assert run.model.encoder is not None
     encoder = run.model.encoder.module
     first = print_of(run)
-    write_to(run.model.gpt, next(name for name, _ in run.model.gpt.named_parameters()))
+    write_to(
+        run.model.policy.module,
+        next(name for name, _ in run.model.policy.module.named_parameters()),
+    )
     assert print_of(run) == first, "the language model makes none"
     assert print_of(run, seq_length=run.config.seq_length + 64) == first
     seen = {first}
@@ -293,7 +296,7 @@ class Run:
     def _engine(self, **changes: object) -> RolloutEngine:
         runtime = self.runtime
         config = runtime.config.replace(**changes)
-        return build_engine(config, runtime.tokenizer, runtime.groups, runtime.model.gpt)
+        return build_engine(config, runtime.tokenizer, runtime.groups, runtime.model.policy.module)
 
     def answers(self) -> tuple[Answers, int]:
         """Greedy ones, from the store; and frames that were encoded for them."""
@@ -305,7 +308,7 @@ class Run:
     def truth(self) -> Answers:
         """Greedy ones of the trained model itself, on frames that are encoded now."""
         specs = {spec.key(): spec for prompt in self.prompts for spec in prompt.videos}
-        media = self.runtime.stepper.frames.encode(list(specs.values())).embeddings
+        media = self.runtime.train_step.frames.encode(list(specs.values())).embeddings
         return answers_of(self.reference.generate(self.prompts, media, GREEDY))
 
     def train(self) -> None:
@@ -317,7 +320,7 @@ class Run:
         for index, group in enumerate(groups):
             group.advantages = torch.tensor([1.0, -1.0]) * (1 + index)
         batches = rl_batches(groups, runtime.config, runtime.groups)
-        runtime.stepper.train(batches, media.embeddings, media.encoded, rl_loss(runtime.config))
+        runtime.train_step.train(batches, media.embeddings, media.encoded, rl_loss(runtime.config))
 
     def change_deepstack(self) -> None:
         """An update of nothing but DeepStack's projectors: [P, h] of the prompts stays as it is."""

@@ -45,7 +45,7 @@ def trainer_of(runtime: Runtime) -> tuple[RLTrainer, BrokenEngine]:
     critic = None
     if runtime.config.advantage == "gae":
         critic = Critic(runtime)
-        critic.begin(runtime.model.gpt)
+        critic.begin(runtime.model.policy.module)
     rewards = build_rewards(runtime.config, runtime.groups)
     return RLTrainer(runtime, engine, rewards, None, critic), engine
 
@@ -94,12 +94,12 @@ def test_critic(tiny_data):
     assert {int(state["step"]) for state in moments} == {3}
     if torch.distributed.get_rank() == 1:
         with torch.no_grad():
-            critic.model.gpt.decoder.final_layernorm.weight[0] = math.nan
-    before = [p.detach().clone() for p in critic.model.gpt.parameters()]
+            critic.model.policy.module.decoder.final_layernorm.weight[0] = math.nan
+    before = [p.detach().clone() for p in critic.model.policy.module.parameters()]
     for step in (1, 2):  # What is skipped is not tried again on the same rollouts.
         metrics = trainer.step(step, source)
         assert (metrics["critic/skipped"], metrics["skipped_updates"]) == (1, 0)
-        for old, new in zip(before, critic.model.gpt.parameters(), strict=True):
+        for old, new in zip(before, critic.model.policy.module.parameters(), strict=True):
             torch.testing.assert_close(new.detach(), old, rtol=0, atol=0, equal_nan=True)
     state = trainer.state()
     assert (state["critic_skipped_updates"], state["skipped_updates"]) == (2, 0)
@@ -114,7 +114,7 @@ def test_sft(tiny_data):
     runtime = build_runtime(tiny_config(tiny_data, lr=1e-3), "sft")
     if torch.distributed.get_rank() == 1:
         with torch.no_grad():
-            runtime.model.gpt.decoder.final_layernorm.weight[0] = math.nan
+            runtime.model.policy.module.decoder.final_layernorm.weight[0] = math.nan
     trainer, before = SFTTrainer(runtime), weights(runtime)
     rows = questions(tiny_data, 4)
     source = RowSource(RowSampler(rows, 0, shuffle=False), 0, len(rows), runtime.groups)

@@ -59,7 +59,7 @@ class Run:
     def build(self, **changes):
         runtime = self.runtime
         config = runtime.config.replace(**changes)
-        return build_engine(config, runtime.tokenizer, runtime.groups, runtime.model.gpt)
+        return build_engine(config, runtime.tokenizer, runtime.groups, runtime.model.policy.module)
 
     def sync(self):
         runtime = self.runtime
@@ -92,7 +92,7 @@ class Run:
             grpo_group_size=len(groups[0].rollouts), seq_length=10_000, micro_batch_size=1
         )
         batches = rl_batches(groups, config, self.runtime.groups)
-        shards = self.runtime.stepper.outputs(batches, self.media.embeddings)
+        shards = self.runtime.train_step.forward_logprobs(batches, self.media.embeddings)
         results = []
         for shard, batch, group in zip(shards, batches, groups, strict=True):
             values = unshard_sequence(shard, batch.sequence_group)
@@ -137,7 +137,7 @@ class Run:
         for index, group in enumerate(groups):
             group.advantages = torch.tensor([1.0, -1.0]) * (1 + index)
         batches = rl_batches(groups, self.runtime.config, self.runtime.groups)
-        self.runtime.stepper.train(
+        self.runtime.train_step.train(
             batches,
             self.media.embeddings,
             self.media.encoded,

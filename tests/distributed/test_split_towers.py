@@ -80,7 +80,7 @@ def test_a_rank_holds_half_of_every_layer_and_decodes_half_of_the_frames(tiny_da
         return decode(requests)
 
     monkeypatch.setattr(decoding, "decode_many", note)
-    encoded = runtime.stepper.frames.encode(specs_of(runtime, tiny_data))
+    encoded = runtime.train_step.frames.encode(specs_of(runtime, tiny_data))
     decoded = gather_objects(runtime.groups.control, sum(asked))
     assert sum(decoded) == 47 and max(decoded) - min(decoded) <= 3
     assert gather_objects(runtime.groups.control, encoded.frames_encoded) == [47, 0]
@@ -98,7 +98,7 @@ def specs_of(runtime, folder):
 
 def test_a_broken_video_fails_alone(tiny_data, shared_path):
     runtime = build_runtime(tiny_config(tiny_data, **SPLIT), "rl")
-    stage = runtime.stepper.frames
+    stage = runtime.train_step.frames
     good = specs_of(runtime, tiny_data)
     bad = replace(broken(shared_path, 5), view=good[0].view)
     encoded = stage.encode([good[0], bad, *good[1:]])
@@ -118,7 +118,7 @@ def test_a_decoder_that_crashes_on_one_rank_ends_both(tiny_data, monkeypatch):
     if dist.get_rank() == 1:
         monkeypatch.setattr(decoding, "decode_many", crash)
     with pytest.raises(UserError, match="MemoryError: no room for frames"):
-        runtime.stepper.frames.encode(specs)
+        runtime.train_step.frames.encode(specs)
 
 
 def test_pixels_are_those_of_one_process(tiny_data, shared_path):

@@ -21,10 +21,10 @@ from megatron_longrl.media.video import decode_frames
 from megatron_longrl.models.language import output_weight
 from megatron_longrl.parallel.agree import gather_objects
 from megatron_longrl.training.batches import sft_batches
-from megatron_longrl.training.readouts import selected_hidden
+from megatron_longrl.training.language_step import LanguageTrainStep
+from megatron_longrl.training.output_heads import selected_hidden
 from megatron_longrl.training.runtime import Runtime, build_runtime
 from megatron_longrl.training.sharding import MicroBatch
-from megatron_longrl.training.step import Stepper
 from tests.distributed.cases import CP2, PP2, SP, TP2
 from tests.distributed.layouts import step_options
 from tests.parity.comparison import assert_close
@@ -109,7 +109,7 @@ def logits(runtime: Runtime, prompts: list[Prompt]) -> list[Tensor]:
     groups, config = runtime.groups, runtime.config
     found: dict[tuple[int, int], Tensor] = {}
 
-    def readout(gpt: GPTModel, hidden: Tensor, batch: MicroBatch) -> Tensor:
+    def head(gpt: GPTModel, hidden: Tensor, batch: MicroBatch) -> Tensor:
         part = F.linear(selected_hidden(gpt, hidden, batch), output_weight(gpt))
         parts = [torch.empty_like(part) for _ in range(groups.tp.size())]
         dist.all_gather(parts, part, group=groups.tp)
@@ -122,9 +122,8 @@ def logits(runtime: Runtime, prompts: list[Prompt]) -> list[Tensor]:
     batches = sft_batches(prompts, RESPONSES, config, groups)
     assert len(batches) == 1
     _, media = runtime.encode(prompts, for_training=False)
-    Stepper(runtime.model, runtime.stepper.frames, groups, readout).outputs(
-        batches, media.embeddings
-    )
+    step = LanguageTrainStep(runtime.model, runtime.train_step.frames, groups, head)
+    step.forward(batches, media.embeddings)
     for theirs in gather_objects(groups.control, found):
         found |= theirs
     return [

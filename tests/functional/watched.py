@@ -33,7 +33,7 @@ ignore_harmless_warnings()  # as the program will, before core warns at its impo
 
 from megatron_longrl.checkpoint import distributed  # noqa: E402
 from megatron_longrl.models.vila.encoder import VisionEncoder  # noqa: E402
-from megatron_longrl.training.step import Stepper  # noqa: E402
+from megatron_longrl.training.train_step import TrainStep  # noqa: E402
 
 
 def watch_frames(folder: Path) -> None:
@@ -50,14 +50,14 @@ def watch_frames(folder: Path) -> None:
             file.write(json.dumps(line) + "\n")
 
     torch.nn.modules.module.register_module_forward_hook(note)
-    train = Stepper.train
+    train = TrainStep.train
 
-    def counting_train(self: Stepper, *args: Any, **kwargs: Any) -> Any:
+    def counting_train(self: TrainStep, *args: Any, **kwargs: Any) -> Any:
         result = train(self, *args, **kwargs)
         updates[0] += 1
         return result
 
-    Stepper.train = counting_train  # type: ignore[method-assign]
+    TrainStep.train = counting_train  # type: ignore[method-assign]
 
 
 def die() -> NoReturn:
@@ -78,16 +78,16 @@ def stop_at(place: str, stop: Callable[[], None]) -> None:
     rank, _, step = place.partition(":")
     if rank != RANK:
         return
-    train = Stepper.train
+    train = TrainStep.train
     updates = [0]
 
-    def train_or_stop(self: Stepper, *args: Any, **kwargs: Any) -> Any:
+    def train_or_stop(self: TrainStep, *args: Any, **kwargs: Any) -> Any:
         if updates[0] == int(step):
             stop()
         updates[0] += 1
         return train(self, *args, **kwargs)
 
-    Stepper.train = train_or_stop  # type: ignore[method-assign]
+    TrainStep.train = train_or_stop  # type: ignore[method-assign]
 
 
 def signal_in_rollout(place: str) -> None:

@@ -124,7 +124,7 @@ def test_peft_computes_the_same(name, tmp_path):
     positions = torch.arange(40).expand(2, -1)
     theirs = with_adapter(tmp_path)
     expected = theirs(input_ids=tokens).logits
-    ours = logits(model.gpt, tokens, positions)[..., : expected.shape[-1]]
+    ours = logits(model.policy.module, tokens, positions)[..., : expected.shape[-1]]
     assert_close(ours, expected)
     assert_close(load_model(tmp_path / "merged")(input_ids=tokens).logits, expected)
     # The adapter is no small part of it.
@@ -233,7 +233,7 @@ def test_the_parts_of_vila_in_peft(tmp_path):
     base, adapter = tmp_path / "hf", tmp_path / "adapter"
     tokens = torch.arange(40).view(2, 20)
     llm = PeftModel.from_pretrained(load_model(base / "llm"), str(adapter / "llm")).eval()
-    ours = logits(model.gpt, tokens, torch.arange(20).expand(2, -1))
+    ours = logits(model.policy.module, tokens, torch.arange(20).expand(2, -1))
     assert_close(ours[..., : VILA["vocab_size"]], llm(input_ids=tokens).logits)
     assert model.encoder is not None
     frames = torch.randn(2, 3, 28, 28)

@@ -70,7 +70,7 @@ def test_logits_at_multimodal_positions(family, tmp_path):
     tokens = torch.randint(0, 100, (2, 40))
     positions = torch.randint(0, 300, (2, 40, 3))
     expected = theirs(input_ids=tokens, position_ids=positions.permute(2, 0, 1)).logits
-    assert_close(logits(model.gpt, tokens, positions)[..., :VOCABULARY], expected)
+    assert_close(logits(model.policy.module, tokens, positions)[..., :VOCABULARY], expected)
 
 
 @pytest.mark.parametrize("family", MODELS)
@@ -94,7 +94,7 @@ def test_logits_of_a_context_that_yarn_has_lengthened(family, tmp_path):
     positions = torch.randint(0, 300, (2, 40, 3))
     places = positions.permute(2, 0, 1)
     expected = theirs(input_ids=tokens, position_ids=places).logits
-    assert_close(logits(model.gpt, tokens, positions)[..., :VOCABULARY], expected)
+    assert_close(logits(model.policy.module, tokens, positions)[..., :VOCABULARY], expected)
     unscaled = usual(input_ids=tokens, position_ids=places).logits
     assert (unscaled - expected).abs().max() > 20 * TOLERANCE, "the scaling must show"
 

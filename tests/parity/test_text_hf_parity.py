@@ -136,12 +136,12 @@ def test_logits(name, tmp_path):
     stride = 12 if config.rope_scaling_type == "dynamic" else 40
     positions = (stride * torch.arange(40)).expand(2, -1)
     expected = theirs(input_ids=tokens, position_ids=positions).logits
-    ours = logits(model.gpt, tokens, positions)[..., :VOCABULARY]
+    ours = logits(model.policy.module, tokens, positions)[..., :VOCABULARY]
     assert_close(ours, expected)
     if config.rope_scaling_factor is not None and config.rope_scaling_type != "dynamic":
         unscaled = build_model(config.replace(rope_scaling_factor=None), groups, train=False)
         load_hf_weights(tmp_path / "hf", unscaled.modules, config, groups)
-        plain = logits(unscaled.gpt, tokens, positions)[..., :VOCABULARY]
+        plain = logits(unscaled.policy.module, tokens, positions)[..., :VOCABULARY]
         assert (plain - expected).abs().max() > 20 * TOLERANCE, "the scaling must show"
 
 

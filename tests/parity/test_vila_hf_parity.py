@@ -101,7 +101,7 @@ def test_logits(both, start):
     tokens = torch.randint(0, VOCABULARY, (2, 40))
     positions = (torch.arange(40) + start).expand(2, -1)
     theirs = llm(input_ids=tokens, position_ids=positions).logits
-    assert_close(logits(model.gpt, tokens, positions)[..., :VOCABULARY], theirs)
+    assert_close(logits(model.policy.module, tokens, positions)[..., :VOCABULARY], theirs)
 
 
 @torch.no_grad()

@@ -28,9 +28,9 @@ from megatron_longrl.models.language import hidden_for_logits, output_weight
 from megatron_longrl.models.prompts import prompt_builder
 from megatron_longrl.parallel.groups import init_parallel
 from megatron_longrl.platforms import platform
+from megatron_longrl.training.language_step import hidden_states
 from megatron_longrl.training.model import TrainedModel, build_model
 from megatron_longrl.training.sharding import shard_batch
-from megatron_longrl.training.step import hidden_states
 
 
 @dataclass(frozen=True)
@@ -61,14 +61,16 @@ def model_logits(
     """
     # A response of one token: its row is the prompt.
     batch = collate([prompt], [[[0]]], 1, len(prompt.token_ids))
-    group = model.gpt.pg_collection.cp
+    group = model.policy.module.pg_collection.cp
     shard = shard_batch(batch, group, config.cp_comm_type, platform.device)
     media = {}
     for spec, frames in zip(prompt.videos, pixels, strict=True):
         assert model.encoder is not None, "a text family has no pixels"
         media[spec.key()] = model.encoder.module(frames, spec.view).flatten(0, 1)
-    hidden = hidden_states(model.gpt, shard, media)
-    logits = F.linear(hidden_for_logits(model.gpt, hidden), output_weight(model.gpt))[:, 0]
+    hidden = hidden_states(model.policy.module, shard, media)
+    logits = F.linear(
+        hidden_for_logits(model.policy.module, hidden), output_weight(model.policy.module)
+    )[:, 0]
     return logits[:, : config.vocab_size].float()
 
 

@@ -88,7 +88,7 @@ def test_the_stream_is_merged_and_touches_nothing(tiny, trained, groups, tensors
     stream = dict(weight_stream(model.modules, config, groups))
     own = tensors(build(config.replace(lora_rank=0)), config)
     name = "model.layers.1.self_attn.k_proj.weight"
-    layer = model.gpt.decoder.layers[1].self_attention.linear_qkv
+    layer = model.policy.module.decoder.layers[1].self_attention.linear_qkv
     # Two groups of two query heads, a key head and a value head, eight channels each.
     rows = torch.cat([torch.arange(16, 24), torch.arange(48, 56)])
     expected = own[f"llm/{name}"] + layer.lora.scale * layer.lora.B[rows] @ layer.lora.A

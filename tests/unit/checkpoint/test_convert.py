@@ -82,7 +82,7 @@ def test_a_run_is_exported_from_a_shell(tiny, groups, build, tmp_path):
     assert done.stderr == ""
     assert "67 tensors" in done.stdout and "MiB/s" in done.stdout
     tensors = all_tensors(tmp_path / "out")
-    embedding = model.gpt.embedding.word_embeddings.weight[: config.vocab_size]
+    embedding = model.policy.module.embedding.word_embeddings.weight[: config.vocab_size]
     assert torch.equal(tensors["llm/model.embed_tokens.weight"], embedding.bfloat16())
 
 

@@ -171,11 +171,11 @@ def test_weights_alone_start_a_new_stage(tiny, groups, build, save, tmp_path):
             if isinstance(value, torch.Tensor):
                 assert torch.equal(value, fresh.modules[part].state_dict()[name])
     # The fp32 copies follow, or the first step would bring the old weights back.
-    before = fresh.gpt.decoder.final_layernorm.weight.detach().clone()
+    before = fresh.policy.module.decoder.final_layernorm.weight.detach().clone()
     for group in fresh.optimizer.param_groups:
         group["lr"] = 0.0
     fresh.optimizer.step()
-    assert torch.equal(before, fresh.gpt.decoder.final_layernorm.weight)
+    assert torch.equal(before, fresh.policy.module.decoder.final_layernorm.weight)
 
 
 def keep_empty_tensors(decoder):
@@ -200,7 +200,7 @@ def test_what_transformer_engine_keeps_for_fp8_is_never_read(tiny, build, save, 
     train(model, 2, seed=1)
     save(model, config, 2)
     resumed = build(config.replace(seed=9))
-    keep_empty_tensors(resumed.gpt.decoder)
+    keep_empty_tensors(resumed.policy.module.decoder)
     assert load(resumed, config).iteration == 2
     assert_equal(snapshot(model), snapshot(resumed))
     # And back.

@@ -46,7 +46,7 @@ def fused(gpt):
 @pytest.fixture
 def both(tiny, build):
     """The local language model, and the same weights by the fused names."""
-    gpt = build(tiny()).gpt
+    gpt = build(tiny()).policy.module
     for parameter in gpt.parameters():
         torch.nn.init.normal_(parameter)
     return gpt, fused(gpt)

@@ -65,7 +65,7 @@ def test_transformers_load_the_export(tiny, groups, build, tmp_path):
     assert not report["missing_keys"] and not report["unexpected_keys"]
     assert not report["mismatched_keys"]
     assert llm.config.rope_parameters["rope_theta"] == config.rotary_base
-    embedding = model.gpt.embedding.word_embeddings.weight
+    embedding = model.policy.module.embedding.word_embeddings.weight
     assert torch.equal(llm.model.embed_tokens.weight, embedding[: config.vocab_size])
     tower, report = SiglipVisionModel.from_pretrained(
         tmp_path / "out/vision_tower", output_loading_info=True

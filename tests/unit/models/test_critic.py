@@ -26,7 +26,7 @@ def one_rank():
 def test_it_trains_what_the_policy_does_and_its_head(fields):
     config = make_config(**fields)
     groups = init_parallel(config)
-    policy = build_model(config, groups).gpt
+    policy = build_model(config, groups).policy.module
     for name, parameter in policy.named_parameters():
         if name.endswith(ADAPTER):
             torch.nn.init.normal_(parameter)

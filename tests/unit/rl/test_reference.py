@@ -39,13 +39,13 @@ def started(**fields: Any) -> tuple[TrainedModel, ReferenceWeights | None]:
 
 @torch.no_grad()
 def logits(model: TrainedModel) -> torch.Tensor:
-    return logits_of(model.gpt, TOKENS, POSITIONS)
+    return logits_of(model.policy.module, TOKENS, POSITIONS)
 
 
 def change(model: TrainedModel) -> None:
     """What training may change."""
     with torch.no_grad():
-        for parameter in model.gpt.parameters():
+        for parameter in model.policy.module.parameters():
             if parameter.requires_grad:
                 parameter += 0.1 * torch.randn_like(parameter)
 
@@ -77,7 +77,7 @@ def test_a_reset_takes_the_policy_of_that_moment(rank):
     start = logits(model)
     change(model)
     then = logits(model)
-    output = output_weight(model.gpt).detach().clone()
+    output = output_weight(model.policy.module).detach().clone()
     reference.reset()
     change(model)
     now = logits(model)
@@ -86,15 +86,15 @@ def test_a_reset_takes_the_policy_of_that_moment(rank):
             assert torch.equal(logits(model), then)
         assert torch.equal(logits(model), now)
     assert min((then - start).abs().max(), (now - then).abs().max()) > 1e-3
-    assert torch.equal(reference.held(output_weight(model.gpt)), output)
+    assert torch.equal(reference.held(output_weight(model.policy.module)), output)
 
 
 def test_below_adapters_nothing_is_copied_and_nothing_else_trained():
     model, reference = started(lora_rank=2)
     assert isinstance(reference, WeightsBelowAdapters)
-    weight = output_weight(model.gpt)
+    weight = output_weight(model.policy.module)
     assert reference.held(weight).data_ptr() == weight.data_ptr()
-    trained = {name for name, p in model.gpt.named_parameters() if p.requires_grad}
+    trained = {name for name, p in model.policy.module.named_parameters() if p.requires_grad}
     layers = [f"decoder.layers.{n}." for n in range(2)]
     adapted = ("self_attention.linear_qkv", "self_attention.linear_proj", "mlp.linear_fc1")
     expected = {
@@ -105,8 +105,8 @@ def test_below_adapters_nothing_is_copied_and_nothing_else_trained():
     }
     assert trained == expected
     # Gradients of adapters alone have memory.
-    held = {id(p) for buffer in model.language_model.buffers for p in buffer.param_index_map}
-    assert held == {id(p) for p in model.gpt.parameters() if p.requires_grad}
+    held = {id(p) for buffer in model.policy.buffers for p in buffer.param_index_map}
+    assert held == {id(p) for p in model.policy.module.parameters() if p.requires_grad}
 
 
 def test_parts_and_layers_without_adapters_train_as_before():

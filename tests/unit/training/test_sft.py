@@ -58,7 +58,7 @@ def test_an_update_without_a_finite_gradient_changes_nothing_and_three_end_the_r
     runtime = build_runtime(tiny_config(data), "sft")
     rows = load_rows(runtime.config.train_data_path)
     trainer = SFTTrainer(runtime, {"skipped_updates": 1})
-    norm = runtime.model.gpt.decoder.final_layernorm.weight
+    norm = runtime.model.policy.module.decoder.final_layernorm.weight
     with torch.no_grad():
         norm[0] = float("nan")
     before = [p.detach().clone() for m in runtime.model.modules.values() for p in m.parameters()]

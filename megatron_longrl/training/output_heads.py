@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from megatron_longrl.training.sharding import MicroBatch
 
 
-class Readout(Protocol):
+class OutputHead(Protocol):
     """Runs on the last pipeline stage."""
 
     def __call__(self, gpt: GPTModel, hidden: Tensor, batch: MicroBatch) -> Tensor:
@@ -26,7 +26,7 @@ class Readout(Protocol):
         parallelism)."""
 
 
-class PolicyReadout:
+class LogprobHead:
     """Log-probabilities, entropies and, where a micro-batch has a reference, divergences from it.
 
     Args:
@@ -41,7 +41,7 @@ class PolicyReadout:
         self._temperature = temperature
 
     def __call__(self, gpt: GPTModel, hidden: Tensor, batch: MicroBatch) -> Tensor:
-        """[2, t], or [3, t] with a reference; see :class:`Readout`."""
+        """[2, t], or [3, t] with a reference; see :class:`OutputHead`."""
         results = selected_logprobs(
             selected_hidden(gpt, hidden, batch),
             output_weight(gpt),
@@ -61,8 +61,8 @@ def selected_hidden(gpt: GPTModel, hidden: Tensor, batch: MicroBatch) -> Tensor:
     return hidden_for_logits(gpt, hidden)[places, rows]
 
 
-def value_readout(gpt: GPTModel, hidden: Tensor, batch: MicroBatch) -> Tensor:
-    """[1, t] values of the states before each token; see :class:`Readout`."""
+def value_head(gpt: GPTModel, hidden: Tensor, batch: MicroBatch) -> Tensor:
+    """[1, t] values of the states before each token; see :class:`OutputHead`."""
     chosen = selected_hidden(gpt, hidden, batch)
     # Each TP rank reads its channels only, so that the sum of their gradients is the whole one.
     rank, size = gpt.pg_collection.tp.rank(), gpt.pg_collection.tp.size()

@@ -12,29 +12,27 @@ import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Generic, Literal, TypeVar
 
 import torch
 import torch.distributed as dist
 from megatron.core.distributed import finalize_model_grads
-from megatron.core.models.gpt import GPTModel
 from megatron.core.pipeline_parallel import get_forward_backward_func
 from megatron.core.pipeline_parallel.p2p_communication import P2PCommunicator
 from torch import Tensor
 
 from megatron_longrl.errors import UserError
 from megatron_longrl.media.frame_encoder import EncodedVideos, FrameEncoder
-from megatron_longrl.models.deepstack import DeepStack, DeepStackParams
-from megatron_longrl.models.language import embed_tokens, run_decoder
 from megatron_longrl.parallel.agree import gather_objects
-from megatron_longrl.parallel.attention.module import row_sharing
+from megatron_longrl.training.forward_step import ForwardStep
 from megatron_longrl.training.losses import Loss, Sums
 from megatron_longrl.training.model import TrainedModel
-from megatron_longrl.training.readouts import Readout, selected_hidden
-from megatron_longrl.training.sharding import MicroBatch
 
 if TYPE_CHECKING:
     from megatron_longrl.parallel.groups import ParallelGroups
+
+
+Batch = TypeVar("Batch")
 
 
 @dataclass
@@ -99,39 +97,46 @@ class SkippedUpdates:
             )
 
 
-class Stepper:
+class TrainStep(Generic[Batch]):
     """Runs micro-batches through the model under Megatron's schedules.
 
     Args:
         model: the parts of the model.
-        frames: stage 1 of MR-SP over this rank's replica.
-        readout: what losses see of the model.
+        frames: stage 1 of MR-SP over this rank's replica; None for a policy that sees no media.
+        forward_step: how a micro-batch goes through this rank's stage of the policy.
     """
 
     def __init__(
         self,
         model: TrainedModel,
-        frames: FrameEncoder,
+        frames: FrameEncoder | None,
         groups: ParallelGroups,
-        readout: Readout,
+        forward_step: ForwardStep[Batch],
     ) -> None:
         self.model = model
-        self.frames = frames
         self.groups = groups
-        self.readout = readout
+        self._frames = frames
+        self._forward_step = forward_step
         self._schedule = get_forward_backward_func(pp_size=groups.pp.size(), vp_size=None)
-        self._p2p = P2PCommunicator(groups.pp, model.gpt.config)
+        config = model.policy.module.config
+        self._p2p = P2PCommunicator(groups.pp, config)
         self._num_tokens = torch.zeros([], dtype=torch.int)
-        model.gpt.config.finalize_model_grads_func = self._finalize
+        config.finalize_model_grads_func = self._finalize
+
+    @property
+    def frames(self) -> FrameEncoder:
+        """Stage 1 of MR-SP over this rank's replica; the policy must see media."""
+        assert self._frames is not None, "a policy with media has it"
+        return self._frames
 
     def train(
         self,
-        batches: Sequence[MicroBatch],
+        batches: Sequence[Batch],
         media: Mapping[str, Tensor],
         encoded: EncodedVideos | None,
         loss: Loss,
         *,
-        advance: bool = True,
+        scheduler_step: bool = True,
     ) -> StepResult:
         """Forward, backward and optimizer step.
 
@@ -144,11 +149,11 @@ class Stepper:
             encoded: what stage 1 returned for this step with its pixels; needed when the encoder is
                 trained.
             loss: of one micro-batch.
-            advance: the learning rate goes on to that of the next iteration.
+            scheduler_step: whether the learning rate goes on to that of the next iteration.
         """
         model = self.model
         assert model.optimizer is not None
-        model.language_model.zero_grad_buffer()
+        model.policy.zero_grad_buffer()
         if model.encoder is not None:
             model.encoder.zero_grad_buffer()
         model.optimizer.zero_grad()
@@ -173,8 +178,8 @@ class Stepper:
         grad_norm = model.optimizer.get_grad_norm()
         if updated and changes:
             model.count_update()
-        if advance:
-            self.advance()
+        if scheduler_step:
+            self.scheduler_step()
         return StepResult(
             metrics=reported.means(),
             grad_norm=grad_norm,
@@ -185,93 +190,85 @@ class Stepper:
 
     @property
     def learning_rate(self) -> float:
-        """Of the next update."""
+        """The learning rate of the next update."""
         assert self.model.optimizer is not None
         return float(self.model.optimizer.param_groups[0]["lr"])
 
-    def advance(self) -> None:
-        """The learning rate goes on to that of the next iteration."""
+    def scheduler_step(self) -> None:
+        """Go on to the learning rate of the next iteration."""
         assert self.model.scheduler is not None
         self.model.scheduler.step(increment=1)
 
     @torch.no_grad()
-    def evaluate(
-        self, batches: Sequence[MicroBatch], media: Mapping[str, Tensor], loss: Loss
-    ) -> Sums:
+    def evaluate(self, batches: Sequence[Batch], media: Mapping[str, Tensor], loss: Loss) -> Sums:
         """What the loss reports, over all ranks, without an update."""
         return self._reduce(self._run(batches, media, partial(_with_loss, loss), forward_only=True))
 
     @torch.no_grad()
-    def outputs(self, batches: Sequence[MicroBatch], media: Mapping[str, Tensor]) -> list[Tensor]:
-        """The first row of the readout: log-probabilities of the predicted tokens, or values.
+    def forward(
+        self,
+        batches: Sequence[Batch],
+        media: Mapping[str, Tensor],
+        forward_step: ForwardStep[Batch] | None = None,
+    ) -> list[Tensor]:
+        """What the last pipeline stage gives for each micro-batch; nothing on the other stages.
 
-        Returns:
-            Per micro-batch float [b, s / cp] for this rank's shard, on every pipeline stage; 0
-            where nothing is predicted.
+        Args:
+            forward_step: by default that of training.
         """
-        local = self._run(batches, media, _as_it_is, forward_only=True)
+        return self._run(batches, media, _as_it_is, forward_only=True, forward_step=forward_step)
+
+    @torch.no_grad()
+    def forward_scattered(
+        self, batches: Sequence[Batch], media: Mapping[str, Tensor]
+    ) -> list[Tensor]:
+        """The first quantity of each micro-batch, where its elements stand, on every pipeline
+        stage; see :meth:`~megatron_longrl.training.forward_step.ForwardStep.scatter`."""
+        local = self.forward(batches, media)
         results = []
         for index, batch in enumerate(batches):
-            shard = torch.zeros(batch.tokens.shape, device=batch.tokens.device)
-            if self.groups.is_last_stage:
-                shard[batch.selected] = local[index][0]
+            values = local[index][0] if self.groups.is_last_stage else None
+            shard = self._forward_step.scatter(batch, values)
             if self.groups.pp.size() > 1:
                 dist.broadcast(shard, src=self.groups.pp_last_rank, group=self.groups.pp)
             results.append(shard)
         return results
 
-    @torch.no_grad()
-    def hidden(self, batches: Sequence[MicroBatch], media: Mapping[str, Tensor]) -> list[Tensor]:
-        """Final hidden states [t, h] of the selected positions; on the last pipeline stage only."""
-        return self._run(batches, media, _as_it_is, forward_only=True, readout=selected_hidden)
-
     def _run(
         self,
-        batches: Sequence[MicroBatch],
+        batches: Sequence[Batch],
         media: Mapping[str, Tensor],
-        finish: Callable[[MicroBatch, Tensor], Any],
+        finish: Callable[[Batch, Tensor], Any],
         *,
         forward_only: bool,
-        readout: Readout | None = None,
+        forward_step: ForwardStep[Batch] | None = None,
     ) -> list[Any]:
         """All micro-batches under the schedule; what ``finish`` reports, on the last stage."""
-        forward = partial(
-            self._forward_step, media=media, finish=finish, readout=readout or self.readout
-        )
-        batch, length = batches[0].tokens.shape
+        step = forward_step or self._forward_step
+
+        def run_next(
+            iterator: Iterator[Batch], policy: torch.nn.Module
+        ) -> tuple[Tensor, Callable[..., Any]]:
+            batch = next(iterator)
+            return step(batch, media), partial(finish, batch)
+
+        shape = step.activation_shape(batches[0])
         return self._schedule(
-            forward_step_func=forward,
+            forward_step_func=run_next,
             data_iterator=iter(batches),
-            model=[self.model.language_model],
+            model=[self.model.policy],
             num_microbatches=len(batches),
-            seq_length=length * batches[0].sequence_group.size(),
-            micro_batch_size=batch,
+            seq_length=shape.sequence_length,
+            micro_batch_size=shape.batch_size,
             forward_only=forward_only,
             collect_non_loss_data=finish is _as_it_is,
             pg_collection=self.groups.pg,
             p2p_communicator=self._p2p,
         )
 
-    def _forward_step(
-        self,
-        iterator: Iterator[MicroBatch],
-        language_model: torch.nn.Module,
-        *,
-        media: Mapping[str, Tensor],
-        finish: Callable[[MicroBatch, Tensor], Any],
-        readout: Readout,
-    ) -> tuple[Tensor, Callable[..., Any]]:
-        """One micro-batch through this pipeline stage."""
-        batch = next(iterator)
-        gpt = self.model.gpt
-        hidden = hidden_states(gpt, batch, media)
-        if not self.groups.is_last_stage:
-            return hidden, partial(finish, batch)
-        return readout(gpt, hidden, batch), partial(finish, batch)
-
     def _finalize(self, models: list[Any], num_tokens: Tensor, **kwargs: Any) -> None:
         """Core's reduction of gradients; keeps the global token count for the encoder."""
-        if "language_model" in self.model.optimizers:
+        if self.model.policy_is_trained:
             finalize_model_grads(models, num_tokens, pg_collection=self.groups.pg)
         else:
             dist.broadcast(num_tokens, src=self.groups.pp_last_rank, group=self.groups.pp)
@@ -298,57 +295,13 @@ class Stepper:
         return Sums.total(gather_objects(self.groups.control, mine))
 
 
-def hidden_states(gpt: GPTModel, batch: MicroBatch, media: Mapping[str, Tensor]) -> Tensor:
-    """[s, b, h] behind this pipeline stage's layers, see :func:`run_decoder`.
-
-    Args:
-        media: video key -> embeddings [tokens, w]; needed on the first stage.
-    """
-    decoder_input, deepstack = None, None
-    if gpt.pre_process:
-        decoder_input, deepstack = placed_embeddings(gpt, batch, media)
-        decoder_input = decoder_input.transpose(0, 1).contiguous()  # [s, b, h]
-    return run_decoder(
-        gpt,
-        decoder_input,
-        batch.position_ids,
-        batch.attention_mask,
-        DeepStackParams.beside(row_sharing(batch.sequence_group), deepstack),
-    )
-
-
-def placed_embeddings(
-    gpt: GPTModel, batch: MicroBatch, media: Mapping[str, Tensor]
-) -> tuple[Tensor, DeepStack | None]:
-    """Text embeddings [b, s, h] with the video embeddings in their slots; on the first stage.
-
-    Video embeddings wider than h hold what DeepStack adds behind the first layers.
-    """
-    embeddings = embed_tokens(gpt, batch.tokens)
-    slots = batch.media_index >= 0
-    if not batch.media_keys:
-        return embeddings, None
-    width = embeddings.shape[-1]
-    # Kept embeddings are in host memory: a micro-batch takes only its own to the device.
-    parts = [media[key] for key in batch.media_keys]
-    chosen = [
-        torch.cat([part[:, start : start + width] for part in parts])
-        .to(embeddings.device)
-        .index_select(0, batch.media_index[slots])
-        .to(embeddings.dtype)
-        for start in range(0, parts[0].shape[1], width)
-    ]
-    placed = embeddings.index_put((slots,), chosen[0])
-    return placed, DeepStack(slots, chosen[1:]) if len(chosen) > 1 else None
-
-
-def _with_loss(loss: Loss, batch: MicroBatch, output: Tensor) -> tuple[Tensor, Tensor, Sums]:
+def _with_loss(loss: Loss, batch: Any, output: Tensor) -> tuple[Tensor, Tensor, Sums]:
     """Megatron's loss contract with per-token normalisation: (sum, count, report)."""
     total, count, report = loss(batch, *output)
     report.loss_is_finite = bool(total.detach().isfinite().all())
     return total, count, report
 
 
-def _as_it_is(batch: MicroBatch, output: Tensor, non_loss_data: bool = True) -> Tensor:
-    """What the readout gives, without a loss."""
+def _as_it_is(batch: Any, output: Tensor, non_loss_data: bool = True) -> Tensor:
+    """What the last stage gives, without a loss."""
     return output
