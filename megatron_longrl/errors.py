@@ -6,6 +6,10 @@ USER_ERROR_STATUS = 2
 """Exit status of a program after such an error."""
 
 
+_QUOTED = 200
+"""Characters of another library's message that are shown."""
+
+
 class UserError(Exception):
     """A mistake in flags, recipes, files or layouts: one line with what, where and a remedy.
 
@@ -21,3 +25,10 @@ def error_line(error: object) -> str:
 def printable(text: str) -> str:
     """The text with escapes for what a terminal would obey, as names of files may hold it."""
     return "".join(c if c.isprintable() or c == "\t" else repr(c)[1:-1] for c in text)
+
+
+def brief(error: BaseException | str) -> str:
+    """What a library says of a file, in one line: it may quote what is in the file."""
+    text = " ".join(str(error).split())
+    text = text if text.isprintable() else repr(text)
+    return text if len(text) <= _QUOTED else f"{text[:_QUOTED]}…"

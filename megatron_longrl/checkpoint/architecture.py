@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from pydantic import TypeAdapter, ValidationError
 
+from megatron_longrl.data.tokenizer_settings import LARGEST_VOCABULARY
 from megatron_longrl.errors import UserError
 from megatron_longrl.models.hf_settings import (
-    LARGEST_VOCABULARY,
     MOST_HEADS,
     MOST_LAYERS,
     WIDEST,

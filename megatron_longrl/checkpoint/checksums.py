@@ -12,6 +12,7 @@ from pathlib import Path
 from xxhash import xxh3_128
 
 from megatron_longrl.errors import UserError
+from megatron_longrl.regular_file import open_regular
 
 DIGITS = 32
 """Hexadecimal, of a checksum."""
@@ -26,7 +27,7 @@ def checksum(path: Path) -> str:
         OSError: it cannot be read.
     """
     state = xxh3_128()
-    with path.open("rb", buffering=0) as file:
+    with open_regular(path) as file:
         while chunk := file.read(_CHUNK_BYTES):
             state.update(chunk)
     return state.hexdigest()

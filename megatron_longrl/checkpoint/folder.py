@@ -28,6 +28,8 @@ from megatron_longrl.checkpoint.architecture import check_saved_fields
 from megatron_longrl.checkpoint.checksums import DIGITS, check_contents, checksums
 from megatron_longrl.errors import UserError
 from megatron_longrl.models.hf_settings import Settings
+from megatron_longrl.processes.leftovers import remove_once
+from megatron_longrl.regular_file import check_regular, read_regular
 
 logger = logging.getLogger(__name__)
 
@@ -98,7 +100,7 @@ def _tracked(directory: Path) -> int | str | None:
     if not path.is_file():
         return None
     try:
-        text = path.read_bytes()[:_TRACKER_BYTES].decode("ascii").strip()
+        text = read_regular(path, _TRACKER_BYTES).decode("ascii").strip()
     except (OSError, ValueError):
         text = "no text"
     if text == RELEASE:
@@ -122,6 +124,9 @@ def read_state(folder: Path) -> dict[str, Any]:
     except UserError as error:
         raise UserError(f"{folder / STATE_FILE} is missing or broken: {error}") from None
     check_state(settings)
+    for place in (folder, folder / RNG_FOLDER, folder / TOKENIZER_FOLDER, folder / HF_FILES):
+        if place.is_dir():
+            check_regular(place)
     sizes = settings.section("files").values
     for name in (*CORE_FILES, *sizes):
         path = folder / name
@@ -248,19 +253,12 @@ def remove_leftovers(directory: Path) -> None:
     for path in directory.glob(".*.replaced"):
         final = path.with_name(path.name.removeprefix(".").removesuffix(".replaced"))
         if final.exists() or not path.is_dir():
-            _remove(path)
+            remove_once(path, ignore_errors=True)
         else:
             os.replace(path, final)
     for pattern in (".*.partial", "rollouts/.*.partial", ".iter_*.removed"):
         for path in directory.glob(pattern):
-            _remove(path)
-
-
-def _remove(path: Path) -> None:
-    if path.is_dir():
-        shutil.rmtree(path, ignore_errors=True)
-    else:
-        path.unlink(missing_ok=True)
+            remove_once(path, ignore_errors=True)
 
 
 def publish(
@@ -288,10 +286,10 @@ def publish(
     sync_tree(aside)
     write_whole(aside / STATE_FILE, json.dumps(contents, indent=1) + "\n", durable=True)
     replaced = final.with_name(f".{final.name}.replaced")
-    shutil.rmtree(replaced, ignore_errors=True)
+    remove_once(replaced, ignore_errors=True)
     if final.exists():
         os.replace(final, replaced)
     os.replace(aside, final)
     sync_folder(final.parent)
     write_whole(final.parent / TRACKER, f"{tracked}\n", durable=True)
-    shutil.rmtree(replaced, ignore_errors=True)
+    remove_once(replaced, ignore_errors=True)

@@ -26,8 +26,8 @@ from torch.distributed.checkpoint.metadata import (
     TensorStorageMetadata,
 )
 
-from megatron_longrl.errors import UserError
-from megatron_longrl.models.hf_settings import brief, read_json
+from megatron_longrl.errors import UserError, brief
+from megatron_longrl.json_file import read_json
 
 METADATA = ".metadata"
 BACKENDS = "metadata.json"

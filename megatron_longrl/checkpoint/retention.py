@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import logging
 import os
-import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from megatron_longrl.checkpoint.folder import is_complete, iteration_folders
-from megatron_longrl.processes.leftovers import leftovers
+from megatron_longrl.processes.leftovers import leftovers, remove_once
 
 logger = logging.getLogger(__name__)
 
@@ -86,15 +85,11 @@ class Retention:
                 continue
             if iteration == self.best_iteration:
                 continue
-            if folder.is_symlink():  # Its checkpoint is kept elsewhere.
-                folder.unlink()
-                removed.append(folder)
-                continue
             aside = folder.with_name(f".{folder.name}.removed")
-            shutil.rmtree(aside, ignore_errors=True)
+            remove_once(aside, ignore_errors=True)
             leftovers.add(aside)
             os.replace(folder, aside)
-            shutil.rmtree(aside)
+            remove_once(aside)  # of a link the link alone: its checkpoint is kept elsewhere
             leftovers.discard(aside)
             removed.append(folder)
         return removed

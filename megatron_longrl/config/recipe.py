@@ -11,6 +11,14 @@ import yaml
 from megatron_longrl.config.names import FieldNames
 from megatron_longrl.config.schema import SECTIONS, Config
 from megatron_longrl.errors import UserError
+from megatron_longrl.regular_file import read_regular
+
+_LARGEST = 1 << 20
+"""The most bytes of a recipe."""
+_MOST_VALUES = 100_000
+"""The most values of a recipe, where each alias counts as much as what it stands for."""
+_MOST_DIGITS = 4300
+"""The most digits of a whole number, as Python reads them."""
 
 BASE_KEY = "base"
 """Names other recipes that are read before the including one: paths relative to it, or names."""
@@ -107,7 +115,7 @@ def _read(
 def _read_mapping(path: Path) -> dict[str, tuple[Any, int]]:
     """The top-level keys of a YAML file with their values and lines."""
     try:
-        text = path.read_text(encoding="utf-8")
+        text = read_regular(path, _LARGEST).decode("utf-8")
     except (OSError, UnicodeDecodeError) as error:
         reason = getattr(error, "strerror", None) or str(error)
         raise UserError(f"{path}: cannot read the recipe: {reason}") from None
@@ -119,6 +127,7 @@ def _read_mapping(path: Path) -> dict[str, tuple[Any, int]]:
             return {}
         if not isinstance(node, yaml.MappingNode):
             raise UserError(f"{path}: a recipe is a mapping of field names to values")
+        _check_size(node, path)
         keys: dict[str, tuple[Any, int]] = {}
         for key_node, value_node in node.value:
             key, line = str(key_node.value), key_node.start_mark.line + 1
@@ -135,6 +144,35 @@ def _read_mapping(path: Path) -> dict[str, tuple[Any, int]]:
         raise UserError(f"{path}: not valid YAML: nested too deeply") from None
     except ValueError as error:  # For example a date that the calendar does not have.
         raise UserError(f"{path}:{line}: not valid YAML: {error}") from None
+
+
+def _check_size(root: yaml.Node, path: Path) -> None:
+    """Raises :class:`UserError` where a few aliases of aliases stand for more values than any
+    program can go through, or a number has more digits than can be read in time."""
+    sizes: dict[int, int] = {}
+
+    def size_of(node: yaml.Node) -> int:
+        if id(node) not in sizes:
+            sizes[id(node)] = _MOST_VALUES  # an alias within what it stands for has no end
+            children = _children(node)
+            sizes[id(node)] = 1 + min(sum(map(size_of, children)), _MOST_VALUES)
+            if node.tag.endswith((":int", ":float")) and len(node.value) > _MOST_DIGITS:
+                raise UserError(
+                    f"{path}:{node.start_mark.line + 1}: a number has {len(node.value)} digits"
+                )
+        return sizes[id(node)]
+
+    if size_of(root) > _MOST_VALUES:
+        raise UserError(
+            f"{path}: its aliases stand for more than {_MOST_VALUES} values: write them out, or "
+            "name fewer"
+        )
+
+
+def _children(node: yaml.Node) -> list[yaml.Node]:
+    if isinstance(node, yaml.MappingNode):
+        return [part for pair in node.value for part in pair]
+    return list(node.value) if isinstance(node, yaml.SequenceNode) else []
 
 
 def to_yaml(config: Config) -> str:

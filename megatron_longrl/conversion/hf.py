@@ -19,12 +19,13 @@ from torch import Tensor, nn
 
 from megatron_longrl.config.tokenizer_files import tokenizer_fields
 from megatron_longrl.conversion.mapping import import_named_tensors, mapping_table
-from megatron_longrl.errors import UserError
+from megatron_longrl.errors import UserError, brief
 from megatron_longrl.models.family import family_of, find_family
-from megatron_longrl.models.hf_settings import HfConfig, Settings, brief
+from megatron_longrl.models.hf_settings import HfConfig, Settings
 from megatron_longrl.models.param_mapping import Tied
 from megatron_longrl.models.sizes import check_sizes
 from megatron_longrl.parallel.agree import together
+from megatron_longrl.regular_file import LARGEST_TEXT, check_regular
 
 if TYPE_CHECKING:
     from megatron_longrl.config import Config
@@ -188,11 +189,14 @@ class HfFolder:
         self.folder = Path(folder)
         if not self.folder.is_dir():
             raise UserError(f"{folder} is not a folder: give one with a Hugging Face checkpoint")
+        check_regular(self.folder, LARGEST_TEXT)
         self.settings = Settings.of(self.folder / "config.json")
         self.config = self.settings.values
         self.model_family = family_of(self.config, self.settings.path)
         self.family = find_family(self.model_family)
         for part in dict.fromkeys(self.family.folders.values()):
+            if (self.folder / part).is_dir():
+                check_regular(self.folder / part, LARGEST_TEXT)
             _refuse_quantized(self.folder / part / "config.json")
         self._tensors: dict[str, TensorFolder] = {}
 

@@ -24,9 +24,10 @@ from megatron_longrl.atomic_folder import check_free, written_aside
 from megatron_longrl.conversion.hf import TOKENIZER_FILES
 from megatron_longrl.conversion.mapping import mapping_table
 from megatron_longrl.errors import UserError
+from megatron_longrl.json_file import read_json
 from megatron_longrl.models.family import find_family
 from megatron_longrl.models.hf_processors import COMMON_FILE, FILES
-from megatron_longrl.models.hf_settings import Settings, read_json
+from megatron_longrl.models.hf_settings import Settings
 
 if TYPE_CHECKING:
     from megatron_longrl.config import Config

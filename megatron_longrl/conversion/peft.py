@@ -20,9 +20,9 @@ from megatron_longrl.atomic_folder import written_aside
 from megatron_longrl.config.lora import lora_scale
 from megatron_longrl.conversion.hf_writer import write_json
 from megatron_longrl.conversion.mapping import mapping_table
-from megatron_longrl.errors import UserError
+from megatron_longrl.errors import UserError, brief
 from megatron_longrl.models.family import Family, find_family
-from megatron_longrl.models.hf_settings import WIDEST, Settings, brief
+from megatron_longrl.models.hf_settings import WIDEST, Settings
 from megatron_longrl.models.lora import merged_weight
 from megatron_longrl.models.param_mapping import TensorMapping, adapter_rows
 

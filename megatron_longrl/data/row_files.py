@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from megatron_longrl.errors import UserError
+from megatron_longrl.regular_file import open_regular
 
 _MARKS = {
     b"PAR1": "Parquet",
@@ -77,7 +78,7 @@ def count_rows(paths: Sequence[str | Path], folder_file: str = "train.jsonl") ->
             total += sum(1 for _ in read_entries(path))
             continue
         _check_format(path)
-        with path.open("rb") as file:
+        with open_regular(path) as file:
             total += sum(1 for line in file if line.strip())
     return total
 
@@ -98,7 +99,7 @@ def read_entries(path: Path) -> Iterator[tuple[str, Any]]:
 
 
 def _check_format(path: Path) -> None:
-    with path.open("rb") as file:
+    with open_regular(path) as file:
         beginning = file.read(16)
     found = next((name for mark, name in _MARKS.items() if beginning.startswith(mark)), None)
     found = found or _SUFFIXES.get(path.suffix.lower())
@@ -120,7 +121,7 @@ def _other_format(name: str) -> str:
 
 
 def _lines(path: Path) -> Iterator[tuple[str, Any]]:
-    with path.open("rb") as file:
+    with open_regular(path) as file:
         for number, raw in enumerate(file, start=1):
             try:
                 line = raw.decode().strip(_SPACE)

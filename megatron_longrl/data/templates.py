@@ -6,6 +6,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from megatron_longrl.errors import UserError
+from megatron_longrl.regular_file import read_regular
 
 
 def _chatml(default_system: str | None) -> str:
@@ -56,6 +57,9 @@ PROMPT_TEMPLATES = {
 
 _QUESTION = "{question}"
 
+_LARGEST = 1 << 20
+"""The most bytes of a file with a template."""
+
 
 def find_chat_template(name: str) -> str:
     """The template of a name or a file.
@@ -91,7 +95,7 @@ def _find(name: str, named: dict[str, str], flag: str) -> str:
     path = Path(name)
     try:
         if path.is_file():
-            return path.read_text(encoding="utf-8-sig")
+            return read_regular(path, _LARGEST).decode("utf-8-sig")
     except (OSError, ValueError) as error:
         raise UserError(f"{flag} {name}: the file cannot be read ({error})") from None
     raise UserError(f"{flag} {name} is not known: give a file, or one of {', '.join(named)}")

@@ -5,14 +5,20 @@ from __future__ import annotations
 import io
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from functools import cached_property
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, Protocol
 
 import sentencepiece
 
 from megatron_longrl.atomic_file import whole_file
-from megatron_longrl.data.tokenizer_settings import end_ids_of, template_of_processor
+from megatron_longrl.data.tokenizer_settings import (
+    LARGEST_VOCABULARY,
+    end_ids_of,
+    template_of_processor,
+)
 from megatron_longrl.errors import UserError
+from megatron_longrl.regular_file import LARGEST_TEXT, check_regular
 
 END_OF_TURN = "<|im_end|>"
 """Ends every turn of a conversation, and with it a response."""
@@ -34,8 +40,8 @@ class Tokenizer(Protocol):
         """One more than the largest id, added tokens included."""
 
     @property
-    def unused_ids(self) -> Collection[int]:
-        """Ids below ``vocab_size`` that have no token."""
+    def unused_ids(self) -> Sequence[range]:
+        """Ids below ``vocab_size`` that have no token, ascending and disjoint."""
 
     @property
     def end_ids(self) -> tuple[int, ...]:
@@ -102,7 +108,7 @@ class SentencePieceTokenizer:
                 "tokenizer give its folder and --tokenizer-type HuggingFaceTokenizer"
             ) from None
         self.vocab_size = int(self._model.vocab_size())
-        self.unused_ids: Collection[int] = ()
+        self.unused_ids: Sequence[range] = ()
         self.chat_template: str | None = None
         own = int(self._model.piece_to_id(END_OF_TURN))
         own = int(self._model.eos_id()) if own == self._model.unk_id() else own
@@ -164,6 +170,7 @@ class HuggingFaceTokenizer:
         self.origin = ("HuggingFaceTokenizer", str(self.path.absolute()))
         if not self.path.is_dir():
             raise UserError(f"--tokenizer-model {model}: no such folder")
+        check_regular(self.path, LARGEST_TEXT)
         try:
             self._tokenizer = AutoTokenizer.from_pretrained(
                 str(self.path), local_files_only=True, trust_remote_code=False
@@ -174,9 +181,14 @@ class HuggingFaceTokenizer:
                 f"--tokenizer-model {model}: no Hugging Face tokenizer in this folder ({reason})"
             ) from None
         known = self._tokenizer.get_vocab()
+        if max(known.values(), default=0) >= LARGEST_VOCABULARY:
+            raise UserError(
+                f"--tokenizer-model {model}: a token has the id {max(known.values())}, and no "
+                f"vocabulary has more than {LARGEST_VOCABULARY} tokens"
+            )
         self._ids = frozenset(known.values())
         self.vocab_size = max(len(self._tokenizer), max(self._ids, default=-1) + 1)
-        self.unused_ids: Collection[int] = frozenset(range(self.vocab_size)) - self._ids
+        self.unused_ids: Sequence[range] = _gaps(self._ids, self.vocab_size)
         own = self._tokenizer.eos_token_id
         own = known.get(END_OF_TURN) if own is None else int(own)
         self.end_ids = end_ids_of(self.path, self._ids) or (() if own is None else (own,))
@@ -256,9 +268,9 @@ def ids_without_token(tokenizer: Tokenizer, vocab_size: int) -> list[tuple[int, 
     Args:
         vocab_size: rows of the model; published checkpoints have more than their tokenizer.
     """
-    ids = [i for i in sorted(tokenizer.unused_ids) if i < vocab_size]
     ranges: list[tuple[int, int]] = []
-    for first, behind in [(i, i + 1) for i in ids] + [(tokenizer.vocab_size, vocab_size)]:
+    for unused in (*tokenizer.unused_ids, range(tokenizer.vocab_size, vocab_size)):
+        first, behind = unused.start, min(unused.stop, vocab_size)
         if behind <= first:
             continue
         if ranges and ranges[-1][1] == first:
@@ -266,6 +278,12 @@ def ids_without_token(tokenizer: Tokenizer, vocab_size: int) -> list[tuple[int, 
         else:
             ranges.append((first, behind))
     return ranges
+
+
+def _gaps(ids: Collection[int], behind: int) -> list[range]:
+    """The ids below ``behind`` that are not among ``ids``."""
+    bounds = [-1, *sorted(ids), behind]
+    return [range(a + 1, b) for a, b in pairwise(bounds) if b > a + 1]
 
 
 TOKENIZERS: dict[str, Callable[[str | Path], Tokenizer]] = {

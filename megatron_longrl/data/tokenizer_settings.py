@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Container, Iterator
 from pathlib import Path
 from typing import Any
 
 from megatron_longrl.errors import UserError
+from megatron_longrl.json_file import read_json
+
+LARGEST_VOCABULARY = 1 << 24
+"""The most tokens of a vocabulary, and so the bound of their ids."""
+_MOST_END_IDS = 1000
+"""The most tokens that may end a response."""
 
 _SETTINGS = ("generation_config.json", "config.json")
 """In the order in which ``generate`` of transformers asks them."""
@@ -29,7 +34,7 @@ def end_ids_of(folder: Path, known: Container[int]) -> tuple[int, ...]:
     """
     for name in _SETTINGS:
         for path in _beside(folder, name):
-            ids = _ids_in(_read(path), path)
+            ids = _ids_in(read_json(path), path)
             found = tuple(dict.fromkeys(i for i in ids if i in known))
             if found:
                 return found
@@ -46,7 +51,7 @@ def template_of_processor(folder: Path) -> str | None:
     if (folder / "chat_template.jinja").is_file():
         return None
     for path in _beside(folder, "chat_template.json"):
-        template = _read(path).get("chat_template")
+        template = read_json(path).get("chat_template")
         if isinstance(template, str):
             return template
     return None
@@ -69,14 +74,8 @@ def _ids_in(settings: dict[str, Any], path: Path) -> list[int]:
     ids = value if isinstance(value, list) else [] if value is None else [value]
     if not all(isinstance(i, int) and not isinstance(i, bool) for i in ids):
         raise UserError(f"{path}: eos_token_id must be the id of a token, or a list of ids")
+    if len(ids) > _MOST_END_IDS:
+        raise UserError(
+            f"{path}: eos_token_id has {len(ids)} ids, at most {_MOST_END_IDS} are read"
+        )
     return ids
-
-
-def _read(path: Path) -> dict[str, Any]:
-    try:
-        value = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError) as error:
-        raise UserError(f"{path} cannot be read as JSON: {error}") from None
-    if not isinstance(value, dict):
-        raise UserError(f"{path} holds no JSON object")
-    return value

@@ -8,17 +8,10 @@ import stat
 from pathlib import Path
 
 from megatron_longrl.media.video_info import VideoError
+from megatron_longrl.regular_file import KINDS
 
 _ADDRESS = re.compile(r"(?:^|/)[a-z][a-z0-9+.-]*:/")
 """As pathlib leaves it of https://…, perhaps behind the folder of a data set."""
-
-_KINDS = {
-    stat.S_IFDIR: "a folder",
-    stat.S_IFIFO: "a named pipe",
-    stat.S_IFSOCK: "a socket",
-    stat.S_IFCHR: "a device",
-    stat.S_IFBLK: "a device",
-}
 
 
 def look_up(path: Path) -> os.stat_result:
@@ -33,7 +26,7 @@ def look_up(path: Path) -> os.stat_result:
     except (OSError, ValueError) as error:
         raise VideoError(path, _why_not(path, error)) from None
     if not stat.S_ISREG(found.st_mode):
-        kind = _KINDS.get(stat.S_IFMT(found.st_mode), "no regular file")
+        kind = KINDS[stat.S_IFMT(found.st_mode)]
         raise VideoError(path, f"this is {kind}, and only regular files are read")
     if not found.st_size:
         raise VideoError(path, "the file is empty")

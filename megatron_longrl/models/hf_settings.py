@@ -6,14 +6,13 @@ listed by it. Limits are far beyond any model; they refuse what a damaged file s
 
 from __future__ import annotations
 
-import json
 import math
-import stat
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from megatron_longrl.errors import UserError
+from megatron_longrl.json_file import read_json
 
 MOST_LAYERS = 10_000
 """Layers of a model, at most."""
@@ -21,58 +20,13 @@ MOST_HEADS = 1 << 16
 """Attention heads, at most."""
 WIDEST = 1 << 20
 """Channels of a layer, at most."""
-LARGEST_VOCABULARY = 1 << 24
-"""Tokens, at most."""
 LONGEST = 1 << 31
 """Positions, pixels, and other whole numbers, at most."""
 MOST_ENTRIES = 1000
 """Entries of a list, at most."""
 
-_MOST_BYTES = 256 << 20
-"""Of a JSON file; the largest real ones list the tensors of a checkpoint in a few MiB."""
 _SHOWN = 40
 """Characters of a wrong value that a message shows."""
-_QUOTED = 200
-"""Characters of another library's message that are shown."""
-
-
-def read_json(path: Path) -> dict[str, Any]:
-    """A JSON object from a file.
-
-    Raises:
-        UserError: no such file, or it holds no JSON object.
-    """
-    try:
-        status = path.stat()
-        # A named pipe would be waited for without an end.
-        if not stat.S_ISREG(status.st_mode):
-            raise UserError(f"{path} is no regular file")
-        if status.st_size > _MOST_BYTES:
-            raise UserError(f"{path} has {status.st_size} bytes, which no file of settings has")
-        data = path.read_bytes()
-    except FileNotFoundError:
-        raise UserError(f"{path} does not exist: is this the folder of a checkpoint?") from None
-    except (OSError, ValueError) as error:
-        raise UserError(f"{path} cannot be read: {error}") from None
-    if data.startswith(b"\xef\xbb\xbf"):
-        raise UserError(
-            f"{path} begins with a byte order mark, which transformers does not read either: save "
-            "it as UTF-8 without one"
-        )
-    try:
-        value = json.loads(data.decode("utf-8"))
-    except (ValueError, RecursionError) as error:
-        raise UserError(f"{path} cannot be read as JSON: {brief(error)}") from None
-    if not isinstance(value, dict):
-        raise UserError(f"{path} holds no JSON object")
-    return value
-
-
-def brief(error: BaseException | str) -> str:
-    """What a library says of a file, in one line: it may quote what is in the file."""
-    text = " ".join(str(error).split())
-    text = text if text.isprintable() else repr(text)
-    return text if len(text) <= _QUOTED else f"{text[:_QUOTED]}…"
 
 
 class Settings:

@@ -13,6 +13,7 @@ from pathlib import Path
 
 from megatron_longrl.atomic_file import writable, write_whole
 from megatron_longrl.errors import UserError
+from megatron_longrl.regular_file import open_regular
 
 Metrics = dict[str, float]
 """Values of one step by key; `iteration` and counts are ints."""
@@ -67,7 +68,8 @@ def read_metrics(path: Path) -> list[Metrics]:
 
 def _steps(path: Path) -> Iterator[tuple[Metrics, str]]:
     """The steps of a file with their lines."""
-    lines = path.read_bytes().splitlines(keepends=True)
+    with open_regular(path) as file:
+        lines = file.read().splitlines(keepends=True)
     for number, written in enumerate(lines, start=1):
         if not written.endswith(b"\n"):
             return  # The writer was killed, or is at work, in the middle of this line.

@@ -65,15 +65,32 @@ leftovers = Leftovers()
 """Of this process."""
 
 
+def remove_once(path: Path, *, ignore_errors: bool = False) -> None:
+    """Remove a file, or a folder and what is in it; of a link the link alone. What is not there is
+    no error.
+
+    Args:
+        path: of the file, folder or link.
+        ignore_errors: whether what cannot be removed stays without a word.
+
+    Raises:
+        OSError: it cannot be removed.
+    """
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path, ignore_errors=ignore_errors)
+        return
+    try:
+        path.unlink(missing_ok=True)
+    except OSError:
+        if not ignore_errors:
+            raise
+
+
 def remove(path: Path) -> None:
     """A file or folder, into which others may still write for a moment."""
     deadline = time.monotonic() + REMOVE_SECONDS
     while os.path.lexists(path) and time.monotonic() < deadline:
-        if path.is_dir() and not path.is_symlink():
-            shutil.rmtree(path, ignore_errors=True)
-        else:
-            with contextlib.suppress(OSError):
-                path.unlink()
+        remove_once(path, ignore_errors=True)
         if os.path.lexists(path):
             time.sleep(0.1)
 

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import json
 import re
-from pathlib import Path
 from typing import Any
 
 from megatron_longrl.data.answer import final_text
 from megatron_longrl.errors import UserError
+from megatron_longrl.regular_file import read_regular
 from megatron_longrl.rewards.sample import Sample
 
 DEFAULT = """\
@@ -30,6 +30,9 @@ same as the reference answer? Other words are fine; what is wrong or missing cos
 line of its own that reads "Score: X", where X is a number from 0 (wrong) to 1 (right).
 """
 
+_LARGEST = 1 << 20
+"""The most bytes of a file with the judge's prompt."""
+
 _FIELD = re.compile(r"\{(question|answer|response)\}")
 _NUMBER = re.compile(r"(?:\d+(?:\.\d*)?|\.\d+)(?:e-?\d+)?")
 _MARKS = re.compile(r"[][*_`#\"'()]")
@@ -49,7 +52,7 @@ def read_template(path: str | None) -> str:
     if path is None:
         return DEFAULT
     try:
-        text = Path(path).read_text(encoding="utf-8")
+        text = read_regular(path, _LARGEST).decode("utf-8")
     except (OSError, UnicodeDecodeError) as error:
         reason = getattr(error, "strerror", None) or "not a text file in UTF-8"
         raise UserError(f"{path}: cannot read the judge's prompt: {reason}") from None

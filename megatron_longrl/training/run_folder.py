@@ -11,7 +11,6 @@ import errno
 import fcntl
 import json
 import os
-import shutil
 import socket
 import time
 import uuid
@@ -30,14 +29,21 @@ from megatron_longrl.checkpoint.folder import (
 )
 from megatron_longrl.config.paths import run_folder as run_folder_of
 from megatron_longrl.errors import UserError
+from megatron_longrl.observability.logging import LOG_FILE, RECIPE_FILE
+from megatron_longrl.observability.metrics_file import METRICS_FILE
+from megatron_longrl.processes.leftovers import remove_once
+from megatron_longrl.regular_file import check_regular, read_regular
 
 if TYPE_CHECKING:
     from megatron_longrl.config import Config
 
 LOCK_FILE = "run.lock"
 
-RECORDS = ("metrics.jsonl", "log.txt", "rollouts", "wandb_run_id.txt")
+RECORDS = (METRICS_FILE, LOG_FILE, "rollouts", "wandb_run_id.txt")
 """What a run leaves beside its checkpoints."""
+
+_LARGEST_OWNER = 4096
+"""The most bytes of a lock file."""
 
 _NO_LOCKS = {errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS}
 """Errors of file systems that have no locks."""
@@ -58,7 +64,7 @@ class Owner:
     def read(cls, path: Path) -> Owner | None:
         """Who wrote a lock file; None where nobody has, or what is there is no owner."""
         try:
-            values = json.loads(path.read_bytes()[:4096])
+            values = json.loads(read_regular(path, _LARGEST_OWNER))
             owner = cls(**values)
         except (OSError, ValueError, TypeError):
             return None
@@ -92,6 +98,7 @@ def run_folder(config: Config) -> Iterator[str | None]:
         before = Owner.read(path)
         _lock(file, folder, before)
         goes_on = _goes_on(config, folder)
+        _check_recipe(folder, before, goes_on)
         if not goes_on:
             _make_free(config, folder)
         remove_leftovers(folder)
@@ -109,9 +116,39 @@ def run_folder(config: Config) -> Iterator[str | None]:
 def _opened(folder: Path) -> FileIO:
     with _written(folder):
         folder.mkdir(parents=True, exist_ok=True)
-        number = os.open(folder / LOCK_FILE, os.O_RDWR | os.O_CREAT, 0o644)
+        _check_files(folder)
+        flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW
+        number = os.open(folder / LOCK_FILE, flags, 0o644)
         # Without a buffer, which would be written once more, and fail, when the file is closed.
         return FileIO(number, "r+")
+
+
+def _check_files(folder: Path) -> None:
+    """Raises :class:`UserError` where a file that the run writes to is none, or lies elsewhere."""
+    check_regular(folder)
+    for name in (LOCK_FILE, METRICS_FILE, LOG_FILE):
+        if (folder / name).is_symlink():
+            raise UserError(
+                f"{folder / name} is a link, through which the run would write into another file: "
+                "remove it, or name another folder as --save"
+            )
+
+
+def _check_recipe(folder: Path, before: Owner | None, goes_on: bool) -> None:
+    """Raises :class:`UserError` where the run's recipe would replace one that no run has written.
+
+    Args:
+        folder: of the run.
+        before: the run that the folder belonged to until now.
+        goes_on: whether this run continues what is in the folder.
+    """
+    recipe = folder / RECIPE_FILE
+    is_runs = before is not None or (goes_on and _left(folder))
+    if os.path.lexists(recipe) and not is_runs:
+        raise UserError(
+            f"--save {folder} holds a {RECIPE_FILE} that no run has written, and the run's own "
+            "would replace it: rename it, or name another folder"
+        )
 
 
 @contextmanager
@@ -188,8 +225,7 @@ def _make_free(config: Config, folder: Path) -> None:
         )
     # The tracker first: without it nobody takes half of what goes for a run.
     for path in found:
-        # Of a link goes the link alone.
-        shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink()
+        remove_once(path)
 
 
 def _left(folder: Path) -> list[Path]:

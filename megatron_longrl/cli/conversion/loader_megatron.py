@@ -27,8 +27,7 @@ from megatron_longrl.checkpoint.stored_weights import (
 from megatron_longrl.cli.conversion.plugins import Adapters, Source
 from megatron_longrl.config import Config
 from megatron_longrl.config.schema import describe_validation_error
-from megatron_longrl.errors import UserError
-from megatron_longrl.models.hf_settings import brief
+from megatron_longrl.errors import UserError, brief
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

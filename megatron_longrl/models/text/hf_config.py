@@ -5,9 +5,9 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, get_args
 
 from megatron_longrl.config.rotary import RopeScaling
+from megatron_longrl.data.tokenizer_settings import LARGEST_VOCABULARY
 from megatron_longrl.errors import UserError
 from megatron_longrl.models.hf_settings import (
-    LARGEST_VOCABULARY,
     MOST_HEADS,
     MOST_LAYERS,
     WIDEST,

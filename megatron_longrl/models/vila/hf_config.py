@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Collection
 from typing import TYPE_CHECKING, Any
 
-from megatron_longrl.errors import UserError
+from megatron_longrl.errors import UserError, brief
 from megatron_longrl.models.hf_processors import normalisation, processor_settings
 from megatron_longrl.models.hf_settings import (
     LONGEST,
@@ -18,7 +18,6 @@ from megatron_longrl.models.hf_settings import (
     WIDEST,
     HfConfig,
     Settings,
-    brief,
 )
 from megatron_longrl.models.text.hf_config import language_fields, language_settings
 from megatron_longrl.models.vila.picture_settings import (

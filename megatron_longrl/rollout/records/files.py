@@ -20,6 +20,7 @@ from torch import Tensor
 from megatron_longrl.atomic_file import whole_file
 from megatron_longrl.errors import UserError
 from megatron_longrl.experience.rollouts import Rollout, RolloutGroup
+from megatron_longrl.regular_file import open_regular
 
 if TYPE_CHECKING:
     from megatron_longrl.data.prompts import Prompt
@@ -65,7 +66,7 @@ def read_lines(path: Path) -> tuple[Line, list[Line]]:
     """
     lines: list[Line] = []
     try:
-        with path.open(encoding="utf-8") as file:
+        with open_regular(path) as file:
             for text in file:
                 lines.append(json.loads(text))
         head, *groups = lines

@@ -362,11 +362,11 @@ def test_files_that_are_no_settings(damage, tmp_path):
 
 def test_a_pipe_or_a_folder_instead_of_a_file(tmp_path):
     os.mkfifo(tmp_path / "config.json")
-    with pytest.raises(UserError, match=r"config\.json is no regular file"):
+    with pytest.raises(UserError, match=r"config\.json is a named pipe, and only regular"):
         config_from_hf(tmp_path)
     (tmp_path / "config.json").unlink()
     (tmp_path / "config.json").mkdir()
-    with pytest.raises(UserError, match=r"config\.json is no regular file"):
+    with pytest.raises(UserError, match=r"config\.json cannot be read: Is a directory"):
         config_from_hf(tmp_path)
 
 

@@ -225,3 +225,48 @@ def test_a_hugging_face_checkpoint_describes_the_model(tmp_path):
     (folder / "config.json").write_text(json.dumps({**settings, "model_type": "mamba"}))
     with pytest.raises(UserError, match="model_type mamba is not supported"):
         load_config(flags, "sft")
+
+
+def laughs(levels: int) -> str:
+    """A list of ten lists of ten lists, each of which is written once."""
+    lines = ["a0: &a0 [lol]"]
+    lines += [
+        f"a{level}: &a{level} [{', '.join([f'*a{level - 1}'] * 10)}]"
+        for level in range(1, levels + 1)
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def merges(levels: int) -> str:
+    """The same by keys that are merged."""
+    lines = ["a0: &a0 {x: 1}"]
+    lines += [
+        f"a{level}: &a{level} {{<<: [{', '.join([f'*a{level - 1}'] * 10)}]}}"
+        for level in range(1, levels + 1)
+    ]
+    return "\n".join(lines) + "\n"
+
+
+@pytest.mark.parametrize("make", [laughs, merges])
+def test_aliases_of_aliases_are_counted_before_anything_is_made_of_them(make, tmp_path):
+    path = tmp_path / "recipe.yaml"
+    path.write_text(make(60))
+    with pytest.raises(UserError, match=r"recipe\.yaml: its aliases stand for more than 100000"):
+        load_config(["--config", str(path)], "rl")
+
+
+def test_an_alias_is_a_value_as_any_other(recipe):
+    text = recipe.read_text().replace("lr: 0.0001", "lr: &rate 0.0001")
+    assert "&rate" in text
+    recipe.write_text(f"{text}min_lr: *rate\n")
+    assert load_config(["--config", str(recipe)], "rl").min_lr == 1e-4
+
+
+def test_a_recipe_with_a_number_or_a_size_without_end(tmp_path):
+    path = tmp_path / "recipe.yaml"
+    path.write_text("seed: " + ":".join(["1"] * 3000) + "\n")
+    with pytest.raises(UserError, match=r"recipe\.yaml:1: a number has 5999 digits"):
+        load_config(["--config", str(path)], "rl")
+    path.write_text("# " + "a" * (1 << 20) + "\n")
+    with pytest.raises(UserError, match=r"it has 1048579 bytes, and at most 1048576 are read"):
+        load_config(["--config", str(path)], "rl")

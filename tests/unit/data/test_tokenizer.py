@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import random
+import shutil
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -308,3 +309,43 @@ def test_the_ending_is_all_end_tokens_that_close_a_response(tmp_path: Path) -> N
     assert [ending(tokenizer, ids) for ids in ([], [1], [1, *ends], ends, [*ends, 1])] == [
         *(0, 0, 3, 3, 0)
     ]
+
+
+def test_an_id_beyond_any_vocabulary_allocates_nothing(hugging_face, tmp_path):
+    folder = Path(shutil.copytree(hugging_face.origin[1], tmp_path / "tokenizer"))
+    settings = json.loads((folder / "tokenizer.json").read_text())
+    settings["model"]["vocab"]["B"] = 4_000_000_000
+    (folder / "tokenizer.json").write_text(json.dumps(settings))
+    with pytest.raises(UserError, match="a token has the id 4000000000, and no vocabulary has"):
+        build_tokenizer("HuggingFaceTokenizer", folder)
+
+
+def test_a_gap_below_a_large_id_costs_nothing(hugging_face, tmp_path):
+    folder = Path(shutil.copytree(hugging_face.origin[1], tmp_path / "tokenizer"))
+    settings = json.loads((folder / "tokenizer.json").read_text())
+    before = settings["model"]["vocab"]["B"]
+    settings["model"]["vocab"]["B"] = 16_000_000
+    (folder / "tokenizer.json").write_text(json.dumps(settings))
+    tokenizer = build_tokenizer("HuggingFaceTokenizer", folder)
+    assert len(tokenizer.unused_ids) < 10
+    unused = ids_without_token(tokenizer, 16_000_064)
+    assert unused[0][0] <= before < unused[0][1] or (before, before + 1) in unused
+    assert unused[-2][1] == 16_000_000 and unused[-1] == (16_000_001, 16_000_064)
+
+
+@pytest.mark.parametrize(
+    "name", ["generation_config.json", "tokenizer.json", "chat_template.jinja"]
+)
+def test_a_file_without_an_end_is_not_read(name, hugging_face, tmp_path):
+    folder = Path(shutil.copytree(hugging_face.origin[1], tmp_path / "tokenizer"))
+    with (folder / name).open("ab") as file:
+        file.truncate(1 << 40)  # a hole, which takes no space
+    with pytest.raises(UserError, match=rf"{name} has 1099511627776 bytes, and at most"):
+        build_tokenizer("HuggingFaceTokenizer", folder)
+
+
+def test_a_list_of_ends_without_an_end(hugging_face, tmp_path):
+    folder = Path(shutil.copytree(hugging_face.origin[1], tmp_path / "tokenizer"))
+    (folder / "generation_config.json").write_text(json.dumps({"eos_token_id": [1] * 2000}))
+    with pytest.raises(UserError, match=r"generation_config\.json: eos_token_id has 2000 ids"):
+        build_tokenizer("HuggingFaceTokenizer", folder)

@@ -16,6 +16,7 @@ import pytest
 
 from megatron_longrl.config import Config
 from megatron_longrl.errors import UserError
+from megatron_longrl.processes.daemon_thread import in_daemon_thread
 from megatron_longrl.training import run_folder as module
 from megatron_longrl.training.run_folder import LOCK_FILE, run_folder
 from tests.tiny_vila import TINY
@@ -104,11 +105,11 @@ def test_another_run_is_not_trained_over(left, load, tmp_path):
 
 
 def test_a_recipe_beside_is_no_run(tmp_path):
-    (tmp_path / "config.yaml").write_text("lr: 1e-5\n")
+    (tmp_path / "mine.yaml").write_text("lr: 1e-5\n")
     (tmp_path / "notes.txt").write_text("mine")
     with run_folder(config(tmp_path)):
         pass
-    assert set(contents(tmp_path)) == {"config.yaml", "notes.txt"}
+    assert set(contents(tmp_path)) == {"mine.yaml", "notes.txt"}
 
 
 def test_a_run_that_has_ended_before_its_first_step_is_none(tmp_path):
@@ -230,3 +231,44 @@ def test_of_a_link_goes_the_link_alone(tmp_path):
     with run_folder(config(tmp_path / "run", overwrite=True)):
         assert not list((tmp_path / "run").glob("iter_*"))
     assert contents(tmp_path / "archive") == before
+
+
+@pytest.mark.parametrize("changes", [{}, {"overwrite": True}, {"load": "run"}], ids=repr)
+def test_a_recipe_that_the_user_has_written_is_not_replaced(changes, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    folder = tmp_path / "run"
+    folder.mkdir()
+    (folder / "config.yaml").write_text("lr: 1e-5  # mine\n")
+    for _ in range(2):  # The first attempt must not make the folder a run's.
+        assert_refused(config(folder, **changes), "holds a config.yaml that no run has written")
+    assert (folder / "config.yaml").read_text() == "lr: 1e-5  # mine\n"
+
+
+def test_a_recipe_that_a_run_has_written_is_replaced(tmp_path):
+    with run_folder(config(tmp_path)):
+        (tmp_path / "config.yaml").write_text("lr: 1e-5\n")
+    with run_folder(config(tmp_path)):
+        pass
+    # Runs of older versions have no owner.
+    (tmp_path / LOCK_FILE).unlink()
+    leave_a_run(tmp_path)
+    with run_folder(config(tmp_path, load=str(tmp_path))):
+        pass
+
+
+@pytest.mark.parametrize("name", [LOCK_FILE, "metrics.jsonl", "log.txt"])
+def test_no_link_out_of_the_folder_is_followed(name, tmp_path):
+    folder, elsewhere = tmp_path / "run", tmp_path / "elsewhere"
+    folder.mkdir()
+    elsewhere.write_text("precious\n")
+    (folder / name).symlink_to(elsewhere)
+    for changes in ({}, {"overwrite": True}, {"load": str(folder)}):
+        assert_refused(config(folder, **changes), f"{name} is a link")
+    assert elsewhere.read_text() == "precious\n"
+
+
+@pytest.mark.parametrize("name", [LOCK_FILE, "metrics.jsonl", "log.txt", "config.yaml"])
+def test_a_named_pipe_in_the_folder_is_refused(name, tmp_path):
+    os.mkfifo(tmp_path / name)
+    refused = in_daemon_thread(lambda: assert_refused(config(tmp_path), "named pipe"), "pipe")
+    refused.result(timeout=20)
