@@ -15,8 +15,8 @@ from megatron_longrl.data.rows import Row
 from megatron_longrl.errors import UserError
 from megatron_longrl.experience.rollouts import RolloutGroup
 from megatron_longrl.experience.sampling_settings import SamplingSettings
-from megatron_longrl.media.video import decode_many
-from megatron_longrl.media.video_info import VideoError
+from megatron_longrl.media.media_error import MediaError
+from megatron_longrl.media.modalities.video.decode import decode_many
 from megatron_longrl.rewards.runner import RewardRunner
 from megatron_longrl.rl.advantages import with_advantages
 from megatron_longrl.rl.reference import ReferenceWeights
@@ -43,7 +43,7 @@ class EncodedAgain(Mapping[str, Tensor]):
         self._specs = specs
         self._pixels: dict[str, Tensor] = {}
         for key, result in zip(specs, results, strict=True):
-            if isinstance(result, VideoError):
+            if isinstance(result, MediaError):
                 raise UserError(str(result))
             self._pixels[key] = result
 

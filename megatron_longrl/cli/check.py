@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from megatron_longrl.config import Config
     from megatron_longrl.data.prompts import PromptBuilder
     from megatron_longrl.data.rows import Row, RowProblem
-    from megatron_longrl.media.video_info import VideoInfo
+    from megatron_longrl.media.modalities.visual.info import VideoInfo
 
 _MOST_SHOWN = 20
 
@@ -92,7 +92,7 @@ def _look(
     from megatron_longrl.data.placeholders import place_media
     from megatron_longrl.data.rows import RowError, RowProblem
     from megatron_longrl.media.foreign_errors import as_error_of
-    from megatron_longrl.media.video_info import VideoError
+    from megatron_longrl.media.media_error import MediaError
 
     for number, (path, is_image) in enumerate(row.media):
         if path not in report.media and path not in failed:
@@ -101,7 +101,7 @@ def _look(
                     found = _media(path, is_image=is_image)
                     found["tokens"] = builder.media_tokens(row, number) if builder else None
                 report.media[path] = found
-            except (VideoError, UserError) as error:
+            except (MediaError, UserError) as error:
                 failed[path] = " ".join(str(error).split())
         if path in failed:
             return RowProblem(row.source, failed[path], str(path))
@@ -118,8 +118,8 @@ def _look(
 
 
 def _media(path: Path, *, is_image: bool) -> dict[str, Any]:
-    from megatron_longrl.media.image import probe_image, read_image
-    from megatron_longrl.media.video_probe import probe
+    from megatron_longrl.media.modalities.image.reader import probe_image, read_image
+    from megatron_longrl.media.modalities.video.probe import probe
 
     info: VideoInfo
     if is_image:

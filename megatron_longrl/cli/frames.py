@@ -13,13 +13,13 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 from megatron_longrl.errors import UserError, error_line
 from megatron_longrl.foreign_warnings import ignore_core
-from megatron_longrl.media.video_info import printable
+from megatron_longrl.media.media_error import printable
 
 if TYPE_CHECKING:
     import numpy as np
 
     from megatron_longrl.config import Config
-    from megatron_longrl.media.video_info import VideoInfo
+    from megatron_longrl.media.modalities.visual.info import VideoInfo
 
 _LIST = "frames.json"
 _ANY_LENGTH = 2**20
@@ -109,8 +109,8 @@ class _Chosen:
 def _write(given: argparse.Namespace) -> str:
     """Returns what to tell the user."""
     config = _config(given)
-    from megatron_longrl.media.video_info import VideoError
-    from megatron_longrl.media.video_times import seconds_at
+    from megatron_longrl.media.media_error import MediaError
+    from megatron_longrl.media.modalities.video.times import seconds_at
 
     path = Path(given.file)
     output = given.output or Path(f"{path.stem}_frames")
@@ -129,7 +129,7 @@ def _write(given: argparse.Namespace) -> str:
             (output / _LIST).write_text(json.dumps(lines, indent=1) + "\n", encoding="utf-8")
         except OSError as error:
             raise UserError(f"{output}: cannot write the frames: {error.strerror}") from None
-    except VideoError as error:
+    except MediaError as error:
         raise UserError(str(error)) from None
     return f"{len(chosen.indices)} of {chosen.info.num_frames} frames written to {output}"
 
@@ -177,9 +177,9 @@ class _NoTokenizer:
 
 
 def _choose(path: Path, given: argparse.Namespace, config: Config | None) -> _Chosen:
-    from megatron_longrl.media.video_info import VideoError
-    from megatron_longrl.media.video_probe import probe
-    from megatron_longrl.media.video_spec import sample_frame_indices
+    from megatron_longrl.media.media_error import MediaError
+    from megatron_longrl.media.modalities.video.probe import probe
+    from megatron_longrl.media.modalities.video.spec import sample_frame_indices
 
     info = probe(path)
     if config is None:
@@ -197,24 +197,25 @@ def _choose(path: Path, given: argparse.Namespace, config: Config | None) -> _Ch
     try:
         view = layout.view(info, len(indices))
     except ValueError as error:
-        raise VideoError(path, str(error)) from None
+        raise MediaError(path, str(error)) from None
     return _Chosen(info, indices, (view.height, view.width))
 
 
 def _pixels(path: Path, chosen: _Chosen) -> Iterator[tuple[int, np.ndarray]]:
     """Numbers of frames among those chosen, and their pixels, uint8 [h, w, 3]."""
-    from megatron_longrl.media.video_pyav import decode_in_chunks
+    from megatron_longrl.media.modalities.video.pyav import decode_in_chunks
 
     if chosen.size is None:
         for numbers, frames in decode_in_chunks(str(path), chosen.indices, _CHUNK_BYTES):
             yield from zip(numbers, frames, strict=True)
         return
-    from megatron_longrl.media.frame_view import FrameView
-    from megatron_longrl.media.video import decode_frames
-    from megatron_longrl.media.video_spec import VideoSpec
+    from megatron_longrl.media.modalities.video.decode import decode_frames
+    from megatron_longrl.media.modalities.video.spec import VideoSpec
+    from megatron_longrl.media.modalities.visual.preprocess_spec import PreprocessSpec
 
     height, width = chosen.size
-    view = FrameView(height, width, (0.0,) * 3, (1.0,) * 3)  # levels divided by 255, and no more
+    # Levels divided by 255, and no more.
+    view = PreprocessSpec(height, width, (0.0,) * 3, (1.0,) * 3)
     spec = VideoSpec(str(path), "", tuple(chosen.indices), view)
     step = max(1, _CHUNK_BYTES // (height * width * 12))
     for start in range(0, len(chosen.indices), step):

@@ -17,16 +17,17 @@ from megatron_longrl.data.tokenizer import Tokenizer
 from megatron_longrl.errors import UserError
 from megatron_longrl.media.content_hash import content_hash
 from megatron_longrl.media.foreign_errors import as_error_of, described
-from megatron_longrl.media.image import probe_image
 from megatron_longrl.media.layout import MediaLayout, Piece, Slots, text_positions
+from megatron_longrl.media.media_error import MediaError
 from megatron_longrl.media.media_file import look_up
-from megatron_longrl.media.video_info import VideoError, VideoInfo
-from megatron_longrl.media.video_probe import probe
-from megatron_longrl.media.video_spec import VideoSpec
+from megatron_longrl.media.modalities.image.reader import probe_image
+from megatron_longrl.media.modalities.video.probe import probe
+from megatron_longrl.media.modalities.video.spec import VideoSpec
+from megatron_longrl.media.modalities.visual.info import VideoInfo
 
 if TYPE_CHECKING:
     from megatron_longrl.config import Config, Entry
-    from megatron_longrl.media.frame_view import FrameView
+    from megatron_longrl.media.modalities.visual.preprocess_spec import PreprocessSpec
 
 SEQ_LENGTH = "--seq-length"
 
@@ -187,7 +188,7 @@ class PromptBuilder:
         """Embeddings of one of the row's media.
 
         Raises:
-            VideoError: it cannot be read.
+            MediaError: it cannot be read.
         """
         return self._spec(self._look(row, number)).num_tokens
 
@@ -321,7 +322,7 @@ class PromptBuilder:
         return self._layout
 
     def _look(self, row: Row, number: int) -> _Look:
-        """Of one of the row's media. Raises VideoError."""
+        """Of one of the row's media. Raises MediaError."""
         layout = self._media_layout(row)
         path, is_image = row.media[number]
         with as_error_of(path):
@@ -330,7 +331,7 @@ class PromptBuilder:
             try:
                 view = layout.view(info, len(set(indices)), len(row.images))
             except ValueError as error:
-                raise VideoError(path, str(error)) from None
+                raise MediaError(path, str(error)) from None
         return _Look(path, is_image, info, indices, view, layout.turns_images or not is_image)
 
     def _spec(self, look: _Look) -> VideoSpec:
@@ -357,7 +358,7 @@ class _Look:
     info: VideoInfo
     indices: tuple[int, ...]
     """Frames that are taken."""
-    view: FrameView
+    view: PreprocessSpec
     is_upright: bool
 
 
@@ -369,7 +370,7 @@ def _as_error_of_row(row: Row) -> Iterator[None]:
         yield
     except (RowError, MemoryError):
         raise
-    except VideoError as error:
+    except MediaError as error:
         raise RowError(row.source, str(error), error.path) from error
     except UserError as error:
         raise RowError(row.source, str(error)) from error

@@ -6,27 +6,27 @@ import hashlib
 from functools import lru_cache
 from pathlib import Path
 
+from megatron_longrl.media.media_error import MediaError
 from megatron_longrl.media.media_file import look_up
-from megatron_longrl.media.video_info import VideoError
 
 
 def content_hash(path: str | Path) -> str:
     """SHA-256 of the file's bytes, kept as long as its :func:`identity` stays the same.
 
     Raises:
-        VideoError: it cannot be read.
+        MediaError: it cannot be read.
     """
     try:
         return _hash(*identity(path))
     except OSError as error:
-        raise VideoError(path, error.strerror or "cannot be read") from None
+        raise MediaError(path, error.strerror or "cannot be read") from None
 
 
 def identity(path: str | Path) -> tuple[Path, int, int]:
     """Path, size and time of modification, by which answers about a file are kept.
 
     Raises:
-        VideoError: as :func:`~megatron_longrl.media.media_file.look_up`.
+        MediaError: as :func:`~megatron_longrl.media.media_file.look_up`.
     """
     path = Path(path)
     found = look_up(path)

@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from megatron_longrl.errors import UserError
-from megatron_longrl.media.video_info import VideoError
+from megatron_longrl.media.media_error import MediaError
 
 logger = logging.getLogger(__name__)
 
@@ -34,11 +34,11 @@ def as_error_of(path: Path) -> Iterator[None]:
     A lack of memory is no property of the file, and passes through.
 
     Raises:
-        VideoError: naming the file.
+        MediaError: naming the file.
     """
     try:
         yield
-    except (VideoError, UserError, MemoryError):
+    except (MediaError, UserError, MemoryError):
         raise
     except Exception as error:
-        raise VideoError(path, described(error, str(path))) from error
+        raise MediaError(path, described(error, str(path))) from error

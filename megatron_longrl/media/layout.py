@@ -12,8 +12,8 @@ from typing import ClassVar, Protocol
 import torch
 from torch import Tensor
 
-from megatron_longrl.media.frame_view import FrameView
-from megatron_longrl.media.video_info import VideoInfo
+from megatron_longrl.media.modalities.visual.info import VideoInfo
+from megatron_longrl.media.modalities.visual.preprocess_spec import PreprocessSpec
 
 
 @dataclass(frozen=True)
@@ -58,7 +58,7 @@ class MediaLayout(Protocol):
             images: how many the prompt has.
         """
 
-    def view(self, info: VideoInfo, frames: int, images: int = 1) -> FrameView:
+    def view(self, info: VideoInfo, frames: int, images: int = 1) -> PreprocessSpec:
         """How its frames are preprocessed.
 
         Args:
@@ -67,7 +67,7 @@ class MediaLayout(Protocol):
             images: how many the prompt has.
         """
 
-    def pieces(self, info: VideoInfo, indices: Sequence[int], view: FrameView) -> list[Piece]:
+    def pieces(self, info: VideoInfo, indices: Sequence[int], view: PreprocessSpec) -> list[Piece]:
         """What stands for a video in a prompt."""
 
     def positions(self, pieces: Sequence[int | Slots]) -> Tensor:

@@ -7,7 +7,7 @@ import re
 import stat
 from pathlib import Path
 
-from megatron_longrl.media.video_info import VideoError
+from megatron_longrl.media.media_error import MediaError
 from megatron_longrl.regular_file import KINDS
 
 _ADDRESS = re.compile(r"(?:^|/)[a-z][a-z0-9+.-]*:/")
@@ -18,18 +18,18 @@ def look_up(path: Path) -> os.stat_result:
     """Size and times of a file, which is looked up and not opened.
 
     Raises:
-        VideoError: it is not there, is empty, or is no regular file: to open a pipe or a device
+        MediaError: it is not there, is empty, or is no regular file: to open a pipe or a device
             could wait for ever.
     """
     try:
         found = path.stat()
     except (OSError, ValueError) as error:
-        raise VideoError(path, _why_not(path, error)) from None
+        raise MediaError(path, _why_not(path, error)) from None
     if not stat.S_ISREG(found.st_mode):
         kind = KINDS[stat.S_IFMT(found.st_mode)]
-        raise VideoError(path, f"this is {kind}, and only regular files are read")
+        raise MediaError(path, f"this is {kind}, and only regular files are read")
     if not found.st_size:
-        raise VideoError(path, "the file is empty")
+        raise MediaError(path, "the file is empty")
     return found
 
 

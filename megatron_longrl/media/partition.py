@@ -8,12 +8,12 @@ from typing import Literal
 
 import numpy as np
 
-from megatron_longrl.media.video_spec import VideoSpec
+from megatron_longrl.media.modalities.video.spec import VideoSpec
 
 Cut = Literal["auto", "always", "never"]
 """Whether a video is cut between ranks."""
 
-Share = list[tuple[int, range]]
+UnitPartition = list[tuple[int, range]]
 """(index of the video, which of its units), in order. A unit is what the tower takes at once: a
 frame, or the frames of a temporal patch."""
 
@@ -49,7 +49,7 @@ def split_by_cost(costs: Sequence[float], parts: int) -> list[range]:
     return [range(bounds[part], bounds[part + 1]) for part in range(parts)]
 
 
-def deal(
+def balance_greedy(
     costs: Sequence[float], parts: int, loads_before: Sequence[float] | None = None
 ) -> list[list[int]]:
     """Indices of whole items for every part: the most expensive first, to who has least.
@@ -67,7 +67,7 @@ def deal(
     return [sorted(indices) for indices in dealt]
 
 
-def frame_shares(specs: Sequence[VideoSpec], parts: int, cut: Cut) -> list[Share]:
+def partition_units(specs: Sequence[VideoSpec], parts: int, cut: Cut) -> list[UnitPartition]:
     """The units of every rank, balanced by what they cost.
 
     Args:
@@ -78,7 +78,7 @@ def frame_shares(specs: Sequence[VideoSpec], parts: int, cut: Cut) -> list[Share
     spans = split_by_cost(costs, parts)
     if cut != "always":
         per_video = [unit_cost(spec) * spec.num_units for spec in specs]
-        dealt = deal(per_video, parts)
+        dealt = balance_greedy(per_video, parts)
         largest = max(sum(per_video[v] for v in part) for part in dealt)
         bound = max(sum(costs[span.start : span.stop]) for span in spans)
         if cut == "never" or largest <= _AS_GOOD * bound:
@@ -86,7 +86,7 @@ def frame_shares(specs: Sequence[VideoSpec], parts: int, cut: Cut) -> list[Share
     starts = np.concatenate([[0], np.cumsum([spec.num_units for spec in specs])]).astype(int)
     shares = []
     for span in spans:
-        share: Share = []
+        share: UnitPartition = []
         for v in range(len(specs)):
             first, last = max(span.start, starts[v]), min(span.stop, starts[v + 1])
             if first < last:

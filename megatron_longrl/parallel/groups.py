@@ -19,7 +19,7 @@ from megatron.core import parallel_state
 from megatron.core.process_groups_config import ProcessGroupCollection
 from torch.distributed import ProcessGroup
 
-from megatron_longrl.parallel.team import Team
+from megatron_longrl.parallel.encoder_groups import EncoderTensorParallelGroup
 from megatron_longrl.platforms import platform
 from megatron_longrl.processes.rank_watch import rank_watch
 
@@ -46,7 +46,7 @@ class ParallelGroups:
     """gloo group of the replica for Python objects."""
     frames: ProcessGroup
     """Ranks of the replica with frames of their own; index in the group = place in their split."""
-    team: Team | None = None
+    team: EncoderTensorParallelGroup | None = None
     """Ranks that encode the same frames; None where this rank encodes its frames alone."""
     parts_of_cp: dict[int, ProcessGroup] = field(default_factory=dict)
     """By size, this rank's groups of neighbouring MR-SP ranks, smaller than all and larger than
@@ -185,7 +185,9 @@ def init_parallel(config: Config) -> ParallelGroups:
         data, _ = _new_groups([world[place::tp] for place in range(tp)], timeout)
         frames, _ = _new_groups([r[place::tp] for r in replicas for place in range(tp)], timeout)
         tensor = parallel_state.get_tensor_model_parallel_group()
-        team = Team(tensor, _new_groups(_rank_groups(config, "tp"), timeout, "gloo")[0])
+        team = EncoderTensorParallelGroup(
+            tensor, _new_groups(_rank_groups(config, "tp"), timeout, "gloo")[0]
+        )
     control, _ = _new_groups([world], timeout, "gloo")
     return ParallelGroups(
         pg=ProcessGroupCollection.use_mpu_process_groups(),

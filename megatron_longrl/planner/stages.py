@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
-from megatron_longrl.media.partition import deal
+from megatron_longrl.media.partition import balance_greedy
 from megatron_longrl.planner.cost import Machine, ModelCost, RowSize
 
 
@@ -77,7 +77,7 @@ def _scheduled(
         rows = [i for i, d in enumerate(wanted) if d == degree]
         # A group begins when the last of its ranks is there.
         starts = [max(ready[r : r + degree]) for r in range(0, ranks, degree)]
-        dealt = deal([seconds[degree][i] for i in rows], ranks // degree, starts)
+        dealt = balance_greedy([seconds[degree][i] for i in rows], ranks // degree, starts)
         plan[degree] = [[rows[k] for k in part] for part in dealt]
         for group, (start, part) in enumerate(zip(starts, plan[degree], strict=True)):
             if part:

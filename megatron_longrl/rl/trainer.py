@@ -16,7 +16,7 @@ from megatron_longrl.checkpoint.distributed import load_weights
 from megatron_longrl.data.rows import Row
 from megatron_longrl.errors import UserError
 from megatron_longrl.experience.rollouts import RolloutGroup
-from megatron_longrl.media.frame_encoder import EncodedVideos
+from megatron_longrl.media.encoder import EncodedVideos
 from megatron_longrl.models.language import output_weight
 from megatron_longrl.parallel.logprobs import ReferenceLogits
 from megatron_longrl.parallel.sums import sum_over_replicas

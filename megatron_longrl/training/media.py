@@ -11,8 +11,8 @@ from torch import Tensor
 
 from megatron_longrl.data.prompts import Prompt
 from megatron_longrl.media.embedding_store import EmbeddingStore
-from megatron_longrl.media.frame_encoder import EncodedVideos, FrameEncoder
-from megatron_longrl.media.video_spec import VideoSpec
+from megatron_longrl.media.encoder import EncodedVideos, FrameEncoder
+from megatron_longrl.media.modalities.video.spec import VideoSpec
 from megatron_longrl.training.model import TrainedModel
 
 

@@ -15,7 +15,7 @@ from megatron_longrl.data.rows import Row, RowError, RowProblem
 from megatron_longrl.data.tokenizer import Tokenizer, build_tokenizer
 from megatron_longrl.errors import UserError
 from megatron_longrl.media.embedding_store import EmbeddingStore, open_store
-from megatron_longrl.media.frame_encoder import FrameEncoder
+from megatron_longrl.media.encoder import FrameEncoder
 from megatron_longrl.media.partition import Cut
 from megatron_longrl.models.prompts import prompt_builder
 from megatron_longrl.models.transformer_engine import check_installed

@@ -13,8 +13,8 @@ from megatron_longrl.config import Config, Entry
 from megatron_longrl.data.prompts import PromptBuilder
 from megatron_longrl.data.rows import Row, RowError, RowProblem, load_rows
 from megatron_longrl.media.content_hash import identity
-from megatron_longrl.media.video_info import VideoError
-from megatron_longrl.media.video_probe import Probed, probe, remember
+from megatron_longrl.media.media_error import MediaError
+from megatron_longrl.media.modalities.video.probe import Probed, probe, remember
 from megatron_longrl.parallel.agree import gather_objects, together
 from megatron_longrl.parallel.groups import ParallelGroups
 
@@ -108,6 +108,6 @@ def _look_into(builder: PromptBuilder, rows: Sequence[Row], place: int) -> _Foun
         probed = {identity(path): probe(path) for path in row.videos}
     except RowError as error:
         return _Found(place, 0, error.problem, {})
-    except VideoError as error:  # It has gone meanwhile.
+    except MediaError as error:  # It has gone meanwhile.
         return _Found(place, 0, RowProblem(row.source, str(error), error.path), {})
     return _Found(place, length, None, probed)

@@ -22,7 +22,7 @@ from megatron.core.pipeline_parallel.p2p_communication import P2PCommunicator
 from torch import Tensor
 
 from megatron_longrl.errors import UserError
-from megatron_longrl.media.frame_encoder import EncodedVideos, FrameEncoder
+from megatron_longrl.media.encoder import EncodedVideos, FrameEncoder
 from megatron_longrl.parallel.agree import gather_objects
 from megatron_longrl.training.forward_step import ForwardStep
 from megatron_longrl.training.losses import Loss, Sums

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from megatron_longrl.media.video_probe import probe
+from megatron_longrl.media.modalities.video.probe import probe
 from tests.cases import doors
 from tests.unit.data.clips import by_opencv, copy, decoded, ours
 from tests.unit.data.video_files import write

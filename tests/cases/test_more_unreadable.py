@@ -13,7 +13,7 @@ import pytest
 from PIL import Image
 
 from megatron_longrl.data.rows import RowError, load_rows
-from megatron_longrl.media.video_info import printable
+from megatron_longrl.media.media_error import printable
 from tests.cases import doors
 from tests.fuzz import seeds
 from tests.fuzz.as_training import builders, expand_and_decode

@@ -21,7 +21,7 @@ from megatron_longrl.conversion.hf import HfFolder, config_from_hf, load_hf_weig
 from megatron_longrl.data.prompts import Prompt
 from megatron_longrl.data.tokenizer import build_tokenizer, train_sentencepiece
 from megatron_longrl.experience.rollouts import RolloutGroup
-from megatron_longrl.media.video import decode_frames
+from megatron_longrl.media.modalities.video.decode import decode_frames
 from megatron_longrl.training.runtime import Runtime, build_runtime
 from tests.distributed.layouts import (
     TOLERANCE,

@@ -18,14 +18,14 @@ from torch import Tensor
 from torch.distributed import ProcessGroup
 
 from megatron_longrl.errors import UserError
-from megatron_longrl.media import frame_encoder as frames_module
+from megatron_longrl.media import encoder as frames_module
 from megatron_longrl.media.content_hash import content_hash
-from megatron_longrl.media.frame_encoder import EncodedVideos, FrameEncoder
-from megatron_longrl.media.frame_view import FrameView
+from megatron_longrl.media.encoder import EncodedVideos, FrameEncoder
+from megatron_longrl.media.media_error import MediaError
+from megatron_longrl.media.modalities.video.decode import decode_frames
+from megatron_longrl.media.modalities.video.spec import VideoSpec
+from megatron_longrl.media.modalities.visual.preprocess_spec import PreprocessSpec
 from megatron_longrl.media.partition import Cut
-from megatron_longrl.media.video import decode_frames
-from megatron_longrl.media.video_info import VideoError
-from megatron_longrl.media.video_spec import VideoSpec
 from megatron_longrl.parallel.agree import gather_objects, together
 from megatron_longrl.parallel.logprobs import selected_logprobs
 from megatron_longrl.parallel.sequence import (
@@ -36,7 +36,7 @@ from megatron_longrl.parallel.sequence import (
 )
 
 SIZE, TOKENS, HIDDEN = 8, 3, 4
-VIEW = FrameView(SIZE, SIZE, (0.5,) * 3, (0.5,) * 3, tokens_per_unit=TOKENS)
+VIEW = PreprocessSpec(SIZE, SIZE, (0.5,) * 3, (0.5,) * 3, tokens_per_unit=TOKENS)
 
 
 class ToyEncoder(torch.nn.Module):
@@ -50,7 +50,7 @@ class ToyEncoder(torch.nn.Module):
             torch.randn(TOKENS * HIDDEN, width, generator=generator) / width**0.5
         )
 
-    def forward(self, pixels: Tensor, view: FrameView | None = None) -> Tensor:
+    def forward(self, pixels: Tensor, view: PreprocessSpec | None = None) -> Tensor:
         return torch.tanh(pixels.flatten(1) @ self.weight.t()).unflatten(1, (TOKENS, HIDDEN))
 
 
@@ -261,7 +261,7 @@ def test_frames_are_decoded_a_bounded_number_at_a_time(shared_path, monkeypatch)
     asked: list[int] = []
     decode = frames_module.decode_many
 
-    def note(requests: list[tuple[VideoSpec, list[int]]]) -> list[Tensor | VideoError]:
+    def note(requests: list[tuple[VideoSpec, list[int]]]) -> list[Tensor | MediaError]:
         asked.append(sum(len(positions) for _, positions in requests))
         return decode(requests)
 

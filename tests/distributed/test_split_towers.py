@@ -11,8 +11,8 @@ import torch.distributed as dist
 
 from megatron_longrl.data.rows import load_rows
 from megatron_longrl.errors import UserError
-from megatron_longrl.media import decode_together as decoding
-from megatron_longrl.media.video import decode_frames
+from megatron_longrl.media import load_together as decoding
+from megatron_longrl.media.modalities.video.decode import decode_frames
 from megatron_longrl.parallel.agree import gather_objects
 from megatron_longrl.training.runtime import build_runtime
 from tests.distributed.cases import SP, TP2

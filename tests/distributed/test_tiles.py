@@ -16,8 +16,8 @@ from torch import Tensor
 from megatron_longrl.cli.rules import validate_layout
 from megatron_longrl.config import Config
 from megatron_longrl.data.tokenizer import train_sentencepiece
-from megatron_longrl.media.video import decode_frames
-from megatron_longrl.media.video_spec import VideoSpec
+from megatron_longrl.media.modalities.video.decode import decode_frames
+from megatron_longrl.media.modalities.video.spec import VideoSpec
 from tests.distributed.layouts import (
     TOLERANCE,
     largest_error,

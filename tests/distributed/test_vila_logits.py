@@ -17,7 +17,7 @@ from megatron_longrl.config import Config
 from megatron_longrl.conversion.hf import config_from_hf, load_hf_weights
 from megatron_longrl.data.prompts import Prompt
 from megatron_longrl.data.tokenizer import build_tokenizer, train_sentencepiece
-from megatron_longrl.media.video import decode_frames
+from megatron_longrl.media.modalities.video.decode import decode_frames
 from megatron_longrl.models.language import output_weight
 from megatron_longrl.parallel.agree import gather_objects
 from megatron_longrl.training.batches import sft_batches

@@ -13,15 +13,15 @@ from transformers import Qwen2Config, Qwen2ForCausalLM
 from megatron_longrl.data.prompts import Prompt
 from megatron_longrl.data.rows import Row
 from megatron_longrl.experience.rollouts import RolloutGroup
-from megatron_longrl.media.frame_view import FrameView
-from megatron_longrl.media.video_spec import VideoSpec
+from megatron_longrl.media.modalities.video.spec import VideoSpec
+from megatron_longrl.media.modalities.visual.preprocess_spec import PreprocessSpec
 from megatron_longrl.parallel.groups import ParallelGroups, init_parallel
 from tests.tiny_served import HF_CONFIG
 
 if TYPE_CHECKING:
     from megatron_longrl.config import Config
 
-VIEW = FrameView(8, 8, (0.5,) * 3, (0.5,) * 3)
+VIEW = PreprocessSpec(8, 8, (0.5,) * 3, (0.5,) * 3)
 NEVER = 299
 
 

@@ -15,8 +15,8 @@ from transformers import Qwen2Config, Qwen2ForCausalLM, SiglipVisionConfig, Sigl
 
 from megatron_longrl.config import Config
 from megatron_longrl.data.prompts import Prompt
-from megatron_longrl.media.video import decode_frames
-from megatron_longrl.media.video_spec import VideoSpec
+from megatron_longrl.media.modalities.video.decode import decode_frames
+from megatron_longrl.media.modalities.video.spec import VideoSpec
 from megatron_longrl.models.vila.hf_config import hf_configs
 
 

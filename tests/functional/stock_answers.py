@@ -123,7 +123,7 @@ class Vila:
         """Tokens of the prompt and of the response."""
         from megatron_longrl.cli.conversion.reference import vila_embeddings
         from megatron_longrl.data.rows import load_rows
-        from megatron_longrl.media.video import decode_frames
+        from megatron_longrl.media.modalities.video.decode import decode_frames
 
         if not ("videos" in row or "images" in row):
             return self._language_model.answer(row, media)

@@ -11,8 +11,8 @@ from megatron_longrl.data.conversation import Conversation
 from megatron_longrl.data.prompts import PromptBuilder
 from megatron_longrl.data.rows import Row, RowError
 from megatron_longrl.data.tokenizer import build_tokenizer, train_sentencepiece
-from megatron_longrl.media.video import decode_many
-from megatron_longrl.media.video_info import VideoError, printable
+from megatron_longrl.media.media_error import MediaError, printable
+from megatron_longrl.media.modalities.video.decode import decode_many
 from megatron_longrl.models.qwen_vl.layout import Qwen3Layout
 from megatron_longrl.models.vila.layout import VilaLayout
 from tests.fuzz.isolated import READ, REFUSED, WRONG, Outcome
@@ -78,7 +78,7 @@ def expand_and_decode(row: Row, builder: PromptBuilder) -> Outcome:
     builder.response_ids(row)
     requests = [(spec, range(len(spec.frame_indices))) for spec in prompt.videos]
     for (spec, frames), pixels in zip(requests, decode_many(requests), strict=True):
-        if isinstance(pixels, VideoError):
+        if isinstance(pixels, MediaError):
             return _judge_line(str(pixels), f"{printable(spec.path)}: ")
         expected = (len(frames), 3, spec.view.height, spec.view.width)
         if pixels.shape != expected or not pixels.isfinite().all():

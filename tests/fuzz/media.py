@@ -9,8 +9,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from megatron_longrl.data.rows import load_rows
-from megatron_longrl.media.image import probe_image, read_image
-from megatron_longrl.media.video_info import VideoError
+from megatron_longrl.media.media_error import MediaError
+from megatron_longrl.media.modalities.image.reader import probe_image, read_image
 from tests.fuzz import seeds
 from tests.fuzz.as_training import builders, expand_and_decode
 from tests.fuzz.isolated import READ, REFUSED, WRONG, Outcome
@@ -65,7 +65,7 @@ def _size_is_true(path: Path) -> Outcome:
     """Whether an image has the size that was told of it."""
     try:
         info, pixels = probe_image(path), read_image(path)
-    except VideoError as error:
+    except MediaError as error:
         return Outcome(REFUSED, str(error))
     if pixels.shape != (info.height, info.width, 3):
         return Outcome(WRONG, f"{pixels.shape}, though {info}")

@@ -21,9 +21,9 @@ from megatron_longrl.data.prompts import Prompt, PromptBuilder
 from megatron_longrl.data.rows import Row
 from megatron_longrl.data.tokenizer import HuggingFaceTokenizer
 from megatron_longrl.media.layout import Slots
-from megatron_longrl.media.video import decode_frames
-from megatron_longrl.media.video_info import VideoInfo
-from megatron_longrl.media.video_probe import probe
+from megatron_longrl.media.modalities.video.decode import decode_frames
+from megatron_longrl.media.modalities.video.probe import probe
+from megatron_longrl.media.modalities.visual.info import VideoInfo
 from megatron_longrl.models.family import find_family
 from megatron_longrl.models.qwen_vl.grid import patchify
 from megatron_longrl.models.qwen_vl.layout import Qwen25Layout

@@ -23,7 +23,7 @@ from megatron_longrl.conversion.hf import HfFolder
 from megatron_longrl.data.prompts import Prompt
 from megatron_longrl.data.rows import Row
 from megatron_longrl.data.tokenizer import SentencePieceTokenizer
-from megatron_longrl.media.video import decode_frames
+from megatron_longrl.media.modalities.video.decode import decode_frames
 from megatron_longrl.models.prompts import prompt_builder
 from megatron_longrl.parallel.groups import destroy_parallel
 from megatron_longrl.platforms import platform

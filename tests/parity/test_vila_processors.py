@@ -13,10 +13,10 @@ from transformers.models.siglip.image_processing_pil_siglip import SiglipImagePr
 from megatron_longrl.config import Config
 from megatron_longrl.media.content_hash import content_hash
 from megatron_longrl.media.layout import Slots
-from megatron_longrl.media.video import decode_frames
-from megatron_longrl.media.video_info import VideoInfo
-from megatron_longrl.media.video_probe import probe
-from megatron_longrl.media.video_spec import VideoSpec
+from megatron_longrl.media.modalities.video.decode import decode_frames
+from megatron_longrl.media.modalities.video.probe import probe
+from megatron_longrl.media.modalities.video.spec import VideoSpec
+from megatron_longrl.media.modalities.visual.info import VideoInfo
 from megatron_longrl.models.vila.layout import VilaLayout
 from tests.parity.films import VIDEOS, film, frames_of
 

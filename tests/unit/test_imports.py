@@ -57,8 +57,9 @@ PLAIN = {
 
 WITH_TENSORS = {
     *("data.collate", "data.dataset", "data.prompts"),
-    *("media.decode_together", "media.disk_cache", "media.embedding_store", "media.frame_encoder"),
-    *("media.layout", "media.resize", "media.video", "media.video_dali"),
+    *("media.disk_cache", "media.embedding_store", "media.encoder", "media.layout"),
+    *("media.load_together", "media.modalities.video.decode", "media.modalities.video.dali"),
+    "media.modalities.visual.resize",
     *("rewards.runner", "rewards.totals"),
 }
 """Of the plain packages what deals with tensors or speaks to other ranks."""

@@ -22,8 +22,8 @@ from megatron_longrl.data.prompts import Prompt
 from megatron_longrl.data.rows import Row
 from megatron_longrl.data.tokenizer import build_tokenizer
 from megatron_longrl.errors import UserError
-from megatron_longrl.media.video import decode_frames
-from megatron_longrl.media.video_info import VideoError
+from megatron_longrl.media.media_error import MediaError
+from megatron_longrl.media.modalities.video.decode import decode_frames
 from megatron_longrl.models.language import hidden_for_logits, output_weight
 from megatron_longrl.models.prompts import prompt_builder
 from megatron_longrl.parallel.groups import init_parallel
@@ -99,7 +99,7 @@ def compare(hf_dir: Path, megatron_dir: Path, row: Row, flags: argparse.Namespac
     try:
         prompt = prompt_builder(config, tokenizer, "sft").build(row)
         pixels = [decode_frames(spec) for spec in prompt.videos]
-    except VideoError as error:
+    except MediaError as error:
         raise UserError(str(error)) from None
     groups = init_parallel(config)
     model = build_model(config, groups, train=False)

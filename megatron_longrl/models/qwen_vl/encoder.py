@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from megatron.core.transformer.module import MegatronModule
 from torch import Tensor
 
-from megatron_longrl.media.frame_view import FrameView
+from megatron_longrl.media.modalities.visual.preprocess_spec import PreprocessSpec
 from megatron_longrl.models.qwen_vl.merger import QwenProjector
 from megatron_longrl.models.qwen_vl.tower import QwenVisionTower, vision_transformer_config
 
@@ -26,7 +26,7 @@ class QwenVisionEncoder(MegatronModule):
         self.vision_tower = QwenVisionTower(config, groups)
         self.projector = QwenProjector(config)
 
-    def forward(self, pixels: Tensor, view: FrameView | None = None) -> Tensor:
+    def forward(self, pixels: Tensor, view: PreprocessSpec | None = None) -> Tensor:
         """Encode frames.
 
         Args:

@@ -12,10 +12,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from megatron_longrl.media.frame_view import FrameView
 from megatron_longrl.media.layout import Piece, Slots
-from megatron_longrl.media.video_info import VideoInfo
-from megatron_longrl.media.video_times import sample, seconds_at
+from megatron_longrl.media.modalities.video.times import sample, seconds_at
+from megatron_longrl.media.modalities.visual.info import VideoInfo
+from megatron_longrl.media.modalities.visual.preprocess_spec import PreprocessSpec
 from megatron_longrl.models.qwen_vl.sizes import PixelBudget, resized
 
 if TYPE_CHECKING:
@@ -80,7 +80,7 @@ class QwenLayout(ABC):
         indices = sample(info, max_frames, fps, self._sample)
         return tuple(indices + indices[-1:] * (-len(indices) % self.times))
 
-    def view(self, info: VideoInfo, frames: int, images: int = 1) -> FrameView:
+    def view(self, info: VideoInfo, frames: int, images: int = 1) -> PreprocessSpec:
         """Proportions kept, within the budget of pixels."""
         factor = self.patch * self.merge
         if info.is_image:
@@ -90,9 +90,9 @@ class QwenLayout(ABC):
             size = self._video_size(info, frames)
             channels = self.video_channels
         tokens = (size[0] // factor) * (size[1] // factor)
-        return FrameView(*size, *channels, self.times, tokens)
+        return PreprocessSpec(*size, *channels, self.times, tokens)
 
-    def pieces(self, info: VideoInfo, indices: Sequence[int], view: FrameView) -> list[Piece]:
+    def pieces(self, info: VideoInfo, indices: Sequence[int], view: PreprocessSpec) -> list[Piece]:
         """Between marks of begin and end."""
         factor = self.patch * self.merge
         grid = (len(indices) // self.times, view.height // factor, view.width // factor)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from megatron.core.transformer.module import MegatronModule
 from torch import Tensor
 
-from megatron_longrl.media.frame_view import FrameView
+from megatron_longrl.media.modalities.visual.preprocess_spec import PreprocessSpec
 from megatron_longrl.models.vila.projector import VilaProjector
 from megatron_longrl.models.vila.scales import projected_tiles, scaled_features
 from megatron_longrl.models.vila.siglip import (
@@ -31,7 +31,7 @@ class VisionEncoder(MegatronModule):
         self.output_scale = config.vision_s2_output_scale
         self.is_dynamic = config.vision_dynamic_s2
 
-    def forward(self, pixels: Tensor, view: FrameView | None = None) -> Tensor:
+    def forward(self, pixels: Tensor, view: PreprocessSpec | None = None) -> Tensor:
         """Encode frames.
 
         Args:

@@ -12,10 +12,10 @@ from typing import TYPE_CHECKING, ClassVar
 
 from torch import Tensor
 
-from megatron_longrl.media.frame_view import FrameView, Tiling
 from megatron_longrl.media.layout import Piece, Slots, text_positions
-from megatron_longrl.media.video_info import VideoInfo
-from megatron_longrl.media.video_spec import sample_frame_indices
+from megatron_longrl.media.modalities.video.spec import sample_frame_indices
+from megatron_longrl.media.modalities.visual.info import VideoInfo
+from megatron_longrl.media.modalities.visual.preprocess_spec import PreprocessSpec, Tiling
 from megatron_longrl.models.vila.tiles import nearest_tiling
 
 if TYPE_CHECKING:
@@ -48,20 +48,20 @@ class VilaLayout:
         surplus = len(found) % self._times
         return sample_frame_indices(info, len(found) - surplus, None) if surplus else found
 
-    def view(self, info: VideoInfo, frames: int, images: int = 1) -> FrameView:
+    def view(self, info: VideoInfo, frames: int, images: int = 1) -> PreprocessSpec:
         """The same for all videos, and for all images without tiles."""
         config, side = self._config, self._config.frame_side
         square = (side, side, config.image_mean, config.image_std)
         if not info.is_image:
             pooling = (self._times, *config.vision_spatial_pooling)
-            return FrameView(*square, self._times, config.tokens_per_frame, pooling)
+            return PreprocessSpec(*square, self._times, config.tokens_per_frame, pooling)
         tilings, tokens = self._tilings(info, images), config.token_side**2
         if not tilings or config.image_aspect_ratio == "dynamic":
-            return FrameView(*square, 1, tokens, tilings=tilings)
+            return PreprocessSpec(*square, 1, tokens, tilings=tilings)
         tokens *= prod(tilings[config.vision_s2_output_scale])
-        return FrameView(*square, frames, tokens, tilings=tilings)
+        return PreprocessSpec(*square, frames, tokens, tilings=tilings)
 
-    def pieces(self, info: VideoInfo, indices: Sequence[int], view: FrameView) -> list[Piece]:
+    def pieces(self, info: VideoInfo, indices: Sequence[int], view: PreprocessSpec) -> list[Piece]:
         """Unit after unit. A tile that is a picture of its own stands on a line of its own."""
         slots = Slots(self._media_id, (1, 1, view.tokens_per_unit))
         is_line = bool(view.tilings) and not view.joins_tiles

@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from megatron_longrl.media.frame_view import Tiling
+from megatron_longrl.media.modalities.visual.preprocess_spec import Tiling
 
 
 def cut(pictures: Tensor, tiling: Tiling) -> Tensor:

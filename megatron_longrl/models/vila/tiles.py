@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from megatron_longrl.media.frame_view import Tiling
+from megatron_longrl.media.modalities.visual.preprocess_spec import Tiling
 
 
 def nearest_tiling(width: int, height: int, fewest: int, most: int, side: int) -> Tiling:

@@ -14,7 +14,7 @@ from PIL import Image
 
 from megatron_longrl.cli.frames import main
 from megatron_longrl.config import Config
-from megatron_longrl.media.resize import preprocess
+from megatron_longrl.media.modalities.visual.resize import preprocess
 from tests.unit.data.clips import copy, decoded
 from tests.unit.data.video_files import write
 
@@ -69,7 +69,7 @@ def test_upright_and_unresized(here: Path, screen: Path, capsys: pytest.CaptureF
 def test_as_the_model_resizes_them(
     here: Path, screen: Path, family: str, how: tuple[str, str]
 ) -> None:
-    from megatron_longrl.media.video_probe import probe
+    from megatron_longrl.media.modalities.video.probe import probe
     from megatron_longrl.models.family import find_family
 
     temporal = 1 if family == "vila" else 2

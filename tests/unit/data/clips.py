@@ -94,13 +94,13 @@ def by_opencv(path: Path) -> np.ndarray:
 
 def ours(path: Path, numbers: list[int] | None = None) -> np.ndarray:
     """Frames as training decodes them, before they are resized, uint8 [f, h, w, 3]."""
-    from megatron_longrl.media.frame_view import FrameView
-    from megatron_longrl.media.video import decode_frames
-    from megatron_longrl.media.video_probe import probe
-    from megatron_longrl.media.video_spec import VideoSpec
+    from megatron_longrl.media.modalities.video.decode import decode_frames
+    from megatron_longrl.media.modalities.video.probe import probe
+    from megatron_longrl.media.modalities.video.spec import VideoSpec
+    from megatron_longrl.media.modalities.visual.preprocess_spec import PreprocessSpec
 
     info = probe(path)
-    view = FrameView(info.height, info.width, (0.0,) * 3, (1.0,) * 3)
+    view = PreprocessSpec(info.height, info.width, (0.0,) * 3, (1.0,) * 3)
     every = range(info.num_frames) if numbers is None else numbers
     pixels = decode_frames(VideoSpec(str(path), "", tuple(every), view))
     levels: np.ndarray = pixels.mul(255).round().byte().permute(0, 2, 3, 1).numpy()

@@ -15,12 +15,12 @@ from megatron_longrl.data.collate import (
 from megatron_longrl.data.prompts import Prompt
 from megatron_longrl.data.rows import Row
 from megatron_longrl.errors import UserError
-from megatron_longrl.media.frame_view import FrameView
-from megatron_longrl.media.video_spec import VideoSpec
+from megatron_longrl.media.modalities.video.spec import VideoSpec
+from megatron_longrl.media.modalities.visual.preprocess_spec import PreprocessSpec
 from megatron_longrl.parallel.attention.visibility import token_coordinates, visible
 
 MEDIA_ID = 9
-VIEW = FrameView(32, 32, (0.5,) * 3, (0.5,) * 3)
+VIEW = PreprocessSpec(32, 32, (0.5,) * 3, (0.5,) * 3)
 
 
 def make_prompt(generator: random.Random, name: str, videos: list[tuple[str, int]]) -> Prompt:

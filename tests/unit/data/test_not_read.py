@@ -20,11 +20,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from megatron_longrl.media import video_open
 from megatron_longrl.media.content_hash import content_hash
-from megatron_longrl.media.image import probe_image, read_image
-from megatron_longrl.media.video_info import MOST_PIXELS, VideoError
-from megatron_longrl.media.video_probe import probe
+from megatron_longrl.media.media_error import MediaError
+from megatron_longrl.media.modalities.image.reader import probe_image, read_image
+from megatron_longrl.media.modalities.video import open as video_open
+from megatron_longrl.media.modalities.video.probe import probe
+from megatron_longrl.media.modalities.visual.info import MOST_PIXELS
 from tests.unit.data.clips import copy, decoded, ours
 from tests.unit.data.video_files import draw_picture
 
@@ -41,7 +42,7 @@ def nothing_waits() -> Iterator[None]:
 
 def refusal(call: Callable[[Path], object], path: Path) -> str:
     """The reason; its line begins with the file."""
-    with pytest.raises(VideoError) as caught:
+    with pytest.raises(MediaError) as caught:
         call(path)
     assert str(caught.value).isprintable()
     assert caught.value.path == str(path)
@@ -124,7 +125,7 @@ def test_names_in_messages(tmp_path: Path, name: str) -> None:
     """Nothing in a file's name breaks a log's line, or colours it."""
     path = tmp_path / f"{name}.mp4"
     path.write_bytes(b"no video" * 10)
-    with pytest.raises(VideoError) as caught:
+    with pytest.raises(MediaError) as caught:
         probe(path)
     assert str(caught.value).isprintable()
     assert ("ä好" in str(caught.value)) == (name == "ä好")
@@ -352,9 +353,8 @@ def test_large_images(tmp_path: Path) -> None:
     Image.new("1", (16000, 6000)).save(path)
     assert probe_image(path).width == 16000
     assert 16000 * 6000 < MOST_PIXELS < 16000 * 12000
-    code = (
-        f"from megatron_longrl.media.image import probe_image as p; print(p({str(path)!r}).height)"
-    )
+    where = "megatron_longrl.media.modalities.image.reader"
+    code = f"from {where} import probe_image as p; print(p({str(path)!r}).height)"
     found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert (found.stdout, found.stderr) == ("6000\n", "")
     Image.new("1", (16000, 12000)).save(path)

@@ -19,7 +19,7 @@ from megatron_longrl.data.rows import Row, RowError
 from megatron_longrl.data.templates import find_chat_template
 from megatron_longrl.data.tokenizer import Tokenizer, build_tokenizer, train_sentencepiece
 from megatron_longrl.errors import UserError
-from megatron_longrl.media.video import decode_frames
+from megatron_longrl.media.modalities.video.decode import decode_frames
 from megatron_longrl.models.prompts import prompt_builder
 from megatron_longrl.models.qwen_vl.layout import Qwen3Layout
 from megatron_longrl.models.vila.layout import VilaLayout

@@ -10,12 +10,12 @@ from torch import Tensor
 from megatron_longrl.data.collate import Batch, collate
 from megatron_longrl.data.prompts import Prompt
 from megatron_longrl.data.rows import Row
-from megatron_longrl.media.frame_view import FrameView
-from megatron_longrl.media.video_spec import VideoSpec
+from megatron_longrl.media.modalities.video.spec import VideoSpec
+from megatron_longrl.media.modalities.visual.preprocess_spec import PreprocessSpec
 from megatron_longrl.parallel.attention.visibility import token_coordinates, visible
 
 MEDIA = 9
-VIEW = FrameView(8, 8, (0.5,) * 3, (0.5,) * 3)
+VIEW = PreprocessSpec(8, 8, (0.5,) * 3, (0.5,) * 3)
 
 
 def prompt_of(uid: str, layout: str, *contents: str) -> Prompt:

@@ -11,9 +11,9 @@ import av
 import numpy as np
 import pytest
 
-from megatron_longrl.media import video_probe
-from megatron_longrl.media.video_info import VideoError
-from megatron_longrl.media.video_probe import probe, scan
+from megatron_longrl.media.media_error import MediaError
+from megatron_longrl.media.modalities.video import probe as video_probe
+from megatron_longrl.media.modalities.video.probe import probe, scan
 from tests.unit.data.clips import by_opencv, copy, decoded, edit, ours
 
 CODECS: dict[str, tuple[str, dict[str, Any]]] = {
@@ -178,7 +178,7 @@ def test_a_cut_clip_that_breaks_off(
     path = copy(sources[codec], tmp_path / f"clip.{ending}", options=options, **NEGATIVE)
     data = path.read_bytes()
     path.write_bytes(data[: int(len(data) * share)])
-    with pytest.raises(VideoError, match=f"{path.name}: (the file is truncated|not a video)"):
+    with pytest.raises(MediaError, match=f"{path.name}: (the file is truncated|not a video)"):
         probe(path)
 
 
@@ -192,7 +192,7 @@ def test_a_table_that_points_behind_the_end(sources: Sources, tmp_path: Path) ->
     path.write_bytes(data)
     assert probe(path).num_frames == len(decoded(path)[0])
     path.write_bytes(data[:-200])
-    with pytest.raises(VideoError, match="the file is truncated"):
+    with pytest.raises(MediaError, match="the file is truncated"):
         probe(path)
 
 
@@ -201,11 +201,11 @@ def test_an_avi_that_breaks_off(sources: Sources, tmp_path: Path) -> None:
     data = path.read_bytes()
     for share in (0.5, 0.9, 0.999):
         path.write_bytes(data[: int(len(data) * share)])
-        with pytest.raises(VideoError, match="the file is truncated"):
+        with pytest.raises(MediaError, match="the file is truncated"):
             probe(path)
     # A program that was stopped has not written the length of the whole.
     path.write_bytes(data[:4] + bytes(4) + data[8 : len(data) // 2])
-    with pytest.raises(VideoError, match="the file is truncated"):
+    with pytest.raises(MediaError, match="the file is truncated"):
         probe(path)
 
 

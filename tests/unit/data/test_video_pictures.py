@@ -11,13 +11,14 @@ import av
 import numpy as np
 import pytest
 
-from megatron_longrl.media import coded_frames, video_open
-from megatron_longrl.media import video as video_module
-from megatron_longrl.media.frame_view import FrameView
-from megatron_longrl.media.video import decode_frames
-from megatron_longrl.media.video_info import VideoError
-from megatron_longrl.media.video_probe import probe, scan
-from megatron_longrl.media.video_spec import VideoSpec
+from megatron_longrl.media.media_error import MediaError
+from megatron_longrl.media.modalities.video import coded_frames
+from megatron_longrl.media.modalities.video import decode as video_module
+from megatron_longrl.media.modalities.video import open as video_open
+from megatron_longrl.media.modalities.video.decode import decode_frames
+from megatron_longrl.media.modalities.video.probe import probe, scan
+from megatron_longrl.media.modalities.video.spec import VideoSpec
+from megatron_longrl.media.modalities.visual.preprocess_spec import PreprocessSpec
 from tests.unit.data.clips import by_opencv, copy, decoded, ours
 from tests.unit.data.video_files import draw_picture
 
@@ -156,7 +157,7 @@ def test_a_stream_that_changes_its_size(
     assert info.num_frames == 4 * len(sizes)
     assert (info.width, info.height) == sizes[0]
     assert not scan(path).is_plain
-    view = FrameView(32, 32, (0.5,) * 3, (0.5,) * 3)
+    view = PreprocessSpec(32, 32, (0.5,) * 3, (0.5,) * 3)
     found = decode_frames(VideoSpec(str(path), "", tuple(range(info.num_frames)), view))
     for number, size in enumerate(sizes):
         alone = joined(tmp_path / f"{number}.mkv", codec, [size])
@@ -171,7 +172,7 @@ def test_a_stream_that_grows_beyond_what_is_read(
     monkeypatch.setattr(video_open, "_OPTIONS", {"max_pixels": "5000"})
     path = joined(tmp_path / "a.mkv", codec, [(64, 48), (96, 80)])
     assert len(ours(path, [0, 1, 2, 3])) == 4
-    with pytest.raises(VideoError, match="cannot be decoded"):
+    with pytest.raises(MediaError, match="cannot be decoded"):
         ours(path)
 
 

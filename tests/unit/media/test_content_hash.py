@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from megatron_longrl.media.content_hash import content_hash
-from megatron_longrl.media.video_info import VideoError
+from megatron_longrl.media.media_error import MediaError
 
 
 def test_a_file_is_read_once_until_it_changes(
@@ -37,7 +37,7 @@ def test_a_file_is_read_once_until_it_changes(
 
 @pytest.mark.parametrize("name", ["missing.mp4", "."])
 def test_what_cannot_be_read_is_named(tmp_path: Path, name: str) -> None:
-    with pytest.raises(VideoError) as caught:
+    with pytest.raises(MediaError) as caught:
         content_hash(tmp_path / name)
     assert str(caught.value).startswith(f"{tmp_path / name}: ")
     assert "\n" not in str(caught.value)

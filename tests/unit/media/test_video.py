@@ -18,18 +18,20 @@ from av.video.reformatter import Colorspace, Interpolation
 from PIL import Image
 from torch import Tensor
 
-from megatron_longrl.media import resize as resize_module
-from megatron_longrl.media import video as video_module
-from megatron_longrl.media import video_dali, video_pyav
 from megatron_longrl.media.content_hash import content_hash
-from megatron_longrl.media.frame_view import FrameView
-from megatron_longrl.media.resize import preprocess
-from megatron_longrl.media.video import decode_frames, decode_many
-from megatron_longrl.media.video_info import VideoError, VideoInfo
-from megatron_longrl.media.video_probe import probe
-from megatron_longrl.media.video_spec import VideoSpec, sample_frame_indices
+from megatron_longrl.media.media_error import MediaError
+from megatron_longrl.media.modalities.video import dali as video_dali
+from megatron_longrl.media.modalities.video import decode as video_module
+from megatron_longrl.media.modalities.video import pyav as video_pyav
+from megatron_longrl.media.modalities.video.decode import decode_frames, decode_many
+from megatron_longrl.media.modalities.video.probe import probe
+from megatron_longrl.media.modalities.video.spec import VideoSpec, sample_frame_indices
+from megatron_longrl.media.modalities.visual import resize as resize_module
+from megatron_longrl.media.modalities.visual.info import VideoInfo
+from megatron_longrl.media.modalities.visual.preprocess_spec import PreprocessSpec
+from megatron_longrl.media.modalities.visual.resize import preprocess
 
-VIEW = FrameView(32, 32, (0.5,) * 3, (0.5,) * 3)
+VIEW = PreprocessSpec(32, 32, (0.5,) * 3, (0.5,) * 3)
 B_FRAMES = {"bf": "3", "g": "8"}
 FILES: dict[str, dict[str, Any]] = {
     "vp9.webm": {"codec": "libvpx-vp9"},
@@ -92,13 +94,13 @@ def packets(path: Path) -> list[bytes]:
 def spec_of(
     path: Path, indices: Sequence[int], size: int = 32, mean: float = 0.5, std: float = 0.5
 ) -> VideoSpec:
-    view = FrameView(size, size, (mean,) * 3, (std,) * 3)
+    view = PreprocessSpec(size, size, (mean,) * 3, (std,) * 3)
     return VideoSpec(str(path), content_hash(path), tuple(indices), view)
 
 
 def preprocessed(frames: np.ndarray, size: int) -> Tensor:
     """The resize and normalisation alone, on frames decoded here."""
-    view = FrameView(size, size, (0.5,) * 3, (0.5,) * 3)
+    view = PreprocessSpec(size, size, (0.5,) * 3, (0.5,) * 3)
     return preprocess(torch.from_numpy(frames), (size, size), view)
 
 
@@ -334,7 +336,7 @@ def damage(path: Path, packet: int) -> None:
 
 
 def assert_one_line(error: object, path: Path) -> None:
-    assert isinstance(error, VideoError)
+    assert isinstance(error, MediaError)
     assert str(error).startswith(f"{path}: ")
     assert "\n" not in str(error)
     assert len(error.reason) < 200
@@ -371,7 +373,7 @@ def test_truncated_files(
     )
     assert probe(path).num_frames == 48
     cut(path, share)
-    with pytest.raises(VideoError) as caught:
+    with pytest.raises(MediaError) as caught:
         probe(path)
     assert_one_line(caught.value, path)
 
@@ -393,7 +395,7 @@ def test_a_damaged_packet_is_an_error_and_not_a_picture(
     assert isinstance(after, Tensor)
     assert torch.equal(before, decode_frames(good))
     assert torch.equal(after, before[[3]])
-    with pytest.raises(VideoError):
+    with pytest.raises(MediaError):
         decode_frames(bad)
 
 
@@ -406,22 +408,22 @@ def test_what_is_no_video(tmp_path: Path) -> None:
     )
     for path in (text, empty, audio, tmp_path / "missing.mp4", tmp_path):
         for ask in (probe, lambda p: decode_frames(VideoSpec(str(p), "", (0,), VIEW))):
-            with pytest.raises(VideoError) as caught:
+            with pytest.raises(MediaError) as caught:
                 ask(path)
             assert_one_line(caught.value, path)
     for path in (tmp_path / "missing.mp4", tmp_path):
-        with pytest.raises(VideoError):
+        with pytest.raises(MediaError):
             content_hash(path)
 
 
 def test_a_frame_beyond_the_end_is_an_error(folder: Path) -> None:
     for name in ("vp9.webm", "h264.mp4"):
-        with pytest.raises(VideoError, match="frame 24 was asked for, and there are 24"):
+        with pytest.raises(MediaError, match="frame 24 was asked for, and there are 24"):
             decode_frames(spec_of(folder / name, [0, 24]))
 
 
 def test_errors_survive_a_process_boundary() -> None:
-    error = pickle.loads(pickle.dumps(VideoError("a.mp4", "broken\n  here")))
+    error = pickle.loads(pickle.dumps(MediaError("a.mp4", "broken\n  here")))
     assert (str(error), error.path, error.reason) == (
         "a.mp4: broken here",
         "a.mp4",

@@ -12,14 +12,14 @@ import av
 import pytest
 import torch
 
-from megatron_longrl.media import video as video_module
-from megatron_longrl.media import video_dali
 from megatron_longrl.media.content_hash import content_hash
-from megatron_longrl.media.frame_view import FrameView
-from megatron_longrl.media.video import decode_frames
-from megatron_longrl.media.video_probe import scan
-from megatron_longrl.media.video_segments import plan_pieces
-from megatron_longrl.media.video_spec import VideoSpec
+from megatron_longrl.media.modalities.video import dali as video_dali
+from megatron_longrl.media.modalities.video import decode as video_module
+from megatron_longrl.media.modalities.video.decode import decode_frames
+from megatron_longrl.media.modalities.video.probe import scan
+from megatron_longrl.media.modalities.video.segments import plan_pieces
+from megatron_longrl.media.modalities.video.spec import VideoSpec
+from megatron_longrl.media.modalities.visual.preprocess_spec import PreprocessSpec
 
 FILES: dict[str, dict[str, Any]] = {
     "short_gops.webm": {"codec": "libvpx-vp9", "options": {"g": "16"}},
@@ -38,7 +38,7 @@ FILES: dict[str, dict[str, Any]] = {
     "mjpeg.mkv": {"codec": "mjpeg", "pixel_format": "yuvj420p"},
 }
 FRAMES = 100
-VIEW = FrameView(32, 32, (0.5,) * 3, (0.5,) * 3)
+VIEW = PreprocessSpec(32, 32, (0.5,) * 3, (0.5,) * 3)
 
 
 @pytest.fixture(scope="module")

@@ -12,10 +12,10 @@ import numpy as np
 import pytest
 
 from megatron_longrl.config import Config
-from megatron_longrl.media.video_info import VideoInfo
-from megatron_longrl.media.video_probe import probe
-from megatron_longrl.media.video_spec import sample_frame_indices
-from megatron_longrl.media.video_times import rate_and_times, sample, seconds_at
+from megatron_longrl.media.modalities.video.probe import probe
+from megatron_longrl.media.modalities.video.spec import sample_frame_indices
+from megatron_longrl.media.modalities.video.times import rate_and_times, sample, seconds_at
+from megatron_longrl.media.modalities.visual.info import VideoInfo
 from megatron_longrl.models.qwen_vl.layout import Qwen3Layout, Qwen25Layout
 from megatron_longrl.models.vila.layout import VilaLayout
 from tests.unit.data.clips import copy, decoded

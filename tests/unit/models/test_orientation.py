@@ -13,7 +13,7 @@ from PIL import Image
 from megatron_longrl.config import Config
 from megatron_longrl.data.rows import Row
 from megatron_longrl.data.tokenizer import Tokenizer
-from megatron_longrl.media.video import decode_frames
+from megatron_longrl.media.modalities.video.decode import decode_frames
 from megatron_longrl.models.prompts import prompt_builder
 from tests.unit.data.video_files import draw_picture
 

@@ -12,7 +12,7 @@ from megatron.core.tensor_parallel.random import model_parallel_cuda_manual_seed
 from megatron_longrl.config import Config
 from megatron_longrl.errors import UserError
 from megatron_longrl.media.layout import Slots
-from megatron_longrl.media.video_info import VideoInfo
+from megatron_longrl.media.modalities.visual.info import VideoInfo
 from megatron_longrl.models.hf_settings import Settings
 from megatron_longrl.models.vila.encoder import VisionEncoder
 from megatron_longrl.models.vila.layout import VilaLayout

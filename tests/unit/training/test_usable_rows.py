@@ -12,8 +12,8 @@ import pytest
 
 from megatron_longrl.data.rows import Row, load_rows
 from megatron_longrl.errors import UserError
-from megatron_longrl.media import video_probe
 from megatron_longrl.media.content_hash import identity
+from megatron_longrl.media.modalities.video import probe as video_probe
 from megatron_longrl.parallel.groups import destroy_parallel
 from megatron_longrl.training.runtime import Runtime, build_runtime
 from megatron_longrl.training.usable_rows import SkipLimit, usable_rows

@@ -21,14 +21,14 @@ import torch.distributed as dist
 from torch import Tensor
 from torch.distributed import ProcessGroup
 
-from megatron_longrl.media.decode_together import Request, decode_together
-from megatron_longrl.media.frame_view import FrameView
-from megatron_longrl.media.partition import Cut, Share, frame_shares
-from megatron_longrl.media.video import decode_many
-from megatron_longrl.media.video_info import VideoError
-from megatron_longrl.media.video_spec import VideoSpec
+from megatron_longrl.media.load_together import Request, decode_together
+from megatron_longrl.media.media_error import MediaError
+from megatron_longrl.media.modalities.video.decode import decode_many
+from megatron_longrl.media.modalities.video.spec import VideoSpec
+from megatron_longrl.media.modalities.visual.preprocess_spec import PreprocessSpec
+from megatron_longrl.media.partition import Cut, UnitPartition, partition_units
 from megatron_longrl.parallel.agree import gather_objects, together
-from megatron_longrl.parallel.team import Team
+from megatron_longrl.parallel.encoder_groups import EncoderTensorParallelGroup
 
 Runs = list[tuple[int, int]]
 """(first row, rows): pieces of a tensor, in the order in which their owner has them."""
@@ -63,7 +63,7 @@ class _Chunk:
     pixels: Tensor
     """[units * frames of a unit, 3, H, W]."""
     units: int
-    view: FrameView
+    view: PreprocessSpec
 
     def select(self, kept: Tensor) -> _Chunk:
         """The units of these numbers."""
@@ -100,7 +100,7 @@ class FrameEncoder:
         decoded_bytes: decoded pixels that wait for the encoder; at least a chunk.
         width: w, channels of an embedding.
         dtype: training dtype, in which embeddings are kept.
-        cut: whether a video may be split inside itself, see :func:`frame_shares`.
+        cut: whether a video may be split inside itself, see :func:`partition_units`.
         team: ranks that have the same frames as this one, and a part of the encoder each.
         timer: counts the seconds of the phases ``decode`` and ``gather``.
     """
@@ -117,7 +117,7 @@ class FrameEncoder:
         dtype: torch.dtype,
         device: torch.device,
         cut: Cut = "always",
-        team: Team | None = None,
+        team: EncoderTensorParallelGroup | None = None,
         timer: Callable[[str], AbstractContextManager[None]] = lambda phase: nullcontext(),
     ) -> None:
         self._encoder = encoder
@@ -145,7 +145,7 @@ class FrameEncoder:
             for_backward: hold what :meth:`backward` needs.
         """
         specs = list({spec.key(): spec for spec in specs}.values())
-        shares = frame_shares(specs, self.group.size(), self.cut)
+        shares = partition_units(specs, self.group.size(), self.cut)
         with together(self.control):
             local = self._encode_share(specs, shares[self.group.rank()], for_backward)
         failed: dict[int, str] = {}
@@ -204,7 +204,9 @@ class FrameEncoder:
             torch.autograd.backward(output, mine[start : start + len(output)])
             start += len(output)
 
-    def _encode_share(self, specs: Sequence[VideoSpec], share: Share, for_backward: bool) -> _Local:
+    def _encode_share(
+        self, specs: Sequence[VideoSpec], share: UnitPartition, for_backward: bool
+    ) -> _Local:
         """Decode and encode this rank's share, a bounded number of frames at a time."""
         local = _Local()
         total = sum(len(units) * specs[v].view.frames_per_unit for v, units in share)
@@ -216,7 +218,7 @@ class FrameEncoder:
                 results = self._decode([(specs[v], _frames(view, units)) for v, units in portion])
             good: list[Tensor] = []
             for (v, units), result in zip(portion, results, strict=True):
-                if isinstance(result, VideoError):
+                if isinstance(result, MediaError):
                     local.errors[v] = str(result)
                 else:
                     local.units += [v] * len(units)
@@ -236,17 +238,17 @@ class FrameEncoder:
                     local.chunks.append(chunk)
         return local
 
-    def _decode(self, requests: Sequence[Request]) -> list[Tensor | VideoError]:
+    def _decode(self, requests: Sequence[Request]) -> list[Tensor | MediaError]:
         if self.team is None:
             return decode_many(requests)
         return decode_together(self.team, requests, self.device)
 
-    def _chunk_units(self, view: FrameView) -> int:
+    def _chunk_units(self, view: PreprocessSpec) -> int:
         return max(self.chunk_frames // view.frames_per_unit, 1)
 
-    def _portions(self, specs: Sequence[VideoSpec], share: Share) -> list[Share]:
+    def _portions(self, specs: Sequence[VideoSpec], share: UnitPartition) -> list[UnitPartition]:
         """Parts of a share that are decoded at a time, each of units of one view."""
-        portions: list[Share] = []
+        portions: list[UnitPartition] = []
         room, view = 0, None
         for v, units in share:
             rest = units
@@ -300,7 +302,7 @@ class FrameEncoder:
         return mine[: counts[self.group.rank()]]
 
 
-def _frames(view: FrameView, units: range) -> range:
+def _frames(view: PreprocessSpec, units: range) -> range:
     """The frames of consecutive units."""
     return range(units.start * view.frames_per_unit, units.stop * view.frames_per_unit)
 
@@ -313,7 +315,7 @@ def _runs(share: Tensor, runs: Runs, whole: Tensor) -> Iterator[tuple[Tensor, Te
         start += length
 
 
-def _owned(alive: Mapping[int, VideoSpec], shares: Sequence[Share]) -> list[Runs]:
+def _owned(alive: Mapping[int, VideoSpec], shares: Sequence[UnitPartition]) -> list[Runs]:
     """For every rank its tokens among those of the videos that have not failed."""
     starts, start = {}, 0
     for v, spec in alive.items():

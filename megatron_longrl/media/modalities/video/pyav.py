@@ -8,9 +8,9 @@ from typing import Any
 import numpy as np
 from av.video.reformatter import Colorspace, Interpolation, VideoReformatter
 
-from megatron_longrl.media.video_info import VideoError
-from megatron_longrl.media.video_open import frames_of, opened
-from megatron_longrl.media.video_probe import Scan, scan
+from megatron_longrl.media.media_error import MediaError
+from megatron_longrl.media.modalities.video.open import frames_of, opened
+from megatron_longrl.media.modalities.video.probe import Scan, scan
 
 # DALI's conversion to RGB on CPU, bit for bit. It takes every video for BT.601, whatever its tag
 # says, and so does OpenCV, with which VILA reads videos.
@@ -31,7 +31,7 @@ def decode_in_chunks(
         have one size; where the stream changes its size the next chunk has another one.
 
     Raises:
-        VideoError: a frame is missing or corrupt.
+        MediaError: a frame is missing or corrupt.
     """
     found = scan(path)
     positions: dict[int, list[int]] = {}
@@ -42,7 +42,7 @@ def decode_in_chunks(
     frames: list[np.ndarray] = []
     for index, frame in _decode(path, sorted(positions), found):
         if frame.is_corrupt:
-            raise VideoError(path, f"frame {index} is corrupt")
+            raise MediaError(path, f"frame {index} is corrupt")
         stored = reformatter.reformat(
             frame,
             format="rgb24",
@@ -73,7 +73,7 @@ def _decode(path: str, wanted: Sequence[int], found: Scan) -> Iterator[tuple[int
             if count == len(wanted):
                 return
     if count < len(wanted):
-        raise VideoError(path, f"frame {wanted[count]} of {found.info.num_frames} is missing")
+        raise MediaError(path, f"frame {wanted[count]} of {found.info.num_frames} is missing")
 
 
 def _by_timestamp(

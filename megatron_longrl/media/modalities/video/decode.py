@@ -17,17 +17,17 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from megatron_longrl.media import video_dali
-from megatron_longrl.media.coded_frames import Size
-from megatron_longrl.media.frame_view import Tiling
-from megatron_longrl.media.image import read_image
-from megatron_longrl.media.resize import preprocess
-from megatron_longrl.media.video_dali import VIDEOS_PER_RUN
-from megatron_longrl.media.video_info import VideoError
-from megatron_longrl.media.video_probe import Scan, scan
-from megatron_longrl.media.video_pyav import decode_in_chunks
-from megatron_longrl.media.video_segments import cut, plan_pieces
-from megatron_longrl.media.video_spec import VideoSpec
+from megatron_longrl.media.media_error import MediaError
+from megatron_longrl.media.modalities.image.reader import read_image
+from megatron_longrl.media.modalities.video import dali
+from megatron_longrl.media.modalities.video.coded_frames import Size
+from megatron_longrl.media.modalities.video.dali import VIDEOS_PER_RUN
+from megatron_longrl.media.modalities.video.probe import Scan, scan
+from megatron_longrl.media.modalities.video.pyav import decode_in_chunks
+from megatron_longrl.media.modalities.video.segments import cut, plan_pieces
+from megatron_longrl.media.modalities.video.spec import VideoSpec
+from megatron_longrl.media.modalities.visual.preprocess_spec import Tiling
+from megatron_longrl.media.modalities.visual.resize import preprocess
 
 _RUN_BYTES = 256 * 2**20
 """Files and full-size frames held at a time; only the results are kept longer."""
@@ -43,18 +43,18 @@ def decode_frames(spec: VideoSpec, positions: Sequence[int] | None = None) -> Te
         float32 [f, 3, height, width].
 
     Raises:
-        VideoError: a frame cannot be decoded.
+        MediaError: a frame cannot be decoded.
     """
     wanted = range(len(spec.frame_indices)) if positions is None else positions
     (result,) = decode_many([(spec, wanted)])
-    if isinstance(result, VideoError):
+    if isinstance(result, MediaError):
         raise result
     return result
 
 
 def decode_many(
     requests: Sequence[tuple[VideoSpec, Sequence[int]]],
-) -> list[Tensor | VideoError]:
+) -> list[Tensor | MediaError]:
     """Pixels of several videos, by few runs of DALI.
 
     Args:
@@ -63,7 +63,7 @@ def decode_many(
     Returns:
         Per request float32 [f, 3, height, width], or the error that it met.
     """
-    results: list[Tensor | VideoError] = [
+    results: list[Tensor | MediaError] = [
         torch.empty(len(positions), 3, spec.view.height, spec.view.width)
         for spec, positions in requests
     ]
@@ -71,7 +71,7 @@ def decode_many(
     for number, (spec, positions) in enumerate(requests):
         try:
             for part in _parts(number, spec, [spec.frame_indices[p] for p in positions]):
-                if isinstance(results[number], VideoError):
+                if isinstance(results[number], MediaError):
                     break
                 if isinstance(part, _Decoded):
                     part.write(results)
@@ -82,7 +82,7 @@ def decode_many(
                     waiting.clear()
                 waiting.append(part)
         except Exception as error:  # decoders raise what they like: it is this video's error
-            results[number] = VideoError.of(spec.path, error)
+            results[number] = MediaError.of(spec.path, error)
     _run(waiting, results)
     return results
 
@@ -103,7 +103,7 @@ class _Decoded:
     tiles: Sequence[int] = (0,)
     """Numbers of those that are asked for, row by row."""
 
-    def write(self, results: list[Tensor | VideoError]) -> None:
+    def write(self, results: list[Tensor | MediaError]) -> None:
         """Preprocess them into the request's result."""
         view, (rows, columns) = self.spec.view, self.tiling
         pixels = preprocess(self.frames, (rows * view.height, columns * view.width), view).cpu()
@@ -146,10 +146,10 @@ def _parts(number: int, spec: VideoSpec, indices: Sequence[int]) -> Iterator[_En
         return _parts_of_image(number, spec, indices)
     found = scan(spec.path)
     if max(indices) >= found.info.num_frames:
-        raise VideoError(
+        raise MediaError(
             spec.path, f"frame {max(indices)} was asked for, and there are {found.info.num_frames}"
         )
-    if found.is_plain and video_dali.decodes(found.info.codec):
+    if found.is_plain and dali.decodes(found.info.codec):
         return _parts_for_dali(number, spec, indices, found)
     return _parts_by_pyav(number, spec, indices, range(len(indices)))
 
@@ -197,13 +197,13 @@ def _parts_by_pyav(
         yield _Decoded(number, [rows[p] for p in positions], spec, torch.from_numpy(frames))
 
 
-def _run(parts: Sequence[_Encoded], results: list[Tensor | VideoError]) -> None:
+def _run(parts: Sequence[_Encoded], results: list[Tensor | MediaError]) -> None:
     """Decode parts and write their pixels, or errors, into the results."""
     parts = [part for part in parts if isinstance(results[part.number], Tensor)]
     if not parts:
         return
     try:
-        outputs = video_dali.decode([(part.file, part.indices) for part in parts])
+        outputs = dali.decode([(part.file, part.indices) for part in parts])
     except Exception:  # RuntimeError, as far as is known
         # One of them is bad, or of a kind that this decoder lacks; find out which.
         for part in parts:
@@ -220,11 +220,11 @@ def _run(parts: Sequence[_Encoded], results: list[Tensor | VideoError]) -> None:
         _Decoded(part.number, part.rows, part.spec, upright).write(results)
 
 
-def _run_refused(part: _Encoded, results: list[Tensor | VideoError]) -> None:
+def _run_refused(part: _Encoded, results: list[Tensor | MediaError]) -> None:
     """What DALI cannot decode PyAV perhaps can; if not, it has the better words for the reason."""
     try:
         indices = (part.indices + part.first).tolist()
         for again in _parts_by_pyav(part.number, part.spec, indices, part.rows):
             again.write(results)
     except Exception as error:
-        results[part.number] = VideoError.of(part.spec.path, error)
+        results[part.number] = MediaError.of(part.spec.path, error)

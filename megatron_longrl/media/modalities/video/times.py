@@ -14,7 +14,7 @@ from fractions import Fraction
 
 import numpy as np
 
-from megatron_longrl.media.video_info import VideoInfo
+from megatron_longrl.media.modalities.visual.info import VideoInfo
 
 Formula = Callable[[int, float, int | None, float | None], Sequence[int]]
 """(frames, their rate, most frames to take, frames a second to take) -> numbers of frames, in

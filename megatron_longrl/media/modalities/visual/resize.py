@@ -10,10 +10,10 @@ import torch
 from torch import Tensor
 from torch.nn.functional import interpolate
 
-from megatron_longrl.media.frame_view import FrameView
+from megatron_longrl.media.modalities.visual.preprocess_spec import PreprocessSpec
 
 
-def preprocess(frames: Tensor, size: tuple[int, int], view: FrameView) -> Tensor:
+def preprocess(frames: Tensor, size: tuple[int, int], view: PreprocessSpec) -> Tensor:
     """Resize and normalise.
 
     Args:

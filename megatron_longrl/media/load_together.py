@@ -9,19 +9,19 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from megatron_longrl.media.video import decode_many
-from megatron_longrl.media.video_info import VideoError
-from megatron_longrl.media.video_spec import VideoSpec
+from megatron_longrl.media.media_error import MediaError
+from megatron_longrl.media.modalities.video.decode import decode_many
+from megatron_longrl.media.modalities.video.spec import VideoSpec
 from megatron_longrl.parallel.agree import gather_objects, together
-from megatron_longrl.parallel.team import Team
+from megatron_longrl.parallel.encoder_groups import EncoderTensorParallelGroup
 
 Request = tuple[VideoSpec, Sequence[int]]
 """A video, and which of its frames are wanted."""
 
 
 def decode_together(
-    team: Team, requests: Sequence[Request], device: torch.device
-) -> list[Tensor | VideoError]:
+    team: EncoderTensorParallelGroup, requests: Sequence[Request], device: torch.device
+) -> list[Tensor | MediaError]:
     """Pixels on every rank of the team, of which each decodes an equal part.
 
     Args:
@@ -36,7 +36,7 @@ def decode_together(
     total, size = ends[-1], team.group.size()
     bounds = [total * rank // size for rank in range(size + 1)]
     first, last = bounds[team.group.rank()], bounds[team.group.rank() + 1]
-    errors: dict[int, VideoError] = {}
+    errors: dict[int, MediaError] = {}
     shares = [stop - start for start, stop in pairwise(bounds)]
     part = torch.zeros(max(shares), 3, view.height, view.width, device=device)
     with together(team.control):
@@ -50,7 +50,7 @@ def decode_together(
             for n, (a, b) in mine.items()
         ]
         for (n, (a, b)), result in zip(mine.items(), decode_many(wanted), strict=True):
-            if isinstance(result, VideoError):
+            if isinstance(result, MediaError):
                 errors[n] = result
             else:
                 part[a - first : b - first] = result

@@ -12,7 +12,8 @@ import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from megatron_longrl.media.content_hash import identity
-from megatron_longrl.media.video_info import MOST_PIXELS, VideoError, VideoInfo
+from megatron_longrl.media.media_error import MediaError
+from megatron_longrl.media.modalities.visual.info import MOST_PIXELS, VideoInfo
 
 _NOT_OPENED = frozenset({"EPS", "WMF", "GRIB", "BUFR", "HDF5", "FPX", "MIC", "MPEG"})
 """Pillow's formats that another program has to draw (Ghostscript runs what an EPS file says), or
@@ -30,7 +31,7 @@ def probe_image(path: str | Path, *, upright: bool = True) -> VideoInfo:
         upright: turn it as its EXIF orientation says.
 
     Raises:
-        VideoError: not there, not a regular file, not an image, or too large.
+        MediaError: not there, not a regular file, not an image, or too large.
     """
     with _opened(path) as image:
         width, height = image.size
@@ -48,7 +49,7 @@ def read_image(path: str | Path, *, upright: bool = True) -> np.ndarray:
         upright: turn it as its EXIF orientation says.
 
     Raises:
-        VideoError: as of :func:`probe_image`; or truncated, or damaged.
+        MediaError: as of :func:`probe_image`; or truncated, or damaged.
     """
     with _opened(path) as image:
         turned = ImageOps.exif_transpose(image) if upright else image
@@ -72,11 +73,11 @@ def _opened(path: str | Path) -> Iterator[Image.Image]:
         with Image.open(path, formats=_formats()) as image:
             width, height = image.size
             if not 0 < width * height <= MOST_PIXELS:
-                raise VideoError(path, f"images of {width} x {height} pixels are not read")
+                raise MediaError(path, f"images of {width} x {height} pixels are not read")
             yield image
     except UnidentifiedImageError:
-        raise VideoError(path, "not an image of a format that is read") from None
+        raise MediaError(path, "not an image of a format that is read") from None
     except Image.DecompressionBombError:
-        raise VideoError(path, f"images of more than {MOST_PIXELS} pixels are not read") from None
+        raise MediaError(path, f"images of more than {MOST_PIXELS} pixels are not read") from None
     except Exception as error:  # plugins raise what they like on files that nobody expected
-        raise VideoError.of(path, error) from None
+        raise MediaError.of(path, error) from None

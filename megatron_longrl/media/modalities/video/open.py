@@ -11,7 +11,8 @@ import av
 from av.stream import Disposition
 
 from megatron_longrl.media.content_hash import identity
-from megatron_longrl.media.video_info import MOST_PIXELS, VideoError
+from megatron_longrl.media.media_error import MediaError
+from megatron_longrl.media.modalities.visual.info import MOST_PIXELS
 
 _FORMATS = """
     matroska,webm mov,mp4,m4a,3gp,3g2,mj2 avi mpegts mpeg mpegvideo m4v h264 hevc vvc av1 obu ivf
@@ -35,16 +36,16 @@ def opened(path: str | Path) -> Iterator[tuple[Any, Any]]:
     """An open PyAV container and its first video stream that is no attached picture.
 
     Raises:
-        VideoError: not there, not a regular file, not a video, or of a codec without a decoder;
+        MediaError: not there, not a regular file, not a video, or of a codec without a decoder;
             and whatever FFmpeg finds wrong while the block runs.
     """
     with _container(path) as container:
         try:
             yield container, _stream(path, container)
         except av.FFmpegError as error:
-            raise VideoError(path, f"cannot be decoded: {error.strerror}") from None
+            raise MediaError(path, f"cannot be decoded: {error.strerror}") from None
         except Exception as error:  # bindings raise what they like on files that nobody expected
-            raise VideoError.of(path, error) from None
+            raise MediaError.of(path, error) from None
 
 
 def _container(path: str | Path) -> Any:
@@ -59,11 +60,11 @@ def _container(path: str | Path) -> Any:
             container_options=_CONTAINER_OPTIONS,
         )
     except av.ArgumentError:
-        raise VideoError(path, _OF_OTHER_FORMAT) from None
+        raise MediaError(path, _OF_OTHER_FORMAT) from None
     except av.FFmpegError as error:
-        raise VideoError(path, f"not a video that can be read: {error.strerror}") from None
+        raise MediaError(path, f"not a video that can be read: {error.strerror}") from None
     except Exception as error:
-        raise VideoError.of(path, error) from None
+        raise MediaError.of(path, error) from None
 
 
 def frames_of(container: Any, stream: Any) -> Iterator[Any]:
@@ -87,16 +88,16 @@ def frames_of(container: Any, stream: Any) -> Iterator[Any]:
 def _stream(path: str | Path, container: Any) -> Any:
     streams = container.streams.video
     if not streams:
-        raise VideoError(path, "the file has no video stream")
+        raise MediaError(path, "the file has no video stream")
     moving = [s for s in streams if not s.disposition & Disposition.attached_pic]
     if not moving:
-        raise VideoError(path, "the file has no video stream but an attached picture")
+        raise MediaError(path, "the file has no video stream but an attached picture")
     stream = moving[0]
     if stream.codec_context is None:
-        raise VideoError(path, "FFmpeg knows no decoder for the video's codec")
+        raise MediaError(path, "FFmpeg knows no decoder for the video's codec")
     if stream.width * stream.height > MOST_PIXELS:
         size = f"{stream.width} x {stream.height}"
-        raise VideoError(path, f"frames of {size} pixels are larger than {MOST_PIXELS} pixels")
+        raise MediaError(path, f"frames of {size} pixels are larger than {MOST_PIXELS} pixels")
     stream.codec_context.thread_count = 1  # ranks share the cores of a machine
     stream.codec_context.options = _OPTIONS
     return stream

@@ -19,12 +19,13 @@ from typing import Any
 
 import av
 
-from megatron_longrl.media.coded_frames import READERS, Size
-from megatron_longrl.media.container_size import declared_size
 from megatron_longrl.media.content_hash import identity
-from megatron_longrl.media.video_info import VideoError, VideoInfo
-from megatron_longrl.media.video_open import frames_of, opened
-from megatron_longrl.media.video_times import length_of, rate_and_times
+from megatron_longrl.media.media_error import MediaError
+from megatron_longrl.media.modalities.video.coded_frames import READERS, Size
+from megatron_longrl.media.modalities.video.container_size import declared_size
+from megatron_longrl.media.modalities.video.open import frames_of, opened
+from megatron_longrl.media.modalities.video.times import length_of, rate_and_times
+from megatron_longrl.media.modalities.visual.info import VideoInfo
 
 _ONE_FRAME_A_PACKET = frozenset(
     (*READERS, "h264", "hevc", "vvc", "av1", "mpeg4", "ffv1", "prores", "dnxhd", "png", "ffvhuff")
@@ -75,7 +76,7 @@ def probe(path: str | Path) -> VideoInfo:
     Answers are kept as long as the file's size and time of modification stay the same.
 
     Raises:
-        VideoError: not there, not a video, empty, or truncated.
+        MediaError: not there, not a video, empty, or truncated.
     """
     key = identity(path)
     return _told.get(key) or _info(*key)
@@ -107,9 +108,9 @@ def _scan(path: Path, size: int, modified: int) -> Scan:
     try:
         declared = declared_size(path, size)
     except OSError as error:
-        raise VideoError(path, error.strerror or "cannot be read") from None
+        raise MediaError(path, error.strerror or "cannot be read") from None
     if declared is not None and size < declared:
-        raise VideoError(path, f"the file is truncated: {size} of {declared} bytes")
+        raise MediaError(path, f"the file is truncated: {size} of {declared} bytes")
     with opened(path) as (container, stream):
         packets = _Packets(stream.codec_context.codec.canonical_name)
         for packet in container.demux(stream):
@@ -254,13 +255,13 @@ def _check_whole(
     """
     behind = max((entry.pos + entry.size for entry in stream.index_entries), default=0)
     if behind > size:
-        raise VideoError(path, f"the file is truncated: {size} of at least {behind} bytes")
+        raise MediaError(path, f"the file is truncated: {size} of at least {behind} bytes")
     has_table = container.format.name.startswith("mov") and stream.frames > 0
     if has_table or (container.format.name == "avi" and declared is not None):
         return
     if packets.count < stream.frames:
         reason = f"the file is truncated: {packets.count} of {stream.frames} frames"
-        raise VideoError(path, reason)
+        raise MediaError(path, reason)
     claimed = _claimed_seconds(container, stream)
     fps = float(stream.average_rate or 0)
     if not stream.time_base:
@@ -271,7 +272,7 @@ def _check_whole(
     longest = max((b - a for a, b in pairwise(_sorted(packets.shown))), default=0)
     tolerance = max(0.05 * claimed, 2 / fps if fps else 0.0) + float(longest * stream.time_base)
     if packets.end and end_seconds < claimed - tolerance:
-        raise VideoError(path, f"the file is truncated: {end_seconds:.1f} of {claimed:.1f} seconds")
+        raise MediaError(path, f"the file is truncated: {end_seconds:.1f} of {claimed:.1f} seconds")
 
 
 def _claimed_seconds(container: Any, stream: Any) -> float:
@@ -298,5 +299,5 @@ def _first_frame(path: Path) -> Any:
     """The stream's size and rotation: its container may tell others."""
     frame = next(_frames(path), None)
     if frame is None or not frame.width or not frame.height:
-        raise VideoError(path, "the video has no frames")
+        raise MediaError(path, "the video has no frames")
     return frame

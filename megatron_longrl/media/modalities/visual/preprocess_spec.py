@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
 Channels = tuple[float, float, float]
 """A number for red, green and blue."""
@@ -12,7 +12,7 @@ Tiling = tuple[int, int]
 
 
 @dataclass(frozen=True)
-class FrameView:
+class PreprocessSpec:
     """Size and normalisation of frames, and what becomes of them in the tower."""
 
     height: int
@@ -35,3 +35,10 @@ class FrameView:
     def joins_tiles(self) -> bool:
         """Whether all tiles of an image are one unit."""
         return bool(self.tilings) and self.frames_per_unit > 1
+
+    @property
+    def text(self) -> str:
+        """All fields as a text, of which keys of embeddings are made: it must never change, or
+        what was kept on disk is encoded again."""
+        values = (f"{field.name}={getattr(self, field.name)!r}" for field in fields(self))
+        return f"FrameView({', '.join(values)})"

@@ -8,9 +8,9 @@ from functools import cached_property
 
 import numpy as np
 
-from megatron_longrl.media.frame_view import FrameView
-from megatron_longrl.media.video_info import VideoInfo
-from megatron_longrl.media.video_times import sample
+from megatron_longrl.media.modalities.video.times import sample
+from megatron_longrl.media.modalities.visual.info import VideoInfo
+from megatron_longrl.media.modalities.visual.preprocess_spec import PreprocessSpec
 
 
 @dataclass(frozen=True)
@@ -23,7 +23,7 @@ class VideoSpec:
     frame_indices: tuple[int, ...]
     """In presentation order of the file, or numbers of an image's tiles; a multiple of
     ``view.frames_per_unit``."""
-    view: FrameView
+    view: PreprocessSpec
     source_pixels: int = field(default=0, compare=False)
     """Width times height of the file's frames: what decoding one costs."""
     is_image: bool = field(default=False, compare=False)
@@ -39,7 +39,7 @@ class VideoSpec:
 
     @cached_property
     def _key(self) -> str:
-        text = f"{self.content}/{self.frame_indices}/{self.view}"
+        text = f"{self.content}/{self.frame_indices}/{self.view.text}"
         if not self.upright:
             text += "/as stored"
         return hashlib.sha256(text.encode()).hexdigest()

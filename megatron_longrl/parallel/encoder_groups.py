@@ -8,7 +8,7 @@ from torch.distributed import ProcessGroup
 
 
 @dataclass(frozen=True)
-class Team:
+class EncoderTensorParallelGroup:
     """The ranks over which a tower's layers are split."""
 
     group: ProcessGroup

@@ -17,10 +17,10 @@ from typing import Any
 import av
 import numpy as np
 
-from megatron_longrl.media.coded_frames import READERS
-from megatron_longrl.media.video_info import VideoError
-from megatron_longrl.media.video_open import opened
-from megatron_longrl.media.video_probe import Scan
+from megatron_longrl.media.media_error import MediaError
+from megatron_longrl.media.modalities.video.coded_frames import READERS
+from megatron_longrl.media.modalities.video.open import opened
+from megatron_longrl.media.modalities.video.probe import Scan
 
 _STEP = Fraction(1, 25)
 """Seconds between frames that have no times."""
@@ -75,7 +75,7 @@ def cut(path: str, found: Scan, piece: Piece) -> np.ndarray | None:
         return None
     try:
         return _copy(path, found, piece)
-    except VideoError:
+    except MediaError:
         return None  # who decodes the file without cutting it finds out more
 
 

@@ -1,0 +1,1 @@
+"""Images, as Pillow reads them."""

@@ -1,0 +1,1 @@
+"""Videos: probing, choice of frames, decoding."""

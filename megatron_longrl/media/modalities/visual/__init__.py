@@ -1,0 +1,1 @@
+"""What videos and images have in common: frames, their size and their preprocessing."""
