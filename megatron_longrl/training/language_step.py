@@ -19,7 +19,7 @@ from megatron_longrl.training.sharding import MicroBatch
 from megatron_longrl.training.train_step import TrainStep
 
 if TYPE_CHECKING:
-    from megatron_longrl.media.frame_encoder import FrameEncoder
+    from megatron_longrl.media.encoder import FrameEncoder
     from megatron_longrl.parallel.groups import ParallelGroups
     from megatron_longrl.training.model import TrainedModel
 

@@ -63,7 +63,7 @@ class QwenLayout(ABC):
         self, total: int, rate: float, max_frames: int | None, fps: float | None
     ) -> Sequence[int]:
         """Frames to take of a video, a formula as of
-        :func:`~megatron_longrl.media.video_times.sample`."""
+        :func:`~megatron_longrl.media.modalities.video.times.sample`."""
 
     @abstractmethod
     def _video_pieces(

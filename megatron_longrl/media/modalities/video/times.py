@@ -40,7 +40,7 @@ def rate_and_times(
 
     Returns:
         Frames a second, and None; or 0 and the times as in
-        :attr:`~megatron_longrl.media.video_info.VideoInfo.times`.
+        :attr:`~megatron_longrl.media.modalities.visual.info.VideoInfo.times`.
     """
     told = next((rate for rate in rates if rate > 0), 0.0)
     if len(stamps) < 2 or stamps[-1] <= stamps[0] or not tick:
