@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from megatron_longrl.checkpoint.folder import find_state
+from megatron_longrl.cli.plugins import plugins_of
 from megatron_longrl.config.flags import build_parser, parse_flags
 from megatron_longrl.config.names import FieldNames, flag
 from megatron_longrl.config.paths import run_folder
@@ -17,6 +18,7 @@ from megatron_longrl.config.recipe import read_recipe
 from megatron_longrl.config.schema import SECTIONS, Config, Entry
 from megatron_longrl.config.tokenizer_files import tokenizer_fields
 from megatron_longrl.errors import UserError
+from megatron_longrl.plugins import import_plugins
 
 PROGRAMS: dict[Entry, str] = {
     "sft": "train_sft",
@@ -66,11 +68,14 @@ def read_given(argv: Sequence[str], entry: Entry) -> Given:
     """Recipes, then flags; below them the recipe of the run that ``--load`` names, where there is
     no ``--config``.
 
-    Imports neither torch nor megatron-core. ``--help`` is written to stdout and exits.
+    Plugins are imported first, as they may add fields. Apart from them, neither torch nor
+    megatron-core is imported. ``--help`` is written to stdout and exits.
 
     Raises:
-        UserError: an unknown flag or key, or a recipe that cannot be read.
+        UserError: a plugin that cannot be imported, an unknown flag or key, or a recipe that cannot
+            be read.
     """
+    import_plugins(plugins_of(argv))
     names = FieldNames(SECTIONS)
     # A server is given the recipe and the flags of the run that it serves.
     shown = None if entry == "serve" else entry
@@ -95,9 +100,12 @@ def _go_on_with_the_runs_recipe(given: Given) -> None:
     folder, state = given.loaded
     if "consumed_rows" not in state.get("state", {}):  # Converted weights: they come from no run.
         return
-    recipe = recipe_of(state)
+    _check_reach(recipe := recipe_of(state), folder, given)
+    if "plugin" not in given.values:
+        import_plugins(recipe.get("plugin", []))
+        recipe = recipe_of(state)  # They may have added fields.
+        _check_reach(recipe, folder, given)
     recipe.pop("output", None)  # Of another program.
-    _check_reach(recipe, folder, given)
     if given.entry in ("sft", "rl"):
         # A folder that was moved goes on where it is.
         recipe["save"] = str(run_folder(folder))
@@ -111,11 +119,18 @@ def _go_on_with_the_runs_recipe(given: Given) -> None:
 
 
 _REACHES_OUT = (
-    *("reward_function", "judge_url", "judge_api_key_variable", "judge_prompt", "judge_cache"),
+    *(
+        "plugin",
+        "reward_function",
+        "judge_url",
+        "judge_api_key_variable",
+        "judge_prompt",
+        "judge_cache",
+    ),
     *("rollout_server_address", "rollout_token_file", "rollout_record_dir"),
     *("tensorboard_dir", "embedding_cache_dir"),
 )
-"""Fields by which a run runs a file, sends something to an address, or writes to a folder."""
+"""Fields by which a run runs code, sends something to an address, or writes to a folder."""
 
 
 def _check_reach(recipe: dict[str, Any], folder: Path, given: Given) -> None:

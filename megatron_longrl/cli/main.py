@@ -7,10 +7,10 @@ import sys
 from collections.abc import Sequence
 
 from megatron_longrl import __version__
-from megatron_longrl.config.names import nearest
 from megatron_longrl.errors import USER_ERROR_STATUS, error_line
 from megatron_longrl.processes import exit_signal
 from megatron_longrl.processes.output_reader import until_reader_ends
+from megatron_longrl.spelling import nearest
 
 SUBCOMMANDS: dict[str, tuple[str, str]] = {
     "train-sft": ("train", "supervised fine-tuning on chains of thought"),

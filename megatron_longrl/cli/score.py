@@ -14,8 +14,10 @@ from typing import Any
 from pydantic import ValidationError
 
 from megatron_longrl.atomic_file import write_whole
+from megatron_longrl.cli.plugins import plugins_of
 from megatron_longrl.config.flags import Parser, add_section, parse_flags
 from megatron_longrl.config.names import FieldNames, flag
+from megatron_longrl.config.plugins import PluginSection
 from megatron_longrl.config.recipe import read_recipe
 from megatron_longrl.config.rewards import RewardSection
 from megatron_longrl.config.schema import SECTIONS, describe_validation_error
@@ -23,6 +25,7 @@ from megatron_longrl.config.secrets import secret_line, secrets_in
 from megatron_longrl.data.answer import END_TOKENS, marked_answer, visible
 from megatron_longrl.data.rows import Row, load_rows
 from megatron_longrl.errors import USER_ERROR_STATUS, UserError, error_line
+from megatron_longrl.plugins import import_plugins
 from megatron_longrl.rewards.registry import FREE_FORM
 from megatron_longrl.rewards.rules import scoring_rules
 from megatron_longrl.rewards.sample import Outcome, Sample
@@ -90,7 +93,9 @@ def read_responses(path: Path) -> list[str]:
 
 
 def _score(arguments: Sequence[str]) -> None:
+    import_plugins(plugins_of(arguments))
     flags = parse_flags(_parser(), arguments)
+    flags.pop("plugin", None)
     data, answers = Path(flags.pop("data")), Path(flags.pop("responses"))
     output = flags.pop("output", None)
     settings = _settings(flags.pop("config", []), flags)
@@ -140,7 +145,8 @@ def _parser() -> argparse.ArgumentParser:
         metavar="FILE",
         help="recipe of a run, of which the fields of the rewards are taken; flags count more",
     )
-    add_section(parser, RewardSection, FieldNames([RewardSection]))
+    for section in (RewardSection, PluginSection):
+        add_section(parser, section, FieldNames([section]))
     return parser
 
 

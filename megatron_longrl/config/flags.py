@@ -12,10 +12,11 @@ from typing import Any, NoReturn
 
 from pydantic.fields import FieldInfo
 
-from megatron_longrl.config.names import FieldNames, flag, nearest
+from megatron_longrl.config.names import FieldNames, flag
 from megatron_longrl.config.recipe import recipe_names
 from megatron_longrl.config.section import Entry, Metavar, Section, Unit, note_of
 from megatron_longrl.errors import UserError
+from megatron_longrl.spelling import nearest
 
 _CHOICE = "NAME"
 """For the value of a flag whose choices are too many for its line; its text lists them."""

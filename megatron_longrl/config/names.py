@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Sequence
 
 from pydantic import AliasChoices
 
 from megatron_longrl.config.section import Section
+from megatron_longrl.spelling import nearest
 
 
 class FieldNames:
@@ -38,9 +38,3 @@ class FieldNames:
 def flag(name: str) -> str:
     """The command-line spelling of a field."""
     return "--" + name.replace("_", "-")
-
-
-def nearest(name: str, known: Sequence[str]) -> str:
-    """`; did you mean '...'?` with the nearest known name, or an empty string."""
-    found = difflib.get_close_matches(name, known, n=1, cutoff=0.6)
-    return f"; did you mean '{found[0]}'?" if found else ""

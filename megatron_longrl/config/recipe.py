@@ -76,6 +76,32 @@ def read_recipe(given: str, names: FieldNames) -> tuple[dict[str, Any], dict[str
     return _read(path, names, ())
 
 
+def plugins_in(given: str) -> Any:
+    """The value of ``plugin`` in a recipe and its bases, before the names of its other keys are
+    known: plugins may add some. None where there is none, or where the recipe cannot be read, which
+    :func:`read_recipe` tells."""
+    path = find_recipe(given)
+    try:
+        return None if path is None else _plugins_in(path, ())
+    except UserError:
+        return None
+
+
+def _plugins_in(path: Path, including: tuple[Path, ...]) -> Any:
+    if path.resolve() in including:
+        return None
+    keys = {key: value for key, (value, _) in _read_mapping(path).items()}
+    if "plugin" in keys:
+        return keys["plugin"]
+    bases = keys.get(BASE_KEY, [])
+    found = None
+    for base in bases if isinstance(bases, list) else [bases]:
+        file = find_recipe(base, path.parent) if isinstance(base, str) else None
+        if file is not None:
+            found = _plugins_in(file, (*including, path.resolve())) or found
+    return found
+
+
 def _missing() -> str:
     return f"no such file, and no recipe of this name: the recipes are {', '.join(recipe_names())}"
 

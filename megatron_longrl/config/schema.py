@@ -17,6 +17,7 @@ from megatron_longrl.config.lora import LoraSection, lora_scale
 from megatron_longrl.config.model import ModelSection
 from megatron_longrl.config.names import flag
 from megatron_longrl.config.parallel import ParallelSection
+from megatron_longrl.config.plugins import PluginSection
 from megatron_longrl.config.records import RECORD_FOLDER, RecordSection
 from megatron_longrl.config.rewards import RewardSection
 from megatron_longrl.config.rl import RLSection
@@ -46,6 +47,7 @@ SECTIONS: tuple[type[Section], ...] = (
     EvaluationSection,
     CheckpointSection,
     LoggingSection,
+    PluginSection,
 )
 """In the order of --help and --print-config."""
 
@@ -66,6 +68,7 @@ class Config(
     EvaluationSection,
     CheckpointSection,
     LoggingSection,
+    PluginSection,
 ):
     """Everything a run can be told. Immutable; fields are documented in the sections."""
 

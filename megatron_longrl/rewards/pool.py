@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import megatron_longrl
+from megatron_longrl.plugins import imported_plugins
 from megatron_longrl.rewards.registry import LIBRARIES
 from megatron_longrl.rewards.sample import Outcome, RewardError, Sample
 
@@ -175,7 +176,12 @@ class WorkerPool:
         size: int,
         seconds: float,
     ) -> None:
-        setup = {"functions": functions, "options": options, "tolerance": tolerance}
+        setup = {
+            "functions": functions,
+            "options": options,
+            "tolerance": tolerance,
+            "plugins": imported_plugins(),
+        }
         self._children = [_Child(setup) for _ in range(size)]
         self._seconds = seconds
         self._functions: Functions = {}

@@ -7,9 +7,9 @@ import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from megatron_longrl.config.names import nearest
 from megatron_longrl.errors import UserError
 from megatron_longrl.rewards.registry import NAMES
+from megatron_longrl.spelling import nearest
 
 if TYPE_CHECKING:
     from megatron_longrl.config.rewards import RewardSection

@@ -4,7 +4,7 @@
 It speaks JSON, a line a message, over the pipes that were its standard input and output; what the
 functions print goes to standard error. In this order it reads
 
-    {"functions": {NAME: FILE}, "options": {...}, "tolerance": X}    once
+    {"functions": {NAME: FILE}, "options": {...}, "tolerance": X, "plugins": [MODULE, ...]}    once
     {"library": MODULE}                                              to import before its first use
     {"calls": [{"id": N, "reward": NAME, "samples": [...]}], "seconds": X}
 
@@ -26,6 +26,8 @@ from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import asdict
 from typing import Any
 
+from megatron_longrl.errors import UserError
+from megatron_longrl.plugins import import_plugins
 from megatron_longrl.processes.descendants import keep_descendants
 from megatron_longrl.rewards.functions import UserFunction, raised
 from megatron_longrl.rewards.registry import REWARDS
@@ -123,9 +125,10 @@ def main() -> int:
             tell(_import(message["library"]))
         else:
             try:
+                import_plugins(message["plugins"])
                 worker = Worker(message)
                 tell({"functions": worker.describe()})
-            except RewardError as error:
+            except (RewardError, UserError) as error:
                 tell({"error": str(error)})
     return 0
 

@@ -1,8 +1,8 @@
 """The rollout server that a trainer starts: ``python -m megatron_longrl.rollout.server.child``.
 
 Standard input is {"parent": its process, "ready": a file descriptor, "token", "log_level",
-"settings", "tokenizer"}. Once it answers, the address is written to that descriptor. It ends with
-the trainer's process.
+"settings", "tokenizer", "plugins": modules to import}. Once it answers, the address is written to
+that descriptor. It ends with the trainer's process.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ import os
 import sys
 
 from megatron_longrl.errors import UserError
+from megatron_longrl.plugins import import_plugins
 from megatron_longrl.processes.parent_death import serve_only
 
 
@@ -33,6 +34,7 @@ def main() -> int:
             pipe.write(json.dumps({"address": address}))
 
     try:
+        import_plugins(orders["plugins"])
         settings = ModelSettings(**orders["settings"])
         origin = orders["tokenizer"] and tuple(orders["tokenizer"])
         run(settings, origin, listening, orders["token"], orders["log_level"], ready)

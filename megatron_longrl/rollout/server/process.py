@@ -16,6 +16,7 @@ from dataclasses import asdict
 from typing import IO
 
 from megatron_longrl.errors import UserError
+from megatron_longrl.plugins import imported_plugins
 from megatron_longrl.rollout.vllm.model import ModelSettings
 
 logger = logging.getLogger(__name__)
@@ -90,6 +91,7 @@ class ServerProcess:
                 "log_level": self._log_level,
                 "settings": asdict(self._settings),
                 "tokenizer": self._tokenizer,
+                "plugins": imported_plugins(),
             }
             try:
                 with self._process.stdin as pipe:

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from megatron_longrl import plugins
 from megatron_longrl.cli.changes import changes_since
 from megatron_longrl.cli.load import load_config
 from megatron_longrl.config import Entry
@@ -132,6 +133,7 @@ def test_load_alone_goes_on_with_the_recipe(run: Path) -> None:
 
 
 REACHING = {
+    "plugin": ["evil_plugin"],
     "reward_function": ["evil.py:f"],
     "judge_url": "http://127.0.0.1:9/v1",
     "rollout_server_address": ["127.0.0.1:9"],
@@ -177,6 +179,47 @@ def test_what_is_given_again_is_taken(run: Path) -> None:
     rewrite(run, save="/before", reward_function=["evil.py:f"])
     given = ["--load", str(run), "--reward-function", "mine.py:f"]
     assert load_config(given, "sft").reward_function == ["mine.py:f"]
+
+
+@pytest.fixture
+def plugin(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+    """A module of the working folder."""
+    monkeypatch.setattr(plugins, "_imported", [])
+    monkeypatch.setattr(sys, "path", [*sys.path])
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delitem(sys.modules, "longrl_plugin", raising=False)
+    (tmp_path / "longrl_plugin.py").write_text("")
+    return "longrl_plugin"
+
+
+def test_the_plugin_of_a_run_from_elsewhere_is_not_imported(run: Path, plugin: str) -> None:
+    rewrite(run, save="/before", plugin=[plugin])
+    with pytest.raises(UserError, match="was saved elsewhere"):
+        load_config(["--load", str(run)], "sft")
+    assert plugin not in sys.modules
+    assert load_config(["--load", str(run), "--plugin", plugin], "sft").plugin == [plugin]
+    assert plugin in sys.modules
+
+
+def test_a_run_where_it_was_saved_imports_its_plugin(run: Path, plugin: str) -> None:
+    rewrite(run, save=str(run), plugin=[plugin])
+    assert load_config(["--load", str(run)], "sft").plugin == [plugin]
+    assert plugin in sys.modules
+
+
+def test_plugins_are_imported_before_anything_is_checked(recipe: Path, plugin: str) -> None:
+    """Those of the last recipe that names some, and of the bases of a recipe; flags count more."""
+    own = recipe.with_name("own.yaml")
+    own.write_text(f"plugin: {plugin}\n")
+    above = recipe.with_name("above.yaml")
+    above.write_text(f"base: [{recipe.name}, own.yaml]\n")
+    with pytest.raises(UserError, match="unknown flag '--no-such'"):
+        load_config(["--config", str(above), "--no-such", "1"], "sft")
+    assert plugin in sys.modules
+    flags = ["--config", str(above), "--plugin", "json", "--plugin", "math"]
+    assert load_config(flags, "sft").plugin == ["json", "math"]
+    with pytest.raises(UserError, match="--plugin nowhere cannot be imported"):
+        load_config(["--config", str(own), "--plugin", "nowhere"], "sft")
 
 
 def test_changes_to_a_run_are_told(run: Path) -> None:
