@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import os
-import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 from megatron_longrl.errors import UserError
+from megatron_longrl.processes.leftovers import leftovers, remove_once
 
 
 def check_free(folder: Path) -> None:
@@ -19,14 +19,17 @@ def check_free(folder: Path) -> None:
 
 @contextmanager
 def written_aside(folder: Path) -> Iterator[Path]:
-    """A folder to write into, which gets its name at the end, or goes when the block raises."""
+    """A folder to write into, which gets its name at the end, or goes when the block raises or the
+    process ends in it."""
     check_free(folder)
     aside = folder.with_name(f".{folder.name}.partial-{os.getpid()}")
-    aside.mkdir(parents=True)
+    leftovers.add(aside)
     try:
+        aside.mkdir(parents=True)
         yield aside
         if folder.exists():
             folder.rmdir()
         os.replace(aside, folder)
     finally:
-        shutil.rmtree(aside, ignore_errors=True)
+        remove_once(aside, ignore_errors=True)
+        leftovers.discard(aside)

@@ -52,6 +52,7 @@ from megatron_longrl.checkpoint.shard_writer import (
     copy_to_host,
     core_errors,
 )
+from megatron_longrl.checkpoint.stored import StoredParameters
 from megatron_longrl.checkpoint.stored_weights import merge_stored_adapters
 from megatron_longrl.config.paths import absolute_paths
 from megatron_longrl.conversion.hf import HfFolder, config_from_hf, is_hf_folder, load_hf_weights
@@ -275,7 +276,10 @@ def load_checkpoint(
         check_architecture(saved["config"], config, folder)
         check_adapters(saved["config"], config, folder)
         usable = {} if config.no_load_optim else _loadable_optimizers(optimizers, saved, config)
-        load = partial(_load, folder, modules, usable, groups, config)
+
+        def load(_: StoredParameters, folder: Path = folder, usable: Any = usable) -> None:
+            _load(folder, modules, usable, groups, config)
+
         if not _try_load(folder, saved, groups, load):
             continue
         for name, optimizer in optimizers.items():
@@ -322,7 +326,14 @@ def load_weights(
     else:
         for folder, saved in _complete_checkpoints(source, groups):
             check_architecture(saved["config"], config, folder)
-            load = partial(_load_merged, folder, saved["config"], modules, groups, config)
+            load = partial(
+                _load_merged,
+                folder=folder,
+                saved=saved["config"],
+                modules=modules,
+                groups=groups,
+                config=config,
+            )
             if _try_load(folder, saved, groups, load):
                 source = folder
                 break
@@ -354,15 +365,26 @@ def _complete_checkpoints(
 
 
 def _try_load(
-    folder: Path, saved: Mapping[str, Any], groups: ParallelGroups, load: Callable[[], None]
+    folder: Path,
+    saved: Mapping[str, Any],
+    groups: ParallelGroups,
+    load: Callable[[StoredParameters], None],
 ) -> bool:
-    """Load one checkpoint; False, with a warning, when its files turn out to be broken."""
+    """Load one checkpoint; False, with a warning, when its files turn out to be broken.
+
+    Args:
+        folder: of the checkpoint.
+        saved: contents of its state file.
+        groups: of this rank.
+        load: gets the checkpoint's parameters, whose list has been checked.
+    """
     try:
         with together(groups.control):
-            check_core_files(folder)
-            layout.check_share(folder, saved, dist.get_rank(), dist.get_world_size())
+            ranks = dist.get_rank(), dist.get_world_size()
+            stored = StoredParameters(folder, check_core_files(folder, *ranks))
+            layout.check_share(folder, saved, *ranks)
         with together(groups.control):
-            load()
+            load(stored)
     except UserError as error:
         logger.warning("%s cannot be loaded, trying the one before: %s", folder, error)
         return False
@@ -402,6 +424,8 @@ def _load(
 
 
 def _load_merged(
+    stored: StoredParameters,
+    *,
     folder: Path,
     saved: Mapping[str, Any],
     modules: Mapping[str, nn.Module],
@@ -410,7 +434,7 @@ def _load_merged(
 ) -> None:
     """Fill the modules' own weights with what the checkpoint's model computes with."""
     _load(folder, modules, {}, groups, config, (EXTRA_STATE, *ADAPTER))
-    merge_stored_adapters(folder, saved, modules, groups, config)
+    merge_stored_adapters(stored, saved, modules, groups, config)
 
 
 def _sharded_state(

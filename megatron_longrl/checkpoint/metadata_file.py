@@ -4,15 +4,19 @@ torch writes this file as a pickle and reads it with ``pickle.load``, which call
 the file names. Here the same file is read by an unpickler that knows a short list of classes, and
 what it gives is checked. A file that passes is harmless for torch's own reader, too, so
 :func:`check_core_files` stands before every use of megatron-core's or torch's reader.
+
+Reading takes time and memory in proportion to the bytes of the files
+(:mod:`megatron_longrl.checkpoint.pickle_scan`, :mod:`megatron_longrl.checkpoint.tensor_archive`),
+and the tensors that the file lists are as large as what is stored of them.
 """
 
 from __future__ import annotations
 
+import io
+import math
 import pickle
 import re
-import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -26,10 +30,14 @@ from torch.distributed.checkpoint.metadata import (
     TensorStorageMetadata,
 )
 
+from megatron_longrl.checkpoint.pickle_scan import scan
+from megatron_longrl.checkpoint.tensor_archive import check_archive
 from megatron_longrl.errors import UserError, brief
 from megatron_longrl.json_file import read_json
+from megatron_longrl.regular_file import open_regular, read_regular
 
 METADATA = ".metadata"
+COMMON = "common.pt"
 BACKENDS = "metadata.json"
 
 BACKEND = {
@@ -66,6 +74,9 @@ _PICKLED = re.compile(r"[^/]*\._extra_state/shard_[\d_.]+")
 """Entries that are pickles, whose contents no program here reads (Transformer Engine's)."""
 
 _LARGEST = 1 << 40
+_MOST_AXES = 64
+_LARGEST_METADATA = 4 << 30
+"""The most bytes of the file; that of a large model on a thousand ranks has some hundred MiB."""
 
 
 class _Unpickler(pickle.Unpickler):
@@ -84,48 +95,55 @@ class _Foreign(Exception):
     """The file names a class or function that is not on the list."""
 
 
-@contextmanager
-def _unchanged_classes() -> Iterator[None]:
-    """Around an unpickler: a pickle may set attributes of any class that it names, which would
-    change it for the whole process.
-
-    Raises:
-        _Foreign: it has done so; the classes are then again as they were.
-    """
-    classes = [
-        value
-        for module, names in _KNOWN.items()
-        for name in names
-        if isinstance(value := getattr(sys.modules.get(module), name, None), type)
-    ]
-    before = [dict(vars(one)) for one in classes]
-    try:
-        yield
-    finally:
-        changed = None
-        for one, attributes in zip(classes, before, strict=True):
-            for name, value in dict(vars(one)).items():
-                if name not in attributes:
-                    delattr(one, name)
-                elif value is not attributes[name]:
-                    setattr(one, name, attributes[name])
-                else:
-                    continue
-                changed = f"a change of {one.__module__}.{one.__qualname__}.{name}"[:100]
-        if changed is not None:
-            raise _Foreign(changed)
-
-
-def check_core_files(folder: str | Path) -> None:
+def check_core_files(folder: str | Path, rank: int = 0, size: int = 1) -> Metadata:
     """Can megatron-core read this checkpoint without running what is in it?
+
+    Args:
+        folder: of one iteration.
+        rank: looks through every ``size``-th file of tensors, beginning with this one; together the
+            ranks look through all.
+        size: number of ranks.
+
+    Returns:
+        The list of tensors.
 
     Raises:
         UserError: naming the file that is damaged, or made by someone who wants to run code.
     """
-    read_metadata(folder)
-    path = Path(folder) / BACKENDS
+    folder = Path(folder)
+    metadata = read_metadata(folder)
+    path = folder / BACKENDS
     if read_json(path) != BACKEND:
         raise _damaged(path, "it names another format than torch_dist")
+    path = folder / COMMON
+    _check_archives(path, [("", 0, path.stat().st_size if path.is_file() else 0)])
+    entries = metadata.state_dict_metadata
+    places: dict[str, list[tuple[str, int, int]]] = {}
+    for index, place in metadata.storage_data.items():
+        if isinstance(entries[index.fqn], TensorStorageMetadata):
+            part = (f"{index.fqn}: ", place.offset, place.length)
+            places.setdefault(place.relative_path, []).append(part)
+    for name in sorted(places)[rank::size]:
+        _check_archives(folder / name, places[name])
+    return metadata
+
+
+def _check_archives(path: Path, parts: Sequence[tuple[str, int, int]]) -> None:
+    """Look through a file of :func:`torch.save`, or of several, one behind the other.
+
+    Args:
+        path: of the file.
+        parts: what each holds, for the message, where it begins, and its bytes.
+    """
+    try:
+        with open_regular(path) as file:
+            for holds, offset, length in parts:
+                try:
+                    check_archive(file, offset, length)
+                except (ValueError, AssertionError, IndexError) as error:
+                    raise _damaged(path, f"{holds}{error}") from None
+    except OSError as error:
+        raise UserError(f"{path} cannot be read: {error.strerror}") from None
 
 
 def read_metadata(folder: str | Path) -> Metadata:
@@ -136,9 +154,12 @@ def read_metadata(folder: str | Path) -> Metadata:
     """
     path = Path(folder) / METADATA
     try:
-        with path.open("rb") as file, _unchanged_classes():
-            found = _Unpickler(file).load()
-            trailing = file.read(1)
+        data = read_regular(path, _LARGEST_METADATA)
+    except OSError as error:
+        raise _damaged(path, error.strerror or str(error)) from None
+    try:
+        scan(data)
+        found = _Unpickler(io.BytesIO(data)).load()
     except _Foreign as error:
         raise UserError(
             f"{path} asks for {error}, which no checkpoint needs: reading it could run code of "
@@ -148,7 +169,7 @@ def read_metadata(folder: str | Path) -> Metadata:
         raise _damaged(path, "it asks for more memory than there is") from None
     except Exception as error:  # a damaged pickle raises whatever its bytes happen to say
         raise _damaged(path, f"{type(error).__name__}: {error}") from None
-    if trailing or not isinstance(found, Metadata):
+    if not isinstance(found, Metadata):
         raise _damaged(path, "it holds no list of tensors")
     reason = _wrong(found, Path(folder))
     if reason is not None:
@@ -170,6 +191,7 @@ def _wrong(metadata: Metadata, folder: Path) -> str | None:
         elif not _is_tensor(entry):
             return f"the entry of {name} is no tensor's"
     sizes: dict[str, int] = {}
+    used: dict[str, int] = {}
     for index, place in places.items():
         if not isinstance(index, MetadataIndex) or index.fqn not in entries:
             return "a place belongs to no tensor"
@@ -183,6 +205,27 @@ def _wrong(metadata: Metadata, folder: Path) -> str | None:
             return f"{folder / file} is missing"
         if place.offset + place.length > sizes[file]:
             return f"{index.fqn} lies beyond the end of {file}"
+        used[file] = used.get(file, 0) + place.length
+        if used[file] > sizes[file]:
+            return f"what lies in {file} is larger than the file"
+    return _wrong_sizes(metadata)
+
+
+def _wrong_sizes(metadata: Metadata) -> str | None:
+    """Which tensor is not as large as what is stored of it; None where all are."""
+    for name, entry in metadata.state_dict_metadata.items():
+        if not isinstance(entry, TensorStorageMetadata):
+            continue
+        for chunk in entry.chunks:
+            place = metadata.storage_data.get(MetadataIndex(name, chunk.offsets))
+            needed = math.prod(chunk.sizes) * entry.properties.dtype.itemsize
+            if place is None or place.length < needed:
+                return f"{name} has {needed} bytes, and fewer are stored"
+            ends = (a + b for a, b in zip(chunk.offsets, chunk.sizes, strict=True))
+            if any(end > length for end, length in zip(ends, entry.size, strict=True)):
+                return f"a part of {name} lies outside of it"
+        if sum(math.prod(chunk.sizes) for chunk in entry.chunks) != math.prod(entry.size):
+            return f"the parts of {name} are not the whole"
     return None
 
 
@@ -203,7 +246,9 @@ def _is_tensor(entry: object) -> bool:
 
 
 def _is_size(size: object) -> bool:
-    return isinstance(size, torch.Size) and all(0 <= length < _LARGEST for length in size)
+    if not isinstance(size, torch.Size) or len(size) > _MOST_AXES:
+        return False
+    return all(0 <= length < _LARGEST for length in size)
 
 
 def _is_place(place: object) -> bool:

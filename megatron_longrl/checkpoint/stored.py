@@ -22,7 +22,6 @@ from torch.distributed.checkpoint.metadata import (
 from torch.distributed.checkpoint.planner_helpers import create_read_items_for_chunk_list
 
 from megatron_longrl.checkpoint.core_files import core_files
-from megatron_longrl.checkpoint.metadata_file import read_metadata
 from megatron_longrl.conversion.mapping import LOCAL_LAYER
 from megatron_longrl.errors import UserError
 from megatron_longrl.models.norms import FUSED_NORMS
@@ -33,14 +32,12 @@ class StoredParameters:
 
     Args:
         folder: of one iteration.
-
-    Raises:
-        UserError: its list of tensors is damaged.
+        metadata: its list of tensors, from
+            :func:`~megatron_longrl.checkpoint.metadata_file.check_core_files`.
     """
 
-    def __init__(self, folder: str | Path) -> None:
+    def __init__(self, folder: str | Path, metadata: Metadata) -> None:
         self._folder = folder
-        metadata = read_metadata(folder)
         self._reader = _Reader(folder, metadata)
         self._stored = metadata.state_dict_metadata
 

@@ -30,13 +30,15 @@ class StoredWeights:
     """The weights of one checkpoint under Hugging Face names.
 
     Args:
-        folder: of one iteration.
+        stored: its parameters.
         config: of the model in it, with ``vocab_size``.
         scale: of its adapters (see :func:`stored_scale`); None leaves them out.
     """
 
-    def __init__(self, folder: str | Path, config: Config, scale: float | None = None) -> None:
-        self._stored = StoredParameters(folder)
+    def __init__(
+        self, stored: StoredParameters, config: Config, scale: float | None = None
+    ) -> None:
+        self._stored = stored
         self._scale = scale
         self._rows = {
             name: row for row in mapping_table(config).expand() if row.exported for name in row.hf
@@ -61,17 +63,17 @@ class StoredWeights:
         return self._last[1][name]
 
 
-def check_stored_sizes(folder: Path, config: Config) -> None:
+def check_stored_sizes(stored: StoredParameters, folder: Path, config: Config) -> None:
     """Does the configuration in a checkpoint tell the sizes of the weights beside it?
 
     Args:
-        folder: of one iteration.
+        stored: the parameters of one iteration.
+        folder: of that iteration, for the message.
         config: of the model in it, with ``vocab_size``.
 
     Raises:
         UserError: naming the state file, the size and the tensor that it does not fit.
     """
-    stored = StoredParameters(folder)
     rows = {name: row for row in mapping_table(config).expand() if row.exported for name in row.hf}
 
     def shape_of(name: str) -> tuple[int, ...] | None:
@@ -114,7 +116,7 @@ def read_adapter(stored: StoredParameters, row: TensorMapping) -> tuple[Tensor, 
 
 @torch.no_grad()
 def merge_stored_adapters(
-    folder: Path,
+    stored: StoredParameters,
     saved: Mapping[str, Any],
     modules: Mapping[str, nn.Module],
     groups: ParallelGroups,
@@ -124,13 +126,13 @@ def merge_stored_adapters(
     own shards.
 
     Args:
+        stored: the parameters of the checkpoint.
         saved: the configuration in the checkpoint.
         config: of the model.
     """
     scale = stored_scale(saved)
     if scale is None:
         return
-    stored = StoredParameters(folder)
     local = local_parameters(modules)
     for row in mapping_table(config).expand():
         parameter = local.get(row.megatron)

@@ -17,6 +17,7 @@ from types import ModuleType
 
 from megatron_longrl.cli.conversion.find import FAMILIES, names, place, plugin
 from megatron_longrl.cli.conversion.process import run
+from megatron_longrl.errors import printable
 
 DTYPES = ("fp32", "bf16")
 
@@ -38,7 +39,7 @@ def _convert(arguments: list[str]) -> int:
     from megatron_longrl.cli.conversion.convert import convert
 
     try:
-        print(convert(loader, saver, flags))
+        print(printable(convert(loader, saver, flags)))
     finally:
         signal.signal(signal.SIGTERM, before)
     return 0

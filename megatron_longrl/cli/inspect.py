@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from megatron_longrl.cli.conversion.process import run
+from megatron_longrl.errors import printable
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -40,7 +41,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _verify(folder: Path) -> int:
     from megatron_longrl.cli.conversion.contents import verified
 
-    sys.stdout.write(verified(folder) + "\n")
+    sys.stdout.write(printable(verified(folder)) + "\n")
     return 0
 
 
@@ -61,14 +62,17 @@ def show(contents: Contents, console: Console) -> None:
     from rich.markup import escape
     from rich.table import Table
 
-    # Names come from files: they are text, not markup.
-    console.print(escape(contents.title), highlight=False)
+    def text(value: object) -> str:
+        """What comes from a file: neither markup, nor anything that a terminal obeys."""
+        return escape(printable(str(value)))
+
+    console.print(text(contents.title), highlight=False)
     for name, value in contents.facts.items():
-        console.print(escape(f"  {name}: {value}"), highlight=False)
+        console.print(text(f"  {name}: {value}"), highlight=False)
     table = Table("tensor", "shape", "dtype", "MiB", box=None)
     for entry in contents.tensors:
         shape = " x ".join(map(str, entry.shape)) or "scalar"
-        table.add_row(escape(entry.name), shape, entry.dtype, f"{entry.mib:.2f}")
+        table.add_row(text(entry.name), shape, text(entry.dtype), f"{entry.mib:.2f}")
     console.print(table)
     numbers = sum(entry.numbers for entry in contents.tensors)
     size = sum(entry.mib for entry in contents.tensors)

@@ -12,7 +12,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from megatron_longrl.checkpoint.architecture import ARCHITECTURE_FIELDS, plain
-from megatron_longrl.checkpoint.folder import find_state
+from megatron_longrl.checkpoint.folder import STATE_FILE, find_state
 from megatron_longrl.cli.defaults import add_defaults, one_epoch, with_frames_that_fit
 from megatron_longrl.cli.given import Given, read_given, recipe_of
 from megatron_longrl.cli.required import brings_a_model, check_given, is_new
@@ -151,8 +151,29 @@ def checkpoint_fields(given: Given) -> tuple[Path | None, dict[str, Any]]:
             return Path(folder), config_from_hf(folder)
         found = given.loaded if name == "load" else find_state(folder)
         if found is not None:
+            _check_sizes(*found)
             return found[0], fields_of_run(*found)
     return None, {}
+
+
+def _check_sizes(folder: Path, state: dict[str, Any]) -> None:
+    """Raises :class:`UserError` where a checkpoint's configuration tells other sizes than its
+    weights have: a model of any size would be made of it. Where its list of tensors is damaged,
+    the loader takes the checkpoint before it."""
+    from megatron_longrl.platforms import platform
+
+    platform.import_core()
+    from megatron_longrl.checkpoint.metadata_file import read_metadata
+    from megatron_longrl.checkpoint.stored import StoredParameters
+    from megatron_longrl.checkpoint.stored_weights import check_stored_sizes
+    from megatron_longrl.cli.conversion.loader_megatron import one_rank_config
+
+    try:
+        stored = StoredParameters(folder, read_metadata(folder))
+    except UserError:
+        return
+    config = one_rank_config(state["config"], folder / STATE_FILE)
+    check_stored_sizes(stored, folder, config)
 
 
 def fields_of_run(folder: Path, state: dict[str, Any]) -> dict[str, Any]:

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from megatron_longrl.errors import printable
+
 
 def evaluation_table(summary: Mapping[str, Any]) -> str:
     """A line for every figure of :func:`~megatron_longrl.rl.summary.summarize`."""
@@ -18,7 +20,7 @@ def evaluation_table(summary: Mapping[str, Any]) -> str:
     ]
     kinds = summary["by_problem_type"]
     if len(kinds) > 1:
-        rows += [(f"  {kind}", percent(rate)) for kind, rate in kinds.items()]
+        rows += [(f"  {printable(kind)}", percent(rate)) for kind, rate in kinds.items()]
     rows.append(("chance", f"{percent(summary['chance_accuracy'])}   a guess among the options"))
     rows.append(
         ("majority", f"{percent(summary['majority_accuracy'])}   always the most frequent answer")

@@ -47,11 +47,11 @@ def load_checkpoint(args: argparse.Namespace) -> Source:
     if args.iteration is not None:
         directory = layout.iteration_folder(args.load_dir, args.iteration)
     folder, saved = layout.newest_complete(directory)
-    check_core_files(folder)
+    stored = StoredParameters(folder, check_core_files(folder))
     layout.check_share(folder, saved, 0, 1)
     state = folder / layout.STATE_FILE
     config, scale = one_rank_config(saved["config"], state), stored_scale(saved["config"])
-    check_stored_sizes(folder, config)
+    check_stored_sizes(stored, folder, config)
     unused = folder / layout.UNUSED_WEIGHTS
     tokenizer = folder / layout.TOKENIZER_FOLDER
     _refuse_links(folder, tokenizer, folder / layout.HF_FILES)
@@ -60,17 +60,17 @@ def load_checkpoint(args: argparse.Namespace) -> Source:
     return Source(
         folder=folder,
         config=config,
-        read=StoredWeights(folder, config, scale).read,
-        adapters=_adapters(folder, saved["config"], config) if scale is not None else None,
+        read=StoredWeights(stored, config, scale).read,
+        adapters=_adapters(stored, saved["config"], config) if scale is not None else None,
         unused=_tensors(unused) if unused.exists() else {},
         tokenizer=tokenizer if tokenizer.exists() else None,
         files=_files(folder / layout.HF_FILES),
     )
 
 
-def _adapters(folder: Path, saved: dict[str, Any], config: Config) -> Adapters:
+def _adapters(stored: StoredParameters, saved: dict[str, Any], config: Config) -> Adapters:
     trained = config.replace(lora_rank=saved["lora_rank"])
-    return Adapters(trained, partial(read_adapter, StoredParameters(folder)))
+    return Adapters(trained, partial(read_adapter, stored))
 
 
 def _refuse_links(checkpoint: Path, *folders: Path) -> None:

@@ -7,25 +7,35 @@ import io
 import json
 import pickle
 import random
+import re
 import shutil
 import zipfile
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch.distributed.checkpoint.filesystem import _StorageInfo
-from torch.distributed.checkpoint.metadata import BytesStorageMetadata, MetadataIndex
+from torch.distributed.checkpoint.metadata import (
+    BytesStorageMetadata,
+    ChunkStorageMetadata,
+    MetadataIndex,
+    TensorStorageMetadata,
+)
 
 from megatron_longrl.checkpoint import folder as layout
 from megatron_longrl.checkpoint.checksums import check_contents, checksums
 from megatron_longrl.checkpoint.distributed import load_checkpoint, load_weights, save_checkpoint
-from megatron_longrl.checkpoint.metadata_file import read_metadata
+from megatron_longrl.checkpoint.metadata_file import check_core_files, read_metadata
 from megatron_longrl.checkpoint.stored import StoredParameters
 from megatron_longrl.cli.conversion.contents import contents_of
 from megatron_longrl.cli.inspect import main as inspect
 from megatron_longrl.config import Config
 from megatron_longrl.conversion.hf import HfFolder
 from megatron_longrl.errors import UserError
+from megatron_longrl.processes.daemon_thread import in_daemon_thread
 from tests.tiny_vila import TINY
 
 SHARD = "__0_0.distcp"
@@ -91,7 +101,7 @@ def open_by_all(folder: Path, groups, convert) -> list[str]:
         lambda: load_checkpoint(folder.parent, scheduler=model.scheduler, config=config, **ways),
         lambda: load_weights(folder.parent, config=config, **ways),
         lambda: contents_of(folder.parent),
-        lambda: StoredParameters(folder),
+        lambda: StoredParameters(folder, check_core_files(folder)),
     ):
         try:
             read()
@@ -199,7 +209,7 @@ def change_entry(**changes: object):
         (change_place(offset=-1), "the place of .* is none"),
         (change_place(offset="0"), "the place of .* is none"),
         (change_place(length=1 << 50), "lies beyond the end of __0_0.distcp"),
-        (change_entry(size=torch.Size([1 << 60])), "the entry of .* is no tensor's"),
+        (change_entry(size=torch.Size([1 << 41])), "the entry of .* is no tensor's"),
         (change_entry(size=7), "the entry of .* is no tensor's"),
         (change_entry(chunks=[None]), "the entry of .* is no tensor's"),
         (change_entry(properties=None), "the entry of .* is no tensor's"),
@@ -240,12 +250,189 @@ def test_a_list_of_tensors_that_changes_a_class_is_not_read(folder):
     (folder / ".metadata").write_bytes(change)
     before = type(folder).is_file
     try:
-        with pytest.raises(UserError, match=r"\.metadata asks for a change of pathlib.*is_file"):
+        with pytest.raises(UserError, match=r"damaged: .*changes a value that has no parts"):
             read_metadata(folder)
         assert type(folder).is_file is before
     finally:
         if "is_file" in vars(type(folder)):
             del type(folder).is_file
+
+
+def doubled(levels: int = 60) -> bytes:
+    """A dictionary whose key is a tuple that holds a tuple twice, and so on."""
+    key: tuple[Any, ...] = ()
+    for _ in range(levels):
+        key = (key, key)
+    return b"\x80\x02}" + pickle.dumps(key, 2)[2:-1] + b"K\x01s."
+
+
+def nested(levels: int = 1_000_000) -> bytes:
+    """A key that is a tuple in a tuple, and so on."""
+    return b"\x80\x02})" + b"\x85" * levels + b"K\x01s."
+
+
+def filled_later(levels: int = 60) -> bytes:
+    """Objects that get their parts when others hold them already, the last one as a key."""
+    made = b"".join(
+        b"ctorch.distributed.checkpoint.metadata\nMetadataIndex\n)\x81q" + bytes([n])
+        for n in range(levels)
+    )
+    filled = b"".join(
+        b"h%c}(X\x03\x00\x00\x00fqnh%cX\x06\x00\x00\x00offseth%cub" % (n, n + 1, n + 1)
+        for n in range(levels - 1)
+    )
+    return b"\x80\x02](" + made + filled + b"e."
+
+
+BUSY = {
+    "doubled": doubled(),
+    "nested": nested(),
+    "filled later": filled_later(),
+    "a large table": b"\x80\x02}r\xff\xff\xff\x0f.",
+    "equal hashes": b"\x80\x02}("
+    + b"".join(
+        pickle.dumps(((1 << 61) - 1) * number, 2)[2:-1] + b"N" for number in range(1, 20_000)
+    )
+    + b"u.",
+    "a long text": b"\x80\x04\x8d" + (1 << 40).to_bytes(8, "little") + b"a.",
+    "a long frame": b"\x80\x04\x95" + (1 << 40).to_bytes(8, "little") + b"}.",
+}
+"""Short pickles that take for ever, or all memory, to be made or to be used."""
+
+
+@pytest.mark.parametrize("name", BUSY)
+def test_a_short_list_of_tensors_that_keeps_busy_is_not_made(name, folder):
+    (folder / ".metadata").write_bytes(BUSY[name])
+    told = in_daemon_thread(lambda: assert_damaged(folder), "reader")
+    told.result(timeout=60)
+
+
+def assert_damaged(folder: Path) -> None:
+    with pytest.raises(UserError, match=r"\.metadata is damaged: (ValueError|UnpicklingError)"):
+        read_metadata(folder)
+
+
+def with_values(value: bytes, path: Path) -> None:
+    """Replace the list of values in a file of torch.save."""
+    with zipfile.ZipFile(path) as archive:
+        entries = {entry.filename: archive.read(entry) for entry in archive.infolist()}
+    with zipfile.ZipFile(path, "w") as archive:
+        for name, data in entries.items():
+            archive.writestr(name, value if name.endswith("data.pkl") else data)
+
+
+@pytest.mark.parametrize("name", ["doubled", "a large table"])
+def test_common_values_that_keep_busy_are_not_made(name, folder, groups, convert):
+    with_values(BUSY[name], folder / "common.pt")
+    reseal(folder)
+    # Listing does not need the file.
+    loaded, weights, _, parameters, converted = open_by_all(folder, groups, convert)
+    assert "could be loaded" in loaded and "could be loaded" in weights
+    assert "common.pt is damaged" in parameters and "common.pt is damaged" in converted
+
+
+def packed(path: Path) -> None:
+    with zipfile.ZipFile(path) as archive:
+        entries = {entry.filename: archive.read(entry) for entry in archive.infolist()}
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+        for name, data in entries.items():
+            archive.writestr(name, data)
+
+
+def of_values(make: Callable[[], object]) -> Callable[[Path], None]:
+    return lambda path: torch.save({"x": make()}, path)
+
+
+def larger_than_stored(path: Path) -> None:
+    torch.save({"x": torch.zeros(64)}, path)
+    with zipfile.ZipFile(path) as archive:
+        found = archive.read(next(n for n in archive.namelist() if n.endswith("data.pkl")))
+    assert found.count(b"K@") == 2  # of the storage, and of the tensor
+    with_values(found.replace(b"K@", b"J\x00\x00\x00\x40"), path)
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        (packed, "it is compressed"),
+        (larger_than_stored, r"a tensor has 256 bytes where it says 1073741824 x 4"),
+        (of_values(lambda: bytearray(9)), "it asks for .* bytearray, which no checkpoint needs"),
+        (of_values(lambda: np.zeros(3)), "it asks for numpy"),
+        (lambda path: path.write_bytes(b"\x80\x02}."), "it is no archive of torch"),
+        (lambda path: path.write_bytes(path.read_bytes()[:-30]), "it is no archive of torch"),
+    ],
+)
+def test_a_file_of_torch_that_is_larger_than_it_looks_is_not_read(change, reason, folder):
+    change(folder / "common.pt")
+    with pytest.raises(UserError, match=rf"common\.pt is damaged: {reason}"):
+        check_core_files(folder)
+
+
+def test_tensors_among_common_values_are_read(folder):
+    torch.save({"a": torch.zeros(7), "b": torch.ones(2, 3).bfloat16().t()}, folder / "common.pt")
+    check_core_files(folder)
+
+
+def test_a_shard_that_says_it_is_larger_is_not_read(folder):
+    metadata = read_metadata(folder)
+    tensors = {
+        index: place
+        for index, place in metadata.storage_data.items()
+        if index.fqn.endswith("weight")
+    }
+    index, place = max(tensors.items(), key=lambda item: item[1].length)
+    data = bytearray((folder / SHARD).read_bytes())
+    part = bytes(data[place.offset : place.offset + place.length])
+    with zipfile.ZipFile(io.BytesIO(part)) as archive:
+        values = archive.read(next(n for n in archive.namelist() if n.endswith("data.pkl")))
+    at = place.offset + part.index(values)
+    changed = values.replace(b"FloatStorage", b"ComplexFloat", 1)
+    assert len(changed) == len(values) and changed != values
+    data[at : at + len(values)] = changed
+    (folder / SHARD).write_bytes(data)
+    with pytest.raises(UserError, match=rf"{SHARD} is damaged: {re.escape(index.fqn)}: "):
+        check_core_files(folder)
+    # Another rank looks through it.
+    check_core_files(folder, 1, 2)
+
+
+def a_weight(metadata) -> TensorStorageMetadata:
+    entries = metadata.state_dict_metadata.items()
+    return next(entry for name, entry in entries if name.endswith("weight"))
+
+
+def declare_more(metadata) -> None:
+    entry = a_weight(metadata)
+    entry.size = torch.Size([entry.size[0] << 20, *entry.size[1:]])
+
+
+def declare_more_in_a_part(metadata) -> None:
+    entry = a_weight(metadata)
+    chunk = entry.chunks[0]
+    entry.size = torch.Size([chunk.sizes[0] << 20, *chunk.sizes[1:]])
+    entry.chunks[0] = ChunkStorageMetadata(chunk.offsets, entry.size)
+
+
+def store_all_in_one_place(metadata) -> None:
+    longest = max(metadata.storage_data.values(), key=lambda place: place.length)
+    for index in metadata.storage_data:
+        metadata.storage_data[index] = longest
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        (declare_more, "the parts of .* are not the whole"),
+        (declare_more_in_a_part, r"has \d+ bytes, and fewer are stored"),
+        (store_all_in_one_place, "what lies in .* is larger than the file"),
+    ],
+)
+def test_a_tensor_is_as_large_as_what_is_stored_of_it(change, reason, folder):
+    metadata = pickle.loads((folder / ".metadata").read_bytes())
+    change(metadata)
+    (folder / ".metadata").write_bytes(pickle.dumps(metadata))
+    with pytest.raises(UserError, match=rf"\.metadata is damaged: .*{reason}"):
+        read_metadata(folder)
 
 
 def test_another_format_is_not_looked_for(folder, groups, convert):

@@ -57,6 +57,24 @@ with whole_file(Path({str(tmp_path)!r}) / "f") as aside:
         time.sleep(0.02)
 
 
+@pytest.mark.parametrize("number", [2, 9, 15])
+def test_an_export_that_is_being_written_goes_too(tmp_path: Path, number: int) -> None:
+    code = f"""
+import os, signal
+from pathlib import Path
+from megatron_longrl.atomic_folder import written_aside
+with written_aside(Path({str(tmp_path)!r}) / "hf") as aside:
+    (aside / "model.safetensors").write_text("half")
+    os.kill(os.getpid(), {number})
+    signal.pause()
+"""
+    assert run(code) in (-number, 1)
+    deadline = time.monotonic() + 30
+    while list(tmp_path.iterdir()):
+        assert time.monotonic() < deadline, list(tmp_path.iterdir())
+        time.sleep(0.02)
+
+
 def test_remove_follows_no_link(tmp_path: Path) -> None:
     (tmp_path / "there").mkdir()
     (tmp_path / "link").symlink_to(tmp_path / "there")
