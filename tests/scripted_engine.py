@@ -23,9 +23,15 @@ from megatron_longrl.experience.inputs import (
     media_parts,
     place_media,
 )
-from megatron_longrl.experience.rollouts import OnRollout, Rollout, RolloutGroup, Traffic
+from megatron_longrl.experience.rollouts import (
+    OnRollout,
+    Rollout,
+    RolloutGroup,
+    RolloutRequest,
+    Segment,
+    Traffic,
+)
 from megatron_longrl.experience.sampling_settings import SamplingSettings
-from megatron_longrl.rollout.continuation import NOTHING, Begun
 from megatron_longrl.rollout.engine import RolloutEngine
 from megatron_longrl.rollout.weights.stream import EMBEDDING
 
@@ -56,23 +62,24 @@ class ScriptedEngine(RolloutEngine):
 
     def generate(
         self,
-        prompts: Sequence[Prompt],
+        requests: Sequence[RolloutRequest],
         media: Mapping[str, Tensor],
         sampling: SamplingSettings,
         on_rollout: OnRollout | None = None,
-        begun: Begun = NOTHING,
     ) -> list[RolloutGroup]:
         """See the protocol."""
         if sampling.temperature > 0:
             self._step = sampling.step
-            self.asked.append((sampling.round, [number_of(prompt.row) for prompt in prompts]))
+            numbers = [number_of(request.prompt.row) for request in requests]
+            self.asked.append((sampling.round, numbers))
         groups = [
             RolloutGroup(
-                prompt,
-                [self._response(prompt, j) for j in range(sampling.n)],
-                inputs=self._input(prompt, media),
+                request.group_id,
+                request.prompt,
+                [self._rollout(request, j) for j in range(sampling.n)],
+                inputs=self._input(request.prompt, media),
             )
-            for prompt in prompts
+            for request in requests
         ]
         if sampling.temperature > 0:
             self.given += groups
@@ -88,17 +95,21 @@ class ScriptedEngine(RolloutEngine):
         given = EngineInput(ids, prompt.positions, embeddings, mask, features)
         return given.record(len(ids), self.weight_version)
 
-    def _response(self, prompt: Prompt, index: int) -> Rollout:
-        number = number_of(prompt.row)
+    def _rollout(self, request: RolloutRequest, index: int) -> Rollout:
+        number = number_of(request.prompt.row)
         generator = torch.Generator().manual_seed(1000 * self._step + 10 * number + index)
         length = int(torch.randint(1, 9, (), generator=generator))
         letter = "A" if self.is_right(number, index, self._step) else "B"
+        text = f"<think>so</think><answer>{letter}</answer>"
         return Rollout(
+            group_id=request.group_id,
+            index=index,
             token_ids=torch.randint(20, 60, (length,), generator=generator),
             logprobs=-5.7 + 0.3 * torch.randn(length, generator=generator),
-            text=f"<think>so</think><answer>{letter}</answer>",
+            text=text,
+            visible=text,
             finish_reason="stop",
-            weight_version=self.weight_version,
+            segments=(Segment(length, self.weight_version),),
         )
 
     def update_weights(self, named: Iterable[tuple[str, Tensor]], version: int) -> None:

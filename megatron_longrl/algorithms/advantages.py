@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from megatron_longrl.algorithms.outcomes import Outcome
+from megatron_longrl.algorithms.group_rewards import GroupRewards
 
 
 @dataclass(frozen=True)
@@ -30,10 +30,11 @@ class AdvantageSettings:
 
 Advantages = list[list[Tensor]]
 """float64 [tokens], by group and response."""
-Estimator = Callable[[Sequence[Outcome], AdvantageSettings], Advantages]
+Estimate = Callable[[Sequence[GroupRewards], AdvantageSettings], Advantages]
+"""(groups of this replica, constants) -> advantages."""
 
 
-def grpo(outcomes: Sequence[Outcome], settings: AdvantageSettings) -> Advantages:
+def grpo(groups: Sequence[GroupRewards], settings: AdvantageSettings) -> Advantages:
     """The standard score within the group, with the unbiased deviation.
 
     https://arxiv.org/abs/2402.03300, section 4.1.2.
@@ -43,15 +44,15 @@ def grpo(outcomes: Sequence[Outcome], settings: AdvantageSettings) -> Advantages
         deviation = totals.std() if totals.numel() > 1 else totals.new_zeros(())
         return (totals - totals.mean()) / (deviation + settings.epsilon)
 
-    return _by_group(outcomes, score)
+    return _by_group(groups, score)
 
 
-def dr_grpo(outcomes: Sequence[Outcome], settings: AdvantageSettings) -> Advantages:
+def dr_grpo(groups: Sequence[GroupRewards], settings: AdvantageSettings) -> Advantages:
     """The distance from the group's mean. https://arxiv.org/abs/2503.20783, section 3.2."""
-    return _by_group(outcomes, lambda totals: totals - totals.mean())
+    return _by_group(groups, lambda totals: totals - totals.mean())
 
 
-def rloo(outcomes: Sequence[Outcome], settings: AdvantageSettings) -> Advantages:
+def rloo(groups: Sequence[GroupRewards], settings: AdvantageSettings) -> Advantages:
     """The distance from the mean of the group's other responses.
 
     https://arxiv.org/abs/2402.14740
@@ -63,22 +64,22 @@ def rloo(outcomes: Sequence[Outcome], settings: AdvantageSettings) -> Advantages
             return torch.zeros_like(totals)
         return totals - (totals.sum() - totals) / others
 
-    return _by_group(outcomes, leave_one_out)
+    return _by_group(groups, leave_one_out)
 
 
-def gpg(outcomes: Sequence[Outcome], settings: AdvantageSettings) -> Advantages:
+def gpg(groups: Sequence[GroupRewards], settings: AdvantageSettings) -> Advantages:
     """The distance from the group's mean, scaled up by the share of groups that say something.
 
     https://arxiv.org/abs/2504.02546, with F_norm = 1.
     """
-    plain = dr_grpo(outcomes, settings)
-    live = sum(any(bool(tokens.any()) for tokens in group) for group in plain)
+    plain = dr_grpo(groups, settings)
+    live = sum(any(bool(tokens.any()) for tokens in of_group) for of_group in plain)
     all_groups, live_groups = settings.total(_vector(len(plain), live)).tolist()
     scale = all_groups / live_groups if live_groups else 1.0
-    return [[scale * tokens for tokens in group] for group in plain]
+    return [[scale * tokens for tokens in of_group] for of_group in plain]
 
 
-def grpo_passk(outcomes: Sequence[Outcome], settings: AdvantageSettings) -> Advantages:
+def grpo_passk(groups: Sequence[GroupRewards], settings: AdvantageSettings) -> Advantages:
     """Only the best response counts: its distance from the second best, over the deviation.
 
     https://arxiv.org/abs/2503.19595, with k the size of the group.
@@ -91,106 +92,91 @@ def grpo_passk(outcomes: Sequence[Outcome], settings: AdvantageSettings) -> Adva
             result[order[0]] = (first - second) / (totals.std() + settings.epsilon)
         return result
 
-    return _by_group(outcomes, best)
+    return _by_group(groups, best)
 
 
-def remax(outcomes: Sequence[Outcome], settings: AdvantageSettings) -> Advantages:
+def remax(groups: Sequence[GroupRewards], settings: AdvantageSettings) -> Advantages:
     """The distance from the greedy response's reward.
 
     https://arxiv.org/abs/2310.10505, algorithm 1.
     """
     result = []
-    for outcome in outcomes:
-        if outcome.baseline is None:
+    for group in groups:
+        if group.baseline is None:
             raise ValueError("remax needs the reward of a greedy response")
-        result.append(_spread(outcome, outcome.totals() - outcome.baseline))
+        result.append(_spread(group, group.totals() - group.baseline))
     return result
 
 
-def reinforce(outcomes: Sequence[Outcome], settings: AdvantageSettings) -> Advantages:
+def reinforce(groups: Sequence[GroupRewards], settings: AdvantageSettings) -> Advantages:
     """The distance from the mean reward of the step.
 
     Williams, Machine Learning 8 (1992) 229, with the step's mean as the baseline.
     """
-    known = torch.cat([_vector(), *(o.totals()[o.valid] for o in outcomes)])
+    known = torch.cat([_vector(), *(o.totals()[o.valid] for o in groups)])
     total, count = settings.total(_vector(known.sum(), known.numel())).tolist()
     mean = total / max(count, 1.0)
-    return [_spread(outcome, outcome.totals() - mean) for outcome in outcomes]
+    return [_spread(group, group.totals() - mean) for group in groups]
 
 
-def reinforce_plus_plus(outcomes: Sequence[Outcome], settings: AdvantageSettings) -> Advantages:
+def reinforce_plus_plus(groups: Sequence[GroupRewards], settings: AdvantageSettings) -> Advantages:
     """Discounted returns of every token, normalised over all tokens of the step.
 
     https://arxiv.org/abs/2501.03262
     """
     returns = [
-        [_discounted(tokens, settings.gamma) for tokens in outcome.rewards_by_token()]
-        for outcome in outcomes
+        [_discounted(tokens, settings.gamma) for tokens in group.rewards_by_token()]
+        for group in groups
     ]
-    return _whitened(outcomes, returns, settings)
+    return _whitened(groups, returns, settings)
 
 
 def reinforce_plus_plus_baseline(
-    outcomes: Sequence[Outcome], settings: AdvantageSettings
+    groups: Sequence[GroupRewards], settings: AdvantageSettings
 ) -> Advantages:
     """Distances from the group's mean, normalised over all tokens of the step.
 
     https://arxiv.org/abs/2501.03262, the variant with a baseline.
     """
-    return _whitened(outcomes, dr_grpo(outcomes, settings), settings)
+    return _whitened(groups, dr_grpo(groups, settings), settings)
 
 
-def gae(outcomes: Sequence[Outcome], settings: AdvantageSettings) -> Advantages:
+def gae(groups: Sequence[GroupRewards], settings: AdvantageSettings) -> Advantages:
     """Generalised advantages (https://arxiv.org/abs/1506.02438, equation 16), normalised over all
     tokens of the step."""
-    return _whitened(outcomes, raw_gae(outcomes, settings), settings)
+    return _whitened(groups, raw_gae(groups, settings), settings)
 
 
-def raw_gae(outcomes: Sequence[Outcome], settings: AdvantageSettings) -> Advantages:
+def raw_gae(groups: Sequence[GroupRewards], settings: AdvantageSettings) -> Advantages:
     """:func:`gae` before it is normalised; with the values added, the critic's targets."""
     result = []
-    for outcome in outcomes:
-        if outcome.values is None:
+    for group in groups:
+        if group.values is None:
             raise ValueError("gae needs the critic's values")
-        group = []
-        for rewards, values in zip(outcome.rewards_by_token(), outcome.values, strict=True):
+        tokens = []
+        for rewards, values in zip(group.rewards_by_token(), group.values, strict=True):
             after = torch.cat([values[1:], values.new_zeros(min(1, len(values)))])
             errors = rewards + settings.gamma * after - values
-            group.append(_discounted(errors, settings.gamma * settings.lambda_))
-        result.append(group)
+            tokens.append(_discounted(errors, settings.gamma * settings.lambda_))
+        result.append(tokens)
     return result
 
 
-ADVANTAGES: dict[str, Estimator] = {
-    "grpo": grpo,
-    "dr_grpo": dr_grpo,
-    "rloo": rloo,
-    "reinforce": reinforce,
-    "reinforce_plus_plus": reinforce_plus_plus,
-    "reinforce_plus_plus_baseline": reinforce_plus_plus_baseline,
-    "remax": remax,
-    "gpg": gpg,
-    "grpo_passk": grpo_passk,
-    "gae": gae,
-}
-"""Estimators by ``--advantage``."""
-
-
-def _spread(outcome: Outcome, advantages: Tensor) -> list[Tensor]:
+def _spread(group: GroupRewards, advantages: Tensor) -> list[Tensor]:
     """The same for every token of a response; 0 where a response has no reward."""
-    known = torch.where(outcome.valid, advantages, torch.zeros_like(advantages))
-    return [value.repeat(length) for value, length in zip(known, outcome.lengths, strict=True)]
+    known = torch.where(group.valid, advantages, torch.zeros_like(advantages))
+    return [value.repeat(length) for value, length in zip(known, group.lengths, strict=True)]
 
 
-def _by_group(outcomes: Sequence[Outcome], of_group: Callable[[Tensor], Tensor]) -> Advantages:
+def _by_group(groups: Sequence[GroupRewards], of_group: Callable[[Tensor], Tensor]) -> Advantages:
     """An estimator that looks at the responses of one group that have rewards."""
     result = []
-    for outcome in outcomes:
-        totals = outcome.totals()
+    for group in groups:
+        totals = group.totals()
         advantages = torch.zeros_like(totals)
-        if outcome.valid.any():
-            advantages[outcome.valid] = of_group(totals[outcome.valid])
-        result.append(_spread(outcome, advantages))
+        if group.valid.any():
+            advantages[group.valid] = of_group(totals[group.valid])
+        result.append(_spread(group, advantages))
     return result
 
 
@@ -206,17 +192,17 @@ def _discounted(tokens: Tensor, factor: float) -> Tensor:
 
 
 def _whitened(
-    outcomes: Sequence[Outcome], advantages: Advantages, settings: AdvantageSettings
+    groups: Sequence[GroupRewards], advantages: Advantages, settings: AdvantageSettings
 ) -> Advantages:
     """Mean 0 and unbiased deviation 1 over all tokens of responses that have rewards."""
-    known = [outcome.valid.tolist() for outcome in outcomes]
+    known = [group.valid.tolist() for group in groups]
     tokens = torch.cat(
         [
             _vector(),
             *(
                 values
-                for group, flags in zip(advantages, known, strict=True)
-                for values, flag in zip(group, flags, strict=True)
+                for of_group, flags in zip(advantages, known, strict=True)
+                for values, flag in zip(of_group, flags, strict=True)
                 if flag
             ),
         ]
@@ -228,9 +214,9 @@ def _whitened(
     return [
         [
             (values - mean) / scale if flag else torch.zeros_like(values)
-            for values, flag in zip(group, flags, strict=True)
+            for values, flag in zip(of_group, flags, strict=True)
         ]
-        for group, flags in zip(advantages, known, strict=True)
+        for of_group, flags in zip(advantages, known, strict=True)
     ]
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 
-def says_something(mean: float, low: float, high: float) -> bool:
+def has_learning_signal(mean: float, low: float, high: float) -> bool:
     """Whether a group is neither always wrong nor always right: DAPO's dynamic sampling.
 
     https://arxiv.org/abs/2503.14476, section 3.2.
@@ -28,7 +28,7 @@ def overlong_penalty(length: int, limit: int, buffer: int, most: float) -> float
     return most * min(max(over / buffer, 0.0), 1.0)
 
 
-def does_better(accuracy: float, shuffled_accuracy: float, ratio: float) -> bool:
+def tgrpo_condition(accuracy: float, shuffled_accuracy: float, ratio: float) -> bool:
     """T-GRPO's contrast: https://arxiv.org/abs/2503.21776.
 
     Args:

@@ -34,6 +34,7 @@ def measure_engine(arguments: argparse.Namespace) -> dict[str, Any]:
     """An engine as a training step calls it: weights, then from prompts and media to groups."""
     from megatron_longrl.conversion.mapping import weight_stream
     from megatron_longrl.data.rows import load_rows
+    from megatron_longrl.experience.rollouts import rollout_requests
     from megatron_longrl.experience.sampling_settings import SamplingSettings
     from megatron_longrl.observability.logging import configure_logging
     from megatron_longrl.parallel.groups import destroy_parallel
@@ -63,7 +64,7 @@ def measure_engine(arguments: argparse.Namespace) -> dict[str, Any]:
             )
             for step in range(arguments.steps + 1)
         )
-        engine.generate(prompts, media.embeddings, warm)
+        engine.generate(rollout_requests(prompts, "warm"), media.embeddings, warm)
         seconds, tokens, sync_seconds = 0.0, 0, []
         for version, sampling in enumerate(timed, start=1):
             for tensor in weights.values():
@@ -72,7 +73,8 @@ def measure_engine(arguments: argparse.Namespace) -> dict[str, Any]:
             engine.update_weights(weights.items(), version)
             sync_seconds.append(time.perf_counter() - began)
             began = time.perf_counter()
-            groups = engine.generate(prompts, media.embeddings, sampling)
+            requests = rollout_requests(prompts, f"{version}")
+            groups = engine.generate(requests, media.embeddings, sampling)
             seconds += time.perf_counter() - began
             tokens += sum(len(r.token_ids) for group in groups for r in group.rollouts)
     finally:

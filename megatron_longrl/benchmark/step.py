@@ -13,15 +13,20 @@ from megatron_longrl.conversion.mapping import weight_stream
 from megatron_longrl.data.prompts import Prompt
 from megatron_longrl.data.rows import Row
 from megatron_longrl.errors import UserError
-from megatron_longrl.experience.rollouts import RolloutGroup
+from megatron_longrl.experience.rollouts import RewardedGroup, RolloutGroup, rollout_requests
 from megatron_longrl.experience.sampling_settings import SamplingSettings
 from megatron_longrl.media.media_error import MediaError
 from megatron_longrl.media.modalities.video.decode import decode_many
 from megatron_longrl.rewards.runner import RewardRunner
-from megatron_longrl.rl.advantages import with_advantages
+from megatron_longrl.rl.advantages import estimate_advantages
+from megatron_longrl.rl.mini_batches import (
+    ForwardResults,
+    flatten,
+    mini_batches,
+    with_targets,
+)
 from megatron_longrl.rl.reference import ReferenceWeights
 from megatron_longrl.rollout.engine import RolloutEngine
-from megatron_longrl.training.batches import rl_batches
 from megatron_longrl.training.losses import rl_loss
 from megatron_longrl.training.runtime import Runtime
 
@@ -90,7 +95,7 @@ class BenchmarkStep:
 
     def run(
         self, iteration: int, rows: Sequence[Row]
-    ) -> tuple[list[RolloutGroup], dict[str, float]]:
+    ) -> tuple[list[RewardedGroup], dict[str, float]]:
         """One step on the rows of this replica: its rollouts and the loss's metrics."""
         timer, train_step = self.runtime.timer, self.runtime.train_step
         with timer("rest"):
@@ -98,25 +103,24 @@ class BenchmarkStep:
         media = self._media(prompts)
         groups = self._rollout(iteration, prompts, media)
         with timer("rest"):
-            self.rewards.collect(groups)
-            with_advantages(groups, self.config, self.runtime.groups)
-            batches = rl_batches(groups, self.config, self.runtime.groups, self.runtime.machine)
+            rewarded = self.rewards.collect(groups)
+            advantages, returns = estimate_advantages(rewarded, self.config, self.runtime.groups)
+            packed = mini_batches(rewarded, self.runtime)
+            batches, _ = flatten(packed)
         self.counter.part = "logprobs"
         with timer("logprobs"):
+            old = None
             if self.variant.old_pass:
                 old = train_step.forward_logprobs(batches, media)
-                for batch, values in zip(batches, old, strict=True):
-                    batch.old_logprobs = values
             with self.reference.in_place():
-                logprobs = train_step.forward_logprobs(batches, media)
-            for batch, values in zip(batches, logprobs, strict=True):
-                batch.ref_logprobs = values
+                ref = train_step.forward_logprobs(batches, media)
+        (part,) = with_targets(packed, ForwardResults(old, ref), advantages, returns)
         self.counter.part = "update"
         with timer("update"):
-            result = train_step.train(batches, media, None, self.loss)
+            result = train_step.train(part.policy, media, None, self.loss)
         with timer("sync"):
             self._sync()
-        return groups, result.metrics
+        return rewarded, result.metrics
 
     def _media(self, prompts: Sequence[Prompt]) -> Mapping[str, Tensor]:
         if self.variant.encodes_again:
@@ -143,7 +147,8 @@ class BenchmarkStep:
         with self.runtime.timer("rollout"):
             for _ in range(repeats):
                 embeddings = dict(media)
-            return self.engine.generate(prompts, embeddings, sampling)
+            requests = rollout_requests(prompts, f"{iteration}")
+            return self.engine.generate(requests, embeddings, sampling)
 
     def _sync(self) -> None:
         runtime = self.runtime

@@ -25,10 +25,11 @@ from megatron_longrl.config.secrets import secret_line, secrets_in
 from megatron_longrl.data.answer import END_TOKENS, marked_answer, visible
 from megatron_longrl.data.rows import Row, load_rows
 from megatron_longrl.errors import USER_ERROR_STATUS, UserError, error_line
+from megatron_longrl.experience.reward_input import RewardInput
 from megatron_longrl.plugins import import_plugins
 from megatron_longrl.rewards.registry import FREE_FORM
+from megatron_longrl.rewards.result import RewardResult
 from megatron_longrl.rewards.rules import scoring_rules
-from megatron_longrl.rewards.sample import Outcome, Sample
 from megatron_longrl.rewards.scorer import Scorer
 from megatron_longrl.rewards.terms import reward_terms
 from megatron_longrl.rewards.weighted import total
@@ -46,7 +47,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def score_rows(
     rows: Sequence[Row], responses: Sequence[str], settings: RewardSection
-) -> list[dict[str, Outcome]]:
+) -> list[dict[str, RewardResult]]:
     """The outcome of every reward, by name, for one response to each row.
 
     A function that scores all responses to a question together gets one response.
@@ -59,7 +60,7 @@ def score_rows(
         scorer.know(scorer.load())
         begun = []
         for row, response in zip(rows, responses, strict=True):
-            sample = Sample.of_row(row, visible(response, END_TOKENS), uid=row.uid)
+            sample = RewardInput.of_row(row, visible(response, END_TOKENS), uid=row.uid)
             begun.append(
                 {
                     term.name: scorer.start(term.name, [sample])
@@ -198,7 +199,7 @@ def _parsed(text: str, where: str) -> Any:
         raise UserError(f"{where}: not JSON ({reason})") from None
 
 
-def _record(outcomes: Mapping[str, Outcome]) -> dict[str, float | str | None]:
+def _record(outcomes: Mapping[str, RewardResult]) -> dict[str, float | str | None]:
     """A row of the output: scores and further numbers by name; why there is none, under reason."""
     record: dict[str, float | str | None] = {}
     for name, outcome in outcomes.items():
@@ -213,7 +214,7 @@ def _record(outcomes: Mapping[str, Outcome]) -> dict[str, float | str | None]:
 
 
 def _summary(
-    scored: Sequence[Mapping[str, Outcome]], responses: Sequence[str], settings: RewardSection
+    scored: Sequence[Mapping[str, RewardResult]], responses: Sequence[str], settings: RewardSection
 ) -> str:
     """Means, and what may be the reason where they are low."""
     terms = reward_terms(settings)

@@ -1,1 +1,1 @@
-"""Records of rollouts: sampling settings, responses, and what an engine was given."""
+"""Records of rollouts: what an engine is asked and given, what it generates, and its rewards."""

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import re
 
+from megatron_longrl.experience.reward_input import RewardInput
 from megatron_longrl.rewards.letters import chosen_letter, single_letter
 from megatron_longrl.rewards.options import options_of
 from megatron_longrl.rewards.ordering import is_order
-from megatron_longrl.rewards.sample import RewardError, Sample
+from megatron_longrl.rewards.result import RewardError
 from megatron_longrl.rewards.temporal import segments
 
 KINDS = (
@@ -36,7 +37,7 @@ _BY_WORD = {
 """Kind by what the fields of data sets say; spaces stand for hyphens and underscores, too."""
 
 
-def kind_of(sample: Sample) -> str:
+def kind_of(sample: RewardInput) -> str:
     """The reward that decides whether a sample is right.
 
     The row's field ``reward`` names it. Without it, these say it, the first that does:
@@ -81,7 +82,7 @@ def _words(value: object) -> str:
     return " ".join(re.split(r"[\s_-]+", str(value).strip().casefold()))
 
 
-def _is_choice(sample: Sample) -> bool:
+def _is_choice(sample: RewardInput) -> bool:
     options = options_of(sample)
     letter = single_letter(sample.answer)
     if letter is not None and (not options or letter in options or len(sample.answer.strip()) < 4):

@@ -9,7 +9,7 @@ from megatron_longrl.data.answer import marked_answer, unmarked_answer
 from megatron_longrl.rewards.letters import chosen_letter, letter_of_text, several_letters
 from megatron_longrl.rewards.options import Options, same_text
 from megatron_longrl.rewards.plain import plain
-from megatron_longrl.rewards.sample import RewardError
+from megatron_longrl.rewards.result import RewardError
 from megatron_longrl.rewards.stated_letter import stated_letter
 from megatron_longrl.rewards.statements import stated
 

@@ -14,9 +14,10 @@ from pathlib import Path
 from typing import Any
 
 from megatron_longrl.config.secrets import filled_in
-from megatron_longrl.rewards.sample import Outcome, RewardError, Sample, is_finite
+from megatron_longrl.experience.reward_input import RewardInput
+from megatron_longrl.rewards.result import RewardError, RewardResult, is_finite
 
-SINGLE: dict[str, Callable[[Sample], Any]] = {
+SINGLE: dict[str, Callable[[RewardInput], Any]] = {
     "prompt": lambda sample: sample.question,
     "response": lambda sample: sample.response,
     "answer": lambda sample: sample.answer,
@@ -69,7 +70,7 @@ class UserFunction:
             ) from None
         self._check(parameters, named)
 
-    def call(self, samples: Sequence[Sample]) -> Any:
+    def call(self, samples: Sequence[RewardInput]) -> Any:
         """What the function returns (or an awaitable of it) for a sample, or for a whole group."""
         if self.is_batch:
             arguments = {
@@ -81,7 +82,7 @@ class UserFunction:
             arguments = {key: SINGLE[name](sample) for key, name in self._given.items()}
         return self._function(**arguments, **self.options)
 
-    def outcomes(self, returned: Any, count: int) -> list[Outcome]:
+    def outcomes(self, returned: Any, count: int) -> list[RewardResult]:
         """One outcome per sample of what the function returned."""
         if not self.is_batch:
             return [_outcome(returned)]
@@ -90,9 +91,9 @@ class UserFunction:
         except TypeError:
             values = None
         if values is None:
-            return [Outcome.failure(f"returned {shown(returned)}, which is no list")] * count
+            return [RewardResult.failure(f"returned {shown(returned)}, which is no list")] * count
         if len(values) != count:
-            failure = Outcome.failure(f"returned {len(values)} scores for {count} responses")
+            failure = RewardResult.failure(f"returned {len(values)} scores for {count} responses")
             return [failure] * count
         return [_outcome(value) for value in values]
 
@@ -126,24 +127,24 @@ def raised(error: BaseException) -> str:
     return f"raised {shown(error)}"
 
 
-def _outcome(value: Any) -> Outcome:
+def _outcome(value: Any) -> RewardResult:
     """A number, or a mapping with ``score`` and further numbers."""
     if not isinstance(value, Mapping):
         score = _number(value)
         if score is None:
-            return Outcome.failure(
+            return RewardResult.failure(
                 f"returned {shown(value)}, which is no finite number{_in_float32(value)}"
             )
-        return Outcome(score)
+        return RewardResult(score)
     numbers = {str(key): _number(entry) for key, entry in value.items()}
     wrong = [key for key, number in numbers.items() if number is None]
     if "score" not in numbers or wrong:
         what = "which has no 'score'"
         if wrong:
             what = f"in which {wrong[0]!r} is no finite number{_in_float32(value.get(wrong[0]))}"
-        return Outcome.failure(f"returned {shown(value)}, {what}")
+        return RewardResult.failure(f"returned {shown(value)}, {what}")
     extras = {key: number for key, number in numbers.items() if number is not None}
-    return Outcome(extras.pop("score"), extras)
+    return RewardResult(extras.pop("score"), extras)
 
 
 def _in_float32(value: Any) -> str:

@@ -12,9 +12,10 @@ from collections import OrderedDict
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from megatron_longrl.experience.reward_input import RewardInput
 from megatron_longrl.rewards.judge_cache import JudgeCache
 from megatron_longrl.rewards.judge_prompt import fill, read_template, score_of
-from megatron_longrl.rewards.sample import Outcome, Sample
+from megatron_longrl.rewards.result import RewardResult
 
 if TYPE_CHECKING:
     from openai import AsyncOpenAI
@@ -36,7 +37,7 @@ _SHOWN = 200  # characters of what an endpoint sends, in a log line
 class _Asked:
     """A question to the judge, and how many samples wait for its answer."""
 
-    task: asyncio.Task[Outcome]
+    task: asyncio.Task[RewardResult]
     waiting: int = 0
 
 
@@ -66,7 +67,7 @@ class Judge:
         self._client: AsyncOpenAI | None = None
         self._counts = dict.fromkeys(COUNTERS, 0.0)
 
-    async def score(self, sample: Sample) -> Outcome:
+    async def score(self, sample: RewardInput) -> RewardResult:
         """The judge's score; samples about which the same is asked share one request."""
         prompt = fill(self._template, sample)
         text = json.dumps([self._url, self._model, self._temperature, prompt])
@@ -104,11 +105,11 @@ class Judge:
         if self._asked.get(key) is asked:
             del self._asked[key]
 
-    async def _judge(self, key: str, prompt: str) -> Outcome:
+    async def _judge(self, key: str, prompt: str) -> RewardResult:
         kept = await asyncio.to_thread(self._cache.read, key)
         if kept is not None:
             self._counts["judge/cache_hits"] += 1
-            return Outcome(kept)
+            return RewardResult(kept)
         async with self._slots:
             try:
                 async with asyncio.timeout(self._seconds):
@@ -125,7 +126,7 @@ class Judge:
             await asyncio.to_thread(self._cache.write, key, score, reply, self._model)
         except OSError as error:
             logger.warning("--judge-cache: a judgement could not be kept: %s", error)
-        return Outcome(score)
+        return RewardResult(score)
 
     async def _ask(self, prompt: str) -> str:
         """The reply, empty where the endpoint sent none. The client retries."""
@@ -168,9 +169,9 @@ class Judge:
     async def _count(self, request: object) -> None:
         self._counts["judge/requests"] += 1
 
-    def _failure(self, error: str, *, timed_out: bool = False) -> Outcome:
+    def _failure(self, error: str, *, timed_out: bool = False) -> RewardResult:
         self._counts["judge/failures"] += 1
-        return Outcome.failure(error, timed_out=timed_out)
+        return RewardResult.failure(error, timed_out=timed_out)
 
     def _shown(self, said: object) -> str:
         """For a log line: an endpoint's message may repeat the key."""

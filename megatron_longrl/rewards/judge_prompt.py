@@ -8,8 +8,8 @@ from typing import Any
 
 from megatron_longrl.data.answer import final_text
 from megatron_longrl.errors import UserError
+from megatron_longrl.experience.reward_input import RewardInput
 from megatron_longrl.regular_file import read_regular
-from megatron_longrl.rewards.sample import Sample
 
 DEFAULT = """\
 You grade an answer to a question about a video. You do not see the video: rely on the reference \
@@ -63,7 +63,7 @@ def read_template(path: str | None) -> str:
     return text
 
 
-def fill(template: str, sample: Sample) -> str:
+def fill(template: str, sample: RewardInput) -> str:
     """The instructions for a sample; of its response the final answer, without the thought."""
     values = {
         "question": sample.question,

@@ -12,7 +12,7 @@ import re
 from megatron_longrl.data.answer import marked_answer, unmarked_answer
 from megatron_longrl.rewards.numbers import read_number
 from megatron_longrl.rewards.plain import plain
-from megatron_longrl.rewards.sample import RewardError
+from megatron_longrl.rewards.result import RewardError
 from megatron_longrl.rewards.statements import stated
 
 # It warns that it has no deadline of its own, which is meant.

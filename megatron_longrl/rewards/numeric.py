@@ -7,7 +7,7 @@ import re
 from megatron_longrl.data.answer import marked_answer, unmarked_answer
 from megatron_longrl.rewards.numbers import Number, read_number
 from megatron_longrl.rewards.plain import plain
-from megatron_longrl.rewards.sample import RewardError
+from megatron_longrl.rewards.result import RewardError
 from megatron_longrl.rewards.statements import stated
 
 _WORD = (

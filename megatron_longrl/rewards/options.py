@@ -6,8 +6,8 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
+from megatron_longrl.experience.reward_input import RewardInput
 from megatron_longrl.rewards.plain import plain
-from megatron_longrl.rewards.sample import Sample
 
 Options = Mapping[str, str]
 """Text by letter."""
@@ -19,7 +19,7 @@ _HEADING = re.compile(r"(?<![^\s(\[,;.:])[(\[]?\s?([A-Z])\s?[.):\]](?!\w\.)")
 _OWN_HEADING = re.compile(r"\s*[(\[]?\s?([A-Za-z])\s?[.):\]]\s*(?!\w\.)(?=\S)")
 
 
-def options_of(sample: Sample) -> dict[str, str]:
+def options_of(sample: RewardInput) -> dict[str, str]:
     """The options of a sample; empty where it tells none.
 
     The row's field ``options`` (or ``choices``, ``candidates``) has them, as a list in the order A,

@@ -16,9 +16,10 @@ from pathlib import Path
 from typing import Any
 
 import megatron_longrl
+from megatron_longrl.experience.reward_input import RewardInput
 from megatron_longrl.plugins import imported_plugins
 from megatron_longrl.rewards.registry import LIBRARIES
-from megatron_longrl.rewards.sample import Outcome, RewardError, Sample
+from megatron_longrl.rewards.result import RewardError, RewardResult
 
 Functions = Mapping[str, Mapping[str, Any]]
 """By name of each user's function: whether it is ``batch``, ``async``, and which ``options`` it
@@ -39,17 +40,17 @@ class ChildDied(Exception):
 @dataclass(eq=False)
 class _Call:
     reward: str
-    samples: Sequence[Sample]
-    outcomes: asyncio.Future[list[Outcome]]
+    samples: Sequence[RewardInput]
+    outcomes: asyncio.Future[list[RewardResult]]
     alone: bool = False
     """Not beside others: one of those that ran together has hung or killed the child."""
 
-    def finish(self, outcomes: list[Outcome]) -> None:
+    def finish(self, outcomes: list[RewardResult]) -> None:
         if not self.outcomes.done():  # Nobody may wait for it any more.
             self.outcomes.set_result(outcomes)
 
     def fail(self, error: str, *, timed_out: bool = False) -> None:
-        self.finish([Outcome.failure(error, timed_out=timed_out)] * len(self.samples))
+        self.finish([RewardResult.failure(error, timed_out=timed_out)] * len(self.samples))
 
 
 class _Child:
@@ -202,7 +203,7 @@ class WorkerPool:
         """Take over what a pool of another rank has loaded."""
         self._functions = functions
 
-    async def score(self, reward: str, samples: Sequence[Sample]) -> list[Outcome]:
+    async def score(self, reward: str, samples: Sequence[RewardInput]) -> list[RewardResult]:
         """One outcome per sample: of a batch function a whole group, else of a single one."""
         if not self._servers:
             self._servers = [asyncio.create_task(self._serve(child)) for child in self._children]
@@ -265,7 +266,7 @@ class WorkerPool:
                 await child.send(message)
                 while open_calls:
                     reply = await child.receive()
-                    outcomes = [Outcome(**outcome) for outcome in reply["outcomes"]]
+                    outcomes = [RewardResult(**outcome) for outcome in reply["outcomes"]]
                     open_calls.pop(reply["id"]).finish(outcomes)
             return
         except TimeoutError:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+from megatron_longrl.experience.reward_input import RewardInput
 from megatron_longrl.rewards.accuracy import kind_of
 from megatron_longrl.rewards.choice import choice_reward
 from megatron_longrl.rewards.exact import exact_reward
@@ -14,10 +15,9 @@ from megatron_longrl.rewards.options import options_of
 from megatron_longrl.rewards.ordering import ordering_exact_reward, ordering_reward
 from megatron_longrl.rewards.rouge import KINDS as ROUGE_KINDS
 from megatron_longrl.rewards.rouge import rouge_reward
-from megatron_longrl.rewards.sample import Sample
 from megatron_longrl.rewards.temporal import temporal_iou_reward
 
-Score = Callable[[Sample, float], float]
+Score = Callable[[RewardInput, float], float]
 """(sample, tolerance of numbers) -> score; raises RewardError."""
 
 
@@ -47,7 +47,7 @@ NAMES = ("accuracy", *REWARDS, "judge")
 """What --rewards may name."""
 
 
-def resolve(name: str, sample: Sample) -> str:
+def resolve(name: str, sample: RewardInput) -> str:
     """The reward of ``REWARDS`` that is meant for a sample, or ``judge``.
 
     Raises:

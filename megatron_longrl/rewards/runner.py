@@ -1,4 +1,4 @@
-"""Rewards beside generation: each response is scored from the moment it is there."""
+"""Rewards beside generation: each rollout is scored from the moment it is there."""
 
 from __future__ import annotations
 
@@ -12,12 +12,13 @@ from typing import TYPE_CHECKING, TypeVar
 
 from megatron_longrl.data.answer import visible
 from megatron_longrl.errors import UserError
-from megatron_longrl.experience.rollouts import RolloutGroup
+from megatron_longrl.experience.reward_input import RewardInput
+from megatron_longrl.experience.rollouts import RewardedGroup, Rollout, RolloutGroup
 from megatron_longrl.parallel.agree import gather_objects, together
 from megatron_longrl.rewards.judge import COUNTERS as JUDGE_COUNTERS
-from megatron_longrl.rewards.sample import Outcome, Sample
+from megatron_longrl.rewards.result import RewardResult
 from megatron_longrl.rewards.scorer import Scorer, Scores
-from megatron_longrl.rewards.totals import REPORTED, count_failures, fill
+from megatron_longrl.rewards.totals import REPORTED, count_failures, rewarded_group
 from megatron_longrl.rewards.weighted import total
 
 if TYPE_CHECKING:
@@ -34,21 +35,20 @@ T = TypeVar("T")
 
 @dataclass
 class _Submitted:
-    """The responses to a prompt that this rank scores."""
+    """The rollouts of a group that this rank scores."""
 
-    prompt: Prompt
-    """Also keeps its id from being used again."""
     size: int
-    samples: dict[int, Sample] = field(default_factory=dict)
+    inputs: dict[int, RewardInput] = field(default_factory=dict)
+    """What the rewards look at, by the index of the rollout."""
     singles: dict[tuple[str, int], Scores] = field(default_factory=dict)
-    """By reward and response."""
-    batches: dict[str, Future[list[Outcome]]] = field(default_factory=dict)
+    """By the name of the reward and the index of the rollout."""
+    batches: dict[str, Future[list[RewardResult]]] = field(default_factory=dict)
     """Functions that score a whole group, by name."""
 
     def answers(self, group: RolloutGroup) -> bool:
-        """Whether it holds just the responses of a group."""
-        texts = [visible(response.visible) for response in group.rollouts]
-        mine = {index: sample.response for index, sample in self.samples.items()}
+        """Whether it holds just the rollouts of a group."""
+        texts = [visible(rollout.visible) for rollout in group.rollouts]
+        mine = {index: given.response for index, given in self.inputs.items()}
         return self.size == len(texts) and mine == dict(enumerate(texts))
 
     def cancel(self) -> None:
@@ -59,11 +59,11 @@ class _Submitted:
 
 
 class RewardRunner:
-    """Scores the responses of one model replica.
+    """Scores the rollouts of one model replica.
 
     Construction, :meth:`collect` and :meth:`pop_counters` are the same on all ranks of the replica,
-    and the first two collective; :meth:`submit` is called by the ranks that receive responses, and
-    only they compute. Nothing that a reward does ends a step: its sample is left out, logged and
+    and the first two collective; :meth:`submit` is called by the ranks that receive rollouts, and
+    only they compute. Nothing that a reward does ends a step: its rollout is left out, logged and
     counted.
 
     Args:
@@ -77,7 +77,8 @@ class RewardRunner:
         self._control = control
         self._is_first = control is None or control.rank() == 0
         self._step_seconds = config.reward_step_timeout
-        self._submitted: dict[int, _Submitted] = {}
+        self._submitted: dict[str, _Submitted] = {}
+        """By the id of the group."""
         self._counts: dict[str, float] = {}
         with self._together():
             self._scorer = Scorer(config)
@@ -87,48 +88,53 @@ class RewardRunner:
         self._names = [*listed, *(name for name in REPORTED if name not in listed)]
         self.pop_counters()
 
-    def submit(self, prompt: Prompt, index: int, text: str, n: int) -> None:
-        """Begin to score response ``index`` of ``n`` to a prompt; returns at once.
+    def submit(self, prompt: Prompt, rollout: Rollout, group_size: int) -> None:
+        """Begin to score one of the ``group_size`` rollouts to a prompt; returns at once.
 
-        :meth:`collect` later takes the groups of these very prompts.
+        :meth:`collect` later takes the groups of these very rollouts.
         """
-        sample = Sample.of_row(prompt.row, visible(text), uid=prompt.uid, index=index)
-        entry = self._submitted.setdefault(id(prompt), _Submitted(prompt, n))
-        entry.samples[index] = sample
+        index, text = rollout.index, visible(rollout.visible)
+        given = RewardInput.of_row(prompt.row, text, uid=prompt.uid, index=index)
+        entry = self._submitted.setdefault(rollout.group_id, _Submitted(group_size))
+        entry.inputs[index] = given
         for name in self._names:
             if self._scorer.is_batch(name):
-                if len(entry.samples) == entry.size:
-                    group = [entry.samples[place] for place in sorted(entry.samples)]
+                if len(entry.inputs) == entry.size:
+                    group = [entry.inputs[number] for number in sorted(entry.inputs)]
                     entry.batches[name] = self._scorer.start(name, group)
             else:
-                entry.singles[name, index] = self._scorer.score(name, sample)
+                entry.singles[name, index] = self._scorer.score(name, given)
 
-    def collect(self, groups: Sequence[RolloutGroup]) -> None:
-        """Wait for all scores of the groups, the same list on every rank, and fill them in.
+    def collect(self, groups: Sequence[RolloutGroup]) -> list[RewardedGroup]:
+        """Wait for all scores of the groups, the same list on every rank, whose ids all differ.
 
-        Every group gets ``rewards`` [n], 0 where ``valid`` [n] is False, ``components``, and its
-        mean ``accuracy`` and ``format`` as metrics. What no rank has submitted is scored by the
-        first one.
+        What no rank has submitted is scored by the first one.
+
+        Returns:
+            The groups with their rewards, see
+            :func:`~megatron_longrl.rewards.totals.rewarded_group`.
         """
         mine = self._claim(groups)
-        taken = {place for places in self._gather(set(mine)) for place in places}
+        taken = {name for names in self._gather(set(mine)) for name in names}
         with self._together():
             if self._is_first:
-                for place in set(range(len(groups))) - taken:
-                    mine[place] = self._submit_all(groups[place])
+                for group in groups:
+                    if group.group_id not in taken:
+                        mine[group.group_id] = self._submit_all(group)
             scored = self._wait(mine)
         judge = self._scorer.judge
         parts = self._gather((scored, judge.pop_counters() if judge else {}))
-        everyone: dict[int, list[dict[str, Outcome]]] = {}
-        for outcomes, counts in parts:
-            everyone.update(outcomes)
+        everyone: dict[str, list[dict[str, RewardResult]]] = {}
+        for results, counts in parts:
+            everyone.update(results)
             for name, count in counts.items():
                 self._counts[name] += count
-        for place, group in enumerate(groups):
-            failed, late = count_failures(self._scorer.terms, everyone[place])
+        terms = self._scorer.terms
+        for group in groups:
+            failed, late = count_failures(terms, everyone[group.group_id])
             self._counts["rewards_failed"] += failed
             self._counts["rewards_timed_out"] += late
-            fill(group, self._scorer.terms, everyone[place])
+        return [rewarded_group(group, terms, everyone[group.group_id]) for group in groups]
 
     def pop_counters(self) -> dict[str, float]:
         """Of the replica since the last call: ``rewards_failed``, ``rewards_timed_out`` (responses
@@ -149,51 +155,51 @@ class RewardRunner:
 
     # ---- Waiting ----
 
-    def _claim(self, groups: Sequence[RolloutGroup]) -> dict[int, _Submitted]:
-        """The groups, by place, whose responses were all submitted on this rank."""
+    def _claim(self, groups: Sequence[RolloutGroup]) -> dict[str, _Submitted]:
+        """The groups, by their id, whose rollouts were all submitted on this rank."""
         mine = {}
-        for place, group in enumerate(groups):
-            entry = self._submitted.pop(id(group.prompt), None)
+        for group in groups:
+            entry = self._submitted.pop(group.group_id, None)
             if entry is not None and entry.answers(group):
-                mine[place] = entry
+                mine[group.group_id] = entry
             elif entry is not None:
                 entry.cancel()
         return mine
 
     def _submit_all(self, group: RolloutGroup) -> _Submitted:
-        for index, response in enumerate(group.rollouts):
-            self.submit(group.prompt, index, response.visible, len(group.rollouts))
-        return self._submitted.pop(id(group.prompt))
+        for rollout in group.rollouts:
+            self.submit(group.prompt, rollout, len(group.rollouts))
+        return self._submitted.pop(group.group_id)
 
-    def _wait(self, mine: dict[int, _Submitted]) -> dict[int, list[dict[str, Outcome]]]:
+    def _wait(self, mine: Mapping[str, _Submitted]) -> dict[str, list[dict[str, RewardResult]]]:
         deadline = time.monotonic() + self._step_seconds
         scored = {}
-        for place, entry in mine.items():
-            of_group: list[dict[str, Outcome]] = [{} for _ in entry.samples]
+        for group_id, entry in mine.items():
+            of_group: list[dict[str, RewardResult]] = [{} for _ in entry.inputs]
             for (name, index), work in entry.singles.items():
                 of_group[index][name] = self._scorer.result(work, 1, deadline)[0]
             for name, batch in entry.batches.items():
-                for index, outcome in enumerate(self._scorer.result(batch, entry.size, deadline)):
-                    of_group[index][name] = outcome
-            for index, outcomes in enumerate(of_group):
-                self._log_failures(entry.samples[index], outcomes)
-            scored[place] = of_group
+                for index, result in enumerate(self._scorer.result(batch, entry.size, deadline)):
+                    of_group[index][name] = result
+            for index, results in enumerate(of_group):
+                self._log_failures(entry.inputs[index], results)
+            scored[group_id] = of_group
         return scored
 
-    def _log_failures(self, sample: Sample, outcomes: Mapping[str, Outcome]) -> None:
+    def _log_failures(self, given: RewardInput, results: Mapping[str, RewardResult]) -> None:
         listed = {term.name for term in self._scorer.terms}
-        for name, outcome in outcomes.items():
-            if outcome.error is not None:
+        for name, result in results.items():
+            if result.error is not None:
                 place = f"{self._scorer.files[name]}:{name}" if name in self._scorer.files else name
                 level = logging.WARNING if name in listed else logging.DEBUG
-                where = f"response {sample.index} to {sample.uid}"
-                logger.log(level, "no reward %s for %s: %s", place, where, outcome.error)
-        if total(self._scorer.terms, outcomes) is None and all(
-            outcomes[name].score is not None for name in listed
+                where = f"response {given.index} to {given.uid}"
+                logger.log(level, "no reward %s for %s: %s", place, where, result.error)
+        if total(self._scorer.terms, results) is None and all(
+            results[name].score is not None for name in listed
         ):
             logger.warning(
                 "no reward for response %d to %s: the weighted sum is no finite number in float32",
-                *(sample.index, sample.uid),
+                *(given.index, given.uid),
             )
 
     # ---- Between ranks ----

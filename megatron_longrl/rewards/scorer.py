@@ -8,18 +8,19 @@ from concurrent.futures import Future
 from typing import TYPE_CHECKING
 
 from megatron_longrl.errors import UserError
+from megatron_longrl.experience.reward_input import RewardInput
 from megatron_longrl.media.foreign_errors import described
 from megatron_longrl.rewards.background import BackgroundLoop
 from megatron_longrl.rewards.judge import Judge
 from megatron_longrl.rewards.pool import Functions, WorkerPool
 from megatron_longrl.rewards.registry import LIBRARIES, REWARDS, resolve
-from megatron_longrl.rewards.sample import Outcome, RewardError, Sample
+from megatron_longrl.rewards.result import RewardError, RewardResult
 from megatron_longrl.rewards.terms import reward_terms
 
 if TYPE_CHECKING:
     from megatron_longrl.config.rewards import RewardSection
 
-Scores = Outcome | Future[list[Outcome]]
+Scores = RewardResult | Future[list[RewardResult]]
 """Of one sample: known, or to come."""
 
 
@@ -82,7 +83,7 @@ class Scorer:
         """Whether a reward is a function that scores all responses to a prompt together."""
         return bool(self._functions.get(name, {}).get("batch"))
 
-    def score(self, name: str, sample: Sample) -> Scores:
+    def score(self, name: str, sample: RewardInput) -> Scores:
         """Of a reward that is no batch function; at once, where that takes no time."""
         if name in self.files:
             return self.start(name, [sample])
@@ -90,15 +91,15 @@ class Scorer:
             meant = resolve(name, sample)
             if meant in LIBRARIES or meant == "judge":
                 return self.start(meant, [sample])
-            return Outcome(REWARDS[meant](sample, self._settings.reward_tolerance))
+            return RewardResult(REWARDS[meant](sample, self._settings.reward_tolerance))
         except RewardError as error:
-            return Outcome.failure(str(error))
+            return RewardResult.failure(str(error))
         except MemoryError:
             raise
         except Exception as error:  # It costs its own sample, as a user's function does.
-            return Outcome.failure(described(error, f"reward {name} for {sample.uid}"))
+            return RewardResult.failure(described(error, f"reward {name} for {sample.uid}"))
 
-    def start(self, name: str, samples: Sequence[Sample]) -> Future[list[Outcome]]:
+    def start(self, name: str, samples: Sequence[RewardInput]) -> Future[list[RewardResult]]:
         """Begin to score samples; a batch function gets all that are given."""
         if name == "judge":
             return self._background().start(self._ask(samples[0]))
@@ -106,14 +107,14 @@ class Scorer:
 
     def result(
         self, work: Scores, count: int = 1, deadline: float | None = None
-    ) -> Sequence[Outcome]:
+    ) -> Sequence[RewardResult]:
         """Wait for what was begun.
 
         Args:
             count: samples that it scores.
             deadline: by ``time.monotonic()``; None waits as long as every reward may take.
         """
-        if isinstance(work, Outcome):
+        if isinstance(work, RewardResult):
             return [work]
         try:
             left = None if deadline is None else max(0.0, deadline - time.monotonic())
@@ -122,9 +123,9 @@ class Scorer:
             work.cancel()
             seconds = self._settings.reward_step_timeout
             error = f"no score {seconds:g} s after generation (--reward-step-timeout)"
-            return [Outcome.failure(error, timed_out=True)] * count
+            return [RewardResult.failure(error, timed_out=True)] * count
         except Exception as error:
-            return [Outcome.failure(f"was not computed: {error!r}")] * count
+            return [RewardResult.failure(f"was not computed: {error!r}")] * count
 
     def close(self) -> None:
         """End all processes and connections. Idempotent."""
@@ -136,7 +137,7 @@ class Scorer:
         self._loop.close()
         self._loop = None
 
-    async def _ask(self, sample: Sample) -> list[Outcome]:
+    async def _ask(self, sample: RewardInput) -> list[RewardResult]:
         assert self.judge is not None
         return [await self.judge.score(sample)]
 

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 from megatron_longrl.data.answer import marked_answer, unmarked_answer
 from megatron_longrl.rewards.plain import plain
-from megatron_longrl.rewards.sample import RewardError
+from megatron_longrl.rewards.result import RewardError
 from megatron_longrl.rewards.statements import sentences_of, stated
 from megatron_longrl.rewards.times import TIME, seconds, unit_of
 

@@ -4,20 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from megatron_longrl.rewards.sample import Outcome, is_finite
+from megatron_longrl.rewards.result import RewardResult, is_finite
 from megatron_longrl.rewards.terms import RewardTerm
 
-Outcomes = Mapping[str, Outcome]
-"""Of one response, by reward."""
+Results = Mapping[str, RewardResult]
+"""The results of one response, by the name of the reward."""
 
 
-def total(terms: Sequence[RewardTerm], outcomes: Outcomes) -> float | None:
+def total(terms: Sequence[RewardTerm], results: Results) -> float | None:
     """What a response has earned; None where a term with a weight has no score, or where the sum is
     not finite in float32."""
     result = 0.0
     for term in terms:
         if term.weight:
-            score = outcomes[term.name].score
+            score = results[term.name].score
             if score is None:
                 return None
             result += term.weight * score

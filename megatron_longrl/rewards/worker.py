@@ -27,11 +27,12 @@ from dataclasses import asdict
 from typing import Any
 
 from megatron_longrl.errors import UserError
+from megatron_longrl.experience.reward_input import RewardInput
 from megatron_longrl.plugins import import_plugins
 from megatron_longrl.processes.descendants import keep_descendants
 from megatron_longrl.rewards.functions import UserFunction, raised
 from megatron_longrl.rewards.registry import REWARDS
-from megatron_longrl.rewards.sample import Outcome, RewardError, Sample
+from megatron_longrl.rewards.result import RewardError, RewardResult
 
 Message = dict[str, Any]
 
@@ -69,7 +70,7 @@ class Worker:
         """Score the samples of all calls; ``tell`` gets every answer as soon as it is there."""
 
         async def one(call: Message) -> None:
-            samples = [Sample(**sample) for sample in call["samples"]]
+            samples = [RewardInput(**sample) for sample in call["samples"]]
             outcomes = await self._score(call["reward"], samples, seconds)
             tell({"id": call["id"], "outcomes": [asdict(outcome) for outcome in outcomes]})
 
@@ -78,21 +79,23 @@ class Worker:
 
         self._loop.run_until_complete(every())
 
-    async def _score(self, name: str, samples: Sequence[Sample], seconds: float) -> list[Outcome]:
+    async def _score(
+        self, name: str, samples: Sequence[RewardInput], seconds: float
+    ) -> list[RewardResult]:
         function = self._functions.get(name)
         try:
             if function is None:
-                return [Outcome(REWARDS[name](sample, self._tolerance)) for sample in samples]
+                return [RewardResult(REWARDS[name](sample, self._tolerance)) for sample in samples]
             returned = function.call(samples)
             if inspect.isawaitable(returned):
                 returned = await _within(returned, seconds)
             return function.outcomes(returned, len(samples))
         except RewardError as error:
-            failure = Outcome.failure(str(error))
+            failure = RewardResult.failure(str(error))
         except _Late:
-            failure = Outcome.failure(f"gave no result within {seconds:g} s", timed_out=True)
+            failure = RewardResult.failure(f"gave no result within {seconds:g} s", timed_out=True)
         except BaseException as error:  # A function may even call sys.exit.
-            failure = Outcome.failure(raised(error))
+            failure = RewardResult.failure(raised(error))
         return [failure] * len(samples)
 
 

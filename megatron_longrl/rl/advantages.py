@@ -2,74 +2,75 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-import torch
-from torch import Tensor
-
-from megatron_longrl.algorithms.advantages import ADVANTAGES, AdvantageSettings, raw_gae
-from megatron_longrl.algorithms.outcomes import Outcome
+from megatron_longrl.algorithms.advantages import AdvantageSettings, raw_gae
+from megatron_longrl.algorithms.group_rewards import GroupRewards
+from megatron_longrl.algorithms.registry import ADVANTAGES
 from megatron_longrl.parallel.sums import sum_over_replicas
-from megatron_longrl.training.token_values import of_group
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from megatron_longrl.config import Config
-    from megatron_longrl.experience.rollouts import RolloutGroup
+    from megatron_longrl.experience.rollouts import RewardedGroup
     from megatron_longrl.parallel.groups import ParallelGroups
-
-ByResponse = Mapping[int, Tensor]
-"""[tokens] by the ``id`` of a response, as :func:`token_values.collect` gives them."""
+    from megatron_longrl.training.token_values import ByRollout
 
 
-def with_advantages(
-    rollouts: Sequence[RolloutGroup],
+def estimate_advantages(
+    rollout_groups: Sequence[RewardedGroup],
     config: Config,
-    groups: ParallelGroups,
+    pgs: ParallelGroups,
     *,
-    token_rewards: ByResponse | None = None,
-    values: ByResponse | None = None,
-) -> dict[int, Tensor]:
-    """Fill in ``advantages`` of every group from its rewards; collective over the world.
+    token_rewards: ByRollout | None = None,
+    values: ByRollout | None = None,
+) -> tuple[dict[tuple[str, int], Tensor], dict[tuple[str, int], Tensor]]:
+    """The advantages of all tokens, and what a critic is to learn; collective over the world.
 
     Args:
-        rollouts: this replica's, with rewards.
-        token_rewards: what tokens earn beside the reward of their response.
+        rollout_groups: this replica's.
+        token_rewards: what tokens earn beside the reward of their rollout.
         values: the critic's.
 
     Returns:
-        What the critic is to learn, [tokens] by the ``id`` of each response; empty without values.
+        float64 [tokens] of each rollout by its key: advantages, and returns, which are empty
+        without values.
     """
     settings = AdvantageSettings(
         epsilon=config.advantage_epsilon,
         gamma=config.gae_gamma,
         lambda_=config.gae_lambda,
-        total=lambda numbers: sum_over_replicas(numbers, groups),
+        total=lambda numbers: sum_over_replicas(numbers, pgs),
     )
-    outcomes = [outcome_of(group, token_rewards, values) for group in rollouts]
-    advantages = ADVANTAGES[config.advantage](outcomes, settings)
-    for group, of_responses in zip(rollouts, advantages, strict=True):
-        group.advantages = of_responses
+    groups = [group_rewards(group, token_rewards, values) for group in rollout_groups]
+    advantages = ADVANTAGES[config.advantage].load()(groups, settings)
+    keys = [rollout.key for group in rollout_groups for rollout in group.rollouts]
+    flat = [tokens for of_group in advantages for tokens in of_group]
+    by_rollout = dict(zip(keys, flat, strict=True))
     if values is None:
-        return {}
-    returns = {}
-    for group, raw in zip(rollouts, raw_gae(outcomes, settings), strict=True):
-        for response, advantage in zip(group.rollouts, raw, strict=True):
-            returns[id(response)] = advantage + values[id(response)].double()
-    return returns
+        return by_rollout, {}
+    raw = [tokens for of_group in raw_gae(groups, settings) for tokens in of_group]
+    returns = {key: own + values[key].double() for key, own in zip(keys, raw, strict=True)}
+    return by_rollout, returns
 
 
-def outcome_of(
-    group: RolloutGroup, token_rewards: ByResponse | None = None, values: ByResponse | None = None
-) -> Outcome:
-    """What the responses of a group have earned."""
-    assert group.rewards is not None, "rewards come before advantages"
-    known = torch.ones(len(group.rollouts), dtype=torch.bool)
-    return Outcome(
+def group_rewards(
+    group: RewardedGroup, token_rewards: ByRollout | None = None, values: ByRollout | None = None
+) -> GroupRewards:
+    """What an estimator gets of a group."""
+
+    def of_group(found: ByRollout | None) -> tuple[Tensor, ...] | None:
+        if found is None:
+            return None
+        return tuple(found[rollout.key].double() for rollout in group.rollouts)
+
+    return GroupRewards(
         group.rewards.double(),
-        tuple(len(response.token_ids) for response in group.rollouts),
-        known if group.valid is None else group.valid,
+        tuple(len(rollout.token_ids) for rollout in group.rollouts),
+        group.valid,
         group.baseline,
-        None if token_rewards is None else of_group(token_rewards, group),
-        None if values is None else of_group(values, group),
+        of_group(token_rewards),
+        of_group(values),
     )

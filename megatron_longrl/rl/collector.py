@@ -1,25 +1,29 @@
-"""The groups of a step: generated, rewarded, filtered, and replaced where they say nothing."""
+"""The groups of a step: generated, rewarded, filtered, and replaced where they teach nothing."""
 
 from __future__ import annotations
 
 import logging
 from collections.abc import Mapping, Sequence
-from copy import copy
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 import torch
-from torch import Tensor
 
+from megatron_longrl.algorithms.registry import ADVANTAGES, ALGORITHMS
 from megatron_longrl.data.curriculum import frames_at
-from megatron_longrl.data.prompts import Prompt
 from megatron_longrl.data.rows import Row
-from megatron_longrl.experience.rollouts import RolloutGroup
-from megatron_longrl.experience.sampling_settings import SamplingSettings
+from megatron_longrl.experience.rollouts import (
+    RewardedGroup,
+    RolloutGroup,
+    RolloutRequest,
+    rollout_requests,
+)
 from megatron_longrl.parallel.sums import sum_over_replicas
 from megatron_longrl.rewards.protocol import Rewards
-from megatron_longrl.rl.group_rewards import add_contrast, keeps, shorten, take_baseline
-from megatron_longrl.rollout.engine import Pending, RolloutEngine
+from megatron_longrl.rl.extra_generations import EXTRA_GENERATIONS, ExtraGeneration
+from megatron_longrl.rl.reward_shaping import keep_group, take_overlong_penalty
+from megatron_longrl.rl.sampling import training_settings
+from megatron_longrl.rollout.engine import RolloutEngine, RolloutHandle
 from megatron_longrl.rollout.records.recorder import RolloutRecorder
 from megatron_longrl.training.loop import RowSource
 from megatron_longrl.training.media import Media
@@ -27,55 +31,59 @@ from megatron_longrl.training.runtime import Runtime
 
 if TYPE_CHECKING:
     from megatron_longrl.config import Config
+    from megatron_longrl.data.prompts import Prompt
 
 logger = logging.getLogger(__name__)
 
-_SHUFFLED = -1
-"""The round whose random numbers the responses to shuffled frames get."""
-
 
 @dataclass
-class Rollouts:
+class StepRollouts:
     """What a step trains on, and how it came about; of this replica."""
 
-    groups: list[RolloutGroup] = field(default_factory=list)
-    """Those that are trained."""
-    generated: list[RolloutGroup] = field(default_factory=list)
-    """All, for metrics."""
+    groups: list[RewardedGroup] = field(default_factory=list)
+    """The groups that are trained."""
+    generated: list[RewardedGroup] = field(default_factory=list)
+    """All groups, for metrics and records."""
     media: Media = field(default_factory=lambda: Media({}, {}, None))
-    """Of the prompts of ``groups``, at least."""
+    """The media of the prompts of ``groups``, at least."""
     rounds: int = 0
+    """How many rounds of generation the step took."""
     missing: int = 0
     """Groups that a full step would have more, over all replicas."""
     carried: int = 0
     """Groups that are not complete and go on in the next step."""
 
 
+@dataclass(frozen=True)
+class GeneratedRound:
+    """All rollouts of a round, without rewards yet."""
+
+    groups: Sequence[RolloutGroup]
+    """The complete groups."""
+    carried: Sequence[RolloutGroup]
+    """The groups that go on in the next step."""
+    extra: Mapping[str, Sequence[RolloutGroup]]
+    """The groups of every extra generation, by its name."""
+
+
 @dataclass
-class Round:
-    """Responses that are generated together."""
+class RolloutRound:
+    """A round of generation that is under way."""
 
     iteration: int
     number: int
-    """Of the round within the step."""
+    """The number of the round within the step, from 0."""
     media: Media
-    pending: Pending | None
-    """Waits for the responses, until they are here."""
-    groups: list[RolloutGroup] = field(default_factory=list)
-    """Complete ones."""
-    carried: list[RolloutGroup] = field(default_factory=list)
-    """Those that go on in the next step."""
-    greedy: list[RolloutGroup] = field(default_factory=list)
-    """ReMax: the greedy response to each prompt."""
-    shuffled: list[RolloutGroup] = field(default_factory=list)
-    """T-GRPO: as many responses, to the videos with their frames in another order."""
+    handle: RolloutHandle
+    generated: GeneratedRound | None = None
+    """The rollouts, once :meth:`RolloutCollector.wait` has waited for them."""
 
 
 class RolloutCollector:
-    """Generates and rewards the responses of a step.
+    """Generates and rewards the rollouts of a step.
 
     Args:
-        rewards: scores responses while others are being generated.
+        rewards: scores rollouts while others are being generated.
         keeps_frames: the encoder's backward pass follows on these very embeddings.
         recorder: notes all that was generated.
     """
@@ -93,64 +101,62 @@ class RolloutCollector:
         self.config = runtime.config
         self.engine = engine
         self.rewards = rewards
+        self.extra = extra_generations(runtime.config)
         self._keeps_frames = keeps_frames
         self._recorder = recorder
         self._carried: list[RolloutGroup] = []
-        """Begun, but not complete."""
+        """Groups that an earlier step has begun and not completed."""
 
-    def begin(self, iteration: int, source: RowSource) -> Round:
-        """Begin to generate the first responses of a step, which are scored as they come.
+    def start(self, iteration: int, source: RowSource) -> RolloutRound:
+        """Begin to generate the first rollouts of a step, which are scored as they come.
 
         Collective over the world.
         """
         new_tokens = self.config.rollout_step_tokens if source.goes_on(iteration) else None
         carried, self._carried = self._carried, []
-        return self._begin(iteration, 0, source.take(), carried, new_tokens)
+        return self._start(iteration, 0, source.take(), carried, new_tokens)
 
-    def complete(self, round_: Round, version: int, source: RowSource) -> None:
-        """Wait until all responses of a round are there; collective over the replica.
+    def wait(self, round_: RolloutRound, version: int, source: RowSource) -> GeneratedRound:
+        """Wait until all rollouts of a round are there; collective over the replica.
 
         Args:
-            version: of the trainer's weights as they are, see :data:`Pending`.
+            version: of the trainer's weights as they are, see :meth:`RolloutHandle.wait`.
             source: has the rows of the step after the round's.
         """
-        if round_.pending is None:
-            return
-        config = self.config
-        self._look_ahead(round_, source)
-        with self.runtime.timer("rollout"):
-            groups = round_.pending(version)
-        round_.pending = None
-        round_.carried = [group for group in groups if not group.is_complete]
-        round_.groups = [group for group in groups if group.is_complete]
-        self._carried += round_.carried
-        prompts, embeddings = [group.prompt for group in round_.groups], round_.media.embeddings
-        if config.advantage == "remax":
-            greedy = greedy_settings(config, round_.iteration)
-            round_.greedy = self._answers(_again(prompts), embeddings, greedy)
-        if config.shuffled_frames_bonus:
-            filmed = [prompt for prompt in prompts if _is_filmed(prompt)]
-            others = shuffled(filmed, embeddings, config.seed + round_.iteration)
-            sampling = training_settings(config, round_.iteration, _SHUFFLED)
-            round_.shuffled = self._answers(_again(filmed), others, sampling)
+        if round_.generated is None:
+            self._look_ahead(round_, source)
+            with self.runtime.timer("rollout"):
+                groups = round_.handle.wait(version)
+            complete = [group for group in groups if group.is_complete]
+            carried = [group for group in groups if not group.is_complete]
+            self._carried += carried
+            extra = {
+                name: self._generate_extra(name, made, complete, round_)
+                for name, made in self.extra.items()
+            }
+            round_.generated = GeneratedRound(complete, carried, extra)
+        return round_.generated
 
-    def finish(self, begun: Round, source: RowSource) -> Rollouts:
-        """The groups of the step that has begun, with rewards: as many as a step has, fewer where
-        rows fail; collective over the world."""
-        config, result, round_ = self.config, Rollouts(), begun
+    def collect_step(self, first: RolloutRound, source: RowSource) -> StepRollouts:
+        """The groups of the step that has been started, with rewards: as many as a step has, fewer
+        where rows fail; collective over the world."""
+        config, result, round_ = self.config, StepRollouts(), first
         wanted = source.rows_per_replica
         tries = config.dynamic_sampling_max_tries if config.dynamic_sampling else 1
         while True:
-            self.complete(round_, self.engine.weight_version, source)
-            self._reward(round_)
-            groups = round_.groups
+            generated = self.wait(round_, self.engine.weight_version, source)
+            groups = self._reward(round_, generated)
             result.rounds += 1
             result.generated += groups
             kept = [
-                group for group in groups if not config.dynamic_sampling or keeps(group, config)
+                group
+                for group in groups
+                if not config.dynamic_sampling or keep_group(group, config)
             ]
             result.groups += kept
             _join(result.media, round_.media)
+            if round_ is first:
+                result.carried = len(generated.carried)
             wanted = max(wanted - len(kept), 0)  # Carried groups may be more than enough.
             if not config.dynamic_sampling:
                 break
@@ -159,50 +165,50 @@ class RolloutCollector:
             result.missing, stops = int(sums[0]), float(sums[1])
             if result.missing == 0 or result.rounds == tries or stops:
                 break
-            round_ = self._begin(begun.iteration, result.rounds, source.take(wanted))
-        result.carried = len(begun.carried)
+            round_ = self._start(first.iteration, result.rounds, source.take(wanted))
         if result.missing and self.runtime.is_writer:
             logger.warning(
                 "step %d trains on %d groups fewer than asked for: after %d rounds of dynamic "
                 "sampling the others were all right or all wrong (%s outside %g to %g); raise "
                 "--dynamic-sampling-max-tries, or take other questions",
-                *(begun.iteration + 1, result.missing, result.rounds, config.filter_metric),
+                *(first.iteration + 1, result.missing, result.rounds, config.filter_metric),
                 *(config.filter_low, config.filter_high),
             )
         return result
 
-    def _begin(
+    def _start(
         self,
         iteration: int,
         number: int,
         rows: Sequence[Row],
-        begun: Sequence[RolloutGroup] = (),
+        carried: Sequence[RolloutGroup] = (),
         new_tokens: int | None = None,
-    ) -> Round:
-        """Begin to generate responses to some rows; collective over the replica.
+    ) -> RolloutRound:
+        """Begin to generate rollouts to some rows; collective over the replica.
 
         Args:
-            begun: groups of an earlier step, which go on.
-            new_tokens: most tokens that a response grows by; the groups that are not complete then
+            carried: groups of an earlier step, which go on.
+            new_tokens: most tokens that a rollout grows by; the groups that are not complete then
                 are carried to the next step.
         """
         timer, config = self.runtime.timer, self.config
         self.runtime.builder.max_frames = frames_at(iteration, config)
         with timer("data"):
-            prompts = [group.prompt for group in begun]
-            prompts += self.runtime.build_prompts(rows)
+            prompts = self.runtime.build_prompts(rows)
+        requests = [
+            *(RolloutRequest(g.group_id, g.prompt, tuple(g.rollouts)) for g in carried),
+            *rollout_requests(prompts, f"{iteration}.{number}"),
+        ]
         with timer("encode"):
-            prompts, media = self.runtime.encode(prompts, for_training=self._keeps_frames)
+            prompts = [request.prompt for request in requests]
+            _, media = self.runtime.encode(prompts, for_training=self._keeps_frames)
+        readable = [request for request in requests if _is_readable(request.prompt, media)]
         sampling = replace(training_settings(config, iteration, number), new_tokens=new_tokens)
-        so_far = {id(group.prompt): group.rollouts for group in begun}
-        places = {i: so_far[id(p)] for i, p in enumerate(prompts) if id(p) in so_far}
         with timer("rollout"):
-            pending = self.engine.begin(
-                prompts, media.embeddings, sampling, self.rewards.submit, places
-            )
-        return Round(iteration, number, media, pending)
+            handle = self.engine.start(readable, media.embeddings, sampling, self.rewards.submit)
+        return RolloutRound(iteration, number, media, handle)
 
-    def _look_ahead(self, round_: Round, source: RowSource) -> None:
+    def _look_ahead(self, round_: RolloutRound, source: RowSource) -> None:
         """Encode what the next step will ask for while an engine beside the trainer generates."""
         runtime, following = self.runtime, round_.iteration + 1
         encodes_again = runtime.model.encoder_is_trained  # with other weights then
@@ -213,95 +219,81 @@ class RolloutCollector:
             ahead = runtime.encode_ahead(source.next_rows())
         round_.media.count_work_of(ahead)
 
-    def _answers(
-        self, prompts: Sequence[Prompt], embeddings: Mapping[str, Tensor], how: SamplingSettings
+    def _generate_extra(
+        self,
+        name: str,
+        made: ExtraGeneration,
+        groups: Sequence[RolloutGroup],
+        round_: RolloutRound,
     ) -> list[RolloutGroup]:
-        """Responses without rewards yet."""
-        with self.runtime.timer("rollout"):
-            return self.engine.generate(prompts, embeddings, how, self.rewards.submit)
-
-    def _reward(self, round_: Round) -> None:
-        """Fill in the rewards; collective over the replica."""
-        with self.runtime.timer("reward"):
-            self.rewards.collect([*round_.groups, *round_.greedy, *round_.shuffled])
-        if self._recorder is not None:
-            self._note(round_, self._recorder)
-        if self.config.advantage == "remax":
-            for group, other in zip(round_.groups, round_.greedy, strict=True):
-                take_baseline(group, other)
-        if self.config.shuffled_frames_bonus:
-            filmed = [group for group in round_.groups if _is_filmed(group.prompt)]
-            bonus, ratio = self.config.shuffled_frames_bonus, self.config.shuffled_frames_ratio
-            for group, other in zip(filmed, round_.shuffled, strict=True):
-                add_contrast(group, other, bonus, ratio)
-        if self.config.overlong_shaping:
-            shorten(round_.groups, self.config)
-
-    def _note(self, round_: Round, recorder: RolloutRecorder) -> None:
-        """All that was generated, as the rewards left it."""
-        iteration, config = round_.iteration, self.config
-        recorder.note(
-            [*round_.groups, *round_.carried], training_settings(config, iteration, round_.number)
+        """The rollouts of an extra generation, without rewards yet."""
+        requests = [
+            RolloutRequest(extra_id(group, name), group.prompt)
+            for group in groups
+            if made.wants(group.prompt)
+        ]
+        embeddings = made.embeddings(
+            [request.prompt for request in requests], round_.media.embeddings, round_.iteration
         )
-        recorder.note(round_.greedy, greedy_settings(config, iteration))
-        recorder.note(round_.shuffled, training_settings(config, iteration, _SHUFFLED))
+        sampling = made.sampling(round_.iteration)
+        with self.runtime.timer("rollout"):
+            return self.engine.generate(requests, embeddings, sampling, self.rewards.submit)
+
+    def _reward(self, round_: RolloutRound, generated: GeneratedRound) -> list[RewardedGroup]:
+        """The complete groups with the rewards that are trained; collective over the replica."""
+        extra = [group for groups in generated.extra.values() for group in groups]
+        with self.runtime.timer("reward"):
+            scored = self.rewards.collect([*generated.groups, *extra])
+        if self._recorder is not None:
+            self._note(round_, generated, scored, self._recorder)
+        by_id = {group.group_id: group for group in scored}
+        groups = scored[: len(generated.groups)]
+        for name, made in self.extra.items():
+            groups = [
+                made.apply(group, by_id[extra_id(group, name)])
+                if extra_id(group, name) in by_id
+                else group
+                for group in groups
+            ]
+        if self.config.overlong_shaping:
+            groups = [take_overlong_penalty(group, self.config) for group in groups]
+        return groups
+
+    def _note(
+        self,
+        round_: RolloutRound,
+        generated: GeneratedRound,
+        scored: Sequence[RewardedGroup],
+        recorder: RolloutRecorder,
+    ) -> None:
+        """Hand on all that was generated, as the rewards left it."""
+        by_id = {group.group_id: group for group in scored}
+        sampling = training_settings(self.config, round_.iteration, round_.number)
+        trained = [by_id[group.group_id] for group in generated.groups]
+        recorder.note([*trained, *generated.carried], sampling)
+        for name, made in self.extra.items():
+            groups = [by_id[group.group_id] for group in generated.extra[name]]
+            recorder.note(groups, made.sampling(round_.iteration))
 
 
-def _is_filmed(prompt: Prompt) -> bool:
-    """Whether there is an order of frames."""
-    return any(video.num_units > 1 for video in prompt.videos)
+def extra_generations(config: Config) -> dict[str, ExtraGeneration]:
+    """The extra generations of a run by name, in the order in which they run."""
+    names = [
+        *ALGORITHMS[config.rl_algorithm].extra_generations,
+        *ADVANTAGES[config.advantage].extra_generations,
+        *(("shuffled_frames",) if config.shuffled_frames_bonus else ()),
+    ]
+    return {name: EXTRA_GENERATIONS[name](config) for name in dict.fromkeys(names)}
 
 
-def _again(prompts: Sequence[Prompt]) -> list[Prompt]:
-    """The same prompts as objects of their own, by which rewards tell groups apart."""
-    return [copy(prompt) for prompt in prompts]
+def extra_id(group: RolloutGroup, name: str) -> str:
+    """The id of the group that an extra generation makes beside another group."""
+    return f"{group.group_id}/{name}"
 
 
-def training_settings(config: Config, iteration: int, number: int = 0) -> SamplingSettings:
-    """How the responses that are trained are drawn.
-
-    Args:
-        number: of the round of generation within the step.
-    """
-    return SamplingSettings(
-        n=config.grpo_group_size,
-        max_tokens=config.rollout_max_tokens,
-        temperature=config.rollout_temperature,
-        top_p=config.rollout_top_p,
-        top_k=config.rollout_top_k,
-        min_p=config.rollout_min_p,
-        stop_strings=tuple(config.rollout_stop),
-        seed=config.seed,
-        step=iteration,
-        round=number,
-    )
-
-
-def greedy_settings(config: Config, iteration: int) -> SamplingSettings:
-    """How ReMax draws its baselines."""
-    return SamplingSettings(
-        n=1,
-        max_tokens=config.rollout_max_tokens,
-        temperature=0.0,
-        stop_strings=tuple(config.rollout_stop),
-        step=iteration,
-    )
-
-
-def shuffled(
-    prompts: Sequence[Prompt], embeddings: Mapping[str, Tensor], seed: int
-) -> dict[str, Tensor]:
-    """Embeddings of the prompts' videos with their units (frames, temporal patches) in another
-    order."""
-    result = dict(embeddings)
-    generator = torch.Generator().manual_seed(seed)
-    for prompt in prompts:
-        for video in prompt.videos:
-            tokens = embeddings[video.key()]
-            order = torch.randperm(video.num_units, generator=generator).to(tokens.device)
-            units = tokens.unflatten(0, (video.num_units, -1))
-            result[video.key()] = units[order].flatten(0, 1)
-    return result
+def _is_readable(prompt: Prompt, media: Media) -> bool:
+    """Whether all media of a prompt could be read."""
+    return not any(video.key() in media.failed for video in prompt.videos)
 
 
 def _join(media: Media, more: Media) -> None:

@@ -17,7 +17,7 @@ from megatron_longrl.conversion.mapping import weight_stream
 from megatron_longrl.data.prompts import Prompt
 from megatron_longrl.data.rows import Row
 from megatron_longrl.errors import UserError
-from megatron_longrl.experience.rollouts import RolloutGroup
+from megatron_longrl.experience.rollouts import RewardedGroup, rollout_requests
 from megatron_longrl.experience.sampling_settings import SamplingSettings
 from megatron_longrl.observability.progress import ProgressLines
 from megatron_longrl.observability.short_line import duration
@@ -43,22 +43,24 @@ def answer(
     engine: RolloutEngine,
     rewards: Rewards,
     rows: Sequence[Row],
+    name: str,
     progress: AnswerProgress | None = None,
-) -> list[RolloutGroup]:
+) -> list[RewardedGroup]:
     """Scored responses to each row, with the settings of evaluation.
 
     Args:
+        name: the name of the answers among the run's generations, which no other one has.
         progress: is told how far it has come.
     """
     config, sampling = runtime.config, evaluation_settings(runtime.config)
-    groups: list[RolloutGroup] = []
+    groups: list[RewardedGroup] = []
     size = max(config.eval_batch_size, 1)
     for first in range(0, len(rows), size):
         prompts: list[Prompt] = runtime.build_prompts(rows[first : first + size])
         prompts, media = runtime.encode(prompts, for_training=False)
-        answered = engine.generate(prompts, media.embeddings, sampling, rewards.submit)
-        rewards.collect(answered)
-        groups += answered
+        requests = rollout_requests(prompts, f"{name}.{first}")
+        answered = engine.generate(requests, media.embeddings, sampling, rewards.submit)
+        groups += rewards.collect(answered)
         if progress is not None:
             progress.answered(len(groups))
     return groups
@@ -81,7 +83,7 @@ def evaluation_settings(config: Config) -> SamplingSettings:
 
 
 def rollout_metrics(
-    runtime: Runtime, groups: Sequence[RolloutGroup]
+    runtime: Runtime, groups: Sequence[RewardedGroup]
 ) -> tuple[dict[str, float], int]:
     """Means over all responses of all replicas, and how many prompts were answered.
 
@@ -152,12 +154,12 @@ def evaluate_checkpoint(config: Config) -> None:
         engine.update_weights(weights, version=0)
         mine = runtime.share(rows)
         progress = AnswerProgress(len(mine)) if runtime.is_writer else None
-        groups = answer(runtime, engine, rewards, mine, progress)
+        groups = answer(runtime, engine, rewards, mine, "evaluation", progress)
         _report(runtime, groups, reward_counters(runtime, rewards), found.left_out)
 
 
 def _report(
-    runtime: Runtime, groups: Sequence[RolloutGroup], counters: dict[str, float], left_out: int
+    runtime: Runtime, groups: Sequence[RewardedGroup], counters: dict[str, float], left_out: int
 ) -> None:
     """Gather all replicas' answers; the writer tells the accuracy and writes the file."""
     mine = [record_of(group) for group in groups] if runtime.replica_rank == 0 else []

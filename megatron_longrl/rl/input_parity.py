@@ -1,4 +1,4 @@
-"""The parity contract: the policy is trained on what the rollout engine was given, token by token.
+"""Input parity: the policy is trained on what the rollout engine was given, token by token.
 
 Engine and trainer expand a prompt once (:mod:`megatron_longrl.data.prompts`) and then go separate
 ways: the engine takes whole prompts, the trainer shards of rows. Before a step computes anything
@@ -32,12 +32,12 @@ from megatron_longrl.training.sharding import MicroBatch
 
 
 @torch.no_grad()
-def check_inputs(
+def check_input_parity(
     batches: Sequence[MicroBatch],
-    groups: Sequence[RolloutGroup],
+    rollout_groups: Sequence[RolloutGroup],
     media: Mapping[str, Tensor],
     gpt: GPTModel,
-    ranks: ParallelGroups,
+    pgs: ParallelGroups,
     *,
     weight_version: int,
     media_change: bool = False,
@@ -46,7 +46,7 @@ def check_inputs(
 
     Args:
         batches: this rank's shards.
-        groups: of this replica, with the engine's records.
+        rollout_groups: those of this replica, with the engine's records.
         media: the embeddings of the version of the encoder that the rollouts used.
         weight_version: of the trainer's language model. Text that was embedded by an older one is
             compared by its ids alone.
@@ -56,14 +56,14 @@ def check_inputs(
         UserError: on all ranks, naming the prompt, what differs and the first place.
     """
     found: list[Difference] = []
-    with together(ranks.control):
+    with together(pgs.control):
         # Of a prompt that occurs twice, once begun by older weights, the newest.
-        by_age = sorted(map(_record, groups), key=lambda told: told[1].weight_version)
+        by_age = sorted(map(_record, rollout_groups), key=lambda told: told[1].weight_version)
         records = dict(by_age)
         for batch in batches:
             hashes = embedding_hashes(gpt, batch, media) if gpt.pre_process else None
             found += differences(batch, records, hashes, weight_version, media_change)
-    everyone = [one for part in gather_objects(ranks.control, found) for one in part]
+    everyone = [one for part in gather_objects(pgs.control, found) for one in part]
     if not everyone:
         return
     order = (IDS, POSITIONS, EMBEDDINGS)

@@ -1,4 +1,5 @@
-"""How far trainer and rollout engine are apart: the same tokens' log-probabilities by both."""
+"""The train-inference mismatch: how far the trainer's and the rollout engine's log-probabilities of
+the same tokens are apart."""
 
 from __future__ import annotations
 
@@ -13,7 +14,7 @@ from megatron_longrl.algorithms.correction import effective_sample_share, token_
 from megatron_longrl.experience.rollouts import RolloutGroup
 from megatron_longrl.parallel.agree import gather_objects
 from megatron_longrl.training.sharding import MicroBatch
-from megatron_longrl.training.token_values import collect
+from megatron_longrl.training.token_values import gather_by_rollout
 
 if TYPE_CHECKING:
     from megatron_longrl.parallel.groups import ParallelGroups
@@ -21,42 +22,54 @@ if TYPE_CHECKING:
 QUANTILE = 0.99
 
 
-def gap_metrics(
-    batches: Sequence[MicroBatch], groups: Sequence[RolloutGroup], ranks: ParallelGroups
+def mismatch_metrics(
+    batches: Sequence[MicroBatch],
+    log_ratios: Sequence[Tensor],
+    rollout_groups: Sequence[RolloutGroup],
+    pgs: ParallelGroups,
 ) -> dict[str, float]:
-    """Of all response tokens that a step has trained, over all replicas; collective over the world.
+    """The metrics of all response tokens that a step has trained, over all replicas; collective
+    over the world.
 
     ``gap/mean``, ``gap/p99`` and ``gap/max`` are of the absolute difference of log-probabilities,
     ``ess/token`` and ``ess/sequence`` the effective sample size of the importance weights
-    exp(trainer - engine), of tokens and of whole responses, over their number.
+    exp(trainer - engine), of tokens and of whole rollouts, over their number.
 
     Args:
-        batches: this rank's, after the policy's loss has seen them; only the last pipeline stage
-            has it.
-        groups: of this replica, with the responses of ``batches``.
+        batches: this rank's micro-batches that were trained.
+        log_ratios: [t] of the selected tokens of each, as the policy loss has computed them: the
+            trainer's log-probability less the engine's. Only the last pipeline stage has any.
+        rollout_groups: the groups of this replica with the rollouts of ``batches``.
     """
     mine: list[Tensor] = []
-    seen = [batch for batch in batches if batch.gap is not None]
-    if ranks.is_last_stage and seen:
-        # Of a response that MR-SP ranks share, each has a part.
-        found = collect(seen, [b.gap for b in seen if b.gap is not None], groups, ranks)
-        if ranks.tp.rank() == 0 and ranks.cp.rank() == 0:
-            mine = [found[id(response)] for group in groups for response in group.rollouts]
-    return gap_statistics(mine, ranks)
+    if log_ratios:
+        # Of a rollout that MR-SP ranks share, each has a part.
+        shards = [_shard(batch, values) for batch, values in zip(batches, log_ratios, strict=True)]
+        found = gather_by_rollout(batches, shards, rollout_groups, pgs)
+        if pgs.tp.rank() == 0 and pgs.cp.rank() == 0:
+            mine = list(found.values())
+    return mismatch_statistics(mine, pgs)
 
 
-def gap_statistics(gaps: Sequence[Tensor], ranks: ParallelGroups) -> dict[str, float]:
-    """The metrics of :func:`gap_metrics`; nothing where no rank has a response.
+def _shard(batch: MicroBatch, values: Tensor) -> Tensor:
+    """[b, s / cp]: values [t] of the selected tokens where they stand in the micro-batch."""
+    shard = torch.zeros(batch.tokens.shape, device=values.device)
+    shard[batch.selected] = values
+    return shard
+
+
+def mismatch_statistics(log_ratios: Sequence[Tensor], pgs: ParallelGroups) -> dict[str, float]:
+    """The metrics of :func:`mismatch_metrics`; nothing where no rank has a rollout.
 
     Args:
-        gaps: [tokens] of whole responses, which no other rank tells of.
+        log_ratios: [tokens] of whole rollouts, none of which another rank has, too.
     """
-    tokens = torch.cat([torch.zeros(0).double(), *(gap.double() for gap in gaps)])
-    sums = torch.tensor([float(gap.double().sum()) for gap in gaps], dtype=torch.double)
-    total_gap = float(tokens.abs().sum())
+    tokens = torch.cat([torch.zeros(0).double(), *(ratios.double() for ratios in log_ratios)])
+    sums = torch.tensor([float(ratios.double().sum()) for ratios in log_ratios], dtype=torch.double)
+    total_difference = float(tokens.abs().sum())
     largest = float(tokens.abs().max()) if len(tokens) else 0.0
-    own = [total_gap, largest, *_weight_sums(tokens), *_weight_sums(sums)]
-    everyone = gather_objects(ranks.control, own)
+    own = [total_difference, largest, *_weight_sums(tokens), *_weight_sums(sums)]
+    everyone = gather_objects(pgs.control, own)
     rows = torch.tensor(everyone, dtype=torch.double)
     total, _, *weights = rows.sum(dim=0).tolist()
     count = int(weights[0])
@@ -64,10 +77,10 @@ def gap_statistics(gaps: Sequence[Tensor], ranks: ParallelGroups) -> dict[str, f
         return {}
     return {
         "gap/mean": total / count,
-        "gap/p99": _quantile(tokens.abs(), count, ranks),
+        "gap/p99": _quantile(tokens.abs(), count, pgs),
         "gap/max": float(rows[:, 1].max()),
-        "ess/token": _share(*weights[:3]),
-        "ess/sequence": _share(*weights[3:]),
+        "ess/token": _effective_fraction(*weights[:3]),
+        "ess/sequence": _effective_fraction(*weights[3:]),
     }
 
 
@@ -77,12 +90,12 @@ def _weight_sums(log_ratios: Tensor) -> tuple[float, float, float]:
     return len(weights), float(weights.sum()), float(weights.square().sum())
 
 
-def _share(count: float, weights: float, squares: float) -> float:
+def _effective_fraction(count: float, weights: float, squares: float) -> float:
     """At most 1, which rounding could pass."""
     return min(effective_sample_share(weights, squares, count), 1.0)
 
 
-def _quantile(values: Tensor, count: int, ranks: ParallelGroups) -> float:
+def _quantile(values: Tensor, count: int, pgs: ParallelGroups) -> float:
     """Exact, interpolated as torch.quantile does; collective over the world.
 
     Every rank sends no more than its largest values down to the quantile, 1 % of all.
@@ -94,6 +107,6 @@ def _quantile(values: Tensor, count: int, ranks: ParallelGroups) -> float:
     place = QUANTILE * (count - 1)
     below = math.floor(place)
     largest = values.topk(min(count - below, len(values))).values
-    parts = gather_objects(ranks.control, largest)
+    parts = gather_objects(pgs.control, largest)
     two = torch.cat(parts).sort(descending=True).values[: count - below].flip(0)[:2]
     return float(torch.lerp(two[0], two[-1], place - below))

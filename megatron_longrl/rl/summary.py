@@ -9,9 +9,9 @@ from typing import Any
 import torch
 
 from megatron_longrl.data.rows import Row
-from megatron_longrl.experience.rollouts import RolloutGroup
+from megatron_longrl.experience.reward_input import RewardInput
+from megatron_longrl.experience.rollouts import RewardedGroup
 from megatron_longrl.rewards.options import options_of
-from megatron_longrl.rewards.sample import Sample
 
 RATES = ("reward", "accuracy", "format", "response_length", "cut_off", "zero_advantage")
 FURTHER = ("reward/", "accuracy_shuffled")
@@ -80,26 +80,24 @@ def wilson_interval(rate: float, total: int, z: float = 1.959964) -> tuple[float
     return max(0.0, centre - half), min(1.0, centre + half)
 
 
-def record_of(group: RolloutGroup) -> dict[str, Any]:
+def record_of(group: RewardedGroup) -> dict[str, Any]:
     """Means over the responses to a question, and the only response or all of them."""
-    row, responses = group.prompt.row, group.rollouts
-    assert group.rewards is not None and group.valid is not None and group.correct is not None
-    rewards = [
-        float(reward) if known else None
-        for reward, known in zip(group.rewards, group.valid, strict=True)
-    ]
+    row = group.prompt.row
+    rewards = [rollout.reward if rollout.valid else None for rollout in group.rollouts]
     answers = [
         {
-            "response": response.text,
-            "correct": float(group.correct[index]),
-            "reward": rewards[index],
-            "rewards": {name: scores[index] for name, scores in group.components.items()},
-            "tokens": len(response.token_ids),
-            "finish_reason": response.finish_reason,
+            "response": rollout.text,
+            "correct": correct,
+            "reward": reward,
+            "rewards": dict(rollout.reward_terms),
+            "tokens": len(rollout.token_ids),
+            "finish_reason": rollout.finish_reason,
         }
-        for index, response in enumerate(responses)
+        for rollout, reward, correct in zip(
+            group.rollouts, rewards, group.correct.tolist(), strict=True
+        )
     ]
-    lengths = [len(response.token_ids) for response in responses]
+    lengths = [len(rollout.token_ids) for rollout in group.rollouts]
     return {
         "problem_id": row.problem_id,
         "problem_type": row.problem_type,
@@ -117,7 +115,7 @@ def record_of(group: RolloutGroup) -> dict[str, Any]:
 
 def _chance(row: Row) -> float:
     """How often a guess among the options of a question is right; 0 where it has none."""
-    options = options_of(Sample.of_row(row, "", uid=row.uid))
+    options = options_of(RewardInput.of_row(row, "", uid=row.uid))
     return 1 / len(options) if options else 0.0
 
 
@@ -127,14 +125,13 @@ def _frames_bin(frames: int) -> str:
     return f"{most // 2 + 1}-{most}" if most > 2 else str(frames)
 
 
-def group_summary(group: RolloutGroup) -> dict[str, Any]:
+def group_summary(group: RewardedGroup) -> dict[str, Any]:
     """What :func:`means_of` asks of a group."""
-    assert group.rewards is not None
     lengths = torch.tensor([float(len(r.token_ids)) for r in group.rollouts])
-    cut = [response.finish_reason == "length" for response in group.rollouts]
-    rewards = group.rewards if group.valid is None else group.rewards[group.valid]
+    cut = [rollout.finish_reason == "length" for rollout in group.rollouts]
+    rewards = group.rewards[group.valid]
     spread = float(rewards.max() - rewards.min()) if len(rewards) else 0.0
-    means = {f"reward/{name}": _mean_of(scores) for name, scores in group.components.items()}
+    means = {f"reward/{name}": _mean_of(scores) for name, scores in group.reward_terms.items()}
     means["reward"] = _mean_of(rewards.tolist())
     return {
         **{name: mean for name, mean in means.items() if mean is not None},

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -15,23 +14,28 @@ from megatron_longrl.algorithms.kl import adapted_weight, kl_estimate
 from megatron_longrl.checkpoint.distributed import load_weights
 from megatron_longrl.data.rows import Row
 from megatron_longrl.errors import UserError
-from megatron_longrl.experience.rollouts import RolloutGroup
+from megatron_longrl.experience.rollouts import RewardedGroup
 from megatron_longrl.media.encoder import EncodedVideos
 from megatron_longrl.models.language import output_weight
 from megatron_longrl.parallel.logprobs import ReferenceLogits
 from megatron_longrl.parallel.sums import sum_over_replicas
-from megatron_longrl.planner.packing import even_part
 from megatron_longrl.rewards.protocol import Rewards
-from megatron_longrl.rl.advantages import with_advantages
-from megatron_longrl.rl.collector import RolloutCollector, Rollouts, Round
+from megatron_longrl.rl.advantages import estimate_advantages
+from megatron_longrl.rl.collector import RolloutCollector, RolloutRound, StepRollouts
 from megatron_longrl.rl.evaluation import (
     answer,
     reward_counters,
     rollout_metrics,
 )
-from megatron_longrl.rl.group_rewards import trained_part
-from megatron_longrl.rl.input_parity import check_inputs
-from megatron_longrl.rl.mismatch import gap_metrics
+from megatron_longrl.rl.input_parity import check_input_parity
+from megatron_longrl.rl.mini_batches import (
+    ForwardResults,
+    TrainingMiniBatch,
+    flatten,
+    mini_batches,
+    with_targets,
+)
+from megatron_longrl.rl.mismatch import mismatch_metrics
 from megatron_longrl.rl.reference import (
     CopiedWeights,
     ReferenceWeights,
@@ -40,15 +44,14 @@ from megatron_longrl.rl.reference import (
 from megatron_longrl.rl.summary import wilson_interval
 from megatron_longrl.rl.weight_sync import WeightSync
 from megatron_longrl.rollout.engine import RolloutEngine
-from megatron_longrl.rollout.records.recorder import RolloutRecorder
-from megatron_longrl.training.batches import rl_batches
+from megatron_longrl.rollout.records.recorder import RolloutRecorder, StepOutcome
 from megatron_longrl.training.critic import Critic
 from megatron_longrl.training.loop import RowSource
-from megatron_longrl.training.losses import rl_loss
+from megatron_longrl.training.losses import LOG_RATIO, rl_loss
 from megatron_longrl.training.media import Media
 from megatron_longrl.training.runtime import Runtime
 from megatron_longrl.training.sharding import MicroBatch
-from megatron_longrl.training.token_values import collect, place, place_advantages
+from megatron_longrl.training.token_values import ByRollout, gather_by_rollout
 from megatron_longrl.training.train_step import SkippedUpdates
 
 logger = logging.getLogger(__name__)
@@ -88,8 +91,9 @@ class RLTrainer:
         self.beta = float((state or {}).get("kl_beta", self.config.grpo_kl_beta))
         self._skips = SkippedUpdates.restored(state)
         self._critic_skips = SkippedUpdates.restored(state, "critic")
-        self._begun: Round | None = None
-        """Of the next step, under --rollout-lag 1."""
+        self._started: RolloutRound | None = None
+        """The first round of the next step, under --rollout-lag 1."""
+        self._validations = 0
         self.loss = rl_loss(self.config, lambda: self.beta)
         self.collector = RolloutCollector(
             runtime,
@@ -112,27 +116,25 @@ class RLTrainer:
         media = rollouts.media
         lag, carried = self._staleness(rollouts)
         with timer("pack"):
-            parts = self._parts(rollouts)
-            batches, _ = _whole(parts)
-        if not parts and self.runtime.is_writer:
+            packed = mini_batches(rollouts.groups, self.runtime)
+            batches, trained_groups = flatten(packed)
+        if not packed and self.runtime.is_writer:
             logger.warning("step %d makes no update: no group teaches anything", iteration + 1)
         with timer("contract"):
-            self._check_inputs(parts, media)
-        with timer("old"):
-            self._old_logprobs(batches, media)
-        with timer("reference"):
-            self._reference_logprobs(batches, media)
-        with timer("values"):
-            self._values(batches, media)
+            self._check_input_parity(batches, trained_groups, media)
+        results = self._forward_results(batches, media)
         with timer("advantages"):
-            self._advantages(rollouts, batches)
+            advantages, returns = self._advantages(rollouts.groups, batches, results)
+            parts = with_targets(packed, results, advantages, returns)
         if self.recorder is not None:
             # Before the update, so that one that goes wrong can be replayed.
             with timer("record"):
-                self.recorder.write(iteration, rollouts.groups, timer.so_far())
+                trained = {group.group_id for group in rollouts.groups}
+                outcome = StepOutcome(rollouts.generated, trained, advantages)
+                self.recorder.write(iteration, outcome, timer.so_far())
         metrics = self._train(iteration, parts, media)
-        if self._begun is not None:
-            self.collector.complete(self._begun, self.sync.version, source)  # older weights'
+        if self._started is not None:
+            self.collector.wait(self._started, self.sync.version, source)  # older weights'
         with timer("sync"):
             self.sync()
         self._after(iteration, metrics)
@@ -149,7 +151,9 @@ class RLTrainer:
 
     def validate(self, rows: Sequence[Row]) -> dict[str, float]:
         """Accuracy of greedy answers (or at --eval-temperature) to all rows of this replica."""
-        groups = answer(self.runtime, self.engine, self.rewards, rows)
+        self._validations += 1
+        name = f"validation {self._validations}"
+        groups = answer(self.runtime, self.engine, self.rewards, rows, name)
         if self.engine.stops_early:
             self.runtime.stop_if_asked()
         metrics, count = rollout_metrics(self.runtime, groups)
@@ -174,122 +178,106 @@ class RLTrainer:
         skips = self._skips.state() | self._critic_skips.state()
         return {"kl_beta": self.beta, **self.sync.state(), **skips}
 
-    def _rollouts(self, iteration: int, source: RowSource) -> Rollouts:
-        """Those of this step. Under --rollout-lag 1 the next step's are begun as well, with the
-        weights from before this step's update: a server generates them during it, an engine within
-        the trainer's processes before it, and they are scored during it."""
-        begun = self._begun or self.collector.begin(iteration, source)
-        rollouts = self.collector.finish(begun, source)
-        self._begun = None
+    def _rollouts(self, iteration: int, source: RowSource) -> StepRollouts:
+        """The rollouts of this step. Under --rollout-lag 1 the next step's are started as well,
+        with the weights from before this step's update: a server generates them during it, an
+        engine within the trainer's processes before it, and they are scored during it."""
+        first = self._started or self.collector.start(iteration, source)
+        rollouts = self.collector.collect_step(first, source)
+        self._started = None
         if self.config.rollout_lag and source.goes_on(iteration):
-            self._begun = self.collector.begin(iteration + 1, source)
+            self._started = self.collector.start(iteration + 1, source)
         return rollouts
 
-    def _staleness(self, rollouts: Rollouts) -> tuple[float, int]:
+    def _staleness(self, rollouts: StepRollouts) -> tuple[float, int]:
         """Versions between the weights and those that generated a token, the mean over all
         replicas, and groups that go on in the next step."""
         newest = self.engine.weight_version
-        parts = [
-            (length, newest - version)
+        segments = [
+            segment
             for group in rollouts.groups
-            for response in group.rollouts
-            for length, version in response.parts
+            for rollout in group.rollouts
+            for segment in rollout.segments
         ]
-        tokens = sum(length for length, _ in parts)
-        lags = sum(length * lag for length, lag in parts)
+        tokens = sum(segment.num_tokens for segment in segments)
+        lags = sum(segment.num_tokens * (newest - segment.weight_version) for segment in segments)
         sums = torch.tensor([float(lags), float(tokens), float(rollouts.carried)])
         total, count, carried = sum_over_replicas(sums, self.runtime.groups).tolist()
         return total / count if count else 0.0, int(carried)
 
-    def _parts(self, rollouts: Rollouts) -> list[Part]:
-        """The mini-batches of the step, the same number on every replica."""
-        config, runtime = self.config, self.runtime
-        groups = trained_part(rollouts.groups, config)
-        number = config.mini_batches_per_step
-        chunks = [even_part(groups, k, number) for k in range(number)]
-        sizes = torch.tensor([float(len(chunk)) for chunk in chunks])
-        totals = sum_over_replicas(sizes, runtime.groups).tolist()
-        return [
-            Part(chunk, rl_batches(chunk, config, runtime.groups, runtime.machine))
-            for chunk, total in zip(chunks, totals, strict=True)
-            if total  # No replica has anything in the others: they would only move by momentum.
-        ]
-
-    def _check_inputs(self, parts: Sequence[Part], media: Media) -> None:
+    def _check_input_parity(
+        self, batches: Sequence[MicroBatch], groups: Sequence[RewardedGroup], media: Media
+    ) -> None:
         """Nothing is trained but what the engine was given; a replay has its own check."""
         if self.config.replay_rollouts is not None:
             return
-        batches, groups = _whole(parts)
-        check_inputs(
-            *(
-                batches,
-                groups,
-                media.embeddings,
-                self.runtime.model.policy.module,
-                self.runtime.groups,
-            ),
+        model = self.runtime.model
+        check_input_parity(
+            batches,
+            groups,
+            media.embeddings,
+            model.policy.module,
+            self.runtime.groups,
             weight_version=self.engine.weight_version,
-            media_change=self.runtime.model.encoder_is_trained,
+            media_change=model.encoder_is_trained,
         )
 
-    def _old_logprobs(self, batches: Sequence[MicroBatch], media: Media) -> None:
-        """Only where the update's own values are not the same, or come too late."""
-        if self.config.needs_old_logprobs and batches:
-            values = self.runtime.train_step.forward_logprobs(batches, media.embeddings)
-            for batch, logprobs in zip(batches, values, strict=True):
-                batch.old_logprobs = logprobs
+    def _forward_results(self, batches: Sequence[MicroBatch], media: Media) -> ForwardResults:
+        """All passes before the update, those that are needed."""
+        timer, train_step = self.runtime.timer, self.runtime.train_step
+        old = ref = reference_logits = values = None
+        with timer("old"):
+            # Only where the update's own values are not the same, or come too late.
+            if batches and self.config.needs_old_logprobs:
+                old = train_step.forward_logprobs(batches, media.embeddings)
+        with timer("reference"):
+            if batches and self.reference is not None and self.config.kl_type == "full":
+                reference_logits = self._reference_logits(self.reference, batches, media)
+            elif batches and self.reference is not None:
+                with self.reference.in_place():
+                    ref = train_step.forward_logprobs(batches, media.embeddings)
+        with timer("values"):
+            if batches and self.critic is not None:
+                values = self.critic.values(batches, media.embeddings)
+        return ForwardResults(old, ref, reference_logits, values)
 
-    def _reference_logprobs(self, batches: Sequence[MicroBatch], media: Media) -> None:
-        """Only where a KL term needs it."""
-        if self.reference is None or not batches:
-            return
-        train_step = self.runtime.train_step
-        if self.config.kl_type != "full":
-            with self.reference.in_place():
-                values = train_step.forward_logprobs(batches, media.embeddings)
-            for batch, logprobs in zip(batches, values, strict=True):
-                batch.ref_logprobs = logprobs
-            return
-        with self.reference.in_place():
-            hidden = train_step.forward_hidden(batches, media.embeddings)
-        if self.runtime.groups.is_last_stage:
-            weight = self.reference.held(output_weight(self.runtime.model.policy.module))
-            for batch, states in zip(batches, hidden, strict=True):
-                batch.reference = ReferenceLogits(states, weight)
+    def _reference_logits(
+        self, reference: ReferenceWeights, batches: Sequence[MicroBatch], media: Media
+    ) -> list[ReferenceLogits] | None:
+        """What gives the divergence over the whole vocabulary; on the last pipeline stage."""
+        with reference.in_place():
+            hidden = self.runtime.train_step.forward_hidden(batches, media.embeddings)
+        if not self.runtime.groups.is_last_stage:
+            return None
+        weight = reference.held(output_weight(self.runtime.model.policy.module))
+        return [ReferenceLogits(states, weight) for states in hidden]
 
-    def _values(self, batches: Sequence[MicroBatch], media: Media) -> None:
-        """Only where the advantage needs them."""
-        if self.critic is not None and batches:
-            values = self.critic.values(batches, media.embeddings)
-            for batch, shard in zip(batches, values, strict=True):
-                batch.old_values = shard
-
-    def _advantages(self, rollouts: Rollouts, batches: Sequence[MicroBatch]) -> None:
-        """Of every token, and what the critic is to learn."""
-        config, ranks = self.config, self.runtime.groups
+    def _advantages(
+        self,
+        groups: Sequence[RewardedGroup],
+        batches: Sequence[MicroBatch],
+        results: ForwardResults,
+    ) -> tuple[ByRollout, ByRollout]:
+        """The advantages of every token, and what the critic is to learn."""
+        config, pgs = self.config, self.runtime.groups
         token_rewards = values = None
-        if config.rewards_tokens and batches:
-            penalties = []
-            for batch in batches:
-                assert batch.old_logprobs is not None and batch.ref_logprobs is not None
-                distance = kl_estimate(batch.old_logprobs, batch.ref_logprobs, config.kl_type)
-                penalties.append(-self.beta * distance)
-            token_rewards = collect(batches, penalties, rollouts.groups, ranks)
-        if self.critic is not None and batches:
-            shards = [batch.old_values for batch in batches if batch.old_values is not None]
-            values = collect(batches, shards, rollouts.groups, ranks)
-        returns = with_advantages(
-            rollouts.groups, config, ranks, token_rewards=token_rewards, values=values
-        )
-        place_advantages(batches, rollouts.groups)
-        if self.critic is not None:
-            for batch in batches:
-                batch.returns = place(batch, [returns[id(r)] for r in batch.rollouts])
+        old, ref = results.old_logprobs, results.ref_logprobs
+        if config.rewards_tokens and old is not None and ref is not None:
+            penalties = [
+                -self.beta * kl_estimate(own, reference, config.kl_type)
+                for own, reference in zip(old, ref, strict=True)
+            ]
+            token_rewards = gather_by_rollout(batches, penalties, groups, pgs)
+        if results.values is not None:
+            values = gather_by_rollout(batches, results.values, groups, pgs)
+        return estimate_advantages(groups, config, pgs, token_rewards=token_rewards, values=values)
 
-    def _train(self, iteration: int, parts: Sequence[Part], media: Media) -> dict[str, float]:
+    def _train(
+        self, iteration: int, parts: Sequence[TrainingMiniBatch], media: Media
+    ) -> dict[str, float]:
         """All updates of the step; means of their metrics."""
         config, train_step = self.config, self.runtime.train_step
-        order = [part for _ in range(config.grpo_iterations) for part in parts]
+        order = [*range(len(parts))] * config.grpo_iterations
         if not order:
             return self._without_update()
         metrics = self._train_critic(iteration, parts, media)
@@ -297,23 +285,31 @@ class RLTrainer:
         if self.critic is not None and iteration < config.critic_warmup_steps:
             train_step.scheduler_step()  # The schedule follows iterations all the same.
             order = []
-        for number, part in enumerate(order):
+        log_ratios: dict[int, Sequence[Tensor]] = {}
+        for number, chosen in enumerate(order):
+            part = parts[chosen]
             with self.runtime.timer("encode"):
                 embeddings, encoded = self._media_of(part, media)
             last = number == len(order) - 1
             with self.runtime.timer("update"):
                 update = train_step.train(
-                    part.batches, embeddings, encoded, self.loss, scheduler_step=last
+                    part.policy, embeddings, encoded, self.loss, scheduler_step=last
                 )
+            log_ratios[chosen] = [of_batch[LOG_RATIO] for of_batch in update.per_token]
             skipped += update.skipped
             self._skips.count(update, iteration)
             rates = {"grad-norm": update.grad_norm, "learning-rate": update.learning_rate}
             metrics.append(_with_sample_share(update.metrics) | rates)
-        gaps = gap_metrics(*_whole(parts), self.runtime.groups)
-        return {**_means(metrics), **gaps, "updates": len(order), "skipped_updates": skipped}
+        mismatch = mismatch_metrics(
+            [batch for chosen in log_ratios for batch in parts[chosen].policy],
+            [values for of_part in log_ratios.values() for values in of_part],
+            [group for chosen in log_ratios for group in parts[chosen].rollout_groups],
+            self.runtime.groups,
+        )
+        return {**_means(metrics), **mismatch, "updates": len(order), "skipped_updates": skipped}
 
     def _train_critic(
-        self, iteration: int, parts: Sequence[Part], media: Media
+        self, iteration: int, parts: Sequence[TrainingMiniBatch], media: Media
     ) -> list[dict[str, float]]:
         """All updates of the critic, before the policy's: the embeddings are still its own."""
         metrics: list[dict[str, float]] = []
@@ -324,7 +320,7 @@ class RLTrainer:
             results = []
             for part in left:
                 with self.runtime.timer("critic"):
-                    results.append(self.critic.train(part.batches, media.embeddings))
+                    results.append(self.critic.train(part.value, media.embeddings))
                 metrics.append(results[-1].metrics)
                 self._critic_skips.count(results[-1], iteration)
             # What was skipped would only be so once more.
@@ -342,13 +338,13 @@ class RLTrainer:
         return {**metrics, "updates": 0, "skipped_updates": 0}
 
     def _media_of(
-        self, part: Part, media: Media
+        self, part: TrainingMiniBatch, media: Media
     ) -> tuple[Mapping[str, Tensor], EncodedVideos | None]:
         """Embeddings for the backward pass of one update; an encoder that has been trained since
         they were made encodes again."""
         if media.encoded is not None or not self.runtime.model.encoder_is_trained:
             return media.embeddings, media.encoded
-        prompts = [group.prompt for group in part.groups]
+        prompts = [group.prompt for group in part.rollout_groups]
         kept, again = self.runtime.encode(prompts, for_training=True)
         if len(kept) < len(prompts):
             reason = next(iter(again.failed.values()))
@@ -370,20 +366,6 @@ class RLTrainer:
         interval = config.ref_reset_interval
         if self.reference is not None and interval and (iteration + 1) % interval == 0:
             self.reference.reset()
-
-
-@dataclass(frozen=True)
-class Part:
-    """A mini-batch: what one update is made of, on this rank."""
-
-    groups: Sequence[RolloutGroup]
-    batches: Sequence[MicroBatch]
-
-
-def _whole(parts: Sequence[Part]) -> tuple[list[MicroBatch], list[RolloutGroup]]:
-    """The micro-batches and groups of all updates."""
-    batches = [batch for part in parts for batch in part.batches]
-    return batches, [group for part in parts for group in part.groups]
 
 
 def build_reference(runtime: Runtime) -> ReferenceWeights | None:

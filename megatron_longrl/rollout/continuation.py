@@ -9,14 +9,20 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from types import MappingProxyType
 from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
 from megatron_longrl.data.tokenizer import ending
-from megatron_longrl.experience.rollouts import PARTIAL, Rollout, RolloutGroup
+from megatron_longrl.experience.rollouts import (
+    PARTIAL,
+    Completion,
+    Rollout,
+    RolloutGroup,
+    RolloutRequest,
+    Segment,
+)
 from megatron_longrl.experience.sampling_settings import SamplingSettings
 
 if TYPE_CHECKING:
@@ -25,11 +31,8 @@ if TYPE_CHECKING:
     from megatron_longrl.experience.inputs import InputRecord
     from megatron_longrl.experience.rollouts import OnRollout
 
-Begun = Mapping[int, Sequence[Rollout]]
-"""Index of a prompt -> all its responses so far."""
-Responses = dict[tuple[int, int], Rollout]
-"""By prompt and index."""
-NOTHING: Begun = MappingProxyType({})
+Rollouts = dict[tuple[int, int], Rollout]
+"""The rollouts by the number of the request in the generation, and their index."""
 
 
 @dataclass(frozen=True)
@@ -50,87 +53,103 @@ class Share:
     """What one engine generates of a generation, and what becomes of it.
 
     Args:
-        places: of the engine's prompts among all.
-        begun: responses to the prompts so far.
-        on_rollout: told of complete responses.
+        requests: the requests of the whole generation.
+        places: the numbers of the engine's requests among them.
+        on_rollout: told of complete rollouts.
     """
 
     def __init__(
         self,
-        prompts: Sequence[Prompt],
+        requests: Sequence[RolloutRequest],
         places: Sequence[int],
-        begun: Begun,
         sampling: SamplingSettings,
         tokenizer: Tokenizer,
         on_rollout: OnRollout | None,
     ) -> None:
-        self._prompts = prompts
-        self._begun = begun
+        self._requests = requests
         self._sampling = sampling
         self._tokenizer = tokenizer
         self._on_rollout = on_rollout
         self.beginnings = [part for place in places for part in self._missing(place)]
         """What is asked for; one request each."""
 
-    def receive(self, number: int, index: int, part: Rollout) -> Rollout:
-        """Take what was generated of response ``index`` for a request; the response with it."""
-        place = self.beginnings[number].place
-        if place in self._begun:
-            before = self._begun[place][index]
-            ids = [*before.token_ids.tolist(), *part.token_ids.tolist()]
-            part = before.continued(part, self._tokenizer.decode(ids))
-        part.visible = self._visible(self._prompts[place], part)
-        if part.finish_reason == "length" and len(part.token_ids) < self._sampling.max_tokens:
-            part.finish_reason = PARTIAL
-        elif self._on_rollout is not None:
-            self._on_rollout(self._prompts[place], index, part.visible, self._sampling.n)
-        return part
+    def receive(
+        self, number: int, index: int, completion: Completion, weight_version: int
+    ) -> Rollout:
+        """Take what was generated of rollout ``index`` for a request; the rollout with it."""
+        request = self._requests[self.beginnings[number].place]
+        ids, logprobs = completion.token_ids, completion.logprobs
+        seconds = completion.seconds
+        segments: tuple[Segment, ...] = (Segment(len(ids), weight_version),)
+        if request.partial:
+            before = request.partial[index]
+            ids = [*before.token_ids.tolist(), *ids]
+            logprobs = [*before.logprobs.tolist(), *logprobs]
+            seconds, segments = before.seconds + seconds, (*before.segments, *segments)
+        reason = completion.finish_reason
+        if reason == "length" and len(ids) < self._sampling.max_tokens:
+            reason = PARTIAL
+        text = self._tokenizer.decode(ids)
+        rollout = Rollout(
+            group_id=request.group_id,
+            index=index,
+            token_ids=torch.tensor(ids, dtype=torch.long),
+            logprobs=torch.tensor(logprobs, dtype=torch.float32),
+            text=text,
+            visible=request.prompt.opening + self._without_end(ids, text),
+            finish_reason=reason,
+            segments=segments,
+            seconds=seconds,
+        )
+        if rollout.is_complete and self._on_rollout is not None:
+            self._on_rollout(request.prompt, rollout, self._sampling.n)
+        return rollout
 
-    def _visible(self, prompt: Prompt, response: Rollout) -> str:
-        ids = response.token_ids.tolist()
+    def _without_end(self, ids: Sequence[int], text: str) -> str:
+        """The text of a response without the end tokens that close it."""
         count = ending(self._tokenizer, ids)
-        text = self._tokenizer.decode(ids[: len(ids) - count]) if count else response.text
-        return prompt.opening + text
+        return self._tokenizer.decode(ids[: len(ids) - count]) if count else text
 
-    def by_prompt(self, responses: Mapping[tuple[int, int], Rollout]) -> Responses:
-        """Responses by request and index -> by prompt and index."""
-        return {(self.beginnings[i].place, j): response for (i, j), response in responses.items()}
+    def by_prompt(self, rollouts: Mapping[tuple[int, int], Rollout]) -> Rollouts:
+        """Rollouts by :attr:`beginnings` and index -> by request of the generation and index."""
+        return {(self.beginnings[i].place, j): rollout for (i, j), rollout in rollouts.items()}
 
     def _missing(self, place: int) -> Iterator[Beginning]:
-        sampling = self._sampling
+        sampling, partial = self._sampling, self._requests[place].partial
         most = sampling.max_tokens if sampling.new_tokens is None else sampling.new_tokens
-        if place not in self._begun:
+        if not partial:
             nothing = torch.empty(0, dtype=torch.long)
             yield Beginning(place, range(sampling.n), nothing, min(most, sampling.max_tokens))
             return
-        for index, response in enumerate(self._begun[place]):
-            if not response.is_complete:
-                left = sampling.max_tokens - len(response.token_ids)
-                yield Beginning(place, [index], response.token_ids, min(most, left))
+        for rollout in partial:
+            if not rollout.is_complete:
+                left = sampling.max_tokens - len(rollout.token_ids)
+                yield Beginning(place, [rollout.index], rollout.token_ids, min(most, left))
 
 
 def whole_groups(
-    prompts: Sequence[Prompt],
+    requests: Sequence[RolloutRequest],
     n: int,
-    begun: Begun,
-    shares: Sequence[tuple[Responses | None, Mapping[int, InputRecord]]],
+    shares: Sequence[tuple[Rollouts | None, Mapping[int, InputRecord]]],
 ) -> list[RolloutGroup]:
-    """The groups of a generation, n responses each; none where a signal has ended it anywhere.
+    """The groups of a generation, n rollouts each; none where a signal has ended it anywhere.
 
     Args:
         shares: what each engine has generated (None: it was ended), and what it was given, by
-            prompt.
+            the number of the request.
     """
-    everyone = {(i, j): old for i, before in begun.items() for j, old in enumerate(before)}
+    everyone = {(i, old.index): old for i, asked in enumerate(requests) for old in asked.partial}
     inputs: dict[int, InputRecord] = {}
-    for responses, given in shares:
-        if responses is None:
+    for rollouts, given in shares:
+        if rollouts is None:
             return []
-        everyone.update(responses)
+        everyone.update(rollouts)
         inputs.update(given)
     return [
-        RolloutGroup(prompt, [everyone[i, j] for j in range(n)], inputs=inputs.get(i))
-        for i, prompt in enumerate(prompts)
+        RolloutGroup(
+            asked.group_id, asked.prompt, [everyone[i, j] for j in range(n)], inputs=inputs.get(i)
+        )
+        for i, asked in enumerate(requests)
     ]
 
 

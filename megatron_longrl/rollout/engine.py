@@ -3,26 +3,38 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import TYPE_CHECKING, Protocol
+from typing import Protocol
 
 from torch import Tensor
 
-from megatron_longrl.experience.rollouts import OnRollout, RolloutGroup, Traffic
+from megatron_longrl.experience.rollouts import OnRollout, RolloutGroup, RolloutRequest, Traffic
 from megatron_longrl.experience.sampling_settings import SamplingSettings
 from megatron_longrl.processes import exit_signal
-from megatron_longrl.rollout.continuation import NOTHING, Begun
-
-if TYPE_CHECKING:
-    from megatron_longrl.data.prompts import Prompt
 
 
 class RolloutStopped(Exception):
     """A signal has asked this process to end, in the midst of a generation."""
 
 
-Pending = Callable[[int], list[RolloutGroup]]
-"""Waits for a generation, collective over the replica. Takes the version of the trainer's weights
-as they are now: an engine that has lost its own gets these."""
+class RolloutHandle:
+    """A generation that is under way.
+
+    Args:
+        finish: waits for its groups; see :meth:`wait`.
+    """
+
+    def __init__(self, finish: Callable[[int], list[RolloutGroup]]) -> None:
+        self._finish = finish
+
+    def wait(self, version: int) -> list[RolloutGroup]:
+        """The groups of the generation, see :meth:`RolloutEngine.generate`; collective over the
+        replica, and called once.
+
+        Args:
+            version: the version of the trainer's weights as they are now: an engine that has lost
+                its own gets these.
+        """
+        return self._finish(version)
 
 
 class RolloutEngine(Protocol):
@@ -38,52 +50,50 @@ class RolloutEngine(Protocol):
     """What has gone to the engine so far."""
     runs_beside: bool = False
     """Whether it generates in other processes, so that the trainer may do something else between
-    :meth:`begin` and the call of what that returns."""
+    :meth:`start` and :meth:`RolloutHandle.wait`."""
     stops_early: bool = True
     """Whether a signal that asks the run to end (:mod:`megatron_longrl.processes.exit_signal`) ends
     a generation, too."""
 
     def generate(
         self,
-        prompts: Sequence[Prompt],
+        requests: Sequence[RolloutRequest],
         media: Mapping[str, Tensor],
         sampling: SamplingSettings,
         on_rollout: OnRollout | None = None,
-        begun: Begun = NOTHING,
     ) -> list[RolloutGroup]:
-        """Draw ``sampling.n`` responses to every prompt.
+        """Draw ``sampling.n`` rollouts to the prompt of every request.
 
         Args:
-            prompts: the replica's prompts, the same list on every rank of it.
+            requests: the replica's requests, the same list on every rank of it. A request with
+                partial rollouts goes on with those that are not complete.
             media: ``VideoSpec.key()`` -> embeddings [frames * tokens_per_frame, h] of every video
                 of the prompts, in the training dtype.
             sampling: how to draw.
-            on_rollout: told of every response as soon as it is complete, on the one rank that
+            on_rollout: told of every rollout as soon as it is complete, on the one rank that
                 receives it; must return at once.
-            begun: index in ``prompts`` -> responses so far; those that are partial go on.
 
         Returns:
-            One group per prompt, in the order of ``prompts``, on every rank of the replica, with a
-            record of what the engine was given (``Group.inputs``). None at all where a signal has
+            One group per request, in their order, on every rank of the replica, with a record of
+            what the engine was given (``RolloutGroup.inputs``). None at all where a signal has
             ended the generation: whoever called is to ask all ranks then.
 
         Raises:
             UserError: on every rank of the replica when any of them failed or took too long.
         """
 
-    def begin(
+    def start(
         self,
-        prompts: Sequence[Prompt],
+        requests: Sequence[RolloutRequest],
         media: Mapping[str, Tensor],
         sampling: SamplingSettings,
         on_rollout: OnRollout | None = None,
-        begun: Begun = NOTHING,
-    ) -> Pending:
+    ) -> RolloutHandle:
         """As :meth:`generate`, whose groups come later. Until then nothing else is asked of the
         engine. One that runs beside the trainer calls ``on_rollout`` from another thread; one
         within the trainer's processes has ended the generation when this returns."""
-        groups = self.generate(prompts, media, sampling, on_rollout, begun)
-        return lambda _: groups
+        groups = self.generate(requests, media, sampling, on_rollout)
+        return RolloutHandle(lambda _: groups)
 
     def update_weights(self, named: Iterable[tuple[str, Tensor]], version: int) -> None:
         """Replace all weights of the language model; forget everything computed with the old ones.

@@ -31,7 +31,14 @@ from megatron_longrl.experience.inputs import (
     media_parts,
     place_media,
 )
-from megatron_longrl.experience.rollouts import OnRollout, Rollout, RolloutGroup, Traffic
+from megatron_longrl.experience.rollouts import (
+    Completion,
+    OnRollout,
+    Rollout,
+    RolloutGroup,
+    RolloutRequest,
+    Traffic,
+)
 from megatron_longrl.experience.sampling_settings import SamplingSettings
 from megatron_longrl.models.deepstack import DeepStack, DeepStackParams
 from megatron_longrl.models.language import (
@@ -46,9 +53,7 @@ from megatron_longrl.parallel.attention.module import row_sharing
 from megatron_longrl.parallel.groups import ParallelGroups
 from megatron_longrl.platforms import platform
 from megatron_longrl.rollout.continuation import (
-    NOTHING,
     Beginning,
-    Begun,
     Share,
     lengthened,
     whole_groups,
@@ -102,26 +107,26 @@ class MegatronEngine(RolloutEngine):
     @torch.no_grad()
     def generate(
         self,
-        prompts: Sequence[Prompt],
+        requests: Sequence[RolloutRequest],
         media: Mapping[str, Tensor],
         sampling: SamplingSettings,
         on_rollout: OnRollout | None = None,
-        begun: Begun = NOTHING,
     ) -> list[RolloutGroup]:
         """See :meth:`RolloutEngine.generate`."""
-        if not prompts:
+        if not requests:
             return []
+        prompts = [request.prompt for request in requests]
         ranks, control = self._groups, self._groups.replica_control
         seeds = request_seeds(control, [prompt.uid for prompt in prompts], sampling)
         costs = [len(prompt.token_ids) + sampling.n * sampling.max_tokens for prompt in prompts]
         places = balanced_shares(costs, ranks.cp.size())[ranks.cp.rank()]
-        share = Share(prompts, places, begun, sampling, self._tokenizer, on_rollout)
+        share = Share(requests, places, sampling, self._tokenizer, on_rollout)
         with together(control):
             check_prompts(prompts, sampling, self._max_model_len)
             parts = {k: media_parts(prompts[k], media) for k in places}
         deadline = time.monotonic() + self._timeout_seconds
         records: dict[int, InputRecord] = {}
-        responses: dict[tuple[int, int], Rollout] = {}
+        rollouts: dict[tuple[int, int], Rollout] = {}
         stopped = False
         with together(control), _for_inference(self._gpt), suppress(RolloutStopped):
             stopped = True
@@ -134,11 +139,13 @@ class MegatronEngine(RolloutEngine):
                     records[start.place] = given.record(length, self.weight_version)
                 if ranks.tp.rank() == 0 and ranks.is_last_stage:
                     for index, one in zip(start.wanted, drawn, strict=True):
-                        responses[number, index] = share.receive(number, index, one)
+                        rollouts[number, index] = share.receive(
+                            number, index, one, self.weight_version
+                        )
             stopped = False
-        mine = None if stopped else share.by_prompt(responses)
+        mine = None if stopped else share.by_prompt(rollouts)
         everyone = gather_objects(control, (mine, records))
-        return whole_groups(prompts, sampling.n, begun, everyone)
+        return whole_groups(requests, sampling.n, everyone)
 
     def update_weights(self, named: Iterable[tuple[str, Tensor]], version: int) -> None:
         """The model has them already, so that nothing is read from ``named``."""
@@ -169,7 +176,7 @@ class MegatronEngine(RolloutEngine):
         seed: int,
         sampling: SamplingSettings,
         deadline: float,
-    ) -> list[Rollout]:
+    ) -> list[Completion]:
         """Draw the wanted responses to a prompt; collective over TP and PP ranks."""
         began, device = time.monotonic(), platform.device
         n, length = len(start.wanted), len(prompt.token_ids)
@@ -201,15 +208,7 @@ class MegatronEngine(RolloutEngine):
             logits = self._forward(embeddings, n, 1, positions, None, None, context)
         seconds = time.monotonic() - began
         return [
-            Rollout(
-                token_ids=torch.tensor(tokens[k], dtype=torch.long),
-                logprobs=torch.tensor(logprobs[k]),
-                text=self._tokenizer.decode(tokens[k]),
-                finish_reason=ends.get(k, "length"),
-                weight_version=self.weight_version,
-                seconds=seconds,
-            )
-            for k in range(n)
+            Completion(tokens[k], logprobs[k], ends.get(k, "length"), seconds) for k in range(n)
         ]
 
     def _ends(self, prefix: Tensor, tokens: Sequence[int], sampling: SamplingSettings) -> bool:

@@ -16,7 +16,6 @@ from megatron_longrl.planner.packing import fill_bins, split_group
 from megatron_longrl.planner.stages import plan_rows
 from megatron_longrl.platforms import platform
 from megatron_longrl.training.sharding import MicroBatch, shard_batch
-from megatron_longrl.training.token_values import place, place_advantages
 
 if TYPE_CHECKING:
     from megatron_longrl.config import Config
@@ -57,31 +56,26 @@ def sft_batches(
 
 
 def rl_batches(
-    rollouts: Sequence[RolloutGroup],
+    rollout_groups: Sequence[RolloutGroup],
     config: Config,
-    groups: ParallelGroups,
+    pgs: ParallelGroups,
     machine: Machine = Machine(),  # noqa: B008  # Immutable.
 ) -> list[MicroBatch]:
     """A sample per group, its prompt shared by all responses that a row has room for; without
     shared prompts a sample per response.
 
     Args:
-        rollouts: with advantages, or to get them later (:func:`place_advantages`).
+        rollout_groups: this replica's.
         machine: what the cost model reckons with.
     """
-    samples = rl_samples(rollouts, config)
-    batches = _micro_batches(samples, config, groups, machine, by_length=True)
-    for batch in batches:
-        batch.rollout_logprobs = place(batch, [r.logprobs for r in batch.rollouts])
-    if all(group.advantages is not None for group in rollouts):
-        place_advantages(batches, rollouts)
-    return batches
+    samples = rl_samples(rollout_groups, config)
+    return _micro_batches(samples, config, pgs, machine, by_length=True)
 
 
-def rl_samples(rollouts: Sequence[RolloutGroup], config: Config) -> list[Sample]:
+def rl_samples(rollout_groups: Sequence[RolloutGroup], config: Config) -> list[Sample]:
     """Which responses share a prompt in training."""
     samples = []
-    for group in rollouts:
+    for group in rollout_groups:
         lengths = [len(response.token_ids) for response in group.rollouts]
         together = [[index] for index in range(len(lengths))]
         if config.shared_prompt:

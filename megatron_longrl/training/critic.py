@@ -17,6 +17,7 @@ from megatron_longrl.training.model import TrainedModel, train_part
 from megatron_longrl.training.output_heads import value_head
 from megatron_longrl.training.runtime import Runtime
 from megatron_longrl.training.sharding import MicroBatch
+from megatron_longrl.training.targets import ValueMicroBatch
 from megatron_longrl.training.train_step import StepResult
 
 CRITIC = "critic"
@@ -81,7 +82,7 @@ class Critic:
         """Go on to the learning rate of the next iteration."""
         self._train_step.scheduler_step()
 
-    def train(self, batches: Sequence[MicroBatch], media: Mapping[str, Tensor]) -> StepResult:
+    def train(self, batches: Sequence[ValueMicroBatch], media: Mapping[str, Tensor]) -> StepResult:
         """One optimizer step towards ``returns``; its metrics over all ranks."""
         result = self._train_step.train(batches, media, None, self._loss, scheduler_step=False)
         metrics = dict(result.metrics)

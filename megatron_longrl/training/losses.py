@@ -6,7 +6,7 @@ step, so that no split into ranks or micro-batches changes it.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -27,6 +27,7 @@ from megatron_longrl.algorithms.policy_loss import (
     sequence_ratio,
 )
 from megatron_longrl.training.sharding import MicroBatch
+from megatron_longrl.training.targets import PolicyMicroBatch, ValueMicroBatch
 from megatron_longrl.training.token_values import response_sums
 
 if TYPE_CHECKING:
@@ -35,7 +36,7 @@ if TYPE_CHECKING:
 
 
 @dataclass
-class Sums:
+class MetricSums:
     """Metrics as (sum, count) and as maxima, which add up over micro-batches and ranks."""
 
     sums: dict[str, tuple[float, float]] = field(default_factory=dict)
@@ -52,9 +53,9 @@ class Sums:
         self.maxima[name] = float(values.max()) if values.numel() else 0.0
 
     @staticmethod
-    def total(reports: Iterable[Sums]) -> Sums:
+    def total(reports: Iterable[MetricSums]) -> MetricSums:
         """All reports together."""
-        result = Sums()
+        result = MetricSums()
         for report in reports:
             for name, (value, count) in report.sums.items():
                 old_value, old_count = result.sums.get(name, (0.0, 0.0))
@@ -72,24 +73,38 @@ class Sums:
         return {**means, **self.maxima}
 
 
-Loss = Callable[..., tuple[Tensor, Tensor, Sums]]
+@dataclass(frozen=True)
+class LossReport:
+    """What a loss has computed on the way."""
+
+    metrics: MetricSums
+    per_token: Mapping[str, Tensor] = field(default_factory=dict)
+    """Quantities [t] of the selected tokens of this shard, without a graph."""
+
+
+Loss = Callable[..., tuple[Tensor, Tensor, LossReport]]
 """(micro-batch, what the forward step gives, each [t]) -> (sum, count, report).
 
 A language model's head gives log-probabilities, entropies and, where asked for, divergences from
 the reference; a critic's gives values."""
 
+LOG_RATIO = "train_inference_log_ratio"
+"""The policy's log-probability of a token less that of the engine that generated it."""
 
-def sft_loss(batch: MicroBatch, logprobs: Tensor, entropy: Tensor) -> tuple[Tensor, Tensor, Sums]:
+
+def sft_loss(
+    batch: MicroBatch, logprobs: Tensor, entropy: Tensor
+) -> tuple[Tensor, Tensor, LossReport]:
     """Negative log-likelihood of the response tokens."""
-    report = Sums()
-    report.add("lm loss", -logprobs.detach())
-    # One of the ranks that share the micro-batch tells of its responses.
+    metrics = MetricSums()
+    metrics.add("lm loss", -logprobs.detach())
+    # One of the ranks that share the micro-batch reports its responses.
     lengths = batch.response_lengths[batch.response_lengths > 0]
     lengths = lengths if batch.sequence_group.rank() == 0 else lengths[:0]
-    report.add("response_length/mean", lengths)
-    report.maximum("response_length/max", lengths)
+    metrics.add("response_length/mean", lengths)
+    metrics.maximum("response_length/max", lengths)
     count = torch.tensor(logprobs.numel(), dtype=torch.int, device=logprobs.device)
-    return -logprobs.sum(), count, report
+    return -logprobs.sum(), count, LossReport(metrics)
 
 
 def rl_loss(config: Config, beta: Callable[[], float] | None = None) -> Loss:
@@ -110,47 +125,52 @@ class PolicyLoss:
 
     def __call__(
         self,
-        batch: MicroBatch,
+        batch: PolicyMicroBatch,
         logprobs: Tensor,
         entropy: Tensor,
         divergence: Tensor | None = None,
-    ) -> tuple[Tensor, Tensor, Sums]:
+    ) -> tuple[Tensor, Tensor, LossReport]:
         """See :data:`Loss`.
 
         Args:
             divergence: [t] from the reference over the whole vocabulary, where it is asked for.
         """
-        config, selected = self.config, batch.selected
-        assert batch.advantages is not None and batch.rollout_logprobs is not None
+        config, selected, targets = self.config, batch.selected, batch.targets
         # One update per batch of rollouts: the update's own values are the old ones.
-        old = logprobs.detach() if batch.old_logprobs is None else batch.old_logprobs[selected]
-        sampled = batch.rollout_logprobs[selected]
+        old = logprobs.detach()
+        if targets.old_logprobs is not None:
+            old = targets.old_logprobs[selected]
+        sampled = targets.rollout_logprobs[selected]
         # PPO's ratio is to the policy that sampled (https://arxiv.org/abs/1707.06347, equation 6),
         # older weights' where that is another than the one before the update.
         base = sampled if config.rollout_correction == "ratio" else old
-        report = Sums()
-        per_token = self._policy(batch, logprobs, base, batch.advantages[selected], report)
-        report.add("entropy/mean", entropy.detach())
-        gap = old - sampled
-        batch.gap = torch.zeros(batch.tokens.shape, device=gap.device)
-        batch.gap[selected] = gap.float()
-        weights = self._correction(batch, gap)
+        metrics = MetricSums()
+        per_token = self._policy(batch, logprobs, base, targets.advantages[selected], metrics)
+        metrics.add("entropy/mean", entropy.detach())
+        log_ratio = old - sampled
+        weights = self._correction(batch, log_ratio)
         if weights is not None:
             per_token = weights * per_token
-            report.add("correction/mean", weights)
-            report.add("correction/square", weights.square())
-        report.add("policy loss", per_token.detach())
-        per_token = per_token + self._kl(batch, logprobs, divergence, report)
+            metrics.add("correction/mean", weights)
+            metrics.add("correction/square", weights.square())
+        metrics.add("policy loss", per_token.detach())
+        per_token = per_token + self._kl(batch, logprobs, divergence, metrics)
         if config.grpo_entropy_term_weight:
             per_token = per_token - config.grpo_entropy_term_weight * entropy
         total, count = _aggregate(
             per_token, batch, config.loss_aggregation, config.rollout_max_tokens
         )
-        report.sums["lm loss"] = (float(total.detach()), float(count))
+        metrics.sums["lm loss"] = (float(total.detach()), float(count))
+        report = LossReport(metrics, {LOG_RATIO: log_ratio.float()})
         return total, torch.tensor(count, dtype=torch.int, device=logprobs.device), report
 
     def _policy(
-        self, batch: MicroBatch, logprobs: Tensor, old: Tensor, advantages: Tensor, report: Sums
+        self,
+        batch: MicroBatch,
+        logprobs: Tensor,
+        old: Tensor,
+        advantages: Tensor,
+        metrics: MetricSums,
     ) -> Tensor:
         """[t]: the loss that --policy-loss names."""
         config = self.config
@@ -166,8 +186,8 @@ class PolicyLoss:
             loss, outside = cispo(logprobs, ratio, advantages, lower, upper)
         else:
             loss, outside = clipped(ratio, advantages, lower, upper, config.dual_clip or None)
-        report.add("ratio/mean", ratio.detach())
-        report.add("clip_fraction", outside)
+        metrics.add("ratio/mean", ratio.detach())
+        metrics.add("clip_fraction", outside)
         return loss
 
     def _correction(self, batch: MicroBatch, log_ratio: Tensor) -> Tensor | None:
@@ -183,42 +203,45 @@ class PolicyLoss:
         return None
 
     def _kl(
-        self, batch: MicroBatch, logprobs: Tensor, divergence: Tensor | None, report: Sums
+        self,
+        batch: PolicyMicroBatch,
+        logprobs: Tensor,
+        divergence: Tensor | None,
+        metrics: MetricSums,
     ) -> Tensor | float:
         """What the KL term adds to the loss."""
-        config, selected = self.config, batch.selected
-        assert batch.rollout_logprobs is not None
+        config, selected, targets = self.config, batch.selected, batch.targets
         kind = "k3" if config.kl_type == "full" else config.kl_type
-        if divergence is None and batch.ref_logprobs is not None:
-            divergence = kl_estimate(logprobs, batch.ref_logprobs[selected], kind)
+        if divergence is None and targets.ref_logprobs is not None:
+            divergence = kl_estimate(logprobs, targets.ref_logprobs[selected], kind)
         if divergence is None:
             # No reference: report how far the policy is from the engine that sampled.
-            distance = kl_estimate(logprobs.detach(), batch.rollout_logprobs[selected], kind)
-            report.add("kl/mean", distance)
+            distance = kl_estimate(logprobs.detach(), targets.rollout_logprobs[selected], kind)
+            metrics.add("kl/mean", distance)
             return 0.0
-        report.add("kl/mean", divergence.detach())
+        metrics.add("kl/mean", divergence.detach())
         return self.beta() * divergence if config.kl_placement == "loss" else 0.0
 
 
 def critic_loss(config: Config) -> Loss:
     """Squared error of the values, of which no one may move too far: PPO's clipped value loss."""
 
-    def loss(batch: MicroBatch, values: Tensor) -> tuple[Tensor, Tensor, Sums]:
-        selected = batch.selected
-        assert batch.returns is not None and batch.old_values is not None
-        returns, old = batch.returns[selected], batch.old_values[selected]
+    def loss(batch: ValueMicroBatch, values: Tensor) -> tuple[Tensor, Tensor, LossReport]:
+        selected, targets = batch.selected, batch.targets
+        returns, old = targets.returns[selected], targets.old_values[selected]
         error = (values - returns).square()
         if config.critic_value_clip is not None:
             near = old + (values - old).clamp(-config.critic_value_clip, config.critic_value_clip)
             error = torch.maximum(error, (near - returns).square())
-        report = Sums()
-        report.add("critic/loss", error.detach() / 2)
-        report.add("critic/value", values.detach())
+        metrics = MetricSums()
+        metrics.add("critic/loss", error.detach() / 2)
+        metrics.add("critic/value", values.detach())
         for name, numbers in (("return", returns), ("error", returns - old)):
-            report.add(f"critic/{name}", numbers)
-            report.add(f"critic/{name}_square", numbers.square())
+            metrics.add(f"critic/{name}", numbers)
+            metrics.add(f"critic/{name}_square", numbers.square())
         total, count = _aggregate(error / 2, batch, "token")
-        return total, torch.tensor(count, dtype=torch.int, device=values.device), report
+        counted = torch.tensor(count, dtype=torch.int, device=values.device)
+        return total, counted, LossReport(metrics)
 
     return loss
 

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from megatron_longrl.models.language import hidden_for_logits, output_weight
 from megatron_longrl.parallel.logprobs import selected_logprobs
+from megatron_longrl.training.targets import PolicyMicroBatch
 
 if TYPE_CHECKING:
     from torch.distributed import ProcessGroup
@@ -42,6 +43,9 @@ class LogprobHead:
 
     def __call__(self, gpt: GPTModel, hidden: Tensor, batch: MicroBatch) -> Tensor:
         """[2, t], or [3, t] with a reference; see :class:`OutputHead`."""
+        reference = None
+        if isinstance(batch, PolicyMicroBatch):
+            reference = batch.targets.reference_logits
         results = selected_logprobs(
             selected_hidden(gpt, hidden, batch),
             output_weight(gpt),
@@ -49,7 +53,7 @@ class LogprobHead:
             self._tp,
             vocab_size=self._vocab_size,
             temperature=self._temperature,
-            reference=batch.reference,
+            reference=reference,
         )
         return torch.stack(results)
 

@@ -12,7 +12,6 @@ from torch.distributed import ProcessGroup
 
 from megatron_longrl.data.collate import Batch
 from megatron_longrl.parallel.attention.mask import attention_mask
-from megatron_longrl.parallel.logprobs import ReferenceLogits
 from megatron_longrl.parallel.sequence import shard_sequence
 
 if TYPE_CHECKING:
@@ -45,21 +44,6 @@ class MicroBatch:
     """Of the prompts that ``prompt_index`` counts."""
     rollouts: tuple[Rollout, ...] = ()
     """What ``response_index`` counts, where rollouts are trained."""
-    advantages: Tensor | None = None
-    old_logprobs: Tensor | None = None
-    """Of the policy before its first update on these rollouts. None: the update's own, which are
-    the same while there is one update per batch of rollouts."""
-    ref_logprobs: Tensor | None = None
-    reference: ReferenceLogits | None = None
-    """Of the selected positions, on the last pipeline stage: for the divergence over the whole
-    vocabulary."""
-    rollout_logprobs: Tensor | None = None
-    gap: Tensor | None = None
-    """The policy's log-probability less the engine's, as the loss has found it."""
-    old_values: Tensor | None = None
-    """The critic's, before its first update on these rollouts."""
-    returns: Tensor | None = None
-    """What the critic is to learn."""
 
     @property
     def selected(self) -> Tensor:

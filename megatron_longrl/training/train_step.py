@@ -25,7 +25,7 @@ from megatron_longrl.errors import UserError
 from megatron_longrl.media.encoder import EncodedVideos, FrameEncoder
 from megatron_longrl.parallel.agree import gather_objects
 from megatron_longrl.training.forward_step import ForwardStep
-from megatron_longrl.training.losses import Loss, Sums
+from megatron_longrl.training.losses import Loss, LossReport, MetricSums
 from megatron_longrl.training.model import TrainedModel
 
 if TYPE_CHECKING:
@@ -48,6 +48,9 @@ class StepResult:
     """The loss or a gradient was not finite, so that no weight was changed."""
     loss_is_finite: bool = True
     """Where it is not, the step is skipped, whatever the gradient."""
+    per_token: Sequence[Mapping[str, Tensor]] = ()
+    """What the loss has computed of the tokens of each micro-batch of this rank, see
+    :class:`~megatron_longrl.training.losses.LossReport`; on the last pipeline stage."""
 
 
 MOST_SKIPPED = 3
@@ -161,7 +164,9 @@ class TrainStep(Generic[Batch]):
         leaves = media
         if trained:
             leaves = {key: value.detach().requires_grad_() for key, value in media.items()}
-        sums = self._run(batches, leaves, partial(_with_loss, loss), forward_only=False)
+        reports: list[LossReport] = self._run(
+            batches, leaves, partial(_with_loss, loss), forward_only=False
+        )
         if trained:
             assert encoded is not None, "a trained encoder needs this step's frames"
             self._encoder_backward(encoded, leaves)
@@ -169,7 +174,7 @@ class TrainStep(Generic[Batch]):
         # Decoupled weight decay is scaled by it, too: at 0 an update changes no weight.
         changes = any(group["lr"] != 0 for group in model.optimizer.param_groups)
         # Every rank knows all losses, so all decide alike.
-        reported = self._reduce(sums)
+        reported = self._reduce(reports)
         if reported.loss_is_finite:
             updated, _, _ = model.optimizer.step()
         else:
@@ -186,6 +191,7 @@ class TrainStep(Generic[Batch]):
             learning_rate=learning_rate,
             skipped=not updated,
             loss_is_finite=reported.loss_is_finite,
+            per_token=[report.per_token for report in reports],
         )
 
     @property
@@ -200,7 +206,9 @@ class TrainStep(Generic[Batch]):
         self.model.scheduler.step(increment=1)
 
     @torch.no_grad()
-    def evaluate(self, batches: Sequence[Batch], media: Mapping[str, Tensor], loss: Loss) -> Sums:
+    def evaluate(
+        self, batches: Sequence[Batch], media: Mapping[str, Tensor], loss: Loss
+    ) -> MetricSums:
         """What the loss reports, over all ranks, without an update."""
         return self._reduce(self._run(batches, media, partial(_with_loss, loss), forward_only=True))
 
@@ -288,17 +296,17 @@ class TrainStep(Generic[Batch]):
         if self._num_tokens > 0:
             self.model.encoder.scale_gradients(1.0 / self._num_tokens)
 
-    def _reduce(self, reported: Sequence[Sums]) -> Sums:
+    def _reduce(self, reports: Sequence[LossReport]) -> MetricSums:
         """Sum the last stages' reports over all ranks, in rank order."""
         speaks = self.groups.is_last_stage and self.groups.tp.rank() == 0
-        mine = Sums.total(reported) if speaks else Sums()
-        return Sums.total(gather_objects(self.groups.control, mine))
+        mine = MetricSums.total(report.metrics for report in reports if speaks)
+        return MetricSums.total(gather_objects(self.groups.control, mine))
 
 
-def _with_loss(loss: Loss, batch: Any, output: Tensor) -> tuple[Tensor, Tensor, Sums]:
+def _with_loss(loss: Loss, batch: Any, output: Tensor) -> tuple[Tensor, Tensor, LossReport]:
     """Megatron's loss contract with per-token normalisation: (sum, count, report)."""
     total, count, report = loss(batch, *output)
-    report.loss_is_finite = bool(total.detach().isfinite().all())
+    report.metrics.loss_is_finite = bool(total.detach().isfinite().all())
     return total, count, report
 
 

@@ -14,14 +14,14 @@ import torch
 from torch import Tensor
 
 from megatron_longrl.data.rows import load_rows
-from megatron_longrl.experience.rollouts import Rollout
-from megatron_longrl.rl.collector import Rollouts
+from megatron_longrl.rl.mini_batches import MiniBatch, with_targets
 from megatron_longrl.rl.trainer import RLTrainer
 from megatron_longrl.training.batches import rl_batches
 from megatron_longrl.training.critic import Critic
 from megatron_longrl.training.losses import rl_loss
 from megatron_longrl.training.runtime import Runtime, build_runtime
-from megatron_longrl.training.token_values import collect, place
+from megatron_longrl.training.targets import ValueMicroBatch, ValueTargets
+from megatron_longrl.training.token_values import gather_by_rollout, scatter_to_shards
 from tests.distributed.layouts import RESPONSES, TOLERANCE, gradients_of, tiny_config
 from tests.distributed.policy_losses import (
     clear_gradients,
@@ -33,6 +33,7 @@ from tests.distributed.policy_losses import (
 )
 from tests.distributed.twin import Twin
 from tests.scripted_engine import ScriptedEngine
+from tests.unit.training.made_up import make_rewarded
 
 GAMMA, LAMBDA, CLIP = 0.9, 0.8, 0.2
 REWARDS = (1.0, 0.0)
@@ -106,29 +107,28 @@ def check_critic(folder: Path, **layout: object) -> None:
     config, critic = runtime.config, Critic(runtime)
     critic.begin(runtime.model.policy.module)
     _put_head(runtime, critic.model.policy.module)
-    groups, media, _ = prepared(runtime)
-    for group in groups:
-        group.rewards, group.advantages = torch.tensor(REWARDS), None
+    generated, media, _ = prepared(runtime)
+    groups = [make_rewarded(group, REWARDS) for group in generated]
     engine = ScriptedEngine(lambda *_: True)
     trainer = RLTrainer(runtime, engine, rewards_of(runtime), None, critic)
     batches = rl_batches(groups, config, runtime.groups)
-    trainer._old_logprobs(batches, media)
-    trainer._values(batches, media)
-    trainer._advantages(Rollouts(groups=groups), batches)
+    results = trainer._forward_results(batches, media)
+    advantages, learned = trainer._advantages(groups, batches, results)
+    (part,) = with_targets([MiniBatch(groups, batches)], results, advantages, learned)
     expected = Expected.of(runtime)
 
-    shards = [batch.old_values for batch in batches if batch.old_values is not None]
-    values = collect(batches, shards, groups, runtime.groups)
+    assert results.values is not None
+    values = gather_by_rollout(batches, results.values, groups, runtime.groups)
     theirs = dict(zip(_all_responses(), expected.values.split(_lengths()), strict=True))
     for group in groups:
         for index, response in enumerate(group.rollouts):
-            _close(values[id(response)], theirs[int(group.prompt.row.problem_id), index])
+            _close(values[response.key], theirs[int(group.prompt.row.problem_id), index])
 
     raw = expected.advantages
     whitened = (raw - raw.mean()) / (raw.std() + config.advantage_epsilon)
     # On policy nothing is clipped: the gradient is that of the log-likelihood.
     (-whitened * expected.logprobs).mean().backward()
-    result = runtime.train_step.train(batches, media.embeddings, media.encoded, rl_loss(config))
+    result = runtime.train_step.train(part.policy, media.embeddings, media.encoded, rl_loss(config))
     ours = gradients_of(runtime, runtime.model.modules)
     # The loss's value is that of a ratio of 1: it is whitened, and nearly 0.
     assert result.metrics["lm loss"] == pytest.approx(0.0, abs=TOLERANCE)
@@ -137,15 +137,27 @@ def check_critic(folder: Path, **layout: object) -> None:
 
     returns = raw + expected.values.detach()
     loss = (expected.values - returns).square().mean() / 2
-    metrics = critic.train(batches, media.embeddings).metrics
+    metrics = critic.train(part.value, media.embeddings).metrics
     ours = _critic_gradients(runtime, critic.model.policy.module)
     assert not difference(metrics["critic/loss"], loss, ours, expected.critic_gradients(loss))
     _explained(metrics, returns, expected.values.detach())
 
-    for batch in batches:
-        numbers = [_targets_of(response, groups) for response in batch.rollouts]
-        batch.old_values = place(batch, [n.old_values for n in numbers])
-        batch.returns = place(batch, [n.returns for n in numbers])
+    made_up = {
+        rollout.key: Targets.of(int(group.prompt.row.problem_id), rollout.index)
+        for group in groups
+        for rollout in group.rollouts
+    }
+    own_returns = {key: targets.returns for key, targets in made_up.items()}
+    own_values = {key: targets.old_values for key, targets in made_up.items()}
+    value_batches = [
+        ValueMicroBatch.of(
+            batch,
+            ValueTargets(
+                scatter_to_shards(batch, own_returns), scatter_to_shards(batch, own_values)
+            ),
+        )
+        for batch in batches
+    ]
     everyone = [Targets.of(*place_) for place_ in _all_responses()]
     old = torch.cat([targets.old_values for targets in everyone]).double()
     returns = torch.cat([targets.returns for targets in everyone]).double()
@@ -153,7 +165,7 @@ def check_critic(folder: Path, **layout: object) -> None:
     errors = torch.stack([(expected.values - returns).square(), (near - returns).square()])
     assert 0.1 < (errors[1] > errors[0]).double().mean() < 0.9
     loss = errors.amax(0).mean() / 2
-    metrics = critic.train(batches, media.embeddings).metrics
+    metrics = critic.train(value_batches, media.embeddings).metrics
     ours = _critic_gradients(runtime, critic.model.policy.module)
     assert not difference(metrics["critic/loss"], loss, ours, expected.critic_gradients(loss))
     _explained(metrics, returns, old)
@@ -185,14 +197,6 @@ def _all_responses() -> list[tuple[int, int]]:
 
 def _lengths() -> list[int]:
     return [RESPONSES[row][k] for row, k in _all_responses()]
-
-
-def _targets_of(response: Rollout, groups: list[Any]) -> Targets:
-    for group in groups:
-        for index, own in enumerate(group.rollouts):
-            if own is response:
-                return Targets.of(int(group.prompt.row.problem_id), index)
-    raise AssertionError("a micro-batch has a response of no group")
 
 
 def _put_head(runtime: Runtime, gpt: Any) -> None:

@@ -100,7 +100,7 @@ def refilled(
     assert isinstance(engine, ScriptedEngine)
     mine = list(trained[runtime.groups.dp.rank()])
     source = source_of(rows, runtime)
-    rollouts = trainer.collector.finish(trainer.collector.begin(0, source), source)
+    rollouts = trainer.collector.collect_step(trainer.collector.start(0, source), source)
     assert [number_of(group.prompt.row) for group in rollouts.groups] == mine
     assert rollouts.rounds == rounds
     assert rollouts.missing == PER_STEP - sum(map(len, trained))
@@ -109,7 +109,8 @@ def refilled(
     by_number = {number_of(group.prompt.row): group for group in engine.given}
     assert len(by_number) == len(engine.given)
     assert all(
-        group is by_number[number] for group, number in zip(rollouts.groups, mine, strict=True)
+        group.group_id == by_number[number].group_id
+        for group, number in zip(rollouts.groups, mine, strict=True)
     )
     assert [number for number, _ in engine.asked] == list(range(rounds))
     for group in rollouts.groups:

@@ -19,13 +19,14 @@ from megatron_longrl.conversion.mapping import export_named_tensors
 from megatron_longrl.data.prompts import Prompt
 from megatron_longrl.data.rows import load_rows
 from megatron_longrl.data.tokenizer import build_tokenizer, train_sentencepiece
-from megatron_longrl.experience.rollouts import Rollout, RolloutGroup
+from megatron_longrl.experience.rollouts import Rollout, RolloutGroup, RolloutKey, Segment
 from megatron_longrl.models.prompts import prompt_builder
-from megatron_longrl.training.batches import rl_batches, sft_batches
+from megatron_longrl.training.batches import sft_batches
 from megatron_longrl.training.losses import rl_loss, sft_loss
 from megatron_longrl.training.runtime import Runtime, build_runtime
 from megatron_longrl.training.train_step import StepResult
 from tests.distributed.twin import Twin
+from tests.unit.training.made_up import policy_batches
 
 TOLERANCE = 1e-5
 """Of losses and of gradients, see :func:`largest_error`."""
@@ -129,16 +130,30 @@ def rollouts(runtime: Runtime) -> list[RolloutGroup]:
         generator = torch.Generator().manual_seed(number)
         responses = [
             Rollout(
+                group_id=str(number),
+                index=index,
                 token_ids=torch.randint(20, 60, (length,), generator=generator),
                 logprobs=torch.zeros(length),
                 text="",
+                visible="",
                 finish_reason="stop",
-                weight_version=0,
+                segments=(Segment(length, 0),),
             )
-            for length in RESPONSES[number]
+            for index, length in enumerate(RESPONSES[number])
         ]
-        groups.append(RolloutGroup(prompt, responses, advantages=torch.tensor(ADVANTAGES[number])))
+        groups.append(RolloutGroup(str(number), prompt, responses))
     return groups
+
+
+def advantages_of(groups: Iterable[RolloutGroup]) -> dict[RolloutKey, torch.Tensor]:
+    """The made-up advantage of every token."""
+    return {
+        rollout.key: torch.full(
+            (len(rollout.token_ids),), ADVANTAGES[int(group.group_id)][rollout.index]
+        )
+        for group in groups
+        for rollout in group.rollouts
+    }
 
 
 def train_once(config: Config) -> tuple[Runtime, dict[str, float], dict[str, torch.Tensor]]:
@@ -159,7 +174,7 @@ def run_step(runtime: Runtime) -> StepResult:
     groups = rollouts(runtime)
     prompts, media = runtime.encode([group.prompt for group in groups], for_training=True)
     assert len(prompts) == len(groups)
-    batches = rl_batches(groups, runtime.config, runtime.groups)
+    batches = policy_batches(groups, advantages_of(groups), runtime.config, runtime.groups)
     loss = rl_loss(runtime.config)
     return runtime.train_step.train(batches, media.embeddings, media.encoded, loss)
 
@@ -203,14 +218,14 @@ def policy_loss(
     groups: Iterable[RolloutGroup], logprobs: Callable[[Prompt, list[int]], torch.Tensor]
 ) -> torch.Tensor:
     """The on-policy loss over all response tokens, of log-probabilities [R] with a graph."""
-    total, tokens = torch.zeros(()), 0
+    groups = list(groups)
+    advantages, total, tokens = advantages_of(groups), torch.zeros(()), 0
     for group in groups:
-        assert group.advantages is not None
-        for response, advantage in zip(group.rollouts, group.advantages, strict=True):
+        for response in group.rollouts:
             values = logprobs(group.prompt, response.token_ids.tolist())
             # On policy the ratio is one, so that the clipped loss's gradient is the plain one's.
             ratio = (values - values.detach()).exp()
-            total = total - (ratio * advantage).sum()
+            total = total - (ratio * advantages[response.key]).sum()
             tokens += len(values)
     return total / tokens
 

@@ -7,7 +7,7 @@ test_policy_losses.py names; the twin's log-probabilities come from whole sequen
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
 
@@ -19,15 +19,16 @@ from megatron_longrl.config import Config
 from megatron_longrl.conversion.mapping import export_named_tensors
 from megatron_longrl.data.prompts import Prompt
 from megatron_longrl.data.rows import load_rows
-from megatron_longrl.experience.rollouts import Rollout, RolloutGroup
+from megatron_longrl.experience.rollouts import Rollout, RolloutGroup, RolloutKey, Segment
 from megatron_longrl.rewards.runner import RewardRunner, build_rewards
+from megatron_longrl.rl.mini_batches import MiniBatch, with_targets
 from megatron_longrl.rl.reference import CopiedWeights
 from megatron_longrl.rl.trainer import RLTrainer
 from megatron_longrl.training.batches import rl_batches
 from megatron_longrl.training.losses import rl_loss
 from megatron_longrl.training.runtime import Runtime, build_runtime
 from megatron_longrl.training.sharding import MicroBatch
-from megatron_longrl.training.token_values import place
+from megatron_longrl.training.token_values import scatter_to_shards
 from tests.distributed.layouts import (
     RESPONSES,
     TOLERANCE,
@@ -94,19 +95,30 @@ class Numbers:
         )
 
 
-def off_policy_groups(prompts: Iterable[Prompt]) -> tuple[list[RolloutGroup], dict[int, Numbers]]:
-    """Groups of the made-up responses to some rows, and their numbers by the response's ``id``."""
-    groups, numbers = [], {}
+def off_policy_groups(
+    prompts: Iterable[Prompt],
+) -> tuple[list[RolloutGroup], dict[RolloutKey, Numbers]]:
+    """Groups of the made-up responses to some rows, and the numbers of each rollout."""
+    groups = []
+    numbers: dict[RolloutKey, Numbers] = {}
     for prompt in prompts:
         row = int(prompt.row.problem_id)
         responses = []
         for index in range(len(RESPONSES[row])):
             made_up = Numbers.of(row, index)
-            response = Rollout(made_up.tokens, made_up.rollout, "", "stop", 0)
-            numbers[id(response)] = made_up
+            response = Rollout(
+                group_id=str(row),
+                index=index,
+                token_ids=made_up.tokens,
+                logprobs=made_up.rollout,
+                text="",
+                visible="",
+                finish_reason="stop",
+                segments=(Segment(len(made_up.tokens), 0),),
+            )
+            numbers[response.key] = made_up
             responses.append(response)
-        advantages = [numbers[id(response)].advantages for response in responses]
-        groups.append(RolloutGroup(prompt, responses, advantages=advantages))
+        groups.append(RolloutGroup(str(row), prompt, responses))
     return groups, numbers
 
 
@@ -233,11 +245,14 @@ def check_policy_losses(folder: Path, **layout: object) -> None:
     problems = {}
     for fields in settings():
         config = trainer.config = runtime.config.replace(**fields)
-        batches = rl_batches(groups, config, runtime.groups)
-        for batch in batches:
-            batch.old_logprobs = _placed(batch, numbers, lambda n: n.old)
-        trainer._reference_logprobs(batches, media)
-        result = runtime.train_step.train(batches, media.embeddings, media.encoded, rl_loss(config))
+        packed = rl_batches(groups, config, runtime.groups)
+        old = [_scattered(batch, numbers, lambda n: n.old) for batch in packed]
+        results = replace(trainer._forward_results(packed, media), old_logprobs=old)
+        advantages = {key: own.advantages for key, own in numbers.items()}
+        (part,) = with_targets([MiniBatch((), packed)], results, advantages, {})
+        result = runtime.train_step.train(
+            part.policy, media.embeddings, media.encoded, rl_loss(config)
+        )
         ours = gradients_of(runtime, runtime.model.modules)
         loss = expected_loss(config, answers)
         clear_gradients(twin)
@@ -257,10 +272,10 @@ def prepared(runtime: Runtime):
     return groups, media, numbers
 
 
-def _placed(
-    batch: MicroBatch, numbers: Mapping[int, Numbers], field: Callable[[Numbers], Tensor]
+def _scattered(
+    batch: MicroBatch, numbers: Mapping[RolloutKey, Numbers], field: Callable[[Numbers], Tensor]
 ) -> Tensor:
-    return place(batch, [field(numbers[id(response)]) for response in batch.rollouts])
+    return scatter_to_shards(batch, {key: field(own) for key, own in numbers.items()})
 
 
 def named_weights(runtime: Runtime) -> dict[str, Tensor]:

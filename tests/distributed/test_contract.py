@@ -10,7 +10,7 @@ from megatron_longrl.errors import UserError
 from megatron_longrl.rewards.runner import build_rewards
 from megatron_longrl.rl.trainer import RLTrainer
 from megatron_longrl.rollout.build import build_engine
-from megatron_longrl.rollout.continuation import NOTHING
+from megatron_longrl.rollout.engine import RolloutHandle
 from megatron_longrl.training.loop import RowSource
 from megatron_longrl.training.runtime import build_runtime
 from tests.distributed.cases import CP2, PP2, SP, TP2
@@ -26,20 +26,20 @@ class Spoilt:
     def __init__(self, engine, spoil):
         self.engine, self.spoil = engine, spoil
 
-    def generate(self, prompts, media, sampling, on_rollout=None, begun=NOTHING):
-        given = [self.spoil(prompt, dict(media)) for prompt in prompts]
+    def generate(self, requests, media, sampling, on_rollout=None):
         groups = []
-        for prompt, (other, others) in zip(prompts, given, strict=True):
-            (group,) = self.engine.generate([other], others, sampling)
-            for index, response in enumerate(group.rollouts):
-                on_rollout(prompt, index, response.text, sampling.n)
-            group.prompt = prompt
-            groups.append(group)
+        for request in requests:
+            other, others = self.spoil(request.prompt, dict(media))
+            spoilt = dataclasses.replace(request, prompt=other)
+            (group,) = self.engine.generate([spoilt], others, sampling)
+            for rollout in group.rollouts:
+                on_rollout(request.prompt, rollout, sampling.n)
+            groups.append(dataclasses.replace(group, prompt=request.prompt))
         return groups
 
-    def begin(self, *given):
+    def start(self, *given):
         groups = self.generate(*given)
-        return lambda _: groups
+        return RolloutHandle(lambda _: groups)
 
     def __getattr__(self, name):
         return getattr(self.engine, name)

@@ -18,7 +18,7 @@ from megatron_longrl.conversion.hf import load_hf_weights
 from megatron_longrl.data.rows import load_rows
 from megatron_longrl.data.tokenizer import Tokenizer
 from megatron_longrl.errors import UserError
-from megatron_longrl.experience.rollouts import RolloutGroup, Traffic
+from megatron_longrl.experience.rollouts import RolloutGroup, Traffic, rollout_requests
 from megatron_longrl.experience.sampling_settings import SamplingSettings
 from megatron_longrl.media.disk_cache import EmbeddingDisk
 from megatron_longrl.media.embedding_store import EmbeddingStore, open_store
@@ -29,7 +29,6 @@ from megatron_longrl.rollout.build import build_engine
 from megatron_longrl.rollout.engine import RolloutEngine
 from megatron_longrl.rollout.vllm.engine import VllmEngine
 from megatron_longrl.training import encoder_version
-from megatron_longrl.training.batches import rl_batches
 from megatron_longrl.training.encoder_version import EncoderVersion, fingerprint
 from megatron_longrl.training.losses import rl_loss
 from megatron_longrl.training.runtime import build_runtime
@@ -37,9 +36,10 @@ from tests.distributed.cases import CP2, TP2
 from tests.distributed.families import run_config
 from tests.distributed.runs import LAYOUTS
 from tests.distributed.runs import Run as ModelRun
-from tests.distributed.tiny_engine import MEDIA, PROMPTS, Words, model, parallel, tokens
+from tests.distributed.tiny_engine import MEDIA, PROMPTS, REQUESTS, Words, model, parallel, tokens
 from tests.runner.tiers import full_only
 from tests.tiny_served import HF_CONFIG, model_settings
+from tests.unit.training.made_up import make_advantages, policy_batches
 
 HERE = "tests/distributed/test_embeddings.py::"
 
@@ -248,7 +248,7 @@ def test_a_prompt_is_copied_once_whatever_n(size: int, monkeypatch: pytest.Monke
         for n in (1, 4):
             given.clear()
             before = engine.traffic
-            engine.generate(PROMPTS, MEDIA, SamplingSettings(n=n, max_tokens=4, seed=1))
+            engine.generate(REQUESTS, MEDIA, SamplingSettings(n=n, max_tokens=4, seed=1))
             assert moved(engine, before, groups) == (len(PROMPTS), bytes_of_all)
             own = len(PROMPTS) if size == 2 else len({t.data_ptr() for t in given})
             assert len(given) == n * own, "each response is a request of its own"
@@ -301,7 +301,9 @@ class Run:
     def answers(self) -> tuple[Answers, int]:
         """Greedy ones, from the store; and frames that were encoded for them."""
         _, media = self.runtime.encode(self.prompts, for_training=False)
-        found = answers_of(self.engine.generate(self.prompts, media.embeddings, GREEDY))
+        found = answers_of(
+            self.engine.generate(rollout_requests(self.prompts, "test"), media.embeddings, GREEDY)
+        )
         encoded = gather_objects(self.runtime.groups.control, media.frames_encoded)
         return found, sum(encoded)
 
@@ -309,17 +311,17 @@ class Run:
         """Greedy ones of the trained model itself, on frames that are encoded now."""
         specs = {spec.key(): spec for prompt in self.prompts for spec in prompt.videos}
         media = self.runtime.train_step.frames.encode(list(specs.values())).embeddings
-        return answers_of(self.reference.generate(self.prompts, media, GREEDY))
+        return answers_of(
+            self.reference.generate(rollout_requests(self.prompts, "test"), media, GREEDY)
+        )
 
     def train(self) -> None:
         """An update of tower and projector, DeepStack's included."""
         runtime = self.runtime
         _, media = runtime.encode(self.prompts, for_training=True)
         how = SamplingSettings(n=2, max_tokens=5, seed=1)
-        groups = self.engine.generate(self.prompts, media.embeddings, how)
-        for index, group in enumerate(groups):
-            group.advantages = torch.tensor([1.0, -1.0]) * (1 + index)
-        batches = rl_batches(groups, runtime.config, runtime.groups)
+        groups = self.engine.generate(rollout_requests(self.prompts, "test"), media.embeddings, how)
+        batches = policy_batches(groups, make_advantages(groups), runtime.config, runtime.groups)
         runtime.train_step.train(batches, media.embeddings, media.encoded, rl_loss(runtime.config))
 
     def change_deepstack(self) -> None:
@@ -392,5 +394,5 @@ def check_copies(run: Run) -> None:
     for n in (1, 4):
         before = run.engine.traffic
         how = SamplingSettings(n=n, max_tokens=4, seed=1)
-        run.engine.generate(run.prompts, media.embeddings, how)
+        run.engine.generate(rollout_requests(run.prompts, "test"), media.embeddings, how)
         assert moved(run.engine, before, run.runtime.groups) == (len(run.prompts), size)

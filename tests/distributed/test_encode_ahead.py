@@ -11,6 +11,7 @@ import torch.distributed as dist
 from megatron_longrl.data.dataset import RowSampler
 from megatron_longrl.rewards.runner import build_rewards
 from megatron_longrl.rl.trainer import RLTrainer
+from megatron_longrl.rollout.engine import RolloutHandle
 from megatron_longrl.training.loop import RowSource
 from megatron_longrl.training.runtime import Runtime, build_runtime
 from tests.distributed.cases import CP2
@@ -36,14 +37,14 @@ class EngineBeside(ScriptedEngine):
         self.store = runtime.store
         self.kept: list[int] = []
 
-    def begin(self, *given):
+    def start(self, *given):
         groups = self.generate(*given)
 
         def finish(version):
             self.kept.append(len(self.store))
             return groups
 
-        return finish
+        return RolloutHandle(finish)
 
 
 def run(folder, beside, options, *, lost=None, goes_on=True):

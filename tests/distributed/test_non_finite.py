@@ -33,11 +33,11 @@ class BrokenEngine(ScriptedEngine):
 
     broken = True
 
-    def _response(self, prompt, index):
-        response: Rollout = super()._response(prompt, index)
-        if self.broken and number_of(prompt.row) % 4 == BAD:
-            response.logprobs[-1] = math.nan
-        return response
+    def _rollout(self, request, index):
+        rollout: Rollout = super()._rollout(request, index)
+        if self.broken and number_of(request.prompt.row) % 4 == BAD:
+            rollout.logprobs[-1] = math.nan
+        return rollout
 
 
 def trainer_of(runtime: Runtime) -> tuple[RLTrainer, BrokenEngine]:

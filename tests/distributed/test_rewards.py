@@ -13,12 +13,12 @@ import torch.distributed as dist
 from torch.distributed import ProcessGroup
 
 from megatron_longrl.errors import UserError
-from megatron_longrl.experience.rollouts import RolloutGroup
+from megatron_longrl.experience.rollouts import RewardedGroup, RolloutGroup
 from megatron_longrl.parallel.agree import gather_objects
 from megatron_longrl.rewards.runner import RewardRunner
 from tests.unit.made_up_config import make_config
 from tests.unit.rewards.endpoint import serve
-from tests.unit.training.made_up import make_prompt, make_response
+from tests.unit.training.made_up import make_prompt, make_rollout
 
 CODE = """
 import os
@@ -39,7 +39,9 @@ TEXTS = [["a", "bb"], ["raise", "dddd"], ["eeeee", "f"]]
 def make_groups() -> list[RolloutGroup]:
     return [
         RolloutGroup(
-            make_prompt(f"p{k}"), [make_response(3, j, text) for j, text in enumerate(texts)]
+            f"p{k}",
+            make_prompt(f"p{k}"),
+            [make_rollout(3, j, text, group_id=f"p{k}", index=j) for j, text in enumerate(texts)],
         )
         for k, texts in enumerate(TEXTS)
     ]
@@ -68,15 +70,14 @@ def file(shared_path: Path) -> str:
 
 
 def submit(rewards: RewardRunner, group: RolloutGroup) -> None:
-    for index, response in enumerate(group.rollouts):
-        rewards.submit(group.prompt, index, response.text, len(group.rollouts))
+    for rollout in group.rollouts:
+        rewards.submit(group.prompt, rollout, len(group.rollouts))
 
 
-def found(groups: list[RolloutGroup]) -> list[Any]:
+def found(groups: list[RewardedGroup]) -> list[Any]:
     return [
-        (g.rewards.tolist(), g.valid.tolist(), g.accuracy, g.components, g.metrics)
+        (g.rewards.tolist(), g.valid.tolist(), g.accuracy, g.reward_terms, g.metrics)
         for g in groups
-        if g.rewards is not None and g.valid is not None
     ]
 
 
@@ -88,23 +89,23 @@ def test_the_rank_that_submits_computes_and_all_know(file: str, submitted: dict[
         for place, submitter in submitted.items():
             if submitter == rank:
                 submit(rewards, groups[place])
-        rewards.collect(groups)
+        scored = rewards.collect(groups)
         counts = rewards.pop_counters()
     assert counts == {"rewards_failed": 1.0, "rewards_timed_out": 0.0}
-    assert [g.rewards.tolist() for g in groups if g.rewards is not None] == [
+    assert [g.rewards.tolist() for g in scored] == [
         [11.0, 2.0],
         [0.0, 4.0],
         [15.0, 1.0],
     ]
-    assert [g.valid.tolist() for g in groups if g.valid is not None] == [
+    assert [g.valid.tolist() for g in scored] == [
         [True, True],
         [False, True],
         [True, True],
     ]
-    assert len({str(one) for one in gather_objects(world(), found(groups))}) == 1
+    assert len({str(one) for one in gather_objects(world(), found(scored))}) == 1
     pids = gather_objects(world(), os.getpid())
-    for place, group in enumerate(groups):
-        assert group.components["length/parent"][1] == pids[submitted.get(place, 0)]
+    for place, group in enumerate(scored):
+        assert group.reward_terms["length/parent"][1] == pids[submitted.get(place, 0)]
 
 
 def test_a_judge_is_asked_once_for_each_response() -> None:
@@ -115,12 +116,12 @@ def test_a_judge_is_asked_once_for_each_response() -> None:
         with runner(rewards=["judge"], **fields) as rewards:
             if dist.get_rank() == 1:
                 submit(rewards, groups[1])
-            rewards.collect(groups)
+            scored = rewards.collect(groups)
             counts = rewards.pop_counters()
         asked = gather_objects(world(), len(own.bodies))
     assert asked == [6, 0], "both ranks ask the endpoint of the first"
     assert counts["judge/requests"] == 6
-    assert found(groups)[0][0] == [0.5, 0.5]
+    assert found(scored)[0][0] == [0.5, 0.5]
 
 
 def test_a_runner_that_fails_on_one_rank_fails_on_all(
@@ -133,8 +134,8 @@ def test_a_runner_that_fails_on_one_rank_fails_on_all(
         with pytest.raises(UserError, match="ZeroDivisionError"):
             rewards.collect(groups)
         monkeypatch.undo()
-        rewards.collect(groups)
-    assert found(groups)[0][0] == [1.0, 2.0]
+        scored = rewards.collect(groups)
+    assert found(scored)[0][0] == [1.0, 2.0]
 
 
 def test_a_function_that_the_first_rank_cannot_load(file: str) -> None:

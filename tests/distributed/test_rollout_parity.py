@@ -1,6 +1,7 @@
 """vLLM, the trainer and the reference engine are one model: greedy tokens and log-probabilities,
 also after updates."""
 
+import dataclasses
 import json
 from typing import Any
 
@@ -13,7 +14,7 @@ from megatron_longrl.conversion.hf import load_hf_weights
 from megatron_longrl.conversion.mapping import weight_stream
 from megatron_longrl.data.rows import load_rows
 from megatron_longrl.data.tokenizer import train_sentencepiece
-from megatron_longrl.experience.rollouts import Rollout, RolloutGroup
+from megatron_longrl.experience.rollouts import rollout_requests
 from megatron_longrl.experience.sampling_settings import SamplingSettings
 from megatron_longrl.parallel.sequence import unshard_sequence
 from megatron_longrl.rollout.build import build_engine
@@ -24,6 +25,7 @@ from megatron_longrl.training.runtime import build_runtime
 from tests.distributed.families import run_config
 from tests.distributed.layouts import tiny_config, write_data
 from tests.runner.tiers import full_only
+from tests.unit.training.made_up import make_advantages, policy_batches
 
 HERE = "tests/distributed/test_rollout_parity.py::"
 LAYOUTS: dict[str, dict[str, Any]] = {
@@ -72,7 +74,9 @@ class Run:
 
     def generate(self, n, temperature, engine=None):
         sampling = SamplingSettings(n=n, max_tokens=TOKENS, temperature=temperature, seed=1)
-        return (engine or self.engine).generate(self.prompts, self.media.embeddings, sampling)
+        return (engine or self.engine).generate(
+            rollout_requests(self.prompts, "test"), self.media.embeddings, sampling
+        )
 
     def greedy(self):
         """Of every prompt, by vLLM; the reference draws the same."""
@@ -86,8 +90,6 @@ class Run:
 
     def logprobs(self, groups):
         """The trainer's, by group and response."""
-        for group in groups:
-            group.advantages = torch.ones(len(group.rollouts))
         config = self.runtime.config.replace(
             grpo_group_size=len(groups[0].rollouts), seq_length=10_000, micro_batch_size=1
         )
@@ -119,24 +121,22 @@ class Run:
         for position in range(len(response.token_ids)):
             prefix = response.token_ids[:position]
             candidates = [
-                Rollout(
-                    torch.cat([prefix, torch.tensor([token])]),
-                    torch.zeros(position + 1),
-                    "",
-                    "stop",
-                    0,
+                dataclasses.replace(
+                    response,
+                    index=token,
+                    token_ids=torch.cat([prefix, torch.tensor([token])]),
+                    logprobs=torch.zeros(position + 1),
                 )
                 for token in range(vocabulary)
             ]
-            (row,) = self.logprobs([RolloutGroup(group.prompt, candidates)])
+            (row,) = self.logprobs([dataclasses.replace(group, rollouts=candidates)])
             choices.append(int(torch.stack([values[-1] for values in row]).argmax()))
         return choices
 
     def update(self):
         groups = self.generate(2, 1.0)
-        for index, group in enumerate(groups):
-            group.advantages = torch.tensor([1.0, -1.0]) * (1 + index)
-        batches = rl_batches(groups, self.runtime.config, self.runtime.groups)
+        advantages = make_advantages(groups)
+        batches = policy_batches(groups, advantages, self.runtime.config, self.runtime.groups)
         self.runtime.train_step.train(
             batches,
             self.media.embeddings,

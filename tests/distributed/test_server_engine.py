@@ -24,7 +24,7 @@ from transformers import PreTrainedTokenizerFast
 
 from megatron_longrl.data.tokenizer import Tokenizer
 from megatron_longrl.errors import UserError
-from megatron_longrl.experience.rollouts import RolloutGroup
+from megatron_longrl.experience.rollouts import Rollout, RolloutGroup
 from megatron_longrl.experience.sampling_settings import SamplingSettings
 from megatron_longrl.memory.shared import SharedMemory
 from megatron_longrl.parallel.agree import gather_objects
@@ -39,6 +39,7 @@ from megatron_longrl.rollout.weights.stream import LiveWeights
 from tests.distributed.tiny_engine import (
     MEDIA,
     PROMPTS,
+    REQUESTS,
     Words,
     model,
     parallel,
@@ -89,7 +90,7 @@ def history(engine: RolloutEngine) -> list[list[RolloutGroup]]:
     rounds = []
     for version, seed in enumerate((1, 2, 1)):
         engine.update_weights(live(model(seed)), 10 + version)
-        rounds += [engine.generate(PROMPTS, MEDIA, how) for how in (GREEDY, SAMPLED, STOPPED)]
+        rounds += [engine.generate(REQUESTS, MEDIA, how) for how in (GREEDY, SAMPLED, STOPPED)]
     return rounds
 
 
@@ -162,7 +163,7 @@ def test_layers_that_have_not_changed_stay_where_they_are(engine: ServerEngine) 
     engine.update_weights(live(model(1)), 2)
     assert engine.last_update.names == [], "nothing has changed"
     assert engine.traffic.cache_resets == resets, "and the server keeps what it knows of prompts"
-    assert told(engine.generate(PROMPTS, MEDIA, GREEDY))[0][0][3] == 2
+    assert told(engine.generate(REQUESTS, MEDIA, GREEDY))[0][0][3] == 2
 
     changed = model(1)
     with torch.no_grad():
@@ -175,14 +176,14 @@ def test_layers_that_have_not_changed_stay_where_they_are(engine: ServerEngine) 
     ]
     assert moved == [*heads, "model.norm.weight"], "vLLM holds q, k and v as one"
     assert engine.traffic.cache_resets == resets + 1
-    for group in engine.generate(PROMPTS, MEDIA, GREEDY):
+    for group in engine.generate(REQUESTS, MEDIA, GREEDY):
         (response,) = group.rollouts
         expected = reference_logprobs(changed, group.prompt, response.token_ids)
         assert response.token_ids.tolist() == expected.argmax(-1).tolist()
         assert response.weight_version == 3
-    different = told(engine.generate(PROMPTS, MEDIA, SAMPLED))
+    different = told(engine.generate(REQUESTS, MEDIA, SAMPLED))
     engine.update_weights(live(model(1)), 4)
-    assert told(engine.generate(PROMPTS, MEDIA, SAMPLED)) != different
+    assert told(engine.generate(REQUESTS, MEDIA, SAMPLED)) != different
 
 
 def shared_bytes() -> int:
@@ -228,7 +229,7 @@ def test_prompts_are_put_together_where_the_server_reads_them(
 
     monkeypatch.setattr(ServerClient, "generate", note)
     before = engine.traffic
-    engine.generate(PROMPTS, MEDIA, replace(SAMPLED, n=n))
+    engine.generate(REQUESTS, MEDIA, replace(SAMPLED, n=n))
     now = engine.traffic
     if is_leader():
         size = sum(len(prompt.token_ids) for prompt in PROMPTS) * HF_CONFIG["hidden_size"] * 4
@@ -242,14 +243,14 @@ def test_prompts_are_put_together_where_the_server_reads_them(
 
 @pytest.mark.full(KILLED)
 def test_a_server_that_could_not_be_told_to_forget(engine: ServerEngine) -> None:
-    expected, recoveries = told(engine.generate(PROMPTS, MEDIA, SAMPLED)), engine.recoveries
+    expected, recoveries = told(engine.generate(REQUESTS, MEDIA, SAMPLED)), engine.recoveries
     if is_leader():
         os.kill(server_pid(engine), signal.SIGKILL)
     resets = engine.traffic.cache_resets
     engine.forget_prompts()
     assert engine.traffic.cache_resets == resets + 1
     assert engine.recoveries == recoveries + 1
-    assert told(engine.generate(PROMPTS, MEDIA, SAMPLED)) == expected
+    assert told(engine.generate(REQUESTS, MEDIA, SAMPLED)) == expected
     assert engine.recoveries == recoveries + 1
 
 
@@ -257,17 +258,17 @@ def test_a_server_that_could_not_be_told_to_forget(engine: ServerEngine) -> None
 def test_a_server_that_is_killed_while_it_generates(
     engine: ServerEngine, caplog: pytest.LogCaptureFixture
 ) -> None:
-    expected = engine.generate(PROMPTS, MEDIA, SAMPLED)
+    expected = engine.generate(REQUESTS, MEDIA, SAMPLED)
     before, pid = engine.recoveries, server_pid(engine) if is_leader() else None
     seen: list[tuple[str, int, str]] = []
 
-    def kill_at_once(prompt: Any, index: int, text: str, n: int) -> None:
-        seen.append((prompt.uid, index, text))
+    def kill_at_once(prompt: Any, rollout: Rollout, n: int) -> None:
+        seen.append((prompt.uid, rollout.index, rollout.visible))
         if len(seen) == 1:
             os.kill(server_pid(engine), signal.SIGKILL)
 
     with caplog.at_level(logging.WARNING):
-        answers = engine.generate(PROMPTS, MEDIA, SAMPLED, kill_at_once)
+        answers = engine.generate(REQUESTS, MEDIA, SAMPLED, kill_at_once)
     same(answers, expected)
     assert engine.recoveries == before + 1
     if is_leader():
@@ -279,16 +280,16 @@ def test_a_server_that_is_killed_while_it_generates(
             for index, response in enumerate(group.rollouts)
         ]
         assert sorted(seen) == sorted(told_once)
-    assert told(engine.generate(PROMPTS, MEDIA, SAMPLED)) == told(expected)
+    assert told(engine.generate(REQUESTS, MEDIA, SAMPLED)) == told(expected)
 
 
 def test_a_generation_goes_on_beside_the_trainer(engine: ServerEngine) -> None:
-    expected = engine.generate(PROMPTS, MEDIA, SAMPLED)
+    expected = engine.generate(REQUESTS, MEDIA, SAMPLED)
     assert engine.runs_beside
-    same(engine.begin(PROMPTS, MEDIA, SAMPLED)(1), expected)
+    same(engine.start(REQUESTS, MEDIA, SAMPLED).wait(1), expected)
     with pytest.raises(UserError, match="exceed the rollout engine's 128"):
-        engine.begin(PROMPTS, MEDIA, SamplingSettings(n=1, max_tokens=100))
-    same(engine.generate(PROMPTS, MEDIA, SAMPLED), expected)
+        engine.start(REQUESTS, MEDIA, SamplingSettings(n=1, max_tokens=100))
+    same(engine.generate(REQUESTS, MEDIA, SAMPLED), expected)
 
 
 def test_a_server_that_is_killed_when_the_weights_are_others_already(engine: ServerEngine) -> None:
@@ -298,18 +299,18 @@ def test_a_server_that_is_killed_when_the_weights_are_others_already(engine: Ser
     texts: list[str] = []
     killed = threading.Event()
 
-    def kill_at_once(prompt: Any, index: int, text: str, n: int) -> None:
-        texts.append(text)
+    def kill_at_once(prompt: Any, rollout: Rollout, n: int) -> None:
+        texts.append(rollout.text)
         if len(texts) == 1:
             os.kill(server_pid(engine), signal.SIGKILL)
             killed.set()
 
-    pending = engine.begin(PROMPTS, MEDIA, SAMPLED, kill_at_once)
+    pending = engine.start(REQUESTS, MEDIA, SAMPLED, kill_at_once)
     if is_leader():
         assert killed.wait(60)
     dist.barrier()
     modules.append(model(2))
-    groups = pending(2)
+    groups = pending.wait(2)
     assert engine.recoveries == before + 1 and engine.weight_version == 2
     assert len(groups) == len(PROMPTS) and len(texts) in (0, 8 * len(PROMPTS))
     versions = set()
@@ -342,7 +343,7 @@ def test_a_server_that_is_killed_while_it_gets_weights(engine: ServerEngine) -> 
     engine.update_weights(LiveWeights(stream), 8)
     assert engine.recoveries == before + 1
     assert streams == [len(list(module.parameters()))] * 2, "every rank takes all of each stream"
-    for group in engine.generate(PROMPTS, MEDIA, GREEDY):
+    for group in engine.generate(REQUESTS, MEDIA, GREEDY):
         (response,) = group.rollouts
         expected = reference_logprobs(module, group.prompt, response.token_ids)
         assert response.token_ids.tolist() == expected.argmax(-1).tolist()
@@ -352,13 +353,13 @@ def test_a_server_that_is_killed_while_it_gets_weights(engine: ServerEngine) -> 
 def test_a_server_that_does_not_answer(
     engine: ServerEngine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    expected = told(engine.generate(PROMPTS, MEDIA, SAMPLED))
+    expected = told(engine.generate(REQUESTS, MEDIA, SAMPLED))
     if is_leader():
         monkeypatch.setattr(engine._client, "_seconds", 1.5)
         os.kill(server_pid(engine), signal.SIGSTOP)
     try:
         with pytest.raises(UserError, match=r"has not answered for 1\.5 s.*--rollout-timeout"):
-            engine.generate(PROMPTS, MEDIA, SAMPLED)
+            engine.generate(REQUESTS, MEDIA, SAMPLED)
         with pytest.raises(UserError, match=r"has not answered for 1\.5 s"):
             engine.update_weights(live(model(2)), 2)
     finally:
@@ -366,7 +367,7 @@ def test_a_server_that_does_not_answer(
             os.kill(server_pid(engine), signal.SIGCONT)
     monkeypatch.undo()
     engine.update_weights(live(model(1)), 1)
-    assert told(engine.generate(PROMPTS, MEDIA, SAMPLED)) == expected
+    assert told(engine.generate(REQUESTS, MEDIA, SAMPLED)) == expected
 
 
 def test_a_generation_that_takes_too_long(
@@ -375,17 +376,17 @@ def test_a_generation_that_takes_too_long(
     if is_leader():
         monkeypatch.setattr(engine._client, "_seconds", 0.15)
     with pytest.raises(UserError, match=r"did not end within 0\.15 s .*raise --rollout-timeout"):
-        engine.generate(PROMPTS, MEDIA, SamplingSettings(n=16, max_tokens=50, stop=False))
+        engine.generate(REQUESTS, MEDIA, SamplingSettings(n=16, max_tokens=50, stop=False))
     monkeypatch.undo()
-    same(engine.generate(PROMPTS, MEDIA, GREEDY), engine.generate(PROMPTS, MEDIA, GREEDY))
+    same(engine.generate(REQUESTS, MEDIA, GREEDY), engine.generate(REQUESTS, MEDIA, GREEDY))
 
 
 def test_weights_of_somebody_else(engine: ServerEngine) -> None:
-    expected, before = told(engine.generate(PROMPTS, MEDIA, SAMPLED)), engine.recoveries
+    expected, before = told(engine.generate(REQUESTS, MEDIA, SAMPLED)), engine.recoveries
     if is_leader():
         assert engine._client is not None
         engine._client.finish_weight_update("another run:1")
-    assert told(engine.generate(PROMPTS, MEDIA, SAMPLED)) == expected
+    assert told(engine.generate(REQUESTS, MEDIA, SAMPLED)) == expected
     assert engine.recoveries == before + 1
 
 
@@ -417,8 +418,8 @@ def test_a_server_on_two_ranks(engine: ServerEngine) -> None:
             for each in (engine, both):
                 each.update_weights(live(model(seed)), seed)
             for how in (GREEDY, SAMPLED):
-                answers = engine.generate(PROMPTS, MEDIA, how)
-                same(both.generate(PROMPTS, MEDIA, how), answers, rounding=1e-4)
+                answers = engine.generate(REQUESTS, MEDIA, how)
+                same(both.generate(REQUESTS, MEDIA, how), answers, rounding=1e-4)
         workers: list[psutil.Process] = []
         if is_leader():
             workers = psutil.Process(server_pid(both)).children(recursive=True)
@@ -432,23 +433,23 @@ def test_a_server_on_two_ranks(engine: ServerEngine) -> None:
 def test_a_server_by_its_address_without_shared_memory(
     engine: ServerEngine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    expected = told(engine.generate(PROMPTS, MEDIA, SAMPLED))
+    expected = told(engine.generate(REQUESTS, MEDIA, SAMPLED))
     monkeypatch.setattr(ServerClient, "shares_memory", lambda self: False)
     other = beside(engine, bucket_bytes=BUCKET)
     other.update_weights(live(model(2)), 1)
-    assert told(other.generate(PROMPTS, MEDIA, SAMPLED)) != expected
+    assert told(other.generate(REQUESTS, MEDIA, SAMPLED)) != expected
     other.update_weights(live(model(1)), 1)
-    assert told(other.generate(PROMPTS, MEDIA, SAMPLED)) == expected
+    assert told(other.generate(REQUESTS, MEDIA, SAMPLED)) == expected
     monkeypatch.undo()
     other.close()
     before = engine.recoveries
-    assert told(engine.generate(PROMPTS, MEDIA, SAMPLED)) == expected, "it lives on"
+    assert told(engine.generate(REQUESTS, MEDIA, SAMPLED)) == expected, "it lives on"
     assert engine.recoveries == before + 1, "with weights of another run"
 
 
 def test_a_server_bears_bad_requests(engine: ServerEngine) -> None:
     """A small part of ``python -m tests.server_attacks``, and the engine answers as before."""
-    expected, before = told(engine.generate(PROMPTS, MEDIA, SAMPLED)), engine.recoveries
+    expected, before = told(engine.generate(REQUESTS, MEDIA, SAMPLED)), engine.recoveries
     if is_leader():
         assert engine._client is not None and engine._process is not None
         assert engine._process._log is not None
@@ -464,7 +465,7 @@ def test_a_server_bears_bad_requests(engine: ServerEngine) -> None:
         for row in attack(target, 1, counts):
             assert not row.faults, row
     dist.barrier()
-    assert told(engine.generate(PROMPTS, MEDIA, SAMPLED)) == expected
+    assert told(engine.generate(REQUESTS, MEDIA, SAMPLED)) == expected
     assert engine.recoveries == before + 1, "as it had other weights"
 
 
@@ -483,7 +484,7 @@ def test_a_server_of_another_model_or_version(
 
 
 def test_weights_that_are_wrong(engine: ServerEngine) -> None:
-    expected = tokens(engine.generate(PROMPTS, MEDIA, GREEDY))
+    expected = tokens(engine.generate(REQUESTS, MEDIA, GREEDY))
     named = list(model(1).named_parameters())
     with pytest.raises(UserError, match=r"1 weights did not reach.*model\.norm\.weight"):
         engine.update_weights([item for item in named if item[0] != "model.norm.weight"], 2)
@@ -492,4 +493,4 @@ def test_weights_that_are_wrong(engine: ServerEngine) -> None:
     with pytest.raises(TypeError, match="LiveWeights"):
         engine.update_weights(iter(named), 2)
     engine.update_weights(named, 3)
-    assert tokens(engine.generate(PROMPTS, MEDIA, GREEDY)) == expected
+    assert tokens(engine.generate(REQUESTS, MEDIA, GREEDY)) == expected

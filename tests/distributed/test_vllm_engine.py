@@ -17,6 +17,7 @@ import torch.distributed as dist
 from megatron_longrl.data.prompts import Prompt
 from megatron_longrl.data.tokenizer import Tokenizer
 from megatron_longrl.errors import UserError
+from megatron_longrl.experience.rollouts import Rollout
 from megatron_longrl.experience.sampling_settings import SamplingSettings
 from megatron_longrl.media import embedding_store
 from megatron_longrl.media.embedding_store import open_store
@@ -27,6 +28,7 @@ from megatron_longrl.rollout.vllm.limits import check_head_size
 from tests.distributed.tiny_engine import (
     MEDIA,
     PROMPTS,
+    REQUESTS,
     Words,
     model,
     parallel,
@@ -129,7 +131,7 @@ def test_greedy_tokens_equal_hugging_faces_before_and_after_an_update(layout: La
         reference = model(seed)
         engine.update_weights(reference.named_parameters(), version=10 + seed)
         greedy = SamplingSettings(n=1, max_tokens=20, temperature=0.0)
-        answers = engine.generate(PROMPTS, MEDIA, greedy)
+        answers = engine.generate(REQUESTS, MEDIA, greedy)
         assert [group.prompt.uid for group in answers] == [prompt.uid for prompt in PROMPTS]
         for group in answers:
             (response,) = group.rollouts
@@ -147,7 +149,7 @@ def test_logprobs_equal_hugging_faces(layout: Layout) -> None:
     reference = model(1)
     for temperature in (1.0, 0.7):
         settings = SamplingSettings(n=3, max_tokens=12, temperature=temperature, seed=5)
-        for group in engine.generate(PROMPTS, MEDIA, settings):
+        for group in engine.generate(REQUESTS, MEDIA, settings):
             for response in group.rollouts:
                 raw = reference_logprobs(reference, group.prompt, response.token_ids)
                 expected = (raw / temperature).log_softmax(-1)
@@ -164,20 +166,20 @@ def test_samples_depend_on_seed_step_and_prompt_and_not_on_the_layout(layout: La
     name, engine, _ = layout
     before = process_state()
     settings = SamplingSettings(n=4, max_tokens=30, seed=7, step=3)
-    drawn = tokens(engine.generate(PROMPTS, MEDIA, settings))
+    drawn = tokens(engine.generate(REQUESTS, MEDIA, settings))
     assert process_state() == before
     assert len({str(response) for group in drawn for response in group}) == 4 * len(PROMPTS)
     SAMPLED[name] = drawn
     for other, samples in SAMPLED.items():
         assert drawn == samples, f"{name} and {other} draw different tokens"
-    shuffled = [PROMPTS[index] for index in (4, 0, 6)]
+    shuffled = [REQUESTS[index] for index in (4, 0, 6)]
     assert tokens(engine.generate(shuffled, MEDIA, settings)) == [drawn[4], drawn[0], drawn[6]]
     for other_settings in (
         SamplingSettings(n=4, max_tokens=30, seed=7, step=4),
         SamplingSettings(n=4, max_tokens=30, seed=8, step=3),
         SamplingSettings(n=4, max_tokens=30),
     ):
-        others = tokens(engine.generate(PROMPTS, MEDIA, other_settings))
+        others = tokens(engine.generate(REQUESTS, MEDIA, other_settings))
         assert all(one != other for one, other in zip(drawn, others, strict=True))
 
 
@@ -187,19 +189,19 @@ def test_each_response_is_told_on_one_rank_while_others_are_generated(
 ) -> None:
     _, engine, groups = layout
     settings = SamplingSettings(n=3, max_tokens=40, seed=9)
-    plain = engine.generate(PROMPTS, MEDIA, settings)
+    plain = engine.generate(REQUESTS, MEDIA, settings)
     # A common token as the end of a turn: responses differ in length.
     ids = [int(i) for group in plain for r in group.rollouts for i in r.token_ids[5:]]
     end = max(set(ids), key=ids.count)
     monkeypatch.setattr(engine._tokenizer, "end_ids", (end,), raising=False)
     told: list[tuple[str, int, str, int, int]] = []
 
-    def tell(prompt: Prompt, index: int, text: str, n: int) -> None:
+    def tell(prompt: Prompt, rollout: Rollout, n: int) -> None:
         assert any(prompt is one for one in PROMPTS)
         running = engine._engine.get_num_unfinished_requests()
-        told.append((prompt.uid, index, text, n, running))
+        told.append((prompt.uid, rollout.index, rollout.visible, n, running))
 
-    answers = engine.generate(PROMPTS, MEDIA, settings, tell)
+    answers = engine.generate(REQUESTS, MEDIA, settings, tell)
     everyone = [entry for part in gather_objects(groups.replica_control, told) for entry in part]
     assert sorted(entry[:4] for entry in everyone) == sorted(
         (group.prompt.uid, index, response.visible, 3)
@@ -207,7 +209,7 @@ def test_each_response_is_told_on_one_rank_while_others_are_generated(
         for index, response in enumerate(group.rollouts)
     )
     assert max(entry[4] for entry in everyone) > 3, "told before the others are complete"
-    assert tokens(engine.generate(PROMPTS, MEDIA, settings)) == tokens(answers)
+    assert tokens(engine.generate(REQUESTS, MEDIA, settings)) == tokens(answers)
 
 
 @on_every_layout
@@ -215,12 +217,12 @@ def test_a_listener_that_raises_is_an_error_on_every_rank(layout: Layout) -> Non
     _, engine, groups = layout
     settings = SamplingSettings(n=2, max_tokens=20, seed=1)
 
-    def tell(prompt: Prompt, index: int, text: str, n: int) -> None:
+    def tell(prompt: Prompt, rollout: Rollout, n: int) -> None:
         raise ValueError("cannot listen")
 
     with pytest.raises(UserError, match="cannot listen"):
-        engine.generate(PROMPTS, MEDIA, settings, tell)
-    fine = tokens(engine.generate(PROMPTS, MEDIA, settings))
+        engine.generate(REQUESTS, MEDIA, settings, tell)
+    fine = tokens(engine.generate(REQUESTS, MEDIA, settings))
     assert len(set(map(str, gather_objects(groups.replica_control, fine)))) == 1
 
 
@@ -230,11 +232,11 @@ def test_the_end_of_turn_token_belongs_to_the_response(
 ) -> None:
     _, engine, _ = layout
     settings = SamplingSettings(n=1, max_tokens=20, seed=1)
-    (whole,) = engine.generate(PROMPTS[:1], MEDIA, settings)[0].rollouts
+    (whole,) = engine.generate(REQUESTS[:1], MEDIA, settings)[0].rollouts
     assert whole.finish_reason == "length" and len(whole.token_ids) == 20
     end = int(whole.token_ids[9])
     monkeypatch.setattr(engine._tokenizer, "end_ids", (end,), raising=False)
-    (stopped,) = engine.generate(PROMPTS[:1], MEDIA, settings)[0].rollouts
+    (stopped,) = engine.generate(REQUESTS[:1], MEDIA, settings)[0].rollouts
     length = whole.token_ids.tolist().index(end) + 1
     assert stopped.finish_reason == "stop"
     assert stopped.token_ids.tolist() == whole.token_ids[:length].tolist()
@@ -247,15 +249,15 @@ def test_failures_reach_every_rank_and_the_engine_survives(
 ) -> None:
     _, engine, groups = layout
     settings = SamplingSettings(n=2, max_tokens=40, seed=1)
-    fine = tokens(engine.generate(PROMPTS, MEDIA, settings))
+    fine = tokens(engine.generate(REQUESTS, MEDIA, settings))
     last_rank = groups.replica_control.rank() == groups.replica_control.size() - 1
     with pytest.raises(UserError, match="KeyError"):
-        engine.generate(PROMPTS[:2], {} if last_rank else MEDIA, settings)
+        engine.generate(REQUESTS[:2], {} if last_rank else MEDIA, settings)
     with pytest.raises(UserError, match=r"exceed the rollout engine's 128; raise --seq-length"):
-        engine.generate(PROMPTS, MEDIA, SamplingSettings(n=1, max_tokens=60))
+        engine.generate(REQUESTS, MEDIA, SamplingSettings(n=1, max_tokens=60))
     monkeypatch.setattr(engine, "_timeout_seconds", 0.0)
     with pytest.raises(UserError, match="--rollout-timeout"):
-        engine.generate(PROMPTS, MEDIA, settings)
+        engine.generate(REQUESTS, MEDIA, settings)
     monkeypatch.undo()
     named = list(model(1).named_parameters())
     with pytest.raises(UserError, match=r"1 weights did not reach.*model\.norm\.weight"):
@@ -263,7 +265,7 @@ def test_failures_reach_every_rank_and_the_engine_survives(
     with pytest.raises(UserError):
         engine.update_weights([*named, ("model.unheard_of.weight", torch.zeros(1))], 2)
     engine.update_weights(named, 3)
-    assert tokens(engine.generate(PROMPTS, MEDIA, settings)) == fine
+    assert tokens(engine.generate(REQUESTS, MEDIA, settings)) == fine
 
 
 def test_a_size_that_does_not_fit_is_refused_on_all_ranks() -> None:

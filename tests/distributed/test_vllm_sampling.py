@@ -11,13 +11,14 @@ import torch
 from torch import Tensor
 
 from megatron_longrl.data.tokenizer import Tokenizer
-from megatron_longrl.experience.rollouts import Rollout
+from megatron_longrl.experience.rollouts import Rollout, RolloutRequest
 from megatron_longrl.experience.sampling_settings import SamplingSettings
 from megatron_longrl.parallel.agree import gather_objects
 from megatron_longrl.rollout.vllm.engine import VllmEngine
 from tests.distributed.tiny_engine import (
     MEDIA,
     PROMPTS,
+    REQUESTS,
     model,
     parallel,
     reference_logprobs,
@@ -113,7 +114,7 @@ def test_truncation_chooses_tokens_and_leaves_their_log_probabilities(
     truncation = TRUNCATIONS[kind]
     settings = SamplingSettings(n=6, max_tokens=12, temperature=0.7, seed=5, **truncation)
     reference, renormalised = model(1), []
-    for group in started.generate(PROMPTS, MEDIA, settings):
+    for group in started.generate(REQUESTS, MEDIA, settings):
         for response in group.rollouts:
             raw = reference_logprobs(reference, group.prompt, response.token_ids)
             whole = (raw / 0.7).log_softmax(-1)
@@ -137,7 +138,7 @@ def test_truncation_is_needed_for_these_tokens(started: VllmEngine) -> None:
     """Without it some of the same draws leave the truncated set."""
     settings = SamplingSettings(n=6, max_tokens=12, temperature=0.7, seed=5)
     outside = 0
-    for group in started.generate(PROMPTS, MEDIA, settings):
+    for group in started.generate(REQUESTS, MEDIA, settings):
         for response in group.rollouts:
             raw = reference_logprobs(model(1), group.prompt, response.token_ids)
             allowed = kept((raw / 0.7).log_softmax(-1), 0.9, 20, 0.05)
@@ -147,7 +148,7 @@ def test_truncation_is_needed_for_these_tokens(started: VllmEngine) -> None:
 
 def test_greedy_log_probabilities_are_of_the_logits(started: VllmEngine) -> None:
     settings = SamplingSettings(n=1, max_tokens=8, temperature=0.0, top_p=0.5, min_p=0.5)
-    for group in started.generate(PROMPTS, MEDIA, settings):
+    for group in started.generate(REQUESTS, MEDIA, settings):
         (response,) = group.rollouts
         raw = reference_logprobs(model(1), group.prompt, response.token_ids)
         assert response.token_ids.tolist() == raw.argmax(-1).tolist()
@@ -187,17 +188,17 @@ def some_text(texts: list[str], letter: str, width: int) -> str:
 )
 def test_a_stop_string_ends_its_response_and_no_other(started: VllmEngine, inside: bool) -> None:
     settings = SamplingSettings(n=4, max_tokens=30, seed=9)
-    whole = started.generate(PROMPTS, MEDIA, settings)
+    whole = started.generate(REQUESTS, MEDIA, settings)
     texts = [response.text for group in whole for response in group.rollouts]
     # From the midst of two responses, one with a character of two tokens.
     width = 4 if inside else 2
     stops = (some_text(texts, "é", width), some_text(texts, "k", width))
     told: list[tuple[str, int, str]] = []
     stopped = started.generate(
-        PROMPTS,
+        REQUESTS,
         MEDIA,
         SamplingSettings(n=4, max_tokens=30, seed=9, stop_strings=stops),
-        lambda prompt, index, text, n: told.append((prompt.uid, index, text)),
+        lambda prompt, rollout, n: told.append((prompt.uid, rollout.index, rollout.visible)),
     )
     ended = 0
     for before, after in zip(whole, stopped, strict=True):
@@ -221,21 +222,21 @@ def test_a_stop_string_ends_its_response_and_no_other(started: VllmEngine, insid
         for index, response in enumerate(group.rollouts)
     )
     # Nothing is left behind in the engine.
-    assert tokens(started.generate(PROMPTS, MEDIA, settings)) == tokens(whole)
+    assert tokens(started.generate(REQUESTS, MEDIA, settings)) == tokens(whole)
 
 
 def test_a_stop_string_may_begin_in_an_earlier_part(started: VllmEngine) -> None:
     """Partial rollouts, greedy, so that what follows does not hang on where a part ended."""
     greedy = SamplingSettings(n=1, max_tokens=30, temperature=0.0)
-    whole = [group.rollouts[0] for group in started.generate(PROMPTS, MEDIA, greedy)]
+    whole = [group.rollouts[0] for group in started.generate(REQUESTS, MEDIA, greedy)]
     borders = [len(Letters().decode(response.token_ids[:7].tolist())) for response in whole]
     pairs = [r.text[end - 1 : end + 1] for r, end in zip(whole, borders, strict=True)]
     crosses = next(pair for pair in pairs if set(pair) <= set(LETTERS))
     settings = replace(greedy, stop_strings=(crosses,))
-    groups = started.generate(PROMPTS, MEDIA, replace(settings, new_tokens=7))
+    groups = started.generate(REQUESTS, MEDIA, replace(settings, new_tokens=7))
     for _ in range(10):
-        begun = {i: group.rollouts for i, group in enumerate(groups)}
-        groups = started.generate(PROMPTS, MEDIA, replace(settings, new_tokens=7), None, begun)
+        requests = [RolloutRequest(g.group_id, g.prompt, tuple(g.rollouts)) for g in groups]
+        groups = started.generate(requests, MEDIA, replace(settings, new_tokens=7))
     for full, group in zip(whole, groups, strict=True):
         assert group.is_complete
         assert group.rollouts[0].token_ids.tolist() == cut(full, (crosses,))
@@ -247,11 +248,11 @@ def test_the_end_of_turn_still_ends_a_response(
     started: VllmEngine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     settings = SamplingSettings(n=1, max_tokens=20, seed=1)
-    (whole,) = started.generate(PROMPTS[:1], MEDIA, settings)[0].rollouts
+    (whole,) = started.generate(REQUESTS[:1], MEDIA, settings)[0].rollouts
     end = int(whole.token_ids[9])
     monkeypatch.setattr(started._tokenizer, "end_ids", (299, end), raising=False)
     never = SamplingSettings(n=1, max_tokens=20, seed=1, stop_strings=("never",))
-    (stopped,) = started.generate(PROMPTS[:1], MEDIA, never)[0].rollouts
+    (stopped,) = started.generate(REQUESTS[:1], MEDIA, never)[0].rollouts
     length = whole.token_ids.tolist().index(end) + 1
     assert stopped.finish_reason == "stop"
     assert stopped.token_ids.tolist() == whole.token_ids[:length].tolist()
@@ -261,5 +262,5 @@ def test_the_end_of_turn_still_ends_a_response(
 
 def test_a_response_without_its_stop_string_is_cut_at_its_length(started: VllmEngine) -> None:
     never = SamplingSettings(n=2, max_tokens=7, seed=1, stop_strings=("no such text",))
-    for response in started.generate(PROMPTS[:2], MEDIA, never)[1].rollouts:
+    for response in started.generate(REQUESTS[:2], MEDIA, never)[1].rollouts:
         assert response.finish_reason == "length" and len(response.token_ids) == 7

@@ -12,7 +12,7 @@ from transformers import Qwen2Config, Qwen2ForCausalLM
 
 from megatron_longrl.data.prompts import Prompt
 from megatron_longrl.data.rows import Row
-from megatron_longrl.experience.rollouts import RolloutGroup
+from megatron_longrl.experience.rollouts import RolloutGroup, rollout_requests
 from megatron_longrl.media.modalities.video.spec import VideoSpec
 from megatron_longrl.media.modalities.visual.preprocess_spec import PreprocessSpec
 from megatron_longrl.parallel.groups import ParallelGroups, init_parallel
@@ -77,6 +77,7 @@ def some_prompts() -> tuple[list[Prompt], dict[str, Tensor]]:
 
 
 PROMPTS, MEDIA = some_prompts()
+REQUESTS = rollout_requests(PROMPTS, "tiny")
 
 
 class Words:

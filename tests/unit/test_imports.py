@@ -69,7 +69,7 @@ WITH_MEDIA = {"benchmark", "data", "media", "planner.stages"}
 
 WITHOUT_MODELS = {
     *("algorithms", "data", "experience", "media", "parallel", "planner", "platforms", "rewards"),
-    *("rollout", "rl.advantages", "rl.group_rewards", "rl.mismatch", "rl.summary"),
+    *("rollout", "rl.advantages", "rl.reward_shaping", "rl.mismatch", "rl.summary"),
     *("training.batches", "training.differences", "training.losses", "training.machine"),
     *("training.sharding", "training.token_values"),
     *("models.llama", "models.qwen2", "models.qwen3", "models.text"),

@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,7 +19,14 @@ from torch import Tensor
 
 from megatron_longrl.atomic_file import whole_file
 from megatron_longrl.errors import UserError
-from megatron_longrl.experience.rollouts import Rollout, RolloutGroup
+from megatron_longrl.experience.rollouts import (
+    RewardedGroup,
+    RewardedRollout,
+    Rollout,
+    RolloutGroup,
+    RolloutKey,
+    Segment,
+)
 from megatron_longrl.regular_file import open_regular
 
 if TYPE_CHECKING:
@@ -86,12 +93,20 @@ def read_lines(path: Path) -> tuple[Line, list[Line]]:
 # ---- Groups ----
 
 
-def group_line(scored: RolloutGroup, final: RolloutGroup, *, trained: bool, **place: Any) -> Line:
+def group_line(
+    scored: RolloutGroup,
+    final: RolloutGroup,
+    advantages: Mapping[RolloutKey, Tensor],
+    *,
+    trained: bool,
+    **place: Any,
+) -> Line:
     """A group as it stands in a file.
 
     Args:
-        scored: the group as the rewards left it.
-        final: with what the algorithm has made of it: advantages, and rewards it added or took.
+        scored: the group as the rewards left it; one that goes on has no rewards.
+        final: the group as the algorithm has left it, with the rewards that it added or took.
+        advantages: [tokens] of each rollout that has advantages.
         trained: whether it is among the groups that are trained.
         place: what tells it from the step's other groups.
     """
@@ -111,63 +126,80 @@ def group_line(scored: RolloutGroup, final: RolloutGroup, *, trained: bool, **pl
             {"path": video.path, "content": video.content, "frames": len(video.frame_indices)}
             for video in prompt.videos
         ],
-        "metrics": scored.metrics,
-        "baseline": final.baseline,
-        "responses": [_response_line(scored, final, i) for i in range(len(scored.rollouts))],
-    }
-
-
-def _response_line(scored: RolloutGroup, final: RolloutGroup, index: int) -> Line:
-    response, advantages = scored.rollouts[index], final.advantages
-
-    def item(values: Tensor | None) -> float | None:
-        return None if values is None else numbers(values[index : index + 1])[0]
-
-    return {
-        "text": response.text,
-        "token_ids": response.token_ids.tolist(),
-        "logprobs": numbers(response.logprobs),
-        "finish_reason": response.finish_reason,
-        "weight_version": response.weight_version,
-        "earlier": response.earlier,
-        "seconds": round(response.seconds, 4),
-        "rewards": {name: scores[index] for name, scores in scored.components.items()},
-        "scored": item(scored.rewards),
-        "valid": None if scored.valid is None else bool(scored.valid[index]),
-        "correct": item(scored.correct),
-        "reward": item(final.rewards),
-        "advantage": None if advantages is None else advantages[index].tolist(),
-    }
-
-
-def read_group(line: Line, prompt: Prompt) -> RolloutGroup:
-    """The group of a line, as the rewards left it: what the algorithm makes of it comes anew."""
-    responses = line["responses"]
-
-    def gathered(name: str, dtype: torch.dtype) -> Tensor | None:
-        values = [response[name] for response in responses]
-        return None if None in values else torch.tensor(values, dtype=dtype)
-
-    names = list(responses[0]["rewards"]) if responses else []
-    return RolloutGroup(
-        prompt,
-        [
-            Rollout(
-                token_ids=torch.tensor(response["token_ids"], dtype=torch.long),
-                logprobs=torch.tensor(response["logprobs"], dtype=torch.float32),
-                text=response["text"],
-                finish_reason=response["finish_reason"],
-                weight_version=response["weight_version"],
-                earlier=tuple(map(tuple, response["earlier"])),
-                seconds=response["seconds"],
-            )
-            for response in responses
+        "metrics": scored.metrics if isinstance(scored, RewardedGroup) else {},
+        "baseline": final.baseline if isinstance(final, RewardedGroup) else None,
+        "responses": [
+            _rollout_line(rollout, last, advantages.get(rollout.key))
+            for rollout, last in zip(scored.rollouts, final.rollouts, strict=True)
         ],
-        rewards=gathered("scored", torch.float32),
-        metrics=dict(line["metrics"]),
-        valid=gathered("valid", torch.bool),
-        correct=gathered("correct", torch.float32),
-        components={name: [r["rewards"][name] for r in responses] for name in names},
+    }
+
+
+def _rollout_line(scored: Rollout, final: Rollout, advantages: Tensor | None) -> Line:
+    *earlier, last = scored.segments
+    return {
+        "text": scored.text,
+        "token_ids": scored.token_ids.tolist(),
+        "logprobs": numbers(scored.logprobs),
+        "finish_reason": scored.finish_reason,
+        "weight_version": last.weight_version,
+        "earlier": [(segment.num_tokens, segment.weight_version) for segment in earlier],
+        "seconds": round(scored.seconds, 4),
+        **_reward_line(scored),
+        "reward": numbers([final.reward])[0] if isinstance(final, RewardedRollout) else None,
+        "advantage": None if advantages is None else advantages.tolist(),
+    }
+
+
+def _reward_line(rollout: Rollout) -> Line:
+    """What the rewards say of a rollout; of one that goes on they say nothing."""
+    if not isinstance(rollout, RewardedRollout):
+        return {"rewards": {}, "scored": None, "valid": None, "correct": None}
+    scored, correct = numbers(torch.tensor([rollout.reward, rollout.correct]))
+    return {
+        "rewards": rollout.reward_terms,
+        "scored": scored,
+        "valid": rollout.valid,
+        "correct": correct,
+    }
+
+
+def read_group(line: Line, prompt: Prompt, group_id: str) -> RolloutGroup:
+    """The group of a line, as the rewards left it: what the algorithm makes of it comes anew.
+
+    A group that went on in a later step has no rewards.
+    """
+    entries = line["responses"]
+    rollouts = [_read_rollout(entry, prompt, group_id, i) for i, entry in enumerate(entries)]
+    group = RolloutGroup(group_id, prompt, rollouts)
+    if any(entry["scored"] is None for entry in entries):
+        return group
+    rewarded = [
+        RewardedRollout.of(
+            rollout,
+            reward=entry["scored"],
+            valid=entry["valid"],
+            correct=entry["correct"],
+            reward_terms=entry["rewards"],
+        )
+        for rollout, entry in zip(rollouts, entries, strict=True)
+    ]
+    return RewardedGroup.of(group, rewarded, line["metrics"])
+
+
+def _read_rollout(entry: Line, prompt: Prompt, group_id: str, index: int) -> Rollout:
+    earlier = [Segment(tokens, version) for tokens, version in entry["earlier"]]
+    last = len(entry["token_ids"]) - sum(segment.num_tokens for segment in earlier)
+    return Rollout(
+        group_id=group_id,
+        index=index,
+        token_ids=torch.tensor(entry["token_ids"], dtype=torch.long),
+        logprobs=torch.tensor(entry["logprobs"], dtype=torch.float32),
+        text=entry["text"],
+        visible=prompt.opening + entry["text"],
+        finish_reason=entry["finish_reason"],
+        segments=(*earlier, Segment(last, entry["weight_version"])),
+        seconds=entry["seconds"],
     )
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -23,20 +23,28 @@ from megatron_longrl.rollout.records.files import (
 )
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from megatron_longrl.config import Config
     from megatron_longrl.data.tokenizer import Tokenizer
-    from megatron_longrl.experience.rollouts import RolloutGroup
+    from megatron_longrl.experience.rollouts import RewardedGroup, RolloutGroup, RolloutKey
     from megatron_longrl.experience.sampling_settings import SamplingSettings
     from megatron_longrl.parallel.groups import ParallelGroups
 
 
-@dataclasses.dataclass(frozen=True)
-class _Noted:
-    """Responses as they came from the rewards, and the group that goes on."""
+_Noted = tuple["SamplingSettings", "RolloutGroup"]
 
-    sampling: SamplingSettings
-    scored: RolloutGroup
-    group: RolloutGroup
+
+@dataclasses.dataclass(frozen=True)
+class StepOutcome:
+    """What the algorithm has made of the rollouts of a step."""
+
+    groups: Sequence[RewardedGroup]
+    """The groups that may be trained, with their final rewards."""
+    trained: Collection[str]
+    """The ids of the groups among them that the step trains on."""
+    advantages: Mapping[RolloutKey, Tensor]
+    """[tokens] of each rollout of these."""
 
 
 class RolloutRecorder:
@@ -69,6 +77,7 @@ class RolloutRecorder:
         self._replica, self._replicas = groups.dp.rank(), groups.dp.size()
         self._writes = groups.replica.rank() == 0
         self._noted: list[_Noted] = []
+        """Groups as the rewards left them, and how they were drawn."""
         self._run: Line = {
             "model": architecture_of(config),
             "tokenizer": tokenizer_line(tokenizer),
@@ -82,26 +91,22 @@ class RolloutRecorder:
                     self._remove(lambda step: step > iteration)
 
     def note(self, groups: Sequence[RolloutGroup], sampling: SamplingSettings) -> None:
-        """Take groups that have just been rewarded."""
-        for group in groups:
-            scored = dataclasses.replace(group, metrics=dict(group.metrics))
-            self._noted.append(_Noted(sampling, scored, group))
+        """Take groups that have just been rewarded, or that go on."""
+        self._noted += [(sampling, group) for group in groups]
 
-    def write(
-        self, iteration: int, trained: Sequence[RolloutGroup], seconds: Mapping[str, float]
-    ) -> None:
+    def write(self, iteration: int, outcome: StepOutcome, seconds: Mapping[str, float]) -> None:
         """The file of a step, with all that was noted since the last one.
 
         Args:
             iteration: of the step, counted from 0.
-            trained: the groups among them that the step trains on.
+            outcome: what the step trains on.
             seconds: by phase of the step so far.
         """
         step, noted, self._noted = iteration + 1, self._noted, []
         with together(self._control):
             if self._writes:
                 with _disk(self.directory):
-                    lines = [self._head(step, noted, seconds), *_lines(noted, trained)]
+                    lines = [self._head(step, noted, seconds), *_lines(noted, outcome)]
                     write_lines(record_file(self.directory, step, self._replica), lines)
                     if self._is_first and self._keep_last is not None:
                         newest_gone = step - self._keep_last
@@ -144,18 +149,19 @@ def build_recorder(
 
 def _settings(noted: Sequence[_Noted]) -> list[SamplingSettings]:
     """Those of the step's rounds, each once."""
-    return list(dict.fromkeys(one.sampling for one in noted))
+    return list(dict.fromkeys(sampling for sampling, _ in noted))
 
 
-def _lines(noted: Sequence[_Noted], trained: Sequence[RolloutGroup]) -> Iterator[Line]:
-    chosen = set(map(id, trained))
-    for one in noted:
+def _lines(noted: Sequence[_Noted], outcome: StepOutcome) -> Iterator[Line]:
+    final = {group.group_id: group for group in outcome.groups}
+    for sampling, group in noted:
         yield group_line(
-            one.scored,
-            one.group,
-            trained=id(one.group) in chosen,
-            round=one.sampling.round,
-            greedy=one.sampling.temperature == 0,
+            group,
+            final.get(group.group_id, group),
+            outcome.advantages,
+            trained=group.group_id in outcome.trained,
+            round=sampling.round,
+            greedy=sampling.temperature == 0,
         )
 
 

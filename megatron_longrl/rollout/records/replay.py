@@ -11,11 +11,17 @@ from torch import Tensor
 from megatron_longrl.checkpoint.architecture import differing_architecture
 from megatron_longrl.config.records import RECORD_FOLDER
 from megatron_longrl.errors import UserError
-from megatron_longrl.experience.rollouts import OnRollout, RolloutGroup, Traffic
+from megatron_longrl.experience.rollouts import (
+    OnRollout,
+    RewardedGroup,
+    Rollout,
+    RolloutGroup,
+    RolloutRequest,
+    Traffic,
+)
 from megatron_longrl.experience.sampling_settings import SamplingSettings
 from megatron_longrl.parallel.agree import together
 from megatron_longrl.rewards.protocol import Rewards
-from megatron_longrl.rollout.continuation import NOTHING, Begun
 from megatron_longrl.rollout.engine import RolloutEngine
 from megatron_longrl.rollout.records.files import (
     Line,
@@ -77,18 +83,17 @@ class ReplayedRollouts(RolloutEngine, Rewards):
 
     def generate(
         self,
-        prompts: Sequence[Prompt],
+        requests: Sequence[RolloutRequest],
         media: Mapping[str, Tensor],
         sampling: SamplingSettings,
         on_rollout: OnRollout | None = None,
-        begun: Begun = NOTHING,
     ) -> list[RolloutGroup]:
         """The recorded responses to these prompts, with their rewards; what went on in a later step
         is partial."""
         with together(self._control):
             if sampling.step + 1 != self._step:
                 self._open(sampling.step + 1)
-            return [self._group(prompt, sampling) for prompt in prompts]
+            return [self._group(request, sampling) for request in requests]
 
     def update_weights(self, named: Iterable[tuple[str, Tensor]], version: int) -> None:
         """Nothing is drawn with them."""
@@ -99,11 +104,17 @@ class ReplayedRollouts(RolloutEngine, Rewards):
 
     # ---- Rewards ----
 
-    def submit(self, prompt: Prompt, index: int, text: str, n: int) -> None:
+    def submit(self, prompt: Prompt, rollout: Rollout, group_size: int) -> None:
         """Nothing is computed."""
 
-    def collect(self, groups: Sequence[RolloutGroup]) -> None:
-        """They have what was recorded."""
+    def collect(self, groups: Sequence[RolloutGroup]) -> list[RewardedGroup]:
+        """The groups as they are: they have the rewards that were recorded."""
+        rewarded = []
+        for group in groups:
+            if not isinstance(group, RewardedGroup):
+                raise RuntimeError(f"the record has no rewards of prompt {group.prompt.uid}")
+            rewarded.append(group)
+        return rewarded
 
     def pop_counters(self) -> dict[str, float]:
         """None: failures are those of the recorded run."""
@@ -164,7 +175,8 @@ class ReplayedRollouts(RolloutEngine, Rewards):
                 f" model replicas; replay it on as many, not on {self._replicas}"
             )
 
-    def _group(self, prompt: Prompt, sampling: SamplingSettings) -> RolloutGroup:
+    def _group(self, request: RolloutRequest, sampling: SamplingSettings) -> RolloutGroup:
+        prompt = request.prompt
         place = (sampling.round, sampling.temperature == 0, prompt.uid)
         lines = self._waiting.get(place)
         where = f"{self.directory}, step {self._step}"
@@ -186,7 +198,7 @@ class ReplayedRollouts(RolloutEngine, Rewards):
                 f"{where}: {len(line['responses'])} responses to a prompt, where this run asks for "
                 f"{sampling.n}: give --grpo-group-size {len(line['responses'])}"
             )
-        return read_group(line, prompt)
+        return read_group(line, prompt, request.group_id)
 
 
 def _spans(steps: Iterable[int]) -> str:

@@ -19,18 +19,24 @@ from contextlib import closing
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-import torch
 from torch import Tensor
 
 from megatron_longrl.errors import UserError
 from megatron_longrl.experience.inputs import check_prompts
-from megatron_longrl.experience.rollouts import OnRollout, Rollout, RolloutGroup, Traffic
+from megatron_longrl.experience.rollouts import (
+    Completion,
+    OnRollout,
+    Rollout,
+    RolloutGroup,
+    RolloutRequest,
+    Traffic,
+)
 from megatron_longrl.experience.sampling_settings import SamplingSettings
 from megatron_longrl.parallel.agree import gather_objects, together
 from megatron_longrl.parallel.groups import ParallelGroups
 from megatron_longrl.platforms import platform
-from megatron_longrl.rollout.continuation import NOTHING, Beginning, Begun, Share, whole_groups
-from megatron_longrl.rollout.engine import Pending, RolloutEngine
+from megatron_longrl.rollout.continuation import Beginning, Share, whole_groups
+from megatron_longrl.rollout.engine import RolloutEngine, RolloutHandle
 from megatron_longrl.rollout.seeds import request_seeds
 from megatron_longrl.rollout.server.client import ServerClient, ServerLost, StaleWeights
 from megatron_longrl.rollout.server.guard import known_token
@@ -123,36 +129,35 @@ class ServerEngine(RolloutEngine):
 
     def generate(
         self,
-        prompts: Sequence[Prompt],
+        requests: Sequence[RolloutRequest],
         media: Mapping[str, Tensor],
         sampling: SamplingSettings,
         on_rollout: OnRollout | None = None,
-        begun: Begun = NOTHING,
     ) -> list[RolloutGroup]:
         """See :meth:`RolloutEngine.generate`."""
-        return self.begin(prompts, media, sampling, on_rollout, begun)(self.weight_version)
+        return self.start(requests, media, sampling, on_rollout).wait(self.weight_version)
 
-    def begin(
+    def start(
         self,
-        prompts: Sequence[Prompt],
+        requests: Sequence[RolloutRequest],
         media: Mapping[str, Tensor],
         sampling: SamplingSettings,
         on_rollout: OnRollout | None = None,
-        begun: Begun = NOTHING,
-    ) -> Pending:
-        """See :meth:`RolloutEngine.begin`."""
+    ) -> RolloutHandle:
+        """See :meth:`RolloutEngine.start`."""
         if self.weight_version < 0:
             raise RuntimeError("generate() before the first update_weights()")
-        if not prompts:
-            return lambda _: []
+        if not requests:
+            return RolloutHandle(lambda _: [])
+        prompts = [request.prompt for request in requests]
         seeds = request_seeds(self._control, [prompt.uid for prompt in prompts], sampling)
-        places = range(len(prompts))
-        share = Share(prompts, places, begun, sampling, self._tokenizer, on_rollout)
+        places = range(len(requests))
+        share = Share(requests, places, sampling, self._tokenizer, on_rollout)
         with together(self._control):
             check_prompts(prompts, sampling, self._settings.max_model_len)
             asked = self._written(prompts, seeds, media, sampling, share)
-        responses: dict[tuple[int, int], Rollout] = {}  # by request and index
-        answer = self._start(asked, sampling, responses, share)
+        rollouts: dict[tuple[int, int], Rollout] = {}  # by request and index
+        answer = self._start(asked, sampling, rollouts, share)
 
         def finish(version: int) -> list[RolloutGroup]:
             nonlocal asked, answer
@@ -176,18 +181,18 @@ class ServerEngine(RolloutEngine):
                         with together(self._control):
                             _close(asked)
                             asked = self._written(prompts, seeds, media, sampling, share)
-                    answer = self._start(asked, sampling, responses, share)
+                    answer = self._start(asked, sampling, rollouts, share)
                 with together(self._control):
                     given = {}
                     if asked is not None:
                         given = records(asked[1], share.beginnings, self.weight_version)
             finally:
                 _close(asked)
-            mine = None if stopped else share.by_prompt(responses)
+            mine = None if stopped else share.by_prompt(rollouts)
             everyone = gather_objects(self._control, (mine, given))
-            return whole_groups(prompts, sampling.n, begun, everyone)
+            return whole_groups(requests, sampling.n, everyone)
 
-        return finish
+        return RolloutHandle(finish)
 
     def update_weights(self, named: Iterable[tuple[str, Tensor]], version: int) -> None:
         """See :meth:`RolloutEngine.update_weights`."""
@@ -342,36 +347,32 @@ class ServerEngine(RolloutEngine):
         file: GenerationFile,
         requests: Sequence[PromptRequest],
         sampling: SamplingSettings,
-        responses: dict[tuple[int, int], Rollout],
+        rollouts: dict[tuple[int, int], Rollout],
         share: Share,
     ) -> None:
-        """Have the missing responses generated."""
+        """Have the missing rollouts generated."""
         assert self._client is not None
         missing = [
-            replace(request, wanted=[j for j in request.wanted if (i, j) not in responses])
+            replace(request, wanted=[j for j in request.wanted if (i, j) not in rollouts])
             for i, request in enumerate(requests)
         ]
         file.ask(self._generation(missing, sampling))
         with closing(self._client.generate(file.memory)) as lines:
             for line in lines:
                 number, index = line["prompt"], line["index"]
-                if (number, index) in responses:
+                if (number, index) in rollouts:
                     raise RuntimeError(f"response {index} to request {number} came twice")
-                responses[number, index] = share.receive(number, index, self._response(line))
-        if len(responses) < sum(len(request.wanted) for request in requests):
+                rollouts[number, index] = share.receive(number, index, *self._completion(line))
+        if len(rollouts) < sum(len(request.wanted) for request in requests):
             raise RuntimeError("the rollout server ended without all responses")
 
-    def _response(self, line: Line) -> Rollout:
+    def _completion(self, line: Line) -> tuple[Completion, int]:
+        """What a line of the server's answer says, and the version of the weights."""
         run, _, version = line["weights"].partition(":")
-        assert run == self._run, "the server refuses what is meant for other weights"
-        return Rollout(
-            token_ids=torch.tensor(line["token_ids"], dtype=torch.long),
-            logprobs=torch.tensor(line["logprobs"], dtype=torch.float32),
-            text=self._tokenizer.decode(line["token_ids"]),
-            finish_reason=line["finish_reason"],
-            weight_version=int(version),
-            seconds=line["seconds"],
-        )
+        if run != self._run:
+            raise RuntimeError(f"the rollout server answers with the weights of another run, {run}")
+        names = ("token_ids", "logprobs", "finish_reason", "seconds")
+        return Completion(**{name: line[name] for name in names}), int(version)
 
     # ---- Collective over the replica ----
 

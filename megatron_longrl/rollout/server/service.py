@@ -28,13 +28,14 @@ from typing import Any, TypeVar
 
 from megatron_longrl.data.tokenizer import Tokenizer, build_tokenizer
 from megatron_longrl.errors import UserError
+from megatron_longrl.experience.rollouts import Completion
 from megatron_longrl.memory.shared import SharedMemory
 from megatron_longrl.platforms import platform
 from megatron_longrl.rollout.server.checks import check_generation, check_update, model_bytes
 from megatron_longrl.rollout.server.guard import Refused
 from megatron_longrl.rollout.server.versions import versions
 from megatron_longrl.rollout.server.wire import Line, read_generation
-from megatron_longrl.rollout.vllm.generation import Draw, Generator
+from megatron_longrl.rollout.vllm.generation import Generator
 from megatron_longrl.rollout.vllm.model import (
     ModelSettings,
     forget_prompts,
@@ -148,8 +149,8 @@ class RolloutServer:
             raise Stale(str(self._weights))
         check_generation(generation, self._settings)
 
-        def receive(number: int, index: int, draw: Draw) -> None:
-            tell({"prompt": number, "index": index, "weights": self._weights, **vars(draw)})
+        def receive(number: int, index: int, completion: Completion) -> None:
+            tell({"prompt": number, "index": index, "weights": self._weights, **vars(completion)})
 
         def check() -> None:
             if gone.is_set():

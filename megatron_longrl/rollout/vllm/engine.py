@@ -23,17 +23,24 @@ from torch import Tensor
 
 from megatron_longrl.errors import UserError
 from megatron_longrl.experience.inputs import check_prompts
-from megatron_longrl.experience.rollouts import OnRollout, Rollout, RolloutGroup, Traffic
+from megatron_longrl.experience.rollouts import (
+    Completion,
+    OnRollout,
+    Rollout,
+    RolloutGroup,
+    RolloutRequest,
+    Traffic,
+)
 from megatron_longrl.experience.sampling_settings import SamplingSettings
 from megatron_longrl.parallel.agree import gather_objects, together
 from megatron_longrl.parallel.groups import ParallelGroups
-from megatron_longrl.rollout.continuation import NOTHING, Begun, Share, whole_groups
+from megatron_longrl.rollout.continuation import Share, whole_groups
 from megatron_longrl.rollout.engine import RolloutEngine, RolloutStopped
 from megatron_longrl.rollout.placement import place
 from megatron_longrl.rollout.prompt_buffers import PromptBuffers
 from megatron_longrl.rollout.sampling import balanced_shares
 from megatron_longrl.rollout.seeds import request_seeds
-from megatron_longrl.rollout.vllm.generation import Draw, Generator
+from megatron_longrl.rollout.vllm.generation import Generator
 from megatron_longrl.rollout.vllm.guest import kept_random_state, unlink_shared_memory
 from megatron_longrl.rollout.vllm.model import (
     ModelSettings,
@@ -45,7 +52,6 @@ from megatron_longrl.rollout.vllm.requests import PromptRequest, make_request, r
 from megatron_longrl.rollout.weights.stream import Incoming
 
 if TYPE_CHECKING:
-    from megatron_longrl.data.prompts import Prompt
     from megatron_longrl.data.tokenizer import Tokenizer
 
 
@@ -116,22 +122,22 @@ class VllmEngine(RolloutEngine):
 
     def generate(
         self,
-        prompts: Sequence[Prompt],
+        requests: Sequence[RolloutRequest],
         media: Mapping[str, Tensor],
         sampling: SamplingSettings,
         on_rollout: OnRollout | None = None,
-        begun: Begun = NOTHING,
     ) -> list[RolloutGroup]:
         """See :meth:`RolloutEngine.generate`."""
         table = self._incoming.token_embeddings
         if table is None:
             raise RuntimeError("generate() before the first update_weights()")
-        if not prompts:
+        if not requests:
             return []
+        prompts = [request.prompt for request in requests]
         seeds = request_seeds(self._control, [prompt.uid for prompt in prompts], sampling)
         costs = [len(prompt.token_ids) + sampling.n * sampling.max_tokens for prompt in prompts]
         places = balanced_shares(costs, self.placement.num_engines)[self.placement.engine]
-        share = Share(prompts, places, begun, sampling, self._tokenizer, on_rollout)
+        share = Share(requests, places, sampling, self._tokenizer, on_rollout)
         with together(self._control):
             check_prompts(prompts, sampling, self._settings.max_model_len)
             outlines = [
@@ -140,7 +146,7 @@ class VllmEngine(RolloutEngine):
         rooms = self._buffers.open(outlines)
         leads = self.placement.is_leader
         with together(self._control):
-            requests = [
+            asked = [
                 make_request(
                     *(prompts[p.place], seeds[p.place], p, media, table, self._settings),
                     room=room,
@@ -149,7 +155,7 @@ class VllmEngine(RolloutEngine):
                 for p, room in zip(share.beginnings, rooms, strict=True)
             ]
         self.traffic = self.traffic.plus(
-            prompts=len(places) * leads, prompt_bytes=sum(request.copied for request in requests)
+            prompts=len(places) * leads, prompt_bytes=sum(request.copied for request in asked)
         )
         mine: dict[tuple[int, int], Rollout] | None = None
         with (
@@ -159,11 +165,11 @@ class VllmEngine(RolloutEngine):
             self._awake(),
             suppress(RolloutStopped),
         ):
-            mine = share.by_prompt(self._run(requests, sampling, share))
+            mine = share.by_prompt(self._run(asked, sampling, share))
         with together(self._control):
-            given = records(requests, share.beginnings, self.weight_version) if leads else {}
+            given = records(asked, share.beginnings, self.weight_version) if leads else {}
         everyone = gather_objects(self._control, (mine, given))
-        return whole_groups(prompts, sampling.n, begun, everyone)
+        return whole_groups(requests, sampling.n, everyone)
 
     def update_weights(self, named: Iterable[tuple[str, Tensor]], version: int) -> None:
         """See :meth:`RolloutEngine.update_weights`."""
@@ -231,20 +237,22 @@ class VllmEngine(RolloutEngine):
         """Generate on this rank's engine.
 
         Returns:
-            On the engine's leader the responses by request and index; nothing on other ranks.
+            On the engine's leader the rollouts by request and index; nothing on other ranks.
         """
-        responses: dict[tuple[int, int], Rollout] = {}
+        rollouts: dict[tuple[int, int], Rollout] = {}
         total, done = sum(len(request.wanted) for request in requests), 0
         failure: Exception | None = None
         deadline = time.monotonic() + self._timeout_seconds
 
-        def count(number: int, index: int, draw: Draw) -> None:
+        def count(number: int, index: int, completion: Completion) -> None:
             nonlocal done, failure
             done += 1
             if not self.placement.is_leader or failure is not None:
                 return
             try:
-                responses[number, index] = share.receive(number, index, self._response(draw))
+                rollouts[number, index] = share.receive(
+                    number, index, completion, self.weight_version
+                )
             except Exception as error:  # Later: the engine's other ranks go on.
                 failure = error
 
@@ -263,7 +271,7 @@ class VllmEngine(RolloutEngine):
         self._generator.run(requests, sampling, tokenizer.end_ids, count, check, tokenizer)
         if failure is not None:
             raise failure
-        return responses
+        return rollouts
 
     def _end(self, deadline: float) -> _End:
         """Why any rank of this engine has to end: they must do so at the same step."""
@@ -276,13 +284,3 @@ class VllmEngine(RolloutEngine):
 
             dist.all_reduce(end, op=dist.ReduceOp.MAX, group=get_tp_group().cpu_group)
         return _End(int(end))
-
-    def _response(self, draw: Draw) -> Rollout:
-        return Rollout(
-            token_ids=torch.tensor(draw.token_ids, dtype=torch.long),
-            logprobs=torch.tensor(draw.logprobs, dtype=torch.float32),
-            text=self._tokenizer.decode(draw.token_ids),
-            finish_reason=draw.finish_reason,
-            weight_version=self.weight_version,
-            seconds=draw.seconds,
-        )

@@ -5,9 +5,9 @@ from __future__ import annotations
 import itertools
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from megatron_longrl.experience.rollouts import Completion
 from megatron_longrl.experience.sampling_settings import SamplingSettings
 from megatron_longrl.rollout.vllm.requests import PromptRequest, parameters
 
@@ -17,17 +17,6 @@ if TYPE_CHECKING:
     from megatron_longrl.data.tokenizer import Tokenizer
 
 _STEPS_BETWEEN_CHECKS = 16
-
-
-@dataclass(frozen=True)
-class Draw:
-    """A response as vLLM gives it."""
-
-    token_ids: list[int]
-    logprobs: list[float]
-    finish_reason: str
-    seconds: float
-    """From the call of the engine until it was complete."""
 
 
 class Generator:
@@ -42,7 +31,7 @@ class Generator:
         requests: Sequence[PromptRequest],
         sampling: SamplingSettings,
         end_ids: Sequence[int],
-        on_draw: Callable[[int, int, Draw], None],
+        on_completion: Callable[[int, int, Completion], None],
         check: Callable[[], None],
         tokenizer: Tokenizer | None = None,
     ) -> None:
@@ -50,8 +39,8 @@ class Generator:
 
         Args:
             end_ids: tokens that end a response.
-            on_draw: gets (index of the request, index of the response, response) of each as soon as
-                it is complete.
+            on_completion: gets (index of the request, index of the rollout, completion) of each as
+                soon as it is complete.
             check: is called every few steps, and ends the generation by an exception.
             tokenizer: finds stop strings, where there are any.
         """
@@ -75,8 +64,9 @@ class Generator:
             steps = 0
             while self._engine.has_unfinished_requests():
                 for output in self._engine.step():
-                    on_draw(
-                        *waiting.pop(output.request_id), _draw(output, time.monotonic() - began)
+                    on_completion(
+                        *waiting.pop(output.request_id),
+                        _completion(output, time.monotonic() - began),
                     )
                 steps += 1
                 if steps % _STEPS_BETWEEN_CHECKS == 0:
@@ -86,9 +76,9 @@ class Generator:
             raise
 
 
-def _draw(output: RequestOutput, seconds: float) -> Draw:
-    (completion,) = output.outputs
-    token_ids = list(completion.token_ids)
-    logprobs: Any = completion.logprobs
+def _completion(output: RequestOutput, seconds: float) -> Completion:
+    (made,) = output.outputs
+    token_ids = list(made.token_ids)
+    logprobs: Any = made.logprobs
     assert len(logprobs.logprobs) == len(token_ids), "one log-probability per token"
-    return Draw(token_ids, logprobs.logprobs, str(completion.finish_reason), seconds)
+    return Completion(token_ids, logprobs.logprobs, str(made.finish_reason), seconds)

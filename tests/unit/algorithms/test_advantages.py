@@ -8,15 +8,16 @@ from collections.abc import Sequence
 import pytest
 import torch
 
-from megatron_longrl.algorithms.advantages import ADVANTAGES, AdvantageSettings, raw_gae
-from megatron_longrl.algorithms.outcomes import Outcome
+from megatron_longrl.algorithms.advantages import AdvantageSettings, raw_gae
+from megatron_longrl.algorithms.group_rewards import GroupRewards
+from megatron_longrl.algorithms.registry import ADVANTAGES
 
 EPSILON = 1e-6
 SETTINGS = AdvantageSettings(EPSILON, gamma=0.9, lambda_=0.8)
 SIZES = ((3, 1, 5, 2), (4, 4), (1, 7, 2))
 
 
-def draw(seed: int = 0, *, invalid: bool = False) -> list[Outcome]:
+def draw(seed: int = 0, *, invalid: bool = False) -> list[GroupRewards]:
     """Three ragged groups with rewards and values of their own for every token."""
     generator = torch.Generator().manual_seed(seed)
 
@@ -29,7 +30,9 @@ def draw(seed: int = 0, *, invalid: bool = False) -> list[Outcome]:
         valid = torch.ones(len(lengths), dtype=torch.bool)
         if invalid:
             valid[0] = False
-        outcomes.append(Outcome(rewards, lengths, valid, 0.3, tokens(lengths), tokens(lengths)))
+        outcomes.append(
+            GroupRewards(rewards, lengths, valid, 0.3, tokens(lengths), tokens(lengths))
+        )
     return outcomes
 
 
@@ -42,7 +45,7 @@ def deviation(values: Sequence[float]) -> float:
     return math.sqrt(sum((v - centre) ** 2 for v in values) / (len(values) - 1))
 
 
-def totals(outcome: Outcome) -> list[float]:
+def totals(outcome: GroupRewards) -> list[float]:
     assert outcome.token_rewards is not None
     return [
         float(r) + sum(t.tolist())
@@ -50,7 +53,7 @@ def totals(outcome: Outcome) -> list[float]:
     ]
 
 
-def of_group(name: str, scores: list[float], outcomes: list[Outcome]) -> list[float]:
+def of_group(name: str, scores: list[float], outcomes: list[GroupRewards]) -> list[float]:
     """One number for each response of a group, as the papers define it."""
     centre = mean(scores)
     n = len(scores)
@@ -81,14 +84,14 @@ def of_group(name: str, scores: list[float], outcomes: list[Outcome]) -> list[fl
 )
 def test_one_advantage_for_all_tokens_of_a_response(name: str, seed: int) -> None:
     outcomes = draw(seed)
-    result = ADVANTAGES[name](outcomes, SETTINGS)
+    result = ADVANTAGES[name].load()(outcomes, SETTINGS)
     for outcome, group in zip(outcomes, result, strict=True):
         expected = of_group(name, totals(outcome), outcomes)
         for tokens, length, value in zip(group, outcome.lengths, expected, strict=True):
             assert tokens.tolist() == pytest.approx([value] * length, rel=1e-9, abs=1e-12)
 
 
-def by_token(name: str, outcomes: list[Outcome]) -> list[list[list[float]]]:
+def by_token(name: str, outcomes: list[GroupRewards]) -> list[list[list[float]]]:
     """Before the normalisation over the step: REINFORCE++, https://arxiv.org/abs/2501.03262, and
     GAE, https://arxiv.org/abs/1506.02438, equations 11 to 16."""
     result = []
@@ -122,7 +125,7 @@ def test_advantages_normalised_over_the_tokens_of_the_step(name: str, seed: int)
     raw = by_token(name, outcomes)
     everyone = [v for group in raw for tokens in group for v in tokens]
     centre, spread = mean(everyone), deviation(everyone) + EPSILON
-    for group, expected in zip(ADVANTAGES[name](outcomes, SETTINGS), raw, strict=True):
+    for group, expected in zip(ADVANTAGES[name].load()(outcomes, SETTINGS), raw, strict=True):
         for tokens, values in zip(group, expected, strict=True):
             assert tokens.tolist() == pytest.approx([(v - centre) / spread for v in values])
 
@@ -138,7 +141,7 @@ def test_gae_before_it_is_normalised() -> None:
 def test_a_split_into_replicas_changes_nothing(name: str) -> None:
     """Two replicas that add up what they tell each other: each runs until both have told."""
     outcomes = draw()
-    whole = ADVANTAGES[name](outcomes, SETTINGS)
+    whole = ADVANTAGES[name].load()(outcomes, SETTINGS)
     told: list[list[torch.Tensor]] = [[], []]
     parts = (outcomes[:1], outcomes[1:])
 
@@ -151,7 +154,7 @@ def test_a_split_into_replicas_changes_nothing(name: str) -> None:
             return numbers + others[place] if place < len(others) else numbers
 
         settings = AdvantageSettings(EPSILON, 0.9, 0.8, total)
-        return ADVANTAGES[name](parts[rank], settings)
+        return ADVANTAGES[name].load()(parts[rank], settings)
 
     # A second sum may depend on the first: three rounds settle both.
     for _ in range(3):
@@ -166,13 +169,13 @@ def test_a_split_into_replicas_changes_nothing(name: str) -> None:
 def test_a_response_without_a_reward_is_no_part_of_anything(name: str) -> None:
     outcomes = draw(invalid=True)
     other = [
-        Outcome(
+        GroupRewards(
             torch.where(o.valid, o.rewards, torch.full_like(o.rewards, 99.0)),
             *(o.lengths, o.valid, o.baseline, o.token_rewards, o.values),
         )
         for o in outcomes
     ]
-    results = [ADVANTAGES[name](given, SETTINGS) for given in (outcomes, other)]
+    results = [ADVANTAGES[name].load()(given, SETTINGS) for given in (outcomes, other)]
     for group, same in zip(*results, strict=True):
         assert not group[0].any()
         # Of two responses only one is left, which has nothing to compare itself with.
@@ -190,10 +193,10 @@ COMPARING = (
 @pytest.mark.parametrize("name", COMPARING)
 def test_a_shift_of_all_rewards_changes_nothing(name: str) -> None:
     shifted = [
-        Outcome(o.rewards + 3.0, *(o.lengths, o.valid, 0.3 + 3.0, o.token_rewards, o.values))
+        GroupRewards(o.rewards + 3.0, *(o.lengths, o.valid, 0.3 + 3.0, o.token_rewards, o.values))
         for o in draw()
     ]
-    results = [ADVANTAGES[name](given, SETTINGS) for given in (draw(), shifted)]
+    results = [ADVANTAGES[name].load()(given, SETTINGS) for given in (draw(), shifted)]
     for group, same in zip(*results, strict=True):
         for tokens, values in zip(group, same, strict=True):
             torch.testing.assert_close(tokens, values)
@@ -204,19 +207,19 @@ def test_without_a_discount_a_shift_of_all_last_rewards_changes_nothing(name: st
     """Every token's return grows by the same, which the normalisation takes away."""
     settings = AdvantageSettings(EPSILON, gamma=1.0, lambda_=1.0)
     shifted = [
-        Outcome(o.rewards + 3.0, *(o.lengths, o.valid, o.baseline, o.token_rewards, o.values))
+        GroupRewards(o.rewards + 3.0, *(o.lengths, o.valid, o.baseline, o.token_rewards, o.values))
         for o in draw()
     ]
-    results = [ADVANTAGES[name](given, settings) for given in (draw(), shifted)]
+    results = [ADVANTAGES[name].load()(given, settings) for given in (draw(), shifted)]
     for group, same in zip(*results, strict=True):
         for tokens, values in zip(group, same, strict=True):
             torch.testing.assert_close(tokens, values)
 
 
-def turned(outcome: Outcome) -> Outcome:
+def turned(outcome: GroupRewards) -> GroupRewards:
     """The same responses the other way round."""
     assert outcome.token_rewards is not None and outcome.values is not None
-    return Outcome(
+    return GroupRewards(
         *(outcome.rewards.flip(0), outcome.lengths[::-1], outcome.valid.flip(0), outcome.baseline),
         *(outcome.token_rewards[::-1], outcome.values[::-1]),
     )
@@ -226,8 +229,8 @@ def turned(outcome: Outcome) -> Outcome:
 @pytest.mark.parametrize("name", ADVANTAGES)
 def test_the_order_of_groups_and_responses_changes_nothing(name: str, invalid: bool) -> None:
     outcomes = draw(3, invalid=invalid)
-    expected = ADVANTAGES[name](outcomes, SETTINGS)
-    result = ADVANTAGES[name]([turned(o) for o in reversed(outcomes)], SETTINGS)
+    expected = ADVANTAGES[name].load()(outcomes, SETTINGS)
+    result = ADVANTAGES[name].load()([turned(o) for o in reversed(outcomes)], SETTINGS)
     for group, other in zip(reversed(result), expected, strict=True):
         for tokens, values in zip(reversed(group), other, strict=True):
             torch.testing.assert_close(tokens, values, rtol=1e-9, atol=1e-12)
@@ -237,25 +240,25 @@ def test_the_order_of_groups_and_responses_changes_nothing(name: str, invalid: b
 @pytest.mark.parametrize("reward", [0.0, 1.0])
 def test_a_group_of_equals_teaches_nothing(name: str, reward: float) -> None:
     for n in (1, 4):
-        (group,) = ADVANTAGES[name]([Outcome.of([reward] * n, [2] * n)], SETTINGS)
+        (group,) = ADVANTAGES[name].load()([GroupRewards.of([reward] * n, [2] * n)], SETTINGS)
         assert all(not tokens.any() for tokens in group)
 
 
 def test_gpg_gives_dead_groups_share_to_the_others() -> None:
-    dead, live = Outcome.of([1.0, 1.0], [1, 1]), Outcome.of([1.0, 0.0], [1, 1])
-    result = ADVANTAGES["gpg"]([dead, live, dead], SETTINGS)
+    dead, live = GroupRewards.of([1.0, 1.0], [1, 1]), GroupRewards.of([1.0, 0.0], [1, 1])
+    result = ADVANTAGES["gpg"].load()([dead, live, dead], SETTINGS)
     assert [float(t) for t in result[1]] == [1.5, -1.5]
 
 
 @pytest.mark.parametrize(("name", "lacks"), [("remax", "greedy"), ("gae", "critic")])
 def test_what_is_missing_is_named(name: str, lacks: str) -> None:
     with pytest.raises(ValueError, match=lacks):
-        ADVANTAGES[name]([Outcome.of([1.0], [2])], SETTINGS)
+        ADVANTAGES[name].load()([GroupRewards.of([1.0], [2])], SETTINGS)
 
 
 @pytest.mark.parametrize("name", ADVANTAGES)
 def test_a_step_without_groups(name: str) -> None:
-    assert ADVANTAGES[name]([], SETTINGS) == []
+    assert ADVANTAGES[name].load()([], SETTINGS) == []
 
 
 @pytest.mark.parametrize("gamma", [1.0, 0.9])
@@ -263,20 +266,20 @@ def test_a_step_without_groups(name: str) -> None:
 def test_an_empty_response_has_no_advantages(name, gamma):
     """It costs nothing to the others beside it."""
 
-    def outcome(lengths: Sequence[int]) -> Outcome:
+    def outcome(lengths: Sequence[int]) -> GroupRewards:
         values = tuple(torch.arange(float(n), dtype=torch.float64) for n in lengths)
         rewards = torch.tensor([1.0, 0.0, 0.5][: len(lengths)], dtype=torch.float64)
         known = torch.ones(len(lengths), dtype=torch.bool)
-        return Outcome(rewards, tuple(lengths), known, 0.3, None, values)
+        return GroupRewards(rewards, tuple(lengths), known, 0.3, None, values)
 
     settings = AdvantageSettings(EPSILON, gamma=gamma, lambda_=0.8)
     for lengths in ([3, 0, 2], [0], [0, 0]):
-        (found,) = ADVANTAGES[name]([outcome(lengths)], settings)
+        (found,) = ADVANTAGES[name].load()([outcome(lengths)], settings)
         assert [len(tokens) for tokens in found] == lengths
         assert all(tokens.isfinite().all() for tokens in found)
     if name in ("gae", "reinforce_plus_plus"):
-        (found,) = ADVANTAGES[name]([outcome([3, 0])], settings)
-        (expected,) = ADVANTAGES[name]([outcome([3])], settings)
+        (found,) = ADVANTAGES[name].load()([outcome([3, 0])], settings)
+        (expected,) = ADVANTAGES[name].load()([outcome([3])], settings)
         torch.testing.assert_close(found[0], expected[0])
 
 
@@ -286,8 +289,8 @@ def test_the_deviation_of_two_tokens_is_the_unbiased_one() -> None:
 
     def whitened(rewards: list[float]) -> list[float]:
         valid = torch.ones(len(rewards), dtype=torch.bool)
-        outcome = Outcome(torch.tensor(rewards), (1,) * len(rewards), valid)
-        (group,) = ADVANTAGES["reinforce_plus_plus"]([outcome], settings)
+        outcome = GroupRewards(torch.tensor(rewards), (1,) * len(rewards), valid)
+        (group,) = ADVANTAGES["reinforce_plus_plus"].load()([outcome], settings)
         return [float(tokens) for tokens in group]
 
     assert whitened([1.0, 0.0]) == pytest.approx([0.5**0.5, -(0.5**0.5)])

@@ -13,7 +13,11 @@ from megatron_longrl.algorithms.correction import (
     sequence_weights,
     token_weights,
 )
-from megatron_longrl.algorithms.filters import does_better, overlong_penalty, says_something
+from megatron_longrl.algorithms.filters import (
+    has_learning_signal,
+    overlong_penalty,
+    tgrpo_condition,
+)
 from megatron_longrl.algorithms.kl import KL_TYPES, adapted_weight, kl_estimate
 from megatron_longrl.algorithms.policy_loss import (
     cispo,
@@ -200,11 +204,11 @@ def test_overlong_penalty(length, expected):
 
 
 def test_filters():
-    assert [says_something(m, 0.01, 0.99) for m in (0.0, 0.125, 1.0)] == [False, True, False]
-    assert does_better(0.5, 0.5, 1.0)
-    assert not does_better(0.4, 0.5, 1.0)
-    assert does_better(0.4, 0.5, 0.8)
-    assert not does_better(0.0, 0.0, 1.0)
+    assert [has_learning_signal(m, 0.01, 0.99) for m in (0.0, 0.125, 1.0)] == [False, True, False]
+    assert tgrpo_condition(0.5, 0.5, 1.0)
+    assert not tgrpo_condition(0.4, 0.5, 1.0)
+    assert tgrpo_condition(0.4, 0.5, 0.8)
+    assert not tgrpo_condition(0.0, 0.0, 1.0)
 
 
 @pytest.mark.parametrize("mean", [-25.0, -20.5, 20.5, 25.0])

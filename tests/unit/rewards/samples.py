@@ -6,10 +6,10 @@ from pathlib import Path
 from textwrap import dedent
 from typing import Any
 
-from megatron_longrl.rewards.sample import Sample
+from megatron_longrl.experience.reward_input import RewardInput
 
 
-def make_sample(response: str = "r", index: int = 0, **fields: Any) -> Sample:
+def make_sample(response: str = "r", index: int = 0, **fields: Any) -> RewardInput:
     """A sample of the prompt ``u``."""
     values: dict[str, Any] = {
         "uid": "u",
@@ -19,7 +19,7 @@ def make_sample(response: str = "r", index: int = 0, **fields: Any) -> Sample:
         "video": "v.mp4",
         "metadata": {"level": 3},
     }
-    return Sample(response=response, index=index, **{**values, **fields})
+    return RewardInput(response=response, index=index, **{**values, **fields})
 
 
 def write_file(folder: Path, code: str, name: str = "mine.py") -> str:

@@ -6,15 +6,16 @@ from typing import Any
 
 import pytest
 
+from megatron_longrl.experience.reward_input import RewardInput
 from megatron_longrl.rewards.accuracy import kind_of
 from megatron_longrl.rewards.registry import REWARDS, resolve
-from megatron_longrl.rewards.sample import RewardError, Sample
+from megatron_longrl.rewards.result import RewardError
 
 
 def make_sample(
     response: str, answer: str, problem_type: str = "general", **metadata: Any
-) -> Sample:
-    return Sample("u", 0, "?", response, answer, problem_type, None, metadata)
+) -> RewardInput:
+    return RewardInput("u", 0, "?", response, answer, problem_type, None, metadata)
 
 
 def accuracy(response: str, answer: str, problem_type: str = "general") -> float:
@@ -174,7 +175,7 @@ def test_a_row_that_names_no_reward(named: Any) -> None:
 
 
 def test_options_in_the_question() -> None:
-    sample = Sample(
+    sample = RewardInput(
         "u", 0, "Where?\nA. left\nB. right", "<answer>B</answer>", "right", "", None, {}
     )
     assert kind_of(sample) == "choice"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from megatron_longrl.rewards.choice import choice_reward, reference_letter
-from megatron_longrl.rewards.sample import RewardError
+from megatron_longrl.rewards.result import RewardError
 
 OPTIONS = {"A": "the left one", "B": "a cat", "C": "7"}
 

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from megatron_longrl.rewards.functions import UserFunction
-from megatron_longrl.rewards.sample import Outcome
+from megatron_longrl.rewards.result import RewardResult
 from tests.unit.rewards.samples import write_file
 
 
@@ -23,7 +23,7 @@ def single(tmp_path: Path) -> UserFunction:
     "value", [np.float32(1), np.array(1.0), torch.tensor(1.0), torch.tensor([1])]
 )
 def test_numbers(single: UserFunction, value: Any) -> None:
-    assert single.outcomes(value, 1) == [Outcome(1.0)]
+    assert single.outcomes(value, 1) == [RewardResult(1.0)]
 
 
 def test_several_numbers_are_no_score(single: UserFunction) -> None:
@@ -34,4 +34,4 @@ def test_several_numbers_are_no_score(single: UserFunction) -> None:
 
 def test_an_array_of_a_batch(tmp_path: Path) -> None:
     batch = UserFunction(write_file(tmp_path, "def f(responses): pass"), "f", {})
-    assert batch.outcomes(np.array([0.0, 1.0]), 2) == [Outcome(0.0), Outcome(1.0)]
+    assert batch.outcomes(np.array([0.0, 1.0]), 2) == [RewardResult(0.0), RewardResult(1.0)]

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from megatron_longrl.rewards.functions import UserFunction, raised, shown
-from megatron_longrl.rewards.sample import Outcome, RewardError
+from megatron_longrl.rewards.result import RewardError, RewardResult
 from tests.unit.rewards.samples import make_sample, write_file
 
 
@@ -137,12 +137,12 @@ def batch(tmp_path: Path) -> UserFunction:
 
 @pytest.mark.parametrize("value", [1, 1.0, True])
 def test_numbers(single: UserFunction, value: Any) -> None:
-    assert single.outcomes(value, 1) == [Outcome(1.0)]
+    assert single.outcomes(value, 1) == [RewardResult(1.0)]
 
 
 def test_further_numbers(single: UserFunction) -> None:
     value = {"score": 0.5, "words": 3, "late": False}
-    assert single.outcomes(value, 1) == [Outcome(0.5, {"words": 3.0, "late": 0.0})]
+    assert single.outcomes(value, 1) == [RewardResult(0.5, {"words": 3.0, "late": 0.0})]
 
 
 @pytest.mark.parametrize(
@@ -169,10 +169,10 @@ def test_what_is_no_score(single: UserFunction, value: Any, line: str) -> None:
 
 
 def test_a_batch_returns_a_score_for_every_response(batch: UserFunction) -> None:
-    right = [Outcome(1.0), Outcome(0.5, {"words": 2.0})]
+    right = [RewardResult(1.0), RewardResult(0.5, {"words": 2.0})]
     assert batch.outcomes([1, {"score": 0.5, "words": 2}], 2) == right
     one_bad = batch.outcomes([1, None], 2)
-    assert one_bad[0] == Outcome(1.0) and one_bad[1].score is None
+    assert one_bad[0] == RewardResult(1.0) and one_bad[1].score is None
 
 
 @pytest.mark.parametrize(

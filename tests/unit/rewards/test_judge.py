@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from megatron_longrl.rewards.judge import Judge
-from megatron_longrl.rewards.sample import Outcome
+from megatron_longrl.rewards.result import RewardResult
 from tests.unit.made_up_config import make_config
 from tests.unit.rewards.endpoint import Answer, Endpoint, completion, serve
 from tests.unit.rewards.samples import make_sample
@@ -30,7 +30,7 @@ def key(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def ask(
     url: str, responses: Sequence[str] = ("r",), **changes: Any
-) -> tuple[list[Outcome], dict[str, float]]:
+) -> tuple[list[RewardResult], dict[str, float]]:
     """Outcomes of responses judged at the same time, and the counters."""
     fields = {
         "judge_url": url,
@@ -41,7 +41,7 @@ def ask(
         **changes,
     }
 
-    async def run() -> tuple[list[Outcome], dict[str, float]]:
+    async def run() -> tuple[list[RewardResult], dict[str, float]]:
         judge = Judge(make_config(**fields))
         samples = [make_sample(response, k) for k, response in enumerate(responses)]
         outcomes = await asyncio.gather(*map(judge.score, samples))
@@ -62,7 +62,7 @@ def test_scores_and_counters() -> None:
             judge_price_per_million_input_tokens=2.0,
             judge_price_per_million_output_tokens=30.0,
         )
-    assert outcomes == [Outcome(1.0), Outcome(0.25)]
+    assert outcomes == [RewardResult(1.0), RewardResult(0.25)]
     assert counts == {
         "judge/requests": 2.0,
         "judge/input_tokens": 200.0,
@@ -92,7 +92,7 @@ def test_a_template_of_ones_own(tmp_path: Path) -> None:
 # ---- Failures ----
 
 
-def failed(answer: Answer, seconds: float = 0.0, **changes: Any) -> tuple[Outcome, Endpoint]:
+def failed(answer: Answer, seconds: float = 0.0, **changes: Any) -> tuple[RewardResult, Endpoint]:
     with serve(answer, seconds) as endpoint:
         (outcome,), counts = ask(endpoint.url, **changes)
     assert outcome.score is None
@@ -113,7 +113,7 @@ def test_down() -> None:
 
 def test_slow() -> None:
     outcome, _ = failed(lambda *_: "1", seconds=5.0, judge_timeout=0.5)
-    assert outcome == Outcome.failure("did not answer within 0.5 s", timed_out=True)
+    assert outcome == RewardResult.failure("did not answer within 0.5 s", timed_out=True)
 
 
 def test_the_deadline_is_over_all_tries() -> None:
@@ -126,7 +126,7 @@ def test_the_deadline_is_over_all_tries() -> None:
 def test_tries_again(status: int) -> None:
     with serve(lambda _, number: status if number < 2 else "Score: 1") as endpoint:
         (outcome,), counts = ask(endpoint.url, judge_retries=3)
-    assert outcome == Outcome(1.0)
+    assert outcome == RewardResult(1.0)
     assert counts["judge/requests"] == 3 and counts["judge/failures"] == 0
 
 
@@ -178,13 +178,13 @@ def test_at_most_so_many_requests_at_a_time() -> None:
 def test_the_same_question_is_asked_once() -> None:
     with serve(lambda *_: "1", seconds=0.1) as endpoint:
         outcomes, counts = ask(endpoint.url, ["a", "a", "b", "<think>x</think>a"])
-    assert outcomes == [Outcome(1.0)] * 4
+    assert outcomes == [RewardResult(1.0)] * 4
     assert len(endpoint.bodies) == 2
     assert counts["judge/cache_hits"] == 2
 
 
 def test_a_failure_is_not_remembered() -> None:
-    async def run(url: str) -> list[Outcome]:
+    async def run(url: str) -> list[RewardResult]:
         config = make_config(judge_url=url, judge_model="m", judge_retries=0)
         judge = Judge(config)
         outcomes = [await judge.score(make_sample()) for _ in range(3)]
@@ -200,7 +200,7 @@ def test_a_failure_is_not_remembered() -> None:
 def test_what_nobody_waits_for_any_more_is_not_asked() -> None:
     """Else a slow endpoint would spend the next step on the questions of the last one."""
 
-    async def run(url: str) -> Outcome:
+    async def run(url: str) -> RewardResult:
         fields = {"judge_url": url, "judge_model": "m", "judge_concurrency": 1}
         judge = Judge(make_config(**fields))
         late = [asyncio.create_task(judge.score(make_sample(text))) for text in "abc"]
@@ -214,7 +214,7 @@ def test_what_nobody_waits_for_any_more_is_not_asked() -> None:
         return outcome
 
     with serve(lambda *_: "1", seconds=0.3) as endpoint:
-        assert asyncio.run(run(endpoint.url)) == Outcome(1.0)
+        assert asyncio.run(run(endpoint.url)) == RewardResult(1.0)
     asked = [body["messages"][0]["content"] for body in endpoint.bodies]
     assert len(asked) == 2 and "a" in asked[0] and "\nb\n" in asked[1]
 
@@ -224,7 +224,7 @@ def test_judgements_outlive_a_run(tmp_path: Path) -> None:
     with serve(lambda *_: "Score: 0.5") as endpoint:
         for _ in range(2):
             outcomes, counts = ask(endpoint.url, ["a", "b"], judge_cache=str(folder))
-            assert outcomes == [Outcome(0.5)] * 2
+            assert outcomes == [RewardResult(0.5)] * 2
         assert counts["judge/cache_hits"] == 2 and len(endpoint.bodies) == 2
         files = list(folder.rglob("*"))
         (file, _) = sorted(path for path in files if path.is_file())
@@ -233,7 +233,7 @@ def test_judgements_outlive_a_run(tmp_path: Path) -> None:
         ask(endpoint.url, ["a"], judge_cache=str(folder), judge_model="n")
         assert len(endpoint.bodies) == 3
         file.write_text('{"sco')
-        assert ask(endpoint.url, ["a", "b"], judge_cache=str(folder))[0] == [Outcome(0.5)] * 2
+        assert ask(endpoint.url, ["a", "b"], judge_cache=str(folder))[0] == [RewardResult(0.5)] * 2
         assert len(endpoint.bodies) == 4
 
 
@@ -249,7 +249,7 @@ def test_a_folder_that_cannot_be_written_costs_no_sample(
     (tmp_path / "file").write_text("")
     with serve(lambda *_: "1") as endpoint:
         (outcome,), _ = ask(endpoint.url, judge_cache=str(tmp_path / "file"))
-    assert outcome == Outcome(1.0)
+    assert outcome == RewardResult(1.0)
     assert "--judge-cache: a judgement could not be kept" in caplog.text
 
 
@@ -275,12 +275,12 @@ def test_the_key_is_in_no_log_and_no_message(
 def test_an_endpoint_without_a_key(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("MY_KEY")
     with serve(lambda *_: "1") as endpoint:
-        assert ask(endpoint.url)[0] == [Outcome(1.0)]
+        assert ask(endpoint.url)[0] == [RewardResult(1.0)]
     assert endpoint.keys == ["Bearer none"]
 
 
 def test_a_key_with_a_line_break(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MY_KEY", KEY + "\n")
     with serve(lambda *_: "1") as endpoint:
-        assert ask(endpoint.url)[0] == [Outcome(1.0)]
+        assert ask(endpoint.url)[0] == [RewardResult(1.0)]
     assert endpoint.keys == [f"Bearer {KEY}"]

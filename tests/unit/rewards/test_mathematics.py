@@ -7,7 +7,7 @@ import threading
 import pytest
 
 from megatron_longrl.rewards.mathematics import math_reward
-from megatron_longrl.rewards.sample import RewardError
+from megatron_longrl.rewards.result import RewardError
 
 
 @pytest.mark.parametrize(

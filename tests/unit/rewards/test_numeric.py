@@ -7,7 +7,7 @@ import time
 import pytest
 
 from megatron_longrl.rewards.numeric import numeric_reward
-from megatron_longrl.rewards.sample import RewardError
+from megatron_longrl.rewards.result import RewardError
 
 
 def reward(given: str, answer: str, tolerance: float = 1e-4) -> float:

@@ -8,7 +8,7 @@ import time
 import pytest
 
 from megatron_longrl.rewards.ordering import items, ordering_exact_reward, ordering_reward
-from megatron_longrl.rewards.sample import RewardError
+from megatron_longrl.rewards.result import RewardError
 
 
 @pytest.mark.parametrize(

@@ -14,10 +14,11 @@ from typing import Any, TypeVar
 
 import pytest
 
+from megatron_longrl.experience.reward_input import RewardInput
 from megatron_longrl.processes.rank_watch import state_of
 from megatron_longrl.rewards import pool as pool_module
 from megatron_longrl.rewards.pool import WorkerPool
-from megatron_longrl.rewards.sample import Outcome, RewardError, Sample
+from megatron_longrl.rewards.result import RewardError, RewardResult
 from tests.unit.rewards.samples import make_sample, write_file
 
 T = TypeVar("T")
@@ -95,10 +96,10 @@ def with_pool(
     return asyncio.run(asyncio.wait_for(run(), 100))
 
 
-def score(file: str, name: str, *responses: str, **settings: Any) -> list[Outcome]:
+def score(file: str, name: str, *responses: str, **settings: Any) -> list[RewardResult]:
     """One call per response, all at once."""
 
-    async def work(pool: WorkerPool) -> list[Outcome]:
+    async def work(pool: WorkerPool) -> list[RewardResult]:
         calls = [pool.score(name, [make_sample(r, k)]) for k, r in enumerate(responses)]
         return [outcome for (outcome,) in await asyncio.gather(*calls)]
 
@@ -111,8 +112,8 @@ def odd(tmp_path: Path) -> str:
 
 
 def test_scores_and_keyword_arguments(odd: str) -> None:
-    assert score(odd, "f", "a", "b") == [Outcome(0.5), Outcome(0.5)]
-    assert score(odd, "f", "a", options={"factor": 3}) == [Outcome(1.5)]
+    assert score(odd, "f", "a", "b") == [RewardResult(0.5), RewardResult(0.5)]
+    assert score(odd, "f", "a", options={"factor": 3}) == [RewardResult(1.5)]
 
 
 @pytest.mark.parametrize(
@@ -128,18 +129,22 @@ def test_scores_and_keyword_arguments(odd: str) -> None:
 )
 def test_a_failure_costs_its_own_sample(odd: str, response: str, line: str) -> None:
     before, failed, after = score(odd, "f", "a", response, "b")
-    assert before == after == Outcome(0.5)
-    assert failed == Outcome.failure(line)
+    assert before == after == RewardResult(0.5)
+    assert failed == RewardResult.failure(line)
 
 
 def test_a_function_that_sleeps_for_ever(odd: str) -> None:
     outcomes = score(odd, "f", "forever", "a", "forever", "b")
-    late = Outcome.failure("gave no result within 1 s", timed_out=True)
-    assert outcomes == [late, Outcome(0.5), late, Outcome(0.5)]
+    late = RewardResult.failure("gave no result within 1 s", timed_out=True)
+    assert outcomes == [late, RewardResult(0.5), late, RewardResult(0.5)]
 
 
 def test_what_it_prints_and_reads_is_not_the_protocol(odd: str, capfd: Any) -> None:
-    assert score(odd, "f", "print", "read", "a") == [Outcome(0.75), Outcome(0.0), Outcome(0.5)]
+    assert score(odd, "f", "print", "read", "a") == [
+        RewardResult(0.75),
+        RewardResult(0.0),
+        RewardResult(0.5),
+    ]
     printed = capfd.readouterr()
     assert printed.out == ""
     assert "printed\n" in printed.err and "from a shell\n" in printed.err
@@ -181,31 +186,31 @@ def test_calls_run_beside_each_other(tmp_path: Path, kind: str, size: int, calls
     file = write_file(tmp_path, code)
     names = [f"r{k}" for k in range(calls)]
     outcomes = score(file, "f", *names, names=["f"], options=options, size=size, seconds=60)
-    assert outcomes == [Outcome(1.0)] * calls
+    assert outcomes == [RewardResult(1.0)] * calls
 
 
 def test_a_group_is_one_call(odd: str) -> None:
-    async def work(pool: WorkerPool) -> list[list[Outcome]]:
+    async def work(pool: WorkerPool) -> list[list[RewardResult]]:
         texts = (["a", "bb"], ["long", "b"], ["ccc"])
         return [await pool.score("batch", [make_sample(t) for t in group]) for group in texts]
 
     good, wrong, last = with_pool(odd, work)
-    assert good == [Outcome(1.0), Outcome(2.0)]
-    assert wrong == [Outcome.failure("returned 3 scores for 2 responses")] * 2
-    assert last == [Outcome(3.0)]
+    assert good == [RewardResult(1.0), RewardResult(2.0)]
+    assert wrong == [RewardResult.failure("returned 3 scores for 2 responses")] * 2
+    assert last == [RewardResult(3.0)]
 
 
 def test_asynchronous_calls_cost_their_own_sample(odd: str) -> None:
-    late = Outcome.failure("gave no result within 1 s", timed_out=True)
+    late = RewardResult.failure("gave no result within 1 s", timed_out=True)
     names = ("a", "forever", "raise", "b", "own time-out", "block", "c", "stubborn")
     assert score(odd, "slow", *names) == [
-        Outcome(1.0),
+        RewardResult(1.0),
         late,
-        Outcome.failure("raised ValueError('no')"),
-        Outcome(1.0),
-        Outcome.failure("raised TimeoutError('mine')"),
+        RewardResult.failure("raised ValueError('no')"),
+        RewardResult(1.0),
+        RewardResult.failure("raised TimeoutError('mine')"),
         late,
-        Outcome(1.0),
+        RewardResult(1.0),
         late,
     ]
 
@@ -266,12 +271,12 @@ def test_a_file_that_breaks_while_it_is_used(tmp_path: Path) -> None:
     """The child that replaces one that died cannot load it any more."""
     file = write_file(tmp_path, ODD)
 
-    async def work(pool: WorkerPool) -> list[Outcome]:
+    async def work(pool: WorkerPool) -> list[RewardResult]:
         Path(file).write_text("def g(response): return 1")
         return [(await pool.score("f", [make_sample(r)]))[0] for r in ("a", "crash", "a", "b")]
 
     first, crash, *others = with_pool(file, work)
-    assert first == Outcome(0.5) and crash.score is None
+    assert first == RewardResult(0.5) and crash.score is None
     assert all("has no function 'f'" in str(outcome.error) for outcome in others)
 
 
@@ -279,7 +284,7 @@ def test_a_file_that_breaks_while_it_is_used(tmp_path: Path) -> None:
 
 
 def test_libraries(odd: str) -> None:
-    async def work(pool: WorkerPool) -> list[Outcome]:
+    async def work(pool: WorkerPool) -> list[RewardResult]:
         samples = [
             ("math", make_sample("<answer>1/2</answer>", answer="0.5")),
             ("math", make_sample("<answer>1/2</answer>", answer="")),
@@ -288,21 +293,21 @@ def test_libraries(odd: str) -> None:
         return [(await pool.score(name, [sample]))[0] for name, sample in samples]
 
     equal, no_formula, rouge = with_pool(odd, work, names=(), seconds=30)
-    assert equal == Outcome(1.0)
+    assert equal == RewardResult(1.0)
     assert "is not a formula" in str(no_formula.error)
     assert rouge.score == pytest.approx(2 / 3) and rouge.error is None
 
 
 def test_a_formula_that_computes_for_ever_is_killed(odd: str) -> None:
     """A power of powers: neither an alarm nor a thread could stop it. Importing does not count."""
-    tower: Sample = make_sample("<answer>$9^{9^{9^{9}}}$</answer>", answer="2")
+    tower: RewardInput = make_sample("<answer>$9^{9^{9^{9}}}$</answer>", answer="2")
 
-    async def work(pool: WorkerPool) -> list[Outcome]:
+    async def work(pool: WorkerPool) -> list[RewardResult]:
         fine = make_sample("<answer>2</answer>", answer="2")
         return [(await pool.score("math", [s]))[0] for s in (tower, fine)]
 
     hung, fine = with_pool(odd, work, names=(), seconds=2)
-    assert hung.timed_out and fine == Outcome(1.0)
+    assert hung.timed_out and fine == RewardResult(1.0)
 
 
 # ---- The child itself ----
@@ -380,14 +385,14 @@ def alive(file: Path) -> list[int]:
 @pytest.mark.parametrize(
     ("response", "expected"),
     [
-        ("exit", Outcome.failure("ended its process (exit status 7)")),
-        ("kill", Outcome.failure("ended its process (exit status -9)")),
-        ("forever", Outcome.failure("gave no result within 3 s", timed_out=True)),
-        ("done", Outcome(1.0)),
+        ("exit", RewardResult.failure("ended its process (exit status 7)")),
+        ("kill", RewardResult.failure("ended its process (exit status -9)")),
+        ("forever", RewardResult.failure("gave no result within 3 s", timed_out=True)),
+        ("done", RewardResult(1.0)),
     ],
 )
 def test_what_a_function_has_started_in_another_session_ends_with_its_child(
-    tmp_path: Path, response: str, expected: Outcome
+    tmp_path: Path, response: str, expected: RewardResult
 ) -> None:
     """It holds the pipe of the child, whose end is told all the same, and no time-out."""
     started = tmp_path / "started"

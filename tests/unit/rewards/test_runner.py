@@ -19,7 +19,7 @@ from megatron_longrl.rewards.runner import RewardRunner
 from tests.unit.made_up_config import make_config
 from tests.unit.rewards.endpoint import serve
 from tests.unit.rewards.samples import write_file
-from tests.unit.training.made_up import make_prompt, make_response
+from tests.unit.training.made_up import make_prompt, make_rollout
 
 RIGHT = "<think>x</think><answer>B</answer>"
 WRONG = "<think>x</think><answer>C</answer>"
@@ -49,11 +49,10 @@ def noted(response, folder):
 """
 
 
-def make_group(*texts: str) -> RolloutGroup:
+def make_group(*texts: str, name: str = "p") -> RolloutGroup:
     """The answer of every made-up prompt is B."""
-    return RolloutGroup(
-        make_prompt("p"), [make_response(3, k, text) for k, text in enumerate(texts)]
-    )
+    rollouts = [make_rollout(3, k, text, group_id=name, index=k) for k, text in enumerate(texts)]
+    return RolloutGroup(name, make_prompt("p"), rollouts)
 
 
 @contextmanager
@@ -74,56 +73,56 @@ def file(tmp_path: Path) -> str:
 
 
 def test_reward_is_the_weighted_sum() -> None:
-    groups = [make_group(RIGHT, WRONG, NO_THOUGHT, "B"), make_group(WRONG)]
+    groups = [make_group(RIGHT, WRONG, NO_THOUGHT, "B"), make_group(WRONG, name="q")]
     with runner(rewards=["accuracy=0.7", "format=0.2"]) as rewards:
-        rewards.collect(groups)
+        scored = rewards.collect(groups)
         assert rewards.pop_counters() == NONE
-    torch.testing.assert_close(groups[0].rewards, torch.tensor([0.9, 0.2, 0.7, 0.7]))
-    torch.testing.assert_close(groups[1].rewards, torch.tensor([0.2]))
-    assert groups[0].valid is not None and groups[0].valid.tolist() == [True] * 4
-    assert groups[0].components == {"accuracy": [1, 0, 1, 1], "format": [1, 1, 0, 0]}
-    assert [group.accuracy for group in groups] == [0.75, 0.0]
-    assert [group.metrics for group in groups] == [{"format": 0.5}, {"format": 1.0}]
+    torch.testing.assert_close(scored[0].rewards, torch.tensor([0.9, 0.2, 0.7, 0.7]))
+    torch.testing.assert_close(scored[1].rewards, torch.tensor([0.2]))
+    assert scored[0].valid.tolist() == [True] * 4
+    assert scored[0].reward_terms == {"accuracy": [1, 0, 1, 1], "format": [1, 1, 0, 0]}
+    assert [group.accuracy for group in scored] == [0.75, 0.0]
+    assert [group.metrics for group in scored] == [{"format": 0.5}, {"format": 1.0}]
 
 
 def test_the_default_is_mostly_accuracy() -> None:
     group = make_group(RIGHT, WRONG, NO_THOUGHT)
     with runner() as rewards:
-        rewards.collect([group])
-    torch.testing.assert_close(group.rewards, torch.tensor([1.0, 0.1, 0.9]))
+        (scored,) = rewards.collect([group])
+    torch.testing.assert_close(scored.rewards, torch.tensor([1.0, 0.1, 0.9]))
 
 
 @pytest.mark.parametrize("text", [RIGHT, RIGHT + "<|im_end|>"])
 def test_the_end_of_turn_is_no_part_of_the_form(text: str) -> None:
     group = make_group(text)
     with runner() as rewards:
-        rewards.collect([group])
-    torch.testing.assert_close(group.rewards, torch.tensor([1.0]))
+        (scored,) = rewards.collect([group])
+    torch.testing.assert_close(scored.rewards, torch.tensor([1.0]))
 
 
 def test_text_after_the_end_of_turn_breaks_the_form() -> None:
     group = make_group(RIGHT + "<|im_end|>x", RIGHT + "<|im_end|><|im_end|>")
     with runner() as rewards:
-        rewards.collect([group])
-    assert group.metrics["format"] == 0.0
+        (scored,) = rewards.collect([group])
+    assert scored.metrics["format"] == 0.0
 
 
 def test_functions_replace_the_default(file: str) -> None:
     group = make_group("a b", "abcd")
     with runner(reward_function=[f"{file}:good=0.5"]) as rewards:
-        rewards.collect([group])
-    torch.testing.assert_close(group.rewards, torch.tensor([1.5, 2.0]))
-    assert group.components == {"good": [3.0, 4.0], "good/words": [2.0, 1.0]}
-    assert group.accuracy == 0.0 and group.metrics == {"format": 0.0}, "known all the same"
+        (scored,) = rewards.collect([group])
+    torch.testing.assert_close(scored.rewards, torch.tensor([1.5, 2.0]))
+    assert scored.reward_terms == {"good": [3.0, 4.0], "good/words": [2.0, 1.0]}
+    assert scored.accuracy == 0.0 and scored.metrics == {"format": 0.0}, "known all the same"
 
 
 def test_functions_beside_built_in_rewards(file: str) -> None:
     group = make_group(RIGHT, WRONG)
     functions = [f"{file}:good=0", f"{file}:group=-1"]
     with runner(rewards=["accuracy"], reward_function=functions) as rewards:
-        rewards.collect([group])
-    torch.testing.assert_close(group.rewards, torch.tensor([0.5, -0.5]))
-    assert group.components["good"] == [len(RIGHT), len(WRONG)], "weight 0 is reported"
+        (scored,) = rewards.collect([group])
+    torch.testing.assert_close(scored.rewards, torch.tensor([0.5, -0.5]))
+    assert scored.reward_terms["good"] == [len(RIGHT), len(WRONG)], "weight 0 is reported"
 
 
 # ---- Failures ----
@@ -136,13 +135,13 @@ def test_a_failure_costs_its_own_sample(file: str, caplog: pytest.LogCaptureFixt
         caplog.at_level(logging.WARNING),
         runner(reward_function=[f"{file}:odd"], reward_timeout=1.0) as rewards,
     ):
-        rewards.collect([group])
+        (scored,) = rewards.collect([group])
         counts = rewards.pop_counters()
         assert rewards.pop_counters() == NONE, "counted once"
     assert counts == {"rewards_failed": 5.0, "rewards_timed_out": 1.0}
-    assert group.rewards is not None and group.rewards.tolist() == [2, 0, 0, 0, 0, 0, 2]
-    assert group.valid is not None and group.valid.tolist() == [True, *[False] * 5, True]
-    assert group.components["odd"] == [2.0, None, None, None, None, None, 2.0]
+    assert scored.rewards.tolist() == [2, 0, 0, 0, 0, 0, 2]
+    assert scored.valid.tolist() == [True, *[False] * 5, True]
+    assert scored.reward_terms["odd"] == [2.0, None, None, None, None, None, 2.0]
     lines = [record.getMessage() for record in caplog.records]
     assert len(lines) == 5
     uid = group.prompt.uid
@@ -160,29 +159,32 @@ def test_what_float32_cannot_hold_costs_its_own_sample(
     """Rewards are kept in float32, in which 1e39 and 2 x 3e38 are infinite."""
     group = make_group("fine", "1e39", "3e38")
     with caplog.at_level(logging.WARNING), runner(reward_function=[f"{file}:odd"]) as rewards:
-        rewards.collect([group])
+        (scored,) = rewards.collect([group])
         assert rewards.pop_counters()["rewards_failed"] == 1
-    assert group.valid is not None and group.valid.tolist() == [True, False, True]
-    assert group.rewards is not None and torch.isfinite(group.rewards).all()
+    assert scored.valid.tolist() == [True, False, True]
+    assert torch.isfinite(scored.rewards).all()
     assert [record.getMessage() for record in caplog.records] == [
         f"no reward {file}:odd for response 1 to {group.prompt.uid}: returned 1e+39, which is no "
         "finite number in float32"
     ]
     caplog.clear()
     with caplog.at_level(logging.WARNING), runner(reward_function=[f"{file}:odd=-2"]) as rewards:
-        rewards.collect([group])
+        (scored,) = rewards.collect([group])
         assert rewards.pop_counters()["rewards_failed"] == 2
-    assert group.valid.tolist() == [True, False, False]
-    assert group.rewards.tolist() == [-4.0, 0.0, 0.0]
+    assert scored.valid.tolist() == [True, False, False]
+    assert scored.rewards.tolist() == [-4.0, 0.0, 0.0]
     assert "response 2 to" in caplog.text and "weighted sum is no finite number" in caplog.text
 
 
 def test_a_list_of_another_length_costs_its_group(file: str) -> None:
-    groups = [make_group("a", "b"), make_group("long", "b"), make_group("c", "d")]
+    groups = [
+        make_group(*texts, name=f"group {k}")
+        for k, texts in enumerate((("a", "b"), ("long", "b"), ("c", "d")))
+    ]
     with runner(reward_function=[f"{file}:group"]) as rewards:
-        rewards.collect(groups)
+        scored = rewards.collect(groups)
         assert rewards.pop_counters()["rewards_failed"] == 2
-    assert [g.valid.tolist() for g in groups if g.valid is not None] == [
+    assert [g.valid.tolist() for g in scored] == [
         [True, True],
         [False, False],
         [True, True],
@@ -192,10 +194,10 @@ def test_a_list_of_another_length_costs_its_group(file: str) -> None:
 def test_what_has_no_weight_may_fail(file: str) -> None:
     group = make_group("raise", "fine")
     with runner(rewards=["format"], reward_function=[f"{file}:odd=0"]) as rewards:
-        rewards.collect([group])
+        (scored,) = rewards.collect([group])
         assert rewards.pop_counters() == NONE
-    assert group.valid is not None and group.valid.tolist() == [True, True]
-    assert group.components["odd"] == [None, 2.0]
+    assert scored.valid.tolist() == [True, True]
+    assert scored.reward_terms["odd"] == [None, 2.0]
 
 
 def test_metrics_of_accuracy_fail_nothing(caplog: pytest.LogCaptureFixture) -> None:
@@ -203,11 +205,11 @@ def test_metrics_of_accuracy_fail_nothing(caplog: pytest.LogCaptureFixture) -> N
     group = make_group(RIGHT)
     object.__setattr__(group.prompt.row, "metadata", {"reward": "numeric"})
     with caplog.at_level(logging.INFO), runner(rewards=["format"]) as rewards:
-        rewards.collect([group])
+        (scored,) = rewards.collect([group])
         assert rewards.pop_counters() == NONE
-    assert group.accuracy == 0.0 and group.metrics == {"format": 1.0} and not caplog.records
+    assert scored.accuracy == 0.0 and scored.metrics == {"format": 1.0} and not caplog.records
     with runner(rewards=["accuracy", "format"]) as rewards:
-        rewards.collect([group])
+        (scored,) = rewards.collect([group])
         assert rewards.pop_counters()["rewards_failed"] == 1
 
 
@@ -227,8 +229,8 @@ def test_the_row_decides_what_is_right() -> None:
     object.__setattr__(group.prompt.row, "answer", "0.5")
     object.__setattr__(group.prompt.row, "metadata", {"answer_type": "math"})
     with runner(rewards=["accuracy"]) as rewards:
-        rewards.collect([group])
-    assert group.rewards is not None and group.rewards.tolist() == [1.0, 0.0]
+        (scored,) = rewards.collect([group])
+    assert scored.rewards.tolist() == [1.0, 0.0]
 
 
 # ---- A judge ----
@@ -242,11 +244,11 @@ def test_a_judge_in_the_sum() -> None:
     with serve(answer) as endpoint:
         fields = {"judge_url": endpoint.url, "judge_model": "m", "judge_retries": 0}
         with runner(rewards=["judge=2", "format"], **fields) as rewards:
-            rewards.collect([group])
+            (scored,) = rewards.collect([group])
             counts = rewards.pop_counters()
-    assert group.rewards is not None and group.rewards.tolist() == [2.0, 0.0, 2.0]
-    assert group.valid is not None and group.valid.tolist() == [True, False, True]
-    assert group.components == {"judge": [0.5, None, 0.5], "format": [1.0, 0.0, 1.0]}
+    assert scored.rewards.tolist() == [2.0, 0.0, 2.0]
+    assert scored.valid.tolist() == [True, False, True]
+    assert scored.reward_terms == {"judge": [0.5, None, 0.5], "format": [1.0, 0.0, 1.0]}
     assert counts["judge/requests"] == 3 and counts["judge/failures"] == 1
     assert counts["rewards_failed"] == 1
 
@@ -256,15 +258,15 @@ def test_a_judge_that_is_down_or_slow_costs_samples_and_no_step() -> None:
     with serve(lambda *_: "1", seconds=3.0) as endpoint:
         fields = {"judge_url": endpoint.url, "judge_model": "m", "judge_timeout": 0.3}
         with runner(rewards=["judge"], **fields) as rewards:
-            rewards.collect([group])
+            (scored,) = rewards.collect([group])
             counts = rewards.pop_counters()
     assert (counts["rewards_failed"], counts["rewards_timed_out"]) == (2, 2)
     fields |= {"judge_timeout": 20.0, "judge_retries": 0}  # Nobody listens there any more.
     with runner(rewards=["judge"], **fields) as rewards:
-        rewards.collect([group])
+        (scored,) = rewards.collect([group])
         counts = rewards.pop_counters()
     assert (counts["rewards_failed"], counts["rewards_timed_out"]) == (2, 0)
-    assert group.valid is not None and not group.valid.any()
+    assert not scored.valid.any()
 
 
 # ---- Beside generation ----
@@ -274,25 +276,24 @@ def test_a_response_is_scored_as_soon_as_it_is_submitted(file: str, tmp_path: Pa
     group = make_group("one", "two")
     fields = {"reward_function": [f"{file}:noted"], "reward_kwargs": {"folder": str(tmp_path)}}
     with runner(**fields) as rewards:
-        rewards.submit(group.prompt, 1, "two", 2)
+        rewards.submit(group.prompt, group.rollouts[1], 2)
         deadline = time.monotonic() + 20
         while not (tmp_path / "two").exists() and time.monotonic() < deadline:
             time.sleep(0.01)
         assert (tmp_path / "two").exists() and not (tmp_path / "one").exists()
-        rewards.submit(group.prompt, 0, "one", 2)
-        rewards.collect([group])
-    assert group.rewards is not None and group.rewards.tolist() == [1.0, 1.0]
+        rewards.submit(group.prompt, group.rollouts[0], 2)
+        (scored,) = rewards.collect([group])
+    assert scored.rewards.tolist() == [1.0, 1.0]
 
 
 def test_a_group_is_scored_when_all_of_it_is_there(file: str) -> None:
-    groups = [make_group("a", "b"), make_group("c", "d", "e")]
+    groups = [make_group("a", "b"), make_group("c", "d", "e", name="q")]
     with runner(reward_function=[f"{file}:group"]) as rewards:
         for group in groups:
-            for index in reversed(range(len(group.rollouts))):
-                text = group.rollouts[index].text
-                rewards.submit(group.prompt, index, text, len(group.rollouts))
-        rewards.collect(groups)
-    found = [value for g in groups if g.rewards is not None for value in g.rewards.tolist()]
+            for rollout in reversed(group.rollouts):
+                rewards.submit(group.prompt, rollout, len(group.rollouts))
+        scored = rewards.collect(groups)
+    found = [value for g in scored for value in g.rewards.tolist()]
     assert found == pytest.approx([0.5, 0.5, 1 / 3, 1 / 3, 1 / 3])
 
 
@@ -302,21 +303,21 @@ def test_what_was_submitted_of_another_group_does_not_count(
 ) -> None:
     group = make_group("a", "bbb")
     with runner(reward_function=[f"{file}:good", f"{file}:group"]) as rewards:
-        for index, text in enumerate(submitted):
-            rewards.submit(group.prompt, index, text, len(submitted))
-        rewards.collect([group])
-    assert group.rewards is not None and group.rewards.tolist() == [1.5, 3.5]
+        for rollout in make_group(*submitted).rollouts:
+            rewards.submit(group.prompt, rollout, len(submitted))
+        (scored,) = rewards.collect([group])
+    assert scored.rewards.tolist() == [1.5, 3.5]
 
 
 def test_prompts_of_one_uid_are_told_apart() -> None:
     """A row that a step meets twice."""
-    groups = [make_group(RIGHT, WRONG), make_group(WRONG, WRONG)]
+    groups = [make_group(RIGHT, WRONG), make_group(WRONG, WRONG, name="q")]
     with runner(rewards=["accuracy"]) as rewards:
         for index in range(2):
             for group in groups:
-                rewards.submit(group.prompt, index, group.rollouts[index].text, 2)
-        rewards.collect(groups)
-    assert [g.rewards.tolist() for g in groups if g.rewards is not None] == [[1, 0], [0, 0]]
+                rewards.submit(group.prompt, group.rollouts[index], 2)
+        scored = rewards.collect(groups)
+    assert [g.rewards.tolist() for g in scored] == [[1, 0], [0, 0]]
 
 
 # ---- Mistakes that end the run at its start ----
@@ -358,8 +359,7 @@ def test_nothing_is_started_that_is_not_needed() -> None:
 
 def test_closing_twice() -> None:
     made = RewardRunner(make_config(rewards=["rouge"]))
-    group = make_group("the B")
-    made.collect([group])
+    (scored,) = made.collect([make_group("the B")])
     made.close()
     made.close()
-    assert group.rewards is not None and math.isclose(float(group.rewards[0]), 2 / 3, rel_tol=1e-6)
+    assert math.isclose(float(scored.rewards[0]), 2 / 3, rel_tol=1e-6)

@@ -6,7 +6,7 @@ import pytest
 
 from megatron_longrl.config.rewards import RewardSection
 from megatron_longrl.rewards import scorer
-from megatron_longrl.rewards.sample import Outcome
+from megatron_longrl.rewards.result import RewardResult
 from tests.unit.rewards.samples import make_sample
 
 
@@ -25,7 +25,7 @@ def broken(monkeypatch: pytest.MonkeyPatch) -> list[BaseException]:
 def test_an_exception_is_the_samples(broken: list[BaseException]) -> None:
     broken.append(ValueError("too many digits"))
     outcome = scorer.Scorer(RewardSection()).score("accuracy", make_sample())
-    assert isinstance(outcome, Outcome) and outcome.score is None
+    assert isinstance(outcome, RewardResult) and outcome.score is None
     assert outcome.error is not None
     assert outcome.error.startswith("ValueError: too many digits (at rewards/test_scorer.py:")
 

@@ -6,7 +6,7 @@ import time
 
 import pytest
 
-from megatron_longrl.rewards.sample import RewardError
+from megatron_longrl.rewards.result import RewardError
 from megatron_longrl.rewards.temporal import segments, temporal_iou_reward
 
 

@@ -1,4 +1,4 @@
-"""The gap's statistics, against NumPy and scalar formulas."""
+"""The statistics of the mismatch, against NumPy and scalar formulas."""
 
 from __future__ import annotations
 
@@ -9,12 +9,18 @@ import numpy as np
 import pytest
 import torch
 
-from megatron_longrl.rl import mismatch as gap
-from megatron_longrl.rl.mismatch import gap_metrics, gap_statistics
-from megatron_longrl.training.batches import rl_batches
-from megatron_longrl.training.losses import rl_loss
+from megatron_longrl.rl import mismatch
+from megatron_longrl.rl.mismatch import mismatch_metrics, mismatch_statistics
+from megatron_longrl.training.losses import LOG_RATIO, rl_loss
 from tests.unit.made_up_config import make_config
-from tests.unit.training.made_up import FakeGroup, alone, make_groups, values_by_token
+from tests.unit.training.made_up import (
+    FakeGroup,
+    alone,
+    make_advantages,
+    make_groups,
+    policy_batches,
+    values_by_token,
+)
 
 RANKS = cast(Any, SimpleNamespace(control=FakeGroup()))
 
@@ -27,7 +33,7 @@ def responses(lengths: list[int], scale: float = 0.3) -> list[torch.Tensor]:
 @pytest.mark.parametrize("lengths", [[1], [1, 1], [3, 50, 2], [100] * 7, [101], [1000, 1]])
 def test_against_numpy(lengths):
     gaps = responses(lengths)
-    metrics = gap_statistics(gaps, RANKS)
+    metrics = mismatch_statistics(gaps, RANKS)
     tokens = np.concatenate([g.double().numpy() for g in gaps])
     assert metrics["gap/mean"] == pytest.approx(np.abs(tokens).mean(), rel=1e-12)
     assert metrics["gap/max"] == pytest.approx(np.abs(tokens).max(), rel=1e-12)
@@ -42,7 +48,7 @@ def test_against_numpy(lengths):
 def test_ranks_together_are_one(monkeypatch):
     """However the responses lie on ranks, one of which has none."""
     gaps = responses([3, 50, 2, 7, 120])
-    whole = gap_statistics(gaps, RANKS)
+    whole = mismatch_statistics(gaps, RANKS)
     shares = [gaps[:1], [], gaps[1:]]
     sent: list[list[Any]] = []
     for number in range(2):  # The first exchange gives sums, the second the largest values.
@@ -57,30 +63,30 @@ def test_ranks_together_are_one(monkeypatch):
                     raise StopIteration
                 return sent[len(calls) - 1]
 
-            monkeypatch.setattr(gap, "gather_objects", exchange)
+            monkeypatch.setattr(mismatch, "gather_objects", exchange)
             with pytest.raises(StopIteration):
-                gap_statistics(share, RANKS)
+                mismatch_statistics(share, RANKS)
         sent.append(found)
     exchanges = iter(sent)
-    monkeypatch.setattr(gap, "gather_objects", lambda group, value: next(exchanges))
-    assert gap_statistics(shares[1], RANKS) == pytest.approx(whole, rel=1e-12)
+    monkeypatch.setattr(mismatch, "gather_objects", lambda group, value: next(exchanges))
+    assert mismatch_statistics(shares[1], RANKS) == pytest.approx(whole, rel=1e-12)
     count = sum(map(len, gaps))
     assert max(map(len, sent[1])) <= 0.01 * count + 2, "more than the largest values was sent"
 
 
 def test_engines_that_agree_have_whole_samples_and_one_that_does_not_has_few():
-    agreeing = gap_statistics([torch.zeros(5), torch.zeros(2)], RANKS)
+    agreeing = mismatch_statistics([torch.zeros(5), torch.zeros(2)], RANKS)
     assert agreeing == {
         **dict.fromkeys(("gap/mean", "gap/p99", "gap/max"), 0.0),
         **dict.fromkeys(("ess/token", "ess/sequence"), 1.0),
     }
-    apart = gap_statistics([torch.full((50,), 0.5), torch.zeros(50)], RANKS)
+    apart = mismatch_statistics([torch.full((50,), 0.5), torch.zeros(50)], RANKS)
     assert apart["ess/sequence"] == pytest.approx(0.5, abs=1e-6)
     assert apart["ess/token"] > 0.9
 
 
 def test_nothing_trained_has_no_gap():
-    assert gap_statistics([], RANKS) == {}
+    assert mismatch_statistics([], RANKS) == {}
 
 
 @pytest.mark.parametrize("shared_prompt", [True, False])
@@ -91,14 +97,16 @@ def test_the_loss_hands_over_every_token(shared_prompt, size):
     ranks = alone()
     ranks.is_last_stage = True
     ranks.tp = ranks.control = FakeGroup()
-    batches = rl_batches(groups, config, ranks)
+    batches = policy_batches(groups, make_advantages(groups), config, ranks)
+    log_ratios = []
     for batch in batches:
         logprobs = values_by_token(batch.labels[batch.selected], -3.0, 0.0)
-        rl_loss(config)(batch, logprobs, torch.zeros_like(logprobs))
+        _, _, report = rl_loss(config)(batch, logprobs, torch.zeros_like(logprobs))
+        log_ratios.append(report.per_token[LOG_RATIO])
     gaps = [
         values_by_token(r.token_ids, -3.0, 0.0).float() - r.logprobs
         for group in groups
         for r in group.rollouts
     ]
-    expected = gap_statistics(gaps, RANKS)
-    assert gap_metrics(batches, groups, ranks) == pytest.approx(expected, rel=1e-5)
+    expected = mismatch_statistics(gaps, RANKS)
+    assert mismatch_metrics(batches, log_ratios, groups, ranks) == pytest.approx(expected, rel=1e-5)

@@ -5,11 +5,10 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-import torch
 
 from megatron_longrl.experience.rollouts import RolloutGroup
 from megatron_longrl.rl.summary import group_summary, summarize, wilson_interval
-from tests.unit.training.made_up import make_prompt, make_response
+from tests.unit.training.made_up import make_prompt, make_rewarded, make_rollout
 
 
 @pytest.mark.parametrize(
@@ -76,14 +75,18 @@ def test_summary():
     }
 
 
-def test_summary_of_a_group():
-    responses = [
-        make_response(2, seed=0),
-        make_response(6, seed=1, finish_reason="length"),
+def make_group(*finish_reasons: str) -> RolloutGroup:
+    """Rollouts of 2, 6, 10, ... tokens."""
+    rollouts = [
+        make_rollout(2 + 4 * k, seed=k, finish_reason=reason, index=k)
+        for k, reason in enumerate(finish_reasons)
     ]
-    group = RolloutGroup(make_prompt("p"), responses, rewards=torch.tensor([0.1, 0.7]))
-    group.correct, group.metrics = torch.tensor([0.0, 1.0]), {"format": 1.0}
-    summary = group_summary(group)
+    return RolloutGroup("p", make_prompt("p"), rollouts)
+
+
+def test_summary_of_a_group():
+    group = make_group("stop", "length")
+    summary = group_summary(make_rewarded(group, [0.1, 0.7], correct=[0.0, 1.0]))
     assert (summary.pop("kind"), summary.pop("frames")) == ("general", "0")
     assert summary == pytest.approx(
         {
@@ -95,20 +98,24 @@ def test_summary_of_a_group():
             "zero_advantage": 0.0,
         }
     )
-    group.rewards = torch.tensor([0.3, 0.3])
-    assert group_summary(group)["zero_advantage"] == 1.0
+    alike = make_rewarded(group, [0.3, 0.3], correct=[0.0, 1.0])
+    assert group_summary(alike)["zero_advantage"] == 1.0
 
 
-def test_summary_of_a_group_with_a_response_that_has_no_reward() -> None:
-    responses = [make_response(2, seed) for seed in range(3)]
-    group = RolloutGroup(make_prompt("p"), responses, rewards=torch.tensor([0.5, 0.0, 0.5]))
-    group.correct, group.metrics = torch.tensor([1.0, 0.0, 1.0]), {"format": 1.0}
-    group.valid = torch.tensor([True, False, True])
-    group.components = {"f": [0.5, None, 0.5], "f/words": [1.0, None, 3.0], "g": [None] * 3}
-    summary = group_summary(group)
+def test_summary_of_a_group_with_a_rollout_that_has_no_reward() -> None:
+    terms: dict[str, list[float | None]] = {
+        "f": [0.5, None, 0.5],
+        "f/words": [1.0, None, 3.0],
+        "g": [None] * 3,
+    }
+    group = make_group("stop", "stop", "stop")
+    rewards, correct = [0.5, 0.0, 0.5], [1.0, 0.0, 1.0]
+    summary = group_summary(
+        make_rewarded(group, rewards, correct, valid=[True, False, True], terms=terms)
+    )
     assert (summary["reward"], summary["zero_advantage"]) == (0.5, 1.0)
     assert (summary["reward/f"], summary["reward/f/words"]) == (0.5, 2.0)
     assert "reward/g" not in summary
-    group.valid = torch.zeros(3, dtype=torch.bool)
-    assert "reward" not in group_summary(group), "it does not lower the mean of the others"
-    assert group_summary(group)["zero_advantage"] == 1.0
+    without = group_summary(make_rewarded(group, rewards, correct, valid=[False] * 3))
+    assert "reward" not in without, "it does not lower the mean of the others"
+    assert without["zero_advantage"] == 1.0

@@ -2,15 +2,28 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from megatron_longrl.config import Config
 from megatron_longrl.data.prompts import Prompt
 from megatron_longrl.data.rows import Row
-from megatron_longrl.experience.rollouts import Rollout, RolloutGroup
+from megatron_longrl.experience.rollouts import (
+    RewardedGroup,
+    RewardedRollout,
+    Rollout,
+    RolloutGroup,
+    RolloutKey,
+    Segment,
+)
+from megatron_longrl.rl.mini_batches import ForwardResults, MiniBatch, with_targets
+from megatron_longrl.training.batches import rl_batches
+from megatron_longrl.training.targets import PolicyMicroBatch
+from megatron_longrl.training.token_values import ByRollout, scatter_to_shards
 
 
 @dataclass
@@ -60,30 +73,89 @@ def make_prompt(name: str, length: int = 4) -> Prompt:
     )
 
 
-def make_response(length: int, seed: int, text: str = "", finish_reason: str = "stop") -> Rollout:
+def make_rollout(
+    length: int,
+    seed: int,
+    text: str = "",
+    finish_reason: str = "stop",
+    *,
+    group_id: str = "p",
+    index: int = 0,
+) -> Rollout:
     """Random tokens with random log-probabilities."""
     generator = torch.Generator().manual_seed(seed)
     return Rollout(
+        group_id=group_id,
+        index=index,
         token_ids=torch.randint(1000, 2000, (length,), generator=generator),
         logprobs=-3 * torch.rand(length, generator=generator),
         text=text,
+        visible=text,
         finish_reason=finish_reason,
-        weight_version=0,
+        segments=(Segment(length, 0),),
     )
 
 
 def make_groups(lengths: list[list[int]]) -> list[RolloutGroup]:
-    """One group for every list of response lengths; all advantages differ."""
+    """One group for every list of lengths of rollouts."""
     groups = []
     for number, row in enumerate(lengths):
-        responses = [make_response(n, seed=100 * number + k) for k, n in enumerate(row)]
-        advantages = (-1.0) ** torch.arange(len(row)) * (
-            0.5 + number + 0.1 * torch.arange(len(row))
-        )
-        groups.append(
-            RolloutGroup(make_prompt(f"p{number}", 3 + number), responses, None, advantages)
-        )
+        name = f"p{number}"
+        rollouts = [
+            make_rollout(n, seed=100 * number + k, group_id=name, index=k)
+            for k, n in enumerate(row)
+        ]
+        groups.append(RolloutGroup(name, make_prompt(name, 3 + number), rollouts))
     return groups
+
+
+def make_advantages(groups: Sequence[RolloutGroup]) -> dict[RolloutKey, Tensor]:
+    """The same advantage for all tokens of a rollout; those of all rollouts differ."""
+    return {
+        rollout.key: torch.full((len(rollout.token_ids),), (-1.0) ** k * (0.5 + number + 0.1 * k))
+        for number, group in enumerate(groups)
+        for k, rollout in enumerate(group.rollouts)
+    }
+
+
+def make_rewarded(
+    group: RolloutGroup,
+    rewards: Sequence[float],
+    correct: Sequence[float] | None = None,
+    valid: Sequence[bool] | None = None,
+    terms: Mapping[str, Sequence[float | None]] | None = None,
+) -> RewardedGroup:
+    """A group with its rewards; by default all are valid, and nothing is correct."""
+    rollouts = [
+        RewardedRollout.of(
+            rollout,
+            reward=reward,
+            valid=valid is None or valid[k],
+            correct=0.0 if correct is None else correct[k],
+            reward_terms={name: scores[k] for name, scores in (terms or {}).items()},
+        )
+        for k, (rollout, reward) in enumerate(zip(group.rollouts, rewards, strict=True))
+    ]
+    return RewardedGroup.of(group, rollouts, {"format": 1.0})
+
+
+def policy_batches(
+    groups: Sequence[RolloutGroup],
+    advantages: ByRollout,
+    config: Config,
+    pgs: Any,
+    old: ByRollout | None = None,
+    ref: ByRollout | None = None,
+) -> list[PolicyMicroBatch]:
+    """The micro-batches of a rank with the targets of the policy loss."""
+
+    def shards(values: ByRollout | None) -> list[Tensor] | None:
+        return None if values is None else [scatter_to_shards(batch, values) for batch in batches]
+
+    batches = rl_batches(groups, config, pgs)
+    results = ForwardResults(shards(old), shards(ref))
+    (part,) = with_targets([MiniBatch((), batches)], results, advantages, {})
+    return list(part.policy)
 
 
 def values_by_token(tokens: Tensor, low: float, high: float) -> Tensor:

@@ -6,12 +6,13 @@ import pytest
 import torch
 
 from megatron_longrl.errors import UserError
-from megatron_longrl.experience.rollouts import RolloutGroup
+from megatron_longrl.experience.rollouts import Rollout, RolloutGroup
 from megatron_longrl.training import batches as batches_module
 from megatron_longrl.training.batches import rl_batches, sft_batches
 from megatron_longrl.training.sharding import MicroBatch
+from megatron_longrl.training.token_values import scatter_to_shards
 from tests.unit.made_up_config import make_config
-from tests.unit.training.made_up import alone, make_groups, make_prompt, make_response, mr_sp
+from tests.unit.training.made_up import alone, make_groups, make_prompt, make_rollout, mr_sp
 
 LENGTHS = [[3, 7], [1, 2], [5, 5], [8, 1]]
 
@@ -33,8 +34,13 @@ def values_in(batches: list[MicroBatch]) -> list[tuple[float, ...]]:
     """(token, advantage, log-probability) of every predicted token, sorted."""
     found = []
     for batch in batches:
-        assert batch.advantages is not None and batch.rollout_logprobs is not None
-        fields = (batch.labels, batch.advantages, batch.rollout_logprobs)
+        advantages = {r.key: advantage_of(r) for r in batch.rollouts}
+        logprobs = {r.key: r.logprobs for r in batch.rollouts}
+        fields = (
+            batch.labels,
+            scatter_to_shards(batch, advantages),
+            scatter_to_shards(batch, logprobs),
+        )
         found += list(zip(*(field[batch.selected].tolist() for field in fields), strict=True))
         for field in fields[1:]:
             assert field[~batch.selected].abs().sum() == 0
@@ -45,11 +51,16 @@ def values_of(groups: list[RolloutGroup]) -> list[tuple[float, ...]]:
     """The same from the rollouts."""
     expected: list[tuple[float, ...]] = []
     for group in groups:
-        assert group.advantages is not None
-        for response, advantage in zip(group.rollouts, map(float, group.advantages), strict=True):
-            for token, logprob in zip(response.token_ids, response.logprobs, strict=True):
-                expected.append((int(token), advantage, float(logprob)))
+        for rollout in group.rollouts:
+            values = (rollout.token_ids, advantage_of(rollout), rollout.logprobs)
+            expected += list(zip(*(value.tolist() for value in values), strict=True))
     return sorted(expected)
+
+
+def advantage_of(rollout: Rollout) -> torch.Tensor:
+    """[tokens]: another value for every rollout of the made-up groups."""
+    number = 10 * int(rollout.group_id.removeprefix("p")) + rollout.index
+    return torch.full((len(rollout.token_ids),), number + 0.5)
 
 
 def test_rows_of_like_lengths_share_a_micro_batch():
@@ -95,7 +106,7 @@ def contexts(batches: list[MicroBatch]) -> list[list[tuple[int, int]]]:
 
 def test_packed_sft_rows_fill_up():
     prompts = [make_prompt(f"p{k}", 3 + k) for k in range(4)]
-    responses = [make_response(n, seed=n).token_ids.tolist() for n in (2, 9, 5, 3)]
+    responses = [make_rollout(n, seed=n).token_ids.tolist() for n in (2, 9, 5, 3)]
     config = make_config(use_sequence_packing=True, seq_length=20)
     batches = sft_batches(prompts, responses, config, alone())
     assert [int((batch.loss_mask > 0).sum()) for batch in batches] == [7, 12]
@@ -113,7 +124,7 @@ def test_a_shared_prompt_stands_in_its_row_once():
 
 def test_sft_has_one_row_per_prompt():
     prompts = [make_prompt(f"p{k}", 3 + k) for k in range(3)]
-    responses = [make_response(n, seed=n).token_ids.tolist() for n in (2, 9, 5)]
+    responses = [make_rollout(n, seed=n).token_ids.tolist() for n in (2, 9, 5)]
     batches = sft_batches(prompts, responses, make_config(micro_batch_size=2), alone())
     assert [len(batch.tokens) for batch in batches] == [2, 1]
     predicted = [
@@ -122,7 +133,7 @@ def test_sft_has_one_row_per_prompt():
         for row, chosen in zip(batch.labels, batch.selected, strict=True)
     ]
     assert predicted == responses
-    assert all(batch.advantages is None for batch in batches)
+    assert all(batch.rollouts == () for batch in batches)
 
 
 @pytest.mark.parametrize(
@@ -172,14 +183,6 @@ def test_transformer_engine_is_told_of_shared_and_of_whole_rows():
 def test_a_row_that_is_too_long_names_its_prompt():
     with pytest.raises(UserError, match=r"p0.*--seq-length 8"):
         rl_batches(make_groups([[3, 7]]), make_config(seq_length=8), alone())
-
-
-def test_a_float_advantage_is_spread_over_the_response():
-    (group,) = make_groups([[2, 3]])
-    group.advantages = torch.tensor([0.25, -4.0], dtype=torch.double)
-    (batch,) = rl_batches([group], make_config(), alone())
-    assert batch.advantages is not None
-    assert batch.advantages[batch.selected].tolist() == [0.25, 0.25, -4.0, -4.0, -4.0]
 
 
 @pytest.mark.parametrize(

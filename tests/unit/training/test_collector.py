@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
-import torch
 
 from megatron_longrl.parallel.groups import destroy_parallel
-from megatron_longrl.rl.group_rewards import trained_part
+from megatron_longrl.rl.reward_shaping import trained_groups
 from tests.distributed.dynamic_sampling import build, nothing_to_train_on, refilled, source_of
 from tests.distributed.layouts import write_data
 from tests.scripted_engine import number_of, questions
 from tests.unit.made_up_config import make_config
-from tests.unit.training.made_up import make_groups
+from tests.unit.training.made_up import make_groups, make_rewarded
 
 
 @pytest.fixture(scope="module")
@@ -48,18 +48,19 @@ def test_groups_are_judged_by_accuracy_or_by_reward(data, metric, kept):
     something."""
     trainer, runtime = build(data, (1,), dynamic_sampling_max_tries=1, filter_metric=metric)
     source = source_of(questions(data, 4), runtime)
-    rollouts = trainer.collector.finish(trainer.collector.begin(0, source), source)
+    rollouts = trainer.collector.collect_step(trainer.collector.start(0, source), source)
     assert [number_of(group.prompt.row) for group in rollouts.groups] == kept
 
 
-def test_responses_that_teach_nothing_are_left_out():
-    groups = make_groups([[2, 3, 4], [5, 6], [7]])
-    for group in groups:
-        group.rewards = torch.zeros(len(group.rollouts))
-    groups[0].valid = torch.tensor([True, False, True])
-    groups[0].rollouts[2].finish_reason = "length"
-    groups[1].valid = torch.tensor([False, False])
+def test_rollouts_that_teach_nothing_are_left_out():
+    first, second, third = make_groups([[2, 3, 4], [5, 6], [7]])
+    cut = [*first.rollouts[:2], replace(first.rollouts[2], finish_reason="length")]
+    groups = [
+        make_rewarded(replace(first, rollouts=cut), [0.0] * 3, valid=[True, False, True]),
+        make_rewarded(second, [0.0] * 2, valid=[False, False]),
+        make_rewarded(third, [0.0]),
+    ]
     for mask, lengths in ((False, [[2, 4], [7]]), (True, [[2], [7]])):
-        left = trained_part(groups, make_config(mask_overlong=mask))
+        left = trained_groups(groups, make_config(mask_overlong=mask))
         assert [[len(r.token_ids) for r in group.rollouts] for group in left] == lengths
         assert left[0].rollouts[0] is groups[0].rollouts[0]

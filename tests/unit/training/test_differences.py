@@ -47,9 +47,9 @@ def record_of(prompt: Prompt) -> InputRecord:
 
 def some_groups(*, is_spatial: bool = False) -> list[RolloutGroup]:
     groups = make_groups([[3, 7], [1, 2], [5, 5]])
-    for group in groups if is_spatial else ():
-        group.prompt = spatial(group.prompt)
-    return groups
+    if not is_spatial:
+        return groups
+    return [dataclasses.replace(group, prompt=spatial(group.prompt)) for group in groups]
 
 
 def batches_of(groups: list[RolloutGroup], **changes: Any) -> list[MicroBatch]:

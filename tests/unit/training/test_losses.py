@@ -11,16 +11,18 @@ from torch import Tensor
 
 from megatron_longrl.config import Config
 from megatron_longrl.experience.rollouts import RolloutGroup
-from megatron_longrl.training.batches import rl_batches, sft_batches
-from megatron_longrl.training.losses import Sums, rl_loss, sft_loss
-from megatron_longrl.training.sharding import MicroBatch
+from megatron_longrl.training.batches import sft_batches
+from megatron_longrl.training.losses import LossReport, MetricSums, rl_loss, sft_loss
+from megatron_longrl.training.targets import PolicyMicroBatch
 from tests.unit.made_up_config import make_config
 from tests.unit.training.made_up import (
     alone,
+    make_advantages,
     make_groups,
     make_prompt,
-    make_response,
+    make_rollout,
     mr_sp,
+    policy_batches,
     values_by_token,
 )
 
@@ -40,17 +42,16 @@ def entropies(tokens: Tensor) -> Tensor:
     return values_by_token(tokens + 900, 0.1, 2.0)
 
 
-def batches_of(groups: list[RolloutGroup], config: Config, ranks: Any) -> list[MicroBatch]:
-    batches = rl_batches(groups, config, ranks)
+def batches_of(groups: list[RolloutGroup], config: Config, ranks: Any) -> list[PolicyMicroBatch]:
+    ref = None
     if config.grpo_kl_beta:
-        for batch in batches:
-            batch.ref_logprobs = reference(batch.labels)
-    return batches
+        ref = {r.key: reference(r.token_ids) for group in groups for r in group.rollouts}
+    return policy_batches(groups, make_advantages(groups), config, ranks, ref=ref)
 
 
 def run(
-    batches: list[MicroBatch], config: Config, ranks: Any
-) -> tuple[Tensor, int, list[Sums], list[Tensor]]:
+    batches: list[PolicyMicroBatch], config: Config, ranks: Any
+) -> tuple[Tensor, int, list[LossReport], list[Tensor]]:
     """Loss and count over all micro-batches, their reports, and d loss / d log-probability."""
     total, count, reports, gradients = torch.zeros((), dtype=torch.double), 0, [], []
     for batch in batches:
@@ -69,11 +70,10 @@ def expected_loss(groups: list[RolloutGroup], config: Config) -> float:
 
     With one update per batch of rollouts the ratio is one, so nothing is clipped.
     """
-    by_response = []
+    by_response, advantages = [], make_advantages(groups)
     for group in groups:
-        assert group.advantages is not None
-        for response, advantage in zip(group.rollouts, map(float, group.advantages), strict=True):
-            losses = []
+        for response in group.rollouts:
+            losses, advantage = [], float(advantages[response.key][0])
             for token in response.token_ids:
                 loss = -advantage
                 difference = float(reference(token)) - float(policy(token))
@@ -130,17 +130,16 @@ def test_gradient_of_a_token_is_its_advantage_and_kl_slope():
     _, _, _, gradients = run(batches, config, alone())
     for batch, gradient in zip(batches, gradients, strict=True):
         tokens = batch.labels[batch.selected]
-        assert batch.advantages is not None
         slope = 1 - (reference(tokens) - policy(tokens)).exp()
-        expected = -batch.advantages[batch.selected].double() + 0.3 * slope
+        expected = -batch.targets.advantages[batch.selected].double() + 0.3 * slope
         torch.testing.assert_close(gradient, expected, rtol=1e-6, atol=1e-6)
 
 
 def test_what_rl_reports():
     config = make_config()
     groups = make_groups(LENGTHS)
-    _, _, reports, _ = run(rl_batches(groups, config, alone()), config, alone())
-    means = Sums.total(reports).means()
+    _, _, reports, _ = run(batches_of(groups, config, alone()), config, alone())
+    means = MetricSums.total(report.metrics for report in reports).means()
     pairs = [
         (float(policy(token)), float(logprob), float(entropies(token)))
         for group in groups
@@ -158,7 +157,7 @@ def test_what_rl_reports():
 @pytest.mark.parametrize("size", [1, 2, 3])
 def test_sft_loss_is_the_mean_over_all_response_tokens(size):
     prompts = [make_prompt(f"p{k}", 3 + k) for k in range(3)]
-    responses = [make_response(n, seed=n).token_ids.tolist() for n in (2, 9, 5)]
+    responses = [make_rollout(n, seed=n).token_ids.tolist() for n in (2, 9, 5)]
     total, count, reports = 0.0, 0, []
     for batch in sft_batches(prompts, responses, make_config(micro_batch_size=size), alone()):
         tokens = batch.labels[batch.selected]
@@ -168,22 +167,23 @@ def test_sft_loss_is_the_mean_over_all_response_tokens(size):
     flat = [float(policy(torch.tensor(token))) for row in responses for token in row]
     assert count == len(flat) == 16
     assert total / count == pytest.approx(-sum(flat) / 16, rel=1e-6)
-    assert Sums.total(reports).means()["lm loss"] == pytest.approx(-sum(flat) / 16, rel=1e-6)
+    means = MetricSums.total(report.metrics for report in reports).means()
+    assert means["lm loss"] == pytest.approx(-sum(flat) / 16, rel=1e-6)
 
 
 @pytest.mark.parametrize("aggregation", ["token", "sequence"])
 def test_padding_alone_counts_nothing_and_has_a_gradient(aggregation):
     config = make_config(loss_aggregation=aggregation)
-    (batch,) = rl_batches([], config, alone())
+    (batch,) = batches_of([], config, alone())
     logprobs = torch.zeros(0, requires_grad=True)
     loss, count, report = rl_loss(config)(batch, logprobs, torch.zeros(0))
     assert (loss.item(), count.item()) == (0.0, 0)
     loss.backward()
-    assert all(value == 0 for value in report.means().values())
+    assert all(value == 0 for value in report.metrics.means().values())
 
 
 def test_sums_over_reports():
-    first, second, empty = Sums(), Sums(), Sums()
+    first, second, empty = MetricSums(), MetricSums(), MetricSums()
     first.add("loss", torch.tensor([1.0, 2.0, 6.0]))
     first.maximum("gap", torch.tensor([-3.0, -1.0]))
     second.add("loss", torch.tensor([11.0]))
@@ -191,7 +191,7 @@ def test_sums_over_reports():
     second.add("only here", torch.tensor([4.0, 5.0]))
     empty.add("loss", torch.zeros(0))
     empty.add("nowhere", torch.zeros(0))
-    means = Sums.total([first, second, empty]).means()
+    means = MetricSums.total([first, second, empty]).means()
     assert means == {"loss": 5.0, "only here": 4.5, "nowhere": 0.0, "gap": -1.0}
     assert first.sums["loss"] == (9.0, 3.0), "adding up leaves the reports alone"
-    assert Sums.total([]).means() == {}
+    assert MetricSums.total([]).means() == {}

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from itertools import product
 from typing import Any
 
@@ -13,19 +14,20 @@ import torch
 from torch import Tensor
 
 from megatron_longrl.config import Config
-from megatron_longrl.experience.rollouts import Rollout, RolloutGroup
+from megatron_longrl.experience.rollouts import Rollout, RolloutGroup, RolloutKey
 from megatron_longrl.training.batches import rl_batches
 from megatron_longrl.training.losses import critic_loss, rl_loss
 from megatron_longrl.training.sharding import MicroBatch
-from megatron_longrl.training.token_values import place
+from megatron_longrl.training.targets import ValueMicroBatch, ValueTargets
+from megatron_longrl.training.token_values import scatter_to_shards
 from tests.unit.made_up_config import make_config
-from tests.unit.training.made_up import alone, make_groups, mr_sp
+from tests.unit.training.made_up import alone, make_groups, mr_sp, policy_batches
 
 SEEDS = (0, 1, 2)
 LOWER, UPPER, DUAL, CAP, FLOOR, MOST_TOKENS = 0.2, 0.3, 1.6, 1.5, 0.7, 12
 KINDS = ("policy", "old", "rollout", "reference", "entropy", "advantages", "old_values", "returns")
-Numbers = Mapping[str, Mapping[int, Tensor]]
-"""By kind and by the ``id`` of a response, float64 [tokens] that float32 holds exactly."""
+Numbers = Mapping[str, Mapping[RolloutKey, Tensor]]
+"""By kind and by the key of a rollout, float64 [tokens] that float32 holds exactly."""
 
 
 def draw(seed: int) -> tuple[list[RolloutGroup], Numbers]:
@@ -33,36 +35,38 @@ def draw(seed: int) -> tuple[list[RolloutGroup], Numbers]:
     pick = random.Random(seed)
     groups = make_groups([[pick.randint(1, 9) for _ in range(n)] for n in (3, 1, 2, 4, 2)])
     generator = torch.Generator().manual_seed(seed)
-    numbers: dict[str, dict[int, Tensor]] = {kind: {} for kind in KINDS}
+    numbers: dict[str, dict[RolloutKey, Tensor]] = {kind: {} for kind in KINDS}
+    drawn = []
     for group in groups:
-        for response in group.rollouts:
+        rollouts = []
+        for rollout in group.rollouts:
             for kind in KINDS:
-                values = torch.randn(len(response.token_ids), generator=generator)
+                values = torch.randn(len(rollout.token_ids), generator=generator)
                 scale, centre = (0.5, -2.0) if kind in KINDS[:4] else (1.0, 0.0)
-                numbers[kind][id(response)] = (scale * values + centre).double()
-            response.logprobs = numbers["rollout"][id(response)].float()
+                numbers[kind][rollout.key] = (scale * values + centre).double()
+            rollouts.append(replace(rollout, logprobs=numbers["rollout"][rollout.key].float()))
             # GSPO has one advantage for a response; for the others one for every token is harder.
-            numbers["advantages"][id(response)] -= 0.3
-        group.advantages = [numbers["advantages"][id(r)] for r in group.rollouts]
-    return groups, numbers
+            numbers["advantages"][rollout.key] -= 0.3
+        drawn.append(replace(group, rollouts=rollouts))
+    return drawn, numbers
 
 
 def spread_over_responses(groups: list[RolloutGroup], numbers: Numbers) -> None:
     """One advantage for all tokens of a response."""
     for group in groups:
         for response in group.rollouts:
-            numbers["advantages"][id(response)][:] = numbers["advantages"][id(response)][0].clone()
+            values = numbers["advantages"][response.key]
+            values[:] = values[0].clone()
 
 
 def ours(
     groups: list[RolloutGroup], numbers: Numbers, config: Config, ranks: Any
-) -> tuple[Tensor, int, dict[int, Tensor]]:
+) -> tuple[Tensor, int, dict[RolloutKey, Tensor]]:
     """(sum, count, gradient by response) over all micro-batches of a rank."""
     leaves = {key: value.clone().requires_grad_() for key, value in numbers["policy"].items()}
     total, count = torch.zeros((), dtype=torch.float64), 0
-    for batch in rl_batches(groups, config, ranks):
-        batch.old_logprobs = placed(batch, numbers["old"])
-        batch.ref_logprobs = placed(batch, numbers["reference"])
+    of_tokens = (numbers["advantages"], config, ranks, numbers["old"], numbers["reference"])
+    for batch in policy_batches(groups, *of_tokens):
         logprobs, entropy = of_selected(batch, leaves), of_selected(batch, numbers["entropy"])
         loss, number, _ = rl_loss(config)(batch, logprobs, entropy)
         total, count = total + loss, count + int(number)
@@ -74,24 +78,20 @@ def ours(
     return total.detach(), count, gradients
 
 
-def placed(batch: MicroBatch, values: Mapping[int, Tensor]) -> Tensor:
-    return place(batch, [values[id(response)] for response in batch.rollouts])
-
-
-def of_selected(batch: MicroBatch, values: Mapping[int, Tensor]) -> Tensor:
+def of_selected(batch: MicroBatch, values: Mapping[RolloutKey, Tensor]) -> Tensor:
     """[t] of the selected tokens, found by their responses."""
     places = zip(
         batch.response_index[batch.selected].tolist(),
         batch.token_index[batch.selected].tolist(),
         strict=True,
     )
-    picked = [values[id(batch.rollouts[r])][t] for r, t in places]
+    picked = [values[batch.rollouts[r].key][t] for r, t in places]
     return torch.stack(picked) if picked else torch.zeros(0, dtype=torch.float64)
 
 
 def theirs(
     groups: list[RolloutGroup], numbers: Numbers, config: Config
-) -> tuple[Tensor, dict[int, Tensor]]:
+) -> tuple[Tensor, dict[RolloutKey, Tensor]]:
     """(loss, gradient by response)"""
     leaves = {key: value.clone().requires_grad_() for key, value in numbers["policy"].items()}
     responses = [response for group in groups for response in group.rollouts]
@@ -103,10 +103,10 @@ def theirs(
 
 
 def _tokens(
-    response: Rollout, leaves: Mapping[int, Tensor], numbers: Numbers, config: Config
+    response: Rollout, leaves: Mapping[RolloutKey, Tensor], numbers: Numbers, config: Config
 ) -> Tensor:
     """[tokens] of one response."""
-    key = id(response)
+    key = response.key
     new, old, advantages = leaves[key], numbers["old"][key], numbers["advantages"][key]
     rollout = numbers["rollout"][key]
     base = rollout if config.rollout_correction == "ratio" else old
@@ -276,8 +276,7 @@ def test_no_split_and_no_order_changes_anything(loss, aggregation, split):
     )
     turned = []
     for group in reversed(groups):
-        advantages = [numbers["advantages"][id(r)] for r in reversed(group.rollouts)]
-        turned.append(RolloutGroup(group.prompt, group.rollouts[::-1], None, advantages))
+        turned.append(replace(group, rollouts=group.rollouts[::-1]))
     for order in (groups, turned):
         compare(groups, numbers, config, [(order[:2], alone()), (order[2:], alone())])
 
@@ -307,15 +306,16 @@ def test_value_loss(bound, seed):
         for _ in range(2)
     )
     total, count = torch.zeros((), dtype=torch.float64), 0
-    for batch in rl_batches(groups, config, alone()):
-        batch.old_values = placed(batch, numbers["old"])
-        batch.returns = placed(batch, numbers["returns"])
+    for packed in rl_batches(groups, config, alone()):
+        returns = scatter_to_shards(packed, numbers["returns"])
+        targets = ValueTargets(returns, scatter_to_shards(packed, numbers["old"]))
+        batch = ValueMicroBatch.of(packed, targets)
         loss, number, _ = critic_loss(config)(batch, of_selected(batch, values))
         total, count = total + loss, count + int(number)
     errors = []
     for key, value in expected.items():
-        old, returns = numbers["old"][key], numbers["returns"][key]
-        for v, o, r in zip(value, old.tolist(), returns.tolist(), strict=True):
+        old, learned = numbers["old"][key], numbers["returns"][key]
+        for v, o, r in zip(value, old.tolist(), learned.tolist(), strict=True):
             error = (v - r) ** 2
             if bound is not None:
                 near = o + max(-bound, min(bound, float(v.detach()) - o))

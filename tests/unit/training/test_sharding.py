@@ -43,8 +43,6 @@ def test_every_field_is_cut_alike(size, rank):
         "token_index",
     ):
         assert torch.equal(getattr(shard, name), getattr(batch, name)[:, mine]), name
-    assert shard.advantages is None
-    assert shard.ref_logprobs is None
     assert torch.equal(shard.selected, batch.loss_mask[:, mine] == 1)
     # The whole of every response, whichever part of it is here.
     assert shard.response_lengths.tolist() == [4, 1, 5, 6]

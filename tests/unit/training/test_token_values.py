@@ -8,7 +8,11 @@ import pytest
 import torch
 
 from megatron_longrl.training.batches import rl_batches
-from megatron_longrl.training.token_values import collect, place, response_sums
+from megatron_longrl.training.token_values import (
+    gather_by_rollout,
+    response_sums,
+    scatter_to_shards,
+)
 from tests.unit.made_up_config import make_config
 from tests.unit.training.made_up import alone, make_groups
 
@@ -23,13 +27,13 @@ def test_values_go_in_and_come_back(shared_prompt: bool, packing: bool) -> None:
     )
     groups, ranks = make_groups(LENGTHS), alone()
     batches = rl_batches(groups, config, ranks)
-    shards = [place(batch, [r.logprobs for r in batch.rollouts]) for batch in batches]
+    logprobs = {r.key: r.logprobs for group in groups for r in group.rollouts}
+    shards = [scatter_to_shards(batch, logprobs) for batch in batches]
     for batch, shard in zip(batches, shards, strict=True):
         assert (shard != 0).sum() == batch.selected.sum()
-    back = collect(batches, shards, groups, ranks)
-    for group in groups:
-        for response in group.rollouts:
-            assert torch.equal(back[id(response)], response.logprobs)
+    back = gather_by_rollout(batches, shards, groups, ranks)
+    assert back.keys() == logprobs.keys()
+    assert all(torch.equal(back[key], values) for key, values in logprobs.items())
 
 
 def test_sums_over_whole_responses() -> None:

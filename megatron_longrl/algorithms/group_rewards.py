@@ -1,4 +1,4 @@
-"""What the responses to one prompt have earned: the input of every advantage estimator."""
+"""What the rollouts to one prompt have earned: the input of every advantage estimator."""
 
 from __future__ import annotations
 
@@ -10,29 +10,29 @@ from torch import Tensor
 
 
 @dataclass(frozen=True)
-class Outcome:
-    """Rewards of one group of n responses."""
+class GroupRewards:
+    """The rewards of one group of n rollouts."""
 
     rewards: Tensor
     """float64 [n]."""
     lengths: tuple[int, ...]
-    """Tokens of each response. An empty one has no token that could earn its reward."""
+    """Tokens of each rollout. An empty one has no token that could earn its reward."""
     valid: Tensor
     """bool [n]: False where there is no reward, because a reward function failed."""
     baseline: float | None = None
-    """Reward of the greedy response, where the estimator asks for it."""
+    """The reward of a greedy rollout, where the estimator asks for it."""
     token_rewards: tuple[Tensor, ...] | None = None
-    """float64 [tokens] of each response: what tokens earn beside, such as -beta KL."""
+    """float64 [tokens] of each rollout: what tokens earn beside, such as -beta KL."""
     values: tuple[Tensor, ...] | None = None
-    """float64 [tokens] of each response: the critic's, before each token."""
+    """float64 [tokens] of each rollout: the critic's values before each token."""
 
     @staticmethod
     def of(
         rewards: Sequence[float], lengths: Sequence[int], valid: Sequence[bool] | None = None
-    ) -> Outcome:
+    ) -> GroupRewards:
         """From plain numbers; by default all rewards count."""
         known = [True] * len(rewards) if valid is None else list(valid)
-        return Outcome(
+        return GroupRewards(
             torch.tensor(rewards, dtype=torch.float64), tuple(lengths), torch.tensor(known)
         )
 
@@ -43,7 +43,7 @@ class Outcome:
         return self.rewards + torch.stack([tokens.sum() for tokens in self.token_rewards])
 
     def rewards_by_token(self) -> list[Tensor]:
-        """float64 [tokens] of each response: the reward of the response falls on its last token,
+        """float64 [tokens] of each rollout: the reward of the rollout falls on its last token,
         if it has any."""
         result = []
         for index, length in enumerate(self.lengths):

@@ -1,0 +1,51 @@
+"""What becomes of rewarded groups before they are trained on: the penalty for length, dynamic
+sampling's choice, and the rollouts that are left out."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+import torch
+
+from megatron_longrl.algorithms.filters import has_learning_signal, overlong_penalty
+from megatron_longrl.experience.rollouts import RewardedGroup
+from megatron_longrl.rl.extra_generations import known_mean
+
+if TYPE_CHECKING:
+    from megatron_longrl.config import Config
+
+
+def keep_group(group: RewardedGroup, config: Config) -> bool:
+    """Whether dynamic sampling keeps a group, by its rollouts that have a reward."""
+    values = group.correct if config.filter_metric == "accuracy" else group.rewards
+    mean = known_mean(group, values)
+    return mean is not None and has_learning_signal(mean, config.filter_low, config.filter_high)
+
+
+def trained_groups(groups: Sequence[RewardedGroup], config: Config) -> list[RewardedGroup]:
+    """The groups without the rollouts that teach nothing: those without a reward, and with
+    --mask-overlong those that were cut. Rollouts keep their index; a group without any is gone."""
+    result = []
+    for group in groups:
+        kept = [
+            rollout
+            for rollout in group.rollouts
+            if rollout.valid and not (config.mask_overlong and rollout.finish_reason == "length")
+        ]
+        if kept:
+            result.append(replace(group, rollouts=kept))
+    return result
+
+
+def take_overlong_penalty(group: RewardedGroup, config: Config) -> RewardedGroup:
+    """The group with the penalty for length taken from its rewards."""
+    limit = config.rollout_max_tokens
+    buffer = min(config.overlong_buffer or max(limit // 5, 1), limit)
+    penalties = [
+        overlong_penalty(len(rollout.token_ids), limit, buffer, config.overlong_penalty)
+        for rollout in group.rollouts
+    ]
+    rewards = group.rewards
+    return group.with_rewards(rewards - torch.tensor(penalties, dtype=rewards.dtype))
