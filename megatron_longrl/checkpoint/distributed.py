@@ -61,6 +61,7 @@ from megatron_longrl.conversion.mapping import mapping_table, unwrap
 from megatron_longrl.errors import UserError
 from megatron_longrl.models.lora import ADAPTER
 from megatron_longrl.models.param_mapping import ColumnParallel, GatedMLP
+from megatron_longrl.models.policy import find_policy
 from megatron_longrl.parallel.agree import gather_objects, together
 from megatron_longrl.processes.leftovers import leftovers
 
@@ -116,7 +117,7 @@ def save_checkpoint(
         modules: ``language_model`` and ``encoder``, wrapped or not.
         optimizers: by the same names; parts that are not trained have none.
         state: position of the run (``consumed_samples``, …), kept as JSON.
-        config: with ``vocab_size`` filled in; kept with the checkpoint.
+        config: of a language model with ``vocab_size`` filled in; kept with the checkpoint.
         carry_from: checkpoint or Hugging Face folder that the weights came from, whose unused
             tensors are carried along.
         writer: of the shards; by default of what the modules hold.
@@ -165,7 +166,7 @@ def begin_checkpoint(
         What writes the rest and makes the checkpoint the newest. Collective over ``background``, or
         the world; returns and raises what :func:`save_checkpoint` does.
     """
-    if config.vocab_size is None:
+    if config.vocab_size is None and find_policy(config.model_family) is None:
         raise ValueError("fill in vocab_size before saving: exports need it")
     final = layout.iteration_folder(directory, iteration)
     aside = layout.partial_folder(final)

@@ -15,6 +15,7 @@ from megatron_longrl.cli.load import load_config
 from megatron_longrl.config import Config, Entry
 from megatron_longrl.errors import USER_ERROR_STATUS, UserError, error_line
 from megatron_longrl.foreign_warnings import ignore_harmless_warnings
+from megatron_longrl.models.policy import find_policy
 from megatron_longrl.processes import exit_signal
 from megatron_longrl.processes.output_reader import until_reader_ends
 from megatron_longrl.processes.parent_death import end_with
@@ -66,7 +67,8 @@ def _launch(entry: Entry, work: Callable[[Config], None], argv: Sequence[str] | 
             from megatron_longrl.platforms import platform
 
             platform.import_core()
-            work(config)
+            policy = find_policy(config.model_family)
+            (work if policy is None else policy.program(entry))(config)
     except UserError as error:
         _tell(rank_watch.explained(error) or str(error))
         leave_groups()

@@ -9,6 +9,7 @@ from megatron_longrl.cli.installed import missing_packages
 from megatron_longrl.config.names import flag
 from megatron_longrl.config.paths import missing_paths
 from megatron_longrl.errors import UserError
+from megatron_longrl.models.policy import find_policy
 
 REQUIRED: dict[str, tuple[str, ...]] = {
     "sft": ("train_data_path",),
@@ -35,12 +36,14 @@ def check_given(given: Given, *, files: bool = True) -> None:
         UserError: one line for all of it.
     """
     values = given.values
+    policy = find_policy(str(values.get("model_family")))
     empty: tuple[object, ...] = (None, "", [])
-    missing = [name for name in REQUIRED[given.entry] if values.get(name) in empty]
+    required = REQUIRED[given.entry] if policy is None else policy.required
+    missing = [name for name in required if values.get(name) in empty]
     problems = [f"{flag(name)} is missing" for name in missing]
     if values.get("video_frames_curriculum") and values.get("seq_length") in empty:
         problems.append("--seq-length is missing, which --video-frames-curriculum needs")
-    if not brings_a_model(given) and "load" not in missing:
+    if policy is None and not brings_a_model(given) and "load" not in missing:
         lacking = [name for name in FROM_CHECKPOINT if values.get(name) in empty]
         if len(lacking) == len(FROM_CHECKPOINT):
             problems.append(
@@ -54,7 +57,7 @@ def check_given(given: Given, *, files: bool = True) -> None:
     if files:
         problems += missing_paths(values, given.entry)
         problems += _without_checkpoint(given)
-        if not given.print_only:
+        if policy is None and not given.print_only:
             problems += missing_packages(values, given.entry)
     if problems:
         raise UserError("; ".join(problems))

@@ -10,6 +10,8 @@ from megatron_longrl.config.model import TEXT_FAMILIES
 from megatron_longrl.config.names import flag
 from megatron_longrl.config.secrets import secret_line, secrets_in
 from megatron_longrl.errors import UserError
+from megatron_longrl.models.family import FAMILIES
+from megatron_longrl.models.policy import POLICIES, find_policy
 from megatron_longrl.models.text.rotary_rules import rotary_embedding
 from megatron_longrl.models.vila.rules import vila_pictures
 from megatron_longrl.rewards.rules import reward_rules
@@ -35,30 +37,52 @@ def validate_layout(config: Config, world_size: int, entry: Entry | None = None)
 
 def _first_broken_rule(config: Config, world_size: int, entry: Entry | None) -> str | None:
     """The line of the first rule that does not hold, or None."""
+    policy = find_policy(config.model_family)
     rules = (
+        _names(config),
         _secrets(config),
-        _language_model(config),
-        rotary_embedding(config),
-        _vision_tower(config),
-        vila_pictures(config),
-        _ranks(config, world_size),
-        _tensor_split(config),
-        _sequence_split(config),
-        _transformer_engine(config, entry),
-        _lora(config, entry),
-        _rollout_split(config),
-        _rollout_servers(config, world_size, entry),
+        _replicas(config, world_size),
         _schedule(config, entry),
         _checkpoints_and_validation(config, entry),
-        _embedding_cache(config, entry),
-        _sft_batch(config, world_size) if entry == "sft" else iter(()),
-        sampling_rules(config) if entry in ("rl", "evaluate") else iter(()),
-        rl_rules(config, world_size) if entry == "rl" else iter(()),
-        reward_rules(config) if entry in ("rl", "evaluate") else iter(()),
-        curriculum_rules(config) if entry in ("sft", "rl") else iter(()),
-        _sequence_length(config, entry),
+        _language_rules(config, world_size, entry)
+        if policy is None
+        else policy.rules(config, world_size, entry),
     )
     return next((line for rule in rules for line in rule), None)
+
+
+def _names(config: Config) -> Iterator[str]:
+    if config.model_family not in POLICIES:
+        problem = FAMILIES.unknown(config.model_family)
+        if problem is not None:
+            yield f"model_family: {problem}"
+
+
+def _language_rules(config: Config, world_size: int, entry: Entry | None) -> Iterator[str]:
+    """The rules of runs whose policy is a language model."""
+    yield from _language_model(config)
+    yield from rotary_embedding(config)
+    yield from _vision_tower(config)
+    yield from vila_pictures(config)
+    yield from _pipeline_stages(config)
+    yield from _tensor_split(config)
+    yield from _sequence_split(config)
+    yield from _transformer_engine(config, entry)
+    yield from _lora(config, entry)
+    yield from _rollout_split(config)
+    yield from _rollout_servers(config, world_size, entry)
+    yield from _embedding_cache(config, entry)
+    if entry == "sft":
+        yield from _sft_batch(config, world_size)
+    if entry in ("rl", "evaluate"):
+        yield from sampling_rules(config)
+    if entry == "rl":
+        yield from rl_rules(config, world_size)
+    if entry in ("rl", "evaluate"):
+        yield from reward_rules(config)
+    if entry in ("sft", "rl"):
+        yield from curriculum_rules(config)
+    yield from _sequence_length(config, entry)
 
 
 def _indivisible(config: Config, field: str, by: str) -> Iterator[str]:
@@ -77,7 +101,18 @@ def _secrets(config: Config) -> Iterator[str]:
         yield secret_line(name)
 
 
+SIZES = ("num_layers", "hidden_size", "ffn_hidden_size", "num_attention_heads")
+"""Fields that a language model cannot do without."""
+
+
 def _language_model(config: Config) -> Iterator[str]:
+    missing = [name for name in SIZES if not getattr(config, name)]
+    if missing:
+        yield (
+            f"{', '.join(missing)} not set, which model_family {config.model_family} needs: give "
+            f"{flag(missing[0])} ..., or put it into the --config recipe"
+        )
+        return
     if "kv_channels" not in config.model_fields_set:
         yield from _indivisible(config, "hidden_size", "num_attention_heads")
     if config.kv_channels % 2:
@@ -135,7 +170,7 @@ def _vision_tower(config: Config) -> Iterator[str]:
         )
 
 
-def _ranks(config: Config, world_size: int) -> Iterator[str]:
+def _replicas(config: Config, world_size: int) -> Iterator[str]:
     replica = config.model_parallel_size
     if world_size % replica:
         yield (
@@ -145,6 +180,9 @@ def _ranks(config: Config, world_size: int) -> Iterator[str]:
             f"({config.pipeline_model_parallel_size}) = {replica}: "
             f"launch with torchrun on a multiple of {replica} ranks, or lower one of the sizes"
         )
+
+
+def _pipeline_stages(config: Config) -> Iterator[str]:
     yield from _indivisible(config, "num_layers", "pipeline_model_parallel_size")
     levels = len(config.vision_deepstack_layers)
     stages = config.pipeline_model_parallel_size

@@ -14,7 +14,7 @@ from pydantic.fields import FieldInfo
 
 from megatron_longrl.config.names import FieldNames, flag
 from megatron_longrl.config.recipe import recipe_names
-from megatron_longrl.config.section import Entry, Metavar, Section, Unit, note_of
+from megatron_longrl.config.section import Entry, Metavar, Names, Section, Unit, note_of
 from megatron_longrl.errors import UserError
 from megatron_longrl.spelling import nearest
 
@@ -215,7 +215,8 @@ def kinds_of(annotation: Any) -> list[Any]:
 
 def choices_of(field: FieldInfo) -> list[str]:
     """The texts that a field may be, or be made of; none where any text goes."""
-    return _literals(field.annotation)
+    names = note_of(field, Names)
+    return list(names.built_in) if names is not None else _literals(field.annotation)
 
 
 def _literals(annotation: Any) -> list[str]:

@@ -9,21 +9,23 @@ from pydantic import Field, field_validator
 from megatron_longrl.config.section import (
     CountInt,
     FiniteFloat,
+    Names,
     PositiveFloat,
     PositiveInt,
     Section,
     Unit,
 )
 
-FamilyName = Literal["vila", "qwen2", "qwen3", "llama", "qwen2_5_vl", "qwen3_vl"]
-"""Folders under megatron_longrl/models."""
+FAMILY_NAMES = ("vila", "qwen2", "qwen3", "llama", "qwen2_5_vl", "qwen3_vl")
+"""The families of the package, folders under megatron_longrl/models."""
 
 TEXT_FAMILIES = ("qwen2", "qwen3", "llama")
 """Families without a vision tower."""
 
 
 def _head_width(values: dict[str, Any]) -> int:
-    return int(values["hidden_size"] // values["num_attention_heads"])
+    heads = int(values["num_attention_heads"])
+    return int(values["hidden_size"]) // heads if heads else 0
 
 
 def _one_group_per_head(values: dict[str, Any]) -> int:
@@ -37,27 +39,27 @@ class ModelSection(Section):
     them in its recipe. A size of 0 means that the family has no such thing.
     """
 
-    model_family: FamilyName = "vila"
-    """Architecture family; names the folder under megatron_longrl/models."""
+    model_family: Annotated[str, Names(FAMILY_NAMES)] = "vila"
+    """Architecture family: one of the package, or one that a --plugin module registers."""
 
-    num_layers: Annotated[PositiveInt, Unit("layers")]
+    num_layers: Annotated[CountInt, Unit("layers")] = 0
     """Transformer layers of the language model."""
 
-    hidden_size: Annotated[PositiveInt, Unit("channels")]
+    hidden_size: Annotated[CountInt, Unit("channels")] = 0
     """Width of the language model."""
 
-    ffn_hidden_size: Annotated[PositiveInt, Unit("channels")]
+    ffn_hidden_size: Annotated[CountInt, Unit("channels")] = 0
     """Width of the gated feed-forward layers of the language model."""
 
-    num_attention_heads: Annotated[PositiveInt, Unit("heads")]
+    num_attention_heads: Annotated[CountInt, Unit("heads")] = 0
     """Query heads of the language model."""
 
-    num_query_groups: Annotated[PositiveInt, Unit("heads")] = Field(
+    num_query_groups: Annotated[CountInt, Unit("heads")] = Field(
         default_factory=_one_group_per_head
     )
     """Key and value heads (grouped-query attention); by default one per query head."""
 
-    kv_channels: Annotated[PositiveInt, Unit("channels")] = Field(default_factory=_head_width)
+    kv_channels: Annotated[CountInt, Unit("channels")] = Field(default_factory=_head_width)
     """Width of one attention head; by default --hidden-size / --num-attention-heads."""
 
     vocab_size: Annotated[PositiveInt | None, Unit("entries")] = None

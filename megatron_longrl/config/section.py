@@ -43,6 +43,14 @@ class Metavar:
     text: str
 
 
+@dataclass(frozen=True)
+class Names:
+    """The annotation of a field says with this that its value is the name of a registered object;
+    these names come with the package."""
+
+    built_in: tuple[str, ...]
+
+
 class KnownTo:
     """The programs that use a field, where they are not those of its section; stands in the
     annotation of the field."""
@@ -51,7 +59,7 @@ class KnownTo:
         self.programs = programs
 
 
-Note = TypeVar("Note", Unit, Metavar, KnownTo)
+Note = TypeVar("Note", Unit, Metavar, Names, KnownTo)
 
 
 def note_of(field: FieldInfo, kind: type[Note]) -> Note | None:

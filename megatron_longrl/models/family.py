@@ -1,19 +1,20 @@
 """What the rest of the package asks of a model family; every family is a folder beside this file.
 
-A family's ``family.py`` holds its :class:`Family` as ``FAMILY``. Nothing else knows families by
-name: a checkpoint's family is read from its ``config.json``.
+A family's ``family.py`` holds its :class:`Family` as ``FAMILY``; a plugin registers its own in
+:data:`FAMILIES`. Nothing else knows families by name: a checkpoint's family is read from its
+``config.json``.
 """
 
 from __future__ import annotations
 
-import importlib
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, get_args
+from typing import TYPE_CHECKING, Any
 
-from megatron_longrl.config.model import FamilyName
+from megatron_longrl.config.model import FAMILY_NAMES
 from megatron_longrl.models.hf_settings import Settings
+from megatron_longrl.registry import Registry
 
 if TYPE_CHECKING:
     import torch
@@ -26,9 +27,6 @@ if TYPE_CHECKING:
     from megatron_longrl.models.param_mapping import Table
     from megatron_longrl.models.sizes import Sized
     from megatron_longrl.parallel.groups import ParallelGroups
-
-FAMILIES: tuple[FamilyName, ...] = get_args(FamilyName)
-"""Names of all families."""
 
 
 def _nothing(config: Config) -> dict[str, Tensor]:
@@ -80,13 +78,24 @@ class Family:
         return self.folders[part], stored
 
 
+FAMILIES: Registry[Family] = Registry(
+    "model family",
+    "megatron_longrl.families",
+    {name: f"megatron_longrl.models.{name}.family:FAMILY" for name in FAMILY_NAMES},
+)
+"""All families by name."""
+
+
 def find_family(name: str) -> Family:
-    """The family of ``--model-family``."""
-    family: Family = importlib.import_module(f"megatron_longrl.models.{name}.family").FAMILY
-    return family
+    """The family of ``--model-family``.
+
+    Raises:
+        UserError: there is none of this name.
+    """
+    return FAMILIES.find(name)
 
 
-def family_of(settings: Mapping[str, Any], path: Path) -> FamilyName:
+def family_of(settings: Mapping[str, Any], path: Path) -> str:
     """The family that a checkpoint's ``config.json`` tells of.
 
     Args:
@@ -97,7 +106,7 @@ def family_of(settings: Mapping[str, Any], path: Path) -> FamilyName:
     """
     kind = settings.get("model_type")
     known = {}
-    for name in FAMILIES:
+    for name in FAMILIES.names():
         for model_type in find_family(name).model_types:
             known[model_type] = name
     if not isinstance(kind, str) or kind not in known:

@@ -7,8 +7,9 @@ models' is :class:`~megatron_longrl.training.language_step.LanguageForwardStep`.
 
 The module of a policy is a :class:`megatron.core.transformer.module.MegatronModule`. The schedule
 asks three things of it: ``config``, with ``calculate_per_token_loss=True`` and, on several pipeline
-stages, the sizes of what they send each other; ``set_input_tensor(tensor)``, which gets what the
-stage before has returned; and parameters whose gradients are sums over micro-batches.
+stages, the sizes of what they send each other; ``model_type``, which is
+``ModelType.encoder_or_decoder``; and ``set_input_tensor(tensor)``, which gets what the stage before
+has returned.
 """
 
 from __future__ import annotations

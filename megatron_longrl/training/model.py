@@ -25,6 +25,7 @@ from megatron.core.tensor_parallel.random import model_parallel_cuda_manual_seed
 from megatron_longrl.conversion.initialize import initialize_weights
 from megatron_longrl.models.build import build_modules
 from megatron_longrl.models.lora import train_adapters_only
+from megatron_longrl.models.policy import find_policy
 
 if TYPE_CHECKING:
     from megatron_longrl.config import Config
@@ -37,6 +38,10 @@ PARTS = {
     "projector": "encoder.projector",
 }
 """Where the parts lie that are frozen or get adapters, by the names that flags have for them."""
+
+
+POLICY = "policy"
+"""Name in checkpoints of a policy that is no language model."""
 
 
 @dataclass
@@ -84,11 +89,14 @@ def build_model(config: Config, groups: ParallelGroups, *, train: bool = True) -
     """Build, initialise, freeze, wrap, and make the optimizer.
 
     Args:
-        config: with ``vocab_size`` filled in.
+        config: of a language model with ``vocab_size`` filled in.
         train: False for evaluation, which needs no optimizer and no adapters.
     """
-    assert config.vocab_size is not None, "the vocabulary's size comes from the tokenizer"
     model_parallel_cuda_manual_seed(config.seed)
+    policy = find_policy(config.model_family)
+    if policy is not None:
+        return _wrapped_policy(policy.build(config, groups), config, groups, train=train)
+    assert config.vocab_size is not None, "the vocabulary's size comes from the tokenizer"
     if not train:
         config = config.replace(lora_rank=0)
     modules = build_modules(config, groups)
@@ -116,6 +124,18 @@ def build_model(config: Config, groups: ParallelGroups, *, train: bool = True) -
         optimizer=optimizer,
         scheduler=_scheduler(config, optimizer) if optimizer is not None else None,
     )
+
+
+def _wrapped_policy(
+    module: torch.nn.Module, config: Config, groups: ParallelGroups, *, train: bool
+) -> TrainedModel:
+    """A model of one module, which is no language model."""
+    if train:
+        policy, optimizer, scheduler = train_part(module, groups.pg, config)
+        optimizers = {POLICY: optimizer.chained_optimizers[0]}
+        return TrainedModel(policy, None, optimizers, optimizer, scheduler, policy_name=POLICY)
+    policy = _wrap(module.requires_grad_(False), groups.pg, config)
+    return TrainedModel(policy, None, {}, None, None, policy_name=POLICY)
 
 
 class FiniteOptimizer(ChainedOptimizer):

@@ -183,7 +183,7 @@ def config_of(family: str) -> Config:
         f"{kind}_{name}": value for kind in ("video", "image") for name, value in BUDGET.items()
     }
     return Config(
-        model_family=family,  # type: ignore[arg-type]
+        model_family=family,
         num_layers=1,
         hidden_size=8,
         ffn_hidden_size=8,

@@ -7,9 +7,9 @@ import importlib.util
 import sys
 from pathlib import Path
 from types import ModuleType
-from typing import Literal, get_args
+from typing import Literal
 
-from megatron_longrl.config.model import FamilyName
+from megatron_longrl.config.model import FAMILY_NAMES
 from megatron_longrl.errors import UserError
 
 Kind = Literal["loader", "saver"]
@@ -18,7 +18,7 @@ _PACKAGE = __package__
 _NEEDED = {"loader": "load_checkpoint", "saver": "save_checkpoint"}
 
 
-FAMILIES = {f"hf_{family}": family for family in get_args(FamilyName)}
+FAMILIES = {f"hf_{family}": family for family in FAMILY_NAMES}
 """Names of the plug-in ``hf`` that insist on a family."""
 
 
