@@ -11,6 +11,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from megatron_longrl.data.tokenizer_settings import LARGEST_VOCABULARY
 from megatron_longrl.errors import UserError
+from megatron_longrl.models.family import FAMILIES
 from megatron_longrl.models.hf_settings import (
     MOST_HEADS,
     MOST_LAYERS,
@@ -166,6 +167,7 @@ def check_saved_fields(settings: Settings) -> None:
     Raises:
         UserError: naming the file and the field.
     """
+    family = settings.values.get("model_family")
     for name in (*ARCHITECTURE_FIELDS, *LORA_FIELDS):
         if name not in settings.values:
             continue
@@ -176,13 +178,13 @@ def check_saved_fields(settings: Settings) -> None:
             told = error.errors(include_url=False)[0]["msg"].replace("Input should be", "not")
             raise settings.wrong(name, told) from None
         most = _MOST.get(name)
-        if name == "vocab_size" and value is None:
+        if name == "vocab_size" and value is None and family in FAMILIES:
             raise settings.wrong(name, "no whole number")
         if most is not None and value is not None and value > most:
             raise settings.wrong(name, f"more than {most}")
     heads = settings.values.get("num_attention_heads")
     groups = settings.values.get("num_query_groups")
-    if heads is not None and groups is not None and heads % groups:
+    if heads and groups is not None and (groups == 0 or heads % groups):
         raise settings.wrong("num_query_groups", f"no divisor of num_attention_heads {heads}")
 
 
