@@ -14,7 +14,7 @@ from pydantic.fields import FieldInfo
 
 from megatron_longrl.config.names import FieldNames, flag
 from megatron_longrl.config.recipe import recipe_names
-from megatron_longrl.config.section import Entry, Metavar, Section, Unit, note_of
+from megatron_longrl.config.section import Entry, Metavar, Names, Section, Unit, note_of
 from megatron_longrl.errors import UserError
 from megatron_longrl.spelling import nearest
 
@@ -120,9 +120,10 @@ def add_section(
         entry: --help shows only what this program uses; by default all.
     """
     title, subject, more = section.introduction()
-    shown = {n for n in section.model_fields if entry is None or entry in section.programs_of(n)}
+    fields = section.own_fields()
+    shown = {n for n, f in fields.items() if entry is None or entry in section.programs_of(f)}
     group = parser.add_argument_group(title, f"{subject}\n{more}".rstrip() if shown else None)
-    for name, field in section.model_fields.items():
+    for name, field in fields.items():
         _add_flag(group, name, field, names, is_shown=name in shown)
 
 
@@ -215,7 +216,8 @@ def kinds_of(annotation: Any) -> list[Any]:
 
 def choices_of(field: FieldInfo) -> list[str]:
     """The texts that a field may be, or be made of; none where any text goes."""
-    return _literals(field.annotation)
+    names = note_of(field, Names)
+    return list(names.list()) if names is not None else _literals(field.annotation)
 
 
 def _literals(annotation: Any) -> list[str]:

@@ -10,9 +10,9 @@ import importlib
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, get_args
+from typing import TYPE_CHECKING, Any
 
-from megatron_longrl.config.model import FamilyName
+from megatron_longrl.config.family import FAMILY_SECTIONS
 from megatron_longrl.models.hf_settings import Settings
 
 if TYPE_CHECKING:
@@ -26,9 +26,6 @@ if TYPE_CHECKING:
     from megatron_longrl.models.param_mapping import Table
     from megatron_longrl.models.sizes import Sized
     from megatron_longrl.parallel.groups import ParallelGroups
-
-FAMILIES: tuple[FamilyName, ...] = get_args(FamilyName)
-"""Names of all families."""
 
 
 def _nothing(config: Config) -> dict[str, Tensor]:
@@ -86,7 +83,7 @@ def find_family(name: str) -> Family:
     return family
 
 
-def family_of(settings: Mapping[str, Any], path: Path) -> FamilyName:
+def family_of(settings: Mapping[str, Any], path: Path) -> str:
     """The family that a checkpoint's ``config.json`` tells of.
 
     Args:
@@ -97,7 +94,7 @@ def family_of(settings: Mapping[str, Any], path: Path) -> FamilyName:
     """
     kind = settings.get("model_type")
     known = {}
-    for name in FAMILIES:
+    for name in FAMILY_SECTIONS.names():
         for model_type in find_family(name).model_types:
             known[model_type] = name
     if not isinstance(kind, str) or kind not in known:
