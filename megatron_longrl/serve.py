@@ -31,12 +31,12 @@ def serve_recipe(config: Config) -> None:
     from megatron_longrl.rollout.server.guard import known_token
     from megatron_longrl.rollout.server.run import run
 
-    if len(config.rollout_server_address) != 1:
+    if len(config.rollout.server_address) != 1:
         raise UserError("give the server one --rollout-server-address HOST:PORT to listen on")
-    (address,) = config.rollout_server_address
-    token = known_token(config.rollout_token_file)
-    tokenizer = build_tokenizer(config.tokenizer_type, config.tokenizer_model)
-    if config.vocab_size is None:
+    (address,) = config.rollout.server_address
+    token = known_token(config.rollout.token_file)
+    tokenizer = build_tokenizer(config.data.tokenizer_type, config.data.tokenizer_model)
+    if config.model.vocab_size is None:
         config = config.replace(vocab_size=tokenizer.vocab_size)
     listening = listen(address)
     run(
@@ -44,7 +44,7 @@ def serve_recipe(config: Config) -> None:
         tokenizer.origin,
         listening,
         token,
-        config.log_level,
+        config.logging.log_level,
         lambda: logger.info("rollout server ready on %s, process %d", address, os.getpid()),
     )
 

@@ -23,15 +23,15 @@ def train(config: Config) -> None:
 
     runtime = build_runtime(config, "rl")
     reference = build_reference(runtime)
-    critic = Critic(runtime) if config.advantage == "gae" else None
+    critic = Critic(runtime) if config.algorithm.advantage == "gae" else None
     loaded = start(runtime, critic)
     follow_resets(runtime, reference, loaded.iteration)
-    loop = TrainingLoop(runtime, "rl", config.grpo_prompts_per_step, loaded, critic)
+    loop = TrainingLoop(runtime, "rl", config.rl.grpo_prompts_per_step, loaded, critic)
     state, ranks = loaded.state.get("trainer"), runtime.groups
-    if config.replay_rollouts is not None:
-        steps = range(loaded.iteration + 1, config.train_iters + 1)
+    if config.records.replay_rollouts is not None:
+        steps = range(loaded.iteration + 1, config.training.train_iters + 1)
         recorded = ReplayedRollouts(
-            config.replay_rollouts, steps, runtime.config, runtime.tokenizer, ranks
+            config.records.replay_rollouts, steps, runtime.config, runtime.tokenizer, ranks
         )
         loop.run(RLTrainer(runtime, recorded, recorded, reference, critic, state))
         return

@@ -43,14 +43,14 @@ def measure_engine(arguments: argparse.Namespace) -> dict[str, Any]:
     config = variant_config(
         VARIANTS["one-rank"], arguments.frames, arguments.group_size, 1, arguments.data
     ).replace(rollout_engine=arguments.engine)
-    configure_logging(config.log_level, 0)
+    configure_logging(config.logging.log_level, 0)
     runtime = build_runtime(config, "rl")
     engine = build_engine(runtime.config, runtime.tokenizer, runtime.groups)
     try:
         stream = weight_stream(runtime.model.modules, runtime.config, runtime.groups)
         weights = {name: tensor.detach().clone() for name, tensor in stream}
         engine.update_weights(weights.items(), version=0)
-        rows = load_rows(runtime.config.train_data_path)
+        rows = load_rows(runtime.config.data.train_data_path)
         prompts, media = runtime.encode(runtime.build_prompts(rows), for_training=False)
         if not (arguments.folder / PROMPTS_FILE).exists():
             _export(runtime.config, weights, prompts, media.embeddings, arguments.folder)
@@ -115,9 +115,9 @@ def measure_plain(arguments: argparse.Namespace) -> dict[str, Any]:
         skip_tokenizer_init=True,
         enable_prompt_embeds=True,
         dtype="float32",
-        max_model_len=config.seq_length,
-        kv_cache_memory_bytes=int(config.rollout_memory_gib * 2**30),
-        max_num_batched_tokens=config.seq_length,
+        max_model_len=config.training.seq_length,
+        kv_cache_memory_bytes=int(config.rollout.memory_gib * 2**30),
+        max_num_batched_tokens=config.training.seq_length,
         enable_chunked_prefill=False,  # On a CPU it fails with seeds.
         enforce_eager=arguments.eager,
     )

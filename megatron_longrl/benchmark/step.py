@@ -135,15 +135,15 @@ class BenchmarkStep:
     ) -> list[RolloutGroup]:
         config = self.config
         sampling = SamplingSettings(
-            n=config.grpo_group_size,
-            max_tokens=config.rollout_max_tokens,
+            n=config.rl.grpo_group_size,
+            max_tokens=config.rollout.max_tokens,
             stop=False,
-            seed=config.seed,
+            seed=config.training.seed,
             step=iteration,
         )
         repeats = 1
         if self.variant.encodings_in_rollout == "per response":
-            repeats = config.grpo_group_size
+            repeats = config.rl.grpo_group_size
         with self.runtime.timer("rollout"):
             for _ in range(repeats):
                 embeddings = dict(media)

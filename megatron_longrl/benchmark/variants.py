@@ -177,4 +177,4 @@ def variant_config(
         "lr": 1e-6,
         "log_level": "warning",
     }
-    return Config.model_validate(values | variant.changes)
+    return Config.of(values | variant.changes)

@@ -41,7 +41,7 @@ def measure(arguments: argparse.Namespace) -> dict[str, Any]:
     variant = VARIANTS[arguments.variant]
     ranks = int(os.environ["WORLD_SIZE"])
     config = variant_config(variant, arguments.frames, arguments.group_size, ranks, arguments.data)
-    configure_logging(config.log_level, 0)
+    configure_logging(config.logging.log_level, 0)
     runtime = build_runtime(config, "rl")
     reference = build_reference(runtime)
     assert reference is not None
@@ -55,7 +55,7 @@ def measure(arguments: argparse.Namespace) -> dict[str, Any]:
         step = BenchmarkStep(variant, runtime, engine, rewards, reference, counter)
         warm_up = load_rows([arguments.data / str(arguments.warm_up_frames)])
         step.run(0, runtime.share(warm_up[:PROMPTS_PER_STEP]))
-        rows = load_rows(runtime.config.train_data_path)
+        rows = load_rows(runtime.config.data.train_data_path)
         steps = []
         for number in range(arguments.steps):
             # Behind those of the warm-up, whose embeddings may be kept.
@@ -121,7 +121,7 @@ def _summary(
     bound = {phase: flops / rate for phase, flops in chosen["flops"].items()}
     seconds = chosen["seconds"]
     cost = ModelCost(runtime.config)
-    per_frame = cost.per_token * (runtime.config.tokens_per_frame + 1)
+    per_frame = cost.per_token * (runtime.config.family.tokens_per_frame + 1)
     return {
         "variant": arguments.variant,
         "frames": arguments.frames,

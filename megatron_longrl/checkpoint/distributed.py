@@ -81,8 +81,6 @@ EXTRA_STATE = "._extra_state"
 """End of the names of what Transformer Engine's modules keep for FP8. Saved, as core does, and
 never read: there is no FP8 here, and local modules have nothing, or no such key."""
 
-FREEZE_FLAGS = ("freeze_language_model", "freeze_vision_tower", "freeze_projector")
-
 
 @dataclass(frozen=True)
 class Loaded:
@@ -166,7 +164,7 @@ def begin_checkpoint(
         What writes the rest and makes the checkpoint the newest. Collective over ``background``, or
         the world; returns and raises what :func:`save_checkpoint` does.
     """
-    if config.vocab_size is None and find_policy(config.model_family) is None:
+    if config.model.vocab_size is None and find_policy(config.model.family) is None:
         raise ValueError("fill in vocab_size before saving: exports need it")
     final = layout.iteration_folder(directory, iteration)
     aside = layout.partial_folder(final)
@@ -190,15 +188,17 @@ def begin_checkpoint(
             save_rng_state(rank_file(aside / layout.RNG_FOLDER, dist.get_rank()))
         with together(groups.control):
             if dist.get_rank() == 0:
-                if config.tokenizer_model:
-                    copy_tokenizer(Path(config.tokenizer_model), aside / layout.TOKENIZER_FOLDER)
+                if config.data.tokenizer_model:
+                    copy_tokenizer(
+                        Path(config.data.tokenizer_model), aside / layout.TOKENIZER_FOLDER
+                    )
                 if carry_from is not None:
                     _carry(Path(carry_from), aside, config)
     contents = {
         "format": FORMAT,
         "iteration": iteration if isinstance(iteration, int) else 0,
-        "config": absolute_paths(config.model_dump(mode="json")),
-        "derived": sorted(config.derived_fields() - config.model_fields_set),
+        "config": absolute_paths(config.flat("json")),
+        "derived": sorted(config.derived()),
         "layout": _layout(config),
         "optimizers": sorted(optimizers),
         "scheduler_steps": scheduler.num_steps if scheduler is not None else 0,
@@ -276,7 +276,11 @@ def load_checkpoint(
         tried = True
         check_architecture(saved["config"], config, folder)
         check_adapters(saved["config"], config, folder)
-        usable = {} if config.no_load_optim else _loadable_optimizers(optimizers, saved, config)
+        usable = (
+            {}
+            if config.checkpoint.no_load_optim
+            else _loadable_optimizers(optimizers, saved, config)
+        )
 
         def load(_: StoredParameters, folder: Path = folder, usable: Any = usable) -> None:
             _load(folder, modules, usable, groups, config)
@@ -286,16 +290,16 @@ def load_checkpoint(
         for name, optimizer in optimizers.items():
             if name not in usable:
                 optimizer.reload_model_params()
-        if scheduler is not None and not config.no_load_optim:
+        if scheduler is not None and not config.checkpoint.no_load_optim:
             scheduler.num_steps = 0
             scheduler.step(increment=saved["scheduler_steps"])
-        if not config.no_load_rng:
+        if not config.checkpoint.no_load_rng:
             _load_rng(folder, saved, groups, config)
         logger.info("loaded checkpoint %s", folder)
         return Loaded(folder, saved["iteration"], saved["state"])
     if tried:
         raise UserError(f"no checkpoint in {directory} could be loaded: see the warnings above")
-    if config.exit_on_missing_checkpoint:
+    if config.checkpoint.exit_on_missing_checkpoint:
         raise UserError(f"{directory} holds no checkpoint, and --exit-on-missing-checkpoint is set")
     logger.info("%s holds no checkpoint: starting anew", directory)
     return None
@@ -498,12 +502,13 @@ def _loadable_optimizers(
 ) -> dict[str, MegatronOptimizer]:
     """Optimizers whose state the checkpoint has; the others start anew."""
     theirs = saved["config"]
-    if theirs["use_distributed_optimizer"] != config.use_distributed_optimizer:
+    if theirs["use_distributed_optimizer"] != config.parallel.use_distributed_optimizer:
         raise UserError(
             "the checkpoint's optimizer state was written with --use-distributed-optimizer "
             f"{theirs['use_distributed_optimizer']}: use the same, or --no-load-optim"
         )
-    changed = [flag for flag in FREEZE_FLAGS if theirs[flag] != getattr(config, flag)]
+    switches = [f"freeze_{part}" for part in config.family.parts]
+    changed = [name for name in switches if theirs.get(name, False) != config.value(name)]
     if changed:
         logger.warning(
             "%s differs from the checkpoint: the optimizer starts anew", ", ".join(changed)
@@ -526,9 +531,9 @@ def _load_rng(folder: Path, saved: dict[str, Any], groups: ParallelGroups, confi
 
 def _layout(config: Config) -> dict[str, int]:
     return {
-        "tensor_model_parallel_size": config.tensor_model_parallel_size,
-        "pipeline_model_parallel_size": config.pipeline_model_parallel_size,
-        "context_parallel_size": config.context_parallel_size,
+        "tensor_model_parallel_size": config.parallel.tensor_model_parallel_size,
+        "pipeline_model_parallel_size": config.parallel.pipeline_model_parallel_size,
+        "context_parallel_size": config.parallel.context_parallel_size,
         "world_size": dist.get_world_size(),
     }
 

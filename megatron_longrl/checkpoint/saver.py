@@ -49,7 +49,7 @@ class CheckpointSaver:
         self._groups = groups
         self._config = config
         self._group: ProcessGroup | None = None
-        if config.async_save:
+        if config.checkpoint.async_save:
             self._group = dist.new_group(timeout=_PATIENCE, backend="gloo")
         self._thread: threading.Thread | None = None
         self._error: Exception | None = None

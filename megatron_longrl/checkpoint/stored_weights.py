@@ -87,7 +87,7 @@ def check_stored_sizes(stored: StoredParameters, folder: Path, config: Config) -
             return shape
         return tuple(parts[row.hf.index(name)].shape)
 
-    expected = find_family(config.model_family).sizes(config.model_dump())
+    expected = find_family(config.model.family).sizes(config.flat())
     check_sizes(shape_of, expected, lambda name: folder / STATE_FILE)
 
 

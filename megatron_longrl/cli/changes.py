@@ -19,13 +19,13 @@ def changes_since(config: Config) -> list[str]:
 
     Empty where nothing is loaded, or only weights are taken (``--finetune``).
     """
-    if config.load is None or config.finetune:
+    if config.checkpoint.load is None or config.checkpoint.finetune:
         return []
-    found = find_state(config.load)
+    found = find_state(config.checkpoint.load)
     if found is None:
         return []
     before = absolute_paths(recipe_of(found[1]))
-    now = absolute_paths(config.model_dump(mode="json"))
+    now = absolute_paths(config.flat("json"))
     if now["seq_length_from_data"] and before.get("seq_length_from_data"):
         del before["seq_length"]  # It is not known yet.
     return [

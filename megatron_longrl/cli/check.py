@@ -149,7 +149,7 @@ def builder_of(arguments: Sequence[str]) -> PromptBuilder:
     from megatron_longrl.data.tokenizer import build_tokenizer
 
     config, is_rl = _config(arguments)
-    tokenizer = build_tokenizer(config.tokenizer_type, config.tokenizer_model)
+    tokenizer = build_tokenizer(config.data.tokenizer_type, config.data.tokenizer_model)
     return prompt_builder(config, tokenizer, "rl" if is_rl else "sft")
 
 

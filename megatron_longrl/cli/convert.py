@@ -15,7 +15,7 @@ import sys
 from collections.abc import Sequence
 from types import ModuleType
 
-from megatron_longrl.cli.conversion.find import FAMILIES, names, place, plugin
+from megatron_longrl.cli.conversion.find import family_plugins, names, place, plugin
 from megatron_longrl.cli.conversion.process import run
 from megatron_longrl.errors import printable
 
@@ -81,7 +81,8 @@ def parse(arguments: Sequence[str]) -> tuple[argparse.Namespace, ModuleType, Mod
     for module in (loader, saver):
         if hasattr(module, "add_arguments"):
             module.add_arguments(parser)
-    families = {"loader": FAMILIES.get(wanted.loader), "saver": FAMILIES.get(wanted.saver)}
+    plugins = family_plugins()
+    families = {"loader": plugins.get(wanted.loader), "saver": plugins.get(wanted.saver)}
     parser.set_defaults(**{f"{kind}_family": family for kind, family in families.items()})
     return parser.parse_args(arguments), loader, saver
 

@@ -62,11 +62,11 @@ def add_defaults(given: Given, world_size: int) -> None:
 def with_frames_that_fit(config: Config, given: Given) -> Config:
     """The configuration whose default of ``video_frames`` leaves room for a question and a response
     where every frame has the same number of tokens."""
-    if given.origins.get("video_frames") != A_DEFAULT or not config.tokens_per_frame:
+    if given.origins.get("video_frames") != A_DEFAULT or not config.family.tokens_per_frame:
         return config
-    room = (config.seq_length - config.rollout_max_tokens) * (1 - QUESTION_SHARE)
-    times = config.vision_temporal_pooling
-    frames = max(1, int(room) // (config.tokens_per_frame + 1)) * times
+    room = (config.training.seq_length - config.rollout.max_tokens) * (1 - QUESTION_SHARE)
+    times = config.family.frames_per_step
+    frames = max(1, int(room) // (config.family.tokens_per_frame + 1)) * times
     return config.replace(video_frames=frames) if frames < MOST_FRAMES else config
 
 

@@ -188,12 +188,14 @@ def _choose(path: Path, given: argparse.Namespace, config: Config | None) -> _Ch
     ignore_core()
     from megatron_longrl.models.family import find_family
 
-    build_layout = find_family(config.model_family).build_layout
+    build_layout = find_family(config.model.family).build_layout
     if build_layout is None:
-        raise UserError(f"the model ({config.model_family}) reads text only")
+        raise UserError(f"the model ({config.model.family}) reads text only")
     tokenizer: Any = _NoTokenizer()
     layout = build_layout(config, tokenizer)
-    indices = list(dict.fromkeys(layout.frame_indices(info, config.video_frames, config.video_fps)))
+    indices = list(
+        dict.fromkeys(layout.frame_indices(info, config.data.video_frames, config.data.video_fps))
+    )
     try:
         view = layout.view(info, len(indices))
     except ValueError as error:

@@ -15,7 +15,8 @@ from megatron_longrl.config.flags import build_parser, parse_flags
 from megatron_longrl.config.names import FieldNames, flag
 from megatron_longrl.config.paths import run_folder
 from megatron_longrl.config.recipe import read_recipe
-from megatron_longrl.config.schema import SECTIONS, Config, Entry
+from megatron_longrl.config.schema import all_fields, all_sections, known_fields
+from megatron_longrl.config.section import Entry
 from megatron_longrl.config.tokenizer_files import tokenizer_fields
 from megatron_longrl.errors import UserError
 from megatron_longrl.plugins import import_plugins
@@ -76,10 +77,11 @@ def read_given(argv: Sequence[str], entry: Entry) -> Given:
             be read.
     """
     import_plugins(plugins_of(argv))
-    names = FieldNames(SECTIONS)
+    sections = all_sections()
+    names = FieldNames(sections)
     # A server is given the recipe and the flags of the run that it serves.
     shown = None if entry == "serve" else entry
-    parser = build_parser(SECTIONS, names, shown, COMMANDS[entry])
+    parser = build_parser(sections, names, shown, COMMANDS[entry])
     flags = parse_flags(parser, argv)
     recipes = flags.pop("config", [])
     given = Given(entry, print_only=flags.pop("print_config", False))
@@ -156,7 +158,7 @@ def _check_reach(recipe: dict[str, Any], folder: Path, given: Given) -> None:
         name
         for name in _REACHES_OUT
         if name not in given.values
-        and recipe.get(name) not in (None, [], Config.model_fields[name].get_default())
+        and recipe.get(name) not in (None, [], all_fields()[name].get_default())
         and not (isinstance(recipe[name], str) and Path(recipe[name]).is_relative_to(here))
     ]
     if reaching:
@@ -174,8 +176,5 @@ def recipe_of(state: Mapping[str, Any]) -> dict[str, Any]:
         state: contents of its state file. Fields that this version does not know are left out.
     """
     derived = set(state.get("derived", ()))
-    return {
-        name: value
-        for name, value in state["config"].items()
-        if name in Config.model_fields and name not in derived
-    }
+    saved = known_fields(state["config"])
+    return {name: value for name, value in saved.items() if name not in derived}

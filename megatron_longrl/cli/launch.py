@@ -62,12 +62,12 @@ def _launch(entry: Entry, work: Callable[[Config], None], argv: Sequence[str] | 
         config = load_config(sys.argv[1:] if argv is None else argv, entry, files=True)
         from megatron_longrl.observability.logging import configure_logging
 
-        configure_logging(config.log_level, int(os.environ.get("RANK", "0")))
+        configure_logging(config.logging.log_level, int(os.environ.get("RANK", "0")))
         with _owned(config, entry):
             from megatron_longrl.platforms import platform
 
             platform.import_core()
-            policy = find_policy(config.model_family)
+            policy = find_policy(config.model.family)
             (work if policy is None else policy.program(entry))(config)
     except UserError as error:
         _tell(rank_watch.explained(error) or str(error))
@@ -109,7 +109,12 @@ def _tell_changes(config: Config) -> None:
     changes = changes_since(config)
     if changes:
         more = f" and {len(changes) - SHOWN} more" if len(changes) > SHOWN else ""
-        logger.info("%s goes on with changes: %s%s", config.load, "; ".join(changes[:SHOWN]), more)
+        logger.info(
+            "%s goes on with changes: %s%s",
+            config.checkpoint.load,
+            "; ".join(changes[:SHOWN]),
+            more,
+        )
 
 
 def _tell(message: str) -> None:

@@ -9,29 +9,30 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from pydantic import ValidationError
-
-from megatron_longrl.checkpoint.architecture import ARCHITECTURE_FIELDS, plain
+from megatron_longrl.checkpoint.architecture import architecture_fields, plain
 from megatron_longrl.checkpoint.folder import STATE_FILE, find_state
 from megatron_longrl.cli.defaults import add_defaults, one_epoch, with_frames_that_fit
 from megatron_longrl.cli.given import Given, read_given, recipe_of
 from megatron_longrl.cli.required import brings_a_model, check_given, is_new
 from megatron_longrl.cli.rules import validate_layout
+from megatron_longrl.config.family import family_sections
 from megatron_longrl.config.model import ModelSection
 from megatron_longrl.config.recipe import to_yaml
 from megatron_longrl.config.rotary import RotarySection
 from megatron_longrl.config.schema import (
     Config,
     Entry,
-    describe_validation_error,
+    InvalidConfig,
+    describe_problems,
 )
+from megatron_longrl.config.section import Section
 from megatron_longrl.config.tokenizer_files import tokenizer_fields
-from megatron_longrl.config.vila import VilaSection
 from megatron_longrl.errors import UserError
+from megatron_longrl.models.policy import find_policy
 
 logger = logging.getLogger(__name__)
 
-OF_A_RUN = ("transformer_impl", "init_method_std")
+OF_A_RUN = ("transformer_impl", "init_method_std", "freeze_vision_tower", "freeze_projector")
 """Fields of the model's sections that do not belong to its weights."""
 
 OF_PROMPTS = ("chat_template", "system_prompt", "prompt_template")
@@ -92,15 +93,15 @@ def resolve(given: Given) -> Config:
     add_defaults(given, int(announced or 1))
     config = with_frames_that_fit(_validated(given), given)
     _check_contradictions(config, fields, given, checkpoint)
-    if config.sequence_parallel and config.tensor_model_parallel_size == 1:
+    if config.parallel.sequence_parallel and config.parallel.tensor_model_parallel_size == 1:
         # As Megatron does: one recipe serves layouts with and without tensor parallelism.
         if first_rank:
             logger.warning("sequence_parallel is switched off: tensor_model_parallel_size is 1")
         config = config.replace(sequence_parallel=False)
-    alone = config.model_parallel_size if given.print_only else 1
+    alone = config.parallel.model_parallel_size if given.print_only else 1
     world_size = int(announced or alone)
     if given.entry == "serve":  # the recipe's layout is the trainer's
-        world_size = config.model_parallel_size
+        world_size = config.parallel.model_parallel_size
     if given.entry in ("sft", "rl") and "train_iters" not in given.values:
         config = config.replace(train_iters=_iterations(config, world_size, given.entry))
     validate_layout(config, world_size, given.entry)
@@ -113,16 +114,16 @@ def resolve(given: Given) -> Config:
 
 def _validated(given: Given) -> Config:
     try:
-        return Config.model_validate(given.values)
-    except ValidationError as error:
-        raise UserError(describe_validation_error(error, given.origins)) from None
+        return Config.of(given.values)
+    except InvalidConfig as error:
+        raise UserError(describe_problems(error.problems, given.origins)) from None
 
 
 def _iterations(config: Config, world_size: int, entry: Entry) -> int:
     """Steps of the epochs that are asked for."""
-    rows = config.grpo_prompts_per_step if entry == "rl" else 0
+    rows = config.rl.grpo_prompts_per_step if entry == "rl" else 0
     rows = rows or config.samples_per_step(world_size, "sft")
-    return one_epoch(config.train_data_path, rows, config.train_epochs)
+    return one_epoch(config.data.train_data_path, rows, config.training.train_epochs)
 
 
 def checkpoint_fields(given: Given) -> tuple[Path | None, dict[str, Any]]:
@@ -151,7 +152,8 @@ def checkpoint_fields(given: Given) -> tuple[Path | None, dict[str, Any]]:
             return Path(folder), config_from_hf(folder)
         found = given.loaded if name == "load" else find_state(folder)
         if found is not None:
-            _check_sizes(*found)
+            if find_policy(str(found[1]["config"].get("model_family"))) is None:
+                _check_sizes(*found)
             return found[0], fields_of_run(*found)
     return None, {}
 
@@ -190,8 +192,8 @@ def fields_of_run(folder: Path, state: dict[str, Any]) -> dict[str, Any]:
 
 def fields_from_checkpoint() -> frozenset[str]:
     """Names of the fields that a checkpoint may bring: of the model, its tokenizer, its prompts."""
-    sections = (ModelSection, RotarySection, VilaSection)
-    names = {name for section in sections for name in section.model_fields}
+    sections: list[type[Section]] = [ModelSection, RotarySection, *family_sections()]
+    names = {name for section in sections for name in section.flat_names()}
     names |= {"tokenizer_type", "tokenizer_model", *OF_PROMPTS}
     return frozenset(names - set(OF_A_RUN))
 
@@ -200,8 +202,8 @@ def _check_contradictions(
     config: Config, fields: dict[str, Any], given: Given, checkpoint: Path | None
 ) -> None:
     """Recipes and flags may not describe another model than the checkpoint holds."""
-    values = config.model_dump(mode="json")
-    for name in ARCHITECTURE_FIELDS:
+    values = config.flat("json")
+    for name in architecture_fields(values):
         if name in fields and values[name] not in (None, plain(fields[name])):
             raise UserError(
                 f"{name} = {values[name]} ({given.origins[name]}), but the checkpoint {checkpoint} "

@@ -20,7 +20,7 @@ from megatron_longrl.config.names import FieldNames, flag
 from megatron_longrl.config.plugins import PluginSection
 from megatron_longrl.config.recipe import read_recipe
 from megatron_longrl.config.rewards import RewardSection
-from megatron_longrl.config.schema import SECTIONS, describe_validation_error
+from megatron_longrl.config.schema import all_sections, describe_problems
 from megatron_longrl.config.secrets import secret_line, secrets_in
 from megatron_longrl.data.answer import END_TOKENS, marked_answer, visible
 from megatron_longrl.data.rows import Row, load_rows
@@ -152,17 +152,18 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _settings(recipes: Sequence[str], flags: Mapping[str, Any]) -> RewardSection:
-    names, values, origins = FieldNames(SECTIONS), dict[str, Any](), dict[str, str]()
+    names, values, origins = FieldNames(all_sections()), dict[str, Any](), dict[str, str]()
     for recipe in recipes:
         found, where = read_recipe(recipe, names)
-        values |= {name: found[name] for name in RewardSection.model_fields if name in found}
+        values |= {name: found[name] for name in RewardSection.flat_names() if name in found}
         origins |= where
     values |= flags
     origins |= {name: f"flag {flag(name)}" for name in flags}
     try:
         settings = RewardSection.model_validate(values)
     except ValidationError as error:
-        raise UserError(describe_validation_error(error, origins)) from None
+        wrong = [dict(problem) for problem in error.errors(include_url=False)]
+        raise UserError(describe_problems(wrong, origins)) from None
     secrets = map(secret_line, secrets_in(settings.model_dump()))
     if problems := [*secrets, *scoring_rules(settings)]:
         raise UserError("; ".join(problems))

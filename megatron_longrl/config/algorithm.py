@@ -162,3 +162,8 @@ class AlgorithmSection(Section):
     shuffled_frames_ratio: Fraction = 1.0
     """A group does better when its accuracy is above 0 and at least this part of the accuracy on
     shuffled frames."""
+
+    @property
+    def rewards_tokens(self) -> bool:
+        """Whether tokens earn something beside the reward of their response."""
+        return self.grpo_kl_beta > 0 and self.kl_placement == "reward"

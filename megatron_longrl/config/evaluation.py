@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from collections.abc import Mapping
+from types import MappingProxyType
+from typing import Annotated, ClassVar
 
 from pydantic import Field
 
@@ -25,36 +27,39 @@ class EvaluationSection(Section):
     Validation answers questions in RL and computes the loss of demonstrations in SFT.
     """
 
-    eval_interval: Annotated[PositiveInt | None, Unit("steps"), KnownTo("sft", "rl")] = None
+    prefix: ClassVar[str] = "eval_"
+    exceptions: ClassVar[Mapping[str, str]] = MappingProxyType({"data": "data", "output": "output"})
+
+    interval: Annotated[PositiveInt | None, Unit("steps"), KnownTo("sft", "rl")] = None
     """Steps from one validation to the next; by default only the last step is followed by one.
     Without --valid-data-path there is none."""
 
-    eval_samples: Annotated[PositiveInt | None, Unit("rows")] = None
+    samples: Annotated[PositiveInt | None, Unit("rows")] = None
     """Rows used in validation and evaluation, the first ones of the data; by default all."""
 
-    eval_temperature: Annotated[WeightFloat, KnownTo("rl", "evaluate")] = 0.0
+    temperature: Annotated[WeightFloat, KnownTo("rl", "evaluate")] = 0.0
     """Sampling temperature of validation and evaluation; 0 is greedy."""
 
-    eval_top_p: Annotated[NucleusFloat, KnownTo("rl", "evaluate")] = 1.0
+    top_p: Annotated[NucleusFloat, KnownTo("rl", "evaluate")] = 1.0
     """Nucleus sampling in validation and evaluation; --rollout-top-p is for training."""
 
-    eval_top_k: Annotated[TopInt, KnownTo("rl", "evaluate")] = -1
+    top_k: Annotated[TopInt, KnownTo("rl", "evaluate")] = -1
     """Validation and evaluation sample from this many most likely tokens; -1 takes all."""
 
-    eval_min_p: Annotated[Fraction, KnownTo("rl", "evaluate")] = 0.0
+    min_p: Annotated[Fraction, KnownTo("rl", "evaluate")] = 0.0
     """Validation and evaluation sample from the tokens of at least this part of the most likely
     token's probability."""
 
-    eval_max_tokens: Annotated[PositiveInt | None, Unit("tokens"), KnownTo("rl", "evaluate")] = None
+    max_tokens: Annotated[PositiveInt | None, Unit("tokens"), KnownTo("rl", "evaluate")] = None
     """Longest response of validation and evaluation; by default --rollout-max-tokens."""
 
-    eval_group_size: Annotated[PositiveInt, Unit("responses"), KnownTo("rl", "evaluate")] = 1
+    group_size: Annotated[PositiveInt, Unit("responses"), KnownTo("rl", "evaluate")] = 1
     """Responses to each question in validation and evaluation; accuracy is their mean."""
 
-    eval_at_start: Annotated[bool, KnownTo("sft", "rl")] = False
+    at_start: Annotated[bool, KnownTo("sft", "rl")] = False
     """Validate before the first step as well."""
 
-    eval_batch_size: Annotated[PositiveInt, Unit("prompts")] = 64
+    batch_size: Annotated[PositiveInt, Unit("prompts")] = 64
     """Prompts that one model replica answers at a time; in SFT, rows whose loss it computes at a
     time."""
 

@@ -120,9 +120,10 @@ def add_section(
         entry: --help shows only what this program uses; by default all.
     """
     title, subject, more = section.introduction()
-    shown = {n for n in section.model_fields if entry is None or entry in section.programs_of(n)}
+    fields = section.own_fields()
+    shown = {n for n, f in fields.items() if entry is None or entry in section.programs_of(f)}
     group = parser.add_argument_group(title, f"{subject}\n{more}".rstrip() if shown else None)
-    for name, field in section.model_fields.items():
+    for name, field in fields.items():
         _add_flag(group, name, field, names, is_shown=name in shown)
 
 
@@ -216,7 +217,7 @@ def kinds_of(annotation: Any) -> list[Any]:
 def choices_of(field: FieldInfo) -> list[str]:
     """The texts that a field may be, or be made of; none where any text goes."""
     names = note_of(field, Names)
-    return list(names.built_in) if names is not None else _literals(field.annotation)
+    return list(names.list()) if names is not None else _literals(field.annotation)
 
 
 def _literals(annotation: Any) -> list[str]:

@@ -3,18 +3,27 @@
 from __future__ import annotations
 
 import math
-from typing import Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import Field
+from pydantic import AfterValidator, Field
 
-from megatron_longrl.config.section import CountInt, Programs, Section, WeightFloat
+from megatron_longrl.config.family import part_names
+from megatron_longrl.config.section import CountInt, Names, Programs, Section, WeightFloat
 
-LoraPart = Literal["language_model", "projector", "vision_tower"]
 LoraTarget = Literal["linear_qkv", "linear_proj", "linear_fc1", "linear_fc2"]
 
 
+def _known_part(name: str) -> str:
+    if name not in part_names():
+        raise ValueError(f"expected one of {', '.join(part_names())}")
+    return name
+
+
+PartName = Annotated[str, AfterValidator(_known_part)]
+
+
 def _twice_the_rank(values: dict[str, Any]) -> float:
-    return 2.0 * float(values["lora_rank"])
+    return 2.0 * float(values["rank"])
 
 
 class LoraSection(Section):
@@ -24,22 +33,23 @@ class LoraSection(Section):
     """
 
     programs: ClassVar[Programs] = ("sft", "rl")
+    prefix: ClassVar[str] = "lora_"
 
-    lora_rank: CountInt = 0
+    rank: CountInt = 0
     """Rank of the adapters; 0 trains the weights themselves."""
 
-    lora_alpha: WeightFloat = Field(default_factory=_twice_the_rank)
+    alpha: WeightFloat = Field(default_factory=_twice_the_rank)
     """Scale of the adapters: what one adds is multiplied by this and divided by --lora-rank; by
     default twice the rank, so that the quotient is 2."""
 
-    lora_use_rslora: bool = False
+    use_rslora: bool = False
     """Divide by the square root of --lora-rank instead (rsLoRA)."""
 
-    lora_parts: tuple[LoraPart, ...] = ("language_model",)
+    parts: Annotated[tuple[PartName, ...], Names(part_names)] = ("language_model",)
     """Parts that get adapters and whose own weights stay as they are. The others are trained whole,
     unless --freeze-vision-tower, --freeze-projector or --freeze-language-model keeps them."""
 
-    lora_target_modules: tuple[LoraTarget, ...] = (
+    target_modules: tuple[LoraTarget, ...] = (
         "linear_qkv",
         "linear_proj",
         "linear_fc1",
@@ -47,6 +57,11 @@ class LoraSection(Section):
     )
     """Linear layers of a transformer layer that get adapters, by megatron-core's names. In the
     projector all linear layers do."""
+
+    @property
+    def scale(self) -> float:
+        """The factor of an adapter's output; there must be adapters."""
+        return lora_scale(self.rank, self.alpha, self.use_rslora)
 
 
 def lora_scale(rank: int, alpha: float, use_rslora: bool) -> float:

@@ -17,7 +17,7 @@ class FieldNames:
         self.by_name: dict[str, str] = {}
         """Field name by every name it goes by, its own included."""
         for section in sections:
-            for name, field in section.model_fields.items():
+            for name, field in section.own_fields().items():
                 self.by_name[name] = name
                 if isinstance(field.validation_alias, AliasChoices):
                     aliases = (a for a in field.validation_alias.choices if isinstance(a, str))

@@ -63,3 +63,37 @@ class ParallelSection(Section):
 
     distributed_timeout_minutes: Annotated[PositiveFloat, Unit("minutes")] = 10.0
     """A collective that waits longer than this ends the run with an error."""
+
+    @property
+    def model_parallel_size(self) -> int:
+        """Ranks of one model replica: tensor x context x pipeline."""
+        return (
+            self.tensor_model_parallel_size
+            * self.context_parallel_size
+            * self.pipeline_model_parallel_size
+        )
+
+    def data_parallel_size(self, world_size: int) -> int:
+        """Number of model replicas on ``world_size`` ranks."""
+        return world_size // self.model_parallel_size
+
+    @property
+    def sequence_multiple(self) -> int:
+        """The number of tokens to a multiple of which rows are padded, so that every rank gets
+        equal zigzag chunks."""
+        tensor = self.tensor_model_parallel_size if self.sequence_parallel else 1
+        context = self.context_parallel_size
+        return tensor if context == 1 else 2 * context * tensor
+
+    def sharing_degrees(self, num_query_groups: int) -> list[int]:
+        """How many MR-SP ranks may share a row: the divisors of their number, increasing.
+
+        Args:
+            num_query_groups: of the language model.
+        """
+        ranks = self.context_parallel_size
+        degrees = [d for d in range(1, ranks + 1) if ranks % d == 0]
+        if self.cp_comm_type != "a2a":
+            return degrees
+        groups = max(1, num_query_groups // self.tensor_model_parallel_size)
+        return [d for d in degrees if groups % d == 0 or d % groups == 0]

@@ -9,7 +9,8 @@ from typing import Any
 import yaml
 
 from megatron_longrl.config.names import FieldNames
-from megatron_longrl.config.schema import SECTIONS, Config
+from megatron_longrl.config.schema import Config
+from megatron_longrl.config.section import bases_of
 from megatron_longrl.errors import UserError
 from megatron_longrl.regular_file import read_regular
 
@@ -203,12 +204,17 @@ def _children(node: yaml.Node) -> list[yaml.Node]:
 
 def to_yaml(config: Config) -> str:
     """The whole configuration as a recipe; derived values that were not given are null."""
-    values = config.model_dump()
-    derived = Config.derived_fields() - config.model_fields_set
+    derived = config.derived()
     blocks = []
-    for section in SECTIONS:
-        block = {n: None if n in derived else values[n] for n in section.model_fields}
-        body = yaml.safe_dump(block, sort_keys=False, allow_unicode=True, width=1000)
-        title, subject, _ = section.introduction()
-        blocks.append(f"# {title}: {subject}\n{body}")
+    for section in config.sections():
+        for base in bases_of(type(section)):
+            block = {name: config.value(name) for name in base.own_fields()}
+            block = {name: None if name in derived else _plain(v) for name, v in block.items()}
+            body = yaml.safe_dump(block, sort_keys=False, allow_unicode=True, width=1000)
+            title, subject, _ = base.introduction()
+            blocks.append(f"# {title}: {subject}\n{body}")
     return "\n".join(blocks)
+
+
+def _plain(value: Any) -> Any:
+    return list(value) if isinstance(value, tuple) else value

@@ -44,3 +44,8 @@ class RLSection(Section):
 
     difficulty_high: Annotated[Fraction, KnownTo("sft", "rl")] = 1.0
     """Rows whose --difficulty-field is above this are left out of training."""
+
+    @property
+    def responses_per_step(self) -> int:
+        """Responses of one RL step over all replicas."""
+        return self.grpo_prompts_per_step * self.grpo_group_size

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from types import MappingProxyType
 from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field
@@ -30,67 +32,77 @@ class RolloutSection(Section):
     """
 
     programs: ClassVar[Programs] = ("rl", "evaluate")
+    prefix: ClassVar[str] = "rollout_"
+    exceptions: ClassVar[Mapping[str, str]] = MappingProxyType(
+        {"weight_bucket_mb": "weight_bucket_mb"}
+    )
 
-    rollout_engine: Literal["colocated", "server", "megatron"] = "colocated"
+    engine: Literal["colocated", "server", "megatron"] = "colocated"
     """Where responses come from: vLLM on the trainer's ranks (colocated), vLLM as a server beside
     the trainer, one for each model replica (server), or the trained model itself on megatron-core's
     static inference context, in the trainer's layout (megatron): slow, for debugging."""
 
-    rollout_server_address: Annotated[TextList, Metavar("HOST:PORT")] = Field(default_factory=list)
+    server_address: Annotated[TextList, Metavar("HOST:PORT")] = Field(default_factory=list)
     """Addresses of servers that were started with megatron_longrl.serve, one for each model
     replica. By default the trainer starts each on the loopback address of the replica's first
     rank."""
 
-    rollout_token_file: Annotated[str | None, Metavar("FILE")] = None
+    token_file: Annotated[str | None, Metavar("FILE")] = None
     """File with the token by which these servers know their trainer, readable by its owner alone;
     by default the token is the environment variable LONGRL_ROLLOUT_TOKEN."""
 
-    rollout_tensor_parallel_size: Annotated[PositiveInt | None, Unit("ranks")] = None
+    tensor_parallel_size: Annotated[PositiveInt | None, Unit("ranks")] = None
     """Tensor-parallel size of the engine; by default all ranks of a replica where heads and widths
     divide, else 1."""
 
-    rollout_max_tokens: Annotated[PositiveInt, Unit("tokens")] = 1024
+    max_tokens: Annotated[PositiveInt, Unit("tokens")] = 1024
     """Longest response; in evaluation, too, where --eval-max-tokens is not given. By default at
     most half of --seq-length and of --max-position-embeddings."""
 
-    rollout_temperature: Annotated[WeightFloat, KnownTo("rl")] = 1.0
+    temperature: Annotated[WeightFloat, KnownTo("rl")] = 1.0
     """Sampling temperature of training rollouts; it also divides the logits whose log-probabilities
     are trained."""
 
-    rollout_top_p: Annotated[NucleusFloat, KnownTo("rl")] = 1.0
+    top_p: Annotated[NucleusFloat, KnownTo("rl")] = 1.0
     """Nucleus sampling: sample from the smallest set of tokens that together have this
     probability."""
 
-    rollout_top_k: Annotated[TopInt, KnownTo("rl")] = -1
+    top_k: Annotated[TopInt, KnownTo("rl")] = -1
     """Sample from this many most likely tokens; -1 takes all."""
 
-    rollout_min_p: Annotated[Fraction, KnownTo("rl")] = 0.0
+    min_p: Annotated[Fraction, KnownTo("rl")] = 0.0
     """Sample from the tokens of at least this part of the most likely token's probability."""
 
-    rollout_stop: Annotated[TextList, Metavar("TEXT")] = Field(default_factory=list)
+    stop: Annotated[TextList, Metavar("TEXT")] = Field(default_factory=list)
     """Texts that end a response, in training and in evaluation, beside the end of turn. The token
     that completes one is the response's last."""
-    rollout_lag: Annotated[int, Field(ge=0, le=1), Unit("updates"), KnownTo("rl")] = 0
+
+    lag: Annotated[int, Field(ge=0, le=1), Unit("updates"), KnownTo("rl")] = 0
     """Updates between the weights that generate responses and those that are trained on them. With
     1 the next step's responses are generated before an update and scored during it; a step that
     ends with a checkpoint generates none ahead."""
 
-    rollout_step_tokens: Annotated[PositiveInt | None, Unit("tokens"), KnownTo("rl")] = None
+    step_tokens: Annotated[PositiveInt | None, Unit("tokens"), KnownTo("rl")] = None
     """Partial rollouts: a response grows by at most this many tokens in a step; groups that are
     not complete then go on in the next one, and a step trains on those that are. A step that ends
     with a checkpoint completes all. By default every step completes its own."""
 
-    rollout_sleep: bool = True
+    sleep: bool = True
     """On GPUs, the weights of a colocated engine wait in host memory between generations, and its
     key/value cache is freed."""
 
-    rollout_memory_gib: Annotated[PositiveFloat, Unit("GiB")] = 1.0
+    memory_gib: Annotated[PositiveFloat, Unit("GiB")] = 1.0
     """Memory of the engine's key/value cache on each rank."""
 
-    rollout_timeout: Annotated[PositiveFloat, Unit("seconds")] = 600.0
+    timeout: Annotated[PositiveFloat, Unit("seconds")] = 600.0
     """Time after which a generation that does not end, or a server that does not answer, becomes an
     error."""
 
     weight_bucket_mb: Annotated[PositiveFloat, Unit("MiB")] = 256.0
     """Shared memory through which weights go to a server piece by piece; it always holds at least
     the largest weight."""
+
+    @property
+    def trains_on_older_weights(self) -> bool:
+        """Whether tokens may come from weights before the newest."""
+        return self.lag > 0 or self.step_tokens is not None

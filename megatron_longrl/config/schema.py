@@ -1,19 +1,31 @@
-"""The one configuration of a run: all sections in one flat namespace."""
+"""The configuration of a run: one immutable object of sections.
+
+Flags, recipes and checkpoints know the fields by flat names; code reads them in their sections, as
+``config.rollout.max_tokens``.
+"""
 
 from __future__ import annotations
 
 import math
 import reprlib
-from typing import TYPE_CHECKING, Any
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Literal, Self, TypeVar
 
 from pydantic import ValidationError
+from pydantic.fields import FieldInfo
 
 from megatron_longrl.config.algorithm import AlgorithmSection
 from megatron_longrl.config.checkpoint import CheckpointSection
 from megatron_longrl.config.data import DataSection
 from megatron_longrl.config.evaluation import EvaluationSection
+from megatron_longrl.config.family import (
+    FAMILY_SECTIONS,
+    FamilySection,
+    family_sections,
+)
 from megatron_longrl.config.logs import LoggingSection
-from megatron_longrl.config.lora import LoraSection, lora_scale
+from megatron_longrl.config.lora import LoraSection
 from megatron_longrl.config.model import ModelSection
 from megatron_longrl.config.names import flag
 from megatron_longrl.config.parallel import ParallelSection
@@ -25,238 +37,328 @@ from megatron_longrl.config.rollout import RolloutSection
 from megatron_longrl.config.rotary import RotarySection
 from megatron_longrl.config.section import Entry, Section
 from megatron_longrl.config.training import TrainingSection
-from megatron_longrl.config.vila import VilaSection, downsampling
 from megatron_longrl.errors import UserError
 
-if TYPE_CHECKING:
-    import torch
+AnyFamily = TypeVar("AnyFamily", bound=FamilySection)
 
-SECTIONS: tuple[type[Section], ...] = (
-    ModelSection,
-    RotarySection,
-    VilaSection,
-    ParallelSection,
-    TrainingSection,
-    LoraSection,
-    DataSection,
-    AlgorithmSection,
-    RLSection,
-    RewardSection,
-    RolloutSection,
-    RecordSection,
-    EvaluationSection,
-    CheckpointSection,
-    LoggingSection,
-    PluginSection,
-)
-"""In the order of --help and --print-config."""
+_SECTIONS: dict[str, type[Section]] = {
+    "model": ModelSection,
+    "rotary": RotarySection,
+    "family": FamilySection,
+    "parallel": ParallelSection,
+    "training": TrainingSection,
+    "lora": LoraSection,
+    "data": DataSection,
+    "algorithm": AlgorithmSection,
+    "rl": RLSection,
+    "reward": RewardSection,
+    "rollout": RolloutSection,
+    "records": RecordSection,
+    "evaluation": EvaluationSection,
+    "checkpoint": CheckpointSection,
+    "logging": LoggingSection,
+    "plugins": PluginSection,
+}
+"""The section by the attribute of :class:`Config`, in the order of --help and --print-config; the
+section of the run's model family stands in the place of ``family``."""
 
 
-class Config(
-    ModelSection,
-    RotarySection,
-    VilaSection,
-    ParallelSection,
-    TrainingSection,
-    LoraSection,
-    DataSection,
-    AlgorithmSection,
-    RLSection,
-    RewardSection,
-    RolloutSection,
-    RecordSection,
-    EvaluationSection,
-    CheckpointSection,
-    LoggingSection,
-    PluginSection,
-):
-    """Everything a run can be told. Immutable; fields are documented in the sections."""
+def all_sections() -> list[type[Section]]:
+    """The classes that declare fields, those of every registered model family among them."""
+    found: list[type[Section]] = []
+    for name, section in _SECTIONS.items():
+        found += family_sections() if name == "family" else [section]
+    return found
 
-    def replace(self, **changes: Any) -> Config:
-        """A copy with some fields changed; derived fields follow.
 
-        Raises UserError on values of a wrong type or range.
+def all_fields() -> dict[str, FieldInfo]:
+    """The fields of all sections by their flat names."""
+    return {
+        name: field for section in all_sections() for name, field in section.own_fields().items()
+    }
+
+
+def known_fields(saved: Mapping[str, Any]) -> dict[str, Any]:
+    """The fields of a saved configuration that this version knows for its model family.
+
+    Args:
+        saved: by flat name.
+    """
+    sections = [section for name, section in _SECTIONS.items() if name != "family"]
+    family = saved.get("model_family", ModelSection.model_fields["family"].default)
+    sections.append(FAMILY_SECTIONS.find(family) if family in FAMILY_SECTIONS else FamilySection)
+    names = {name for section in sections for name in section.flat_names()}
+    return {name: value for name, value in saved.items() if name in names}
+
+
+class InvalidConfig(ValueError):
+    """Values that make no configuration.
+
+    Attributes:
+        problems: pydantic's descriptions, with the flat name of the field in ``loc``.
+    """
+
+    def __init__(self, problems: list[dict[str, Any]]) -> None:
+        super().__init__(describe_problems(problems, {}))
+        self.problems = problems
+
+
+@dataclass(frozen=True)
+class Config:
+    """Everything that a run can be told. Fields are documented in the sections."""
+
+    model: ModelSection
+    rotary: RotarySection
+    family: FamilySection
+    """The fields of the model's family alone; :meth:`family_as` gives its own type."""
+    parallel: ParallelSection
+    training: TrainingSection
+    lora: LoraSection
+    data: DataSection
+    algorithm: AlgorithmSection
+    rl: RLSection
+    reward: RewardSection
+    rollout: RolloutSection
+    records: RecordSection
+    evaluation: EvaluationSection
+    checkpoint: CheckpointSection
+    logging: LoggingSection
+    plugins: PluginSection
+
+    @classmethod
+    def of(cls, values: Mapping[str, Any]) -> Self:
+        """The configuration that these values make, with the defaults of the others.
+
+        Args:
+            values: by flat name.
+
+        Raises:
+            InvalidConfig: a value of a wrong type or range, a missing or unknown field.
         """
-        values = self.given() | changes
+        left = dict(values)
+        problems: list[dict[str, Any]] = []
+        sections: dict[str, Section] = {}
+        for attribute, section in _SECTIONS.items():
+            if attribute == "family":
+                if "model" not in sections:
+                    # Nobody knows whose fields the others are.
+                    fields = {name for base in family_sections() for name in base.own_fields()}
+                    left = {name: value for name, value in left.items() if name not in fields}
+                    continue
+                section = FAMILY_SECTIONS.find(sections["model"].family)  # type: ignore[attr-defined]
+            names = section.flat_names()
+            own = {names[name]: left.pop(name) for name in list(left) if name in names}
+            try:
+                sections[attribute] = section.model_validate(own)
+            except ValidationError as error:
+                problems += [_with_flat_name(problem, section) for problem in _errors(error)]
+        problems += [
+            _unknown(name, value, values)
+            for name, value in left.items()
+            if not _means_nothing(name, value)
+        ]
+        if problems:
+            raise InvalidConfig(problems)
+        return cls(**sections)  # type: ignore[arg-type]
+
+    def replace(self, **changes: Any) -> Self:
+        """A copy with some fields, by their flat names, changed; derived fields follow.
+
+        Raises:
+            UserError: values of a wrong type or range.
+        """
         try:
-            return Config.model_validate(values)
-        except ValidationError as error:
-            raise UserError(describe_validation_error(error, {})) from None
+            return self.of(self.given() | changes)
+        except InvalidConfig as error:
+            raise UserError(str(error)) from None
+
+    def sections(self) -> list[Section]:
+        """The sections in the order of --help."""
+        return [getattr(self, attribute) for attribute in _SECTIONS]
+
+    def family_as(self, section: type[AnyFamily]) -> AnyFamily:
+        """The section of the model's family.
+
+        Raises:
+            TypeError: it is not of this type.
+        """
+        if not isinstance(self.family, section):
+            raise TypeError(f"model_family {self.model.family} has no {section.__name__}")
+        return self.family
+
+    def value(self, flat_name: str) -> Any:
+        """The value of a field.
+
+        Raises:
+            KeyError: there is no such field in this configuration.
+        """
+        for section in self.sections():
+            names = section.flat_names()
+            if flat_name in names:
+                return getattr(section, names[flat_name])
+        raise KeyError(flat_name)
+
+    def flat(self, mode: Literal["python", "json"] = "python") -> dict[str, Any]:
+        """All values by flat name, defaults and derived ones included.
+
+        Args:
+            mode: json makes lists of tuples.
+        """
+        return {
+            section.flat_name(name): value
+            for section in self.sections()
+            for name, value in section.model_dump(mode=mode).items()
+        }
 
     def given(self) -> dict[str, Any]:
-        """The fields that were set explicitly, without defaults and derived values."""
-        return self.model_dump(include=self.model_fields_set)
+        """The values that were set explicitly, without defaults and derived ones, by flat name."""
+        return {
+            section.flat_name(name): value
+            for section in self.sections()
+            for name, value in section.model_dump(include=section.model_fields_set).items()
+        }
 
-    @property
-    def model_parallel_size(self) -> int:
-        """Ranks of one model replica: tensor x context x pipeline."""
-        return (
-            self.tensor_model_parallel_size
-            * self.context_parallel_size
-            * self.pipeline_model_parallel_size
+    def derived(self) -> frozenset[str]:
+        """The flat names of the fields whose values were computed from others."""
+        return frozenset(
+            section.flat_name(name)
+            for section in self.sections()
+            for name in section.derived_fields() - section.model_fields_set
         )
 
-    def data_parallel_size(self, world_size: int) -> int:
-        """Number of model replicas on `world_size` ranks."""
-        return world_size // self.model_parallel_size
+    def is_default(self, flat_name: str) -> bool:
+        """Whether a field that is not derived has the value that it has where it is not given."""
+        return bool(self.value(flat_name) == all_fields()[flat_name].get_default())
 
     @property
-    def sequence_multiple(self) -> int:
-        """Rows are padded to a multiple of this, so that every rank gets equal zigzag chunks."""
-        tensor = self.tensor_model_parallel_size if self.sequence_parallel else 1
-        context = self.context_parallel_size
-        return tensor if context == 1 else 2 * context * tensor
+    def padded_vocab_size(self) -> int:
+        """Rows of the word embeddings: the vocabulary, padded so that it can be split.
+
+        Raises:
+            ValueError: the vocabulary's size is not known yet.
+        """
+        model = self.model
+        if model.vocab_size is None:
+            raise ValueError("the vocabulary's size comes from the tokenizer: set vocab_size")
+        multiple = model.make_vocab_size_divisible_by * self.parallel.tensor_model_parallel_size
+        return math.ceil(model.vocab_size / multiple) * multiple
 
     @property
-    def sharing_degrees(self) -> list[int]:
-        """How many MR-SP ranks may share a row: the divisors of their number, increasing."""
-        ranks = self.context_parallel_size
-        degrees = [d for d in range(1, ranks + 1) if ranks % d == 0]
-        if self.cp_comm_type != "a2a":
-            return degrees
-        groups = max(1, self.num_query_groups // self.tensor_model_parallel_size)
-        return [d for d in degrees if groups % d == 0 or d % groups == 0]
-
-    @property
-    def tile_squares(self) -> tuple[int, ...]:
-        """Sides of the squares of tiles that VILA's S2 takes of a picture, one for every scale."""
-        return tuple(scale // self.vision_image_size for scale in self.vision_s2_scales) or (1,)
-
-    @property
-    def frame_side(self) -> int:
-        """Side of VILA's square frames in pixels; 0 where there are no such frames."""
-        if self.vision_s2_scales and not self.vision_dynamic_s2:
-            return self.vision_s2_scales[-1]
-        return self.vision_image_size
-
-    @property
-    def token_side(self) -> int:
-        """Rows, and columns, of tokens that VILA makes of such a frame, before they are pooled."""
-        patches = self.vision_image_size // self.vision_patch_size
-        if not self.vision_dynamic_s2:
-            patches *= self.tile_squares[self.vision_s2_output_scale]
-        return math.ceil(patches / downsampling(self.projector_type))
-
-    @property
-    def tokens_per_frame(self) -> int:
-        """Media tokens of a square frame of a video, without the newline that follows it; 0 where
-        there are no such frames."""
-        if not self.vision_image_size:
-            return 0
-        rows, columns = self.vision_spatial_pooling
-        return (self.token_side // rows) * (self.token_side // columns)
-
-    @property
-    def projector_input_width(self) -> int:
-        """Channels of the vision features that VILA's projector takes."""
-        return self.vision_hidden_size * len(self.tile_squares)
+    def trained_parts(self) -> frozenset[str]:
+        """The parts of the model that ``--freeze-PART`` does not keep as they are."""
+        return frozenset(part for part in self.family.parts if not self.value(f"freeze_{part}"))
 
     @property
     def embedding_width(self) -> int:
-        """Channels of a media embedding: the language model's width, once more for every layer of
-        DeepStack."""
-        return self.hidden_size * (1 + len(self.vision_deepstack_layers))
-
-    @property
-    def params_dtype(self) -> torch.dtype:
-        """Type of the weights that the forward pass uses."""
-        import torch
-
-        return torch.bfloat16 if self.bf16 else torch.float32
-
-    @property
-    def lora_scale(self) -> float:
-        """By what an adapter's output is multiplied; there must be adapters."""
-        return lora_scale(self.lora_rank, self.lora_alpha, self.lora_use_rslora)
+        """Channels of a media embedding: the language model's width, once for every level."""
+        return self.model.hidden_size * self.family.embedding_levels
 
     @property
     def rollout_model_len(self) -> int:
         """Longest prompt with its response, in tokens: answers of evaluation are not trained, so
         that they may exceed a row."""
-        longer = max((self.eval_max_tokens or 0) - self.rollout_max_tokens, 0)
-        return min(self.seq_length + longer, self.max_position_embeddings)
+        longer = max((self.evaluation.max_tokens or 0) - self.rollout.max_tokens, 0)
+        return min(self.training.seq_length + longer, self.model.max_position_embeddings)
 
     @property
     def rollout_record(self) -> str | None:
         """Folder of the record of rollouts; None: nothing is recorded."""
-        if not self.record_rollouts or self.replay_rollouts is not None:
+        records = self.records
+        if not records.record_rollouts or records.replay_rollouts is not None:
             return None
-        if self.rollout_record_dir is not None:
-            return self.rollout_record_dir
-        return None if self.save is None else f"{self.save}/{RECORD_FOLDER}"
-
-    def padded_vocab_size(self, vocab_size: int) -> int:
-        """Rows of the word embeddings for a vocabulary of `vocab_size`."""
-        multiple = self.make_vocab_size_divisible_by * self.tensor_model_parallel_size
-        return math.ceil(vocab_size / multiple) * multiple
+        if records.rollout_record_dir is not None:
+            return records.rollout_record_dir
+        save = self.checkpoint.save
+        return None if save is None else f"{save}/{RECORD_FOLDER}"
 
     def samples_per_step(self, world_size: int, entry: Entry) -> int:
         """Samples of one optimizer step: rows for SFT, sampled responses for RL."""
         if entry == "rl":
-            return self.grpo_prompts_per_step * self.grpo_group_size
-        if self.global_batch_size is not None:
-            return self.global_batch_size
-        return self.micro_batch_size * self.data_parallel_size(world_size)
+            return self.rl.responses_per_step
+        training = self.training
+        if training.global_batch_size is not None:
+            return training.global_batch_size
+        return training.micro_batch_size * self.parallel.data_parallel_size(world_size)
 
     @property
     def mini_batches_per_step(self) -> int:
         """Optimizer steps of one pass over the responses of an RL step."""
-        responses = self.grpo_prompts_per_step * self.grpo_group_size
-        return responses // self.global_batch_size if self.global_batch_size else 1
+        batch = self.training.global_batch_size
+        return self.rl.responses_per_step // batch if batch else 1
 
     @property
     def updates_per_step(self) -> int:
         """Optimizer steps of an RL step."""
-        return self.grpo_iterations * self.mini_batches_per_step
-
-    @property
-    def trains_on_older_weights(self) -> bool:
-        """Whether tokens may come from weights before the newest."""
-        return self.rollout_lag > 0 or self.rollout_step_tokens is not None
-
-    @property
-    def rewards_tokens(self) -> bool:
-        """Whether tokens earn something beside the reward of their response."""
-        return self.grpo_kl_beta > 0 and self.kl_placement == "reward"
+        return self.rl.grpo_iterations * self.mini_batches_per_step
 
     @property
     def needs_old_logprobs(self) -> bool:
         """Whether the policy's log-probabilities before the update take a pass of their own."""
-        return self.updates_per_step > 1 or self.rewards_tokens or self.advantage == "gae"
+        algorithm = self.algorithm
+        return self.updates_per_step > 1 or algorithm.rewards_tokens or algorithm.advantage == "gae"
 
     @property
     def forward_passes(self) -> int:
         """Passes of an RL step over its rows without a backward pass, those of a critic left
         aside."""
-        return self.needs_old_logprobs + (self.grpo_kl_beta > 0)
-
-    @property
-    def lr_warmup_steps(self) -> int:
-        """Steps of warmup, given by --lr-warmup-iters or --lr-warmup-fraction."""
-        if self.lr_warmup_fraction is not None:
-            return int(self.lr_warmup_fraction * self.lr_decay_iters)
-        return self.lr_warmup_iters
+        return self.needs_old_logprobs + (self.algorithm.grpo_kl_beta > 0)
 
     @property
     def rollout_tp_size(self) -> int:
         """Tensor-parallel size of the rollout engine, derived when it is not given."""
-        if self.rollout_tensor_parallel_size is not None:
-            return self.rollout_tensor_parallel_size
-        size = self.model_parallel_size
-        groups = self.num_query_groups
+        if self.rollout.tensor_parallel_size is not None:
+            return self.rollout.tensor_parallel_size
+        size, model = self.parallel.model_parallel_size, self.model
+        groups = model.num_query_groups
         splits = (
-            self.num_attention_heads % size == 0
-            and self.ffn_hidden_size % size == 0
+            model.num_attention_heads % size == 0
+            and model.ffn_hidden_size % size == 0
             and (groups % size == 0 or size % groups == 0)
         )
         return size if splits else 1
 
 
-def describe_validation_error(error: ValidationError, origins: dict[str, str]) -> str:
-    """One line for all problems of a ValidationError; `origins` says where a field was set."""
+def _means_nothing(name: str, value: Any) -> bool:
+    """Whether it is the default of a field that other model families have: older recipes write the
+    fields of all families."""
+    for section in family_sections():
+        field = section.own_fields().get(name)
+        if field is not None and field.get_default() in (value, _as_tuple(value)):
+            return True
+    return False
+
+
+def _as_tuple(value: Any) -> Any:
+    return tuple(value) if isinstance(value, list) else value
+
+
+def _errors(error: ValidationError) -> list[dict[str, Any]]:
+    return [dict(problem) for problem in error.errors(include_url=False)]
+
+
+def _with_flat_name(problem: dict[str, Any], section: type[Section]) -> dict[str, Any]:
+    place = problem["loc"]
+    return {**problem, "loc": (section.flat_name(str(place[0])), *place[1:]) if place else ()}
+
+
+def _unknown(name: str, value: Any, values: Mapping[str, Any]) -> dict[str, Any]:
+    """The problem of a field that no section of this configuration has."""
+    told = "there is no such field"
+    if name in all_fields():
+        told = f"no field of model_family {values.get('model_family', 'vila')}: leave it out"
+    return {"type": "extra_forbidden", "loc": (name,), "msg": told, "input": value}
+
+
+def describe_problems(problems: list[dict[str, Any]], origins: Mapping[str, str]) -> str:
+    """One line for all problems of values that make no configuration.
+
+    Args:
+        problems: see :class:`InvalidConfig`.
+        origins: where a field was set, by its flat name.
+    """
     missing: list[str] = []
     wrong: list[str] = []
-    for item in error.errors(include_url=False):
+    for item in problems:
         field = str(item["loc"][0]) if item["loc"] else "configuration"
         if item["type"] == "default_factory_not_called":
             continue  # A derived field: what it derives from is already in the list.
@@ -264,6 +366,7 @@ def describe_validation_error(error: ValidationError, origins: dict[str, str]) -
             missing.append(field)
             continue
         expected = item["msg"].replace("Input should be", "expected").replace("Input", "value")
+        expected = expected.removeprefix("Value error, ")
         place = f" ({origins[field]})" if field in origins else ""
         wrong.append(f"{field} = {_shown(item['input'], field)}{place}: {expected}")
     if missing:

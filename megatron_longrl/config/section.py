@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import inspect
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Annotated, Any, ClassVar, Literal, TypeVar
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
@@ -31,14 +33,14 @@ TextList = Annotated[list[str], BeforeValidator(_as_list)]
 
 @dataclass(frozen=True)
 class Unit:
-    """What a number counts; stands in the annotation of a field."""
+    """The annotation of a field says with this what its number counts."""
 
     name: str
 
 
 @dataclass(frozen=True)
 class Metavar:
-    """What --help writes for the value of a text; stands in the annotation of a field."""
+    """The annotation of a field says with this what --help writes for its value."""
 
     text: str
 
@@ -46,37 +48,57 @@ class Metavar:
 @dataclass(frozen=True)
 class Names:
     """The annotation of a field says with this that its value is the name of a registered object;
-    these names come with the package."""
+    the names are those at the time of the call."""
 
-    built_in: tuple[str, ...]
+    list: Callable[[], Iterable[str]]
+
+
+@dataclass(frozen=True)
+class Architecture:
+    """The annotation of a field says with this that the field decides which weights a checkpoint
+    holds, or what they compute."""
+
+    most: int | None = None
+    """The largest number that is believed."""
 
 
 class KnownTo:
-    """The programs that use a field, where they are not those of its section; stands in the
-    annotation of the field."""
+    """The annotation of a field names with this the programs that use the field, where they are not
+    those of its section."""
 
     def __init__(self, *programs: Entry) -> None:
         self.programs = programs
 
 
-Note = TypeVar("Note", Unit, Metavar, Names, KnownTo)
+Note = TypeVar("Note", Unit, Metavar, Names, Architecture, KnownTo)
 
 
 def note_of(field: FieldInfo, kind: type[Note]) -> Note | None:
-    """What the annotation of a field says of a kind."""
+    """The note of a kind in the annotation of a field, or None."""
     return next((note for note in field.metadata if isinstance(note, kind)), None)
 
 
 class Section(BaseModel):
     """A block of fields; the string under a field is its --help text.
 
-    Objects are immutable: `Config.replace` makes a changed and checked copy.
+    Sections are immutable: :meth:`~megatron_longrl.config.schema.Config.replace` makes a changed
+    and checked copy of a configuration. A field has a flat name, by which flags, recipes and
+    checkpoints know it, see :meth:`flat_name`.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
 
     programs: ClassVar[Programs] = ("sft", "rl", "evaluate")
-    """Those that use the fields; a field may say otherwise by :class:`KnownTo`."""
+    """The programs that use the fields; a field may say otherwise by :class:`KnownTo`."""
+
+    prefix: ClassVar[str] = ""
+    """The beginning of the flat names of the fields that :attr:`exceptions` does not name."""
+
+    exceptions: ClassVar[Mapping[str, str]] = MappingProxyType({})
+    """The flat names, by field, that do not follow from the prefix."""
+
+    unused: ClassVar[frozenset[str]] = frozenset()
+    """Fields that a section inherits and has no use for."""
 
     @model_validator(mode="before")
     @classmethod
@@ -88,23 +110,67 @@ class Section(BaseModel):
         return {k: v for k, v in values.items() if not (v is None and k in derived)}
 
     @classmethod
+    def flat_name(cls, name: str) -> str:
+        """The name of a field in recipes and checkpoints; its flag has dashes in it."""
+        return cls.exceptions.get(name, cls.prefix + name)
+
+    @classmethod
+    def flat_names(cls) -> dict[str, str]:
+        """The field of this section by its flat name, inherited fields included."""
+        return {cls.flat_name(name): name for name in cls.model_fields}
+
+    @classmethod
+    def own_fields(cls) -> dict[str, FieldInfo]:
+        """The fields that this class declares itself, by their flat names."""
+        inherited = {
+            name
+            for base in cls.__mro__[1:]
+            if issubclass(base, Section)
+            for name in base.model_fields
+        }
+        return {
+            cls.flat_name(name): field
+            for name, field in cls.model_fields.items()
+            if name not in inherited
+        }
+
+    @classmethod
+    def architecture_fields(cls) -> dict[str, FieldInfo]:
+        """The fields, by flat name, that decide which weights a checkpoint holds or what they
+        compute; inherited fields included."""
+        return {
+            cls.flat_name(name): field
+            for name, field in cls.model_fields.items()
+            if note_of(field, Architecture) is not None and name not in cls.unused
+        }
+
+    @classmethod
     def introduction(cls) -> tuple[str, str, str]:
-        """The section's name, what it is about in a line, and what else its docstring says."""
+        """The section's name, its subject in a line, and the rest of its docstring."""
         first, _, rest = inspect.cleandoc(cls.__doc__ or "").partition("\n\n")
         name, _, subject = first.partition(": ")
         return name, subject, " ".join(rest.split())
 
     @classmethod
-    def programs_of(cls, name: str) -> Programs:
+    def programs_of(cls, field: FieldInfo) -> Programs:
         """The programs that use a field of this section."""
-        known = note_of(cls.model_fields[name], KnownTo)
+        known = note_of(field, KnownTo)
         return known.programs if known is not None else cls.programs
 
     @classmethod
     def derived_fields(cls) -> frozenset[str]:
-        """Names of the fields whose default is computed from other fields."""
+        """The names of the fields whose default is computed from other fields."""
         return frozenset(
             name
             for name, field in cls.model_fields.items()
             if field.default_factory_takes_validated_data
         )
+
+
+def bases_of(section: type[Section]) -> list[type[Section]]:
+    """The classes that declare the fields of a section, those that it inherits from first."""
+    return [
+        base
+        for base in reversed(section.__mro__)
+        if issubclass(base, Section) and base.own_fields()
+    ]

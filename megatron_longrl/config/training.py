@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 from pydantic import AliasChoices, Field
 
@@ -17,6 +17,9 @@ from megatron_longrl.config.section import (
     Unit,
     WeightFloat,
 )
+
+if TYPE_CHECKING:
+    import torch
 
 
 def _all_iterations(values: dict[str, Any]) -> int:
@@ -102,11 +105,19 @@ class TrainingSection(Section):
     """Compute activations again in the backward pass, which saves memory: full, every layer;
     selective, the attention only. By default none are."""
 
-    freeze_vision_tower: bool = False
-    """Do not train the vision tower."""
-
-    freeze_projector: bool = False
-    """Do not train the projector."""
-
     freeze_language_model: bool = False
     """Do not train the language model."""
+
+    @property
+    def params_dtype(self) -> torch.dtype:
+        """Type of the weights that the forward pass uses."""
+        import torch
+
+        return torch.bfloat16 if self.bf16 else torch.float32
+
+    @property
+    def lr_warmup_steps(self) -> int:
+        """Steps of warmup, given by --lr-warmup-iters or --lr-warmup-fraction."""
+        if self.lr_warmup_fraction is not None:
+            return int(self.lr_warmup_fraction * self.lr_decay_iters)
+        return self.lr_warmup_iters

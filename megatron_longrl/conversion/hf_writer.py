@@ -124,8 +124,8 @@ class HfFolderWriter:
         self.folder = Path(folder)
         check_free(self.folder)
         self._config = config
-        self._family = find_family(config.model_family)
-        self._dtype = dtype or config.params_dtype
+        self._family = find_family(config.model.family)
+        self._dtype = dtype or config.training.params_dtype
         self._unused = dict(unused or {})
         self._tokenizer = Path(tokenizer) if tokenizer else None
         self._files = dict(files or {})

@@ -42,12 +42,12 @@ def initialize_weights(
             continue
         size, rank = (1, 0) if row.replicated else (groups.tp.size(), groups.tp.rank())
         tensors = [
-            draw(name, shape, config.seed, _deviation(name, config))
+            draw(name, shape, config.training.seed, _deviation(name, config))
             for name, shape in zip(row.hf, _hugging_face_shapes(row, parameter, size), strict=True)
         ]
         parameter.copy_(row.shard(row.merge(tensors), rank, size))
         if row.megatron in adapters:
-            initialize_adapter(row, adapters[row.megatron], config.seed, rank, size)
+            initialize_adapter(row, adapters[row.megatron], config.training.seed, rank, size)
     if local:
         raise RuntimeError(f"the mapping table does not cover {sorted(local)[0]}")
 
@@ -57,8 +57,8 @@ _INTO_RESIDUAL = ("self_attn.o_proj.weight", "mlp.down_proj.weight")
 
 def _deviation(name: str, config: Config) -> float:
     """Projections into the residual stream start smaller by sqrt(2 layers), as Megatron does."""
-    scale = (2 * config.num_layers) ** -0.5 if name.endswith(_INTO_RESIDUAL) else 1.0
-    return config.init_method_std * scale
+    scale = (2 * config.model.num_layers) ** -0.5 if name.endswith(_INTO_RESIDUAL) else 1.0
+    return config.model.init_method_std * scale
 
 
 def draw(name: str, shape: torch.Size, seed: int, std: float) -> Tensor:

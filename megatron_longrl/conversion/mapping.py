@@ -36,7 +36,7 @@ LOCAL_LAYER = re.compile(r"^(language_model\.decoder\.layers\.)(\d+)(\..*)$")
 
 def mapping_table(config: Config) -> Table:
     """The table of the configuration's model family."""
-    return find_family(config.model_family).mapping_table(config)
+    return find_family(config.model.family).mapping_table(config)
 
 
 def unwrap(module: nn.Module) -> nn.Module:

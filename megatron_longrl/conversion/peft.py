@@ -18,11 +18,12 @@ from torch import Tensor
 
 from megatron_longrl.atomic_folder import written_aside
 from megatron_longrl.config.lora import lora_scale
+from megatron_longrl.config.sizes import WIDEST
 from megatron_longrl.conversion.hf_writer import write_json
 from megatron_longrl.conversion.mapping import mapping_table
 from megatron_longrl.errors import UserError, brief
 from megatron_longrl.models.family import Family, find_family
-from megatron_longrl.models.hf_settings import WIDEST, Settings
+from megatron_longrl.models.hf_settings import Settings
 from megatron_longrl.models.lora import merged_weight
 from megatron_longrl.models.param_mapping import TensorMapping, adapter_rows
 
@@ -88,7 +89,7 @@ def write_adapters(
     Raises:
         UserError: the folder exists.
     """
-    family = find_family(config.model_family)
+    family = find_family(config.model.family)
     table = {n for row in mapping_table(config).expand() for n in row.hf if n.endswith(".weight")}
     others = table.union(unused, family.completion(config)) - adapters.keys()
     with written_aside(Path(folder)) as aside:
@@ -116,12 +117,12 @@ def write_adapters(
 
 
 def _settings(config: Config) -> dict[str, Any]:
-    alpha = config.lora_alpha
+    alpha = config.lora.alpha
     return {
         "peft_type": "LORA",
-        "r": config.lora_rank,
+        "r": config.lora.rank,
         "lora_alpha": int(alpha) if alpha == int(alpha) else alpha,
-        "use_rslora": config.lora_use_rslora,
+        "use_rslora": config.lora.use_rslora,
         "lora_dropout": 0.0,
         "bias": "none",
         "fan_in_fan_out": False,

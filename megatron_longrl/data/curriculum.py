@@ -34,8 +34,8 @@ def parse_stages(stages: Sequence[str]) -> list[tuple[int, int]]:
 
 def frames_at(iteration: int, config: Config) -> int | None:
     """Largest number of frames of a video in this iteration (from 0); None for all."""
-    frames = config.video_frames
-    for first, number in parse_stages(config.video_frames_curriculum):
+    frames = config.data.video_frames
+    for first, number in parse_stages(config.data.video_frames_curriculum):
         if iteration >= first:
             frames = number
     return frames
@@ -52,7 +52,8 @@ def of_difficulty(
     Raises:
         UserError: no row is left, or one has no number.
     """
-    field = config.difficulty_field
+    rl = config.rl
+    field = rl.difficulty_field
     if field is None:
         return list(rows)
     kept = []
@@ -64,11 +65,11 @@ def of_difficulty(
                 raise
             problems.append(error.problem)
             continue
-        if config.difficulty_low <= rate <= config.difficulty_high:
+        if rl.difficulty_low <= rate <= rl.difficulty_high:
             kept.append(row)
     if not kept:
         raise UserError(
-            f"no row has a '{field}' from {config.difficulty_low:g} to {config.difficulty_high:g}: "
+            f"no row has a '{field}' from {rl.difficulty_low:g} to {rl.difficulty_high:g}: "
             "widen --difficulty-low and --difficulty-high"
         )
     return kept

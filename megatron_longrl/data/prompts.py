@@ -113,25 +113,27 @@ class PromptBuilder:
         Raises:
             UserError: its templates do not suit the tokenizer.
         """
-        most = config.max_position_embeddings
-        room = config.seq_length
+        most = config.model.max_position_embeddings
+        room = config.training.seq_length
         if entry != "sft":  # a larger group takes as many rows as it needs
-            room -= config.rollout_max_tokens
-            longest = max(config.rollout_max_tokens, config.eval_max_tokens or 0)
+            room -= config.rollout.max_tokens
+            longest = max(config.rollout.max_tokens, config.evaluation.max_tokens or 0)
             room = min(room, config.rollout_model_len - longest)
         return cls(
             tokenizer,
             layout,
             max_tokens=room,
-            limit=SEQ_LENGTH if config.seq_length < most else f"--max-position-embeddings {most}",
-            max_frames=config.video_frames,
-            fps=config.video_fps,
+            limit=SEQ_LENGTH
+            if config.training.seq_length < most
+            else f"--max-position-embeddings {most}",
+            max_frames=config.data.video_frames,
+            fps=config.data.video_fps,
             conversation=Conversation(
                 tokenizer,
                 layout,
-                chat_template=config.chat_template,
-                system=config.system_prompt,
-                prompt_template=config.prompt_template,
+                chat_template=config.data.chat_template,
+                system=config.data.system_prompt,
+                prompt_template=config.data.prompt_template,
             ),
             demonstrates=entry == "sft",
         )

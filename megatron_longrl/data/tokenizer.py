@@ -12,8 +12,8 @@ from typing import Any, Protocol
 import sentencepiece
 
 from megatron_longrl.atomic_file import whole_file
+from megatron_longrl.config.sizes import LARGEST_VOCABULARY
 from megatron_longrl.data.tokenizer_settings import (
-    LARGEST_VOCABULARY,
     end_ids_of,
     template_of_processor,
 )

@@ -9,8 +9,6 @@ from typing import Any
 from megatron_longrl.errors import UserError
 from megatron_longrl.json_file import read_json
 
-LARGEST_VOCABULARY = 1 << 24
-"""The most tokens of a vocabulary, and so the bound of their ids."""
 _MOST_END_IDS = 1000
 """The most tokens that may end a response."""
 

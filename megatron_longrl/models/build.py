@@ -24,12 +24,11 @@ def build_modules(
         config: with ``vocab_size`` filled in.
         untouched: see :func:`build_language_model`.
     """
-    assert config.vocab_size is not None, "the vocabulary's size comes from the tokenizer"
-    vocab_size = config.padded_vocab_size(config.vocab_size)
+    vocab_size = config.padded_vocab_size
     modules: dict[str, torch.nn.Module] = {
         "language_model": build_language_model(config, vocab_size, groups, untouched=untouched)
     }
-    build_encoder = find_family(config.model_family).build_encoder
+    build_encoder = find_family(config.model.family).build_encoder
     if build_encoder is not None:
         encoder = modules["encoder"] = build_encoder(config, groups)
         lora = lora_options(config, "projector")

@@ -27,10 +27,9 @@ def build_critic(config: Config, groups: ParallelGroups) -> GPTModel:
     Args:
         config: of the policy, with ``vocab_size`` filled in.
     """
-    assert config.vocab_size is not None, "the vocabulary's size comes from the tokenizer"
     # Untied, so that the last stage has an output layer of its own, which goes.
     untied = config.replace(untie_embeddings_and_output_weights=True)
-    critic = build_language_model(untied, config.padded_vocab_size(config.vocab_size), groups)
+    critic = build_language_model(untied, config.padded_vocab_size, groups)
     if lora_options(config, "language_model") is not None:
         train_adapters_only(critic)
     if groups.is_last_stage:
@@ -39,7 +38,7 @@ def build_critic(config: Config, groups: ParallelGroups) -> GPTModel:
         options = copy.copy(critic.config)
         options.sequence_parallel = False  # It reads whole sequences, see value_head.
         head = RowParallelLinear(
-            config.hidden_size,
+            config.model.hidden_size,
             1,
             config=options,
             init_method=torch.nn.init.zeros_,

@@ -1,7 +1,7 @@
 """What the rest of the package asks of a model family; every family is a folder beside this file.
 
-A family's ``family.py`` holds its :class:`Family` as ``FAMILY``; a plugin registers its own in
-:data:`FAMILIES`. Nothing else knows families by name: a checkpoint's family is read from its
+A family's ``family.py`` holds its :class:`Family` as ``FAMILY``; a plugin brings its own by
+:func:`register_family`. Nothing else knows families by name: a checkpoint's family is read from its
 ``config.json``.
 """
 
@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from megatron_longrl.config.model import FAMILY_NAMES
+from megatron_longrl.config.family import FAMILY_SECTIONS, FamilySection
 from megatron_longrl.models.hf_settings import Settings
 from megatron_longrl.registry import Registry
 
@@ -78,12 +78,27 @@ class Family:
         return self.folders[part], stored
 
 
+_BUILT_IN = ("vila", "qwen2", "qwen3", "llama", "qwen2_5_vl", "qwen3_vl")
+
 FAMILIES: Registry[Family] = Registry(
     "model family",
     "megatron_longrl.families",
-    {name: f"megatron_longrl.models.{name}.family:FAMILY" for name in FAMILY_NAMES},
+    {name: f"megatron_longrl.models.{name}.family:FAMILY" for name in _BUILT_IN},
 )
-"""All families by name."""
+"""All families of language models by name."""
+
+
+def register_family(name: str, family: Family, section: type[FamilySection]) -> None:
+    """Let ``--model-family`` be ``name``.
+
+    Args:
+        section: the family's own fields of the configuration.
+
+    Raises:
+        UserError: there is a family of this name.
+    """
+    FAMILIES.register(name, family)
+    FAMILY_SECTIONS.register(name, section)
 
 
 def find_family(name: str) -> Family:

@@ -14,12 +14,6 @@ from typing import Any, NamedTuple
 from megatron_longrl.errors import UserError
 from megatron_longrl.json_file import read_json
 
-MOST_LAYERS = 10_000
-"""Layers of a model, at most."""
-MOST_HEADS = 1 << 16
-"""Attention heads, at most."""
-WIDEST = 1 << 20
-"""Channels of a layer, at most."""
 LONGEST = 1 << 31
 """Positions, pixels, and other whole numbers, at most."""
 MOST_ENTRIES = 1000

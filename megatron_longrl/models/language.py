@@ -100,12 +100,12 @@ def block_spec(
 def common_transformer_options(config: Config) -> dict[str, Any]:
     """Options that the language model and the vision tower share."""
     return {
-        "params_dtype": config.params_dtype,
-        "bf16": config.bf16,
-        "pipeline_dtype": config.params_dtype,
+        "params_dtype": config.training.params_dtype,
+        "bf16": config.training.bf16,
+        "pipeline_dtype": config.training.params_dtype,
         "hidden_dropout": 0.0,
         "attention_dropout": 0.0,
-        "init_method_std": config.init_method_std,
+        "init_method_std": config.model.init_method_std,
         "use_cpu_initialization": False,
         # Gradients are sums over tokens, divided once by the global count: DDP must not average.
         "calculate_per_token_loss": True,
@@ -123,36 +123,36 @@ def language_transformer_config(config: Config) -> TransformerConfig:
     """megatron-core's configuration of the language model."""
     sharpening = attention_sharpening(config)
     return TransformerConfig(
-        num_layers=config.num_layers,
-        hidden_size=config.hidden_size,
-        ffn_hidden_size=config.ffn_hidden_size,
-        num_attention_heads=config.num_attention_heads,
-        num_query_groups=config.num_query_groups,
-        kv_channels=config.kv_channels,
+        num_layers=config.model.num_layers,
+        hidden_size=config.model.hidden_size,
+        ffn_hidden_size=config.model.ffn_hidden_size,
+        num_attention_heads=config.model.num_attention_heads,
+        num_query_groups=config.model.num_query_groups,
+        kv_channels=config.model.kv_channels,
         normalization="RMSNorm",
-        layernorm_epsilon=config.norm_epsilon,
+        layernorm_epsilon=config.model.norm_epsilon,
         gated_linear_unit=True,
         activation_func=torch.nn.functional.silu,
-        use_te_activation_func=config.transformer_impl == "local",  # that of our layer_spec
+        use_te_activation_func=config.model.transformer_impl == "local",  # that of our layer_spec
         add_bias_linear=False,
-        add_qkv_bias=config.add_qkv_bias,
+        add_qkv_bias=config.model.add_qkv_bias,
         # YaRN multiplies whole queries and keys: scores may as well have it, squared.
-        softmax_scale=sharpening**2 * config.kv_channels**-0.5 if sharpening != 1 else None,
-        qk_layernorm=config.qk_layernorm,
-        tensor_model_parallel_size=config.tensor_model_parallel_size,
-        pipeline_model_parallel_size=config.pipeline_model_parallel_size,
-        context_parallel_size=config.context_parallel_size,
+        softmax_scale=sharpening**2 * config.model.kv_channels**-0.5 if sharpening != 1 else None,
+        qk_layernorm=config.model.qk_layernorm,
+        tensor_model_parallel_size=config.parallel.tensor_model_parallel_size,
+        pipeline_model_parallel_size=config.parallel.pipeline_model_parallel_size,
+        context_parallel_size=config.parallel.context_parallel_size,
         # One for all layers: core takes the wrong ones of a list (transformer_layer.py:297).
-        cp_comm_type=config.cp_comm_type,
-        transformer_impl=config.transformer_impl,
-        sequence_parallel=config.sequence_parallel,
-        variable_seq_lengths=config.pipeline_model_parallel_size > 1,
+        cp_comm_type=config.parallel.cp_comm_type,
+        transformer_impl=config.model.transformer_impl,
+        sequence_parallel=config.parallel.sequence_parallel,
+        variable_seq_lengths=config.parallel.pipeline_model_parallel_size > 1,
         # core asks for this dispatcher with variable lengths, experts or not.
         moe_token_dispatcher_type="alltoall",
         batch_p2p_comm=False,
-        recompute_granularity=config.recompute_granularity,
-        recompute_method="uniform" if config.recompute_granularity == "full" else None,
-        recompute_num_layers=1 if config.recompute_granularity == "full" else None,
+        recompute_granularity=config.training.recompute_granularity,
+        recompute_method="uniform" if config.training.recompute_granularity == "full" else None,
+        recompute_num_layers=1 if config.training.recompute_granularity == "full" else None,
         mrope_section=list(mrope_sections(config)),
         **common_transformer_options(config),
     )
@@ -164,16 +164,16 @@ def mrope_sections(config: Config) -> tuple[int, int, int]:
     Three equal position components make multimodal rotary embedding ordinary rotary embedding, so
     any split of the channels is right for text-position models.
     """
-    return config.mrope_section or (config.kv_channels // 2, 0, 0)
+    return config.rotary.mrope_section or (config.model.kv_channels // 2, 0, 0)
 
 
 def language_block_spec(config: Config) -> TransformerBlockSubmodules:
     """The layers of one pipeline stage, as --transformer-impl says."""
-    num_layers = config.num_layers // config.pipeline_model_parallel_size
-    if config.transformer_impl == "transformer_engine":
-        return fused_block_spec(num_layers, config.qk_layernorm)
+    num_layers = config.model.num_layers // config.parallel.pipeline_model_parallel_size
+    if config.model.transformer_impl == "transformer_engine":
+        return fused_block_spec(num_layers, config.model.qk_layernorm)
     lora = lora_options(config, "language_model")
-    return block_spec(num_layers, AttnMaskType.arbitrary, config.qk_layernorm, lora)
+    return block_spec(num_layers, AttnMaskType.arbitrary, config.model.qk_layernorm, lora)
 
 
 def build_language_model(
@@ -193,21 +193,21 @@ def build_language_model(
         config=transformer_config,
         transformer_layer_spec=language_block_spec(config),
         vocab_size=vocab_size,
-        max_sequence_length=config.max_position_embeddings,
+        max_sequence_length=config.model.max_position_embeddings,
         pre_process=groups.is_first_stage,
         post_process=groups.is_last_stage,
-        share_embeddings_and_output_weights=not config.untie_embeddings_and_output_weights,
+        share_embeddings_and_output_weights=not config.model.untie_embeddings_and_output_weights,
         position_embedding_type="mrope",
-        rotary_base=config.rotary_base,
+        rotary_base=config.rotary.rotary_base,
         # Media embeddings are placed before the sequence is scattered over tensor-parallel ranks.
         scatter_embedding_sequence_parallel=False,
         pg_collection=groups.pg,
     )
     model.rotary_pos_emb.inv_freq = scaled_frequencies(model.rotary_pos_emb.inv_freq, config)
-    axes = channel_axes(mrope_sections(config), interleaved=config.mrope_interleaved)
+    axes = channel_axes(mrope_sections(config), interleaved=config.rotary.mrope_interleaved)
     model.rotary_axes = axes.to(platform.device)
     if groups.is_first_stage:
-        install_deepstack(model, len(config.vision_deepstack_layers))
+        install_deepstack(model, config.family.embedding_levels - 1)
     return model
 
 

@@ -35,7 +35,6 @@ from torch import Tensor, nn
 
 if TYPE_CHECKING:
     from megatron_longrl.config import Config
-    from megatron_longrl.config.lora import LoraPart
 
 ADAPTER = (".lora.A", ".lora.B")
 """Ends of the names of adapters' parameters, in place of the weight's ``.weight``."""
@@ -51,11 +50,11 @@ class LoraOptions:
     """Linear layers of a transformer layer that get one."""
 
 
-def lora_options(config: Config, part: LoraPart) -> LoraOptions | None:
+def lora_options(config: Config, part: str) -> LoraOptions | None:
     """Adapters of a part; None where it has none."""
-    if not config.lora_rank or part not in config.lora_parts:
+    if not config.lora.rank or part not in config.lora.parts:
         return None
-    return LoraOptions(config.lora_rank, config.lora_scale, config.lora_target_modules)
+    return LoraOptions(config.lora.rank, config.lora.scale, config.lora.target_modules)
 
 
 class LowRank(nn.Module):

@@ -17,6 +17,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from megatron_longrl.config.family import FAMILY_SECTIONS, FamilySection
 from megatron_longrl.errors import UserError
 from megatron_longrl.registry import Registry
 
@@ -62,6 +63,21 @@ class Policy:
 
 POLICIES: Registry[Policy] = Registry("policy", "megatron_longrl.policies")
 """The policies by the names of their model families."""
+
+
+def register_policy(
+    name: str, policy: Policy, section: type[FamilySection] = FamilySection
+) -> None:
+    """Let ``--model-family`` be ``name``, with a policy that is no language model.
+
+    Args:
+        section: fields of the configuration that only this policy has.
+
+    Raises:
+        UserError: there is a family of this name.
+    """
+    POLICIES.register(name, policy)
+    FAMILY_SECTIONS.register(name, section)
 
 
 def find_policy(family: str) -> Policy | None:

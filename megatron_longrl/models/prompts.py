@@ -14,6 +14,6 @@ def prompt_builder(config: Config, tokenizer: Tokenizer, entry: Entry) -> Prompt
     Raises:
         UserError: the templates of the configuration do not suit the tokenizer.
     """
-    build_layout = find_family(config.model_family).build_layout
+    build_layout = find_family(config.model.family).build_layout
     layout = build_layout(config, tokenizer) if build_layout is not None else None
     return PromptBuilder.from_config(config, tokenizer, entry, layout)

@@ -57,12 +57,12 @@ def scaled_frequencies(inverse_frequencies: Tensor, config: Config) -> Tensor:
     Args:
         inverse_frequencies: those of the original context.
     """
-    factor = config.rope_scaling_factor
-    if factor is None or config.rope_scaling_type == "dynamic":
+    factor = config.rotary.rope_scaling_factor
+    if factor is None or config.rotary.rope_scaling_type == "dynamic":
         return inverse_frequencies
-    if config.rope_scaling_type == "linear":
+    if config.rotary.rope_scaling_type == "linear":
         return inverse_frequencies / factor
-    if config.rope_scaling_type == "yarn":
+    if config.rotary.rope_scaling_type == "yarn":
         return yarn_frequencies(inverse_frequencies, factor, config)
     return llama3_frequencies(inverse_frequencies, factor, config)
 
@@ -72,10 +72,10 @@ def attention_sharpening(config: Config) -> float:
 
     Section 3.4 of https://arxiv.org/abs/2309.00071, unless the checkpoint says otherwise.
     """
-    factor = config.rope_scaling_factor
-    if factor is None or config.rope_scaling_type != "yarn":
+    factor = config.rotary.rope_scaling_factor
+    if factor is None or config.rotary.rope_scaling_type != "yarn":
         return 1.0
-    return config.yarn_attention_factor or yarn_magnitude(factor)
+    return config.rotary.yarn_attention_factor or yarn_magnitude(factor)
 
 
 def yarn_magnitude(factor: float, slope: float = 1.0) -> float:
@@ -90,16 +90,20 @@ def yarn_frequencies(inverse_frequencies: Tensor, factor: float, config: Config)
     ``yarn_beta_slow`` turns, the growth is interpolated over the channels' numbers, as in
     transformers' modeling_rope_utils.py.
     """
-    context = config.yarn_original_max_position_embeddings
+    context = config.rotary.yarn_original_max_position_embeddings
     assert context is not None, "a rule asks for it"
     channels = 2 * len(inverse_frequencies)
 
     def channel_of(turns: float) -> float:
         wavelength = context / turns
-        return channels * math.log(wavelength / (2 * math.pi)) / (2 * math.log(config.rotary_base))
+        return (
+            channels
+            * math.log(wavelength / (2 * math.pi))
+            / (2 * math.log(config.rotary.rotary_base))
+        )
 
-    first, last = channel_of(config.yarn_beta_fast), channel_of(config.yarn_beta_slow)
-    if config.yarn_correction_range_round_to_int:
+    first, last = channel_of(config.rotary.yarn_beta_fast), channel_of(config.rotary.yarn_beta_slow)
+    if config.rotary.yarn_correction_range_round_to_int:
         first, last = math.floor(first), math.ceil(last)
     first, last = max(first, 0), min(last, channels - 1)
     width = (last - first) or 0.001
@@ -113,8 +117,8 @@ def llama3_frequencies(inverse_frequencies: Tensor, factor: float, config: Confi
 
     Between the two the growth is interpolated, as in transformers' modeling_rope_utils.py.
     """
-    context = config.llama3_original_max_position_embeddings
-    low, high = config.llama3_low_freq_factor, config.llama3_high_freq_factor
+    context = config.rotary.llama3_original_max_position_embeddings
+    low, high = config.rotary.llama3_low_freq_factor, config.rotary.llama3_high_freq_factor
     turns = context * inverse_frequencies / (2 * math.pi)  # within the old context
     share = ((turns - low) / (high - low)).clamp(0, 1)
     return inverse_frequencies * (share + (1 - share) / factor)

@@ -39,7 +39,7 @@ def check_installed(config: Config) -> None:
     """
     from megatron.core.extensions.transformer_engine import HAVE_TE
 
-    if config.transformer_impl == "transformer_engine" and not HAVE_TE:
+    if config.model.transformer_impl == "transformer_engine" and not HAVE_TE:
         raise UserError(
             "--transformer-impl transformer_engine needs the package transformer-engine, which "
             f"megatron-core cannot import here ({_reason()}): on a machine with NVIDIA GPUs "

@@ -70,22 +70,22 @@ class MetricsLogger:
         self._config = config
         self._is_writer = is_writer
         self._interval = LogInterval()
-        self._short = ShortLine(config.train_iters)
+        self._short = ShortLine(config.training.train_iters)
         self._log: TextIO | None = None
         self._file: MetricsFile | None = None
         self._trackers: list[Tracker] = []
-        self.progress = ProgressLines(entry, config.train_iters)
+        self.progress = ProgressLines(entry, config.training.train_iters)
         """Prints a line without disturbing the progress bar; only the writer uses it."""
         if not is_writer:
             return
-        if config.save is not None:
-            self._file = MetricsFile(Path(config.save) / METRICS_FILE)
-            _write_recipe(config, Path(config.save))
-            with writable(Path(config.save) / LOG_FILE) as path:
+        if config.checkpoint.save is not None:
+            self._file = MetricsFile(Path(config.checkpoint.save) / METRICS_FILE)
+            _write_recipe(config, Path(config.checkpoint.save))
+            with writable(Path(config.checkpoint.save) / LOG_FILE) as path:
                 self._log = path.open("a", encoding="utf-8")
-        if config.tensorboard_dir is not None:
-            self._trackers.append(TensorBoardTracker(config.tensorboard_dir))
-        if config.wandb_project is not None:
+        if config.logging.tensorboard_dir is not None:
+            self._trackers.append(TensorBoardTracker(config.logging.tensorboard_dir))
+        if config.logging.wandb_project is not None:
             self._trackers.append(WandbTracker(config, entry))
 
     def truncate_after(self, iteration: int) -> None:
@@ -132,15 +132,15 @@ class MetricsLogger:
             tracker.log(iteration, {k: v for k, v in record.items() if k != "iteration"})
 
         self._interval.add(values, skipped)
-        total = self._config.train_iters
-        if iteration % self._config.log_interval == 0 or iteration == total:
+        total = self._config.training.train_iters
+        if iteration % self._config.logging.log_interval == 0 or iteration == total:
             interval, self._interval = self._interval, LogInterval()
             line = interval.line(iteration, total, consumed_samples, batch_size, datetime.now())
             if self._log is not None:
                 with writable(Path(self._log.name)):
                     self._log.write(line + "\n")
                     self._log.flush()
-            short = self._config.log_format == "short"
+            short = self._config.logging.log_format == "short"
             self.progress.line(self._short.line(iteration, interval.values()) if short else line)
         self.progress.step(iteration, _summary(values))
 

@@ -85,22 +85,22 @@ class WandbTracker:
 def _start_wandb(config: Config, job_type: str) -> Any:
     import wandb
 
-    mode = config.wandb_mode
+    mode = config.logging.wandb_mode
     # Without a key wandb would ask at the terminal, and the other ranks would wait with it.
     if mode == "online" and not wandb.login(prompt=False, verify=False):
         logger.warning("wandb has no API key: the run is kept offline, send it by `wandb sync`")
         mode = "offline"
-    folder = Path(config.save or ".")
+    folder = Path(config.checkpoint.save or ".")
     folder.mkdir(parents=True, exist_ok=True)
     return wandb.init(
-        project=config.wandb_project,
-        name=config.wandb_exp_name or folder.resolve().name,
+        project=config.logging.wandb_project,
+        name=config.logging.wandb_exp_name or folder.resolve().name,
         job_type=job_type,
         id=_wandb_run_id(folder),
         resume="allow",
         mode=mode,
         dir=str(folder),
-        config=config.model_dump(),
+        config=config.flat(),
         settings=wandb.Settings(init_timeout=WANDB_START_SECONDS, console="off", silent=True),
     )
 

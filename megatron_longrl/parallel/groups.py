@@ -107,9 +107,9 @@ class ParallelGroups:
 def _rank_groups(config: Config, token: str) -> list[list[int]]:
     """Rank lists of a product of dimensions in Megatron's order (tp-cp-ep-dp-pp)."""
     tp, cp, pp = (
-        config.tensor_model_parallel_size,
-        config.context_parallel_size,
-        config.pipeline_model_parallel_size,
+        config.parallel.tensor_model_parallel_size,
+        config.parallel.context_parallel_size,
+        config.parallel.pipeline_model_parallel_size,
     )
     generator = parallel_state.RankGenerator(
         tp=tp,
@@ -140,24 +140,24 @@ def init_parallel(config: Config) -> ParallelGroups:
 
     A process that was started without torchrun becomes a world of one.
     """
-    timeout = datetime.timedelta(minutes=config.distributed_timeout_minutes)
+    timeout = datetime.timedelta(minutes=config.parallel.distributed_timeout_minutes)
     if not dist.is_initialized():
         os.environ.setdefault("MASTER_ADDR", "127.0.0.1")
         os.environ.setdefault("MASTER_PORT", "0" if "RANK" not in os.environ else "29500")
         dist.init_process_group(
-            config.distributed_backend or platform.backend,
+            config.parallel.distributed_backend or platform.backend,
             rank=int(os.environ.get("RANK", "0")),
             world_size=int(os.environ.get("WORLD_SIZE", "1")),
             timeout=timeout,
         )
-        rank_watch.connect(config.distributed_timeout_minutes)
+        rank_watch.connect(config.parallel.distributed_timeout_minutes)
     if parallel_state.is_initialized():
         parallel_state.destroy_model_parallel()
     parallel_state.initialize_model_parallel(
-        tensor_model_parallel_size=config.tensor_model_parallel_size,
-        pipeline_model_parallel_size=config.pipeline_model_parallel_size,
-        context_parallel_size=config.context_parallel_size,
-        distributed_timeout_minutes=config.distributed_timeout_minutes,
+        tensor_model_parallel_size=config.parallel.tensor_model_parallel_size,
+        pipeline_model_parallel_size=config.parallel.pipeline_model_parallel_size,
+        context_parallel_size=config.parallel.context_parallel_size,
+        distributed_timeout_minutes=config.parallel.distributed_timeout_minutes,
         create_gloo_process_groups=False,
     )
     world = list(range(dist.get_world_size()))
@@ -174,13 +174,13 @@ def init_parallel(config: Config) -> ParallelGroups:
             ],
             timeout,
         )[0]
-        for size in config.sharing_degrees[1:]
-        if size < config.context_parallel_size
+        for size in config.parallel.sharing_degrees(config.model.num_query_groups)[1:]
+        if size < config.parallel.context_parallel_size
     }
     data, _ = _new_groups([world], timeout)
     everyone, frames, team, tensor = data, replica, None, alone
-    tp = config.tensor_model_parallel_size
-    if config.vision_tensor_parallel and tp > 1:
+    tp = config.parallel.tensor_model_parallel_size
+    if config.parallel.vision_tensor_parallel and tp > 1:
         # Tensor parallelism is the innermost dimension.
         data, _ = _new_groups([world[place::tp] for place in range(tp)], timeout)
         frames, _ = _new_groups([r[place::tp] for r in replicas for place in range(tp)], timeout)

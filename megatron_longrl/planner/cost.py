@@ -8,11 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from itertools import pairwise
 from typing import TYPE_CHECKING, Any
-
-from megatron_longrl.models.vila.depth import layers_to_run
-from megatron_longrl.models.vila.projector_kinds import widths
 
 if TYPE_CHECKING:
     from megatron_longrl.config import Config
@@ -92,19 +88,23 @@ class ModelCost:
     """
 
     def __init__(self, config: Config) -> None:
-        assert config.vocab_size is not None
-        h, width = config.hidden_size, config.num_attention_heads * config.kv_channels
-        self.layers = config.num_layers
-        self.kv_width = 2 * config.num_query_groups * config.kv_channels
+        h, width = (
+            config.model.hidden_size,
+            config.model.num_attention_heads * config.model.kv_channels,
+        )
+        self.layers = config.model.num_layers
+        self.kv_width = 2 * config.model.num_query_groups * config.model.kv_channels
         """Key and value channels of a layer."""
-        self.bytes_per_value = 2 if config.bf16 else 4
+        self.bytes_per_value = 2 if config.training.bf16 else 4
         self.per_token = (
-            2.0 * self.layers * (h * (2 * width + self.kv_width) + 3 * h * config.ffn_hidden_size)
+            2.0
+            * self.layers
+            * (h * (2 * width + self.kv_width) + 3 * h * config.model.ffn_hidden_size)
         )
         """Operations per token in linear layers, without the output layer."""
         self.per_pair = 4.0 * self.layers * width
-        self.per_logit_row = 2.0 * h * config.padded_vocab_size(config.vocab_size)
-        self.per_frame = _encoder_flops(config)
+        self.per_logit_row = 2.0 * h * config.padded_vocab_size
+        self.per_frame = config.family.frame_flops(config.model.hidden_size)
 
     def forward(self, row: RowSize) -> float:
         """Operations of the language model."""
@@ -132,19 +132,3 @@ class ModelCost:
         # Keys and values travel once in each forward, their gradients once in the backward pass.
         exchanges = passes - BACKWARD + 1 if passes > BACKWARD else passes
         return passes * (compute / machine.flops + overhead) + exchanges * exchange
-
-
-def _encoder_flops(config: Config) -> float:
-    """Operations of a frame of a video through the tower's layers that run, and the projector."""
-    if not config.vision_image_size:
-        return 0.0  # text, or frames of any size
-    patches = (config.vision_image_size // config.vision_patch_size) ** 2
-    c, h = config.vision_hidden_size, config.hidden_size
-    pictures = 1 if config.vision_dynamic_s2 else sum(side**2 for side in config.tile_squares)
-    linear = 2.0 * patches * (4 * c * c + 2 * c * config.vision_ffn_hidden_size)
-    attention = 4.0 * patches * patches * c
-    embedding = 2.0 * patches * 3 * config.vision_patch_size**2 * c
-    between, _ = widths(config.projector_type, config.projector_input_width, h)
-    projector = 2.0 * config.token_side**2 * sum(a * b for a, b in pairwise(between))
-    tower = layers_to_run(config) * (linear + attention) + embedding
-    return pictures * tower + projector

@@ -17,11 +17,12 @@ if TYPE_CHECKING:
 
 def reward_rules(config: Config) -> Iterator[str]:
     """A line for every rule that does not hold."""
-    yield from scoring_rules(config)
-    if config.reward_step_timeout >= 60 * config.distributed_timeout_minutes:
+    reward, parallel = config.reward, config.parallel
+    yield from scoring_rules(config.reward)
+    if reward.reward_step_timeout >= 60 * parallel.distributed_timeout_minutes:
         yield (
-            f"reward_step_timeout ({config.reward_step_timeout:g} s) is not shorter than "
-            f"distributed_timeout_minutes ({config.distributed_timeout_minutes:g}), after which "
+            f"reward_step_timeout ({reward.reward_step_timeout:g} s) is not shorter than "
+            f"distributed_timeout_minutes ({parallel.distributed_timeout_minutes:g}), after which "
             "other ranks no longer wait: raise --distributed-timeout-minutes"
         )
 

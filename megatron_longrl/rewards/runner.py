@@ -76,12 +76,12 @@ class RewardRunner:
     def __init__(self, config: Config, control: ProcessGroup | None = None) -> None:
         self._control = control
         self._is_first = control is None or control.rank() == 0
-        self._step_seconds = config.reward_step_timeout
+        self._step_seconds = config.reward.reward_step_timeout
         self._submitted: dict[str, _Submitted] = {}
         """By the id of the group."""
         self._counts: dict[str, float] = {}
         with self._together():
-            self._scorer = Scorer(config)
+            self._scorer = Scorer(config.reward)
             loaded = self._scorer.load() if self._is_first else {}
         self._scorer.know(self._gather(loaded)[0])
         listed = [term.name for term in self._scorer.terms]

@@ -39,13 +39,13 @@ def estimate_advantages(
         without values.
     """
     settings = AdvantageSettings(
-        epsilon=config.advantage_epsilon,
-        gamma=config.gae_gamma,
-        lambda_=config.gae_lambda,
+        epsilon=config.algorithm.advantage_epsilon,
+        gamma=config.algorithm.gae_gamma,
+        lambda_=config.algorithm.gae_lambda,
         total=lambda numbers: sum_over_replicas(numbers, pgs),
     )
     groups = [group_rewards(group, token_rewards, values) for group in rollout_groups]
-    advantages = ADVANTAGES[config.advantage].load()(groups, settings)
+    advantages = ADVANTAGES[config.algorithm.advantage].load()(groups, settings)
     keys = [rollout.key for group in rollout_groups for rollout in group.rollouts]
     flat = [tokens for of_group in advantages for tokens in of_group]
     by_rollout = dict(zip(keys, flat, strict=True))

@@ -112,7 +112,7 @@ class RolloutCollector:
 
         Collective over the world.
         """
-        new_tokens = self.config.rollout_step_tokens if source.goes_on(iteration) else None
+        new_tokens = self.config.rollout.step_tokens if source.goes_on(iteration) else None
         carried, self._carried = self._carried, []
         return self._start(iteration, 0, source.take(), carried, new_tokens)
 
@@ -142,7 +142,9 @@ class RolloutCollector:
         where rows fail; collective over the world."""
         config, result, round_ = self.config, StepRollouts(), first
         wanted = source.rows_per_replica
-        tries = config.dynamic_sampling_max_tries if config.dynamic_sampling else 1
+        tries = (
+            config.algorithm.dynamic_sampling_max_tries if config.algorithm.dynamic_sampling else 1
+        )
         while True:
             generated = self.wait(round_, self.engine.weight_version, source)
             groups = self._reward(round_, generated)
@@ -151,14 +153,14 @@ class RolloutCollector:
             kept = [
                 group
                 for group in groups
-                if not config.dynamic_sampling or keep_group(group, config)
+                if not config.algorithm.dynamic_sampling or keep_group(group, config)
             ]
             result.groups += kept
             _join(result.media, round_.media)
             if round_ is first:
                 result.carried = len(generated.carried)
             wanted = max(wanted - len(kept), 0)  # Carried groups may be more than enough.
-            if not config.dynamic_sampling:
+            if not config.algorithm.dynamic_sampling:
                 break
             stops = float(self.engine.asked_to_stop())
             sums = sum_over_replicas(torch.tensor([float(wanted), stops]), self.runtime.groups)
@@ -171,8 +173,13 @@ class RolloutCollector:
                 "step %d trains on %d groups fewer than asked for: after %d rounds of dynamic "
                 "sampling the others were all right or all wrong (%s outside %g to %g); raise "
                 "--dynamic-sampling-max-tries, or take other questions",
-                *(first.iteration + 1, result.missing, result.rounds, config.filter_metric),
-                *(config.filter_low, config.filter_high),
+                *(
+                    first.iteration + 1,
+                    result.missing,
+                    result.rounds,
+                    config.algorithm.filter_metric,
+                ),
+                *(config.algorithm.filter_low, config.algorithm.filter_high),
             )
         return result
 
@@ -255,7 +262,7 @@ class RolloutCollector:
                 else group
                 for group in groups
             ]
-        if self.config.overlong_shaping:
+        if self.config.algorithm.overlong_shaping:
             groups = [take_overlong_penalty(group, self.config) for group in groups]
         return groups
 
@@ -279,9 +286,9 @@ class RolloutCollector:
 def extra_generations(config: Config) -> dict[str, ExtraGeneration]:
     """The extra generations of a run by name, in the order in which they run."""
     names = [
-        *ALGORITHMS[config.rl_algorithm].extra_generations,
-        *ADVANTAGES[config.advantage].extra_generations,
-        *(("shuffled_frames",) if config.shuffled_frames_bonus else ()),
+        *ALGORITHMS[config.algorithm.rl_algorithm].extra_generations,
+        *ADVANTAGES[config.algorithm.advantage].extra_generations,
+        *(("shuffled_frames",) if config.algorithm.shuffled_frames_bonus else ()),
     ]
     return {name: EXTRA_GENERATIONS[name](config) for name in dict.fromkeys(names)}
 

@@ -54,7 +54,7 @@ def answer(
     """
     config, sampling = runtime.config, evaluation_settings(runtime.config)
     groups: list[RewardedGroup] = []
-    size = max(config.eval_batch_size, 1)
+    size = max(config.evaluation.batch_size, 1)
     for first in range(0, len(rows), size):
         prompts: list[Prompt] = runtime.build_prompts(rows[first : first + size])
         prompts, media = runtime.encode(prompts, for_training=False)
@@ -70,14 +70,14 @@ def evaluation_settings(config: Config) -> SamplingSettings:
     """How answers are drawn: with the same random numbers in every validation of a run, which no
     step of training uses."""
     return SamplingSettings(
-        n=config.eval_group_size,
-        max_tokens=config.eval_max_tokens or config.rollout_max_tokens,
-        temperature=config.eval_temperature,
-        top_p=config.eval_top_p,
-        top_k=config.eval_top_k,
-        min_p=config.eval_min_p,
-        stop_strings=tuple(config.rollout_stop),
-        seed=config.seed,
+        n=config.evaluation.group_size,
+        max_tokens=config.evaluation.max_tokens or config.rollout.max_tokens,
+        temperature=config.evaluation.temperature,
+        top_p=config.evaluation.top_p,
+        top_k=config.evaluation.top_k,
+        min_p=config.evaluation.min_p,
+        stop_strings=tuple(config.rollout.stop),
+        seed=config.training.seed,
         step=-1,
     )
 
@@ -132,13 +132,13 @@ class AnswerProgress:
 
 def evaluate_checkpoint(config: Config) -> None:
     """Answer ``config.data`` with the weights of ``config.load`` and write ``config.output``."""
-    assert config.load is not None, "the configuration's rules ask for --load"
+    assert config.checkpoint.load is not None, "the configuration's rules ask for --load"
     runtime = build_runtime(config, "evaluate")
-    found = usable_rows(runtime, config.data, "heldout.jsonl")
-    rows = found.rows[: config.eval_samples]
+    found = usable_rows(runtime, config.evaluation.data, "heldout.jsonl")
+    rows = found.rows[: config.evaluation.samples]
     model = runtime.model
     load_weights(
-        config.load,
+        config.checkpoint.load,
         modules=model.modules,
         optimizers=model.optimizers,
         groups=runtime.groups,
@@ -172,6 +172,6 @@ def _report(
         if runtime.is_writer:
             summary = summarize(answers) | {"samples_skipped": skipped, **counters}
             sys.stdout.write(evaluation_table(summary) + "\n")
-            if runtime.config.output is not None:
+            if runtime.config.evaluation.output is not None:
                 content = json.dumps({**summary, "answers": answers}, indent=1)
-                write_whole(Path(runtime.config.output), content)
+                write_whole(Path(runtime.config.evaluation.output), content)

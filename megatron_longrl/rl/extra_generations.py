@@ -118,13 +118,16 @@ class ShuffledFrames(ExtraGeneration):
         self, prompts: Sequence[Prompt], embeddings: Mapping[str, Tensor], iteration: int
     ) -> Mapping[str, Tensor]:
         """See :meth:`ExtraGeneration.embeddings`."""
-        return shuffle_frames(prompts, embeddings, self.config.seed + iteration)
+        return shuffle_frames(prompts, embeddings, self.config.training.seed + iteration)
 
     def apply(self, group: RewardedGroup, extra: RewardedGroup) -> RewardedGroup:
         """See :meth:`ExtraGeneration.apply`."""
         config = self.config
         return add_temporal_bonus(
-            group, extra, config.shuffled_frames_bonus, config.shuffled_frames_ratio
+            group,
+            extra,
+            config.algorithm.shuffled_frames_bonus,
+            config.algorithm.shuffled_frames_ratio,
         )
 
 

@@ -19,9 +19,11 @@ if TYPE_CHECKING:
 
 def keep_group(group: RewardedGroup, config: Config) -> bool:
     """Whether dynamic sampling keeps a group, by its rollouts that have a reward."""
-    values = group.correct if config.filter_metric == "accuracy" else group.rewards
+    values = group.correct if config.algorithm.filter_metric == "accuracy" else group.rewards
     mean = known_mean(group, values)
-    return mean is not None and has_learning_signal(mean, config.filter_low, config.filter_high)
+    return mean is not None and has_learning_signal(
+        mean, config.algorithm.filter_low, config.algorithm.filter_high
+    )
 
 
 def trained_groups(groups: Sequence[RewardedGroup], config: Config) -> list[RewardedGroup]:
@@ -32,7 +34,8 @@ def trained_groups(groups: Sequence[RewardedGroup], config: Config) -> list[Rewa
         kept = [
             rollout
             for rollout in group.rollouts
-            if rollout.valid and not (config.mask_overlong and rollout.finish_reason == "length")
+            if rollout.valid
+            and not (config.algorithm.mask_overlong and rollout.finish_reason == "length")
         ]
         if kept:
             result.append(replace(group, rollouts=kept))
@@ -41,10 +44,10 @@ def trained_groups(groups: Sequence[RewardedGroup], config: Config) -> list[Rewa
 
 def take_overlong_penalty(group: RewardedGroup, config: Config) -> RewardedGroup:
     """The group with the penalty for length taken from its rewards."""
-    limit = config.rollout_max_tokens
-    buffer = min(config.overlong_buffer or max(limit // 5, 1), limit)
+    limit = config.rollout.max_tokens
+    buffer = min(config.algorithm.overlong_buffer or max(limit // 5, 1), limit)
     penalties = [
-        overlong_penalty(len(rollout.token_ids), limit, buffer, config.overlong_penalty)
+        overlong_penalty(len(rollout.token_ids), limit, buffer, config.algorithm.overlong_penalty)
         for rollout in group.rollouts
     ]
     rewards = group.rewards

@@ -25,22 +25,23 @@ def rl_rules(config: Config, world_size: int) -> Iterator[str]:
 
 def curriculum_rules(config: Config) -> Iterator[str]:
     """Of both training stages."""
+    data = config.data
     try:
-        stages = parse_stages(config.video_frames_curriculum)
+        stages = parse_stages(data.video_frames_curriculum)
     except ValueError as error:
         yield f"video_frames_curriculum: {error}"
         return
     most = max((frames for _, frames in stages), default=0)
-    if config.video_frames is not None and most > config.video_frames:
+    if data.video_frames is not None and most > data.video_frames:
         yield (
             f"video_frames_curriculum goes up to {most} frames, more than video_frames "
-            f"({config.video_frames}): raise --video-frames, which the other checks reckon with"
+            f"({data.video_frames}): raise --video-frames, which the other checks reckon with"
         )
 
 
 def _batch(config: Config, world_size: int) -> Iterator[str]:
-    prompts, group = config.grpo_prompts_per_step, config.grpo_group_size
-    replicas = config.data_parallel_size(world_size)
+    prompts, group = config.rl.grpo_prompts_per_step, config.rl.grpo_group_size
+    replicas = config.parallel.data_parallel_size(world_size)
     if prompts < 1:
         yield "grpo_prompts_per_step (0) must be positive: give --grpo-prompts-per-step N"
     if prompts % replicas:
@@ -49,7 +50,7 @@ def _batch(config: Config, world_size: int) -> Iterator[str]:
             f"({replicas}): choose a multiple, e.g. --grpo-prompts-per-step "
             f"{math.ceil(prompts / replicas) * replicas}"
         )
-    size = config.global_batch_size
+    size = config.training.global_batch_size
     if size is not None and ((prompts * group) % size or size % (group * replicas)):
         yield (
             f"global_batch_size ({size}) cuts the {prompts * group} responses of a step "
@@ -57,7 +58,7 @@ def _batch(config: Config, world_size: int) -> Iterator[str]:
             f"of whole groups for {replicas} replicas: choose a multiple of {group * replicas} "
             f"that divides {prompts * group}, or leave it out for one update"
         )
-    if config.rollout_temperature == 0:
+    if config.rollout.temperature == 0:
         yield (
             "rollout_temperature (0) makes all responses of a group equal: "
             "give --rollout-temperature 1"
@@ -65,22 +66,26 @@ def _batch(config: Config, world_size: int) -> Iterator[str]:
 
 
 def _advantage(config: Config) -> Iterator[str]:
-    group = config.grpo_group_size
-    if config.advantage in GROUP_ADVANTAGES and group < 2:
+    algorithm = config.algorithm
+    group = config.rl.grpo_group_size
+    if algorithm.advantage in GROUP_ADVANTAGES and group < 2:
         yield (
             f"grpo_group_size ({group}) gives no group to compare a response with, as advantage "
-            f"{config.advantage} does: choose --grpo-group-size of at least 2"
+            f"{algorithm.advantage} does: choose --grpo-group-size of at least 2"
         )
-    if 0 < config.dual_clip <= 1:
-        yield f"dual_clip ({config.dual_clip:g}) must be above 1, or 0 for none: give --dual-clip 3"
-    if config.advantage != "gae":
+    if 0 < algorithm.dual_clip <= 1:
+        yield (
+            f"dual_clip ({algorithm.dual_clip:g}) must be above 1, or 0 for none: give "
+            "--dual-clip 3"
+        )
+    if algorithm.advantage != "gae":
         for name in ("critic_lr", "critic_iterations", "critic_warmup_steps", "critic_value_clip"):
-            if getattr(config, name) != type(config).model_fields[name].default:
+            if not config.is_default(name):
                 yield (
-                    f"{name} is set, but advantage {config.advantage} has no critic: leave "
+                    f"{name} is set, but advantage {algorithm.advantage} has no critic: leave "
                     f"{flag(name)} out, or give --advantage gae"
                 )
-    elif config.freeze_language_model:
+    elif config.training.freeze_language_model:
         yield (
             "advantage gae trains a critic beside a policy that freeze_language_model keeps as it "
             "is: drop --freeze-language-model, or choose another --advantage"
@@ -88,62 +93,63 @@ def _advantage(config: Config) -> Iterator[str]:
 
 
 def _kl(config: Config) -> Iterator[str]:
-    if config.kl_type == "full" and config.rewards_tokens:
+    algorithm = config.algorithm
+    if algorithm.kl_type == "full" and algorithm.rewards_tokens:
         yield (
             "kl_type full needs logits where kl_placement reward has only samples: give "
             "--kl-placement loss, or --kl-type k1"
         )
-    if config.kl_target is not None and config.grpo_kl_beta == 0:
+    if algorithm.kl_target is not None and algorithm.grpo_kl_beta == 0:
         yield (
             "kl_target adapts grpo_kl_beta, which is 0 and stays so: give --grpo-kl-beta 0.01, or "
             "leave --kl-target out"
         )
-    if config.ref_reset_interval is None:
+    if algorithm.ref_reset_interval is None:
         return
-    if config.grpo_kl_beta == 0:
+    if algorithm.grpo_kl_beta == 0:
         yield (
             "ref_reset_interval is set, but grpo_kl_beta (0) needs no reference: give "
             "--grpo-kl-beta, or leave --ref-reset-interval out"
         )
-    interval = config.save_interval
-    if interval is not None and interval % config.ref_reset_interval:
+    interval = config.checkpoint.save_interval
+    if interval is not None and interval % algorithm.ref_reset_interval:
         yield (
             f"save_interval ({interval}) is no multiple of ref_reset_interval "
-            f"({config.ref_reset_interval}): no checkpoint in between could be gone on from; "
-            f"choose --save-interval {math.ceil(interval / config.ref_reset_interval)} x "
-            f"{config.ref_reset_interval}"
+            f"({algorithm.ref_reset_interval}): no checkpoint in between could be gone on from; "
+            f"choose --save-interval {math.ceil(interval / algorithm.ref_reset_interval)} x "
+            f"{algorithm.ref_reset_interval}"
         )
 
 
 def _correction(config: Config) -> Iterator[str]:
-    if config.trains_on_older_weights and config.rollout_correction == "off":
-        name = "rollout_lag" if config.rollout_lag else "rollout_step_tokens"
-        correction = "token" if config.policy_loss == "pg" else "ratio"
+    if config.rollout.trains_on_older_weights and config.algorithm.rollout_correction == "off":
+        name = "rollout_lag" if config.rollout.lag else "rollout_step_tokens"
+        correction = "token" if config.algorithm.policy_loss == "pg" else "ratio"
         yield (
             f"{name} trains on tokens of older weights, and rollout_correction off takes them for "
             f"new ones: give --rollout-correction {correction}, or leave {flag(name)} out"
         )
-    if config.rollout_correction == "ratio" and config.policy_loss == "pg":
+    if config.algorithm.rollout_correction == "ratio" and config.algorithm.policy_loss == "pg":
         yield (
             "rollout_correction ratio bounds the ratio of the policy loss, and pg has none: give "
             "--rollout-correction token, or another --policy-loss"
         )
-    if config.rollout_correction_floor > config.rollout_correction_cap:
+    if config.algorithm.rollout_correction_floor > config.algorithm.rollout_correction_cap:
         yield (
-            f"rollout_correction_floor ({config.rollout_correction_floor:g}) is above "
-            f"rollout_correction_cap ({config.rollout_correction_cap:g}): exchange them"
+            f"rollout_correction_floor ({config.algorithm.rollout_correction_floor:g}) is above "
+            f"rollout_correction_cap ({config.algorithm.rollout_correction_cap:g}): exchange them"
         )
 
 
 def _filters(config: Config) -> Iterator[str]:
-    if config.filter_low >= config.filter_high:
+    if config.algorithm.filter_low >= config.algorithm.filter_high:
         yield (
-            f"filter_low ({config.filter_low:g}) is not below filter_high "
-            f"({config.filter_high:g}): no group could be kept; give --filter-low 0.01 "
+            f"filter_low ({config.algorithm.filter_low:g}) is not below filter_high "
+            f"({config.algorithm.filter_high:g}): no group could be kept; give --filter-low 0.01 "
             "--filter-high 0.99"
         )
-    if config.difficulty_low > config.difficulty_high:
+    if config.rl.difficulty_low > config.rl.difficulty_high:
         yield (
-            f"difficulty_low ({config.difficulty_low:g}) is above difficulty_high "
-            f"({config.difficulty_high:g}): no row could be kept; exchange them"
+            f"difficulty_low ({config.rl.difficulty_low:g}) is above difficulty_high "
+            f"({config.rl.difficulty_high:g}): no row could be kept; exchange them"
         )

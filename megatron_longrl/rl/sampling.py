@@ -17,14 +17,14 @@ def training_settings(config: Config, iteration: int, number: int = 0) -> Sampli
         number: of the round of generation within the step.
     """
     return SamplingSettings(
-        n=config.grpo_group_size,
-        max_tokens=config.rollout_max_tokens,
-        temperature=config.rollout_temperature,
-        top_p=config.rollout_top_p,
-        top_k=config.rollout_top_k,
-        min_p=config.rollout_min_p,
-        stop_strings=tuple(config.rollout_stop),
-        seed=config.seed,
+        n=config.rl.grpo_group_size,
+        max_tokens=config.rollout.max_tokens,
+        temperature=config.rollout.temperature,
+        top_p=config.rollout.top_p,
+        top_k=config.rollout.top_k,
+        min_p=config.rollout.min_p,
+        stop_strings=tuple(config.rollout.stop),
+        seed=config.training.seed,
         step=iteration,
         round=number,
     )
@@ -34,8 +34,8 @@ def greedy_settings(config: Config, iteration: int) -> SamplingSettings:
     """How one greedy rollout to each prompt is drawn."""
     return SamplingSettings(
         n=1,
-        max_tokens=config.rollout_max_tokens,
+        max_tokens=config.rollout.max_tokens,
         temperature=0.0,
-        stop_strings=tuple(config.rollout_stop),
+        stop_strings=tuple(config.rollout.stop),
         step=iteration,
     )

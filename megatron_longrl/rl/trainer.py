@@ -88,7 +88,7 @@ class RLTrainer:
         self.critic = critic
         self.recorder = recorder
         self.sync = WeightSync(runtime, engine, state)
-        self.beta = float((state or {}).get("kl_beta", self.config.grpo_kl_beta))
+        self.beta = float((state or {}).get("kl_beta", self.config.algorithm.grpo_kl_beta))
         self._skips = SkippedUpdates.restored(state)
         self._critic_skips = SkippedUpdates.restored(state, "critic")
         self._started: RolloutRound | None = None
@@ -101,8 +101,8 @@ class RLTrainer:
             rewards,
             # More rounds, more updates or an update in between need them anew.
             keeps_frames=self.config.updates_per_step == 1
-            and not self.config.dynamic_sampling
-            and not self.config.rollout_lag,
+            and not self.config.algorithm.dynamic_sampling
+            and not self.config.rollout.lag,
             recorder=recorder,
         )
         self.sync()
@@ -144,9 +144,13 @@ class RLTrainer:
             **reward_counters(self.runtime, self.rewards),
             **self.runtime.media_metrics(media),
             **self.sync.metrics(traffic),
-            **({"sampling_rounds": rollouts.rounds} if self.config.dynamic_sampling else {}),
-            **({"rollout_lag": lag} if self.config.trains_on_older_weights else {}),
-            **({"partial_groups": carried} if self.config.rollout_step_tokens else {}),
+            **(
+                {"sampling_rounds": rollouts.rounds}
+                if self.config.algorithm.dynamic_sampling
+                else {}
+            ),
+            **({"rollout_lag": lag} if self.config.rollout.trains_on_older_weights else {}),
+            **({"partial_groups": carried} if self.config.rollout.step_tokens else {}),
         }
 
     def validate(self, rows: Sequence[Row]) -> dict[str, float]:
@@ -185,7 +189,7 @@ class RLTrainer:
         first = self._started or self.collector.start(iteration, source)
         rollouts = self.collector.collect_step(first, source)
         self._started = None
-        if self.config.rollout_lag and source.goes_on(iteration):
+        if self.config.rollout.lag and source.goes_on(iteration):
             self._started = self.collector.start(iteration + 1, source)
         return rollouts
 
@@ -209,7 +213,7 @@ class RLTrainer:
         self, batches: Sequence[MicroBatch], groups: Sequence[RewardedGroup], media: Media
     ) -> None:
         """Nothing is trained but what the engine was given; a replay has its own check."""
-        if self.config.replay_rollouts is not None:
+        if self.config.records.replay_rollouts is not None:
             return
         model = self.runtime.model
         check_input_parity(
@@ -231,7 +235,7 @@ class RLTrainer:
             if batches and self.config.needs_old_logprobs:
                 old = train_step.forward_logprobs(batches, media.embeddings)
         with timer("reference"):
-            if batches and self.reference is not None and self.config.kl_type == "full":
+            if batches and self.reference is not None and self.config.algorithm.kl_type == "full":
                 reference_logits = self._reference_logits(self.reference, batches, media)
             elif batches and self.reference is not None:
                 with self.reference.in_place():
@@ -262,9 +266,9 @@ class RLTrainer:
         config, pgs = self.config, self.runtime.groups
         token_rewards = values = None
         old, ref = results.old_logprobs, results.ref_logprobs
-        if config.rewards_tokens and old is not None and ref is not None:
+        if config.algorithm.rewards_tokens and old is not None and ref is not None:
             penalties = [
-                -self.beta * kl_estimate(own, reference, config.kl_type)
+                -self.beta * kl_estimate(own, reference, config.algorithm.kl_type)
                 for own, reference in zip(old, ref, strict=True)
             ]
             token_rewards = gather_by_rollout(batches, penalties, groups, pgs)
@@ -277,12 +281,12 @@ class RLTrainer:
     ) -> dict[str, float]:
         """All updates of the step; means of their metrics."""
         config, train_step = self.config, self.runtime.train_step
-        order = [*range(len(parts))] * config.grpo_iterations
+        order = [*range(len(parts))] * config.rl.grpo_iterations
         if not order:
             return self._without_update()
         metrics = self._train_critic(iteration, parts, media)
         skipped = 0
-        if self.critic is not None and iteration < config.critic_warmup_steps:
+        if self.critic is not None and iteration < config.algorithm.critic_warmup_steps:
             train_step.scheduler_step()  # The schedule follows iterations all the same.
             order = []
         log_ratios: dict[int, Sequence[Tensor]] = {}
@@ -316,7 +320,7 @@ class RLTrainer:
         if self.critic is None:
             return metrics
         left = list(parts)
-        for _ in range(self.config.critic_iterations):
+        for _ in range(self.config.algorithm.critic_iterations):
             results = []
             for part in left:
                 with self.runtime.timer("critic"):
@@ -354,16 +358,16 @@ class RLTrainer:
     def _after(self, iteration: int, metrics: dict[str, float]) -> None:
         """What follows a step: the weight of the KL term, and a new reference."""
         config = self.config
-        if config.kl_target is not None and "kl/mean" in metrics:
+        if config.algorithm.kl_target is not None and "kl/mean" in metrics:
             metrics["kl/beta"] = self.beta
             self.beta = adapted_weight(
                 self.beta,
                 metrics["kl/mean"],
-                config.kl_target,
-                config.grpo_prompts_per_step * config.grpo_group_size,
-                config.kl_horizon,
+                config.algorithm.kl_target,
+                config.rl.grpo_prompts_per_step * config.rl.grpo_group_size,
+                config.algorithm.kl_horizon,
             )
-        interval = config.ref_reset_interval
+        interval = config.algorithm.ref_reset_interval
         if self.reference is not None and interval and (iteration + 1) % interval == 0:
             self.reference.reset()
 
@@ -374,14 +378,14 @@ def build_reference(runtime: Runtime) -> ReferenceWeights | None:
     Called before a checkpoint is loaded, so that a resumed run keeps its reference.
     """
     config = runtime.config
-    if config.grpo_kl_beta == 0:
+    if config.algorithm.grpo_kl_beta == 0:
         return None
-    if config.lora_rank and "language_model" in config.lora_parts:
+    if config.lora.rank and "language_model" in config.lora.parts:
         # The run starts from the same weights, those of a checkpoint with its adapters merged.
         return WeightsBelowAdapters(runtime.model.policy.module)
-    if config.pretrained_checkpoint is not None:
+    if config.checkpoint.pretrained_checkpoint is not None:
         load_weights(
-            config.pretrained_checkpoint,
+            config.checkpoint.pretrained_checkpoint,
             modules=runtime.model.modules,
             optimizers=runtime.model.optimizers,
             groups=runtime.groups,
@@ -396,7 +400,7 @@ def follow_resets(runtime: Runtime, reference: ReferenceWeights | None, iteratio
     Raises:
         UserError: they are those of another step than the checkpoint's.
     """
-    interval = runtime.config.ref_reset_interval
+    interval = runtime.config.algorithm.ref_reset_interval
     if reference is None or interval is None or iteration < interval:
         return
     if iteration % interval:

@@ -33,7 +33,7 @@ def build_engine(
     """
     engine = _build(config, tokenizer, groups, gpt)
     # Responses of several steps are under way there: one step more completes them.
-    engine.stops_early = not config.rollout_lag and not config.rollout_step_tokens
+    engine.stops_early = not config.rollout.lag and not config.rollout.step_tokens
     return engine
 
 
@@ -41,12 +41,12 @@ def _build(
     config: Config, tokenizer: Tokenizer, groups: ParallelGroups, gpt: GPTModel | None
 ) -> RolloutEngine:
     settings = model_settings(config, tokenizer)
-    if config.rollout_engine == "megatron":
+    if config.rollout.engine == "megatron":
         return _megatron(config, tokenizer, groups, gpt, settings.no_token)
-    if config.rollout_engine == "server":
+    if config.rollout.engine == "server":
         from megatron_longrl.rollout.server.engine import ServerEngine
 
-        if platform.name == "cuda" and not config.rollout_server_address:
+        if platform.name == "cuda" and not config.rollout.server_address:
             raise UserError(
                 "a rollout server that the trainer starts would need the trainer's own GPU: start "
                 "one on other GPUs with python -m megatron_longrl.serve, and give its "
@@ -56,11 +56,11 @@ def _build(
             settings,
             tokenizer,
             groups,
-            addresses=config.rollout_server_address,
-            token_file=config.rollout_token_file,
-            bucket_bytes=int(config.weight_bucket_mb * (1 << 20)),
-            timeout_seconds=config.rollout_timeout,
-            log_level=config.log_level,
+            addresses=config.rollout.server_address,
+            token_file=config.rollout.token_file,
+            bucket_bytes=int(config.rollout.weight_bucket_mb * (1 << 20)),
+            timeout_seconds=config.rollout.timeout,
+            log_level=config.logging.log_level,
         )
     from megatron_longrl.rollout.vllm.engine import VllmEngine
 
@@ -68,25 +68,25 @@ def _build(
         settings,
         tokenizer,
         groups,
-        tensor_parallel_size=config.rollout_tensor_parallel_size,
-        sleeps=config.rollout_sleep and platform.name == "cuda",
-        timeout_seconds=config.rollout_timeout,
-        log_level=config.log_level,
+        tensor_parallel_size=config.rollout.tensor_parallel_size,
+        sleeps=config.rollout.sleep and platform.name == "cuda",
+        timeout_seconds=config.rollout.timeout,
+        log_level=config.logging.log_level,
     )
 
 
 def model_settings(config: Config, tokenizer: Tokenizer) -> ModelSettings:
     """What an engine serves; of a server, its size, too."""
-    assert config.vocab_size is not None, "the vocabulary's size comes from the tokenizer"
-    dtype = str(config.params_dtype).removeprefix("torch.")
+    assert config.model.vocab_size is not None, "the vocabulary's size comes from the tokenizer"
+    dtype = str(config.training.params_dtype).removeprefix("torch.")
     return ModelSettings(
         hf_config=engine_settings(config, dtype),
         dtype=dtype,
-        memory_gib=config.rollout_memory_gib,
+        memory_gib=config.rollout.memory_gib,
         max_model_len=config.rollout_model_len,
-        tensor_parallel_size=config.rollout_tensor_parallel_size or 1,
-        deepstack_levels=len(config.vision_deepstack_layers),
-        no_token=ids_without_token(tokenizer, config.vocab_size),
+        tensor_parallel_size=config.rollout.tensor_parallel_size or 1,
+        deepstack_levels=config.family.embedding_levels - 1,
+        no_token=ids_without_token(tokenizer, config.model.vocab_size),
     )
 
 
@@ -101,25 +101,25 @@ def _megatron(
     from megatron_longrl.rollout.megatron_engine import MegatronEngine
 
     assert gpt is not None, "whoever builds this engine has the model"
-    assert config.vocab_size is not None, "the vocabulary's size comes from the tokenizer"
+    assert config.model.vocab_size is not None, "the vocabulary's size comes from the tokenizer"
     return MegatronEngine(
         gpt,
         tokenizer,
         groups,
-        vocab_size=config.vocab_size,
+        vocab_size=config.model.vocab_size,
         no_token=no_token,
         max_model_len=config.rollout_model_len,
-        timeout_seconds=config.rollout_timeout,
+        timeout_seconds=config.rollout.timeout,
     )
 
 
 def engine_settings(config: Config, dtype: str) -> dict[str, Any]:
     """``config.json`` of the language model, with multimodal positions where it has them."""
     settings = language_settings(config, dtype)
-    if config.mrope_section is not None:
+    if config.rotary.mrope_section is not None:
         settings["rope_parameters"] = {
             **multimodal_rotary(config),
-            "rope_theta": config.rotary_base,
+            "rope_theta": config.rotary.rotary_base,
         }
         settings.pop("rope_scaling", None)  # the same, and it would win
     return settings

@@ -16,33 +16,35 @@ LOWEST_TEMPERATURE = 0.01
 
 def sampling_rules(config: Config) -> Iterator[str]:
     """Of training's rollouts and of evaluation."""
+    evaluation, rollout, training = config.evaluation, config.rollout, config.training
+    model = config.model
     for name in ("rollout_temperature", "eval_temperature"):
-        if 0 < getattr(config, name) < LOWEST_TEMPERATURE:
+        if 0 < config.value(name) < LOWEST_TEMPERATURE:
             yield (
-                f"{name} ({getattr(config, name):g}) is below {LOWEST_TEMPERATURE}, the lowest "
+                f"{name} ({config.value(name):g}) is below {LOWEST_TEMPERATURE}, the lowest "
                 f"that vLLM draws at: give {flag(name)} {LOWEST_TEMPERATURE} or more, or 0 for "
                 "greedy"
             )
-    if config.eval_temperature == 0 and config.eval_group_size > 1:
+    if evaluation.temperature == 0 and evaluation.group_size > 1:
         yield (
-            f"eval_temperature (0) makes all eval_group_size ({config.eval_group_size}) answers to "
+            f"eval_temperature (0) makes all eval_group_size ({evaluation.group_size}) answers to "
             "a question equal: give --eval-temperature 1, or --eval-group-size 1"
         )
-    if "" in config.rollout_stop:
+    if "" in rollout.stop:
         yield "rollout_stop has an empty text, with which every response ends: leave it out"
-    if config.rollout_max_tokens >= config.seq_length:
+    if rollout.max_tokens >= training.seq_length:
         limit, remedy = "seq_length", " or raise --seq-length"
-        if config.seq_length == config.max_position_embeddings:
+        if training.seq_length == model.max_position_embeddings:
             limit, remedy = "max_position_embeddings", ""
         yield (
-            f"rollout_max_tokens ({config.rollout_max_tokens}) leaves no room for a prompt in "
-            f"{limit} ({config.seq_length}): lower --rollout-max-tokens{remedy}"
+            f"rollout_max_tokens ({rollout.max_tokens}) leaves no room for a prompt in "
+            f"{limit} ({training.seq_length}): lower --rollout-max-tokens{remedy}"
         )
-    longer = (config.eval_max_tokens or 0) - config.rollout_max_tokens
-    if longer > 0 and config.seq_length + longer > config.max_position_embeddings:
+    longer = (evaluation.max_tokens or 0) - rollout.max_tokens
+    if longer > 0 and training.seq_length + longer > model.max_position_embeddings:
         yield (
-            f"eval_max_tokens ({config.eval_max_tokens}) lets answers be {longer} tokens longer "
-            f"than rows of seq_length ({config.seq_length}), beyond max_position_embeddings "
-            f"({config.max_position_embeddings}): lower --eval-max-tokens, or raise "
+            f"eval_max_tokens ({evaluation.max_tokens}) lets answers be {longer} tokens longer "
+            f"than rows of seq_length ({training.seq_length}), beyond max_position_embeddings "
+            f"({model.max_position_embeddings}): lower --eval-max-tokens, or raise "
             "--max-position-embeddings"
         )

@@ -22,21 +22,22 @@ def banner(runtime: Runtime, entry: Entry, rows: int) -> str:
         rows: of the training data, those that can be used.
     """
     config, ranks = runtime.config, dist.get_world_size()
+    parallel, training = config.parallel, config.training
     total, trained = count_parameters(runtime.model.modules, runtime.groups)
     layout = (
-        f"TP {config.tensor_model_parallel_size} x MR-SP {config.context_parallel_size} x "
-        f"PP {config.pipeline_model_parallel_size} x DP {config.data_parallel_size(ranks)}"
+        f"TP {parallel.tensor_model_parallel_size} x MR-SP {parallel.context_parallel_size} x "
+        f"PP {parallel.pipeline_model_parallel_size} x DP {parallel.data_parallel_size(ranks)}"
     )
     if entry == "rl":
-        prompts, group = config.grpo_prompts_per_step, config.grpo_group_size
+        prompts, group = config.rl.grpo_prompts_per_step, config.rl.grpo_group_size
         step = f"{counted(prompts, 'prompt')} x {counted(group, 'response')}"
     else:
         step = counted(config.samples_per_step(ranks, entry), "row")
     return (
-        f"{entry} of {config.model_family}: {amount(total)} parameters, {amount(trained)} of them "
-        f"trained, {'bf16' if config.bf16 else 'fp32'}; {counted(ranks, 'rank')} = "
+        f"{entry} of {config.model.family}: {amount(total)} parameters, {amount(trained)} of them "
+        f"trained, {'bf16' if training.bf16 else 'fp32'}; {counted(ranks, 'rank')} = "
         f"{layout}; {counted(rows, 'row')} of data, {step} a step, "
-        f"{counted(config.train_iters, 'step')}, at most {config.seq_length} tokens a row"
+        f"{counted(training.train_iters, 'step')}, at most {training.seq_length} tokens a row"
     )
 
 

@@ -78,8 +78,8 @@ def rl_samples(rollout_groups: Sequence[RolloutGroup], config: Config) -> list[S
     for group in rollout_groups:
         lengths = [len(response.token_ids) for response in group.rollouts]
         together = [[index] for index in range(len(lengths))]
-        if config.shared_prompt:
-            together = split_group(len(group.prompt.token_ids), lengths, config.seq_length)
+        if config.rl.shared_prompt:
+            together = split_group(len(group.prompt.token_ids), lengths, config.training.seq_length)
         for indices in together:
             chosen = tuple(group.rollouts[i] for i in indices)
             ids = [response.token_ids.tolist() for response in chosen]
@@ -89,9 +89,9 @@ def rl_samples(rollout_groups: Sequence[RolloutGroup], config: Config) -> list[S
 
 def rows_of(samples: Sequence[Sample], config: Config) -> list[list[Sample]]:
     """What stands in each row."""
-    if not config.use_sequence_packing:
+    if not config.training.use_sequence_packing:
         return [[sample] for sample in samples]
-    bins = fill_bins([sample.size.tokens for sample in samples], config.seq_length)
+    bins = fill_bins([sample.size.tokens for sample in samples], config.training.seq_length)
     return [[samples[k] for k in indices] for indices in bins]
 
 
@@ -114,22 +114,22 @@ def _micro_batches(
     sizes = [RowSize.packed([sample.size for sample in row]) for row in rows]
     plan = plan_rows(
         sizes,
-        config.mrsp_stages,
-        config.sharing_degrees,
+        config.parallel.mrsp_stages,
+        config.parallel.sharing_degrees(config.model.num_query_groups),
         cost=ModelCost(config),
         machine=machine,
-        passes=(1 + BACKWARD) * config.grpo_iterations + config.forward_passes,
+        passes=(1 + BACKWARD) * config.rl.grpo_iterations + config.forward_passes,
         # What the longest row that is allowed takes of a rank when it is shared.
-        most_tokens=-(-config.seq_length // ranks),
+        most_tokens=-(-config.training.seq_length // ranks),
     )
 
     def shard(batch: Batch, group: ProcessGroup, rollouts: Sequence[Rollout] = ()) -> MicroBatch:
         return shard_batch(
             batch,
             group,
-            config.cp_comm_type,
+            config.parallel.cp_comm_type,
             platform.device,
-            config.transformer_impl,
+            config.model.transformer_impl,
             rollouts,
         )
 
@@ -137,13 +137,13 @@ def _micro_batches(
     for degree, chosen in plan.of_rank(groups.cp.rank()):
         group = groups.sharing(degree)
         ordered = list(chosen)
-        if by_length and config.micro_batch_size > 1:
+        if by_length and config.training.micro_batch_size > 1:
             ordered.sort(key=lambda i: -sizes[i].tokens)
-        for start in range(0, len(ordered), config.micro_batch_size):
-            part = [rows[i] for i in ordered[start : start + config.micro_batch_size]]
+        for start in range(0, len(ordered), config.training.micro_batch_size):
+            part = [rows[i] for i in ordered[start : start + config.training.micro_batch_size]]
             rollouts = [r for row in part for sample in row for r in sample.rollouts]
             batches.append(shard(_join(part, config), group, rollouts))
-    return batches or [shard(padding(max(config.sequence_multiple, 2)), groups.alone)]
+    return batches or [shard(padding(max(config.parallel.sequence_multiple, 2)), groups.alone)]
 
 
 def _join(rows: Sequence[Sequence[Sample]], config: Config) -> Batch:
@@ -153,7 +153,7 @@ def _join(rows: Sequence[Sequence[Sample]], config: Config) -> Batch:
     return collate(
         [sample.prompt for sample in samples],
         [sample.responses for sample in samples],
-        config.sequence_multiple,
-        config.seq_length,
+        config.parallel.sequence_multiple,
+        config.training.seq_length,
         packs=[range(end - len(row), end) for end, row in zip(ends, rows, strict=True)],
     )

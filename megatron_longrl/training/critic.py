@@ -35,10 +35,14 @@ class Critic:
 
     def __init__(self, runtime: Runtime) -> None:
         config = runtime.config
-        lr = config.critic_lr if config.critic_lr is not None else 10 * config.lr
+        lr = (
+            config.algorithm.critic_lr
+            if config.algorithm.critic_lr is not None
+            else 10 * config.training.lr
+        )
         module = build_critic(config, runtime.groups)
         part, optimizer, scheduler = train_part(
-            module, runtime.groups.pg, config.replace(lr=lr, min_lr=min(lr, config.min_lr))
+            module, runtime.groups.pg, config.replace(lr=lr, min_lr=min(lr, config.training.min_lr))
         )
         self.model = TrainedModel(
             policy=part,

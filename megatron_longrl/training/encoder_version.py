@@ -7,8 +7,6 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from megatron_longrl.config.model import ModelSection
-from megatron_longrl.config.vila import VilaSection
 from megatron_longrl.conversion.mapping import export_named_tensors, mapping_table
 from megatron_longrl.parallel.agree import gather_objects
 from megatron_longrl.platforms import platform
@@ -58,12 +56,10 @@ def fingerprint(model: TrainedModel, config: Config, groups: ParallelGroups) -> 
     """
     digest = hashlib.sha256()
     # The same weights make other embeddings under another order of tokens or scale of S2.
-    settings = [
-        (name, getattr(config, name))
-        for name in sorted({*ModelSection.model_fields, *VilaSection.model_fields})
-        if name.startswith(("model_family", "projector_", "vision_"))
-    ]
-    digest.update(repr((platform.name, config.params_dtype, settings)).encode())
+    settings = [(name, config.value(name)) for name in config.family.architecture_fields()]
+    digest.update(
+        repr((platform.name, config.training.params_dtype, config.model.family, settings)).encode()
+    )
     rows = mapping_table(config).entries
     parts = sorted({row.part for row in rows if row.megatron.startswith("encoder.")})
     speaks = groups.replica_control.rank() == 0

@@ -110,9 +110,9 @@ def start(runtime: Runtime, critic: Critic | None = None) -> Loaded:
     """
     config, model = runtime.config, runtime.model
     loaded = None
-    if config.load is not None and not config.finetune:
+    if config.checkpoint.load is not None and not config.checkpoint.finetune:
         loaded = load_checkpoint(
-            config.load,
+            config.checkpoint.load,
             modules=model.modules | (critic.modules if critic is not None else {}),
             optimizers=model.optimizers | (critic.optimizers if critic is not None else {}),
             scheduler=model.scheduler,
@@ -133,7 +133,11 @@ def start(runtime: Runtime, critic: Critic | None = None) -> Loaded:
 def _first_weights(runtime: Runtime) -> Loaded:
     """Those of another run or a Hugging Face folder, where one is named."""
     config, model = runtime.config, runtime.model
-    weights = config.load if config.finetune else config.pretrained_checkpoint
+    weights = (
+        config.checkpoint.load
+        if config.checkpoint.finetune
+        else config.checkpoint.pretrained_checkpoint
+    )
     if weights is None:
         return Loaded(Path())
     return load_weights(
@@ -170,33 +174,35 @@ class TrainingLoop:
         self.samples_per_step = self.config.samples_per_step(dist.get_world_size(), entry)
         self.carry_from = loaded.folder if loaded.folder != Path() else None
         self.iteration = loaded.iteration
-        here = self.config.save is not None and loaded.folder.parent == Path(self.config.save)
+        here = self.config.checkpoint.save is not None and loaded.folder.parent == Path(
+            self.config.checkpoint.save
+        )
         self._saved = loaded.iteration if here else 0
         """Steps in the newest checkpoint below --save; 0 where there is none."""
-        self._may_work_ahead = bool(self.config.rollout_lag or self.config.rollout_step_tokens)
+        self._may_work_ahead = bool(self.config.rollout.lag or self.config.rollout.step_tokens)
         self._is_ahead = False
         """Whether rows or responses of the next step are under way."""
         self._ends = False
         """Whether the step that is under way is the last one, as a signal has asked."""
         self.consumed_rows = int(loaded.state.get("consumed_rows", 0))
         self.retention = Retention(
-            self.config.keep_last_checkpoints,
-            self.config.keep_best_checkpoint_by,
+            self.config.checkpoint.keep_last_checkpoints,
+            self.config.checkpoint.keep_best_checkpoint_by,
             loaded.state.get("best"),
         )
         self.saver = CheckpointSaver(self.retention, runtime.groups, self.config)
-        rows = usable_rows(runtime, self.config.train_data_path, by_difficulty=True).rows
+        rows = usable_rows(runtime, self.config.data.train_data_path, by_difficulty=True).rows
         self.rows = len(rows)
-        self.sampler = RowSampler(rows, self.config.seed)
-        self.skip_limit = SkipLimit(len(rows), self.config.max_skipped)
-        validates = bool(self.config.valid_data_path)
-        if validates and entry == "rl" and self.config.replay_rollouts is not None:
+        self.sampler = RowSampler(rows, self.config.training.seed)
+        self.skip_limit = SkipLimit(len(rows), self.config.data.max_skipped)
+        validates = bool(self.config.data.valid_data_path)
+        if validates and entry == "rl" and self.config.records.replay_rollouts is not None:
             logger.warning("no validation: --replay-rollouts starts no engine")
             validates = False
         valid: list[Row] = []
         if validates:
-            found = usable_rows(runtime, self.config.valid_data_path, "heldout.jsonl")
-            valid = found.rows[: self.config.eval_samples]
+            found = usable_rows(runtime, self.config.data.valid_data_path, "heldout.jsonl")
+            valid = found.rows[: self.config.evaluation.samples]
         self.valid_rows = runtime.share(valid)
         self.validates = bool(valid)
         """On every rank, though fewer rows than replicas leave some without."""
@@ -215,7 +221,7 @@ class TrainingLoop:
 
     def _save_before_end(self, trainer: Trainer, stop: exit_signal.Stopped) -> None:
         """The steps that are done, so that none is done again."""
-        folder, done = self.config.save, self.iteration
+        folder, done = self.config.checkpoint.save, self.iteration
         stop.where = f"after step {done}"
         if folder is not None and done > self._saved:
             self._save(folder, None, trainer.state())
@@ -236,12 +242,14 @@ class TrainingLoop:
         log.close()
 
     def _steps(self, trainer: Trainer, log: MetricsLogger) -> None:
-        validate, interval = trainer.validate, self.config.save_interval
-        watch = Watch(self.config.advantage, steps=self.config.train_iters - self.iteration)
-        if self.iteration == 0 and self.config.eval_at_start and self.validates:
+        validate, interval = trainer.validate, self.config.checkpoint.save_interval
+        watch = Watch(
+            self.config.algorithm.advantage, steps=self.config.training.train_iters - self.iteration
+        )
+        if self.iteration == 0 and self.config.evaluation.at_start and self.validates:
             with rank_watch.during("validation"):
                 log.log_step(0, validate(self.valid_rows))
-        while self.iteration < self.config.train_iters:
+        while self.iteration < self.config.training.train_iters:
             self._stop_if_asked()
             stop: exit_signal.Stopped | None = None
             self.saver.poll()
@@ -264,8 +272,8 @@ class TrainingLoop:
             metrics["iteration-time"] = time.perf_counter() - began
             metrics["mem-max-allocated-bytes"] = self._peak_memory()
             metrics |= self.runtime.timer.pop()
-            if self._is_due(self.config.eval_interval, self.iteration) and self.validates:
-                self.runtime.builder.max_frames = self.config.video_frames  # Of no curriculum.
+            if self._is_due(self.config.evaluation.interval, self.iteration) and self.validates:
+                self.runtime.builder.max_frames = self.config.data.video_frames  # Of no curriculum.
                 try:
                     with rank_watch.during("validation"):
                         metrics |= validate(self.valid_rows)
@@ -280,9 +288,9 @@ class TrainingLoop:
             )
             for line in watch.look(metrics):
                 log.warn(self.iteration, line)
-            due = self._is_due(self.config.save_interval, self.iteration)
-            if self.config.save is not None and due:
-                self._save(self.config.save, metrics, trainer.state())
+            due = self._is_due(self.config.checkpoint.save_interval, self.iteration)
+            if self.config.checkpoint.save is not None and due:
+                self._save(self.config.checkpoint.save, metrics, trainer.state())
             if stop is not None:
                 raise stop
 
@@ -307,7 +315,7 @@ class TrainingLoop:
 
     def _is_due(self, interval: int | None, iteration: int) -> bool:
         """Every ``interval`` steps, and after the last one, interval or none."""
-        if iteration == self.config.train_iters:
+        if iteration == self.config.training.train_iters:
             return True
         return interval is not None and iteration % interval == 0
 

@@ -113,7 +113,7 @@ def rl_loss(config: Config, beta: Callable[[], float] | None = None) -> Loss:
     Args:
         beta: the present weight of the KL term; by default that of the configuration.
     """
-    return PolicyLoss(config, beta or (lambda: config.grpo_kl_beta))
+    return PolicyLoss(config, beta or (lambda: config.algorithm.grpo_kl_beta))
 
 
 @dataclass(frozen=True)
@@ -143,7 +143,7 @@ class PolicyLoss:
         sampled = targets.rollout_logprobs[selected]
         # PPO's ratio is to the policy that sampled (https://arxiv.org/abs/1707.06347, equation 6),
         # older weights' where that is another than the one before the update.
-        base = sampled if config.rollout_correction == "ratio" else old
+        base = sampled if config.algorithm.rollout_correction == "ratio" else old
         metrics = MetricSums()
         per_token = self._policy(batch, logprobs, base, targets.advantages[selected], metrics)
         metrics.add("entropy/mean", entropy.detach())
@@ -155,10 +155,10 @@ class PolicyLoss:
             metrics.add("correction/square", weights.square())
         metrics.add("policy loss", per_token.detach())
         per_token = per_token + self._kl(batch, logprobs, divergence, metrics)
-        if config.grpo_entropy_term_weight:
-            per_token = per_token - config.grpo_entropy_term_weight * entropy
+        if config.algorithm.grpo_entropy_term_weight:
+            per_token = per_token - config.algorithm.grpo_entropy_term_weight * entropy
         total, count = _aggregate(
-            per_token, batch, config.loss_aggregation, config.rollout_max_tokens
+            per_token, batch, config.algorithm.loss_aggregation, config.rollout.max_tokens
         )
         metrics.sums["lm loss"] = (float(total.detach()), float(count))
         report = LossReport(metrics, {LOG_RATIO: log_ratio.float()})
@@ -174,18 +174,20 @@ class PolicyLoss:
     ) -> Tensor:
         """[t]: the loss that --policy-loss names."""
         config = self.config
-        lower, upper = config.grpo_clamp_eps_lower, config.grpo_clamp_eps_upper
-        if config.policy_loss == "gspo":
+        lower, upper = config.algorithm.grpo_clamp_eps_lower, config.algorithm.grpo_clamp_eps_upper
+        if config.algorithm.policy_loss == "gspo":
             log_ratio = logprobs.detach() - old
             ratio = sequence_ratio(logprobs, _response_means(batch, log_ratio))
         else:
             ratio = ratio_of(logprobs, old)
-        if config.policy_loss == "pg":
+        if config.algorithm.policy_loss == "pg":
             loss, outside = policy_gradient(logprobs, advantages), torch.zeros_like(ratio)
-        elif config.policy_loss == "cispo":
+        elif config.algorithm.policy_loss == "cispo":
             loss, outside = cispo(logprobs, ratio, advantages, lower, upper)
         else:
-            loss, outside = clipped(ratio, advantages, lower, upper, config.dual_clip or None)
+            loss, outside = clipped(
+                ratio, advantages, lower, upper, config.algorithm.dual_clip or None
+            )
         metrics.add("ratio/mean", ratio.detach())
         metrics.add("clip_fraction", outside)
         return loss
@@ -193,13 +195,13 @@ class PolicyLoss:
     def _correction(self, batch: MicroBatch, log_ratio: Tensor) -> Tensor | None:
         """[t]: what --rollout-correction weighs each token by."""
         config = self.config
-        cap = config.rollout_correction_cap
-        if config.rollout_correction == "token":
+        cap = config.algorithm.rollout_correction_cap
+        if config.algorithm.rollout_correction == "token":
             return token_weights(log_ratio, cap)
-        if config.rollout_correction == "sequence":
+        if config.algorithm.rollout_correction == "sequence":
             return sequence_weights(response_sums(batch, log_ratio), cap)
-        if config.rollout_correction == "icepop":
-            return icepop_weights(log_ratio, config.rollout_correction_floor, cap)
+        if config.algorithm.rollout_correction == "icepop":
+            return icepop_weights(log_ratio, config.algorithm.rollout_correction_floor, cap)
         return None
 
     def _kl(
@@ -211,7 +213,7 @@ class PolicyLoss:
     ) -> Tensor | float:
         """What the KL term adds to the loss."""
         config, selected, targets = self.config, batch.selected, batch.targets
-        kind = "k3" if config.kl_type == "full" else config.kl_type
+        kind = "k3" if config.algorithm.kl_type == "full" else config.algorithm.kl_type
         if divergence is None and targets.ref_logprobs is not None:
             divergence = kl_estimate(logprobs, targets.ref_logprobs[selected], kind)
         if divergence is None:
@@ -220,7 +222,7 @@ class PolicyLoss:
             metrics.add("kl/mean", distance)
             return 0.0
         metrics.add("kl/mean", divergence.detach())
-        return self.beta() * divergence if config.kl_placement == "loss" else 0.0
+        return self.beta() * divergence if config.algorithm.kl_placement == "loss" else 0.0
 
 
 def critic_loss(config: Config) -> Loss:
@@ -230,8 +232,10 @@ def critic_loss(config: Config) -> Loss:
         selected, targets = batch.selected, batch.targets
         returns, old = targets.returns[selected], targets.old_values[selected]
         error = (values - returns).square()
-        if config.critic_value_clip is not None:
-            near = old + (values - old).clamp(-config.critic_value_clip, config.critic_value_clip)
+        if config.algorithm.critic_value_clip is not None:
+            near = old + (values - old).clamp(
+                -config.algorithm.critic_value_clip, config.algorithm.critic_value_clip
+            )
             error = torch.maximum(error, (near - returns).square())
         metrics = MetricSums()
         metrics.add("critic/loss", error.detach() / 2)

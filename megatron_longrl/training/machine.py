@@ -29,19 +29,19 @@ _REPEATS = 5
 
 def matrix_rate(config: Config) -> float:
     """Operations per second of this rank in products as wide as the language model's MLP."""
-    one = torch.ones([], dtype=config.params_dtype, device=platform.device)
-    hidden = one.expand(_TOKENS, config.hidden_size).contiguous()
-    weight = one.expand(config.hidden_size, config.ffn_hidden_size).contiguous()
+    one = torch.ones([], dtype=config.training.params_dtype, device=platform.device)
+    hidden = one.expand(_TOKENS, config.model.hidden_size).contiguous()
+    weight = one.expand(config.model.hidden_size, config.model.ffn_hidden_size).contiguous()
     seconds = _seconds(lambda: torch.matmul(hidden, weight))
-    return 2.0 * _TOKENS * config.hidden_size * config.ffn_hidden_size / seconds
+    return 2.0 * _TOKENS * config.model.hidden_size * config.model.ffn_hidden_size / seconds
 
 
 def measure_machine(config: Config, groups: ParallelGroups) -> Machine:
     """The same on every rank of the world; nothing is measured where nothing is to be chosen."""
     group = groups.cp
     nominal = dataclasses.replace(NOMINAL[platform.name], ranks=group.size())
-    is_free = config.mrsp_stages == "auto" and group.size() > 1
-    if config.mrsp_machine == "nominal" or not is_free:
+    is_free = config.parallel.mrsp_stages == "auto" and group.size() > 1
+    if config.parallel.mrsp_machine == "nominal" or not is_free:
         return nominal
     rate = matrix_rate(config)
     one = torch.ones(1, device=platform.device)

@@ -32,14 +32,6 @@ if TYPE_CHECKING:
     from megatron_longrl.parallel.groups import ParallelGroups
 
 
-PARTS = {
-    "language_model": "language_model",
-    "vision_tower": "encoder.vision_tower",
-    "projector": "encoder.projector",
-}
-"""Where the parts lie that are frozen or get adapters, by the names that flags have for them."""
-
-
 POLICY = "policy"
 """Name in checkpoints of a policy that is no language model."""
 
@@ -92,23 +84,23 @@ def build_model(config: Config, groups: ParallelGroups, *, train: bool = True) -
         config: of a language model with ``vocab_size`` filled in.
         train: False for evaluation, which needs no optimizer and no adapters.
     """
-    model_parallel_cuda_manual_seed(config.seed)
-    policy = find_policy(config.model_family)
+    model_parallel_cuda_manual_seed(config.training.seed)
+    policy = find_policy(config.model.family)
     if policy is not None:
         return _wrapped_policy(policy.build(config, groups), config, groups, train=train)
-    assert config.vocab_size is not None, "the vocabulary's size comes from the tokenizer"
+    assert config.model.vocab_size is not None, "the vocabulary's size comes from the tokenizer"
     if not train:
         config = config.replace(lora_rank=0)
     modules = build_modules(config, groups)
     initialize_weights(modules, config, groups)
-    for name, place in PARTS.items():
+    for name, place in config.family.parts.items():
         module, _, inner = place.partition(".")
         if module not in modules:
             continue
         part = modules[module].get_submodule(inner)
-        if not train or getattr(config, f"freeze_{name}"):
+        if not train or name not in config.trained_parts:
             part.requires_grad_(False)
-        elif config.lora_rank and name in config.lora_parts:
+        elif config.lora.rank and name in config.lora.parts:
             train_adapters_only(part)
     collections = {"language_model": groups.pg, "encoder": groups.encoder_pg}
     wrapped = {name: _wrap(module, collections[name], config) for name, module in modules.items()}
@@ -172,7 +164,7 @@ def _wrap(
         DistributedDataParallelConfig(
             grad_reduce_in_fp32=True,
             overlap_grad_reduce=False,
-            use_distributed_optimizer=config.use_distributed_optimizer,
+            use_distributed_optimizer=config.parallel.use_distributed_optimizer,
         ),
         module,
         pg_collection=collection,
@@ -193,16 +185,16 @@ def _optimizer(
 def _optimizer_config(config: Config) -> OptimizerConfig:
     return OptimizerConfig(
         optimizer="adam",
-        lr=config.lr,
-        min_lr=config.min_lr,
-        weight_decay=config.weight_decay,
-        adam_beta1=config.adam_beta1,
-        adam_beta2=config.adam_beta2,
-        adam_eps=config.adam_eps,
-        clip_grad=config.clip_grad,
-        bf16=config.bf16,
-        params_dtype=config.params_dtype,
-        use_distributed_optimizer=config.use_distributed_optimizer,
+        lr=config.training.lr,
+        min_lr=config.training.min_lr,
+        weight_decay=config.training.weight_decay,
+        adam_beta1=config.training.adam_beta1,
+        adam_beta2=config.training.adam_beta2,
+        adam_eps=config.training.adam_eps,
+        clip_grad=config.training.clip_grad,
+        bf16=config.training.bf16,
+        params_dtype=config.training.params_dtype,
+        use_distributed_optimizer=config.parallel.use_distributed_optimizer,
     )
 
 
@@ -211,13 +203,13 @@ def _scheduler(config: Config, optimizer: ChainedOptimizer) -> OptimizerParamSch
     return OptimizerParamScheduler(
         optimizer,
         init_lr=0.0,
-        max_lr=config.lr,
-        min_lr=config.min_lr,
-        lr_warmup_steps=config.lr_warmup_steps,
-        lr_decay_steps=max(config.lr_decay_iters, config.lr_warmup_steps + 1),
-        lr_decay_style=config.lr_decay_style,
-        start_wd=config.weight_decay,
-        end_wd=config.weight_decay,
-        wd_incr_steps=config.train_iters,
+        max_lr=config.training.lr,
+        min_lr=config.training.min_lr,
+        lr_warmup_steps=config.training.lr_warmup_steps,
+        lr_decay_steps=max(config.training.lr_decay_iters, config.training.lr_warmup_steps + 1),
+        lr_decay_style=config.training.lr_decay_style,
+        start_wd=config.training.weight_decay,
+        end_wd=config.training.weight_decay,
+        wd_incr_steps=config.training.train_iters,
         wd_incr_style="constant",
     )

@@ -88,10 +88,10 @@ def run_folder(config: Config) -> Iterator[str | None]:
     Raises:
         UserError: the folder cannot be written, is in use, or holds another run.
     """
-    if config.save is None:
+    if config.checkpoint.save is None:
         yield None
         return
-    folder = Path(config.save)
+    folder = Path(config.checkpoint.save)
     path = folder / LOCK_FILE
     with contextlib.ExitStack() as stack:
         file = stack.enter_context(_opened(folder))
@@ -195,9 +195,9 @@ def _write(file: FileIO, owner: Owner) -> None:
 
 def _goes_on(config: Config, folder: Path) -> bool:
     """Whether the run continues what is in the folder."""
-    if config.load is None or config.finetune:
+    if config.checkpoint.load is None or config.checkpoint.finetune:
         return False
-    return folder.resolve() == run_folder_of(Path(config.load).resolve())
+    return folder.resolve() == run_folder_of(Path(config.checkpoint.load).resolve())
 
 
 def _make_free(config: Config, folder: Path) -> None:
@@ -210,14 +210,14 @@ def _make_free(config: Config, folder: Path) -> None:
     if not found:
         return
     for flag in ("load", "pretrained_checkpoint"):
-        given = getattr(config, flag)
+        given = config.value(flag)
         needed = Path(given).resolve() if given is not None else None
         if needed is not None and folder.resolve() in (needed, *needed.parents):
             raise UserError(
                 f"--save {folder} is also where --{flag.replace('_', '-')} takes the weights from: "
                 "name another folder"
             )
-    if not config.overwrite:
+    if not config.checkpoint.overwrite:
         names = ", ".join(path.name for path in found[:3]) + (", …" if len(found) > 3 else "")
         raise UserError(
             f"--save {folder} holds another run ({names}): go on with it by --load {folder}, name "

@@ -175,7 +175,7 @@ class Runtime:
         return totals
 
     def _skip(self, problem: RowProblem) -> None:
-        if self.config.strict_data:
+        if self.config.data.strict_data:
             raise UserError(f"{problem}; without --strict-data it is skipped")
         self.samples_skipped += 1
         self.last_skip = str(problem)
@@ -200,24 +200,24 @@ def build_runtime(config: Config, entry: Entry) -> Runtime:
     platform.prepare()
     check_installed(config)
     groups = init_parallel(config)
-    if config.bf16 and not platform.multiplies_bf16 and dist.get_rank() == 0:
+    if config.training.bf16 and not platform.multiplies_bf16 and dist.get_rank() == 0:
         logger.warning(
             "this %s has no fast bf16: matrix products take up to a hundred times longer than in "
             "fp32; leave out --bf16",
             platform.name.upper(),
         )
     with together(groups.control):
-        tokenizer = build_tokenizer(config.tokenizer_type, config.tokenizer_model)
-        if config.vocab_size is None:
+        tokenizer = build_tokenizer(config.data.tokenizer_type, config.data.tokenizer_model)
+        if config.model.vocab_size is None:
             config = config.replace(vocab_size=tokenizer.vocab_size)
-        elif config.vocab_size < tokenizer.vocab_size:
+        elif config.model.vocab_size < tokenizer.vocab_size:
             raise UserError(
-                f"--vocab-size {config.vocab_size} is smaller than the tokenizer's "
+                f"--vocab-size {config.model.vocab_size} is smaller than the tokenizer's "
                 f"{tokenizer.vocab_size} tokens: leave it out, or use the model's own tokenizer"
             )
         builder = prompt_builder(config, tokenizer, entry)
     first_look = None
-    if config.seq_length_from_data:
+    if config.training.seq_length_from_data:
         config, first_look = with_sequence_length(config, builder, groups, entry)
         builder = prompt_builder(config, tokenizer, entry)
     model = build_model(config, groups, train=entry != "evaluate")
@@ -227,29 +227,29 @@ def build_runtime(config: Config, entry: Entry) -> Runtime:
         encoder.module if encoder is not None and not model.encoder_is_trained else encoder,
         groups.frames,
         groups.replica_control,
-        chunk_frames=config.encoder_chunk_frames,
-        decoded_bytes=config.decode_buffer_mib * 2**20,
+        chunk_frames=config.data.encoder_chunk_frames,
+        decoded_bytes=config.data.decode_buffer_mib * 2**20,
         width=config.embedding_width,
-        dtype=config.params_dtype,
+        dtype=config.training.params_dtype,
         device=platform.device,
-        cut=CUTS[config.mrsp_stages],
+        cut=CUTS[config.parallel.mrsp_stages],
         team=groups.team,
         timer=timer,
     )
     # What a trained encoder makes is stale after the next update, and of no use to another run.
-    outlives_run = config.embedding_cache_dir is not None and not model.encoder_is_trained
+    outlives_run = config.data.embedding_cache_dir is not None and not model.encoder_is_trained
     store = open_store(
-        int(config.embedding_store_gib * 2**30),
-        config.params_dtype,
+        int(config.data.embedding_store_gib * 2**30),
+        config.training.params_dtype,
         groups.replica_control,
-        disk_folder=Path(config.embedding_cache_dir or "") if outlives_run else None,
-        disk_bytes=int(config.embedding_cache_gib * 2**30),
+        disk_folder=Path(config.data.embedding_cache_dir or "") if outlives_run else None,
+        disk_bytes=int(config.data.embedding_cache_gib * 2**30),
     )
     version = EncoderVersion(model, config, groups, outlives_run=outlives_run)
     # Greedy rollouts (temperature 0) are trained as the distribution that they are the mode of.
-    temperature = (config.rollout_temperature or 1.0) if entry == "rl" else 1.0
-    assert config.vocab_size is not None
-    head = LogprobHead(groups.tp, config.vocab_size, temperature)
+    temperature = (config.rollout.temperature or 1.0) if entry == "rl" else 1.0
+    assert config.model.vocab_size is not None
+    head = LogprobHead(groups.tp, config.model.vocab_size, temperature)
     return Runtime(
         config=config,
         groups=groups,

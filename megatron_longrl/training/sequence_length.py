@@ -54,13 +54,13 @@ def with_sequence_length(
     Every rank opens its share of the videos, and tells the others what it has found. Rows that
     cannot be used do not count.
     """
-    paths, folder_file = config.train_data_path, "train.jsonl"
+    paths, folder_file = config.data.train_data_path, "train.jsonl"
     if entry == "evaluate":
-        paths, folder_file = config.data, "heldout.jsonl"
+        paths, folder_file = config.evaluation.data, "heldout.jsonl"
     rank, ranks = groups.control.rank(), groups.control.size()
     problems: list[RowProblem] = []
     with together(groups.control):
-        rows = load_rows(paths, folder_file, problems=None if config.strict_data else problems)
+        rows = load_rows(paths, folder_file, problems=None if config.data.strict_data else problems)
         chosen = _evenly(len(rows), MOST_ROWS)
         mine = [_look_into(builder, rows, place) for place in chosen[rank::ranks]]
     everyone = [found for part in gather_objects(groups.control, mine) for found in part]
@@ -68,12 +68,12 @@ def with_sequence_length(
         remember(found.probed)
     longest = max((found.length for found in everyone), default=0)
     if entry != "sft" and longest:
-        longest += max(config.rollout_max_tokens, config.eval_max_tokens or 0)
+        longest += max(config.rollout.max_tokens, config.evaluation.max_tokens or 0)
     if len(chosen) < len(rows):
         longest = math.ceil(longest * MARGIN)
-    length = min(math.ceil(longest / MULTIPLE) * MULTIPLE, config.max_position_embeddings)
+    length = min(math.ceil(longest / MULTIPLE) * MULTIPLE, config.model.max_position_embeddings)
     if longest == 0:  # The run ends with what is wrong with its rows.
-        length = config.max_position_embeddings
+        length = config.model.max_position_embeddings
     elif dist.get_rank() == 0:
         logger.info(
             "--seq-length %d, of the longest of %d rows; give another to change it",

@@ -59,7 +59,7 @@ class SFTTrainer:
 
     def validate(self, rows: Sequence[Row]) -> dict[str, float]:
         """Mean loss on the rows of this replica, over all replicas."""
-        size = self.runtime.config.eval_batch_size
+        size = self.runtime.config.evaluation.batch_size
         total = tokens = 0.0
         # Every replica runs the same number of chunks: the sums are collective.
         chunks = -(-self.runtime.most_rows(rows) // size)

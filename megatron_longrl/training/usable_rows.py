@@ -55,7 +55,7 @@ def usable_rows(
     config, groups = runtime.config, runtime.groups
     problems: list[RowProblem] = []
     with together(groups.control):
-        strict = config.strict_data
+        strict = config.data.strict_data
         look, known = runtime.first_look, {}
         if look is not None and look.is_of(paths, folder_file):
             rows, known = look.rows, look.unusable
@@ -79,15 +79,15 @@ def usable_rows(
                 usable.append(row)
             else:
                 problems.append(problem)
-        if problems and config.strict_data:
+        if problems and config.data.strict_data:
             raise UserError(f"{problems[0]}; without --strict-data it is skipped")
         if by_difficulty and usable:
             usable = of_difficulty(usable, config, problems=None if strict else problems)
         _tell(problems, total, is_teller=groups.control.rank() == 0)
-        if not usable or len(problems) > config.max_skipped * total:
+        if not usable or len(problems) > config.data.max_skipped * total:
             raise UserError(
                 f"{len(problems)} of {total} rows cannot be used, more than --max-skipped "
-                f"{config.max_skipped:g} allows; the first: {problems[0]}"
+                f"{config.data.max_skipped:g} allows; the first: {problems[0]}"
             )
     return UsableRows(usable, len(problems))
 

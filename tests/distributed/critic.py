@@ -77,7 +77,7 @@ class Expected:
         config = runtime.config
         policy, critic = (Twin(config, named_weights(runtime)) for _ in range(2))
         head = HEAD.clone().requires_grad_()
-        groups, _ = off_policy_groups(runtime.build_prompts(load_rows(config.train_data_path)))
+        groups, _ = off_policy_groups(runtime.build_prompts(load_rows(config.data.train_data_path)))
         advantages, values, logprobs = [], [], []
         for group in groups:
             for response, reward in zip(group.rollouts, REWARDS, strict=True):
@@ -125,7 +125,7 @@ def check_critic(folder: Path, **layout: object) -> None:
             _close(values[response.key], theirs[int(group.prompt.row.problem_id), index])
 
     raw = expected.advantages
-    whitened = (raw - raw.mean()) / (raw.std() + config.advantage_epsilon)
+    whitened = (raw - raw.mean()) / (raw.std() + config.algorithm.advantage_epsilon)
     # On policy nothing is clipped: the gradient is that of the log-likelihood.
     (-whitened * expected.logprobs).mean().backward()
     result = runtime.train_step.train(part.policy, media.embeddings, media.encoded, rl_loss(config))

@@ -118,13 +118,12 @@ def run_config(folder: Path, **changes: object) -> Config:
     values: dict[str, object] = {
         **config_from_hf(folder / "hf"),
         **step_options(folder),
-        "video_min_pixels": 256,
-        "video_max_pixels": 1600,
-        "image_min_pixels": 256,
         "make_vocab_size_divisible_by": 8,
         "encoder_chunk_frames": 4,
     }
-    return Config.model_validate(values | changes)
+    if values["model_family"] in ("qwen2_5_vl", "qwen3_vl"):
+        values |= {"video_min_pixels": 256, "video_max_pixels": 1600, "image_min_pixels": 256}
+    return Config.of(values | changes)
 
 
 def check_family(folder: Path, **changes: object) -> None:

@@ -110,20 +110,20 @@ def tiny_config(folder: Path, **changes: object) -> Config:
         **step_options(folder),
         "encoder_chunk_frames": 5,
     }
-    return Config.model_validate(values | changes)
+    return Config.of(values | changes)
 
 
 def longest_prompt(folder: Path) -> int:
     """Tokens of the longest prompt, that of the first row."""
     config = tiny_config(folder)
-    tokenizer = build_tokenizer(config.tokenizer_type, config.tokenizer_model)
+    tokenizer = build_tokenizer(config.data.tokenizer_type, config.data.tokenizer_model)
     builder = prompt_builder(config, tokenizer, "rl")
-    return max(len(builder.build(row).token_ids) for row in load_rows(config.train_data_path))
+    return max(len(builder.build(row).token_ids) for row in load_rows(config.data.train_data_path))
 
 
 def rollouts(runtime: Runtime) -> list[RolloutGroup]:
     """This replica's groups, with made-up responses and advantages."""
-    rows = runtime.share(load_rows(runtime.config.train_data_path))
+    rows = runtime.share(load_rows(runtime.config.data.train_data_path))
     groups = []
     for prompt in runtime.build_prompts(rows):
         number = int(prompt.row.problem_id)
@@ -208,7 +208,7 @@ def twin_of(runtime: Runtime, kind: type[Twin] = Twin) -> tuple[float, dict[str,
     everyone: list[list[RolloutGroup]] = [[]] * dist.get_world_size()
     dist.all_gather_object(everyone, rollouts(runtime), group=runtime.groups.control)
     groups = {group.prompt.uid: group for part in everyone for group in part}
-    temperature = runtime.config.rollout_temperature
+    temperature = runtime.config.rollout.temperature
     loss = policy_loss(groups.values(), lambda prompt, ids: twin.logprobs(prompt, ids, temperature))
     loss.backward()
     return float(loss.detach()), twin.gradients()
@@ -249,8 +249,8 @@ _TWINS: dict[bytes, tuple[float, dict[str, torch.Tensor]]] = {}
 
 def cached_twin_of(runtime: Runtime) -> tuple[float, dict[str, torch.Tensor]]:
     """:func:`twin_of`, computed once for the same weights, data and temperature."""
-    digest = hashlib.sha256(str(runtime.config.train_data_path).encode())
-    digest.update(str(runtime.config.rollout_temperature).encode())
+    digest = hashlib.sha256(str(runtime.config.data.train_data_path).encode())
+    digest.update(str(runtime.config.rollout.temperature).encode())
     for name, tensor in export_named_tensors(runtime.model.modules, runtime.config, runtime.groups):
         digest.update(name.encode())
         digest.update(tensor.detach().numpy().tobytes())

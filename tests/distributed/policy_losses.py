@@ -148,11 +148,11 @@ def twin_of(
 ) -> tuple[Twin, list[Answers]]:
     """Whole sequences of all rows of all replicas; computed once for the same data."""
     config = runtime.config
-    key = str(config.train_data_path)
+    key = str(config.data.train_data_path)
     if key not in _TWINS:
         policy, other = Twin(config, weights), Twin(config, reference)
         answers = []
-        for prompt in runtime.build_prompts(load_rows(config.train_data_path)):
+        for prompt in runtime.build_prompts(load_rows(config.data.train_data_path)):
             row = int(prompt.row.problem_id)
             for index in range(len(RESPONSES[row])):
                 numbers = Numbers.of(row, index)
@@ -167,9 +167,9 @@ def twin_of(
 def expected_loss(config: Config, answers: Iterable[Answers]) -> Tensor:
     """Response by response, in float64, with a graph."""
     by_response = [_loss_of_tokens(config, answer) for answer in answers]
-    if config.loss_aggregation == "token":
+    if config.algorithm.loss_aggregation == "token":
         return torch.cat(by_response).mean()
-    if config.loss_aggregation == "sequence":
+    if config.algorithm.loss_aggregation == "sequence":
         return torch.stack([losses.mean() for losses in by_response]).mean()
     return torch.stack([losses.sum() / MOST_TOKENS for losses in by_response]).mean()
 
@@ -179,24 +179,24 @@ def _loss_of_tokens(config: Config, answer: Answers) -> Tensor:
     numbers, logprobs = answer.numbers, answer.logprobs
     old, advantages = numbers.old.double(), numbers.advantages.double()
     log_p = answer.policy.double()
-    base = numbers.rollout.double() if config.rollout_correction == "ratio" else old
+    base = numbers.rollout.double() if config.algorithm.rollout_correction == "ratio" else old
     ratio = (logprobs - base).exp()
-    if config.policy_loss == "gspo":
+    if config.algorithm.policy_loss == "gspo":
         mean = (logprobs - base).mean().exp().detach()
         ratio = mean * logprobs.exp() / logprobs.exp().detach()
-    if config.policy_loss == "pg":
+    if config.algorithm.policy_loss == "pg":
         gain = advantages * logprobs
-    elif config.policy_loss == "cispo":
+    elif config.algorithm.policy_loss == "cispo":
         gain = ratio.detach().clamp(1 - LOWER, 1 + UPPER) * advantages * logprobs
     else:
         gain = torch.minimum(ratio * advantages, ratio.clamp(1 - LOWER, 1 + UPPER) * advantages)
         gain = torch.where(advantages < 0, torch.maximum(gain, DUAL * advantages), gain)
     weights = (old - numbers.rollout.double()).exp()
-    if config.rollout_correction == "token":
+    if config.algorithm.rollout_correction == "token":
         weights = weights.clamp(max=CAP)
-    elif config.rollout_correction == "sequence":
+    elif config.algorithm.rollout_correction == "sequence":
         weights = weights.prod().clamp(max=CAP).expand_as(gain)
-    elif config.rollout_correction == "icepop":
+    elif config.algorithm.rollout_correction == "icepop":
         weights = torch.where((weights < FLOOR) | (weights > CAP), 0.0, weights)
     else:
         weights = torch.ones_like(gain)
@@ -210,7 +210,7 @@ def _loss_of_tokens(config: Config, answer: Answers) -> Tensor:
 def _divergence(config: Config, answer: Answers) -> Tensor:
     """[R] from the reference."""
     log_p, log_q = answer.policy.double(), answer.reference.double()
-    if config.kl_type == "full":
+    if config.algorithm.kl_type == "full":
         return (log_p.exp() * (log_p - log_q)).sum(-1)
     difference = answer.logprobs - taken(log_q, answer.numbers.tokens.tolist())
     return {
@@ -218,7 +218,7 @@ def _divergence(config: Config, answer: Answers) -> Tensor:
         "abs": difference.abs(),
         "k2": difference.square() / 2,
         "k3": (-difference).exp() - 1 + difference,
-    }[config.kl_type]
+    }[config.algorithm.kl_type]
 
 
 # ---- The comparison ----
@@ -265,7 +265,7 @@ def check_policy_losses(folder: Path, **layout: object) -> None:
 
 def prepared(runtime: Runtime):
     """This replica's groups, the embeddings of their videos, and the numbers of their responses."""
-    rows = runtime.share(load_rows(runtime.config.train_data_path))
+    rows = runtime.share(load_rows(runtime.config.data.train_data_path))
     prompts = runtime.build_prompts(rows)
     _, media = runtime.encode(prompts, for_training=True)
     groups, numbers = off_policy_groups(prompts)

@@ -36,7 +36,7 @@ class Run:
 
     def __init__(self, layout: str, **changes: object) -> None:
         platform.prepare()
-        self.config = Config(**{**UNCLIPPED, **LAYOUTS[layout], **changes})  # type: ignore[arg-type]
+        self.config = Config.of({**UNCLIPPED, **LAYOUTS[layout], **changes})
         self.groups = init_parallel(self.config)
         self.model = build_model(self.config, self.groups)
 

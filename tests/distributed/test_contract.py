@@ -72,8 +72,8 @@ def step(config, spoil=None):
     rewards = build_rewards(runtime.config, runtime.groups)
     given = engine if spoil is None else Spoilt(engine, spoil)
     trainer = RLTrainer(runtime, given, rewards, None)
-    rows = RowSampler(load_rows(config.train_data_path), config.seed)
-    return trainer.step(0, RowSource(rows, 0, config.grpo_prompts_per_step, runtime.groups))
+    rows = RowSampler(load_rows(config.data.train_data_path), config.training.seed)
+    return trainer.step(0, RowSource(rows, 0, config.rl.grpo_prompts_per_step, runtime.groups))
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)

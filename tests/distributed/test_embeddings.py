@@ -78,7 +78,7 @@ def test_the_fingerprint_changes_with_whatever_makes_embeddings(layout: str) -> 
         next(name for name, _ in run.model.policy.module.named_parameters()),
     )
     assert print_of(run) == first, "the language model makes none"
-    assert print_of(run, seq_length=run.config.seq_length + 64) == first
+    assert print_of(run, seq_length=run.config.training.seq_length + 64) == first
     seen = {first}
     for changes in (
         {"bf16": True},
@@ -290,7 +290,7 @@ class Run:
         self.reference.update_weights([], 0)  # which it has
         self.sync = WeightSync(self.runtime, self.engine)
         self.sync()
-        rows = self.runtime.share(load_rows(config.train_data_path))
+        rows = self.runtime.share(load_rows(config.data.train_data_path))
         self.prompts = self.runtime.build_prompts(rows)
 
     def _engine(self, **changes: object) -> RolloutEngine:
@@ -384,7 +384,7 @@ def test_the_engine_answers_by_the_present_encoder_and_no_other(run: Run) -> Non
 def check_copies(run: Run) -> None:
     """Features of several media are put behind each other; those of one stay where they are."""
     _, media = run.runtime.encode(run.prompts, for_training=False)
-    width = run.runtime.config.hidden_size
+    width = run.runtime.config.model.hidden_size
     size = sum(len(prompt.token_ids) * width * 4 for prompt in run.prompts)
     several = [prompt for prompt in run.prompts if len(prompt.videos) > 1]
     assert several

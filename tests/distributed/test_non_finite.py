@@ -43,7 +43,7 @@ class BrokenEngine(ScriptedEngine):
 def trainer_of(runtime: Runtime) -> tuple[RLTrainer, BrokenEngine]:
     engine = BrokenEngine(lambda number, j, step: j == 0)
     critic = None
-    if runtime.config.advantage == "gae":
+    if runtime.config.algorithm.advantage == "gae":
         critic = Critic(runtime)
         critic.begin(runtime.model.policy.module)
     rewards = build_rewards(runtime.config, runtime.groups)

@@ -95,8 +95,8 @@ def run(config: Config, monkeypatch: pytest.MonkeyPatch, stop_at: int | None) ->
 
 
 def folder_of(config: Config) -> Path:
-    assert config.save is not None
-    return Path(config.save)
+    assert config.checkpoint.save is not None
+    return Path(config.checkpoint.save)
 
 
 def metrics_without_sources(config: Config) -> list[dict[str, float]]:
@@ -149,7 +149,7 @@ def test_an_interrupted_run(tiny_data, shared_path, monkeypatch, case):
 
     # The engine hears of weights that have changed: not after the first step, whose learning rate
     # is 0, nor in the critic's warm-up.
-    warm_up = configs["whole"].critic_warmup_steps
+    warm_up = configs["whole"].algorithm.critic_warmup_steps
     idle = max(1, warm_up)
     assert len(set(whole.digests)) == len(whole.digests) == 1 + STEPS - idle
     assert again.digests == whole.digests[max(0, SAVED - idle) :]

@@ -9,13 +9,13 @@ import pytest
 import torch
 import torch.distributed as dist
 
-from megatron_longrl.cli.rules import VISION_FIELDS
 from megatron_longrl.conversion.hf import load_hf_weights
 from megatron_longrl.conversion.mapping import weight_stream
 from megatron_longrl.data.rows import load_rows
 from megatron_longrl.data.tokenizer import train_sentencepiece
 from megatron_longrl.experience.rollouts import rollout_requests
 from megatron_longrl.experience.sampling_settings import SamplingSettings
+from megatron_longrl.models.vila.config import VilaSection
 from megatron_longrl.parallel.sequence import unshard_sequence
 from megatron_longrl.rollout.build import build_engine
 from megatron_longrl.rollout.weights.stream import LiveWeights
@@ -54,7 +54,7 @@ class Run:
         self.reference = self.build(rollout_engine="megatron", rollout_tensor_parallel_size=None)
         self.version = 0
         self.sync()
-        rows = self.runtime.share(load_rows(config.train_data_path))
+        rows = self.runtime.share(load_rows(config.data.train_data_path))
         prompts = self.runtime.build_prompts(rows)
         self.prompts, self.media = self.runtime.encode(prompts, for_training=True)
 
@@ -262,7 +262,7 @@ def test_text(shared_path, layout):
         (shared_path / "train.jsonl").write_text("\n".join(lines))
         train_sentencepiece(lines, shared_path / "tok", 310)
     dist.barrier()
-    vision = dict.fromkeys(VISION_FIELDS, 0)
+    vision = dict.fromkeys(VilaSection.required, 0)
     check(vila(shared_path, model_family="qwen2", **vision, **LAYOUTS[layout]))
 
 

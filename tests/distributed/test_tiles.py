@@ -57,7 +57,7 @@ class TilesTwin(Twin):
 
     def media(self, spec: VideoSpec) -> Tensor:
         features = self.features(decode_frames(spec))
-        if not self.config.vision_dynamic_s2:
+        if not self.config.value("vision_dynamic_s2"):
             return self.project(features).flatten(0, 1)
         if len(features) < 5 or not spec.is_image:
             return self.project(torch.cat([features, features], dim=-1)).flatten(0, 1)

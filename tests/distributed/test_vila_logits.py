@@ -89,7 +89,7 @@ def config_of(folder: Path, **changes: Any) -> Config:
         "micro_batch_size": len(MEDIA),
         "encoder_chunk_frames": 4,
     }
-    return Config.model_validate(values | changes)
+    return Config.of(values | changes)
 
 
 @torch.no_grad()
@@ -113,7 +113,7 @@ def logits(runtime: Runtime, prompts: list[Prompt]) -> list[Tensor]:
         part = F.linear(selected_hidden(gpt, hidden, batch), output_weight(gpt))
         parts = [torch.empty_like(part) for _ in range(groups.tp.size())]
         dist.all_gather(parts, part, group=groups.tp)
-        whole = torch.cat(parts, dim=1)[:, : config.vocab_size]
+        whole = torch.cat(parts, dim=1)[:, : config.model.vocab_size]
         place = (batch.response_index[batch.selected], batch.token_index[batch.selected])
         for number, token, row in zip(*(x.tolist() for x in place), whole, strict=True):
             found[number, token] = row

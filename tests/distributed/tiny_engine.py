@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 from transformers import Qwen2Config, Qwen2ForCausalLM
 
+from megatron_longrl.config.parallel import ParallelSection
 from megatron_longrl.data.prompts import Prompt
 from megatron_longrl.data.rows import Row
 from megatron_longrl.experience.rollouts import RolloutGroup, rollout_requests
@@ -27,15 +28,12 @@ NEVER = 299
 
 def parallel(replica: int) -> ParallelGroups:
     """Groups of replicas of so many ranks (tensor-parallel for Megatron)."""
-    config = SimpleNamespace(
+    parallel = ParallelSection(
         tensor_model_parallel_size=replica,
-        pipeline_model_parallel_size=1,
-        context_parallel_size=1,
-        vision_tensor_parallel=False,
-        sharing_degrees=[1],
         distributed_timeout_minutes=2,
         distributed_backend="gloo",
     )
+    config = SimpleNamespace(parallel=parallel, model=SimpleNamespace(num_query_groups=1))
     return init_parallel(cast("Config", config))
 
 

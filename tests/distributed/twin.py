@@ -60,7 +60,7 @@ class Twin:
     def features(self, pixels: Tensor) -> Tensor:
         """[f, 3, S, S] -> [f, g, g, c]."""
         states = self.tower(pixels, output_hidden_states=True).hidden_states
-        features = states[self.config.vision_feature_layer]
+        features = states[self.config.value("vision_feature_layer")]
         grid = int(features.shape[1] ** 0.5)
         return features.unflatten(1, (grid, grid))
 
@@ -72,7 +72,7 @@ class Twin:
             rows = torch.cat([rows, rows.new_zeros(f, grid + 1, 1, channels)], dim=2)
         cells = []
         starts = range(0, rows.shape[1], 2)
-        by_columns = self.config.projector_type == "mlp_downsample"
+        by_columns = self.config.value("projector_type") == "mlp_downsample"
         for outer in starts:
             for inner in starts:
                 i, j = (inner, outer) if by_columns else (outer, inner)

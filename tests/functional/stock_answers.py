@@ -110,13 +110,17 @@ class Vila:
         self.tokenizer = self._language_model.tokenizer
         self._source = HfFolder(folder)
         fields = self._source.config_fields()
-        self._config = Config(
-            **fields,
-            seq_length=fields["max_position_embeddings"],
-            video_fps=FRAMES_PER_SECOND,
-            video_frames=MOST_FRAMES,
+        self._config = Config.of(
+            {
+                **fields,
+                "seq_length": fields["max_position_embeddings"],
+                "video_fps": FRAMES_PER_SECOND,
+                "video_frames": MOST_FRAMES,
+            }
         )
-        tokenizer = build_tokenizer(self._config.tokenizer_type, self._config.tokenizer_model)
+        tokenizer = build_tokenizer(
+            self._config.data.tokenizer_type, self._config.data.tokenizer_model
+        )
         self._builder = prompt_builder(self._config, tokenizer, "sft")
 
     def answer(self, row: Row, media: Path) -> tuple[list[int] | None, list[int]]:

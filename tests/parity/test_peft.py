@@ -68,7 +68,7 @@ def trained(name: str, folder: Path) -> TrainedModel:
     write_base(name, folder / "hf")
     changes = RUNS.get(name, {"lora_parts": ALL})
     fields = {"seq_length": 512, "lora_rank": 3, "lora_alpha": 4, **changes}
-    config = Config.model_validate({**config_from_hf(folder / "hf"), **fields})
+    config = Config.of({**config_from_hf(folder / "hf"), **fields})
     groups = init_parallel(config)
     with torch.enable_grad():  # core looks for the graph of parameters
         model = build_model(config, groups)
@@ -211,7 +211,7 @@ VILA: dict[str, Any] = {
 
 def write_vila(folder: Path) -> None:
     """Random weights."""
-    config = Config.model_validate(VILA)
+    config = Config.of(VILA)
     groups = init_parallel(config)
     model = build_model(config, groups, train=False)
     with HfFolderWriter(folder, config) as writer:

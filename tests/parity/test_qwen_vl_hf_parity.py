@@ -53,7 +53,7 @@ def test_tower_and_mergers(family, height, width, tmp_path):
     theirs = hugging_face(family)
     theirs.save_pretrained(tmp_path / "hf")
     config, _, model = loaded(tmp_path / "hf")
-    assert config.model_family == family
+    assert config.model.family == family
     frames = torch.randn(6, 3, height, width)
     grid = torch.tensor([[3, height // PATCH, width // PATCH]])
     expected = theirs.model.visual(patches(frames), grid_thw=grid)
@@ -138,7 +138,7 @@ def test_all_styles_of_names_are_read(family, tmp_path):
     assert set(renamed) != set(tensors)
     save_file(renamed, other / "model.safetensors")
     (other / "config.json").write_bytes((usual / "config.json").read_bytes())
-    config = Config.model_validate({**config_from_hf(usual), "seq_length": 512})
+    config = Config.of({**config_from_hf(usual), "seq_length": 512})
     HfFolder(other).check(config)
     for name in HfFolder(usual).tensors("").names():
         assert torch.equal(HfFolder(usual).read(name), HfFolder(other).read(name))

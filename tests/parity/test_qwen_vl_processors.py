@@ -182,18 +182,20 @@ def config_of(family: str) -> Config:
     budget = {
         f"{kind}_{name}": value for kind in ("video", "image") for name, value in BUDGET.items()
     }
-    return Config(
-        model_family=family,
-        num_layers=1,
-        hidden_size=8,
-        ffn_hidden_size=8,
-        num_attention_heads=1,
-        seq_length=64,
-        vision_patch_size=FAMILIES[family],
-        vision_temporal_patch_size=2,
-        vision_tokens_per_second=2,
-        **budget,  # type: ignore[arg-type]
-        **MEANS[family],  # type: ignore[arg-type]
+    return Config.of(
+        {
+            "model_family": family,
+            "num_layers": 1,
+            "hidden_size": 8,
+            "ffn_hidden_size": 8,
+            "num_attention_heads": 1,
+            "seq_length": 64,
+            "vision_patch_size": FAMILIES[family],
+            "vision_temporal_patch_size": 2,
+            "vision_tokens_per_second": 2,
+            **budget,
+            **MEANS[family],
+        }
     )
 
 

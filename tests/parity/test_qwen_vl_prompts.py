@@ -150,7 +150,7 @@ def test_text_that_tells_the_time(both, row_of):
     (spec,) = prompt.videos
     text = Letters()
     starts = int((prompt.token_ids == text.id_of("<|vision_start|>")).sum())
-    if config.model_family == "qwen2_5_vl":
+    if config.model.family == "qwen2_5_vl":
         assert starts == 1
         return
     assert starts - 1 == spec.num_units == 4

@@ -130,15 +130,18 @@ def test_logits(name, tmp_path):
     theirs = hugging_face(kind, sizes, torch.float32)
     theirs.save_pretrained(tmp_path / "hf")
     config, groups, model = loaded(tmp_path / "hf")
-    assert config.model_family == kind
+    assert config.model.family == kind
     tokens = torch.randint(0, VOCABULARY, (2, 40))
     # Far apart, so that slow wavelengths turn, too; dynamic scaling begins beyond the context.
-    stride = 12 if config.rope_scaling_type == "dynamic" else 40
+    stride = 12 if config.rotary.rope_scaling_type == "dynamic" else 40
     positions = (stride * torch.arange(40)).expand(2, -1)
     expected = theirs(input_ids=tokens, position_ids=positions).logits
     ours = logits(model.policy.module, tokens, positions)[..., :VOCABULARY]
     assert_close(ours, expected)
-    if config.rope_scaling_factor is not None and config.rope_scaling_type != "dynamic":
+    if (
+        config.rotary.rope_scaling_factor is not None
+        and config.rotary.rope_scaling_type != "dynamic"
+    ):
         unscaled = build_model(config.replace(rope_scaling_factor=None), groups, train=False)
         load_hf_weights(tmp_path / "hf", unscaled.modules, config, groups)
         plain = logits(unscaled.policy.module, tokens, positions)[..., :VOCABULARY]

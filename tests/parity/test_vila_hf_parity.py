@@ -86,7 +86,7 @@ def both(request, tmp_path_factory):
     )
 
     platform.prepare()
-    config = Config.model_validate({**config_from_hf(folder), "seq_length": 512})
+    config = Config.of({**config_from_hf(folder), "seq_length": 512})
     groups = init_parallel(config)
     model = build_model(config, groups, train=False)
     load_hf_weights(folder, model.modules, config, groups)

@@ -29,18 +29,20 @@ class Symbols:
 
 def config_of(side: int, **changes: Any) -> Config:
     """A small model that looks at frames of this side."""
-    return Config(
-        num_layers=1,
-        hidden_size=8,
-        ffn_hidden_size=8,
-        num_attention_heads=1,
-        seq_length=64,
-        vision_image_size=side,
-        vision_patch_size=14,
-        vision_hidden_size=12,
-        image_mean=(0.5, 0.45, 0.4),
-        image_std=(0.5, 0.6, 0.7),
-        **changes,
+    return Config.of(
+        {
+            "num_layers": 1,
+            "hidden_size": 8,
+            "ffn_hidden_size": 8,
+            "num_attention_heads": 1,
+            "seq_length": 64,
+            "vision_image_size": side,
+            "vision_patch_size": 14,
+            "vision_hidden_size": 12,
+            "image_mean": (0.5, 0.45, 0.4),
+            "image_std": (0.5, 0.6, 0.7),
+            **changes,
+        }
     )
 
 
@@ -57,12 +59,12 @@ def test_pixels(number: int, tmp_path: Path) -> None:
     decoded = frames_of(path)
     processor = SiglipImageProcessorPil(
         size={"height": SIDE, "width": SIDE},
-        image_mean=list(config.image_mean),
-        image_std=list(config.image_std),
+        image_mean=list(config.value("image_mean")),
+        image_std=list(config.value("image_std")),
     )
     theirs = processor(images=[decoded[i] for i in indices], return_tensors="pt")["pixel_values"]
     assert ours.shape == theirs.shape == (len(indices), 3, SIDE, SIDE)
-    levels = (ours - theirs).abs() * torch.tensor(config.image_std).view(3, 1, 1) * 255
+    levels = (ours - theirs).abs() * torch.tensor(config.value("image_std")).view(3, 1, 1) * 255
     assert (levels <= 1.02).float().mean() >= 0.95
     assert levels.max() <= 4.02
     assert theirs.std() > 0.2
@@ -86,4 +88,4 @@ def test_tokens_of_a_frame(kind: str, tokens: int) -> None:
     config = config_of(448, projector_type=kind)
     found = VideoInfo(30, 10.0, 320, 240, "vp9", 3.0)
     view = VilaLayout(config, Symbols()).view(found, 8)  # type: ignore[arg-type]
-    assert view.tokens_per_unit == config.tokens_per_frame == tokens
+    assert view.tokens_per_unit == config.family.tokens_per_frame == tokens

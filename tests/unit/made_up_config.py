@@ -25,4 +25,4 @@ def make_config(**changes: Any) -> Config:
         "grpo_group_size": 2,
         "vocab_size": 2000,
     }
-    return Config.model_validate(values | changes)
+    return Config.of(values | changes)

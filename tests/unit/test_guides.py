@@ -14,7 +14,7 @@ from megatron_longrl.cli.ranks import RankOptions
 from megatron_longrl.config.bundles import BUNDLES
 from megatron_longrl.config.flags import build_parser
 from megatron_longrl.config.names import FieldNames
-from megatron_longrl.config.schema import SECTIONS
+from megatron_longrl.config.schema import all_sections
 from tests.page_commands import PAGES, ROOT, blocks
 
 DOCS = ROOT / "docs"
@@ -99,7 +99,9 @@ def test_the_early_warnings_are_all_in_the_faq() -> None:
 @cache
 def known_flags() -> frozenset[str]:
     """Those of all programs of this project."""
-    options = build_parser(SECTIONS, FieldNames(SECTIONS), None, "x")._option_string_actions
+    options = build_parser(
+        all_sections(), FieldNames(all_sections()), None, "x"
+    )._option_string_actions
     found = set(options) | {f"--{name.replace('_', '-')}" for name in vars(RankOptions())}
     found |= {"--standalone"}  # torchrun's
     sources = [*(ROOT / "tools").rglob("*.py"), *(ROOT / "tests").rglob("*.py")]
@@ -145,7 +147,7 @@ def test_recommended_flags_are_a_configuration(
     model = ["--config", str(ROOT / "examples/quickstart/model.yaml"), "--tokenizer-model", "t"]
     given = [*model, "--train-data-path", str(data), "--context-parallel-size", "1"]
     given += ["--max-position-embeddings", "32768", "--rl-algorithm", algorithm, *flags.split()]
-    assert load_config(given, "rl").rl_algorithm == algorithm
+    assert load_config(given, "rl").algorithm.rl_algorithm == algorithm
 
 
 def test_situations_have_recommendations() -> None:

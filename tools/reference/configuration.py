@@ -22,11 +22,11 @@ from megatron_longrl.config.flags import (
     short_number,
 )
 from megatron_longrl.config.names import FieldNames, flag
-from megatron_longrl.config.schema import SECTIONS
+from megatron_longrl.config.schema import all_sections
 from megatron_longrl.config.section import Metavar, Programs, Section, Unit, note_of
 from tools.reference.text import formatted, sentence, table
 
-NAMES = FieldNames(SECTIONS)
+NAMES = FieldNames(all_sections())
 PROGRAMS: Mapping[str, str] = {"sft": "train-sft", "rl": "train-rl", "evaluate": "evaluate"}
 HEADS = ("field", "value", "default", "programs", "meaning")
 _BOUNDS = {"Gt": "above", "Ge": "from", "Le": "to", "Lt": "below"}
@@ -34,12 +34,12 @@ _BOUNDS = {"Gt": "above", "Ge": "from", "Le": "to", "Lt": "below"}
 
 def tables() -> str:
     """A part for every section."""
-    return "\n".join(map(_section, SECTIONS))
+    return "\n".join(map(_section, all_sections()))
 
 
 def _section(section: type[Section]) -> str:
     name, subject, more = section.introduction()
-    rows = [_row(section, field) for field in section.model_fields]
+    rows = [_row(section, name, field) for name, field in section.own_fields().items()]
     text = formatted(f"{sentence(subject)} {more}".rstrip())
     parts = [f"## {name}\n\n{text}\n", table(HEADS, rows) + "\n"]
     if section is AlgorithmSection:
@@ -52,8 +52,7 @@ def _bundles() -> str:
     return table(("", *(f"`{field}`" for field in Bundle._fields)), rows)
 
 
-def _row(section: type[Section], name: str) -> tuple[str, ...]:
-    field = section.model_fields[name]
+def _row(section: type[Section], name: str, field: FieldInfo) -> tuple[str, ...]:
     flags = [f"`{flag(n)}`" for n in NAMES.of(name)]
     if bool in kinds_of(field.annotation):
         flags.append(f"`{opposite_flag(name)}`")
@@ -61,7 +60,7 @@ def _row(section: type[Section], name: str) -> tuple[str, ...]:
         "\n".join([f"`{name}`", *flags]),
         value_of(field),
         default_of(name, field),
-        programs_of(section.programs_of(name)),
+        programs_of(section.programs_of(field)),
         formatted(field.description or ""),
     )
 

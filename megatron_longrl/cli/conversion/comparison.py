@@ -62,7 +62,7 @@ def model_logits(
     # A response of one token: its row is the prompt.
     batch = collate([prompt], [[[0]]], 1, len(prompt.token_ids))
     group = model.policy.module.pg_collection.cp
-    shard = shard_batch(batch, group, config.cp_comm_type, platform.device)
+    shard = shard_batch(batch, group, config.parallel.cp_comm_type, platform.device)
     media = {}
     for spec, frames in zip(prompt.videos, pixels, strict=True):
         assert model.encoder is not None, "a text family has no pixels"
@@ -71,7 +71,7 @@ def model_logits(
     logits = F.linear(
         hidden_for_logits(model.policy.module, hidden), output_weight(model.policy.module)
     )[:, 0]
-    return logits[:, : config.vocab_size].float()
+    return logits[:, : config.model.vocab_size].float()
 
 
 def compare(hf_dir: Path, megatron_dir: Path, row: Row, flags: argparse.Namespace) -> Difference:
@@ -95,7 +95,7 @@ def compare(hf_dir: Path, megatron_dir: Path, row: Row, flags: argparse.Namespac
         },
         folder / layout.STATE_FILE,
     )
-    tokenizer = build_tokenizer(config.tokenizer_type, config.tokenizer_model)
+    tokenizer = build_tokenizer(config.data.tokenizer_type, config.data.tokenizer_model)
     try:
         prompt = prompt_builder(config, tokenizer, "sft").build(row)
         pixels = [decode_frames(spec) for spec in prompt.videos]

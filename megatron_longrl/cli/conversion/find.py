@@ -9,8 +9,8 @@ from pathlib import Path
 from types import ModuleType
 from typing import Literal
 
-from megatron_longrl.config.model import FAMILY_NAMES
 from megatron_longrl.errors import UserError
+from megatron_longrl.models.family import FAMILIES
 
 Kind = Literal["loader", "saver"]
 
@@ -18,14 +18,15 @@ _PACKAGE = __package__
 _NEEDED = {"loader": "load_checkpoint", "saver": "save_checkpoint"}
 
 
-FAMILIES = {f"hf_{family}": family for family in FAMILY_NAMES}
-"""Names of the plug-in ``hf`` that insist on a family."""
+def family_plugins() -> dict[str, str]:
+    """The family by the name of the plug-in ``hf`` that insists on it."""
+    return {f"hf_{family}": family for family in FAMILIES.names()}
 
 
 def names(kind: Kind) -> list[str]:
     """Plug-ins of a kind that come with this package."""
     found = Path(__file__).parent.glob(f"{kind}_*.py")
-    return sorted([*FAMILIES, *(path.stem.removeprefix(f"{kind}_") for path in found)])
+    return sorted([*family_plugins(), *(path.stem.removeprefix(f"{kind}_") for path in found)])
 
 
 def place(kind: Kind, name: str) -> str | Path:
@@ -38,7 +39,7 @@ def place(kind: Kind, name: str) -> str | Path:
         UserError: there is none, with the names of those that come with this package.
     """
     if name in names(kind):
-        return f"{_PACKAGE}.{kind}_{'hf' if name in FAMILIES else name}"
+        return f"{_PACKAGE}.{kind}_{'hf' if name in family_plugins() else name}"
     if name.endswith(".py"):
         if not Path(name).is_file():
             raise UserError(f"--{kind} {name} does not exist")

@@ -6,11 +6,10 @@ import argparse
 from pathlib import Path
 
 import torch
-from pydantic import ValidationError
 
 from megatron_longrl.cli.conversion.plugins import Source, tensor_names
 from megatron_longrl.config import Config
-from megatron_longrl.config.schema import describe_validation_error
+from megatron_longrl.config.schema import InvalidConfig
 from megatron_longrl.conversion.hf import HfFolder
 from megatron_longrl.conversion.hf_writer import HfFolderWriter
 from megatron_longrl.errors import UserError
@@ -34,9 +33,9 @@ def read_folder(args: argparse.Namespace, family: str | None = None) -> Source:
     fields = folder.config_fields()
     # A conversion has no sequences; the field has no default.
     try:
-        config = Config.model_validate({**fields, "seq_length": fields["max_position_embeddings"]})
-    except ValidationError as error:
-        raise UserError(f"{folder.folder}: {describe_validation_error(error, {})}") from None
+        config = Config.of({**fields, "seq_length": fields["max_position_embeddings"]})
+    except InvalidConfig as error:
+        raise UserError(f"{folder.folder}: {error}") from None
     first = folder.read(tensor_names(config)[0])
     config = config.replace(bf16=first.dtype is torch.bfloat16)
     folder.check(config)
@@ -45,7 +44,7 @@ def read_folder(args: argparse.Namespace, family: str | None = None) -> Source:
         config=config,
         read=folder.read,
         unused=folder.unused_tensors(config),
-        tokenizer=Path(config.tokenizer_model) if config.tokenizer_model else None,
+        tokenizer=Path(config.data.tokenizer_model) if config.data.tokenizer_model else None,
         files=folder.files(),
     )
 
@@ -59,10 +58,10 @@ def write_folder(source: Source, args: argparse.Namespace, family: str | None = 
     Raises:
         UserError: the folder exists already, or the model is of another family.
     """
-    if family not in (None, source.config.model_family):
+    if family not in (None, source.config.model.family):
         raise UserError(
-            f"{source.folder} is of the family {source.config.model_family}: give "
-            f"--saver hf_{source.config.model_family}"
+            f"{source.folder} is of the family {source.config.model.family}: give "
+            f"--saver hf_{source.config.model.family}"
         )
     with HfFolderWriter(
         args.save_dir,

@@ -10,7 +10,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from pydantic import ValidationError
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
@@ -25,8 +24,7 @@ from megatron_longrl.checkpoint.stored_weights import (
     stored_scale,
 )
 from megatron_longrl.cli.conversion.plugins import Adapters, Source
-from megatron_longrl.config import Config
-from megatron_longrl.config.schema import describe_validation_error
+from megatron_longrl.config.schema import Config, InvalidConfig, known_fields
 from megatron_longrl.errors import UserError, brief
 
 
@@ -107,7 +105,7 @@ def one_rank_config(saved: dict[str, object], path: Path) -> Config:
     Raises:
         UserError: naming the file and a field that has a value which it cannot have.
     """
-    known = {name: value for name, value in saved.items() if name in Config.model_fields}
+    known = known_fields(saved)
     known |= {
         "tensor_model_parallel_size": 1,
         "pipeline_model_parallel_size": 1,
@@ -118,6 +116,6 @@ def one_rank_config(saved: dict[str, object], path: Path) -> Config:
         "transformer_impl": "local",
     }
     try:
-        return Config.model_validate(known)
-    except ValidationError as error:
-        raise UserError(f"{path}: config: {describe_validation_error(error, {})}") from None
+        return Config.of(known)
+    except InvalidConfig as error:
+        raise UserError(f"{path}: config: {error}") from None

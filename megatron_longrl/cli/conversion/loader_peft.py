@@ -31,7 +31,7 @@ def load_checkpoint(args: argparse.Namespace) -> Source:
         UserError: naming the file and what is wrong with it.
     """
     base = read_folder(argparse.Namespace(load_dir=args.base_dir))
-    adapters = PeftFolder(args.load_dir, find_family(base.config.model_family))
+    adapters = PeftFolder(args.load_dir, find_family(base.config.model.family))
     adapters.check(tensor_names(base.config))
 
     def read(name: str) -> Tensor:

@@ -18,7 +18,9 @@ from megatron_longrl.config import Config
 from megatron_longrl.conversion.hf import HfFolder
 from megatron_longrl.data.prompts import Prompt
 from megatron_longrl.errors import UserError
+from megatron_longrl.models.qwen_vl.config import QwenVLSection
 from megatron_longrl.models.qwen_vl.grid import patchify
+from megatron_longrl.models.vila.config import VilaSection
 
 _WITHOUT_ITS_CODE = {
     "local_files_only": True,
@@ -43,7 +45,7 @@ def hugging_face_logits(
     """
     if unfit := unfit_torchvision():
         raise UserError(unfit[0])
-    if config.model_family == "vila":
+    if config.model.family == "vila":
         llm, embeddings = vila_embeddings(source, config, prompt, pixels)
         logits: Tensor = llm(inputs_embeds=embeddings[None]).logits[0]
         return logits
@@ -72,8 +74,9 @@ def media_arguments(
     Positions are ours where transformers has text begin in the middle of a long video
     (:class:`~megatron_longrl.models.qwen_vl.layout.Qwen25Layout`).
     """
-    patch, merge = config.vision_patch_size, config.vision_merge_size
-    times = config.vision_temporal_patch_size
+    family = config.family_as(QwenVLSection)
+    patch, merge = family.vision_patch_size, family.vision_merge_size
+    times = family.vision_temporal_patch_size
     found: dict[str, list[Any]] = {"image": [], "video": []}
     seconds = []
     for spec, frames in zip(prompt.videos, pixels, strict=True):
@@ -94,7 +97,7 @@ def media_arguments(
         if found[kind]:
             patches, grids = zip(*found[kind], strict=True)
             media |= {names[0]: torch.cat(patches), names[1]: torch.tensor(grids)}
-    if seconds and config.model_family == "qwen2_5_vl":
+    if seconds and config.model.family == "qwen2_5_vl":
         media["second_per_grid_ts"] = torch.tensor(seconds)
         media["position_ids"] = prompt.positions.T[:, None]
     return media
@@ -119,6 +122,6 @@ def vila_embeddings(
         for name, parameter in projector.named_parameters():
             parameter.copy_(source.read(f"mm_projector/{name}"))
         states = tower(torch.cat(list(pixels)), output_hidden_states=True).hidden_states
-        rows = projector(states[config.vision_feature_layer]).flatten(0, 1)
+        rows = projector(states[config.family_as(VilaSection).vision_feature_layer]).flatten(0, 1)
         embeddings[prompt.media_mask] = rows
     return llm, embeddings

@@ -39,7 +39,7 @@ def save_checkpoint(source: Source, args: argparse.Namespace) -> None:
     if source.tokenizer is not None:
         config = config.replace(tokenizer_model=str(source.tokenizer))
     groups = init_parallel(config)
-    model_parallel_cuda_manual_seed(config.seed)
+    model_parallel_cuda_manual_seed(config.training.seed)
     # For names and shapes: their memory is allocated and never touched.
     modules = build_modules(config, groups, untouched=True)
     try:

@@ -68,16 +68,16 @@ def _adapters(source: Source) -> Adapters:
 
 def _check_base(source: Source, held: Adapters, adapters: dict[str, Pair], base_dir: Path) -> None:
     base = HfFolder(base_dir)
-    if base.model_family != source.config.model_family:
+    if base.model_family != source.config.model.family:
         raise UserError(
             f"{base_dir} is of the family {base.model_family}, and {source.folder} of "
-            f"{source.config.model_family}"
+            f"{source.config.model.family}"
         )
     for name in tensor_names(source.config):
         ours = source.read(name)
         expected = base.read(name).to(ours.dtype)
         if name in adapters and ours.shape == expected.shape:
-            expected = merged_weight(expected, *adapters[name], held.config.lora_scale)
+            expected = merged_weight(expected, *adapters[name], held.config.lora.scale)
         if not _same(ours, expected):
             raise UserError(
                 f"{source.folder} is not {base_dir} with adapters, {name} differs: give the model "

@@ -5,9 +5,11 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping
 from typing import TYPE_CHECKING, Any
 
+from megatron_longrl.config.sizes import WIDEST
 from megatron_longrl.models.family import Family
-from megatron_longrl.models.hf_settings import WIDEST, HfConfig, Settings
+from megatron_longrl.models.hf_settings import HfConfig, Settings
 from megatron_longrl.models.param_mapping import Table
+from megatron_longrl.models.qwen_vl.config import QwenVLSection
 from megatron_longrl.models.qwen_vl.encoder import QwenVisionEncoder
 from megatron_longrl.models.qwen_vl.hf_config import (
     CLIP,
@@ -103,11 +105,12 @@ def _text_settings(outer: Settings) -> Settings:
 
 
 def _hf_configs(config: Config, dtype: str, written: Collection[str]) -> dict[str, dict[str, Any]]:
+    family = config.family_as(QwenVLSection)
     vision = {
         "hidden_act": "silu",
-        "window_size": config.vision_window_size,
-        "fullatt_block_indexes": list(config.vision_full_attention_layers),
-        "tokens_per_second": int(config.vision_tokens_per_second),
+        "window_size": family.vision_window_size,
+        "fullatt_block_indexes": list(family.vision_full_attention_layers),
+        "tokens_per_second": int(family.vision_tokens_per_second),
     }
     architecture = "Qwen2_5_VLForConditionalGeneration"
     return {"config.json": model_settings(config, dtype, "qwen2_5_vl", architecture, vision)}

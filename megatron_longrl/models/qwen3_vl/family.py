@@ -6,9 +6,11 @@ import math
 from collections.abc import Collection, Mapping
 from typing import TYPE_CHECKING, Any
 
+from megatron_longrl.config.sizes import WIDEST
 from megatron_longrl.models.family import Family
-from megatron_longrl.models.hf_settings import WIDEST, HfConfig, Settings
+from megatron_longrl.models.hf_settings import HfConfig, Settings
 from megatron_longrl.models.param_mapping import Table
+from megatron_longrl.models.qwen_vl.config import QwenVLSection
 from megatron_longrl.models.qwen_vl.encoder import QwenVisionEncoder
 from megatron_longrl.models.qwen_vl.hf_config import (
     CLIP,
@@ -96,10 +98,11 @@ def _text_settings(outer: Settings) -> Settings:
 
 
 def _hf_configs(config: Config, dtype: str, written: Collection[str]) -> dict[str, dict[str, Any]]:
+    family = config.family_as(QwenVLSection)
     vision = {
         "hidden_act": _ACTIVATION,
-        "num_position_embeddings": config.vision_num_position_embeddings,
-        "deepstack_visual_indexes": list(config.vision_deepstack_layers),
+        "num_position_embeddings": family.vision_num_position_embeddings,
+        "deepstack_visual_indexes": list(family.vision_deepstack_layers),
     }
     architecture = "Qwen3VLForConditionalGeneration"
     return {"config.json": model_settings(config, dtype, "qwen3_vl", architecture, vision)}

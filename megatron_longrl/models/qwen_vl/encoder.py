@@ -9,6 +9,7 @@ from megatron.core.transformer.module import MegatronModule
 from torch import Tensor
 
 from megatron_longrl.media.modalities.visual.preprocess_spec import PreprocessSpec
+from megatron_longrl.models.qwen_vl.config import QwenVLSection
 from megatron_longrl.models.qwen_vl.merger import QwenProjector
 from megatron_longrl.models.qwen_vl.tower import QwenVisionTower, vision_transformer_config
 
@@ -21,8 +22,9 @@ class QwenVisionEncoder(MegatronModule):
     """Temporal patches to embeddings of the language model."""
 
     def __init__(self, config: Config, groups: ParallelGroups) -> None:
+        family = config.family_as(QwenVLSection)
         super().__init__(config=vision_transformer_config(config))
-        self.times = config.vision_temporal_patch_size
+        self.times = family.vision_temporal_patch_size
         self.vision_tower = QwenVisionTower(config, groups)
         self.projector = QwenProjector(config)
 

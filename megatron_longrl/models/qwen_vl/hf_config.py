@@ -5,9 +5,11 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping
 from typing import TYPE_CHECKING, Any
 
+from megatron_longrl.config.sizes import MOST_HEADS, MOST_LAYERS, WIDEST
 from megatron_longrl.errors import UserError
 from megatron_longrl.models.hf_processors import normalisation, processor_settings
-from megatron_longrl.models.hf_settings import MOST_HEADS, MOST_LAYERS, WIDEST, HfConfig, Settings
+from megatron_longrl.models.hf_settings import HfConfig, Settings
+from megatron_longrl.models.qwen_vl.config import QwenVLSection
 from megatron_longrl.models.text.hf_config import (
     language_fields,
     language_settings,
@@ -159,13 +161,14 @@ def model_settings(
     Args:
         vision: the tower's settings beside those that both families have.
     """
+    tower = config.family_as(QwenVLSection)
     text = language_settings(config, dtype)
     del text["architectures"]
     text |= {"model_type": f"{family}_text"}
     # The rotary settings as both old and new readers take them.
     rope = multimodal_rotary(config)
     text["rope_scaling"] = {**rope, "type": rope["rope_type"]}
-    text["rope_parameters"] = {**rope, "rope_theta": config.rotary_base}
+    text["rope_parameters"] = {**rope, "rope_theta": config.rotary.rotary_base}
     if language_kind(config).defaults.head_dim is None:
         text.pop("head_dim", None)
     return {
@@ -176,15 +179,15 @@ def model_settings(
         "text_config": text,
         "vision_config": {
             "model_type": f"{family}_vision",
-            "hidden_size": config.vision_hidden_size,
-            "out_hidden_size": config.hidden_size,
-            "depth": config.vision_num_layers,
-            "num_heads": config.vision_num_attention_heads,
-            "intermediate_size": config.vision_ffn_hidden_size,
+            "hidden_size": tower.vision_hidden_size,
+            "out_hidden_size": config.model.hidden_size,
+            "depth": tower.vision_num_layers,
+            "num_heads": tower.vision_num_attention_heads,
+            "intermediate_size": tower.vision_ffn_hidden_size,
             "in_channels": 3,
-            "patch_size": config.vision_patch_size,
-            "spatial_merge_size": config.vision_merge_size,
-            "temporal_patch_size": config.vision_temporal_patch_size,
+            "patch_size": tower.vision_patch_size,
+            "spatial_merge_size": tower.vision_merge_size,
+            "temporal_patch_size": tower.vision_temporal_patch_size,
             **vision,
         },
     }

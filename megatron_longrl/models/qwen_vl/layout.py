@@ -16,6 +16,7 @@ from megatron_longrl.media.layout import Piece, Slots
 from megatron_longrl.media.modalities.video.times import sample, seconds_at
 from megatron_longrl.media.modalities.visual.info import VideoInfo
 from megatron_longrl.media.modalities.visual.preprocess_spec import PreprocessSpec
+from megatron_longrl.models.qwen_vl.config import QwenVLSection
 from megatron_longrl.models.qwen_vl.sizes import PixelBudget, resized
 
 if TYPE_CHECKING:
@@ -41,16 +42,17 @@ class QwenLayout(ABC):
     """``load_image`` of transformers and vLLM turns them."""
 
     def __init__(self, config: Config, tokenizer: Tokenizer) -> None:
-        self.times = config.vision_temporal_patch_size
-        self.merge = config.vision_merge_size
-        self.patch = config.vision_patch_size
-        self.image_channels = config.image_mean, config.image_std
+        family = config.family_as(QwenVLSection)
+        self.times = family.vision_temporal_patch_size
+        self.merge = family.vision_merge_size
+        self.patch = family.vision_patch_size
+        self.image_channels = family.image_mean, family.image_std
         self.video_channels = (
-            config.video_mean or config.image_mean,
-            config.video_std or config.image_std,
+            family.video_mean or family.image_mean,
+            family.video_std or family.image_std,
         )
-        self.videos = PixelBudget(config.video_min_pixels, config.video_max_pixels)
-        self.images = PixelBudget(config.image_min_pixels, config.image_max_pixels)
+        self.videos = PixelBudget(family.video_min_pixels, family.video_max_pixels)
+        self.images = PixelBudget(family.image_min_pixels, family.image_max_pixels)
         self.video_id = tokenizer.id_of(_VIDEO)
         self.image_id = tokenizer.id_of(_IMAGE)
 
@@ -129,8 +131,9 @@ class Qwen25Layout(QwenLayout):
     """
 
     def __init__(self, config: Config, tokenizer: Tokenizer) -> None:
+        family = config.family_as(QwenVLSection)
         super().__init__(config, tokenizer)
-        self._tokens_per_second = config.vision_tokens_per_second
+        self._tokens_per_second = family.vision_tokens_per_second
 
     def _video_size(self, info: VideoInfo, frames: int) -> tuple[int, int]:
         factor = self.patch * self.merge

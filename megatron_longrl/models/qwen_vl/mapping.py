@@ -15,6 +15,7 @@ from megatron_longrl.models.param_mapping import (
     Table,
     TensorMapping,
 )
+from megatron_longrl.models.qwen_vl.config import QwenVLSection
 from megatron_longrl.models.sizes import Sized
 from megatron_longrl.models.text.mapping import language_model, language_sizes
 
@@ -32,13 +33,14 @@ def table(config: Config, *, body: str, visual: str, names: MergerNames) -> Tabl
         visual: in front of the tower's names, and of the mergers'.
         names: of the modules of a merger.
     """
+    family = config.family_as(QwenVLSection)
     return Table(
         entries=(
             *language_model(config, body),
             *tower(config, f"vision_tower/{visual}"),
             *mergers(config, f"mm_projector/{visual}", names),
         ),
-        layers={"llm": config.num_layers, "vision_tower": config.vision_num_layers},
+        layers={"llm": config.model.num_layers, "vision_tower": family.vision_num_layers},
         ignored=("rotary_emb.inv_freq", "rotary_pos_emb.inv_freq"),
     )
 
@@ -86,23 +88,28 @@ MergerNames = tuple[str, str, str]
 
 def tower(config: Config, theirs: str) -> tuple[TensorMapping, ...]:
     """The vision tower without its mergers."""
+    family = config.family_as(QwenVLSection)
     ours = "encoder.vision_tower."
-    patch = (3, config.vision_temporal_patch_size, *[config.vision_patch_size] * 2)
+    patch = (3, family.vision_temporal_patch_size, *[family.vision_patch_size] * 2)
     rows: list[TensorMapping] = [
         FlatKernel(
             f"{ours}patch_embedding.weight", (f"{theirs}patch_embed.proj.weight",), True, patch
         )
     ]
-    if config.vision_patch_bias:
+    if family.vision_patch_bias:
         rows.append(_same(f"{ours}patch_embedding.bias", f"{theirs}patch_embed.proj.bias"))
-    if config.vision_num_position_embeddings:
+    if family.vision_num_position_embeddings:
         rows.append(_same(f"{ours}position_embedding.weight", f"{theirs}pos_embed.weight"))
     return (*rows, *_layers(config, f"{ours}decoder.layers.*.", f"{theirs}blocks.*."))
 
 
 def _layers(config: Config, ours: str, theirs: str) -> Iterator[TensorMapping]:
-    heads, whole = config.vision_num_attention_heads, not config.vision_tensor_parallel
-    norm_kinds = ("weight",) if config.vision_gated_mlp else _KINDS
+    family = config.family_as(QwenVLSection)
+    heads, whole = (
+        family.vision_num_attention_heads,
+        not config.parallel.vision_tensor_parallel,
+    )
+    norm_kinds = ("weight",) if family.vision_gated_mlp else _KINDS
     for kind in norm_kinds:
         yield _same(f"{ours}input_layernorm.{kind}", f"{theirs}norm1.{kind}")
     for kind in _KINDS:
@@ -119,7 +126,7 @@ def _layers(config: Config, ours: str, theirs: str) -> Iterator[TensorMapping]:
     for kind in norm_kinds:
         yield _same(f"{ours}pre_mlp_layernorm.{kind}", f"{theirs}norm2.{kind}")
     for kind in _KINDS:
-        if config.vision_gated_mlp:
+        if family.vision_gated_mlp:
             both = (f"{theirs}mlp.gate_proj.{kind}", f"{theirs}mlp.up_proj.{kind}")
             yield GatedMLP(f"{ours}mlp.linear_fc1.{kind}", both, whole)
             down = f"{theirs}mlp.down_proj.{kind}"
@@ -131,14 +138,15 @@ def _layers(config: Config, ours: str, theirs: str) -> Iterator[TensorMapping]:
 
 def mergers(config: Config, theirs: str, names: MergerNames) -> Iterator[TensorMapping]:
     """The merger, and those of DeepStack."""
+    family = config.family_as(QwenVLSection)
     places = [("encoder.projector.merger.", f"{theirs}merger.")]
     places += [
         (f"encoder.projector.deepstack.{k}.", f"{theirs}deepstack_merger_list.{k}.")
-        for k in range(len(config.vision_deepstack_layers))
+        for k in range(len(family.vision_deepstack_layers))
     ]
     for our_place, their_place in places:
         for our_name, their_name in zip(("norm", "linear_fc1", "linear_fc2"), names, strict=True):
-            has_bias = our_name != "norm" or not config.vision_gated_mlp
+            has_bias = our_name != "norm" or not family.vision_gated_mlp
             for kind in _KINDS if has_bias else ("weight",):
                 yield _same(f"{our_place}{our_name}.{kind}", f"{their_place}{their_name}.{kind}")
 

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from megatron_longrl.models.qwen_vl.config import QwenVLSection
 from megatron_longrl.platforms import platform
 
 if TYPE_CHECKING:
@@ -21,16 +22,17 @@ class PatchMerger(torch.nn.Module):
     """
 
     def __init__(self, config: Config, *, norm_after: bool = False) -> None:
+        family = config.family_as(QwenVLSection)
         super().__init__()
-        width = config.vision_hidden_size
-        self.unit = config.vision_merge_size**2
+        width = family.vision_hidden_size
+        self.unit = family.vision_merge_size**2
         joined = width * self.unit
-        options: dict[str, Any] = {"dtype": config.params_dtype, "device": platform.device}
-        norm = torch.nn.RMSNorm if config.vision_gated_mlp else torch.nn.LayerNorm
+        options: dict[str, Any] = {"dtype": config.training.params_dtype, "device": platform.device}
+        norm = torch.nn.RMSNorm if family.vision_gated_mlp else torch.nn.LayerNorm
         self.norm_after = norm_after
         self.norm = norm(joined if norm_after else width, eps=1e-6, **options)
         self.linear_fc1 = torch.nn.Linear(joined, joined, **options)
-        self.linear_fc2 = torch.nn.Linear(joined, config.hidden_size, **options)
+        self.linear_fc2 = torch.nn.Linear(joined, config.model.hidden_size, **options)
 
     def forward(self, features: Tensor) -> Tensor:
         """[u, patches, c] -> [u, tokens, h]."""
@@ -49,10 +51,11 @@ class QwenProjector(torch.nn.Module):
     """The merger of the last layer's features and, for DeepStack, one for every tapped layer's."""
 
     def __init__(self, config: Config) -> None:
+        family = config.family_as(QwenVLSection)
         super().__init__()
         self.merger = PatchMerger(config)
         self.deepstack = torch.nn.ModuleList(
-            PatchMerger(config, norm_after=True) for _ in config.vision_deepstack_layers
+            PatchMerger(config, norm_after=True) for _ in family.vision_deepstack_layers
         )
 
     def forward(self, features: list[Tensor]) -> Tensor:

@@ -26,6 +26,7 @@ from megatron_longrl.models.language import common_transformer_options, layer_sp
 from megatron_longrl.models.lora import LoraOptions, lora_options
 from megatron_longrl.models.norms import TorchNorm
 from megatron_longrl.models.qwen_vl.attention import FrameAttention
+from megatron_longrl.models.qwen_vl.config import QwenVLSection
 from megatron_longrl.models.qwen_vl.grid import (
     bilinear_taps,
     patch_places,
@@ -44,15 +45,18 @@ _ROTARY_BASE = 10000.0
 
 def vision_transformer_config(config: Config) -> TransformerConfig:
     """megatron-core's configuration of the tower."""
-    tensor = config.tensor_model_parallel_size if config.vision_tensor_parallel else 1
-    gated = config.vision_gated_mlp
+    family = config.family_as(QwenVLSection)
+    tensor = (
+        config.parallel.tensor_model_parallel_size if config.parallel.vision_tensor_parallel else 1
+    )
+    gated = family.vision_gated_mlp
     return TransformerConfig(
-        num_layers=config.vision_num_layers,
-        hidden_size=config.vision_hidden_size,
-        ffn_hidden_size=config.vision_ffn_hidden_size,
-        num_attention_heads=config.vision_num_attention_heads,
+        num_layers=family.vision_num_layers,
+        hidden_size=family.vision_hidden_size,
+        ffn_hidden_size=family.vision_ffn_hidden_size,
+        num_attention_heads=family.vision_num_attention_heads,
         normalization="RMSNorm" if gated else "LayerNorm",
-        layernorm_epsilon=config.vision_norm_epsilon,
+        layernorm_epsilon=family.vision_norm_epsilon,
         gated_linear_unit=gated,
         activation_func=torch.nn.functional.silu
         if gated
@@ -78,34 +82,35 @@ class QwenVisionTower(MegatronModule):
     """
 
     def __init__(self, config: Config, groups: ParallelGroups) -> None:
+        family = config.family_as(QwenVLSection)
         transformer_config = vision_transformer_config(config)
         super().__init__(config=transformer_config)
-        self.patch, self.merge = config.vision_patch_size, config.vision_merge_size
+        self.patch, self.merge = family.vision_patch_size, family.vision_merge_size
         # Windows are given in pixels.
-        self.window = config.vision_window_size // (self.patch * self.merge)
-        self.taps = tuple(config.vision_deepstack_layers)
-        hidden = config.vision_hidden_size
-        dtype, device = config.params_dtype, platform.device
+        self.window = family.vision_window_size // (self.patch * self.merge)
+        self.taps = tuple(family.vision_deepstack_layers)
+        hidden = family.vision_hidden_size
+        dtype, device = config.training.params_dtype, platform.device
         # A convolution whose stride is its kernel: a product with the flattened patch.
         self.patch_embedding = torch.nn.Linear(
-            3 * config.vision_temporal_patch_size * self.patch**2,
+            3 * family.vision_temporal_patch_size * self.patch**2,
             hidden,
-            bias=config.vision_patch_bias,
+            bias=family.vision_patch_bias,
             dtype=dtype,
             device=device,
         )
-        entries = config.vision_num_position_embeddings
+        entries = family.vision_num_position_embeddings
         self.side = int(entries**0.5)
         self.position_embedding = (
             torch.nn.Embedding(entries, hidden, dtype=dtype, device=device) if entries else None
         )
-        half = hidden // config.vision_num_attention_heads // 2
+        half = hidden // family.vision_num_attention_heads // 2
         steps = torch.arange(0, half, 2, dtype=torch.float32, device=device) / half
         self.inverse_frequencies = _ROTARY_BASE**-steps
         lora = lora_options(config, "vision_tower")
         layers = [
-            _layer(bool(self.window) and layer not in config.vision_full_attention_layers, lora)
-            for layer in range(config.vision_num_layers)
+            _layer(bool(self.window) and layer not in family.vision_full_attention_layers, lora)
+            for layer in range(family.vision_num_layers)
         ]
         self.decoder = TransformerBlock(
             config=transformer_config,

@@ -31,7 +31,7 @@ def text_family(model_type: str) -> Family:
 def _table(config: Config) -> Table:
     return Table(
         entries=language_model(config),
-        layers={"llm": config.num_layers},
+        layers={"llm": config.model.num_layers},
         ignored=("rotary_emb.inv_freq",),
     )
 

@@ -5,14 +5,9 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, get_args
 
 from megatron_longrl.config.rotary import RopeScaling
-from megatron_longrl.data.tokenizer_settings import LARGEST_VOCABULARY
+from megatron_longrl.config.sizes import LARGEST_VOCABULARY, MOST_HEADS, MOST_LAYERS, WIDEST
 from megatron_longrl.errors import UserError
-from megatron_longrl.models.hf_settings import (
-    MOST_HEADS,
-    MOST_LAYERS,
-    WIDEST,
-    Settings,
-)
+from megatron_longrl.models.hf_settings import Settings
 from megatron_longrl.models.rotary import yarn_magnitude
 from megatron_longrl.models.text.kinds import (
     KINDS,
@@ -120,24 +115,24 @@ def language_settings(config: Config, dtype: str) -> dict[str, Any]:
     settings = {
         "architectures": [kind.architecture],
         "model_type": kind.model_type,
-        "vocab_size": config.vocab_size,
-        "hidden_size": config.hidden_size,
-        "intermediate_size": config.ffn_hidden_size,
-        "num_hidden_layers": config.num_layers,
-        "num_attention_heads": config.num_attention_heads,
-        "num_key_value_heads": config.num_query_groups,
-        "max_position_embeddings": config.max_position_embeddings,
-        "rms_norm_eps": config.norm_epsilon,
-        "rope_theta": config.rotary_base,
-        "tie_word_embeddings": not config.untie_embeddings_and_output_weights,
+        "vocab_size": config.model.vocab_size,
+        "hidden_size": config.model.hidden_size,
+        "intermediate_size": config.model.ffn_hidden_size,
+        "num_hidden_layers": config.model.num_layers,
+        "num_attention_heads": config.model.num_attention_heads,
+        "num_key_value_heads": config.model.num_query_groups,
+        "max_position_embeddings": config.model.max_position_embeddings,
+        "rms_norm_eps": config.model.norm_epsilon,
+        "rope_theta": config.rotary.rotary_base,
+        "tie_word_embeddings": not config.model.untie_embeddings_and_output_weights,
         "attention_dropout": 0.0,
-        "initializer_range": config.init_method_std,
+        "initializer_range": config.model.init_method_std,
         "torch_dtype": dtype,
         **kind.only,
     }
-    derived = kind.defaults.head_dim or config.hidden_size // config.num_attention_heads
-    if config.kv_channels != derived or kind.defaults.head_dim is not None:
-        settings["head_dim"] = config.kv_channels
+    derived = kind.defaults.head_dim or config.model.hidden_size // config.model.num_attention_heads
+    if config.model.kv_channels != derived or kind.defaults.head_dim is not None:
+        settings["head_dim"] = config.model.kv_channels
     scaling = rotary_scaling(config)
     if scaling:
         settings["rope_scaling"] = scaling
@@ -146,35 +141,36 @@ def language_settings(config: Config, dtype: str) -> dict[str, Any]:
 
 def rotary_scaling(config: Config) -> dict[str, Any]:
     """The settings ``rope_scaling`` of a lengthened context; empty where none is."""
-    factor, kind = config.rope_scaling_factor, config.rope_scaling_type
+    rotary = config.rotary
+    factor, kind = rotary.rope_scaling_factor, rotary.rope_scaling_type
     if factor is None:
         return {}
     scaling: dict[str, Any] = {"rope_type": kind, "factor": factor}
     if kind == "llama3":
         scaling |= {
-            "low_freq_factor": config.llama3_low_freq_factor,
-            "high_freq_factor": config.llama3_high_freq_factor,
-            "original_max_position_embeddings": config.llama3_original_max_position_embeddings,
+            "low_freq_factor": rotary.llama3_low_freq_factor,
+            "high_freq_factor": rotary.llama3_high_freq_factor,
+            "original_max_position_embeddings": rotary.llama3_original_max_position_embeddings,
         }
     if kind == "yarn":
         scaling |= {
-            "original_max_position_embeddings": config.yarn_original_max_position_embeddings,
-            "beta_fast": config.yarn_beta_fast,
-            "beta_slow": config.yarn_beta_slow,
+            "original_max_position_embeddings": rotary.yarn_original_max_position_embeddings,
+            "beta_fast": rotary.yarn_beta_fast,
+            "beta_slow": rotary.yarn_beta_slow,
         }
-        if not config.yarn_correction_range_round_to_int:
+        if not rotary.yarn_correction_range_round_to_int:
             scaling["truncate"] = False
-        if config.yarn_attention_factor is not None:
-            scaling["attention_factor"] = config.yarn_attention_factor
+        if rotary.yarn_attention_factor is not None:
+            scaling["attention_factor"] = rotary.yarn_attention_factor
     return scaling
 
 
 def multimodal_rotary(config: Config) -> dict[str, Any]:
     """``rope_parameters``, but for the base, where positions are of time, height and width."""
-    assert config.mrope_section is not None, "its positions are those of text"
+    assert config.rotary.mrope_section is not None, "its positions are those of text"
     rope = {"rope_type": "default", **rotary_scaling(config)}
-    rope["mrope_section"] = list(config.mrope_section)
-    if config.mrope_interleaved:
+    rope["mrope_section"] = list(config.rotary.mrope_section)
+    if config.rotary.mrope_interleaved:
         rope["mrope_interleaved"] = True
     return rope
 

@@ -102,7 +102,7 @@ def language_kind(config: Config) -> LanguageKind:
     Raises:
         UserError: transformers has none like it.
     """
-    traits = (config.add_qkv_bias, config.qk_layernorm)
+    traits = (config.model.add_qkv_bias, config.model.qk_layernorm)
     for kind in KINDS.values():
         if (kind.add_qkv_bias, kind.qk_layernorm) == traits:
             return kind

@@ -29,14 +29,13 @@ def language_model(config: Config, body: str = "model.") -> tuple[TensorMapping,
     Raises:
         ValueError: the vocabulary's size is not known yet.
     """
-    if config.vocab_size is None:
-        raise ValueError("the mapping needs vocab_size: take the tokenizer's")
-    padded = config.padded_vocab_size(config.vocab_size)
+    padded, vocab_size = config.padded_vocab_size, config.model.vocab_size
+    assert vocab_size is not None  # padded_vocab_size raises
     ours, theirs = "language_model.decoder.layers.*.", f"llm/{body}layers.*."
     embedding, head = f"llm/{body}embed_tokens.weight", "llm/lm_head.weight"
     # Transformer Engine fuses the norms with the linear layers behind them.
     before_attention, before_mlp = "input_layernorm.", "pre_mlp_layernorm."
-    if config.transformer_impl == "transformer_engine":
+    if config.model.transformer_impl == "transformer_engine":
         before_attention = "self_attention.linear_qkv.layer_norm_"
         before_mlp = "mlp.linear_fc1.layer_norm_"
     output_layer = "language_model.output_layer.weight"
@@ -44,7 +43,7 @@ def language_model(config: Config, body: str = "model.") -> tuple[TensorMapping,
         VocabParallel(
             "language_model.embedding.word_embeddings.weight",
             (embedding,),
-            vocab_size=config.vocab_size,
+            vocab_size=vocab_size,
             padded_vocab_size=padded,
         ),
         Direct(f"{ours}{before_attention}weight", (f"{theirs}input_layernorm.weight",)),
@@ -56,12 +55,12 @@ def language_model(config: Config, body: str = "model.") -> tuple[TensorMapping,
         ),
         RowParallel(f"{ours}mlp.linear_fc2.weight", (f"{theirs}mlp.down_proj.weight",)),
         Direct("language_model.decoder.final_layernorm.weight", (f"llm/{body}norm.weight",)),
-        VocabParallel(output_layer, (head,), vocab_size=config.vocab_size, padded_vocab_size=padded)
-        if config.untie_embeddings_and_output_weights
+        VocabParallel(output_layer, (head,), vocab_size=vocab_size, padded_vocab_size=padded)
+        if config.model.untie_embeddings_and_output_weights
         else Tied(
             output_layer,
             (embedding,),
-            vocab_size=config.vocab_size,
+            vocab_size=vocab_size,
             padded_vocab_size=padded,
             alias=head,
         ),
@@ -92,7 +91,7 @@ def language_sizes(fields: Mapping[str, Any], body: str = "model.") -> list[Size
 
 
 def _attention(config: Config, ours: str, theirs: str) -> tuple[TensorMapping, ...]:
-    heads, groups = config.num_attention_heads, config.num_query_groups
+    heads, groups = config.model.num_attention_heads, config.model.num_query_groups
     projections = tuple(
         QKV(
             f"{ours}linear_qkv.{kind}",
@@ -100,11 +99,11 @@ def _attention(config: Config, ours: str, theirs: str) -> tuple[TensorMapping, .
             num_heads=heads,
             num_query_groups=groups,
         )
-        for kind in (("weight", "bias") if config.add_qkv_bias else ("weight",))
+        for kind in (("weight", "bias") if config.model.add_qkv_bias else ("weight",))
     )
     norms = tuple(
         Direct(f"{ours}{which}_layernorm.weight", (f"{theirs}{which}_norm.weight",))
-        for which in ("qk" if config.qk_layernorm else "")
+        for which in ("qk" if config.model.qk_layernorm else "")
     )
     output = RowParallel(f"{ours}linear_proj.weight", (f"{theirs}o_proj.weight",))
     return (*projections, *norms, output)

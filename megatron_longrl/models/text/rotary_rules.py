@@ -11,8 +11,9 @@ if TYPE_CHECKING:
 
 def rotary_embedding(config: Config) -> Iterator[str]:
     """A line for every rule that does not hold."""
-    factor, kind = config.rope_scaling_factor, config.rope_scaling_type
-    original = config.yarn_original_max_position_embeddings
+    rotary, training = config.rotary, config.training
+    factor, kind = rotary.rope_scaling_factor, rotary.rope_scaling_type
+    original = rotary.yarn_original_max_position_embeddings
     if factor is None:
         return
     if factor < 1:
@@ -20,12 +21,12 @@ def rotary_embedding(config: Config) -> Iterator[str]:
             f"rope_scaling_factor ({factor:g}) would shorten the context: give one of at least 1, "
             "or leave it out"
         )
-    if config.mrope_section is not None and kind != "yarn":
+    if rotary.mrope_section is not None and kind != "yarn":
         yield (
             f"rope_scaling_type {kind} has no meaning with mrope_section, which vLLM combines with "
             "yarn only: give --rope-scaling-type yarn, or no --rope-scaling-factor"
         )
-    low, high = config.llama3_low_freq_factor, config.llama3_high_freq_factor
+    low, high = rotary.llama3_low_freq_factor, rotary.llama3_high_freq_factor
     if kind == "llama3" and low >= high:
         yield (
             f"llama3_low_freq_factor ({low:g}) is not below llama3_high_freq_factor ({high:g}): "
@@ -38,14 +39,14 @@ def rotary_embedding(config: Config) -> Iterator[str]:
             "rope_scaling_type yarn needs the context that is lengthened: give "
             "--yarn-original-max-position-embeddings N"
         )
-    elif config.seq_length > original * factor:
+    elif training.seq_length > original * factor:
         yield (
-            f"seq_length ({config.seq_length}) exceeds yarn_original_max_position_embeddings "
+            f"seq_length ({training.seq_length}) exceeds yarn_original_max_position_embeddings "
             f"({original}) x rope_scaling_factor ({factor:g}): lower --seq-length or raise "
             "--rope-scaling-factor"
         )
-    if config.yarn_beta_fast <= config.yarn_beta_slow:
+    if rotary.yarn_beta_fast <= rotary.yarn_beta_slow:
         yield (
-            f"yarn_beta_fast ({config.yarn_beta_fast:g}) is not above yarn_beta_slow "
-            f"({config.yarn_beta_slow:g}): raise --yarn-beta-fast"
+            f"yarn_beta_fast ({rotary.yarn_beta_fast:g}) is not above yarn_beta_slow "
+            f"({rotary.yarn_beta_slow:g}): raise --yarn-beta-fast"
         )

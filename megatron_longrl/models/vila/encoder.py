@@ -8,6 +8,7 @@ from megatron.core.transformer.module import MegatronModule
 from torch import Tensor
 
 from megatron_longrl.media.modalities.visual.preprocess_spec import PreprocessSpec
+from megatron_longrl.models.vila.config import VilaSection
 from megatron_longrl.models.vila.projector import VilaProjector
 from megatron_longrl.models.vila.scales import projected_tiles, scaled_features
 from megatron_longrl.models.vila.siglip import (
@@ -24,12 +25,13 @@ class VisionEncoder(MegatronModule):
     """Frames to language-model embeddings."""
 
     def __init__(self, config: Config, groups: ParallelGroups) -> None:
+        family = config.family_as(VilaSection)
         super().__init__(config=vision_transformer_config(config))
         self.vision_tower = SiglipVisionTower(config, groups)
         self.projector = VilaProjector(config)
-        self.sides = config.tile_squares
-        self.output_scale = config.vision_s2_output_scale
-        self.is_dynamic = config.vision_dynamic_s2
+        self.sides = family.tile_squares
+        self.output_scale = family.vision_s2_output_scale
+        self.is_dynamic = family.vision_dynamic_s2
 
     def forward(self, pixels: Tensor, view: PreprocessSpec | None = None) -> Tensor:
         """Encode frames.

@@ -9,17 +9,12 @@ from __future__ import annotations
 from collections.abc import Collection
 from typing import TYPE_CHECKING, Any
 
+from megatron_longrl.config.sizes import MOST_HEADS, MOST_LAYERS, WIDEST
 from megatron_longrl.errors import UserError, brief
 from megatron_longrl.models.hf_processors import normalisation, processor_settings
-from megatron_longrl.models.hf_settings import (
-    LONGEST,
-    MOST_HEADS,
-    MOST_LAYERS,
-    WIDEST,
-    HfConfig,
-    Settings,
-)
+from megatron_longrl.models.hf_settings import LONGEST, HfConfig, Settings
 from megatron_longrl.models.text.hf_config import language_fields, language_settings
+from megatron_longrl.models.vila.config import VilaSection
 from megatron_longrl.models.vila.picture_settings import (
     picture_fields,
     picture_settings,
@@ -114,18 +109,19 @@ def hf_configs(
     Raises:
         UserError: transformers has no such language model.
     """
+    family = config.family_as(VilaSection)
     llm = language_settings(config, dtype)
     pooling_head = any(name.startswith("vision_tower/vision_model.head.") for name in written)
     tower = {
         "architectures": [_TOWER],
         "model_type": "siglip_vision_model",
-        "hidden_size": config.vision_hidden_size,
-        "image_size": config.vision_image_size,
-        "patch_size": config.vision_patch_size,
-        "num_hidden_layers": config.vision_num_layers,
-        "num_attention_heads": config.vision_num_attention_heads,
-        "intermediate_size": config.vision_ffn_hidden_size,
-        "layer_norm_eps": config.vision_norm_epsilon,
+        "hidden_size": family.vision_hidden_size,
+        "image_size": family.vision_image_size,
+        "patch_size": family.vision_patch_size,
+        "num_hidden_layers": family.vision_num_layers,
+        "num_attention_heads": family.vision_num_attention_heads,
+        "intermediate_size": family.vision_ffn_hidden_size,
+        "layer_norm_eps": family.vision_norm_epsilon,
         "attention_dropout": 0.0,
         "vision_use_head": pooling_head,
         "torch_dtype": dtype,
@@ -134,7 +130,7 @@ def hf_configs(
     projector = {
         "architectures": ["MultimodalProjector"],
         "model_type": "v2l_projector",
-        "mm_projector_type": config.projector_type,
+        "mm_projector_type": family.projector_type,
         "torch_dtype": dtype,
     }
     top: dict[str, Any] = {
@@ -143,14 +139,14 @@ def hf_configs(
         "llm_cfg": llm,
         "vision_tower_cfg": tower,
         "mm_projector_cfg": projector,
-        "mm_projector": config.projector_type,
-        "mm_vision_select_layer": config.vision_feature_layer,
-        "hidden_size": config.hidden_size,
-        "num_video_frames": config.video_frames,
+        "mm_projector": family.projector_type,
+        "mm_vision_select_layer": family.vision_feature_layer,
+        "hidden_size": config.model.hidden_size,
+        "num_video_frames": config.data.video_frames,
         "model_dtype": f"torch.{dtype}",
         **picture_settings(config),
     }
-    side = config.vision_image_size
+    side = family.vision_image_size
     processor = {
         "image_processor_type": "SiglipImageProcessor",
         "do_resize": True,
@@ -159,8 +155,8 @@ def hf_configs(
         "do_rescale": True,
         "rescale_factor": 1 / 255,
         "do_normalize": True,
-        "image_mean": list(config.image_mean),
-        "image_std": list(config.image_std),
+        "image_mean": list(family.image_mean),
+        "image_std": list(family.image_std),
     }
     return {
         "config.json": top,

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
+from megatron_longrl.models.vila.config import VilaSection
 from megatron_longrl.models.vila.mapping import mapping_table
 
 if TYPE_CHECKING:
@@ -15,8 +16,9 @@ if TYPE_CHECKING:
 
 def identity_layers(config: Config) -> dict[str, Tensor]:
     """Layers that add nothing, and a plain norm, by the names of the mapping table."""
+    family = config.family_as(VilaSection)
     used = {name for row in mapping_table(config).expand(["vision_tower"]) for name in row.hf}
-    hidden, ffn = config.vision_hidden_size, config.vision_ffn_hidden_size
+    hidden, ffn = family.vision_hidden_size, family.vision_ffn_hidden_size
     shapes: dict[str, tuple[int, ...]] = {
         f"self_attn.{which}_proj.weight": (hidden, hidden) for which in ("q", "k", "v", "out")
     }
@@ -26,7 +28,7 @@ def identity_layers(config: Config) -> dict[str, Tensor]:
     norms = ("layer_norm1", "layer_norm2")
     model = "vision_tower/vision_model."
     tensors = _plain_norm(f"{model}post_layernorm", hidden)
-    for layer in range(config.vision_num_layers):
+    for layer in range(family.vision_num_layers):
         prefix = f"{model}encoder.layers.{layer}."
         if f"{prefix}mlp.fc1.weight" in used:
             continue

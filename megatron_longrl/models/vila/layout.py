@@ -16,6 +16,7 @@ from megatron_longrl.media.layout import Piece, Slots, text_positions
 from megatron_longrl.media.modalities.video.spec import sample_frame_indices
 from megatron_longrl.media.modalities.visual.info import VideoInfo
 from megatron_longrl.media.modalities.visual.preprocess_spec import PreprocessSpec, Tiling
+from megatron_longrl.models.vila.config import VilaSection
 from megatron_longrl.models.vila.tiles import nearest_tiling
 
 if TYPE_CHECKING:
@@ -31,9 +32,9 @@ class VilaLayout:
     """llava/utils/media.py of VILA opens images with Pillow and leaves EXIF alone."""
 
     def __init__(self, config: Config, tokenizer: Tokenizer) -> None:
-        self._config = config
+        self._family = config.family_as(VilaSection)
         self._media_id = tokenizer.media_id
-        self._times = config.vision_temporal_pooling
+        self._times = self._family.vision_temporal_pooling
 
     def frame_indices(
         self, info: VideoInfo, max_frames: int | None, fps: float | None, images: int = 1
@@ -50,15 +51,15 @@ class VilaLayout:
 
     def view(self, info: VideoInfo, frames: int, images: int = 1) -> PreprocessSpec:
         """The same for all videos, and for all images without tiles."""
-        config, side = self._config, self._config.frame_side
-        square = (side, side, config.image_mean, config.image_std)
+        family, side = self._family, self._family.frame_side
+        square = (side, side, family.image_mean, family.image_std)
         if not info.is_image:
-            pooling = (self._times, *config.vision_spatial_pooling)
-            return PreprocessSpec(*square, self._times, config.tokens_per_frame, pooling)
-        tilings, tokens = self._tilings(info, images), config.token_side**2
-        if not tilings or config.image_aspect_ratio == "dynamic":
+            pooling = (self._times, *family.vision_spatial_pooling)
+            return PreprocessSpec(*square, self._times, family.tokens_per_frame, pooling)
+        tilings, tokens = self._tilings(info, images), family.token_side**2
+        if not tilings or family.image_aspect_ratio == "dynamic":
             return PreprocessSpec(*square, 1, tokens, tilings=tilings)
-        tokens *= prod(tilings[config.vision_s2_output_scale])
+        tokens *= prod(tilings[family.vision_s2_output_scale])
         return PreprocessSpec(*square, frames, tokens, tilings=tilings)
 
     def pieces(self, info: VideoInfo, indices: Sequence[int], view: PreprocessSpec) -> list[Piece]:
@@ -74,13 +75,13 @@ class VilaLayout:
 
     def _tilings(self, info: VideoInfo, images: int) -> tuple[Tiling, ...]:
         """As llava/mm_utils.py and llava/model/llava_arch.py of VILA have them."""
-        config = self._config
-        if images > 1 or config.image_aspect_ratio == "resize":
+        family = self._family
+        if images > 1 or family.image_aspect_ratio == "resize":
             return ()
-        size, most, side = (info.width, info.height), config.image_max_tiles, config.frame_side
-        if config.image_aspect_ratio == "dynamic":
-            grid = nearest_tiling(*size, config.image_min_tiles, most, side)
+        size, most, side = (info.width, info.height), family.image_max_tiles, family.frame_side
+        if family.image_aspect_ratio == "dynamic":
+            grid = nearest_tiling(*size, family.image_min_tiles, most, side)
             return (grid,) if grid == (1, 1) else (grid, (1, 1))
-        *squares, largest = config.tile_squares
+        *squares, largest = family.tile_squares
         grid = nearest_tiling(*size, largest**2, most, side)
         return (*((square, square) for square in squares), grid)

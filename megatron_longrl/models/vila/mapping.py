@@ -15,7 +15,7 @@ from megatron_longrl.models.param_mapping import (
 )
 from megatron_longrl.models.sizes import Sized
 from megatron_longrl.models.text.mapping import language_model, language_sizes
-from megatron_longrl.models.vila.depth import layers_to_run
+from megatron_longrl.models.vila.config import VilaSection
 from megatron_longrl.models.vila.projector_kinds import parameter_names
 
 if TYPE_CHECKING:
@@ -28,9 +28,10 @@ def mapping_table(config: Config) -> Table:
     Raises:
         ValueError: the vocabulary's size is not known yet.
     """
+    family = config.family_as(VilaSection)
     return Table(
         entries=(*language_model(config), *siglip(config), *projector(config)),
-        layers={"llm": config.num_layers, "vision_tower": layers_to_run(config)},
+        layers={"llm": config.model.num_layers, "vision_tower": family.layers_to_run},
         ignored=("rotary_emb.inv_freq", "embeddings.position_ids"),
         carried=("vision_tower",),
     )
@@ -66,6 +67,7 @@ def sizes(fields: Mapping[str, Any]) -> list[Sized]:
 
 def siglip(config: Config) -> tuple[TensorMapping, ...]:
     """The layers of the vision tower that run, as transformers' ``SiglipVisionModel`` has them."""
+    family = config.family_as(VilaSection)
     ours, theirs = "encoder.vision_tower.", "vision_tower/vision_model."
     embeddings = tuple(
         Direct(f"{ours}{name}", (f"{theirs}embeddings.{name}",), replicated=True)
@@ -76,7 +78,10 @@ def siglip(config: Config) -> tuple[TensorMapping, ...]:
         )
     )
     ours, theirs = f"{ours}decoder.layers.*.", f"{theirs}encoder.layers.*."
-    heads, whole = config.vision_num_attention_heads, not config.vision_tensor_parallel
+    heads, whole = (
+        family.vision_num_attention_heads,
+        not config.parallel.vision_tensor_parallel,
+    )
     layers: list[TensorMapping] = []
     for kind in ("weight", "bias"):
         qkv = tuple(f"{theirs}self_attn.{which}_proj.{kind}" for which in "qkv")
@@ -96,7 +101,8 @@ def siglip(config: Config) -> tuple[TensorMapping, ...]:
 
 def projector(config: Config) -> tuple[TensorMapping, ...]:
     """The projector, whatever its kind."""
+    family = config.family_as(VilaSection)
     return tuple(
         Direct(f"encoder.projector.{name}", (f"mm_projector/{name}",), replicated=True)
-        for name in parameter_names(config.projector_type)
+        for name in parameter_names(family.projector_type)
     )

@@ -6,8 +6,10 @@ import json
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
+from megatron_longrl.config.sizes import WIDEST
 from megatron_longrl.errors import UserError
-from megatron_longrl.models.hf_settings import WIDEST, Settings
+from megatron_longrl.models.hf_settings import Settings
+from megatron_longrl.models.vila.config import VilaSection
 
 if TYPE_CHECKING:
     from megatron_longrl.config import Config
@@ -55,27 +57,28 @@ def picture_fields(settings: Settings) -> dict[str, Any]:
 
 def picture_settings(config: Config) -> dict[str, Any]:
     """The inverse."""
+    family = config.family_as(VilaSection)
     settings: dict[str, Any] = {
         "mm_vision_select_feature": "cls_patch",
-        "mm_hidden_size": config.projector_input_width,
-        "image_aspect_ratio": config.image_aspect_ratio,
-        "min_tiles": config.image_min_tiles,
-        "max_tiles": config.image_max_tiles,
+        "mm_hidden_size": family.projector_input_width,
+        "image_aspect_ratio": family.image_aspect_ratio,
+        "min_tiles": family.image_min_tiles,
+        "max_tiles": family.image_max_tiles,
         "video_max_tiles": 1,
     }
-    pool_size = [config.vision_temporal_pooling, *config.vision_spatial_pooling]
+    pool_size = [family.vision_temporal_pooling, *family.vision_spatial_pooling]
     if pool_size != [1, 1, 1]:
         settings["video_encoder"] = {
             "_target_": "llava.model.encoders.TSPVideoEncoder",
             "pool_sizes": [pool_size],
         }
-    if config.vision_s2_scales:
+    if family.vision_s2_scales:
         settings |= {
-            "s2": not config.vision_dynamic_s2,
-            "dynamic_s2": config.vision_dynamic_s2,
-            "s2_scales": ",".join(map(str, config.vision_s2_scales)),
-            "s2_max_split_size": config.vision_s2_scales[0],
-            "s2_resize_output_to_scale_idx": config.vision_s2_output_scale,
+            "s2": not family.vision_dynamic_s2,
+            "dynamic_s2": family.vision_dynamic_s2,
+            "s2_scales": ",".join(map(str, family.vision_s2_scales)),
+            "s2_max_split_size": family.vision_s2_scales[0],
+            "s2_resize_output_to_scale_idx": family.vision_s2_output_scale,
         }
     return settings
 

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from megatron_longrl.models.vila.config import VilaSection
 from megatron_longrl.models.vila.projector_kinds import downsampling, projector_layers
 from megatron_longrl.platforms import platform
 
@@ -52,12 +53,13 @@ class VilaProjector(nn.Module):
     """[f, patches, c] -> [f, tokens, h]."""
 
     def __init__(self, config: Config) -> None:
+        family = config.family_as(VilaSection)
         super().__init__()
-        kind = config.projector_type
-        options: dict[str, Any] = {"dtype": config.params_dtype, "device": platform.device}
+        kind = family.projector_type
+        options: dict[str, Any] = {"dtype": config.training.params_dtype, "device": platform.device}
         layers: list[nn.Module] = []
         for what, inner, outer in projector_layers(
-            kind, config.projector_input_width, config.hidden_size
+            kind, family.projector_input_width, config.model.hidden_size
         ):
             if what == "downsample":
                 layers.append(Downsample(downsampling(kind), by_columns=kind == "mlp_downsample"))

@@ -6,8 +6,14 @@ import re
 from itertools import pairwise
 from typing import Literal
 
-from megatron_longrl.config.vila import downsampling
 from megatron_longrl.errors import UserError
+
+
+def downsampling(kind: str) -> int:
+    """Side of the block of patches that becomes one token in a projector of this kind."""
+    if kind.startswith("mlp_downsample"):
+        return 3 if "3x3" in kind else 2
+    return 1
 
 
 def widths(kind: str, features: int, hidden: int) -> tuple[list[int], bool]:

@@ -20,7 +20,7 @@ from torch import Tensor
 
 from megatron_longrl.models.language import block_spec, common_transformer_options
 from megatron_longrl.models.lora import lora_options
-from megatron_longrl.models.vila.depth import layers_to_run
+from megatron_longrl.models.vila.config import VilaSection
 from megatron_longrl.platforms import platform
 
 if TYPE_CHECKING:
@@ -30,14 +30,17 @@ if TYPE_CHECKING:
 
 def vision_transformer_config(config: Config) -> TransformerConfig:
     """megatron-core's configuration of the tower."""
-    tensor = config.tensor_model_parallel_size if config.vision_tensor_parallel else 1
+    family = config.family_as(VilaSection)
+    tensor = (
+        config.parallel.tensor_model_parallel_size if config.parallel.vision_tensor_parallel else 1
+    )
     return TransformerConfig(
-        num_layers=layers_to_run(config),
-        hidden_size=config.vision_hidden_size,
-        ffn_hidden_size=config.vision_ffn_hidden_size,
-        num_attention_heads=config.vision_num_attention_heads,
+        num_layers=family.layers_to_run,
+        hidden_size=family.vision_hidden_size,
+        ffn_hidden_size=family.vision_ffn_hidden_size,
+        num_attention_heads=family.vision_num_attention_heads,
         normalization="LayerNorm",
-        layernorm_epsilon=config.vision_norm_epsilon,
+        layernorm_epsilon=family.vision_norm_epsilon,
         activation_func=partial(torch.nn.functional.gelu, approximate="tanh"),
         add_bias_linear=True,
         add_qkv_bias=True,
@@ -50,11 +53,12 @@ class SiglipVisionTower(MegatronModule):
     """Pixels [f, 3, S, S] -> patch features [f, patches, c] of the selected hidden layer."""
 
     def __init__(self, config: Config, groups: ParallelGroups) -> None:
+        family = config.family_as(VilaSection)
         transformer_config = vision_transformer_config(config)
         super().__init__(config=transformer_config)
-        self.grid = config.vision_image_size // config.vision_patch_size
-        hidden, patch = config.vision_hidden_size, config.vision_patch_size
-        dtype, device = config.params_dtype, platform.device
+        self.grid = family.vision_image_size // family.vision_patch_size
+        hidden, patch = family.vision_hidden_size, family.vision_patch_size
+        dtype, device = config.training.params_dtype, platform.device
         self.patch_embedding = torch.nn.Conv2d(
             3, hidden, patch, stride=patch, dtype=dtype, device=device
         )

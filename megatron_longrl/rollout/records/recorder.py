@@ -81,8 +81,8 @@ class RolloutRecorder:
         self._run: Line = {
             "model": architecture_of(config),
             "tokenizer": tokenizer_line(tokenizer),
-            "seed": config.seed,
-            "rl_algorithm": config.rl_algorithm,
+            "seed": config.training.seed,
+            "rl_algorithm": config.algorithm.rl_algorithm,
         }
         with together(self._control):
             if self._is_first:
@@ -143,7 +143,7 @@ def build_recorder(
     """The recorder that the configuration asks for; collective over the world."""
     if config.rollout_record is None:
         return None
-    keep_last = config.keep_last_rollouts
+    keep_last = config.records.keep_last_rollouts
     return RolloutRecorder(config.rollout_record, iteration, config, tokenizer, groups, keep_last)
 
 

@@ -25,7 +25,7 @@ from torch import Tensor
 from megatron_longrl.checkpoint.distributed import load_checkpoint, save_checkpoint
 from megatron_longrl.config import Config, Entry
 from megatron_longrl.models.language import common_transformer_options
-from megatron_longrl.models.policy import POLICIES, Policy
+from megatron_longrl.models.policy import Policy, register_policy
 from megatron_longrl.observability.logging import MetricsLogger
 from megatron_longrl.parallel.groups import ParallelGroups, init_parallel
 from megatron_longrl.platforms import platform
@@ -47,8 +47,8 @@ class GaussianPolicy(MegatronModule):
         options = TransformerConfig(
             num_layers=1,
             hidden_size=HIDDEN,
-            num_attention_heads=config.tensor_model_parallel_size,
-            tensor_model_parallel_size=config.tensor_model_parallel_size,
+            num_attention_heads=config.parallel.tensor_model_parallel_size,
+            tensor_model_parallel_size=config.parallel.tensor_model_parallel_size,
             **common_transformer_options(config),
         )
         super().__init__(options)
@@ -125,20 +125,27 @@ def train(config: Config) -> None:
     step = TrainStep(model, None, groups, GaussianStep(gaussian))
     common: dict[str, Any] = {"modules": model.modules, "optimizers": model.optimizers}
     common |= {"scheduler": model.scheduler, "groups": groups, "config": config}
-    loaded = load_checkpoint(config.load, **common) if config.load is not None else None
+    loaded = (
+        load_checkpoint(config.checkpoint.load, **common)
+        if config.checkpoint.load is not None
+        else None
+    )
     first = loaded.iteration if loaded is not None else 0
     is_writer = torch.distributed.get_rank() == torch.distributed.get_world_size() - 1
     with closing(MetricsLogger(config, "rl", is_writer)) as log:
         log.truncate_after(first)
-        for iteration in range(first, config.train_iters):
+        for iteration in range(first, config.training.train_iters):
             batches, reward = _sample(gaussian, config, groups, iteration)
             before = step.forward_scattered(batches, {})
             result = step.train(batches, {}, None, reinforce)
             metrics = {"reward/mean": reward, "logprob": float(torch.cat(before).mean())}
             metrics |= {"grad-norm": result.grad_norm, "learning-rate": result.learning_rate}
             log.log_step(iteration + 1, result.metrics | metrics)
-            if config.save is not None and (iteration + 1) % (config.save_interval or 1) == 0:
-                save_checkpoint(config.save, iteration + 1, state={}, **common)
+            if (
+                config.checkpoint.save is not None
+                and (iteration + 1) % (config.checkpoint.save_interval or 1) == 0
+            ):
+                save_checkpoint(config.checkpoint.save, iteration + 1, state={}, **common)
 
 
 @torch.no_grad()
@@ -146,15 +153,15 @@ def _sample(
     policy: GaussianPolicy, config: Config, groups: ParallelGroups, iteration: int
 ) -> tuple[list[Actions], float]:
     """Micro-batches of this replica, and its mean reward."""
-    seed = (config.seed * 1000 + iteration) * groups.dp.size() + groups.dp.rank()
+    seed = (config.training.seed * 1000 + iteration) * groups.dp.size() + groups.dp.rank()
     random = torch.Generator().manual_seed(seed)
-    contexts = torch.randn(config.grpo_prompts_per_step, CONTEXT, generator=random)
+    contexts = torch.randn(config.rl.grpo_prompts_per_step, CONTEXT, generator=random)
     contexts = contexts.repeat_interleave(GROUP, 0)
     noise = DEVIATION * torch.randn(len(contexts), ACTION, generator=random)
     actions = policy(contexts) + noise
     reward = rewards(contexts, actions).view(-1, GROUP)
     advantages = (reward - reward.mean(1, keepdim=True)).flatten()
-    size = config.micro_batch_size
+    size = config.training.micro_batch_size
     parts = zip(contexts.split(size), actions.split(size), advantages.split(size), strict=True)
     total = reward.mean()
     torch.distributed.all_reduce(total, group=groups.dp)
@@ -163,13 +170,16 @@ def _sample(
 
 def rules(config: Config, world_size: int, entry: Entry | None) -> Iterator[str]:
     """What this policy cannot do."""
-    if config.pipeline_model_parallel_size > 1 or config.context_parallel_size > 1:
+    if (
+        config.parallel.pipeline_model_parallel_size > 1
+        or config.parallel.context_parallel_size > 1
+    ):
         yield "gaussian has one stage and no sequence: give --tensor-model-parallel-size"
-    if HIDDEN % config.tensor_model_parallel_size:
+    if HIDDEN % config.parallel.tensor_model_parallel_size:
         yield f"tensor_model_parallel_size does not divide {HIDDEN} channels: choose a divisor"
 
 
 PROGRAMS: dict[Entry, Callable[[Config], None]] = {"rl": train}
 
 GAUSSIAN = Policy(build=GaussianPolicy, programs=PROGRAMS, required=("train_iters",), rules=rules)
-POLICIES.register("gaussian", GAUSSIAN)
+register_policy("gaussian", GAUSSIAN)

@@ -15,7 +15,7 @@ def tiny():
     """Makes configurations of the tiny model."""
 
     def make(**changes: object) -> Config:
-        return Config(**{**TINY, **changes})  # type: ignore[arg-type]
+        return Config.of({**TINY, **changes})
 
     return make
 
@@ -27,7 +27,7 @@ def groups():
     from megatron_longrl.platforms import platform
 
     platform.prepare()
-    yield init_parallel(Config(**TINY))  # type: ignore[arg-type]
+    yield init_parallel(Config.of(TINY))
     destroy_parallel()
 
 

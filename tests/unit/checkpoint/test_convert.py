@@ -82,14 +82,14 @@ def test_a_run_is_exported_from_a_shell(tiny, groups, build, tmp_path):
     assert done.stderr == ""
     assert "67 tensors" in done.stdout and "MiB/s" in done.stdout
     tensors = all_tensors(tmp_path / "out")
-    embedding = model.policy.module.embedding.word_embeddings.weight[: config.vocab_size]
+    embedding = model.policy.module.embedding.word_embeddings.weight[: config.model.vocab_size]
     assert torch.equal(tensors["llm/model.embed_tokens.weight"], embedding.bfloat16())
 
 
 def test_a_checkpoint_written_with_transformer_engine_is_read_without(tiny):
     """Where checkpoints are converted there may be no GPU."""
-    saved = tiny(transformer_impl="transformer_engine").model_dump(mode="json")
-    assert one_rank_config(saved, Path("state")).transformer_impl == "local"
+    saved = tiny(transformer_impl="transformer_engine").flat("json")
+    assert one_rank_config(saved, Path("state")).model.transformer_impl == "local"
 
 
 def test_what_is_wrong_is_one_line(convert, tmp_path):

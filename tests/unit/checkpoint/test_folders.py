@@ -248,18 +248,18 @@ def test_tied_embeddings_are_those_of_transformers(family, weights, inner, outer
     if "lm_head.weight" in report["missing_keys"]:
         # transformers draws it anew: refused.
         assert not is_tied
-        config = Config.model_validate({**config_from_hf(tmp_path), "seq_length": 64})
+        config = Config.of({**config_from_hf(tmp_path), "seq_length": 64})
         with pytest.raises(UserError, match=r"lacks the tensor lm_head\.weight"):
             HfFolder(tmp_path).check(config)
         return
     assert is_tied is (head.data_ptr() == word.data_ptr())
-    config = Config.model_validate({**config_from_hf(tmp_path), "seq_length": 64})
+    config = Config.of({**config_from_hf(tmp_path), "seq_length": 64})
     HfFolder(tmp_path).check(config)
 
 
 def test_a_recipe_that_ties_what_differs_is_told_the_flag(text_folder):
     folder = text_folder(tie_word_embeddings=False)
-    config = Config.model_validate(
+    config = Config.of(
         {
             **config_from_hf(folder),
             "untie_embeddings_and_output_weights": False,

@@ -57,7 +57,7 @@ def saved(groups, tmp_path_factory) -> Path:
     from megatron_longrl.training.model import build_model
 
     directory = tmp_path_factory.mktemp("saved")
-    config = Config(**TINY)  # type: ignore[arg-type]
+    config = Config.of(TINY)
     model = build_model(config, groups, train=True)
     save_checkpoint(
         directory,
@@ -93,7 +93,7 @@ def open_by_all(folder: Path, groups, convert) -> list[str]:
     """What every way to open a checkpoint says of it."""
     from megatron_longrl.training.model import build_model
 
-    config = Config(**TINY)  # type: ignore[arg-type]
+    config = Config.of(TINY)
     model = build_model(config, groups, train=True)
     ways = {"modules": model.modules, "optimizers": model.optimizers, "groups": groups}
     told = []

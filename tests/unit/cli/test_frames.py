@@ -21,9 +21,13 @@ from tests.unit.data.video_files import write
 SCREEN = [*range(20), *range(70, 521, 50)]
 """Tenths of a second."""
 MODEL = {
-    "num_layers": 1, "hidden_size": 8, "ffn_hidden_size": 8, "num_attention_heads": 1,
-    "vision_patch_size": 16, "vision_image_size": 32,
-}  # fmt: skip
+    "num_layers": 1,
+    "hidden_size": 8,
+    "ffn_hidden_size": 8,
+    "num_attention_heads": 1,
+}
+
+VILA = {"vision_patch_size": 16, "vision_image_size": 32}  # fmt: skip
 
 
 @pytest.fixture(scope="module")
@@ -40,7 +44,12 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def recipe(folder: Path, name: str = "recipe.yaml", **fields: Any) -> str:
     path = folder / name
-    path.write_text("\n".join(f"{k}: {v}" for k, v in (MODEL | fields).items()))
+    path.write_text(
+        "\n".join(
+            f"{k}: {v}"
+            for k, v in (MODEL | ({} if "model_family" in fields else VILA) | fields).items()
+        )
+    )
     return str(path)
 
 
@@ -72,8 +81,8 @@ def test_as_the_model_resizes_them(
     from megatron_longrl.media.modalities.video.probe import probe
     from megatron_longrl.models.family import find_family
 
-    temporal = 1 if family == "vila" else 2
-    fields: dict[str, Any] = {"model_family": family, "vision_temporal_patch_size": temporal}
+    own = VILA if family == "vila" else {"vision_patch_size": 16, "vision_temporal_patch_size": 2}
+    fields: dict[str, Any] = {"model_family": family, **own}
     arguments = [str(screen), *how, "--config", recipe(here, **fields), "--output", "out"]
     assert main(arguments) == 0
     listed, pictures = written(here / "out")
@@ -88,7 +97,7 @@ def test_as_the_model_resizes_them(
             return 0
 
     tokenizer: Any = _Tokenizer()
-    layout = build(Config.model_validate({**MODEL, **fields, "seq_length": 64}), tokenizer)
+    layout = build(Config.of({**MODEL, **fields, "seq_length": 64}), tokenizer)
     info = probe(screen)
     fps, most = (float(how[1]), None) if how[0] == "--video-fps" else (None, int(how[1]))
     indices = list(dict.fromkeys(layout.frame_indices(info, most, fps)))

@@ -42,8 +42,8 @@ def run(tmp_path: Path, make_config: Any, data: str) -> Path:
     for name in (".metadata", "common.pt", "metadata.json"):
         (folder / name).write_text("")
     state = {
-        "config": config.model_dump(mode="json"),
-        "derived": sorted(config.derived_fields() - config.model_fields_set),
+        "config": config.flat("json"),
+        "derived": sorted(config.derived()),
         "files": {},
         "layout": {},
         "iteration": 5,
@@ -94,7 +94,9 @@ def test_a_folder_without_a_checkpoint(data: str, tmp_path: Path) -> None:
 def test_a_run_that_may_start_anew_needs_no_folder(recipe: Path, data: str, tmp_path: Path) -> None:
     new = str(tmp_path / "new")
     flags = ["--config", str(recipe), "--train-data-path", data, "--tokenizer-model", data]
-    assert load_config([*flags, "--load", new, "--save", new], "rl", files=True).load == new
+    assert (
+        load_config([*flags, "--load", new, "--save", new], "rl", files=True).checkpoint.load == new
+    )
     with pytest.raises(UserError, match=r"--load .*new: no such folder"):
         load_config([*flags, "--load", new], "rl", files=True)
 
@@ -119,16 +121,22 @@ def test_what_is_missing_is_told_before_torch_is_imported() -> None:
 def test_a_run_brings_model_and_tokenizer_to_the_next_stage(run: Path, data: str) -> None:
     flags = ["--pretrained-checkpoint", str(run), "--train-data-path", data]
     config = load_config(flags, "rl", files=True)
-    assert (config.num_layers, config.vision_patch_size) == (4, 12)
-    assert config.tokenizer_model == str(run / "iter_0000005" / "tokenizer" / "tokenizer.model")
-    assert config.tokenizer_type == "SentencePieceTokenizer"
-    assert config.lr == 1e-6, "no field of its recipe"
+    assert (config.model.num_layers, config.value("vision_patch_size")) == (4, 12)
+    assert config.data.tokenizer_model == str(
+        run / "iter_0000005" / "tokenizer" / "tokenizer.model"
+    )
+    assert config.data.tokenizer_type == "SentencePieceTokenizer"
+    assert config.training.lr == 1e-6, "no field of its recipe"
 
 
 def test_load_alone_goes_on_with_the_recipe(run: Path) -> None:
     config = load_config(["--load", str(run)], "sft", files=True)
-    assert (config.lr, config.train_iters, config.seq_length) == (1e-4, 20, 256)
-    assert config.save == str(run), "where it is now"
+    assert (config.training.lr, config.training.train_iters, config.training.seq_length) == (
+        1e-4,
+        20,
+        256,
+    )
+    assert config.checkpoint.save == str(run), "where it is now"
     assert changes_since(config) == []
 
 
@@ -166,19 +174,19 @@ def test_a_run_from_elsewhere_reaches_nothing(
 def test_a_run_where_it_was_saved_goes_on_with_its_own(run: Path) -> None:
     rewrite(run, save=str(run), reward_function=["mine.py:f"], tensorboard_dir=str(run / "tb"))
     config = load_config(["--load", str(run)], "sft")
-    assert config.reward_function == ["mine.py:f"]
-    assert config.tensorboard_dir == str(run / "tb")
+    assert config.reward.reward_function == ["mine.py:f"]
+    assert config.logging.tensorboard_dir == str(run / "tb")
 
 
 def test_folders_within_a_run_that_was_moved_move_with_it(run: Path) -> None:
     rewrite(run, save="/before", tensorboard_dir="/before/tb")
-    assert load_config(["--load", str(run)], "sft").tensorboard_dir == str(run / "tb")
+    assert load_config(["--load", str(run)], "sft").logging.tensorboard_dir == str(run / "tb")
 
 
 def test_what_is_given_again_is_taken(run: Path) -> None:
     rewrite(run, save="/before", reward_function=["evil.py:f"])
     given = ["--load", str(run), "--reward-function", "mine.py:f"]
-    assert load_config(given, "sft").reward_function == ["mine.py:f"]
+    assert load_config(given, "sft").reward.reward_function == ["mine.py:f"]
 
 
 @pytest.fixture
@@ -197,13 +205,13 @@ def test_the_plugin_of_a_run_from_elsewhere_is_not_imported(run: Path, plugin: s
     with pytest.raises(UserError, match="was saved elsewhere"):
         load_config(["--load", str(run)], "sft")
     assert plugin not in sys.modules
-    assert load_config(["--load", str(run), "--plugin", plugin], "sft").plugin == [plugin]
+    assert load_config(["--load", str(run), "--plugin", plugin], "sft").plugins.plugin == [plugin]
     assert plugin in sys.modules
 
 
 def test_a_run_where_it_was_saved_imports_its_plugin(run: Path, plugin: str) -> None:
     rewrite(run, save=str(run), plugin=[plugin])
-    assert load_config(["--load", str(run)], "sft").plugin == [plugin]
+    assert load_config(["--load", str(run)], "sft").plugins.plugin == [plugin]
     assert plugin in sys.modules
 
 
@@ -217,7 +225,7 @@ def test_plugins_are_imported_before_anything_is_checked(recipe: Path, plugin: s
         load_config(["--config", str(above), "--no-such", "1"], "sft")
     assert plugin in sys.modules
     flags = ["--config", str(above), "--plugin", "json", "--plugin", "math"]
-    assert load_config(flags, "sft").plugin == ["json", "math"]
+    assert load_config(flags, "sft").plugins.plugin == ["json", "math"]
     with pytest.raises(UserError, match="--plugin nowhere cannot be imported"):
         load_config(["--config", str(own), "--plugin", "nowhere"], "sft")
 
@@ -225,12 +233,12 @@ def test_plugins_are_imported_before_anything_is_checked(recipe: Path, plugin: s
 def test_changes_to_a_run_are_told(run: Path) -> None:
     config = load_config(["--load", str(run), "--train-iters", "30", "--lr=2e-4"], "sft")
     assert changes_since(config) == ["train_iters: 20 -> 30", "lr: 0.0001 -> 0.0002"]
-    assert config.lr_decay_iters == 30, "derived values follow"
+    assert config.training.lr_decay_iters == 30, "derived values follow"
 
 
 def test_a_recipe_beside_load_rules_alone(run: Path, recipe: Path) -> None:
     config = load_config(["--load", str(run), "--config", str(recipe)], "sft")
-    assert config.seq_length == MODEL["seq_length"]
+    assert config.training.seq_length == MODEL["seq_length"]
 
 
 def test_another_model_in_the_recipe_is_refused(run: Path, recipe: Path) -> None:
@@ -245,26 +253,29 @@ def test_another_model_in_the_recipe_is_refused(run: Path, recipe: Path) -> None
 def test_defaults_of_an_entry_point(run: Path, data: str, monkeypatch: pytest.MonkeyPatch) -> None:
     flags = ["--pretrained-checkpoint", str(run), "--train-data-path", data]
     sft = load_config(flags, "sft")
-    assert (sft.lr, sft.train_iters) == (1e-5, ROWS)
-    assert (sft.video_fps, sft.video_frames) == (2.0, 64)
-    assert sft.seq_length_from_data and sft.seq_length == sft.max_position_embeddings
+    assert (sft.training.lr, sft.training.train_iters) == (1e-5, ROWS)
+    assert (sft.data.video_fps, sft.data.video_frames) == (2.0, 64)
+    assert (
+        sft.training.seq_length_from_data
+        and sft.training.seq_length == sft.model.max_position_embeddings
+    )
     rl = load_config(flags, "rl")
-    assert (rl.lr, rl.grpo_prompts_per_step, rl.train_iters) == (1e-6, 8, 3)
-    assert load_config([*flags, "--train-epochs", "4"], "rl").train_iters == 10
+    assert (rl.training.lr, rl.rl.grpo_prompts_per_step, rl.training.train_iters) == (1e-6, 8, 3)
+    assert load_config([*flags, "--train-epochs", "4"], "rl").training.train_iters == 10
     monkeypatch.setenv("WORLD_SIZE", "6")
     rl = load_config([*flags, "--context-parallel-size", "2"], "rl")
-    assert rl.grpo_prompts_per_step == 9, "of three replicas"
+    assert rl.rl.grpo_prompts_per_step == 9, "of three replicas"
 
 
 def test_responses_leave_room_for_prompts(recipe: Path, run: Path, data: str) -> None:
     """Where nobody says how long they may be; also those of a model with few positions."""
     flags = ["--pretrained-checkpoint", str(run), "--train-data-path", data]
-    assert load_config(flags, "rl").rollout_max_tokens == 1024
-    assert load_config([*flags, "--seq-length", "1536"], "rl").rollout_max_tokens == 768
-    assert load_config([*flags, "--seq-length", "1536"], "sft").rollout_max_tokens == 1024
+    assert load_config(flags, "rl").rollout.max_tokens == 1024
+    assert load_config([*flags, "--seq-length", "1536"], "rl").rollout.max_tokens == 768
+    assert load_config([*flags, "--seq-length", "1536"], "sft").rollout.max_tokens == 1024
     short = [*flags, "--max-position-embeddings", "500"]
-    assert load_config(short, "rl").rollout_max_tokens == 250
-    assert load_config(short, "sft").rollout_max_tokens == 250, "for the evaluation of its run"
+    assert load_config(short, "rl").rollout.max_tokens == 250
+    assert load_config(short, "sft").rollout.max_tokens == 250, "for the evaluation of its run"
     line = r"rollout_max_tokens \(600\) leaves no room .* in max_position_embeddings \(500\): lower"
     with pytest.raises(UserError, match=line):
         load_config([*short, "--rollout-max-tokens", "600"], "rl")
@@ -278,8 +289,8 @@ def test_frames_leave_room_for_the_rest(recipe: Path, run: Path, data: str) -> N
     short = [*flags, "--max-position-embeddings", "200"]
     for entry in ("sft", "rl"):
         config = load_config(short, entry)
-        assert config.video_frames == 15, "15 x 5 tokens, three quarters of 100"
-        assert load_config(flags, entry).video_frames == 64
+        assert config.data.video_frames == 15, "15 x 5 tokens, three quarters of 100"
+        assert load_config(flags, entry).data.video_frames == 64
     with pytest.raises(UserError, match=r"video_frames \(64\) x 5 tokens"):
         load_config([*short, "--video-frames", "64"], "rl")
 
@@ -287,8 +298,11 @@ def test_frames_leave_room_for_the_rest(recipe: Path, run: Path, data: str) -> N
 def test_evaluation_does_not_keep_to_the_length_of_training_rows(run: Path, data: str) -> None:
     flags = ["--load", str(run), "--data", data]
     config = load_config(flags, "evaluate")
-    assert config.seq_length_from_data and config.seq_length == config.max_position_embeddings
-    assert load_config([*flags, "--seq-length", "300"], "evaluate").seq_length == 300
+    assert (
+        config.training.seq_length_from_data
+        and config.training.seq_length == config.model.max_position_embeddings
+    )
+    assert load_config([*flags, "--seq-length", "300"], "evaluate").training.seq_length == 300
 
 
 def test_a_run_whose_rows_were_as_long_as_needed_goes_on_so(run: Path) -> None:
@@ -298,18 +312,21 @@ def test_a_run_whose_rows_were_as_long_as_needed_goes_on_so(run: Path) -> None:
     saved["config"] |= {"seq_length_from_data": True, "video_frames": 64, "video_fps": 2.0}
     state.write_text(json.dumps(saved))
     config = load_config(["--load", str(run)], "sft")
-    assert config.seq_length_from_data and config.seq_length == config.max_position_embeddings
+    assert (
+        config.training.seq_length_from_data
+        and config.training.seq_length == config.model.max_position_embeddings
+    )
     assert changes_since(config) == []
     config = load_config(["--load", str(run), "--seq-length", "400"], "sft")
-    assert not config.seq_length_from_data and config.seq_length == 400
+    assert not config.training.seq_length_from_data and config.training.seq_length == 400
 
 
 def test_one_bound_of_frames_leaves_the_other_alone(run: Path, data: str) -> None:
     flags = ["--pretrained-checkpoint", str(run), "--train-data-path", data]
     config = load_config([*flags, "--video-frames", "8"], "sft")
-    assert (config.video_fps, config.video_frames) == (None, 8)
+    assert (config.data.video_fps, config.data.video_frames) == (None, 8)
     config = load_config([*flags, "--video-fps", "1"], "sft")
-    assert (config.video_fps, config.video_frames) == (1.0, None)
+    assert (config.data.video_fps, config.data.video_frames) == (1.0, None)
 
 
 @pytest.mark.parametrize(
@@ -331,7 +348,7 @@ def test_responses_leave_room_for_a_prompt(
     state.write_text(json.dumps(saved))
     start = ["--pretrained-checkpoint", str(run), "--train-data-path", data]
     start += ["--video-frames", "4"]
-    assert load_config([*start, *flags], "rl").rollout_max_tokens == tokens
+    assert load_config([*start, *flags], "rl").rollout.max_tokens == tokens
 
 
 def test_paths_are_kept_absolute() -> None:

@@ -6,11 +6,12 @@ from typing import Any
 
 import pytest
 
-from megatron_longrl.cli.rules import VISION_FIELDS, validate_layout
+from megatron_longrl.cli.rules import validate_layout
 from megatron_longrl.errors import UserError
+from megatron_longrl.models.vila.config import VilaSection
 
 TE = {"transformer_impl": "transformer_engine"}
-TEXT: dict[str, Any] = {"model_family": "qwen2", **dict.fromkeys(VISION_FIELDS, 0)}
+TEXT: dict[str, Any] = {"model_family": "qwen2", **dict.fromkeys(VilaSection.required, 0)}
 
 # Fields that break one rule, world size, entry, and the line.
 BROKEN = [
@@ -246,8 +247,8 @@ BROKEN = [
         {"freeze_vision_tower": True, "freeze_projector": True, "freeze_language_model": True},
         1,
         "sft",
-        "freeze_vision_tower, freeze_projector and freeze_language_model are all on, nothing is "
-        "left to train: drop one of them, e.g. --no-freeze-language-model",
+        "nothing is left to train, because these are on: freeze_vision_tower, freeze_projector, "
+        "freeze_language_model; drop one of them, e.g. --no-freeze-language-model",
     ),
     (
         {"lr_warmup_iters": 3, "lr_warmup_fraction": 0.1},
@@ -520,8 +521,8 @@ BROKEN = [
         TEXT | {"lora_rank": 4, "lora_parts": ("language_model", "vision_tower")},
         1,
         "sft",
-        "lora_parts names vision_tower, but model_family qwen2 reads text only: give --lora-parts "
-        "language_model",
+        "lora_parts names vision_tower, which model_family qwen2 has not: give --lora-parts with "
+        "some of language_model",
     ),
     (
         TE | {"lora_rank": 4},
@@ -608,21 +609,21 @@ def test_evaluation_merges_adapters_whatever_trained_them(make_config):
 
 def test_derived_sizes(make_config):
     config = make_config(tensor_model_parallel_size=2, context_parallel_size=2)
-    assert config.model_parallel_size == 4
-    assert config.data_parallel_size(8) == 2
-    assert config.padded_vocab_size(257) == 512
-    assert config.sequence_multiple == 4
-    assert config.replace(sequence_parallel=True).sequence_multiple == 8
+    assert config.parallel.model_parallel_size == 4
+    assert config.parallel.data_parallel_size(8) == 2
+    assert config.replace(vocab_size=257).padded_vocab_size == 512
+    assert config.parallel.sequence_multiple == 4
+    assert config.replace(sequence_parallel=True).parallel.sequence_multiple == 8
     assert config.samples_per_step(8, "rl") == 64
     assert config.replace(micro_batch_size=3).samples_per_step(8, "sft") == 6
 
 
 def test_scale_of_adapters(make_config):
     config = make_config(lora_rank=16)
-    assert (config.lora_alpha, config.lora_scale) == (32.0, 2.0)
-    assert config.replace(lora_alpha=8).lora_scale == 0.5
-    assert config.replace(lora_alpha=8, lora_use_rslora=True).lora_scale == 2.0
-    assert config.replace(lora_rank=0).lora_alpha == 0.0
+    assert (config.lora.alpha, config.lora.scale) == (32.0, 2.0)
+    assert config.replace(lora_alpha=8).lora.scale == 0.5
+    assert config.replace(lora_alpha=8, lora_use_rslora=True).lora.scale == 2.0
+    assert config.replace(lora_rank=0).lora.alpha == 0.0
 
 
 @pytest.mark.parametrize(
@@ -630,7 +631,7 @@ def test_scale_of_adapters(make_config):
 )
 def test_tokens_per_frame_round_odd_sides_up(make_config, image, patch, tokens):
     config = make_config(vision_image_size=image, vision_patch_size=patch)
-    assert config.tokens_per_frame == tokens
+    assert config.family.tokens_per_frame == tokens
 
 
 def test_the_engine_uses_the_replica_where_heads_allow(make_config):
@@ -641,8 +642,8 @@ def test_the_engine_uses_the_replica_where_heads_allow(make_config):
 
 
 def test_warmup_as_a_fraction_of_the_decay(make_config):
-    assert make_config(lr_warmup_fraction=0.25).lr_warmup_steps == 5
-    assert make_config(lr_warmup_iters=3).lr_warmup_steps == 3
+    assert make_config(lr_warmup_fraction=0.25).training.lr_warmup_steps == 5
+    assert make_config(lr_warmup_iters=3).training.lr_warmup_steps == 3
 
 
 def test_a_cache_of_embeddings_where_the_encoder_is_frozen(make_config):

@@ -49,7 +49,7 @@ def no_torchrun(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture
 def make_config() -> Callable[..., Config]:
     """A valid configuration with some fields changed."""
-    return lambda **changes: Config(**{**MODEL, **RUN, **changes})
+    return lambda **changes: Config.of({**MODEL, **RUN, **changes})
 
 
 @pytest.fixture

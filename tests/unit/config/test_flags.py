@@ -8,48 +8,52 @@ import pytest
 
 from megatron_longrl.cli.load import load_config
 from megatron_longrl.cli.ranks import RankOptions
-from megatron_longrl.config import Config, Entry
+from megatron_longrl.config import Entry
 from megatron_longrl.config.flags import opposite_flag
 from megatron_longrl.config.names import FieldNames, flag
-from megatron_longrl.config.schema import SECTIONS
+from megatron_longrl.config.schema import all_fields, all_sections
 from megatron_longrl.errors import UserError
 
 
 def test_megatrons_spelling_sets_the_fields(load):
     config = load("--num-attention-heads", "4", "--lr=3e-6", "--bf16", "--lr-decay-style", "linear")
-    assert (config.num_attention_heads, config.lr, config.bf16) == (4, 3e-6, True)
-    assert config.lr_decay_style == "linear"
+    assert (config.model.num_attention_heads, config.training.lr, config.training.bf16) == (
+        4,
+        3e-6,
+        True,
+    )
+    assert config.training.lr_decay_style == "linear"
 
 
 @pytest.mark.parametrize("name", ["context-parallel-size", "multimodal-sequence-parallel-size"])
 def test_both_names_of_the_sequence_dimension(load, monkeypatch, name):
     monkeypatch.setenv("WORLD_SIZE", "2")
-    assert load(f"--{name}", "2").context_parallel_size == 2
+    assert load(f"--{name}", "2").parallel.context_parallel_size == 2
 
 
 def test_lists_take_several_values_and_repetitions(load):
     config = load("--train-data-path", "a.jsonl", "b", "--train-data-path", "c")
-    assert config.train_data_path == ["a.jsonl", "b", "c"]
+    assert config.data.train_data_path == ["a.jsonl", "b", "c"]
 
 
 def test_switches_can_be_switched_off(load):
     config = load("--no-use-distributed-optimizer", "--no-shared-prompt", "--no-load-optim")
-    assert not config.use_distributed_optimizer
-    assert not config.shared_prompt
-    assert config.no_load_optim
+    assert not config.parallel.use_distributed_optimizer
+    assert not config.rl.shared_prompt
+    assert config.checkpoint.no_load_optim
 
 
 def test_a_switch_of_the_recipe_that_begins_with_no_can_be_undone(load, recipe):
     recipe.write_text(recipe.read_text() + "no_load_rng: true\n")
-    assert load().no_load_rng
-    assert not load("--load-rng").no_load_rng
+    assert load().checkpoint.no_load_rng
+    assert not load("--load-rng").checkpoint.no_load_rng
 
 
 def test_negative_and_absent_values(load):
     config = load("--rollout-top-k", "-1", "--kl-target", "none", "--vision-feature-layer", "-1")
-    assert config.rollout_top_k == -1
-    assert config.kl_target is None
-    assert config.vision_feature_layer == -1
+    assert config.rollout.top_k == -1
+    assert config.algorithm.kl_target is None
+    assert config.family.vision_feature_layer == -1
 
 
 @pytest.mark.parametrize(
@@ -99,8 +103,8 @@ def test_a_word_without_a_flag_and_a_flag_without_its_value(load):
         ),
         (
             ["--lora-parts", "projector", "tower"],
-            "lora_parts = 'tower' (flag --lora-parts): expected 'language_model', 'projector' or "
-            "'vision_tower'",
+            "lora_parts = 'tower' (flag --lora-parts): expected one of language_model, "
+            "projector, vision_tower",
         ),
     ],
 )
@@ -127,9 +131,10 @@ def help_of(capsys, monkeypatch):
 @pytest.mark.parametrize("entry", ["sft", "rl", "evaluate"])
 def test_help_shows_what_a_program_uses_grouped(help_of, entry):
     text = help_of(entry)
-    for section in SECTIONS:
-        shown = [n for n in section.model_fields if re.search(rf"\n  {flag(n)}[ ,\n]", text)]
-        assert shown == [n for n in section.model_fields if entry in section.programs_of(n)]
+    for section in all_sections():
+        fields = section.own_fields()
+        shown = [n for n in fields if re.search(rf"\n  {flag(n)}[ ,\n]", text)]
+        assert shown == [n for n, f in fields.items() if entry in section.programs_of(f)]
     assert "\nparallel:\n" in text
     assert "--mrope-section NUMBER ...\n" in text
     assert "(default: local)" in text
@@ -139,8 +144,8 @@ def test_help_is_readable_on_80_columns(help_of):
     text = help_of("rl")
     assert max(map(len, text.splitlines())) <= 80
     flags = [word for word in re.findall(r"--[a-z][a-z0-9-]*", text) if word != "--no-"]
-    names = {flag(n) for field in Config.model_fields for n in FieldNames(SECTIONS).of(field)}
-    names |= {opposite_flag(name) for name in Config.model_fields}
+    names = {flag(n) for field in all_fields() for n in FieldNames(all_sections()).of(field)}
+    names |= {opposite_flag(name) for name in all_fields()}
     # A flag that is broken at a hyphen is none.
     ranks = {flag(name) for name in vars(RankOptions())}
     assert set(flags) - names == {"--help", "--config", "--print-config", *ranks}
@@ -159,7 +164,7 @@ def test_help_tells_a_default_that_is_zero_and_none_that_is_filled_in(help_of):
 
 
 def test_every_field_is_documented():
-    undocumented = [n for n, field in Config.model_fields.items() if not field.description]
+    undocumented = [n for n, field in all_fields().items() if not field.description]
     assert undocumented == []
 
 

@@ -13,7 +13,7 @@ from megatron_longrl.rewards.terms import RewardTerm, reward_terms
 
 
 def test_the_default(make_config):
-    assert reward_terms(make_config()) == [
+    assert reward_terms(make_config().reward) == [
         RewardTerm("accuracy", 0.9),
         RewardTerm("format", 0.1),
     ]
@@ -21,12 +21,12 @@ def test_the_default(make_config):
 
 def test_functions_alone_and_beside_others(load):
     alone = load("--reward-function", "a/mine.py:brevity")
-    assert reward_terms(alone) == [RewardTerm("brevity", 1.0, "a/mine.py")]
+    assert reward_terms(alone.reward) == [RewardTerm("brevity", 1.0, "a/mine.py")]
     both = load(
         *("--rewards", "accuracy", "rouge_1=0.5"),
         *("--reward-function", "mine.py:one=0.25", "b=c.py:two", "--reward-function", "d.py:x=-1"),
     )
-    assert reward_terms(both) == [
+    assert reward_terms(both.reward) == [
         RewardTerm("accuracy", 1.0),
         RewardTerm("rouge_1", 0.5),
         RewardTerm("one", 0.25, "mine.py"),
@@ -43,14 +43,17 @@ def test_a_recipe_names_them_as_flags_do(recipe):
         + "judge_url: http://h/v1\njudge_model: m\n"
     )
     config = load_config(["--config", str(recipe)], "rl")
-    assert [term.name for term in reward_terms(config)] == ["accuracy", "judge", "f"]
-    assert config.reward_kwargs == {"limit": 3, "words": ["a", "b"]}
+    assert [term.name for term in reward_terms(config.reward)] == ["accuracy", "judge", "f"]
+    assert config.reward.reward_kwargs == {"limit": 3, "words": ["a", "b"]}
 
 
 def test_keyword_arguments_as_a_flag(load):
     config = load("--reward-function", "m.py:f", "--reward-kwargs", '{"limit": 3, "who": "ü"}')
-    assert config.reward_kwargs == {"limit": 3, "who": "ü"}
-    assert Config(**yaml.safe_load(to_yaml(config))).reward_kwargs == config.reward_kwargs
+    assert config.reward.reward_kwargs == {"limit": 3, "who": "ü"}
+    assert (
+        Config.of(yaml.safe_load(to_yaml(config))).reward.reward_kwargs
+        == config.reward.reward_kwargs
+    )
 
 
 @pytest.mark.parametrize("flags", [[], ["--reward-function", "m.py:f=0.5"], ["--rewards", "math"]])
@@ -59,7 +62,7 @@ def test_a_printed_recipe_asks_for_the_same(load, tmp_path, flags):
     printed = tmp_path / "printed.yaml"
     printed.write_text(to_yaml(config))
     again = load_config(["--config", str(printed)], "rl")
-    assert reward_terms(again) == reward_terms(config)
+    assert reward_terms(again.reward) == reward_terms(config.reward)
 
 
 @pytest.mark.parametrize("value", ["{", "[1]", "3", "text"])

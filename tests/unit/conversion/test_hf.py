@@ -40,7 +40,7 @@ def export(model, config, groups, folder, **options):
 def test_round_trip_is_bit_exact(tie, dtype, tiny, groups, build, vila_folder, tmp_path):
     source = vila_folder(tie=tie, dtype=dtype)
     config = configure(tiny, source, bf16=dtype is torch.bfloat16)
-    assert config.untie_embeddings_and_output_weights is not tie
+    assert config.model.untie_embeddings_and_output_weights is not tie
     model = build(config)
     load_hf_weights(source, model.modules, config, groups)
     unused = HfFolder(source).unused_tensors(config)
@@ -64,16 +64,16 @@ def test_transformers_load_the_export(tiny, groups, build, tmp_path):
     llm, report = Qwen2ForCausalLM.from_pretrained(tmp_path / "out/llm", output_loading_info=True)
     assert not report["missing_keys"] and not report["unexpected_keys"]
     assert not report["mismatched_keys"]
-    assert llm.config.rope_parameters["rope_theta"] == config.rotary_base
+    assert llm.config.rope_parameters["rope_theta"] == config.rotary.rotary_base
     embedding = model.policy.module.embedding.word_embeddings.weight
-    assert torch.equal(llm.model.embed_tokens.weight, embedding[: config.vocab_size])
+    assert torch.equal(llm.model.embed_tokens.weight, embedding[: config.model.vocab_size])
     tower, report = SiglipVisionModel.from_pretrained(
         tmp_path / "out/vision_tower", output_loading_info=True
     )
     assert not report["missing_keys"] and not report["unexpected_keys"]
     # The layer after the selected one adds nothing.
     states = tower(torch.randn(2, 3, 28, 28), output_hidden_states=True).hidden_states
-    assert len(states) == config.vision_num_layers + 1
+    assert len(states) == config.family.vision_num_layers + 1
     assert torch.equal(states[-1], states[-2])
 
 

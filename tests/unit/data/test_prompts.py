@@ -71,8 +71,8 @@ def row(tmp_path_factory: pytest.TempPathFactory, write_video: Callable[..., Pat
 def make_builder(
     tokenizer: Tokenizer, max_frames: int | None, max_tokens: int, *, demonstrates: bool = False
 ) -> PromptBuilder:
-    config = Config.model_validate({**SIZES, "seq_length": 512})
-    assert config.tokens_per_frame == TOKENS_PER_FRAME
+    config = Config.of({**SIZES, "seq_length": 512})
+    assert config.family.tokens_per_frame == TOKENS_PER_FRAME
     return PromptBuilder(
         tokenizer,
         VilaLayout(config, tokenizer),
@@ -174,14 +174,14 @@ def test_room_is_kept_for_one_response(
         "grpo_group_size": 4,
         "shared_prompt": shared,
     }
-    fits = Config(**values, seq_length=500)
+    fits = Config.of({**values, "seq_length": 500})
     builder = prompt_builder(fits, tokenizer, entry)
     length = len(builder.build(row).token_ids)
     target = len(builder.response_ids(row)) - 1 if entry == "sft" else 0
     enough = length + responses * longest + target
-    prompt_builder(Config(**values, seq_length=enough), tokenizer, entry).build(row)
+    prompt_builder(Config.of({**values, "seq_length": enough}), tokenizer, entry).build(row)
     with pytest.raises(UserError, match="raise --seq-length"):
-        config = Config(**values, seq_length=enough - 1)
+        config = Config.of({**values, "seq_length": enough - 1})
         prompt_builder(config, tokenizer, entry).build(row)
 
 
@@ -367,10 +367,10 @@ def test_what_can_be_known_without_opening_files(
 
 def test_the_demonstration_needs_room_too(tokenizer: Tokenizer, row: Row) -> None:
     values: dict[str, Any] = {**SIZES, "video_frames": 3, "rollout_max_tokens": 1}
-    fits = prompt_builder(Config(**values, seq_length=500), tokenizer, "sft")
+    fits = prompt_builder(Config.of({**values, "seq_length": 500}), tokenizer, "sft")
     length = len(fits.build(row).token_ids) - 1 + len(fits.response_ids(row))
-    prompt_builder(Config(**values, seq_length=length), tokenizer, "sft").build(row)
-    short = prompt_builder(Config(**values, seq_length=length - 1), tokenizer, "sft")
+    prompt_builder(Config.of({**values, "seq_length": length}), tokenizer, "sft").build(row)
+    short = prompt_builder(Config.of({**values, "seq_length": length - 1}), tokenizer, "sft")
     with pytest.raises(
         RowError, match=rf"its demonstration \d+, more than --seq-length {length - 1}: ra"
     ):
@@ -384,7 +384,7 @@ def test_a_row_longer_than_the_model_allows_is_told_what_helps(
     tokenizer: Tokenizer, row: Row, entry: Entry
 ) -> None:
     sizes: dict[str, Any] = {**SIZES, "rollout_max_tokens": 8, "max_position_embeddings": 16}
-    config = Config(**sizes, video_frames=3, seq_length=16)
+    config = Config.of({**sizes, "video_frames": 3, "seq_length": 16})
     with pytest.raises(RowError, match=r"--max-position-embeddings 16.*: lower --vi") as error:
         prompt_builder(config, tokenizer, entry).build(row)
     assert "--seq-length" not in str(error.value)
@@ -415,7 +415,8 @@ def test_placeholders_in_text_or_in_a_response_are_no_places_for_media(
     qwen = build_tokenizer("HuggingFaceTokenizer", write_tokenizer(tmp_path, "qwen3-vl"))
     sizes = {"vision_merge_size": 2, "vision_temporal_patch_size": 2, "vision_patch_size": 4}
     pixels = {"video_min_pixels": 64, "video_max_pixels": 1024}
-    config = Config.model_validate({**SIZES, **sizes, **pixels, "seq_length": 500})
+    family = {"model_family": "qwen3_vl", "vision_image_size": 0}
+    config = Config.of({**SIZES, **sizes, **pixels, **family, "seq_length": 500})
     builder = PromptBuilder(qwen, Qwen3Layout(config, qwen), max_tokens=500, max_frames=4, fps=None)
     pads = "<|video_pad|><|vision_start|><|image_pad|><|vision_end|>"
     plain, named = (builder.build(replace(row, problem=q)) for q in ("Where?", f"Where{pads}?"))

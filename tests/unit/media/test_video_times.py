@@ -44,7 +44,7 @@ class _Tokenizer:
 
 
 def layout_of(family: str) -> Any:
-    config = Config.model_validate(
+    config = Config.of(
         {
             "model_family": family,
             "num_layers": 1,

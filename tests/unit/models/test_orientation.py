@@ -54,7 +54,7 @@ def test_orientation(tmp_path: Path, family: str, turns: bool) -> None:
     stored.save(tmp_path / "phone.png", exif=exif)
     stored.save(tmp_path / "stored.png")
     stored.transpose(Image.Transpose.ROTATE_270).save(tmp_path / "upright.png")
-    config = Config.model_validate(
+    config = Config.of(
         {
             "model_family": family,
             "num_layers": 1,
@@ -64,8 +64,9 @@ def test_orientation(tmp_path: Path, family: str, turns: bool) -> None:
             "seq_length": 4096,
             "chat_template": "plain",
             "vision_patch_size": 16,
-            "vision_image_size": 32,
-            "vision_temporal_patch_size": 1 if family == "vila" else 2,
+            **(
+                {"vision_image_size": 32} if family == "vila" else {"vision_temporal_patch_size": 2}
+            ),
         }
     )
     builder = prompt_builder(config, cast(Any, Letters()), "sft")

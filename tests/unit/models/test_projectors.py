@@ -44,19 +44,21 @@ WIDTHS = {
 
 
 def configured(kind: str) -> Config:
-    return Config(
-        num_layers=1,
-        hidden_size=HIDDEN,
-        ffn_hidden_size=8,
-        num_attention_heads=1,
-        vision_image_size=GRID,
-        vision_patch_size=1,
-        vision_hidden_size=FEATURES,
-        vision_num_layers=2,
-        vision_num_attention_heads=1,
-        vision_ffn_hidden_size=8,
-        projector_type=kind,
-        seq_length=64,
+    return Config.of(
+        {
+            "num_layers": 1,
+            "hidden_size": HIDDEN,
+            "ffn_hidden_size": 8,
+            "num_attention_heads": 1,
+            "vision_image_size": GRID,
+            "vision_patch_size": 1,
+            "vision_hidden_size": FEATURES,
+            "vision_num_layers": 2,
+            "vision_num_attention_heads": 1,
+            "vision_ffn_hidden_size": 8,
+            "projector_type": kind,
+            "seq_length": 64,
+        }
     )
 
 
@@ -99,7 +101,7 @@ def test_every_kind(kind: str) -> None:
     features = torch.randn(3, GRID * GRID, FEATURES)
     expected = torch.stack([twin(kind, frame, weights) for frame in features.double()])
     result = ours(features)
-    assert result.shape[1] == config.tokens_per_frame
+    assert result.shape[1] == config.family.tokens_per_frame
     torch.testing.assert_close(result, expected.float(), atol=1e-4, rtol=1e-4)
     shapes = [tuple(p.shape) for name, p in ours.named_parameters() if p.dim() == 2]
     assert shapes == WIDTHS.get(kind, shapes)

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from megatron_longrl.conversion.initialize import draw
-from megatron_longrl.models.vila.depth import layers_to_run
+from megatron_longrl.models.vila.config import VilaSection
 from megatron_longrl.models.vila.projector import Downsample
 from tests.unit.made_up_config import make_config
 
@@ -21,7 +21,7 @@ def test_downsampling_puts_four_neighbours_side_by_side(grid):
 
     result = Downsample(2, by_columns=True)(features)
     config = make_config(vision_image_size=7 * grid, vision_patch_size=7)
-    assert result.shape == (2, config.tokens_per_frame, 20)
+    assert result.shape == (2, config.family.tokens_per_frame, 20)
     for frame in range(2):
         cells = iter(result[frame])
         for column in range(0, grid, 2):
@@ -35,7 +35,7 @@ def test_downsampling_puts_four_neighbours_side_by_side(grid):
 @pytest.mark.parametrize(("selected", "run"), [(-2, 26), (-1, 27), (-28, 0), (5, 5), (27, 27)])
 def test_the_tower_runs_up_to_the_selected_hidden_state(selected, run):
     config = make_config(vision_num_layers=27, vision_feature_layer=selected)
-    assert layers_to_run(config) == run
+    assert config.family_as(VilaSection).layers_to_run == run
 
 
 NAME = "llm/model.layers.0.mlp.up_proj.weight"

@@ -40,20 +40,22 @@ class Ids:
 
 
 def pooled(by: int, **changes: Any) -> Config:
-    return Config(
-        num_layers=1,
-        hidden_size=8,
-        ffn_hidden_size=8,
-        num_attention_heads=1,
-        vision_image_size=8,
-        vision_patch_size=2,
-        vision_hidden_size=8,
-        vision_num_layers=2,
-        vision_num_attention_heads=2,
-        vision_ffn_hidden_size=8,
-        vision_temporal_pooling=by,
-        seq_length=64,
-        **changes,
+    return Config.of(
+        {
+            "num_layers": 1,
+            "hidden_size": 8,
+            "ffn_hidden_size": 8,
+            "num_attention_heads": 1,
+            "vision_image_size": 8,
+            "vision_patch_size": 2,
+            "vision_hidden_size": 8,
+            "vision_num_layers": 2,
+            "vision_num_attention_heads": 2,
+            "vision_ffn_hidden_size": 8,
+            "vision_temporal_pooling": by,
+            "seq_length": 64,
+            **changes,
+        }
     )
 
 

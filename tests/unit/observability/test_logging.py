@@ -46,7 +46,7 @@ def make_config(tmp_path: Path) -> Callable[..., Config]:
             "train_iters": 50,
             "save": str(tmp_path / "run"),
         }
-        return Config.model_validate(fields | changes)
+        return Config.of(fields | changes)
 
     return make
 
@@ -195,7 +195,7 @@ class TestMetricsLogger:
         config = make_config(log_interval=4, train_iters=10, log_format="megatron")
         run(config, 1, 10)
         lines = capsys.readouterr().out.splitlines()
-        assert (Path(config.save) / LOG_FILE).read_text().splitlines() == lines
+        assert (Path(config.checkpoint.save) / LOG_FILE).read_text().splitlines() == lines
         assert [line.split("iteration")[1].split("/")[0].strip() for line in lines] == [
             "4",
             "8",
@@ -232,7 +232,7 @@ class TestMetricsLogger:
         config = make_config(lr=3e-7)
         MetricsLogger(config, "sft", is_writer=True)
         kept = yaml.safe_load((tmp_path / "run" / "config.yaml").read_text())
-        assert Config(**kept).model_dump() == config.model_dump()
+        assert Config.of(kept).flat() == config.flat()
 
     def test_tensorboard_gets_megatrons_keys_and_a_resume_hides_what_it_repeats(
         self, make_config, tmp_path

@@ -25,13 +25,13 @@ def test_a_row_counts_the_tokens_and_pairs_of_its_mask(prompt, responses):
 
 def test_linear_layers_and_logits_against_counted_products():
     config = make_config(num_query_groups=2)
-    h, f, tokens, logits = config.hidden_size, config.ffn_hidden_size, 5, 3
-    kv = config.num_query_groups * config.kv_channels
+    h, f, tokens, logits = config.model.hidden_size, config.model.ffn_hidden_size, 5, 3
+    kv = config.model.num_query_groups * config.model.kv_channels
     with FlopCounterMode(display=False) as counter, torch.device("meta"):
-        for _ in range(config.num_layers):
+        for _ in range(config.model.num_layers):
             x = torch.empty(tokens, h)
             for width in (h, kv, kv, h, f, f):
                 x @ torch.empty(h, width)
             torch.empty(tokens, f) @ torch.empty(f, h)
-        torch.empty(logits, h) @ torch.empty(h, config.padded_vocab_size(2000))
+        torch.empty(logits, h) @ torch.empty(h, config.padded_vocab_size)
     assert ModelCost(config).forward(RowSize(tokens, 0, logits)) == counter.get_total_flops()

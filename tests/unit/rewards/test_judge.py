@@ -42,7 +42,7 @@ def ask(
     }
 
     async def run() -> tuple[list[RewardResult], dict[str, float]]:
-        judge = Judge(make_config(**fields))
+        judge = Judge(make_config(**fields).reward)
         samples = [make_sample(response, k) for k, response in enumerate(responses)]
         outcomes = await asyncio.gather(*map(judge.score, samples))
         await judge.close()
@@ -186,7 +186,7 @@ def test_the_same_question_is_asked_once() -> None:
 def test_a_failure_is_not_remembered() -> None:
     async def run(url: str) -> list[RewardResult]:
         config = make_config(judge_url=url, judge_model="m", judge_retries=0)
-        judge = Judge(config)
+        judge = Judge(config.reward)
         outcomes = [await judge.score(make_sample()) for _ in range(3)]
         await judge.close()
         return outcomes
@@ -202,7 +202,7 @@ def test_what_nobody_waits_for_any_more_is_not_asked() -> None:
 
     async def run(url: str) -> RewardResult:
         fields = {"judge_url": url, "judge_model": "m", "judge_concurrency": 1}
-        judge = Judge(make_config(**fields))
+        judge = Judge(make_config(**fields).reward)
         late = [asyncio.create_task(judge.score(make_sample(text))) for text in "abc"]
         while not endpoint.bodies:
             await asyncio.sleep(0.01)

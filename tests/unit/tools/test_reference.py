@@ -12,7 +12,7 @@ from megatron_longrl.cli.defaults import (
 )
 from megatron_longrl.config.bundles import Bundle
 from megatron_longrl.config.flags import says_default
-from megatron_longrl.config.schema import SECTIONS, Config
+from megatron_longrl.config.schema import all_fields, all_sections
 from tools.reference.__main__ import DOCS, PAGES, with_tables
 from tools.reference.configuration import default_of, value_of
 from tools.reference.text import formatted, table
@@ -32,25 +32,27 @@ def test_only_the_tables_are_written(tmp_path):
 
 def test_every_field_has_its_line():
     page = (DOCS / "configuration.md").read_text(encoding="utf-8")
-    for name in Config.model_fields:
+    for name in all_fields():
         assert page.count(f"\n| `{name}`<br>`--{name.replace('_', '-')}`") == 1, name
 
 
 def test_what_is_filled_in_later_is_told():
     """A field that is derived from others, or set by the algorithm, says what holds without it."""
-    derived = {name for section in SECTIONS for name in section.derived_fields()}
+    derived = {
+        name
+        for section in all_sections()
+        for name in map(section.flat_name, section.derived_fields())
+    }
     for name in derived - set(Bundle._fields):
-        assert says_default(Config.model_fields[name]), name
+        assert says_default(all_fields()[name]), name
     for name in Bundle._fields:
-        field = Config.model_fields[name]
+        field = all_fields()[name]
         assert " ".join((field.description or "").split()).endswith("as the algorithm."), name
         assert default_of(name, field).startswith("algorithm (grpo: "), name
 
 
 def test_defaults_of_programs_and_data_are_told_as_they_are():
-    told = {
-        name: " ".join((f.description or "").split()) for name, f in Config.model_fields.items()
-    }
+    told = {name: " ".join((f.description or "").split()) for name, f in all_fields().items()}
     rates = {entry: f"{rate:g}".replace("e-0", "e-") for entry, rate in LEARNING_RATE.items()}
     assert f"by default {rates['sft']} for SFT and {rates['rl']} for RL" in told["lr"]
     assert f"by default {PROMPTS_PER_STEP}, or the next" in told["grpo_prompts_per_step"]
@@ -79,7 +81,7 @@ def test_defaults_of_programs_and_data_are_told_as_they_are():
     ],
 )
 def test_values_and_defaults(name, value, default):
-    field = Config.model_fields[name]
+    field = all_fields()[name]
     assert value_of(field) == value
     assert default is None or default_of(name, field) == default
 

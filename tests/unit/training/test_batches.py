@@ -147,8 +147,8 @@ def test_sft_has_one_row_per_prompt():
 )
 def test_a_replica_without_samples_joins_with_padding_defect_10(changes):
     config = make_config(**changes)
-    for rank in range(config.context_parallel_size):
-        ranks = mr_sp(rank, config.context_parallel_size)
+    for rank in range(config.parallel.context_parallel_size):
+        ranks = mr_sp(rank, config.parallel.context_parallel_size)
         for batches in (rl_batches([], config, ranks), sft_batches([], [], config, ranks)):
             (batch,) = batches
             assert not batch.selected.any()
@@ -158,7 +158,11 @@ def test_a_replica_without_samples_joins_with_padding_defect_10(changes):
             # Every padding token sees one key, so that no softmax is empty.
             assert (batch.attention_mask.sum(dim=-1) == 1).all()
             # What reaches a TP rank under sequence parallelism is equally long everywhere.
-            tensor = config.tensor_model_parallel_size if config.sequence_parallel else 1
+            tensor = (
+                config.parallel.tensor_model_parallel_size
+                if config.parallel.sequence_parallel
+                else 1
+            )
             assert batch.tokens.shape[1] % tensor == 0
 
 

@@ -44,7 +44,7 @@ def entropies(tokens: Tensor) -> Tensor:
 
 def batches_of(groups: list[RolloutGroup], config: Config, ranks: Any) -> list[PolicyMicroBatch]:
     ref = None
-    if config.grpo_kl_beta:
+    if config.algorithm.grpo_kl_beta:
         ref = {r.key: reference(r.token_ids) for group in groups for r in group.rollouts}
     return policy_batches(groups, make_advantages(groups), config, ranks, ref=ref)
 
@@ -77,11 +77,11 @@ def expected_loss(groups: list[RolloutGroup], config: Config) -> float:
             for token in response.token_ids:
                 loss = -advantage
                 difference = float(reference(token)) - float(policy(token))
-                loss += config.grpo_kl_beta * (math.exp(difference) - difference - 1)
-                loss -= config.grpo_entropy_term_weight * float(entropies(token))
+                loss += config.algorithm.grpo_kl_beta * (math.exp(difference) - difference - 1)
+                loss -= config.algorithm.grpo_entropy_term_weight * float(entropies(token))
                 losses.append(loss)
             by_response.append(losses)
-    if config.loss_aggregation == "sequence":
+    if config.algorithm.loss_aggregation == "sequence":
         return sum(sum(losses) / len(losses) for losses in by_response) / len(by_response)
     return sum(map(sum, by_response)) / sum(map(len, by_response))
 

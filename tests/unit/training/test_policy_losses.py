@@ -96,7 +96,7 @@ def theirs(
     leaves = {key: value.clone().requires_grad_() for key, value in numbers["policy"].items()}
     responses = [response for group in groups for response in group.rollouts]
     of_tokens = [_tokens(response, leaves, numbers, config) for response in responses]
-    loss = AGGREGATIONS[config.loss_aggregation](of_tokens)
+    loss = AGGREGATIONS[config.algorithm.loss_aggregation](of_tokens)
     loss.backward()
     gradients = {key: leaf.grad for key, leaf in leaves.items() if leaf.grad is not None}
     return loss.detach(), gradients
@@ -109,11 +109,11 @@ def _tokens(
     key = response.key
     new, old, advantages = leaves[key], numbers["old"][key], numbers["advantages"][key]
     rollout = numbers["rollout"][key]
-    base = rollout if config.rollout_correction == "ratio" else old
-    objective = OBJECTIVES[config.policy_loss](new, base, advantages)
-    weights = CORRECTIONS[config.rollout_correction]((old - rollout).exp())
-    divergence = DIVERGENCES[config.kl_type](new, numbers["reference"][key])
-    return -weights * objective + config.grpo_kl_beta * divergence
+    base = rollout if config.algorithm.rollout_correction == "ratio" else old
+    objective = OBJECTIVES[config.algorithm.policy_loss](new, base, advantages)
+    weights = CORRECTIONS[config.algorithm.rollout_correction]((old - rollout).exp())
+    divergence = DIVERGENCES[config.algorithm.kl_type](new, numbers["reference"][key])
+    return -weights * objective + config.algorithm.grpo_kl_beta * divergence
 
 
 def clip(new: Tensor, old: Tensor, advantages: Tensor) -> Tensor:

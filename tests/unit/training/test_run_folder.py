@@ -26,14 +26,14 @@ import sys, time
 from megatron_longrl.config import Config
 from megatron_longrl.training.run_folder import run_folder
 from tests.tiny_vila import TINY
-with run_folder(Config(**TINY, save=sys.argv[1])):
+with run_folder(Config.of({**TINY, "save": sys.argv[1]})):
     print("held", flush=True)
     time.sleep(60)
 """
 
 
 def config(save: Path, **changes: object) -> Config:
-    return Config(**{**TINY, "save": str(save), **changes})  # type: ignore[arg-type]
+    return Config.of({**TINY, "save": str(save), **changes})
 
 
 def leave_a_run(folder: Path, *names: str) -> None:
@@ -68,7 +68,7 @@ def test_a_new_folder_gets_an_owner(tmp_path):
 
 
 def test_without_a_folder_there_is_nothing_to_own():
-    with run_folder(Config(**TINY)) as id_:  # type: ignore[arg-type]
+    with run_folder(Config.of(TINY)) as id_:
         assert id_ is None
 
 

@@ -29,7 +29,7 @@ def data(tmp_path: Path) -> Iterator[Path]:
 
 def test_training_and_validation_count_their_own_skips_defect_8(data):
     runtime = build_runtime(tiny_config(data, eval_batch_size=3), "sft")
-    rows = load_rows(runtime.config.train_data_path)
+    rows = load_rows(runtime.config.data.train_data_path)
     trainer = SFTTrainer(runtime)
     before = trainer.validate(rows)
     assert before["valid/samples_skipped"] == 1
@@ -49,14 +49,14 @@ def test_training_and_validation_count_their_own_skips_defect_8(data):
 
 def test_strict_data_ends_the_run_at_the_row(data):
     runtime = build_runtime(tiny_config(data, strict_data=True), "sft")
-    rows = load_rows(runtime.config.train_data_path)
+    rows = load_rows(runtime.config.data.train_data_path)
     with pytest.raises(UserError, match=r"train\.jsonl:2: .*1-0\.webm"):
         SFTTrainer(runtime).validate(rows)
 
 
 def test_an_update_without_a_finite_gradient_changes_nothing_and_three_end_the_run(data):
     runtime = build_runtime(tiny_config(data), "sft")
-    rows = load_rows(runtime.config.train_data_path)
+    rows = load_rows(runtime.config.data.train_data_path)
     trainer = SFTTrainer(runtime, {"skipped_updates": 1})
     norm = runtime.model.policy.module.decoder.final_layernorm.weight
     with torch.no_grad():

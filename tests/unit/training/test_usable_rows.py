@@ -80,7 +80,7 @@ def runtime_of(data: Path, more: Sequence[dict[str, Any] | str] = (), **changes:
 
 
 def found_in(runtime: Runtime) -> tuple[int, int]:
-    found = usable_rows(runtime, runtime.config.train_data_path)
+    found = usable_rows(runtime, runtime.config.data.train_data_path)
     return len(found.rows), found.left_out
 
 
@@ -153,7 +153,7 @@ def test_rows_are_read_and_videos_probed_once_to_find_the_length(
     bad = [BAD["not JSON"], BAD["gone"], {**QUESTION, "videos": "broken.webm"}]
     runtime = runtime_of(data, bad, seq_length_from_data=True)
     rows = len((data / "train.jsonl").read_text().splitlines())
-    found = usable_rows(runtime, runtime.config.train_data_path)
+    found = usable_rows(runtime, runtime.config.data.train_data_path)
     assert (len(found.rows), found.left_out) == (rows - 3, 3), "the broken video is known, too"
     assert len(reads) == 1
     prompts = runtime.build_prompts(found.rows)
@@ -161,7 +161,7 @@ def test_rows_are_read_and_videos_probed_once_to_find_the_length(
     used = {path for row in found.rows for path in row.videos}
     assert {path: scans[path] for path in used} == dict.fromkeys(used, 1)
     longest = max(len(p.token_ids) + len(runtime.builder.response_ids(p.row)) for p in prompts)
-    assert longest <= runtime.config.seq_length < longest + 64
+    assert longest <= runtime.config.training.seq_length < longest + 64
 
 
 def test_what_another_rank_has_probed_is_not_probed_again(
@@ -181,7 +181,7 @@ def test_the_first_prompt_and_target_are_shown_once(
     data: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     runtime = runtime_of(data)
-    rows = usable_rows(runtime, runtime.config.train_data_path).rows
+    rows = usable_rows(runtime, runtime.config.data.train_data_path).rows
     with caplog.at_level("INFO", logger="megatron_longrl"):
         runtime.build_prompts(rows)
         runtime.build_prompts(rows)

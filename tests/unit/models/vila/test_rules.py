@@ -85,4 +85,4 @@ def test_a_broken_rule_has_its_line(make_config, fields, line):
 def test_what_keeps_the_rules(make_config, fields, tokens):
     config = make_config(**fields)
     validate_layout(config, 1)
-    assert config.tokens_per_frame == tokens
+    assert config.family.tokens_per_frame == tokens

@@ -1,0 +1,85 @@
+"""The section that a model family brings: the fields of its encoders, and what the rest of the
+package asks about them.
+
+A family's own package declares a subclass and registers it in :data:`FAMILY_SECTIONS`, which
+``megatron_longrl.models`` does for the built-in families.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from types import MappingProxyType
+from typing import Any, ClassVar
+
+from megatron_longrl.config.section import Section, bases_of
+from megatron_longrl.registry import Registry
+
+
+class FamilySection(Section):
+    """family: the fields of a model family alone"""
+
+    parts: ClassVar[Mapping[str, str]] = MappingProxyType({"language_model": "language_model"})
+    """The parts of the model that can be frozen (``--freeze-PART``) or get adapters
+    (``--lora-parts``), and the path of each: its module, and the submodule behind a dot."""
+
+    @property
+    def reads_media(self) -> bool:
+        """Whether the family reads anything but text."""
+        return len(self.parts) > 1
+
+    @property
+    def embedding_levels(self) -> int:
+        """The widths of the language model that a media embedding takes: one, and one more for
+        every layer of DeepStack."""
+        return 1
+
+    @property
+    def tokens_per_frame(self) -> int:
+        """The media tokens of a video frame, without what separates frames; 0 where frames differ
+        in size or the family sees none."""
+        return 0
+
+    @property
+    def frames_per_step(self) -> int:
+        """The consecutive frames of a video whose tokens are one frame's."""
+        return 1
+
+    def frame_flops(self, hidden_size: int) -> float:
+        """Operations of the encoder for a video frame, where :attr:`tokens_per_frame` is known.
+
+        Args:
+            hidden_size: width of the language model.
+        """
+        return 0.0
+
+    def rules(self, value_of: Callable[[str], Any]) -> Iterator[str]:
+        """A line for every rule across fields that does not hold.
+
+        Args:
+            value_of: the value of any field of the configuration by its flat name.
+        """
+        yield from ()
+
+
+FAMILY_SECTIONS: Registry[type[FamilySection]] = Registry(
+    "model family", "megatron_longrl.family_sections"
+)
+"""The section of every model family by its name, which ``--model-family`` takes."""
+
+
+def _all() -> list[type[FamilySection]]:
+    return [FAMILY_SECTIONS.find(name) for name in FAMILY_SECTIONS.names()]
+
+
+def part_names() -> list[str]:
+    """The names of the parts of all families."""
+    return sorted({part for section in _all() for part in section.parts})
+
+
+def family_sections() -> list[type[Section]]:
+    """The classes that declare fields of some family: bases before those that inherit from them,
+    each once."""
+    found: dict[type[Section], None] = {}
+    for section in _all():
+        found |= dict.fromkeys(bases_of(section))
+    return list(found)
