@@ -99,10 +99,10 @@ class AlgorithmSection(Section):
     the policy loss is that to the engine's probabilities, so that its bounds hold for what older
     weights have sampled, too."""
 
-    rollout_correction_cap: PositiveFloat = 2.0
+    rollout_is_threshold: PositiveFloat = 2.0
     """Largest weight of token and sequence, and upper bound of icepop."""
 
-    rollout_correction_floor: WeightFloat = 0.5
+    rollout_is_threshold_lower: WeightFloat = 0.5
     """Lower bound of icepop."""
 
     dynamic_sampling: bool = Field(default_factory=from_bundle("dynamic_sampling"))

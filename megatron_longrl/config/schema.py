@@ -31,6 +31,7 @@ from megatron_longrl.config.names import flag
 from megatron_longrl.config.parallel import ParallelSection
 from megatron_longrl.config.plugins import PluginSection
 from megatron_longrl.config.records import RECORD_FOLDER, RecordSection
+from megatron_longrl.config.renamed import NEW_VALUES, present
 from megatron_longrl.config.rewards import RewardSection
 from megatron_longrl.config.rl import RLSection
 from megatron_longrl.config.rollout import RolloutSection
@@ -79,11 +80,13 @@ def all_fields() -> dict[str, FieldInfo]:
 
 
 def known_fields(saved: Mapping[str, Any]) -> dict[str, Any]:
-    """The fields of a saved configuration that this version knows for its model family.
+    """The fields of a saved configuration that this version knows for its model family, under their
+    present names.
 
     Args:
         saved: by flat name.
     """
+    saved = present(saved)
     sections = [section for name, section in _SECTIONS.items() if name != "family"]
     family = saved.get("model_family", ModelSection.model_fields["family"].default)
     sections.append(FAMILY_SECTIONS.find(family) if family in FAMILY_SECTIONS else FamilySection)
@@ -367,6 +370,9 @@ def describe_problems(problems: list[dict[str, Any]], origins: Mapping[str, str]
             continue
         expected = item["msg"].replace("Input should be", "expected").replace("Input", "value")
         expected = expected.removeprefix("Value error, ")
+        renamed = NEW_VALUES.get(field, {}).get(str(item["input"]))
+        if renamed is not None:
+            expected = f"this value is called {renamed} now"
         place = f" ({origins[field]})" if field in origins else ""
         wrong.append(f"{field} = {_shown(item['input'], field)}{place}: {expected}")
     if missing:

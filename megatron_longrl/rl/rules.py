@@ -134,10 +134,14 @@ def _correction(config: Config) -> Iterator[str]:
             "rollout_correction ratio bounds the ratio of the policy loss, and pg has none: give "
             "--rollout-correction token, or another --policy-loss"
         )
-    if config.algorithm.rollout_correction_floor > config.algorithm.rollout_correction_cap:
+    lower, upper = (
+        config.algorithm.rollout_is_threshold_lower,
+        config.algorithm.rollout_is_threshold,
+    )
+    if lower > upper:
         yield (
-            f"rollout_correction_floor ({config.algorithm.rollout_correction_floor:g}) is above "
-            f"rollout_correction_cap ({config.algorithm.rollout_correction_cap:g}): exchange them"
+            f"rollout_is_threshold_lower ({lower:g}) is above rollout_is_threshold ({upper:g}): "
+            "exchange them"
         )
 
 

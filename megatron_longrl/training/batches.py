@@ -114,7 +114,7 @@ def _micro_batches(
     sizes = [RowSize.packed([sample.size for sample in row]) for row in rows]
     plan = plan_rows(
         sizes,
-        config.parallel.mrsp_stages,
+        config.parallel.mrsp_mode,
         config.parallel.sharing_degrees(config.model.num_query_groups),
         cost=ModelCost(config),
         machine=machine,

@@ -195,13 +195,13 @@ class PolicyLoss:
     def _correction(self, batch: MicroBatch, log_ratio: Tensor) -> Tensor | None:
         """[t]: what --rollout-correction weighs each token by."""
         config = self.config
-        cap = config.algorithm.rollout_correction_cap
+        cap = config.algorithm.rollout_is_threshold
         if config.algorithm.rollout_correction == "token":
             return token_weights(log_ratio, cap)
         if config.algorithm.rollout_correction == "sequence":
             return sequence_weights(response_sums(batch, log_ratio), cap)
         if config.algorithm.rollout_correction == "icepop":
-            return icepop_weights(log_ratio, config.algorithm.rollout_correction_floor, cap)
+            return icepop_weights(log_ratio, config.algorithm.rollout_is_threshold_lower, cap)
         return None
 
     def _kl(
