@@ -161,7 +161,7 @@ class VllmEngine(RolloutEngine):
                 for p, room in zip(share.beginnings, rooms, strict=True)
             ]
             if leads:
-                check_inputs(requests)
+                check_inputs(asked)
         self.traffic = self.traffic.plus(
             prompts=len(places) * leads, prompt_bytes=sum(request.copied for request in asked)
         )
