@@ -16,6 +16,7 @@ from pydantic import ValidationError
 from pydantic.fields import FieldInfo
 
 from megatron_longrl.config.algorithm import AlgorithmSection
+from megatron_longrl.config.algorithm_parts import ADVANTAGES
 from megatron_longrl.config.checkpoint import CheckpointSection
 from megatron_longrl.config.data import DataSection
 from megatron_longrl.config.evaluation import EvaluationSection
@@ -295,10 +296,15 @@ class Config:
         return self.rl.grpo_iterations * self.mini_batches_per_step
 
     @property
+    def needs_critic(self) -> bool:
+        """Whether the advantage estimator needs the values of a critic."""
+        return ADVANTAGES.find(self.algorithm.advantage).needs_critic
+
+    @property
     def needs_old_logprobs(self) -> bool:
         """Whether the policy's log-probabilities before the update take a pass of their own."""
         algorithm = self.algorithm
-        return self.updates_per_step > 1 or algorithm.rewards_tokens or algorithm.advantage == "gae"
+        return self.updates_per_step > 1 or algorithm.rewards_tokens or self.needs_critic
 
     @property
     def forward_passes(self) -> int:
