@@ -1,86 +1,47 @@
-"""The algorithms by name, and what each of them needs.
+"""How a package of your own brings an algorithm.
 
-An algorithm is one object: an advantage estimator, a policy loss and a loss aggregation, the values
-of the configuration that it sets, and the extra generations that it asks for. Estimators and policy
-losses are registered on their own, so that several algorithms share them and a run may exchange
-them. The built-in ones are named here by their path, which is imported when a run uses them: this
-file imports no torch.
+An algorithm is one object, an :class:`~megatron_longrl.config.presets.AlgorithmPreset` with a name
+for ``--rl-algorithm``. It names its parts and sets the values of the fields that belong to it:
 
-A package of your own adds some with the functions ``register_...``, before the configuration is
-read.
+- The advantage estimator is a function with ``@register_advantage``. It gets the rewards of a
+  replica's groups (:class:`~megatron_longrl.algorithms.group_rewards.GroupRewards`) and returns a
+  weight for each token. It says whether it compares the rollouts of a group, and whether it needs
+  the values of a critic.
+- The policy loss is a function with ``@register_policy_loss``. It gets the log-probabilities and
+  advantages of a micro-batch
+  (:class:`~megatron_longrl.algorithms.policy_loss.TokenLossInputs`) and returns a loss for each
+  token.
+- The loss aggregation, the bounds of the ratio and the KL term are values. A weight of the KL term
+  above 0 asks for a reference model, its placement in the reward for rewards by token.
+- Extra generations are the names of classes with
+  :func:`~megatron_longrl.rl.extra_generations.register_extra_generation`.
+
+The module that registers them is named by ``--plugin``, or by the entry points
+``megatron_longrl.rl_algorithms``, ``.advantages``, ``.policy_losses`` and ``.extra_generations``.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
-from pkgutil import resolve_name
-from typing import TYPE_CHECKING
 
-from megatron_longrl.config.bundles import BUNDLES, Bundle
-
-if TYPE_CHECKING:
-    from megatron_longrl.algorithms.advantages import Estimate
-
-
-@dataclass(frozen=True)
-class AdvantageEstimator:
-    """From the rewards of a step to a weight for each token."""
-
-    name: str
-    function: Estimate | str
-    """The function, or ``module:name`` of it."""
-    compares_group: bool = False
-    """Whether it compares the rollouts of a group, of which there must be two then."""
-    needs_critic: bool = False
-    """Whether it needs the values of a critic."""
-    extra_generations: tuple[str, ...] = ()
-    """The names of the extra generations that give it what it needs."""
-
-    def load(self) -> Estimate:
-        """The function itself."""
-        return resolve_name(self.function) if isinstance(self.function, str) else self.function
+from megatron_longrl.algorithms.advantages import Estimate
+from megatron_longrl.algorithms.policy_loss import TokenLoss
+from megatron_longrl.config.algorithm_parts import (
+    ADVANTAGES,
+    POLICY_LOSSES,
+    AdvantageEstimator,
+    PolicyLossFunction,
+)
+from megatron_longrl.config.presets import ALGORITHMS, AlgorithmPreset
 
 
-_BUILT_IN = "megatron_longrl.algorithms.advantages:"
+def register_algorithm(name: str, preset: AlgorithmPreset) -> AlgorithmPreset:
+    """Give an algorithm its name for ``--rl-algorithm``.
 
-ADVANTAGES: dict[str, AdvantageEstimator] = {
-    estimator.name: estimator
-    for estimator in (
-        AdvantageEstimator("grpo", _BUILT_IN + "grpo", compares_group=True),
-        AdvantageEstimator("dr_grpo", _BUILT_IN + "dr_grpo", compares_group=True),
-        AdvantageEstimator("rloo", _BUILT_IN + "rloo", compares_group=True),
-        AdvantageEstimator("reinforce", _BUILT_IN + "reinforce"),
-        AdvantageEstimator("reinforce_plus_plus", _BUILT_IN + "reinforce_plus_plus"),
-        AdvantageEstimator(
-            "reinforce_plus_plus_baseline",
-            _BUILT_IN + "reinforce_plus_plus_baseline",
-            compares_group=True,
-        ),
-        AdvantageEstimator("remax", _BUILT_IN + "remax", extra_generations=("greedy_baseline",)),
-        AdvantageEstimator("gpg", _BUILT_IN + "gpg", compares_group=True),
-        AdvantageEstimator("grpo_passk", _BUILT_IN + "grpo_passk", compares_group=True),
-        AdvantageEstimator("gae", _BUILT_IN + "gae", needs_critic=True),
-    )
-}
-"""The advantage estimators by ``--advantage``."""
-
-
-@dataclass(frozen=True)
-class Algorithm:
-    """What ``--rl-algorithm`` names."""
-
-    name: str
-    preset: Bundle
-    """The values that it sets, each of which can be given on its own."""
-    extra_generations: tuple[str, ...] = ()
-    """The names of the extra generations that it asks for, beside those of its estimator."""
-
-
-ALGORITHMS: dict[str, Algorithm] = {
-    name: Algorithm(name, preset) for name, preset in BUNDLES.items()
-}
-"""The algorithms by ``--rl-algorithm``."""
+    Raises:
+        UserError: the name is taken.
+    """
+    return ALGORITHMS.register(name, preset)
 
 
 def register_advantage(
@@ -90,18 +51,36 @@ def register_advantage(
     needs_critic: bool = False,
     extra_generations: tuple[str, ...] = (),
 ) -> Callable[[Estimate], Estimate]:
-    """Make a function an advantage estimator; see :class:`AdvantageEstimator`.
+    """Make a function an advantage estimator, for ``--advantage``.
+
+    Args:
+        compares_group: as ``needs_critic`` and ``extra_generations`` a field of
+            :class:`~megatron_longrl.config.algorithm_parts.AdvantageEstimator`.
 
     Raises:
-        ValueError: the name is taken.
+        UserError: the name is taken.
     """
 
     def register(function: Estimate) -> Estimate:
-        if name in ADVANTAGES:
-            raise ValueError(f"there is an advantage estimator {name} already")
-        ADVANTAGES[name] = AdvantageEstimator(
-            name, function, compares_group, needs_critic, extra_generations
-        )
+        estimator = AdvantageEstimator(function, compares_group, needs_critic, extra_generations)
+        ADVANTAGES.register(name, estimator)
+        return function
+
+    return register
+
+
+def register_policy_loss(name: str, *, uses_ratio: bool = True) -> Callable[[TokenLoss], TokenLoss]:
+    """Make a function a policy loss, for ``--policy-loss``.
+
+    Args:
+        uses_ratio: see :class:`~megatron_longrl.config.algorithm_parts.PolicyLossFunction`.
+
+    Raises:
+        UserError: the name is taken.
+    """
+
+    def register(function: TokenLoss) -> TokenLoss:
+        POLICY_LOSSES.register(name, PolicyLossFunction(function, uses_ratio))
         return function
 
     return register

@@ -83,20 +83,20 @@ VARIANTS = {
             "stage1",
             "frames split over the ranks, embeddings reused; rows dealt out",
             mr_sp=True,
-            changes={"shared_prompt": False, "mrsp_stages": "1"},
+            changes={"shared_prompt": False, "mrsp_mode": "encode"},
         ),
         Variant(
             "stage1+2",
             "the published method: sequences sharded, too; a prompt is computed per response",
             mr_sp=True,
-            changes={"shared_prompt": False, "mrsp_stages": "2"},
+            changes={"shared_prompt": False, "mrsp_mode": "full"},
         ),
         Variant(
             "longrl",
             "stages chosen by cost, a prompt is computed once per group, no pass for old values",
             mr_sp=True,
             old_pass=False,
-            changes={"shared_prompt": True, "mrsp_stages": "auto", "mrsp_machine": "measured"},
+            changes={"shared_prompt": True, "mrsp_mode": "auto", "mrsp_machine": "measured"},
         ),
         Variant(
             "one-rank",
@@ -113,7 +113,7 @@ VARIANTS = {
             mr_sp=True,
             is_default=False,
             old_pass=False,
-            changes={"shared_prompt": True, "mrsp_stages": "2"},
+            changes={"shared_prompt": True, "mrsp_mode": "full"},
         ),
         Variant(
             "longrl-whole",
@@ -121,7 +121,7 @@ VARIANTS = {
             mr_sp=True,
             is_default=False,
             old_pass=False,
-            changes={"shared_prompt": True, "mrsp_stages": "1"},
+            changes={"shared_prompt": True, "mrsp_mode": "encode"},
         ),
         Variant(
             "longrl-lean",
@@ -129,7 +129,7 @@ VARIANTS = {
             mr_sp=True,
             is_default=False,
             old_pass=False,
-            changes={"shared_prompt": True, "mrsp_stages": "2", **_LEAN},
+            changes={"shared_prompt": True, "mrsp_mode": "full", **_LEAN},
         ),
         Variant(
             "baseline-lean",

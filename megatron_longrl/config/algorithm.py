@@ -6,14 +6,13 @@ from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field
 
-from megatron_longrl.config.bundles import (
-    Advantage,
+from megatron_longrl.config.algorithm_parts import AdvantageName, PolicyLossName
+from megatron_longrl.config.presets import (
     Aggregation,
-    Algorithm,
+    AlgorithmName,
     KLPlacement,
     KLType,
-    PolicyLoss,
-    from_bundle,
+    from_algorithm,
 )
 from megatron_longrl.config.section import (
     CountInt,
@@ -37,48 +36,52 @@ class AlgorithmSection(Section):
 
     programs: ClassVar[Programs] = ("rl",)
 
-    rl_algorithm: Algorithm = "grpo"
+    rl_algorithm: AlgorithmName = "grpo"
     """Sets the default of every field of this group that says "as the algorithm"; see
     docs/algorithms.md."""
 
-    advantage: Advantage = Field(default_factory=from_bundle("advantage"))
+    advantage: AdvantageName = Field(default_factory=from_algorithm("advantage"))
     """How rewards become advantages; as the algorithm."""
 
     advantage_epsilon: PositiveFloat = 1e-6
     """Added to a standard deviation of rewards or advantages before it divides."""
 
-    policy_loss: PolicyLoss = Field(default_factory=from_bundle("policy_loss"))
+    policy_loss: PolicyLossName = Field(default_factory=from_algorithm("policy_loss"))
     """Loss of the policy. clip: PPO's clipped surrogate; gspo: the same with one ratio for the
     whole response; cispo: the log-likelihood with bounded weights; pg: the log-likelihood alone; as
     the algorithm."""
 
-    loss_aggregation: Aggregation = Field(default_factory=from_bundle("loss_aggregation"))
+    loss_aggregation: Aggregation = Field(default_factory=from_algorithm("loss_aggregation"))
     """Mean over all response tokens (token), mean over responses of their mean (sequence), or mean
     over responses of their sum divided by --rollout-max-tokens (sequence-sum-norm); as the
     algorithm."""
 
-    grpo_clamp_eps_lower: WeightFloat = Field(default_factory=from_bundle("grpo_clamp_eps_lower"))
+    grpo_clamp_eps_lower: WeightFloat = Field(
+        default_factory=from_algorithm("grpo_clamp_eps_lower")
+    )
     """The policy ratio is clipped below at 1 minus this; as the algorithm."""
 
-    grpo_clamp_eps_upper: WeightFloat = Field(default_factory=from_bundle("grpo_clamp_eps_upper"))
+    grpo_clamp_eps_upper: WeightFloat = Field(
+        default_factory=from_algorithm("grpo_clamp_eps_upper")
+    )
     """The policy ratio is clipped above at 1 plus this; as the algorithm."""
 
-    dual_clip: WeightFloat = Field(default_factory=from_bundle("dual_clip"))
+    dual_clip: WeightFloat = Field(default_factory=from_algorithm("dual_clip"))
     """Largest ratio that counts for a negative advantage, above 1; 0 sets no limit; as the
     algorithm."""
 
     grpo_entropy_term_weight: WeightFloat = 0.0
     """Weight of the entropy bonus in the loss."""
 
-    grpo_kl_beta: WeightFloat = Field(default_factory=from_bundle("grpo_kl_beta"))
+    grpo_kl_beta: WeightFloat = Field(default_factory=from_algorithm("grpo_kl_beta"))
     """Weight of the KL term to the reference model; 0 needs no reference model; as the
     algorithm."""
 
-    kl_type: KLType = Field(default_factory=from_bundle("kl_type"))
+    kl_type: KLType = Field(default_factory=from_algorithm("kl_type"))
     """Estimator of the KL divergence from sampled tokens (k1, abs, k2, k3), or full: the exact sum
     over the vocabulary; as the algorithm."""
 
-    kl_placement: KLPlacement = Field(default_factory=from_bundle("kl_placement"))
+    kl_placement: KLPlacement = Field(default_factory=from_algorithm("kl_placement"))
     """Where the KL term counts: loss adds it to the loss, reward takes it from the reward of every
     token; as the algorithm."""
 
@@ -99,13 +102,13 @@ class AlgorithmSection(Section):
     the policy loss is that to the engine's probabilities, so that its bounds hold for what older
     weights have sampled, too."""
 
-    rollout_correction_cap: PositiveFloat = 2.0
+    rollout_is_threshold: PositiveFloat = 2.0
     """Largest weight of token and sequence, and upper bound of icepop."""
 
-    rollout_correction_floor: WeightFloat = 0.5
+    rollout_is_threshold_lower: WeightFloat = 0.5
     """Lower bound of icepop."""
 
-    dynamic_sampling: bool = Field(default_factory=from_bundle("dynamic_sampling"))
+    dynamic_sampling: bool = Field(default_factory=from_algorithm("dynamic_sampling"))
     """Replace groups that teach nothing (all right, all wrong) by --filter-metric with groups of
     other prompts; as the algorithm."""
 
@@ -121,7 +124,7 @@ class AlgorithmSection(Section):
     filter_high: FiniteFloat = 0.99
     """A group is kept when its mean is below this."""
 
-    overlong_shaping: bool = Field(default_factory=from_bundle("overlong_shaping"))
+    overlong_shaping: bool = Field(default_factory=from_algorithm("overlong_shaping"))
     """Take from the reward of responses that end within the last --overlong-buffer tokens before
     --rollout-max-tokens, linearly up to --overlong-penalty; as the algorithm."""
 

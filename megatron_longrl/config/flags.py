@@ -14,6 +14,7 @@ from pydantic.fields import FieldInfo
 
 from megatron_longrl.config.names import FieldNames, flag
 from megatron_longrl.config.recipe import recipe_names
+from megatron_longrl.config.renamed import new_name, renamed_line
 from megatron_longrl.config.section import Entry, Metavar, Names, Section, Unit, note_of
 from megatron_longrl.errors import UserError
 from megatron_longrl.spelling import nearest
@@ -137,6 +138,9 @@ def parse_flags(parser: argparse.ArgumentParser, argv: Sequence[str]) -> dict[st
         word = unknown[0].partition("=")[0]
         if not word.startswith("-"):
             raise UserError(f"unexpected argument '{word}': values follow their flag")
+        renamed = new_name(word.removeprefix("--").replace("-", "_"))
+        if renamed is not None:
+            raise UserError(renamed_line(word, flag(renamed), "flag"))
         known = [option for option in parser._option_string_actions if option.startswith("--")]
         raise UserError(f"unknown flag '{word}'{nearest(word.replace('_', '-'), known)}")
     return vars(given)

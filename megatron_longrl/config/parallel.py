@@ -2,15 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
-from pydantic import AliasChoices, BeforeValidator, Field
+from pydantic import AliasChoices, Field
 
 from megatron_longrl.config.section import KnownTo, PositiveFloat, PositiveInt, Section, Unit
-
-
-def _as_text(value: Any) -> Any:
-    return str(value) if type(value) is int else value
 
 
 class ParallelSection(Section):
@@ -32,11 +28,11 @@ class ParallelSection(Section):
     )
     """Ranks over which sequences are split in MR-SP's second stage (prefill and training)."""
 
-    mrsp_stages: Annotated[Literal["auto", "0", "1", "2"], BeforeValidator(_as_text)] = "auto"
-    """What MR-SP ranks share. 0: nothing, each takes whole videos and whole rows. 1: the frames of
-    a video. 2: the frames, and the tokens of every row. auto: videos are cut where that balances
-    the work, and a cost model chooses how many ranks share a row, from one to all; no rank then
-    holds more tokens than its share of a row of --seq-length tokens."""
+    mrsp_mode: Literal["auto", "none", "encode", "full"] = "auto"
+    """What MR-SP ranks share. none: nothing, each takes whole videos and whole rows. encode: the
+    frames of a video. full: the frames, and the tokens of every row. auto: videos are cut where
+    that balances the work, and a cost model chooses how many ranks share a row, from one to all; no
+    rank then holds more tokens than its share of a row of --seq-length tokens."""
 
     mrsp_machine: Annotated[Literal["nominal", "measured"], KnownTo("sft", "rl")] = "nominal"
     """What the cost model of auto reckons with: nominal takes fixed figures, so that runs repeat

@@ -9,6 +9,7 @@ from typing import Any
 import yaml
 
 from megatron_longrl.config.names import FieldNames
+from megatron_longrl.config.renamed import new_name, renamed_line
 from megatron_longrl.config.schema import Config
 from megatron_longrl.config.section import bases_of
 from megatron_longrl.errors import UserError
@@ -130,6 +131,9 @@ def _read(
     for key, (value, line) in keys.items():
         field = names.by_name.get(key)
         if field is None:
+            renamed = new_name(key)
+            if renamed is not None:
+                raise UserError(f"{path}:{line}: {renamed_line(key, renamed, 'key')}")
             raise UserError(f"{path}:{line}: unknown key '{key}'{names.suggest_key(key)}")
         if field in own:
             raise UserError(f"{path}:{line}: '{key}' sets {field} a second time: keep one of them")

@@ -34,7 +34,7 @@ class RolloutSection(Section):
     programs: ClassVar[Programs] = ("rl", "evaluate")
     prefix: ClassVar[str] = "rollout_"
     exceptions: ClassVar[Mapping[str, str]] = MappingProxyType(
-        {"weight_bucket_mb": "weight_bucket_mb"}
+        {"weight_bucket_mib": "weight_bucket_mib"}
     )
 
     engine: Literal["colocated", "server", "megatron"] = "colocated"
@@ -98,7 +98,7 @@ class RolloutSection(Section):
     """Time after which a generation that does not end, or a server that does not answer, becomes an
     error."""
 
-    weight_bucket_mb: Annotated[PositiveFloat, Unit("MiB")] = 256.0
+    weight_bucket_mib: Annotated[PositiveFloat, Unit("MiB")] = 256.0
     """Shared memory through which weights go to a server piece by piece; it always holds at least
     the largest weight."""
 

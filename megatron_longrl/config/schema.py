@@ -16,6 +16,7 @@ from pydantic import ValidationError
 from pydantic.fields import FieldInfo
 
 from megatron_longrl.config.algorithm import AlgorithmSection
+from megatron_longrl.config.algorithm_parts import ADVANTAGES
 from megatron_longrl.config.checkpoint import CheckpointSection
 from megatron_longrl.config.data import DataSection
 from megatron_longrl.config.evaluation import EvaluationSection
@@ -31,6 +32,7 @@ from megatron_longrl.config.names import flag
 from megatron_longrl.config.parallel import ParallelSection
 from megatron_longrl.config.plugins import PluginSection
 from megatron_longrl.config.records import RECORD_FOLDER, RecordSection
+from megatron_longrl.config.renamed import NEW_VALUES, present
 from megatron_longrl.config.rewards import RewardSection
 from megatron_longrl.config.rl import RLSection
 from megatron_longrl.config.rollout import RolloutSection
@@ -79,11 +81,13 @@ def all_fields() -> dict[str, FieldInfo]:
 
 
 def known_fields(saved: Mapping[str, Any]) -> dict[str, Any]:
-    """The fields of a saved configuration that this version knows for its model family.
+    """The fields of a saved configuration that this version knows for its model family, under their
+    present names.
 
     Args:
         saved: by flat name.
     """
+    saved = present(saved)
     sections = [section for name, section in _SECTIONS.items() if name != "family"]
     family = saved.get("model_family", ModelSection.model_fields["family"].default)
     sections.append(FAMILY_SECTIONS.find(family) if family in FAMILY_SECTIONS else FamilySection)
@@ -292,10 +296,15 @@ class Config:
         return self.rl.grpo_iterations * self.mini_batches_per_step
 
     @property
+    def needs_critic(self) -> bool:
+        """Whether the advantage estimator needs the values of a critic."""
+        return ADVANTAGES.find(self.algorithm.advantage).needs_critic
+
+    @property
     def needs_old_logprobs(self) -> bool:
         """Whether the policy's log-probabilities before the update take a pass of their own."""
         algorithm = self.algorithm
-        return self.updates_per_step > 1 or algorithm.rewards_tokens or algorithm.advantage == "gae"
+        return self.updates_per_step > 1 or algorithm.rewards_tokens or self.needs_critic
 
     @property
     def forward_passes(self) -> int:
@@ -367,6 +376,9 @@ def describe_problems(problems: list[dict[str, Any]], origins: Mapping[str, str]
             continue
         expected = item["msg"].replace("Input should be", "expected").replace("Input", "value")
         expected = expected.removeprefix("Value error, ")
+        renamed = NEW_VALUES.get(field, {}).get(str(item["input"]))
+        if renamed is not None:
+            expected = f"this value is called {renamed} now"
         place = f" ({origins[field]})" if field in origins else ""
         wrong.append(f"{field} = {_shown(item['input'], field)}{place}: {expected}")
     if missing:

@@ -8,8 +8,11 @@ from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Annotated, Any, ClassVar, Literal, TypeVar
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 from pydantic.fields import FieldInfo
+from pydantic_core import PydanticCustomError
+
+from megatron_longrl.registry import Registry
 
 Entry = Literal["sft", "rl", "evaluate", "serve"]
 """Programs that read a configuration."""
@@ -60,6 +63,21 @@ class Architecture:
 
     most: int | None = None
     """The largest number that is believed."""
+
+
+def is_name_in(registry: Registry[Any]) -> AfterValidator:
+    """Refuses every text but the names of a registry, as a wrong ``Literal`` is refused."""
+
+    def check(name: str) -> str:
+        if name in registry:
+            return name
+        *others, last = (f"'{known}'" for known in registry.names())
+        expected = f"{', '.join(others)} or {last}" if others else last
+        raise PydanticCustomError(
+            "literal_error", "Input should be {expected}", {"expected": expected}
+        )
+
+    return AfterValidator(check)
 
 
 class KnownTo:

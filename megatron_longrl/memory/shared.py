@@ -40,7 +40,7 @@ class SharedMemory:
             os.close(self._file)
             raise UserError(
                 f"no {nbytes >> 20} MiB of shared memory for rollouts:"
-                f" {error.strerror}; lower --weight-bucket-mb or --embedding-store-gib"
+                f" {error.strerror}; lower --weight-bucket-mib or --embedding-store-gib"
             ) from error
 
     @classmethod

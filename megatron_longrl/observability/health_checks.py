@@ -6,7 +6,7 @@ from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
-from megatron_longrl.config.bundles import GROUP_ADVANTAGES
+from megatron_longrl.config.algorithm_parts import ADVANTAGES
 
 WINDOW = 10
 """Steps that are compared."""
@@ -95,7 +95,7 @@ class Watch:
         self, advantage: str = "grpo", signs: Sequence[_Sign] = SIGNS, steps: int = FIRST
     ) -> None:
         self._first_steps = min(FIRST, steps)
-        self._by_group = advantage in GROUP_ADVANTAGES
+        self._by_group = ADVANTAGES.find(advantage).compares_group
         self._signs = [sign for sign in signs if self._by_group or sign.name != _EQUAL_GROUPS]
         self._first: list[Metrics] = []
         self._last: deque[Metrics] = deque(maxlen=WINDOW)

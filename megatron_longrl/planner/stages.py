@@ -25,7 +25,7 @@ class RowPlan:
 
 def plan_rows(
     rows: Sequence[RowSize],
-    stages: str,
+    mode: str,
     degrees: Sequence[int],
     *,
     cost: ModelCost,
@@ -39,14 +39,15 @@ def plan_rows(
     others by a smaller one.
 
     Args:
-        stages: ``0`` and ``1`` share no row, ``2`` all between all ranks, ``auto`` chooses.
+        mode: ``--mrsp-mode``: ``none`` and ``encode`` share no row, ``full`` shares all between all
+            ranks, ``auto`` chooses.
         degrees: how many ranks may share a row, increasing from 1 to all.
         passes: forward passes that every row goes through, see :class:`ModelCost`.
         most_tokens: with ``auto``, no rank gets more tokens of a row: they may not fit.
     """
     seconds = {d: [cost.seconds(row, machine, passes, d) for row in rows] for d in degrees}
-    if stages != "auto":
-        fixed = degrees[-1] if stages == "2" else 1
+    if mode != "auto":
+        fixed = degrees[-1] if mode == "full" else 1
         return _scheduled([fixed] * len(rows), seconds)[0]
     most = degrees[-1]
     least = [next((d for d in degrees if row.tokens <= d * most_tokens), most) for row in rows]

@@ -6,6 +6,7 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import secrets
 import sys
 from collections import deque
 from collections.abc import Mapping, Sequence
@@ -18,6 +19,7 @@ from typing import Any
 import megatron_longrl
 from megatron_longrl.experience.reward_input import RewardInput
 from megatron_longrl.plugins import imported_plugins
+from megatron_longrl.processes.descendants import end_marked
 from megatron_longrl.rewards.registry import LIBRARIES
 from megatron_longrl.rewards.result import RewardError, RewardResult
 
@@ -31,6 +33,9 @@ START_SECONDS = 300.0
 _TOGETHER = 64  # calls of an asynchronous function at the same time in one child
 _GRACE_SECONDS = 2.0  # for a child to tell that an asynchronous call was late
 _LINE_BYTES = 1 << 26
+_DEATH_SECONDS = 5.0  # between the end of a child's pipe and its own
+_MARK = "LONGRL_REWARD_WORKER"
+"""The variable of the environment by which all that a child has started is known."""
 
 
 class ChildDied(Exception):
@@ -62,6 +67,7 @@ class _Child:
 
     def __init__(self, setup: Mapping[str, Any]) -> None:
         self._setup = setup
+        self._mark = ""
         self._process: asyncio.subprocess.Process | None = None
         self._imported: set[str] = set()
 
@@ -75,11 +81,12 @@ class _Child:
         others = os.environ.get("PYTHONPATH")
         path = root if not others else os.pathsep.join((root, others))
         self._imported.clear()
+        self._mark = secrets.token_hex(16)
         self._process = await asyncio.create_subprocess_exec(
             *(sys.executable, "-m", "megatron_longrl.rewards.worker", str(os.getpid())),
             stdin=asyncio.subprocess.PIPE,
             stdout=asyncio.subprocess.PIPE,
-            env={**os.environ, "PYTHONPATH": path},
+            env={**os.environ, "PYTHONPATH": path, _MARK: self._mark},
             limit=_LINE_BYTES,
             start_new_session=True,  # Ctrl-C is the trainer's
         )
@@ -117,18 +124,26 @@ class _Child:
         message: dict[str, Any] = json.loads(line)
         return message
 
-    async def kill(self) -> int | None:
-        """End it with all that it has started; its exit status (negative: a signal's number)."""
+    async def kill(self, patience: float = 0.0) -> int | None:
+        """End it with all that it has started.
+
+        Args:
+            patience: seconds in which it may end by itself.
+
+        Returns:
+            Its exit status (negative: a signal's number), None where it has not ended by itself.
+        """
         if self._process is None:
             return None
         process, self._process = self._process, None
         died = process.returncode
-        if died is None:  # Or it ended a moment ago, and nobody has looked.
+        if died is None and patience:
             with suppress(TimeoutError):
-                died = await asyncio.wait_for(process.wait(), 0.1)
+                died = await asyncio.wait_for(process.wait(), patience)
         with suppress(ProcessLookupError):
             process.terminate()  # The process that waits there ends all others.
         await process.wait()
+        end_marked(_MARK, self._mark)  # in case that process was killed itself
         # Its pipes end within this loop, not when somebody collects them and the loop is closed.
         assert process.stdin is not None and process.stdout is not None
         process.stdin.close()
@@ -148,7 +163,7 @@ class _Child:
                 f"the process that runs reward functions did not {what} within {START_SECONDS:g} s"
             ) from None
         except ChildDied:
-            status = await self.kill()
+            status = await self.kill(_DEATH_SECONDS)
             raise RewardError(
                 f"the process that runs reward functions died at its {what} (exit status {status})"
             ) from None
@@ -273,7 +288,7 @@ class WorkerPool:
             await child.kill()
             reason, timed_out = f"gave no result within {self._seconds:g} s", True
         except ChildDied:
-            status = await child.kill()
+            status = await child.kill(_DEATH_SECONDS)
             reason, timed_out = f"ended its process (exit status {status})", False
         if len(calls) == 1:
             for call in open_calls.values():

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from megatron_longrl.algorithms.advantages import AdvantageSettings, raw_gae
 from megatron_longrl.algorithms.group_rewards import GroupRewards
-from megatron_longrl.algorithms.registry import ADVANTAGES
+from megatron_longrl.config.algorithm_parts import ADVANTAGES
 from megatron_longrl.parallel.sums import sum_over_replicas
 
 if TYPE_CHECKING:
@@ -45,7 +45,7 @@ def estimate_advantages(
         total=lambda numbers: sum_over_replicas(numbers, pgs),
     )
     groups = [group_rewards(group, token_rewards, values) for group in rollout_groups]
-    advantages = ADVANTAGES[config.algorithm.advantage].load()(groups, settings)
+    advantages = ADVANTAGES.find(config.algorithm.advantage).load()(groups, settings)
     keys = [rollout.key for group in rollout_groups for rollout in group.rollouts]
     flat = [tokens for of_group in advantages for tokens in of_group]
     by_rollout = dict(zip(keys, flat, strict=True))

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from megatron_longrl.algorithms.registry import ADVANTAGES, ALGORITHMS
+from megatron_longrl.config.algorithm_parts import ADVANTAGES
+from megatron_longrl.config.presets import ALGORITHMS
 from megatron_longrl.data.curriculum import frames_at
 from megatron_longrl.data.rows import Row
 from megatron_longrl.experience.rollouts import (
@@ -286,11 +287,11 @@ class RolloutCollector:
 def extra_generations(config: Config) -> dict[str, ExtraGeneration]:
     """The extra generations of a run by name, in the order in which they run."""
     names = [
-        *ALGORITHMS[config.algorithm.rl_algorithm].extra_generations,
-        *ADVANTAGES[config.algorithm.advantage].extra_generations,
+        *ALGORITHMS.find(config.algorithm.rl_algorithm).extra_generations,
+        *ADVANTAGES.find(config.algorithm.advantage).extra_generations,
         *(("shuffled_frames",) if config.algorithm.shuffled_frames_bonus else ()),
     ]
-    return {name: EXTRA_GENERATIONS[name](config) for name in dict.fromkeys(names)}
+    return {name: EXTRA_GENERATIONS.find(name)(config) for name in dict.fromkeys(names)}
 
 
 def extra_id(group: RolloutGroup, name: str) -> str:

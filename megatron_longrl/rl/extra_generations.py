@@ -6,7 +6,7 @@ the same video with its frames in another order. The collector knows neither: it
 changes in the group that is trained.
 
 A new one is a class with ``@register_extra_generation("name")``. It runs where the algorithm
-(:class:`~megatron_longrl.algorithms.registry.Algorithm`) or its advantage estimator names it.
+(:class:`~megatron_longrl.config.presets.AlgorithmPreset`) or its advantage estimator names it.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from torch import Tensor
 
 from megatron_longrl.algorithms.filters import tgrpo_condition
 from megatron_longrl.experience.rollouts import RewardedGroup
+from megatron_longrl.registry import Registry
 from megatron_longrl.rl.sampling import greedy_settings, training_settings
 
 if TYPE_CHECKING:
@@ -67,9 +68,6 @@ class ExtraGeneration(ABC):
 
 ExtraGenerationClass = TypeVar("ExtraGenerationClass", bound=type[ExtraGeneration])
 
-EXTRA_GENERATIONS: dict[str, type[ExtraGeneration]] = {}
-"""The extra generations by name."""
-
 
 def register_extra_generation(
     name: str,
@@ -77,19 +75,16 @@ def register_extra_generation(
     """Let algorithms and advantage estimators ask for a class by its name.
 
     Raises:
-        ValueError: the name is taken.
+        UserError: the name is taken.
     """
 
     def register(made: ExtraGenerationClass) -> ExtraGenerationClass:
-        if name in EXTRA_GENERATIONS:
-            raise ValueError(f"there is an extra generation {name} already")
-        EXTRA_GENERATIONS[name] = made
+        EXTRA_GENERATIONS.register(name, made)
         return made
 
     return register
 
 
-@register_extra_generation("greedy_baseline")
 class GreedyBaseline(ExtraGeneration):
     """ReMax: one greedy rollout to each prompt, whose reward is the group's baseline."""
 
@@ -102,7 +97,6 @@ class GreedyBaseline(ExtraGeneration):
         return set_greedy_baseline(group, extra)
 
 
-@register_extra_generation("shuffled_frames")
 class ShuffledFrames(ExtraGeneration):
     """T-GRPO: as many rollouts to each video with its frames in another order."""
 
@@ -129,6 +123,14 @@ class ShuffledFrames(ExtraGeneration):
             config.algorithm.shuffled_frames_bonus,
             config.algorithm.shuffled_frames_ratio,
         )
+
+
+EXTRA_GENERATIONS: Registry[type[ExtraGeneration]] = Registry(
+    "extra generation",
+    "megatron_longrl.extra_generations",
+    {"greedy_baseline": GreedyBaseline, "shuffled_frames": ShuffledFrames},
+)
+"""The extra generations by the names that algorithms and estimators ask for."""
 
 
 def set_greedy_baseline(group: RewardedGroup, greedy: RewardedGroup) -> RewardedGroup:

@@ -6,7 +6,7 @@ import math
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
-from megatron_longrl.config.bundles import GROUP_ADVANTAGES
+from megatron_longrl.config.algorithm_parts import ADVANTAGES, POLICY_LOSSES
 from megatron_longrl.config.names import flag
 from megatron_longrl.data.curriculum import parse_stages
 
@@ -68,7 +68,7 @@ def _batch(config: Config, world_size: int) -> Iterator[str]:
 def _advantage(config: Config) -> Iterator[str]:
     algorithm = config.algorithm
     group = config.rl.grpo_group_size
-    if algorithm.advantage in GROUP_ADVANTAGES and group < 2:
+    if ADVANTAGES.find(algorithm.advantage).compares_group and group < 2:
         yield (
             f"grpo_group_size ({group}) gives no group to compare a response with, as advantage "
             f"{algorithm.advantage} does: choose --grpo-group-size of at least 2"
@@ -78,7 +78,7 @@ def _advantage(config: Config) -> Iterator[str]:
             f"dual_clip ({algorithm.dual_clip:g}) must be above 1, or 0 for none: give "
             "--dual-clip 3"
         )
-    if algorithm.advantage != "gae":
+    if not config.needs_critic:
         for name in ("critic_lr", "critic_iterations", "critic_warmup_steps", "critic_value_clip"):
             if not config.is_default(name):
                 yield (
@@ -87,8 +87,9 @@ def _advantage(config: Config) -> Iterator[str]:
                 )
     elif config.training.freeze_language_model:
         yield (
-            "advantage gae trains a critic beside a policy that freeze_language_model keeps as it "
-            "is: drop --freeze-language-model, or choose another --advantage"
+            f"advantage {config.algorithm.advantage} trains a critic beside a policy that "
+            "freeze_language_model keeps as it is: drop --freeze-language-model, or choose another "
+            "--advantage"
         )
 
 
@@ -122,22 +123,28 @@ def _kl(config: Config) -> Iterator[str]:
 
 
 def _correction(config: Config) -> Iterator[str]:
+    uses_ratio = POLICY_LOSSES.find(config.algorithm.policy_loss).uses_ratio
     if config.rollout.trains_on_older_weights and config.algorithm.rollout_correction == "off":
         name = "rollout_lag" if config.rollout.lag else "rollout_step_tokens"
-        correction = "token" if config.algorithm.policy_loss == "pg" else "ratio"
+        correction = "ratio" if uses_ratio else "token"
         yield (
             f"{name} trains on tokens of older weights, and rollout_correction off takes them for "
             f"new ones: give --rollout-correction {correction}, or leave {flag(name)} out"
         )
-    if config.algorithm.rollout_correction == "ratio" and config.algorithm.policy_loss == "pg":
+    if config.algorithm.rollout_correction == "ratio" and not uses_ratio:
         yield (
-            "rollout_correction ratio bounds the ratio of the policy loss, and pg has none: give "
+            "rollout_correction ratio bounds the ratio of the policy loss, and "
+            f"{config.algorithm.policy_loss} has none: give "
             "--rollout-correction token, or another --policy-loss"
         )
-    if config.algorithm.rollout_correction_floor > config.algorithm.rollout_correction_cap:
+    lower, upper = (
+        config.algorithm.rollout_is_threshold_lower,
+        config.algorithm.rollout_is_threshold,
+    )
+    if lower > upper:
         yield (
-            f"rollout_correction_floor ({config.algorithm.rollout_correction_floor:g}) is above "
-            f"rollout_correction_cap ({config.algorithm.rollout_correction_cap:g}): exchange them"
+            f"rollout_is_threshold_lower ({lower:g}) is above rollout_is_threshold ({upper:g}): "
+            "exchange them"
         )
 
 

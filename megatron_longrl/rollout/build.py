@@ -58,7 +58,7 @@ def _build(
             groups,
             addresses=config.rollout.server_address,
             token_file=config.rollout.token_file,
-            bucket_bytes=int(config.rollout.weight_bucket_mb * (1 << 20)),
+            bucket_bytes=int(config.rollout.weight_bucket_mib * (1 << 20)),
             timeout_seconds=config.rollout.timeout,
             log_level=config.logging.log_level,
         )

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class Sample:
+class TrainingSample:
     """A prompt and responses that share it in one row."""
 
     prompt: Prompt
@@ -51,7 +51,7 @@ def sft_batches(
     Args:
         machine: what the cost model reckons with.
     """
-    samples = [Sample(p, [ids]) for p, ids in zip(prompts, responses, strict=True)]
+    samples = [TrainingSample(p, [ids]) for p, ids in zip(prompts, responses, strict=True)]
     return _micro_batches(samples, config, groups, machine)
 
 
@@ -72,7 +72,7 @@ def rl_batches(
     return _micro_batches(samples, config, pgs, machine, by_length=True)
 
 
-def rl_samples(rollout_groups: Sequence[RolloutGroup], config: Config) -> list[Sample]:
+def rl_samples(rollout_groups: Sequence[RolloutGroup], config: Config) -> list[TrainingSample]:
     """Which responses share a prompt in training."""
     samples = []
     for group in rollout_groups:
@@ -83,11 +83,11 @@ def rl_samples(rollout_groups: Sequence[RolloutGroup], config: Config) -> list[S
         for indices in together:
             chosen = tuple(group.rollouts[i] for i in indices)
             ids = [response.token_ids.tolist() for response in chosen]
-            samples.append(Sample(group.prompt, ids, chosen))
+            samples.append(TrainingSample(group.prompt, ids, chosen))
     return samples
 
 
-def rows_of(samples: Sequence[Sample], config: Config) -> list[list[Sample]]:
+def rows_of(samples: Sequence[TrainingSample], config: Config) -> list[list[TrainingSample]]:
     """What stands in each row."""
     if not config.training.use_sequence_packing:
         return [[sample] for sample in samples]
@@ -96,7 +96,7 @@ def rows_of(samples: Sequence[Sample], config: Config) -> list[list[Sample]]:
 
 
 def _micro_batches(
-    samples: Sequence[Sample],
+    samples: Sequence[TrainingSample],
     config: Config,
     groups: ParallelGroups,
     machine: Machine,
@@ -114,7 +114,7 @@ def _micro_batches(
     sizes = [RowSize.packed([sample.size for sample in row]) for row in rows]
     plan = plan_rows(
         sizes,
-        config.parallel.mrsp_stages,
+        config.parallel.mrsp_mode,
         config.parallel.sharing_degrees(config.model.num_query_groups),
         cost=ModelCost(config),
         machine=machine,
@@ -146,7 +146,7 @@ def _micro_batches(
     return batches or [shard(padding(max(config.parallel.sequence_multiple, 2)), groups.alone)]
 
 
-def _join(rows: Sequence[Sequence[Sample]], config: Config) -> Batch:
+def _join(rows: Sequence[Sequence[TrainingSample]], config: Config) -> Batch:
     """The rows of a micro-batch."""
     samples = [sample for row in rows for sample in row]
     ends = torch.tensor([len(row) for row in rows]).cumsum(0).tolist()

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from typing import TYPE_CHECKING
 
 import torch
@@ -19,20 +20,15 @@ from megatron_longrl.algorithms.correction import (
     token_weights,
 )
 from megatron_longrl.algorithms.kl import kl_estimate
-from megatron_longrl.algorithms.policy_loss import (
-    cispo,
-    clipped,
-    policy_gradient,
-    ratio_of,
-    sequence_ratio,
-)
+from megatron_longrl.algorithms.policy_loss import TokenLossInputs
+from megatron_longrl.config.algorithm_parts import POLICY_LOSSES
 from megatron_longrl.training.sharding import MicroBatch
 from megatron_longrl.training.targets import PolicyMicroBatch, ValueMicroBatch
 from megatron_longrl.training.token_values import response_sums
 
 if TYPE_CHECKING:
     from megatron_longrl.config import Config
-    from megatron_longrl.config.bundles import Aggregation
+    from megatron_longrl.config.presets import Aggregation
 
 
 @dataclass
@@ -174,34 +170,30 @@ class PolicyLoss:
     ) -> Tensor:
         """[t]: the loss that --policy-loss names."""
         config = self.config
-        lower, upper = config.algorithm.grpo_clamp_eps_lower, config.algorithm.grpo_clamp_eps_upper
-        if config.algorithm.policy_loss == "gspo":
-            log_ratio = logprobs.detach() - old
-            ratio = sequence_ratio(logprobs, _response_means(batch, log_ratio))
-        else:
-            ratio = ratio_of(logprobs, old)
-        if config.algorithm.policy_loss == "pg":
-            loss, outside = policy_gradient(logprobs, advantages), torch.zeros_like(ratio)
-        elif config.algorithm.policy_loss == "cispo":
-            loss, outside = cispo(logprobs, ratio, advantages, lower, upper)
-        else:
-            loss, outside = clipped(
-                ratio, advantages, lower, upper, config.algorithm.dual_clip or None
-            )
-        metrics.add("ratio/mean", ratio.detach())
-        metrics.add("clip_fraction", outside)
-        return loss
+        inputs = TokenLossInputs(
+            logprobs=logprobs,
+            old_logprobs=old,
+            advantages=advantages,
+            clip_lower=config.algorithm.grpo_clamp_eps_lower,
+            clip_upper=config.algorithm.grpo_clamp_eps_upper,
+            dual_clip=config.algorithm.dual_clip or None,
+            response_means=partial(_response_means, batch),
+        )
+        output = POLICY_LOSSES.find(config.algorithm.policy_loss).load()(inputs)
+        metrics.add("ratio/mean", output.ratio.detach())
+        metrics.add("clip_fraction", output.clipped)
+        return output.loss
 
     def _correction(self, batch: MicroBatch, log_ratio: Tensor) -> Tensor | None:
         """[t]: what --rollout-correction weighs each token by."""
         config = self.config
-        cap = config.algorithm.rollout_correction_cap
+        cap = config.algorithm.rollout_is_threshold
         if config.algorithm.rollout_correction == "token":
             return token_weights(log_ratio, cap)
         if config.algorithm.rollout_correction == "sequence":
             return sequence_weights(response_sums(batch, log_ratio), cap)
         if config.algorithm.rollout_correction == "icepop":
-            return icepop_weights(log_ratio, config.algorithm.rollout_correction_floor, cap)
+            return icepop_weights(log_ratio, config.algorithm.rollout_is_threshold_lower, cap)
         return None
 
     def _kl(

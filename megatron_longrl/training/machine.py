@@ -40,7 +40,7 @@ def measure_machine(config: Config, groups: ParallelGroups) -> Machine:
     """The same on every rank of the world; nothing is measured where nothing is to be chosen."""
     group = groups.cp
     nominal = dataclasses.replace(NOMINAL[platform.name], ranks=group.size())
-    is_free = config.parallel.mrsp_stages == "auto" and group.size() > 1
+    is_free = config.parallel.mrsp_mode == "auto" and group.size() > 1
     if config.parallel.mrsp_machine == "nominal" or not is_free:
         return nominal
     rate = matrix_rate(config)

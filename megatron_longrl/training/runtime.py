@@ -39,8 +39,8 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-CUTS: dict[str, Cut] = {"auto": "auto", "0": "never", "1": "always", "2": "always"}
-"""What --mrsp-stages means for videos."""
+CUTS: dict[str, Cut] = {"auto": "auto", "none": "never", "encode": "always", "full": "always"}
+"""What --mrsp-mode means for videos."""
 
 
 @dataclass
@@ -232,7 +232,7 @@ def build_runtime(config: Config, entry: Entry) -> Runtime:
         width=config.embedding_width,
         dtype=config.training.params_dtype,
         device=platform.device,
-        cut=CUTS[config.parallel.mrsp_stages],
+        cut=CUTS[config.parallel.mrsp_mode],
         team=groups.team,
         timer=timer,
     )

@@ -80,7 +80,7 @@ def step_options(folder: Path) -> dict[str, object]:
         "train_data_path": [str(folder)],
         "seq_length": 512,
         "rollout_max_tokens": 40,
-        "mrsp_stages": 2,
+        "mrsp_mode": "full",
         "train_iters": 1,
         # Gradients stay in the buffers: no clipping, no update, no sharding of the optimizer.
         "lr": 0.0,

@@ -62,8 +62,8 @@ def settings() -> Iterator[dict[str, object]]:
                 "grpo_clamp_eps_lower": LOWER,
                 "grpo_clamp_eps_upper": UPPER,
                 "dual_clip": DUAL,
-                "rollout_correction_cap": CAP,
-                "rollout_correction_floor": FLOOR,
+                "rollout_is_threshold": CAP,
+                "rollout_is_threshold_lower": FLOOR,
             }
 
 

@@ -105,26 +105,26 @@ def test_recomputed_activations(tiny_data):
 
 
 @pytest.mark.parametrize(
-    ("stages", "shared_prompt"),
+    ("mode", "shared_prompt"),
     full_only(
-        f"{HERE}test_every_choice_of_stages_is_exact",
+        f"{HERE}test_every_mode_is_exact",
         [
-            pytest.param(stages, shared, id=f"{stages}, {'shared' if shared else 'not shared'}")
-            for stages in ("auto", "0", "1")
+            pytest.param(mode, shared, id=f"{mode}, {'shared' if shared else 'not shared'}")
+            for mode in ("auto", "none", "encode")
             for shared in (True, False)
         ],
-        ["auto, shared", "0, not shared", "1, shared"],
+        ["auto, shared", "none, not shared", "encode, shared"],
     ),
 )
-def test_every_choice_of_stages_is_exact(tiny_data, stages, shared_prompt):
-    check(tiny_data, **CP2, shared_prompt=shared_prompt, mrsp_stages=stages)
+def test_every_mode_is_exact(tiny_data, mode, shared_prompt):
+    check(tiny_data, **CP2, shared_prompt=shared_prompt, mrsp_mode=mode)
 
 
 @pytest.mark.parametrize("exchange", EXCHANGES)
 def test_long_rows_shared_and_short_ones_dealt_in_one_step(tiny_data, exchange, monkeypatch):
     # Room for short rows only on a rank by itself.
     monkeypatch.setattr(batches, "plan_rows", plan_rows_within_100_tokens)
-    options = {"mrsp_stages": "auto", "recompute_granularity": "full"}
+    options = {"mrsp_mode": "auto", "recompute_granularity": "full"}
     check(tiny_data, **CP2, cp_comm_type=exchange, **options)
 
 

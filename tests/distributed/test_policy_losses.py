@@ -16,7 +16,7 @@ LAYOUTS: dict[str, dict[str, Any]] = {
     "TP2 with sequence parallelism": TP2 | SP | {"micro_batch_size": 2},
     "MR-SP2": CP2 | {"micro_batch_size": 2},
     "MR-SP2 packed": CP2 | {"use_sequence_packing": True},
-    "MR-SP2, rows dealt out whole": CP2 | {"mrsp_stages": "1"},
+    "MR-SP2, rows dealt out whole": CP2 | {"mrsp_mode": "encode"},
     "MR-SP2, no shared prompts": CP2 | {"shared_prompt": False, "cp_comm_type": "p2p"},
     "PP2": dict(PP2),
     "PP2 packed": PP2 | {"use_sequence_packing": True},

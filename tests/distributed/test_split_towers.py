@@ -31,7 +31,7 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "chunks": {},
     "sequence parallelism": SP,
     "one chunk": {"encoder_chunk_frames": 64},
-    "whole videos": {"mrsp_stages": 0},
+    "whole videos": {"mrsp_mode": "none"},
     "recomputed": {"recompute_granularity": "full"},
 }
 

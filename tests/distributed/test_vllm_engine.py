@@ -255,6 +255,9 @@ def test_failures_reach_every_rank_and_the_engine_survives(
         engine.generate(REQUESTS[:2], {} if last_rank else MEDIA, settings)
     with pytest.raises(UserError, match=r"exceed the rollout engine's 128; raise --seq-length"):
         engine.generate(REQUESTS, MEDIA, SamplingSettings(n=1, max_tokens=60))
+    broken = {key: value.clone().fill_(float("nan")) for key, value in MEDIA.items()}
+    with pytest.raises(UserError, match="the embeddings are not finite; the weights of the policy"):
+        engine.generate(REQUESTS, broken, settings)
     monkeypatch.setattr(engine, "_timeout_seconds", 0.0)
     with pytest.raises(UserError, match="--rollout-timeout"):
         engine.generate(REQUESTS, MEDIA, settings)

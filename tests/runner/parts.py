@@ -67,7 +67,7 @@ def all_parts(options: Sequence[str]) -> list[Part]:
         tests("unit, cases, parity", _ONE_RANK, [*on_all_cores(), *options]),
         tests("distributed, 2 ranks", two_ranks, options, ranks=2),
         tests("distributed, 4 ranks", [FOUR_RANKS], options, ranks=4),
-        tests("functional", ["tests/functional"], options),
+        tests("functional", ["tests/functional", "tests/extensions"], options),
     ]
 
 

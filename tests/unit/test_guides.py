@@ -11,9 +11,9 @@ import pytest
 
 from megatron_longrl.cli.load import load_config
 from megatron_longrl.cli.ranks import RankOptions
-from megatron_longrl.config.bundles import BUNDLES
 from megatron_longrl.config.flags import build_parser
 from megatron_longrl.config.names import FieldNames
+from megatron_longrl.config.presets import ALGORITHMS
 from megatron_longrl.config.schema import all_sections
 from tests.page_commands import PAGES, ROOT, blocks
 
@@ -121,7 +121,7 @@ def test_flags_exist(page: Path) -> None:
 
 def test_each_algorithm_is_on_the_page() -> None:
     table = (DOCS / "algorithms.md").read_text().partition("## What each of them sets")[2]
-    assert set(re.findall(r"^\| `([\w+]+)` \|", table, re.M)) == set(BUNDLES)
+    assert set(re.findall(r"^\| `([\w+]+)` \|", table, re.M)) == set(ALGORITHMS.built_in)
 
 
 def recommended() -> list[tuple[str, str]]:
@@ -132,7 +132,7 @@ def recommended() -> list[tuple[str, str]]:
         (name, " ".join(re.findall(r"`([^`]*)`", flags)))
         for names, flags in rows
         for name in re.findall(r"`([\w+]+)`", names)
-        if name in BUNDLES
+        if name in ALGORITHMS.built_in
     ]
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import re
 import typing
 from collections.abc import Iterator, Mapping, Sequence
@@ -13,7 +14,6 @@ from pydantic.fields import FieldInfo
 from megatron_longrl.cli.load import fields_from_checkpoint
 from megatron_longrl.cli.required import REQUIRED
 from megatron_longrl.config.algorithm import AlgorithmSection
-from megatron_longrl.config.bundles import BUNDLES, Bundle
 from megatron_longrl.config.flags import (
     choices_of,
     kinds_of,
@@ -22,6 +22,7 @@ from megatron_longrl.config.flags import (
     short_number,
 )
 from megatron_longrl.config.names import FieldNames, flag
+from megatron_longrl.config.presets import ALGORITHMS, AlgorithmPreset
 from megatron_longrl.config.schema import all_sections
 from megatron_longrl.config.section import Metavar, Programs, Section, Unit, note_of
 from tools.reference.text import formatted, sentence, table
@@ -29,6 +30,12 @@ from tools.reference.text import formatted, sentence, table
 NAMES = FieldNames(all_sections())
 PROGRAMS: Mapping[str, str] = {"sft": "train-sft", "rl": "train-rl", "evaluate": "evaluate"}
 HEADS = ("field", "value", "default", "programs", "meaning")
+OF_PRESETS = tuple(
+    field.name
+    for field in dataclasses.fields(AlgorithmPreset)
+    if field.name in AlgorithmSection.model_fields
+)
+"""The fields that an algorithm sets."""
 _BOUNDS = {"Gt": "above", "Ge": "from", "Le": "to", "Lt": "below"}
 
 
@@ -43,13 +50,16 @@ def _section(section: type[Section]) -> str:
     text = formatted(f"{sentence(subject)} {more}".rstrip())
     parts = [f"## {name}\n\n{text}\n", table(HEADS, rows) + "\n"]
     if section is AlgorithmSection:
-        parts.append(f"What the algorithms set:\n\n{_bundles()}\n")
+        parts.append(f"What the algorithms set:\n\n{_presets()}\n")
     return "\n".join(parts)
 
 
-def _bundles() -> str:
-    rows = [(f"`{name}`", *(_shown(value) for value in bundle)) for name, bundle in BUNDLES.items()]
-    return table(("", *(f"`{field}`" for field in Bundle._fields)), rows)
+def _presets() -> str:
+    rows = [
+        (f"`{name}`", *(_shown(getattr(ALGORITHMS.find(name), field)) for field in OF_PRESETS))
+        for name in ALGORITHMS.built_in
+    ]
+    return table(("", *(f"`{field}`" for field in OF_PRESETS)), rows)
 
 
 def _row(section: type[Section], name: str, field: FieldInfo) -> tuple[str, ...]:
@@ -143,8 +153,8 @@ def default_of(name: str, field: FieldInfo) -> str:
     needing = [PROGRAMS[entry] for entry in PROGRAMS if name in REQUIRED[entry]]
     if needing:
         return f"{default}; {' and '.join(needing)} cannot do without it"
-    if name in Bundle._fields:
-        return f"algorithm (grpo: {_shown(getattr(BUNDLES['grpo'], name))})"
+    if name in OF_PRESETS:
+        return f"algorithm (grpo: {_shown(getattr(ALGORITHMS.find('grpo'), name))})"
     return f"checkpoint; else {default}" if name in fields_from_checkpoint() else default
 
 

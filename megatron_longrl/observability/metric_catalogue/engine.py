@@ -71,7 +71,7 @@ GROUP = MetricGroup(
             "weight by which the rollout correction multiplies the loss of a token",
             TOKENS,
             "",
-            "0 to `--rollout-correction-cap`",
+            "0 to `--rollout-is-threshold`",
             f"{CORRECTED}, in {TRAINED}",
             "near 1",
             "well below 1: many tokens are cut off or left out",

@@ -15,7 +15,7 @@ from megatron_longrl.rollout.server.wire import Generation
 from megatron_longrl.rollout.vllm.deepstack import with_features
 from megatron_longrl.rollout.vllm.model import ModelSettings
 from megatron_longrl.rollout.vllm.positions import with_positions
-from megatron_longrl.rollout.vllm.requests import PromptRequest
+from megatron_longrl.rollout.vllm.requests import PromptRequest, check_finite
 from megatron_longrl.rollout.weights.buckets import aligned, layer_of
 
 MOST_RESPONSES = 1 << 16
@@ -60,7 +60,7 @@ def _check_request(request: PromptRequest, settings: ModelSettings, vocabulary: 
     config, dtype = settings.hf_config, settings.torch_dtype
     width, (length, *_) = config["hidden_size"], (*request.embeddings.shape, 0)
     _check_tensor("embeddings", request.embeddings, dtype, (length, width))
-    _check_finite("embeddings", request.embeddings)
+    check_finite("embeddings", request.embeddings)
     longest = settings.max_model_len
     _check_integer("its length", length, 1, longest)
     _check_integer("max_tokens", request.max_tokens, 1, longest - length + 1)
@@ -97,7 +97,7 @@ def _check_extra(extra: Mapping[str, Any], length: int, settings: ModelSettings)
         _check_tensor("places of features", places, torch.long, (len(tensor),))
         _check_range("places of features", places, length)
         _check_tensor("features", tensor, settings.torch_dtype, (len(tensor), width))
-        _check_finite("features", tensor)
+        check_finite("features", tensor)
 
 
 _FEATURES = with_features(torch.zeros(0, dtype=torch.bool), torch.empty(0))
@@ -106,13 +106,6 @@ _FEATURES = with_features(torch.zeros(0, dtype=torch.bool), torch.empty(0))
 def _check_tensor(name: str, tensor: Any, dtype: torch.dtype, shape: tuple[int, ...]) -> None:
     if not isinstance(tensor, Tensor) or tensor.dtype != dtype or tensor.shape != shape:
         raise ValueError(f"the {name} are not {str(dtype).removeprefix('torch.')} {[*shape]}")
-
-
-def _check_finite(name: str, tensor: Tensor) -> None:
-    """What is not stays in the key/value cache, and comes into responses to other prompts: on CPU
-    attention multiplies what is masked by 0 (measured with vLLM 0.32)."""
-    if tensor.numel() and not all(bool(end.isfinite()) for end in tensor.aminmax()):
-        raise ValueError(f"the {name} are not finite")
 
 
 def _check_range(name: str, tensor: Tensor, end: int) -> None:

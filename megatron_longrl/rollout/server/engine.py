@@ -11,12 +11,12 @@ from __future__ import annotations
 
 import logging
 import secrets
-import threading
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, wait
 from contextlib import closing
 from dataclasses import replace
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
@@ -35,6 +35,7 @@ from megatron_longrl.experience.sampling_settings import SamplingSettings
 from megatron_longrl.parallel.agree import gather_objects, together
 from megatron_longrl.parallel.groups import ParallelGroups
 from megatron_longrl.platforms import platform
+from megatron_longrl.processes.daemon_thread import in_daemon_thread
 from megatron_longrl.rollout.continuation import Beginning, Share, whole_groups
 from megatron_longrl.rollout.engine import RolloutEngine, RolloutHandle
 from megatron_longrl.rollout.seeds import request_seeds
@@ -277,17 +278,7 @@ class ServerEngine(RolloutEngine):
         """:meth:`_ask` in a thread of its own, which does not keep the process alive."""
         if asked is None:
             return None
-        future: Future[None] = Future()
-
-        def work() -> None:
-            try:
-                self._ask(*asked, *what)
-                future.set_result(None)
-            except BaseException as error:
-                future.set_exception(error)
-
-        threading.Thread(target=work, name="rollouts", daemon=True).start()
-        return future
+        return in_daemon_thread(partial(self._ask, *asked, *what), "rollouts")
 
     def _wait(self, answer: Future[None]) -> bool:
         """For the end of a generation; whether a signal has come before it. The server is left to

@@ -48,7 +48,13 @@ from megatron_longrl.rollout.vllm.model import (
     no_compilation,
     start_model,
 )
-from megatron_longrl.rollout.vllm.requests import PromptRequest, make_request, records, room_for
+from megatron_longrl.rollout.vllm.requests import (
+    PromptRequest,
+    check_inputs,
+    make_request,
+    records,
+    room_for,
+)
 from megatron_longrl.rollout.weights.stream import Incoming
 
 if TYPE_CHECKING:
@@ -154,6 +160,8 @@ class VllmEngine(RolloutEngine):
                 )
                 for p, room in zip(share.beginnings, rooms, strict=True)
             ]
+            if leads:
+                check_inputs(asked)
         self.traffic = self.traffic.plus(
             prompts=len(places) * leads, prompt_bytes=sum(request.copied for request in asked)
         )

@@ -12,7 +12,7 @@ from tests.distributed.layouts import check
 @pytest.mark.parametrize("shared_prompt", [True, False])
 def test_loss_and_gradients(tiny_data, exchange, shared_prompt, monkeypatch):
     monkeypatch.setattr(batches, "plan_rows", plan_rows_for_four_two_and_one)
-    fields = {"context_parallel_size": 4, "mrsp_stages": "auto"}
+    fields = {"context_parallel_size": 4, "mrsp_mode": "auto"}
     check(tiny_data, **fields, cp_comm_type=exchange, shared_prompt=shared_prompt)
 
 

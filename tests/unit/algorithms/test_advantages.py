@@ -8,13 +8,19 @@ from collections.abc import Sequence
 import pytest
 import torch
 
-from megatron_longrl.algorithms.advantages import AdvantageSettings, raw_gae
+from megatron_longrl.algorithms.advantages import Advantages, AdvantageSettings, raw_gae
 from megatron_longrl.algorithms.group_rewards import GroupRewards
-from megatron_longrl.algorithms.registry import ADVANTAGES
+from megatron_longrl.config.algorithm_parts import ADVANTAGES
 
 EPSILON = 1e-6
 SETTINGS = AdvantageSettings(EPSILON, gamma=0.9, lambda_=0.8)
 SIZES = ((3, 1, 5, 2), (4, 4), (1, 7, 2))
+
+
+def estimate(name: str, groups: Sequence[GroupRewards], settings: AdvantageSettings) -> Advantages:
+    """What the estimator of a name gives."""
+    found: Advantages = ADVANTAGES.find(name).load()(groups, settings)
+    return found
 
 
 def draw(seed: int = 0, *, invalid: bool = False) -> list[GroupRewards]:
@@ -84,7 +90,7 @@ def of_group(name: str, scores: list[float], outcomes: list[GroupRewards]) -> li
 )
 def test_one_advantage_for_all_tokens_of_a_response(name: str, seed: int) -> None:
     outcomes = draw(seed)
-    result = ADVANTAGES[name].load()(outcomes, SETTINGS)
+    result = estimate(name, outcomes, SETTINGS)
     for outcome, group in zip(outcomes, result, strict=True):
         expected = of_group(name, totals(outcome), outcomes)
         for tokens, length, value in zip(group, outcome.lengths, expected, strict=True):
@@ -125,7 +131,7 @@ def test_advantages_normalised_over_the_tokens_of_the_step(name: str, seed: int)
     raw = by_token(name, outcomes)
     everyone = [v for group in raw for tokens in group for v in tokens]
     centre, spread = mean(everyone), deviation(everyone) + EPSILON
-    for group, expected in zip(ADVANTAGES[name].load()(outcomes, SETTINGS), raw, strict=True):
+    for group, expected in zip(estimate(name, outcomes, SETTINGS), raw, strict=True):
         for tokens, values in zip(group, expected, strict=True):
             assert tokens.tolist() == pytest.approx([(v - centre) / spread for v in values])
 
@@ -137,11 +143,11 @@ def test_gae_before_it_is_normalised() -> None:
             assert tokens.tolist() == pytest.approx(values)
 
 
-@pytest.mark.parametrize("name", ADVANTAGES)
+@pytest.mark.parametrize("name", ADVANTAGES.built_in)
 def test_a_split_into_replicas_changes_nothing(name: str) -> None:
     """Two replicas that add up what they tell each other: each runs until both have told."""
     outcomes = draw()
-    whole = ADVANTAGES[name].load()(outcomes, SETTINGS)
+    whole = estimate(name, outcomes, SETTINGS)
     told: list[list[torch.Tensor]] = [[], []]
     parts = (outcomes[:1], outcomes[1:])
 
@@ -154,7 +160,7 @@ def test_a_split_into_replicas_changes_nothing(name: str) -> None:
             return numbers + others[place] if place < len(others) else numbers
 
         settings = AdvantageSettings(EPSILON, 0.9, 0.8, total)
-        return ADVANTAGES[name].load()(parts[rank], settings)
+        return estimate(name, parts[rank], settings)
 
     # A second sum may depend on the first: three rounds settle both.
     for _ in range(3):
@@ -165,7 +171,7 @@ def test_a_split_into_replicas_changes_nothing(name: str) -> None:
             torch.testing.assert_close(tokens, values, rtol=1e-9, atol=1e-12)
 
 
-@pytest.mark.parametrize("name", ADVANTAGES)
+@pytest.mark.parametrize("name", ADVANTAGES.built_in)
 def test_a_response_without_a_reward_is_no_part_of_anything(name: str) -> None:
     outcomes = draw(invalid=True)
     other = [
@@ -175,7 +181,7 @@ def test_a_response_without_a_reward_is_no_part_of_anything(name: str) -> None:
         )
         for o in outcomes
     ]
-    results = [ADVANTAGES[name].load()(given, SETTINGS) for given in (outcomes, other)]
+    results = [estimate(name, given, SETTINGS) for given in (outcomes, other)]
     for group, same in zip(*results, strict=True):
         assert not group[0].any()
         # Of two responses only one is left, which has nothing to compare itself with.
@@ -196,7 +202,7 @@ def test_a_shift_of_all_rewards_changes_nothing(name: str) -> None:
         GroupRewards(o.rewards + 3.0, *(o.lengths, o.valid, 0.3 + 3.0, o.token_rewards, o.values))
         for o in draw()
     ]
-    results = [ADVANTAGES[name].load()(given, SETTINGS) for given in (draw(), shifted)]
+    results = [estimate(name, given, SETTINGS) for given in (draw(), shifted)]
     for group, same in zip(*results, strict=True):
         for tokens, values in zip(group, same, strict=True):
             torch.testing.assert_close(tokens, values)
@@ -210,7 +216,7 @@ def test_without_a_discount_a_shift_of_all_last_rewards_changes_nothing(name: st
         GroupRewards(o.rewards + 3.0, *(o.lengths, o.valid, o.baseline, o.token_rewards, o.values))
         for o in draw()
     ]
-    results = [ADVANTAGES[name].load()(given, settings) for given in (draw(), shifted)]
+    results = [estimate(name, given, settings) for given in (draw(), shifted)]
     for group, same in zip(*results, strict=True):
         for tokens, values in zip(group, same, strict=True):
             torch.testing.assert_close(tokens, values)
@@ -226,11 +232,11 @@ def turned(outcome: GroupRewards) -> GroupRewards:
 
 
 @pytest.mark.parametrize("invalid", [False, True])
-@pytest.mark.parametrize("name", ADVANTAGES)
+@pytest.mark.parametrize("name", ADVANTAGES.built_in)
 def test_the_order_of_groups_and_responses_changes_nothing(name: str, invalid: bool) -> None:
     outcomes = draw(3, invalid=invalid)
-    expected = ADVANTAGES[name].load()(outcomes, SETTINGS)
-    result = ADVANTAGES[name].load()([turned(o) for o in reversed(outcomes)], SETTINGS)
+    expected = estimate(name, outcomes, SETTINGS)
+    result = estimate(name, [turned(o) for o in reversed(outcomes)], SETTINGS)
     for group, other in zip(reversed(result), expected, strict=True):
         for tokens, values in zip(reversed(group), other, strict=True):
             torch.testing.assert_close(tokens, values, rtol=1e-9, atol=1e-12)
@@ -240,29 +246,29 @@ def test_the_order_of_groups_and_responses_changes_nothing(name: str, invalid: b
 @pytest.mark.parametrize("reward", [0.0, 1.0])
 def test_a_group_of_equals_teaches_nothing(name: str, reward: float) -> None:
     for n in (1, 4):
-        (group,) = ADVANTAGES[name].load()([GroupRewards.of([reward] * n, [2] * n)], SETTINGS)
+        (group,) = estimate(name, [GroupRewards.of([reward] * n, [2] * n)], SETTINGS)
         assert all(not tokens.any() for tokens in group)
 
 
 def test_gpg_gives_dead_groups_share_to_the_others() -> None:
     dead, live = GroupRewards.of([1.0, 1.0], [1, 1]), GroupRewards.of([1.0, 0.0], [1, 1])
-    result = ADVANTAGES["gpg"].load()([dead, live, dead], SETTINGS)
+    result = estimate("gpg", [dead, live, dead], SETTINGS)
     assert [float(t) for t in result[1]] == [1.5, -1.5]
 
 
 @pytest.mark.parametrize(("name", "lacks"), [("remax", "greedy"), ("gae", "critic")])
 def test_what_is_missing_is_named(name: str, lacks: str) -> None:
     with pytest.raises(ValueError, match=lacks):
-        ADVANTAGES[name].load()([GroupRewards.of([1.0], [2])], SETTINGS)
+        estimate(name, [GroupRewards.of([1.0], [2])], SETTINGS)
 
 
-@pytest.mark.parametrize("name", ADVANTAGES)
+@pytest.mark.parametrize("name", ADVANTAGES.built_in)
 def test_a_step_without_groups(name: str) -> None:
-    assert ADVANTAGES[name].load()([], SETTINGS) == []
+    assert estimate(name, [], SETTINGS) == []
 
 
 @pytest.mark.parametrize("gamma", [1.0, 0.9])
-@pytest.mark.parametrize("name", ADVANTAGES)
+@pytest.mark.parametrize("name", ADVANTAGES.built_in)
 def test_an_empty_response_has_no_advantages(name, gamma):
     """It costs nothing to the others beside it."""
 
@@ -274,12 +280,12 @@ def test_an_empty_response_has_no_advantages(name, gamma):
 
     settings = AdvantageSettings(EPSILON, gamma=gamma, lambda_=0.8)
     for lengths in ([3, 0, 2], [0], [0, 0]):
-        (found,) = ADVANTAGES[name].load()([outcome(lengths)], settings)
+        (found,) = estimate(name, [outcome(lengths)], settings)
         assert [len(tokens) for tokens in found] == lengths
         assert all(tokens.isfinite().all() for tokens in found)
     if name in ("gae", "reinforce_plus_plus"):
-        (found,) = ADVANTAGES[name].load()([outcome([3, 0])], settings)
-        (expected,) = ADVANTAGES[name].load()([outcome([3])], settings)
+        (found,) = estimate(name, [outcome([3, 0])], settings)
+        (expected,) = estimate(name, [outcome([3])], settings)
         torch.testing.assert_close(found[0], expected[0])
 
 
@@ -290,7 +296,7 @@ def test_the_deviation_of_two_tokens_is_the_unbiased_one() -> None:
     def whitened(rewards: list[float]) -> list[float]:
         valid = torch.ones(len(rewards), dtype=torch.bool)
         outcome = GroupRewards(torch.tensor(rewards), (1,) * len(rewards), valid)
-        (group,) = ADVANTAGES["reinforce_plus_plus"].load()([outcome], settings)
+        (group,) = estimate("reinforce_plus_plus", [outcome], settings)
         return [float(tokens) for tokens in group]
 
     assert whitened([1.0, 0.0]) == pytest.approx([0.5**0.5, -(0.5**0.5)])

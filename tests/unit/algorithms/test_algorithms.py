@@ -20,8 +20,8 @@ from megatron_longrl.algorithms.filters import (
 )
 from megatron_longrl.algorithms.kl import KL_TYPES, adapted_weight, kl_estimate
 from megatron_longrl.algorithms.policy_loss import (
-    cispo,
-    clipped,
+    bounded_likelihood,
+    clipped_surrogate,
     policy_gradient,
     ratio_of,
     sequence_ratio,
@@ -57,7 +57,7 @@ def _clipped_formula(logprob, old, advantage, lower, upper, dual):
 @pytest.mark.parametrize(("lower", "upper"), [(0.2, 0.3), (3e-4, 4e-4)])
 def test_clipped_loss_and_its_gradient(lower, upper, dual):
     logprobs, old, advantages = draw()
-    loss, was_clipped = clipped(ratio_of(logprobs, old), advantages, lower, upper, dual)
+    loss, was_clipped = clipped_surrogate(ratio_of(logprobs, old), advantages, lower, upper, dual)
     rows = zip(logprobs.tolist(), old.tolist(), advantages.tolist(), strict=True)
     expected = [_clipped_formula(*row, lower, upper, dual) for row in rows]
     losses, slopes = (
@@ -73,10 +73,10 @@ def test_on_policy_gradient_is_minus_the_advantage():
     logprobs = torch.zeros(6, dtype=torch.float64, requires_grad=True)
     ratio = ratio_of(logprobs, logprobs.detach())
     for loss in (
-        clipped(ratio, advantages, 0.2, 0.3, 3.0)[0],
-        cispo(logprobs, ratio, advantages, 1.0, 4.0)[0],
+        clipped_surrogate(ratio, advantages, 0.2, 0.3, 3.0)[0],
+        bounded_likelihood(logprobs, ratio, advantages, 1.0, 4.0)[0],
         policy_gradient(logprobs, advantages),
-        clipped(sequence_ratio(logprobs, torch.zeros(6)), advantages, 0.2, 0.3, None)[0],
+        clipped_surrogate(sequence_ratio(logprobs, torch.zeros(6)), advantages, 0.2, 0.3, None)[0],
     ):
         torch.testing.assert_close(gradient(loss, logprobs), -advantages)
 
@@ -89,13 +89,13 @@ def test_gspo_has_the_gradient_of_the_whole_responses_ratio():
     mean = (logprobs.detach() - old).mean().expand(7)
     ratio = sequence_ratio(logprobs, mean)
     torch.testing.assert_close(ratio, whole.expand(7))
-    loss, _ = clipped(ratio, advantage.expand(7), 1.0, 1e9, None)
+    loss, _ = clipped_surrogate(ratio, advantage.expand(7), 1.0, 1e9, None)
     torch.testing.assert_close(gradient(loss.mean(), logprobs), expected)
 
 
 def test_cispo_bounds_the_weight_and_keeps_the_gradient():
     logprobs, old, advantages = draw()
-    loss, bounded = cispo(logprobs, ratio_of(logprobs, old), advantages, 0.5, 1.0)
+    loss, bounded = bounded_likelihood(logprobs, ratio_of(logprobs, old), advantages, 0.5, 1.0)
     weights = [
         min(2.0, max(0.5, math.exp(new - before)))
         for new, before in zip(logprobs.tolist(), old.tolist(), strict=True)

@@ -18,10 +18,10 @@ SLOW = Machine(flops=1e9, bandwidth=1e5, latency=1.0, kernel=0.0)
 """A machine on which they cost more than any row."""
 
 
-def plan(rows, stages="auto", degrees=(1, 2), machine=FREE, most_tokens=10**9):
+def plan(rows, mode="auto", degrees=(1, 2), machine=FREE, most_tokens=10**9):
     """By number of ranks that share them, the rows of each group of ranks."""
     return plan_rows(
-        rows, stages, degrees, cost=COST, machine=machine, passes=PASSES, most_tokens=most_tokens
+        rows, mode, degrees, cost=COST, machine=machine, passes=PASSES, most_tokens=most_tokens
     ).rows
 
 
@@ -34,20 +34,20 @@ def row(tokens):
     return RowSize.of(tokens, [1])
 
 
-@pytest.mark.parametrize("stages", ["auto", "0", "1", "2"])
+@pytest.mark.parametrize("mode", ["auto", "none", "encode", "full"])
 @pytest.mark.parametrize("degrees", [(1, 2), (1, 2, 4, 8), (1, 3, 6)])
 @pytest.mark.parametrize("lengths", [[], [50], [50, 40, 30], [9] * 7])
 @pytest.mark.parametrize("machine", [FREE, SLOW])
-def test_every_row_runs_once(stages, degrees, lengths, machine):
-    result = plan([row(n) for n in lengths], stages, degrees, machine)
+def test_every_row_runs_once(mode, degrees, lengths, machine):
+    result = plan([row(n) for n in lengths], mode, degrees, machine)
     assert list(result) == sorted(degrees, reverse=True)
     for degree, groups in result.items():
         assert len(groups) == degrees[-1] // degree
     indices = itertools.chain(*itertools.chain(*result.values()))
     assert sorted(indices) == list(range(len(lengths)))
-    if stages == "2":
+    if mode == "full":
         assert used(result) <= {degrees[-1]}
-    elif stages != "auto":
+    elif mode != "auto":
         assert used(result) <= {1}
 
 

@@ -370,6 +370,9 @@ def f(response, file):
         os._exit(7)
     if response == "kill":
         os.kill(os.getpid(), 9)
+    if response == "kill keeper":
+        os.kill(os.getppid(), 9)
+        time.sleep(1000)
     if response == "forever":
         time.sleep(1000)
     return 1.0
@@ -387,6 +390,7 @@ def alive(file: Path) -> list[int]:
     [
         ("exit", RewardResult.failure("ended its process (exit status 7)")),
         ("kill", RewardResult.failure("ended its process (exit status -9)")),
+        ("kill keeper", RewardResult.failure("ended its process (exit status -9)")),
         ("forever", RewardResult.failure("gave no result within 3 s", timed_out=True)),
         ("done", RewardResult(1.0)),
     ],

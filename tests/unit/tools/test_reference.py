@@ -10,11 +10,10 @@ from megatron_longrl.cli.defaults import (
     MOST_FRAMES,
     PROMPTS_PER_STEP,
 )
-from megatron_longrl.config.bundles import Bundle
 from megatron_longrl.config.flags import says_default
 from megatron_longrl.config.schema import all_fields, all_sections
 from tools.reference.__main__ import DOCS, PAGES, with_tables
-from tools.reference.configuration import default_of, value_of
+from tools.reference.configuration import OF_PRESETS, default_of, value_of
 from tools.reference.text import formatted, table
 
 
@@ -43,9 +42,9 @@ def test_what_is_filled_in_later_is_told():
         for section in all_sections()
         for name in map(section.flat_name, section.derived_fields())
     }
-    for name in derived - set(Bundle._fields):
+    for name in derived - set(OF_PRESETS):
         assert says_default(all_fields()[name]), name
-    for name in Bundle._fields:
+    for name in OF_PRESETS:
         field = all_fields()[name]
         assert " ".join((field.description or "").split()).endswith("as the algorithm."), name
         assert default_of(name, field).startswith("algorithm (grpo: "), name

@@ -174,9 +174,9 @@ def test_transformer_engine_is_told_of_shared_and_of_whole_rows():
         bf16=True,
     )
     ranks = mr_sp(0, 2)
-    for stages, group in (("2", ranks.cp), ("1", ranks.alone)):
-        batches = rl_batches(make_groups(LENGTHS), config.replace(mrsp_stages=stages), ranks)
-        assert len(batches) == (8 if stages == "2" else 4)
+    for mode, group in (("full", ranks.cp), ("encode", ranks.alone)):
+        batches = rl_batches(make_groups(LENGTHS), config.replace(mrsp_mode=mode), ranks)
+        assert len(batches) == (8 if mode == "full" else 4)
         for batch in batches:
             assert batch.sequence_group is group
             assert batch.attention_mask is None

@@ -26,7 +26,7 @@ LAYOUTS: dict[str, dict[str, Any]] = {
     "a response a row": {"shared_prompt": False},
     "packed": {"use_sequence_packing": True},
     "rows batched": {"micro_batch_size": 2},
-    "MR-SP2": {"context_parallel_size": 2, "mrsp_stages": 2},
+    "MR-SP2": {"context_parallel_size": 2, "mrsp_mode": "full"},
 }
 
 

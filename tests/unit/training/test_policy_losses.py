@@ -186,8 +186,8 @@ def configure(loss: str, **changes: object) -> Config:
         "grpo_clamp_eps_lower": LOWER,
         "grpo_clamp_eps_upper": UPPER,
         "dual_clip": DUAL,
-        "rollout_correction_cap": CAP,
-        "rollout_correction_floor": FLOOR,
+        "rollout_is_threshold": CAP,
+        "rollout_is_threshold_lower": FLOOR,
         "rollout_max_tokens": MOST_TOKENS,
         "micro_batch_size": 2,
     }
@@ -281,15 +281,13 @@ def test_no_split_and_no_order_changes_anything(loss, aggregation, split):
         compare(groups, numbers, config, [(order[:2], alone()), (order[2:], alone())])
 
 
-@pytest.mark.parametrize("stages", ["1", "2"])
+@pytest.mark.parametrize("mode", ["encode", "full"])
 @pytest.mark.parametrize("aggregation", AGGREGATIONS)
 @pytest.mark.parametrize("loss", ["clip", "cispo", "pg"])
-def test_no_split_into_mr_sp_ranks_changes_anything(loss, aggregation, stages):
+def test_no_split_into_mr_sp_ranks_changes_anything(loss, aggregation, mode):
     """GSPO and the correction by response communicate: tests/distributed/test_policy_losses.py."""
     groups, numbers = draw(4)
-    config = configure(
-        loss, loss_aggregation=aggregation, context_parallel_size=2, mrsp_stages=stages
-    )
+    config = configure(loss, loss_aggregation=aggregation, context_parallel_size=2, mrsp_mode=mode)
     compare(groups, numbers, config, [(groups, mr_sp(rank, 2)) for rank in range(2)])
 
 

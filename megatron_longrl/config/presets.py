@@ -1,0 +1,98 @@
+"""The algorithms: what ``--rl-algorithm`` sets, each part of which can be given on its own."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Annotated, Any, Literal
+
+from megatron_longrl.config.section import Names, is_name_in
+from megatron_longrl.registry import Registry
+
+Aggregation = Literal["token", "sequence", "sequence-sum-norm"]
+KLType = Literal["k1", "abs", "k2", "k3", "full"]
+KLPlacement = Literal["loss", "reward"]
+
+
+@dataclass(frozen=True)
+class AlgorithmPreset:
+    """One algorithm: its parts, by the names of the fields that they are the defaults of.
+
+    Example: ``AlgorithmPreset("rloo", "pg", "sequence-sum-norm")``. The protocol of the parts is in
+    :mod:`megatron_longrl.algorithms.registry`.
+    """
+
+    advantage: str
+    """The name of the advantage estimator, which says what else it needs."""
+    policy_loss: str
+    """The name of the policy loss."""
+    loss_aggregation: Aggregation
+    grpo_clamp_eps_lower: float = 0.2
+    grpo_clamp_eps_upper: float = 0.2
+    dual_clip: float = 0.0
+    grpo_kl_beta: float = 0.0
+    """Above 0 the algorithm needs a reference model."""
+    kl_type: KLType = "k3"
+    kl_placement: KLPlacement = "loss"
+    """``reward``: the algorithm needs per-token rewards."""
+    dynamic_sampling: bool = False
+    overlong_shaping: bool = False
+    extra_generations: tuple[str, ...] = ()
+    """The names of the extra generations that the algorithm asks for, beside those that its
+    estimator needs."""
+
+
+ALGORITHMS: Registry[AlgorithmPreset] = Registry(
+    "algorithm",
+    "megatron_longrl.rl_algorithms",
+    {
+        # https://arxiv.org/abs/2402.03300, with Long-RL's bounds (https://arxiv.org/abs/2507.07966).
+        "grpo": AlgorithmPreset("grpo", "clip", "token", 0.2, 0.3, 3.0),
+        # https://arxiv.org/abs/2503.14476
+        "dapo": AlgorithmPreset(
+            "grpo", "clip", "token", 0.2, 0.28, dynamic_sampling=True, overlong_shaping=True
+        ),
+        # https://arxiv.org/abs/2503.20783
+        "dr_grpo": AlgorithmPreset("dr_grpo", "clip", "sequence-sum-norm"),
+        # Williams, Machine Learning 8 (1992) 229
+        "reinforce": AlgorithmPreset("reinforce", "pg", "token"),
+        # https://arxiv.org/abs/2501.03262
+        "reinforce++": AlgorithmPreset(
+            "reinforce_plus_plus",
+            "clip",
+            "token",
+            grpo_kl_beta=1e-3,
+            kl_type="k1",
+            kl_placement="reward",
+        ),
+        "reinforce++_baseline": AlgorithmPreset(
+            "reinforce_plus_plus_baseline", "clip", "token", grpo_kl_beta=1e-3, kl_type="k2"
+        ),
+        # https://arxiv.org/abs/2402.14740
+        "rloo": AlgorithmPreset("rloo", "pg", "sequence-sum-norm"),
+        # https://arxiv.org/abs/2310.10505
+        "remax": AlgorithmPreset("remax", "pg", "sequence-sum-norm"),
+        # https://arxiv.org/abs/2507.18071
+        "gspo": AlgorithmPreset("grpo", "gspo", "sequence", 3e-4, 4e-4),
+        # https://arxiv.org/abs/2506.13585: no lower bound.
+        "cispo": AlgorithmPreset("grpo", "cispo", "token", 1.0, 4.0),
+        # https://arxiv.org/abs/2504.02546
+        "gpg": AlgorithmPreset("gpg", "pg", "token"),
+        # https://arxiv.org/abs/2503.19595
+        "grpo_passk": AlgorithmPreset("grpo_passk", "clip", "token", 0.2, 0.3, 3.0),
+        # https://arxiv.org/abs/1707.06347
+        "ppo": AlgorithmPreset("gae", "clip", "token"),
+    },
+)
+"""The algorithms by ``--rl-algorithm``."""
+
+AlgorithmName = Annotated[str, Names(ALGORITHMS.names), is_name_in(ALGORITHMS)]
+
+
+def from_algorithm(part: str) -> Callable[[dict[str, Any]], Any]:
+    """The default of a field: what the algorithm sets."""
+
+    def default(values: dict[str, Any]) -> Any:
+        return getattr(ALGORITHMS.find(values["rl_algorithm"]), part)
+
+    return default

@@ -1,0 +1,49 @@
+"""Fields and values that had another name in earlier versions.
+
+Flags and recipes that use an old name are refused with the new one; the recipe of a saved run is
+translated, so that the run goes on.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+NEW_NAMES: Mapping[str, str] = {
+    "mrsp_stages": "mrsp_mode",
+    "rollout_correction_cap": "rollout_is_threshold",
+    "rollout_correction_floor": "rollout_is_threshold_lower",
+    "weight_bucket_mb": "weight_bucket_mib",
+}
+"""The present flat name by the old one."""
+
+NEW_VALUES: Mapping[str, Mapping[str, str]] = {
+    "mrsp_mode": {"0": "none", "1": "encode", "2": "full"},
+}
+"""The present value by the old one, as text, by the field's present flat name."""
+
+
+def new_name(old: str) -> str | None:
+    """What an unknown name is called now; None where it never was a name."""
+    return NEW_NAMES.get(old)
+
+
+def renamed_line(old: str, new: str, kind: str) -> str:
+    """The error of an old name.
+
+    Args:
+        old, new: as they are written in this place.
+        kind: ``key`` or ``flag``.
+    """
+    values = NEW_VALUES.get(NEW_NAMES[old.lstrip("-").replace("-", "_")], {})
+    told = ", ".join(f"{before} is {now}" for before, now in values.items())
+    return f"{kind} '{old}' is called '{new}' now" + (f", and of its values {told}" if told else "")
+
+
+def present(saved: Mapping[str, Any]) -> dict[str, Any]:
+    """The fields of a saved configuration under their present names, with present values."""
+    values = {NEW_NAMES.get(name, name): value for name, value in saved.items()}
+    for name, changed in NEW_VALUES.items():
+        if name in values:
+            values[name] = changed.get(str(values[name]), values[name])
+    return values

@@ -1,0 +1,52 @@
+"""Old names are refused with the new ones; a saved run's recipe is translated."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from megatron_longrl.cli.load import load_config
+from megatron_longrl.config.renamed import NEW_NAMES, NEW_VALUES, present
+from megatron_longrl.config.schema import all_fields, known_fields
+from megatron_longrl.errors import UserError
+
+
+@pytest.mark.parametrize(
+    ("old", "line"),
+    [
+        ("weight_bucket_mb", "is called 'X' now"),
+        ("mrsp_stages", "is called 'X' now, and of its values 0 is none, 1 is encode, 2 is full"),
+    ],
+)
+def test_an_old_name_is_refused_with_the_new_one(recipe: Path, old: str, line: str) -> None:
+    new = NEW_NAMES[old]
+    flags = [f"--{name.replace('_', '-')}" for name in (old, new)]
+    with pytest.raises(UserError) as error:
+        load_config(["--config", str(recipe), flags[0], "2"], "rl")
+    assert str(error.value) == f"flag '{flags[0]}' " + line.replace("X", flags[1])
+    recipe.write_text(recipe.read_text() + f"{old}: 2\n")
+    with pytest.raises(UserError) as error:
+        load_config(["--config", str(recipe)], "rl")
+    number = len(recipe.read_text().splitlines())
+    assert str(error.value) == f"{recipe}:{number}: key '{old}' " + line.replace("X", new)
+
+
+def test_an_old_value_is_refused_with_the_new_one(recipe: Path) -> None:
+    with pytest.raises(UserError) as error:
+        load_config(["--config", str(recipe), "--mrsp-mode", "2"], "rl")
+    told = "mrsp_mode = '2' (flag --mrsp-mode): this value is called full now"
+    assert str(error.value) == told
+
+
+def test_a_saved_recipe_is_translated() -> None:
+    saved = {"mrsp_stages": "2", "weight_bucket_mb": 3.0, "lr": 1.0, "gone_long_ago": 1}
+    assert known_fields(saved) == {"mrsp_mode": "full", "weight_bucket_mib": 3.0, "lr": 1.0}
+    now = {"mrsp_mode": "auto", "weight_bucket_mib": 4.0}
+    assert present(now) == now
+
+
+def test_new_names_are_names_and_old_ones_are_none() -> None:
+    fields = all_fields()
+    assert set(NEW_NAMES.values()) | set(NEW_VALUES) <= set(fields)
+    assert not set(NEW_NAMES) & set(fields)
