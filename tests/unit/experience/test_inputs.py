@@ -32,7 +32,7 @@ def prompt() -> Prompt:
         uid="p",
         token_ids=torch.arange(7),
         media_mask=torch.tensor([0, 1, 0, 1, 1, 0, 0]).bool(),
-        videos=videos,
+        media=videos,
         media_lengths=(1, 2),
         row=Row("1", "?", "A", "", (Path("v"),), "general", "video", "f:1"),
     )
