@@ -44,17 +44,14 @@ class MediaSpec(ABC):
     """The file."""
     content: str
     """SHA-256 of the file's bytes."""
+    preprocess: Hashable
+    """How units are made. Those of equal preprocessing can go through the encoder in one call,
+    which gets it as its last argument."""
 
     @abstractmethod
     def key(self) -> str:
         """Identifies what the encoder is given: content, choice and preprocessing. No two media, of
         whatever modality, share a key."""
-
-    @property
-    @abstractmethod
-    def preprocess(self) -> Hashable:
-        """How units are made. Those of equal preprocessing can go through the encoder in one call,
-        which gets it as its last argument."""
 
     @property
     @abstractmethod

@@ -77,8 +77,8 @@ def test_orientation(tmp_path: Path, family: str, turns: bool) -> None:
 
     phone, expected = spec_of("phone.png"), spec_of("upright.png" if turns else "stored.png")
     other = spec_of("stored.png" if turns else "upright.png")
-    assert phone.view == expected.view
+    assert phone.preprocess == expected.preprocess
     assert np.array_equal(phone.frames(), expected.frames())
-    assert phone.view != other.view or not np.array_equal(phone.frames(), other.frames())
+    assert phone.preprocess != other.preprocess or not np.array_equal(phone.frames(), other.frames())
     assert phone.upright == turns
     assert phone.key() != expected.key()  # another file
