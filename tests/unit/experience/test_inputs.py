@@ -72,7 +72,9 @@ def test_wider_rows_are_features_beside():
 
 
 def test_slots_and_embeddings_must_be_equally_many():
-    with pytest.raises(RuntimeError, match=r"media placeholders \(1, 2\), media embeddings \(1, 3\)"):
+    with pytest.raises(
+        RuntimeError, match=r"media placeholders \(1, 2\), media embeddings \(1, 3\)"
+    ):
         given(b=torch.zeros(3, 4))
 
 

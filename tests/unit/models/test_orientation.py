@@ -79,6 +79,8 @@ def test_orientation(tmp_path: Path, family: str, turns: bool) -> None:
     other = spec_of("stored.png" if turns else "upright.png")
     assert phone.preprocess == expected.preprocess
     assert np.array_equal(phone.frames(), expected.frames())
-    assert phone.preprocess != other.preprocess or not np.array_equal(phone.frames(), other.frames())
+    assert phone.preprocess != other.preprocess or not np.array_equal(
+        phone.frames(), other.frames()
+    )
     assert phone.upright == turns
     assert phone.key() != expected.key()  # another file
