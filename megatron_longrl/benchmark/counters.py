@@ -25,9 +25,8 @@ class WorkCounter:
         runtime.model.policy.module.decoder.register_forward_pre_hook(
             self._decoder, with_kwargs=True
         )
-        encoder = runtime.model.encoder
-        assert encoder is not None, "the benchmark's model sees"
-        encoder.module.register_forward_pre_hook(self._encoder)
+        for encoder in runtime.model.encoders.values():
+            encoder.module.register_forward_pre_hook(self._encoder)
         engine.hook_model(self._engine)
 
     def pop(self) -> dict[str, int]:
@@ -40,7 +39,7 @@ class WorkCounter:
         self.counts[f"{self.part}_tokens"] += hidden.shape[0] * hidden.shape[1]
 
     def _encoder(self, module: Any, inputs: tuple[Tensor]) -> None:
-        self.counts["frames_encoded"] += inputs[0].shape[0]
+        self.counts["frames_encoded"] += inputs[0].shape[:2].numel()
 
     def _engine(self, module: Any, inputs: Any, named: dict[str, Any]) -> None:
         self.counts["engine_tokens"] += named["positions"].shape[-1]

@@ -151,7 +151,7 @@ def _export(
     inputs = {}
     for number, prompt in enumerate(prompts):
         embeddings = F.embedding(prompt.token_ids, weights["model.embed_tokens.weight"])
-        parts = [media[video.key()] for video in prompt.videos]
+        parts = [media[video.key()] for video in prompt.media]
         embeddings[prompt.media_mask] = torch.cat(parts).to(embeddings.dtype)
         inputs[str(number)] = embeddings
     model = folder / MODEL_FOLDER

@@ -16,7 +16,7 @@ from megatron_longrl.errors import UserError
 from megatron_longrl.experience.rollouts import RewardedGroup, RolloutGroup, rollout_requests
 from megatron_longrl.experience.sampling_settings import SamplingSettings
 from megatron_longrl.media.media_error import MediaError
-from megatron_longrl.media.modalities.video.decode import decode_many
+from megatron_longrl.media.spec import UnitTensors, load_units
 from megatron_longrl.rewards.runner import RewardRunner
 from megatron_longrl.rl.advantages import estimate_advantages
 from megatron_longrl.rl.mini_batches import (
@@ -34,36 +34,38 @@ PHASES = ("decode", "encode", "gather", "rollout", "logprobs", "update", "sync",
 
 
 class EncodedAgain(Mapping[str, Tensor]):
-    """Embeddings by video key, of which every look-up encodes the video again.
+    """Embeddings by the key of a medium, of which every look-up encodes the medium again.
 
     What a trainer does whose rows carry pixels. They are decoded once.
     """
 
     def __init__(self, runtime: Runtime, prompts: Sequence[Prompt]) -> None:
         self._runtime = runtime
-        specs = {spec.key(): spec for prompt in prompts for spec in prompt.videos}
+        specs = {spec.key(): spec for prompt in prompts for spec in prompt.media}
         with runtime.timer("decode"):
-            requests = [(spec, range(len(spec.frame_indices))) for spec in specs.values()]
-            results = decode_many(requests)
+            results = load_units([(spec, range(spec.num_units)) for spec in specs.values()])
         self._specs = specs
-        self._pixels: dict[str, Tensor] = {}
+        self._units: dict[str, UnitTensors] = {}
         for key, result in zip(specs, results, strict=True):
             if isinstance(result, MediaError):
                 raise UserError(str(result))
-            self._pixels[key] = result
+            self._units[key] = result
 
     @torch.no_grad()
     def __getitem__(self, key: str) -> Tensor:
-        frames = self._runtime.train_step.frames
+        spec = self._specs[key]
+        encoder = self._runtime.train_step.media_encoder.encoder_for(spec)
+        size = encoder.chunk_units(spec.preprocess)
         with self._runtime.timer("encode"):
-            chunks, view = self._pixels[key].split(frames.chunk_frames), self._specs[key].view
-            return torch.cat([frames.encoder(chunk, view).flatten(0, 1) for chunk in chunks])
+            parts = [tensor.split(size) for tensor in self._units[key]]
+            chunks = [(*inputs, spec.preprocess) for inputs in zip(*parts, strict=True)]
+            return torch.cat([encoder.module(*chunk).flatten(0, -2) for chunk in chunks])
 
     def __iter__(self) -> Iterator[str]:
-        return iter(self._pixels)
+        return iter(self._units)
 
     def __len__(self) -> int:
-        return len(self._pixels)
+        return len(self._units)
 
 
 class BenchmarkStep:

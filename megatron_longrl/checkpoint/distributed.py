@@ -59,6 +59,8 @@ from megatron_longrl.conversion.hf import HfFolder, config_from_hf, is_hf_folder
 from megatron_longrl.conversion.hf_writer import copy_tokenizer
 from megatron_longrl.conversion.mapping import mapping_table, unwrap
 from megatron_longrl.errors import UserError
+from megatron_longrl.models.build import encoder_groups
+from megatron_longrl.models.family import find_family
 from megatron_longrl.models.lora import ADAPTER
 from megatron_longrl.models.param_mapping import ColumnParallel, GatedMLP
 from megatron_longrl.models.policy import find_policy
@@ -67,12 +69,10 @@ from megatron_longrl.processes.leftovers import leftovers
 
 if TYPE_CHECKING:
     from megatron_longrl.config import Config
+    from megatron_longrl.parallel.encoder_groups import EncoderGroups
     from megatron_longrl.parallel.groups import ParallelGroups
 
 logger = logging.getLogger(__name__)
-
-ENCODER = "encoder"
-"""The part that is not laid out as a language model is."""
 
 FORMAT = 1
 """Version of ``longrl_state.json``."""
@@ -112,7 +112,7 @@ def save_checkpoint(
     Args:
         directory: of all checkpoints of the run, on a file system that all ranks share.
         iteration: steps done, or ``"release"`` for converted weights.
-        modules: ``language_model`` and ``encoder``, wrapped or not.
+        modules: ``language_model`` and the encoders, by their names, wrapped or not.
         optimizers: by the same names; parts that are not trained have none.
         state: position of the run (``consumed_samples``, …), kept as JSON.
         config: of a language model with ``vocab_size`` filled in; kept with the checkpoint.
@@ -467,20 +467,24 @@ def _sharded_state(
 def _sharded_module(
     part: str, module: nn.Module, groups: ParallelGroups, config: Config
 ) -> dict[str, Any]:
-    if part == ENCODER:
-        return _sharded_encoder(module, groups, config)
+    encoder = find_family(config.model.family).encoders.get(part)
+    if encoder is not None:
+        ranks = encoder_groups(encoder, config, groups)
+        return _sharded_encoder(part, module, ranks, config)
     sharded: dict[str, Any] = unwrap(module).sharded_state_dict(  # type: ignore[operator]
         prefix=f"{part}.", metadata={"dp_cp_group": groups.dp_cp}
     )
     return sharded
 
 
-def _sharded_encoder(module: nn.Module, groups: ParallelGroups, config: Config) -> dict[str, Any]:
+def _sharded_encoder(
+    part: str, module: nn.Module, groups: EncoderGroups, config: Config
+) -> dict[str, Any]:
     """Full tensors by their names, whether tensor-parallel ranks hold parts of them or copies."""
     rows = {row.megatron: row for row in mapping_table(config).expand()}
-    tensor, data = groups.encoder_pg.tp, groups.encoder_pg.dp
+    tensor, data = groups.pg.tp, groups.pg.dp
     described = {}
-    for name, value in unwrap(module).state_dict(prefix=f"{ENCODER}.", keep_vars=True).items():
+    for name, value in unwrap(module).state_dict(prefix=f"{part}.", keep_vars=True).items():
         if not isinstance(value, Tensor):
             continue
         row = rows.get(name)
@@ -489,11 +493,11 @@ def _sharded_encoder(module: nn.Module, groups: ParallelGroups, config: Config) 
             copy = (tensor.rank(), data.rank())
             described[name] = ShardedTensor.from_rank_offsets(name, value, replica_id=copy)
             continue
-        part = ShardedTensor.from_rank_offsets(
+        shard = ShardedTensor.from_rank_offsets(
             name, value, (row.axis, tensor.rank(), tensor.size()), replica_id=(0, data.rank())
         )
         gated = isinstance(row, GatedMLP)
-        described[name] = apply_swiglu_sharded_factory(part, ()) if gated else part
+        described[name] = apply_swiglu_sharded_factory(shard, ()) if gated else shard
     return described
 
 

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from megatron_longrl.config import Config
     from megatron_longrl.data.prompts import PromptBuilder
     from megatron_longrl.data.rows import Row, RowProblem
-    from megatron_longrl.media.modalities.visual.info import VideoInfo
+    from megatron_longrl.media.modality import MediaFile
 
 _MOST_SHOWN = 20
 
@@ -94,11 +94,12 @@ def _look(
     from megatron_longrl.media.foreign_errors import as_error_of
     from megatron_longrl.media.media_error import MediaError
 
-    for number, (path, is_image) in enumerate(row.media):
+    for number, medium in enumerate(row.media):
+        path = medium.path
         if path not in report.media and path not in failed:
             try:
                 with as_error_of(path):
-                    found = _media(path, is_image=is_image)
+                    found = _media(medium)
                     found["tokens"] = builder.media_tokens(row, number) if builder else None
                 report.media[path] = found
             except (MediaError, UserError) as error:
@@ -107,7 +108,7 @@ def _look(
             return RowProblem(row.source, failed[path], str(path))
     try:
         if builder is None:
-            place_media(row.problem, [is_image for _, is_image in row.media])
+            place_media(row.problem, [medium.modality for medium in row.media])
         else:
             builder.build(row)
     except RowError as error:
@@ -117,26 +118,12 @@ def _look(
     return None
 
 
-def _media(path: Path, *, is_image: bool) -> dict[str, Any]:
-    from megatron_longrl.media.modalities.image.reader import probe_image, read_image
-    from megatron_longrl.media.modalities.video.probe import probe
+def _media(medium: MediaFile) -> dict[str, Any]:
+    from megatron_longrl.media.modality import MODALITIES
 
-    info: VideoInfo
-    if is_image:
-        info = probe_image(path)
-        height, width = read_image(path).shape[:2]
-    else:
-        info = probe(path)
-        height, width = info.height, info.width
-    seconds = info.duration_seconds
-    return {
-        "path": str(path),
-        "frames": info.num_frames,
-        "seconds": seconds,
-        "fps": info.num_frames / seconds if seconds else None,
-        "width": width,
-        "height": height,
-    }
+    told = MODALITIES.find(medium.modality).inspect(medium.path)
+    names = ("frames", "seconds", "fps", "width", "height")
+    return {"path": str(medium.path), **{name: told.get(name) for name in names}}
 
 
 def builder_of(arguments: Sequence[str]) -> PromptBuilder:
@@ -166,12 +153,18 @@ def _tell(report: Report, write: Callable[[str], object]) -> None:
     write(f"rows    {report.rows}, of which {report.usable} can be used\n")
     found = list(report.media.values())
     if found:
-        frames, seconds = [m["frames"] for m in found], [m["seconds"] for m in found]
-        sizes = sorted({(m["width"], m["height"]) for m in found}, key=lambda s: s[0] * s[1])
+        frames = [m["frames"] for m in found if m["frames"] is not None]
+        seconds = [m["seconds"] for m in found if m["seconds"] is not None]
+        sizes = {(m["width"], m["height"]) for m in found if m["width"] is not None}
         write(f"media   {len(found)} files can be read\n")
-        write(f"frames  {min(frames)} to {max(frames)}, {sum(frames)} together\n")
-        write(f"seconds {min(seconds):.1f} to {max(seconds):.1f}, {sum(seconds):.1f} together\n")
-        write("size    {}x{} to {}x{}\n".format(*sizes[0], *sizes[-1]))
+        if frames:
+            write(f"frames  {min(frames)} to {max(frames)}, {sum(frames)} together\n")
+        if seconds:
+            together = f"{sum(seconds):.1f} together"
+            write(f"seconds {min(seconds):.1f} to {max(seconds):.1f}, {together}\n")
+        if sizes:
+            by_size = sorted(sizes, key=lambda size: size[0] * size[1])
+            write("size    {}x{} to {}x{}\n".format(*by_size[0], *by_size[-1]))
         tokens = [m["tokens"] for m in found if m["tokens"] is not None]
         if tokens:
             write(f"tokens  {min(tokens)} to {max(tokens)}, {sum(tokens)} together\n")

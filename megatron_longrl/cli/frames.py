@@ -186,6 +186,7 @@ def _choose(path: Path, given: argparse.Namespace, config: Config | None) -> _Ch
         found = sample_frame_indices(info, given.video_frames, given.video_fps)
         return _Chosen(info, list(found), None)
     ignore_core()
+    from megatron_longrl.media.modalities.visual.layout import VisualLayout
     from megatron_longrl.models.family import find_family
 
     build_layout = find_family(config.model.family).build_layout
@@ -193,14 +194,16 @@ def _choose(path: Path, given: argparse.Namespace, config: Config | None) -> _Ch
         raise UserError(f"the model ({config.model.family}) reads text only")
     tokenizer: Any = _NoTokenizer()
     layout = build_layout(config, tokenizer)
+    if not isinstance(layout, VisualLayout):
+        raise UserError(f"the model ({config.model.family}) reads no videos")
     indices = list(
         dict.fromkeys(layout.frame_indices(info, config.data.video_frames, config.data.video_fps))
     )
     try:
-        view = layout.view(info, len(indices))
+        how = layout.preprocess_spec(info, len(indices))
     except ValueError as error:
         raise MediaError(path, str(error)) from None
-    return _Chosen(info, indices, (view.height, view.width))
+    return _Chosen(info, indices, (how.height, how.width))
 
 
 def _pixels(path: Path, chosen: _Chosen) -> Iterator[tuple[int, np.ndarray]]:
@@ -211,18 +214,17 @@ def _pixels(path: Path, chosen: _Chosen) -> Iterator[tuple[int, np.ndarray]]:
         for numbers, frames in decode_in_chunks(str(path), chosen.indices, _CHUNK_BYTES):
             yield from zip(numbers, frames, strict=True)
         return
-    from megatron_longrl.media.modalities.video.decode import decode_frames
     from megatron_longrl.media.modalities.video.spec import VideoSpec
     from megatron_longrl.media.modalities.visual.preprocess_spec import PreprocessSpec
 
     height, width = chosen.size
     # Levels divided by 255, and no more.
-    view = PreprocessSpec(height, width, (0.0,) * 3, (1.0,) * 3)
-    spec = VideoSpec(str(path), "", tuple(chosen.indices), view)
+    how = PreprocessSpec(height, width, (0.0,) * 3, (1.0,) * 3)
+    spec = VideoSpec(str(path), "", tuple(chosen.indices), how)
     step = max(1, _CHUNK_BYTES // (height * width * 12))
     for start in range(0, len(chosen.indices), step):
         here = range(start, min(start + step, len(chosen.indices)))
-        levels = decode_frames(spec, here).mul(255).round().byte().permute(0, 2, 3, 1)
+        levels = spec.frames(here).mul(255).round().byte().permute(0, 2, 3, 1)
         yield from zip(here, levels.numpy(), strict=True)
 
 

@@ -338,7 +338,7 @@ def load_hf_weights(
     Optimizers must refresh their fp32 copies afterwards (``optimizer.reload_model_params()``).
 
     Args:
-        model: object or mapping with ``language_model`` and, of a family with vision, ``encoder``.
+        model: see :func:`~megatron_longrl.conversion.mapping.local_parameters`.
 
     Raises:
         UserError: on all ranks, naming the first tensor and file that are wrong.

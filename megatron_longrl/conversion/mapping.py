@@ -26,10 +26,6 @@ if TYPE_CHECKING:
     from megatron_longrl.config import Config
     from megatron_longrl.parallel.groups import ParallelGroups
 
-MODULES = ("encoder", "language_model")
-"""Modules of a model: the encoder, replicated or sharded over TP, and the language model, sharded
-over TP and PP."""
-
 LOCAL_LAYER = re.compile(r"^(language_model\.decoder\.layers\.)(\d+)(\..*)$")
 """Splits the name of a parameter of a layer at the layer's index."""
 
@@ -55,9 +51,8 @@ def local_parameters(
     Engine holds in the projection behind it has the name that it has without.
 
     Args:
-        model: object or mapping with the modules ``encoder`` and ``language_model``, wrapped or
-        not;
-            one of them may be missing.
+        model: the modules of a model by their names in the table, or a module that has these as
+            its own; wrapped or not, and some of them may be missing.
     """
     return {
         _table_name(part, module, name): parameter
@@ -83,10 +78,9 @@ def local_adapters(model: nn.Module | Mapping[str, nn.Module]) -> dict[str, LowR
 
 def _parts(model: nn.Module | Mapping[str, nn.Module]) -> Iterator[tuple[str, nn.Module]]:
     """The modules that are there, without wrappers."""
-    for part in MODULES:
-        module = model.get(part) if isinstance(model, Mapping) else getattr(model, part, None)
-        if module is not None:
-            yield part, unwrap(module)
+    parts = model.items() if isinstance(model, Mapping) else model.named_children()
+    for part, module in parts:
+        yield part, unwrap(module)
 
 
 def _table_name(part: str, module: nn.Module, name: str) -> str:

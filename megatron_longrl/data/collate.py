@@ -28,7 +28,7 @@ class Batch:
     """Fields are [b, s] on the CPU, padded at the end."""
 
     tokens: Tensor
-    """long; media slots hold the tokenizer's ``media_id``, padding holds 0."""
+    """long; placeholders of media hold the tokenizer's ``media_id``, padding holds 0."""
     position_ids: Tensor
     """long, as the prompt and one response alone would have them; [b, s, 3] where a prompt's are of
     time, height and width."""
@@ -51,7 +51,7 @@ class Batch:
     place: Tensor
     """long: its place in the prompt followed by its own response."""
     media_keys: list[str]
-    """Keys of the distinct videos."""
+    """Keys of the distinct media."""
     uids: list[str]
     """Of the prompts."""
     rows: list[int]
@@ -161,13 +161,13 @@ def _write(
     batch.position_ids[b, here] = positions[:-1]
     batch.branch_ids[b, here] = 0
     batch.place[b, here] = torch.arange(stem)
-    batch.media_index[b, here][prompt.media_mask[:-1]] = torch.cat(
-        [
-            offsets[video.key()] + torch.arange(length)
-            for video, length in zip(prompt.videos, prompt.media_lengths, strict=True)
-        ]
-        or [torch.empty(0, dtype=torch.long)]
-    )
+    rows = [
+        offsets[spec.key()] + torch.arange(length)
+        for spec, length in zip(prompt.media, prompt.media_lengths, strict=True)
+    ]
+    if rows:
+        index = torch.cat(rows)[prompt.media_rows]
+        batch.media_index[b, here][prompt.media_mask[:-1]] = index
     spans: list[slice] = []
     start += stem
     for branch, response in enumerate(responses, start=1):
@@ -189,13 +189,13 @@ def _write(
 
 
 def _media_offsets(prompts: Sequence[Prompt], keys: list[str]) -> dict[str, int]:
-    """First row of each distinct video among the concatenated embeddings; fills ``keys``."""
+    """First row of each distinct medium among the concatenated embeddings; fills ``keys``."""
     offsets: dict[str, int] = {}
     total = 0
     for prompt in prompts:
-        for video, length in zip(prompt.videos, prompt.media_lengths, strict=True):
-            if video.key() not in offsets:
-                offsets[video.key()] = total
-                keys.append(video.key())
+        for spec, length in zip(prompt.media, prompt.media_lengths, strict=True):
+            if spec.key() not in offsets:
+                offsets[spec.key()] = total
+                keys.append(spec.key())
                 total += length
     return offsets

@@ -94,18 +94,18 @@ class Conversation:
         Raises:
             RowError: placeholders and media do not agree, or the template refuses the row.
         """
-        are_images = [is_image for _, is_image in row.media]
+        modalities = [medium.modality for medium in row.media]
         try:
-            parts = place_media(self.wrapped(row.problem), are_images)
+            parts = place_media(self.wrapped(row.problem), modalities)
             texts = [part for part in parts if isinstance(part, str)]
             mark = _free_mark(["".join(texts), self._system or ""])
-            if self._marks_media and are_images:
-                return self._by_symbols(parts, are_images, mark)
+            if self._marks_media and modalities:
+                return self._by_symbols(parts, modalities, mark)
             user = "".join(p if isinstance(p, str) else f"{mark}{p}{mark}" for p in parts)
             rendered = self._render([*self._system_turn(), self._message("user", user)], asks=True)
             cut = re.split(f"{mark}(\\d+){mark}", rendered)
             found = [int(p) if place % 2 else p for place, p in enumerate(cut)]
-            return self._checked(found, len(are_images))
+            return self._checked(found, len(modalities))
         except ValueError as error:
             raise RowError(row.source, str(error)) from None
 
@@ -142,14 +142,12 @@ class Conversation:
     # ---- Media ----
 
     def _by_symbols(
-        self, parts: Sequence[str | int], are_images: Sequence[bool], mark: str
+        self, parts: Sequence[str | int], modalities: Sequence[str], mark: str
     ) -> list[str | int]:
         """Media where the template writes its family's symbols for them; the same in the row's own
         text are hidden from the search."""
         content = [
-            _text(self._hide(part, mark))
-            if isinstance(part, str)
-            else {"type": "image" if are_images[part] else "video"}
+            _text(self._hide(part, mark)) if isinstance(part, str) else {"type": modalities[part]}
             for part in parts
         ]
         system = None if self._system is None else self._hide(self._system, mark)
@@ -160,7 +158,7 @@ class Conversation:
         at = 0
         for match in self._pattern.finditer(rendered):
             number = order.pop(0) if order else -1
-            if number < 0 or match.lastgroup != ("image" if are_images[number] else "video"):
+            if number < 0 or match.lastgroup != modalities[number]:
                 raise ValueError(f"{self._name} writes other media than the row has")
             result += [self._show(rendered[at : match.start()], mark), number]
             at = match.end()

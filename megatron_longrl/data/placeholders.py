@@ -5,40 +5,41 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 
-_PLACEHOLDER = re.compile("<image>|<video>")
+from megatron_longrl.media.modality import all_modalities
 
 
-def place_media(text: str, are_images: Sequence[bool]) -> list[str | int]:
+def place_media(text: str, modalities: Sequence[str]) -> list[str | int]:
     """A question cut into texts, and the media between them by their numbers.
 
-    Media of a kind that has no placeholder stand before the question. Those of a kind that has some
-    stand at them, in their order.
+    Media of a modality that has no placeholder stand before the question. Those of a modality that
+    has some stand at them, in their order.
 
     Args:
-        are_images: of each medium, in the order of the row.
+        modalities: the names of the modalities of the media, in the order of the row.
 
     Raises:
-        ValueError: a kind has placeholders, but another number than media.
+        ValueError: a modality has placeholders, but another number than media.
     """
-    marks = _PLACEHOLDER.findall(text)
-    waiting: dict[str, list[int]] = {"<image>": [], "<video>": []}
-    for number, is_image in enumerate(are_images):
-        waiting["<image>" if is_image else "<video>"].append(number)
+    known = {modality.placeholder: modality for modality in all_modalities()}
+    pattern = re.compile("|".join(map(re.escape, known)))
+    marks = pattern.findall(text)
+    waiting = {
+        mark: [number for number, name in enumerate(modalities) if name == modality.name]
+        for mark, modality in known.items()
+    }
     for mark, numbers in waiting.items():
         count = marks.count(mark)
         if count and count != len(numbers):
-            kind = mark.strip("<>") + "s"
+            files = known[mark].field
             raise ValueError(
-                f"the question has {count} {mark}, and the row {len(numbers)} {kind}: write "
-                f"one for each of the {kind}, or none to have them before the question"
+                f"the question has {count} {mark}, and the row {len(numbers)} {files}: write "
+                f"one for each of the {files}, or none to have them before the question"
             )
     parts: list[str | int] = [
-        number
-        for number, is_image in enumerate(are_images)
-        if ("<image>" if is_image else "<video>") not in marks
+        number for number, name in enumerate(modalities) if f"<{name}>" not in marks
     ]
     at = 0
-    for match in _PLACEHOLDER.finditer(text):
+    for match in pattern.finditer(text):
         parts += [text[at : match.start()], waiting[match[0]].pop(0)]
         at = match.end()
     return [part for part in [*parts, text[at:]] if part != ""]

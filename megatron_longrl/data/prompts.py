@@ -1,11 +1,12 @@
-"""The one expansion of a row into tokens and media slots, for trainer, rollout and evaluation."""
+"""The one expansion of a row into tokens and placeholders of media, for trainer, rollout and
+evaluation."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections import Counter
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
@@ -15,19 +16,22 @@ from megatron_longrl.data.conversation import Conversation
 from megatron_longrl.data.rows import Row, RowError, RowProblem
 from megatron_longrl.data.tokenizer import Tokenizer
 from megatron_longrl.errors import UserError
-from megatron_longrl.media.content_hash import content_hash
 from megatron_longrl.media.foreign_errors import as_error_of, described
-from megatron_longrl.media.layout import MediaLayout, Piece, Slots, text_positions
+from megatron_longrl.media.layout import (
+    MediaLayout,
+    PlaceholderSpan,
+    Placement,
+    PlacementContext,
+    PromptPart,
+    text_positions,
+)
 from megatron_longrl.media.media_error import MediaError
 from megatron_longrl.media.media_file import look_up
-from megatron_longrl.media.modalities.image.reader import probe_image
-from megatron_longrl.media.modalities.video.probe import probe
-from megatron_longrl.media.modalities.video.spec import VideoSpec
-from megatron_longrl.media.modalities.visual.info import VideoInfo
+from megatron_longrl.media.modality import MediaFile
+from megatron_longrl.media.spec import MediaSpec
 
 if TYPE_CHECKING:
     from megatron_longrl.config import Config, Entry
-    from megatron_longrl.media.modalities.visual.preprocess_spec import PreprocessSpec
 
 SEQ_LENGTH = "--seq-length"
 
@@ -39,23 +43,37 @@ class Prompt:
     uid: str
     """Identifies the row; everything that belongs to a prompt is looked up by it."""
     token_ids: Tensor
-    """long [P]; media slots hold an id of the tokenizer that says so."""
+    """long [P]; placeholders of media hold an id of the tokenizer that says so."""
     media_mask: Tensor
-    """bool [P]: where media embeddings go, in the order of ``videos``."""
-    videos: tuple[VideoSpec, ...]
-    """Images, then videos."""
+    """bool [P]: where media embeddings go."""
+    media: tuple[MediaSpec, ...]
+    """What is encoded, of whatever modality, in the order of the prompt."""
     media_lengths: tuple[int, ...]
-    """Media slots of each of them."""
+    """Embeddings of each of them."""
     row: Row
     position_ids: Tensor | None = None
     """long [P], or [P, 3] for time, height and width; None: 0, 1, …"""
     opening: str = ""
     """Its last words, where they open the thought of the response: ``<think>``."""
+    media_order: Tensor | None = None
+    """long [m]: for each placeholder, which of the embeddings of ``media``, one medium behind the
+    other, goes there; None: they stand in this order. It differs where media alternate."""
 
     @property
     def num_frames(self) -> int:
-        """Frames of all videos."""
-        return sum(len(video.frame_indices) for video in self.videos)
+        """Frames of all videos and images."""
+        return sum(
+            spec.num_units * spec.count_per_unit
+            for spec in self.media
+            if spec.counted_as == "frames"
+        )
+
+    @property
+    def media_rows(self) -> Tensor:
+        """``media_order``, filled in."""
+        if self.media_order is None:
+            return torch.arange(sum(self.media_lengths))
+        return self.media_order
 
     @property
     def positions(self) -> Tensor:
@@ -68,11 +86,12 @@ class Prompt:
 class PromptBuilder:
     """Expands rows.
 
-    Media stand where ``<image>`` and ``<video>`` are in the question; without them images and then
-    videos stand before it, in the order of the row.
+    Media stand where their placeholders, such as ``<image>`` and ``<video>``, are in the question;
+    without them they stand before it, images and then videos, in the order of the row.
 
     Args:
         layout: how the family reads media; None for one that reads text only.
+        modalities: the names of the modalities that the model reads.
         max_tokens: longest prompt that leaves room for a response.
         limit: the flag that bounds ``max_tokens``; only ``--seq-length`` can simply be raised.
         max_frames, fps: how frames of each video are sampled.
@@ -86,6 +105,7 @@ class PromptBuilder:
         layout: MediaLayout | None,
         *,
         max_tokens: int,
+        modalities: Collection[str] = ("video", "image"),
         limit: str = SEQ_LENGTH,
         max_frames: int | None,
         fps: float | None,
@@ -94,6 +114,7 @@ class PromptBuilder:
     ) -> None:
         self._tokenizer = tokenizer
         self._layout = layout
+        self._modalities = frozenset(modalities)
         self._conversation = conversation or Conversation(tokenizer, layout)
         self._max_tokens = max_tokens
         self._limit = limit
@@ -103,12 +124,18 @@ class PromptBuilder:
 
     @classmethod
     def from_config(
-        cls, config: Config, tokenizer: Tokenizer, entry: Entry, layout: MediaLayout | None
+        cls,
+        config: Config,
+        tokenizer: Tokenizer,
+        entry: Entry,
+        layout: MediaLayout | None,
+        modalities: Collection[str] = (),
     ) -> PromptBuilder:
         """The builder of a run of an entry point.
 
         Args:
-            layout: of the model's media; None for a model that reads text only.
+            layout: how the model reads media; None for a model that reads text only.
+            modalities: the names of the modalities that it reads.
 
         Raises:
             UserError: its templates do not suit the tokenizer.
@@ -123,6 +150,7 @@ class PromptBuilder:
             tokenizer,
             layout,
             max_tokens=room,
+            modalities=modalities,
             limit=SEQ_LENGTH
             if config.training.seq_length < most
             else f"--max-position-embeddings {most}",
@@ -160,15 +188,14 @@ class PromptBuilder:
         return None
 
     def check_media(self, rows: Sequence[Row]) -> None:
-        """Refuse rows with media where the model reads text only.
+        """Refuse rows with media that the model does not read.
 
         Raises:
             RowError: naming the first of them.
         """
         for row in rows:
-            if row.media:
-                self._media_layout(row)
-                return
+            for medium in row.media:
+                self._layout_for(row, medium)
 
     def length(self, row: Row) -> int:
         """Tokens of a row's prompt and, where it needs room, its demonstration; looks into its
@@ -178,21 +205,22 @@ class PromptBuilder:
             RowError: as :meth:`build`.
         """
         with _as_error_of_row(row):
-            pieces, looks = self._pieces(row)
+            parts, placements = self._parts(row)
             length = sum(
-                len(self._tokenizer.encode(piece)) if isinstance(piece, str) else len(piece)
-                for piece in pieces
+                len(self._tokenizer.encode(part)) if isinstance(part, str) else len(part)
+                for _, part in parts
             )
-            self._check_length(row, length, sum(len(look.indices) for look in looks.values()))
+            self._check_length(row, length, sum(found.num_frames for found in placements.values()))
             return length + (len(self.response_ids(row)) if self._demonstrates else 0)
 
     def media_tokens(self, row: Row, number: int) -> int:
-        """Embeddings of one of the row's media.
+        """The number of embeddings of one of the row's media.
 
         Raises:
             MediaError: it cannot be read.
         """
-        return self._spec(self._look(row, number)).num_tokens
+        parts = self._place(row, number).parts
+        return sum(len(part) for part in parts if not isinstance(part, str))
 
     def response_ids(self, row: Row) -> list[int]:
         """The demonstration: reasoning, answer and what ends a response."""
@@ -224,10 +252,10 @@ class PromptBuilder:
 
     def _check_without_media(self, row: Row) -> None:
         parts = self._conversation.pieces(row)
-        for path, _ in row.media:
-            self._media_layout(row)
-            with as_error_of(path):
-                look_up(path)
+        for medium in row.media:
+            self._layout_for(row, medium)
+            with as_error_of(medium.path):
+                look_up(medium.path)
         texts = [part for part in parts if isinstance(part, str)]
         target = "".join(self._target(row)[0]) if self._demonstrates else ""
         # Few tokens are shorter than a byte, so that most texts need not be counted.
@@ -236,38 +264,42 @@ class PromptBuilder:
             self._check_length(row, count + len(row.media), 0)
 
     def _build(self, row: Row) -> Prompt:
-        pieces, looks = self._pieces(row)
-        ids, mask, kinds = self._tokens(pieces)
-        videos = tuple(self._spec(look) for look in looks.values())  # in the order of their slots
+        parts, placements = self._parts(row)
+        ids, mask, kinds = self._tokens([part for _, part in parts])
+        specs: dict[int, tuple[MediaSpec, ...]] = {}
+        for number, found in placements.items():  # in the order in which they stand
+            with as_error_of(row.media[number].path):
+                specs[number] = found.specs()
+        media = tuple(spec for found in specs.values() for spec in found)
         prompt = Prompt(
             uid=row.uid,
             token_ids=torch.tensor(ids, dtype=torch.long),
             media_mask=torch.tensor(mask, dtype=torch.bool),
-            videos=videos,
-            media_lengths=tuple(spec.num_tokens for spec in videos),
+            media=media,
+            media_lengths=tuple(spec.num_tokens for spec in media),
             row=row,
             position_ids=text_positions(kinds)
             if self._layout is None
             else self._layout.positions(kinds),
             opening=self._conversation.opening,
+            media_order=_media_order(parts, specs),
         )
         if sum(mask) != sum(prompt.media_lengths):
-            raise RuntimeError(f"{sum(mask)} slots for {prompt.media_lengths} tokens")
+            raise RuntimeError(f"{sum(mask)} placeholders for {prompt.media_lengths} tokens")
         self._check_length(row, len(ids), prompt.num_frames)
         return prompt
 
-    def _pieces(self, row: Row) -> tuple[list[Piece], dict[int, _Look]]:
+    def _parts(self, row: Row) -> tuple[list[NumberedPart], dict[int, Placement]]:
         """Texts and media of a row in their order, and what is known of each of its media."""
-        pieces: list[Piece] = []
-        looks: dict[int, _Look] = {}
-        for part in self._conversation.pieces(row):
-            if isinstance(part, str):
-                pieces.append(part)
+        parts: list[NumberedPart] = []
+        placements: dict[int, Placement] = {}
+        for piece in self._conversation.pieces(row):
+            if isinstance(piece, str):
+                parts.append((None, piece))
                 continue
-            look = looks[part] = self._look(row, part)
-            with as_error_of(look.path):
-                pieces += self._media_layout(row).pieces(look.info, look.indices, look.view)
-        return pieces, looks
+            placements[piece] = self._place(row, piece)
+            parts += [(piece, part) for part in placements[piece].parts]
+        return parts, placements
 
     def _target(self, row: Row) -> tuple[str, list[int]]:
         return self._conversation.target(row.reasoning, row.answer)
@@ -297,71 +329,72 @@ class PromptBuilder:
                 f"than {limit}{': ' if remedies else ''}{' or '.join(remedies)}",
             )
 
-    def _tokens(self, pieces: Sequence[Piece]) -> tuple[list[int], list[bool], list[int | Slots]]:
-        """Ids, where media go, and the pieces with every text by its length."""
+    def _tokens(
+        self, parts: Sequence[PromptPart]
+    ) -> tuple[list[int], list[bool], list[int | PlaceholderSpan]]:
+        """Ids, where media go, and the parts with every text by its length."""
         ids: list[int] = []
         mask: list[bool] = []
-        kinds: list[int | Slots] = []
-        for piece in pieces:
-            if isinstance(piece, str):
-                encoded = self._tokenizer.encode(piece)
+        kinds: list[int | PlaceholderSpan] = []
+        for part in parts:
+            if isinstance(part, str):
+                encoded = self._tokenizer.encode(part)
                 ids += encoded
                 mask += [False] * len(encoded)
                 kinds.append(len(encoded))
             else:
-                ids += [piece.token_id] * len(piece)
-                mask += [True] * len(piece)
-                kinds.append(piece)
+                ids += [part.token_id] * len(part)
+                mask += [True] * len(part)
+                kinds.append(part)
         return ids, mask, kinds
 
-    def _media_layout(self, row: Row) -> MediaLayout:
+    def _layout_for(self, row: Row, medium: MediaFile) -> MediaLayout:
         if self._layout is None:
             raise RowError(
                 row.source,
-                "the row has a video or an image, and the model reads text only: take a model with "
-                "a vision tower, or rows with data_type text",
+                f"the row has media ({medium.modality}), and the model reads text only: take a "
+                "model with an encoder for them, or rows with data_type text",
+            )
+        if medium.modality not in self._modalities:
+            read = " and ".join(sorted(self._modalities))
+            raise RowError(
+                row.source,
+                f"the row has a medium of kind {medium.modality}, and the model reads {read}: take "
+                "another model, or leave out the row",
             )
         return self._layout
 
-    def _look(self, row: Row, number: int) -> _Look:
-        """Of one of the row's media. Raises MediaError."""
-        layout = self._media_layout(row)
-        path, is_image = row.media[number]
-        with as_error_of(path):
-            info = probe_image(path, upright=layout.turns_images) if is_image else probe(path)
-            indices = layout.frame_indices(info, self.max_frames, self._fps, len(row.images))
-            try:
-                view = layout.view(info, len(set(indices)), len(row.images))
-            except ValueError as error:
-                raise MediaError(path, str(error)) from None
-        return _Look(path, is_image, info, indices, view, layout.turns_images or not is_image)
-
-    def _spec(self, look: _Look) -> VideoSpec:
-        with as_error_of(look.path):
-            info, indices = look.info, look.indices
-            return VideoSpec(
-                str(look.path),
-                content_hash(look.path),
-                indices,
-                look.view,
-                source_pixels=info.width * info.height,
-                is_image=look.is_image,
-                frames_per_second=len(set(indices)) / info.num_frames * info.fps,
-                upright=look.is_upright,
-            )
+    def _place(self, row: Row, number: int) -> Placement:
+        """One of the row's media as the family reads it. Raises MediaError."""
+        medium = row.media[number]
+        layout = self._layout_for(row, medium)
+        counts = Counter(other.modality for other in row.media)
+        with as_error_of(medium.path):
+            return layout.place(medium, PlacementContext(counts, self.max_frames, self._fps))
 
 
-@dataclass(frozen=True)
-class _Look:
-    """What is known of a file before it is read."""
+NumberedPart = tuple[int | None, PromptPart]
+"""A part of a prompt, and the number of the row's medium that it belongs to."""
 
-    path: Path
-    is_image: bool
-    info: VideoInfo
-    indices: tuple[int, ...]
-    """Frames that are taken."""
-    view: PreprocessSpec
-    is_upright: bool
+
+def _media_order(
+    parts: Sequence[NumberedPart], specs: Mapping[int, Sequence[MediaSpec]]
+) -> Tensor | None:
+    """See :attr:`Prompt.media_order`."""
+    starts: dict[tuple[int | None, int], int] = {}
+    total = 0
+    for owner, found in specs.items():
+        for index, spec in enumerate(found):
+            starts[owner, index] = total
+            total += spec.num_tokens
+    order = []
+    for number, part in parts:
+        if not isinstance(part, str):
+            start = starts[number, part.spec_index]
+            order.append(torch.arange(start, start + len(part)))
+            starts[number, part.spec_index] += len(part)
+    found_order = torch.cat(order) if order else torch.empty(0, dtype=torch.long)
+    return None if torch.equal(found_order, torch.arange(total)) else found_order
 
 
 @contextmanager

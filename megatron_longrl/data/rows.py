@@ -13,21 +13,14 @@ from typing import Any
 from megatron_longrl.data.row_files import BrokenEntry, data_file, read_entries
 from megatron_longrl.data.row_tags import clean_answer, clean_reasoning
 from megatron_longrl.errors import UserError
+from megatron_longrl.media.modality import MODALITIES, MediaFile, Modality, all_modalities
 
-DATA_TYPES = ("video", "image", "text")
-OTHER_NAMES = {
-    "problem": ("question", "prompt"),
-    "answer": ("solution", "ground_truth"),
-    "videos": ("video",),
-    "images": ("image",),
-}
-"""Names that other projects (EasyR1, verl, LLaVA) give to fields. One counts where the row does not
-have the field by its own name; otherwise it is metadata."""
-KNOWN_FIELDS = (
-    *("problem_id", "problem", "answer", "reasoning", "videos", "images"),
-    *("problem_type", "data_type"),
-)
-"""Fields of a data row that have a meaning here."""
+OTHER_NAMES = {"problem": ("question", "prompt"), "answer": ("solution", "ground_truth")}
+"""Names that other projects (EasyR1, verl, LLaVA) give to fields; for those of media see
+:class:`~megatron_longrl.media.modality.Modality`. One counts where the row does not have the field
+by its own name; otherwise it is metadata."""
+TEXT_FIELDS = ("problem_id", "problem", "answer", "reasoning", "problem_type", "data_type")
+"""Fields of a data row that have a meaning here, without those of media."""
 
 _DEEPEST = 64
 """Levels of lists and objects in a row: far from where Python's own limits make libraries fail."""
@@ -47,12 +40,13 @@ class Row:
         videos: files of the videos, in the order in which the model sees them; none where
             ``data_type`` is "text".
         problem_type: kind of question, "general" when the data does not say.
-        data_type: "video", "image" or "text".
+        data_type: "video", "image", "text" or the name of another modality.
         source: "file:line" for messages ("file[k]" in a JSON array).
         uid: unique and stable id by which everything of this row is looked up. It does not
             depend on the folder that the data is in, so that the same data gives the same run
             everywhere.
         images: files of the images, which the model sees before the videos.
+        other_media: files of other modalities.
         metadata: fields of the row that are none of these.
     """
 
@@ -66,12 +60,20 @@ class Row:
     source: str
     uid: str = ""
     images: tuple[Path, ...] = ()
+    other_media: tuple[MediaFile, ...] = ()
     metadata: Mapping[str, Any] = field(default_factory=dict, compare=False)
 
     @property
-    def media(self) -> list[tuple[Path, bool]]:
-        """All files, images first, and whether each is an image."""
-        return [(path, True) for path in self.images] + [(path, False) for path in self.videos]
+    def media(self) -> list[MediaFile]:
+        """All files in the order of their modalities, which is that in which the model reads media
+        without placeholders."""
+        files = [
+            *(MediaFile(path, "image") for path in self.images),
+            *(MediaFile(path, "video") for path in self.videos),
+            *self.other_media,
+        ]
+        order = MODALITIES.names()
+        return sorted(files, key=lambda file: order.index(file.modality))
 
     def __post_init__(self) -> None:
         if not self.uid:
@@ -179,7 +181,7 @@ def _parse_row(entry: Any, path: Path, place: str, uid_place: str) -> Row:
         return str(value)
 
     problem_id = text("problem_id", place.strip(":[]"))
-    videos, images = _media_paths(entry, path, where)
+    media = _media_paths(entry, path, where)
     problem = text("problem")
     try:
         answer = clean_answer(text("answer"))
@@ -194,20 +196,27 @@ def _parse_row(entry: Any, path: Path, place: str, uid_place: str) -> Row:
         problem=problem,
         answer=answer,
         reasoning=reasoning,
-        videos=videos,
+        videos=media["video"],
         problem_type=text("problem_type", "general"),
-        data_type=_data_type(entry, videos, images, where),
+        data_type=_data_type(entry, media, where),
         source=where,
         uid=f"{problem_id}@{uid_place}",
-        images=images,
-        metadata={k: v for k, v in entry.items() if k not in KNOWN_FIELDS and k not in used},
+        images=media["image"],
+        other_media=tuple(
+            MediaFile(file, name)
+            for name, files in media.items()
+            if name not in ("video", "image")
+            for file in files
+        ),
+        metadata={k: v for k, v in entry.items() if k not in (*_known_fields(), *used)},
     )
 
 
 def _by_own_names(entry: dict[str, Any]) -> tuple[dict[str, Any], set[str]]:
     """The row with its fields by the names that they have here, and the other names it had."""
     result, used = dict(entry), set()
-    for name, others in OTHER_NAMES.items():
+    of_media = {modality.field: modality.other_fields for modality in all_modalities()}
+    for name, others in {**OTHER_NAMES, **of_media}.items():
         if result.get(name) is not None:
             continue
         other = next((other for other in others if entry.get(other) is not None), None)
@@ -245,43 +254,46 @@ def _is_text(value: str) -> bool:
     return True
 
 
-def _data_type(
-    entry: dict[str, Any], videos: Sequence[Path], images: Sequence[Path], where: str
-) -> str:
+def _known_fields() -> tuple[str, ...]:
+    return (*TEXT_FIELDS, *(modality.field for modality in all_modalities()))
+
+
+def _data_type(entry: dict[str, Any], media: Mapping[str, Sequence[Path]], where: str) -> str:
     """What the row says, or what it has."""
     given = entry.get("data_type")
+    order = sorted(media, key=lambda name: name not in ("video", "image"))
+    known = ("video", "image", "text", *order[2:])
     if given is None:
-        return "video" if videos else "image" if images else "text"
-    if given not in DATA_TYPES:
-        raise RowError(
-            where, f"data_type {given!r} is not known; use one of {', '.join(DATA_TYPES)}"
-        )
-    found = {"videos": videos, "images": images}
+        return next((name for name in known if media.get(name)), "text")
+    if given not in known:
+        raise RowError(where, f"data_type {given!r} is not known; use one of {', '.join(known)}")
     if given == "text":
-        for kind, names in found.items():
-            if names:
-                raise RowError(where, f"data_type is 'text' but the row has a '{kind}' field")
-    elif not found[f"{given}s"]:
+        for modality in all_modalities():
+            if media[modality.name]:
+                raise RowError(
+                    where, f"data_type is 'text' but the row has a '{modality.field}' field"
+                )
+    elif not media[given]:
+        field_ = MODALITIES.find(given).field
         raise RowError(
             where,
-            f"the row has no '{given}s' field; add the path of its {given}, or set data_type to "
+            f"the row has no '{field_}' field; add the path of its {given}, or set data_type to "
             "'text'",
         )
     return str(given)
 
 
-def _media_paths(
-    entry: dict[str, Any], path: Path, where: str
-) -> tuple[tuple[Path, ...], tuple[Path, ...]]:
-    """Videos and images of a row."""
-    return _paths(entry.get("videos"), "videos", path, where), _paths(
-        entry.get("images"), "images", path, where
-    )
+def _media_paths(entry: dict[str, Any], path: Path, where: str) -> dict[str, tuple[Path, ...]]:
+    """The files of a row by the names of all modalities."""
+    return {
+        modality.name: _paths(entry.get(modality.field), modality, path, where)
+        for modality in all_modalities()
+    }
 
 
-def _paths(value: Any, kind: str, path: Path, where: str) -> tuple[Path, ...]:
+def _paths(value: Any, modality: Modality, path: Path, where: str) -> tuple[Path, ...]:
     names = value if isinstance(value, list) else [] if value in (None, "") else [value]
-    one = kind.removesuffix("s")
+    kind, one = modality.field, modality.name
     for name in names:
         if not isinstance(name, str) or not name.strip():
             raise RowError(where, f"field '{kind}' must be the path of a {one}, or a list of paths")

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 from torch import Tensor
+from torch.nn.functional import pad
 from xxhash import xxh3_64_intdigest
 
 from megatron_longrl.errors import UserError
@@ -73,29 +74,43 @@ class EngineInput:
 
 
 def media_parts(prompt: Prompt, media: Mapping[str, Tensor]) -> list[Tensor]:
-    """Embeddings [tokens, w] of each of the prompt's media, as they are in ``media``.
+    """Embeddings [tokens, w] of the prompt's media, in the order of its placeholders.
 
     Args:
-        media: ``VideoSpec.key()`` -> [tokens, w].
+        media: ``MediaSpec.key()`` -> [tokens, w].
+
+    Returns:
+        A tensor for each medium, as it is in ``media``; one tensor for all where media alternate or
+        have embeddings of different widths, of which the narrower ones end with zeros.
     """
-    parts = [media[video.key()].detach() for video in prompt.videos]
+    parts = [media[spec.key()].detach() for spec in prompt.media]
     if tuple(len(part) for part in parts) != tuple(prompt.media_lengths):
         raise RuntimeError(
-            f"prompt {prompt.uid}: media slots {tuple(prompt.media_lengths)},"
+            f"prompt {prompt.uid}: media placeholders {tuple(prompt.media_lengths)},"
             f" media embeddings {tuple(len(part) for part in parts)}"
         )
-    return parts
+    if prompt.media_order is None and len({part.shape[1] for part in parts}) < 2:
+        return parts
+    return [torch.cat(equally_wide(parts))[prompt.media_rows.to(parts[0].device)]]
+
+
+def equally_wide(parts: Sequence[Tensor]) -> list[Tensor]:
+    """Tensors [tokens, w] with zeros behind the columns of the narrower ones."""
+    width = max(part.shape[1] for part in parts)
+    return [
+        part if part.shape[1] == width else pad(part, (0, width - part.shape[1])) for part in parts
+    ]
 
 
 def place_media(embeddings: Tensor, prompt: Prompt, parts: Sequence[Tensor]) -> None:
-    """Put media into their slots.
+    """Put the embeddings of media where their placeholders are.
 
     Args:
         embeddings: [P, h], of all token ids; is written to.
         parts: see :func:`media_parts`.
     """
     places = prompt.media_mask.to(embeddings.device).nonzero().flatten()
-    for part, place in zip(parts, places.split(list(prompt.media_lengths)), strict=True):
+    for part, place in zip(parts, places.split([len(part) for part in parts]), strict=True):
         embeddings[place] = part[:, : embeddings.shape[1]].to(embeddings)
 
 

@@ -36,7 +36,7 @@ from megatron_longrl.memory.tensor_file import DTYPES
 logger = logging.getLogger(__name__)
 
 EmbeddingKey = tuple[str, str]
-"""(``VideoSpec.key()``, version of the encoder's weights)."""
+"""(``MediaSpec.key()``, version of the encoder's weights)."""
 
 FORMAT = 2
 """Part of every name. Raise it when the same key comes to stand for other embeddings."""

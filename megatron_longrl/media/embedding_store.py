@@ -19,7 +19,7 @@ import socket
 import tempfile
 import uuid
 from collections import Counter, OrderedDict
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from math import prod
 from pathlib import Path
@@ -101,9 +101,9 @@ class EmbeddingStore:
     def __contains__(self, key: EmbeddingKey) -> bool:
         return key in self._entries
 
-    def has_room_for(self, shape: Sequence[int]) -> bool:
-        """Whether embeddings of these tokens and width fit, were everything else to leave."""
-        return prod(shape) * self.dtype.itemsize <= self.budget_bytes
+    def has_room_for(self, shapes: Iterable[Sequence[int]]) -> bool:
+        """Whether embeddings of these shapes fit together, were everything else to leave."""
+        return sum(map(prod, shapes)) * self.dtype.itemsize <= self.budget_bytes
 
     def get(self, key: EmbeddingKey) -> Tensor | None:
         """The embeddings [tokens, h] on CPU, mapped from shared memory; None counts as a miss."""
@@ -161,12 +161,17 @@ class EmbeddingStore:
         self.hits_on_disk += len(shapes)
         return {key: self._map(fresh[key]) if key in fresh else private[key] for key in shapes}
 
-    def put(self, items: Mapping[EmbeddingKey, Tensor]) -> dict[EmbeddingKey, Tensor]:
+    def put(
+        self,
+        items: Mapping[EmbeddingKey, Tensor],
+        outlive_run: Collection[str] | None = None,
+    ) -> dict[EmbeddingKey, Tensor]:
         """Keep embeddings, also on disk where there is one; collective over the group.
 
         Args:
             items: key -> [tokens, h]. Only the owner's values are read; the other ranks may pass
                 tensors on the ``meta`` device.
+            outlive_run: keys of the media that the disk keeps; by default all.
 
         Returns:
             Key -> the shared tensor, so that private copies can be freed; the given tensor where it
@@ -192,13 +197,13 @@ class EmbeddingStore:
         if self.disk is not None:
             size = self._group.size() if self._group is not None else 1
             rank = self._group.rank() if self._group is not None else 0
-            mine = list(shared)[rank::size]
+            mine = [k for k in shared if outlive_run is None or k[0] in outlive_run][rank::size]
             self.disk.write({key: shared[key] for key in mine if not shared[key].is_meta})
         return shared
 
-    def drop_other_versions(self, version: str) -> None:
-        """Forget, in memory, what another encoder made."""
-        for key in [key for key in self._entries if key[1] != version]:
+    def drop_other_versions(self, versions: Collection[str]) -> None:
+        """Forget, in memory, what other encoders, or other weights of these, made."""
+        for key in [key for key in self._entries if key[1] not in versions]:
             self._drop(key)
 
     def close(self) -> None:

@@ -1,4 +1,4 @@
-"""What a model family makes of videos and images: sampling, size, place in a prompt, positions.
+"""What a model family makes of media: their place in a prompt, and the positions there.
 
 One layout serves trainer, rollout engine and evaluation.
 """
@@ -12,69 +12,89 @@ from typing import ClassVar, Protocol
 import torch
 from torch import Tensor
 
-from megatron_longrl.media.modalities.visual.info import VideoInfo
-from megatron_longrl.media.modalities.visual.preprocess_spec import PreprocessSpec
+from megatron_longrl.media.modality import MediaFile
+from megatron_longrl.media.spec import MediaSpec
 
 
 @dataclass(frozen=True)
-class Slots:
-    """Places for consecutive embeddings of a video or image."""
+class PlaceholderSpan:
+    """Placeholders for consecutive embeddings of a medium.
+
+    A family whose positions need to know more may derive a class of its own from it.
+    """
 
     token_id: int
-    """Stands in them; its own embedding is never used."""
+    """Stands in each placeholder; its own embedding is never used."""
     grid: tuple[int, int, int]
     """Tokens along time, height and width; row by row, frame by frame."""
     seconds_per_unit: float = 0.0
     """Time between two steps along the first axis; 0 for images, and where text tells the time."""
     seconds: tuple[float, ...] = ()
     """Time of each step, counted from the first, where they are not evenly spaced."""
+    spec_index: int = 0
+    """Whose embeddings they are: an index into :meth:`Placement.specs`. Spans of several media may
+    alternate; those of one medium stand in the order of its embeddings."""
 
     def __len__(self) -> int:
         time, height, width = self.grid
         return time * height * width
 
 
-Piece = str | Slots
-"""Of a prompt: text, or places for embeddings."""
+PromptPart = str | PlaceholderSpan
+"""A part of a prompt: text, or placeholders for embeddings."""
+
+
+@dataclass(frozen=True)
+class PlacementContext:
+    """What the place of a medium may depend on beside its file."""
+
+    counts: Mapping[str, int]
+    """How many media of each modality the prompt has."""
+    max_frames: int | None = None
+    """``--video-frames``, or what a curriculum makes of it."""
+    fps: float | None = None
+    """``--video-fps``."""
+
+
+class Placement(Protocol):
+    """A medium of a row, as a family reads it."""
+
+    @property
+    def parts(self) -> Sequence[PromptPart]:
+        """What stands for it in the prompt."""
+
+    @property
+    def num_frames(self) -> int:
+        """Frames that are taken of it; 0 where there are none."""
+
+    def specs(self) -> tuple[MediaSpec, ...]:
+        """What is encoded for it: usually one medium, several where a file holds several (a video
+        and its sound). Reads the file, for the hash of its content.
+
+        Raises:
+            MediaError: it cannot be read.
+        """
 
 
 class MediaLayout(Protocol):
     """How one family reads media."""
 
     placeholders: ClassVar[Mapping[str, str]]
-    """What the family's chat templates write for an "image" and a "video", as regular expressions;
-    none where they know no media. :meth:`pieces` come to stand there."""
-    turns_images: ClassVar[bool]
-    """Whether its own reader turns images as their EXIF orientation says."""
+    """Modality -> what the family's chat templates write for a medium, as a regular expression;
+    none where they know no media. The parts of its :class:`Placement` come to stand there."""
 
-    def frame_indices(
-        self, info: VideoInfo, max_frames: int | None, fps: float | None, images: int = 1
-    ) -> tuple[int, ...]:
-        """Frames to take of a video, or the tiles of an image; a multiple of those of a unit.
+    def place(self, medium: MediaFile, context: PlacementContext) -> Placement:
+        """Look into a file, without reading all of it, and say what stands for it.
 
-        Args:
-            max_frames: ``--video-frames``.
-            fps: ``--video-fps``.
-            images: how many the prompt has.
+        Raises:
+            MediaError: it cannot be read, or is of a modality that the family does not read.
         """
 
-    def view(self, info: VideoInfo, frames: int, images: int = 1) -> PreprocessSpec:
-        """How its frames are preprocessed.
-
-        Args:
-            frames: how many are taken; a last one that is there twice, to fill its unit, counts
-                once.
-            images: how many the prompt has.
-        """
-
-    def pieces(self, info: VideoInfo, indices: Sequence[int], view: PreprocessSpec) -> list[Piece]:
-        """What stands for a video in a prompt."""
-
-    def positions(self, pieces: Sequence[int | Slots]) -> Tensor:
+    def positions(self, parts: Sequence[int | PlaceholderSpan]) -> Tensor:
         """Rotary positions of a whole prompt.
 
         Args:
-            pieces: numbers of text tokens, and slots, in order.
+            parts: numbers of text tokens, and placeholders, in order.
 
         Returns:
             long [P], or [P, 3] for time, height and width. Text behind the prompt goes on from its
@@ -82,6 +102,6 @@ class MediaLayout(Protocol):
         """
 
 
-def text_positions(pieces: Sequence[int | Slots]) -> Tensor:
+def text_positions(parts: Sequence[int | PlaceholderSpan]) -> Tensor:
     """One after the other, whatever stands there; long [P]."""
-    return torch.arange(sum(p if isinstance(p, int) else len(p) for p in pieces))
+    return torch.arange(sum(p if isinstance(p, int) else len(p) for p in parts))

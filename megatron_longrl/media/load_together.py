@@ -1,4 +1,4 @@
-"""Frames that several ranks need whole: each of them decodes a part."""
+"""Units that several ranks need whole: each of them loads a part."""
 
 from __future__ import annotations
 
@@ -10,36 +10,35 @@ import torch.distributed as dist
 from torch import Tensor
 
 from megatron_longrl.media.media_error import MediaError
-from megatron_longrl.media.modalities.video.decode import decode_many
-from megatron_longrl.media.modalities.video.spec import VideoSpec
+from megatron_longrl.media.spec import LoadRequest, MediaSpec, UnitTensors, load_units
 from megatron_longrl.parallel.agree import gather_objects, together
 from megatron_longrl.parallel.encoder_groups import EncoderTensorParallelGroup
 
-Request = tuple[VideoSpec, Sequence[int]]
-"""A video, and which of its frames are wanted."""
+Outline = tuple[tuple[int, ...], torch.dtype]
+"""Shape of one unit, and dtype, of a tensor that an encoder takes."""
 
 
-def decode_together(
-    team: EncoderTensorParallelGroup, requests: Sequence[Request], device: torch.device
-) -> list[Tensor | MediaError]:
-    """Pixels on every rank of the team, of which each decodes an equal part.
+def load_together(
+    ranks: EncoderTensorParallelGroup,
+    requests: Sequence[LoadRequest[MediaSpec]],
+    device: torch.device,
+) -> list[UnitTensors | MediaError]:
+    """Units on every rank of a tensor-parallel encoder, of which each rank loads an equal part.
 
     Args:
-        requests: the same on every rank, all of one view.
+        requests: the same on every rank, all of equal preprocessing.
 
     Returns:
-        Per request float32 [f, 3, H, W] on ``device``, or why it cannot be read.
+        For each request its units on ``device``, or why they cannot be read.
     """
-    view = requests[0][0].view
-    counts = [len(positions) for _, positions in requests]
-    ends = [0, *accumulate(counts)]
-    total, size = ends[-1], team.group.size()
-    bounds = [total * rank // size for rank in range(size + 1)]
-    first, last = bounds[team.group.rank()], bounds[team.group.rank() + 1]
+    ends = [0, *accumulate(len(units) for _, units in requests)]
+    size, rank = ranks.group.size(), ranks.group.rank()
+    bounds = [ends[-1] * part // size for part in range(size + 1)]
+    first, last = bounds[rank], bounds[rank + 1]
     errors: dict[int, MediaError] = {}
-    shares = [stop - start for start, stop in pairwise(bounds)]
-    part = torch.zeros(max(shares), 3, view.height, view.width, device=device)
-    with together(team.control):
+    loaded: dict[int, UnitTensors] = {}
+    """Number of the first unit, over all requests -> units from there."""
+    with together(ranks.control):
         mine = {
             number: (max(start, first), min(stop, last))
             for number, (start, stop) in enumerate(pairwise(ends))
@@ -49,14 +48,39 @@ def decode_together(
             (requests[n][0], requests[n][1][a - ends[n] : b - ends[n]])
             for n, (a, b) in mine.items()
         ]
-        for (n, (a, b)), result in zip(mine.items(), decode_many(wanted), strict=True):
+        for (n, (start, _)), result in zip(mine.items(), load_units(wanted), strict=True):
             if isinstance(result, MediaError):
                 errors[n] = result
             else:
-                part[a - first : b - first] = result
-    for theirs in gather_objects(team.control, errors):
+                loaded[start - first] = result
+    outlines = [(tuple(t.shape[1:]), t.dtype) for t in next(iter(loaded.values()), ())]
+    everyone = gather_objects(ranks.control, (errors, outlines))
+    for theirs, _ in everyone:
         errors = theirs | errors
-    gathered = part.new_empty(size, *part.shape)
-    dist.all_gather_into_tensor(gathered.flatten(0, 1), part, group=team.group)
-    whole = torch.cat([theirs[:n] for theirs, n in zip(gathered, shares, strict=True)])
-    return [errors.get(number, pixels) for number, pixels in enumerate(whole.split(counts))]
+    counts = [stop - start for start, stop in pairwise(bounds)]
+    known = next((theirs for _, theirs in everyone if theirs), [])
+    whole = [
+        _gather(ranks, outline, {at: tensors[k] for at, tensors in loaded.items()}, counts, device)
+        for k, outline in enumerate(known)
+    ]
+    lengths = [len(units) for _, units in requests]
+    parts = zip(*(tensor.split(lengths) for tensor in whole), strict=True)
+    found = list(parts) if whole else [()] * len(requests)
+    return [errors.get(number, tensors) for number, tensors in enumerate(found)]
+
+
+def _gather(
+    ranks: EncoderTensorParallelGroup,
+    outline: Outline,
+    mine: dict[int, Tensor],
+    counts: Sequence[int],
+    device: torch.device,
+) -> Tensor:
+    """All ranks' units one behind the other, [units, …]; zeros where they could not be read."""
+    shape, dtype = outline
+    part = torch.zeros((max(counts), *shape), dtype=dtype, device=device)
+    for start, units in mine.items():
+        part[start : start + len(units)] = units
+    gathered = part.new_empty((len(counts), *part.shape))
+    dist.all_gather_into_tensor(gathered.flatten(0, 1), part, group=ranks.group)
+    return torch.cat([theirs[:n] for theirs, n in zip(gathered, counts, strict=True)])

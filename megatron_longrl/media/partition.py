@@ -1,4 +1,5 @@
-"""Who decodes and encodes which frames: shares of equal cost, by pure functions of the videos."""
+"""Which rank loads and encodes which units: partitions of equal cost, by pure functions of the
+media."""
 
 from __future__ import annotations
 
@@ -8,30 +9,17 @@ from typing import Literal
 
 import numpy as np
 
-from megatron_longrl.media.modalities.video.spec import VideoSpec
+from megatron_longrl.media.spec import MediaSpec
 
 Cut = Literal["auto", "always", "never"]
-"""Whether a video is cut between ranks."""
+"""Whether a medium is cut between ranks."""
 
 UnitPartition = list[tuple[int, range]]
-"""(index of the video, which of its units), in order. A unit is what the tower takes at once: a
-frame, or the frames of a temporal patch."""
+"""The units of one rank: (index of the medium, which of its units), in order."""
 
 _AS_GOOD = 1.02
-"""Whole videos are preferred while their largest share is at most this much larger: a rank that
-starts inside a video decodes from the key frame before it."""
-
-
-_DECODED_PIXEL = 0.05
-"""What decoding and resizing a pixel of the file costs beside encoding one of the tower's input.
-A 1080p frame then costs half of what SigLIP-so400m at 448 pixels does with it."""
-
-
-def unit_cost(spec: VideoSpec) -> float:
-    """What a unit of a video costs the rank that owns it, decoded and encoded."""
-    view = spec.view
-    frame = view.height * view.width + _DECODED_PIXEL * spec.source_pixels
-    return view.frames_per_unit * frame
+"""Whole media are preferred while the most expensive part is at most this much more expensive: a
+rank that starts inside a video decodes from the key frame before it."""
 
 
 def split_by_cost(costs: Sequence[float], parts: int) -> list[range]:
@@ -52,7 +40,8 @@ def split_by_cost(costs: Sequence[float], parts: int) -> list[range]:
 def balance_greedy(
     costs: Sequence[float], parts: int, loads_before: Sequence[float] | None = None
 ) -> list[list[int]]:
-    """Indices of whole items for every part: the most expensive first, to who has least.
+    """Indices of whole items for every part: the most expensive first, to the part that has least
+    (longest processing time first, LPT).
 
     Args:
         loads_before: of every part; by default none has any.
@@ -67,29 +56,30 @@ def balance_greedy(
     return [sorted(indices) for indices in dealt]
 
 
-def partition_units(specs: Sequence[VideoSpec], parts: int, cut: Cut) -> list[UnitPartition]:
+def partition_units(specs: Sequence[MediaSpec], parts: int, cut: Cut) -> list[UnitPartition]:
     """The units of every rank, balanced by what they cost.
 
     Args:
-        cut: ``auto`` keeps videos whole where that balances as well.
+        cut: ``auto`` keeps media whole where that balances as well.
     """
-    owners = [v for v, spec in enumerate(specs) for _ in range(spec.num_units)]
-    costs = [unit_cost(specs[v]) for v in owners]
+    owners = [m for m, spec in enumerate(specs) for _ in range(spec.num_units)]
+    unit_costs = [spec.cost() for spec in specs]
+    costs = [unit_costs[m] for m in owners]
     spans = split_by_cost(costs, parts)
     if cut != "always":
-        per_video = [unit_cost(spec) * spec.num_units for spec in specs]
-        dealt = balance_greedy(per_video, parts)
-        largest = max(sum(per_video[v] for v in part) for part in dealt)
+        per_medium = [spec.cost() * spec.num_units for spec in specs]
+        dealt = balance_greedy(per_medium, parts)
+        largest = max(sum(per_medium[m] for m in part) for part in dealt)
         bound = max(sum(costs[span.start : span.stop]) for span in spans)
         if cut == "never" or largest <= _AS_GOOD * bound:
-            return [[(v, range(specs[v].num_units)) for v in part] for part in dealt]
+            return [[(m, range(specs[m].num_units)) for m in part] for part in dealt]
     starts = np.concatenate([[0], np.cumsum([spec.num_units for spec in specs])]).astype(int)
-    shares = []
+    partitions = []
     for span in spans:
-        share: UnitPartition = []
-        for v in range(len(specs)):
-            first, last = max(span.start, starts[v]), min(span.stop, starts[v + 1])
+        partition: UnitPartition = []
+        for m in range(len(specs)):
+            first, last = max(span.start, starts[m]), min(span.stop, starts[m + 1])
             if first < last:
-                share.append((v, range(int(first - starts[v]), int(last - starts[v]))))
-        shares.append(share)
-    return shares
+                partition.append((m, range(int(first - starts[m]), int(last - starts[m]))))
+        partitions.append(partition)
+    return partitions

@@ -12,13 +12,15 @@ from megatron_longrl.models.lora import adapt_linear_layers, lora_options
 
 if TYPE_CHECKING:
     from megatron_longrl.config import Config
+    from megatron_longrl.models.media_encoder import FamilyEncoder
+    from megatron_longrl.parallel.encoder_groups import EncoderGroups
     from megatron_longrl.parallel.groups import ParallelGroups
 
 
 def build_modules(
     config: Config, groups: ParallelGroups, *, untouched: bool = False
 ) -> dict[str, torch.nn.Module]:
-    """``language_model``, and ``encoder`` where the family has one.
+    """``language_model``, and the family's encoders by their names.
 
     Args:
         config: with ``vocab_size`` filled in.
@@ -28,10 +30,15 @@ def build_modules(
     modules: dict[str, torch.nn.Module] = {
         "language_model": build_language_model(config, vocab_size, groups, untouched=untouched)
     }
-    build_encoder = find_family(config.model.family).build_encoder
-    if build_encoder is not None:
-        encoder = modules["encoder"] = build_encoder(config, groups)
-        lora = lora_options(config, "projector")
-        if lora is not None:
-            adapt_linear_layers(encoder.get_submodule("projector"), lora)
+    lora = lora_options(config, "projector")
+    for name, encoder in find_family(config.model.family).encoders.items():
+        module = modules[name] = encoder.build(config, encoder_groups(encoder, config, groups))
+        projector = getattr(module, "projector", None)
+        if lora is not None and projector is not None:
+            adapt_linear_layers(projector, lora)
     return modules
+
+
+def encoder_groups(encoder: FamilyEncoder, config: Config, groups: ParallelGroups) -> EncoderGroups:
+    """The process groups of one of the family's encoders."""
+    return groups.split_encoders if encoder.is_split(config) else groups.whole_encoders

@@ -8,7 +8,7 @@ A family's ``family.py`` holds its :class:`Family` as ``FAMILY``; a plugin bring
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,16 +17,15 @@ from megatron_longrl.models.hf_settings import Settings
 from megatron_longrl.registry import Registry
 
 if TYPE_CHECKING:
-    import torch
     from torch import Tensor
 
     from megatron_longrl.config import Config
     from megatron_longrl.data.tokenizer import Tokenizer
     from megatron_longrl.media.layout import MediaLayout
     from megatron_longrl.models.hf_settings import HfConfig
+    from megatron_longrl.models.media_encoder import FamilyEncoder
     from megatron_longrl.models.param_mapping import Table
     from megatron_longrl.models.sizes import Sized
-    from megatron_longrl.parallel.groups import ParallelGroups
 
 
 def _nothing(config: Config) -> dict[str, Tensor]:
@@ -59,10 +58,11 @@ class Family:
     """(config, dtype, names of the tensors that are written) -> JSON files of an export by path."""
     sizes: Callable[[Mapping[str, Any]], list[Sized]]
     """Fields of the configuration -> tensors that tell its sizes."""
-    build_encoder: Callable[[Config, ParallelGroups], torch.nn.Module] | None = None
-    """Pixels to embeddings; None for a family that reads text only."""
+    encoders: Mapping[str, FamilyEncoder] = field(default_factory=dict)
+    """Name of a module -> encoder; none for a family that reads text only. Checkpoints and the
+    mapping table know the module by its name."""
     build_layout: Callable[[Config, Tokenizer], MediaLayout] | None = None
-    """How videos and images stand in a prompt; None for a family that reads text only."""
+    """How media stand in a prompt; None for a family that reads text only."""
     tokenizer_folder: str = ""
     """Folder of a checkpoint with the tokenizer's files."""
     completion: Callable[[Config], dict[str, Tensor]] = _nothing

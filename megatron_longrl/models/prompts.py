@@ -14,6 +14,7 @@ def prompt_builder(config: Config, tokenizer: Tokenizer, entry: Entry) -> Prompt
     Raises:
         UserError: the templates of the configuration do not suit the tokenizer.
     """
-    build_layout = find_family(config.model.family).build_layout
-    layout = build_layout(config, tokenizer) if build_layout is not None else None
-    return PromptBuilder.from_config(config, tokenizer, entry, layout)
+    family = find_family(config.model.family)
+    layout = family.build_layout(config, tokenizer) if family.build_layout is not None else None
+    modalities = {name for encoder in family.encoders.values() for name in encoder.modalities}
+    return PromptBuilder.from_config(config, tokenizer, entry, layout, modalities)

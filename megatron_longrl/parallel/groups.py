@@ -1,10 +1,10 @@
 """All process groups of a rank, built once and passed explicitly.
 
-MR-SP is Megatron's context-parallel dimension: sequences are sharded over ``cp``. The frames of a
-video are spread over ``frames``: all ranks of one model replica (tensor x MR-SP x pipeline). The
-vision tower and projector are replicated on every rank, so for them the whole world is one
-data-parallel group (:attr:`ParallelGroups.encoder_pg`). With ``--vision-tensor-parallel`` the
-tower's layers are split over tensor-parallel ranks, which are a ``team`` with the same frames.
+MR-SP is Megatron's context-parallel dimension: sequences are sharded over ``cp``. The units of
+media are spread over all ranks of one model replica (tensor x MR-SP x pipeline). Encoders are
+replicated on every rank, so for them the whole world is one data-parallel group
+(:attr:`ParallelGroups.whole_encoders`). The layers of an encoder may be split over tensor-parallel
+ranks, which then encode the same units (:attr:`ParallelGroups.split_encoders`).
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from megatron.core import parallel_state
 from megatron.core.process_groups_config import ProcessGroupCollection
 from torch.distributed import ProcessGroup
 
-from megatron_longrl.parallel.encoder_groups import EncoderTensorParallelGroup
+from megatron_longrl.parallel.encoder_groups import EncoderGroups, EncoderTensorParallelGroup
 from megatron_longrl.platforms import platform
 from megatron_longrl.processes.rank_watch import rank_watch
 
@@ -33,9 +33,11 @@ class ParallelGroups:
 
     pg: ProcessGroupCollection
     """Groups of the language model, as megatron-core names them."""
-    encoder_pg: ProcessGroupCollection
-    """Groups of the vision encoder: data-parallel over the world, or, where its layers are split
-    over tensor-parallel ranks, over those that hold the same parts."""
+    whole_encoders: EncoderGroups
+    """Groups of the encoders that every rank holds whole."""
+    split_encoders: EncoderGroups
+    """Groups of the encoders whose layers are split over tensor-parallel ranks; without
+    --vision-tensor-parallel there are none, and these are :attr:`whole_encoders`."""
     replica: ProcessGroup
     """All ranks of this model replica."""
     replica_ranks: tuple[int, ...]
@@ -44,10 +46,6 @@ class ParallelGroups:
     """gloo group of the whole world for Python objects (agreements, metrics)."""
     replica_control: ProcessGroup
     """gloo group of the replica for Python objects."""
-    frames: ProcessGroup
-    """Ranks of the replica with frames of their own; index in the group = place in their split."""
-    team: EncoderTensorParallelGroup | None = None
-    """Ranks that encode the same frames; None where this rank encodes its frames alone."""
     parts_of_cp: dict[int, ProcessGroup] = field(default_factory=dict)
     """By size, this rank's groups of neighbouring MR-SP ranks, smaller than all and larger than
     one."""
@@ -65,7 +63,7 @@ class ParallelGroups:
     @property
     def alone(self) -> ProcessGroup:
         """This rank as a group: of sequences that it does not share."""
-        return self.encoder_pg.cp
+        return self.whole_encoders.pg.cp
 
     def sharing(self, ranks: int) -> ProcessGroup:
         """The group of as many neighbouring MR-SP ranks, between 1 and all, with this rank."""
@@ -178,26 +176,29 @@ def init_parallel(config: Config) -> ParallelGroups:
         if size < config.parallel.context_parallel_size
     }
     data, _ = _new_groups([world], timeout)
-    everyone, frames, team, tensor = data, replica, None, alone
+    whole = EncoderGroups(_encoder_groups(data, data, alone, alone), replica)
+    split = whole
     tp = config.parallel.tensor_model_parallel_size
     if config.parallel.vision_tensor_parallel and tp > 1:
         # Tensor parallelism is the innermost dimension.
-        data, _ = _new_groups([world[place::tp] for place in range(tp)], timeout)
-        frames, _ = _new_groups([r[place::tp] for r in replicas for place in range(tp)], timeout)
+        same, _ = _new_groups([world[place::tp] for place in range(tp)], timeout)
+        units, _ = _new_groups([r[place::tp] for r in replicas for place in range(tp)], timeout)
         tensor = parallel_state.get_tensor_model_parallel_group()
-        team = EncoderTensorParallelGroup(
-            tensor, _new_groups(_rank_groups(config, "tp"), timeout, "gloo")[0]
+        gloo, _ = _new_groups(_rank_groups(config, "tp"), timeout, "gloo")
+        split = EncoderGroups(
+            _encoder_groups(data, same, tensor, alone),
+            units,
+            EncoderTensorParallelGroup(tensor, gloo),
         )
     control, _ = _new_groups([world], timeout, "gloo")
     return ParallelGroups(
         pg=ProcessGroupCollection.use_mpu_process_groups(),
-        encoder_pg=_encoder_groups(everyone, data, tensor, alone),
+        whole_encoders=whole,
+        split_encoders=split,
         replica=replica,
         replica_ranks=tuple(replica_ranks),
         control=control,
         replica_control=replica_control,
-        frames=frames,
-        team=team,
         parts_of_cp=parts_of_cp,
     )
 

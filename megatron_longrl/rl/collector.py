@@ -19,6 +19,7 @@ from megatron_longrl.experience.rollouts import (
     RolloutRequest,
     rollout_requests,
 )
+from megatron_longrl.media.provider import Media
 from megatron_longrl.parallel.sums import sum_over_replicas
 from megatron_longrl.rewards.protocol import Rewards
 from megatron_longrl.rl.extra_generations import EXTRA_GENERATIONS, ExtraGeneration
@@ -27,7 +28,6 @@ from megatron_longrl.rl.sampling import training_settings
 from megatron_longrl.rollout.engine import RolloutEngine, RolloutHandle
 from megatron_longrl.rollout.records.recorder import RolloutRecorder
 from megatron_longrl.training.loop import RowSource
-from megatron_longrl.training.media import Media
 from megatron_longrl.training.runtime import Runtime
 
 if TYPE_CHECKING:
@@ -45,7 +45,7 @@ class StepRollouts:
     """The groups that are trained."""
     generated: list[RewardedGroup] = field(default_factory=list)
     """All groups, for metrics and records."""
-    media: Media = field(default_factory=lambda: Media({}, {}, None))
+    media: Media = field(default_factory=Media)
     """The media of the prompts of ``groups``, at least."""
     rounds: int = 0
     """How many rounds of generation the step took."""
@@ -219,7 +219,7 @@ class RolloutCollector:
     def _look_ahead(self, round_: RolloutRound, source: RowSource) -> None:
         """Encode what the next step will ask for while an engine beside the trainer generates."""
         runtime, following = self.runtime, round_.iteration + 1
-        encodes_again = runtime.model.encoder_is_trained  # with other weights then
+        encodes_again = runtime.model.trained_encoders  # with other weights then
         if not self.engine.runs_beside or encodes_again or not source.goes_on(round_.iteration):
             return
         runtime.builder.max_frames = frames_at(following, self.config)
@@ -301,7 +301,7 @@ def extra_id(group: RolloutGroup, name: str) -> str:
 
 def _is_readable(prompt: Prompt, media: Media) -> bool:
     """Whether all media of a prompt could be read."""
-    return not any(video.key() in media.failed for video in prompt.videos)
+    return not any(video.key() in media.failed for video in prompt.media)
 
 
 def _join(media: Media, more: Media) -> None:

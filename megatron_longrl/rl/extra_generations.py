@@ -102,7 +102,7 @@ class ShuffledFrames(ExtraGeneration):
 
     def wants(self, prompt: Prompt) -> bool:
         """Whether there is an order of frames."""
-        return any(video.num_units > 1 for video in prompt.videos)
+        return any(spec.counted_as == "frames" and spec.num_units > 1 for spec in prompt.media)
 
     def sampling(self, iteration: int) -> SamplingSettings:
         """See :meth:`ExtraGeneration.sampling`."""
@@ -175,7 +175,9 @@ def shuffle_frames(
     result = dict(embeddings)
     generator = torch.Generator().manual_seed(seed)
     for prompt in prompts:
-        for video in prompt.videos:
+        for video in prompt.media:
+            if video.counted_as != "frames":
+                continue
             tokens = embeddings[video.key()]
             order = torch.randperm(video.num_units, generator=generator).to(tokens.device)
             units = tokens.unflatten(0, (video.num_units, -1))

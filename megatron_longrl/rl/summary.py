@@ -102,7 +102,7 @@ def record_of(group: RewardedGroup) -> dict[str, Any]:
         "problem_id": row.problem_id,
         "problem_type": row.problem_type,
         "problem": row.problem,
-        "media": [str(path) for path, _ in row.media],
+        "media": [str(medium.path) for medium in row.media],
         "answer": row.answer,
         "chance": _chance(row),
         **(answers[0] if len(answers) == 1 else {"responses": answers}),

@@ -15,7 +15,8 @@ from megatron_longrl.checkpoint.distributed import load_weights
 from megatron_longrl.data.rows import Row
 from megatron_longrl.errors import UserError
 from megatron_longrl.experience.rollouts import RewardedGroup
-from megatron_longrl.media.encoder import EncodedVideos
+from megatron_longrl.media.encoder import EncodedMedia
+from megatron_longrl.media.provider import Media
 from megatron_longrl.models.language import output_weight
 from megatron_longrl.parallel.logprobs import ReferenceLogits
 from megatron_longrl.parallel.sums import sum_over_replicas
@@ -48,7 +49,6 @@ from megatron_longrl.rollout.records.recorder import RolloutRecorder, StepOutcom
 from megatron_longrl.training.critic import Critic
 from megatron_longrl.training.loop import RowSource
 from megatron_longrl.training.losses import LOG_RATIO, rl_loss
-from megatron_longrl.training.media import Media
 from megatron_longrl.training.runtime import Runtime
 from megatron_longrl.training.sharding import MicroBatch
 from megatron_longrl.training.token_values import ByRollout, gather_by_rollout
@@ -223,7 +223,7 @@ class RLTrainer:
             model.policy.module,
             self.runtime.groups,
             weight_version=self.engine.weight_version,
-            media_change=model.encoder_is_trained,
+            media_change=bool(model.trained_encoders),
         )
 
     def _forward_results(self, batches: Sequence[MicroBatch], media: Media) -> ForwardResults:
@@ -343,10 +343,10 @@ class RLTrainer:
 
     def _media_of(
         self, part: TrainingMiniBatch, media: Media
-    ) -> tuple[Mapping[str, Tensor], EncodedVideos | None]:
+    ) -> tuple[Mapping[str, Tensor], EncodedMedia | None]:
         """Embeddings for the backward pass of one update; an encoder that has been trained since
         they were made encodes again."""
-        if media.encoded is not None or not self.runtime.model.encoder_is_trained:
+        if media.encoded is not None or not self.runtime.model.trained_encoders:
             return media.embeddings, media.encoded
         prompts = [group.prompt for group in part.rollout_groups]
         kept, again = self.runtime.encode(prompts, for_training=True)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable, Mapping
 
 import torch.distributed as dist
 from torch import nn
@@ -23,7 +23,7 @@ def banner(runtime: Runtime, entry: Entry, rows: int) -> str:
     """
     config, ranks = runtime.config, dist.get_world_size()
     parallel, training = config.parallel, config.training
-    total, trained = count_parameters(runtime.model.modules, runtime.groups)
+    total, trained = count_parameters(runtime.model.modules, runtime.model.encoders, runtime.groups)
     layout = (
         f"TP {parallel.tensor_model_parallel_size} x MR-SP {parallel.context_parallel_size} x "
         f"PP {parallel.pipeline_model_parallel_size} x DP {parallel.data_parallel_size(ranks)}"
@@ -46,14 +46,18 @@ def counted(number: int, name: str) -> str:
     return f"{number} {name}" if number == 1 else f"{number} {name}s"
 
 
-def count_parameters(modules: dict[str, nn.Module], groups: ParallelGroups) -> tuple[int, int]:
+def count_parameters(
+    modules: Mapping[str, nn.Module], encoders: Collection[str], groups: ParallelGroups
+) -> tuple[int, int]:
     """Parameters of the whole model, and those that are trained. Collective over the world.
+
+    Args:
+        encoders: names of the modules that every rank has.
 
     An embedding that a last pipeline stage holds a copy of counts on each of them.
     """
-    everywhere = [p for name, m in modules.items() if name != "encoder" for p in m.parameters()]
-    encoder = modules.get("encoder")
-    once = list(encoder.parameters()) if encoder is not None else []
+    everywhere = [p for name, m in modules.items() if name not in encoders for p in m.parameters()]
+    once = [p for name in encoders for p in modules[name].parameters()]
     first = groups.tp.rank() == groups.cp.rank() == groups.dp.rank() == 0
     mine = [0, 0]
     if first:

@@ -46,13 +46,13 @@ class Critic:
         )
         self.model = TrainedModel(
             policy=part,
-            encoder=None,
+            encoders={},
             optimizers={"language_model": optimizer.chained_optimizers[0]},
             optimizer=optimizer,
             scheduler=scheduler,
         )
         self._train_step = LanguageTrainStep(
-            self.model, runtime.train_step.frames, runtime.groups, value_head
+            self.model, runtime.train_step.media_encoder, runtime.groups, value_head
         )
         self._loss = critic_loss(config)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Collection
 from typing import TYPE_CHECKING
 
 import torch
@@ -18,37 +19,48 @@ if TYPE_CHECKING:
 
 
 class EncoderVersion:
-    """The version of a model's encoder, by which its embeddings are kept.
+    """The versions of a model's encoders, by which their embeddings are kept.
 
-    Of a trained encoder it is the number of its updates, which means something within this run
-    only. Where embeddings outlive the run, it is the hash of the weights, see :func:`fingerprint`:
-    computed when it is first asked for, and again when a weight was written to since.
+    The version of a trained encoder is the number of its updates, which means something within this
+    run only. Where embeddings outlive the run, it is the hash of the weights, see
+    :func:`fingerprint`: computed when it is first asked for, and again when a weight was written to
+    since.
+
+    Args:
+        outlives_run: the names of the encoders whose embeddings outlive the run.
     """
 
     def __init__(
-        self, model: TrainedModel, config: Config, groups: ParallelGroups, *, outlives_run: bool
+        self,
+        model: TrainedModel,
+        config: Config,
+        groups: ParallelGroups,
+        *,
+        outlives_run: Collection[str] = (),
     ) -> None:
         self._model = model
         self._config = config
         self._groups = groups
         self._outlives_run = outlives_run
-        self._hashed: tuple[int, ...] | None = None
-        self._fingerprint = ""
+        self._hashed: dict[str, tuple[int, ...]] = {}
+        self._fingerprints: dict[str, str] = {}
 
-    def __call__(self) -> str:
-        """Collective over the replica."""
-        if self._model.encoder is None or not self._outlives_run:
-            return f"update {self._model.encoder_version}"
+    def __call__(self, name: str) -> str:
+        """The version of an encoder; collective over the replica."""
+        if name not in self._outlives_run:
+            is_trained = name in self._model.trained_encoders
+            return f"{name} update {self._model.encoder_version if is_trained else 0}"
         # torch counts the writes to a tensor.
-        writes = tuple(parameter._version for parameter in self._model.encoder.parameters())
-        if any(gather_objects(self._groups.replica_control, writes != self._hashed)):
-            self._fingerprint = fingerprint(self._model, self._config, self._groups)
-            self._hashed = writes
-        return self._fingerprint
+        parameters = self._model.encoders[name].parameters()
+        writes = tuple(parameter._version for parameter in parameters)
+        if any(gather_objects(self._groups.replica_control, writes != self._hashed.get(name))):
+            self._fingerprints[name] = fingerprint(name, self._model, self._config, self._groups)
+            self._hashed[name] = writes
+        return self._fingerprints[name]
 
 
-def fingerprint(model: TrainedModel, config: Config, groups: ParallelGroups) -> str:
-    """Hash of the encoder's weights and of what else makes embeddings out of pixels.
+def fingerprint(encoder: str, model: TrainedModel, config: Config, groups: ParallelGroups) -> str:
+    """Hash of an encoder's weights and of what else makes embeddings out of units of media.
 
     It is taken of the full tensors that an export would write, so that it is the same in every
     layout and however the weights came here. Kinds of devices decode and multiply differently.
@@ -61,7 +73,7 @@ def fingerprint(model: TrainedModel, config: Config, groups: ParallelGroups) -> 
         repr((platform.name, config.training.params_dtype, config.model.family, settings)).encode()
     )
     rows = mapping_table(config).entries
-    parts = sorted({row.part for row in rows if row.megatron.startswith("encoder.")})
+    parts = sorted({row.part for row in rows if row.megatron.startswith(f"{encoder}.")})
     speaks = groups.replica_control.rank() == 0
     for name, tensor in export_named_tensors(model.modules, config, groups, parts):
         if speaks:

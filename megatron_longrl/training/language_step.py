@@ -10,6 +10,7 @@ import torch
 from megatron.core.models.gpt import GPTModel
 from torch import Tensor
 
+from megatron_longrl.experience.inputs import equally_wide
 from megatron_longrl.models.deepstack import DeepStack, DeepStackParams
 from megatron_longrl.models.language import embed_tokens, run_decoder
 from megatron_longrl.parallel.attention.module import row_sharing
@@ -19,7 +20,7 @@ from megatron_longrl.training.sharding import MicroBatch
 from megatron_longrl.training.train_step import TrainStep
 
 if TYPE_CHECKING:
-    from megatron_longrl.media.encoder import FrameEncoder
+    from megatron_longrl.media.encoder import MediaEncoder
     from megatron_longrl.parallel.groups import ParallelGroups
     from megatron_longrl.training.model import TrainedModel
 
@@ -61,17 +62,21 @@ class LanguageTrainStep(TrainStep[MicroBatch]):
 
     Args:
         model: its parts.
-        frames: stage 1 of MR-SP over this rank's replica.
+        media_encoder: stage 1 of MR-SP over this rank's replica.
         head: what losses see of the model.
     """
 
     def __init__(
-        self, model: TrainedModel, frames: FrameEncoder, groups: ParallelGroups, head: OutputHead
+        self,
+        model: TrainedModel,
+        media_encoder: MediaEncoder,
+        groups: ParallelGroups,
+        head: OutputHead,
     ) -> None:
         gpt = model.policy.module
         is_last = groups.is_last_stage
         forward_step = LanguageForwardStep(gpt, head, is_last_stage=is_last)
-        super().__init__(model, frames, groups, forward_step)
+        super().__init__(model, media_encoder, groups, forward_step)
         self._hidden = LanguageForwardStep(gpt, selected_hidden, is_last_stage=is_last)
 
     def forward_logprobs(
@@ -103,7 +108,7 @@ def hidden_states(gpt: GPTModel, batch: MicroBatch, media: Mapping[str, Tensor])
     """[s, b, h] behind this pipeline stage's layers, see :func:`run_decoder`.
 
     Args:
-        media: video key -> embeddings [tokens, w]; needed on the first stage.
+        media: key of a medium -> embeddings [tokens, w]; needed on the first stage.
     """
     decoder_input, deepstack = None, None
     if gpt.pre_process:
@@ -121,9 +126,10 @@ def hidden_states(gpt: GPTModel, batch: MicroBatch, media: Mapping[str, Tensor])
 def placed_embeddings(
     gpt: GPTModel, batch: MicroBatch, media: Mapping[str, Tensor]
 ) -> tuple[Tensor, DeepStack | None]:
-    """Text embeddings [b, s, h] with the video embeddings in their slots; on the first stage.
+    """Text embeddings [b, s, h] with those of media at their placeholders; on the first stage.
 
-    Video embeddings wider than h hold what DeepStack adds behind the first layers.
+    Embeddings wider than h hold what DeepStack adds behind the first layers; it adds nothing at the
+    placeholders of media whose embeddings are narrower.
     """
     embeddings = embed_tokens(gpt, batch.tokens)
     slots = batch.media_index >= 0
@@ -131,7 +137,7 @@ def placed_embeddings(
         return embeddings, None
     width = embeddings.shape[-1]
     # Kept embeddings are in host memory: a micro-batch takes only its own to the device.
-    parts = [media[key] for key in batch.media_keys]
+    parts = equally_wide([media[key] for key in batch.media_keys])
     chosen = [
         torch.cat([part[:, start : start + width] for part in parts])
         .to(embeddings.device)

@@ -1,8 +1,8 @@
 """The model of a run: two data-parallel parts, their optimizer and their schedule.
 
 The language model is sharded over TP, MR-SP and PP, and reduced over its data-parallel ranks. The
-vision encoder is replicated on every rank, each with its own frames, and reduced over the world;
-with --vision-tensor-parallel its tower is sharded over TP, too. A text family has none.
+encoders are replicated on every rank, each with its own units of media, and reduced over the world;
+with --vision-tensor-parallel a vision tower is sharded over TP, too. A text family has none.
 """
 
 from __future__ import annotations
@@ -23,7 +23,8 @@ from megatron.core.process_groups_config import ProcessGroupCollection
 from megatron.core.tensor_parallel.random import model_parallel_cuda_manual_seed
 
 from megatron_longrl.conversion.initialize import initialize_weights
-from megatron_longrl.models.build import build_modules
+from megatron_longrl.models.build import build_modules, encoder_groups
+from megatron_longrl.models.family import find_family
 from megatron_longrl.models.lora import train_adapters_only
 from megatron_longrl.models.policy import find_policy
 
@@ -42,7 +43,8 @@ class TrainedModel:
 
     policy: DistributedDataParallel
     """What runs under Megatron's schedule: a language model, unless the family has another."""
-    encoder: DistributedDataParallel | None
+    encoders: dict[str, DistributedDataParallel]
+    """The encoders of media by their names in checkpoints and mappings."""
     optimizers: dict[str, MegatronOptimizer]
     """One per part that is trained."""
     optimizer: FiniteOptimizer | None
@@ -51,7 +53,8 @@ class TrainedModel:
     policy_name: str = "language_model"
     """Name of the policy in checkpoints and mappings."""
     encoder_version: int = 0
-    """Updates that have changed the encoder's weights, so that no stale embedding is used."""
+    """Updates that have changed the weights of the encoders that are trained, so that no stale
+    embedding is used."""
     policy_version: int = 0
     """Updates that have changed the policy's weights."""
 
@@ -61,20 +64,19 @@ class TrainedModel:
         return self.policy_name in self.optimizers
 
     @property
-    def encoder_is_trained(self) -> bool:
-        """Whether the step updates the tower or the projector."""
-        return "encoder" in self.optimizers
+    def trained_encoders(self) -> list[str]:
+        """The names of the encoders that the step updates."""
+        return [name for name in self.encoders if name in self.optimizers]
 
     def count_update(self) -> None:
         """After an update that has changed what is trained."""
-        self.encoder_version += "encoder" in self.optimizers
+        self.encoder_version += bool(self.trained_encoders)
         self.policy_version += self.policy_is_trained
 
     @property
     def modules(self) -> dict[str, torch.nn.Module]:
         """The parts by the names that checkpoints and mappings use."""
-        parts = {self.policy_name: self.policy, "encoder": self.encoder}
-        return {name: part for name, part in parts.items() if part is not None}
+        return {self.policy_name: self.policy, **self.encoders}
 
 
 def build_model(config: Config, groups: ParallelGroups, *, train: bool = True) -> TrainedModel:
@@ -93,16 +95,21 @@ def build_model(config: Config, groups: ParallelGroups, *, train: bool = True) -
         config = config.replace(lora_rank=0)
     modules = build_modules(config, groups)
     initialize_weights(modules, config, groups)
+    if not train:
+        for whole in modules.values():
+            whole.requires_grad_(False)
     for name, place in config.family.parts.items():
         module, _, inner = place.partition(".")
         if module not in modules:
             continue
         part = modules[module].get_submodule(inner)
-        if not train or name not in config.trained_parts:
+        if name not in config.trained_parts:
             part.requires_grad_(False)
         elif config.lora.rank and name in config.lora.parts:
             train_adapters_only(part)
-    collections = {"language_model": groups.pg, "encoder": groups.encoder_pg}
+    collections = {"language_model": groups.pg}
+    for name, encoder in find_family(config.model.family).encoders.items():
+        collections[name] = encoder_groups(encoder, config, groups).pg
     wrapped = {name: _wrap(module, collections[name], config) for name, module in modules.items()}
     optimizers = {}
     for name, module in wrapped.items():
@@ -111,7 +118,7 @@ def build_model(config: Config, groups: ParallelGroups, *, train: bool = True) -
     optimizer = FiniteOptimizer(list(optimizers.values())) if optimizers else None
     return TrainedModel(
         policy=wrapped["language_model"],
-        encoder=wrapped.get("encoder"),
+        encoders={name: part for name, part in wrapped.items() if name != "language_model"},
         optimizers=optimizers,
         optimizer=optimizer,
         scheduler=_scheduler(config, optimizer) if optimizer is not None else None,

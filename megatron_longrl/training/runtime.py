@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -15,8 +16,11 @@ from megatron_longrl.data.rows import Row, RowError, RowProblem
 from megatron_longrl.data.tokenizer import Tokenizer, build_tokenizer
 from megatron_longrl.errors import UserError
 from megatron_longrl.media.embedding_store import EmbeddingStore, open_store
-from megatron_longrl.media.encoder import FrameEncoder
+from megatron_longrl.media.encoder import MediaEncoder, UnitEncoder
 from megatron_longrl.media.partition import Cut
+from megatron_longrl.media.provider import Media, MediaProvider
+from megatron_longrl.models.build import encoder_groups
+from megatron_longrl.models.family import find_family
 from megatron_longrl.models.prompts import prompt_builder
 from megatron_longrl.models.transformer_engine import check_installed
 from megatron_longrl.observability.timing import PhaseTimer
@@ -29,7 +33,6 @@ from megatron_longrl.processes import exit_signal
 from megatron_longrl.training.encoder_version import EncoderVersion
 from megatron_longrl.training.language_step import LanguageTrainStep
 from megatron_longrl.training.machine import measure_machine
-from megatron_longrl.training.media import Media, MediaProvider
 from megatron_longrl.training.model import TrainedModel, build_model
 from megatron_longrl.training.output_heads import LogprobHead
 from megatron_longrl.training.sequence_length import FirstLook, with_sequence_length
@@ -40,7 +43,10 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 CUTS: dict[str, Cut] = {"auto": "auto", "none": "never", "encode": "always", "full": "always"}
-"""What --mrsp-mode means for videos."""
+"""What --mrsp-mode means for media."""
+
+_DONE = ("decoded", "encoded")
+"""What is done with each unit; the metrics count both."""
 
 
 @dataclass
@@ -117,9 +123,9 @@ class Runtime:
     def encode_ahead(self, rows: Sequence[Row]) -> Media:
         """Bring the embeddings of a later step's rows into the store, as far as they fit. What
         cannot be read is left to that step; collective over the replica."""
-        return self.media.bring(
-            [built for built in self._expand(rows) if not isinstance(built, RowProblem)]
-        )
+        built = self._expand(rows)
+        prompts = [prompt for prompt in built if not isinstance(prompt, RowProblem)]
+        return self.media.prefetch(spec for prompt in prompts for spec in prompt.media)
 
     def _expand(self, rows: Sequence[Row]) -> list[Prompt | RowProblem]:
         """The prompt of every row, or why it has none."""
@@ -137,11 +143,12 @@ class Runtime:
     def encode(
         self, prompts: Sequence[Prompt], *, for_training: bool
     ) -> tuple[list[Prompt], Media]:
-        """Embeddings of the prompts' videos, and the prompts whose videos could be read."""
-        media = self.media.provide(prompts, for_training=for_training)
+        """The prompts whose media could be read, and the embeddings of these."""
+        specs = [spec for prompt in prompts for spec in prompt.media]
+        media = self.media.provide(specs, for_training=for_training)
         kept = []
         for prompt in prompts:
-            reasons = [media.failed[s.key()] for s in prompt.videos if s.key() in media.failed]
+            reasons = [media.failed[s.key()] for s in prompt.media if s.key() in media.failed]
             if reasons:
                 self._skip(RowProblem(prompt.row.source, reasons[0]))
             else:
@@ -149,15 +156,15 @@ class Runtime:
         return kept, media
 
     def media_metrics(self, media: Media | None) -> dict[str, float]:
-        """Frames decoded and encoded, where embeddings came from, samples skipped, over all ranks;
-        skips count from 0 again.
+        """What was decoded and encoded, where embeddings came from, samples skipped, over all
+        ranks; skips count from 0 again.
 
         ``mem-embeddings-bytes`` are those in memory, once for each replica.
         """
-        media = media or Media({}, {}, None)
+        media = media or Media()
+        counted = {"frames": 0, **media.counts}
         counts = {
-            "frames_decoded": media.frames_decoded,
-            "frames_encoded": media.frames_encoded,
+            **{f"{name}_{done}": n for name, n in counted.items() for done in _DONE},
             "samples_skipped": 0,
             "embeddings_from_memory": 0,
             "embeddings_from_disk": 0,
@@ -170,7 +177,8 @@ class Runtime:
             counts["mem-embeddings-bytes"] = self.store.bytes
         self.samples_skipped = 0
         everyone = gather_objects(self.groups.control, counts)
-        totals: dict[str, float] = {n: sum(part[n] for part in everyone) for n in counts}
+        names = dict.fromkeys(name for part in everyone for name in part)
+        totals: dict[str, float] = {n: sum(part.get(n, 0) for part in everyone) for n in names}
         totals["mem-embeddings-bytes"] = float(totals["mem-embeddings-bytes"])  # no count to add up
         return totals
 
@@ -222,22 +230,10 @@ def build_runtime(config: Config, entry: Entry) -> Runtime:
         builder = prompt_builder(config, tokenizer, entry)
     model = build_model(config, groups, train=entry != "evaluate")
     timer = PhaseTimer()
-    encoder = model.encoder
-    frames = FrameEncoder(
-        encoder.module if encoder is not None and not model.encoder_is_trained else encoder,
-        groups.frames,
-        groups.replica_control,
-        chunk_frames=config.data.encoder_chunk_frames,
-        decoded_bytes=config.data.decode_buffer_mib * 2**20,
-        width=config.embedding_width,
-        dtype=config.training.params_dtype,
-        device=platform.device,
-        cut=CUTS[config.parallel.mrsp_mode],
-        team=groups.team,
-        timer=timer,
-    )
+    media_encoder = _media_encoder(config, model, groups, timer)
     # What a trained encoder makes is stale after the next update, and of no use to another run.
-    outlives_run = config.data.embedding_cache_dir is not None and not model.encoder_is_trained
+    frozen = [name for name in model.encoders if name not in model.trained_encoders]
+    outlives_run = frozen if config.data.embedding_cache_dir is not None else []
     store = open_store(
         int(config.data.embedding_store_gib * 2**30),
         config.training.params_dtype,
@@ -257,10 +253,43 @@ def build_runtime(config: Config, entry: Entry) -> Runtime:
         tokenizer=tokenizer,
         builder=builder,
         model=model,
-        train_step=LanguageTrainStep(model, frames, groups, head),
+        train_step=LanguageTrainStep(model, media_encoder, groups, head),
         store=store,
-        media=MediaProvider(frames, store, model, version),
+        media=MediaProvider(
+            media_encoder,
+            store,
+            version,
+            trained=model.trained_encoders,
+            outlives_run=outlives_run,
+        ),
         timer=timer,
         machine=measure_machine(config, groups) if entry != "evaluate" else Machine(),
         first_look=first_look,
+    )
+
+
+def _media_encoder(
+    config: Config, model: TrainedModel, groups: ParallelGroups, timer: PhaseTimer
+) -> MediaEncoder:
+    """Stage 1 of MR-SP with the model's encoders."""
+    encoders = {}
+    for name, encoder in find_family(config.model.family).encoders.items():
+        module = model.encoders[name]
+        ranks = encoder_groups(encoder, config, groups)
+        encoders[name] = UnitEncoder(
+            module=module if name in model.trained_encoders else module.module,
+            modalities=encoder.modalities,
+            width=encoder.width(config),
+            chunk_units=partial(encoder.chunk_units, config),
+            group=ranks.units,
+            tensor_parallel=ranks.tensor_parallel,
+        )
+    return MediaEncoder(
+        encoders,
+        groups.replica_control,
+        loaded_bytes=config.data.decode_buffer_mib * 2**20,
+        dtype=config.training.params_dtype,
+        device=platform.device,
+        cut=CUTS[config.parallel.mrsp_mode],
+        timer=timer,
     )

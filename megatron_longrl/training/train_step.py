@@ -22,7 +22,7 @@ from megatron.core.pipeline_parallel.p2p_communication import P2PCommunicator
 from torch import Tensor
 
 from megatron_longrl.errors import UserError
-from megatron_longrl.media.encoder import EncodedVideos, FrameEncoder
+from megatron_longrl.media.encoder import EncodedMedia, MediaEncoder
 from megatron_longrl.parallel.agree import gather_objects
 from megatron_longrl.training.forward_step import ForwardStep
 from megatron_longrl.training.losses import Loss, LossReport, MetricSums
@@ -105,20 +105,20 @@ class TrainStep(Generic[Batch]):
 
     Args:
         model: the parts of the model.
-        frames: stage 1 of MR-SP over this rank's replica; None for a policy that sees no media.
+        media_encoder: stage 1 of MR-SP over this rank's replica; None for a policy without media.
         forward_step: how a micro-batch goes through this rank's stage of the policy.
     """
 
     def __init__(
         self,
         model: TrainedModel,
-        frames: FrameEncoder | None,
+        media_encoder: MediaEncoder | None,
         groups: ParallelGroups,
         forward_step: ForwardStep[Batch],
     ) -> None:
         self.model = model
         self.groups = groups
-        self._frames = frames
+        self._media_encoder = media_encoder
         self._forward_step = forward_step
         self._schedule = get_forward_backward_func(pp_size=groups.pp.size(), vp_size=None)
         config = model.policy.module.config
@@ -127,16 +127,16 @@ class TrainStep(Generic[Batch]):
         config.finalize_model_grads_func = self._finalize
 
     @property
-    def frames(self) -> FrameEncoder:
+    def media_encoder(self) -> MediaEncoder:
         """Stage 1 of MR-SP over this rank's replica; the policy must see media."""
-        assert self._frames is not None, "a policy with media has it"
-        return self._frames
+        assert self._media_encoder is not None, "a policy with media has it"
+        return self._media_encoder
 
     def train(
         self,
         batches: Sequence[Batch],
         media: Mapping[str, Tensor],
-        encoded: EncodedVideos | None,
+        encoded: EncodedMedia | None,
         loss: Loss,
         *,
         scheduler_step: bool = True,
@@ -148,27 +148,26 @@ class TrainStep(Generic[Batch]):
 
         Args:
             batches: this rank's micro-batches, at least one.
-            media: video key -> embeddings [tokens, h].
-            encoded: what stage 1 returned for this step with its pixels; needed when the encoder is
-                trained.
+            media: key of a medium -> embeddings [tokens, w].
+            encoded: what stage 1 returned for this step, for the backward pass; needed when an
+                encoder is trained.
             loss: of one micro-batch.
             scheduler_step: whether the learning rate goes on to that of the next iteration.
         """
         model = self.model
         assert model.optimizer is not None
         model.policy.zero_grad_buffer()
-        if model.encoder is not None:
-            model.encoder.zero_grad_buffer()
+        for encoder in model.encoders.values():
+            encoder.zero_grad_buffer()
         model.optimizer.zero_grad()
-        trained = model.encoder_is_trained
-        leaves = media
-        if trained:
-            leaves = {key: value.detach().requires_grad_() for key, value in media.items()}
+        leaves = dict(media)
+        if model.trained_encoders:
+            assert encoded is not None, "a trained encoder needs this step's units"
+            leaves |= {key: media[key].detach().requires_grad_() for key in encoded.embeddings}
         reports: list[LossReport] = self._run(
             batches, leaves, partial(_with_loss, loss), forward_only=False
         )
-        if trained:
-            assert encoded is not None, "a trained encoder needs this step's frames"
+        if encoded is not None:
             self._encoder_backward(encoded, leaves)
         learning_rate = self.learning_rate
         # Decoupled weight decay is scaled by it, too: at 0 an update changes no weight.
@@ -283,18 +282,20 @@ class TrainStep(Generic[Batch]):
             dist.all_reduce(num_tokens, group=self.groups.dp_cp)
         self._num_tokens = num_tokens
 
-    def _encoder_backward(self, encoded: EncodedVideos, leaves: Mapping[str, Tensor]) -> None:
-        """Bring the embeddings' gradients home and reduce the encoder's own."""
-        assert self.model.encoder is not None, "what is trained is there"
-        # Every TP rank of the first stage holds the same gradient: one of them speaks, or each to
-        # the ranks of its own place in the teams that share frames.
-        is_heard = self.groups.tp.rank() == 0 or self.groups.team is not None
-        speaks = self.groups.is_first_stage and is_heard
-        gradients = {key: leaf.grad if speaks else None for key, leaf in leaves.items()}
-        self.frames.backward(encoded, gradients)
-        self.model.encoder.finish_grad_sync()
-        if self._num_tokens > 0:
-            self.model.encoder.scale_gradients(1.0 / self._num_tokens)
+    def _encoder_backward(self, encoded: EncodedMedia, leaves: Mapping[str, Tensor]) -> None:
+        """Send the embeddings' gradients to the ranks that own the units, and reduce those of the
+        encoders."""
+        for name in self.model.trained_encoders:
+            encoder = self.model.encoders[name]
+            # Every TP rank of the first stage holds the same gradient: one of them is its source,
+            # or each for the ranks that hold the same part of the encoder.
+            is_split = self.media_encoder.encoders[name].tensor_parallel is not None
+            is_source = self.groups.is_first_stage and (self.groups.tp.rank() == 0 or is_split)
+            gradients = {key: leaf.grad if is_source else None for key, leaf in leaves.items()}
+            self.media_encoder.backward(name, encoded, gradients)
+            encoder.finish_grad_sync()
+            if self._num_tokens > 0:
+                encoder.scale_gradients(1.0 / self._num_tokens)
 
     def _reduce(self, reports: Sequence[LossReport]) -> MetricSums:
         """Sum the last stages' reports over all ranks, in rank order."""

@@ -15,6 +15,7 @@ from megatron_longrl.data.rows import RowError, RowProblem, load_rows
 from tests.cases import doors
 from tests.fuzz.as_training import builders
 from tests.unit.data.clips import by_opencv, copy, decoded, ours
+from tests.visual_media import visual
 
 GIVEN = Path(__file__).with_name("given")
 CLIPS = {
@@ -107,7 +108,7 @@ def test_time_labels_are_true(folder: Path) -> None:
     builder = builders(folder, max_tokens=4000)[0]
     (row,) = load_rows([rows])
     prompt = builder.build(row)  # four frames of it, spread over time
-    indices = prompt.videos[0].frame_indices
+    indices = visual(prompt)[0].frame_indices
     shown = builder.shown(prompt)
     labels = [float(part.split(" seconds>")[0]) for part in shown.split("<")[1:] if "sec" in part]
     times = [SCREEN[index] for index in indices]

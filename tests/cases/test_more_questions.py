@@ -104,7 +104,7 @@ def test_media_stand_at_their_placeholders(
     assert builder.problem(row) is None
     prompt = builder.build(row)
     media = [part for part in expected if re.fullmatch(r"[iv]\d", part)]
-    assert [Path(spec.path).stem for spec in prompt.videos] == media
+    assert [Path(spec.path).stem for spec in prompt.media] == media
     assert int(prompt.media_mask.sum()) == sum(prompt.media_lengths)
     # As many slots stand before each text as the media before it have.
     shown, at, before = builder.shown(prompt), 0, 0

@@ -114,7 +114,7 @@ def refilled(
     )
     assert [number for number, _ in engine.asked] == list(range(rounds))
     for group in rollouts.groups:
-        assert {v.key() for v in group.prompt.videos} <= set(rollouts.media.embeddings)
+        assert {v.key() for v in group.prompt.media} <= set(rollouts.media.embeddings)
 
     source = source_of(rows, runtime)
     metrics = trainer.step(0, source)

@@ -21,7 +21,6 @@ from megatron_longrl.conversion.hf import HfFolder, config_from_hf, load_hf_weig
 from megatron_longrl.data.prompts import Prompt
 from megatron_longrl.data.tokenizer import build_tokenizer, train_sentencepiece
 from megatron_longrl.experience.rollouts import RolloutGroup
-from megatron_longrl.media.modalities.video.decode import decode_frames
 from megatron_longrl.training.runtime import Runtime, build_runtime
 from tests.distributed.layouts import (
     TOLERANCE,
@@ -34,6 +33,7 @@ from tests.distributed.layouts import (
 )
 from tests.qwen_vl_files import SPECIAL
 from tests.tiny_qwen_vl import hugging_face
+from tests.visual_media import visual
 
 TEXT_SIZES: dict[str, dict[str, Any]] = {
     "qwen2": {"hidden_size": 56, "num_attention_heads": 28, "tie_word_embeddings": True},
@@ -192,7 +192,7 @@ def _logprobs(
     model: Any, source: HfFolder, config: Config, prompt: Prompt, response: list[int]
 ) -> Tensor:
     ids = torch.cat([prompt.token_ids, torch.tensor(response)])
-    pixels = [decode_frames(spec) for spec in prompt.videos]
+    pixels = [spec.frames() for spec in visual(prompt)]
     media = media_arguments(source, config, prompt, pixels) if pixels else {}
     if pixels:
         kinds = media["mm_token_type_ids"]

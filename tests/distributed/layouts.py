@@ -270,7 +270,7 @@ def check(folder: Path, **changes: object) -> None:
     """
     runtime, metrics, gradients = train_once(tiny_config(folder, **changes))
     loss, expected = cached_twin_of(runtime)
-    if not runtime.model.encoder_is_trained:
+    if not runtime.model.trained_encoders:
         expected = {name: g for name, g in expected.items() if name.startswith("llm/")}
     assert metrics["lm loss"] == pytest.approx(loss, rel=TOLERANCE, abs=1e-6)
     assert largest_error(gradients, expected) <= TOLERANCE

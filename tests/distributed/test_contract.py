@@ -58,7 +58,7 @@ def position(prompt, media):
 
 
 def embedding(prompt, media):
-    for video in prompt.videos:
+    for video in prompt.media:
         media[video.key()] = media[video.key()].clone()
         media[video.key()][1, 0] += 1e-3
     return prompt, media

@@ -52,7 +52,7 @@ SAME = 1e-4
 
 
 def print_of(run: ModelRun, **changes: object) -> str:
-    return fingerprint(run.model, run.config.replace(**changes), run.groups)
+    return fingerprint("encoder", run.model, run.config.replace(**changes), run.groups)
 
 
 def test_the_fingerprint_is_the_same_in_every_layout() -> None:
@@ -70,8 +70,7 @@ def write_to(module: torch.nn.Module, name: str) -> None:
 @pytest.mark.parametrize("layout", ["cp2", "tp2 tower"])
 def test_the_fingerprint_changes_with_whatever_makes_embeddings(layout: str) -> None:
     run = ModelRun(layout)
-    assert run.model.encoder is not None
-    encoder = run.model.encoder.module
+    encoder = run.model.encoders["encoder"].module
     first = print_of(run)
     write_to(
         run.model.policy.module,
@@ -96,9 +95,9 @@ def test_the_fingerprint_changes_with_whatever_makes_embeddings(layout: str) -> 
 
 def test_adapters_of_the_tower_are_part_of_it() -> None:
     run = ModelRun("cp2", lora_rank=2, lora_parts=("vision_tower", "projector"))
-    assert run.model.encoder is not None and run.model.encoder_is_trained
+    assert run.model.trained_encoders
     before = (print_of(run), run.model.encoder_version)
-    for name, parameter in run.model.encoder.module.named_parameters():
+    for name, parameter in run.model.encoders["encoder"].module.named_parameters():
         if name.endswith((".lora.A", ".lora.B")):
             torch.nn.init.ones_(parameter)
     run.model.count_update()
@@ -110,22 +109,21 @@ def test_weights_are_read_again_when_any_rank_has_written_to_them(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     run, reads = ModelRun("cp2"), []
-    assert run.model.encoder is not None
 
     def counted(*given: Any) -> str:
         reads.append(1)
         return fingerprint(*given)
 
     monkeypatch.setattr(encoder_version, "fingerprint", counted)
-    version = EncoderVersion(run.model, run.config, run.groups, outlives_run=True)
-    first = version()
-    assert version() == first and len(reads) == 1
-    name = next(name for name, _ in run.model.encoder.module.named_parameters())
+    version = EncoderVersion(run.model, run.config, run.groups, outlives_run=["encoder"])
+    first = version("encoder")
+    assert version("encoder") == first and len(reads) == 1
+    name = next(name for name, _ in run.model.encoders["encoder"].module.named_parameters())
     if dist.get_rank() == 0:
-        write_to(run.model.encoder.module, name)
-    assert version() != first and len(reads) == 2, "and the other rank waits for nobody"
-    within = EncoderVersion(run.model, run.config, run.groups, outlives_run=False)
-    assert within() == "update 0" and len(reads) == 2
+        write_to(run.model.encoders["encoder"].module, name)
+    assert version("encoder") != first and len(reads) == 2, "and the other rank waits for nobody"
+    within = EncoderVersion(run.model, run.config, run.groups, outlives_run=[])
+    assert within("encoder") == "encoder update 0" and len(reads) == 2
 
 
 # ---- The disk ----
@@ -304,13 +302,13 @@ class Run:
         found = answers_of(
             self.engine.generate(rollout_requests(self.prompts, "test"), media.embeddings, GREEDY)
         )
-        encoded = gather_objects(self.runtime.groups.control, media.frames_encoded)
+        encoded = gather_objects(self.runtime.groups.control, media.counts["frames"])
         return found, sum(encoded)
 
     def truth(self) -> Answers:
         """Greedy ones of the trained model itself, on frames that are encoded now."""
-        specs = {spec.key(): spec for prompt in self.prompts for spec in prompt.videos}
-        media = self.runtime.train_step.frames.encode(list(specs.values())).embeddings
+        specs = {spec.key(): spec for prompt in self.prompts for spec in prompt.media}
+        media = self.runtime.train_step.media_encoder.encode(list(specs.values())).embeddings
         return answers_of(
             self.reference.generate(rollout_requests(self.prompts, "test"), media, GREEDY)
         )
@@ -326,8 +324,7 @@ class Run:
 
     def change_deepstack(self) -> None:
         """An update of nothing but DeepStack's projectors: [P, h] of the prompts stays as it is."""
-        encoder = self.runtime.model.encoder
-        assert encoder is not None
+        encoder = self.runtime.model.encoders["encoder"]
         mergers = [p for name, p in encoder.named_parameters() if "deepstack" in name]
         assert mergers
         with torch.no_grad():
@@ -386,10 +383,10 @@ def check_copies(run: Run) -> None:
     _, media = run.runtime.encode(run.prompts, for_training=False)
     width = run.runtime.config.model.hidden_size
     size = sum(len(prompt.token_ids) * width * 4 for prompt in run.prompts)
-    several = [prompt for prompt in run.prompts if len(prompt.videos) > 1]
+    several = [prompt for prompt in run.prompts if len(prompt.media) > 1]
     assert several
     for prompt in several:
-        parts = [media.embeddings[video.key()] for video in prompt.videos]
+        parts = [media.embeddings[video.key()] for video in prompt.media]
         size += sum(part[:, width:].numel() * 4 for part in parts)
     for n in (1, 4):
         before = run.engine.traffic

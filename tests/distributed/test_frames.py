@@ -20,12 +20,12 @@ from torch.distributed import ProcessGroup
 from megatron_longrl.errors import UserError
 from megatron_longrl.media import encoder as frames_module
 from megatron_longrl.media.content_hash import content_hash
-from megatron_longrl.media.encoder import EncodedVideos, FrameEncoder
+from megatron_longrl.media.encoder import EncodedMedia, MediaEncoder, UnitEncoder
 from megatron_longrl.media.media_error import MediaError
-from megatron_longrl.media.modalities.video.decode import decode_frames
 from megatron_longrl.media.modalities.video.spec import VideoSpec
 from megatron_longrl.media.modalities.visual.preprocess_spec import PreprocessSpec
 from megatron_longrl.media.partition import Cut
+from megatron_longrl.media.spec import MediaSpec, UnitTensors
 from megatron_longrl.parallel.agree import gather_objects, together
 from megatron_longrl.parallel.logprobs import selected_logprobs
 from megatron_longrl.parallel.sequence import (
@@ -60,14 +60,18 @@ def both() -> ProcessGroup:
     return dist.group.WORLD
 
 
-def build(encoder: torch.nn.Module, chunk_frames: int = 4, cut: Cut = "always") -> FrameEncoder:
+def build(encoder: torch.nn.Module, chunk_frames: int = 4, cut: Cut = "always") -> MediaEncoder:
     """Stage 1 with both ranks as one replica."""
-    return FrameEncoder(
-        encoder,
-        both(),
-        both(),
-        chunk_frames=chunk_frames,
+    toy = UnitEncoder(
+        module=encoder,
+        modalities=("video",),
         width=HIDDEN,
+        chunk_units=lambda view: chunk_frames // view.frames_per_unit,
+        group=both(),
+    )
+    return MediaEncoder(
+        {"toy": toy},
+        both(),
         dtype=torch.float32,
         device=torch.device("cpu"),
         cut=cut,
@@ -102,12 +106,12 @@ def broken(folder: Path, frames: int) -> VideoSpec:
     return VideoSpec(str(path), content_hash(path), tuple(range(frames)), VIEW)
 
 
-def check_embeddings(encoded: EncodedVideos, specs: list[VideoSpec], encoder: ToyEncoder) -> None:
+def check_embeddings(encoded: EncodedMedia, specs: list[VideoSpec], encoder: ToyEncoder) -> None:
     """Every video has its own embeddings, in its own order, on this rank."""
     assert list(encoded.embeddings) == [spec.key() for spec in specs]
     for spec in specs:
         with torch.no_grad():
-            expected = encoder(decode_frames(spec)).flatten(0, 1)
+            expected = encoder(spec.frames()).flatten(0, 1)
         torch.testing.assert_close(encoded.embeddings[spec.key()], expected, rtol=1e-5, atol=1e-6)
 
 
@@ -118,8 +122,8 @@ def test_uneven_frames_of_several_videos_in_chunks_of_any_size(shared_path, chun
     encoded = build(encoder, chunk_frames).encode(specs)
     check_embeddings(encoded, specs, encoder)
     assert encoded.failed == {}
-    counts = gather_objects(both(), (encoded.frames_decoded, encoded.frames_encoded))
-    assert counts == [(18, 18), (19, 19)], "37 frames, each decoded and encoded by one rank"
+    counts = gather_objects(both(), encoded.counts["frames"])
+    assert counts == [18, 19], "37 frames, each decoded and encoded by one rank"
 
 
 def test_a_video_that_is_named_twice_is_encoded_once(shared_path):
@@ -127,7 +131,7 @@ def test_a_video_that_is_named_twice_is_encoded_once(shared_path):
     encoder = ToyEncoder()
     encoded = build(encoder).encode([specs[1], specs[0], specs[1]])
     check_embeddings(encoded, [specs[1], specs[0]], encoder)
-    assert sum(gather_objects(both(), encoded.frames_encoded)) == 5
+    assert sum(gather_objects(both(), encoded.counts["frames"])) == 5
 
 
 def test_one_frame_leaves_a_rank_without_work_but_not_outside_defect_10(shared_path):
@@ -135,7 +139,7 @@ def test_one_frame_leaves_a_rank_without_work_but_not_outside_defect_10(shared_p
     encoder = ToyEncoder()
     encoded = build(encoder).encode(specs, for_backward=True)
     check_embeddings(encoded, specs, encoder)
-    assert gather_objects(both(), encoded.frames_encoded) == [0, 1]
+    assert gather_objects(both(), encoded.counts["frames"]) == [0, 1]
     check_gradient(build(encoder), encoded, specs, encoder)
 
 
@@ -147,7 +151,7 @@ def test_no_frames_at_all_defect_10(for_backward):
     assert encoded.embeddings == {}
     assert encoded.failed == {}
     if for_backward:
-        stage.backward(encoded, {})
+        stage.backward("toy", encoded, {})
         assert encoder.weight.grad is None
 
 
@@ -173,7 +177,7 @@ def test_all_videos_broken_defect_8(shared_path):
     encoded = stage.encode([bad], for_backward=True)
     assert list(encoded.failed) == [bad.key()]
     assert encoded.embeddings == {}
-    stage.backward(encoded, {})
+    stage.backward("toy", encoded, {})
 
 
 def test_a_decoder_that_crashes_on_one_rank_ends_all_defect_10(shared_path, monkeypatch):
@@ -183,7 +187,7 @@ def test_a_decoder_that_crashes_on_one_rank_ends_all_defect_10(shared_path, monk
         raise MemoryError("no room for frames")
 
     if dist.get_rank() == 1:
-        monkeypatch.setattr(frames_module, "decode_many", crash)
+        monkeypatch.setattr(frames_module, "load_units", crash)
     with pytest.raises(UserError, match="MemoryError: no room for frames"):
         build(ToyEncoder()).encode(specs)
 
@@ -203,17 +207,17 @@ def gradient_parts(specs: list[VideoSpec], rank: int) -> dict[str, Tensor | None
 
 
 def check_gradient(
-    stage: FrameEncoder, encoded: EncodedVideos, specs: list[VideoSpec], encoder: ToyEncoder
+    stage: MediaEncoder, encoded: EncodedMedia, specs: list[VideoSpec], encoder: ToyEncoder
 ) -> None:
     """The sum of the ranks' weight gradients is that of one process with all frames."""
     assert encoder.weight.grad is None
-    stage.backward(encoded, gradient_parts(specs, dist.get_rank()))
+    stage.backward("toy", encoded, gradient_parts(specs, dist.get_rank()))
     given = encoder.weight.grad
     total = torch.zeros_like(encoder.weight) if given is None else given.clone()
     dist.all_reduce(total)
     twin = ToyEncoder()
     for spec in specs:
-        output = twin(decode_frames(spec)).flatten(0, 1)
+        output = twin(spec.frames()).flatten(0, 1)
         for rank in range(dist.get_world_size()):
             part = gradient_parts(specs, rank).get(spec.key())
             if part is not None:
@@ -238,7 +242,7 @@ def test_whole_videos_in_any_order_and_their_gradient(shared_path, chunk_frames)
     stage = build(encoder, chunk_frames, "never")
     encoded = stage.encode(specs, for_backward=True)
     check_embeddings(encoded, specs, encoder)
-    assert encoded.owned == [[(12 * TOKENS, 12 * TOKENS)], [(0, 12 * TOKENS)]]
+    assert encoded.units["toy"].owned == [[(12 * TOKENS, 12 * TOKENS)], [(0, 12 * TOKENS)]]
     check_gradient(stage, encoded, specs, encoder)
 
 
@@ -259,16 +263,16 @@ def test_a_share_that_fits_a_chunk_is_encoded_once(shared_path, chunk_frames):
 def test_frames_are_decoded_a_bounded_number_at_a_time(shared_path, monkeypatch):
     specs = write_videos(shared_path, 30, 1, 6)
     asked: list[int] = []
-    decode = frames_module.decode_many
+    load = frames_module.load_units
 
-    def note(requests: list[tuple[VideoSpec, list[int]]]) -> list[Tensor | MediaError]:
-        asked.append(sum(len(positions) for _, positions in requests))
-        return decode(requests)
+    def note(requests: list[tuple[MediaSpec, range]]) -> list[UnitTensors | MediaError]:
+        asked.append(sum(len(units) for _, units in requests))
+        return load(requests)
 
-    monkeypatch.setattr(frames_module, "decode_many", note)
+    monkeypatch.setattr(frames_module, "load_units", note)
     encoder = ToyEncoder()
     stage = build(encoder, chunk_frames=3)
-    stage.decoded_bytes = 7 * 3 * SIZE * SIZE * 4
+    stage.loaded_bytes = 7 * 3 * SIZE * SIZE * 4
     encoded = stage.encode(specs)
     check_embeddings(encoded, specs, encoder)
     assert asked == [6, 6, 6, *([1] if dist.get_rank() else [])], "whole chunks within the bound"

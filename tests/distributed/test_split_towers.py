@@ -12,7 +12,7 @@ import torch.distributed as dist
 from megatron_longrl.data.rows import load_rows
 from megatron_longrl.errors import UserError
 from megatron_longrl.media import load_together as decoding
-from megatron_longrl.media.modalities.video.decode import decode_frames
+from megatron_longrl.media.media_error import MediaError
 from megatron_longrl.parallel.agree import gather_objects
 from megatron_longrl.training.runtime import build_runtime
 from tests.distributed.cases import SP, TP2
@@ -73,34 +73,34 @@ def test_a_rank_holds_half_of_every_layer_and_decodes_half_of_the_frames(tiny_da
     # But for norms, and biases behind sums over ranks.
     assert 0.5 < counts["split"] / counts["whole"] < 0.6
     asked: list[int] = []
-    decode = decoding.decode_many
+    load = decoding.load_units
 
     def note(requests):
-        asked.append(sum(len(positions) for _, positions in requests))
-        return decode(requests)
+        asked.append(sum(len(units) for _, units in requests))
+        return load(requests)
 
-    monkeypatch.setattr(decoding, "decode_many", note)
-    encoded = runtime.train_step.frames.encode(specs_of(runtime, tiny_data))
+    monkeypatch.setattr(decoding, "load_units", note)
+    encoded = runtime.train_step.media_encoder.encode(specs_of(runtime, tiny_data))
     decoded = gather_objects(runtime.groups.control, sum(asked))
     assert sum(decoded) == 47 and max(decoded) - min(decoded) <= 3
-    assert gather_objects(runtime.groups.control, encoded.frames_encoded) == [47, 0]
+    assert gather_objects(runtime.groups.control, encoded.counts["frames"]) == [47, 0]
 
 
 def parameters_of_layers(runtime) -> int:
-    tower = runtime.model.encoder.module.vision_tower
+    tower = runtime.model.encoders["encoder"].module.vision_tower
     return sum(p.numel() for p in tower.decoder.layers.parameters())
 
 
 def specs_of(runtime, folder):
     prompts = runtime.build_prompts(load_rows([str(folder)]))
-    return [spec for prompt in prompts for spec in prompt.videos]
+    return [spec for prompt in prompts for spec in prompt.media]
 
 
 def test_a_broken_video_fails_alone(tiny_data, shared_path):
     runtime = build_runtime(tiny_config(tiny_data, **SPLIT), "rl")
-    stage = runtime.train_step.frames
+    stage = runtime.train_step.media_encoder
     good = specs_of(runtime, tiny_data)
-    bad = replace(broken(shared_path, 5), view=good[0].view)
+    bad = replace(broken(shared_path, 5), preprocess=good[0].preprocess)
     encoded = stage.encode([good[0], bad, *good[1:]])
     assert list(encoded.failed) == [bad.key()]
     expected = stage.encode(good)
@@ -116,18 +116,18 @@ def test_a_decoder_that_crashes_on_one_rank_ends_both(tiny_data, monkeypatch):
         raise MemoryError("no room for frames")
 
     if dist.get_rank() == 1:
-        monkeypatch.setattr(decoding, "decode_many", crash)
+        monkeypatch.setattr(decoding, "load_units", crash)
     with pytest.raises(UserError, match="MemoryError: no room for frames"):
-        runtime.train_step.frames.encode(specs)
+        runtime.train_step.media_encoder.encode(specs)
 
 
 def test_pixels_are_those_of_one_process(tiny_data, shared_path):
     runtime = build_runtime(tiny_config(tiny_data, **SPLIT), "rl")
     specs = write_videos(shared_path, 5, 1, 8)
-    requests = [(spec, range(len(spec.frame_indices))) for spec in specs]
-    team = runtime.groups.team
+    requests = [(spec, range(spec.num_units)) for spec in specs]
+    team = runtime.groups.split_encoders.tensor_parallel
     assert team is not None
-    decoded = decoding.decode_together(team, requests, torch.device("cpu"))
-    for spec, pixels in zip(specs, decoded, strict=True):
-        assert isinstance(pixels, torch.Tensor)
-        assert torch.equal(pixels, decode_frames(spec))
+    decoded = decoding.load_together(team, requests, torch.device("cpu"))
+    for spec, units in zip(specs, decoded, strict=True):
+        assert not isinstance(units, MediaError)
+        assert torch.equal(units[0].flatten(0, 1), spec.frames())

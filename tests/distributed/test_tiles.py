@@ -16,8 +16,7 @@ from torch import Tensor
 from megatron_longrl.cli.rules import validate_layout
 from megatron_longrl.config import Config
 from megatron_longrl.data.tokenizer import train_sentencepiece
-from megatron_longrl.media.modalities.video.decode import decode_frames
-from megatron_longrl.media.modalities.video.spec import VideoSpec
+from megatron_longrl.media.modalities.visual.spec import VisualSpec
 from tests.distributed.layouts import (
     TOLERANCE,
     largest_error,
@@ -55,11 +54,11 @@ GRIDS = {2400: (2, 3), 900: (2, 2)}
 class TilesTwin(Twin):
     """Dynamic S2 by a loop over images."""
 
-    def media(self, spec: VideoSpec) -> Tensor:
-        features = self.features(decode_frames(spec))
+    def media(self, spec: VisualSpec) -> Tensor:
+        features = self.features(spec.frames())
         if not self.config.value("vision_dynamic_s2"):
             return self.project(features).flatten(0, 1)
-        if len(features) < 5 or not spec.is_image:
+        if len(features) < 5 or spec.modality != "image":
             return self.project(torch.cat([features, features], dim=-1)).flatten(0, 1)
         rows, columns = GRIDS[spec.source_pixels]
         grid = features.shape[1]

@@ -17,7 +17,6 @@ from megatron_longrl.config import Config
 from megatron_longrl.conversion.hf import config_from_hf, load_hf_weights
 from megatron_longrl.data.prompts import Prompt
 from megatron_longrl.data.tokenizer import build_tokenizer, train_sentencepiece
-from megatron_longrl.media.modalities.video.decode import decode_frames
 from megatron_longrl.models.language import output_weight
 from megatron_longrl.parallel.agree import gather_objects
 from megatron_longrl.training.batches import sft_batches
@@ -30,6 +29,7 @@ from tests.distributed.layouts import step_options
 from tests.parity.comparison import assert_close
 from tests.parity.test_vila_pictures_parity import MEDIA, Twin, row_of, write_media
 from tests.runner.tiers import full_only
+from tests.visual_media import visual
 
 LAYOUTS: dict[str, dict[str, Any]] = {
     "TP2": TP2,
@@ -97,7 +97,7 @@ def twin_logits(twin: Twin, runtime: Runtime, prompts: list[Prompt]) -> list[Ten
     """[R, v] of every prompt: what predicts its response."""
     found = []
     for (images, videos), prompt, response in zip(MEDIA.values(), prompts, RESPONSES, strict=True):
-        pixels = [decode_frames(spec) for spec in prompt.videos]
+        pixels = [spec.frames() for spec in visual(prompt)]
         names, question = [*images, *videos], prompt.row.problem
         whole = twin.logits(runtime.tokenizer, names, question, pixels, response)
         found.append(whole[-len(response) - 1 : -1].float())
@@ -122,7 +122,7 @@ def logits(runtime: Runtime, prompts: list[Prompt]) -> list[Tensor]:
     batches = sft_batches(prompts, RESPONSES, config, groups)
     assert len(batches) == 1
     _, media = runtime.encode(prompts, for_training=False)
-    step = LanguageTrainStep(runtime.model, runtime.train_step.frames, groups, head)
+    step = LanguageTrainStep(runtime.model, runtime.train_step.media_encoder, groups, head)
     step.forward(batches, media.embeddings)
     for theirs in gather_objects(groups.control, found):
         found |= theirs

@@ -66,7 +66,7 @@ def some_prompts() -> tuple[list[Prompt], dict[str, Tensor]]:
                 uid=f"prompt-{index}",
                 token_ids=torch.randint(0, 298, (length,), generator=generator),
                 media_mask=mask,
-                videos=videos,
+                media=videos,
                 media_lengths=(slots,) if slots else (),
                 row=row,
             )
@@ -94,8 +94,8 @@ def reference_logprobs(model: Qwen2ForCausalLM, prompt: Prompt, response: Tensor
     """[R, vocabulary]: Hugging Face's log-probabilities where ``response`` is predicted."""
     table = model.get_input_embeddings()
     embeddings = table(prompt.token_ids)
-    if prompt.videos:
-        embeddings[prompt.media_mask] = MEDIA[prompt.videos[0].key()]
+    if prompt.media:
+        embeddings[prompt.media_mask] = MEDIA[prompt.media[0].key()]
     embeddings = torch.cat([embeddings, table(response)])
     logits = model(inputs_embeds=embeddings[None]).logits[0]
     start = len(prompt.token_ids) - 1

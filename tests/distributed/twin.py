@@ -15,9 +15,9 @@ from transformers import Qwen2Config, Qwen2ForCausalLM, SiglipVisionConfig, Sigl
 
 from megatron_longrl.config import Config
 from megatron_longrl.data.prompts import Prompt
-from megatron_longrl.media.modalities.video.decode import decode_frames
-from megatron_longrl.media.modalities.video.spec import VideoSpec
+from megatron_longrl.media.modalities.visual.spec import VisualSpec
 from megatron_longrl.models.vila.hf_config import hf_configs
+from tests.visual_media import visual
 
 
 class Twin:
@@ -53,9 +53,9 @@ class Twin:
             for name, tensor in given.items():
                 own[name].copy_(tensor)
 
-    def media(self, spec: VideoSpec) -> Tensor:
+    def media(self, spec: VisualSpec) -> Tensor:
         """Embeddings of a video or image, [tokens, h]."""
-        return self.project(self.features(decode_frames(spec))).flatten(0, 1)
+        return self.project(self.features(spec.frames())).flatten(0, 1)
 
     def features(self, pixels: Tensor) -> Tensor:
         """[f, 3, S, S] -> [f, g, g, c]."""
@@ -87,8 +87,8 @@ class Twin:
         """[R, h] final hidden states, each before a token of one response; with a graph."""
         ids = torch.cat([prompt.token_ids, torch.tensor(response)])
         embeddings = self.llm.get_input_embeddings()(ids)
-        if prompt.videos:
-            media = [self.media(spec) for spec in prompt.videos]
+        if prompt.media:
+            media = [self.media(spec) for spec in visual(prompt)]
             mask = torch.cat([prompt.media_mask, torch.zeros(len(response), dtype=torch.bool)])
             embeddings = embeddings.masked_scatter(mask[:, None], torch.cat(media))
         states = self.llm.model(inputs_embeds=embeddings[None]).last_hidden_state[0]

@@ -21,6 +21,8 @@ import av
 import torch
 from PIL import Image
 
+from tests.visual_media import visual
+
 TOKENS = 16
 """Longest response."""
 FRAMES_PER_SECOND, MOST_FRAMES = 2.0, 64
@@ -127,7 +129,6 @@ class Vila:
         """Tokens of the prompt and of the response."""
         from megatron_longrl.cli.conversion.reference import vila_embeddings
         from megatron_longrl.data.rows import load_rows
-        from megatron_longrl.media.modalities.video.decode import decode_frames
 
         if not ("videos" in row or "images" in row):
             return self._language_model.answer(row, media)
@@ -136,7 +137,7 @@ class Vila:
         (loaded,) = load_rows([str(path)], "train.jsonl")
         path.unlink()
         prompt = self._builder.build(loaded)
-        pixels = [decode_frames(spec) for spec in prompt.videos]
+        pixels = [spec.frames() for spec in visual(prompt)]
         llm, embeddings = vila_embeddings(self._source, self._config, prompt, pixels)
         made = llm.generate(
             inputs_embeds=embeddings[None],

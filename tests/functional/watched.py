@@ -44,7 +44,8 @@ def watch_frames(folder: Path) -> None:
     def note(module: torch.nn.Module, inputs: tuple[torch.Tensor, ...], output: Any) -> None:
         if not isinstance(module, VisionEncoder):
             return
-        frames = [hashlib.sha256(frame.numpy().tobytes()).hexdigest() for frame in inputs[0].cpu()]
+        pixels = inputs[0].flatten(0, 1).cpu()
+        frames = [hashlib.sha256(frame.numpy().tobytes()).hexdigest() for frame in pixels]
         line = {"step": updates[0], "with_grad": torch.is_grad_enabled(), "frames": frames}
         with (folder / f"{RANK}.jsonl").open("a", encoding="utf-8") as file:
             file.write(json.dumps(line) + "\n")

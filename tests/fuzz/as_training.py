@@ -12,11 +12,12 @@ from megatron_longrl.data.prompts import PromptBuilder
 from megatron_longrl.data.rows import Row, RowError
 from megatron_longrl.data.tokenizer import build_tokenizer, train_sentencepiece
 from megatron_longrl.media.media_error import MediaError, printable
-from megatron_longrl.media.modalities.video.decode import decode_many
+from megatron_longrl.media.spec import load_units
 from megatron_longrl.models.qwen_vl.layout import Qwen3Layout
 from megatron_longrl.models.vila.layout import VilaLayout
 from tests.fuzz.isolated import READ, REFUSED, WRONG, Outcome
 from tests.real_tokenizers import write as write_tokenizer
+from tests.visual_media import visual
 
 MODEL = {
     "num_layers": 1,
@@ -72,15 +73,17 @@ def expand_and_decode(row: Row, builder: PromptBuilder) -> Outcome:
     mask = int(prompt.media_mask.sum())
     if found is not None:
         return Outcome(WRONG, f"built, though {found}")
-    if mask != sum(prompt.media_lengths) or len(prompt.videos) != len(row.media):
-        return Outcome(WRONG, f"{mask} slots of {len(prompt.videos)} media")
+    if mask != sum(prompt.media_lengths) or len(prompt.media) != len(row.media):
+        return Outcome(WRONG, f"{mask} placeholders of {len(prompt.media)} media")
     builder.shown(prompt)
     builder.response_ids(row)
-    requests = [(spec, range(len(spec.frame_indices))) for spec in prompt.videos]
-    for (spec, frames), pixels in zip(requests, decode_many(requests), strict=True):
-        if isinstance(pixels, MediaError):
-            return _judge_line(str(pixels), f"{printable(spec.path)}: ")
-        expected = (len(frames), 3, spec.view.height, spec.view.width)
+    specs = visual(prompt)
+    loaded = load_units([(spec, range(spec.num_units)) for spec in specs])
+    for spec, units in zip(specs, loaded, strict=True):
+        if isinstance(units, MediaError):
+            return _judge_line(str(units), f"{printable(spec.path)}: ")
+        pixels = units[0].flatten(0, 1)
+        expected = (len(spec.frame_indices), 3, spec.preprocess.height, spec.preprocess.width)
         if pixels.shape != expected or not pixels.isfinite().all():
             return Outcome(WRONG, f"pixels of shape {tuple(pixels.shape)}, not {expected}")
     return Outcome(READ)

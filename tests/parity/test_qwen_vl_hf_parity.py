@@ -55,10 +55,11 @@ def test_tower_and_mergers(family, height, width, tmp_path):
     config, _, model = loaded(tmp_path / "hf")
     assert config.model.family == family
     frames = torch.randn(6, 3, height, width)
+    units = frames.unflatten(0, (-1, 2))
     grid = torch.tensor([[3, height // PATCH, width // PATCH]])
     expected = theirs.model.visual(patches(frames), grid_thw=grid)
     whole = [expected.pooler_output, *getattr(expected, "deepstack_features", [])]
-    assert_close(model.encoder.module(frames).flatten(0, 1), torch.cat(whole, dim=-1))
+    assert_close(model.encoders["encoder"].module(units).flatten(0, 1), torch.cat(whole, dim=-1))
 
 
 @pytest.mark.parametrize("family", MODELS)

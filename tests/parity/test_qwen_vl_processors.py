@@ -20,8 +20,7 @@ from megatron_longrl.config import Config
 from megatron_longrl.data.prompts import Prompt, PromptBuilder
 from megatron_longrl.data.rows import Row
 from megatron_longrl.data.tokenizer import HuggingFaceTokenizer
-from megatron_longrl.media.layout import Slots
-from megatron_longrl.media.modalities.video.decode import decode_frames
+from megatron_longrl.media.layout import PlaceholderSpan
 from megatron_longrl.media.modalities.video.probe import probe
 from megatron_longrl.media.modalities.visual.info import VideoInfo
 from megatron_longrl.models.family import find_family
@@ -31,6 +30,7 @@ from tests.functional.launches import run
 from tests.parity.films import VIDEOS, film, frames_of
 from tests.qwen_vl_files import MEANS, write_processor, write_tokenizer
 from tests.torchvision_beside import python_path
+from tests.visual_media import visual
 
 FAMILIES = {"qwen2_5_vl": 14, "qwen3_vl": 16}
 """Patch sizes."""
@@ -210,7 +210,7 @@ def test_sizes(family: str, answers: Answers) -> None:
     for expected, (frames, height, width) in zip(
         answers.theirs(family, "sizes")[: len(SIZES)].tolist(), SIZES, strict=True
     ):
-        view = reader.view(info(frames, 4.0, height, width), frames)
+        view = reader.preprocess_spec(info(frames, 4.0, height, width), frames)
         assert [view.height, view.width] == expected, (frames, height, width)
 
 
@@ -224,14 +224,14 @@ def test_sizes_with_an_odd_number_of_frames(answers: Answers) -> None:
         film = info(frames, 4.0, height, width)
         indices = reader.frame_indices(film, None, None)
         assert len(indices) == frames + 1
-        view = reader.view(film, len(set(indices)))
+        view = reader.preprocess_spec(film, len(set(indices)))
         assert [view.height, view.width] == size, (frames, height, width)
-        twice = reader.view(film, len(indices))
+        twice = reader.preprocess_spec(film, len(indices))
         differ += [twice.height, twice.width] != size
     assert differ  # or the test could not fail
     for size, path in zip(expected[len(ODD) :], answers.odd_films, strict=True):
-        spec = answers.built("qwen3_vl", [path], [], 64).videos[0]
-        assert [spec.view.height, spec.view.width] == size, path
+        spec = visual(answers.built("qwen3_vl", [path], [], 64))[0]
+        assert [spec.preprocess.height, spec.preprocess.width] == size, path
 
 
 def filled(indices: Sequence[int]) -> list[int]:
@@ -254,7 +254,7 @@ def test_a_repeated_last_frame_takes_no_time(answers: Answers) -> None:
     reader, film = answers.layout("qwen2_5_vl"), info(9, 5.0)
     indices = reader.frame_indices(film, None, None)
     assert indices == (0, 1, 2, 3, 4, 5, 6, 7, 8, 8)
-    _, slots, _ = reader.pieces(film, indices, reader.view(film, len(indices)))
+    _, slots, _ = reader.parts(film, indices, reader.preprocess_spec(film, len(indices)))
     assert slots.seconds_per_unit == pytest.approx(2 / 5)
 
 
@@ -263,7 +263,7 @@ def test_text_comes_after_a_long_video(answers: Answers) -> None:
     positions apart."""
     reader = answers.layout("qwen2_5_vl")
     assert isinstance(reader, Qwen25Layout)
-    positions = reader.positions([Slots(0, (3, 2, 2), 25.0), 5])
+    positions = reader.positions([PlaceholderSpan(0, (3, 2, 2), 25.0), 5])
     time, height, width = positions.T.tolist()
     assert time == [0] * 4 + [50] * 4 + [100] * 4 + [101, 102, 103, 104, 105]
     assert height == [0, 0, 1, 1] * 3 + [101, 102, 103, 104, 105]
@@ -277,7 +277,7 @@ def test_positions_are_the_times_of_frames(answers: Answers) -> None:
     times = np.array([0, 400, 1200, 1300, 9500, 9600], dtype=np.uint32)
     film = replace(info(6, 0.6), times=times)
     indices = reader.frame_indices(film, None, None)
-    pieces = reader.pieces(film, indices, reader.view(film, len(indices)))
+    pieces = reader.parts(film, indices, reader.preprocess_spec(film, len(indices)))
     slots = pieces[1]
     _, height, width = slots.grid
     steps = reader.positions([slots])[:: height * width, 0]
@@ -315,14 +315,14 @@ def test_pixels(number: int, family: str, answers: Answers) -> None:
         ("image", ("pixel_values", "image_grid_thw")),
         ("video", ("pixel_values_videos", "video_grid_thw")),
     ):
-        specs = [spec for spec in prompt.videos if spec.is_image == (kind == "image")]
+        specs = [spec for spec in visual(prompt) if spec.modality == kind]
         if not specs:
             continue
         expected, grids = (answers.theirs(family, f"prompts/{number}/{name}") for name in names)
-        units = [decode_frames(spec).unflatten(0, (-1, 2)) for spec in specs]
+        units = [spec.frames().unflatten(0, (-1, 2)) for spec in specs]
         ours = torch.cat([patchify(unit, patch, 2).flatten(0, 1) for unit in units])
         found = [
-            [len(unit), spec.view.height // patch, spec.view.width // patch]
+            [len(unit), spec.preprocess.height // patch, spec.preprocess.width // patch]
             for unit, spec in zip(units, specs, strict=True)
         ]
         assert found == grids.tolist()

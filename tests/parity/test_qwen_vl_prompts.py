@@ -23,12 +23,12 @@ from megatron_longrl.conversion.hf import HfFolder
 from megatron_longrl.data.prompts import Prompt
 from megatron_longrl.data.rows import Row
 from megatron_longrl.data.tokenizer import SentencePieceTokenizer
-from megatron_longrl.media.modalities.video.decode import decode_frames
 from megatron_longrl.models.prompts import prompt_builder
 from megatron_longrl.parallel.groups import destroy_parallel
 from megatron_longrl.platforms import platform
 from tests.parity.comparison import TOLERANCE, assert_close, loaded
 from tests.tiny_qwen_vl import MODELS, hugging_face
+from tests.visual_media import visual
 
 PIXELS = {"video_min_pixels": 256, "video_max_pixels": 2000, "image_min_pixels": 256}
 
@@ -134,20 +134,21 @@ KINDS = ["text", "image", "one video", "videos", "image and videos"]
 def test_logits(kind, both, row_of):
     _, source, config, model = both
     prompt = built(config, row_of(kind))
-    pixels = [decode_frames(spec) for spec in prompt.videos]
+    pixels = [spec.frames() for spec in visual(prompt)]
     theirs = hugging_face_logits(source, config, prompt, pixels)
-    ours = model_logits(model, config, prompt, pixels)
+    units = [spec.load(range(spec.num_units)) for spec in prompt.media]
+    ours = model_logits(model, config, prompt, units)
     assert_close(ours, theirs)
     assert difference(ours, theirs).largest <= TOLERANCE
     if pixels:  # the media are seen
-        changed = model_logits(model, config, prompt, [p * 0.5 for p in pixels])
+        changed = model_logits(model, config, prompt, [(u[0] * 0.5,) for u in units])
         assert difference(changed, theirs).largest > 100 * TOLERANCE
 
 
 def test_text_that_tells_the_time(both, row_of):
     _, _, config, _ = both
     prompt = built(config, row_of("one video"))
-    (spec,) = prompt.videos
+    (spec,) = visual(prompt)
     text = Letters()
     starts = int((prompt.token_ids == text.id_of("<|vision_start|>")).sum())
     if config.model.family == "qwen2_5_vl":

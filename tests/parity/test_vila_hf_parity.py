@@ -110,7 +110,7 @@ def test_features_of_the_selected_layer(both):
     side = tower.config.image_size
     pixels = torch.rand(3, 3, side, side) * 2 - 1
     theirs = tower(pixels, output_hidden_states=True).hidden_states[-2]
-    assert_close(model.encoder.module.vision_tower(pixels), theirs)
+    assert_close(model.encoders["encoder"].module.vision_tower(pixels), theirs)
 
 
 @torch.no_grad()
@@ -119,7 +119,7 @@ def test_projector(both):
     grid = tower.config.image_size // 7
     features = torch.randn(2, grid * grid, 48)
     theirs = torch.stack([projector_twin(frame, grid, weights) for frame in features.double()])
-    assert_close(model.encoder.module.projector(features), theirs.float())
+    assert_close(model.encoders["encoder"].module.projector(features), theirs.float())
 
 
 def projector_twin(

@@ -25,12 +25,12 @@ from megatron_longrl.cli.conversion.comparison import model_logits
 from megatron_longrl.data.prompts import Prompt
 from megatron_longrl.data.rows import Row
 from megatron_longrl.data.tokenizer import Tokenizer
-from megatron_longrl.media.modalities.video.decode import decode_frames
 from megatron_longrl.models.prompts import prompt_builder
 from megatron_longrl.parallel.groups import destroy_parallel
 from megatron_longrl.platforms import platform
 from tests.parity.comparison import TOLERANCE, assert_close, loaded
 from tests.parity.test_qwen_vl_prompts import Letters, write_video
+from tests.visual_media import visual
 
 VOCABULARY, HIDDEN, FEATURES = 131, 56, 24
 SIDE, GRID = 28, 4  # a tile's pixels and patches
@@ -339,10 +339,11 @@ def test_logits_of_a_whole_prompt(media, both, files):
     twin, config, model = both
     row, text = row_of(media, files), Letters()
     prompt = prompt_builder(config, text, "sft").build(row)
-    pixels = [decode_frames(spec) for spec in prompt.videos]
+    pixels = [spec.frames() for spec in visual(prompt)]
     names = [name for group in MEDIA[media] for name in group]
     theirs = twin.logits(text, names, row.problem, pixels).float()
-    assert_close(model_logits(model, config, prompt, pixels), theirs)
+    units = [spec.load(range(spec.num_units)) for spec in prompt.media]
+    assert_close(model_logits(model, config, prompt, units), theirs)
     if not pixels:
         return
     # The pictures are seen.
@@ -375,11 +376,11 @@ def test_pixels_of_tiles(media, both, files):
     grid = GRIDS[twin.kind][name]
     order = [grid, (1, 1)] if twin.kind == "tiles" else [(1, 1), (2, 2), grid]
     expected = tiles_of(files[name], order)
-    (spec,) = prompt.videos
-    ours = decode_frames(spec)
+    (spec,) = visual(prompt)
+    ours = spec.frames()
     assert ours.shape == expected.shape
     levels = (ours - expected).abs() * 127.5
     assert (levels <= 1.02).float().mean() >= 0.95 and levels.max() <= 2.02
     # Any of them can be had alone, as a rank that owns only these does.
     some = [len(expected) - 1, 0, 2]
-    assert torch.equal(decode_frames(spec, some), ours[some])
+    assert torch.equal(spec.frames(some), ours[some])

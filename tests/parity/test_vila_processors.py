@@ -12,8 +12,7 @@ from transformers.models.siglip.image_processing_pil_siglip import SiglipImagePr
 
 from megatron_longrl.config import Config
 from megatron_longrl.media.content_hash import content_hash
-from megatron_longrl.media.layout import Slots
-from megatron_longrl.media.modalities.video.decode import decode_frames
+from megatron_longrl.media.layout import PlaceholderSpan
 from megatron_longrl.media.modalities.video.probe import probe
 from megatron_longrl.media.modalities.video.spec import VideoSpec
 from megatron_longrl.media.modalities.visual.info import VideoInfo
@@ -54,8 +53,10 @@ def test_pixels(number: int, tmp_path: Path) -> None:
     reader: Any = VilaLayout(config, Symbols())  # type: ignore[arg-type]
     found = probe(path)
     indices = reader.frame_indices(found, 6, None)
-    spec = VideoSpec(str(path), content_hash(path), indices, reader.view(found, len(indices)))
-    ours = decode_frames(spec)
+    spec = VideoSpec(
+        str(path), content_hash(path), indices, reader.preprocess_spec(found, len(indices))
+    )
+    ours = spec.frames()
     decoded = frames_of(path)
     processor = SiglipImageProcessorPil(
         size={"height": SIDE, "width": SIDE},
@@ -69,8 +70,8 @@ def test_pixels(number: int, tmp_path: Path) -> None:
     assert levels.max() <= 4.02
     assert theirs.std() > 0.2
     # 6 x 6 patches make 3 x 3 tokens, a newline behind each frame.
-    frame = [Slots(Symbols().media_id, (1, 1, 9)), "\n"]
-    assert reader.pieces(found, indices, spec.view) == frame * len(indices)
+    frame = [PlaceholderSpan(Symbols().media_id, (1, 1, 9)), "\n"]
+    assert reader.parts(found, indices, spec.preprocess) == frame * len(indices)
     assert spec.num_tokens == 9 * len(indices)
 
 
@@ -87,5 +88,6 @@ def test_tokens_of_a_frame(kind: str, tokens: int) -> None:
     """Of 448 x 448 pixels in patches of 14."""
     config = config_of(448, projector_type=kind)
     found = VideoInfo(30, 10.0, 320, 240, "vp9", 3.0)
-    view = VilaLayout(config, Symbols()).view(found, 8)  # type: ignore[arg-type]
+    layout = VilaLayout(config, Symbols())  # type: ignore[arg-type]
+    view = layout.preprocess_spec(found, 8)
     assert view.tokens_per_unit == config.family.tokens_per_frame == tokens

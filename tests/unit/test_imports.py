@@ -58,7 +58,9 @@ PLAIN = {
 WITH_TENSORS = {
     *("data.collate", "data.dataset", "data.prompts"),
     *("media.disk_cache", "media.embedding_store", "media.encoder", "media.layout"),
-    *("media.load_together", "media.modalities.video.decode", "media.modalities.video.dali"),
+    *("media.load_together", "media.provider", "media.modalities.image.decode"),
+    *("media.modalities.video.decode", "media.modalities.video.dali"),
+    *("media.modalities.visual.full_frames", "media.modalities.visual.layout"),
     "media.modalities.visual.resize",
     *("rewards.runner", "rewards.totals"),
 }

@@ -23,7 +23,8 @@ from megatron_longrl.data.rows import Row
 from megatron_longrl.data.tokenizer import build_tokenizer
 from megatron_longrl.errors import UserError
 from megatron_longrl.media.media_error import MediaError
-from megatron_longrl.media.modalities.video.decode import decode_frames
+from megatron_longrl.media.spec import UnitTensors
+from megatron_longrl.models.family import find_family
 from megatron_longrl.models.language import hidden_for_logits, output_weight
 from megatron_longrl.models.prompts import prompt_builder
 from megatron_longrl.parallel.groups import init_parallel
@@ -52,21 +53,22 @@ def difference(ours: Tensor, theirs: Tensor) -> Difference:
 
 @torch.no_grad()
 def model_logits(
-    model: TrainedModel, config: Config, prompt: Prompt, pixels: Sequence[Tensor]
+    model: TrainedModel, config: Config, prompt: Prompt, units: Sequence[UnitTensors]
 ) -> Tensor:
     """[P, v] of our model, on one rank.
 
     Args:
-        pixels: of each of the prompt's videos and images, [f, 3, H, W].
+        units: of each of the prompt's media, as its encoder takes them.
     """
     # A response of one token: its row is the prompt.
     batch = collate([prompt], [[[0]]], 1, len(prompt.token_ids))
     group = model.policy.module.pg_collection.cp
     shard = shard_batch(batch, group, config.parallel.cp_comm_type, platform.device)
     media = {}
-    for spec, frames in zip(prompt.videos, pixels, strict=True):
-        assert model.encoder is not None, "a text family has no pixels"
-        media[spec.key()] = model.encoder.module(frames, spec.view).flatten(0, 1)
+    encoders = find_family(config.model.family).encoders
+    for spec, inputs in zip(prompt.media, units, strict=True):
+        name = next(name for name, e in encoders.items() if spec.modality in e.modalities)
+        media[spec.key()] = model.encoders[name].module(*inputs, spec.preprocess).flatten(0, -2)
     hidden = hidden_states(model.policy.module, shard, media)
     logits = F.linear(
         hidden_for_logits(model.policy.module, hidden), output_weight(model.policy.module)
@@ -98,11 +100,13 @@ def compare(hf_dir: Path, megatron_dir: Path, row: Row, flags: argparse.Namespac
     tokenizer = build_tokenizer(config.data.tokenizer_type, config.data.tokenizer_model)
     try:
         prompt = prompt_builder(config, tokenizer, "sft").build(row)
-        pixels = [decode_frames(spec) for spec in prompt.videos]
+        units = [spec.load(range(spec.num_units)) for spec in prompt.media]
     except MediaError as error:
         raise UserError(str(error)) from None
     groups = init_parallel(config)
     model = build_model(config, groups, train=False)
     load_weights(megatron_dir, modules=model.modules, optimizers={}, groups=groups, config=config)
-    ours = model_logits(model, config, prompt, pixels)
+    ours = model_logits(model, config, prompt, units)
+    # Hugging Face's models of the families that can be compared take frames.
+    pixels = [frames.flatten(0, 1) for (frames,) in units]
     return difference(ours, hugging_face_logits(source, config, prompt, pixels))

@@ -18,6 +18,8 @@ from megatron_longrl.config import Config
 from megatron_longrl.conversion.hf import HfFolder
 from megatron_longrl.data.prompts import Prompt
 from megatron_longrl.errors import UserError
+from megatron_longrl.media.modalities.video.spec import VideoSpec
+from megatron_longrl.media.modalities.visual.spec import VisualSpec
 from megatron_longrl.models.qwen_vl.config import QwenVLSection
 from megatron_longrl.models.qwen_vl.grid import patchify
 from megatron_longrl.models.vila.config import VilaSection
@@ -79,12 +81,12 @@ def media_arguments(
     times = family.vision_temporal_patch_size
     found: dict[str, list[Any]] = {"image": [], "video": []}
     seconds = []
-    for spec, frames in zip(prompt.videos, pixels, strict=True):
+    for spec, frames in zip(prompt.media, pixels, strict=True):
+        assert isinstance(spec, VisualSpec), "these families see, and do nothing else"
         units = frames.unflatten(0, (-1, times))
-        grid = (len(units), spec.view.height // patch, spec.view.width // patch)
-        kind = "image" if spec.is_image else "video"
-        found[kind].append((patchify(units, patch, merge).flatten(0, 1), grid))
-        if not spec.is_image:
+        grid = (len(units), spec.preprocess.height // patch, spec.preprocess.width // patch)
+        found[spec.modality].append((patchify(units, patch, merge).flatten(0, 1), grid))
+        if isinstance(spec, VideoSpec):
             seconds.append(times / spec.frames_per_second)
     kinds = torch.zeros_like(prompt.token_ids)
     for value, kind in ((1, "image"), (2, "video")):

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from megatron_longrl.config.sizes import WIDEST
 from megatron_longrl.models.family import Family
 from megatron_longrl.models.hf_settings import HfConfig, Settings
+from megatron_longrl.models.media_encoder import vision_encoder
 from megatron_longrl.models.param_mapping import Table
 from megatron_longrl.models.qwen_vl.config import QwenVLSection
 from megatron_longrl.models.qwen_vl.encoder import QwenVisionEncoder
@@ -116,7 +117,7 @@ FAMILY = Family(
     config_from_hf=_fields,
     hf_configs=_hf_configs,
     sizes=_sizes,
-    build_encoder=QwenVisionEncoder,
+    encoders={"encoder": vision_encoder(QwenVisionEncoder)},
     build_layout=Qwen3Layout,
     embeddings=("llm/model.language_model.embed_tokens.weight", "llm/lm_head.weight"),
 )

@@ -9,33 +9,30 @@ from megatron.core.transformer.module import MegatronModule
 from torch import Tensor
 
 from megatron_longrl.media.modalities.visual.preprocess_spec import PreprocessSpec
-from megatron_longrl.models.qwen_vl.config import QwenVLSection
 from megatron_longrl.models.qwen_vl.merger import QwenProjector
 from megatron_longrl.models.qwen_vl.tower import QwenVisionTower, vision_transformer_config
 
 if TYPE_CHECKING:
     from megatron_longrl.config import Config
-    from megatron_longrl.parallel.groups import ParallelGroups
+    from megatron_longrl.parallel.encoder_groups import EncoderGroups
 
 
 class QwenVisionEncoder(MegatronModule):
     """Temporal patches to embeddings of the language model."""
 
-    def __init__(self, config: Config, groups: ParallelGroups) -> None:
-        family = config.family_as(QwenVLSection)
+    def __init__(self, config: Config, groups: EncoderGroups) -> None:
         super().__init__(config=vision_transformer_config(config))
-        self.times = family.vision_temporal_patch_size
         self.vision_tower = QwenVisionTower(config, groups)
         self.projector = QwenProjector(config)
 
-    def forward(self, pixels: Tensor, view: PreprocessSpec | None = None) -> Tensor:
-        """Encode frames.
+    def forward(self, pixels: Tensor, preprocess: PreprocessSpec | None = None) -> Tensor:
+        """Encode temporal patches.
 
         Args:
-            pixels: float [f, 3, H, W], normalised; consecutive frames make one temporal patch.
-            view: says nothing that the pixels do not.
+            pixels: float [u, t, 3, H, W], normalised: t consecutive frames make a temporal patch.
+            preprocess: says nothing that the pixels do not.
 
         Returns:
-            [f / t, tokens, h], with DeepStack [f / t, tokens, h * (1 + taps)].
+            [u, tokens, h], with DeepStack [u, tokens, h * (1 + taps)].
         """
-        return self.projector(self.vision_tower(pixels.unflatten(0, (-1, self.times))))
+        return self.projector(self.vision_tower(pixels))

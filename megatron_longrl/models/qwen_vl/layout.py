@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import re
-from abc import ABC, abstractmethod
+from abc import abstractmethod
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, ClassVar
 
@@ -12,9 +12,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from megatron_longrl.media.layout import Piece, Slots
+from megatron_longrl.media.layout import PlaceholderSpan, PromptPart
 from megatron_longrl.media.modalities.video.times import sample, seconds_at
 from megatron_longrl.media.modalities.visual.info import VideoInfo
+from megatron_longrl.media.modalities.visual.layout import VisualLayout
 from megatron_longrl.media.modalities.visual.preprocess_spec import PreprocessSpec
 from megatron_longrl.models.qwen_vl.config import QwenVLSection
 from megatron_longrl.models.qwen_vl.sizes import PixelBudget, resized
@@ -30,7 +31,7 @@ _START, _END = "<|vision_start|>", "<|vision_end|>"
 _IMAGE, _VIDEO = "<|image_pad|>", "<|video_pad|>"
 
 
-class QwenLayout(ABC):
+class QwenLayout(VisualLayout):
     """A :class:`~megatron_longrl.media.layout.MediaLayout`, but for what the families differ
     in."""
 
@@ -68,9 +69,9 @@ class QwenLayout(ABC):
         :func:`~megatron_longrl.media.modalities.video.times.sample`."""
 
     @abstractmethod
-    def _video_pieces(
+    def _video_parts(
         self, info: VideoInfo, indices: Sequence[int], grid: tuple[int, int, int]
-    ) -> list[Piece]:
+    ) -> list[PromptPart]:
         """What stands for a video."""
 
     def frame_indices(
@@ -82,7 +83,7 @@ class QwenLayout(ABC):
         indices = sample(info, max_frames, fps, self._sample)
         return tuple(indices + indices[-1:] * (-len(indices) % self.times))
 
-    def view(self, info: VideoInfo, frames: int, images: int = 1) -> PreprocessSpec:
+    def preprocess_spec(self, info: VideoInfo, frames: int, images: int = 1) -> PreprocessSpec:
         """Proportions kept, within the budget of pixels."""
         factor = self.patch * self.merge
         if info.is_image:
@@ -94,33 +95,35 @@ class QwenLayout(ABC):
         tokens = (size[0] // factor) * (size[1] // factor)
         return PreprocessSpec(*size, *channels, self.times, tokens)
 
-    def pieces(self, info: VideoInfo, indices: Sequence[int], view: PreprocessSpec) -> list[Piece]:
+    def parts(
+        self, info: VideoInfo, indices: Sequence[int], preprocess: PreprocessSpec
+    ) -> list[PromptPart]:
         """Between marks of begin and end."""
         factor = self.patch * self.merge
-        grid = (len(indices) // self.times, view.height // factor, view.width // factor)
+        grid = (len(indices) // self.times, preprocess.height // factor, preprocess.width // factor)
         if info.is_image:
-            return [_START, Slots(self.image_id, grid), _END]
-        return self._video_pieces(info, indices, grid)
+            return [_START, PlaceholderSpan(self.image_id, grid), _END]
+        return self._video_parts(info, indices, grid)
 
-    def positions(self, pieces: Sequence[int | Slots]) -> Tensor:
+    def positions(self, parts: Sequence[int | PlaceholderSpan]) -> Tensor:
         """M-RoPE: text goes on behind the largest position of what stands before it."""
-        parts = []
+        found = []
         start = 0
-        for piece in pieces:
-            if isinstance(piece, int):
-                parts.append(torch.arange(piece)[:, None].expand(-1, 3) + start)
-                start += piece
+        for part in parts:
+            if isinstance(part, int):
+                found.append(torch.arange(part)[:, None].expand(-1, 3) + start)
+                start += part
                 continue
-            _, height, width = piece.grid
-            steps = self._steps(piece)
+            _, height, width = part.grid
+            steps = self._steps(part)
             axes = torch.meshgrid(steps, torch.arange(height), torch.arange(width), indexing="ij")
-            parts.append(torch.stack(axes, dim=-1).flatten(0, 2) + start)
+            found.append(torch.stack(axes, dim=-1).flatten(0, 2) + start)
             start += max(int(steps[-1]) + 1, height, width)
-        return torch.cat(parts)
+        return torch.cat(found)
 
-    def _steps(self, slots: Slots) -> Tensor:
+    def _steps(self, span: PlaceholderSpan) -> Tensor:
         """Positions of the steps in time, long [T]."""
-        return torch.arange(slots.grid[0])
+        return torch.arange(span.grid[0])
 
 
 class Qwen25Layout(QwenLayout):
@@ -154,22 +157,22 @@ class Qwen25Layout(QwenLayout):
         count = max(count, 1)
         return torch.arange(0, total, total / count).int().tolist()[:count]
 
-    def _video_pieces(
+    def _video_parts(
         self, info: VideoInfo, indices: Sequence[int], grid: tuple[int, int, int]
-    ) -> list[Piece]:
+    ) -> list[PromptPart]:
         # The last frame may be there twice, to fill its unit.
         rate = len(set(indices)) / info.num_frames * (info.fps or _FPS_IF_UNKNOWN)
         seconds: tuple[float, ...] = ()
         if info.times is not None:
             begins = [seconds_at(info, index) for index in indices[:: self.times]]
             seconds = tuple(begin - begins[0] for begin in begins)
-        return [_START, Slots(self.video_id, grid, self.times / rate, seconds), _END]
+        return [_START, PlaceholderSpan(self.video_id, grid, self.times / rate, seconds), _END]
 
-    def _steps(self, slots: Slots) -> Tensor:
-        if slots.seconds:  # rounded to milliseconds, of which half a one makes no step
-            return (torch.tensor(slots.seconds) * self._tokens_per_second + 1e-3).long()
-        interval = slots.seconds_per_unit * self._tokens_per_second or 1.0
-        return (torch.arange(slots.grid[0]) * interval).long()
+    def _steps(self, span: PlaceholderSpan) -> Tensor:
+        if span.seconds:  # rounded to milliseconds, of which half a one makes no step
+            return (torch.tensor(span.seconds) * self._tokens_per_second + 1e-3).long()
+        interval = span.seconds_per_unit * self._tokens_per_second or 1.0
+        return (torch.arange(span.grid[0]) * interval).long()
 
 
 class Qwen3Layout(QwenLayout):
@@ -195,14 +198,14 @@ class Qwen3Layout(QwenLayout):
         spread: list[int] = np.linspace(0, total - 1, count).round().astype(int).tolist()
         return spread
 
-    def _video_pieces(
+    def _video_parts(
         self, info: VideoInfo, indices: Sequence[int], grid: tuple[int, int, int]
-    ) -> list[Piece]:
-        pieces: list[Piece] = [_START]
-        slots = Slots(self.video_id, (1, *grid[1:]))
+    ) -> list[PromptPart]:
+        parts: list[PromptPart] = [_START]
+        span = PlaceholderSpan(self.video_id, (1, *grid[1:]))
         for unit in range(grid[0]):
             ends = indices[unit * self.times], indices[(unit + 1) * self.times - 1]
             first, last = (seconds_at(info, index, _FPS_IF_UNKNOWN) for index in ends)
             seconds = (first + last) / 2
-            pieces += [f"<{seconds:.1f} seconds>{_START}", slots, _END]
-        return [*pieces, _END]
+            parts += [f"<{seconds:.1f} seconds>{_START}", span, _END]
+        return [*parts, _END]

@@ -38,7 +38,7 @@ from megatron_longrl.platforms import platform
 
 if TYPE_CHECKING:
     from megatron_longrl.config import Config
-    from megatron_longrl.parallel.groups import ParallelGroups
+    from megatron_longrl.parallel.encoder_groups import EncoderGroups
 
 _ROTARY_BASE = 10000.0
 
@@ -81,7 +81,7 @@ class QwenVisionTower(MegatronModule):
     learned positions (Qwen3-VL) are resampled to the grid of the frame.
     """
 
-    def __init__(self, config: Config, groups: ParallelGroups) -> None:
+    def __init__(self, config: Config, groups: EncoderGroups) -> None:
         family = config.family_as(QwenVLSection)
         transformer_config = vision_transformer_config(config)
         super().__init__(config=transformer_config)
@@ -117,7 +117,7 @@ class QwenVisionTower(MegatronModule):
             spec=TransformerBlockSubmodules(layer_specs=layers, layer_norm=TorchNorm),
             pre_process=True,
             post_process=False,
-            pg_collection=groups.encoder_pg,
+            pg_collection=groups.pg,
         )
 
     def forward(self, frames: Tensor) -> list[Tensor]:

@@ -18,13 +18,13 @@ from megatron_longrl.models.vila.siglip import (
 
 if TYPE_CHECKING:
     from megatron_longrl.config import Config
-    from megatron_longrl.parallel.groups import ParallelGroups
+    from megatron_longrl.parallel.encoder_groups import EncoderGroups
 
 
 class VisionEncoder(MegatronModule):
     """Frames to language-model embeddings."""
 
-    def __init__(self, config: Config, groups: ParallelGroups) -> None:
+    def __init__(self, config: Config, groups: EncoderGroups) -> None:
         family = config.family_as(VilaSection)
         super().__init__(config=vision_transformer_config(config))
         self.vision_tower = SiglipVisionTower(config, groups)
@@ -33,21 +33,22 @@ class VisionEncoder(MegatronModule):
         self.output_scale = family.vision_s2_output_scale
         self.is_dynamic = family.vision_dynamic_s2
 
-    def forward(self, pixels: Tensor, view: PreprocessSpec | None = None) -> Tensor:
+    def forward(self, pixels: Tensor, preprocess: PreprocessSpec | None = None) -> Tensor:
         """Encode frames.
 
         Args:
-            pixels: float [f, 3, S, S], normalised.
-            view: of the frames; None: whole frames, none pooled.
+            pixels: float [units, frames of a unit, 3, S, S], normalised.
+            preprocess: of the frames; None: whole frames, none pooled.
 
         Returns:
             [units, tokens of a unit, hidden size of the language model].
         """
-        if view is not None and view.joins_tiles:
-            features = self.vision_tower(pixels)
-            return projected_tiles(self.projector, features, view.tilings, self.output_scale)
-        embeddings = self.projector(self._features(pixels))
-        return embeddings if view is None else _pooled(embeddings, view.pooling)
+        frames = pixels.flatten(0, 1)
+        if preprocess is not None and preprocess.joins_tiles:
+            features = self.vision_tower(frames)
+            return projected_tiles(self.projector, features, preprocess.tilings, self.output_scale)
+        embeddings = self.projector(self._features(frames))
+        return embeddings if preprocess is None else _pooled(embeddings, preprocess.pooling)
 
     def _features(self, pixels: Tensor) -> Tensor:
         """Of whole frames: [f, patches, c * scales]."""

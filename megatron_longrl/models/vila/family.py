@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from megatron_longrl.models.family import Family
+from megatron_longrl.models.media_encoder import vision_encoder
 from megatron_longrl.models.vila.encoder import VisionEncoder
 from megatron_longrl.models.vila.hf_config import config_from_hf, hf_configs
 from megatron_longrl.models.vila.layers_not_run import identity_layers
@@ -31,7 +32,7 @@ FAMILY = Family(
     config_from_hf=config_from_hf,
     hf_configs=hf_configs,
     sizes=sizes,
-    build_encoder=VisionEncoder,
+    encoders={"encoder": vision_encoder(VisionEncoder)},
     build_layout=VilaLayout,
     tokenizer_folder="llm",
     completion=identity_layers,

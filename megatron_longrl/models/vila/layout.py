@@ -12,9 +12,10 @@ from typing import TYPE_CHECKING, ClassVar
 
 from torch import Tensor
 
-from megatron_longrl.media.layout import Piece, Slots, text_positions
+from megatron_longrl.media.layout import PlaceholderSpan, PromptPart, text_positions
 from megatron_longrl.media.modalities.video.spec import sample_frame_indices
 from megatron_longrl.media.modalities.visual.info import VideoInfo
+from megatron_longrl.media.modalities.visual.layout import VisualLayout
 from megatron_longrl.media.modalities.visual.preprocess_spec import PreprocessSpec, Tiling
 from megatron_longrl.models.vila.config import VilaSection
 from megatron_longrl.models.vila.tiles import nearest_tiling
@@ -24,7 +25,7 @@ if TYPE_CHECKING:
     from megatron_longrl.data.tokenizer import Tokenizer
 
 
-class VilaLayout:
+class VilaLayout(VisualLayout):
     """A :class:`~megatron_longrl.media.layout.MediaLayout`."""
 
     placeholders: ClassVar[Mapping[str, str]] = {}
@@ -49,7 +50,7 @@ class VilaLayout:
         surplus = len(found) % self._times
         return sample_frame_indices(info, len(found) - surplus, None) if surplus else found
 
-    def view(self, info: VideoInfo, frames: int, images: int = 1) -> PreprocessSpec:
+    def preprocess_spec(self, info: VideoInfo, frames: int, images: int = 1) -> PreprocessSpec:
         """The same for all videos, and for all images without tiles."""
         family, side = self._family, self._family.frame_side
         square = (side, side, family.image_mean, family.image_std)
@@ -62,16 +63,18 @@ class VilaLayout:
         tokens *= prod(tilings[family.vision_s2_output_scale])
         return PreprocessSpec(*square, frames, tokens, tilings=tilings)
 
-    def pieces(self, info: VideoInfo, indices: Sequence[int], view: PreprocessSpec) -> list[Piece]:
+    def parts(
+        self, info: VideoInfo, indices: Sequence[int], preprocess: PreprocessSpec
+    ) -> list[PromptPart]:
         """Unit after unit. A tile that is a picture of its own stands on a line of its own."""
-        slots = Slots(self._media_id, (1, 1, view.tokens_per_unit))
-        is_line = bool(view.tilings) and not view.joins_tiles
-        unit: list[Piece] = [slots, "\n", "\n"] if is_line else [slots, "\n"]
-        return unit * (len(indices) // view.frames_per_unit)
+        span = PlaceholderSpan(self._media_id, (1, 1, preprocess.tokens_per_unit))
+        is_line = bool(preprocess.tilings) and not preprocess.joins_tiles
+        unit: list[PromptPart] = [span, "\n", "\n"] if is_line else [span, "\n"]
+        return unit * (len(indices) // preprocess.frames_per_unit)
 
-    def positions(self, pieces: Sequence[int | Slots]) -> Tensor:
+    def positions(self, parts: Sequence[int | PlaceholderSpan]) -> Tensor:
         """Those of text."""
-        return text_positions(pieces)
+        return text_positions(parts)
 
     def _tilings(self, info: VideoInfo, images: int) -> tuple[Tiling, ...]:
         """As llava/mm_utils.py and llava/model/llava_arch.py of VILA have them."""

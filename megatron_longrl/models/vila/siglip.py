@@ -25,7 +25,7 @@ from megatron_longrl.platforms import platform
 
 if TYPE_CHECKING:
     from megatron_longrl.config import Config
-    from megatron_longrl.parallel.groups import ParallelGroups
+    from megatron_longrl.parallel.encoder_groups import EncoderGroups
 
 
 def vision_transformer_config(config: Config) -> TransformerConfig:
@@ -52,7 +52,7 @@ def vision_transformer_config(config: Config) -> TransformerConfig:
 class SiglipVisionTower(MegatronModule):
     """Pixels [f, 3, S, S] -> patch features [f, patches, c] of the selected hidden layer."""
 
-    def __init__(self, config: Config, groups: ParallelGroups) -> None:
+    def __init__(self, config: Config, groups: EncoderGroups) -> None:
         family = config.family_as(VilaSection)
         transformer_config = vision_transformer_config(config)
         super().__init__(config=transformer_config)
@@ -74,7 +74,7 @@ class SiglipVisionTower(MegatronModule):
             ),
             pre_process=True,
             post_process=False,
-            pg_collection=groups.encoder_pg,
+            pg_collection=groups.pg,
         )
 
     def forward(self, pixels: Tensor) -> Tensor:

@@ -123,8 +123,12 @@ def group_line(
         "prompt_tokens": len(prompt.token_ids),
         "prompt_hash": prompt_hash(prompt),
         "media": [
-            {"path": video.path, "content": video.content, "frames": len(video.frame_indices)}
-            for video in prompt.videos
+            {
+                "path": spec.path,
+                "content": spec.content,
+                spec.counted_as: spec.num_units * spec.count_per_unit,
+            }
+            for spec in prompt.media
         ],
         "metrics": scored.metrics if isinstance(scored, RewardedGroup) else {},
         "baseline": final.baseline if isinstance(final, RewardedGroup) else None,
@@ -211,8 +215,8 @@ def prompt_hash(prompt: Prompt) -> str:
     content = hashlib.sha256()
     for values in (prompt.token_ids, prompt.positions):
         content.update(values.long().contiguous().cpu().numpy().tobytes())
-    for video in prompt.videos:
-        content.update(video.key().encode())
+    for spec in prompt.media:
+        content.update(spec.key().encode())
     return content.hexdigest()[:32]
 
 

@@ -14,7 +14,8 @@ from PIL import Image
 
 from megatron_longrl.cli.frames import main
 from megatron_longrl.config import Config
-from megatron_longrl.media.modalities.visual.resize import preprocess
+from megatron_longrl.media.modalities.visual.layout import VisualLayout
+from megatron_longrl.media.modalities.visual.resize import resize_and_normalise
 from tests.unit.data.clips import copy, decoded
 from tests.unit.data.video_files import write
 
@@ -98,17 +99,20 @@ def test_as_the_model_resizes_them(
 
     tokenizer: Any = _Tokenizer()
     layout = build(Config.of({**MODEL, **fields, "seq_length": 64}), tokenizer)
+    assert isinstance(layout, VisualLayout)
     info = probe(screen)
     fps, most = (float(how[1]), None) if how[0] == "--video-fps" else (None, int(how[1]))
     indices = list(dict.fromkeys(layout.frame_indices(info, most, fps)))
     assert [entry["index"] for entry in listed] == indices
-    view = layout.view(info, len(indices))
+    view = layout.preprocess_spec(info, len(indices))
     assert {picture.shape for picture in pictures} == {(view.height, view.width, 3)}
     # Normalised, they are what the tower is given.
     import torch
 
     frames, _ = decoded(screen)
-    expected = preprocess(torch.from_numpy(frames[indices]), (view.height, view.width), view)
+    expected = resize_and_normalise(
+        torch.from_numpy(frames[indices]), (view.height, view.width), view
+    )
     mean, std = (torch.tensor(c).view(3, 1, 1) for c in (view.mean, view.std))
     levels = torch.from_numpy(np.stack(pictures)).permute(0, 3, 1, 2) / 255
     torch.testing.assert_close((levels - mean) / std, expected, rtol=0, atol=1e-5)

@@ -94,7 +94,6 @@ def by_opencv(path: Path) -> np.ndarray:
 
 def ours(path: Path, numbers: list[int] | None = None) -> np.ndarray:
     """Frames as training decodes them, before they are resized, uint8 [f, h, w, 3]."""
-    from megatron_longrl.media.modalities.video.decode import decode_frames
     from megatron_longrl.media.modalities.video.probe import probe
     from megatron_longrl.media.modalities.video.spec import VideoSpec
     from megatron_longrl.media.modalities.visual.preprocess_spec import PreprocessSpec
@@ -102,6 +101,6 @@ def ours(path: Path, numbers: list[int] | None = None) -> np.ndarray:
     info = probe(path)
     view = PreprocessSpec(info.height, info.width, (0.0,) * 3, (1.0,) * 3)
     every = range(info.num_frames) if numbers is None else numbers
-    pixels = decode_frames(VideoSpec(str(path), "", tuple(every), view))
+    pixels = VideoSpec(str(path), "", tuple(every), view).frames()
     levels: np.ndarray = pixels.mul(255).round().byte().permute(0, 2, 3, 1).numpy()
     return levels

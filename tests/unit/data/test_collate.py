@@ -37,7 +37,7 @@ def make_prompt(generator: random.Random, name: str, videos: list[tuple[str, int
         uid=name,
         token_ids=torch.tensor(ids + text),
         media_mask=torch.tensor(mask + [False] * len(text)),
-        videos=tuple(specs),
+        media=tuple(specs),
         media_lengths=tuple(lengths),
         row=Row(name, "question", "A", "", (), "general", "video", f"t.jsonl:{name}"),
     )
@@ -62,7 +62,7 @@ def make_batch(seed: int) -> tuple[list[Prompt], list[list[list[int]]]]:
 def slow_row(prompt: Prompt, responses: list[list[int]], first_media: dict[str, int]) -> list[dict]:
     """Every token of a row with all that belongs to it."""
     slots: list[int] = []
-    for video, length in zip(prompt.videos, prompt.media_lengths, strict=True):
+    for video, length in zip(prompt.media, prompt.media_lengths, strict=True):
         slots += range(first_media[video.key()], first_media[video.key()] + length)
     row = []
     ids, mask = prompt.token_ids.tolist(), prompt.media_mask.tolist()
@@ -94,7 +94,7 @@ def test_rows_equal_the_slow_twin(seed: int, multiple: int) -> None:
     first_media: dict[str, int] = {}
     total = 0
     for prompt in prompts:
-        for video, length in zip(prompt.videos, prompt.media_lengths, strict=True):
+        for video, length in zip(prompt.media, prompt.media_lengths, strict=True):
             if video.key() not in first_media:
                 first_media[video.key()] = total
                 total += length
@@ -165,7 +165,7 @@ def test_media_of_a_row_are_those_of_its_prompt_in_any_order_of_rows() -> None:
     for order in (range(6), [5, 2, 0, 4, 1, 3]):
         batch = collate([prompts[k] for k in order], [responses[k] for k in order], 1, 200)
         frames = {
-            v.key(): n for p in prompts for v, n in zip(p.videos, p.media_lengths, strict=True)
+            v.key(): n for p in prompts for v, n in zip(p.media, p.media_lengths, strict=True)
         }
         owner = [(key, k) for key in batch.media_keys for k in range(frames[key])]
         for b, number in enumerate(order):
@@ -174,7 +174,7 @@ def test_media_of_a_row_are_those_of_its_prompt_in_any_order_of_rows() -> None:
             seen = [owner[i] for i in batch.media_index[b].tolist() if i >= 0]
             assert seen == [
                 (video.key(), k)
-                for video, length in zip(prompt.videos, prompt.media_lengths, strict=True)
+                for video, length in zip(prompt.media, prompt.media_lengths, strict=True)
                 for k in range(length)
             ]
 

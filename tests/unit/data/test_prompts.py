@@ -19,13 +19,13 @@ from megatron_longrl.data.rows import Row, RowError
 from megatron_longrl.data.templates import find_chat_template
 from megatron_longrl.data.tokenizer import Tokenizer, build_tokenizer, train_sentencepiece
 from megatron_longrl.errors import UserError
-from megatron_longrl.media.modalities.video.decode import decode_frames
 from megatron_longrl.models.prompts import prompt_builder
 from megatron_longrl.models.qwen_vl.layout import Qwen3Layout
 from megatron_longrl.models.vila.layout import VilaLayout
 from megatron_longrl.rewards.choice import choice_reward
 from megatron_longrl.rewards.format import format_reward
 from tests.real_tokenizers import write as write_tokenizer
+from tests.visual_media import visual
 
 TOKENS_PER_FRAME = 4
 SIZES = {
@@ -108,9 +108,9 @@ def test_expansion_equals_the_text_with_frames_in_it(
 
 
 def test_the_videos_frames_are_those_that_the_slots_are_for(tokenizer: Tokenizer, row: Row) -> None:
-    (video,) = make_builder(tokenizer, 5, 500).build(row).videos
+    (video,) = visual(make_builder(tokenizer, 5, 500).build(row))
     assert video.frame_indices == (0, 2, 4, 6, 8)
-    assert decode_frames(video).shape == (5, 3, 32, 32)
+    assert video.frames().shape == (5, 3, 32, 32)
 
 
 def test_two_videos_stand_one_behind_the_other(
@@ -119,18 +119,18 @@ def test_two_videos_stand_one_behind_the_other(
     second = write_video(tmp_path / "b.webm", "libvpx-vp9", 3)
     builder = make_builder(tokenizer, 5, 500)
     prompt = builder.build(replace(row, videos=(row.videos[0], second)))
-    assert [len(video.frame_indices) for video in prompt.videos] == [5, 3]
+    assert [len(video.frame_indices) for video in visual(prompt)] == [5, 3]
     assert prompt.media_lengths == (5 * TOKENS_PER_FRAME, 3 * TOKENS_PER_FRAME)
     # As one video of eight frames would have it.
-    (alone,) = builder.build(row).videos
-    assert prompt.videos[0] == alone
+    (alone,) = builder.build(row).media
+    assert prompt.media[0] == alone
     assert int(prompt.media_mask.sum()) == 8 * TOKENS_PER_FRAME
 
 
 def test_text_rows_have_no_media(tokenizer: Tokenizer, row: Row) -> None:
     text = replace(row, videos=(), data_type="text")
     prompt = make_builder(tokenizer, 5, 500).build(text)
-    assert prompt.videos == ()
+    assert prompt.media == ()
     assert not prompt.media_mask.any()
     assert tokenizer.decode(prompt.token_ids.tolist()) == (
         f"<|im_start|>user\n{row.problem}<|im_end|>\n<|im_start|>assistant\n"
@@ -204,7 +204,7 @@ def test_the_length_is_known_without_reading_files(
     def fail(path: Path) -> None:
         raise AssertionError(f"{path} is read")
 
-    monkeypatch.setattr("megatron_longrl.data.prompts.content_hash", fail)
+    monkeypatch.setattr("megatron_longrl.media.modalities.visual.layout.content_hash", fail)
     assert builder.length(row) == expected
     with pytest.raises(RowError, match=r"gone\.webm: No such file"):
         builder.length(replace(row, videos=(row.videos[0].with_name("gone.webm"),)))
@@ -221,11 +221,11 @@ def test_templates_have_names() -> None:
 STAGES = {
     # stage: (what raises, whether it is the file's)
     "look-up": ("megatron_longrl.data.prompts.look_up", True),
-    "probe": ("megatron_longrl.data.prompts.probe", True),
-    "hash": ("megatron_longrl.data.prompts.content_hash", True),
+    "probe": ("megatron_longrl.media.modalities.visual.layout.probe", True),
+    "hash": ("megatron_longrl.media.modalities.visual.layout.content_hash", True),
     "sampling": ("{layout}.frame_indices", True),
-    "resize": ("{layout}.view", True),
-    "slots": ("{layout}.pieces", True),
+    "resize": ("{layout}.preprocess_spec", True),
+    "slots": ("{layout}.parts", True),
     "template": ("megatron_longrl.data.conversation.Conversation.pieces", False),
     "tokenizer": ("{tokenizer}.encode", False),
     "positions": ("{layout}.positions", False),
@@ -318,7 +318,7 @@ def test_media_stand_at_their_placeholders(
         if text is texts[-1]:
             expected += tokenizer.encode(f"{text}<|im_end|>\n<|im_start|>assistant\n")
     assert prompt.token_ids.tolist() == expected
-    assert [spec.path for spec in prompt.videos] == [str(path) for path in videos]
+    assert [spec.path for spec in prompt.media] == [str(path) for path in videos]
 
 
 @pytest.mark.parametrize(

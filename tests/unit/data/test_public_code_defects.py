@@ -28,7 +28,7 @@ def prompt_of(uid: str, layout: str, *contents: str) -> Prompt:
         uid=uid,
         token_ids=torch.tensor(ids),
         media_mask=torch.tensor([c == "#" for c in symbols]),
-        videos=tuple(
+        media=tuple(
             VideoSpec("v", content, tuple(range(n)), VIEW)
             for content, n in zip(contents, counts, strict=True)
         ),
@@ -52,7 +52,7 @@ def four_prompts() -> tuple[list[Prompt], dict[str, Tensor]]:
         for k, n in enumerate((3, 1, 4, 2))
     ]
     embeddings = {
-        p.videos[0].key(): torch.arange(p.media_lengths[0]) + 100.0 * k
+        p.media[0].key(): torch.arange(p.media_lengths[0]) + 100.0 * k
         for k, p in enumerate(prompts)
     }
     return prompts, embeddings
@@ -68,7 +68,7 @@ def test_reordered_samples_keep_their_videos_defect_1() -> None:
         seen = embed(batch, embeddings)
         for b, prompt in enumerate(chosen):
             mine = seen[b][~seen[b].isnan()]
-            assert torch.equal(mine, embeddings[prompt.videos[0].key()])
+            assert torch.equal(mine, embeddings[prompt.media[0].key()])
 
 
 def test_response_positions_go_on_from_the_prompt_defect_2() -> None:
@@ -123,7 +123,7 @@ def test_a_video_shared_by_rows_is_embedded_once() -> None:
         prompt_of("u3", "#/#z", "one", "one"),
     ]
     batch = collate(prompts, [[[1]]] * 4, 1, 50)
-    assert batch.media_keys == [prompts[0].videos[0].key(), prompts[0].videos[1].key()]
+    assert batch.media_keys == [prompts[0].media[0].key(), prompts[0].media[1].key()]
     assert [row[row >= 0].tolist() for row in batch.media_index] == [
         [0, 1, 2],
         [1, 2],

@@ -15,7 +15,6 @@ from megatron_longrl.media.media_error import MediaError
 from megatron_longrl.media.modalities.video import coded_frames
 from megatron_longrl.media.modalities.video import decode as video_module
 from megatron_longrl.media.modalities.video import open as video_open
-from megatron_longrl.media.modalities.video.decode import decode_frames
 from megatron_longrl.media.modalities.video.probe import probe, scan
 from megatron_longrl.media.modalities.video.spec import VideoSpec
 from megatron_longrl.media.modalities.visual.preprocess_spec import PreprocessSpec
@@ -158,10 +157,10 @@ def test_a_stream_that_changes_its_size(
     assert (info.width, info.height) == sizes[0]
     assert not scan(path).is_plain
     view = PreprocessSpec(32, 32, (0.5,) * 3, (0.5,) * 3)
-    found = decode_frames(VideoSpec(str(path), "", tuple(range(info.num_frames)), view))
+    found = VideoSpec(str(path), "", tuple(range(info.num_frames)), view).frames()
     for number, size in enumerate(sizes):
         alone = joined(tmp_path / f"{number}.mkv", codec, [size])
-        expected = decode_frames(VideoSpec(str(alone), "", tuple(range(4)), view))
+        expected = VideoSpec(str(alone), "", tuple(range(4)), view).frames()
         assert np.array_equal(found[4 * number : 4 * number + 4], expected)
 
 

@@ -32,7 +32,7 @@ def prompt() -> Prompt:
         uid="p",
         token_ids=torch.arange(7),
         media_mask=torch.tensor([0, 1, 0, 1, 1, 0, 0]).bool(),
-        videos=videos,
+        media=videos,
         media_lengths=(1, 2),
         row=Row("1", "?", "A", "", (Path("v"),), "general", "video", "f:1"),
     )
@@ -72,7 +72,9 @@ def test_wider_rows_are_features_beside():
 
 
 def test_slots_and_embeddings_must_be_equally_many():
-    with pytest.raises(RuntimeError, match=r"media slots \(1, 2\), media embeddings \(1, 3\)"):
+    with pytest.raises(
+        RuntimeError, match=r"media placeholders \(1, 2\), media embeddings \(1, 3\)"
+    ):
         given(b=torch.zeros(3, 4))
 
 

@@ -101,7 +101,7 @@ def test_one_put_larger_than_the_budget_gives_every_tensor(store: EmbeddingStore
 
 def test_versions_are_different_keys_and_old_ones_can_be_dropped(store: EmbeddingStore) -> None:
     store.put({("a", "1"): rows(2, seed=1), ("a", "2"): rows(2, seed=2)})
-    store.drop_other_versions("2")
+    store.drop_other_versions(["2"])
     assert store.get(("a", "1")) is None
     kept = store.get(("a", "2"))
     assert kept is not None and torch.equal(kept, rows(2, seed=2))

@@ -23,13 +23,14 @@ from megatron_longrl.media.media_error import MediaError
 from megatron_longrl.media.modalities.video import dali as video_dali
 from megatron_longrl.media.modalities.video import decode as video_module
 from megatron_longrl.media.modalities.video import pyav as video_pyav
-from megatron_longrl.media.modalities.video.decode import decode_frames, decode_many
+from megatron_longrl.media.modalities.video.decode import decode_many
 from megatron_longrl.media.modalities.video.probe import probe
 from megatron_longrl.media.modalities.video.spec import VideoSpec, sample_frame_indices
+from megatron_longrl.media.modalities.visual import full_frames
 from megatron_longrl.media.modalities.visual import resize as resize_module
 from megatron_longrl.media.modalities.visual.info import VideoInfo
 from megatron_longrl.media.modalities.visual.preprocess_spec import PreprocessSpec
-from megatron_longrl.media.modalities.visual.resize import preprocess
+from megatron_longrl.media.modalities.visual.resize import resize_and_normalise
 
 VIEW = PreprocessSpec(32, 32, (0.5,) * 3, (0.5,) * 3)
 B_FRAMES = {"bf": "3", "g": "8"}
@@ -101,7 +102,7 @@ def spec_of(
 def preprocessed(frames: np.ndarray, size: int) -> Tensor:
     """The resize and normalisation alone, on frames decoded here."""
     view = PreprocessSpec(size, size, (0.5,) * 3, (0.5,) * 3)
-    return preprocess(torch.from_numpy(frames), (size, size), view)
+    return resize_and_normalise(torch.from_numpy(frames), (size, size), view)
 
 
 @pytest.mark.parametrize("name", FILES)
@@ -114,7 +115,7 @@ def test_exactly_the_wanted_frames(folder: Path, name: str) -> None:
     assert (info.height, info.width) == every.shape[1:3]
     whole = preprocessed(every, 32)
     for indices in (range(24), [23], [20, 3, 3, 11, 0, 21], range(23, -1, -5)):
-        pixels = decode_frames(spec_of(path, indices))
+        pixels = spec_of(path, indices).frames()
         assert pixels.dtype == torch.float32
         assert torch.equal(pixels, whole[list(indices)])
 
@@ -133,9 +134,9 @@ def test_the_frames_are_those_that_were_drawn(
 
 def test_positions_select_among_the_frames_of_a_specification(folder: Path) -> None:
     spec = spec_of(folder / "vp9.webm", [2, 5, 11, 17])
-    whole = decode_frames(spec)
-    assert torch.equal(decode_frames(spec, [3, 1]), whole[[3, 1]])
-    assert decode_frames(spec, []).shape == (0, 3, 32, 32)
+    whole = spec.frames()
+    assert torch.equal(spec.frames([3, 1]), whole[[3, 1]])
+    assert spec.frames([]).shape == (0, 3, 32, 32)
 
 
 def test_many_videos_of_several_kinds_in_one_call(folder: Path) -> None:
@@ -146,7 +147,7 @@ def test_many_videos_of_several_kinds_in_one_call(folder: Path) -> None:
     ]
     for (spec, positions), result in zip(requests, decode_many(requests), strict=True):
         assert isinstance(result, Tensor)
-        assert torch.equal(result, decode_frames(spec, positions))
+        assert torch.equal(result, spec.frames(positions))
 
 
 def test_memory_of_a_run_is_bounded(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -154,7 +155,7 @@ def test_memory_of_a_run_is_bounded(folder: Path, monkeypatch: pytest.MonkeyPatc
     requests = [(spec_of(folder / n, [*range(24), 5]), range(25)) for n in FILES]
     whole = decode_many(requests)
     held: list[int] = []
-    decode, preprocess = video_dali.decode, video_module.preprocess
+    decode = video_dali.decode
 
     def counting_decode(videos: Sequence[Any]) -> list[Tensor]:
         outputs = decode(videos)
@@ -163,11 +164,11 @@ def test_memory_of_a_run_is_bounded(folder: Path, monkeypatch: pytest.MonkeyPatc
 
     def counting_preprocess(frames: Tensor, *how: Any) -> Tensor:
         held.append(len(frames))
-        return preprocess(frames, *how)
+        return resize_and_normalise(frames, *how)
 
     monkeypatch.setattr(video_module, "_RUN_BYTES", 7 * 48 * 48 * 3)
     monkeypatch.setattr(video_dali, "decode", counting_decode)
-    monkeypatch.setattr(video_module, "preprocess", counting_preprocess)
+    monkeypatch.setattr(full_frames, "resize_and_normalise", counting_preprocess)
     parts = decode_many(requests)
     assert max(held) <= 8
     for one, other in zip(whole, parts, strict=True):
@@ -190,7 +191,7 @@ def test_a_long_video_is_not_decoded_from_its_start(
             yield frame
 
     monkeypatch.setattr(video_pyav, "frames_of", counting)
-    pixels = decode_frames(spec_of(path, [390, 201, 202]))
+    pixels = spec_of(path, [390, 201, 202]).frames()
     assert 3 <= decoded < 30
     monkeypatch.undo()
     assert torch.equal(pixels, preprocessed(read_all(path)[[390, 201, 202]], 32))
@@ -199,7 +200,7 @@ def test_a_long_video_is_not_decoded_from_its_start(
 def test_normalisation(folder: Path) -> None:
     """A video of the size asked for is not resampled: the values are those of the formula."""
     every = torch.from_numpy(read_all(folder / "vp9.webm")[:4]).permute(0, 3, 1, 2) / 255
-    pixels = decode_frames(spec_of(folder / "vp9.webm", range(4), 48, mean=0.4, std=0.25))
+    pixels = spec_of(folder / "vp9.webm", range(4), 48, mean=0.4, std=0.25).frames()
     torch.testing.assert_close(pixels, (every - 0.4) / 0.25, rtol=0, atol=1e-6)
 
 
@@ -250,12 +251,12 @@ def test_a_file_that_changes_is_read_again(tmp_path: Path, write_video: Writer) 
 
 def test_threads_have_their_own_pipelines(folder: Path) -> None:
     spec = spec_of(folder / "vp9.webm", range(24))
-    expected = decode_frames(spec)
+    expected = spec.frames()
     equal: list[bool] = []
 
     def work() -> None:
         for _ in range(5):
-            equal.append(torch.equal(decode_frames(spec), expected))
+            equal.append(torch.equal(spec.frames(), expected))
 
     threads = [threading.Thread(target=work) for _ in range(3)]
     for thread in threads:
@@ -266,9 +267,9 @@ def test_threads_have_their_own_pipelines(folder: Path) -> None:
 
 
 def test_results_do_not_change_under_later_runs(folder: Path) -> None:
-    first = decode_frames(spec_of(folder / "vp9.webm", range(4)))
+    first = spec_of(folder / "vp9.webm", range(4)).frames()
     kept = first.clone()
-    decode_frames(spec_of(folder / "vp9.webm", range(20, 24)))
+    spec_of(folder / "vp9.webm", range(20, 24)).frames()
     assert torch.equal(first, kept)
 
 
@@ -318,7 +319,7 @@ def test_hidden_frames_of_vp8_are_not_counted(tmp_path: Path, write_video: Write
     path.write_bytes(data)
     every = read_all(path)
     assert probe(path).num_frames == len(every) == 23
-    pixels = decode_frames(spec_of(path, [8, 9, 22]))
+    pixels = spec_of(path, [8, 9, 22]).frames()
     assert torch.equal(pixels, preprocessed(every[[8, 9, 22]], 32))
 
 
@@ -393,10 +394,10 @@ def test_a_damaged_packet_is_an_error_and_not_a_picture(
     assert_one_line(error, path)
     assert isinstance(before, Tensor)
     assert isinstance(after, Tensor)
-    assert torch.equal(before, decode_frames(good))
+    assert torch.equal(before, good.frames())
     assert torch.equal(after, before[[3]])
     with pytest.raises(MediaError):
-        decode_frames(bad)
+        bad.frames()
 
 
 def test_what_is_no_video(tmp_path: Path) -> None:
@@ -407,7 +408,7 @@ def test_what_is_no_video(tmp_path: Path) -> None:
         b"RIFF\x24\0\0\0WAVEfmt \x10\0\0\0\1\0\1\0\x40\x1f\0\0\x40\x1f\0\0\1\0\x08\0data\0\0\0\0"
     )
     for path in (text, empty, audio, tmp_path / "missing.mp4", tmp_path):
-        for ask in (probe, lambda p: decode_frames(VideoSpec(str(p), "", (0,), VIEW))):
+        for ask in (probe, lambda p: VideoSpec(str(p), "", (0,), VIEW).frames()):
             with pytest.raises(MediaError) as caught:
                 ask(path)
             assert_one_line(caught.value, path)
@@ -419,7 +420,7 @@ def test_what_is_no_video(tmp_path: Path) -> None:
 def test_a_frame_beyond_the_end_is_an_error(folder: Path) -> None:
     for name in ("vp9.webm", "h264.mp4"):
         with pytest.raises(MediaError, match="frame 24 was asked for, and there are 24"):
-            decode_frames(spec_of(folder / name, [0, 24]))
+            spec_of(folder / name, [0, 24]).frames()
 
 
 def test_errors_survive_a_process_boundary() -> None:
@@ -445,13 +446,13 @@ def test_without_dali_pyav_decodes_and_it_is_told_once(
 ) -> None:
     path, indices = str(folder / "vp9.webm"), (0, 3, 7)
     spec = VideoSpec(path, content_hash(path), indices, VIEW)
-    by_dali = decode_frames(spec)
+    by_dali = spec.frames()
     monkeypatch.setitem(sys.modules, "nvidia.dali", None)
     monkeypatch.setattr(video_dali, "_pipelines", threading.local())
     video_dali._is_there.cache_clear()
     try:
         for _ in range(2):
-            assert torch.equal(decode_frames(spec), by_dali)
+            assert torch.equal(spec.frames(), by_dali)
     finally:
         video_dali._is_there.cache_clear()
     (told,) = [record.getMessage() for record in caplog.records]

@@ -15,7 +15,6 @@ import torch
 from megatron_longrl.media.content_hash import content_hash
 from megatron_longrl.media.modalities.video import dali as video_dali
 from megatron_longrl.media.modalities.video import decode as video_module
-from megatron_longrl.media.modalities.video.decode import decode_frames
 from megatron_longrl.media.modalities.video.probe import scan
 from megatron_longrl.media.modalities.video.segments import plan_pieces
 from megatron_longrl.media.modalities.video.spec import VideoSpec
@@ -56,12 +55,12 @@ def spec_of(path: Path) -> VideoSpec:
 @pytest.mark.parametrize("name", FILES)
 def test_pixels_are_those_of_the_whole_file(folder: Path, name: str) -> None:
     spec = spec_of(folder / name)
-    every = decode_frames(spec)
+    every = spec.frames()
     generator = random.Random(0)
     requests = [range(50, 100), range(33, 34), [99], [0, 99], range(16, 32), [70, 3, 70, 41]]
     requests += [generator.sample(range(FRAMES), 10) for _ in range(5)]
     for positions in requests:
-        assert torch.equal(decode_frames(spec, positions), every[list(positions)]), positions
+        assert torch.equal(spec.frames(positions), every[list(positions)]), positions
 
 
 def fed_frames(monkeypatch: pytest.MonkeyPatch) -> list[int]:
@@ -84,7 +83,7 @@ def test_a_rank_decodes_from_the_key_frame_before_its_frames(
 ) -> None:
     spec = spec_of(folder / "short_gops.webm")
     fed = fed_frames(monkeypatch)
-    decode_frames(spec, range(50, 100))  # key frames at 0, 16, 32, 48, …
+    spec.frames(range(50, 100))  # key frames at 0, 16, 32, 48, …
     assert fed == [52]
 
 
@@ -93,7 +92,7 @@ def test_nothing_is_decoded_between_distant_frames(
 ) -> None:
     spec = spec_of(folder / "short_gops.webm")
     fed = fed_frames(monkeypatch)
-    decode_frames(spec, [2, 50, 51, 97])
+    spec.frames([2, 50, 51, 97])
     assert fed == [3, 4, 2]
 
 
@@ -103,7 +102,7 @@ def test_frames_that_are_decoded_at_different_times_need_not_be_read_twice(
     spec = spec_of(folder / "short_gops.webm")
     fed = fed_frames(monkeypatch)
     monkeypatch.setattr(video_module, "_RUN_BYTES", 32 * 48 * 48 * 3)
-    decode_frames(spec)
+    spec.frames()
     assert fed == [32, 32, 32, 4]
 
 

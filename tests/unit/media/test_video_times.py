@@ -133,7 +133,11 @@ def test_units_are_whole(family: str, fps: float | None, most: int | None) -> No
 def test_labels_tell_the_true_time() -> None:
     layout, info = layout_of("qwen3_vl"), info_of([100 * t for t in SCREEN])
     indices = layout.frame_indices(info, 64, 1.0)
-    texts = [p for p in layout.pieces(info, indices, layout.view(info, 13)) if isinstance(p, str)]
+    texts = [
+        p
+        for p in layout.parts(info, indices, layout.preprocess_spec(info, 13))
+        if isinstance(p, str)
+    ]
     labels = [float(text[1:].split()[0]) for text in texts if text.startswith("<") and " s" in text]
     times = [SCREEN[index] / 10 for index in indices]
     expected = [(a + b) / 2 for a, b in zip(times[::2], times[1::2], strict=True)]

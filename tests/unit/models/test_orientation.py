@@ -13,7 +13,6 @@ from PIL import Image
 from megatron_longrl.config import Config
 from megatron_longrl.data.rows import Row
 from megatron_longrl.data.tokenizer import Tokenizer
-from megatron_longrl.media.modalities.video.decode import decode_frames
 from megatron_longrl.models.prompts import prompt_builder
 from tests.unit.data.video_files import draw_picture
 
@@ -74,14 +73,14 @@ def test_orientation(tmp_path: Path, family: str, turns: bool) -> None:
     def spec_of(name: str):
         row = Row("0", "What?", "A", "", (), "general", "image", "rows:1",
                   images=(tmp_path / name,))  # fmt: skip
-        return builder.build(row).videos[0]
+        return builder.build(row).media[0]
 
     phone, expected = spec_of("phone.png"), spec_of("upright.png" if turns else "stored.png")
     other = spec_of("stored.png" if turns else "upright.png")
-    assert phone.view == expected.view
-    assert np.array_equal(decode_frames(phone), decode_frames(expected))
-    assert phone.view != other.view or not np.array_equal(
-        decode_frames(phone), decode_frames(other)
+    assert phone.preprocess == expected.preprocess
+    assert np.array_equal(phone.frames(), expected.frames())
+    assert phone.preprocess != other.preprocess or not np.array_equal(
+        phone.frames(), other.frames()
     )
     assert phone.upright == turns
     assert phone.key() != expected.key()  # another file

@@ -11,7 +11,7 @@ from megatron.core.tensor_parallel.random import model_parallel_cuda_manual_seed
 
 from megatron_longrl.config import Config
 from megatron_longrl.errors import UserError
-from megatron_longrl.media.layout import Slots
+from megatron_longrl.media.layout import PlaceholderSpan
 from megatron_longrl.media.modalities.visual.info import VideoInfo
 from megatron_longrl.models.hf_settings import Settings
 from megatron_longrl.models.vila.encoder import VisionEncoder
@@ -83,17 +83,17 @@ def test_whole_units_over_the_whole_video(by, frames, most, units):
     found = reader.frame_indices(info(frames), most, None)
     assert len(found) == units * by
     assert found[0] == 0 and found[-1] == frames - 1
-    view = reader.view(info(frames), len(found))
+    view = reader.preprocess_spec(info(frames), len(found))
     assert (view.frames_per_unit, view.tokens_per_unit) == (by, 4)
-    assert reader.pieces(info(frames), found, view) == [Slots(3, (1, 1, 4)), "\n"] * units
+    assert reader.parts(info(frames), found, view) == [PlaceholderSpan(3, (1, 1, 4)), "\n"] * units
 
 
 def test_an_image_is_one_frame():
     for reader in (layout(1), layout(4, vision_spatial_pooling=(2, 1))):
         assert reader.frame_indices(info(1, True), 8, None) == (0,)
-        view = reader.view(info(1, True), 1)
+        view = reader.preprocess_spec(info(1, True), 1)
         assert (view.frames_per_unit, view.tokens_per_unit, view.pooling) == (1, 4, (1, 1, 1))
-        assert reader.pieces(info(1, True), (0,), view) == [Slots(3, (1, 1, 4)), "\n"]
+        assert reader.parts(info(1, True), (0,), view) == [PlaceholderSpan(3, (1, 1, 4)), "\n"]
 
 
 SCALES = {"vision_s2_scales": (8, 16, 24), "vision_s2_output_scale": 2, "vision_dynamic_s2": True}
@@ -103,29 +103,29 @@ def test_the_only_image_becomes_tiles():
     reader = layout(2, image_aspect_ratio="dynamic", image_max_tiles=6)
     picture = info(1, True)  # 20 x 10 pixels: two tiles of 8, side by side
     found = reader.frame_indices(picture, 8, None)
-    view = reader.view(picture, len(found))
+    view = reader.preprocess_spec(picture, len(found))
     assert found == (0, 1, 2) and view.tilings == ((1, 2), (1, 1))
     assert (view.frames_per_unit, view.tokens_per_unit) == (1, 4)
-    assert reader.pieces(picture, found, view) == [Slots(3, (1, 1, 4)), "\n", "\n"] * 3
+    assert reader.parts(picture, found, view) == [PlaceholderSpan(3, (1, 1, 4)), "\n", "\n"] * 3
     square = VideoInfo(1, 0.0, 8, 8, "png", 0.0, True)
     assert reader.frame_indices(square, 8, None) == (0,)
-    assert reader.view(square, 1).tilings == ((1, 1),)
+    assert reader.preprocess_spec(square, 1).tilings == ((1, 1),)
     # One of two is squeezed, and so are videos.
     assert reader.frame_indices(picture, 8, None, 2) == (0,)
-    assert reader.view(picture, 1, 2).tilings == ()
-    assert reader.view(info(4), 4).tilings == ()
+    assert reader.preprocess_spec(picture, 1, 2).tilings == ()
+    assert reader.preprocess_spec(info(4), 4).tilings == ()
 
 
 def test_tiles_at_all_scales_are_one_unit():
     reader = layout(2, image_aspect_ratio="dynamic_s2", **SCALES)
     picture = info(1, True)
     found = reader.frame_indices(picture, 8, None)
-    view = reader.view(picture, len(found))
+    view = reader.preprocess_spec(picture, len(found))
     assert view.tilings == ((1, 1), (2, 2), (2, 5)) and found == tuple(range(15))
     assert (view.frames_per_unit, view.tokens_per_unit) == (15, 40)
-    assert reader.pieces(picture, found, view) == [Slots(3, (1, 1, 40)), "\n"]
+    assert reader.parts(picture, found, view) == [PlaceholderSpan(3, (1, 1, 40)), "\n"]
     coarse = layout(1, image_aspect_ratio="dynamic_s2", **{**SCALES, "vision_s2_output_scale": 1})
-    assert coarse.view(picture, len(found)).tokens_per_unit == 16
+    assert coarse.preprocess_spec(picture, len(found)).tokens_per_unit == 16
 
 
 @pytest.mark.parametrize(
@@ -150,17 +150,17 @@ def test_the_nearest_proportions(size, fewest, most, grid):
 def test_embeddings_of_a_unit_are_averaged(groups):
     torch.manual_seed(0)
     encoder = VisionEncoder(pooled(3), groups)
-    view = layout(3).view(info(6), 6)
-    pixels = torch.randn(6, 3, 8, 8)
+    view = layout(3).preprocess_spec(info(6), 6)
+    pixels = torch.randn(2, 3, 3, 8, 8)
     frames = encoder(pixels)
     expected = torch.stack([frames[:3].mean(dim=0), frames[3:].mean(dim=0)])
     torch.testing.assert_close(encoder(pixels, view), expected)
     # Two rows of two tokens: rows are averaged, then columns.
-    view = layout(3, vision_spatial_pooling=(2, 1)).view(info(6), 6)
+    view = layout(3, vision_spatial_pooling=(2, 1)).preprocess_spec(info(6), 6)
     rows = (expected[:, :2] + expected[:, 2:]) / 2
     torch.testing.assert_close(encoder(pixels, view), rows)
     assert view.tokens_per_unit == 2
-    view = layout(3, vision_spatial_pooling=(1, 2)).view(info(6), 6)
+    view = layout(3, vision_spatial_pooling=(1, 2)).preprocess_spec(info(6), 6)
     columns = (expected[:, ::2] + expected[:, 1::2]) / 2
     torch.testing.assert_close(encoder(pixels, view), columns)
 

@@ -38,7 +38,7 @@ def model_of(*trained: str) -> TrainedModel:
     """Whose parts of these names are trained."""
     nothing = cast(Any, torch.nn.Module())
     optimizers = cast(Any, dict.fromkeys(trained))
-    return TrainedModel(nothing, nothing, optimizers, optimizer=None, scheduler=None)
+    return TrainedModel(nothing, {"encoder": nothing}, optimizers, optimizer=None, scheduler=None)
 
 
 def sync_of(model: TrainedModel, engine: Listener, state: dict[str, Any] | None = None) -> Any:

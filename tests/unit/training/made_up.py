@@ -67,7 +67,7 @@ def make_prompt(name: str, length: int = 4) -> Prompt:
         uid=name,
         token_ids=torch.arange(length) + 10 * (1 + sum(name.encode()) % 50),
         media_mask=torch.zeros(length, dtype=torch.bool),
-        videos=(),
+        media=(),
         media_lengths=(),
         row=Row(name, f"question {name}", "B", "", (), "general", "text", f"t.jsonl:{name}"),
     )

@@ -18,42 +18,21 @@ import torch
 from torch import Tensor
 
 from megatron_longrl.media.media_error import MediaError
-from megatron_longrl.media.modalities.image.reader import read_image
 from megatron_longrl.media.modalities.video import dali
 from megatron_longrl.media.modalities.video.coded_frames import Size
 from megatron_longrl.media.modalities.video.dali import VIDEOS_PER_RUN
 from megatron_longrl.media.modalities.video.probe import Scan, scan
 from megatron_longrl.media.modalities.video.pyav import decode_in_chunks
 from megatron_longrl.media.modalities.video.segments import cut, plan_pieces
-from megatron_longrl.media.modalities.video.spec import VideoSpec
-from megatron_longrl.media.modalities.visual.preprocess_spec import Tiling
-from megatron_longrl.media.modalities.visual.resize import preprocess
+from megatron_longrl.media.modalities.visual.full_frames import FullFrames
+from megatron_longrl.media.modalities.visual.spec import FrameRequest, VisualSpec
 
 _RUN_BYTES = 256 * 2**20
 """Files and full-size frames held at a time; only the results are kept longer."""
 
 
-def decode_frames(spec: VideoSpec, positions: Sequence[int] | None = None) -> Tensor:
-    """Pixels of one video.
-
-    Args:
-        positions: which of ``spec.frame_indices`` to decode, in any order; None for all.
-
-    Returns:
-        float32 [f, 3, height, width].
-
-    Raises:
-        MediaError: a frame cannot be decoded.
-    """
-    wanted = range(len(spec.frame_indices)) if positions is None else positions
-    (result,) = decode_many([(spec, wanted)])
-    if isinstance(result, MediaError):
-        raise result
-    return result
-
-
 def decode_many(
-    requests: Sequence[tuple[VideoSpec, Sequence[int]]],
+    requests: Sequence[FrameRequest],
 ) -> list[Tensor | MediaError]:
     """Pixels of several videos, by few runs of DALI.
 
@@ -64,7 +43,7 @@ def decode_many(
         Per request float32 [f, 3, height, width], or the error that it met.
     """
     results: list[Tensor | MediaError] = [
-        torch.empty(len(positions), 3, spec.view.height, spec.view.width)
+        torch.empty(len(positions), 3, spec.preprocess.height, spec.preprocess.width)
         for spec, positions in requests
     ]
     waiting: list[_Encoded] = []
@@ -92,27 +71,18 @@ class _Decoded:
     """Some frames of a request at their full size."""
 
     number: int
-    """Of the request."""
+    """The number of the request."""
     rows: Sequence[int]
-    """Of the request's result."""
-    spec: VideoSpec
+    """Rows of the request's result."""
+    spec: VisualSpec
     frames: Tensor
     """uint8 [f, h, w, 3]."""
-    tiling: Tiling = (1, 1)
-    """Into which the resized frame is cut, where it is an image that becomes tiles."""
-    tiles: Sequence[int] = (0,)
-    """Numbers of those that are asked for, row by row."""
 
     def write(self, results: list[Tensor | MediaError]) -> None:
         """Preprocess them into the request's result."""
-        view, (rows, columns) = self.spec.view, self.tiling
-        pixels = preprocess(self.frames, (rows * view.height, columns * view.width), view).cpu()
-        if self.tiling != (1, 1):
-            grid = pixels[0].unflatten(1, (rows, -1)).unflatten(3, (columns, -1))
-            pixels = grid.permute(1, 3, 0, 2, 4).flatten(0, 1)[list(self.tiles)]
         target = results[self.number]
         assert isinstance(target, Tensor)
-        target[list(self.rows)] = pixels
+        FullFrames(self.frames, self.spec.preprocess).write(target, self.rows)
 
 
 @dataclass
@@ -123,7 +93,7 @@ class _Encoded:
     """Of the request."""
     rows: Sequence[int]
     """Of the request's result."""
-    spec: VideoSpec
+    spec: VisualSpec
     file: np.ndarray
     """Bytes of a file with these frames."""
     indices: np.ndarray
@@ -138,12 +108,10 @@ class _Encoded:
     """Quarter turns, counter-clockwise, that set them upright."""
 
 
-def _parts(number: int, spec: VideoSpec, indices: Sequence[int]) -> Iterator[_Encoded | _Decoded]:
+def _parts(number: int, spec: VisualSpec, indices: Sequence[int]) -> Iterator[_Encoded | _Decoded]:
     """Cut a request into parts whose frames at full size fit into the memory of a run."""
     if not indices:
         return iter(())
-    if spec.is_image:
-        return _parts_of_image(number, spec, indices)
     found = scan(spec.path)
     if max(indices) >= found.info.num_frames:
         raise MediaError(
@@ -155,7 +123,7 @@ def _parts(number: int, spec: VideoSpec, indices: Sequence[int]) -> Iterator[_En
 
 
 def _parts_for_dali(
-    number: int, spec: VideoSpec, indices: Sequence[int], found: Scan
+    number: int, spec: VisualSpec, indices: Sequence[int], found: Scan
 ) -> Iterator[_Encoded | _Decoded]:
     frame_bytes = found.info.width * found.info.height * 3
     step = max(1, _RUN_BYTES // frame_bytes)
@@ -174,24 +142,8 @@ def _parts_for_dali(
             yield _Encoded(number, here, spec, file, frames, piece.first, size, *stored)
 
 
-def _parts_of_image(number: int, spec: VideoSpec, indices: Sequence[int]) -> Iterator[_Decoded]:
-    """One for every copy of the image whose tiles are asked for; or the image, repeated."""
-    image = torch.from_numpy(read_image(spec.path, upright=spec.upright))[None]
-    if not spec.view.tilings:
-        yield _Decoded(number, range(len(indices)), spec, image)
-        return
-    first = 0
-    for rows, columns in spec.view.tilings:
-        behind = first + rows * columns
-        here = [row for row, index in enumerate(indices) if first <= index < behind]
-        if here:
-            tiles = [indices[row] - first for row in here]
-            yield _Decoded(number, here, spec, image, (rows, columns), tiles)
-        first = behind
-
-
 def _parts_by_pyav(
-    number: int, spec: VideoSpec, indices: Sequence[int], rows: Sequence[int]
+    number: int, spec: VisualSpec, indices: Sequence[int], rows: Sequence[int]
 ) -> Iterator[_Decoded]:
     for positions, frames in decode_in_chunks(spec.path, indices, _RUN_BYTES):
         yield _Decoded(number, [rows[p] for p in positions], spec, torch.from_numpy(frames))

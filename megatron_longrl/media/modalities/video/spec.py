@@ -2,57 +2,36 @@
 
 from __future__ import annotations
 
-import hashlib
+from collections.abc import Sequence
 from dataclasses import dataclass, field
-from functools import cached_property
+from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
 
+from megatron_longrl.media.media_error import MediaError
 from megatron_longrl.media.modalities.video.times import sample
 from megatron_longrl.media.modalities.visual.info import VideoInfo
-from megatron_longrl.media.modalities.visual.preprocess_spec import PreprocessSpec
+from megatron_longrl.media.modalities.visual.spec import FrameRequest, VisualSpec
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 @dataclass(frozen=True)
-class VideoSpec:
-    """Frames of a video or an image, and how they are preprocessed."""
+class VideoSpec(VisualSpec):
+    """Frames of a video, and how they are preprocessed."""
 
-    path: str
-    content: str
-    """Hash of the file's bytes."""
-    frame_indices: tuple[int, ...]
-    """In presentation order of the file, or numbers of an image's tiles; a multiple of
-    ``view.frames_per_unit``."""
-    view: PreprocessSpec
-    source_pixels: int = field(default=0, compare=False)
-    """Width times height of the file's frames: what decoding one costs."""
-    is_image: bool = field(default=False, compare=False)
-    """Pillow reads the file, not a video decoder."""
+    modality: ClassVar[str] = "video"
+
     frames_per_second: float = field(default=0.0, compare=False)
-    """At which the frames were taken; 0 where the file has no notion of time."""
-    upright: bool = True
-    """Whether an image is turned as its EXIF orientation says. Videos always are upright."""
+    """The rate at which the frames were taken; 0 where the file has no notion of time."""
 
-    def key(self) -> str:
-        """Identifies these pixels: content, frames and preprocessing."""
-        return self._key
+    @classmethod
+    def decode_many(cls, requests: Sequence[FrameRequest]) -> list[Tensor | MediaError]:
+        """See :func:`~megatron_longrl.media.modalities.video.decode.decode_many`."""
+        from megatron_longrl.media.modalities.video.decode import decode_many
 
-    @cached_property
-    def _key(self) -> str:
-        text = f"{self.content}/{self.frame_indices}/{self.view.text}"
-        if not self.upright:
-            text += "/as stored"
-        return hashlib.sha256(text.encode()).hexdigest()
-
-    @property
-    def num_units(self) -> int:
-        """Units of work of the tower."""
-        return len(self.frame_indices) // self.view.frames_per_unit
-
-    @property
-    def num_tokens(self) -> int:
-        """Embeddings."""
-        return self.num_units * self.view.tokens_per_unit
+        return decode_many(requests)
 
 
 def sample_frame_indices(

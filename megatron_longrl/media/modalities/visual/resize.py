@@ -13,13 +13,13 @@ from torch.nn.functional import interpolate
 from megatron_longrl.media.modalities.visual.preprocess_spec import PreprocessSpec
 
 
-def preprocess(frames: Tensor, size: tuple[int, int], view: PreprocessSpec) -> Tensor:
+def resize_and_normalise(frames: Tensor, size: tuple[int, int], spec: PreprocessSpec) -> Tensor:
     """Resize and normalise.
 
     Args:
         frames: uint8 [f, h, w, 3], red, green and blue.
         size: height and width of the result.
-        view: mean and standard deviation.
+        spec: mean and standard deviation.
 
     Returns:
         float32 [f, 3, height, width] on the frames' device.
@@ -28,7 +28,7 @@ def preprocess(frames: Tensor, size: tuple[int, int], view: PreprocessSpec) -> T
     resized = _resize(pixels, size) if frames.device.type == "cpu" else _by_passes(pixels, size)
     mean, std = (
         torch.tensor(channels, device=frames.device).mul(255).view(3, 1, 1)
-        for channels in (view.mean, view.std)
+        for channels in (spec.mean, spec.std)
     )
     return resized.contiguous().float().sub_(mean).div_(std)
 

@@ -1,0 +1,69 @@
+"""The kinds of media: what rows call their files, and how a question marks them.
+
+A modality is a folder of :mod:`megatron_longrl.media.modalities` whose ``modality.py`` holds a
+:class:`Modality` as ``MODALITY``, or an object that a user's own package registers. The units of
+its media are the matter of its :class:`~megatron_longrl.media.spec.MediaSpec`, which the layout of
+a model family makes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from megatron_longrl.registry import Registry
+
+_FOLDER = Path(__file__).parent / "modalities"
+
+
+def _knows_nothing(path: Path) -> Mapping[str, Any]:
+    return {}
+
+
+@dataclass(frozen=True)
+class Modality:
+    """A kind of media."""
+
+    name: str
+    """A singular noun, such as ``video``; also a row's ``data_type``."""
+    field: str
+    """The field of a row with the paths of its files, such as ``videos``."""
+    other_fields: tuple[str, ...] = ()
+    """What other projects call this field."""
+    inspect: Callable[[Path], Mapping[str, Any]] = _knows_nothing
+    """What ``longrl check`` tells of a file, among it ``frames``, ``seconds``, ``fps``, ``width``
+    and ``height`` where there are any; raises
+    :class:`~megatron_longrl.media.media_error.MediaError` for a file that cannot be read."""
+
+    @property
+    def placeholder(self) -> str:
+        """What marks the place of a medium in a question, such as ``<video>``."""
+        return f"<{self.name}>"
+
+
+@dataclass(frozen=True)
+class MediaFile:
+    """A medium of a row."""
+
+    path: Path
+    modality: str
+    """The name of its modality."""
+
+
+MODALITIES: Registry[Modality] = Registry(
+    "modality",
+    "megatron_longrl.modalities",
+    {
+        file.parent.name: f"megatron_longrl.media.modalities.{file.parent.name}.modality:MODALITY"
+        for file in sorted(_FOLDER.glob("*/modality.py"))
+    },
+)
+"""All modalities by name. Where a question has no placeholders, media stand before it in this
+order: those of the package by name, then registered ones."""
+
+
+def all_modalities() -> list[Modality]:
+    """Every modality, in the order in which media without placeholders stand."""
+    return [MODALITIES.find(name) for name in MODALITIES.names()]
