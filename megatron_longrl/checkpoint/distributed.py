@@ -467,7 +467,8 @@ def _sharded_state(
 def _sharded_module(
     part: str, module: nn.Module, groups: ParallelGroups, config: Config
 ) -> dict[str, Any]:
-    encoder = find_family(config.model.family).encoders.get(part)
+    is_language = find_policy(config.model.family) is None
+    encoder = find_family(config.model.family).encoders.get(part) if is_language else None
     if encoder is not None:
         ranks = encoder_groups(encoder, config, groups)
         return _sharded_encoder(part, module, ranks, config)

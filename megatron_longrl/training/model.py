@@ -132,9 +132,9 @@ def _wrapped_policy(
     if train:
         policy, optimizer, scheduler = train_part(module, groups.pg, config)
         optimizers = {POLICY: optimizer.chained_optimizers[0]}
-        return TrainedModel(policy, None, optimizers, optimizer, scheduler, policy_name=POLICY)
+        return TrainedModel(policy, {}, optimizers, optimizer, scheduler, policy_name=POLICY)
     policy = _wrap(module.requires_grad_(False), groups.pg, config)
-    return TrainedModel(policy, None, {}, None, None, policy_name=POLICY)
+    return TrainedModel(policy, {}, {}, None, None, policy_name=POLICY)
 
 
 class FiniteOptimizer(ChainedOptimizer):
