@@ -46,6 +46,8 @@ _DIGITS = 12
 """Of an iteration, at most."""
 _TRACKER_BYTES = 100
 _LARGEST_FILE = 1 << 60
+_SMALL_BYTES = 16 << 20
+"""A file with no more than this is read when a checkpoint is judged; that takes milliseconds."""
 _FULL_BYTES = 1 << 20
 """A disk with less than this is full, when a write has failed."""
 
@@ -138,9 +140,17 @@ def read_state(folder: Path) -> dict[str, Any]:
 
 
 def is_complete(folder: Path) -> bool:
-    """Whether all files of a checkpoint are there, with their sizes; contents are not read."""
+    """Whether all files of a checkpoint are there, with their sizes, and the small ones as they
+    were written. Without the small ones, such as the list of tensors, nothing can be read; the
+    shards, which may have hundreds of GB, are not read."""
     try:
-        read_state(folder)
+        state = read_state(folder)
+        small = {
+            name: digits
+            for name, digits in (state.get("checksums") or {}).items()
+            if state["files"][name] <= _SMALL_BYTES
+        }
+        check_contents(folder, small)
     except UserError:
         return False
     return True

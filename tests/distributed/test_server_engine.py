@@ -438,6 +438,10 @@ def test_a_server_by_its_address_without_shared_memory(
     other = beside(engine, bucket_bytes=BUCKET)
     other.update_weights(live(model(2)), 1)
     assert told(other.generate(REQUESTS, MEDIA, SAMPLED)) != expected
+    with pytest.raises(UserError, match="works for another trainer: wait for the end of that run"):
+        beside(engine)
+    with pytest.raises(UserError, match="works for another trainer"):
+        engine.update_weights(live(model(1)), 1)
     other.update_weights(live(model(1)), 1)
     assert told(other.generate(REQUESTS, MEDIA, SAMPLED)) == expected
     monkeypatch.undo()

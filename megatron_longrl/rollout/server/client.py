@@ -17,6 +17,7 @@ from megatron_longrl.errors import UserError
 from megatron_longrl.memory.shared import SharedMemory
 from megatron_longrl.rollout.server.address import split_address
 from megatron_longrl.rollout.server.handles import SentMemory, reach, send
+from megatron_longrl.rollout.server.lease import RUN_HEADER
 from megatron_longrl.rollout.server.versions import versions
 from megatron_longrl.rollout.server.wire import Line
 from megatron_longrl.rollout.vllm.model import ModelSettings
@@ -48,6 +49,7 @@ class ServerClient:
         self.address = address
         self._token = token
         self._authorization = {"Authorization": f"Bearer {token}"}
+        self._lease: http.client.HTTPConnection | None = None
         self._host, self._port = split_address(address)
         self._seconds = timeout_seconds
         self._shares_memory: bool | None = None
@@ -59,6 +61,37 @@ class ServerClient:
         if self._sent_bucket is not None:
             self._sent_bucket.close()
             self._sent_bucket = None
+
+    def hold(self, run: str) -> None:
+        """Let the server work for this run alone, until :meth:`release` or the end of the process.
+
+        Args:
+            run: a name of letters and digits.
+
+        Raises:
+            ServerLost: the connection breaks.
+            UserError: the server works for another run.
+        """
+        self.release()
+        self._authorization[RUN_HEADER] = run
+        connection = http.client.HTTPConnection(self._host, self._port, timeout=self._seconds)
+        try:
+            headers = {"Content-Type": _JSON, **self._authorization}
+            connection.request("POST", "/lease", json.dumps({"run": run}), headers)
+            answer = json.loads(connection.getresponse().readline())
+        except (OSError, http.client.HTTPException, ValueError) as error:
+            connection.close()
+            raise ServerLost(str(error) or type(error).__name__) from error
+        if "error" in answer:
+            connection.close()
+            raise UserError(f"the rollout server at {self.address}: {answer['error']}")
+        self._lease = connection
+
+    def release(self) -> None:
+        """Let the server work for others. Idempotent."""
+        if self._lease is not None:
+            self._lease.close()
+            self._lease = None
 
     def describe(self) -> dict[str, Any]:
         """The answer of /health."""

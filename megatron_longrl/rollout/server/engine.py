@@ -231,6 +231,7 @@ class ServerEngine(RolloutEngine):
             self._sender = None
         if self._client is not None:
             self._client.close()
+            self._client.release()
             self._client = None
         self._source = None
 
@@ -244,11 +245,14 @@ class ServerEngine(RolloutEngine):
         token = self._process.token if self._process is not None else known_token(self._token_file)
         if self._client is not None:
             self._client.close()
+            self._client.release()
         self._client = ServerClient(address, self._timeout_seconds, token)
         if self._process is None:
             self._wait_for(self._client)
         try:
             self._client.check(self._settings)
+            if self._process is None:  # Nobody else has the token of one that was started here.
+                self._client.hold(self._run)
         except ServerLost as error:
             raise UserError(f"the rollout server at {address} went away: {error}") from error
 

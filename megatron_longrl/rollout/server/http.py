@@ -6,13 +6,13 @@ import asyncio
 import json
 import socket
 import threading
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import closing
 from typing import Any
 
 import uvicorn
 from starlette.requests import Request
-from starlette.responses import JSONResponse, StreamingResponse
+from starlette.responses import JSONResponse, Response, StreamingResponse
 from starlette.routing import Route, Router
 
 from megatron_longrl.memory.shared import SharedMemory
@@ -20,8 +20,11 @@ from megatron_longrl.memory.tensor_file import LENGTH, check_beginning
 from megatron_longrl.rollout.server.connections import BoundedProtocol
 from megatron_longrl.rollout.server.guard import Guard, Refused
 from megatron_longrl.rollout.server.handles import Handles
+from megatron_longrl.rollout.server.lease import BEAT_SECONDS, RUN_HEADER, Lease
 from megatron_longrl.rollout.server.service import EngineThread, RolloutServer, error_line
 from megatron_longrl.rollout.server.wire import Line
+
+Endpoint = Callable[[Request], Awaitable[Response]]
 
 
 def serve(
@@ -68,7 +71,8 @@ def build_routes(server: RolloutServer, engine: EngineThread, handles: Handles) 
     return Router(
         [
             Route("/health", routes.health, methods=["GET"]),
-            *(Route(path, endpoint, methods=["POST"]) for path, endpoint in post.items()),
+            Route("/lease", routes.hold_lease, methods=["POST"]),
+            *(Route(p, routes.leased(route), methods=["POST"]) for p, route in post.items()),
         ],
         redirect_slashes=False,
     )
@@ -79,12 +83,38 @@ class Routes:
 
     def __init__(self, server: RolloutServer, engine: EngineThread, handles: Handles) -> None:
         self._server, self._engine, self._handles = server, engine, handles
+        self._lease = Lease()
         self._bucket: SharedMemory | None = None
         """Of a trainer on another machine, which fills it by requests."""
 
     async def health(self, request: Request) -> JSONResponse:
         """What is served."""
         return JSONResponse({**self._server.describe(), "socket": self._handles.address})
+
+    def leased(self, route: Endpoint) -> Endpoint:
+        """A route that answers no other trainer than the one that holds the lease."""
+
+        async def answer(request: Request) -> Response:
+            await self._lease.check(request.headers.get(RUN_HEADER))
+            return await route(request)
+
+        return answer
+
+    async def hold_lease(self, request: Request) -> StreamingResponse:
+        """The lease, until the client hangs up: a line that says whether it has got it, and then an
+        empty line now and again."""
+        run = (await request.json())["run"]
+        return StreamingResponse(self._signs_of_life(run), media_type="text/plain")
+
+    async def _signs_of_life(self, run: object) -> AsyncIterator[str]:
+        try:
+            async with self._lease.held(run):
+                yield "{}\n"
+                while True:
+                    await asyncio.sleep(BEAT_SECONDS)
+                    yield "\n"
+        except (Refused, ValueError) as error:
+            yield json.dumps({"error": str(error)}) + "\n"
 
     async def generate(self, request: Request) -> StreamingResponse:
         """A generation in shared memory, or in the body; a line for each response."""

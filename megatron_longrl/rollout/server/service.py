@@ -10,6 +10,7 @@ weight transfer, named as vLLM names its routes, are vLLM's.
 | route | takes | gives |
 |---|---|---|
 | GET /health | | what is served, in which versions, the weights' name, and the socket for shared memory |
+| POST /lease | {"run": a name} | a line, {} or {"error"}; the server works for this run alone as long as the connection is open |
 | POST /generate | a file of wire.py, or {"handle": of shared memory with one, see handles.py} | a line of JSON for each response when it is complete, the last with "end" |
 | POST /reset_prefix_cache | | |
 | POST /init_weight_transfer_engine | {"init_info": {"handle"} where trainer and server share a machine, else {"nbytes"}; on GPUs NCCL's} | |

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
 
-from megatron_longrl.checkpoint.folder import CORE_FILES, TRACKER, iteration_folder
+from megatron_longrl.checkpoint.checksums import checksums
+from megatron_longrl.checkpoint.folder import CORE_FILES, STATE_FILE, TRACKER, iteration_folder
 from megatron_longrl.checkpoint.retention import Retention
 from tests.unit.checkpoint.made_up_checkpoint import write_checkpoint
 
@@ -106,3 +108,15 @@ def test_of_a_checkpoint_that_is_kept_elsewhere_goes_the_link(tmp_path):
     Retention(1, None).prune(directory, 20)
     assert there(directory) == [20]
     assert sorted(path.name for path in archive.rglob("*")) == files
+
+
+def test_a_damaged_checkpoint_of_the_right_size_takes_no_place_of_a_whole_one(tmp_path):
+    directory = tmp_path / "run"
+    for iteration in (10, 20, 30):
+        folder = write_checkpoint(directory, iteration)
+        state = json.loads((folder / STATE_FILE).read_text())
+        state["checksums"] = checksums(folder, state["files"])
+        (folder / STATE_FILE).write_text(json.dumps(state))
+    (iteration_folder(directory, 20) / CORE_FILES[0]).write_bytes(b"eroc")
+    Retention(2, None).prune(directory, 30)
+    assert there(directory) == [10, 20, 30]

@@ -31,7 +31,9 @@ from megatron_longrl.checkpoint.distributed import load_checkpoint, load_weights
 from megatron_longrl.checkpoint.metadata_file import check_core_files, read_metadata
 from megatron_longrl.checkpoint.stored import StoredParameters
 from megatron_longrl.cli.conversion.contents import contents_of
+from megatron_longrl.cli.given import read_given
 from megatron_longrl.cli.inspect import main as inspect
+from megatron_longrl.cli.load import checkpoint_fields
 from megatron_longrl.config import Config
 from megatron_longrl.conversion.hf import HfFolder
 from megatron_longrl.errors import UserError
@@ -417,6 +419,18 @@ def store_all_in_one_place(metadata) -> None:
     longest = max(metadata.storage_data.values(), key=lambda place: place.length)
     for index in metadata.storage_data:
         metadata.storage_data[index] = longest
+
+
+def test_sizes_that_the_configuration_tells_are_compared_before_a_model_is_made(folder):
+    path = folder / layout.STATE_FILE
+    state = json.loads(path.read_text())
+    given = read_given(["--load", str(folder.parent), "--train-data-path", "x"], "rl")
+    assert checkpoint_fields(given)[0] == folder
+    state["config"]["padded_vocab_size"] = state["config"]["vocab_size"] = 1 << 23
+    path.write_text(json.dumps(state))
+    given = read_given(["--load", str(folder.parent), "--train-data-path", "x"], "rl")
+    with pytest.raises(UserError, match=r"longrl_state\.json: .* does not fit the tensor"):
+        checkpoint_fields(given)
 
 
 @pytest.mark.parametrize(
