@@ -27,7 +27,7 @@ from megatron_longrl.data.rows import Row, load_rows
 from megatron_longrl.errors import USER_ERROR_STATUS, UserError, error_line
 from megatron_longrl.experience.reward_input import RewardInput
 from megatron_longrl.plugins import import_plugins
-from megatron_longrl.rewards.registry import FREE_FORM
+from megatron_longrl.rewards.registry import is_free_form
 from megatron_longrl.rewards.result import RewardResult
 from megatron_longrl.rewards.rules import scoring_rules
 from megatron_longrl.rewards.scorer import Scorer
@@ -223,7 +223,7 @@ def _summary(
     parts.append(_mean("reward", [total(terms, outcomes) for outcomes in scored]))
     line = f"means of {len(scored)} responses: {', '.join(parts)}"
     silent = sum(marked_answer(visible(text, END_TOKENS)) is None for text in responses)
-    if silent and any(term.file is None and term.name not in FREE_FORM for term in terms):
+    if silent and any(term.file is None and not is_free_form(term.name) for term in terms):
         line += (
             f"; {silent} of them mark no answer by <answer>…</answer> or \\boxed{{…}} after the "
             "thought: all that follows it was read"

@@ -154,10 +154,10 @@ def export_named_tensors(
 def weight_stream(
     model: nn.Module | Mapping[str, nn.Module], config: Config, groups: ParallelGroups
 ) -> Iterator[tuple[str, Tensor]]:
-    """The language model's :func:`export_named_tensors`, named as a rollout engine loads it."""
-    for name, tensor in export_named_tensors(model, config, groups, parts=("llm",)):
-        # The engine holds the language model alone, which is no part of another one there.
-        yield name.removeprefix("llm/").replace("model.language_model.", "model.", 1), tensor
+    """:func:`export_named_tensors` of the part that a rollout engine gets, named as it loads it."""
+    family = find_family(config.model.family)
+    for name, tensor in export_named_tensors(model, config, groups, parts=(family.served_part,)):
+        yield family.served_name(name), tensor
 
 
 @torch.no_grad()

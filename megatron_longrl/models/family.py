@@ -69,6 +69,10 @@ class Family:
     """Tensors that Hugging Face's classes have and the model has not, by names of the table."""
     embeddings: tuple[str, str] = ("llm/model.embed_tokens.weight", "llm/lm_head.weight")
     """Names of the table of the word embeddings and of the output layer, which may be tied."""
+    served_part: str = "llm"
+    """The part of the model that a rollout engine gets."""
+    served_name: Callable[[str], str] = _as_stored
+    """Name of the table -> name of the weight as the engine loads it."""
     module_path: Callable[[str], str] = _as_stored
     """Name of the table -> name in transformers' class of the folder, where files have another."""
 

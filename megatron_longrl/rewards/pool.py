@@ -20,7 +20,7 @@ import megatron_longrl
 from megatron_longrl.experience.reward_input import RewardInput
 from megatron_longrl.plugins import imported_plugins
 from megatron_longrl.processes.descendants import end_marked
-from megatron_longrl.rewards.registry import LIBRARIES
+from megatron_longrl.rewards.registry import REWARDS
 from megatron_longrl.rewards.result import RewardError, RewardResult
 
 Functions = Mapping[str, Mapping[str, Any]]
@@ -101,7 +101,7 @@ class _Child:
         """
         if self._process is None:
             await self.start()
-        library = LIBRARIES.get(reward)
+        library = REWARDS.find(reward).library if reward in REWARDS else None
         if library is not None and library not in self._imported:
             await self._ask({"library": library}, f"import {library}")
             self._imported.add(library)

@@ -1,10 +1,13 @@
-"""The built-in rewards by name."""
+"""The rewards by name: those of the package, and those that a plugin registers."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 
+from megatron_longrl.errors import UserError
 from megatron_longrl.experience.reward_input import RewardInput
+from megatron_longrl.registry import Registry
 from megatron_longrl.rewards.accuracy import kind_of
 from megatron_longrl.rewards.choice import choice_reward
 from megatron_longrl.rewards.exact import exact_reward
@@ -13,44 +16,118 @@ from megatron_longrl.rewards.mathematics import math_reward
 from megatron_longrl.rewards.numeric import numeric_reward
 from megatron_longrl.rewards.options import options_of
 from megatron_longrl.rewards.ordering import ordering_exact_reward, ordering_reward
+from megatron_longrl.rewards.result import RewardError, is_finite
 from megatron_longrl.rewards.rouge import KINDS as ROUGE_KINDS
 from megatron_longrl.rewards.rouge import rouge_reward
 from megatron_longrl.rewards.temporal import temporal_iou_reward
 
-Score = Callable[[RewardInput, float], float]
-"""(sample, tolerance of numbers) -> score; raises RewardError."""
+
+@dataclass(frozen=True)
+class Reward:
+    """A reward that ``--rewards`` names."""
+
+    score: Callable[..., float]
+    """The function of a response, a :class:`~megatron_longrl.experience.reward_input.RewardInput`,
+    that gives a finite number; raises :class:`~megatron_longrl.rewards.result.RewardError` with a
+    line where it has none."""
+    in_worker: bool = True
+    """Whether it runs in a process of its own, with a deadline. Without, it must take no time."""
+    library: str | None = None
+    """The module that this process imports before the first call, which may take long."""
+    free_form: bool = True
+    """Whether it reads the whole response, and not the answer that is marked in it."""
+    takes_tolerance: bool = False
+    """Whether the function gets ``--reward-tolerance`` as its second argument."""
+
+    def compute(self, sample: RewardInput, tolerance: float) -> float:
+        """The score of a response.
+
+        Args:
+            tolerance: the relative difference up to which two numbers are equal.
+
+        Raises:
+            RewardError: there is none.
+        """
+        score = self.score(sample, tolerance) if self.takes_tolerance else self.score(sample)
+        try:
+            number = float(score)
+        except (TypeError, ValueError):
+            raise RewardError(f"gave {type(score).__name__}, no number") from None
+        if not is_finite(number):
+            raise RewardError(f"gave {number}, which is not finite")
+        return number
 
 
-def _rouge(kind: str) -> Score:
-    return lambda sample, _: rouge_reward(sample.response, sample.answer, kind)
+def _marked(score: Callable[[RewardInput], float]) -> Reward:
+    """A quick reward that compares the marked answer with the reference."""
+    return Reward(score, in_worker=False, free_form=False)
 
 
-REWARDS: dict[str, Score] = {
-    "format": lambda sample, _: format_reward(sample.response),
-    "choice": lambda sample, _: choice_reward(sample.response, sample.answer, options_of(sample)),
-    "exact": lambda sample, _: exact_reward(sample.response, sample.answer),
-    "numeric": lambda sample, tolerance: numeric_reward(sample.response, sample.answer, tolerance),
-    "math": lambda sample, _: math_reward(sample.response, sample.answer),
-    "temporal_iou": lambda sample, _: temporal_iou_reward(sample.response, sample.answer),
-    "ordering": lambda sample, _: ordering_reward(sample.response, sample.answer),
-    "ordering_exact": lambda sample, _: ordering_exact_reward(sample.response, sample.answer),
-    **{name: _rouge(kind) for name, kind in ROUGE_KINDS.items()},
-}
+def _rouge(kind: str) -> Reward:
+    return Reward(
+        lambda sample: rouge_reward(sample.response, sample.answer, kind),
+        library="rouge_score.rouge_scorer",
+    )
 
-LIBRARIES = {"math": "math_verify", **dict.fromkeys(ROUGE_KINDS, "rouge_score.rouge_scorer")}
-"""What the rewards import that run in a child process, because they take time."""
 
-FREE_FORM = (*ROUGE_KINDS, "judge", "format")
-"""What does not look for a marked answer."""
+REWARDS: Registry[Reward] = Registry(
+    "reward",
+    "megatron_longrl.rewards",
+    {
+        "format": Reward(lambda sample: format_reward(sample.response), in_worker=False),
+        "choice": _marked(lambda s: choice_reward(s.response, s.answer, options_of(s))),
+        "exact": _marked(lambda sample: exact_reward(sample.response, sample.answer)),
+        "numeric": Reward(
+            lambda sample, tolerance: numeric_reward(sample.response, sample.answer, tolerance),
+            in_worker=False,
+            free_form=False,
+            takes_tolerance=True,
+        ),
+        "math": Reward(
+            lambda sample: math_reward(sample.response, sample.answer),
+            library="math_verify",
+            free_form=False,
+        ),
+        "temporal_iou": _marked(lambda s: temporal_iou_reward(s.response, s.answer)),
+        "ordering": _marked(lambda s: ordering_reward(s.response, s.answer)),
+        "ordering_exact": _marked(lambda s: ordering_exact_reward(s.response, s.answer)),
+        **{name: _rouge(kind) for name, kind in ROUGE_KINDS.items()},
+    },
+)
+"""The rewards that look at one response."""
 
-NAMES = ("accuracy", *REWARDS, "judge")
-"""What --rewards may name."""
+ACCURACY, JUDGE = "accuracy", "judge"
+"""Two more that ``--rewards`` may name: the reward that a row asks for, and the judge."""
+
+TAKEN = (ACCURACY, JUDGE, "mean")
+"""Names that no reward may have: the mean of all is reported as ``reward/mean``."""
+
+
+def register_reward(name: str, reward: Reward) -> Reward:
+    """Let ``--rewards`` name a reward.
+
+    Raises:
+        UserError: the name is taken.
+    """
+    if name in TAKEN:
+        raise UserError(f"reward '{name}' is registered already: give yours another name")
+    return REWARDS.register(name, reward)
+
+
+def names() -> tuple[str, ...]:
+    """What ``--rewards`` may name."""
+    return (ACCURACY, *REWARDS.names(), JUDGE)
+
+
+def is_free_form(name: str) -> bool:
+    """Whether a reward does not look for a marked answer."""
+    return name == JUDGE or (name in REWARDS and REWARDS.find(name).free_form)
 
 
 def resolve(name: str, sample: RewardInput) -> str:
-    """The reward of ``REWARDS`` that is meant for a sample, or ``judge``.
+    """The reward of :data:`REWARDS` that is meant for a sample, or ``judge``.
 
     Raises:
         RewardError: the row asks for an accuracy that does not exist.
     """
-    return kind_of(sample) if name == "accuracy" else name
+    return kind_of(sample) if name == ACCURACY else name

@@ -13,7 +13,7 @@ from megatron_longrl.media.foreign_errors import described
 from megatron_longrl.rewards.background import BackgroundLoop
 from megatron_longrl.rewards.judge import Judge
 from megatron_longrl.rewards.pool import Functions, WorkerPool
-from megatron_longrl.rewards.registry import LIBRARIES, REWARDS, resolve
+from megatron_longrl.rewards.registry import JUDGE, REWARDS, resolve
 from megatron_longrl.rewards.result import RewardError, RewardResult
 from megatron_longrl.rewards.terms import reward_terms
 
@@ -89,9 +89,10 @@ class Scorer:
             return self.start(name, [sample])
         try:
             meant = resolve(name, sample)
-            if meant in LIBRARIES or meant == "judge":
+            if meant == JUDGE or REWARDS.find(meant).in_worker:
                 return self.start(meant, [sample])
-            return RewardResult(REWARDS[meant](sample, self._settings.reward_tolerance))
+            tolerance = self._settings.reward_tolerance
+            return RewardResult(REWARDS.find(meant).compute(sample, tolerance))
         except RewardError as error:
             return RewardResult.failure(str(error))
         except MemoryError:

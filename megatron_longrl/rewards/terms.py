@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from megatron_longrl.errors import UserError
-from megatron_longrl.rewards.registry import NAMES
+from megatron_longrl.rewards.registry import TAKEN, names
 from megatron_longrl.spelling import nearest
 
 if TYPE_CHECKING:
@@ -47,9 +47,10 @@ def reward_terms(config: RewardSection) -> list[RewardTerm]:
 
 def _built_in(text: str) -> RewardTerm:
     name, equals, weight = text.partition("=")
-    if name not in NAMES:
+    known = names()
+    if name not in known:
         raise UserError(
-            f"rewards: '{name}' is not known{nearest(name, NAMES)}; there are {', '.join(NAMES)}, "
+            f"rewards: '{name}' is not known{nearest(name, known)}; there are {', '.join(known)}, "
             "and your own by --reward-function FILE.py:NAME"
         )
     return RewardTerm(name, _weight(text, weight if equals else None))
@@ -61,7 +62,7 @@ def _function(text: str) -> RewardTerm:
         raise UserError(
             f"reward_function: '{text}' is not of the form FILE.py:NAME or FILE.py:NAME=WEIGHT"
         )
-    if match["name"] in (*NAMES, "mean"):  # The mean of all is reported as reward/mean.
+    if match["name"] in (*names(), *TAKEN):
         raise UserError(f"reward_function: give {text} another name, '{match['name']}' is taken")
     return RewardTerm(match["name"], _weight(text, match["weight"]), match["file"])
 

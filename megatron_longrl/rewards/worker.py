@@ -85,7 +85,8 @@ class Worker:
         function = self._functions.get(name)
         try:
             if function is None:
-                return [RewardResult(REWARDS[name](sample, self._tolerance)) for sample in samples]
+                reward = REWARDS.find(name)
+                return [RewardResult(reward.compute(one, self._tolerance)) for one in samples]
             returned = function.call(samples)
             if inspect.isawaitable(returned):
                 returned = await _within(returned, seconds)

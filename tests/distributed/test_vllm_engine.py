@@ -258,7 +258,7 @@ def test_failures_reach_every_rank_and_the_engine_survives(
     broken = {key: value.clone().fill_(float("nan")) for key, value in MEDIA.items()}
     with pytest.raises(UserError, match="the embeddings are not finite; the weights of the policy"):
         engine.generate(REQUESTS, broken, settings)
-    monkeypatch.setattr(engine, "_timeout_seconds", 0.0)
+    monkeypatch.setattr(engine, "timeout_seconds", 0.0)
     with pytest.raises(UserError, match="--rollout-timeout"):
         engine.generate(REQUESTS, MEDIA, settings)
     monkeypatch.undo()

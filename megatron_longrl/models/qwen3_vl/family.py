@@ -109,6 +109,11 @@ def _hf_configs(config: Config, dtype: str, written: Collection[str]) -> dict[st
     return {"config.json": model_settings(config, dtype, "qwen3_vl", architecture, vision)}
 
 
+def _served_name(name: str) -> str:
+    """The engine holds the language model alone, which is no part of another model there."""
+    return name.partition("/")[2].replace(_BODY, "model.", 1)
+
+
 FAMILY = Family(
     model_types=("qwen3_vl",),
     folders={"llm": "", "vision_tower": "", "mm_projector": ""},
@@ -119,5 +124,6 @@ FAMILY = Family(
     sizes=_sizes,
     encoders={"encoder": vision_encoder(QwenVisionEncoder)},
     build_layout=Qwen3Layout,
+    served_name=_served_name,
     embeddings=("llm/model.language_model.embed_tokens.weight", "llm/lm_head.weight"),
 )

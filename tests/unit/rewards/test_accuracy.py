@@ -20,7 +20,7 @@ def make_sample(
 
 def accuracy(response: str, answer: str, problem_type: str = "general") -> float:
     sample = make_sample(response, answer, problem_type)
-    return REWARDS[resolve("accuracy", sample)](sample, 1e-4)
+    return REWARDS.find(resolve("accuracy", sample)).compute(sample, 1e-4)
 
 
 @pytest.mark.parametrize(
@@ -179,4 +179,4 @@ def test_options_in_the_question() -> None:
         "u", 0, "Where?\nA. left\nB. right", "<answer>B</answer>", "right", "", None, {}
     )
     assert kind_of(sample) == "choice"
-    assert REWARDS["choice"](sample, 0.0) == 1.0
+    assert REWARDS.find("choice").compute(sample, 0.0) == 1.0

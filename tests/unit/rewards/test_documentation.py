@@ -9,7 +9,7 @@ import pytest
 
 from megatron_longrl.config.rewards import RewardSection
 from megatron_longrl.rewards.accuracy import KINDS
-from megatron_longrl.rewards.registry import NAMES, REWARDS
+from megatron_longrl.rewards.registry import REWARDS, names
 from tests.unit.rewards.samples import make_sample
 
 PAGE = (Path(__file__).parents[3] / "docs" / "rewards.md").read_text(encoding="utf-8")
@@ -28,7 +28,7 @@ EXAMPLES = [
 def test_an_example_of_the_table(reward: str, reference: str, answer: str, expected: float) -> None:
     sample = make_sample(f"<answer>{answer}</answer>", answer=reference, question="q?")
     tolerance = RewardSection().reward_tolerance
-    assert REWARDS[reward](sample, tolerance) == pytest.approx(expected)
+    assert REWARDS.find(reward).compute(sample, tolerance) == pytest.approx(expected)
 
 
 def test_the_table_has_examples_of_every_reward_that_reads_answers() -> None:
@@ -37,4 +37,4 @@ def test_the_table_has_examples_of_every_reward_that_reads_answers() -> None:
 
 def test_every_reward_is_on_the_page() -> None:
     table = PAGE.partition("## Where")[0]
-    assert set(CODE.findall("".join(re.findall(r"^\| ([^|]*) \|", table, re.M)))) == set(NAMES)
+    assert set(CODE.findall("".join(re.findall(r"^\| ([^|]*) \|", table, re.M)))) == set(names())

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from megatron_longrl.config.rewards import RewardSection
@@ -18,7 +20,8 @@ def broken(monkeypatch: pytest.MonkeyPatch) -> list[BaseException]:
     def fail(*_: object) -> float:
         raise errors[0]
 
-    monkeypatch.setitem(scorer.REWARDS, "choice", fail)
+    broken = replace(scorer.REWARDS.find("choice"), score=fail)
+    monkeypatch.setitem(scorer.REWARDS._loaded, "choice", broken)
     return errors
 
 
