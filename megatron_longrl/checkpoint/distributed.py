@@ -69,6 +69,7 @@ from megatron_longrl.processes.leftovers import leftovers
 
 if TYPE_CHECKING:
     from megatron_longrl.config import Config
+    from megatron_longrl.config.parallel import ParallelSection
     from megatron_longrl.parallel.encoder_groups import EncoderGroups
     from megatron_longrl.parallel.groups import ParallelGroups
 
@@ -199,7 +200,7 @@ def begin_checkpoint(
         "iteration": iteration if isinstance(iteration, int) else 0,
         "config": absolute_paths(config.flat("json")),
         "derived": sorted(config.derived()),
-        "layout": _layout(config),
+        "layout": _layout(config.parallel),
         "optimizers": sorted(optimizers),
         "scheduler_steps": scheduler.num_steps if scheduler is not None else 0,
         "state": dict(state),
@@ -294,7 +295,7 @@ def load_checkpoint(
             scheduler.num_steps = 0
             scheduler.step(increment=saved["scheduler_steps"])
         if not config.checkpoint.no_load_rng:
-            _load_rng(folder, saved, groups, config)
+            _load_rng(folder, saved, groups, config.parallel)
         logger.info("loaded checkpoint %s", folder)
         return Loaded(folder, saved["iteration"], saved["state"])
     if tried:
@@ -522,8 +523,10 @@ def _loadable_optimizers(
     return {name: value for name, value in optimizers.items() if name in saved["optimizers"]}
 
 
-def _load_rng(folder: Path, saved: dict[str, Any], groups: ParallelGroups, config: Config) -> None:
-    if saved["layout"] != _layout(config):
+def _load_rng(
+    folder: Path, saved: dict[str, Any], groups: ParallelGroups, parallel: ParallelSection
+) -> None:
+    if saved["layout"] != _layout(parallel):
         if dist.get_rank() == 0:
             logger.warning(
                 "the checkpoint was written at another parallel layout: random states are not "
@@ -534,11 +537,11 @@ def _load_rng(folder: Path, saved: dict[str, Any], groups: ParallelGroups, confi
         load_rng_state(rank_file(folder / layout.RNG_FOLDER, dist.get_rank()))
 
 
-def _layout(config: Config) -> dict[str, int]:
+def _layout(parallel: ParallelSection) -> dict[str, int]:
     return {
-        "tensor_model_parallel_size": config.parallel.tensor_model_parallel_size,
-        "pipeline_model_parallel_size": config.parallel.pipeline_model_parallel_size,
-        "context_parallel_size": config.parallel.context_parallel_size,
+        "tensor_model_parallel_size": parallel.tensor_model_parallel_size,
+        "pipeline_model_parallel_size": parallel.pipeline_model_parallel_size,
+        "context_parallel_size": parallel.context_parallel_size,
         "world_size": dist.get_world_size(),
     }
 

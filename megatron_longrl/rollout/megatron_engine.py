@@ -49,7 +49,7 @@ from megatron_longrl.models.language import (
 )
 from megatron_longrl.parallel.agree import gather_objects, together
 from megatron_longrl.parallel.attention.mask import attention_mask
-from megatron_longrl.parallel.attention.module import row_sharing
+from megatron_longrl.parallel.attention.module import cp_packed_seq_params
 from megatron_longrl.parallel.groups import ParallelGroups
 from megatron_longrl.platforms import platform
 from megatron_longrl.rollout.continuation import (
@@ -265,7 +265,7 @@ class MegatronEngine(RolloutEngine):
             embeddings.transpose(0, 1).contiguous() if embeddings is not None else None,
             positions[None],
             mask,
-            DeepStackParams.beside(row_sharing(ranks.alone), deepstack),
+            DeepStackParams.beside(cp_packed_seq_params(ranks.alone), deepstack),
             context,
         )
         context.increment_sequence_len_offset(length)

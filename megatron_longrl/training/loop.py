@@ -39,7 +39,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 
-class RowSource:
+class DataIterator:
     """Where a step takes its rows from.
 
     Args:
@@ -90,7 +90,7 @@ class RowSource:
 class Trainer(Protocol):
     """One of the two stages: SFT or RL."""
 
-    def step(self, iteration: int, source: RowSource) -> dict[str, float]:
+    def step(self, iteration: int, source: DataIterator) -> dict[str, float]:
         """One step; metrics over all replicas."""
 
     def validate(self, rows: Sequence[Row]) -> dict[str, float]:
@@ -255,7 +255,7 @@ class TrainingLoop:
             self.saver.poll()
             self.runtime.timer.pop()  # Validation and set-up are no part of a step.
             began = time.perf_counter()
-            source = RowSource(
+            source = DataIterator(
                 self.sampler,
                 self.consumed_rows,
                 self.rows_per_step,

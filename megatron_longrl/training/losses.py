@@ -28,6 +28,7 @@ from megatron_longrl.training.token_values import response_sums
 
 if TYPE_CHECKING:
     from megatron_longrl.config import Config
+    from megatron_longrl.config.algorithm import AlgorithmSection
     from megatron_longrl.config.presets import Aggregation
 
 
@@ -217,16 +218,16 @@ class PolicyLoss:
         return self.beta() * divergence if config.algorithm.kl_placement == "loss" else 0.0
 
 
-def critic_loss(config: Config) -> Loss:
+def critic_loss(algorithm: AlgorithmSection) -> Loss:
     """Squared error of the values, of which no one may move too far: PPO's clipped value loss."""
 
     def loss(batch: ValueMicroBatch, values: Tensor) -> tuple[Tensor, Tensor, LossReport]:
         selected, targets = batch.selected, batch.targets
         returns, old = targets.returns[selected], targets.old_values[selected]
         error = (values - returns).square()
-        if config.algorithm.critic_value_clip is not None:
+        if algorithm.critic_value_clip is not None:
             near = old + (values - old).clamp(
-                -config.algorithm.critic_value_clip, config.algorithm.critic_value_clip
+                -algorithm.critic_value_clip, algorithm.critic_value_clip
             )
             error = torch.maximum(error, (near - returns).square())
         metrics = MetricSums()

@@ -206,8 +206,8 @@ def show_prompt(builder: PromptBuilder, prompt: Prompt, entry: Entry) -> None:
 def build_runtime(config: Config, entry: Entry) -> Runtime:
     """Start the process groups and build everything that a run needs; collective over the world."""
     platform.prepare()
-    check_installed(config)
-    groups = init_parallel(config)
+    check_installed(config.model)
+    groups = init_parallel(config.parallel, config.model)
     if config.training.bf16 and not platform.multiplies_bf16 and dist.get_rank() == 0:
         logger.warning(
             "this %s has no fast bf16: matrix products take up to a hundred times longer than in "
@@ -263,7 +263,9 @@ def build_runtime(config: Config, entry: Entry) -> Runtime:
             outlives_run=outlives_run,
         ),
         timer=timer,
-        machine=measure_machine(config, groups) if entry != "evaluate" else Machine(),
+        machine=measure_machine(config.training, config.model, config.parallel, groups)
+        if entry != "evaluate"
+        else Machine(),
         first_look=first_look,
     )
 

@@ -226,7 +226,7 @@ def _divergence(config: Config, answer: Answers) -> Tensor:
 
 def rewards_of(runtime: Runtime) -> RewardRunner:
     """Of a trainer whose groups come with their rewards."""
-    return build_rewards(runtime.config, runtime.groups)
+    return build_rewards(runtime.config.reward, runtime.groups)
 
 
 def check_policy_losses(folder: Path, **layout: object) -> None:

@@ -37,7 +37,7 @@ class Run:
     def __init__(self, layout: str, **changes: object) -> None:
         platform.prepare()
         self.config = Config.of({**UNCLIPPED, **LAYOUTS[layout], **changes})
-        self.groups = init_parallel(self.config)
+        self.groups = init_parallel(self.config.parallel, self.config.model)
         self.model = build_model(self.config, self.groups)
 
     def tensors(self) -> dict[str, torch.Tensor]:

@@ -34,7 +34,9 @@ class ColdRollouts(ExtraGeneration):
 
     def sampling(self, iteration: int) -> SamplingSettings:
         """See :meth:`ExtraGeneration.sampling`."""
-        usual = training_settings(self.config, iteration, COLD_ROUND)
+        usual = training_settings(
+            self.config.rl, self.config.rollout, self.config.training, iteration, COLD_ROUND
+        )
         return replace(usual, n=2, temperature=0.3)
 
     def apply(self, group: RewardedGroup, extra: RewardedGroup) -> RewardedGroup:

@@ -49,7 +49,7 @@ class GaussianPolicy(MegatronModule):
             hidden_size=HIDDEN,
             num_attention_heads=config.parallel.tensor_model_parallel_size,
             tensor_model_parallel_size=config.parallel.tensor_model_parallel_size,
-            **common_transformer_options(config),
+            **common_transformer_options(config.training, config.model),
         )
         super().__init__(options)
         self.model_type = ModelType.encoder_or_decoder
@@ -119,7 +119,7 @@ def rewards(contexts: Tensor, actions: Tensor) -> Tensor:
 def train(config: Config) -> None:
     """REINFORCE on contexts that depend on the seed, the step and the replica only."""
     platform.prepare()
-    groups = init_parallel(config)
+    groups = init_parallel(config.parallel, config.model)
     model = build_model(config, groups)
     gaussian = model.policy.module
     step = TrainStep(model, None, groups, GaussianStep(gaussian))

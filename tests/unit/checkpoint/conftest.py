@@ -27,7 +27,7 @@ def groups():
     from megatron_longrl.platforms import platform
 
     platform.prepare()
-    yield init_parallel(Config.of(TINY))
+    yield init_parallel(Config.of(TINY).parallel, Config.of(TINY).model)
     destroy_parallel()
 
 

@@ -308,7 +308,7 @@ def test_value_loss(bound, seed):
         returns = scatter_to_shards(packed, numbers["returns"])
         targets = ValueTargets(returns, scatter_to_shards(packed, numbers["old"]))
         batch = ValueMicroBatch.of(packed, targets)
-        loss, number, _ = critic_loss(config)(batch, of_selected(batch, values))
+        loss, number, _ = critic_loss(config.algorithm)(batch, of_selected(batch, values))
         total, count = total + loss, count + int(number)
     errors = []
     for key, value in expected.items():
