@@ -17,6 +17,7 @@ from megatron_longrl.data.tokenizer import Tokenizer, build_tokenizer
 from megatron_longrl.errors import UserError
 from megatron_longrl.media.embedding_store import EmbeddingStore, open_store
 from megatron_longrl.media.encoder import MediaEncoder, UnitEncoder
+from megatron_longrl.media.modality import MODALITIES
 from megatron_longrl.media.partition import Cut
 from megatron_longrl.media.provider import Media, MediaProvider
 from megatron_longrl.models.build import encoder_groups
@@ -162,9 +163,9 @@ class Runtime:
         ``mem-embeddings-bytes`` are those in memory, once for each replica.
         """
         media = media or Media()
-        counted = {"frames": 0, **media.counts}
+        counted = {"frames": 0, **dict.fromkeys(self._counted(), 0), **media.counts}
         counts = {
-            **{f"{name}_{done}": n for name, n in counted.items() for done in _DONE},
+            **{_metric(name, done): n for name, n in counted.items() for done in _DONE},
             "samples_skipped": 0,
             "embeddings_from_memory": 0,
             "embeddings_from_disk": 0,
@@ -182,6 +183,11 @@ class Runtime:
         totals["mem-embeddings-bytes"] = float(totals["mem-embeddings-bytes"])  # no count to add up
         return totals
 
+    def _counted(self) -> list[str]:
+        """What the metrics count of the media that the model reads."""
+        encoders = self.media.encoder.encoders.values()
+        return [MODALITIES.find(name).counted_as for e in encoders for name in e.modalities]
+
     def _skip(self, problem: RowProblem) -> None:
         if self.config.data.strict_data:
             raise UserError(f"{problem}; without --strict-data it is skipped")
@@ -189,6 +195,12 @@ class Runtime:
         self.last_skip = str(problem)
         if self.replica_rank == 0:
             logger.warning("sample skipped: %s", problem)
+
+
+def _metric(counted_as: str, done: str) -> str:
+    """``frames_decoded``, or ``units_decoded/NAME``."""
+    what, slash, modality = counted_as.partition("/")
+    return f"{what}_{done}{slash}{modality}"
 
 
 def show_prompt(builder: PromptBuilder, prompt: Prompt, entry: Entry) -> None:
