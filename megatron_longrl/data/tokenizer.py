@@ -62,7 +62,7 @@ class Tokenizer(Protocol):
 
     @property
     def media_id(self) -> int:
-        """A valid id that stands in media slots; its embedding is never used."""
+        """A valid id that stands in placeholders of media; its embedding is never used."""
 
     def id_of(self, symbol: str) -> int:
         """Id of a special token.

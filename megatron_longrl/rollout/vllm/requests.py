@@ -97,7 +97,7 @@ def make_request(
     room: Room,
     fill: bool = True,
 ) -> PromptRequest:
-    """The embeddings of the text, from a table [vocabulary, h], with the media's in their slots.
+    """The embeddings of the text, from a table [vocabulary, h], with those of media in their places.
 
     Args:
         room: where they come to stand, see :func:`room_for`.

@@ -24,7 +24,7 @@ from megatron_longrl.media.modalities.visual.layout import VisualPlacement
 from megatron_longrl.media.modality import MediaFile
 from megatron_longrl.models.family import register_family
 from megatron_longrl.models.media_encoder import FamilyEncoder
-from megatron_longrl.models.param_mapping import Direct, Table
+from megatron_longrl.models.param_mapping import DirectMapping, MappingRegistry
 from megatron_longrl.models.vila.config import VilaSection
 from megatron_longrl.models.vila.family import FAMILY as VILA
 from megatron_longrl.models.vila.layout import VilaLayout
@@ -80,10 +80,10 @@ class VilaSignalLayout(VilaLayout):
         return super().place(medium, context)
 
 
-def _table(config: Config) -> Table:
+def _table(config: Config) -> MappingRegistry:
     table = VILA.mapping_table(config)
     names = [f"{layer}.{kind}" for layer in ("inner", "outer") for kind in ("weight", "bias")]
-    rows = [Direct(f"{NAME}.{name}", (f"{NAME}/{name}",), replicated=True) for name in names]
+    rows = [DirectMapping(f"{NAME}.{name}", (f"{NAME}/{name}",), replicated=True) for name in names]
     return replace(table, entries=(*table.entries, *rows))
 
 
