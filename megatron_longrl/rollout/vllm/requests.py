@@ -97,7 +97,7 @@ def make_request(
     room: Room,
     fill: bool = True,
 ) -> PromptRequest:
-    """The embeddings of the text, from a table [vocabulary, h], with those of media in their places.
+    """The embeddings of a prompt: of text from a table [vocabulary, h], of media from stage 1.
 
     Args:
         room: where they come to stand, see :func:`room_for`.
