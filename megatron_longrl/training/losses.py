@@ -236,7 +236,7 @@ def critic_loss(algorithm: AlgorithmSection) -> Loss:
         for name, numbers in (("return", returns), ("error", returns - old)):
             metrics.add(f"critic/{name}", numbers)
             metrics.add(f"critic/{name}_square", numbers.square())
-        total, count = _aggregate(error / 2, batch, "token")
+        total, count = _aggregate(error / 2, batch, "token-mean")
         counted = torch.tensor(count, dtype=torch.int, device=values.device)
         return total, counted, LossReport(metrics)
 
@@ -256,14 +256,14 @@ def _aggregate(
 
     Args:
         kind: see --loss-aggregation.
-        most_tokens: what sequence-sum-norm divides a response by.
+        most_tokens: what seq-mean-token-sum-norm divides a response by.
     """
-    if kind == "token":
+    if kind == "token-mean":
         return per_token.sum(), per_token.numel()
     # One of the ranks that share the micro-batch counts its responses.
     counts = batch.sequence_group.rank() == 0
     count = int((batch.response_lengths > 0).sum()) if counts else 0
-    if kind == "sequence":
+    if kind == "seq-mean-token-mean":
         per_token = per_token / batch.response_lengths[batch.response_index[batch.selected]]
     else:
         per_token = per_token / most_tokens

@@ -71,4 +71,4 @@ def unclipped(tokens: TokenLossInputs) -> TokenLossOutput:
     return TokenLossOutput(-tokens.advantages * ratio, ratio, (ratio < 0).float())
 
 
-register_algorithm("cold_baseline", AlgorithmPreset("cold_baseline", "unclipped", "token"))
+register_algorithm("cold_baseline", AlgorithmPreset("cold_baseline", "unclipped", "token-mean"))
