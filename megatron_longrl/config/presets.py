@@ -18,8 +18,8 @@ KLPlacement = Literal["loss", "reward"]
 class AlgorithmPreset:
     """One algorithm: its parts, by the names of the fields that they are the defaults of.
 
-    Example: ``AlgorithmPreset("rloo", "pg", "seq-mean-token-sum-norm")``. The protocol of the parts is in
-    :mod:`megatron_longrl.algorithms.registry`.
+    Example: ``AlgorithmPreset("rloo", "pg", "seq-mean-token-sum-norm")``. The protocol of the parts
+    is in :mod:`megatron_longrl.algorithms.registry`.
     """
 
     advantage: str
