@@ -11,7 +11,7 @@ from contextlib import closing
 from pathlib import Path
 
 from megatron_longrl.atomic_file import write_whole
-from megatron_longrl.checkpoint.distributed import load_weights
+from megatron_longrl.checkpoint.loading import load_weights
 from megatron_longrl.config import Config
 from megatron_longrl.config.evaluation import EvaluationSection
 from megatron_longrl.config.rollout import RolloutSection

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from megatron_longrl.algorithms.correction import effective_sample_share
 from megatron_longrl.algorithms.kl import adapted_weight, kl_estimate
-from megatron_longrl.checkpoint.distributed import load_weights
+from megatron_longrl.checkpoint.loading import load_weights
 from megatron_longrl.data.rows import Row
 from megatron_longrl.errors import UserError
 from megatron_longrl.experience.rollouts import RewardedGroup

@@ -11,11 +11,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import torch.distributed as dist
 
-from megatron_longrl.checkpoint.distributed import (
-    Loaded,
-    load_checkpoint,
-    load_weights,
-)
+from megatron_longrl.checkpoint.loading import Loaded, load_checkpoint, load_weights
 from megatron_longrl.checkpoint.retention import Retention
 from megatron_longrl.checkpoint.saver import CheckpointSaver
 from megatron_longrl.config import Entry

@@ -6,7 +6,8 @@ from pathlib import Path
 
 import torch
 
-from megatron_longrl.checkpoint.distributed import load_checkpoint, save_checkpoint
+from megatron_longrl.checkpoint.loading import load_checkpoint
+from megatron_longrl.checkpoint.saving import save_checkpoint
 from megatron_longrl.config import Config
 from megatron_longrl.conversion.mapping import (
     export_named_tensors,

@@ -12,7 +12,7 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
-from megatron_longrl.checkpoint.distributed import save_checkpoint
+from megatron_longrl.checkpoint.saving import save_checkpoint
 from megatron_longrl.cli.conversion import hugging_face, loader_megatron, loader_peft, saver_peft
 from megatron_longrl.cli.conversion.plugins import tensor_names
 from megatron_longrl.cli.conversion.reference import load_model

@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from megatron_longrl.checkpoint import folder as layout
-from megatron_longrl.checkpoint.distributed import load_weights
+from megatron_longrl.checkpoint.loading import load_weights
 from megatron_longrl.cli.conversion.loader_megatron import one_rank_config
 from megatron_longrl.cli.conversion.reference import hugging_face_logits
 from megatron_longrl.config.model import ModelSection

@@ -12,8 +12,8 @@ from pathlib import Path
 import torch
 from megatron.core.tensor_parallel.random import model_parallel_cuda_manual_seed
 
-from megatron_longrl.checkpoint.distributed import save_checkpoint as save_distributed
 from megatron_longrl.checkpoint.folder import RELEASE, iteration_folder, partial_folder
+from megatron_longrl.checkpoint.saving import save_checkpoint as save_distributed
 from megatron_longrl.checkpoint.streaming import StreamedSave
 from megatron_longrl.cli.conversion.plugins import Source
 from megatron_longrl.errors import UserError

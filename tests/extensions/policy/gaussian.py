@@ -22,7 +22,8 @@ from megatron.core.transformer.module import MegatronModule
 from megatron.core.transformer.transformer_config import TransformerConfig
 from torch import Tensor
 
-from megatron_longrl.checkpoint.distributed import load_checkpoint, save_checkpoint
+from megatron_longrl.checkpoint.loading import load_checkpoint
+from megatron_longrl.checkpoint.saving import save_checkpoint
 from megatron_longrl.config import Config, Entry
 from megatron_longrl.models.language import common_transformer_options
 from megatron_longrl.models.policy import Policy, register_policy
