@@ -259,7 +259,9 @@ def test_a_pipe_in_the_place_of_any_file_is_not_waited_for(
         commands = opening(armed, rows, tmp_path / "to")
         for program in ("inspect", "train-sft"):
             status, output = longrl(*commands[program])
-            assert status == 2 and "named pipe" in output, (name, program, output[-3000:])
+            # Without its config.json the folder is no checkpoint at all.
+            assert status == 2, (name, output[-3000:])
+            assert "named pipe" in output or name == "config.json", (name, program, output)
         shutil.rmtree(armed)
 
 
