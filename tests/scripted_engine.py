@@ -24,16 +24,16 @@ from megatron_longrl.experience.inputs import (
     place_media,
 )
 from megatron_longrl.experience.rollouts import (
+    EngineStats,
     OnRollout,
     Rollout,
     RolloutGroup,
     RolloutRequest,
     Segment,
-    Traffic,
 )
 from megatron_longrl.experience.sampling_settings import SamplingSettings
 from megatron_longrl.rollout.engine import RolloutEngine
-from megatron_longrl.rollout.weights.stream import EMBEDDING
+from megatron_longrl.rollout.weights.receiver import EMBEDDING
 
 Script = Callable[[int, int, int], bool]
 """(number of the question, which response, training step) -> whether it is right. Greedy answers
@@ -56,7 +56,7 @@ class ScriptedEngine(RolloutEngine):
         """What these calls returned."""
         self.digests: list[str] = []
         """Of all weights, by version."""
-        self.traffic = Traffic()
+        self.stats = EngineStats()
         self._step = 0
         self._table = torch.empty(0)
 
@@ -123,7 +123,7 @@ class ScriptedEngine(RolloutEngine):
         self.digests.append(digest.hexdigest())
         self.weight_version = version
 
-    def forget_prompts(self) -> None:
+    def reset_prefix_cache(self) -> None:
         """See the protocol."""
 
     def close(self) -> None:

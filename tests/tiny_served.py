@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from megatron_longrl.rollout.vllm.model import ModelSettings
+from megatron_longrl.rollout.model_settings import ModelSettings
 
 HF_CONFIG: dict[str, Any] = {
     "architectures": ["Qwen2ForCausalLM"],

@@ -7,6 +7,8 @@ from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
 from typing import Any
 
+from megatron_longrl.config.engines import ENGINES
+
 
 def missing_packages(values: Mapping[str, Any], entry: str) -> list[str]:
     """A line for what a run cannot do without; nothing is imported.
@@ -14,7 +16,8 @@ def missing_packages(values: Mapping[str, Any], entry: str) -> list[str]:
     Args:
         values: the run's fields, as far as they are given.
     """
-    if entry == "sft" or values.get("rollout_engine") == "megatron":
+    engine = values.get("rollout_engine", "colocated")
+    if entry == "sft" or (engine in ENGINES and not ENGINES.find(engine).needs_vllm):
         return []
     if find_spec("vllm") is None:
         return [

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from types import MappingProxyType
-from typing import Annotated, ClassVar, Literal
+from typing import Annotated, ClassVar
 
 from pydantic import Field
 
+from megatron_longrl.config.engines import EngineName
 from megatron_longrl.config.section import (
     Fraction,
     KnownTo,
@@ -37,10 +38,11 @@ class RolloutSection(Section):
         {"weight_bucket_mib": "weight_bucket_mib"}
     )
 
-    engine: Literal["colocated", "server", "megatron"] = "colocated"
+    engine: EngineName = "colocated"
     """Where responses come from: vLLM on the trainer's ranks (colocated), vLLM as a server beside
     the trainer, one for each model replica (server), or the trained model itself on megatron-core's
-    static inference context, in the trainer's layout (megatron): slow, for debugging."""
+    static inference context, in the trainer's layout (megatron): slow, for debugging; or an engine
+    of your own, see docs/extending.md."""
 
     server_address: Annotated[TextList, Metavar("HOST:PORT")] = Field(default_factory=list)
     """Addresses of servers that were started with megatron_longrl.serve, one for each model

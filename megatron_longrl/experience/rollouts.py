@@ -18,7 +18,7 @@ PARTIAL = "partial"
 
 
 @dataclass(frozen=True)
-class Traffic:
+class EngineStats:
     """What has gone to an engine so far, as one rank counts it."""
 
     prompts: int = 0
@@ -29,7 +29,7 @@ class Traffic:
     cache_resets: int = 0
     """How often everything computed of prompts was forgotten."""
 
-    def plus(self, **more: int) -> Traffic:
+    def plus(self, **more: int) -> EngineStats:
         """With some numbers increased."""
         return replace(self, **{name: getattr(self, name) + n for name, n in more.items()})
 

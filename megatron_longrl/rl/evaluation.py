@@ -31,7 +31,7 @@ from megatron_longrl.rl.evaluation_table import evaluation_table
 from megatron_longrl.rl.summary import group_summary, means_of, record_of, summarize
 from megatron_longrl.rollout.build import build_engine
 from megatron_longrl.rollout.engine import RolloutEngine
-from megatron_longrl.rollout.weights.stream import LiveWeights
+from megatron_longrl.rollout.weights.receiver import WeightIterator
 from megatron_longrl.training.runtime import Runtime, build_runtime
 from megatron_longrl.training.usable_rows import usable_rows
 
@@ -160,7 +160,9 @@ def evaluate_checkpoint(config: Config) -> None:
             build_engine(runtime.config, runtime.tokenizer, runtime.groups, model.policy.module)
         ) as engine,
     ):
-        weights = LiveWeights(lambda: weight_stream(model.modules, runtime.config, runtime.groups))
+        weights = WeightIterator(
+            lambda: weight_stream(model.modules, runtime.config, runtime.groups)
+        )
         engine.update_weights(weights, version=0)
         mine = runtime.share(rows)
         progress = AnswerProgress(len(mine)) if runtime.is_writer else None

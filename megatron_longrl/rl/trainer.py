@@ -109,7 +109,7 @@ class RLTrainer:
 
     def step(self, iteration: int, source: DataIterator) -> dict[str, float]:
         """One RL step; returns its metrics over all replicas."""
-        timer, traffic = self.runtime.timer, self.engine.traffic
+        timer, traffic = self.runtime.timer, self.engine.stats
         rollouts = self._rollouts(iteration, source)
         if self.engine.stops_early:
             self.runtime.stop_if_asked()  # They may have been ended, too.

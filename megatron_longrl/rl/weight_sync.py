@@ -13,10 +13,10 @@ from dataclasses import asdict
 from typing import Any
 
 from megatron_longrl.conversion.mapping import weight_stream
-from megatron_longrl.experience.rollouts import Traffic
+from megatron_longrl.experience.rollouts import EngineStats
 from megatron_longrl.parallel.agree import gather_objects
 from megatron_longrl.rollout.engine import RolloutEngine
-from megatron_longrl.rollout.weights.stream import LiveWeights
+from megatron_longrl.rollout.weights.receiver import WeightIterator
 from megatron_longrl.training.runtime import Runtime
 
 
@@ -40,16 +40,16 @@ class WeightSync:
         """Send what has changed; collective over the replica, and the same choice on every rank."""
         model, runtime = self._runtime.model, self._runtime
         language, encoder = self._versions
-        resets = self._engine.traffic.cache_resets
+        resets = self._engine.stats.cache_resets
         if language != model.policy_version:
-            weights = LiveWeights(
+            weights = WeightIterator(
                 lambda: weight_stream(model.modules, runtime.config, runtime.groups)
             )
             self._engine.update_weights(weights, self._sent)
             self._sent += 1
         # An engine that finds each weight as it was, though updates were made, keeps its prompts.
-        if encoder != model.encoder_version and self._engine.traffic.cache_resets == resets:
-            self._engine.forget_prompts()
+        if encoder != model.encoder_version and self._engine.stats.cache_resets == resets:
+            self._engine.reset_prefix_cache()
         self._versions = (model.policy_version, model.encoder_version)
 
     @property
@@ -61,13 +61,13 @@ class WeightSync:
         """For a resumed run, whose engine gets the newest weights anew, under their version."""
         return {"weights_sent": self._sent - 1}
 
-    def metrics(self, before: Traffic) -> dict[str, float]:
+    def metrics(self, before: EngineStats) -> dict[str, float]:
         """What has gone to the engines, over all ranks; collective over the world.
 
         Args:
             before: the engine's traffic at the moment from which on to count.
         """
-        now, then = asdict(self._engine.traffic), asdict(before)
+        now, then = asdict(self._engine.stats), asdict(before)
         mine = {name: now[name] - then[name] for name in now}
         everyone = gather_objects(self._runtime.groups.control, mine)
         total = {name: sum(part[name] for part in everyone) for name in now}

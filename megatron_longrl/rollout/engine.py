@@ -7,7 +7,7 @@ from typing import Protocol
 
 from torch import Tensor
 
-from megatron_longrl.experience.rollouts import OnRollout, RolloutGroup, RolloutRequest, Traffic
+from megatron_longrl.experience.rollouts import EngineStats, OnRollout, RolloutGroup, RolloutRequest
 from megatron_longrl.experience.sampling_settings import SamplingSettings
 from megatron_longrl.processes import exit_signal
 
@@ -46,7 +46,7 @@ class RolloutEngine(Protocol):
 
     weight_version: int
     """Version given with the last :meth:`update_weights`; -1 before the first."""
-    traffic: Traffic
+    stats: EngineStats
     """What has gone to the engine so far."""
     runs_beside: bool = False
     """Whether it generates in other processes, so that the trainer may do something else between
@@ -109,7 +109,7 @@ class RolloutEngine(Protocol):
             UserError: on every rank of the replica when a weight is missing, unknown or misshapen.
         """
 
-    def forget_prompts(self) -> None:
+    def reset_prefix_cache(self) -> None:
         """Forget everything computed of prompts, whose embeddings come from other weights now."""
 
     def close(self) -> None:

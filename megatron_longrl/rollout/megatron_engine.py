@@ -10,8 +10,8 @@ pipeline ranks that belong to it.
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 import torch
@@ -25,20 +25,11 @@ from torch import Tensor
 from megatron_longrl.errors import UserError
 from megatron_longrl.experience.inputs import (
     EngineInput,
-    InputRecord,
-    check_prompts,
     features_of,
     media_parts,
     place_media,
 )
-from megatron_longrl.experience.rollouts import (
-    Completion,
-    OnRollout,
-    Rollout,
-    RolloutGroup,
-    RolloutRequest,
-    Traffic,
-)
+from megatron_longrl.experience.rollouts import Completion
 from megatron_longrl.experience.sampling_settings import SamplingSettings
 from megatron_longrl.models.deepstack import DeepStack, DeepStackParams
 from megatron_longrl.models.language import (
@@ -47,21 +38,14 @@ from megatron_longrl.models.language import (
     output_weight,
     run_decoder,
 )
-from megatron_longrl.parallel.agree import gather_objects, together
 from megatron_longrl.parallel.attention.mask import attention_mask
 from megatron_longrl.parallel.attention.module import cp_packed_seq_params
 from megatron_longrl.parallel.groups import ParallelGroups
 from megatron_longrl.platforms import platform
-from megatron_longrl.rollout.continuation import (
-    Beginning,
-    Share,
-    lengthened,
-    whole_groups,
-)
-from megatron_longrl.rollout.draw import draw_tokens
-from megatron_longrl.rollout.engine import RolloutEngine, RolloutStopped
-from megatron_longrl.rollout.sampling import balanced_shares
-from megatron_longrl.rollout.seeds import request_seeds
+from megatron_longrl.rollout.base_engine import BaseEngine
+from megatron_longrl.rollout.engine import RolloutStopped
+from megatron_longrl.rollout.engine_requests import EngineRequest, EngineRequests
+from megatron_longrl.rollout.sampler import sample_tokens
 
 if TYPE_CHECKING:
     from megatron_longrl.data.prompts import Prompt
@@ -70,7 +54,7 @@ if TYPE_CHECKING:
 _TOKENS_BETWEEN_CLOCK_CHECKS = 16
 
 
-class MegatronEngine(RolloutEngine):
+class MegatronEngine(BaseEngine):
     """An engine on the trained model itself.
 
     Args:
@@ -93,70 +77,41 @@ class MegatronEngine(RolloutEngine):
         max_model_len: int,
         timeout_seconds: float = 600.0,
     ) -> None:
-        self.weight_version = -1
-        self.traffic = Traffic()
+        super().__init__(
+            tokenizer,
+            groups,
+            max_model_len=max_model_len,
+            timeout_seconds=timeout_seconds,
+            engine=groups.cp.rank(),
+            num_engines=groups.cp.size(),
+        )
         self._gpt = gpt
-        self._tokenizer = tokenizer
         self._groups = groups
         self._vocab_size = vocab_size
         self._no_token = no_token
-        self._max_model_len = max_model_len
-        self._timeout_seconds = timeout_seconds
         self._p2p = P2PCommunicator(groups.pp, gpt.config)
 
     @torch.no_grad()
-    def generate(
-        self,
-        requests: Sequence[RolloutRequest],
-        media: Mapping[str, Tensor],
-        sampling: SamplingSettings,
-        on_rollout: OnRollout | None = None,
-    ) -> list[RolloutGroup]:
-        """See :meth:`RolloutEngine.generate`."""
-        if not requests:
-            return []
-        prompts = [request.prompt for request in requests]
-        ranks, control = self._groups, self._groups.replica_control
-        seeds = request_seeds(control, [prompt.uid for prompt in prompts], sampling)
-        costs = [len(prompt.token_ids) + sampling.n * sampling.max_tokens for prompt in prompts]
-        places = balanced_shares(costs, ranks.cp.size())[ranks.cp.rank()]
-        share = Share(requests, places, sampling, self._tokenizer, on_rollout)
-        with together(control):
-            check_prompts(prompts, sampling, self._max_model_len)
-            parts = {k: media_parts(prompts[k], media) for k in places}
-        deadline = time.monotonic() + self._timeout_seconds
-        records: dict[int, InputRecord] = {}
-        rollouts: dict[tuple[int, int], Rollout] = {}
-        stopped = False
-        with together(control), _for_inference(self._gpt), suppress(RolloutStopped):
-            stopped = True
-            for number, start in enumerate(share.beginnings):
-                prompt = lengthened(prompts[start.place], start.prefix)
-                given = self._input(prompt, parts[start.place])
-                drawn = self._group(given, prompt, start, seeds[start.place], sampling, deadline)
-                if ranks.tp.rank() == 0 and given is not None and start.place not in records:
-                    length = len(prompts[start.place].token_ids)
-                    records[start.place] = given.record(length, self.weight_version)
+    def run(self, requests: EngineRequests) -> None:
+        """See :meth:`BaseEngine.run`; a rank of the first stage records inputs, one of the last
+        stage delivers."""
+        ranks = self._groups
+        with _for_inference(self._gpt):
+            for request in requests.requests:
+                given = self._input(
+                    request.whole_prompt, media_parts(request.prompt, requests.media)
+                )
+                completions = self._complete(given, request, requests.sampling)
+                if ranks.tp.rank() == 0 and given is not None:
+                    requests.record_input(request, given)
                 if ranks.tp.rank() == 0 and ranks.is_last_stage:
-                    for index, one in zip(start.wanted, drawn, strict=True):
-                        rollouts[number, index] = share.receive(
-                            number, index, one, self.weight_version
-                        )
-            stopped = False
-        mine = None if stopped else share.by_prompt(rollouts)
-        everyone = gather_objects(control, (mine, records))
-        return whole_groups(requests, sampling.n, everyone)
+                    for index, completion in zip(request.wanted, completions, strict=True):
+                        requests.deliver(request, index, completion)
 
     def update_weights(self, named: Iterable[tuple[str, Tensor]], version: int) -> None:
         """The model has them already, so that nothing is read from ``named``."""
         self.weight_version = version
-        self.traffic = self.traffic.plus(weight_updates=1)
-
-    def close(self) -> None:
-        """Nothing outlives :meth:`generate`."""
-
-    def forget_prompts(self) -> None:
-        """Nothing is kept of them."""
+        self.stats = self.stats.plus(weight_updates=1)
 
     def _input(self, prompt: Prompt, parts: Sequence[Tensor]) -> EngineInput | None:
         """The prompt with its embeddings, on the first pipeline stage; collective over TP."""
@@ -168,20 +123,15 @@ class MegatronEngine(RolloutEngine):
         mask = prompt.media_mask.to(embeddings.device)
         return EngineInput(prompt.token_ids, prompt.positions, embeddings, mask, features)
 
-    def _group(
-        self,
-        given: EngineInput | None,
-        prompt: Prompt,
-        start: Beginning,
-        seed: int,
-        sampling: SamplingSettings,
-        deadline: float,
+    def _complete(
+        self, given: EngineInput | None, request: EngineRequest, sampling: SamplingSettings
     ) -> list[Completion]:
-        """Draw the wanted responses to a prompt; collective over TP and PP ranks."""
+        """Sample the wanted rollouts to a prompt; collective over TP and PP ranks."""
         began, device = time.monotonic(), platform.device
-        n, length = len(start.wanted), len(prompt.token_ids)
-        context = StaticInferenceContext(n, length + start.max_tokens)
-        generators = [torch.Generator(device).manual_seed(seed + j) for j in start.wanted]
+        prompt = request.whole_prompt
+        n, length = len(request.wanted), len(prompt.token_ids)
+        context = StaticInferenceContext(n, length + request.max_tokens)
+        generators = [torch.Generator(device).manual_seed(request.seed + j) for j in request.wanted]
         positions = prompt.positions.to(device)
         logits = self._prefill(given, positions, context)
         # Every response gets a copy of the prompt's keys and values.
@@ -190,18 +140,18 @@ class MegatronEngine(RolloutEngine):
         tokens: list[list[int]] = [[] for _ in range(n)]
         logprobs: list[list[float]] = [[] for _ in range(n)]
         ends: dict[int, str] = {}
-        for step in range(1, start.max_tokens + 1):
+        for step in range(1, request.max_tokens + 1):
             drawn, chosen = self._draw(logits, n, sampling, generators)
             for k, (token, logprob) in enumerate(zip(drawn.tolist(), chosen.tolist(), strict=True)):
                 if k not in ends:
                     tokens[k].append(token)
                     logprobs[k].append(logprob)
-                    if self._ends(start.prefix, tokens[k], sampling):
+                    if self._ends(request.prefix, tokens[k], sampling):
                         ends[k] = "stop"
-            if len(ends) == n or step == start.max_tokens:
+            if len(ends) == n or step == request.max_tokens:
                 break
             if step % _TOKENS_BETWEEN_CLOCK_CHECKS == 0:
-                self._check_clock(deadline, prompt)
+                self._check_clock(prompt)
             # Text goes on from the last position, the same in time, height and width.
             positions = torch.cat([positions, positions[-1:].amax().expand_as(positions[:1]) + 1])
             embeddings = embed_tokens(self._gpt, drawn[:, None]) if given is not None else None
@@ -213,11 +163,11 @@ class MegatronEngine(RolloutEngine):
 
     def _ends(self, prefix: Tensor, tokens: Sequence[int], sampling: SamplingSettings) -> bool:
         """Whether the newest token ends its response."""
-        if sampling.stop and tokens[-1] in self._tokenizer.end_ids:
+        if sampling.stop and tokens[-1] in self.tokenizer.end_ids:
             return True
         if not sampling.stop_strings:
             return False
-        text = self._tokenizer.decode([*prefix.tolist(), *tokens])
+        text = self.tokenizer.decode([*prefix.tolist(), *tokens])
         return any(stop in text for stop in sampling.stop_strings)
 
     def _prefill(
@@ -288,7 +238,7 @@ class MegatronEngine(RolloutEngine):
         tokens = torch.zeros(n, dtype=torch.long, device=platform.device)
         logprobs = torch.zeros(n, device=platform.device)
         if logits is not None:
-            tokens, logprobs = draw_tokens(
+            tokens, logprobs = sample_tokens(
                 logits.expand(n, -1), sampling, generators, self._no_token
             )
         ranks = self._groups
@@ -296,9 +246,9 @@ class MegatronEngine(RolloutEngine):
             dist.broadcast(tokens, src=ranks.pp_last_rank, group=ranks.pp)
         return tokens, logprobs
 
-    def _check_clock(self, deadline: float, prompt: Prompt) -> None:
+    def _check_clock(self, prompt: Prompt) -> None:
         """End on all ranks that generate together, when one of them is late or asked to stop."""
-        mine = [float(time.monotonic() > deadline), float(self.asked_to_stop())]
+        mine = [float(self.is_late()), float(self.asked_to_stop())]
         ends = torch.tensor(mine, device=platform.device)
         dist.all_reduce(ends, op=dist.ReduceOp.MAX, group=self._groups.pg.mp)
         late, stopped = ends.tolist()
@@ -306,7 +256,7 @@ class MegatronEngine(RolloutEngine):
             raise RolloutStopped
         if late:
             raise UserError(
-                f"generation did not end within {self._timeout_seconds:g} s (at prompt "
+                f"generation did not end within {self.timeout_seconds:g} s (at prompt "
                 f"{prompt.uid}); raise --rollout-timeout or lower --rollout-max-tokens"
             )
 

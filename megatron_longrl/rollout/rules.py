@@ -5,19 +5,19 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
+from megatron_longrl.config.engines import ENGINES
 from megatron_longrl.config.names import flag
 
 if TYPE_CHECKING:
     from megatron_longrl.config.schema import Config
 
+
 LOWEST_TEMPERATURE = 0.01
-"""vLLM draws at this one where a lower one is asked for (``SamplingParams.__post_init__``)."""
+"""vLLM samples at this one where a lower one is asked for (``SamplingParams.__post_init__``)."""
 
 
-def sampling_rules(config: Config) -> Iterator[str]:
-    """Of training's rollouts and of evaluation."""
-    evaluation, rollout, training = config.evaluation, config.rollout, config.training
-    model = config.model
+def vllm_rules(config: Config) -> Iterator[str]:
+    """What vLLM cannot do."""
     for name in ("rollout_temperature", "eval_temperature"):
         if 0 < config.value(name) < LOWEST_TEMPERATURE:
             yield (
@@ -25,6 +25,13 @@ def sampling_rules(config: Config) -> Iterator[str]:
                 f"that vLLM draws at: give {flag(name)} {LOWEST_TEMPERATURE} or more, or 0 for "
                 "greedy"
             )
+
+
+def sampling_rules(config: Config) -> Iterator[str]:
+    """Of training's rollouts and of evaluation."""
+    evaluation, rollout, training = config.evaluation, config.rollout, config.training
+    model = config.model
+    yield from ENGINES.find(rollout.engine).broken_rules(config)
     if evaluation.temperature == 0 and evaluation.group_size > 1:
         yield (
             f"eval_temperature (0) makes all eval_group_size ({evaluation.group_size}) answers to "

@@ -18,7 +18,7 @@ from megatron_longrl.conversion.hf import load_hf_weights
 from megatron_longrl.data.rows import load_rows
 from megatron_longrl.data.tokenizer import Tokenizer
 from megatron_longrl.errors import UserError
-from megatron_longrl.experience.rollouts import RolloutGroup, Traffic, rollout_requests
+from megatron_longrl.experience.rollouts import EngineStats, RolloutGroup, rollout_requests
 from megatron_longrl.experience.sampling_settings import SamplingSettings
 from megatron_longrl.media.disk_cache import EmbeddingDisk
 from megatron_longrl.media.embedding_store import EmbeddingStore, open_store
@@ -217,9 +217,9 @@ def memory_of(tensor: Tensor) -> tuple[str, str]:
     raise AssertionError("nowhere")
 
 
-def moved(engine: RolloutEngine, before: Traffic, groups: ParallelGroups) -> tuple[int, int]:
+def moved(engine: RolloutEngine, before: EngineStats, groups: ParallelGroups) -> tuple[int, int]:
     """Prompts and bytes since then, over both ranks."""
-    now = engine.traffic
+    now = engine.stats
     mine = (now.prompts - before.prompts, now.prompt_bytes - before.prompt_bytes)
     everyone = gather_objects(groups.control, mine)
     return everyone[0][0] + everyone[1][0], everyone[0][1] + everyone[1][1]
@@ -245,7 +245,7 @@ def test_a_prompt_is_copied_once_whatever_n(size: int, monkeypatch: pytest.Monke
         bytes_of_all = sum(len(p.token_ids) for p in PROMPTS) * HF_CONFIG["hidden_size"] * 4
         for n in (1, 4):
             given.clear()
-            before = engine.traffic
+            before = engine.stats
             engine.generate(REQUESTS, MEDIA, SamplingSettings(n=n, max_tokens=4, seed=1))
             assert moved(engine, before, groups) == (len(PROMPTS), bytes_of_all)
             own = len(PROMPTS) if size == 2 else len({t.data_ptr() for t in given})
@@ -355,12 +355,12 @@ def run(request: pytest.FixtureRequest, family_folder: Any) -> Iterator[Run]:
 def test_the_engine_answers_by_the_present_encoder_and_no_other(run: Run) -> None:
     last, encoded = run.answers()
     assert encoded > 0 and distance(last, run.truth()) < SAME
-    start = run.engine.traffic
+    start = run.engine.stats
     run.sync()
     again, frames = run.answers()
     assert frames == 0, "an epoch of an unchanged encoder encodes nothing"
     assert distance(again, last) < SAME
-    assert run.engine.traffic.cache_resets == start.cache_resets, "and the engine remembers"
+    assert run.engine.stats.cache_resets == start.cache_resets, "and the engine remembers"
 
     for number, change in enumerate((run.change_deepstack, run.train), start=1):
         change()
@@ -369,7 +369,7 @@ def test_the_engine_answers_by_the_present_encoder_and_no_other(run: Run) -> Non
         assert frames == encoded, "by the new encoder"
         assert distance(after, run.truth()) < SAME
         assert distance(after, last) > 10 * SAME, "else the test shows nothing"
-        traffic = run.engine.traffic
+        traffic = run.engine.stats
         assert traffic.cache_resets == start.cache_resets + number
         assert traffic.weight_updates == start.weight_updates, "the language model's are frozen"
         again, frames = run.answers()
@@ -389,7 +389,7 @@ def check_copies(run: Run) -> None:
         parts = [media.embeddings[video.key()] for video in prompt.media]
         size += sum(part[:, width:].numel() * 4 for part in parts)
     for n in (1, 4):
-        before = run.engine.traffic
+        before = run.engine.stats
         how = SamplingSettings(n=n, max_tokens=4, seed=1)
         run.engine.generate(rollout_requests(run.prompts, "test"), media.embeddings, how)
         assert moved(run.engine, before, run.runtime.groups) == (len(run.prompts), size)

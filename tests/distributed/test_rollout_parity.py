@@ -18,7 +18,7 @@ from megatron_longrl.experience.sampling_settings import SamplingSettings
 from megatron_longrl.models.vila.config import VilaSection
 from megatron_longrl.parallel.sequence import unshard_sequence
 from megatron_longrl.rollout.build import build_engine
-from megatron_longrl.rollout.weights.stream import LiveWeights
+from megatron_longrl.rollout.weights.receiver import WeightIterator
 from megatron_longrl.training.batches import rl_batches
 from megatron_longrl.training.losses import rl_loss
 from megatron_longrl.training.runtime import build_runtime
@@ -65,7 +65,7 @@ class Run:
 
     def sync(self):
         runtime = self.runtime
-        weights = LiveWeights(
+        weights = WeightIterator(
             lambda: weight_stream(runtime.model.modules, runtime.config, runtime.groups)
         )
         self.engine.update_weights(weights, self.version)

@@ -35,7 +35,7 @@ from megatron_longrl.rollout.server.client import ServerClient
 from megatron_longrl.rollout.server.engine import ServerEngine
 from megatron_longrl.rollout.server.guard import TOKEN_VARIABLE
 from megatron_longrl.rollout.vllm.engine import VllmEngine
-from megatron_longrl.rollout.weights.stream import LiveWeights
+from megatron_longrl.rollout.weights.receiver import WeightIterator
 from tests.distributed.tiny_engine import (
     MEDIA,
     PROMPTS,
@@ -65,8 +65,8 @@ BUCKET = 160 << 10
 """The embedding table, the largest layer, has 150 KiB."""
 
 
-def live(module: nn.Module) -> LiveWeights:
-    return LiveWeights(lambda: iter(list(module.named_parameters())))
+def live(module: nn.Module) -> WeightIterator:
+    return WeightIterator(lambda: iter(list(module.named_parameters())))
 
 
 def told(groups: list[RolloutGroup]) -> list[list[tuple[Any, ...]]]:
@@ -159,10 +159,10 @@ def test_responses_are_those_of_the_colocated_engine_before_and_after_updates(
 
 
 def test_layers_that_have_not_changed_stay_where_they_are(engine: ServerEngine) -> None:
-    resets = engine.traffic.cache_resets
+    resets = engine.stats.cache_resets
     engine.update_weights(live(model(1)), 2)
     assert engine.last_update.names == [], "nothing has changed"
-    assert engine.traffic.cache_resets == resets, "and the server keeps what it knows of prompts"
+    assert engine.stats.cache_resets == resets, "and the server keeps what it knows of prompts"
     assert told(engine.generate(REQUESTS, MEDIA, GREEDY))[0][0][3] == 2
 
     changed = model(1)
@@ -175,7 +175,7 @@ def test_layers_that_have_not_changed_stay_where_they_are(engine: ServerEngine) 
         f"model.layers.1.self_attn.{x}_proj.{kind}" for x in "qkv" for kind in ("weight", "bias")
     ]
     assert moved == [*heads, "model.norm.weight"], "vLLM holds q, k and v as one"
-    assert engine.traffic.cache_resets == resets + 1
+    assert engine.stats.cache_resets == resets + 1
     for group in engine.generate(REQUESTS, MEDIA, GREEDY):
         (response,) = group.rollouts
         expected = reference_logprobs(changed, group.prompt, response.token_ids)
@@ -228,9 +228,9 @@ def test_prompts_are_put_together_where_the_server_reads_them(
         return generate(self, memory)
 
     monkeypatch.setattr(ServerClient, "generate", note)
-    before = engine.traffic
+    before = engine.stats
     engine.generate(REQUESTS, MEDIA, replace(SAMPLED, n=n))
-    now = engine.traffic
+    now = engine.stats
     if is_leader():
         size = sum(len(prompt.token_ids) for prompt in PROMPTS) * HF_CONFIG["hidden_size"] * 4
         assert now.prompts - before.prompts == len(PROMPTS)
@@ -246,9 +246,9 @@ def test_a_server_that_could_not_be_told_to_forget(engine: ServerEngine) -> None
     expected, recoveries = told(engine.generate(REQUESTS, MEDIA, SAMPLED)), engine.recoveries
     if is_leader():
         os.kill(server_pid(engine), signal.SIGKILL)
-    resets = engine.traffic.cache_resets
-    engine.forget_prompts()
-    assert engine.traffic.cache_resets == resets + 1
+    resets = engine.stats.cache_resets
+    engine.reset_prefix_cache()
+    assert engine.stats.cache_resets == resets + 1
     assert engine.recoveries == recoveries + 1
     assert told(engine.generate(REQUESTS, MEDIA, SAMPLED)) == expected
     assert engine.recoveries == recoveries + 1
@@ -295,7 +295,7 @@ def test_a_generation_goes_on_beside_the_trainer(engine: ServerEngine) -> None:
 def test_a_server_that_is_killed_when_the_weights_are_others_already(engine: ServerEngine) -> None:
     """What had come is of the weights before the update, the rest of those after it."""
     modules, before = [model(1)], engine.recoveries
-    engine.update_weights(LiveWeights(lambda: iter(list(modules[-1].named_parameters()))), 1)
+    engine.update_weights(WeightIterator(lambda: iter(list(modules[-1].named_parameters()))), 1)
     texts: list[str] = []
     killed = threading.Event()
 
@@ -340,7 +340,7 @@ def test_a_server_that_is_killed_while_it_gets_weights(engine: ServerEngine) -> 
             streams[-1] += 1
             yield name, parameter
 
-    engine.update_weights(LiveWeights(stream), 8)
+    engine.update_weights(WeightIterator(stream), 8)
     assert engine.recoveries == before + 1
     assert streams == [len(list(module.parameters()))] * 2, "every rank takes all of each stream"
     for group in engine.generate(REQUESTS, MEDIA, GREEDY):
@@ -494,7 +494,7 @@ def test_weights_that_are_wrong(engine: ServerEngine) -> None:
         engine.update_weights([item for item in named if item[0] != "model.norm.weight"], 2)
     with pytest.raises(UserError, match=r"has no model\.unheard_of"):
         engine.update_weights([*named, ("model.unheard_of.weight", torch.zeros(1))], 2)
-    with pytest.raises(TypeError, match="LiveWeights"):
+    with pytest.raises(TypeError, match="WeightIterator"):
         engine.update_weights(iter(named), 2)
     engine.update_weights(named, 3)
     assert tokens(engine.generate(REQUESTS, MEDIA, GREEDY)) == expected

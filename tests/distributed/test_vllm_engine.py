@@ -193,7 +193,7 @@ def test_each_response_is_told_on_one_rank_while_others_are_generated(
     # A common token as the end of a turn: responses differ in length.
     ids = [int(i) for group in plain for r in group.rollouts for i in r.token_ids[5:]]
     end = max(set(ids), key=ids.count)
-    monkeypatch.setattr(engine._tokenizer, "end_ids", (end,), raising=False)
+    monkeypatch.setattr(engine.tokenizer, "end_ids", (end,), raising=False)
     told: list[tuple[str, int, str, int, int]] = []
 
     def tell(prompt: Prompt, rollout: Rollout, n: int) -> None:
@@ -235,7 +235,7 @@ def test_the_end_of_turn_token_belongs_to_the_response(
     (whole,) = engine.generate(REQUESTS[:1], MEDIA, settings)[0].rollouts
     assert whole.finish_reason == "length" and len(whole.token_ids) == 20
     end = int(whole.token_ids[9])
-    monkeypatch.setattr(engine._tokenizer, "end_ids", (end,), raising=False)
+    monkeypatch.setattr(engine.tokenizer, "end_ids", (end,), raising=False)
     (stopped,) = engine.generate(REQUESTS[:1], MEDIA, settings)[0].rollouts
     length = whole.token_ids.tolist().index(end) + 1
     assert stopped.finish_reason == "stop"

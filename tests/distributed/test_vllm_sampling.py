@@ -213,7 +213,7 @@ def test_a_stop_string_ends_its_response_and_no_other(started: VllmEngine, insid
             assert short.finish_reason == ("stop" if is_cut else full.finish_reason)
             ended += is_cut
     assert 1 <= ended < 4 * len(PROMPTS), "some must end, and some must not"
-    control = started._control
+    control = started.control
     assert len(set(map(str, gather_objects(control, tokens(stopped))))) == 1
     (leader,) = [part for part in gather_objects(control, told) if part]
     assert sorted(leader) == sorted(
@@ -250,7 +250,7 @@ def test_the_end_of_turn_still_ends_a_response(
     settings = SamplingSettings(n=1, max_tokens=20, seed=1)
     (whole,) = started.generate(REQUESTS[:1], MEDIA, settings)[0].rollouts
     end = int(whole.token_ids[9])
-    monkeypatch.setattr(started._tokenizer, "end_ids", (299, end), raising=False)
+    monkeypatch.setattr(started.tokenizer, "end_ids", (299, end), raising=False)
     never = SamplingSettings(n=1, max_tokens=20, seed=1, stop_strings=("never",))
     (stopped,) = started.generate(REQUESTS[:1], MEDIA, never)[0].rollouts
     length = whole.token_ids.tolist().index(end) + 1

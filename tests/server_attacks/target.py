@@ -16,10 +16,11 @@ import torch
 from torch import Tensor
 
 from megatron_longrl.experience.sampling_settings import SamplingSettings
+from megatron_longrl.rollout.model_settings import ModelSettings
+from megatron_longrl.rollout.requests import PromptRequest
 from megatron_longrl.rollout.server.client import ServerClient
 from megatron_longrl.rollout.server.wire import Generation, GenerationFile
-from megatron_longrl.rollout.vllm.model import ModelSettings
-from megatron_longrl.rollout.vllm.requests import PromptRequest
+from megatron_longrl.rollout.vllm.served import served_shapes
 from megatron_longrl.rollout.weights.buckets import WeightBuckets
 
 WEIGHTS = "attacked:1"
@@ -57,7 +58,7 @@ class Target:
     def give_weights(self) -> None:
         """Random ones, of a seed."""
         generator = torch.Generator().manual_seed(5)
-        shapes = self.settings.weight_shapes()
+        shapes = served_shapes(self.settings)
         named = {
             name: torch.randn(shape, generator=generator) * 0.15 + (1.0 if "norm" in name else 0)
             for name, shape in shapes.items()
@@ -118,7 +119,7 @@ def generation_file(settings: ModelSettings) -> GenerationFile:
     ]
     sampling = SamplingSettings(n=1, max_tokens=20, temperature=0.0)
     file = GenerationFile(Generation(WEIGHTS, [], None, sampling, requests))
-    rooms: list[Tensor] = [room.embeddings for room in file.rooms]
+    rooms: list[Tensor] = [room.embeddings for room in file.buffers]
     for room, prompt in zip(rooms, prompts, strict=True):
         room.copy_(prompt)
     return file

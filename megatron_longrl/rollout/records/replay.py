@@ -12,12 +12,12 @@ from megatron_longrl.checkpoint.architecture import differing_architecture
 from megatron_longrl.config.records import RECORD_FOLDER
 from megatron_longrl.errors import UserError
 from megatron_longrl.experience.rollouts import (
+    EngineStats,
     OnRollout,
     RewardedGroup,
     Rollout,
     RolloutGroup,
     RolloutRequest,
-    Traffic,
 )
 from megatron_longrl.experience.sampling_settings import SamplingSettings
 from megatron_longrl.parallel.agree import together
@@ -66,7 +66,7 @@ class ReplayedRollouts(RolloutEngine, Rewards):
         groups: ParallelGroups,
     ) -> None:
         self.weight_version = -1
-        self.traffic = Traffic()
+        self.stats = EngineStats()
         self.directory = Path(directory)
         self._config = config
         self._control = groups.replica_control
@@ -99,7 +99,7 @@ class ReplayedRollouts(RolloutEngine, Rewards):
         """Nothing is drawn with them."""
         self.weight_version = version
 
-    def forget_prompts(self) -> None:
+    def reset_prefix_cache(self) -> None:
         """Nothing is kept of them."""
 
     # ---- Rewards ----

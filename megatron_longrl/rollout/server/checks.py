@@ -11,11 +11,11 @@ from torch import Tensor
 
 from megatron_longrl.errors import UserError
 from megatron_longrl.experience.sampling_settings import SamplingSettings
+from megatron_longrl.rollout.model_settings import ModelSettings
+from megatron_longrl.rollout.requests import PromptRequest, check_finite
 from megatron_longrl.rollout.server.wire import Generation
 from megatron_longrl.rollout.vllm.deepstack import with_features
-from megatron_longrl.rollout.vllm.model import ModelSettings
 from megatron_longrl.rollout.vllm.positions import with_positions
-from megatron_longrl.rollout.vllm.requests import PromptRequest, check_finite
 from megatron_longrl.rollout.weights.buckets import aligned, layer_of
 
 MOST_RESPONSES = 1 << 16
@@ -144,7 +144,7 @@ def check_update(
     """Raise UserError or ValueError unless a part of the weights can be loaded.
 
     Args:
-        info: of :meth:`~megatron_longrl.rollout.weights.buckets.WeightReceiver.update_weights`.
+        info: of :meth:`~megatron_longrl.rollout.weights.buckets.WeightServer.update_weights`.
         shapes: of all weights, by name.
         dtype: in which they come.
         bucket: its bytes; None where weights do not come through one.

@@ -21,9 +21,9 @@ def main() -> int:
     orders = json.load(sys.stdin)
     serve_only(orders["parent"])
     from megatron_longrl.observability.logging import configure_logging
+    from megatron_longrl.rollout.model_settings import ModelSettings
     from megatron_longrl.rollout.server.address import listen
     from megatron_longrl.rollout.server.run import run
-    from megatron_longrl.rollout.vllm.model import ModelSettings
 
     configure_logging(orders["log_level"], 0)
     listening = listen("127.0.0.1:0")

@@ -15,12 +15,12 @@ from typing import Any
 
 from megatron_longrl.errors import UserError
 from megatron_longrl.memory.shared import SharedMemory
+from megatron_longrl.rollout.model_settings import ModelSettings
 from megatron_longrl.rollout.server.address import split_address
 from megatron_longrl.rollout.server.handles import SentMemory, reach, send
 from megatron_longrl.rollout.server.lease import RUN_HEADER
 from megatron_longrl.rollout.server.versions import versions
 from megatron_longrl.rollout.server.wire import Line
-from megatron_longrl.rollout.vllm.model import ModelSettings
 
 logger = logging.getLogger(__name__)
 
@@ -224,18 +224,18 @@ class ServerClient:
     # ---- vLLM's VLLMWeightSyncClient, as far as weights/buckets.py uses it ----
 
     def start_weight_update(self) -> None:
-        """See :class:`~megatron_longrl.rollout.weights.buckets.WeightReceiver`."""
+        """See :class:`~megatron_longrl.rollout.weights.buckets.WeightServer`."""
         self._post("/start_weight_update", {})
 
     def update_weights(self, update_info: dict[str, Any]) -> None:
-        """See :class:`~megatron_longrl.rollout.weights.buckets.WeightReceiver`."""
+        """See :class:`~megatron_longrl.rollout.weights.buckets.WeightServer`."""
         if self._bucket is not None:
             with memoryview(self._bucket) as whole, whole[: update_info["end"]] as content:
                 self._call("POST", "/bucket", content, _BYTES)
         self._post("/update_weights", {"update_info": update_info})
 
     def finish_weight_update(self, weight_version: str) -> None:
-        """See :class:`~megatron_longrl.rollout.weights.buckets.WeightReceiver`."""
+        """See :class:`~megatron_longrl.rollout.weights.buckets.WeightServer`."""
         self._post("/finish_weight_update", {"weight_version": weight_version})
 
     # ---- HTTP ----

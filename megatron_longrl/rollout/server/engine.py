@@ -17,45 +17,42 @@ from concurrent.futures import Future, wait
 from contextlib import closing
 from dataclasses import replace
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from torch import Tensor
 
 from megatron_longrl.errors import UserError
-from megatron_longrl.experience.inputs import check_prompts
 from megatron_longrl.experience.rollouts import (
     Completion,
     OnRollout,
-    Rollout,
     RolloutGroup,
     RolloutRequest,
-    Traffic,
 )
 from megatron_longrl.experience.sampling_settings import SamplingSettings
 from megatron_longrl.parallel.agree import gather_objects, together
 from megatron_longrl.parallel.groups import ParallelGroups
 from megatron_longrl.platforms import platform
 from megatron_longrl.processes.daemon_thread import in_daemon_thread
-from megatron_longrl.rollout.continuation import Beginning, Share, whole_groups
-from megatron_longrl.rollout.engine import RolloutEngine, RolloutHandle
-from megatron_longrl.rollout.seeds import request_seeds
+from megatron_longrl.rollout.base_engine import BaseEngine
+from megatron_longrl.rollout.engine import RolloutHandle
+from megatron_longrl.rollout.engine_requests import EngineRequest, EngineRequests
+from megatron_longrl.rollout.model_settings import ModelSettings
+from megatron_longrl.rollout.requests import (
+    EmbeddingBuffer,
+    PromptRequest,
+    buffer_shape,
+    make_request,
+)
 from megatron_longrl.rollout.server.client import ServerClient, ServerLost, StaleWeights
 from megatron_longrl.rollout.server.guard import known_token
 from megatron_longrl.rollout.server.process import ServerProcess
 from megatron_longrl.rollout.server.wire import Generation, GenerationFile, Line, weights_name
-from megatron_longrl.rollout.vllm.model import ModelSettings
-from megatron_longrl.rollout.vllm.requests import (
-    PromptRequest,
-    Room,
-    make_request,
-    records,
-    room_for,
-)
-from megatron_longrl.rollout.weights.buckets import Sent, WeightBuckets, WeightSender
-from megatron_longrl.rollout.weights.stream import Incoming, NamedTensors
+from megatron_longrl.rollout.vllm.sampling_params import extra_args
+from megatron_longrl.rollout.vllm.served import weight_receiver
+from megatron_longrl.rollout.weights.buckets import TransferStats, WeightBuckets, WeightSender
+from megatron_longrl.rollout.weights.receiver import NamedTensors, WeightReceiver
 
 if TYPE_CHECKING:
-    from megatron_longrl.data.prompts import Prompt
     from megatron_longrl.data.tokenizer import Tokenizer
 
 logger = logging.getLogger(__name__)
@@ -67,7 +64,7 @@ _SECONDS_BETWEEN_KNOCKS = 1.0
 _SECONDS_BETWEEN_LOOKS = 0.2
 
 
-class ServerEngine(RolloutEngine):
+class ServerEngine(BaseEngine):
     """An engine in a process of its own.
 
     Construction is collective over the world. What is given to :meth:`update_weights` is kept, and
@@ -101,22 +98,23 @@ class ServerEngine(RolloutEngine):
         timeout_seconds: float = 600.0,
         log_level: str = "info",
     ) -> None:
-        self.weight_version = -1
-        self.traffic = Traffic()
+        super().__init__(
+            tokenizer,
+            groups,
+            max_model_len=settings.max_model_len,
+            timeout_seconds=timeout_seconds,
+        )
         self.recoveries = 0
         """How often a server was lost."""
-        self.last_update = Sent()
+        self.last_update = TransferStats()
         """What the last update moved; of this rank."""
         self._settings = settings
-        self._tokenizer = tokenizer
-        self._control = groups.replica_control
-        self._timeout_seconds = timeout_seconds
         self._token_file = token_file
         self._run = secrets.token_hex(6)
-        self._incoming = Incoming(settings)
+        self._receiver = weight_receiver(settings)
         self._source: NamedTensors | None = None
         self._held: str | None = None  # name of the weights that the server got last
-        self._is_leader = self._control.rank() == 0
+        self._is_leader = self.control.rank() == 0
         self._process: ServerProcess | None = None
         self._client: ServerClient | None = None
         self._sender: WeightSender | None = None
@@ -125,7 +123,7 @@ class ServerEngine(RolloutEngine):
                 address = addresses[groups.dp.rank()] if addresses else None
                 if address is None:
                     self._process = ServerProcess(settings, log_level, tokenizer.origin)
-                self._sender = _sender(self._incoming, settings, bucket_bytes, timeout_seconds)
+                self._sender = _sender(self._receiver, settings, bucket_bytes, timeout_seconds)
                 self._connect(address)
 
     def generate(
@@ -150,15 +148,10 @@ class ServerEngine(RolloutEngine):
             raise RuntimeError("generate() before the first update_weights()")
         if not requests:
             return RolloutHandle(lambda _: [])
-        prompts = [request.prompt for request in requests]
-        seeds = request_seeds(self._control, [prompt.uid for prompt in prompts], sampling)
-        places = range(len(requests))
-        share = Share(requests, places, sampling, self._tokenizer, on_rollout)
-        with together(self._control):
-            check_prompts(prompts, sampling, self._settings.max_model_len)
-            asked = self._written(prompts, seeds, media, sampling, share)
-        rollouts: dict[tuple[int, int], Rollout] = {}  # by request and index
-        answer = self._start(asked, sampling, rollouts, share)
+        mine = self.requests_of(requests, media, sampling, on_rollout)
+        with together(self.control):
+            asked = self._written(mine)
+        answer = self._start(asked, mine)
 
         def finish(version: int) -> list[RolloutGroup]:
             nonlocal asked, answer
@@ -166,7 +159,7 @@ class ServerEngine(RolloutEngine):
             try:
                 while True:
                     lost: ServerLost | None = None
-                    with together(self._control):
+                    with together(self.control):
                         if answer is not None:
                             try:
                                 stopped = self._wait(answer)
@@ -178,39 +171,42 @@ class ServerEngine(RolloutEngine):
                     assert self._source is not None
                     self._deliver(self._source, version)
                     if version != self.weight_version:  # The text's embeddings are others now.
-                        self.weight_version = version
-                        with together(self._control):
+                        self.weight_version = mine.weight_version = version
+                        with together(self.control):
                             _close(asked)
-                            asked = self._written(prompts, seeds, media, sampling, share)
-                    answer = self._start(asked, sampling, rollouts, share)
-                with together(self._control):
-                    given = {}
+                            asked = self._written(mine)
+                    answer = self._start(asked, mine)
+                with together(self.control):
                     if asked is not None:
-                        given = records(asked[1], share.beginnings, self.weight_version)
+                        for request, made in zip(mine.requests, asked[1], strict=True):
+                            assert made.given is not None, "made here"
+                            mine.record_input(request, made.given)
             finally:
                 _close(asked)
-            mine = None if stopped else share.by_prompt(rollouts)
-            everyone = gather_objects(self._control, (mine, given))
-            return whole_groups(requests, sampling.n, everyone)
+            return self.groups_of(requests, mine, stopped=stopped)
 
         return RolloutHandle(finish)
+
+    def run(self, requests: EngineRequests) -> None:
+        """The server runs what :meth:`start` asks of it."""
+        raise NotImplementedError("a server is asked by start()")
 
     def update_weights(self, named: Iterable[tuple[str, Tensor]], version: int) -> None:
         """See :meth:`RolloutEngine.update_weights`."""
         if isinstance(named, Iterator):
-            raise TypeError("a server may ask for its weights again: give LiveWeights")
+            raise TypeError("a server may ask for its weights again: give WeightIterator")
         self._source = named
         self._deliver(named, version)
         self.weight_version = version
         # A server that has each of them already goes on with what it knows of prompts.
-        moved = gather_objects(self._control, bool(self.last_update.names))[0]
-        self.traffic = self.traffic.plus(weight_updates=1, cache_resets=moved)
+        moved = gather_objects(self.control, bool(self.last_update.names))[0]
+        self.stats = self.stats.plus(weight_updates=1, cache_resets=moved)
 
-    def forget_prompts(self) -> None:
-        """See :meth:`RolloutEngine.forget_prompts`; a server that is gone has none, and one that
-        could not be told gets its weights anew."""
+    def reset_prefix_cache(self) -> None:
+        """See :meth:`RolloutEngine.reset_prefix_cache`; a server that is gone has none, and one
+        that could not be told gets its weights anew."""
         lost: ServerLost | None = None
-        with together(self._control):
+        with together(self.control):
             if self._is_leader:
                 assert self._client is not None
                 try:
@@ -219,7 +215,7 @@ class ServerEngine(RolloutEngine):
                     lost = error
         if self._must_recover(lost, 0) and self._source is not None:
             self._deliver(self._source, self.weight_version)
-        self.traffic = self.traffic.plus(cache_resets=1)
+        self.stats = self.stats.plus(cache_resets=1)
 
     def close(self) -> None:
         """See :meth:`RolloutEngine.close`; a server with an address lives on."""
@@ -246,7 +242,7 @@ class ServerEngine(RolloutEngine):
         if self._client is not None:
             self._client.close()
             self._client.release()
-        self._client = ServerClient(address, self._timeout_seconds, token)
+        self._client = ServerClient(address, self.timeout_seconds, token)
         if self._process is None:
             self._wait_for(self._client)
         try:
@@ -265,7 +261,7 @@ class ServerEngine(RolloutEngine):
 
     def _wait_for(self, client: ServerClient) -> None:
         """A server that somebody else starts, or starts again."""
-        deadline = time.monotonic() + self._timeout_seconds
+        deadline = time.monotonic() + self.timeout_seconds
         while True:
             try:
                 client.describe()
@@ -273,16 +269,16 @@ class ServerEngine(RolloutEngine):
             except ServerLost as error:
                 if time.monotonic() > deadline:
                     raise UserError(
-                        f"no rollout server at {client.address} for {self._timeout_seconds:g} s"
+                        f"no rollout server at {client.address} for {self.timeout_seconds:g} s"
                         f" ({error}): start one with python -m megatron_longrl.serve"
                     ) from error
                 time.sleep(_SECONDS_BETWEEN_KNOCKS)
 
-    def _start(self, asked: _Asked | None, *what: Any) -> Future[None] | None:
+    def _start(self, asked: _Asked | None, mine: EngineRequests) -> Future[None] | None:
         """:meth:`_ask` in a thread of its own, which does not keep the process alive."""
         if asked is None:
             return None
-        return in_daemon_thread(partial(self._ask, *asked, *what), "rollouts")
+        return in_daemon_thread(partial(self._ask, *asked, mine), "rollouts")
 
     def _wait(self, answer: Future[None]) -> bool:
         """For the end of a generation; whether a signal has come before it. The server is left to
@@ -293,72 +289,62 @@ class ServerEngine(RolloutEngine):
         answer.result()
         return False
 
-    def _written(
-        self,
-        prompts: Sequence[Prompt],
-        seeds: Sequence[int],
-        media: Mapping[str, Tensor],
-        sampling: SamplingSettings,
-        share: Share,
-    ) -> _Asked | None:
+    def _written(self, mine: EngineRequests) -> _Asked | None:
         """What the server is asked for, and its prompts where it will read them; None on other
         ranks."""
         if not self._is_leader:
             return None
-        table = self._incoming.token_embeddings
+        table, media = self._receiver.token_embeddings, mine.media
         assert table is not None
+        extra = partial(extra_args, settings=self._settings)
 
-        def make(part: Beginning, room: Room, fill: bool) -> PromptRequest:
-            place = part.place
-            given = (prompts[place], seeds[place], part, media, table, self._settings)
-            return make_request(*given, room=room, fill=fill)
+        def make(request: EngineRequest, buffer: EmbeddingBuffer, *, fill: bool) -> PromptRequest:
+            return make_request(
+                request, media, table, self._settings, buffer=buffer, extra=extra, fill=fill
+            )
 
-        outlines = [
-            make(p, room_for(prompts[p.place], p, media, table, moves=True), fill=False)
-            for p in share.beginnings
+        shapes = [
+            make(request, buffer_shape(request, media, table, moves=True), fill=False)
+            for request in mine.requests
         ]
-        file = GenerationFile(self._generation(outlines, sampling))
-        requests = [
-            make(p, room, fill=True) for p, room in zip(share.beginnings, file.rooms, strict=True)
+        file = GenerationFile(self._generation(shapes, mine.sampling))
+        made = [
+            make(request, buffer, fill=True)
+            for request, buffer in zip(mine.requests, file.buffers, strict=True)
         ]
-        self.traffic = self.traffic.plus(
-            prompts=len(prompts), prompt_bytes=sum(request.copied for request in requests)
+        self.stats = self.stats.plus(
+            prompts=mine.num_prompts, prompt_bytes=sum(request.copied for request in made)
         )
-        return file, requests
+        return file, made
 
     def _generation(
         self, requests: Sequence[PromptRequest], sampling: SamplingSettings
     ) -> Generation:
         return Generation(
             weights_name(self._run, self.weight_version),
-            list(self._tokenizer.end_ids),
-            self._tokenizer.origin if sampling.stop_strings else None,
+            list(self.tokenizer.end_ids),
+            self.tokenizer.origin if sampling.stop_strings else None,
             sampling,
             requests,
         )
 
     def _ask(
-        self,
-        file: GenerationFile,
-        requests: Sequence[PromptRequest],
-        sampling: SamplingSettings,
-        rollouts: dict[tuple[int, int], Rollout],
-        share: Share,
+        self, file: GenerationFile, made: Sequence[PromptRequest], mine: EngineRequests
     ) -> None:
         """Have the missing rollouts generated."""
         assert self._client is not None
         missing = [
-            replace(request, wanted=[j for j in request.wanted if (i, j) not in rollouts])
-            for i, request in enumerate(requests)
+            replace(one, wanted=[j for j in request.wanted if not mine.is_delivered(request, j)])
+            for request, one in zip(mine.requests, made, strict=True)
         ]
-        file.ask(self._generation(missing, sampling))
+        file.ask(self._generation(missing, mine.sampling))
         with closing(self._client.generate(file.memory)) as lines:
             for line in lines:
-                number, index = line["prompt"], line["index"]
-                if (number, index) in rollouts:
-                    raise RuntimeError(f"response {index} to request {number} came twice")
-                rollouts[number, index] = share.receive(number, index, *self._completion(line))
-        if len(rollouts) < sum(len(request.wanted) for request in requests):
+                request, index = mine.requests[line["prompt"]], line["index"]
+                if mine.is_delivered(request, index):
+                    raise RuntimeError(f"response {index} to request {request.position} came twice")
+                mine.deliver(request, index, *self._completion(line))
+        if len(mine.rollouts) < sum(len(request.wanted) for request in mine.requests):
             raise RuntimeError("the rollout server ended without all responses")
 
     def _completion(self, line: Line) -> tuple[Completion, int]:
@@ -377,9 +363,9 @@ class ServerEngine(RolloutEngine):
         while True:
             lost: ServerLost | None = None
             remaining = iter(named)
-            with together(self._control):
+            with together(self.control):
                 try:
-                    passing = self._incoming.passing(remaining)
+                    passing = self._receiver.passing(remaining)
                     if self._is_leader:
                         assert self._client is not None and self._sender is not None
                         name = weights_name(self._run, version)
@@ -396,18 +382,18 @@ class ServerEngine(RolloutEngine):
                     for _ in remaining:
                         pass
                 if lost is None:
-                    self._incoming.check_complete()
+                    self._receiver.check_complete()
             if not self._must_recover(lost, losses):
                 return
             losses += 1
 
     def _must_recover(self, lost: ServerLost | None, losses: int) -> bool:
         """Whether the leader has lost its server; it is there again then, without weights."""
-        lost = gather_objects(self._control, lost)[0]
+        lost = gather_objects(self.control, lost)[0]
         if lost is None:
             return False
         self.recoveries += 1
-        with together(self._control):
+        with together(self.control):
             if self._is_leader:
                 self._recover(lost, losses)
         return True
@@ -440,11 +426,11 @@ def _close(asked: _Asked | None) -> None:
 
 
 def _sender(
-    incoming: Incoming, settings: ModelSettings, nbytes: int, timeout_seconds: float
+    receiver: WeightReceiver, settings: ModelSettings, nbytes: int, timeout_seconds: float
 ) -> WeightSender:
     """The way of the weights on this kind of machine."""
     if platform.name == "cuda":
         from megatron_longrl.rollout.weights.nccl import NcclWeights
 
         return NcclWeights(settings.torch_dtype, nbytes, timeout_seconds)
-    return WeightBuckets(incoming.shapes, settings.torch_dtype, nbytes)
+    return WeightBuckets(receiver.shapes, settings.torch_dtype, nbytes)

@@ -156,7 +156,7 @@ class Routes:
 
     async def reset_prefix_cache(self, request: Request) -> JSONResponse:
         """Forget prompts."""
-        return await self._run(self._server.forget_prompts)
+        return await self._run(self._server.reset_prefix_cache)
 
     async def start_weight_update(self, request: Request) -> JSONResponse:
         """See :class:`RolloutServer`."""

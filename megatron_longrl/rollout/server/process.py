@@ -17,7 +17,7 @@ from typing import IO
 
 from megatron_longrl.errors import UserError
 from megatron_longrl.plugins import imported_plugins
-from megatron_longrl.rollout.vllm.model import ModelSettings
+from megatron_longrl.rollout.model_settings import ModelSettings
 
 logger = logging.getLogger(__name__)
 

@@ -18,7 +18,7 @@ def run(
     """Serve for ever, in the thread that calls.
 
     Args:
-        settings: :class:`~megatron_longrl.rollout.vllm.model.ModelSettings`.
+        settings: :class:`~megatron_longrl.rollout.model_settings.ModelSettings`.
         tokenizer: its type and model; None: nobody asks for stop strings.
         token: of those who may ask.
         ready: called once the server answers.
@@ -29,7 +29,7 @@ def run(
     from megatron_longrl.platforms import platform
     from megatron_longrl.rollout.server.http import serve
     from megatron_longrl.rollout.server.service import EngineThread, RolloutServer
-    from megatron_longrl.rollout.vllm.guest import unlink_shared_memory
+    from megatron_longrl.rollout.vllm.process_isolation import unlink_shared_memory
 
     platform.prepare()
     instance = secrets.token_hex(6)

@@ -32,17 +32,14 @@ from megatron_longrl.errors import UserError
 from megatron_longrl.experience.rollouts import Completion
 from megatron_longrl.memory.shared import SharedMemory
 from megatron_longrl.platforms import platform
+from megatron_longrl.rollout.model_settings import ModelSettings
 from megatron_longrl.rollout.server.checks import check_generation, check_update, model_bytes
 from megatron_longrl.rollout.server.guard import Refused
 from megatron_longrl.rollout.server.versions import versions
 from megatron_longrl.rollout.server.wire import Line, read_generation
 from megatron_longrl.rollout.vllm.generation import Generator
-from megatron_longrl.rollout.vllm.model import (
-    ModelSettings,
-    forget_prompts,
-    no_compilation,
-    start_model,
-)
+from megatron_longrl.rollout.vllm.model import no_compilation, reset_caches, start_model
+from megatron_longrl.rollout.vllm.served import served_shapes
 from megatron_longrl.rollout.weights.nccl import BACKEND as NCCL
 
 T = TypeVar("T")
@@ -115,7 +112,7 @@ class RolloutServer:
         self._updating = False
         self._bucket_bytes: int | None = None
         """None: weights do not come through a bucket, or nobody has said yet how they come."""
-        self._shapes = settings.weight_shapes()
+        self._shapes = served_shapes(settings)
         self._engine = start_model(
             settings,
             executor="uni" if settings.tensor_parallel_size == 1 else "mp",
@@ -168,9 +165,9 @@ class RolloutServer:
                 tokenizer,
             )
 
-    def forget_prompts(self) -> None:
+    def reset_prefix_cache(self) -> None:
         """Everything that was computed of them."""
-        forget_prompts(self._engine)
+        reset_caches(self._engine)
 
     def _tokenizer_for(self, origin: tuple[str, str] | None) -> Tokenizer | None:
         """The server's own; what a request says of it is compared only."""
@@ -242,7 +239,7 @@ class RolloutServer:
         if self._updating:
             self._engine.collective_rpc("finish_weight_update")
             self._updating = False
-            self.forget_prompts()
+            self.reset_prefix_cache()
         self._weights = weight_version
 
 

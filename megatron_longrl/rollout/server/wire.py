@@ -14,7 +14,7 @@ from torch import Tensor
 from megatron_longrl.experience.sampling_settings import SamplingSettings
 from megatron_longrl.memory.shared import SharedMemory
 from megatron_longrl.memory.tensor_file import TEXT, TensorFile
-from megatron_longrl.rollout.vllm.requests import PromptRequest, Room
+from megatron_longrl.rollout.requests import EmbeddingBuffer, PromptRequest
 
 Line = dict[str, Any]
 """An answer of a server as JSON."""
@@ -48,7 +48,7 @@ class GenerationFile:
 
     Args:
         generation: its requests have embeddings in shape only (on the ``meta`` device): they are
-            to be made in :attr:`rooms`. Other tensors are copied.
+            to be made in :attr:`buffers`. Other tensors are copied.
 
     Raises:
         UserError: shared memory is full.
@@ -62,12 +62,12 @@ class GenerationFile:
             for name, tensor in tensors.items()
         }
         self._file = TensorFile(outlines, _text(generation))
-        self.rooms: list[Room] = []
+        self.buffers: list[EmbeddingBuffer] = []
         """Of each request."""
         for number, tensors in enumerate(named):
             places = {name: self._file.tensors[f"{number}{name}"] for name in tensors}
             features = [places[name] for name in tensors if tensors[name].is_meta and name]
-            self.rooms.append(Room(places[_EMBEDDINGS], *features))
+            self.buffers.append(EmbeddingBuffer(places[_EMBEDDINGS], *features))
             for name, tensor in tensors.items():
                 if not tensor.is_meta:
                     places[name].copy_(tensor)

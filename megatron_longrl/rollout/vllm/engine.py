@@ -10,11 +10,11 @@ from __future__ import annotations
 
 import secrets
 import socket
-import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from enum import Enum
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -22,40 +22,26 @@ import torch.distributed as dist
 from torch import Tensor
 
 from megatron_longrl.errors import UserError
-from megatron_longrl.experience.inputs import check_prompts
-from megatron_longrl.experience.rollouts import (
-    Completion,
-    OnRollout,
-    Rollout,
-    RolloutGroup,
-    RolloutRequest,
-    Traffic,
-)
-from megatron_longrl.experience.sampling_settings import SamplingSettings
+from megatron_longrl.experience.rollouts import Completion
 from megatron_longrl.parallel.agree import gather_objects, together
 from megatron_longrl.parallel.groups import ParallelGroups
-from megatron_longrl.rollout.continuation import Share, whole_groups
-from megatron_longrl.rollout.engine import RolloutEngine, RolloutStopped
-from megatron_longrl.rollout.placement import place
-from megatron_longrl.rollout.prompt_buffers import PromptBuffers
-from megatron_longrl.rollout.sampling import balanced_shares
-from megatron_longrl.rollout.seeds import request_seeds
-from megatron_longrl.rollout.vllm.generation import Generator
-from megatron_longrl.rollout.vllm.guest import kept_random_state, unlink_shared_memory
-from megatron_longrl.rollout.vllm.model import (
-    ModelSettings,
-    forget_prompts,
-    no_compilation,
-    start_model,
-)
-from megatron_longrl.rollout.vllm.requests import (
+from megatron_longrl.rollout.base_engine import BaseEngine
+from megatron_longrl.rollout.engine import RolloutStopped
+from megatron_longrl.rollout.engine_requests import EngineRequests
+from megatron_longrl.rollout.model_settings import ModelSettings
+from megatron_longrl.rollout.requests import (
     PromptRequest,
+    buffer_shape,
     check_inputs,
     make_request,
-    records,
-    room_for,
 )
-from megatron_longrl.rollout.weights.stream import Incoming
+from megatron_longrl.rollout.vllm.embedding_buffers import EmbeddingBuffers
+from megatron_longrl.rollout.vllm.generation import Generator
+from megatron_longrl.rollout.vllm.model import no_compilation, reset_caches, start_model
+from megatron_longrl.rollout.vllm.placement import choose_placement
+from megatron_longrl.rollout.vllm.process_isolation import kept_random_state, unlink_shared_memory
+from megatron_longrl.rollout.vllm.sampling_params import extra_args
+from megatron_longrl.rollout.vllm.served import weight_receiver
 
 if TYPE_CHECKING:
     from megatron_longrl.data.tokenizer import Tokenizer
@@ -69,7 +55,7 @@ class _End(Enum):
     STOPPED = 2
 
 
-class VllmEngine(RolloutEngine):
+class VllmEngine(BaseEngine):
     """An engine on vLLM.
 
     Construction is collective over the world: vLLM makes process groups of its own next to
@@ -101,18 +87,22 @@ class VllmEngine(RolloutEngine):
         timeout_seconds: float = 600.0,
         log_level: str = "info",
     ) -> None:
-        self.weight_version = -1
-        self.traffic = Traffic()
         hf_config, host = settings.hf_config, socket.gethostname()
-        self.placement = place(tensor_parallel_size, hf_config, groups, host)
+        self.placement = choose_placement(tensor_parallel_size, hf_config, groups, host)
+        super().__init__(
+            tokenizer,
+            groups,
+            max_model_len=settings.max_model_len,
+            timeout_seconds=timeout_seconds,
+            engine=self.placement.engine,
+            num_engines=self.placement.num_engines,
+        )
         size = self.placement.tensor_parallel_size
         self._settings = replace(settings, tensor_parallel_size=size)
-        self._tokenizer = tokenizer
-        self._control = groups.replica_control
-        self._timeout_seconds = timeout_seconds
         self._sleeps = sleeps
-        self._incoming = Incoming(settings)
-        self._buffers = PromptBuffers(self.placement, self._control, settings.torch_dtype)
+        self._receiver = weight_receiver(settings)
+        self._buffers = EmbeddingBuffers(self.placement, self.control, settings.torch_dtype)
+        self._prepared: list[PromptRequest] = []
         self._engine: Any = None
         instance = gather_objects(groups.control, secrets.token_hex(6))[0]
         with together(groups.control):
@@ -126,81 +116,59 @@ class VllmEngine(RolloutEngine):
         self._generator = Generator(self._engine)
         unlink_shared_memory(instance)
 
-    def generate(
-        self,
-        requests: Sequence[RolloutRequest],
-        media: Mapping[str, Tensor],
-        sampling: SamplingSettings,
-        on_rollout: OnRollout | None = None,
-    ) -> list[RolloutGroup]:
-        """See :meth:`RolloutEngine.generate`."""
-        table = self._incoming.token_embeddings
+    def prepare(self, requests: EngineRequests) -> None:
+        """Put the prompts together, one copy for all ranks of the engine."""
+        table = self._receiver.token_embeddings
         if table is None:
             raise RuntimeError("generate() before the first update_weights()")
-        if not requests:
-            return []
-        prompts = [request.prompt for request in requests]
-        seeds = request_seeds(self._control, [prompt.uid for prompt in prompts], sampling)
-        costs = [len(prompt.token_ids) + sampling.n * sampling.max_tokens for prompt in prompts]
-        places = balanced_shares(costs, self.placement.num_engines)[self.placement.engine]
-        share = Share(requests, places, sampling, self._tokenizer, on_rollout)
-        with together(self._control):
-            check_prompts(prompts, sampling, self._settings.max_model_len)
-            outlines = [
-                room_for(prompts[p.place], p, media, table, moves=False) for p in share.beginnings
-            ]
-        rooms = self._buffers.open(outlines)
-        leads = self.placement.is_leader
-        with together(self._control):
-            asked = [
+        media, leads = requests.media, self.placement.is_leader
+        with together(self.control):
+            shapes = [buffer_shape(r, media, table, moves=False) for r in requests.requests]
+        buffers = self._buffers.open(shapes)
+        with together(self.control):
+            self._prepared = [
                 make_request(
-                    *(prompts[p.place], seeds[p.place], p, media, table, self._settings),
-                    room=room,
+                    request,
+                    media,
+                    table,
+                    self._settings,
+                    buffer=buffer,
+                    extra=partial(extra_args, settings=self._settings),
                     fill=leads,
                 )
-                for p, room in zip(share.beginnings, rooms, strict=True)
+                for request, buffer in zip(requests.requests, buffers, strict=True)
             ]
             if leads:
-                check_inputs(asked)
-        self.traffic = self.traffic.plus(
-            prompts=len(places) * leads, prompt_bytes=sum(request.copied for request in asked)
+                check_inputs(self._prepared)
+        self.stats = self.stats.plus(
+            prompts=requests.num_prompts * leads,
+            prompt_bytes=sum(request.copied for request in self._prepared),
         )
-        mine: dict[tuple[int, int], Rollout] | None = None
-        with (
-            together(self._control),
-            kept_random_state(),
-            no_compilation(),
-            self._awake(),
-            suppress(RolloutStopped),
-        ):
-            mine = share.by_prompt(self._run(asked, sampling, share))
-        with together(self._control):
-            given = records(asked, share.beginnings, self.weight_version) if leads else {}
-        everyone = gather_objects(self._control, (mine, given))
-        return whole_groups(requests, sampling.n, everyone)
 
-    def update_weights(self, named: Iterable[tuple[str, Tensor]], version: int) -> None:
-        """See :meth:`RolloutEngine.update_weights`."""
-        remaining = iter(named)
-        with together(self._control), kept_random_state(), self._awake("weights"):
-            try:
-                self._engine.collective_rpc(
-                    lambda worker: worker.model_runner.reload_weights(
-                        weights_iterator=self._incoming.passing(remaining)
-                    )
+    def run(self, requests: EngineRequests) -> None:
+        """See :meth:`BaseEngine.run`; the engine's leader delivers."""
+        prepared, self._prepared = self._prepared, []
+        with kept_random_state(), no_compilation(), self._awake():
+            self._generate(prepared, requests)
+        if self.placement.is_leader:
+            for request, made in zip(requests.requests, prepared, strict=True):
+                assert made.given is not None, "made here"
+                requests.record_input(request, made.given)
+
+    def load_weights(self, named: Iterator[tuple[str, Tensor]]) -> None:
+        """See :meth:`BaseEngine.load_weights`."""
+        with kept_random_state(), self._awake("weights"):
+            self._engine.collective_rpc(
+                lambda worker: worker.model_runner.reload_weights(
+                    weights_iterator=self._receiver.passing(named)
                 )
-            finally:
-                # The iterator may communicate: use it up even when loading failed on this rank.
-                for _ in remaining:
-                    pass
-            self._incoming.check_complete()
+            )
+            self._receiver.check_complete()
             self._reset_caches()
-        self.weight_version = version
-        self.traffic = self.traffic.plus(weight_updates=1)
 
-    def forget_prompts(self) -> None:
-        """See :meth:`RolloutEngine.forget_prompts`."""
-        with together(self._control):
+    def reset_prefix_cache(self) -> None:
+        """See :meth:`RolloutEngine.reset_prefix_cache`."""
+        with together(self.control):
             self._reset_caches()
 
     def hook_model(self, hook: Callable[..., None]) -> None:
@@ -217,7 +185,7 @@ class VllmEngine(RolloutEngine):
             return
         self._engine.engine_core.shutdown()
         self._engine = None
-        self._incoming.token_embeddings = None
+        self._receiver.token_embeddings = None
 
     @contextmanager
     def _awake(self, *tags: str) -> Iterator[None]:
@@ -233,57 +201,45 @@ class VllmEngine(RolloutEngine):
             self._engine.sleep(level=1)
 
     def _reset_caches(self) -> None:
-        forget_prompts(self._engine)
-        self.traffic = self.traffic.plus(cache_resets=1)
+        reset_caches(self._engine)
+        self.stats = self.stats.plus(cache_resets=1)
 
-    def _run(
-        self,
-        requests: Sequence[PromptRequest],
-        sampling: SamplingSettings,
-        share: Share,
-    ) -> dict[tuple[int, int], Rollout]:
-        """Generate on this rank's engine.
-
-        Returns:
-            On the engine's leader the rollouts by request and index; nothing on other ranks.
-        """
-        rollouts: dict[tuple[int, int], Rollout] = {}
-        total, done = sum(len(request.wanted) for request in requests), 0
+    def _generate(self, prepared: list[PromptRequest], requests: EngineRequests) -> None:
+        """Generate on this rank's engine, all of whose ranks go to the end together."""
+        total, done = sum(len(request.wanted) for request in prepared), 0
         failure: Exception | None = None
-        deadline = time.monotonic() + self._timeout_seconds
 
-        def count(number: int, index: int, completion: Completion) -> None:
+        def deliver(position: int, index: int, completion: Completion) -> None:
             nonlocal done, failure
             done += 1
             if not self.placement.is_leader or failure is not None:
                 return
             try:
-                rollouts[number, index] = share.receive(
-                    number, index, completion, self.weight_version
-                )
+                requests.deliver(requests.requests[position], index, completion)
             except Exception as error:  # Later: the engine's other ranks go on.
                 failure = error
 
         def check() -> None:
-            end = self._end(deadline)
+            end = self._end()
             if end is _End.STOPPED:
                 raise RolloutStopped
             if end is _End.LATE:
                 raise UserError(
-                    f"generation did not end within {self._timeout_seconds:g} s "
+                    f"generation did not end within {self.timeout_seconds:g} s "
                     f"({done} of {total} responses were done); raise"
                     " --rollout-timeout or lower --rollout-max-tokens"
                 )
 
-        tokenizer = self._tokenizer
-        self._generator.run(requests, sampling, tokenizer.end_ids, count, check, tokenizer)
+        tokenizer = self.tokenizer
+        self._generator.run(
+            prepared, requests.sampling, tokenizer.end_ids, deliver, check, tokenizer
+        )
         if failure is not None:
             raise failure
-        return rollouts
 
-    def _end(self, deadline: float) -> _End:
+    def _end(self) -> _End:
         """Why any rank of this engine has to end: they must do so at the same step."""
-        mine = _End.LATE if time.monotonic() > deadline else _End.NOT_YET
+        mine = _End.LATE if self.is_late() else _End.NOT_YET
         if self.asked_to_stop():
             mine = _End.STOPPED
         end = torch.tensor([mine.value], dtype=torch.int32)

@@ -8,7 +8,7 @@ from typing import Any
 _VOCABULARY_PADDING = 64  # vLLM's DEFAULT_VOCAB_PADDING_SIZE
 
 
-def misfit(
+def why_not_divisible(
     size: int,
     hf_config: Mapping[str, Any],
     replica_ranks: Sequence[int],

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 from megatron_longrl.experience.rollouts import Completion
 from megatron_longrl.experience.sampling_settings import SamplingSettings
-from megatron_longrl.rollout.vllm.requests import PromptRequest, parameters
+from megatron_longrl.rollout.requests import PromptRequest
+from megatron_longrl.rollout.vllm.sampling_params import sampling_params
 
 if TYPE_CHECKING:
     from vllm import RequestOutput
@@ -55,7 +56,7 @@ class Generator:
                 for index in request.wanted:
                     name = str(next(self._names))
                     waiting[name] = number, index
-                    how = parameters(request, index, sampling, end_ids)
+                    how = sampling_params(request, index, sampling, end_ids)
                     given = embeds_input(request.embeddings)
                     own_name = self._engine.add_request(name, given, how)
                     if sampling.stop_strings:

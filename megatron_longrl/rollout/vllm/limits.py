@@ -5,8 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-import torch
-
 from megatron_longrl.errors import UserError
 from megatron_longrl.platforms import platform
 
@@ -45,12 +43,3 @@ def scheduling(batched: int, sequences: int, longest: int) -> dict[str, Any]:
             "enable_chunked_prefill": False,
         }
     return {"max_num_batched_tokens": max(batched, sequences), "enable_chunked_prefill": True}
-
-
-def weight_shapes(hf_config: Mapping[str, Any]) -> dict[str, torch.Size]:
-    """Names and shapes of all weights of the language model; tied ones once."""
-    from transformers import AutoConfig, AutoModelForCausalLM
-
-    with torch.device("meta"):
-        model = AutoModelForCausalLM.from_config(AutoConfig.for_model(**hf_config))
-    return {name: parameter.shape for name, parameter in model.named_parameters()}

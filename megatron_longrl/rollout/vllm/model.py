@@ -1,4 +1,4 @@
-"""The language model that vLLM serves, the same in the training process and in one of its own."""
+"""vLLM's engine, the same in the training process and in one of its own."""
 
 from __future__ import annotations
 
@@ -8,7 +8,6 @@ import os
 import tempfile
 from collections.abc import Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -17,78 +16,21 @@ import torch
 
 from megatron_longrl.errors import UserError
 from megatron_longrl.platforms import platform
+from megatron_longrl.rollout.model_settings import ModelSettings
 from megatron_longrl.rollout.vllm.deepstack import DeepStackFeed
-from megatron_longrl.rollout.vllm.guest import INSTANCE, leave_groups, vllm_start
 from megatron_longrl.rollout.vllm.hashes import hash_prompts_once
-from megatron_longrl.rollout.vllm.limits import check_head_size, scheduling, weight_shapes
+from megatron_longrl.rollout.vllm.limits import check_head_size, scheduling
 from megatron_longrl.rollout.vllm.logprobs import report_whole_softmax
 from megatron_longrl.rollout.vllm.positions import take_positions
+from megatron_longrl.rollout.vllm.process_isolation import INSTANCE, isolated_startup, leave_groups
 from megatron_longrl.rollout.vllm.rotary import correct_yarn
+from megatron_longrl.rollout.vllm.served import served_config, yarn_context
 
 logger = logging.getLogger(__name__)
 
 # A prompt's last block is prefilled for every response: small blocks share more of a short prompt.
 _BLOCK_SIZE = {"cpu": 32, "cuda": 16}
 _WORKER_EXTENSION = "megatron_longrl.rollout.vllm.worker.WorkerExtension"
-
-
-@dataclass(frozen=True)
-class ModelSettings:
-    """What is served, and how; plain values, so that it can be sent to a server."""
-
-    hf_config: dict[str, Any]
-    """``config.json`` of the language model, as the trainer has it."""
-    dtype: str
-    """Of weights, embeddings and key/value cache: the training dtype, e.g. ``bfloat16``."""
-    memory_gib: float
-    """Key/value cache of each rank."""
-    max_model_len: int
-    """Longest prompt with its response, in tokens."""
-    tensor_parallel_size: int = 1
-    max_num_seqs: int = 256
-    """Responses that are generated at a time."""
-    max_num_batched_tokens: int = 8192
-    """Tokens of one forward pass; on CPU at least ``max_model_len``."""
-    deepstack_levels: int = 0
-    """Layers behind which DeepStack adds features of media."""
-    no_token: Sequence[Sequence[int]] = ()
-    """Ids that have no token and are never drawn, as ranges (first, behind the last)."""
-
-    @property
-    def torch_dtype(self) -> torch.dtype:
-        """``dtype`` as torch has it."""
-        dtype: torch.dtype = getattr(torch, self.dtype)
-        return dtype
-
-    @property
-    def uses_mrope(self) -> bool:
-        """Whether positions have three components, and come with the requests."""
-        return "mrope_section" in (self.hf_config.get("rope_parameters") or {})
-
-    @property
-    def yarn_context(self) -> int | None:
-        """The context that YaRN has lengthened, where it has."""
-        rotary = self.hf_config.get("rope_parameters") or {}
-        is_yarn = rotary.get("rope_type") == "yarn"
-        return rotary["original_max_position_embeddings"] if is_yarn else None
-
-    @property
-    def copies_head(self) -> bool:
-        """Whether the engine holds a tied embedding twice.
-
-        On CPU vLLM packs the output layer for its kernels, and a reload does not pack a tied one
-        again.
-        """
-        return platform.name == "cpu" and bool(self.hf_config.get("tie_word_embeddings"))
-
-    @property
-    def served_config(self) -> dict[str, Any]:
-        """``config.json`` as vLLM gets it."""
-        return self.hf_config | ({"tie_word_embeddings": False} if self.copies_head else {})
-
-    def weight_shapes(self) -> dict[str, torch.Size]:
-        """Shape of every weight that the engine takes, by Hugging Face name."""
-        return weight_shapes(self.served_config)
 
 
 def start_model(
@@ -98,7 +40,7 @@ def start_model(
 
     Args:
         executor: vLLM's ``distributed_executor_backend``.
-        instance: see :func:`~megatron_longrl.rollout.vllm.guest.vllm_start`.
+        instance: see :func:`~megatron_longrl.rollout.vllm.process_isolation.isolated_startup`.
         log_level: ``debug`` shows vLLM's log, other levels its warnings only.
         more: further arguments of vLLM's engine.
 
@@ -109,11 +51,11 @@ def start_model(
         UserError: it does not start.
     """
     logger.info("starting vLLM")
-    with tempfile.TemporaryDirectory() as folder, vllm_start(instance, log_level):
+    with tempfile.TemporaryDirectory() as folder, isolated_startup(instance, log_level):
         from vllm import EngineArgs
         from vllm.v1.engine.llm_engine import LLMEngine
 
-        config = settings.served_config
+        config = served_config(settings)
         check_head_size(config)
         hash_prompts_once()
         (Path(folder) / "config.json").write_text(json.dumps(config))
@@ -159,7 +101,7 @@ def start_model(
             partial(
                 _teach_media,
                 deepstack_levels=settings.deepstack_levels,
-                yarn_context=settings.yarn_context,
+                yarn_context=yarn_context(settings),
             )
         )
     return engine
@@ -191,7 +133,7 @@ def _check_runner(worker: Any) -> None:
         )
 
 
-def forget_prompts(engine: Any) -> None:
+def reset_caches(engine: Any) -> None:
     """vLLM knows a cached block by its embeddings, but not by what DeepStack adds to them."""
     engine.reset_encoder_cache()
     if not engine.reset_prefix_cache():

@@ -6,7 +6,7 @@ from __future__ import annotations
 import os
 
 from megatron_longrl.platforms import platform
-from megatron_longrl.rollout.vllm.guest import INSTANCE, name_shared_memory
+from megatron_longrl.rollout.vllm.process_isolation import INSTANCE, name_shared_memory
 
 
 class WorkerExtension:

@@ -24,7 +24,7 @@ _FUSED = {
 """What vLLM's Qwen and Llama make one layer of (``packed_modules_mapping``); the server checks."""
 
 
-class WeightReceiver(Protocol):
+class WeightServer(Protocol):
     """A server's side of vLLM's weight transfer (``VLLMWeightSyncClient``)."""
 
     def start_weight_update(self) -> None:
@@ -44,8 +44,8 @@ class WeightSender(Protocol):
         """Tell a server where weights will come from; it has none of ours."""
 
     def send(
-        self, named: Iterable[tuple[str, Tensor]], server: WeightReceiver, version: str
-    ) -> Sent:
+        self, named: Iterable[tuple[str, Tensor]], server: WeightServer, version: str
+    ) -> TransferStats:
         """Give the server the weights.
 
         Args:
@@ -57,7 +57,7 @@ class WeightSender(Protocol):
 
 
 @dataclass
-class Sent:
+class TransferStats:
     """What an update has moved."""
 
     names: list[str] = field(default_factory=list)
@@ -119,11 +119,11 @@ class WeightBuckets:
         self.memory.close()
 
     def send(
-        self, named: Iterable[tuple[str, Tensor]], server: WeightReceiver, version: str
-    ) -> Sent:
+        self, named: Iterable[tuple[str, Tensor]], server: WeightServer, version: str
+    ) -> TransferStats:
         """See :meth:`WeightSender.send`."""
         there, self._there = self._there, {}  # nothing is known until all is well
-        sent, fresh = Sent(), dict[str, bytes]()
+        sent, fresh = TransferStats(), dict[str, bytes]()
         self._end, self._ready, self._closed = 0, [], set()
         layer: _Layer | None = None
         for name, tensor in named:
@@ -139,7 +139,7 @@ class WeightBuckets:
         return sent
 
     def _put(
-        self, layer: _Layer, name: str, tensor: Tensor, server: WeightReceiver, sent: Sent
+        self, layer: _Layer, name: str, tensor: Tensor, server: WeightServer, sent: TransferStats
     ) -> None:
         nbytes = tensor.numel() * self._dtype.itemsize
         if self._end + aligned(nbytes) > self.memory.nbytes and self._ready:
@@ -174,7 +174,7 @@ class WeightBuckets:
             self._ready.append(layer)
         fresh |= layer.digests
 
-    def _flush(self, server: WeightReceiver, sent: Sent) -> None:
+    def _flush(self, server: WeightServer, sent: TransferStats) -> None:
         """Let the server load the layers that are complete."""
         if not self._ready:
             return

@@ -18,7 +18,7 @@ from torch import Tensor
 from megatron_longrl.errors import UserError
 from megatron_longrl.platforms import platform
 from megatron_longrl.processes.daemon_thread import in_daemon_thread
-from megatron_longrl.rollout.weights.buckets import Sent, WeightReceiver
+from megatron_longrl.rollout.weights.buckets import TransferStats, WeightServer
 
 if TYPE_CHECKING:
     from megatron_longrl.rollout.server.client import ServerClient
@@ -75,14 +75,14 @@ class NcclWeights:
             lambda: trainer_init(info),
         )
 
-    def send(self, named: Iterable[Named], server: WeightReceiver, version: str) -> Sent:
+    def send(self, named: Iterable[Named], server: WeightServer, version: str) -> TransferStats:
         """Give the server all weights.
 
         Raises:
             UserError: a worker fails, or does not take a bucket in time.
         """
         assert self._group is not None, "connect() comes first"
-        sent = Sent()
+        sent = TransferStats()
         server.start_weight_update()
         for bucket in self._buckets(named):
             self._send_bucket(bucket, server)
@@ -92,7 +92,7 @@ class NcclWeights:
         server.finish_weight_update(version)
         return sent
 
-    def _send_bucket(self, bucket: Sequence[Named], server: WeightReceiver) -> None:
+    def _send_bucket(self, bucket: Sequence[Named], server: WeightServer) -> None:
         names = [name for name, _ in bucket]
         told = {
             "names": names,

@@ -11,7 +11,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from megatron_longrl.experience.rollouts import Traffic
+from megatron_longrl.experience.rollouts import EngineStats
 from megatron_longrl.rl.weight_sync import WeightSync
 from megatron_longrl.training.model import TrainedModel
 
@@ -21,17 +21,17 @@ class Listener:
 
     def __init__(self, *, keeps_prompts: bool = False) -> None:
         self.heard: list[str] = []
-        self.traffic = Traffic()
+        self.stats = EngineStats()
         self._keeps_prompts = keeps_prompts
 
     def update_weights(self, named: Iterable[tuple[str, Tensor]], version: int) -> None:
         self.heard.append(f"weights {version}")
         resets = 0 if self._keeps_prompts else 1
-        self.traffic = self.traffic.plus(weight_updates=1, cache_resets=resets)
+        self.stats = self.stats.plus(weight_updates=1, cache_resets=resets)
 
-    def forget_prompts(self) -> None:
+    def reset_prefix_cache(self) -> None:
         self.heard.append("forget")
-        self.traffic = self.traffic.plus(cache_resets=1)
+        self.stats = self.stats.plus(cache_resets=1)
 
 
 def model_of(*trained: str) -> TrainedModel:
@@ -121,15 +121,15 @@ def test_metrics_count_a_step(monkeypatch: pytest.MonkeyPatch) -> None:
         )
         sync = WeightSync(cast(Any, runtime), cast(Any, engine))
         sync()
-        before = engine.traffic
+        before = engine.stats
         model.count_update()
         sync()
-        engine.traffic = engine.traffic.plus(prompts=4, prompt_bytes=1000)
+        engine.stats = engine.stats.plus(prompts=4, prompt_bytes=1000)
         assert sync.metrics(before) == {
             "weights_sent": 1,
             "prefix_cache_resets": 1,
             "prompt_bytes_per_prompt": 250,
         }
-        assert sync.metrics(engine.traffic)["prompt_bytes_per_prompt"] == 0
+        assert sync.metrics(engine.stats)["prompt_bytes_per_prompt"] == 0
     finally:
         dist.destroy_process_group()

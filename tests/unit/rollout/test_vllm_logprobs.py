@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from megatron_longrl.experience.sampling_settings import SamplingSettings
-from megatron_longrl.rollout.draw import draw_tokens
+from megatron_longrl.rollout.sampler import sample_tokens
 from megatron_longrl.rollout.vllm.logprobs import report_whole_softmax
 
 LOGITS = torch.tensor([[1.0, 5.0, 2.0, 0.5, 9.0, 8.0]])
@@ -37,6 +37,6 @@ def test_rows_without_a_token_are_out_of_reach_and_count_in_the_softmax(
     torch.testing.assert_close(logprobs, expected)
     # The reference engine tells the same.
     settings = SamplingSettings(n=1, max_tokens=1, temperature=temperature or 0.0, top_k=1)
-    token, logprob = draw_tokens(LOGITS, settings, [torch.Generator().manual_seed(1)], NO_TOKEN)
+    token, logprob = sample_tokens(LOGITS, settings, [torch.Generator().manual_seed(1)], NO_TOKEN)
     assert token.tolist() == [2]
     torch.testing.assert_close(logprob, expected[:, 2])

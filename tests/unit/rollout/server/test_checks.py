@@ -11,12 +11,12 @@ import torch
 
 from megatron_longrl.errors import UserError
 from megatron_longrl.experience.sampling_settings import SamplingSettings
+from megatron_longrl.rollout.requests import PromptRequest
 from megatron_longrl.rollout.server import checks
 from megatron_longrl.rollout.server.checks import check_generation, check_update, model_bytes
 from megatron_longrl.rollout.server.wire import Generation
 from megatron_longrl.rollout.vllm.deepstack import with_features
 from megatron_longrl.rollout.vllm.positions import with_positions
-from megatron_longrl.rollout.vllm.requests import PromptRequest
 from tests.tiny_served import HF_CONFIG, MAX_MODEL_LEN, model_settings
 
 PLAIN = model_settings()

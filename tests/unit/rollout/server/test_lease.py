@@ -35,7 +35,7 @@ class Forgetful:
         """Of /health."""
         return {"versions": {}, "settings": {}, "weights": None}
 
-    def forget_prompts(self) -> None:
+    def reset_prefix_cache(self) -> None:
         """Of /reset_prefix_cache."""
         self.forgot += 1
 

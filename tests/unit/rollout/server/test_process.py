@@ -13,8 +13,8 @@ from pathlib import Path
 import pytest
 
 from megatron_longrl.errors import UserError
+from megatron_longrl.rollout.model_settings import ModelSettings
 from megatron_longrl.rollout.server.process import ServerProcess
-from megatron_longrl.rollout.vllm.model import ModelSettings
 from tests.tiny_served import HF_CONFIG, model_settings
 
 ROOT = Path(__file__).parents[4]

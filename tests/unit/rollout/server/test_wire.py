@@ -12,10 +12,10 @@ from megatron_longrl.errors import UserError
 from megatron_longrl.experience.sampling_settings import SamplingSettings
 from megatron_longrl.memory import shared as shared_memory
 from megatron_longrl.memory.tensor_file import TensorFile
+from megatron_longrl.rollout.requests import PromptRequest
 from megatron_longrl.rollout.server.wire import Generation, GenerationFile, read_generation
 from megatron_longrl.rollout.vllm.deepstack import with_features
 from megatron_longrl.rollout.vllm.positions import with_positions
-from megatron_longrl.rollout.vllm.requests import PromptRequest
 
 MASK = torch.tensor([0, 1, 1, 0, 1]).bool()
 
@@ -47,7 +47,7 @@ def generation(device: str, dtype: torch.dtype = torch.bfloat16) -> Generation:
 def test_the_server_reads_what_was_put_into_the_rooms(dtype: torch.dtype) -> None:
     whole = generation("cpu", dtype)
     file = GenerationFile(generation("meta", dtype))
-    for room, request in zip(file.rooms, whole.requests, strict=True):
+    for room, request in zip(file.buffers, whole.requests, strict=True):
         room.embeddings.copy_(request.embeddings)
         assert (room.features is None) == (not request.extra)
         if room.features is not None:
@@ -75,7 +75,7 @@ def test_what_is_asked_can_become_less() -> None:
     """As when a server died before it had answered all."""
     first = generation("meta")
     file = GenerationFile(first)
-    file.rooms[1].embeddings.fill_(3.0)
+    file.buffers[1].embeddings.fill_(3.0)
     rest = replace(first, requests=[replace(request, wanted=[]) for request in first.requests])
     file.ask(rest)
     found = read_generation(file.memory.path)

@@ -13,8 +13,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from megatron_longrl.rollout.vllm.guest import _OUR_ENVIRONMENT
 from megatron_longrl.rollout.vllm.model import memory_check
+from megatron_longrl.rollout.vllm.process_isolation import _OUR_ENVIRONMENT
 
 GIB = 1 << 30
 

@@ -16,7 +16,7 @@ from megatron_longrl.experience.rollouts import (
     rollout_requests,
 )
 from megatron_longrl.experience.sampling_settings import SamplingSettings
-from megatron_longrl.rollout.continuation import Share, lengthened, whole_groups
+from megatron_longrl.rollout.engine_requests import EngineRequests, lengthened, whole_groups
 from tests.unit.training.made_up import make_prompt
 
 SAMPLING = SamplingSettings(n=2, max_tokens=5, new_tokens=3)
@@ -39,30 +39,44 @@ def test_a_rollout_over_two_generations() -> None:
     told: list[tuple[str, tuple[str, int], str, int]] = []
     words: Any = Words()
 
-    def share(requests: list[RolloutRequest]) -> Share:
-        tell = lambda prompt, rollout, n: told.append(  # noqa: E731
-            (prompt.uid, rollout.key, rollout.visible, n)
-        )
-        return Share(requests, [1], SAMPLING, words, tell)
-
-    first = share(requests)
-    assert [(b.place, list(b.wanted), b.max_tokens) for b in first.beginnings] == [(1, [0, 1], 3)]
-    before = (
-        first.receive(0, 0, completion([7, 8, 9], 1), 1),
-        first.receive(0, 1, completion([7, 2], 1, "stop"), 1),
+    tell = lambda prompt, rollout, n: told.append(  # noqa: E731
+        (prompt.uid, rollout.key, rollout.visible, n)
     )
+
+    def ask(requests: list[RolloutRequest], number: int, version: int) -> EngineRequests:
+        return EngineRequests(
+            requests,
+            [number],
+            [10, 20],
+            SAMPLING,
+            words,
+            media={},
+            weight_version=version,
+            on_rollout=tell if number == 1 else None,
+        )
+
+    first = ask(requests, 1, version=1)
+    (asked,) = first.requests
+    assert (asked.number, asked.position, asked.seed) == (1, 0, 20)
+    assert (list(asked.wanted), asked.max_tokens) == ([0, 1], 3)
+    first.deliver(asked, 0, completion([7, 8, 9], 1))
+    assert first.is_delivered(asked, 0) and not first.is_delivered(asked, 1)
+    first.deliver(asked, 1, completion([7, 2], 1, "stop"))
+    before = tuple(first.rollouts[1, index] for index in range(2))
     assert [r.finish_reason for r in before] == [PARTIAL, "stop"]
     assert told == [("q", ("step.1", 1), "7 2", 2)], "an open rollout is not scored"
 
     requests[1] = replace(requests[1], partial=before)
-    second = share(requests)
-    (beginning,) = second.beginnings
-    assert (list(beginning.wanted), beginning.prefix.tolist()) == ([0], [7, 8, 9])
-    assert beginning.max_tokens == 2, "the longest rollout counts both segments"
-    new = second.by_prompt({(0, 0): second.receive(0, 0, completion([4, 5], 2), 2)})
-    other = Share(requests, [0], SAMPLING, words, None)
-    others = {(0, j): other.receive(0, j, completion([1], 2, "stop"), 2) for j in range(2)}
-    _, group = whole_groups(requests, 2, [(new, {}), (others, {})])
+    second = ask(requests, 1, version=2)
+    (asked,) = second.requests
+    assert (list(asked.wanted), asked.prefix.tolist()) == ([0], [7, 8, 9])
+    assert asked.max_tokens == 2, "the longest rollout counts both segments"
+    second.deliver(asked, 0, completion([4, 5], 2))
+    other = ask(requests, 0, version=1)
+    for index in range(2):
+        other.deliver(other.requests[0], index, completion([1], 2, "stop"), 2)
+    parts = [(part.rollouts, part.inputs) for part in (second, other)]
+    _, group = whole_groups(requests, 2, parts)
     assert group.is_complete and group.rollouts[1] is before[1]
     whole = group.rollouts[0]
     assert whole.key == ("step.1", 0)
@@ -90,8 +104,12 @@ def test_rewards_see_no_end_tokens(tokens: list[int], opening: str, expected: st
     words: Any = Words()
     tell = lambda prompt, rollout, n: told.append(rollout.visible)  # noqa: E731
     requests = rollout_requests([prompt], "step")
-    share = Share(requests, [0], SamplingSettings(n=1, max_tokens=9), words, tell)
-    received = share.receive(0, 0, completion(tokens, 1, "stop"), 1)
+    sampling = SamplingSettings(n=1, max_tokens=9)
+    mine = EngineRequests(
+        requests, [0], [10], sampling, words, media={}, weight_version=1, on_rollout=tell
+    )
+    mine.deliver(mine.requests[0], 0, completion(tokens, 1, "stop"))
+    received = mine.rollouts[0, 0]
     drawn = " ".join(map(str, tokens))
     assert (received.visible, received.text, told) == (expected, drawn, [expected])
 

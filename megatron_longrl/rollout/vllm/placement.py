@@ -10,7 +10,7 @@ import torch.distributed as dist
 
 from megatron_longrl.errors import UserError
 from megatron_longrl.parallel.agree import gather_objects
-from megatron_longrl.rollout.vllm.fit import misfit
+from megatron_longrl.rollout.vllm.fit import why_not_divisible
 
 if TYPE_CHECKING:
     from megatron_longrl.parallel.groups import ParallelGroups
@@ -30,7 +30,7 @@ class Placement:
     """Whether this rank hands in its engine's responses."""
 
 
-def place(
+def choose_placement(
     requested: int | None,
     hf_config: Mapping[str, Any],
     groups: ParallelGroups,
@@ -47,7 +47,7 @@ def place(
     hosts = gather_objects(groups.control, host)
     replica = groups.replica_ranks
     sizes = range(1, len(replica) + 1) if requested is None else [requested]
-    reasons = {size: misfit(size, hf_config, replica, hosts) for size in sizes}
+    reasons = {size: why_not_divisible(size, hf_config, replica, hosts) for size in sizes}
     everywhere = gather_objects(groups.control, reasons)
     fitting = [size for size in sizes if all(rank[size] is None for rank in everywhere)]
     if not fitting:

@@ -6,7 +6,8 @@ import itertools
 
 import pytest
 
-from megatron_longrl.rollout.sampling import balanced_shares, group_seeds
+from megatron_longrl.rollout.partition import balanced_ranges
+from megatron_longrl.rollout.seeds import group_seeds
 
 UIDS = [f"clip-{index}" for index in range(40)]
 
@@ -44,7 +45,7 @@ def test_a_prompt_that_occurs_twice_draws_differently() -> None:
     "costs", [[1.0] * 12, [1, 1, 1, 9], [9, 1, 1, 1], [5.0], [3, 1, 4, 1, 5, 9, 2, 6, 5, 3, 5]]
 )
 def test_shares_cover_everything_in_order_and_balance(costs: list[float], parts: int) -> None:
-    shares = balanced_shares(costs, parts)
+    shares = balanced_ranges(costs, parts)
     assert len(shares) == parts
     assert [item for share in shares for item in share] == list(range(len(costs)))
     sums = [sum(costs[item] for item in share) for share in shares]
@@ -52,4 +53,4 @@ def test_shares_cover_everything_in_order_and_balance(costs: list[float], parts:
 
 
 def test_equal_prompts_are_split_equally() -> None:
-    assert [len(share) for share in balanced_shares([2.0] * 16, 4)] == [4, 4, 4, 4]
+    assert [len(share) for share in balanced_ranges([2.0] * 16, 4)] == [4, 4, 4, 4]

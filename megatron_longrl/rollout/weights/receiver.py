@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Iterable, Iterator, Mapping
 
+import torch
 from torch import Tensor
 
 from megatron_longrl.errors import UserError
-
-if TYPE_CHECKING:
-    from megatron_longrl.rollout.vllm.model import ModelSettings
 
 EMBEDDING = "model.embed_tokens.weight"
 OUTPUT_LAYER = "lm_head.weight"
@@ -18,7 +15,7 @@ OUTPUT_LAYER = "lm_head.weight"
 NamedTensors = Iterable[tuple[str, Tensor]]
 
 
-class LiveWeights:
+class WeightIterator:
     """The weights as they are whenever one iterates: an engine that has lost them asks again.
 
     Args:
@@ -32,13 +29,21 @@ class LiveWeights:
         return self._stream()
 
 
-class Incoming:
-    """What an engine keeps of the weights that pass, and which of them it must see."""
+class WeightReceiver:
+    """Lets the weights through to an engine, keeps the token embeddings, and knows what is missing.
 
-    def __init__(self, settings: ModelSettings) -> None:
-        self._dtype = settings.torch_dtype
-        self._copies_head = settings.copies_head
-        self.shapes = settings.weight_shapes()
+    Args:
+        shapes: of all weights that the engine takes, by Hugging Face name.
+        dtype: the engine's type of weights.
+        copies_head: the engine takes the output layer, though it is tied to the embeddings.
+    """
+
+    def __init__(
+        self, shapes: Mapping[str, torch.Size], dtype: torch.dtype, *, copies_head: bool = False
+    ) -> None:
+        self._dtype = dtype
+        self._copies_head = copies_head
+        self.shapes = shapes
         self.token_embeddings: Tensor | None = None
         """[vocabulary, h], on CPU."""
         self._seen: set[str] = set()

@@ -11,7 +11,7 @@ from torch import Tensor
 from megatron_longrl.experience.sampling_settings import SamplingSettings
 
 
-def draw_tokens(
+def sample_tokens(
     logits: Tensor,
     sampling: SamplingSettings,
     generators: Sequence[torch.Generator],

@@ -29,10 +29,11 @@ _OUR_ENVIRONMENT = {
     # What is replaced in model runners is that of V1; on GPUs vLLM would take V2.
     "VLLM_USE_V2_MODEL_RUNNER": "0",
     "VLLM_NO_USAGE_STATS": "1",
-    "VLLM_LOGGING_LEVEL": "ERROR",  # while it starts; see vllm_log_level
+    "VLLM_LOGGING_LEVEL": "ERROR",  # while it starts; see isolated_startup
 }
 INSTANCE = "MEGATRON_LONGRL_INSTANCE"
-"""Variable with the name that the processes of a server's workers share, see :func:`vllm_start`."""
+"""The variable with the name that the processes of a server's workers share, see
+:func:`isolated_startup`."""
 # Read by ExecutorWithExternalLauncher; set by torchrun, missing in a process started alone.
 _TORCHRUN_ENVIRONMENT = {"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "1"}
 
@@ -56,7 +57,7 @@ def kept_random_state() -> Iterator[None]:
 
 
 @contextmanager
-def vllm_start(instance: str, log_level: str) -> Iterator[None]:
+def isolated_startup(instance: str, log_level: str) -> Iterator[None]:
     """Surround the import of vLLM and the construction of its engine.
 
     Args:

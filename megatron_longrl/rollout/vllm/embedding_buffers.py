@@ -12,13 +12,13 @@ from torch.distributed import ProcessGroup
 
 from megatron_longrl.memory.shared import SharedMemory
 from megatron_longrl.parallel.agree import gather_objects, together
-from megatron_longrl.rollout.vllm.requests import Room
+from megatron_longrl.rollout.requests import EmbeddingBuffer
 
 if TYPE_CHECKING:
-    from megatron_longrl.rollout.placement import Placement
+    from megatron_longrl.rollout.vllm.placement import Placement
 
 
-class PromptBuffers:
+class EmbeddingBuffers:
     """Memory for the prompts of one call, which the engine's leader fills.
 
     The ranks of an engine are on one node: where it has several, they map the same memory.
@@ -32,19 +32,18 @@ class PromptBuffers:
         self._control = control
         self._dtype = dtype
 
-    def open(self, outlines: Sequence[Room]) -> list[Room]:
-        """Memory for prompts, that means nothing yet; collective over the replica.
+    def open(self, shapes: Sequence[EmbeddingBuffer]) -> list[EmbeddingBuffer]:
+        """Memory for prompts, whose contents are still undefined; collective over the replica.
 
         Args:
-            outlines: of each of them, in shape only.
+            shapes: of the embeddings of each prompt (on the ``meta`` device).
 
         Raises:
             UserError: on all ranks, when shared memory is full.
         """
-        shapes = [tensor.shape for room in outlines for tensor in _tensors(room)]
-        size = sum(shape.numel() for shape in shapes)
+        size = sum(tensor.numel() for buffer in shapes for tensor in _tensors(buffer))
         if self._placement.tensor_parallel_size == 1:
-            return _furnished(outlines, torch.empty(size, dtype=self._dtype))
+            return views_into(shapes, torch.empty(size, dtype=self._dtype))
         leads = self._placement.is_leader
         with together(self._control):
             memory = SharedMemory(size * self._dtype.itemsize if leads else 0)
@@ -56,16 +55,18 @@ class PromptBuffers:
             with together(self._control):  # until all have it
                 if paths:
                     flat = torch.from_file(paths[0], shared=True, size=size, dtype=self._dtype)
-        return _furnished(outlines, flat)
+        return views_into(shapes, flat)
 
 
-def _tensors(room: Room) -> list[Tensor]:
-    """Those that need memory: the features of one video stay where they are."""
-    return [room.embeddings] if room.features is None else [room.embeddings, room.features]
+def _tensors(buffer: EmbeddingBuffer) -> list[Tensor]:
+    """The tensors that need memory: the features of one medium stay where they are."""
+    return [tensor for tensor in (buffer.embeddings, buffer.features) if tensor is not None]
 
 
-def _furnished(outlines: Sequence[Room], flat: Tensor) -> list[Room]:
-    """The rooms, their tensors behind each other in ``flat``."""
-    tensors = [tensor for room in outlines for tensor in _tensors(room)]
-    parts = iter(flat.split([tensor.numel() for tensor in tensors]))
-    return [Room(*(next(parts).view(like.shape) for like in _tensors(room))) for room in outlines]
+def views_into(shapes: Sequence[EmbeddingBuffer], flat: Tensor) -> list[EmbeddingBuffer]:
+    """Buffers of these shapes, one behind the other in ``flat``."""
+    parts = iter(flat.split([tensor.numel() for buffer in shapes for tensor in _tensors(buffer)]))
+    return [
+        EmbeddingBuffer(*(next(parts).view(like.shape) for like in _tensors(buffer)))
+        for buffer in shapes
+    ]

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from megatron_longrl.experience.sampling_settings import SamplingSettings
-from megatron_longrl.rollout.draw import draw_tokens
+from megatron_longrl.rollout.sampler import sample_tokens
 
 LOGITS = torch.tensor([2.0, 0.5, -1.0, 1.2, 0.4, -3.0])
 DRAWS = 4000
@@ -30,7 +30,7 @@ def expected(temperature: float, top_k: int, top_p: float, min_p: float) -> torc
 
 def draw(settings: SamplingSettings, seeds: range) -> tuple[torch.Tensor, torch.Tensor]:
     generators = [torch.Generator().manual_seed(seed) for seed in seeds]
-    return draw_tokens(LOGITS.expand(len(seeds), -1), settings, generators)
+    return sample_tokens(LOGITS.expand(len(seeds), -1), settings, generators)
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,34 @@
+"""A rollout engine brought by a plugin from one folder outside the package."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from tests.functional.launches import CP2, FROZEN, Arena, Outcome, curve, metrics_of
+
+PLUGIN = ("--plugin", "tests.extensions.engine.transformers_engine")
+
+
+def train(arena: Arena, *flags: str | Path, ranks: int = 2) -> Outcome:
+    return arena.launch(
+        "train_rl",
+        *(*FROZEN, "--train-data-path", arena.data("train"), "--lr", "1e-3", "--train-iters", "3"),
+        *("--grpo-prompts-per-step", "4", "--grpo-group-size", "4"),
+        *("--rollout-engine", "transformers", *flags),
+        ranks=ranks,
+        cold=True,
+    )
+
+
+def test_it_generates_what_the_trainer_trains(arena: Arena, tmp_path: Path) -> None:
+    """The engine's log-probabilities are the trainer's, after each update, too."""
+    train(arena, *CP2, *PLUGIN, "--save", tmp_path).succeeded()
+    steps = metrics_of(tmp_path)
+    assert curve(steps, "iteration") == [1, 2, 3]
+    assert curve(steps, "updates") == curve(steps, "weights_sent") == [1, 1, 1]
+    assert max(curve(steps, "gap/max")) < 1e-4
+
+
+def test_its_name_is_unknown_without_the_plugin(arena: Arena) -> None:
+    (told,) = train(arena, ranks=1).errors
+    assert "rollout_engine" in told and "'colocated', 'server' or 'megatron'" in told
