@@ -38,7 +38,7 @@ def train(config: Config) -> None:
     recorder = build_recorder(runtime.config, loaded.iteration, runtime.tokenizer, ranks)
     gpt = runtime.model.policy.module
     with (
-        closing(build_rewards(runtime.config, ranks)) as rewards,
+        closing(build_rewards(runtime.config.reward, ranks)) as rewards,
         closing(build_engine(runtime.config, runtime.tokenizer, ranks, gpt)) as engine,
     ):
         loop.run(RLTrainer(runtime, engine, rewards, reference, critic, state, recorder))

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from megatron_longrl.config import Config
+from megatron_longrl.config.rl import RLSection
+from megatron_longrl.config.training import TrainingSection
 from megatron_longrl.experience.rollouts import RolloutGroup
 from megatron_longrl.planner.cost import BACKWARD, ModelCost, RowSize
 from megatron_longrl.training.batches import rl_samples
@@ -12,7 +13,8 @@ from megatron_longrl.training.batches import rl_samples
 
 def phase_flops(
     groups: Sequence[RolloutGroup],
-    config: Config,
+    rl: RLSection,
+    training_section: TrainingSection,
     frames_encoded: int,
     cost: ModelCost,
     logprob_passes: int,
@@ -30,7 +32,7 @@ def phase_flops(
         lengths = [len(response.token_ids) for response in group.rollouts]
         # A prefix is computed once.
         rollout += cost.forward(RowSize.of(len(group.prompt.token_ids), lengths))
-    training = sum(cost.forward(sample.size) for sample in rl_samples(groups, config))
+    training = sum(cost.forward(sample.size) for sample in rl_samples(groups, rl, training_section))
     return {
         "encode": frames_encoded * cost.per_frame,
         "rollout": rollout,

@@ -157,7 +157,9 @@ def _export(
     model = folder / MODEL_FOLDER
     model.mkdir(parents=True, exist_ok=True)
     save_file(dict(weights), model / "model.safetensors", metadata={"format": "pt"})
-    (model / "config.json").write_text(json.dumps(engine_settings(config, "float32")))
+    (model / "config.json").write_text(
+        json.dumps(engine_settings(config.model, config.rotary, "float32"))
+    )
     save_file(inputs, folder / PROMPTS_FILE)
 
 

@@ -106,7 +106,9 @@ class BenchmarkStep:
         groups = self._rollout(iteration, prompts, media)
         with timer("rest"):
             rewarded = self.rewards.collect(groups)
-            advantages, returns = estimate_advantages(rewarded, self.config, self.runtime.groups)
+            advantages, returns = estimate_advantages(
+                rewarded, self.config.algorithm, self.runtime.groups
+            )
             packed = mini_batches(rewarded, self.runtime)
             batches, _ = flatten(packed)
         self.counter.part = "logprobs"

@@ -46,7 +46,7 @@ def measure(arguments: argparse.Namespace) -> dict[str, Any]:
     reference = build_reference(runtime)
     assert reference is not None
     with (
-        closing(build_rewards(runtime.config, runtime.groups)) as rewards,
+        closing(build_rewards(runtime.config.reward, runtime.groups)) as rewards,
         closing(build_engine(runtime.config, runtime.tokenizer, runtime.groups)) as engine,
     ):
         assert isinstance(engine, VllmEngine), "hooks count its tokens"
@@ -87,7 +87,8 @@ def _timed_step(step: BenchmarkStep, iteration: int, rows: list[Any]) -> dict[st
     cost = ModelCost(runtime.config)
     flops = phase_flops(
         everything,
-        runtime.config,
+        runtime.config.rl,
+        runtime.config.training,
         counts["frames_encoded"],
         cost,
         logprob_passes=1 + step.variant.old_pass,
@@ -104,7 +105,7 @@ def _timed_step(step: BenchmarkStep, iteration: int, rows: list[Any]) -> dict[st
 
 def _rate_of_all(runtime: Runtime) -> float:
     """Matrix operations per second of all ranks at the same time; the best of some tries."""
-    tries = (matrix_rate(runtime.config) for _ in range(_RATE_TRIES))
+    tries = (matrix_rate(runtime.config.training, runtime.config.model) for _ in range(_RATE_TRIES))
     return max(sum(gather_objects(runtime.groups.control, rate)) for rate in tries)
 
 

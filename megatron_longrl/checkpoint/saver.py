@@ -18,9 +18,9 @@ from typing import TYPE_CHECKING, Any
 
 import torch.distributed as dist
 
-from megatron_longrl.checkpoint.distributed import begin_checkpoint
 from megatron_longrl.checkpoint.folder import iteration_folder
 from megatron_longrl.checkpoint.retention import Retention
+from megatron_longrl.checkpoint.saving import begin_checkpoint
 from megatron_longrl.parallel.agree import gather_objects, together
 
 if TYPE_CHECKING:
@@ -59,7 +59,7 @@ class CheckpointSaver:
 
         Args:
             directory, iteration, what: see
-                :func:`~megatron_longrl.checkpoint.distributed.save_checkpoint`.
+                :func:`~megatron_longrl.checkpoint.saving.save_checkpoint`.
 
         Returns:
             The new folder; with ``--async-save`` it is there some time later.

@@ -46,15 +46,21 @@ def launch(entry: Entry, work: Callable[[Config], None], argv: Sequence[str] | N
     if "TORCHELASTIC_RUN_ID" in os.environ:
         end_with(os.getppid())
     rank_watch.start(_end)
-    try:
-        with exit_signal.heeded(), temporary_folder():
+
+    def launched() -> int:
+        with temporary_folder():
             return until_reader_ends(lambda: _launch(entry, work, argv))
-    except exit_signal.Stopped as stop:
-        if rank_watch.lost(stop):  # It asks for the end of what another rank's end has left.
-            return USER_ERROR_STATUS
-        _tell(str(stop))
-        leave_groups()
-        return stop.status
+
+    return exit_signal.until_stopped(launched, _stopped)
+
+
+def _stopped(stop: exit_signal.Stopped) -> int:
+    """What a signal has ended."""
+    if rank_watch.lost(stop):  # It asks for the end of what another rank's end has left.
+        return USER_ERROR_STATUS
+    _tell(str(stop))
+    leave_groups()
+    return stop.status
 
 
 def _launch(entry: Entry, work: Callable[[Config], None], argv: Sequence[str] | None) -> int:

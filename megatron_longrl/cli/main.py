@@ -53,13 +53,16 @@ def _main(arguments: Sequence[str] | None) -> int:
 
 def _train(arguments: Sequence[str]) -> int:
     """A run, which heeds signals before it has imported anything that takes time."""
-    try:
-        with exit_signal.heeded():
-            status: int = importlib.import_module("megatron_longrl.cli.train").main(arguments)
-            return status
-    except exit_signal.Stopped as stop:
+
+    def work() -> int:
+        status: int = importlib.import_module("megatron_longrl.cli.train").main(arguments)
+        return status
+
+    def ended(stop: exit_signal.Stopped) -> int:
         sys.stderr.write(error_line(str(stop)))
         return stop.status
+
+    return exit_signal.until_stopped(work, ended)
 
 
 def overview() -> str:

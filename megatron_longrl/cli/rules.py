@@ -17,6 +17,9 @@ from megatron_longrl.rl.rules import curriculum_rules, rl_rules
 from megatron_longrl.rollout.rules import sampling_rules
 
 if TYPE_CHECKING:
+    from megatron_longrl.config.model import ModelSection
+    from megatron_longrl.config.parallel import ParallelSection
+    from megatron_longrl.config.rollout import RolloutSection
     from megatron_longrl.config.schema import Config, Entry
 
 
@@ -38,7 +41,7 @@ def _first_broken_rule(config: Config, world_size: int, entry: Entry | None) -> 
     policy = find_policy(config.model.family)
     rules = (
         _secrets(config),
-        _replicas(config, world_size),
+        _replicas(config.parallel, world_size),
         _schedule(config, entry),
         _checkpoints_and_validation(config, entry),
         _language_rules(config, world_size, entry)
@@ -51,15 +54,15 @@ def _first_broken_rule(config: Config, world_size: int, entry: Entry | None) -> 
 def _language_rules(config: Config, world_size: int, entry: Entry | None) -> Iterator[str]:
     """The rules of runs whose policy is a language model."""
     yield from _language_model(config)
-    yield from rotary_embedding(config)
+    yield from rotary_embedding(config.rotary, config.training)
     yield from config.family.rules(config.value)
     yield from indivisible(config.value, "num_layers", "pipeline_model_parallel_size")
     yield from _tensor_split(config)
-    yield from _sequence_split(config)
+    yield from _sequence_split(config.parallel, config.model)
     yield from _transformer_engine(config, entry)
     yield from _lora(config, entry)
     yield from _rollout_split(config)
-    yield from _rollout_servers(config, world_size, entry)
+    yield from _rollout_servers(config.rollout, config.parallel, world_size, entry)
     yield from _embedding_cache(config, entry)
     if entry == "sft":
         yield from _sft_batch(config, world_size)
@@ -68,9 +71,9 @@ def _language_rules(config: Config, world_size: int, entry: Entry | None) -> Ite
     if entry == "rl":
         yield from rl_rules(config, world_size)
     if entry in ("rl", "evaluate"):
-        yield from reward_rules(config)
+        yield from reward_rules(config.reward, config.parallel)
     if entry in ("sft", "rl"):
-        yield from curriculum_rules(config)
+        yield from curriculum_rules(config.data)
     yield from _sequence_length(config, entry)
 
 
@@ -108,14 +111,14 @@ def _language_model(config: Config) -> Iterator[str]:
         )
 
 
-def _replicas(config: Config, world_size: int) -> Iterator[str]:
-    replica = config.parallel.model_parallel_size
+def _replicas(parallel: ParallelSection, world_size: int) -> Iterator[str]:
+    replica = parallel.model_parallel_size
     if world_size % replica:
         yield (
             f"world size {world_size} is not divisible by tensor_model_parallel_size "
-            f"({config.parallel.tensor_model_parallel_size}) x context_parallel_size "
-            f"({config.parallel.context_parallel_size}) x pipeline_model_parallel_size "
-            f"({config.parallel.pipeline_model_parallel_size}) = {replica}: "
+            f"({parallel.tensor_model_parallel_size}) x context_parallel_size "
+            f"({parallel.context_parallel_size}) x pipeline_model_parallel_size "
+            f"({parallel.pipeline_model_parallel_size}) = {replica}: "
             f"launch with torchrun on a multiple of {replica} ranks, or lower one of the sizes"
         )
 
@@ -156,14 +159,14 @@ def _tensor_split(config: Config) -> Iterator[str]:
         )
 
 
-def _sequence_split(config: Config) -> Iterator[str]:
+def _sequence_split(parallel: ParallelSection, model: ModelSection) -> Iterator[str]:
     """Ulysses splits the heads that a tensor-parallel rank has over the MR-SP ranks."""
-    ranks = config.parallel.context_parallel_size
-    if config.parallel.cp_comm_type != "a2a" or ranks == 1:
+    ranks = parallel.context_parallel_size
+    if parallel.cp_comm_type != "a2a" or ranks == 1:
         return
-    tensor = config.parallel.tensor_model_parallel_size
-    heads = config.model.num_attention_heads // tensor
-    groups = max(1, config.model.num_query_groups // tensor)
+    tensor = parallel.tensor_model_parallel_size
+    heads = model.num_attention_heads // tensor
+    groups = max(1, model.num_query_groups // tensor)
     if heads % ranks or (groups % ranks and ranks % groups):
         yield (
             f"cp_comm_type a2a cannot split {heads} attention heads in {groups} query groups (of "
@@ -266,8 +269,10 @@ def _rollout_split(config: Config) -> Iterator[str]:
         )
 
 
-def _rollout_servers(config: Config, world_size: int, entry: Entry | None) -> Iterator[str]:
-    addresses = config.rollout.server_address
+def _rollout_servers(
+    rollout: RolloutSection, parallel: ParallelSection, world_size: int, entry: Entry | None
+) -> Iterator[str]:
+    addresses = rollout.server_address
     if entry == "serve":
         if len(addresses) > 1:
             yield (
@@ -275,12 +280,12 @@ def _rollout_servers(config: Config, world_size: int, entry: Entry | None) -> It
                 "one: give --rollout-server-address HOST:PORT"
             )
         return
-    if addresses and config.rollout.engine != "server":
+    if addresses and rollout.engine != "server":
         yield (
-            f"rollout_server_address is set, but rollout_engine is {config.rollout.engine}: give "
+            f"rollout_server_address is set, but rollout_engine is {rollout.engine}: give "
             "--rollout-engine server, or leave --rollout-server-address out"
         )
-    replicas = config.parallel.data_parallel_size(world_size)
+    replicas = parallel.data_parallel_size(world_size)
     if addresses and entry in ("rl", "evaluate") and len(addresses) != replicas:
         yield (
             f"rollout_server_address names {len(addresses)} servers for {replicas} model replicas: "

@@ -52,9 +52,9 @@ class AlgorithmSection(Section):
     the algorithm."""
 
     loss_aggregation: Aggregation = Field(default_factory=from_algorithm("loss_aggregation"))
-    """Mean over all response tokens (token), mean over responses of their mean (sequence), or mean
-    over responses of their sum divided by --rollout-max-tokens (sequence-sum-norm); as the
-    algorithm."""
+    """What the loss is the mean of: all response tokens (token-mean), the means of the responses
+    (seq-mean-token-mean), or the sums of the responses divided by --rollout-max-tokens
+    (seq-mean-token-sum-norm); as the algorithm."""
 
     grpo_clamp_eps_lower: WeightFloat = Field(
         default_factory=from_algorithm("grpo_clamp_eps_lower")

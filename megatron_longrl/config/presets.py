@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal
 from megatron_longrl.config.section import Names, is_name_in
 from megatron_longrl.registry import Registry
 
-Aggregation = Literal["token", "sequence", "sequence-sum-norm"]
+Aggregation = Literal["token-mean", "seq-mean-token-mean", "seq-mean-token-sum-norm"]
 KLType = Literal["k1", "abs", "k2", "k3", "full"]
 KLPlacement = Literal["loss", "reward"]
 
@@ -18,8 +18,8 @@ KLPlacement = Literal["loss", "reward"]
 class AlgorithmPreset:
     """One algorithm: its parts, by the names of the fields that they are the defaults of.
 
-    Example: ``AlgorithmPreset("rloo", "pg", "sequence-sum-norm")``. The protocol of the parts is in
-    :mod:`megatron_longrl.algorithms.registry`.
+    Example: ``AlgorithmPreset("rloo", "pg", "seq-mean-token-sum-norm")``. The protocol of the parts
+    is in :mod:`megatron_longrl.algorithms.registry`.
     """
 
     advantage: str
@@ -47,41 +47,41 @@ ALGORITHMS: Registry[AlgorithmPreset] = Registry(
     "megatron_longrl.rl_algorithms",
     {
         # https://arxiv.org/abs/2402.03300, with Long-RL's bounds (https://arxiv.org/abs/2507.07966).
-        "grpo": AlgorithmPreset("grpo", "clip", "token", 0.2, 0.3, 3.0),
+        "grpo": AlgorithmPreset("grpo", "clip", "token-mean", 0.2, 0.3, 3.0),
         # https://arxiv.org/abs/2503.14476
         "dapo": AlgorithmPreset(
-            "grpo", "clip", "token", 0.2, 0.28, dynamic_sampling=True, overlong_shaping=True
+            "grpo", "clip", "token-mean", 0.2, 0.28, dynamic_sampling=True, overlong_shaping=True
         ),
         # https://arxiv.org/abs/2503.20783
-        "dr_grpo": AlgorithmPreset("dr_grpo", "clip", "sequence-sum-norm"),
+        "dr_grpo": AlgorithmPreset("dr_grpo", "clip", "seq-mean-token-sum-norm"),
         # Williams, Machine Learning 8 (1992) 229
-        "reinforce": AlgorithmPreset("reinforce", "pg", "token"),
+        "reinforce": AlgorithmPreset("reinforce", "pg", "token-mean"),
         # https://arxiv.org/abs/2501.03262
         "reinforce++": AlgorithmPreset(
             "reinforce_plus_plus",
             "clip",
-            "token",
+            "token-mean",
             grpo_kl_beta=1e-3,
             kl_type="k1",
             kl_placement="reward",
         ),
         "reinforce++_baseline": AlgorithmPreset(
-            "reinforce_plus_plus_baseline", "clip", "token", grpo_kl_beta=1e-3, kl_type="k2"
+            "reinforce_plus_plus_baseline", "clip", "token-mean", grpo_kl_beta=1e-3, kl_type="k2"
         ),
         # https://arxiv.org/abs/2402.14740
-        "rloo": AlgorithmPreset("rloo", "pg", "sequence-sum-norm"),
+        "rloo": AlgorithmPreset("rloo", "pg", "seq-mean-token-sum-norm"),
         # https://arxiv.org/abs/2310.10505
-        "remax": AlgorithmPreset("remax", "pg", "sequence-sum-norm"),
+        "remax": AlgorithmPreset("remax", "pg", "seq-mean-token-sum-norm"),
         # https://arxiv.org/abs/2507.18071
-        "gspo": AlgorithmPreset("grpo", "gspo", "sequence", 3e-4, 4e-4),
+        "gspo": AlgorithmPreset("grpo", "gspo", "seq-mean-token-mean", 3e-4, 4e-4),
         # https://arxiv.org/abs/2506.13585: no lower bound.
-        "cispo": AlgorithmPreset("grpo", "cispo", "token", 1.0, 4.0),
+        "cispo": AlgorithmPreset("grpo", "cispo", "token-mean", 1.0, 4.0),
         # https://arxiv.org/abs/2504.02546
-        "gpg": AlgorithmPreset("gpg", "pg", "token"),
+        "gpg": AlgorithmPreset("gpg", "pg", "token-mean"),
         # https://arxiv.org/abs/2503.19595
-        "grpo_passk": AlgorithmPreset("grpo_passk", "clip", "token", 0.2, 0.3, 3.0),
+        "grpo_passk": AlgorithmPreset("grpo_passk", "clip", "token-mean", 0.2, 0.3, 3.0),
         # https://arxiv.org/abs/1707.06347
-        "ppo": AlgorithmPreset("gae", "clip", "token"),
+        "ppo": AlgorithmPreset("gae", "clip", "token-mean"),
     },
 )
 """The algorithms by ``--rl-algorithm``."""

@@ -18,6 +18,11 @@ NEW_NAMES: Mapping[str, str] = {
 """The present flat name by the old one."""
 
 NEW_VALUES: Mapping[str, Mapping[str, str]] = {
+    "loss_aggregation": {
+        "token": "token-mean",
+        "sequence": "seq-mean-token-mean",
+        "sequence-sum-norm": "seq-mean-token-sum-norm",
+    },
     "mrsp_mode": {"0": "none", "1": "encode", "2": "full"},
 }
 """The present value by the old one, as text, by the field's present flat name."""

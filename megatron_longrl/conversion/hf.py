@@ -22,7 +22,7 @@ from megatron_longrl.conversion.mapping import import_named_tensors, mapping_tab
 from megatron_longrl.errors import UserError, brief
 from megatron_longrl.models.family import family_of, find_family
 from megatron_longrl.models.hf_settings import HfConfig, Settings
-from megatron_longrl.models.param_mapping import Tied
+from megatron_longrl.models.param_mapping import TiedMapping
 from megatron_longrl.models.sizes import check_sizes
 from megatron_longrl.parallel.agree import together
 from megatron_longrl.regular_file import LARGEST_TEXT, check_regular
@@ -281,7 +281,7 @@ class HfFolder:
             for name in row.hf:
                 self.tensors(self.family.place(name)[0]).require(name)
             known.update(row.hf)
-            if isinstance(row, Tied) and row.alias:
+            if isinstance(row, TiedMapping) and row.alias:
                 known.add(row.alias)
                 self._check_tied(row)
         for name in self._other_tensors(config):
@@ -310,7 +310,7 @@ class HfFolder:
         names = [name for folder in folders for name in self.tensors(folder).names()]
         return [n for n in names if n not in used and not n.endswith(table.ignored)]
 
-    def _check_tied(self, row: Tied) -> None:
+    def _check_tied(self, row: TiedMapping) -> None:
         folder = self.tensors(self.family.place(row.alias)[0])
         if row.alias not in folder:
             return

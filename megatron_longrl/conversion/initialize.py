@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from megatron_longrl.conversion.mapping import local_adapters, local_parameters, mapping_table
-from megatron_longrl.models.lora import LowRank
+from megatron_longrl.models.lora import LoraAdapter
 from megatron_longrl.models.param_mapping import (
     RowParallel,
     TensorMapping,
@@ -24,6 +24,7 @@ from megatron_longrl.models.param_mapping import (
 
 if TYPE_CHECKING:
     from megatron_longrl.config import Config
+    from megatron_longrl.config.model import ModelSection
     from megatron_longrl.parallel.groups import ParallelGroups
 
 
@@ -42,7 +43,7 @@ def initialize_weights(
             continue
         size, rank = (1, 0) if row.replicated else (groups.tp.size(), groups.tp.rank())
         tensors = [
-            draw(name, shape, config.training.seed, _deviation(name, config))
+            draw(name, shape, config.training.seed, _deviation(name, config.model))
             for name, shape in zip(row.hf, _hugging_face_shapes(row, parameter, size), strict=True)
         ]
         parameter.copy_(row.shard(row.merge(tensors), rank, size))
@@ -55,10 +56,10 @@ def initialize_weights(
 _INTO_RESIDUAL = ("self_attn.o_proj.weight", "mlp.down_proj.weight")
 
 
-def _deviation(name: str, config: Config) -> float:
+def _deviation(name: str, model: ModelSection) -> float:
     """Projections into the residual stream start smaller by sqrt(2 layers), as Megatron does."""
-    scale = (2 * config.model.num_layers) ** -0.5 if name.endswith(_INTO_RESIDUAL) else 1.0
-    return config.model.init_method_std * scale
+    scale = (2 * model.num_layers) ** -0.5 if name.endswith(_INTO_RESIDUAL) else 1.0
+    return model.init_method_std * scale
 
 
 def draw(name: str, shape: torch.Size, seed: int, std: float) -> Tensor:
@@ -71,7 +72,7 @@ def draw(name: str, shape: torch.Size, seed: int, std: float) -> Tensor:
 
 
 def initialize_adapter(
-    row: TensorMapping, adapter: LowRank, seed: int, rank: int, size: int
+    row: TensorMapping, adapter: LoraAdapter, seed: int, rank: int, size: int
 ) -> None:
     """A uniform as torch.nn.Linear draws its weight, which is also PEFT's way, and B zero.
 

@@ -17,9 +17,9 @@ from torch import Tensor, nn
 
 from megatron_longrl.errors import UserError
 from megatron_longrl.models.family import find_family
-from megatron_longrl.models.lora import ADAPTER, LowRank
+from megatron_longrl.models.lora import ADAPTER, LoraAdapter
 from megatron_longrl.models.norms import FUSED_NORMS
-from megatron_longrl.models.param_mapping import Table, TensorMapping
+from megatron_longrl.models.param_mapping import MappingRegistry, TensorMapping
 from megatron_longrl.platforms import platform
 
 if TYPE_CHECKING:
@@ -30,7 +30,7 @@ LOCAL_LAYER = re.compile(r"^(language_model\.decoder\.layers\.)(\d+)(\..*)$")
 """Splits the name of a parameter of a layer at the layer's index."""
 
 
-def mapping_table(config: Config) -> Table:
+def mapping_table(config: Config) -> MappingRegistry:
     """The table of the configuration's model family."""
     return find_family(config.model.family).mapping_table(config)
 
@@ -62,7 +62,7 @@ def local_parameters(
     }
 
 
-def local_adapters(model: nn.Module | Mapping[str, nn.Module]) -> dict[str, LowRank]:
+def local_adapters(model: nn.Module | Mapping[str, nn.Module]) -> dict[str, LoraAdapter]:
     """LoRA adapters that this rank holds, by the names of the weights that they are beside.
 
     Args:
@@ -72,7 +72,7 @@ def local_adapters(model: nn.Module | Mapping[str, nn.Module]) -> dict[str, LowR
         _table_name(part, module, f"{name}.weight"): adapter
         for part, module in _parts(model)
         for name, layer in module.named_modules()
-        if isinstance(adapter := getattr(layer, "lora", None), LowRank)
+        if isinstance(adapter := getattr(layer, "lora", None), LoraAdapter)
     }
 
 

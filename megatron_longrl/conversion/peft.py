@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     import torch
 
     from megatron_longrl.config import Config
+    from megatron_longrl.config.lora import LoraSection
 
 SETTINGS = "adapter_config.json"
 WEIGHTS = "adapter_model.safetensors"
@@ -108,7 +109,7 @@ def write_adapters(
             # safetensors lets only the owner read; the export's folder follows the umask.
             (aside / sub / WEIGHTS).chmod(aside.stat().st_mode & 0o666)
             settings = {
-                **_settings(config),
+                **_settings(config.lora),
                 "task_type": "CAUSAL_LM" if _is_language_model(family, sub) else None,
                 "base_model_name_or_path": str(base / sub),
                 "target_modules": target_modules(modules, beside),
@@ -116,13 +117,13 @@ def write_adapters(
             write_json(aside / sub / SETTINGS, settings)
 
 
-def _settings(config: Config) -> dict[str, Any]:
-    alpha = config.lora.alpha
+def _settings(lora: LoraSection) -> dict[str, Any]:
+    alpha = lora.alpha
     return {
         "peft_type": "LORA",
-        "r": config.lora.rank,
+        "r": lora.rank,
         "lora_alpha": int(alpha) if alpha == int(alpha) else alpha,
-        "use_rslora": config.lora.use_rslora,
+        "use_rslora": lora.use_rslora,
         "lora_dropout": 0.0,
         "bias": "none",
         "fan_in_fan_out": False,

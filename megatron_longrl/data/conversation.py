@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from megatron_longrl.data.placeholders import place_media
 from megatron_longrl.data.rows import Row, RowError
+from megatron_longrl.data.template_process import QUESTION, TemplateFailed, template_process
 from megatron_longrl.data.templates import (
     DEFAULT_CHAT_TEMPLATE,
     find_chat_template,
@@ -123,14 +124,11 @@ class Conversation:
         """The question in ``--prompt-template``."""
         if self._wrap is None:
             return question
-        from jinja2 import TemplateError
-        from jinja2.sandbox import ImmutableSandboxedEnvironment
-
+        # `content` and `problem` are names that templates of EasyR1 and of rows have for it.
+        values = dict.fromkeys(("question", "content", "problem"), question)
         try:
-            made = ImmutableSandboxedEnvironment(keep_trailing_newline=True).from_string(self._wrap)
-            # `content` and `problem` are names that templates of EasyR1 and of rows have for it.
-            text = made.render(question=question, content=question, problem=question)
-        except (TemplateError, TypeError, ValueError) as error:
+            text = template_process.render(QUESTION, self._wrap, values)
+        except TemplateFailed as error:
             raise UserError(f"--prompt-template {self._prompt_name}: {_line(error)}") from None
         if question.strip() not in text:
             raise UserError(

@@ -9,7 +9,8 @@ from megatron_longrl.data.rows import RowError, number_in
 from megatron_longrl.errors import UserError
 
 if TYPE_CHECKING:
-    from megatron_longrl.config import Config
+    from megatron_longrl.config.data import DataSection
+    from megatron_longrl.config.rl import RLSection
     from megatron_longrl.data.rows import Row, RowProblem
 
 
@@ -32,17 +33,17 @@ def parse_stages(stages: Sequence[str]) -> list[tuple[int, int]]:
     return parsed
 
 
-def frames_at(iteration: int, config: Config) -> int | None:
+def frames_at(iteration: int, data: DataSection) -> int | None:
     """Largest number of frames of a video in this iteration (from 0); None for all."""
-    frames = config.data.video_frames
-    for first, number in parse_stages(config.data.video_frames_curriculum):
+    frames = data.video_frames
+    for first, number in parse_stages(data.video_frames_curriculum):
         if iteration >= first:
             frames = number
     return frames
 
 
 def of_difficulty(
-    rows: Sequence[Row], config: Config, *, problems: list[RowProblem] | None = None
+    rows: Sequence[Row], rl: RLSection, *, problems: list[RowProblem] | None = None
 ) -> list[Row]:
     """The rows whose ``--difficulty-field`` lies within the bounds; all without such a field.
 
@@ -52,7 +53,6 @@ def of_difficulty(
     Raises:
         UserError: no row is left, or one has no number.
     """
-    rl = config.rl
     field = rl.difficulty_field
     if field is None:
         return list(rows)

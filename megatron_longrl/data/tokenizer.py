@@ -13,6 +13,7 @@ import sentencepiece
 
 from megatron_longrl.atomic_file import whole_file
 from megatron_longrl.config.sizes import LARGEST_VOCABULARY
+from megatron_longrl.data.template_process import CHAT, template_process
 from megatron_longrl.data.tokenizer_settings import (
     end_ids_of,
     template_of_processor,
@@ -61,7 +62,7 @@ class Tokenizer(Protocol):
 
     @property
     def media_id(self) -> int:
-        """A valid id that stands in media slots; its embedding is never used."""
+        """A valid id that stands in placeholders of media; its embedding is never used."""
 
     def id_of(self, symbol: str) -> int:
         """Id of a special token.
@@ -147,12 +148,7 @@ class SentencePieceTokenizer:
 
     def render(self, messages: Sequence[Message], template: str, *, asks: bool) -> str:
         """A conversation as text."""
-        from transformers.utils.chat_template_utils import render_jinja_template
-
-        texts, _ = render_jinja_template(
-            [list(messages)], chat_template=template, add_generation_prompt=asks
-        )
-        return str(texts[0])
+        return _render(messages, template, asks, {})
 
     def files(self) -> list[Path]:
         """The model file."""
@@ -226,11 +222,8 @@ class HuggingFaceTokenizer:
 
     def render(self, messages: Sequence[Message], template: str, *, asks: bool) -> str:
         """A conversation as text."""
-        return str(
-            self._tokenizer.apply_chat_template(
-                list(messages), chat_template=template, tokenize=False, add_generation_prompt=asks
-            )
-        )
+        symbols = {name: str(symbol) for name, symbol in self._tokenizer.special_tokens_map.items()}
+        return _render(messages, template, asks, symbols)
 
     def _own_template(self) -> str | None:
         """The one that is used by default where there are several."""
@@ -252,6 +245,19 @@ class HuggingFaceTokenizer:
             "tokenizer.model",
         )
         return [self.path / name for name in names if (self.path / name).is_file()]
+
+
+def _render(
+    messages: Sequence[Message], template: str, asks: bool, symbols: Mapping[str, str]
+) -> str:
+    """A conversation as transformers' ``apply_chat_template`` writes it."""
+    conversation = {
+        "messages": list(messages),
+        "tools": None,
+        "documents": None,
+        "add_generation_prompt": asks,
+    }
+    return template_process.render(CHAT, template, {**conversation, **symbols})
 
 
 def ending(tokenizer: Tokenizer, ids: Sequence[int]) -> int:

@@ -1,6 +1,6 @@
 """A prompt as an engine takes it, and the record of it that the trainer compares with its own.
 
-Every engine puts prompts together here, from the ids and slots of the one expansion
+Every engine puts prompts together here, from the ids and placeholders of the one expansion
 (:mod:`megatron_longrl.data.prompts`); the trainer does it in rows of its own
 (:mod:`megatron_longrl.data.collate`). Their agreement is checked, see
 :mod:`megatron_longrl.rl.input_parity`.

@@ -37,6 +37,14 @@ class Modality:
     and ``height`` where there are any; raises
     :class:`~megatron_longrl.media.media_error.MediaError` for a file that cannot be read."""
 
+    counted_as: str = ""
+    """What the metrics count of its media: ``frames`` gives ``frames_decoded`` and
+    ``frames_encoded``; by default ``units/NAME``, for ``units_decoded/NAME``."""
+
+    def __post_init__(self) -> None:
+        if not self.counted_as:
+            object.__setattr__(self, "counted_as", f"units/{self.name}")
+
     @property
     def placeholder(self) -> str:
         """What marks the place of a medium in a question, such as ``<video>``."""

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, ClassVar, TypeAlias, TypeVar
 
 from megatron_longrl.media.foreign_errors import as_error_of
 from megatron_longrl.media.media_error import MediaError
+from megatron_longrl.media.modality import MODALITIES
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -37,9 +38,6 @@ class MediaSpec(ABC):
 
     modality: ClassVar[str]
     """The name of its modality."""
-    counted_as: ClassVar[str]
-    """What the metrics count of it, a plural noun: ``frames`` gives ``frames_decoded`` and
-    ``frames_encoded``."""
     path: str
     """The file."""
     content: str
@@ -78,6 +76,12 @@ class MediaSpec(ABC):
     @abstractmethod
     def unit_bytes(self) -> int:
         """Bytes of one loaded unit; equal for equal preprocessing."""
+
+    @property
+    def counted_as(self) -> str:
+        """What the metrics count of it, see
+        :attr:`~megatron_longrl.media.modality.Modality.counted_as`."""
+        return MODALITIES.find(self.modality).counted_as
 
     @property
     def count_per_unit(self) -> int:

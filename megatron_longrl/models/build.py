@@ -30,7 +30,7 @@ def build_modules(
     modules: dict[str, torch.nn.Module] = {
         "language_model": build_language_model(config, vocab_size, groups, untouched=untouched)
     }
-    lora = lora_options(config, "projector")
+    lora = lora_options(config.lora, "projector")
     for name, encoder in find_family(config.model.family).encoders.items():
         module = modules[name] = encoder.build(config, encoder_groups(encoder, config, groups))
         projector = getattr(module, "projector", None)

@@ -30,7 +30,7 @@ def build_critic(config: Config, groups: ParallelGroups) -> GPTModel:
     # Untied, so that the last stage has an output layer of its own, which goes.
     untied = config.replace(untie_embeddings_and_output_weights=True)
     critic = build_language_model(untied, config.padded_vocab_size, groups)
-    if lora_options(config, "language_model") is not None:
+    if lora_options(config.lora, "language_model") is not None:
         train_adapters_only(critic)
     if groups.is_last_stage:
         critic.output_layer = None

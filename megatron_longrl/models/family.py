@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from megatron_longrl.media.layout import MediaLayout
     from megatron_longrl.models.hf_settings import HfConfig
     from megatron_longrl.models.media_encoder import FamilyEncoder
-    from megatron_longrl.models.param_mapping import Table
+    from megatron_longrl.models.param_mapping import MappingRegistry
     from megatron_longrl.models.sizes import Sized
 
 
@@ -48,7 +48,7 @@ class Family:
     """``model_type`` of the checkpoints' top ``config.json``."""
     folders: Mapping[str, str]
     """Part -> folder of a checkpoint that holds its weights, ``""`` for the top one."""
-    mapping_table: Callable[[Config], Table]
+    mapping_table: Callable[[Config], MappingRegistry]
     """How parameters correspond to tensors."""
     table_name: Callable[[str, str], str]
     """(folder, name of a tensor in its files) -> name in the table, for old and new key styles."""

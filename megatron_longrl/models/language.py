@@ -41,6 +41,11 @@ if TYPE_CHECKING:
     from megatron.core.inference.contexts import BaseInferenceContext
 
     from megatron_longrl.config import Config
+    from megatron_longrl.config.lora import LoraSection
+    from megatron_longrl.config.model import ModelSection
+    from megatron_longrl.config.parallel import ParallelSection
+    from megatron_longrl.config.rotary import RotarySection
+    from megatron_longrl.config.training import TrainingSection
     from megatron_longrl.parallel.groups import ParallelGroups
 
 
@@ -97,15 +102,15 @@ def block_spec(
     return TransformerBlockSubmodules(layer_specs=[layer] * num_layers, layer_norm=TorchNorm)
 
 
-def common_transformer_options(config: Config) -> dict[str, Any]:
+def common_transformer_options(training: TrainingSection, model: ModelSection) -> dict[str, Any]:
     """Options that the language model and the vision tower share."""
     return {
-        "params_dtype": config.training.params_dtype,
-        "bf16": config.training.bf16,
-        "pipeline_dtype": config.training.params_dtype,
+        "params_dtype": training.params_dtype,
+        "bf16": training.bf16,
+        "pipeline_dtype": training.params_dtype,
         "hidden_dropout": 0.0,
         "attention_dropout": 0.0,
-        "init_method_std": config.model.init_method_std,
+        "init_method_std": model.init_method_std,
         "use_cpu_initialization": False,
         # Gradients are sums over tokens, divided once by the global count: DDP must not average.
         "calculate_per_token_loss": True,
@@ -121,7 +126,7 @@ def common_transformer_options(config: Config) -> dict[str, Any]:
 
 def language_transformer_config(config: Config) -> TransformerConfig:
     """megatron-core's configuration of the language model."""
-    sharpening = attention_sharpening(config)
+    sharpening = attention_sharpening(config.rotary)
     return TransformerConfig(
         num_layers=config.model.num_layers,
         hidden_size=config.model.hidden_size,
@@ -153,27 +158,29 @@ def language_transformer_config(config: Config) -> TransformerConfig:
         recompute_granularity=config.training.recompute_granularity,
         recompute_method="uniform" if config.training.recompute_granularity == "full" else None,
         recompute_num_layers=1 if config.training.recompute_granularity == "full" else None,
-        mrope_section=list(mrope_sections(config)),
-        **common_transformer_options(config),
+        mrope_section=list(mrope_sections(config.rotary, config.model)),
+        **common_transformer_options(config.training, config.model),
     )
 
 
-def mrope_sections(config: Config) -> tuple[int, int, int]:
+def mrope_sections(rotary: RotarySection, model: ModelSection) -> tuple[int, int, int]:
     """Rotary channels of time, height and width.
 
     Three equal position components make multimodal rotary embedding ordinary rotary embedding, so
     any split of the channels is right for text-position models.
     """
-    return config.rotary.mrope_section or (config.model.kv_channels // 2, 0, 0)
+    return rotary.mrope_section or (model.kv_channels // 2, 0, 0)
 
 
-def language_block_spec(config: Config) -> TransformerBlockSubmodules:
+def language_block_spec(
+    lora_section: LoraSection, model: ModelSection, parallel: ParallelSection
+) -> TransformerBlockSubmodules:
     """The layers of one pipeline stage, as --transformer-impl says."""
-    num_layers = config.model.num_layers // config.parallel.pipeline_model_parallel_size
-    if config.model.transformer_impl == "transformer_engine":
-        return fused_block_spec(num_layers, config.model.qk_layernorm)
-    lora = lora_options(config, "language_model")
-    return block_spec(num_layers, AttnMaskType.arbitrary, config.model.qk_layernorm, lora)
+    num_layers = model.num_layers // parallel.pipeline_model_parallel_size
+    if model.transformer_impl == "transformer_engine":
+        return fused_block_spec(num_layers, model.qk_layernorm)
+    lora = lora_options(lora_section, "language_model")
+    return block_spec(num_layers, AttnMaskType.arbitrary, model.qk_layernorm, lora)
 
 
 def build_language_model(
@@ -191,7 +198,7 @@ def build_language_model(
     transformer_config.perform_initialization = not untouched
     model = GPTModel(
         config=transformer_config,
-        transformer_layer_spec=language_block_spec(config),
+        transformer_layer_spec=language_block_spec(config.lora, config.model, config.parallel),
         vocab_size=vocab_size,
         max_sequence_length=config.model.max_position_embeddings,
         pre_process=groups.is_first_stage,
@@ -203,8 +210,10 @@ def build_language_model(
         scatter_embedding_sequence_parallel=False,
         pg_collection=groups.pg,
     )
-    model.rotary_pos_emb.inv_freq = scaled_frequencies(model.rotary_pos_emb.inv_freq, config)
-    axes = channel_axes(mrope_sections(config), interleaved=config.rotary.mrope_interleaved)
+    model.rotary_pos_emb.inv_freq = scaled_frequencies(model.rotary_pos_emb.inv_freq, config.rotary)
+    axes = channel_axes(
+        mrope_sections(config.rotary, config.model), interleaved=config.rotary.mrope_interleaved
+    )
     model.rotary_axes = axes.to(platform.device)
     if groups.is_first_stage:
         install_deepstack(model, config.family.embedding_levels - 1)
@@ -230,7 +239,8 @@ def run_decoder(
         decoder_input: [s, b, h] on the first stage (whole local sequence), else None.
         position_ids: int64 [b, s] of this rank's shard, or [b, s, 3] for multimodal positions.
         attention_mask: see :func:`~megatron_longrl.parallel.attention.mask.attention_mask`.
-        packed_seq_params: see :func:`~megatron_longrl.parallel.attention.module.row_sharing`.
+        packed_seq_params: which ranks share the sequence, see
+            :func:`~megatron_longrl.parallel.attention.module.cp_packed_seq_params`.
         inference_context: keeps keys and values of the tokens before ``decoder_input``;
             ``position_ids`` are then of the whole sequence so far.
 

@@ -34,7 +34,7 @@ from megatron.core.transformer.utils import make_sharded_tensors_for_checkpoint
 from torch import Tensor, nn
 
 if TYPE_CHECKING:
-    from megatron_longrl.config import Config
+    from megatron_longrl.config.lora import LoraSection
 
 ADAPTER = (".lora.A", ".lora.B")
 """Ends of the names of adapters' parameters, in place of the weight's ``.weight``."""
@@ -50,14 +50,14 @@ class LoraOptions:
     """Linear layers of a transformer layer that get one."""
 
 
-def lora_options(config: Config, part: str) -> LoraOptions | None:
+def lora_options(lora: LoraSection, part: str) -> LoraOptions | None:
     """Adapters of a part; None where it has none."""
-    if not config.lora.rank or part not in config.lora.parts:
+    if not lora.rank or part not in lora.parts:
         return None
-    return LoraOptions(config.lora.rank, config.lora.scale, config.lora.target_modules)
+    return LoraOptions(lora.rank, lora.scale, lora.target_modules)
 
 
-class LowRank(nn.Module):
+class LoraAdapter(nn.Module):
     """A and B of one rank, beside a weight.
 
     Args:
@@ -104,7 +104,7 @@ class LoraLinear(nn.Module):
     def __init__(self, linear: nn.Linear, options: LoraOptions) -> None:
         super().__init__()
         self.weight, self.bias = linear.weight, linear.bias
-        self.lora = LowRank(self.weight, options)
+        self.lora = LoraAdapter(self.weight, options)
 
     def forward(self, x: Tensor) -> Tensor:
         """[..., in] -> [..., out]."""
@@ -122,7 +122,7 @@ class LoraColumnParallelLinear(ColumnParallelLinear):
     def __init__(self, *sizes: int, lora: LoraOptions, stride: int = 1, **options: Any) -> None:
         super().__init__(*sizes, stride=stride, **options)
         self.is_gated = stride == 2
-        self.lora = LowRank(self.weight, lora)
+        self.lora = LoraAdapter(self.weight, lora)
         # Every rank multiplies A with its part of the sequence: core sums the gradients.
         self.lora.A.sequence_parallel = self.sequence_parallel  # type: ignore[attr-defined]
         set_tensor_model_parallel_attributes(self.lora.B, True, 0, stride)
@@ -159,7 +159,7 @@ class LoraRowParallelLinear(RowParallelLinear):
 
     def __init__(self, *sizes: int, lora: LoraOptions, **options: Any) -> None:
         super().__init__(*sizes, **options)
-        self.lora = LowRank(self.weight, lora)
+        self.lora = LoraAdapter(self.weight, lora)
         set_tensor_model_parallel_attributes(self.lora.A, True, 1, 1)
         # Every rank multiplies B with its part of the sequence: core sums the gradients.
         self.lora.B.sequence_parallel = self.sequence_parallel  # type: ignore[attr-defined]
@@ -239,7 +239,7 @@ def train_adapters_only(module: nn.Module) -> None:
 @contextmanager
 def without_adapters(module: nn.Module) -> Iterator[None]:
     """Within the block the module computes with its own weights alone."""
-    adapters = [child for child in module.modules() if isinstance(child, LowRank)]
+    adapters = [child for child in module.modules() if isinstance(child, LoraAdapter)]
     for adapter in adapters:
         adapter.is_on = False
     try:

@@ -73,7 +73,7 @@ class TensorMapping(ABC):
 
 
 @dataclass(frozen=True)
-class Direct(TensorMapping):
+class DirectMapping(TensorMapping):
     """The same tensor on both sides, whole on every tensor-parallel rank (norms, biases)."""
 
     def merge(self, tensors: Sequence[Tensor]) -> Tensor:
@@ -91,7 +91,7 @@ class Direct(TensorMapping):
 
 
 @dataclass(frozen=True)
-class ColumnParallel(Direct):
+class ColumnParallel(DirectMapping):
     """Split over tensor-parallel ranks along the output dimension, axis 0."""
 
     sharded: ClassVar[bool] = True
@@ -135,7 +135,7 @@ class VocabParallel(ColumnParallel):
 
 
 @dataclass(frozen=True)
-class Tied(VocabParallel):
+class TiedMapping(VocabParallel):
     """Output layer that is the embedding: ``hf`` names the embedding, and nothing is exported.
 
     Megatron holds a second copy of the weight only where the first and the last pipeline stage
@@ -193,7 +193,7 @@ class FusedQKV(QKV):
 
 
 @dataclass(frozen=True)
-class FlatKernel(Direct):
+class PatchEmbedMapping(DirectMapping):
     """A convolution whose stride is its kernel, which is a linear layer here."""
 
     kernel: tuple[int, ...] = ()
@@ -229,7 +229,7 @@ class GatedMLP(ColumnParallel):
 
 
 @dataclass(frozen=True)
-class Shared(Direct):
+class SharedMapping(DirectMapping):
     """One tensor for several on the Hugging Face side, which must be equal."""
 
     def merge(self, tensors: Sequence[Tensor]) -> Tensor:
@@ -252,12 +252,14 @@ def adapter_rows(row: TensorMapping) -> tuple[TensorMapping, TensorMapping]:
     names = [(f"{ours}lora.{m}", tuple(f"{stem}lora_{m}.weight" for stem in stems)) for m in "AB"]
     if isinstance(row, RowParallel):
         a: TensorMapping = RowParallel(*names[0], row.replicated)
-        return a, Direct(*names[1], row.replicated)
-    return Shared(*names[0], row.replicated), replace(row, megatron=names[1][0], hf=names[1][1])
+        return a, DirectMapping(*names[1], row.replicated)
+    return SharedMapping(*names[0], row.replicated), replace(
+        row, megatron=names[1][0], hf=names[1][1]
+    )
 
 
 @dataclass(frozen=True)
-class Table:
+class MappingRegistry:
     """All parameters of a model."""
 
     entries: tuple[TensorMapping, ...]

@@ -8,7 +8,8 @@ Whoever brings a policy brings three things:
   :class:`~megatron_longrl.training.train_step.TrainStep` takes its micro-batches;
 * its programs: what ``longrl train-rl`` and the others do with such a model, made of the parts that
   the language models' programs are made of (:mod:`megatron_longrl.training.model` builds, wraps and
-  optimizes modules, :mod:`megatron_longrl.checkpoint.distributed` saves and loads them).
+  optimizes modules, :mod:`megatron_longrl.checkpoint.saving` and
+  :mod:`megatron_longrl.checkpoint.loading` save and load them).
 """
 
 from __future__ import annotations

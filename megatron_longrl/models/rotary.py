@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 if TYPE_CHECKING:
-    from megatron_longrl.config import Config
+    from megatron_longrl.config.rotary import RotarySection
 
 
 def channel_axes(sections: Sequence[int], *, interleaved: bool) -> Tensor:
@@ -51,31 +51,31 @@ def rotary_angles(positions: Tensor, inverse_frequencies: Tensor, axes: Tensor) 
     return torch.cat([angles, angles], dim=-1)[:, :, None]
 
 
-def scaled_frequencies(inverse_frequencies: Tensor, config: Config) -> Tensor:
+def scaled_frequencies(inverse_frequencies: Tensor, rotary: RotarySection) -> Tensor:
     """Frequencies of the lengthened context, float32 [d / 2], as ``--rope-scaling-type`` says.
 
     Args:
         inverse_frequencies: those of the original context.
     """
-    factor = config.rotary.rope_scaling_factor
-    if factor is None or config.rotary.rope_scaling_type == "dynamic":
+    factor = rotary.rope_scaling_factor
+    if factor is None or rotary.rope_scaling_type == "dynamic":
         return inverse_frequencies
-    if config.rotary.rope_scaling_type == "linear":
+    if rotary.rope_scaling_type == "linear":
         return inverse_frequencies / factor
-    if config.rotary.rope_scaling_type == "yarn":
-        return yarn_frequencies(inverse_frequencies, factor, config)
-    return llama3_frequencies(inverse_frequencies, factor, config)
+    if rotary.rope_scaling_type == "yarn":
+        return yarn_frequencies(inverse_frequencies, factor, rotary)
+    return llama3_frequencies(inverse_frequencies, factor, rotary)
 
 
-def attention_sharpening(config: Config) -> float:
+def attention_sharpening(rotary: RotarySection) -> float:
     """By how much turned queries, and turned keys, are longer than without YaRN.
 
     Section 3.4 of https://arxiv.org/abs/2309.00071, unless the checkpoint says otherwise.
     """
-    factor = config.rotary.rope_scaling_factor
-    if factor is None or config.rotary.rope_scaling_type != "yarn":
+    factor = rotary.rope_scaling_factor
+    if factor is None or rotary.rope_scaling_type != "yarn":
         return 1.0
-    return config.rotary.yarn_attention_factor or yarn_magnitude(factor)
+    return rotary.yarn_attention_factor or yarn_magnitude(factor)
 
 
 def yarn_magnitude(factor: float, slope: float = 1.0) -> float:
@@ -83,27 +83,23 @@ def yarn_magnitude(factor: float, slope: float = 1.0) -> float:
     return 0.1 * slope * math.log(factor) + 1 if factor > 1 else 1.0
 
 
-def yarn_frequencies(inverse_frequencies: Tensor, factor: float, config: Config) -> Tensor:
+def yarn_frequencies(inverse_frequencies: Tensor, factor: float, rotary: RotarySection) -> Tensor:
     """YaRN's "NTK-by-parts" (section 3.2 of https://arxiv.org/abs/2309.00071).
 
     Between the channel of ``yarn_beta_fast`` turns within the original context and that of
     ``yarn_beta_slow`` turns, the growth is interpolated over the channels' numbers, as in
     transformers' modeling_rope_utils.py.
     """
-    context = config.rotary.yarn_original_max_position_embeddings
+    context = rotary.yarn_original_max_position_embeddings
     assert context is not None, "a rule asks for it"
     channels = 2 * len(inverse_frequencies)
 
     def channel_of(turns: float) -> float:
         wavelength = context / turns
-        return (
-            channels
-            * math.log(wavelength / (2 * math.pi))
-            / (2 * math.log(config.rotary.rotary_base))
-        )
+        return channels * math.log(wavelength / (2 * math.pi)) / (2 * math.log(rotary.rotary_base))
 
-    first, last = channel_of(config.rotary.yarn_beta_fast), channel_of(config.rotary.yarn_beta_slow)
-    if config.rotary.yarn_correction_range_round_to_int:
+    first, last = channel_of(rotary.yarn_beta_fast), channel_of(rotary.yarn_beta_slow)
+    if rotary.yarn_correction_range_round_to_int:
         first, last = math.floor(first), math.ceil(last)
     first, last = max(first, 0), min(last, channels - 1)
     width = (last - first) or 0.001
@@ -112,13 +108,13 @@ def yarn_frequencies(inverse_frequencies: Tensor, factor: float, config: Config)
     return inverse_frequencies / factor * grown + inverse_frequencies * (1 - grown)
 
 
-def llama3_frequencies(inverse_frequencies: Tensor, factor: float, config: Config) -> Tensor:
+def llama3_frequencies(inverse_frequencies: Tensor, factor: float, rotary: RotarySection) -> Tensor:
     """Llama 3.1's scaling: wavelengths beyond the old context grow by ``factor``, short ones stay.
 
     Between the two the growth is interpolated, as in transformers' modeling_rope_utils.py.
     """
-    context = config.rotary.llama3_original_max_position_embeddings
-    low, high = config.rotary.llama3_low_freq_factor, config.rotary.llama3_high_freq_factor
+    context = rotary.llama3_original_max_position_embeddings
+    low, high = rotary.llama3_low_freq_factor, rotary.llama3_high_freq_factor
     turns = context * inverse_frequencies / (2 * math.pi)  # within the old context
     share = ((turns - low) / (high - low)).clamp(0, 1)
     return inverse_frequencies * (share + (1 - share) / factor)

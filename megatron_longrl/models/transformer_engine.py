@@ -28,10 +28,10 @@ from megatron.core.transformer.transformer_layer import (
 from megatron_longrl.errors import UserError
 
 if TYPE_CHECKING:
-    from megatron_longrl.config import Config
+    from megatron_longrl.config.model import ModelSection
 
 
-def check_installed(config: Config) -> None:
+def check_installed(model: ModelSection) -> None:
     """Needs no process group.
 
     Raises:
@@ -39,7 +39,7 @@ def check_installed(config: Config) -> None:
     """
     from megatron.core.extensions.transformer_engine import HAVE_TE
 
-    if config.model.transformer_impl == "transformer_engine" and not HAVE_TE:
+    if model.transformer_impl == "transformer_engine" and not HAVE_TE:
         raise UserError(
             "--transformer-impl transformer_engine needs the package transformer-engine, which "
             f"megatron-core cannot import here ({_reason()}): on a machine with NVIDIA GPUs "

@@ -27,7 +27,7 @@ Metrics = Mapping[str, float]
 
 
 @dataclass(frozen=True)
-class _Sign:
+class HealthCheck:
     """What to look for, in the first and in the last steps of the run so far."""
 
     name: str
@@ -37,21 +37,21 @@ class _Sign:
     """For the user; may name metrics of the last steps."""
 
 
-SIGNS: tuple[_Sign, ...] = (
-    _Sign(
+SIGNS: tuple[HealthCheck, ...] = (
+    HealthCheck(
         "entropy collapse",
         lambda first, last: last["entropy/mean"] < 0.1 * first["entropy/mean"],
         "entropy has fallen to {entropy/mean:.3g} nats, below a tenth of the first steps': "
         "responses are nearly all alike; lower --lr, raise --grpo-clamp-eps-upper, or give "
         "--grpo-entropy-term-weight",
     ),
-    _Sign(
+    HealthCheck(
         "length explosion",
         lambda first, last: last["cut_off/mean"] > max(0.5, 2 * first["cut_off/mean"]),
         "{cut_off/mean:.0%} of the responses reach --rollout-max-tokens: raise it, or give "
         "--overlong-shaping",
     ),
-    _Sign(
+    HealthCheck(
         "reward hacking by format",
         lambda first, last: (
             last["format/mean"] > first["format/mean"] + 0.1
@@ -60,19 +60,19 @@ SIGNS: tuple[_Sign, ...] = (
         "format has risen to {format/mean:.2f} while accuracy has fallen to {accuracy/mean:.2f}: "
         "give the format reward less weight",
     ),
-    _Sign(
+    HealthCheck(
         "KL blow-up",
         lambda first, last: last["kl/mean"] > max(1.0, 10 * abs(first["kl/mean"])),
         "the divergence is {kl/mean:.3g} nats per token: lower --lr, or raise --grpo-kl-beta",
     ),
-    _Sign(
+    HealthCheck(
         _EQUAL_GROUPS,
         lambda first, last: last["zero_advantage/mean"] > 0.8,
         "{zero_advantage/mean:.0%} of the groups have equal rewards and teach nothing: take "
         "questions that are neither too easy nor too hard, or give --dynamic-sampling, which draws "
         "further questions in place of such groups",
     ),
-    _Sign(
+    HealthCheck(
         "trainer and engine disagree",
         lambda first, last: last["gap/mean"] > GAP_LIMIT,
         "trainer and rollout engine differ by {gap/mean:.3g} nats per token: look for "
@@ -92,7 +92,7 @@ class Watch:
     """
 
     def __init__(
-        self, advantage: str = "grpo", signs: Sequence[_Sign] = SIGNS, steps: int = FIRST
+        self, advantage: str = "grpo", signs: Sequence[HealthCheck] = SIGNS, steps: int = FIRST
     ) -> None:
         self._first_steps = min(FIRST, steps)
         self._by_group = ADVANTAGES.find(advantage).compares_group

@@ -24,7 +24,8 @@ from megatron_longrl.platforms import platform
 from megatron_longrl.processes.rank_watch import rank_watch
 
 if TYPE_CHECKING:
-    from megatron_longrl.config import Config
+    from megatron_longrl.config.model import ModelSection
+    from megatron_longrl.config.parallel import ParallelSection
 
 
 @dataclass(frozen=True)
@@ -46,7 +47,7 @@ class ParallelGroups:
     """gloo group of the whole world for Python objects (agreements, metrics)."""
     replica_control: ProcessGroup
     """gloo group of the replica for Python objects."""
-    parts_of_cp: dict[int, ProcessGroup] = field(default_factory=dict)
+    cp_subgroups: dict[int, ProcessGroup] = field(default_factory=dict)
     """By size, this rank's groups of neighbouring MR-SP ranks, smaller than all and larger than
     one."""
 
@@ -69,7 +70,7 @@ class ParallelGroups:
         """The group of as many neighbouring MR-SP ranks, between 1 and all, with this rank."""
         if ranks == 1:
             return self.alone
-        return self.cp if ranks == self.cp.size() else self.parts_of_cp[ranks]
+        return self.cp if ranks == self.cp.size() else self.cp_subgroups[ranks]
 
     @property
     def pp(self) -> ProcessGroup:
@@ -102,12 +103,12 @@ class ParallelGroups:
         return dist.get_process_group_ranks(self.pp)[-1]
 
 
-def _rank_groups(config: Config, token: str) -> list[list[int]]:
+def _rank_groups(parallel: ParallelSection, token: str) -> list[list[int]]:
     """Rank lists of a product of dimensions in Megatron's order (tp-cp-ep-dp-pp)."""
     tp, cp, pp = (
-        config.parallel.tensor_model_parallel_size,
-        config.parallel.context_parallel_size,
-        config.parallel.pipeline_model_parallel_size,
+        parallel.tensor_model_parallel_size,
+        parallel.context_parallel_size,
+        parallel.pipeline_model_parallel_size,
     )
     generator = parallel_state.RankGenerator(
         tp=tp,
@@ -133,58 +134,58 @@ def _new_groups(
     return mine
 
 
-def init_parallel(config: Config) -> ParallelGroups:
+def init_parallel(parallel: ParallelSection, model: ModelSection) -> ParallelGroups:
     """Start torch.distributed (from torchrun's environment) and build every group.
 
     A process that was started without torchrun becomes a world of one.
     """
-    timeout = datetime.timedelta(minutes=config.parallel.distributed_timeout_minutes)
+    timeout = datetime.timedelta(minutes=parallel.distributed_timeout_minutes)
     if not dist.is_initialized():
         os.environ.setdefault("MASTER_ADDR", "127.0.0.1")
         os.environ.setdefault("MASTER_PORT", "0" if "RANK" not in os.environ else "29500")
         dist.init_process_group(
-            config.parallel.distributed_backend or platform.backend,
+            parallel.distributed_backend or platform.backend,
             rank=int(os.environ.get("RANK", "0")),
             world_size=int(os.environ.get("WORLD_SIZE", "1")),
             timeout=timeout,
         )
-        rank_watch.connect(config.parallel.distributed_timeout_minutes)
+        rank_watch.connect(parallel.distributed_timeout_minutes)
     if parallel_state.is_initialized():
         parallel_state.destroy_model_parallel()
     parallel_state.initialize_model_parallel(
-        tensor_model_parallel_size=config.parallel.tensor_model_parallel_size,
-        pipeline_model_parallel_size=config.parallel.pipeline_model_parallel_size,
-        context_parallel_size=config.parallel.context_parallel_size,
-        distributed_timeout_minutes=config.parallel.distributed_timeout_minutes,
+        tensor_model_parallel_size=parallel.tensor_model_parallel_size,
+        pipeline_model_parallel_size=parallel.pipeline_model_parallel_size,
+        context_parallel_size=parallel.context_parallel_size,
+        distributed_timeout_minutes=parallel.distributed_timeout_minutes,
         create_gloo_process_groups=False,
     )
     world = list(range(dist.get_world_size()))
-    replicas = _rank_groups(config, "tp-cp-pp")
+    replicas = _rank_groups(parallel, "tp-cp-pp")
     replica, replica_ranks = _new_groups(replicas, timeout)
     replica_control, _ = _new_groups(replicas, timeout, "gloo")
     alone, _ = _new_groups([[rank] for rank in world], timeout)
-    parts_of_cp = {
+    cp_subgroups = {
         size: _new_groups(
             [
                 ranks[start : start + size]
-                for ranks in _rank_groups(config, "cp")
+                for ranks in _rank_groups(parallel, "cp")
                 for start in range(0, len(ranks), size)
             ],
             timeout,
         )[0]
-        for size in config.parallel.sharing_degrees(config.model.num_query_groups)[1:]
-        if size < config.parallel.context_parallel_size
+        for size in parallel.sharing_degrees(model.num_query_groups)[1:]
+        if size < parallel.context_parallel_size
     }
     data, _ = _new_groups([world], timeout)
     whole = EncoderGroups(_encoder_groups(data, data, alone, alone), replica)
     split = whole
-    tp = config.parallel.tensor_model_parallel_size
-    if config.parallel.vision_tensor_parallel and tp > 1:
+    tp = parallel.tensor_model_parallel_size
+    if parallel.vision_tensor_parallel and tp > 1:
         # Tensor parallelism is the innermost dimension.
         same, _ = _new_groups([world[place::tp] for place in range(tp)], timeout)
         units, _ = _new_groups([r[place::tp] for r in replicas for place in range(tp)], timeout)
         tensor = parallel_state.get_tensor_model_parallel_group()
-        gloo, _ = _new_groups(_rank_groups(config, "tp"), timeout, "gloo")
+        gloo, _ = _new_groups(_rank_groups(parallel, "tp"), timeout, "gloo")
         split = EncoderGroups(
             _encoder_groups(data, same, tensor, alone),
             units,
@@ -199,7 +200,7 @@ def init_parallel(config: Config) -> ParallelGroups:
         replica_ranks=tuple(replica_ranks),
         control=control,
         replica_control=replica_control,
-        parts_of_cp=parts_of_cp,
+        cp_subgroups=cp_subgroups,
     )
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 import signal
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import FrameType
 
@@ -54,6 +54,23 @@ def heeded() -> Iterator[None]:
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
+
+
+def until_stopped(work: Callable[[], int], ended: Callable[[Stopped], int]) -> int:
+    """Do all that a process does, with the signals :func:`heeded`.
+
+    Args:
+        work: returns the exit status.
+        ended: tells that a signal has ended it, and returns the exit status then.
+
+    Returns:
+        The exit status.
+    """
+    try:
+        with heeded():
+            return work()
+    except Stopped as stop:
+        return ended(stop)
 
 
 @contextmanager

@@ -11,14 +11,13 @@ from megatron_longrl.errors import UserError
 from megatron_longrl.rewards.terms import reward_terms
 
 if TYPE_CHECKING:
+    from megatron_longrl.config.parallel import ParallelSection
     from megatron_longrl.config.rewards import RewardSection
-    from megatron_longrl.config.schema import Config
 
 
-def reward_rules(config: Config) -> Iterator[str]:
+def reward_rules(reward: RewardSection, parallel: ParallelSection) -> Iterator[str]:
     """A line for every rule that does not hold."""
-    reward, parallel = config.reward, config.parallel
-    yield from scoring_rules(config.reward)
+    yield from scoring_rules(reward)
     if reward.reward_step_timeout >= 60 * parallel.distributed_timeout_minutes:
         yield (
             f"reward_step_timeout ({reward.reward_step_timeout:g} s) is not shorter than "

@@ -24,7 +24,7 @@ from megatron_longrl.rewards.weighted import total
 if TYPE_CHECKING:
     from torch.distributed import ProcessGroup
 
-    from megatron_longrl.config import Config
+    from megatron_longrl.config.rewards import RewardSection
     from megatron_longrl.data.prompts import Prompt
     from megatron_longrl.parallel.groups import ParallelGroups
 
@@ -73,15 +73,15 @@ class RewardRunner:
         UserError: on every rank, when a user's function or the judge's prompt cannot be loaded.
     """
 
-    def __init__(self, config: Config, control: ProcessGroup | None = None) -> None:
+    def __init__(self, reward: RewardSection, control: ProcessGroup | None = None) -> None:
         self._control = control
         self._is_first = control is None or control.rank() == 0
-        self._step_seconds = config.reward.reward_step_timeout
+        self._step_seconds = reward.reward_step_timeout
         self._submitted: dict[str, _Submitted] = {}
         """By the id of the group."""
         self._counts: dict[str, float] = {}
         with self._together():
-            self._scorer = Scorer(config.reward)
+            self._scorer = Scorer(reward)
             loaded = self._scorer.load() if self._is_first else {}
         self._scorer.know(self._gather(loaded)[0])
         listed = [term.name for term in self._scorer.terms]
@@ -211,7 +211,7 @@ class RewardRunner:
         return nullcontext() if self._control is None else together(self._control)
 
 
-def build_rewards(config: Config, groups: ParallelGroups) -> RewardRunner:
+def build_rewards(reward: RewardSection, groups: ParallelGroups) -> RewardRunner:
     """The runner of this rank's replica; collective over the world.
 
     Raises:
@@ -220,7 +220,7 @@ def build_rewards(config: Config, groups: ParallelGroups) -> RewardRunner:
     runner: RewardRunner | None = None
     try:
         with together(groups.control):
-            runner = RewardRunner(config, groups.replica_control)
+            runner = RewardRunner(reward, groups.replica_control)
     except UserError:
         if runner is not None:
             runner.close()

@@ -13,7 +13,7 @@ from megatron_longrl.parallel.sums import sum_over_replicas
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from megatron_longrl.config import Config
+    from megatron_longrl.config.algorithm import AlgorithmSection
     from megatron_longrl.experience.rollouts import RewardedGroup
     from megatron_longrl.parallel.groups import ParallelGroups
     from megatron_longrl.training.token_values import ByRollout
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 def estimate_advantages(
     rollout_groups: Sequence[RewardedGroup],
-    config: Config,
+    algorithm: AlgorithmSection,
     pgs: ParallelGroups,
     *,
     token_rewards: ByRollout | None = None,
@@ -39,13 +39,13 @@ def estimate_advantages(
         without values.
     """
     settings = AdvantageSettings(
-        epsilon=config.algorithm.advantage_epsilon,
-        gamma=config.algorithm.gae_gamma,
-        lambda_=config.algorithm.gae_lambda,
+        epsilon=algorithm.advantage_epsilon,
+        gamma=algorithm.gae_gamma,
+        lambda_=algorithm.gae_lambda,
         total=lambda numbers: sum_over_replicas(numbers, pgs),
     )
     groups = [group_rewards(group, token_rewards, values) for group in rollout_groups]
-    advantages = ADVANTAGES.find(config.algorithm.advantage).load()(groups, settings)
+    advantages = ADVANTAGES.find(algorithm.advantage).load()(groups, settings)
     keys = [rollout.key for group in rollout_groups for rollout in group.rollouts]
     flat = [tokens for of_group in advantages for tokens in of_group]
     by_rollout = dict(zip(keys, flat, strict=True))

@@ -27,7 +27,7 @@ from megatron_longrl.rl.reward_shaping import keep_group, take_overlong_penalty
 from megatron_longrl.rl.sampling import training_settings
 from megatron_longrl.rollout.engine import RolloutEngine, RolloutHandle
 from megatron_longrl.rollout.records.recorder import RolloutRecorder
-from megatron_longrl.training.loop import RowSource
+from megatron_longrl.training.loop import DataIterator
 from megatron_longrl.training.runtime import Runtime
 
 if TYPE_CHECKING:
@@ -108,7 +108,7 @@ class RolloutCollector:
         self._carried: list[RolloutGroup] = []
         """Groups that an earlier step has begun and not completed."""
 
-    def start(self, iteration: int, source: RowSource) -> RolloutRound:
+    def start(self, iteration: int, source: DataIterator) -> RolloutRound:
         """Begin to generate the first rollouts of a step, which are scored as they come.
 
         Collective over the world.
@@ -117,7 +117,7 @@ class RolloutCollector:
         carried, self._carried = self._carried, []
         return self._start(iteration, 0, source.take(), carried, new_tokens)
 
-    def wait(self, round_: RolloutRound, version: int, source: RowSource) -> GeneratedRound:
+    def wait(self, round_: RolloutRound, version: int, source: DataIterator) -> GeneratedRound:
         """Wait until all rollouts of a round are there; collective over the replica.
 
         Args:
@@ -138,7 +138,7 @@ class RolloutCollector:
             round_.generated = GeneratedRound(complete, carried, extra)
         return round_.generated
 
-    def collect_step(self, first: RolloutRound, source: RowSource) -> StepRollouts:
+    def collect_step(self, first: RolloutRound, source: DataIterator) -> StepRollouts:
         """The groups of the step that has been started, with rewards: as many as a step has, fewer
         where rows fail; collective over the world."""
         config, result, round_ = self.config, StepRollouts(), first
@@ -154,7 +154,7 @@ class RolloutCollector:
             kept = [
                 group
                 for group in groups
-                if not config.algorithm.dynamic_sampling or keep_group(group, config)
+                if not config.algorithm.dynamic_sampling or keep_group(group, config.algorithm)
             ]
             result.groups += kept
             _join(result.media, round_.media)
@@ -200,7 +200,7 @@ class RolloutCollector:
                 are carried to the next step.
         """
         timer, config = self.runtime.timer, self.config
-        self.runtime.builder.max_frames = frames_at(iteration, config)
+        self.runtime.builder.max_frames = frames_at(iteration, config.data)
         with timer("data"):
             prompts = self.runtime.build_prompts(rows)
         requests = [
@@ -211,18 +211,21 @@ class RolloutCollector:
             prompts = [request.prompt for request in requests]
             _, media = self.runtime.encode(prompts, for_training=self._keeps_frames)
         readable = [request for request in requests if _is_readable(request.prompt, media)]
-        sampling = replace(training_settings(config, iteration, number), new_tokens=new_tokens)
+        sampling = replace(
+            training_settings(config.rl, config.rollout, config.training, iteration, number),
+            new_tokens=new_tokens,
+        )
         with timer("rollout"):
             handle = self.engine.start(readable, media.embeddings, sampling, self.rewards.submit)
         return RolloutRound(iteration, number, media, handle)
 
-    def _look_ahead(self, round_: RolloutRound, source: RowSource) -> None:
+    def _look_ahead(self, round_: RolloutRound, source: DataIterator) -> None:
         """Encode what the next step will ask for while an engine beside the trainer generates."""
         runtime, following = self.runtime, round_.iteration + 1
         encodes_again = runtime.model.trained_encoders  # with other weights then
         if not self.engine.runs_beside or encodes_again or not source.goes_on(round_.iteration):
             return
-        runtime.builder.max_frames = frames_at(following, self.config)
+        runtime.builder.max_frames = frames_at(following, self.config.data)
         with runtime.timer("encode"):
             ahead = runtime.encode_ahead(source.next_rows())
         round_.media.count_work_of(ahead)
@@ -264,7 +267,10 @@ class RolloutCollector:
                 for group in groups
             ]
         if self.config.algorithm.overlong_shaping:
-            groups = [take_overlong_penalty(group, self.config) for group in groups]
+            groups = [
+                take_overlong_penalty(group, self.config.rollout, self.config.algorithm)
+                for group in groups
+            ]
         return groups
 
     def _note(
@@ -276,7 +282,13 @@ class RolloutCollector:
     ) -> None:
         """Hand on all that was generated, as the rewards left it."""
         by_id = {group.group_id: group for group in scored}
-        sampling = training_settings(self.config, round_.iteration, round_.number)
+        sampling = training_settings(
+            self.config.rl,
+            self.config.rollout,
+            self.config.training,
+            round_.iteration,
+            round_.number,
+        )
         trained = [by_id[group.group_id] for group in generated.groups]
         recorder.note([*trained, *generated.carried], sampling)
         for name, made in self.extra.items():

@@ -11,8 +11,11 @@ from contextlib import closing
 from pathlib import Path
 
 from megatron_longrl.atomic_file import write_whole
-from megatron_longrl.checkpoint.distributed import load_weights
+from megatron_longrl.checkpoint.loading import load_weights
 from megatron_longrl.config import Config
+from megatron_longrl.config.evaluation import EvaluationSection
+from megatron_longrl.config.rollout import RolloutSection
+from megatron_longrl.config.training import TrainingSection
 from megatron_longrl.conversion.mapping import weight_stream
 from megatron_longrl.data.prompts import Prompt
 from megatron_longrl.data.rows import Row
@@ -52,7 +55,12 @@ def answer(
         name: the name of the answers among the run's generations, which no other one has.
         progress: is told how far it has come.
     """
-    config, sampling = runtime.config, evaluation_settings(runtime.config)
+    config, sampling = (
+        runtime.config,
+        evaluation_settings(
+            runtime.config.evaluation, runtime.config.training, runtime.config.rollout
+        ),
+    )
     groups: list[RewardedGroup] = []
     size = max(config.evaluation.batch_size, 1)
     for first in range(0, len(rows), size):
@@ -66,18 +74,20 @@ def answer(
     return groups
 
 
-def evaluation_settings(config: Config) -> SamplingSettings:
+def evaluation_settings(
+    evaluation: EvaluationSection, training: TrainingSection, rollout: RolloutSection
+) -> SamplingSettings:
     """How answers are drawn: with the same random numbers in every validation of a run, which no
     step of training uses."""
     return SamplingSettings(
-        n=config.evaluation.group_size,
-        max_tokens=config.evaluation.max_tokens or config.rollout.max_tokens,
-        temperature=config.evaluation.temperature,
-        top_p=config.evaluation.top_p,
-        top_k=config.evaluation.top_k,
-        min_p=config.evaluation.min_p,
-        stop_strings=tuple(config.rollout.stop),
-        seed=config.training.seed,
+        n=evaluation.group_size,
+        max_tokens=evaluation.max_tokens or rollout.max_tokens,
+        temperature=evaluation.temperature,
+        top_p=evaluation.top_p,
+        top_k=evaluation.top_k,
+        min_p=evaluation.min_p,
+        stop_strings=tuple(rollout.stop),
+        seed=training.seed,
         step=-1,
     )
 
@@ -145,7 +155,7 @@ def evaluate_checkpoint(config: Config) -> None:
         config=runtime.config,
     )
     with (
-        closing(build_rewards(runtime.config, runtime.groups)) as rewards,
+        closing(build_rewards(runtime.config.reward, runtime.groups)) as rewards,
         closing(
             build_engine(runtime.config, runtime.tokenizer, runtime.groups, model.policy.module)
         ) as engine,

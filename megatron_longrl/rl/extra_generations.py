@@ -90,7 +90,7 @@ class GreedyBaseline(ExtraGeneration):
 
     def sampling(self, iteration: int) -> SamplingSettings:
         """See :meth:`ExtraGeneration.sampling`."""
-        return greedy_settings(self.config, iteration)
+        return greedy_settings(self.config.rollout, iteration)
 
     def apply(self, group: RewardedGroup, extra: RewardedGroup) -> RewardedGroup:
         """See :meth:`ExtraGeneration.apply`."""
@@ -106,7 +106,9 @@ class ShuffledFrames(ExtraGeneration):
 
     def sampling(self, iteration: int) -> SamplingSettings:
         """See :meth:`ExtraGeneration.sampling`."""
-        return training_settings(self.config, iteration, SHUFFLED_ROUND)
+        return training_settings(
+            self.config.rl, self.config.rollout, self.config.training, iteration, SHUFFLED_ROUND
+        )
 
     def embeddings(
         self, prompts: Sequence[Prompt], embeddings: Mapping[str, Tensor], iteration: int

@@ -52,7 +52,7 @@ class CopiedWeights(ReferenceWeights):
         return _swapped(self._parameters, self._weights)
 
 
-class WeightsBelowAdapters(ReferenceWeights):
+class AdapterDisabledReference(ReferenceWeights):
     """The model's own weights, of a model of which adapters alone are trained: nothing is copied.
 
     After a reset it is these weights with the adapters of that step, of which it keeps a copy.

@@ -15,14 +15,16 @@ from megatron_longrl.rl.extra_generations import known_mean
 
 if TYPE_CHECKING:
     from megatron_longrl.config import Config
+    from megatron_longrl.config.algorithm import AlgorithmSection
+    from megatron_longrl.config.rollout import RolloutSection
 
 
-def keep_group(group: RewardedGroup, config: Config) -> bool:
+def keep_group(group: RewardedGroup, algorithm: AlgorithmSection) -> bool:
     """Whether dynamic sampling keeps a group, by its rollouts that have a reward."""
-    values = group.correct if config.algorithm.filter_metric == "accuracy" else group.rewards
+    values = group.correct if algorithm.filter_metric == "accuracy" else group.rewards
     mean = known_mean(group, values)
     return mean is not None and has_learning_signal(
-        mean, config.algorithm.filter_low, config.algorithm.filter_high
+        mean, algorithm.filter_low, algorithm.filter_high
     )
 
 
@@ -42,12 +44,14 @@ def trained_groups(groups: Sequence[RewardedGroup], config: Config) -> list[Rewa
     return result
 
 
-def take_overlong_penalty(group: RewardedGroup, config: Config) -> RewardedGroup:
+def take_overlong_penalty(
+    group: RewardedGroup, rollout_section: RolloutSection, algorithm: AlgorithmSection
+) -> RewardedGroup:
     """The group with the penalty for length taken from its rewards."""
-    limit = config.rollout.max_tokens
-    buffer = min(config.algorithm.overlong_buffer or max(limit // 5, 1), limit)
+    limit = rollout_section.max_tokens
+    buffer = min(algorithm.overlong_buffer or max(limit // 5, 1), limit)
     penalties = [
-        overlong_penalty(len(rollout.token_ids), limit, buffer, config.algorithm.overlong_penalty)
+        overlong_penalty(len(rollout.token_ids), limit, buffer, algorithm.overlong_penalty)
         for rollout in group.rollouts
     ]
     rewards = group.rewards

@@ -11,6 +11,11 @@ from megatron_longrl.config.names import flag
 from megatron_longrl.data.curriculum import parse_stages
 
 if TYPE_CHECKING:
+    from megatron_longrl.config.algorithm import AlgorithmSection
+    from megatron_longrl.config.checkpoint import CheckpointSection
+    from megatron_longrl.config.data import DataSection
+    from megatron_longrl.config.rl import RLSection
+    from megatron_longrl.config.rollout import RolloutSection
     from megatron_longrl.config.schema import Config
 
 
@@ -18,14 +23,13 @@ def rl_rules(config: Config, world_size: int) -> Iterator[str]:
     """A line for every rule that does not hold."""
     yield from _batch(config, world_size)
     yield from _advantage(config)
-    yield from _kl(config)
-    yield from _filters(config)
-    yield from _correction(config)
+    yield from _kl(config.algorithm, config.checkpoint)
+    yield from _filters(config.algorithm, config.rl)
+    yield from _correction(config.rollout, config.algorithm)
 
 
-def curriculum_rules(config: Config) -> Iterator[str]:
+def curriculum_rules(data: DataSection) -> Iterator[str]:
     """Of both training stages."""
-    data = config.data
     try:
         stages = parse_stages(data.video_frames_curriculum)
     except ValueError as error:
@@ -93,8 +97,7 @@ def _advantage(config: Config) -> Iterator[str]:
         )
 
 
-def _kl(config: Config) -> Iterator[str]:
-    algorithm = config.algorithm
+def _kl(algorithm: AlgorithmSection, checkpoint: CheckpointSection) -> Iterator[str]:
     if algorithm.kl_type == "full" and algorithm.rewards_tokens:
         yield (
             "kl_type full needs logits where kl_placement reward has only samples: give "
@@ -112,7 +115,7 @@ def _kl(config: Config) -> Iterator[str]:
             "ref_reset_interval is set, but grpo_kl_beta (0) needs no reference: give "
             "--grpo-kl-beta, or leave --ref-reset-interval out"
         )
-    interval = config.checkpoint.save_interval
+    interval = checkpoint.save_interval
     if interval is not None and interval % algorithm.ref_reset_interval:
         yield (
             f"save_interval ({interval}) is no multiple of ref_reset_interval "
@@ -122,24 +125,24 @@ def _kl(config: Config) -> Iterator[str]:
         )
 
 
-def _correction(config: Config) -> Iterator[str]:
-    uses_ratio = POLICY_LOSSES.find(config.algorithm.policy_loss).uses_ratio
-    if config.rollout.trains_on_older_weights and config.algorithm.rollout_correction == "off":
-        name = "rollout_lag" if config.rollout.lag else "rollout_step_tokens"
+def _correction(rollout: RolloutSection, algorithm: AlgorithmSection) -> Iterator[str]:
+    uses_ratio = POLICY_LOSSES.find(algorithm.policy_loss).uses_ratio
+    if rollout.trains_on_older_weights and algorithm.rollout_correction == "off":
+        name = "rollout_lag" if rollout.lag else "rollout_step_tokens"
         correction = "ratio" if uses_ratio else "token"
         yield (
             f"{name} trains on tokens of older weights, and rollout_correction off takes them for "
             f"new ones: give --rollout-correction {correction}, or leave {flag(name)} out"
         )
-    if config.algorithm.rollout_correction == "ratio" and not uses_ratio:
+    if algorithm.rollout_correction == "ratio" and not uses_ratio:
         yield (
             "rollout_correction ratio bounds the ratio of the policy loss, and "
-            f"{config.algorithm.policy_loss} has none: give "
+            f"{algorithm.policy_loss} has none: give "
             "--rollout-correction token, or another --policy-loss"
         )
     lower, upper = (
-        config.algorithm.rollout_is_threshold_lower,
-        config.algorithm.rollout_is_threshold,
+        algorithm.rollout_is_threshold_lower,
+        algorithm.rollout_is_threshold,
     )
     if lower > upper:
         yield (
@@ -148,15 +151,15 @@ def _correction(config: Config) -> Iterator[str]:
         )
 
 
-def _filters(config: Config) -> Iterator[str]:
-    if config.algorithm.filter_low >= config.algorithm.filter_high:
+def _filters(algorithm: AlgorithmSection, rl: RLSection) -> Iterator[str]:
+    if algorithm.filter_low >= algorithm.filter_high:
         yield (
-            f"filter_low ({config.algorithm.filter_low:g}) is not below filter_high "
-            f"({config.algorithm.filter_high:g}): no group could be kept; give --filter-low 0.01 "
+            f"filter_low ({algorithm.filter_low:g}) is not below filter_high "
+            f"({algorithm.filter_high:g}): no group could be kept; give --filter-low 0.01 "
             "--filter-high 0.99"
         )
-    if config.rl.difficulty_low > config.rl.difficulty_high:
+    if rl.difficulty_low > rl.difficulty_high:
         yield (
-            f"difficulty_low ({config.rl.difficulty_low:g}) is above difficulty_high "
-            f"({config.rl.difficulty_high:g}): no row could be kept; exchange them"
+            f"difficulty_low ({rl.difficulty_low:g}) is above difficulty_high "
+            f"({rl.difficulty_high:g}): no row could be kept; exchange them"
         )

@@ -7,35 +7,43 @@ from typing import TYPE_CHECKING
 from megatron_longrl.experience.sampling_settings import SamplingSettings
 
 if TYPE_CHECKING:
-    from megatron_longrl.config import Config
+    from megatron_longrl.config.rl import RLSection
+    from megatron_longrl.config.rollout import RolloutSection
+    from megatron_longrl.config.training import TrainingSection
 
 
-def training_settings(config: Config, iteration: int, number: int = 0) -> SamplingSettings:
+def training_settings(
+    rl: RLSection,
+    rollout: RolloutSection,
+    training: TrainingSection,
+    iteration: int,
+    number: int = 0,
+) -> SamplingSettings:
     """How the rollouts that are trained are drawn.
 
     Args:
         number: of the round of generation within the step.
     """
     return SamplingSettings(
-        n=config.rl.grpo_group_size,
-        max_tokens=config.rollout.max_tokens,
-        temperature=config.rollout.temperature,
-        top_p=config.rollout.top_p,
-        top_k=config.rollout.top_k,
-        min_p=config.rollout.min_p,
-        stop_strings=tuple(config.rollout.stop),
-        seed=config.training.seed,
+        n=rl.grpo_group_size,
+        max_tokens=rollout.max_tokens,
+        temperature=rollout.temperature,
+        top_p=rollout.top_p,
+        top_k=rollout.top_k,
+        min_p=rollout.min_p,
+        stop_strings=tuple(rollout.stop),
+        seed=training.seed,
         step=iteration,
         round=number,
     )
 
 
-def greedy_settings(config: Config, iteration: int) -> SamplingSettings:
+def greedy_settings(rollout: RolloutSection, iteration: int) -> SamplingSettings:
     """How one greedy rollout to each prompt is drawn."""
     return SamplingSettings(
         n=1,
-        max_tokens=config.rollout.max_tokens,
+        max_tokens=rollout.max_tokens,
         temperature=0.0,
-        stop_strings=tuple(config.rollout.stop),
+        stop_strings=tuple(rollout.stop),
         step=iteration,
     )

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from megatron_longrl.algorithms.correction import effective_sample_share
 from megatron_longrl.algorithms.kl import adapted_weight, kl_estimate
-from megatron_longrl.checkpoint.distributed import load_weights
+from megatron_longrl.checkpoint.loading import load_weights
 from megatron_longrl.data.rows import Row
 from megatron_longrl.errors import UserError
 from megatron_longrl.experience.rollouts import RewardedGroup
@@ -38,16 +38,16 @@ from megatron_longrl.rl.mini_batches import (
 )
 from megatron_longrl.rl.mismatch import mismatch_metrics
 from megatron_longrl.rl.reference import (
+    AdapterDisabledReference,
     CopiedWeights,
     ReferenceWeights,
-    WeightsBelowAdapters,
 )
 from megatron_longrl.rl.summary import wilson_interval
 from megatron_longrl.rl.weight_sync import WeightSync
 from megatron_longrl.rollout.engine import RolloutEngine
 from megatron_longrl.rollout.records.recorder import RolloutRecorder, StepOutcome
 from megatron_longrl.training.critic import Critic
-from megatron_longrl.training.loop import RowSource
+from megatron_longrl.training.loop import DataIterator
 from megatron_longrl.training.losses import LOG_RATIO, rl_loss
 from megatron_longrl.training.runtime import Runtime
 from megatron_longrl.training.sharding import MicroBatch
@@ -107,7 +107,7 @@ class RLTrainer:
         )
         self.sync()
 
-    def step(self, iteration: int, source: RowSource) -> dict[str, float]:
+    def step(self, iteration: int, source: DataIterator) -> dict[str, float]:
         """One RL step; returns its metrics over all replicas."""
         timer, traffic = self.runtime.timer, self.engine.stats
         rollouts = self._rollouts(iteration, source)
@@ -182,7 +182,7 @@ class RLTrainer:
         skips = self._skips.state() | self._critic_skips.state()
         return {"kl_beta": self.beta, **self.sync.state(), **skips}
 
-    def _rollouts(self, iteration: int, source: RowSource) -> StepRollouts:
+    def _rollouts(self, iteration: int, source: DataIterator) -> StepRollouts:
         """The rollouts of this step. Under --rollout-lag 1 the next step's are started as well,
         with the weights from before this step's update: a server generates them during it, an
         engine within the trainer's processes before it, and they are scored during it."""
@@ -274,7 +274,9 @@ class RLTrainer:
             token_rewards = gather_by_rollout(batches, penalties, groups, pgs)
         if results.values is not None:
             values = gather_by_rollout(batches, results.values, groups, pgs)
-        return estimate_advantages(groups, config, pgs, token_rewards=token_rewards, values=values)
+        return estimate_advantages(
+            groups, config.algorithm, pgs, token_rewards=token_rewards, values=values
+        )
 
     def _train(
         self, iteration: int, parts: Sequence[TrainingMiniBatch], media: Media
@@ -382,7 +384,7 @@ def build_reference(runtime: Runtime) -> ReferenceWeights | None:
         return None
     if config.lora.rank and "language_model" in config.lora.parts:
         # The run starts from the same weights, those of a checkpoint with its adapters merged.
-        return WeightsBelowAdapters(runtime.model.policy.module)
+        return AdapterDisabledReference(runtime.model.policy.module)
     if config.checkpoint.pretrained_checkpoint is not None:
         load_weights(
             config.checkpoint.pretrained_checkpoint,

@@ -26,7 +26,6 @@ from megatron_longrl.experience.rollouts import (
 )
 from megatron_longrl.experience.sampling_settings import SamplingSettings
 from megatron_longrl.parallel.agree import gather_objects, together
-from megatron_longrl.parallel.groups import ParallelGroups
 from megatron_longrl.rollout.engine import RolloutEngine, RolloutStopped
 from megatron_longrl.rollout.engine_requests import EngineRequests, whole_groups
 from megatron_longrl.rollout.partition import balanced_ranges
@@ -34,6 +33,7 @@ from megatron_longrl.rollout.seeds import request_seeds
 
 if TYPE_CHECKING:
     from megatron_longrl.data.tokenizer import Tokenizer
+    from megatron_longrl.parallel.groups import ParallelGroups
 
 
 class BaseEngine(RolloutEngine):

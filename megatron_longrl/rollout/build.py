@@ -13,6 +13,8 @@ if TYPE_CHECKING:
     import torch
 
     from megatron_longrl.config import Config
+    from megatron_longrl.config.model import ModelSection
+    from megatron_longrl.config.rotary import RotarySection
     from megatron_longrl.data.tokenizer import Tokenizer
     from megatron_longrl.parallel.groups import ParallelGroups
     from megatron_longrl.rollout.model_settings import ModelSettings
@@ -124,7 +126,7 @@ def model_settings(config: Config, tokenizer: Tokenizer) -> ModelSettings:
     assert config.model.vocab_size is not None, "the vocabulary's size comes from the tokenizer"
     dtype = str(config.training.params_dtype).removeprefix("torch.")
     return ModelSettings(
-        hf_config=engine_settings(config, dtype),
+        hf_config=engine_settings(config.model, config.rotary, dtype),
         dtype=dtype,
         memory_gib=config.rollout.memory_gib,
         max_model_len=config.rollout_model_len,
@@ -134,15 +136,15 @@ def model_settings(config: Config, tokenizer: Tokenizer) -> ModelSettings:
     )
 
 
-def engine_settings(config: Config, dtype: str) -> dict[str, Any]:
+def engine_settings(model: ModelSection, rotary: RotarySection, dtype: str) -> dict[str, Any]:
     """``config.json`` of the language model, with multimodal positions where it has them."""
     from megatron_longrl.models.text.hf_config import language_settings, multimodal_rotary
 
-    settings = language_settings(config, dtype)
-    if config.rotary.mrope_section is not None:
+    settings = language_settings(model, rotary, dtype)
+    if rotary.mrope_section is not None:
         settings["rope_parameters"] = {
-            **multimodal_rotary(config),
-            "rope_theta": config.rotary.rotary_base,
+            **multimodal_rotary(rotary),
+            "rope_theta": rotary.rotary_base,
         }
         settings.pop("rope_scaling", None)  # the same, and it would win
     return settings

@@ -67,7 +67,7 @@ class RolloutEngine(Protocol):
         Args:
             requests: the replica's requests, the same list on every rank of it. A request with
                 partial rollouts goes on with those that are not complete.
-            media: ``VideoSpec.key()`` -> embeddings [frames * tokens_per_frame, h] of every video
+            media: ``MediaSpec.key()`` -> embeddings [tokens, w] of every medium
                 of the prompts, in the training dtype.
             sampling: how to draw.
             on_rollout: told of every rollout as soon as it is complete, on the one rank that

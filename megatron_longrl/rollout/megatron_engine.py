@@ -39,7 +39,7 @@ from megatron_longrl.models.language import (
     run_decoder,
 )
 from megatron_longrl.parallel.attention.mask import attention_mask
-from megatron_longrl.parallel.attention.module import row_sharing
+from megatron_longrl.parallel.attention.module import cp_packed_seq_params
 from megatron_longrl.parallel.groups import ParallelGroups
 from megatron_longrl.platforms import platform
 from megatron_longrl.rollout.base_engine import BaseEngine
@@ -215,7 +215,7 @@ class MegatronEngine(BaseEngine):
             embeddings.transpose(0, 1).contiguous() if embeddings is not None else None,
             positions[None],
             mask,
-            DeepStackParams.beside(row_sharing(ranks.alone), deepstack),
+            DeepStackParams.beside(cp_packed_seq_params(ranks.alone), deepstack),
             context,
         )
         context.increment_sequence_len_offset(length)

@@ -19,6 +19,9 @@ from megatron_longrl.training.sharding import MicroBatch, shard_batch
 
 if TYPE_CHECKING:
     from megatron_longrl.config import Config
+    from megatron_longrl.config.parallel import ParallelSection
+    from megatron_longrl.config.rl import RLSection
+    from megatron_longrl.config.training import TrainingSection
     from megatron_longrl.experience.rollouts import Rollout, RolloutGroup
     from megatron_longrl.parallel.groups import ParallelGroups
 
@@ -68,18 +71,20 @@ def rl_batches(
         rollout_groups: this replica's.
         machine: what the cost model reckons with.
     """
-    samples = rl_samples(rollout_groups, config)
+    samples = rl_samples(rollout_groups, config.rl, config.training)
     return _micro_batches(samples, config, pgs, machine, by_length=True)
 
 
-def rl_samples(rollout_groups: Sequence[RolloutGroup], config: Config) -> list[TrainingSample]:
+def rl_samples(
+    rollout_groups: Sequence[RolloutGroup], rl: RLSection, training: TrainingSection
+) -> list[TrainingSample]:
     """Which responses share a prompt in training."""
     samples = []
     for group in rollout_groups:
         lengths = [len(response.token_ids) for response in group.rollouts]
         together = [[index] for index in range(len(lengths))]
-        if config.rl.shared_prompt:
-            together = split_group(len(group.prompt.token_ids), lengths, config.training.seq_length)
+        if rl.shared_prompt:
+            together = split_group(len(group.prompt.token_ids), lengths, training.seq_length)
         for indices in together:
             chosen = tuple(group.rollouts[i] for i in indices)
             ids = [response.token_ids.tolist() for response in chosen]
@@ -87,11 +92,13 @@ def rl_samples(rollout_groups: Sequence[RolloutGroup], config: Config) -> list[T
     return samples
 
 
-def rows_of(samples: Sequence[TrainingSample], config: Config) -> list[list[TrainingSample]]:
+def rows_of(
+    samples: Sequence[TrainingSample], training: TrainingSection
+) -> list[list[TrainingSample]]:
     """What stands in each row."""
-    if not config.training.use_sequence_packing:
+    if not training.use_sequence_packing:
         return [[sample] for sample in samples]
-    bins = fill_bins([sample.size.tokens for sample in samples], config.training.seq_length)
+    bins = fill_bins([sample.size.tokens for sample in samples], training.seq_length)
     return [[samples[k] for k in indices] for indices in bins]
 
 
@@ -109,7 +116,7 @@ def _micro_batches(
 
     A rank that has no row in this step runs one of padding, so that it joins every collective.
     """
-    rows = rows_of(samples, config)
+    rows = rows_of(samples, config.training)
     ranks = groups.cp.size()
     sizes = [RowSize.packed([sample.size for sample in row]) for row in rows]
     plan = plan_rows(
@@ -142,18 +149,20 @@ def _micro_batches(
         for start in range(0, len(ordered), config.training.micro_batch_size):
             part = [rows[i] for i in ordered[start : start + config.training.micro_batch_size]]
             rollouts = [r for row in part for sample in row for r in sample.rollouts]
-            batches.append(shard(_join(part, config), group, rollouts))
+            batches.append(shard(_join(part, config.parallel, config.training), group, rollouts))
     return batches or [shard(padding(max(config.parallel.sequence_multiple, 2)), groups.alone)]
 
 
-def _join(rows: Sequence[Sequence[TrainingSample]], config: Config) -> Batch:
+def _join(
+    rows: Sequence[Sequence[TrainingSample]], parallel: ParallelSection, training: TrainingSection
+) -> Batch:
     """The rows of a micro-batch."""
     samples = [sample for row in rows for sample in row]
     ends = torch.tensor([len(row) for row in rows]).cumsum(0).tolist()
     return collate(
         [sample.prompt for sample in samples],
         [sample.responses for sample in samples],
-        config.parallel.sequence_multiple,
-        config.training.seq_length,
+        parallel.sequence_multiple,
+        training.seq_length,
         packs=[range(end - len(row), end) for end, row in zip(ends, rows, strict=True)],
     )

@@ -41,8 +41,12 @@ class Critic:
             else 10 * config.training.lr
         )
         module = build_critic(config, runtime.groups)
+        schedule = config.replace(lr=lr, min_lr=min(lr, config.training.min_lr)).training
         part, optimizer, scheduler = train_part(
-            module, runtime.groups.pg, config.replace(lr=lr, min_lr=min(lr, config.training.min_lr))
+            module,
+            runtime.groups.pg,
+            config.parallel,
+            schedule,
         )
         self.model = TrainedModel(
             policy=part,
@@ -54,7 +58,7 @@ class Critic:
         self._train_step = LanguageTrainStep(
             self.model, runtime.train_step.media_encoder, runtime.groups, value_head
         )
-        self._loss = critic_loss(config)
+        self._loss = critic_loss(config.algorithm)
 
     @property
     def modules(self) -> dict[str, torch.nn.Module]:

@@ -13,7 +13,7 @@ from torch import Tensor
 from megatron_longrl.experience.inputs import equally_wide
 from megatron_longrl.models.deepstack import DeepStack, DeepStackParams
 from megatron_longrl.models.language import embed_tokens, run_decoder
-from megatron_longrl.parallel.attention.module import row_sharing
+from megatron_longrl.parallel.attention.module import cp_packed_seq_params
 from megatron_longrl.training.forward_step import ActivationShape
 from megatron_longrl.training.output_heads import OutputHead, selected_hidden
 from megatron_longrl.training.sharding import MicroBatch
@@ -119,7 +119,7 @@ def hidden_states(gpt: GPTModel, batch: MicroBatch, media: Mapping[str, Tensor])
         decoder_input,
         batch.position_ids,
         batch.attention_mask,
-        DeepStackParams.beside(row_sharing(batch.sequence_group), deepstack),
+        DeepStackParams.beside(cp_packed_seq_params(batch.sequence_group), deepstack),
     )
 
 

@@ -11,11 +11,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import torch.distributed as dist
 
-from megatron_longrl.checkpoint.distributed import (
-    Loaded,
-    load_checkpoint,
-    load_weights,
-)
+from megatron_longrl.checkpoint.loading import Loaded, load_checkpoint, load_weights
 from megatron_longrl.checkpoint.retention import Retention
 from megatron_longrl.checkpoint.saver import CheckpointSaver
 from megatron_longrl.config import Entry
@@ -39,7 +35,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 
-class RowSource:
+class DataIterator:
     """Where a step takes its rows from.
 
     Args:
@@ -90,7 +86,7 @@ class RowSource:
 class Trainer(Protocol):
     """One of the two stages: SFT or RL."""
 
-    def step(self, iteration: int, source: RowSource) -> dict[str, float]:
+    def step(self, iteration: int, source: DataIterator) -> dict[str, float]:
         """One step; metrics over all replicas."""
 
     def validate(self, rows: Sequence[Row]) -> dict[str, float]:
@@ -255,7 +251,7 @@ class TrainingLoop:
             self.saver.poll()
             self.runtime.timer.pop()  # Validation and set-up are no part of a step.
             began = time.perf_counter()
-            source = RowSource(
+            source = DataIterator(
                 self.sampler,
                 self.consumed_rows,
                 self.rows_per_step,

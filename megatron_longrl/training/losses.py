@@ -28,6 +28,7 @@ from megatron_longrl.training.token_values import response_sums
 
 if TYPE_CHECKING:
     from megatron_longrl.config import Config
+    from megatron_longrl.config.algorithm import AlgorithmSection
     from megatron_longrl.config.presets import Aggregation
 
 
@@ -217,16 +218,16 @@ class PolicyLoss:
         return self.beta() * divergence if config.algorithm.kl_placement == "loss" else 0.0
 
 
-def critic_loss(config: Config) -> Loss:
+def critic_loss(algorithm: AlgorithmSection) -> Loss:
     """Squared error of the values, of which no one may move too far: PPO's clipped value loss."""
 
     def loss(batch: ValueMicroBatch, values: Tensor) -> tuple[Tensor, Tensor, LossReport]:
         selected, targets = batch.selected, batch.targets
         returns, old = targets.returns[selected], targets.old_values[selected]
         error = (values - returns).square()
-        if config.algorithm.critic_value_clip is not None:
+        if algorithm.critic_value_clip is not None:
             near = old + (values - old).clamp(
-                -config.algorithm.critic_value_clip, config.algorithm.critic_value_clip
+                -algorithm.critic_value_clip, algorithm.critic_value_clip
             )
             error = torch.maximum(error, (near - returns).square())
         metrics = MetricSums()
@@ -235,7 +236,7 @@ def critic_loss(config: Config) -> Loss:
         for name, numbers in (("return", returns), ("error", returns - old)):
             metrics.add(f"critic/{name}", numbers)
             metrics.add(f"critic/{name}_square", numbers.square())
-        total, count = _aggregate(error / 2, batch, "token")
+        total, count = _aggregate(error / 2, batch, "token-mean")
         counted = torch.tensor(count, dtype=torch.int, device=values.device)
         return total, counted, LossReport(metrics)
 
@@ -255,14 +256,14 @@ def _aggregate(
 
     Args:
         kind: see --loss-aggregation.
-        most_tokens: what sequence-sum-norm divides a response by.
+        most_tokens: what seq-mean-token-sum-norm divides a response by.
     """
-    if kind == "token":
+    if kind == "token-mean":
         return per_token.sum(), per_token.numel()
     # One of the ranks that share the micro-batch counts its responses.
     counts = batch.sequence_group.rank() == 0
     count = int((batch.response_lengths > 0).sum()) if counts else 0
-    if kind == "sequence":
+    if kind == "seq-mean-token-mean":
         per_token = per_token / batch.response_lengths[batch.response_index[batch.selected]]
     else:
         per_token = per_token / most_tokens

@@ -17,7 +17,9 @@ from megatron_longrl.planner.cost import NOMINAL, Machine
 from megatron_longrl.platforms import platform
 
 if TYPE_CHECKING:
-    from megatron_longrl.config import Config
+    from megatron_longrl.config.model import ModelSection
+    from megatron_longrl.config.parallel import ParallelSection
+    from megatron_longrl.config.training import TrainingSection
     from megatron_longrl.parallel.groups import ParallelGroups
 
 logger = logging.getLogger(__name__)
@@ -27,23 +29,28 @@ _EXCHANGED_BYTES = 1 << 20
 _REPEATS = 5
 
 
-def matrix_rate(config: Config) -> float:
+def matrix_rate(training: TrainingSection, model: ModelSection) -> float:
     """Operations per second of this rank in products as wide as the language model's MLP."""
-    one = torch.ones([], dtype=config.training.params_dtype, device=platform.device)
-    hidden = one.expand(_TOKENS, config.model.hidden_size).contiguous()
-    weight = one.expand(config.model.hidden_size, config.model.ffn_hidden_size).contiguous()
+    one = torch.ones([], dtype=training.params_dtype, device=platform.device)
+    hidden = one.expand(_TOKENS, model.hidden_size).contiguous()
+    weight = one.expand(model.hidden_size, model.ffn_hidden_size).contiguous()
     seconds = _seconds(lambda: torch.matmul(hidden, weight))
-    return 2.0 * _TOKENS * config.model.hidden_size * config.model.ffn_hidden_size / seconds
+    return 2.0 * _TOKENS * model.hidden_size * model.ffn_hidden_size / seconds
 
 
-def measure_machine(config: Config, groups: ParallelGroups) -> Machine:
+def measure_machine(
+    training: TrainingSection,
+    model: ModelSection,
+    parallel: ParallelSection,
+    groups: ParallelGroups,
+) -> Machine:
     """The same on every rank of the world; nothing is measured where nothing is to be chosen."""
     group = groups.cp
     nominal = dataclasses.replace(NOMINAL[platform.name], ranks=group.size())
-    is_free = config.parallel.mrsp_mode == "auto" and group.size() > 1
-    if config.parallel.mrsp_machine == "nominal" or not is_free:
+    is_free = parallel.mrsp_mode == "auto" and group.size() > 1
+    if parallel.mrsp_machine == "nominal" or not is_free:
         return nominal
-    rate = matrix_rate(config)
+    rate = matrix_rate(training, model)
     one = torch.ones(1, device=platform.device)
     kernel = _seconds(lambda: one + one)
 

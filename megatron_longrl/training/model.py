@@ -30,6 +30,8 @@ from megatron_longrl.models.policy import find_policy
 
 if TYPE_CHECKING:
     from megatron_longrl.config import Config
+    from megatron_longrl.config.parallel import ParallelSection
+    from megatron_longrl.config.training import TrainingSection
     from megatron_longrl.parallel.groups import ParallelGroups
 
 
@@ -89,7 +91,9 @@ def build_model(config: Config, groups: ParallelGroups, *, train: bool = True) -
     model_parallel_cuda_manual_seed(config.training.seed)
     policy = find_policy(config.model.family)
     if policy is not None:
-        return _wrapped_policy(policy.build(config, groups), config, groups, train=train)
+        return _wrapped_policy(
+            policy.build(config, groups), config.parallel, config.training, groups, train=train
+        )
     assert config.model.vocab_size is not None, "the vocabulary's size comes from the tokenizer"
     if not train:
         config = config.replace(lora_rank=0)
@@ -110,30 +114,39 @@ def build_model(config: Config, groups: ParallelGroups, *, train: bool = True) -
     collections = {"language_model": groups.pg}
     for name, encoder in find_family(config.model.family).encoders.items():
         collections[name] = encoder_groups(encoder, config, groups).pg
-    wrapped = {name: _wrap(module, collections[name], config) for name, module in modules.items()}
+    wrapped = {
+        name: _wrap(module, collections[name], config.parallel) for name, module in modules.items()
+    }
     optimizers = {}
     for name, module in wrapped.items():
         if any(parameter.requires_grad for parameter in module.parameters()):
-            optimizers[name] = _optimizer(module, collections[name], config)
+            optimizers[name] = _optimizer(
+                module, collections[name], config.training, config.parallel
+            )
     optimizer = FiniteOptimizer(list(optimizers.values())) if optimizers else None
     return TrainedModel(
         policy=wrapped["language_model"],
         encoders={name: part for name, part in wrapped.items() if name != "language_model"},
         optimizers=optimizers,
         optimizer=optimizer,
-        scheduler=_scheduler(config, optimizer) if optimizer is not None else None,
+        scheduler=_scheduler(config.training, optimizer) if optimizer is not None else None,
     )
 
 
 def _wrapped_policy(
-    module: torch.nn.Module, config: Config, groups: ParallelGroups, *, train: bool
+    module: torch.nn.Module,
+    parallel: ParallelSection,
+    training: TrainingSection,
+    groups: ParallelGroups,
+    *,
+    train: bool,
 ) -> TrainedModel:
     """A model of one module, which is no language model."""
     if train:
-        policy, optimizer, scheduler = train_part(module, groups.pg, config)
+        policy, optimizer, scheduler = train_part(module, groups.pg, parallel, training)
         optimizers = {POLICY: optimizer.chained_optimizers[0]}
         return TrainedModel(policy, {}, optimizers, optimizer, scheduler, policy_name=POLICY)
-    policy = _wrap(module.requires_grad_(False), groups.pg, config)
+    policy = _wrap(module.requires_grad_(False), groups.pg, parallel)
     return TrainedModel(policy, {}, {}, None, None, policy_name=POLICY)
 
 
@@ -155,23 +168,26 @@ class FiniteOptimizer(ChainedOptimizer):
 
 
 def train_part(
-    module: torch.nn.Module, collection: ProcessGroupCollection, config: Config
+    module: torch.nn.Module,
+    collection: ProcessGroupCollection,
+    parallel: ParallelSection,
+    training: TrainingSection,
 ) -> tuple[DistributedDataParallel, FiniteOptimizer, OptimizerParamScheduler]:
     """A module of its own with its optimizer and its schedule, those of ``config``."""
-    wrapped = _wrap(module, collection, config)
-    optimizer = FiniteOptimizer([_optimizer(wrapped, collection, config)])
-    return wrapped, optimizer, _scheduler(config, optimizer)
+    wrapped = _wrap(module, collection, parallel)
+    optimizer = FiniteOptimizer([_optimizer(wrapped, collection, training, parallel)])
+    return wrapped, optimizer, _scheduler(training, optimizer)
 
 
 def _wrap(
-    module: torch.nn.Module, collection: ProcessGroupCollection, config: Config
+    module: torch.nn.Module, collection: ProcessGroupCollection, parallel: ParallelSection
 ) -> DistributedDataParallel:
     return DistributedDataParallel(
         module.config,
         DistributedDataParallelConfig(
             grad_reduce_in_fp32=True,
             overlap_grad_reduce=False,
-            use_distributed_optimizer=config.parallel.use_distributed_optimizer,
+            use_distributed_optimizer=parallel.use_distributed_optimizer,
         ),
         module,
         pg_collection=collection,
@@ -179,44 +195,47 @@ def _wrap(
 
 
 def _optimizer(
-    module: DistributedDataParallel, collection: ProcessGroupCollection, config: Config
+    module: DistributedDataParallel,
+    collection: ProcessGroupCollection,
+    training: TrainingSection,
+    parallel: ParallelSection,
 ) -> MegatronOptimizer:
     return get_megatron_optimizer(
-        _optimizer_config(config),
+        _optimizer_config(training, parallel),
         [module],
         use_gloo_process_groups=False,
         pg_collection=collection,
     )
 
 
-def _optimizer_config(config: Config) -> OptimizerConfig:
+def _optimizer_config(training: TrainingSection, parallel: ParallelSection) -> OptimizerConfig:
     return OptimizerConfig(
         optimizer="adam",
-        lr=config.training.lr,
-        min_lr=config.training.min_lr,
-        weight_decay=config.training.weight_decay,
-        adam_beta1=config.training.adam_beta1,
-        adam_beta2=config.training.adam_beta2,
-        adam_eps=config.training.adam_eps,
-        clip_grad=config.training.clip_grad,
-        bf16=config.training.bf16,
-        params_dtype=config.training.params_dtype,
-        use_distributed_optimizer=config.parallel.use_distributed_optimizer,
+        lr=training.lr,
+        min_lr=training.min_lr,
+        weight_decay=training.weight_decay,
+        adam_beta1=training.adam_beta1,
+        adam_beta2=training.adam_beta2,
+        adam_eps=training.adam_eps,
+        clip_grad=training.clip_grad,
+        bf16=training.bf16,
+        params_dtype=training.params_dtype,
+        use_distributed_optimizer=parallel.use_distributed_optimizer,
     )
 
 
-def _scheduler(config: Config, optimizer: ChainedOptimizer) -> OptimizerParamScheduler:
+def _scheduler(training: TrainingSection, optimizer: ChainedOptimizer) -> OptimizerParamScheduler:
     """Learning rate per optimizer step (not per sample)."""
     return OptimizerParamScheduler(
         optimizer,
         init_lr=0.0,
-        max_lr=config.training.lr,
-        min_lr=config.training.min_lr,
-        lr_warmup_steps=config.training.lr_warmup_steps,
-        lr_decay_steps=max(config.training.lr_decay_iters, config.training.lr_warmup_steps + 1),
-        lr_decay_style=config.training.lr_decay_style,
-        start_wd=config.training.weight_decay,
-        end_wd=config.training.weight_decay,
-        wd_incr_steps=config.training.train_iters,
+        max_lr=training.lr,
+        min_lr=training.min_lr,
+        lr_warmup_steps=training.lr_warmup_steps,
+        lr_decay_steps=max(training.lr_decay_iters, training.lr_warmup_steps + 1),
+        lr_decay_style=training.lr_decay_style,
+        start_wd=training.weight_decay,
+        end_wd=training.weight_decay,
+        wd_incr_steps=training.train_iters,
         wd_incr_style="constant",
     )

@@ -36,6 +36,7 @@ from megatron_longrl.regular_file import check_regular, read_regular
 
 if TYPE_CHECKING:
     from megatron_longrl.config import Config
+    from megatron_longrl.config.checkpoint import CheckpointSection
 
 LOCK_FILE = "run.lock"
 
@@ -97,7 +98,7 @@ def run_folder(config: Config) -> Iterator[str | None]:
         file = stack.enter_context(_opened(folder))
         before = Owner.read(path)
         _lock(file, folder, before)
-        goes_on = _goes_on(config, folder)
+        goes_on = _goes_on(config.checkpoint, folder)
         _check_recipe(folder, before, goes_on)
         if not goes_on:
             _make_free(config, folder)
@@ -193,11 +194,11 @@ def _write(file: FileIO, owner: Owner) -> None:
     file.truncate()
 
 
-def _goes_on(config: Config, folder: Path) -> bool:
+def _goes_on(checkpoint: CheckpointSection, folder: Path) -> bool:
     """Whether the run continues what is in the folder."""
-    if config.checkpoint.load is None or config.checkpoint.finetune:
+    if checkpoint.load is None or checkpoint.finetune:
         return False
-    return folder.resolve() == run_folder_of(Path(config.checkpoint.load).resolve())
+    return folder.resolve() == run_folder_of(Path(checkpoint.load).resolve())
 
 
 def _make_free(config: Config, folder: Path) -> None:

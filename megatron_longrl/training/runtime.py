@@ -17,6 +17,7 @@ from megatron_longrl.data.tokenizer import Tokenizer, build_tokenizer
 from megatron_longrl.errors import UserError
 from megatron_longrl.media.embedding_store import EmbeddingStore, open_store
 from megatron_longrl.media.encoder import MediaEncoder, UnitEncoder
+from megatron_longrl.media.modality import MODALITIES
 from megatron_longrl.media.partition import Cut
 from megatron_longrl.media.provider import Media, MediaProvider
 from megatron_longrl.models.build import encoder_groups
@@ -162,9 +163,9 @@ class Runtime:
         ``mem-embeddings-bytes`` are those in memory, once for each replica.
         """
         media = media or Media()
-        counted = {"frames": 0, **media.counts}
+        counted = {"frames": 0, **dict.fromkeys(self._counted(), 0), **media.counts}
         counts = {
-            **{f"{name}_{done}": n for name, n in counted.items() for done in _DONE},
+            **{_metric(name, done): n for name, n in counted.items() for done in _DONE},
             "samples_skipped": 0,
             "embeddings_from_memory": 0,
             "embeddings_from_disk": 0,
@@ -182,6 +183,11 @@ class Runtime:
         totals["mem-embeddings-bytes"] = float(totals["mem-embeddings-bytes"])  # no count to add up
         return totals
 
+    def _counted(self) -> list[str]:
+        """What the metrics count of the media that the model reads."""
+        encoders = self.media.encoder.encoders.values()
+        return [MODALITIES.find(name).counted_as for e in encoders for name in e.modalities]
+
     def _skip(self, problem: RowProblem) -> None:
         if self.config.data.strict_data:
             raise UserError(f"{problem}; without --strict-data it is skipped")
@@ -189,6 +195,12 @@ class Runtime:
         self.last_skip = str(problem)
         if self.replica_rank == 0:
             logger.warning("sample skipped: %s", problem)
+
+
+def _metric(counted_as: str, done: str) -> str:
+    """``frames_decoded``, or ``units_decoded/NAME``."""
+    what, slash, modality = counted_as.partition("/")
+    return f"{what}_{done}{slash}{modality}"
 
 
 def show_prompt(builder: PromptBuilder, prompt: Prompt, entry: Entry) -> None:
@@ -206,8 +218,8 @@ def show_prompt(builder: PromptBuilder, prompt: Prompt, entry: Entry) -> None:
 def build_runtime(config: Config, entry: Entry) -> Runtime:
     """Start the process groups and build everything that a run needs; collective over the world."""
     platform.prepare()
-    check_installed(config)
-    groups = init_parallel(config)
+    check_installed(config.model)
+    groups = init_parallel(config.parallel, config.model)
     if config.training.bf16 and not platform.multiplies_bf16 and dist.get_rank() == 0:
         logger.warning(
             "this %s has no fast bf16: matrix products take up to a hundred times longer than in "
@@ -263,7 +275,9 @@ def build_runtime(config: Config, entry: Entry) -> Runtime:
             outlives_run=outlives_run,
         ),
         timer=timer,
-        machine=measure_machine(config, groups) if entry != "evaluate" else Machine(),
+        machine=measure_machine(config.training, config.model, config.parallel, groups)
+        if entry != "evaluate"
+        else Machine(),
         first_look=first_look,
     )
 

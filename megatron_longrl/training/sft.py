@@ -11,7 +11,7 @@ from megatron_longrl.data.curriculum import frames_at
 from megatron_longrl.data.prompts import Prompt
 from megatron_longrl.data.rows import Row
 from megatron_longrl.training.batches import sft_batches
-from megatron_longrl.training.loop import RowSource
+from megatron_longrl.training.loop import DataIterator
 from megatron_longrl.training.losses import sft_loss
 from megatron_longrl.training.runtime import Runtime
 from megatron_longrl.training.sharding import MicroBatch
@@ -30,10 +30,10 @@ class SFTTrainer:
         self.runtime = runtime
         self._skips = SkippedUpdates.restored(state)
 
-    def step(self, iteration: int, source: RowSource) -> dict[str, float]:
+    def step(self, iteration: int, source: DataIterator) -> dict[str, float]:
         """One optimizer step; returns its metrics over all replicas."""
         timer = self.runtime.timer
-        self.runtime.builder.max_frames = frames_at(iteration, self.runtime.config)
+        self.runtime.builder.max_frames = frames_at(iteration, self.runtime.config.data)
         with timer("data"):
             prompts = self.runtime.build_prompts(source.take())
         with timer("encode"):

@@ -160,10 +160,11 @@ class TrainStep(Generic[Batch]):
         for encoder in model.encoders.values():
             encoder.zero_grad_buffer()
         model.optimizer.zero_grad()
-        leaves = dict(media)
+        leaves = media
         if model.trained_encoders:
             assert encoded is not None, "a trained encoder needs this step's units"
-            leaves |= {key: media[key].detach().requires_grad_() for key in encoded.embeddings}
+            fresh = {key: media[key].detach().requires_grad_() for key in encoded.embeddings}
+            leaves = {**media, **fresh}
         reports: list[LossReport] = self._run(
             batches, leaves, partial(_with_loss, loss), forward_only=False
         )

@@ -82,7 +82,7 @@ def usable_rows(
         if problems and config.data.strict_data:
             raise UserError(f"{problems[0]}; without --strict-data it is skipped")
         if by_difficulty and usable:
-            usable = of_difficulty(usable, config, problems=None if strict else problems)
+            usable = of_difficulty(usable, config.rl, problems=None if strict else problems)
         _tell(problems, total, is_teller=groups.control.rank() == 0)
         if not usable or len(problems) > config.data.max_skipped * total:
             raise UserError(

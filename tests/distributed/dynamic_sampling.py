@@ -13,7 +13,7 @@ from megatron_longrl.data.dataset import RowSampler
 from megatron_longrl.data.rows import Row
 from megatron_longrl.rewards.runner import build_rewards
 from megatron_longrl.rl.trainer import RLTrainer
-from megatron_longrl.training.loop import RowSource
+from megatron_longrl.training.loop import DataIterator
 from megatron_longrl.training.runtime import Runtime, build_runtime
 from tests.distributed.layouts import tiny_config
 from tests.scripted_engine import ScriptedEngine, number_of, questions
@@ -32,12 +32,12 @@ def build(folder: Path, live: Collection[int], **changes: object) -> tuple[RLTra
     """A trainer on a scripted engine."""
     options: dict[str, object] = {"rl_algorithm": "dapo", "lr": 1e-3, "train_iters": 4}
     runtime = build_runtime(tiny_config(folder, **(options | changes)), "rl")
-    rewards = build_rewards(runtime.config, runtime.groups)
+    rewards = build_rewards(runtime.config.reward, runtime.groups)
     return RLTrainer(runtime, says_something_where(live), rewards, None), runtime
 
 
-def source_of(rows: Sequence[Row], runtime: Runtime) -> RowSource:
-    return RowSource(RowSampler(rows, 0, shuffle=False), 0, PER_STEP, runtime.groups)
+def source_of(rows: Sequence[Row], runtime: Runtime) -> DataIterator:
+    return DataIterator(RowSampler(rows, 0, shuffle=False), 0, PER_STEP, runtime.groups)
 
 
 def weights(runtime: Runtime) -> list[torch.Tensor]:

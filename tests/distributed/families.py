@@ -21,6 +21,7 @@ from megatron_longrl.conversion.hf import HfFolder, config_from_hf, load_hf_weig
 from megatron_longrl.data.prompts import Prompt
 from megatron_longrl.data.tokenizer import build_tokenizer, train_sentencepiece
 from megatron_longrl.experience.rollouts import RolloutGroup
+from megatron_longrl.models.qwen_vl.config import QwenVLSection
 from megatron_longrl.training.runtime import Runtime, build_runtime
 from tests.distributed.layouts import (
     TOLERANCE,
@@ -193,7 +194,11 @@ def _logprobs(
 ) -> Tensor:
     ids = torch.cat([prompt.token_ids, torch.tensor(response)])
     pixels = [spec.frames() for spec in visual(prompt)]
-    media = media_arguments(source, config, prompt, pixels) if pixels else {}
+    media = (
+        media_arguments(source, config.family_as(QwenVLSection), config.model, prompt, pixels)
+        if pixels
+        else {}
+    )
     if pixels:
         kinds = media["mm_token_type_ids"]
         media["mm_token_type_ids"] = torch.nn.functional.pad(kinds, (0, len(response)))

@@ -40,7 +40,7 @@ from tests.distributed.twin import Twin, taken
 from tests.scripted_engine import ScriptedEngine
 
 LOSSES = ("clip", "gspo", "cispo", "pg")
-AGGREGATIONS = ("token", "sequence", "sequence-sum-norm")
+AGGREGATIONS = ("token-mean", "seq-mean-token-mean", "seq-mean-token-sum-norm")
 CORRECTIONS = ("ratio", "token", "sequence", "icepop")
 KLS = ("k3", "full", "k1", "k2", "abs")
 LOWER, UPPER, DUAL, BETA, BONUS, CAP, FLOOR = 0.2, 0.3, 1.5, 0.2, 0.05, 1.5, 0.6
@@ -167,9 +167,9 @@ def twin_of(
 def expected_loss(config: Config, answers: Iterable[Answers]) -> Tensor:
     """Response by response, in float64, with a graph."""
     by_response = [_loss_of_tokens(config, answer) for answer in answers]
-    if config.algorithm.loss_aggregation == "token":
+    if config.algorithm.loss_aggregation == "token-mean":
         return torch.cat(by_response).mean()
-    if config.algorithm.loss_aggregation == "sequence":
+    if config.algorithm.loss_aggregation == "seq-mean-token-mean":
         return torch.stack([losses.mean() for losses in by_response]).mean()
     return torch.stack([losses.sum() / MOST_TOKENS for losses in by_response]).mean()
 
@@ -226,7 +226,7 @@ def _divergence(config: Config, answer: Answers) -> Tensor:
 
 def rewards_of(runtime: Runtime) -> RewardRunner:
     """Of a trainer whose groups come with their rewards."""
-    return build_rewards(runtime.config, runtime.groups)
+    return build_rewards(runtime.config.reward, runtime.groups)
 
 
 def check_policy_losses(folder: Path, **layout: object) -> None:

@@ -6,7 +6,8 @@ from pathlib import Path
 
 import torch
 
-from megatron_longrl.checkpoint.distributed import load_checkpoint, save_checkpoint
+from megatron_longrl.checkpoint.loading import load_checkpoint
+from megatron_longrl.checkpoint.saving import save_checkpoint
 from megatron_longrl.config import Config
 from megatron_longrl.conversion.mapping import (
     export_named_tensors,
@@ -37,7 +38,7 @@ class Run:
     def __init__(self, layout: str, **changes: object) -> None:
         platform.prepare()
         self.config = Config.of({**UNCLIPPED, **LAYOUTS[layout], **changes})
-        self.groups = init_parallel(self.config)
+        self.groups = init_parallel(self.config.parallel, self.config.model)
         self.model = build_model(self.config, self.groups)
 
     def tensors(self) -> dict[str, torch.Tensor]:

@@ -11,14 +11,14 @@ import logging
 import pytest
 import torch.distributed as dist
 
-from megatron_longrl.checkpoint.distributed import load_weights
+from megatron_longrl.checkpoint.loading import load_weights
 from megatron_longrl.conversion.hf import load_hf_weights
 from megatron_longrl.conversion.hf_writer import HfFolderWriter
 from megatron_longrl.errors import UserError
 from tests.distributed.runs import Run, assert_equal
 from tests.runner.tiers import full_only
 
-SAVING = "megatron_longrl.checkpoint.distributed"
+SAVING = "megatron_longrl.checkpoint.saving"
 
 
 @pytest.mark.parametrize(

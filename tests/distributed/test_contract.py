@@ -11,7 +11,7 @@ from megatron_longrl.rewards.runner import build_rewards
 from megatron_longrl.rl.trainer import RLTrainer
 from megatron_longrl.rollout.build import build_engine
 from megatron_longrl.rollout.engine import RolloutHandle
-from megatron_longrl.training.loop import RowSource
+from megatron_longrl.training.loop import DataIterator
 from megatron_longrl.training.runtime import build_runtime
 from tests.distributed.cases import CP2, PP2, SP, TP2
 from tests.distributed.layouts import tiny_config
@@ -69,11 +69,11 @@ def step(config, spoil=None):
     engine = build_engine(
         runtime.config, runtime.tokenizer, runtime.groups, runtime.model.policy.module
     )
-    rewards = build_rewards(runtime.config, runtime.groups)
+    rewards = build_rewards(runtime.config.reward, runtime.groups)
     given = engine if spoil is None else Spoilt(engine, spoil)
     trainer = RLTrainer(runtime, given, rewards, None)
     rows = RowSampler(load_rows(config.data.train_data_path), config.training.seed)
-    return trainer.step(0, RowSource(rows, 0, config.rl.grpo_prompts_per_step, runtime.groups))
+    return trainer.step(0, DataIterator(rows, 0, config.rl.grpo_prompts_per_step, runtime.groups))
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)

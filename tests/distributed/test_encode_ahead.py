@@ -12,7 +12,7 @@ from megatron_longrl.data.dataset import RowSampler
 from megatron_longrl.rewards.runner import build_rewards
 from megatron_longrl.rl.trainer import RLTrainer
 from megatron_longrl.rollout.engine import RolloutHandle
-from megatron_longrl.training.loop import RowSource
+from megatron_longrl.training.loop import DataIterator
 from megatron_longrl.training.runtime import Runtime, build_runtime
 from tests.distributed.cases import CP2
 from tests.distributed.layouts import tiny_config
@@ -57,11 +57,11 @@ def run(folder, beside, options, *, lost=None, goes_on=True):
     usual = {"lr": 1e-3, "grpo_prompts_per_step": 2, "train_iters": STEPS}
     runtime = build_runtime(tiny_config(folder, **(usual | options)), "rl")
     engine = EngineBeside(runtime, beside)
-    trainer = RLTrainer(runtime, engine, build_rewards(runtime.config, runtime.groups), None)
+    trainer = RLTrainer(runtime, engine, build_rewards(runtime.config.reward, runtime.groups), None)
     rows = questions(folder, 2 * STEPS)
     if lost is not None:
         rows[lost] = dataclasses.replace(rows[lost], videos=(folder / "nowhere.webm",))
-    source = RowSource(
+    source = DataIterator(
         RowSampler(rows, 0, shuffle=False), 0, 2, runtime.groups, goes_on=lambda _: goes_on
     )
     steps = [trainer.step(step, source) for step in range(STEPS)]

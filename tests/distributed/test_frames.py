@@ -6,8 +6,10 @@ The twins decode and encode whole videos on every rank by themselves.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
+from typing import ClassVar
 
 import av
 import numpy as np
@@ -349,3 +351,99 @@ def test_of_two_errors_all_ranks_raise_the_first():
     group = both()
     with pytest.raises(UserError, match=r"^ValueError: rank 0$"), together(group):
         raise ValueError(f"rank {dist.get_rank()}")
+
+
+# ---- Several encoders ----
+
+
+@dataclass(frozen=True)
+class Series(MediaSpec):
+    """Numbers from 0 on, two a unit and a token for each; the last unit may have one."""
+
+    modality: ClassVar[str] = "series"
+    path: str
+    count: int
+    content: str = ""
+    preprocess: str = ""
+    unit_bytes: int = 24
+
+    def key(self) -> str:
+        return f"series {self.path}"
+
+    @property
+    def num_units(self) -> int:
+        return -(-self.count // 2)
+
+    def tokens_of(self, units: range) -> int:
+        return min(2 * units.stop, self.count) - 2 * units.start
+
+    def cost(self) -> float:
+        return SIZE**2 * 3.0  # as three frames of the test's videos
+
+    @property
+    def counted_as(self) -> str:
+        return "units/series"
+
+    def load(self, units: range) -> UnitTensors:
+        if self.path == "broken":
+            raise MediaError(self.path, "no numbers")
+        values = torch.arange(2.0 * units.start, 2.0 * units.stop).view(-1, 2)
+        return values, torch.tensor([self.tokens_of(range(u, u + 1)) for u in units])
+
+
+class SeriesEncoder(torch.nn.Module):
+    """[units, 2] and the tokens of each -> [tokens, 2]."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight = torch.nn.Parameter(torch.tensor([0.3, -0.2]))
+
+    def forward(self, values: Tensor, tokens: Tensor, preprocess: str) -> Tensor:
+        there = values[torch.arange(2) < tokens[:, None]]
+        return torch.sin(there[:, None] * self.weight)
+
+
+def test_units_of_two_modalities_are_dealt_together(shared_path):
+    videos = write_videos(shared_path, 5, 4)
+    series = [Series("a", 7), Series("broken", 4), Series("b", 6)]
+    pictures, numbers = ToyEncoder(), SeriesEncoder()
+    stage = MediaEncoder(
+        {
+            "toy": UnitEncoder(pictures, ("video",), HIDDEN, lambda how: 2, both()),
+            "numbers": UnitEncoder(numbers, ("series",), 2, lambda how: 2, both()),
+        },
+        both(),
+        dtype=torch.float32,
+        device=torch.device("cpu"),
+    )
+    # 9 frames, 9 units of 3 frames' cost: each rank has the cost of 18 frames.
+    encoded = stage.encode([videos[0], *series, videos[1]], for_backward=True)
+    assert list(encoded.failed) == ["series broken"]
+    counts = gather_objects(both(), dict(encoded.counts))
+    assert counts == [{"frames": 5, "units/series": 4}, {"frames": 4, "units/series": 3}]
+    check_embeddings_of(encoded, videos, series, pictures)
+    parts = {s.key(): torch.ones(s.count, 2) * (1 + dist.get_rank()) for s in series}
+    stage.backward("numbers", encoded, parts)
+    assert numbers.weight.grad is not None and pictures.weight.grad is None
+    dist.all_reduce(numbers.weight.grad)
+    twin = SeriesEncoder()
+    for count in (7, 6):
+        (3 * torch.sin(torch.arange(float(count))[:, None] * twin.weight).sum()).backward()
+    torch.testing.assert_close(numbers.weight.grad, twin.weight.grad, rtol=1e-5, atol=1e-5)
+
+
+def check_embeddings_of(
+    encoded: EncodedMedia, videos: list[VideoSpec], series: list[Series], pictures: ToyEncoder
+) -> None:
+    order = [videos[0].key(), "series a", "series b", videos[1].key()]
+    assert list(encoded.embeddings) == order
+    with torch.no_grad():
+        for spec in videos:
+            expected = pictures(spec.frames()).flatten(0, 1)
+            torch.testing.assert_close(
+                encoded.embeddings[spec.key()], expected, rtol=1e-5, atol=1e-6
+            )
+        weight = torch.tensor([0.3, -0.2])
+        for numbers in (series[0], series[2]):
+            expected = torch.sin(torch.arange(float(numbers.count))[:, None] * weight)
+            torch.testing.assert_close(encoded.embeddings[numbers.key()], expected)

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 import torch
 
-from megatron_longrl.checkpoint.distributed import load_weights
+from megatron_longrl.checkpoint.loading import load_weights
 from megatron_longrl.conversion.hf import load_hf_weights
 from megatron_longrl.conversion.mapping import (
     export_named_tensors,

@@ -15,7 +15,7 @@ from megatron_longrl.rewards.runner import build_rewards
 from megatron_longrl.rl.trainer import RLTrainer
 from megatron_longrl.training import sft
 from megatron_longrl.training.critic import CRITIC, Critic
-from megatron_longrl.training.loop import RowSource
+from megatron_longrl.training.loop import DataIterator
 from megatron_longrl.training.losses import sft_loss
 from megatron_longrl.training.runtime import Runtime, build_runtime
 from megatron_longrl.training.sft import SFTTrainer
@@ -46,7 +46,7 @@ def trainer_of(runtime: Runtime) -> tuple[RLTrainer, BrokenEngine]:
     if runtime.config.algorithm.advantage == "gae":
         critic = Critic(runtime)
         critic.begin(runtime.model.policy.module)
-    rewards = build_rewards(runtime.config, runtime.groups)
+    rewards = build_rewards(runtime.config.reward, runtime.groups)
     return RLTrainer(runtime, engine, rewards, None, critic), engine
 
 
@@ -117,7 +117,7 @@ def test_sft(tiny_data):
             runtime.model.policy.module.decoder.final_layernorm.weight[0] = math.nan
     trainer, before = SFTTrainer(runtime), weights(runtime)
     rows = questions(tiny_data, 4)
-    source = RowSource(RowSampler(rows, 0, shuffle=False), 0, len(rows), runtime.groups)
+    source = DataIterator(RowSampler(rows, 0, shuffle=False), 0, len(rows), runtime.groups)
     for step in range(2):
         assert trainer.step(step, source)["skipped_updates"] == 1
         for old, new in zip(before, weights(runtime), strict=True):
@@ -137,7 +137,7 @@ def test_a_loss_that_is_nan_though_its_gradient_is_finite(tiny_data, monkeypatch
     runtime = build_runtime(tiny_config(tiny_data, lr=1e-3, train_iters=9), "sft")
     trainer, before = SFTTrainer(runtime), weights(runtime)
     rows = questions(tiny_data, 4)
-    source = RowSource(RowSampler(rows, 0, shuffle=False), 0, len(rows), runtime.groups)
+    source = DataIterator(RowSampler(rows, 0, shuffle=False), 0, len(rows), runtime.groups)
     monkeypatch.setattr(sft, "sft_loss", lost)
     for step in range(2):
         metrics = trainer.step(step, source)

@@ -54,7 +54,7 @@ def world() -> ProcessGroup:
 
 @contextmanager
 def runner(**fields: Any) -> Iterator[RewardRunner]:
-    made = RewardRunner(make_config(**fields), world())
+    made = RewardRunner(make_config(**fields).reward, world())
     try:
         yield made
     finally:
@@ -140,4 +140,4 @@ def test_a_runner_that_fails_on_one_rank_fails_on_all(
 
 def test_a_function_that_the_first_rank_cannot_load(file: str) -> None:
     with pytest.raises(UserError, match="has no function 'missing'"):
-        RewardRunner(make_config(reward_function=[f"{file}:missing"]), world())
+        RewardRunner(make_config(reward_function=[f"{file}:missing"]).reward, world())

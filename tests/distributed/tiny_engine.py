@@ -34,7 +34,7 @@ def parallel(replica: int) -> ParallelGroups:
         distributed_backend="gloo",
     )
     config = SimpleNamespace(parallel=parallel, model=SimpleNamespace(num_query_groups=1))
-    return init_parallel(cast("Config", config))
+    return init_parallel(cast("Config", config).parallel, cast("Config", config).model)
 
 
 def model(seed: int) -> Qwen2ForCausalLM:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import os
 import pickle
 import shutil
 from collections.abc import Callable, Iterator
@@ -231,6 +232,53 @@ def test_a_bomb_in_the_place_of_any_file_of_a_run_is_one_line(
             assert not list(fired.iterdir()), name
             shutil.rmtree(armed)
             shutil.rmtree(tmp_path / "hf", ignore_errors=True)
+
+
+ENDLESS_TEMPLATE = (
+    "{% for a in range(99999) %}{% for b in range(99999) %}{% for c in range(99999) %}"
+    "{% endfor %}{% endfor %}{% endfor %}"
+)
+
+
+@pytest.mark.full(GUARD)
+def test_a_template_without_an_end_is_one_line(model: Path, rows: Path, tmp_path: Path) -> None:
+    armed = shutil.copytree(model, tmp_path / "model")
+    (armed / "chat_template.jinja").write_text(ENDLESS_TEMPLATE)
+    status, output = longrl(*opening(armed, rows, tmp_path)["train-sft"])
+    assert status == 2 and "the template computes for more than" in output, output[-3000:]
+
+
+@pytest.mark.full(GUARD)
+def test_a_pipe_in_the_place_of_any_file_is_not_waited_for(
+    model: Path, rows: Path, tmp_path: Path
+) -> None:
+    for name in sorted(path.name for path in model.iterdir()):
+        armed = shutil.copytree(model, tmp_path / "model")
+        (armed / name).unlink()
+        os.mkfifo(armed / name)
+        commands = opening(armed, rows, tmp_path / "to")
+        for program in ("inspect", "train-sft"):
+            status, output = longrl(*commands[program])
+            # Without its config.json the folder is no checkpoint at all.
+            assert status == 2, (name, output[-3000:])
+            assert "named pipe" in output or name == "config.json", (name, program, output)
+        shutil.rmtree(armed)
+
+
+@pytest.mark.full(GUARD)
+def test_a_pipe_in_the_place_of_any_file_of_a_run_is_not_waited_for(
+    model: Path, rows: Path, tmp_path: Path
+) -> None:
+    training = ("--pretrained-checkpoint", model, "--train-data-path", rows)
+    made = tmp_path / "made"
+    assert longrl("train-sft", *training, "--train-iters", "1", "--save", made)[0] == 0
+    for name in sorted(str(p.relative_to(made)) for p in made.rglob("*") if p.is_file()):
+        armed = shutil.copytree(made, tmp_path / "run")
+        (armed / name).unlink()
+        os.mkfifo(armed / name)
+        status, output = longrl("train-sft", "--load", armed, "--train-iters", "2")
+        assert status == 2, (name, output[-3000:])
+        shutil.rmtree(armed)
 
 
 def reseal(run_folder: Path) -> None:

@@ -31,7 +31,7 @@ RANK = os.environ.get("RANK", "0")
 configure_logging("info", int(RANK))
 ignore_harmless_warnings()  # as the program will, before core warns at its import
 
-from megatron_longrl.checkpoint import distributed  # noqa: E402
+from megatron_longrl.checkpoint import saving  # noqa: E402
 from megatron_longrl.models.vila.encoder import VisionEncoder  # noqa: E402
 from megatron_longrl.training.train_step import TrainStep  # noqa: E402
 
@@ -114,7 +114,7 @@ def hold_save(place: str) -> None:
     rank, _, number = place.partition(":")
     if rank != RANK:
         return
-    writer, saves = distributed.ShardWriter, [0]
+    writer, saves = saving.ShardWriter, [0]
 
     class Held(writer):  # type: ignore[misc, valid-type]
         def async_save(self, *args: Any) -> Any:
@@ -124,7 +124,7 @@ def hold_save(place: str) -> None:
                 return request._replace(async_fn=lambda: time.sleep(10**6))
             return request
 
-    distributed.ShardWriter = Held  # type: ignore[misc]
+    saving.ShardWriter = Held  # type: ignore[misc]
 
 
 if __name__ == "__main__":

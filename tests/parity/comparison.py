@@ -28,7 +28,7 @@ TOLERANCE = 1e-4
 def loaded(folder: Path, **changes: Any) -> tuple[Config, ParallelGroups, Any]:
     """Our model with the weights of a folder, on one rank."""
     config = Config.of({**config_from_hf(folder), "seq_length": 512, **changes})
-    groups = init_parallel(config)
+    groups = init_parallel(config.parallel, config.model)
     model = build_model(config, groups, train=False)
     load_hf_weights(folder, model.modules, config, groups)
     return config, groups, model

@@ -12,7 +12,7 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
-from megatron_longrl.checkpoint.distributed import save_checkpoint
+from megatron_longrl.checkpoint.saving import save_checkpoint
 from megatron_longrl.cli.conversion import hugging_face, loader_megatron, loader_peft, saver_peft
 from megatron_longrl.cli.conversion.plugins import tensor_names
 from megatron_longrl.cli.conversion.reference import load_model
@@ -69,7 +69,7 @@ def trained(name: str, folder: Path) -> TrainedModel:
     changes = RUNS.get(name, {"lora_parts": ALL})
     fields = {"seq_length": 512, "lora_rank": 3, "lora_alpha": 4, **changes}
     config = Config.of({**config_from_hf(folder / "hf"), **fields})
-    groups = init_parallel(config)
+    groups = init_parallel(config.parallel, config.model)
     with torch.enable_grad():  # core looks for the graph of parameters
         model = build_model(config, groups)
     load_hf_weights(folder / "hf", model.modules, config, groups)
@@ -212,7 +212,7 @@ VILA: dict[str, Any] = {
 def write_vila(folder: Path) -> None:
     """Random weights."""
     config = Config.of(VILA)
-    groups = init_parallel(config)
+    groups = init_parallel(config.parallel, config.model)
     model = build_model(config, groups, train=False)
     with HfFolderWriter(folder, config) as writer:
         for name, tensor in export_named_tensors(model.modules, config, groups):

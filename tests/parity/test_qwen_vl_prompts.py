@@ -137,11 +137,13 @@ def test_logits(kind, both, row_of):
     pixels = [spec.frames() for spec in visual(prompt)]
     theirs = hugging_face_logits(source, config, prompt, pixels)
     units = [spec.load(range(spec.num_units)) for spec in prompt.media]
-    ours = model_logits(model, config, prompt, units)
+    ours = model_logits(model, config.parallel, config.model, prompt, units)
     assert_close(ours, theirs)
     assert difference(ours, theirs).largest <= TOLERANCE
     if pixels:  # the media are seen
-        changed = model_logits(model, config, prompt, [(u[0] * 0.5,) for u in units])
+        changed = model_logits(
+            model, config.parallel, config.model, prompt, [(u[0] * 0.5,) for u in units]
+        )
         assert difference(changed, theirs).largest > 100 * TOLERANCE
 
 

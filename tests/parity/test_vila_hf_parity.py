@@ -87,7 +87,7 @@ def both(request, tmp_path_factory):
 
     platform.prepare()
     config = Config.of({**config_from_hf(folder), "seq_length": 512})
-    groups = init_parallel(config)
+    groups = init_parallel(config.parallel, config.model)
     model = build_model(config, groups, train=False)
     load_hf_weights(folder, model.modules, config, groups)
     yield llm, tower, weights, model

@@ -343,7 +343,7 @@ def test_logits_of_a_whole_prompt(media, both, files):
     names = [name for group in MEDIA[media] for name in group]
     theirs = twin.logits(text, names, row.problem, pixels).float()
     units = [spec.load(range(spec.num_units)) for spec in prompt.media]
-    assert_close(model_logits(model, config, prompt, units), theirs)
+    assert_close(model_logits(model, config.parallel, config.model, prompt, units), theirs)
     if not pixels:
         return
     # The pictures are seen.

@@ -24,7 +24,8 @@ def tables() -> str:
 
 def _layers() -> list[list[str]]:
     settings = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
-    (contract,) = settings["tool"]["importlinter"]["contracts"]
+    contracts = settings["tool"]["importlinter"]["contracts"]
+    (contract,) = (found for found in contracts if found["name"] == "layers")
     return [layer.split(" | ") for layer in contract["layers"]]
 
 

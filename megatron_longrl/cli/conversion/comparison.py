@@ -12,10 +12,11 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from megatron_longrl.checkpoint import folder as layout
-from megatron_longrl.checkpoint.distributed import load_weights
+from megatron_longrl.checkpoint.loading import load_weights
 from megatron_longrl.cli.conversion.loader_megatron import one_rank_config
 from megatron_longrl.cli.conversion.reference import hugging_face_logits
-from megatron_longrl.config import Config
+from megatron_longrl.config.model import ModelSection
+from megatron_longrl.config.parallel import ParallelSection
 from megatron_longrl.conversion.hf import HfFolder
 from megatron_longrl.data.collate import collate
 from megatron_longrl.data.prompts import Prompt
@@ -53,7 +54,11 @@ def difference(ours: Tensor, theirs: Tensor) -> Difference:
 
 @torch.no_grad()
 def model_logits(
-    model: TrainedModel, config: Config, prompt: Prompt, units: Sequence[UnitTensors]
+    model: TrainedModel,
+    parallel: ParallelSection,
+    model_section: ModelSection,
+    prompt: Prompt,
+    units: Sequence[UnitTensors],
 ) -> Tensor:
     """[P, v] of our model, on one rank.
 
@@ -63,9 +68,9 @@ def model_logits(
     # A response of one token: its row is the prompt.
     batch = collate([prompt], [[[0]]], 1, len(prompt.token_ids))
     group = model.policy.module.pg_collection.cp
-    shard = shard_batch(batch, group, config.parallel.cp_comm_type, platform.device)
+    shard = shard_batch(batch, group, parallel.cp_comm_type, platform.device)
     media = {}
-    encoders = find_family(config.model.family).encoders
+    encoders = find_family(model_section.family).encoders
     for spec, inputs in zip(prompt.media, units, strict=True):
         name = next(name for name, e in encoders.items() if spec.modality in e.modalities)
         media[spec.key()] = model.encoders[name].module(*inputs, spec.preprocess).flatten(0, -2)
@@ -73,7 +78,7 @@ def model_logits(
     logits = F.linear(
         hidden_for_logits(model.policy.module, hidden), output_weight(model.policy.module)
     )[:, 0]
-    return logits[:, : config.model.vocab_size].float()
+    return logits[:, : model_section.vocab_size].float()
 
 
 def compare(hf_dir: Path, megatron_dir: Path, row: Row, flags: argparse.Namespace) -> Difference:
@@ -103,10 +108,10 @@ def compare(hf_dir: Path, megatron_dir: Path, row: Row, flags: argparse.Namespac
         units = [spec.load(range(spec.num_units)) for spec in prompt.media]
     except MediaError as error:
         raise UserError(str(error)) from None
-    groups = init_parallel(config)
+    groups = init_parallel(config.parallel, config.model)
     model = build_model(config, groups, train=False)
     load_weights(megatron_dir, modules=model.modules, optimizers={}, groups=groups, config=config)
-    ours = model_logits(model, config, prompt, units)
+    ours = model_logits(model, config.parallel, config.model, prompt, units)
     # Hugging Face's models of the families that can be compared take frames.
     pixels = [frames.flatten(0, 1) for (frames,) in units]
     return difference(ours, hugging_face_logits(source, config, prompt, pixels))

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from megatron_longrl.cli.installed import unfit_torchvision
 from megatron_longrl.config import Config
+from megatron_longrl.config.model import ModelSection
 from megatron_longrl.conversion.hf import HfFolder
 from megatron_longrl.data.prompts import Prompt
 from megatron_longrl.errors import UserError
@@ -52,7 +53,11 @@ def hugging_face_logits(
         logits: Tensor = llm(inputs_embeds=embeddings[None]).logits[0]
         return logits
     ids = prompt.token_ids[None]
-    media = media_arguments(source, config, prompt, pixels) if pixels else {}
+    media = (
+        media_arguments(source, config.family_as(QwenVLSection), config.model, prompt, pixels)
+        if pixels
+        else {}
+    )
     return load_model(source.folder)(input_ids=ids, **media).logits[0]
 
 
@@ -69,14 +74,17 @@ def load_model(folder: Path) -> Any:
 
 
 def media_arguments(
-    source: HfFolder, config: Config, prompt: Prompt, pixels: Sequence[Tensor]
+    source: HfFolder,
+    family: QwenVLSection,
+    model: ModelSection,
+    prompt: Prompt,
+    pixels: Sequence[Tensor],
 ) -> dict[str, Any]:
     """What transformers' processors would give beside the token ids.
 
     Positions are ours where transformers has text begin in the middle of a long video
     (:class:`~megatron_longrl.models.qwen_vl.layout.Qwen25Layout`).
     """
-    family = config.family_as(QwenVLSection)
     patch, merge = family.vision_patch_size, family.vision_merge_size
     times = family.vision_temporal_patch_size
     found: dict[str, list[Any]] = {"image": [], "video": []}
@@ -99,7 +107,7 @@ def media_arguments(
         if found[kind]:
             patches, grids = zip(*found[kind], strict=True)
             media |= {names[0]: torch.cat(patches), names[1]: torch.tensor(grids)}
-    if seconds and config.model.family == "qwen2_5_vl":
+    if seconds and model.family == "qwen2_5_vl":
         media["second_per_grid_ts"] = torch.tensor(seconds)
         media["position_ids"] = prompt.positions.T[:, None]
     return media
@@ -120,7 +128,8 @@ def vila_embeddings(
         tower = SiglipVisionModel.from_pretrained(
             source.folder / "vision_tower", dtype=torch.float32, **_WITHOUT_ITS_CODE
         ).eval()
-        projector = VilaProjector(config.replace(bf16=False))
+        in_fp32 = config.replace(bf16=False).training
+        projector = VilaProjector(config.family_as(VilaSection), in_fp32, config.model)
         for name, parameter in projector.named_parameters():
             parameter.copy_(source.read(f"mm_projector/{name}"))
         states = tower(torch.cat(list(pixels)), output_hidden_states=True).hidden_states

@@ -12,8 +12,8 @@ from pathlib import Path
 import torch
 from megatron.core.tensor_parallel.random import model_parallel_cuda_manual_seed
 
-from megatron_longrl.checkpoint.distributed import save_checkpoint as save_distributed
 from megatron_longrl.checkpoint.folder import RELEASE, iteration_folder, partial_folder
+from megatron_longrl.checkpoint.saving import save_checkpoint as save_distributed
 from megatron_longrl.checkpoint.streaming import StreamedSave
 from megatron_longrl.cli.conversion.plugins import Source
 from megatron_longrl.errors import UserError
@@ -38,7 +38,7 @@ def save_checkpoint(source: Source, args: argparse.Namespace) -> None:
         config = config.replace(bf16=args.torch_dtype is torch.bfloat16)
     if source.tokenizer is not None:
         config = config.replace(tokenizer_model=str(source.tokenizer))
-    groups = init_parallel(config)
+    groups = init_parallel(config.parallel, config.model)
     model_parallel_cuda_manual_seed(config.training.seed)
     # For names and shapes: their memory is allocated and never touched.
     modules = build_modules(config, groups, untouched=True)

@@ -10,7 +10,7 @@ from megatron_longrl.config.sizes import WIDEST
 from megatron_longrl.models.family import Family
 from megatron_longrl.models.hf_settings import HfConfig, Settings
 from megatron_longrl.models.media_encoder import vision_encoder
-from megatron_longrl.models.param_mapping import Table
+from megatron_longrl.models.param_mapping import MappingRegistry
 from megatron_longrl.models.qwen_vl.config import QwenVLSection
 from megatron_longrl.models.qwen_vl.encoder import QwenVisionEncoder
 from megatron_longrl.models.qwen_vl.hf_config import (
@@ -58,7 +58,7 @@ _TOWER = {
 """Defaults of transformers' Qwen3VLVisionConfig."""
 
 
-def _table(config: Config) -> Table:
+def _table(config: Config) -> MappingRegistry:
     return table(config, body=_BODY, visual=_VISUAL, names=_MERGER)
 
 

@@ -162,14 +162,14 @@ def model_settings(
         vision: the tower's settings beside those that both families have.
     """
     tower = config.family_as(QwenVLSection)
-    text = language_settings(config, dtype)
+    text = language_settings(config.model, config.rotary, dtype)
     del text["architectures"]
     text |= {"model_type": f"{family}_text"}
     # The rotary settings as both old and new readers take them.
-    rope = multimodal_rotary(config)
+    rope = multimodal_rotary(config.rotary)
     text["rope_scaling"] = {**rope, "type": rope["rope_type"]}
     text["rope_parameters"] = {**rope, "rope_theta": config.rotary.rotary_base}
-    if language_kind(config).defaults.head_dim is None:
+    if language_kind(config.model).defaults.head_dim is None:
         text.pop("head_dim", None)
     return {
         "architectures": [architecture],

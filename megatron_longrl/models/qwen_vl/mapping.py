@@ -7,12 +7,12 @@ from typing import TYPE_CHECKING, Any
 
 from megatron_longrl.models.param_mapping import (
     ColumnParallel,
-    Direct,
-    FlatKernel,
+    DirectMapping,
     FusedQKV,
     GatedMLP,
+    MappingRegistry,
+    PatchEmbedMapping,
     RowParallel,
-    Table,
     TensorMapping,
 )
 from megatron_longrl.models.qwen_vl.config import QwenVLSection
@@ -21,11 +21,12 @@ from megatron_longrl.models.text.mapping import language_model, language_sizes
 
 if TYPE_CHECKING:
     from megatron_longrl.config import Config
+    from megatron_longrl.config.parallel import ParallelSection
 
 _KINDS = ("weight", "bias")
 
 
-def table(config: Config, *, body: str, visual: str, names: MergerNames) -> Table:
+def table(config: Config, *, body: str, visual: str, names: MergerNames) -> MappingRegistry:
     """All parameters.
 
     Args:
@@ -34,7 +35,7 @@ def table(config: Config, *, body: str, visual: str, names: MergerNames) -> Tabl
         names: of the modules of a merger.
     """
     family = config.family_as(QwenVLSection)
-    return Table(
+    return MappingRegistry(
         entries=(
             *language_model(config, body),
             *tower(config, f"vision_tower/{visual}"),
@@ -92,7 +93,7 @@ def tower(config: Config, theirs: str) -> tuple[TensorMapping, ...]:
     ours = "encoder.vision_tower."
     patch = (3, family.vision_temporal_patch_size, *[family.vision_patch_size] * 2)
     rows: list[TensorMapping] = [
-        FlatKernel(
+        PatchEmbedMapping(
             f"{ours}patch_embedding.weight", (f"{theirs}patch_embed.proj.weight",), True, patch
         )
     ]
@@ -100,14 +101,23 @@ def tower(config: Config, theirs: str) -> tuple[TensorMapping, ...]:
         rows.append(_same(f"{ours}patch_embedding.bias", f"{theirs}patch_embed.proj.bias"))
     if family.vision_num_position_embeddings:
         rows.append(_same(f"{ours}position_embedding.weight", f"{theirs}pos_embed.weight"))
-    return (*rows, *_layers(config, f"{ours}decoder.layers.*.", f"{theirs}blocks.*."))
+    return (
+        *rows,
+        *_layers(
+            family,
+            config.parallel,
+            f"{ours}decoder.layers.*.",
+            f"{theirs}blocks.*.",
+        ),
+    )
 
 
-def _layers(config: Config, ours: str, theirs: str) -> Iterator[TensorMapping]:
-    family = config.family_as(QwenVLSection)
+def _layers(
+    family: QwenVLSection, parallel: ParallelSection, ours: str, theirs: str
+) -> Iterator[TensorMapping]:
     heads, whole = (
         family.vision_num_attention_heads,
-        not config.parallel.vision_tensor_parallel,
+        not parallel.vision_tensor_parallel,
     )
     norm_kinds = ("weight",) if family.vision_gated_mlp else _KINDS
     for kind in norm_kinds:
@@ -162,6 +172,6 @@ def _summed(ours: str, theirs: str, whole: bool) -> TensorMapping:
     return RowParallel(ours, (theirs,), whole)
 
 
-def _same(ours: str, theirs: str) -> Direct:
+def _same(ours: str, theirs: str) -> DirectMapping:
     """The same tensor on both sides, on every rank."""
-    return Direct(ours, (theirs,), replicated=True)
+    return DirectMapping(ours, (theirs,), replicated=True)

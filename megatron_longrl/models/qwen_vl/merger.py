@@ -12,6 +12,8 @@ from megatron_longrl.platforms import platform
 
 if TYPE_CHECKING:
     from megatron_longrl.config import Config
+    from megatron_longrl.config.model import ModelSection
+    from megatron_longrl.config.training import TrainingSection
 
 
 class PatchMerger(torch.nn.Module):
@@ -21,18 +23,24 @@ class PatchMerger(torch.nn.Module):
         norm_after: norm the joined patches instead of each.
     """
 
-    def __init__(self, config: Config, *, norm_after: bool = False) -> None:
-        family = config.family_as(QwenVLSection)
+    def __init__(
+        self,
+        family: QwenVLSection,
+        training: TrainingSection,
+        model: ModelSection,
+        *,
+        norm_after: bool = False,
+    ) -> None:
         super().__init__()
         width = family.vision_hidden_size
         self.unit = family.vision_merge_size**2
         joined = width * self.unit
-        options: dict[str, Any] = {"dtype": config.training.params_dtype, "device": platform.device}
+        options: dict[str, Any] = {"dtype": training.params_dtype, "device": platform.device}
         norm = torch.nn.RMSNorm if family.vision_gated_mlp else torch.nn.LayerNorm
         self.norm_after = norm_after
         self.norm = norm(joined if norm_after else width, eps=1e-6, **options)
         self.linear_fc1 = torch.nn.Linear(joined, joined, **options)
-        self.linear_fc2 = torch.nn.Linear(joined, config.model.hidden_size, **options)
+        self.linear_fc2 = torch.nn.Linear(joined, model.hidden_size, **options)
 
     def forward(self, features: Tensor) -> Tensor:
         """[u, patches, c] -> [u, tokens, h]."""
@@ -53,9 +61,10 @@ class QwenProjector(torch.nn.Module):
     def __init__(self, config: Config) -> None:
         family = config.family_as(QwenVLSection)
         super().__init__()
-        self.merger = PatchMerger(config)
+        self.merger = PatchMerger(family, config.training, config.model)
         self.deepstack = torch.nn.ModuleList(
-            PatchMerger(config, norm_after=True) for _ in family.vision_deepstack_layers
+            PatchMerger(family, config.training, config.model, norm_after=True)
+            for _ in family.vision_deepstack_layers
         )
 
     def forward(self, features: list[Tensor]) -> Tensor:

@@ -65,7 +65,7 @@ def vision_transformer_config(config: Config) -> TransformerConfig:
         add_bias_linear=True,
         add_qkv_bias=True,
         tensor_model_parallel_size=tensor,
-        **common_transformer_options(config),
+        **common_transformer_options(config.training, config.model),
     )
 
 
@@ -107,7 +107,7 @@ class QwenVisionTower(MegatronModule):
         half = hidden // family.vision_num_attention_heads // 2
         steps = torch.arange(0, half, 2, dtype=torch.float32, device=device) / half
         self.inverse_frequencies = _ROTARY_BASE**-steps
-        lora = lora_options(config, "vision_tower")
+        lora = lora_options(config.lora, "vision_tower")
         layers = [
             _layer(bool(self.window) and layer not in family.vision_full_attention_layers, lora)
             for layer in range(family.vision_num_layers)

@@ -6,7 +6,7 @@ from collections.abc import Collection
 from typing import TYPE_CHECKING, Any
 
 from megatron_longrl.models.family import Family
-from megatron_longrl.models.param_mapping import Table
+from megatron_longrl.models.param_mapping import MappingRegistry
 from megatron_longrl.models.text.hf_config import language_fields, language_settings
 from megatron_longrl.models.text.mapping import language_model, language_sizes
 
@@ -28,8 +28,8 @@ def text_family(model_type: str) -> Family:
     )
 
 
-def _table(config: Config) -> Table:
-    return Table(
+def _table(config: Config) -> MappingRegistry:
+    return MappingRegistry(
         entries=language_model(config),
         layers={"llm": config.model.num_layers},
         ignored=("rotary_emb.inv_freq",),
@@ -41,4 +41,4 @@ def _fields(source: HfConfig) -> dict[str, Any]:
 
 
 def _hf_configs(config: Config, dtype: str, written: Collection[str]) -> dict[str, dict[str, Any]]:
-    return {"config.json": language_settings(config, dtype)}
+    return {"config.json": language_settings(config.model, config.rotary, dtype)}

@@ -17,7 +17,8 @@ from megatron_longrl.models.text.kinds import (
 )
 
 if TYPE_CHECKING:
-    from megatron_longrl.config import Config
+    from megatron_longrl.config.model import ModelSection
+    from megatron_longrl.config.rotary import RotarySection
 
 
 def language_fields(
@@ -102,7 +103,7 @@ def _head_width(settings: Settings, hidden: int, heads: int, defaults: Defaults)
     return width
 
 
-def language_settings(config: Config, dtype: str) -> dict[str, Any]:
+def language_settings(model: ModelSection, rotary: RotarySection, dtype: str) -> dict[str, Any]:
     """The inverse: a ``config.json`` of the language model alone.
 
     Args:
@@ -111,37 +112,36 @@ def language_settings(config: Config, dtype: str) -> dict[str, Any]:
     Raises:
         UserError: transformers has no such architecture.
     """
-    kind = language_kind(config)
+    kind = language_kind(model)
     settings = {
         "architectures": [kind.architecture],
         "model_type": kind.model_type,
-        "vocab_size": config.model.vocab_size,
-        "hidden_size": config.model.hidden_size,
-        "intermediate_size": config.model.ffn_hidden_size,
-        "num_hidden_layers": config.model.num_layers,
-        "num_attention_heads": config.model.num_attention_heads,
-        "num_key_value_heads": config.model.num_query_groups,
-        "max_position_embeddings": config.model.max_position_embeddings,
-        "rms_norm_eps": config.model.norm_epsilon,
-        "rope_theta": config.rotary.rotary_base,
-        "tie_word_embeddings": not config.model.untie_embeddings_and_output_weights,
+        "vocab_size": model.vocab_size,
+        "hidden_size": model.hidden_size,
+        "intermediate_size": model.ffn_hidden_size,
+        "num_hidden_layers": model.num_layers,
+        "num_attention_heads": model.num_attention_heads,
+        "num_key_value_heads": model.num_query_groups,
+        "max_position_embeddings": model.max_position_embeddings,
+        "rms_norm_eps": model.norm_epsilon,
+        "rope_theta": rotary.rotary_base,
+        "tie_word_embeddings": not model.untie_embeddings_and_output_weights,
         "attention_dropout": 0.0,
-        "initializer_range": config.model.init_method_std,
+        "initializer_range": model.init_method_std,
         "torch_dtype": dtype,
         **kind.only,
     }
-    derived = kind.defaults.head_dim or config.model.hidden_size // config.model.num_attention_heads
-    if config.model.kv_channels != derived or kind.defaults.head_dim is not None:
-        settings["head_dim"] = config.model.kv_channels
-    scaling = rotary_scaling(config)
+    derived = kind.defaults.head_dim or model.hidden_size // model.num_attention_heads
+    if model.kv_channels != derived or kind.defaults.head_dim is not None:
+        settings["head_dim"] = model.kv_channels
+    scaling = rotary_scaling(rotary)
     if scaling:
         settings["rope_scaling"] = scaling
     return settings
 
 
-def rotary_scaling(config: Config) -> dict[str, Any]:
+def rotary_scaling(rotary: RotarySection) -> dict[str, Any]:
     """The settings ``rope_scaling`` of a lengthened context; empty where none is."""
-    rotary = config.rotary
     factor, kind = rotary.rope_scaling_factor, rotary.rope_scaling_type
     if factor is None:
         return {}
@@ -165,12 +165,12 @@ def rotary_scaling(config: Config) -> dict[str, Any]:
     return scaling
 
 
-def multimodal_rotary(config: Config) -> dict[str, Any]:
+def multimodal_rotary(rotary: RotarySection) -> dict[str, Any]:
     """``rope_parameters``, but for the base, where positions are of time, height and width."""
-    assert config.rotary.mrope_section is not None, "its positions are those of text"
-    rope = {"rope_type": "default", **rotary_scaling(config)}
-    rope["mrope_section"] = list(config.rotary.mrope_section)
-    if config.rotary.mrope_interleaved:
+    assert rotary.mrope_section is not None, "its positions are those of text"
+    rope = {"rope_type": "default", **rotary_scaling(rotary)}
+    rope["mrope_section"] = list(rotary.mrope_section)
+    if rotary.mrope_interleaved:
         rope["mrope_interleaved"] = True
     return rope
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from megatron_longrl.errors import UserError
 
 if TYPE_CHECKING:
-    from megatron_longrl.config import Config
+    from megatron_longrl.config.model import ModelSection
 
 
 @dataclass(frozen=True)
@@ -96,13 +96,13 @@ QWEN3_VL_DEFAULTS = Defaults(head_dim=128, max_position_embeddings=128000, rope_
 """Of the Qwen3 language model in a Qwen3-VL checkpoint."""
 
 
-def language_kind(config: Config) -> LanguageKind:
+def language_kind(model: ModelSection) -> LanguageKind:
     """The architecture that a configuration describes.
 
     Raises:
         UserError: transformers has none like it.
     """
-    traits = (config.model.add_qkv_bias, config.model.qk_layernorm)
+    traits = (model.add_qkv_bias, model.qk_layernorm)
     for kind in KINDS.values():
         if (kind.add_qkv_bias, kind.qk_layernorm) == traits:
             return kind

@@ -7,17 +7,18 @@ from typing import TYPE_CHECKING, Any
 
 from megatron_longrl.models.param_mapping import (
     QKV,
-    Direct,
+    DirectMapping,
     GatedMLP,
     RowParallel,
     TensorMapping,
-    Tied,
+    TiedMapping,
     VocabParallel,
 )
 from megatron_longrl.models.sizes import Sized
 
 if TYPE_CHECKING:
     from megatron_longrl.config import Config
+    from megatron_longrl.config.model import ModelSection
 
 
 def language_model(config: Config, body: str = "model.") -> tuple[TensorMapping, ...]:
@@ -46,18 +47,18 @@ def language_model(config: Config, body: str = "model.") -> tuple[TensorMapping,
             vocab_size=vocab_size,
             padded_vocab_size=padded,
         ),
-        Direct(f"{ours}{before_attention}weight", (f"{theirs}input_layernorm.weight",)),
-        *_attention(config, f"{ours}self_attention.", f"{theirs}self_attn."),
-        Direct(f"{ours}{before_mlp}weight", (f"{theirs}post_attention_layernorm.weight",)),
+        DirectMapping(f"{ours}{before_attention}weight", (f"{theirs}input_layernorm.weight",)),
+        *_attention(config.model, f"{ours}self_attention.", f"{theirs}self_attn."),
+        DirectMapping(f"{ours}{before_mlp}weight", (f"{theirs}post_attention_layernorm.weight",)),
         GatedMLP(
             f"{ours}mlp.linear_fc1.weight",
             (f"{theirs}mlp.gate_proj.weight", f"{theirs}mlp.up_proj.weight"),
         ),
         RowParallel(f"{ours}mlp.linear_fc2.weight", (f"{theirs}mlp.down_proj.weight",)),
-        Direct("language_model.decoder.final_layernorm.weight", (f"llm/{body}norm.weight",)),
+        DirectMapping("language_model.decoder.final_layernorm.weight", (f"llm/{body}norm.weight",)),
         VocabParallel(output_layer, (head,), vocab_size=vocab_size, padded_vocab_size=padded)
         if config.model.untie_embeddings_and_output_weights
-        else Tied(
+        else TiedMapping(
             output_layer,
             (embedding,),
             vocab_size=vocab_size,
@@ -90,8 +91,8 @@ def language_sizes(fields: Mapping[str, Any], body: str = "model.") -> list[Size
     ]
 
 
-def _attention(config: Config, ours: str, theirs: str) -> tuple[TensorMapping, ...]:
-    heads, groups = config.model.num_attention_heads, config.model.num_query_groups
+def _attention(model: ModelSection, ours: str, theirs: str) -> tuple[TensorMapping, ...]:
+    heads, groups = model.num_attention_heads, model.num_query_groups
     projections = tuple(
         QKV(
             f"{ours}linear_qkv.{kind}",
@@ -99,11 +100,11 @@ def _attention(config: Config, ours: str, theirs: str) -> tuple[TensorMapping, .
             num_heads=heads,
             num_query_groups=groups,
         )
-        for kind in (("weight", "bias") if config.model.add_qkv_bias else ("weight",))
+        for kind in (("weight", "bias") if model.add_qkv_bias else ("weight",))
     )
     norms = tuple(
-        Direct(f"{ours}{which}_layernorm.weight", (f"{theirs}{which}_norm.weight",))
-        for which in ("qk" if config.model.qk_layernorm else "")
+        DirectMapping(f"{ours}{which}_layernorm.weight", (f"{theirs}{which}_norm.weight",))
+        for which in ("qk" if model.qk_layernorm else "")
     )
     output = RowParallel(f"{ours}linear_proj.weight", (f"{theirs}o_proj.weight",))
     return (*projections, *norms, output)

@@ -6,12 +6,12 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from megatron_longrl.config.schema import Config
+    from megatron_longrl.config.rotary import RotarySection
+    from megatron_longrl.config.training import TrainingSection
 
 
-def rotary_embedding(config: Config) -> Iterator[str]:
+def rotary_embedding(rotary: RotarySection, training: TrainingSection) -> Iterator[str]:
     """A line for every rule that does not hold."""
-    rotary, training = config.rotary, config.training
     factor, kind = rotary.rope_scaling_factor, rotary.rope_scaling_type
     original = rotary.yarn_original_max_position_embeddings
     if factor is None:

@@ -28,7 +28,7 @@ class VisionEncoder(MegatronModule):
         family = config.family_as(VilaSection)
         super().__init__(config=vision_transformer_config(config))
         self.vision_tower = SiglipVisionTower(config, groups)
-        self.projector = VilaProjector(config)
+        self.projector = VilaProjector(family, config.training, config.model)
         self.sides = family.tile_squares
         self.output_scale = family.vision_s2_output_scale
         self.is_dynamic = family.vision_dynamic_s2

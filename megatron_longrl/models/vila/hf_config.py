@@ -110,7 +110,7 @@ def hf_configs(
         UserError: transformers has no such language model.
     """
     family = config.family_as(VilaSection)
-    llm = language_settings(config, dtype)
+    llm = language_settings(config.model, config.rotary, dtype)
     pooling_head = any(name.startswith("vision_tower/vision_model.head.") for name in written)
     tower = {
         "architectures": [_TOWER],
@@ -144,7 +144,7 @@ def hf_configs(
         "hidden_size": config.model.hidden_size,
         "num_video_frames": config.data.video_frames,
         "model_dtype": f"torch.{dtype}",
-        **picture_settings(config),
+        **picture_settings(family),
     }
     side = family.vision_image_size
     processor = {

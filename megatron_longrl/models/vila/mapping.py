@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Any
 from megatron_longrl.models.param_mapping import (
     QKV,
     ColumnParallel,
-    Direct,
+    DirectMapping,
+    MappingRegistry,
     RowParallel,
-    Table,
     TensorMapping,
 )
 from megatron_longrl.models.sizes import Sized
@@ -20,17 +20,22 @@ from megatron_longrl.models.vila.projector_kinds import parameter_names
 
 if TYPE_CHECKING:
     from megatron_longrl.config import Config
+    from megatron_longrl.config.parallel import ParallelSection
 
 
-def mapping_table(config: Config) -> Table:
+def mapping_table(config: Config) -> MappingRegistry:
     """All parameters of a VILA model.
 
     Raises:
         ValueError: the vocabulary's size is not known yet.
     """
     family = config.family_as(VilaSection)
-    return Table(
-        entries=(*language_model(config), *siglip(config), *projector(config)),
+    return MappingRegistry(
+        entries=(
+            *language_model(config),
+            *siglip(family, config.parallel),
+            *projector(config),
+        ),
         layers={"llm": config.model.num_layers, "vision_tower": family.layers_to_run},
         ignored=("rotary_emb.inv_freq", "embeddings.position_ids"),
         carried=("vision_tower",),
@@ -65,12 +70,11 @@ def sizes(fields: Mapping[str, Any]) -> list[Sized]:
     ]
 
 
-def siglip(config: Config) -> tuple[TensorMapping, ...]:
+def siglip(family: VilaSection, parallel: ParallelSection) -> tuple[TensorMapping, ...]:
     """The layers of the vision tower that run, as transformers' ``SiglipVisionModel`` has them."""
-    family = config.family_as(VilaSection)
     ours, theirs = "encoder.vision_tower.", "vision_tower/vision_model."
     embeddings = tuple(
-        Direct(f"{ours}{name}", (f"{theirs}embeddings.{name}",), replicated=True)
+        DirectMapping(f"{ours}{name}", (f"{theirs}embeddings.{name}",), replicated=True)
         for name in (
             "patch_embedding.weight",
             "patch_embedding.bias",
@@ -80,19 +84,21 @@ def siglip(config: Config) -> tuple[TensorMapping, ...]:
     ours, theirs = f"{ours}decoder.layers.*.", f"{theirs}encoder.layers.*."
     heads, whole = (
         family.vision_num_attention_heads,
-        not config.parallel.vision_tensor_parallel,
+        not parallel.vision_tensor_parallel,
     )
     layers: list[TensorMapping] = []
     for kind in ("weight", "bias"):
         qkv = tuple(f"{theirs}self_attn.{which}_proj.{kind}" for which in "qkv")
         attended, output = f"{ours}self_attention.linear_proj.{kind}", f"{theirs}mlp.fc2.{kind}"
         # Biases behind a sum over ranks are whole.
-        summed, everywhere = (RowParallel, whole) if kind == "weight" else (Direct, True)
+        summed, everywhere = (RowParallel, whole) if kind == "weight" else (DirectMapping, True)
         layers += [
-            Direct(f"{ours}input_layernorm.{kind}", (f"{theirs}layer_norm1.{kind}",), True),
+            DirectMapping(f"{ours}input_layernorm.{kind}", (f"{theirs}layer_norm1.{kind}",), True),
             QKV(f"{ours}self_attention.linear_qkv.{kind}", qkv, whole, heads, heads),
             summed(attended, (f"{theirs}self_attn.out_proj.{kind}",), everywhere),
-            Direct(f"{ours}pre_mlp_layernorm.{kind}", (f"{theirs}layer_norm2.{kind}",), True),
+            DirectMapping(
+                f"{ours}pre_mlp_layernorm.{kind}", (f"{theirs}layer_norm2.{kind}",), True
+            ),
             ColumnParallel(f"{ours}mlp.linear_fc1.{kind}", (f"{theirs}mlp.fc1.{kind}",), whole),
             summed(f"{ours}mlp.linear_fc2.{kind}", (output,), everywhere),
         ]
@@ -103,6 +109,6 @@ def projector(config: Config) -> tuple[TensorMapping, ...]:
     """The projector, whatever its kind."""
     family = config.family_as(VilaSection)
     return tuple(
-        Direct(f"encoder.projector.{name}", (f"mm_projector/{name}",), replicated=True)
+        DirectMapping(f"encoder.projector.{name}", (f"mm_projector/{name}",), replicated=True)
         for name in parameter_names(family.projector_type)
     )

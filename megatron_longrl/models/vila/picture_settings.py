@@ -12,7 +12,7 @@ from megatron_longrl.models.hf_settings import Settings
 from megatron_longrl.models.vila.config import VilaSection
 
 if TYPE_CHECKING:
-    from megatron_longrl.config import Config
+    pass
 
 BY_COLUMNS, BY_ROWS = "mlp_downsample", "mlp_downsample_2x2_fix"
 """VILA's code has changed what the first name means: until December 2024 its tokens came out column
@@ -55,9 +55,8 @@ def picture_fields(settings: Settings) -> dict[str, Any]:
     }
 
 
-def picture_settings(config: Config) -> dict[str, Any]:
+def picture_settings(family: VilaSection) -> dict[str, Any]:
     """The inverse."""
-    family = config.family_as(VilaSection)
     settings: dict[str, Any] = {
         "mm_vision_select_feature": "cls_patch",
         "mm_hidden_size": family.projector_input_width,

@@ -16,7 +16,8 @@ from megatron_longrl.models.vila.projector_kinds import downsampling, projector_
 from megatron_longrl.platforms import platform
 
 if TYPE_CHECKING:
-    from megatron_longrl.config import Config
+    from megatron_longrl.config.model import ModelSection
+    from megatron_longrl.config.training import TrainingSection
 
 
 class Downsample(nn.Module):
@@ -52,14 +53,13 @@ class Downsample(nn.Module):
 class VilaProjector(nn.Module):
     """[f, patches, c] -> [f, tokens, h]."""
 
-    def __init__(self, config: Config) -> None:
-        family = config.family_as(VilaSection)
+    def __init__(self, family: VilaSection, training: TrainingSection, model: ModelSection) -> None:
         super().__init__()
         kind = family.projector_type
-        options: dict[str, Any] = {"dtype": config.training.params_dtype, "device": platform.device}
+        options: dict[str, Any] = {"dtype": training.params_dtype, "device": platform.device}
         layers: list[nn.Module] = []
         for what, inner, outer in projector_layers(
-            kind, family.projector_input_width, config.model.hidden_size
+            kind, family.projector_input_width, model.hidden_size
         ):
             if what == "downsample":
                 layers.append(Downsample(downsampling(kind), by_columns=kind == "mlp_downsample"))

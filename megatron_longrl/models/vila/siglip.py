@@ -45,7 +45,7 @@ def vision_transformer_config(config: Config) -> TransformerConfig:
         add_bias_linear=True,
         add_qkv_bias=True,
         tensor_model_parallel_size=tensor,
-        **common_transformer_options(config),
+        **common_transformer_options(config.training, config.model),
     )
 
 
@@ -70,7 +70,7 @@ class SiglipVisionTower(MegatronModule):
             spec=block_spec(
                 transformer_config.num_layers,
                 AttnMaskType.no_mask,
-                lora=lora_options(config, "vision_tower"),
+                lora=lora_options(config.lora, "vision_tower"),
             ),
             pre_process=True,
             post_process=False,

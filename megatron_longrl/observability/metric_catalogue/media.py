@@ -28,6 +28,27 @@ GROUP = MetricGroup(
             programs=BOTH,
         ),
         Metric(
+            "units_decoded/MODALITY",
+            "units of another modality that were read from files",
+            "sum over ranks",
+            "units",
+            "0 and up",
+            when="every step, where the model reads the modality",
+            healthy="as `frames_decoded`",
+            programs=BOTH,
+        ),
+        Metric(
+            "units_encoded/MODALITY",
+            "units of another modality that went through its encoder, without those of the "
+            "backward pass",
+            "sum over ranks",
+            "units",
+            "0 and up",
+            when="every step, where the model reads the modality",
+            healthy="as `frames_encoded`; each unit once a step",
+            programs=BOTH,
+        ),
+        Metric(
             "embeddings_from_memory",
             "media whose embeddings were in memory",
             "sum over replicas",

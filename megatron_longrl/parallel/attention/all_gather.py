@@ -13,7 +13,7 @@ import torch.distributed as dist
 from torch import Tensor
 from torch.distributed import ProcessGroup
 
-from megatron_longrl.parallel.attention.blocks import Attended, Gradients
+from megatron_longrl.parallel.attention.blocks import Gradients, OnlineSoftmax
 
 
 def all_gather_attention(
@@ -47,7 +47,7 @@ class _AllGatherAttention(torch.autograd.Function):
     ) -> Tensor:
         keys, values = _gather(key, value, group).unbind(1)
         mine = coordinates.chunk(group.size(), dim=1)[group.rank()]
-        attended = Attended(query)
+        attended = OnlineSoftmax(query)
         attended.meet(query, keys, values, mine, coordinates, scale)
         output = attended.output.to(query.dtype)
         ctx.save_for_backward(query, key, value, coordinates, output, attended.logsumexp)

@@ -16,7 +16,7 @@ from megatron_longrl.parallel.attention.flash import additive_mask, flash_backwa
 from megatron_longrl.parallel.attention.visibility import Kind, plan_blocks, visible
 
 
-class Attended:
+class OnlineSoftmax:
     """Queries that have met some keys: the softmax over those, to be merged with more.
 
     Args:
@@ -93,7 +93,7 @@ class Gradients:
         key_coordinates: Tensor,
         scale: float,
     ) -> Tensor:
-        """The share of these keys; arguments as in :meth:`Attended.meet`.
+        """The share of these keys; arguments as in :meth:`OnlineSoftmax.meet`.
 
         Args:
             grad: of the output over all keys.
@@ -151,7 +151,7 @@ class _BlockAttention(torch.autograd.Function):
     def forward(
         ctx: Any, query: Tensor, key: Tensor, value: Tensor, coordinates: Tensor, scale: float
     ) -> Tensor:
-        attended = Attended(query)
+        attended = OnlineSoftmax(query)
         attended.meet(query, key, value, coordinates, coordinates, scale)
         output = attended.output.to(query.dtype)
         ctx.save_for_backward(query, key, value, coordinates, output, attended.logsumexp)

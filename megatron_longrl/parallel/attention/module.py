@@ -20,7 +20,7 @@ from megatron_longrl.parallel.attention.ring import ring_attention
 from megatron_longrl.parallel.sequence import gather_shards
 
 
-def row_sharing(group: ProcessGroup) -> PackedSeqParams:
+def cp_packed_seq_params(group: ProcessGroup) -> PackedSeqParams:
     """Tells core's attention, ours or Transformer Engine's, which ranks share a micro-batch's rows.
 
     Transformer Engine's keeps the group that it was told last (core's
@@ -76,8 +76,8 @@ class MaskedAttention(torch.nn.Module):
             query: [s, b, heads, d], this rank's shard.
             key: [s, b, groups, d]; value: the same shape.
             attention_mask: see :func:`.mask.attention_mask`. None: every key is seen.
-            packed_seq_params: says which ranks share the sequence, see :func:`row_sharing`; None:
-                those of the module.
+            packed_seq_params: says which ranks share the sequence, see
+                :func:`cp_packed_seq_params`; None: those of the module.
 
         Returns:
             [s, b, heads * d].

@@ -15,7 +15,7 @@ import torch.distributed as dist
 from torch import Tensor
 from torch.distributed import ProcessGroup
 
-from megatron_longrl.parallel.attention.blocks import Attended, Gradients
+from megatron_longrl.parallel.attention.blocks import Gradients, OnlineSoftmax
 
 
 def ring_attention(
@@ -49,7 +49,7 @@ class _RingAttention(torch.autograd.Function):
     ) -> Tensor:
         ranks, rank = group.size(), group.rank()
         shards = coordinates.chunk(ranks, dim=1)
-        attended = Attended(query)
+        attended = OnlineSoftmax(query)
         here = torch.stack([key, value], dim=1)  # [s, 2, b, groups, d]
         for step in range(ranks):
             coming = _Passing(here, group) if step < ranks - 1 else None

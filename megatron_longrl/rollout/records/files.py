@@ -126,7 +126,7 @@ def group_line(
             {
                 "path": spec.path,
                 "content": spec.content,
-                spec.counted_as: spec.num_units * spec.count_per_unit,
+                spec.counted_as.partition("/")[0]: spec.num_units * spec.count_per_unit,
             }
             for spec in prompt.media
         ],

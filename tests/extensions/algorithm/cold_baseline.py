@@ -34,7 +34,9 @@ class ColdRollouts(ExtraGeneration):
 
     def sampling(self, iteration: int) -> SamplingSettings:
         """See :meth:`ExtraGeneration.sampling`."""
-        usual = training_settings(self.config, iteration, COLD_ROUND)
+        usual = training_settings(
+            self.config.rl, self.config.rollout, self.config.training, iteration, COLD_ROUND
+        )
         return replace(usual, n=2, temperature=0.3)
 
     def apply(self, group: RewardedGroup, extra: RewardedGroup) -> RewardedGroup:
@@ -69,4 +71,4 @@ def unclipped(tokens: TokenLossInputs) -> TokenLossOutput:
     return TokenLossOutput(-tokens.advantages * ratio, ratio, (ratio < 0).float())
 
 
-register_algorithm("cold_baseline", AlgorithmPreset("cold_baseline", "unclipped", "token"))
+register_algorithm("cold_baseline", AlgorithmPreset("cold_baseline", "unclipped", "token-mean"))

@@ -22,7 +22,8 @@ from megatron.core.transformer.module import MegatronModule
 from megatron.core.transformer.transformer_config import TransformerConfig
 from torch import Tensor
 
-from megatron_longrl.checkpoint.distributed import load_checkpoint, save_checkpoint
+from megatron_longrl.checkpoint.loading import load_checkpoint
+from megatron_longrl.checkpoint.saving import save_checkpoint
 from megatron_longrl.config import Config, Entry
 from megatron_longrl.models.language import common_transformer_options
 from megatron_longrl.models.policy import Policy, register_policy
@@ -49,7 +50,7 @@ class GaussianPolicy(MegatronModule):
             hidden_size=HIDDEN,
             num_attention_heads=config.parallel.tensor_model_parallel_size,
             tensor_model_parallel_size=config.parallel.tensor_model_parallel_size,
-            **common_transformer_options(config),
+            **common_transformer_options(config.training, config.model),
         )
         super().__init__(options)
         self.model_type = ModelType.encoder_or_decoder
@@ -119,7 +120,7 @@ def rewards(contexts: Tensor, actions: Tensor) -> Tensor:
 def train(config: Config) -> None:
     """REINFORCE on contexts that depend on the seed, the step and the replica only."""
     platform.prepare()
-    groups = init_parallel(config)
+    groups = init_parallel(config.parallel, config.model)
     model = build_model(config, groups)
     gaussian = model.policy.module
     step = TrainStep(model, None, groups, GaussianStep(gaussian))

@@ -34,7 +34,7 @@ def test_a_name_is_given_once() -> None:
     with pytest.raises(UserError, match="policy loss 'clip' is registered already"):
         register_policy_loss("clip")(POLICY_LOSSES.find("clip").load())
     with pytest.raises(UserError, match="algorithm 'dapo' is registered already"):
-        register_algorithm("dapo", AlgorithmPreset("grpo", "clip", "token"))
+        register_algorithm("dapo", AlgorithmPreset("grpo", "clip", "token-mean"))
 
 
 @pytest.mark.parametrize("field", ["rl_algorithm", "advantage", "policy_loss"])

@@ -7,7 +7,8 @@ import json
 import pytest
 import torch
 
-from megatron_longrl.checkpoint.distributed import load_checkpoint, load_weights, save_checkpoint
+from megatron_longrl.checkpoint.loading import load_checkpoint, load_weights
+from megatron_longrl.checkpoint.saving import save_checkpoint
 from megatron_longrl.conversion.hf_writer import HfFolderWriter
 from megatron_longrl.conversion.mapping import export_named_tensors, local_adapters, weight_stream
 from megatron_longrl.errors import UserError

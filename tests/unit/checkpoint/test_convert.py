@@ -15,7 +15,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from megatron_longrl.checkpoint.distributed import save_checkpoint
+from megatron_longrl.checkpoint.saving import save_checkpoint
 from megatron_longrl.cli.conversion.contents import contents_of
 from megatron_longrl.cli.conversion.convert import same
 from megatron_longrl.cli.conversion.loader_megatron import one_rank_config

@@ -153,7 +153,7 @@ def test_the_frequencies_of_llama_3_are_transformers(tmp_path, tiny):
     fields = fields_of(tmp_path, model_type="llama", **settings)
     expected, _ = ROPE_INIT_FUNCTIONS["llama3"](theirs("llama", **settings))
     plain = 1 / fields["rotary_base"] ** (torch.arange(0, 64, 2) / 64)
-    found = scaled_frequencies(plain, tiny(seq_length=64, **rope_of(fields)))
+    found = scaled_frequencies(plain, tiny(seq_length=64, **rope_of(fields)).rotary)
     assert torch.allclose(found, expected, rtol=1e-6)
     assert not torch.allclose(found, plain)
 

@@ -12,7 +12,8 @@ import torch
 from megatron.core.tensor_parallel.layers import ColumnParallelLinear, RowParallelLinear
 
 from megatron_longrl.checkpoint import folder as layout
-from megatron_longrl.checkpoint.distributed import load_checkpoint, load_weights, save_checkpoint
+from megatron_longrl.checkpoint.loading import load_checkpoint, load_weights
+from megatron_longrl.checkpoint.saving import save_checkpoint
 from megatron_longrl.errors import UserError
 
 LORA = {"lora_rank": 3, "lora_parts": ("language_model", "projector", "vision_tower")}

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from megatron_longrl.checkpoint import folder as layout
-from megatron_longrl.checkpoint.distributed import load_checkpoint
+from megatron_longrl.checkpoint.loading import load_checkpoint
 from megatron_longrl.checkpoint.retention import Retention
 from megatron_longrl.checkpoint.saver import CheckpointSaver
 from megatron_longrl.errors import UserError

@@ -2,15 +2,6 @@
 
 from __future__ import annotations
 
-from tests.unit.config.conftest import (
-    load as load,
-)
-from tests.unit.config.conftest import (
-    make_config as make_config,
-)
-from tests.unit.config.conftest import (
-    no_torchrun as no_torchrun,
-)
-from tests.unit.config.conftest import (
-    recipe as recipe,
-)
+from tests.unit.fixtures.configs import load, make_config, no_torchrun, recipe
+
+__all__ = ["load", "make_config", "no_torchrun", "recipe"]

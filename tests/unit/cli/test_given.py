@@ -16,7 +16,7 @@ from megatron_longrl.cli.load import load_config
 from megatron_longrl.config import Entry
 from megatron_longrl.config.paths import absolute_paths
 from megatron_longrl.errors import UserError
-from tests.unit.config.conftest import MODEL, RUN
+from tests.unit.fixtures.configs import MODEL, RUN
 
 ROWS = 20
 

@@ -40,8 +40,9 @@ def test_an_old_value_is_refused_with_the_new_one(recipe: Path) -> None:
 
 
 def test_a_saved_recipe_is_translated() -> None:
-    saved = {"mrsp_stages": "2", "weight_bucket_mb": 3.0, "lr": 1.0, "gone_long_ago": 1}
-    assert known_fields(saved) == {"mrsp_mode": "full", "weight_bucket_mib": 3.0, "lr": 1.0}
+    saved = {"mrsp_stages": "2", "weight_bucket_mb": 3.0, "loss_aggregation": "token", "gone": 1}
+    now = {"mrsp_mode": "full", "weight_bucket_mib": 3.0, "loss_aggregation": "token-mean"}
+    assert known_fields(saved) == now
     now = {"mrsp_mode": "auto", "weight_bucket_mib": 4.0}
     assert present(now) == now
 

@@ -2,18 +2,6 @@
 
 from __future__ import annotations
 
-from tests.unit.checkpoint.conftest import (
-    build as build,
-)
-from tests.unit.checkpoint.conftest import (
-    convert as convert,
-)
-from tests.unit.checkpoint.conftest import (
-    groups as groups,
-)
-from tests.unit.checkpoint.conftest import (
-    tiny as tiny,
-)
-from tests.unit.checkpoint.conftest import (
-    vila_folder as vila_folder,
-)
+from tests.unit.fixtures.models import build, convert, groups, tiny, vila_folder
+
+__all__ = ["build", "convert", "groups", "tiny", "vila_folder"]

@@ -10,7 +10,8 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from megatron_longrl.checkpoint.distributed import load_weights, save_checkpoint
+from megatron_longrl.checkpoint.loading import load_weights
+from megatron_longrl.checkpoint.saving import save_checkpoint
 from megatron_longrl.cli.conversion.plugins import tensor_names
 from megatron_longrl.conversion.hf import HfFolder
 from megatron_longrl.conversion.mapping import export_named_tensors, local_adapters

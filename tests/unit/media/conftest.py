@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-from tests.unit.data.conftest import (
-    picture as picture,
-)
-from tests.unit.data.conftest import (
-    write_video as write_video,
-)
+from tests.unit.fixtures.videos import picture, write_video
+
+__all__ = ["picture", "write_video"]

@@ -25,7 +25,7 @@ def one_rank():
 )
 def test_it_trains_what_the_policy_does_and_its_head(fields):
     config = make_config(**fields)
-    groups = init_parallel(config)
+    groups = init_parallel(config.parallel, config.model)
     policy = build_model(config, groups).policy.module
     for name, parameter in policy.named_parameters():
         if name.endswith(ADAPTER):

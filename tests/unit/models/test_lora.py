@@ -8,9 +8,9 @@ from torch import nn
 
 from megatron_longrl.conversion.initialize import initialize_adapter
 from megatron_longrl.models.lora import (
+    LoraAdapter,
     LoraLinear,
     LoraOptions,
-    LowRank,
     adapt_linear_layers,
     merged_weight,
     train_adapters_only,
@@ -97,7 +97,7 @@ def test_initial_values_are_those_of_peft_whatever_the_ranks(kind):
         found = []
         for rank in range(size):
             weight = row.shard(torch.zeros(40, 64), rank, size)
-            adapter = LowRank(weight, LoraOptions(rank=16, scale=1.0, targets=()))
+            adapter = LoraAdapter(weight, LoraOptions(rank=16, scale=1.0, targets=()))
             nn.init.normal_(adapter.B)
             with torch.no_grad():
                 initialize_adapter(row, adapter, 5, rank, size)

@@ -10,18 +10,18 @@ import torch
 from megatron_longrl.models.param_mapping import (
     QKV,
     ColumnParallel,
-    Direct,
+    DirectMapping,
     GatedMLP,
+    MappingRegistry,
     RowParallel,
-    Table,
     TensorMapping,
-    Tied,
+    TiedMapping,
     VocabParallel,
     adapter_rows,
 )
 
 ROWS: dict[str, tuple[TensorMapping, list[tuple[int, ...]]]] = {
-    "direct": (Direct("m", ("llm/a",)), [(6,)]),
+    "direct": (DirectMapping("m", ("llm/a",)), [(6,)]),
     "column": (ColumnParallel("m", ("llm/a",)), [(8, 3)]),
     "row": (RowParallel("m", ("llm/a",)), [(3, 8)]),
     "vocabulary": (VocabParallel("m", ("llm/a",), False, 13, 16), [(13, 3)]),
@@ -97,7 +97,7 @@ def test_padding_rows_are_zero_and_dropped():
 
 
 def test_tied_output_takes_the_embedding_and_exports_nothing():
-    row = Tied("m", ("llm/embed",), vocab_size=3, padded_vocab_size=4, alias="llm/lm_head")
+    row = TiedMapping("m", ("llm/embed",), vocab_size=3, padded_vocab_size=4, alias="llm/lm_head")
     assert not row.exported
     assert row.split(torch.ones(4, 2)) == ()
     assert row.merge([torch.ones(3, 2)]).shape == (4, 2)
@@ -131,13 +131,13 @@ def test_fused_projections_share_one_a():
 
 
 def test_expand_goes_layer_by_layer_through_the_chosen_parts():
-    table = Table(
+    table = MappingRegistry(
         entries=(
-            Direct("e", ("llm/e",)),
-            Direct("a.*.w", ("llm/a.*.w",)),
-            Direct("b.*.w", ("llm/b.*.w",)),
-            Direct("n", ("llm/n",)),
-            Direct("p", ("mm_projector/p",)),
+            DirectMapping("e", ("llm/e",)),
+            DirectMapping("a.*.w", ("llm/a.*.w",)),
+            DirectMapping("b.*.w", ("llm/b.*.w",)),
+            DirectMapping("n", ("llm/n",)),
+            DirectMapping("p", ("mm_projector/p",)),
         ),
         layers={"llm": 2},
     )

@@ -10,6 +10,7 @@ from torch import Tensor
 from megatron_longrl.cli.rules import validate_layout
 from megatron_longrl.config import Config
 from megatron_longrl.errors import UserError
+from megatron_longrl.models.vila.config import VilaSection
 from megatron_longrl.models.vila.mapping import projector
 from megatron_longrl.models.vila.projector import VilaProjector
 from megatron_longrl.models.vila.projector_kinds import widths
@@ -94,7 +95,7 @@ def twin(kind: str, features: Tensor, weights: dict[str, Tensor]) -> Tensor:
 def test_every_kind(kind: str) -> None:
     torch.manual_seed(0)
     config = configured(kind)
-    ours = VilaProjector(config)
+    ours = VilaProjector(config.family_as(VilaSection), config.training, config.model)
     weights = {name: torch.randn_like(p).double() for name, p in ours.named_parameters()}
     for name, parameter in ours.named_parameters():
         parameter.copy_(weights[name])

@@ -22,7 +22,7 @@ TE = "transformer_engine"
 def test_layers_are_made_of_cores_wrappers():
     """Where Transformer Engine is missing they are core's placeholders, each one of its own."""
     config = make_config(transformer_impl=TE, num_layers=4, pipeline_model_parallel_size=2)
-    block = language_block_spec(config)
+    block = language_block_spec(config.lora, config.model, config.parallel)
     assert block.layer_norm is core.TENorm
     assert len(block.layer_specs) == 2
     layer = block.layer_specs[0].submodules
@@ -38,7 +38,7 @@ def test_layers_are_made_of_cores_wrappers():
 
 
 def test_layers_are_local_unless_told_otherwise():
-    block = language_block_spec(make_config())
+    block = language_block_spec(make_config().lora, make_config().model, make_config().parallel)
     assert block.layer_norm is TorchNorm
     attention = block.layer_specs[0].submodules.self_attention
     assert attention.params == {"attn_mask_type": AttnMaskType.arbitrary}
@@ -61,4 +61,4 @@ def test_a_missing_package_is_named_before_any_process_group():
     with pytest.raises(UserError, match=r"package transformer-engine.*--transformer-impl local"):
         build_runtime(make_config(transformer_impl=TE), "sft")
     assert not dist.is_initialized()
-    check_installed(make_config())
+    check_installed(make_config().model)

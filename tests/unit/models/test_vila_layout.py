@@ -14,6 +14,7 @@ from megatron_longrl.errors import UserError
 from megatron_longrl.media.layout import PlaceholderSpan
 from megatron_longrl.media.modalities.visual.info import VideoInfo
 from megatron_longrl.models.hf_settings import Settings
+from megatron_longrl.models.vila.config import VilaSection
 from megatron_longrl.models.vila.encoder import VisionEncoder
 from megatron_longrl.models.vila.layout import VilaLayout
 from megatron_longrl.models.vila.picture_settings import (
@@ -29,7 +30,7 @@ from megatron_longrl.platforms import platform
 @pytest.fixture(scope="module")
 def groups():
     platform.prepare()
-    made = init_parallel(pooled(1))
+    made = init_parallel(pooled(1).parallel, pooled(1).model)
     model_parallel_cuda_manual_seed(1)  # core draws from its own generator
     yield made
     destroy_parallel()
@@ -211,7 +212,12 @@ def test_settings_of_a_checkpoint_go_both_ways(kind):
     found = picture_fields(Settings(settings, Path("config.json")))
     assert found == PLAIN | fields
     config = pooled(1).replace(**found)
-    assert picture_fields(Settings(picture_settings(config), Path("config.json"))) == found
+    assert (
+        picture_fields(
+            Settings(picture_settings(config.family_as(VilaSection)), Path("config.json"))
+        )
+        == found
+    )
 
 
 @pytest.mark.parametrize(

@@ -14,7 +14,7 @@ from torch import Tensor
 from megatron_longrl.parallel.attention import blocks, dense
 from megatron_longrl.parallel.attention.dense import SHORT
 from megatron_longrl.parallel.attention.mask import attention_mask
-from megatron_longrl.parallel.attention.module import MaskedAttention, row_sharing
+from megatron_longrl.parallel.attention.module import MaskedAttention, cp_packed_seq_params
 from tests.unit.training.made_up import FakeGroup
 
 BATCH, HEADS, CHANNELS = 2, 4, 6
@@ -145,6 +145,6 @@ def test_what_the_mask_hides_has_no_influence(alone, length):
 def test_attention_is_told_who_shares_a_row():
     one: Any = FakeGroup(0, 1)
     group: Any = FakeGroup(0, 2)
-    whole, shared = row_sharing(one), row_sharing(group)
+    whole, shared = cp_packed_seq_params(one), cp_packed_seq_params(group)
     assert (whole.qkv_format, whole.local_cp_size, whole.cp_group) == ("sbhd", 1, None)
     assert (shared.qkv_format, shared.local_cp_size, shared.cp_group) == ("sbhd", 2, group)

@@ -57,7 +57,7 @@ def make_group(*texts: str, name: str = "p") -> RolloutGroup:
 
 @contextmanager
 def runner(**fields: Any) -> Iterator[RewardRunner]:
-    made = RewardRunner(make_config(**fields))
+    made = RewardRunner(make_config(**fields).reward)
     try:
         yield made
     finally:
@@ -347,7 +347,7 @@ def test_prompts_of_one_uid_are_told_apart() -> None:
 def test_mistakes(file: str, fields: dict[str, Any], line: str) -> None:
     functions = [text.format(file=file) for text in fields.get("reward_function", [])]
     with pytest.raises(UserError) as error:
-        RewardRunner(make_config(**{**fields, "reward_function": functions}))
+        RewardRunner(make_config(**{**fields, "reward_function": functions}).reward)
     assert line in str(error.value) and "\n" not in str(error.value)
 
 
@@ -358,7 +358,7 @@ def test_nothing_is_started_that_is_not_needed() -> None:
 
 
 def test_closing_twice() -> None:
-    made = RewardRunner(make_config(rewards=["rouge"]))
+    made = RewardRunner(make_config(rewards=["rouge"]).reward)
     (scored,) = made.collect([make_group("the B")])
     made.close()
     made.close()

@@ -13,7 +13,7 @@ from megatron_longrl.conversion.mapping import local_adapters
 from megatron_longrl.models.language import output_weight
 from megatron_longrl.parallel.groups import destroy_parallel, init_parallel
 from megatron_longrl.platforms import platform
-from megatron_longrl.rl.reference import CopiedWeights, ReferenceWeights, WeightsBelowAdapters
+from megatron_longrl.rl.reference import AdapterDisabledReference, CopiedWeights, ReferenceWeights
 from megatron_longrl.rl.trainer import build_reference
 from megatron_longrl.training.model import TrainedModel, build_model
 from tests.parity.comparison import logits as logits_of
@@ -32,7 +32,7 @@ def one_rank():
 
 def started(**fields: Any) -> tuple[TrainedModel, ReferenceWeights | None]:
     config = make_config(grpo_kl_beta=0.1, **fields)
-    model = build_model(config, init_parallel(config))
+    model = build_model(config, init_parallel(config.parallel, config.model))
     runtime = SimpleNamespace(config=config, model=model, groups=None)
     return model, build_reference(cast(Any, runtime))
 
@@ -54,7 +54,7 @@ def change(model: TrainedModel) -> None:
     ("fields", "kind"),
     [
         ({}, CopiedWeights),
-        ({"lora_rank": 2}, WeightsBelowAdapters),
+        ({"lora_rank": 2}, AdapterDisabledReference),
         ({"lora_rank": 2, "lora_parts": ("projector",)}, CopiedWeights),
     ],
 )
@@ -91,7 +91,7 @@ def test_a_reset_takes_the_policy_of_that_moment(rank):
 
 def test_below_adapters_nothing_is_copied_and_nothing_else_trained():
     model, reference = started(lora_rank=2)
-    assert isinstance(reference, WeightsBelowAdapters)
+    assert isinstance(reference, AdapterDisabledReference)
     weight = output_weight(model.policy.module)
     assert reference.held(weight).data_ptr() == weight.data_ptr()
     trained = {name for name, p in model.policy.module.named_parameters() if p.requires_grad}
@@ -116,7 +116,7 @@ def test_parts_and_layers_without_adapters_train_as_before():
         lora_target_modules=("linear_proj",),
         freeze_language_model=True,
     )
-    model = build_model(config, init_parallel(config))
+    model = build_model(config, init_parallel(config.parallel, config.model))
     adapters = set(local_adapters(model.modules))
     tower = "encoder.vision_tower.decoder.layers.{}.self_attention.linear_proj.weight"
     assert adapters == {
@@ -129,5 +129,5 @@ def test_parts_and_layers_without_adapters_train_as_before():
 
 def test_evaluation_has_no_adapters():
     config: Config = make_config(lora_rank=2)
-    model = build_model(config, init_parallel(config), train=False)
+    model = build_model(config, init_parallel(config.parallel, config.model), train=False)
     assert not local_adapters(model.modules)

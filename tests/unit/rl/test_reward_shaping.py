@@ -99,13 +99,13 @@ def test_what_is_kept(
 ) -> None:
     config = make_config(filter_metric=metric, filter_low=0.01, filter_high=0.99)
     earned, right = ([float(value) for value in values] for values in (rewards, correct))
-    assert keep_group(make_group(earned, right, valid), config) is kept
+    assert keep_group(make_group(earned, right, valid), config.algorithm) is kept
 
 
 def test_a_group_without_a_reward_is_not_kept_by_any_bound() -> None:
     config = make_config(filter_metric="reward", filter_low=-9.0, filter_high=9.0)
-    assert keep_group(make_group([0.0, 0.0], valid=[False, True]), config)
-    assert not keep_group(make_group([0.0, 0.0], valid=[False, False]), config)
+    assert keep_group(make_group([0.0, 0.0], valid=[False, True]), config.algorithm)
+    assert not keep_group(make_group([0.0, 0.0], valid=[False, False]), config.algorithm)
 
 
 # ---- What is trained ----

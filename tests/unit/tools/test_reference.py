@@ -63,7 +63,7 @@ def test_defaults_of_programs_and_data_are_told_as_they_are():
 @pytest.mark.parametrize(
     ("name", "value", "default"),
     [
-        ("num_layers", "layers, integer from 1", "checkpoint; else it must be given"),
+        ("num_layers", "layers, integer from 0", "checkpoint; else `0`"),
         ("image_mean", "3 numbers", "checkpoint; else `0.5 0.5 0.5`"),
         ("vision_s2_scales", "list of integers (pixels)", None),
         ("max_skipped", "number from 0 to 1", "`0.5`"),

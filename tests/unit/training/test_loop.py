@@ -9,7 +9,7 @@ from typing import Any, cast
 
 import pytest
 
-from megatron_longrl.checkpoint.distributed import Loaded
+from megatron_longrl.checkpoint.loading import Loaded
 from megatron_longrl.observability.logging import MetricsLogger
 from megatron_longrl.observability.timing import PhaseTimer
 from megatron_longrl.planner.cost import Machine

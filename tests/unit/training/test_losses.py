@@ -81,12 +81,12 @@ def expected_loss(groups: list[RolloutGroup], config: Config) -> float:
                 loss -= config.algorithm.grpo_entropy_term_weight * float(entropies(token))
                 losses.append(loss)
             by_response.append(losses)
-    if config.algorithm.loss_aggregation == "sequence":
+    if config.algorithm.loss_aggregation == "seq-mean-token-mean":
         return sum(sum(losses) / len(losses) for losses in by_response) / len(by_response)
     return sum(map(sum, by_response)) / sum(map(len, by_response))
 
 
-@pytest.mark.parametrize("aggregation", ["token", "sequence"])
+@pytest.mark.parametrize("aggregation", ["token-mean", "seq-mean-token-mean"])
 @pytest.mark.parametrize(("beta", "bonus"), [(0.0, 0.0), (0.3, 0.0), (0.0, 0.2), (0.3, 0.2)])
 @pytest.mark.parametrize("shared_prompt", [True, False])
 def test_rl_loss(aggregation, beta, bonus, shared_prompt):
@@ -99,11 +99,11 @@ def test_rl_loss(aggregation, beta, bonus, shared_prompt):
     )
     groups = make_groups(LENGTHS)
     total, count, _, _ = run(batches_of(groups, config, alone()), config, alone())
-    assert count == (32 if aggregation == "token" else 8)
+    assert count == (32 if aggregation == "token-mean" else 8)
     assert float(total) / count == pytest.approx(expected_loss(groups, config), rel=1e-6)
 
 
-@pytest.mark.parametrize("aggregation", ["token", "sequence"])
+@pytest.mark.parametrize("aggregation", ["token-mean", "seq-mean-token-mean"])
 @pytest.mark.parametrize("size", [1, 3, 4])
 @pytest.mark.parametrize("cp", [1, 2])
 def test_the_mean_is_over_the_step_not_over_micro_batches_or_ranks_defect_11(aggregation, size, cp):
@@ -119,7 +119,7 @@ def test_the_mean_is_over_the_step_not_over_micro_batches_or_ranks_defect_11(agg
         ranks = mr_sp(rank, cp)
         loss, number, _, _ = run(batches_of(groups, config, ranks), config, ranks)
         total, count = total + float(loss), count + number
-    assert count == (32 if aggregation == "token" else 8)
+    assert count == (32 if aggregation == "token-mean" else 8)
     assert total / count == pytest.approx(expected_loss(groups, config), rel=1e-6)
 
 
@@ -171,7 +171,7 @@ def test_sft_loss_is_the_mean_over_all_response_tokens(size):
     assert means["lm loss"] == pytest.approx(-sum(flat) / 16, rel=1e-6)
 
 
-@pytest.mark.parametrize("aggregation", ["token", "sequence"])
+@pytest.mark.parametrize("aggregation", ["token-mean", "seq-mean-token-mean"])
 def test_padding_alone_counts_nothing_and_has_a_gradient(aggregation):
     config = make_config(loss_aggregation=aggregation)
     (batch,) = batches_of([], config, alone())

@@ -154,11 +154,13 @@ OBJECTIVES: dict[str, Callable[..., Tensor]] = {
 }
 AGGREGATIONS: dict[str, Callable[[list[Tensor]], Tensor]] = {
     # DAPO, https://arxiv.org/abs/2503.14476, equation 8.
-    "token": lambda rows: torch.cat(rows).sum() / sum(map(len, rows)),
+    "token-mean": lambda rows: torch.cat(rows).sum() / sum(map(len, rows)),
     # GRPO, https://arxiv.org/abs/2402.03300, equation 3.
-    "sequence": lambda rows: torch.stack([row.sum() / len(row) for row in rows]).mean(),
+    "seq-mean-token-mean": lambda rows: torch.stack([row.sum() / len(row) for row in rows]).mean(),
     # Dr. GRPO, https://arxiv.org/abs/2503.20783, section 3.2 and its listing 1.
-    "sequence-sum-norm": lambda rows: torch.stack([r.sum() / MOST_TOKENS for r in rows]).mean(),
+    "seq-mean-token-sum-norm": lambda rows: torch.stack(
+        [r.sum() / MOST_TOKENS for r in rows]
+    ).mean(),
 }
 CORRECTIONS: dict[str, Callable[[Tensor], Tensor]] = {
     "off": torch.ones_like,
@@ -308,7 +310,7 @@ def test_value_loss(bound, seed):
         returns = scatter_to_shards(packed, numbers["returns"])
         targets = ValueTargets(returns, scatter_to_shards(packed, numbers["old"]))
         batch = ValueMicroBatch.of(packed, targets)
-        loss, number, _ = critic_loss(config)(batch, of_selected(batch, values))
+        loss, number, _ = critic_loss(config.algorithm)(batch, of_selected(batch, values))
         total, count = total + loss, count + int(number)
     errors = []
     for key, value in expected.items():

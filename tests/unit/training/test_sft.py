@@ -12,7 +12,7 @@ from megatron_longrl.data.dataset import RowSampler
 from megatron_longrl.data.rows import load_rows
 from megatron_longrl.errors import UserError
 from megatron_longrl.parallel.groups import destroy_parallel
-from megatron_longrl.training.loop import RowSource
+from megatron_longrl.training.loop import DataIterator
 from megatron_longrl.training.runtime import build_runtime
 from megatron_longrl.training.sft import SFTTrainer
 from tests.distributed.layouts import tiny_config, write_data
@@ -39,7 +39,7 @@ def test_training_and_validation_count_their_own_skips_defect_8(data):
     after = trainer.validate(whole)
     assert after["valid/lm loss"] == pytest.approx(before["valid/lm loss"], rel=1e-5)
     assert after["valid/samples_skipped"] == 0
-    source = RowSource(RowSampler(rows, 0, shuffle=False), 0, len(rows), runtime.groups)
+    source = DataIterator(RowSampler(rows, 0, shuffle=False), 0, len(rows), runtime.groups)
     metrics = trainer.step(0, source)
     assert source.consumed == len(rows)
     assert metrics["samples_skipped"] == 1
@@ -62,7 +62,7 @@ def test_an_update_without_a_finite_gradient_changes_nothing_and_three_end_the_r
     with torch.no_grad():
         norm[0] = float("nan")
     before = [p.detach().clone() for m in runtime.model.modules.values() for p in m.parameters()]
-    source = RowSource(RowSampler(rows, 0, shuffle=False), 0, len(rows), runtime.groups)
+    source = DataIterator(RowSampler(rows, 0, shuffle=False), 0, len(rows), runtime.groups)
     assert trainer.step(0, source)["skipped_updates"] == 1
     assert trainer.state() == {"skipped_updates": 2}
     after = [p for m in runtime.model.modules.values() for p in m.parameters()]

@@ -18,5 +18,5 @@ def _inspect(path: Path) -> Mapping[str, Any]:
     return {"frames": 1, "seconds": 0.0, "fps": None, "width": width, "height": height}
 
 
-MODALITY = Modality("image", "images", ("image",), _inspect)
+MODALITY = Modality("image", "images", ("image",), _inspect, counted_as="frames")
 """Images."""

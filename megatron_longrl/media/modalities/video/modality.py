@@ -23,5 +23,5 @@ def _inspect(path: Path) -> Mapping[str, Any]:
     }
 
 
-MODALITY = Modality("video", "videos", ("video",), _inspect)
+MODALITY = Modality("video", "videos", ("video",), _inspect, counted_as="frames")
 """Videos."""

@@ -7,7 +7,7 @@ from abc import abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING
 
 from megatron_longrl.media.media_error import MediaError
 from megatron_longrl.media.modalities.visual.preprocess_spec import PreprocessSpec
@@ -27,8 +27,6 @@ FrameRequest = tuple["VisualSpec", Sequence[int]]
 @dataclass(frozen=True)
 class VisualSpec(MediaSpec):
     """Frames and how they are preprocessed; what videos and images have in common."""
-
-    counted_as: ClassVar[str] = "frames"
 
     path: str
     content: str

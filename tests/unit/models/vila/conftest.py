@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-from tests.unit.config.conftest import (
-    make_config as make_config,
-)
-from tests.unit.config.conftest import (
-    no_torchrun as no_torchrun,
-)
+from tests.unit.fixtures.configs import make_config, no_torchrun
+
+__all__ = ["make_config", "no_torchrun"]

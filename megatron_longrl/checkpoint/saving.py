@@ -1,0 +1,224 @@
+"""Saving a run: megatron-core's ``torch_dist`` checkpoints in Megatron's folder layout.
+
+What is in the folder: :mod:`megatron_longrl.checkpoint.folder`. How it is loaded again:
+:mod:`megatron_longrl.checkpoint.loading`.
+"""
+
+from __future__ import annotations
+
+import logging
+import shutil
+import warnings
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch.distributed as dist
+from megatron.core import dist_checkpointing
+from megatron.core.dist_checkpointing.core import CheckpointingConfig, save_config
+from megatron.core.optimizer import MegatronOptimizer
+from megatron.core.optimizer_param_scheduler import OptimizerParamScheduler
+from safetensors.torch import save_file
+from torch import nn
+from torch.distributed import ProcessGroup
+
+from megatron_longrl.checkpoint import folder as layout
+from megatron_longrl.checkpoint.checksums import checksums
+from megatron_longrl.checkpoint.core_files import core_files
+from megatron_longrl.checkpoint.rng import rank_file, save_rng_state
+from megatron_longrl.checkpoint.shard_writer import (
+    BACKEND,
+    ShardWriter,
+    core_errors,
+)
+from megatron_longrl.checkpoint.sharded_state import describe_state, saved_layout
+from megatron_longrl.config.paths import absolute_paths
+from megatron_longrl.conversion.hf import HfFolder, is_hf_folder
+from megatron_longrl.conversion.hf_writer import copy_tokenizer
+from megatron_longrl.errors import UserError
+from megatron_longrl.models.policy import find_policy
+from megatron_longrl.parallel.agree import gather_objects, together
+from megatron_longrl.processes.leftovers import leftovers
+
+if TYPE_CHECKING:
+    from megatron_longrl.config import Config
+    from megatron_longrl.parallel.groups import ParallelGroups
+
+
+logger = logging.getLogger(__name__)
+
+
+FORMAT = 1
+"""Version of ``longrl_state.json``."""
+
+
+def save_checkpoint(
+    directory: str | Path,
+    iteration: int | str,
+    *,
+    modules: Mapping[str, nn.Module],
+    optimizers: Mapping[str, MegatronOptimizer],
+    scheduler: OptimizerParamScheduler | None,
+    state: Mapping[str, Any],
+    groups: ParallelGroups,
+    config: Config,
+    carry_from: str | Path | None = None,
+    writer: ShardWriter | None = None,
+) -> Path:
+    """Write a checkpoint and make it the newest. Collective over the world.
+
+    Args:
+        directory: of all checkpoints of the run, on a file system that all ranks share.
+        iteration: steps done, or ``"release"`` for converted weights.
+        modules: ``language_model`` and the encoders, by their names, wrapped or not.
+        optimizers: by the same names; parts that are not trained have none.
+        state: position of the run (``consumed_samples``, …), kept as JSON.
+        config: of a language model with ``vocab_size`` filled in; kept with the checkpoint.
+        carry_from: checkpoint or Hugging Face folder that the weights came from, whose unused
+            tensors are carried along.
+        writer: of the shards; by default of what the modules hold.
+
+    Returns:
+        The new folder.
+
+    Raises:
+        UserError: on all ranks, when a file cannot be written or the tokenizer is missing.
+    """
+    return begin_checkpoint(
+        directory,
+        iteration,
+        modules=modules,
+        optimizers=optimizers,
+        scheduler=scheduler,
+        state=state,
+        groups=groups,
+        config=config,
+        carry_from=carry_from,
+        writer=writer,
+    )()
+
+
+def begin_checkpoint(
+    directory: str | Path,
+    iteration: int | str,
+    *,
+    modules: Mapping[str, nn.Module],
+    optimizers: Mapping[str, MegatronOptimizer],
+    scheduler: OptimizerParamScheduler | None,
+    state: Mapping[str, Any],
+    groups: ParallelGroups,
+    config: Config,
+    carry_from: str | Path | None = None,
+    writer: ShardWriter | None = None,
+    background: ProcessGroup | None = None,
+) -> Callable[[], Path]:
+    """The part of :func:`save_checkpoint` that training has to wait for. Collective over the world.
+
+    Args:
+        background: a gloo group of the world that nothing else uses. What is returned may then run
+            in a thread while training goes on: it writes a copy.
+
+    Returns:
+        What writes the rest and makes the checkpoint the newest. Collective over ``background``, or
+        the world; returns and raises what :func:`save_checkpoint` does.
+    """
+    if config.model.vocab_size is None and find_policy(config.model.family) is None:
+        raise ValueError("fill in vocab_size before saving: exports need it")
+    final = layout.iteration_folder(directory, iteration)
+    aside = layout.partial_folder(final)
+    # For good: threads share the filters. core 0.16.1 uses torch's ShardedTensor; every use warns.
+    warnings.filterwarnings("ignore", ".*deprecating ShardedTensor", FutureWarning)
+    group = background or groups.control
+    copy = background is not None
+    with _written(final):
+        with together(groups.control):
+            if dist.get_rank() == 0:
+                shutil.rmtree(aside, ignore_errors=True)
+                leftovers.add(aside)
+                aside.mkdir(parents=True)
+        shards = describe_state(modules, optimizers, groups, config, is_loading=False, copy=copy)
+        with together(groups.control), core_files():
+            write_shards = dist_checkpointing.save(
+                shards, str(aside), writer or ShardWriter(group), async_sharded_save=True
+            ).async_fn
+        with together(groups.control):
+            (aside / layout.RNG_FOLDER).mkdir(exist_ok=True)
+            save_rng_state(rank_file(aside / layout.RNG_FOLDER, dist.get_rank()))
+        with together(groups.control):
+            if dist.get_rank() == 0:
+                if config.data.tokenizer_model:
+                    copy_tokenizer(
+                        Path(config.data.tokenizer_model), aside / layout.TOKENIZER_FOLDER
+                    )
+                if carry_from is not None:
+                    _carry(Path(carry_from), aside, config)
+    contents = {
+        "format": FORMAT,
+        "iteration": iteration if isinstance(iteration, int) else 0,
+        "config": absolute_paths(config.flat("json")),
+        "derived": sorted(config.derived()),
+        "layout": saved_layout(config.parallel),
+        "optimizers": sorted(optimizers),
+        "scheduler_steps": scheduler.num_steps if scheduler is not None else 0,
+        "state": dict(state),
+    }
+
+    def finish() -> Path:
+        with _written(final):
+            with together(group), core_errors():
+                write_shards()
+            known = _checksums_of_all(aside, group)
+            with together(group):
+                if dist.get_rank() == 0:
+                    save_config(CheckpointingConfig(*BACKEND), str(aside))
+                    layout.publish(final, contents, iteration, known)
+                    leftovers.discard(aside)
+        if dist.get_rank() == 0:
+            logger.info("saved checkpoint %s", final)
+        return final
+
+    return finish
+
+
+@contextmanager
+def _written(final: Path) -> Iterator[None]:
+    """Around the writing of a checkpoint, whose errors all ranks have agreed on: they name the
+    folder, and nothing half-written stays."""
+    try:
+        yield
+    except UserError as error:
+        reason = layout.no_space(final.parent) or str(error)
+        if dist.get_rank() == 0:
+            shutil.rmtree(layout.partial_folder(final), ignore_errors=True)
+        raise UserError(
+            f"the checkpoint {final} could not be written: {reason}; checkpoints before it are as "
+            "they were"
+        ) from error
+
+
+def _checksums_of_all(aside: Path, group: ProcessGroup) -> dict[str, str]:
+    """Of what the ranks have written, each of its own files."""
+    mine: dict[str, str] = {}
+    with together(group):
+        rank = dist.get_rank()
+        written = [*aside.glob(f"__{rank}_*.distcp"), rank_file(aside / layout.RNG_FOLDER, rank)]
+        mine = checksums(aside, [str(path.relative_to(aside)) for path in written])
+    return {name: digits for part in gather_objects(group, mine) for name, digits in part.items()}
+
+
+def _carry(source: Path, aside: Path, config: Config) -> None:
+    """Keep what an export needs of an imported model: tensors that this one has not, and files."""
+    if is_hf_folder(source):
+        folder = HfFolder(source)
+        unused = folder.unused_tensors(config)
+        if unused:
+            save_file(unused, aside / layout.UNUSED_WEIGHTS)
+        for name, path in folder.files().items():
+            (aside / layout.HF_FILES / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(path, aside / layout.HF_FILES / name)
+        return
+    if (source / layout.UNUSED_WEIGHTS).exists():
+        shutil.copyfile(source / layout.UNUSED_WEIGHTS, aside / layout.UNUSED_WEIGHTS)
+    if (source / layout.HF_FILES).exists():
+        shutil.copytree(source / layout.HF_FILES, aside / layout.HF_FILES)

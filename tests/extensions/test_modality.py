@@ -1,0 +1,77 @@
+"""A family with a second modality, brought from one folder outside the package: its encoder is
+trained beside the vision tower, and the units of both are spread over the ranks."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from megatron_longrl.observability.metrics_file import Metrics
+from tests.extensions.modality.signal import SAMPLES_PER_UNIT
+from tests.functional.launches import CP2, TP2, Arena, curve, metrics_of, read_rows, write_rows
+
+PLUGIN = (
+    *("--plugin", "tests.extensions.modality.vila_signal", "--model-family", "vila_signal"),
+    *("--train-iters", "3", "--lr", "1e-2"),
+)
+SFT = ("--micro-batch-size", "4")
+GRPO = (
+    *("--rollout-engine", "megatron", "--rewards", "format", "--grpo-prompts-per-step", "4"),
+    *("--grpo-group-size", "4", "--micro-batch-size", "4"),
+)
+SAMPLES = (37, 16, 70, 3)
+"""Lengths of the signals; the second row has none, the third two."""
+
+
+@pytest.fixture(scope="module")
+def rows(arena: Arena, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Rows of the arena, with signals of several lengths beside their videos."""
+    folder, generator = tmp_path_factory.mktemp("signals"), np.random.default_rng(0)
+    names = []
+    for number, samples in enumerate(SAMPLES):
+        names.append(f"{number}.npy")
+        np.save(folder / names[-1], generator.standard_normal(samples).astype(np.float32))
+    chosen = read_rows(arena.data("sft"))[:4]
+    for row, signals in zip(chosen, (names[:1], [], names[1:3], names[3:]), strict=True):
+        row["signals"] = signals
+    chosen[2]["problem"] = f"<signal><video>{chosen[2]['problem']}<signal>"
+    return write_rows(folder / "train.jsonl", chosen)
+
+
+def train(
+    arena: Arena, rows: Path, folder: Path, program: str, *flags: str, ranks: int = 2
+) -> list[Metrics]:
+    data = ("--train-data-path", rows, "--save", folder)
+    arena.launch(program, *PLUGIN, *data, *flags, ranks=ranks, cold=True).succeeded()
+    return metrics_of(folder)
+
+
+def test_both_encoders_are_trained_on_two_ranks_as_on_one(
+    arena: Arena, rows: Path, tmp_path: Path
+) -> None:
+    one = train(arena, rows, tmp_path / "one", "train_sft", *SFT, ranks=1)
+    units = sum(-(-samples // SAMPLES_PER_UNIT) for samples in SAMPLES)
+    for name, layout in (("MR-SP2", CP2), ("TP2", TP2)):
+        two = train(arena, rows, tmp_path / name, "train_sft", *SFT, *layout)
+        for metric in ("lm loss", "grad-norm"):
+            assert curve(two, metric) == pytest.approx(curve(one, metric), rel=2e-5), (name, metric)
+        assert curve(two, "units_encoded/signal") == [units] * 3, "each once, by all ranks"
+        assert curve(two, "frames_encoded") == curve(one, "frames_encoded")
+    still = train(
+        arena, rows, tmp_path / "still", "train_sft", *SFT, *CP2, "--freeze-signal-encoder"
+    )
+    assert curve(still, "units_encoded/signal") == [units, 0, 0], "kept, as it is frozen"
+    assert curve(still, "frames_encoded") == curve(one, "frames_encoded")
+    assert curve(still, "lm loss")[0] == pytest.approx(curve(one, "lm loss")[0], rel=2e-5)
+    assert curve(still, "lm loss")[2] != pytest.approx(curve(one, "lm loss")[2], rel=2e-5)
+
+
+def test_reinforcement_learning(arena: Arena, rows: Path, tmp_path: Path) -> None:
+    steps = train(arena, rows, tmp_path, "train_rl", *GRPO, *CP2)
+    assert len(steps) == 3 and curve(steps, "skipped_updates") == [0, 0, 0]
+    assert min(curve(steps, "units_encoded/signal")) > 0
+    record = next((tmp_path / "rollouts").glob("step_*.jsonl")).read_text().splitlines()[1]
+    assert {"frames", "units"} & set(json.loads(record)["media"][0])
