@@ -16,8 +16,8 @@ from megatron_longrl.config.rotary import RotarySection
 from megatron_longrl.config.section import Architecture, note_of
 from megatron_longrl.config.sizes import WIDEST
 from megatron_longrl.errors import UserError
-from megatron_longrl.models.family import FAMILIES
 from megatron_longrl.models.hf_settings import Settings
+from megatron_longrl.models.policy import POLICIES
 
 if TYPE_CHECKING:
     from megatron_longrl.config import Config
@@ -46,6 +46,10 @@ def check_architecture(saved: Mapping[str, Any], config: Config, where: object) 
         )
 
 
+_OF_LANGUAGE_MODELS = ("num_layers", "hidden_size", "ffn_hidden_size", "num_attention_heads")
+"""Sizes that a language model cannot do without; a policy of another kind has none."""
+
+
 def check_saved_fields(settings: Settings) -> None:
     """Are the fields of a checkpoint's configuration that decide its weights of their types, and of
     sizes that a model can have?
@@ -56,7 +60,8 @@ def check_saved_fields(settings: Settings) -> None:
     Raises:
         UserError: naming the file and the field.
     """
-    family = settings.values.get("model_family")
+    family = settings.values.get("model_family", ModelSection.model_fields["family"].default)
+    is_language_model = not (isinstance(family, str) and family in POLICIES)
     lora = {name: LoraSection.model_fields[own] for name, own in LoraSection.flat_names().items()}
     for name, field in (architecture_fields(settings.values) | lora).items():
         if name not in settings.values:
@@ -71,8 +76,10 @@ def check_saved_fields(settings: Settings) -> None:
             raise settings.wrong(name, told) from None
         note = note_of(field, Architecture)
         most = WIDEST if name == "lora_rank" else note.most if note is not None else None
-        if name == "vocab_size" and value is None and family in FAMILIES:
+        if is_language_model and name == "vocab_size" and value is None:
             raise settings.wrong(name, "no whole number")
+        if is_language_model and name in _OF_LANGUAGE_MODELS and value == 0:
+            raise settings.wrong(name, "not above 0")
         if most is not None and value is not None and value > most:
             raise settings.wrong(name, f"more than {most}")
     heads = settings.values.get("num_attention_heads")
