@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import importlib
 from collections.abc import Mapping
 from importlib.metadata import EntryPoint, entry_points
+from pkgutil import resolve_name
 from typing import Any, Generic, TypeVar, cast
 
 from megatron_longrl.errors import UserError
@@ -89,7 +89,7 @@ class Registry(Generic[T]):
         if name in self._built_in:
             self._only_source(name)
             value = self._built_in[name]
-            return cast(T, _imported(value)) if isinstance(value, str) else value
+            return cast(T, loaded(value))
         problem = self.unknown(name)
         if problem is not None:
             raise UserError(problem)
@@ -122,6 +122,6 @@ class Registry(Generic[T]):
         return self._points
 
 
-def _imported(path: str) -> Any:
-    module, _, attribute = path.partition(":")
-    return getattr(importlib.import_module(module), attribute)
+def loaded(value: Any) -> Any:
+    """The object that ``module:name`` names, imported now; an object that is no text is itself."""
+    return resolve_name(value) if isinstance(value, str) else value

@@ -9,9 +9,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 from pydantic import TypeAdapter, ValidationError
 from pydantic.fields import FieldInfo
 
-from megatron_longrl.config.family import FAMILY_SECTIONS, FamilySection
 from megatron_longrl.config.lora import LoraSection
-from megatron_longrl.config.model import ModelSection
+from megatron_longrl.config.model import ModelSection, saved_family_section
 from megatron_longrl.config.rotary import RotarySection
 from megatron_longrl.config.section import Architecture, note_of
 from megatron_longrl.config.sizes import WIDEST
@@ -118,13 +117,10 @@ def architecture_fields(values: Mapping[str, Any]) -> dict[str, FieldInfo]:
     Args:
         values: of the model's fields; without a family, those of the default one.
     """
-    family = values.get("model_family", ModelSection.model_fields["family"].default)
-    known = isinstance(family, str) and family in FAMILY_SECTIONS
-    section = FAMILY_SECTIONS.find(family) if known else FamilySection
     return (
         ModelSection.architecture_fields()
         | RotarySection.architecture_fields()
-        | section.architecture_fields()
+        | saved_family_section(values).architecture_fields()
     )
 
 

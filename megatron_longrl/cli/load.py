@@ -15,7 +15,7 @@ from megatron_longrl.cli.defaults import add_defaults, one_epoch, with_frames_th
 from megatron_longrl.cli.given import Given, read_given, recipe_of
 from megatron_longrl.cli.required import brings_a_model, check_given, is_new
 from megatron_longrl.cli.rules import validate_layout
-from megatron_longrl.config.family import family_sections
+from megatron_longrl.config.family import family_sections, part_names
 from megatron_longrl.config.model import ModelSection
 from megatron_longrl.config.recipe import to_yaml
 from megatron_longrl.config.rotary import RotarySection
@@ -32,8 +32,9 @@ from megatron_longrl.models.policy import find_policy
 
 logger = logging.getLogger(__name__)
 
-OF_A_RUN = ("transformer_impl", "init_method_std", "freeze_vision_tower", "freeze_projector")
-"""Fields of the model's sections that do not belong to its weights."""
+OF_A_RUN = ("transformer_impl", "init_method_std")
+"""Fields of the model's sections that do not belong to its weights; neither do the switches
+``freeze_PART``."""
 
 OF_PROMPTS = ("chat_template", "system_prompt", "prompt_template")
 """Fields by which the model was spoken to, which the next stage keeps."""
@@ -195,7 +196,8 @@ def fields_from_checkpoint() -> frozenset[str]:
     sections: list[type[Section]] = [ModelSection, RotarySection, *family_sections()]
     names = {name for section in sections for name in section.flat_names()}
     names |= {"tokenizer_type", "tokenizer_model", *OF_PROMPTS}
-    return frozenset(names - set(OF_A_RUN))
+    switches = {f"freeze_{part}" for part in part_names()}
+    return frozenset(names - switches - set(OF_A_RUN))
 
 
 def _check_contradictions(

@@ -8,11 +8,10 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from pkgutil import resolve_name
 from typing import Annotated, Any
 
 from megatron_longrl.config.section import Names, is_name_in
-from megatron_longrl.registry import Registry
+from megatron_longrl.registry import Registry, loaded
 
 
 @dataclass(frozen=True)
@@ -31,7 +30,8 @@ class AdvantageEstimator:
 
     def load(self) -> Callable[..., Any]:
         """The function itself."""
-        return _loaded(self.function)
+        found: Callable[..., Any] = loaded(self.function)
+        return found
 
 
 @dataclass(frozen=True)
@@ -47,14 +47,8 @@ class PolicyLossFunction:
 
     def load(self) -> Callable[..., Any]:
         """The function itself."""
-        return _loaded(self.function)
-
-
-def _loaded(function: Callable[..., Any] | str) -> Callable[..., Any]:
-    if not isinstance(function, str):
-        return function
-    found: Callable[..., Any] = resolve_name(function)
-    return found
+        found: Callable[..., Any] = loaded(self.function)
+        return found
 
 
 _ADVANTAGES = "megatron_longrl.algorithms.advantages:"

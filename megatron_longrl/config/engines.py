@@ -8,11 +8,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from pkgutil import resolve_name
 from typing import Annotated, Any
 
 from megatron_longrl.config.section import Names, is_name_in
-from megatron_longrl.registry import Registry
+from megatron_longrl.registry import Registry, loaded
 
 
 @dataclass(frozen=True)
@@ -31,14 +30,12 @@ class EngineKind:
 
     def start(self, context: Any) -> Any:
         """Start the engine."""
-        build = resolve_name(self.build) if isinstance(self.build, str) else self.build
-        return build(context)
+        return loaded(self.build)(context)
 
     def broken_rules(self, config: Any) -> Iterator[str]:
         """A line for every rule that does not hold."""
-        rules = resolve_name(self.rules) if isinstance(self.rules, str) else self.rules
-        if rules is not None:
-            yield from rules(config)
+        if self.rules is not None:
+            yield from loaded(self.rules)(config)
 
 
 _BUILD = "megatron_longrl.rollout.build:"

@@ -8,7 +8,7 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import AfterValidator, Field
 
-from megatron_longrl.config.family import FAMILY_SECTIONS
+from megatron_longrl.config.family import FAMILY_SECTIONS, FamilySection
 from megatron_longrl.config.section import (
     Architecture,
     CountInt,
@@ -104,3 +104,15 @@ class ModelSection(Section):
     """Implementation of the language model's layers: local runs everywhere; transformer_engine
     needs CUDA and Transformer Engine, whose attention knows causal rows only
     (--no-shared-prompt)."""
+
+
+def saved_family_section(saved: Mapping[str, Any]) -> type[FamilySection]:
+    """The section of the family of a saved configuration; without a family, of the default one. A
+    family that is not known has no fields of its own.
+
+    Args:
+        saved: by flat name; the values need not be checked.
+    """
+    family = saved.get("model_family", ModelSection.model_fields["family"].default)
+    known = isinstance(family, str) and family in FAMILY_SECTIONS
+    return FAMILY_SECTIONS.find(family) if known else FamilySection

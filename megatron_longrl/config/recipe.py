@@ -208,17 +208,12 @@ def _children(node: yaml.Node) -> list[yaml.Node]:
 
 def to_yaml(config: Config) -> str:
     """The whole configuration as a recipe; derived values that were not given are null."""
-    derived = config.derived()
+    values, derived = config.flat(), config.derived()
     blocks = []
     for section in config.sections():
         for base in bases_of(type(section)):
-            block = {name: config.value(name) for name in base.own_fields()}
-            block = {name: None if name in derived else _plain(v) for name, v in block.items()}
+            block = {name: None if name in derived else values[name] for name in base.own_fields()}
             body = yaml.safe_dump(block, sort_keys=False, allow_unicode=True, width=1000)
             title, subject, _ = base.introduction()
             blocks.append(f"# {title}: {subject}\n{body}")
     return "\n".join(blocks)
-
-
-def _plain(value: Any) -> Any:
-    return list(value) if isinstance(value, tuple) else value

@@ -27,7 +27,7 @@ from megatron_longrl.config.family import (
 )
 from megatron_longrl.config.logs import LoggingSection
 from megatron_longrl.config.lora import LoraSection
-from megatron_longrl.config.model import ModelSection
+from megatron_longrl.config.model import ModelSection, saved_family_section
 from megatron_longrl.config.names import flag
 from megatron_longrl.config.parallel import ParallelSection
 from megatron_longrl.config.plugins import PluginSection
@@ -89,8 +89,7 @@ def known_fields(saved: Mapping[str, Any]) -> dict[str, Any]:
     """
     saved = present(saved)
     sections = [section for name, section in _SECTIONS.items() if name != "family"]
-    family = saved.get("model_family", ModelSection.model_fields["family"].default)
-    sections.append(FAMILY_SECTIONS.find(family) if family in FAMILY_SECTIONS else FamilySection)
+    sections.append(saved_family_section(saved))
     names = {name for section in sections for name in section.flat_names()}
     return {name: value for name, value in saved.items() if name in names}
 

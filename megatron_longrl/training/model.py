@@ -1,4 +1,4 @@
-"""The model of a run: two data-parallel parts, their optimizer and their schedule.
+"""The model of a run: its data-parallel parts, their optimizer and their schedule.
 
 The language model is sharded over TP, MR-SP and PP, and reduced over its data-parallel ranks. The
 encoders are replicated on every rank, each with its own units of media, and reduced over the world;
@@ -173,7 +173,7 @@ def train_part(
     parallel: ParallelSection,
     training: TrainingSection,
 ) -> tuple[DistributedDataParallel, FiniteOptimizer, OptimizerParamScheduler]:
-    """A module of its own with its optimizer and its schedule, those of ``config``."""
+    """A module of its own, wrapped, with its optimizer and its schedule."""
     wrapped = _wrap(module, collection, parallel)
     optimizer = FiniteOptimizer([_optimizer(wrapped, collection, training, parallel)])
     return wrapped, optimizer, _scheduler(training, optimizer)
