@@ -48,9 +48,9 @@ PLAIN = {
     "media",
     *("models.family", "models.hf_processors", "models.hf_settings", "models.sizes"),
     *("models.qwen_vl.sizes", "models.text.kinds"),
-    *("models.vila.depth", "models.vila.projector_kinds", "models.vila.tiles"),
+    *("models.vila.config", "models.vila.projector_kinds", "models.vila.tiles"),
     "observability",
-    *("rollout.sampling", "rollout.server.child", "rollout.vllm.fit", "serve"),
+    *("rollout.partition", "rollout.server.child", "rollout.vllm.fit", "serve"),
     *("benchmark.data", "benchmark.report", "benchmark.variants"),
 }
 """Imports no torch."""
@@ -97,8 +97,8 @@ PLAIN_TESTS = (
     *("config/test_*.py", "observability/test_*.py", "planner/test_*.py", "rewards/test_*.py"),
     *("cli/test_given.py", "cli/test_installed.py", "cli/test_rules.py", "data/test_answer.py"),
     *("checkpoint/test_retention.py", "data/test_cups.py", "data/test_rows.py", "test_*.py"),
-    *("media/test_content_hash.py", "media/test_partition.py", "rollout/test_fit.py"),
-    *("rollout/test_sampling.py", "tools/test_reference.py"),
+    *("media/test_content_hash.py", "media/test_partition.py", "rollout/vllm/test_fit.py"),
+    *("rollout/test_partition.py", "tools/test_reference.py"),
 )
 TENSOR_TESTS = {
     *("planner/test_cost.py", "rewards/test_function_tensors.py", "rewards/test_runner.py"),
@@ -137,7 +137,10 @@ def modules(chosen: set[str], without: set[str]) -> list[str]:
 
     paths = (path.relative_to(ROOT / PACKAGE) for path in (ROOT / PACKAGE).rglob("*.py"))
     names = (".".join(path.with_suffix("").parts).removesuffix(".__init__") for path in paths)
-    return sorted(name for name in names if is_in(name, chosen) and not is_in(name, without))
+    found = set(names)
+    for wanted in chosen | without:
+        assert any(is_in(name, {wanted}) for name in found), f"{wanted} is no module"
+    return sorted(name for name in found if is_in(name, chosen) and not is_in(name, without))
 
 
 # ---- In the other process ----
@@ -175,7 +178,9 @@ class Notes:
     def tests(self) -> None:
         folder = ROOT / "tests" / "unit"
         left_out = {folder / name for name in TENSOR_TESTS}
-        files = {path for pattern in PLAIN_TESTS for path in folder.glob(pattern)} - left_out
+        matched = {pattern: set(folder.glob(pattern)) for pattern in PLAIN_TESTS}
+        assert all(matched.values()), "a pattern matches no file"
+        files = set().union(*matched.values()) - left_out
         options = ["--collect-only", "-q", "-p", "no:cacheprovider"]
         status = pytest.main([*options, *map(str, sorted(files))], plugins=[self])
         assert status == pytest.ExitCode.OK, "the tests cannot be collected"
