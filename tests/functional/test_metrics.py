@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from pathlib import Path
 
 import pytest
 
-from megatron_longrl.config import Entry
-from megatron_longrl.observability.metric_catalogue import OF_STEPS, metric_of_step
 from megatron_longrl.observability.metrics_file import read_metrics
+from tests.functional.catalogue import catalogue_entries, told_of
 from tests.functional.launches import FROZEN, SFT, Arena, read_rows, write_rows
 from tests.unit.rewards.endpoint import serve
 
@@ -69,21 +67,9 @@ def keys_of(run: Path) -> set[str]:
     return {key for step in read_metrics(run / "metrics.jsonl") for key in step}
 
 
-def entries(keys: Iterable[str]) -> set[str]:
-    """The entries of the catalogue that stand for them."""
-    found = {key: metric_of_step(key) for key in keys}
-    unknown = {key for key, metric in found.items() if metric is None}
-    assert not unknown, "megatron_longrl/training/metric_catalogue has no entry"
-    return {metric.key for metric in found.values() if metric is not None}
-
-
-def told(program: Entry) -> set[str]:
-    return {m.key for group in OF_STEPS for m in group.metrics if program in m.programs}
-
-
 def test_what_rl_logs(rl_keys: set[str]) -> None:
-    assert entries(rl_keys) == told("rl")
+    assert catalogue_entries(rl_keys) == told_of("rl")
 
 
 def test_what_sft_logs(sft_keys: set[str]) -> None:
-    assert entries(sft_keys) == told("sft")
+    assert catalogue_entries(sft_keys) == told_of("sft")

@@ -31,6 +31,8 @@ class Metric:
     """What a run that goes well shows; empty where nothing can be said."""
     unhealthy: str = ""
     programs: Programs = ("rl",)
+    only_with_further_modality: bool = False
+    """It is there only where the model reads a modality besides images and video."""
 
     @cached_property
     def pattern(self) -> re.Pattern[str]:
