@@ -8,7 +8,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import TextIO
 
-from megatron_longrl.atomic_file import writable, write_whole
+from megatron_longrl.atomic_file import atomic_write_text, writable
 from megatron_longrl.config import Config, Entry
 from megatron_longrl.config.paths import absolute_paths
 from megatron_longrl.config.recipe import to_yaml
@@ -167,4 +167,4 @@ def _summary(values: Mapping[str, float]) -> str:
 def _write_recipe(config: Config, folder: Path) -> None:
     """With absolute paths, so that it means the same in another folder."""
     with writable(folder / RECIPE_FILE) as path:
-        write_whole(path, to_yaml(config.replace(**absolute_paths(config.given()))))
+        atomic_write_text(path, to_yaml(config.replace(**absolute_paths(config.given()))))
