@@ -46,7 +46,7 @@ class Report:
         """The content of ``--output``."""
         problems = []
         for problem in self.problems:
-            file, line = problem.place
+            file, line = problem.location
             problems.append(
                 {"file": file, "line": line, "media": problem.media, "reason": problem.reason}
             )
@@ -77,7 +77,7 @@ def check(paths: Sequence[str], builder: PromptBuilder | None = None) -> Report:
         problem = _look(row, report, failed, builder)
         if problem is not None:
             report.problems.append(problem)
-    report.problems.sort(key=lambda problem: problem.place)
+    report.problems.sort(key=lambda problem: problem.location)
     return report
 
 

@@ -157,7 +157,7 @@ class HfFolderWriter:
 
     def add(self, name: str, tensor: Tensor) -> None:
         """Write one tensor by its name in the mapping table."""
-        folder, stored = self._family.place(name)
+        folder, stored = self._family.locate(name)
         if tensor.is_floating_point():
             tensor = tensor.to(self._dtype)
         self._folders[folder].add(stored, tensor.cpu())

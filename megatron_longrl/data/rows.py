@@ -97,7 +97,7 @@ class RowProblem:
         return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in line)
 
     @property
-    def place(self) -> tuple[str, int]:
+    def location(self) -> tuple[str, int]:
         """File, and number of the line from 1 (of the row, in a JSON array)."""
         match = re.fullmatch(r"(.*?)(?::(\d+)|\[(\d+)\])", self.source, flags=re.DOTALL)
         if match is None:
@@ -147,10 +147,10 @@ def load_rows(
         # The same file name in two folders must not give the same uids.
         copy = f"#{names[path.name]}" if names[path.name] > 1 else ""
         found = 0
-        for place, entry in read_entries(path):
+        for location, entry in read_entries(path):
             found += 1
             try:
-                rows.append(_parse_row(entry, path, place, f"{path.name}{copy}{place}"))
+                rows.append(_parse_row(entry, path, location, f"{path.name}{copy}{location}"))
             except RowError as error:
                 if problems is None:
                     raise
@@ -160,8 +160,8 @@ def load_rows(
     return rows
 
 
-def _parse_row(entry: Any, path: Path, place: str, uid_place: str) -> Row:
-    where = f"{path}{place}"
+def _parse_row(entry: Any, path: Path, location: str, uid_place: str) -> Row:
+    where = f"{path}{location}"
     if isinstance(entry, BrokenEntry):
         raise RowError(where, f"{entry.reason}; correct or remove it")
     if not isinstance(entry, dict):
@@ -180,7 +180,7 @@ def _parse_row(entry: Any, path: Path, place: str, uid_place: str) -> Row:
             raise RowError(where, f"field '{key}' is no finite number; correct or remove the row")
         return str(value)
 
-    problem_id = text("problem_id", place.strip(":[]"))
+    problem_id = text("problem_id", location.strip(":[]"))
     media = _media_paths(entry, path, where)
     problem = text("problem")
     try:

@@ -71,13 +71,13 @@ def check_input_parity(
     uid = next(iter(uids))
     first = min(
         (one for one in everyone if one.uid == uid),
-        key=lambda one: (order.index(one.what), one.place),
+        key=lambda one: (order.index(one.what), one.sequence_index),
     )
     others = f", and {len(uids) - 1} other prompts differ" if len(uids) > 1 else ""
     raise UserError(
         f"prompt {uid}: the trainer's {first.what} are not those that the rollout engine was "
-        f"given, from index {first.place} on{others}: nothing was trained on them. Go on from the "
-        "last checkpoint with --rollout-engine megatron to see which side is wrong"
+        f"given, from index {first.sequence_index} on{others}: nothing was trained on them. Go on "
+        "from the last checkpoint with --rollout-engine megatron to see which side is wrong"
     )
 
 
