@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from megatron_longrl.config import Config
+    from megatron_longrl.config import ModelConfig
 
 _KERNELS_PER_LAYER = 30
 """Operators of a layer's forward pass: what it takes at least, however short the row."""
@@ -87,7 +87,7 @@ class ModelCost:
         config: with ``vocab_size`` filled in.
     """
 
-    def __init__(self, config: Config) -> None:
+    def __init__(self, config: ModelConfig) -> None:
         h, width = (
             config.model.hidden_size,
             config.model.num_attention_heads * config.model.kv_channels,

@@ -18,7 +18,7 @@ from megatron_longrl.platforms import platform
 from megatron_longrl.training.sharding import MicroBatch, shard_batch
 
 if TYPE_CHECKING:
-    from megatron_longrl.config import Config
+    from megatron_longrl.config import Config, ModelConfig
     from megatron_longrl.config.parallel import ParallelSection
     from megatron_longrl.config.rl import RLSection
     from megatron_longrl.config.training import TrainingSection
@@ -55,7 +55,9 @@ def sft_batches(
         machine: what the cost model reckons with.
     """
     samples = [TrainingSample(p, [ids]) for p, ids in zip(prompts, responses, strict=True)]
-    return _micro_batches(samples, config, groups, machine)
+    return _micro_batches(
+        samples, config, _passes(config.rl, config.forward_passes), groups, machine
+    )
 
 
 def rl_batches(
@@ -72,7 +74,18 @@ def rl_batches(
         machine: what the cost model reckons with.
     """
     samples = rl_samples(rollout_groups, config.rl, config.training)
-    return _micro_batches(samples, config, pgs, machine, by_length=True)
+    return _micro_batches(
+        samples, config, _passes(config.rl, config.forward_passes), pgs, machine, by_length=True
+    )
+
+
+def _passes(rl: RLSection, forward_passes: int) -> int:
+    """The forward passes that a row's work of a step amounts to.
+
+    Args:
+        forward_passes: those without a backward pass.
+    """
+    return (1 + BACKWARD) * rl.grpo_iterations + forward_passes
 
 
 def rl_samples(
@@ -104,7 +117,8 @@ def rows_of(
 
 def _micro_batches(
     samples: Sequence[TrainingSample],
-    config: Config,
+    config: ModelConfig,
+    passes: int,
     groups: ParallelGroups,
     machine: Machine,
     *,
@@ -112,9 +126,12 @@ def _micro_batches(
 ) -> list[MicroBatch]:
     """This rank's part: its shards of the rows that it shares with others, then its own whole rows.
 
-    With ``by_length`` rows of like lengths go together, as a micro-batch is as wide as its longest.
-
     A rank that has no row in this step runs one of padding, so that it joins every collective.
+
+    Args:
+        passes: forward passes that every row goes through, a backward pass as ``BACKWARD`` ones.
+        by_length: rows of like lengths go together, because a micro-batch is as wide as its longest
+            row.
     """
     rows = rows_of(samples, config.training)
     ranks = groups.cp.size()
@@ -125,7 +142,7 @@ def _micro_batches(
         config.parallel.sharing_degrees(config.model.num_query_groups),
         cost=ModelCost(config),
         machine=machine,
-        passes=(1 + BACKWARD) * config.rl.grpo_iterations + config.forward_passes,
+        passes=passes,
         # What the longest row that is allowed takes of a rank when it is shared.
         most_tokens=-(-config.training.seq_length // ranks),
     )
