@@ -13,7 +13,7 @@ import yaml
 from rich.console import Console
 from rich.table import Table
 
-from megatron_longrl.atomic_file import write_whole
+from megatron_longrl.atomic_file import atomic_write_text
 from megatron_longrl.errors import UserError
 from megatron_longrl.observability.metrics_file import Metrics, read_metrics
 from megatron_longrl.observability.plots import plot_curves
@@ -45,7 +45,7 @@ def main() -> int:
     except UserError as error:
         sys.stderr.write(f"error: {error}\n")
         return 2
-    write_whole(args.out / "summary.json", json.dumps(summary, indent=2) + "\n")
+    atomic_write_text(args.out / "summary.json", json.dumps(summary, indent=2) + "\n")
     runs = {LABELS[stage]: args.out / stage / "metrics.jsonl" for stage in ("sft", "grpo")}
     plot_curves(runs, args.out / "curves.png", "moving cups", chance=CHANCE)
     _print_table(summary)

@@ -29,6 +29,8 @@ from torch import Tensor, nn
 from megatron_longrl.checkpoint import folder as layout
 from megatron_longrl.checkpoint.architecture import check_adapters, check_architecture
 from megatron_longrl.checkpoint.core_files import core_files
+from megatron_longrl.checkpoint.dist_reader import StoredParameters
+from megatron_longrl.checkpoint.merged_reader import merge_stored_adapters
 from megatron_longrl.checkpoint.metadata_file import check_core_files
 from megatron_longrl.checkpoint.optimizer_state import (
     hyperparameters,
@@ -37,13 +39,11 @@ from megatron_longrl.checkpoint.optimizer_state import (
 )
 from megatron_longrl.checkpoint.rng import load_rng_state, rank_file
 from megatron_longrl.checkpoint.sharded_state import describe_state, saved_layout
-from megatron_longrl.checkpoint.stored import StoredParameters
-from megatron_longrl.checkpoint.stored_weights import merge_stored_adapters
 from megatron_longrl.conversion.hf import config_from_hf, is_hf_folder, load_hf_weights
 from megatron_longrl.conversion.mapping import unwrap
 from megatron_longrl.errors import UserError
 from megatron_longrl.models.lora import ADAPTER
-from megatron_longrl.parallel.agree import gather_objects, together
+from megatron_longrl.parallel.rank_errors import gather_objects, raise_on_all_ranks
 
 if TYPE_CHECKING:
     from megatron_longrl.config import ModelConfig
@@ -146,7 +146,7 @@ def load_weights(
     """
     source = Path(directory)
     if is_hf_folder(source):
-        with together(groups.control):
+        with raise_on_all_ranks(groups.gloo_group):
             check_architecture(config_from_hf(source), config, source)
         load_hf_weights(source, modules, config, groups)
     else:
@@ -176,7 +176,7 @@ def _complete_checkpoints(
 ) -> list[tuple[Path, dict[str, Any]]]:
     """Folders and states of all complete checkpoints, best first, as rank 0 finds them."""
     complete: list[tuple[Path, dict[str, Any]]] = []
-    with together(groups.control):
+    with raise_on_all_ranks(groups.gloo_group):
         if dist.get_rank() == 0:
             broken = None
             for folder in layout.candidates(directory):
@@ -187,7 +187,7 @@ def _complete_checkpoints(
                     broken = broken or error
             if broken is not None and not complete:
                 raise UserError(f"{directory} holds no complete checkpoint: {broken}")
-    return gather_objects(groups.control, complete)[0]
+    return gather_objects(groups.gloo_group, complete)[0]
 
 
 def _try_load(
@@ -205,11 +205,11 @@ def _try_load(
         load: gets the checkpoint's parameters, whose list has been checked.
     """
     try:
-        with together(groups.control):
+        with raise_on_all_ranks(groups.gloo_group):
             ranks = dist.get_rank(), dist.get_world_size()
             stored = StoredParameters(folder, check_core_files(folder, *ranks))
             layout.check_share(folder, saved, *ranks)
-        with together(groups.control):
+        with raise_on_all_ranks(groups.gloo_group):
             load(stored)
     except UserError as error:
         logger.warning("%s cannot be loaded, trying the one before: %s", folder, error)
@@ -293,5 +293,5 @@ def _load_rng(
                 "restored"
             )
         return
-    with together(groups.control):
+    with raise_on_all_ranks(groups.gloo_group):
         load_rng_state(rank_file(folder / layout.RNG_FOLDER, dist.get_rank()))

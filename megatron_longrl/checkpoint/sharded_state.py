@@ -70,22 +70,22 @@ def _sharded_encoder(
     part: str, module: nn.Module, groups: EncoderGroups, config: ModelConfig
 ) -> dict[str, Any]:
     """Full tensors by their names, whether tensor-parallel ranks hold parts of them or copies."""
-    rows = {row.megatron: row for row in mapping_table(config).expand()}
+    mappings = {mapping.megatron_param: mapping for mapping in mapping_table(config).expand()}
     tensor, data = groups.pg.tp, groups.pg.dp
     described = {}
     for name, value in unwrap(module).state_dict(prefix=f"{part}.", keep_vars=True).items():
         if not isinstance(value, Tensor):
             continue
-        row = rows.get(name)
-        if not isinstance(row, ColumnParallel) or row.replicated:
+        mapping = mappings.get(name)
+        if not isinstance(mapping, ColumnParallel) or mapping.replicated:
             # One of the ranks that have a copy writes it.
             copy = (tensor.rank(), data.rank())
             described[name] = ShardedTensor.from_rank_offsets(name, value, replica_id=copy)
             continue
         shard = ShardedTensor.from_rank_offsets(
-            name, value, (row.axis, tensor.rank(), tensor.size()), replica_id=(0, data.rank())
+            name, value, (mapping.axis, tensor.rank(), tensor.size()), replica_id=(0, data.rank())
         )
-        gated = isinstance(row, GatedMLP)
+        gated = isinstance(mapping, GatedMLP)
         described[name] = apply_swiglu_sharded_factory(shard, ()) if gated else shard
     return described
 

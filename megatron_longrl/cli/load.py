@@ -166,9 +166,9 @@ def _check_sizes(folder: Path, state: dict[str, Any]) -> None:
     from megatron_longrl.platforms import platform
 
     platform.import_core()
+    from megatron_longrl.checkpoint.dist_reader import StoredParameters
+    from megatron_longrl.checkpoint.merged_reader import check_stored_sizes
     from megatron_longrl.checkpoint.metadata_file import read_metadata
-    from megatron_longrl.checkpoint.stored import StoredParameters
-    from megatron_longrl.checkpoint.stored_weights import check_stored_sizes
     from megatron_longrl.cli.conversion.loader_megatron import one_rank_config
 
     try:

@@ -24,7 +24,7 @@ from megatron_longrl.models.family import family_of, find_family
 from megatron_longrl.models.hf_settings import HfConfig, Settings
 from megatron_longrl.models.param_mapping import TiedMapping
 from megatron_longrl.models.sizes import check_sizes
-from megatron_longrl.parallel.agree import together
+from megatron_longrl.parallel.rank_errors import raise_on_all_ranks
 from megatron_longrl.regular_file import LARGEST_TEXT, check_regular
 
 if TYPE_CHECKING:
@@ -277,13 +277,13 @@ class HfFolder:
         """
         table = mapping_table(config)
         known: set[str] = set()
-        for row in table.expand():
-            for name in row.hf:
+        for mapping in table.expand():
+            for name in mapping.hf_params:
                 self.tensors(self.family.place(name)[0]).require(name)
-            known.update(row.hf)
-            if isinstance(row, TiedMapping) and row.alias:
-                known.add(row.alias)
-                self._check_tied(row)
+            known.update(mapping.hf_params)
+            if isinstance(mapping, TiedMapping) and mapping.alias:
+                known.add(mapping.alias)
+                self._check_tied(mapping)
         for name in self._other_tensors(config):
             part = name.partition("/")[0]
             if name not in known and part not in table.carried:
@@ -305,19 +305,20 @@ class HfFolder:
     def _other_tensors(self, config: ModelConfig) -> list[str]:
         """Names that are in the files and not in the table, without those that are ignored."""
         table = mapping_table(config)
-        used = {name for row in table.expand() for name in row.hf}
+        used = {name for mapping in table.expand() for name in mapping.hf_params}
         folders = dict.fromkeys(self.family.folders.values())
         names = [name for folder in folders for name in self.tensors(folder).names()]
         return [n for n in names if n not in used and not n.endswith(table.ignored)]
 
-    def _check_tied(self, row: TiedMapping) -> None:
-        folder = self.tensors(self.family.place(row.alias)[0])
-        if row.alias not in folder:
+    def _check_tied(self, mapping: TiedMapping) -> None:
+        folder = self.tensors(self.family.place(mapping.alias)[0])
+        if mapping.alias not in folder:
             return
-        if not folder.read(row.alias).equal(self.read(row.hf[0])):
+        if not folder.read(mapping.alias).equal(self.read(mapping.hf_params[0])):
             raise UserError(
                 f"the run ties its embeddings, but in {folder.folder} "
-                f"{folder.stored_as(row.alias)} differs from {folder.stored_as(row.hf[0])}: give "
+                f"{folder.stored_as(mapping.alias)} differs from "
+                f"{folder.stored_as(mapping.hf_params[0])}: give "
                 "--untie-embeddings-and-output-weights"
             )
 
@@ -343,7 +344,7 @@ def load_hf_weights(
     Raises:
         UserError: on all ranks, naming the first tensor and file that are wrong.
     """
-    with together(groups.control):
+    with raise_on_all_ranks(groups.gloo_group):
         source = HfFolder(folder)
         source.check(config)
         import_named_tensors(model, config, groups, source.read)

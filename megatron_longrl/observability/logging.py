@@ -8,7 +8,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import TextIO
 
-from megatron_longrl.atomic_file import writable, write_whole
+from megatron_longrl.atomic_file import atomic_write_text, writable
 from megatron_longrl.config import Config, Entry
 from megatron_longrl.config.paths import absolute_paths
 from megatron_longrl.config.recipe import to_yaml
@@ -82,7 +82,7 @@ class MetricsLogger:
             self._file = MetricsFile(Path(config.checkpoint.save) / METRICS_FILE)
             with writable(Path(config.checkpoint.save) / RECIPE_FILE) as path:
                 # With absolute paths, so that it means the same in another folder.
-                write_whole(path, to_yaml(config.replace(**absolute_paths(config.given()))))
+                atomic_write_text(path, to_yaml(config.replace(**absolute_paths(config.given()))))
             with writable(Path(config.checkpoint.save) / LOG_FILE) as path:
                 self._log = path.open("a", encoding="utf-8")
         if config.logging.tensorboard_dir is not None:

@@ -11,7 +11,7 @@ import math
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
-from megatron_longrl.atomic_file import writable, write_whole
+from megatron_longrl.atomic_file import atomic_write_text, writable
 from megatron_longrl.errors import UserError
 from megatron_longrl.regular_file import open_regular
 
@@ -51,7 +51,7 @@ class MetricsFile:
             return
         kept = [line for step, line in _steps(self.path) if 0 <= step["iteration"] <= iteration]
         with writable(self.path):
-            write_whole(self.path, "".join(kept) if iteration > 0 else "")
+            atomic_write_text(self.path, "".join(kept) if iteration > 0 else "")
 
 
 def read_metrics(path: Path) -> list[Metrics]:

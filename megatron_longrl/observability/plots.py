@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from megatron_longrl.atomic_file import whole_file
+from megatron_longrl.atomic_file import atomic_write
 from megatron_longrl.observability.health_checks import GAP_LIMIT
 from megatron_longrl.observability.log_line import TIME_PREFIX
 from megatron_longrl.observability.metrics_file import Metrics, read_metrics
@@ -130,7 +130,7 @@ def plot_curves(
         axes = figure.add_subplot(grid[number // 2, slice(None) if is_alone else number % 2])
         _frame(axes, panel)
         panel.draw(axes, shown)
-    with whole_file(Path(output_png)) as aside:
+    with atomic_write(Path(output_png)) as aside:
         figure.savefig(aside, format="png", dpi=200)
 
 

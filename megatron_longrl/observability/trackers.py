@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
-from megatron_longrl.atomic_file import write_whole
+from megatron_longrl.atomic_file import atomic_write_text
 from megatron_longrl.config.logs import LoggingSection
 from megatron_longrl.errors import UserError
 
@@ -117,7 +117,7 @@ def _wandb_run_id(folder: Path) -> str:
     """The id of the run in this folder, made on first use."""
     file = folder / WANDB_RUN_ID
     if not file.exists():
-        write_whole(file, uuid.uuid4().hex + "\n")
+        atomic_write_text(file, uuid.uuid4().hex + "\n")
     try:
         return file.read_text(encoding="ascii").strip()
     except (OSError, ValueError) as error:

@@ -79,7 +79,7 @@ def mini_batches(groups: Sequence[RewardedGroup], runtime: Runtime) -> list[Mini
     sizes = torch.tensor([float(len(chunk)) for chunk in chunks])
     totals = sum_over_replicas(sizes, pgs).tolist()
     return [
-        MiniBatch(chunk, rl_batches(chunk, config, pgs, runtime.machine))
+        MiniBatch(chunk, rl_batches(chunk, config, pgs, runtime.hardware))
         for chunk, total in zip(chunks, totals, strict=True)
         if total  # No replica has anything in the others: they would only move by momentum.
     ]

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from megatron_longrl.algorithms.correction import effective_sample_share, token_weights
 from megatron_longrl.experience.rollouts import RolloutGroup
-from megatron_longrl.parallel.agree import gather_objects
+from megatron_longrl.parallel.rank_errors import gather_objects
 from megatron_longrl.training.sharding import MicroBatch
 from megatron_longrl.training.token_values import gather_by_rollout
 
@@ -69,7 +69,7 @@ def mismatch_statistics(log_ratios: Sequence[Tensor], pgs: ParallelGroups) -> di
     total_difference = float(tokens.abs().sum())
     largest = float(tokens.abs().max()) if len(tokens) else 0.0
     own = [total_difference, largest, *_weight_sums(tokens), *_weight_sums(sums)]
-    everyone = gather_objects(pgs.control, own)
+    everyone = gather_objects(pgs.gloo_group, own)
     rows = torch.tensor(everyone, dtype=torch.double)
     total, _, *weights = rows.sum(dim=0).tolist()
     count = int(weights[0])
@@ -107,6 +107,6 @@ def _quantile(values: Tensor, count: int, pgs: ParallelGroups) -> float:
     place = QUANTILE * (count - 1)
     below = math.floor(place)
     largest = values.topk(min(count - below, len(values))).values
-    parts = gather_objects(pgs.control, largest)
+    parts = gather_objects(pgs.gloo_group, largest)
     two = torch.cat(parts).sort(descending=True).values[: count - below].flip(0)[:2]
     return float(torch.lerp(two[0], two[-1], place - below))

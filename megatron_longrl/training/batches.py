@@ -11,7 +11,7 @@ from torch.distributed import ProcessGroup
 
 from megatron_longrl.data.collate import Batch, collate, padding
 from megatron_longrl.data.prompts import Prompt
-from megatron_longrl.planner.cost import BACKWARD, Machine, ModelCost, RowSize
+from megatron_longrl.planner.cost import BACKWARD, HardwareProfile, ModelCost, RowSize
 from megatron_longrl.planner.packing import fill_bins, split_group
 from megatron_longrl.planner.stages import plan_rows
 from megatron_longrl.platforms import platform
@@ -47,16 +47,16 @@ def sft_batches(
     responses: Sequence[list[int]],
     config: Config,
     groups: ParallelGroups,
-    machine: Machine = Machine(),  # noqa: B008  # Immutable.
+    hardware: HardwareProfile = HardwareProfile(),  # noqa: B008  # Immutable.
 ) -> list[MicroBatch]:
     """A sample per prompt and its response.
 
     Args:
-        machine: what the cost model reckons with.
+        hardware: speeds that the cost model assumes.
     """
     samples = [TrainingSample(p, [ids]) for p, ids in zip(prompts, responses, strict=True)]
     return _micro_batches(
-        samples, config, _passes(config.rl, config.forward_passes), groups, machine
+        samples, config, _passes(config.rl, config.forward_passes), groups, hardware
     )
 
 
@@ -64,18 +64,18 @@ def rl_batches(
     rollout_groups: Sequence[RolloutGroup],
     config: Config,
     pgs: ParallelGroups,
-    machine: Machine = Machine(),  # noqa: B008  # Immutable.
+    hardware: HardwareProfile = HardwareProfile(),  # noqa: B008  # Immutable.
 ) -> list[MicroBatch]:
     """A sample per group, its prompt shared by all responses that a row has room for; without
     shared prompts a sample per response.
 
     Args:
         rollout_groups: this replica's.
-        machine: what the cost model reckons with.
+        hardware: speeds that the cost model assumes.
     """
     samples = rl_samples(rollout_groups, config.rl, config.training)
     return _micro_batches(
-        samples, config, _passes(config.rl, config.forward_passes), pgs, machine, by_length=True
+        samples, config, _passes(config.rl, config.forward_passes), pgs, hardware, by_length=True
     )
 
 
@@ -120,7 +120,7 @@ def _micro_batches(
     config: ModelConfig,
     passes: int,
     groups: ParallelGroups,
-    machine: Machine,
+    hardware: HardwareProfile,
     *,
     by_length: bool = False,
 ) -> list[MicroBatch]:
@@ -139,9 +139,9 @@ def _micro_batches(
     plan = plan_rows(
         sizes,
         config.parallel.mrsp_mode,
-        config.parallel.sharing_degrees(config.model.num_query_groups),
+        config.parallel.cp_degrees(config.model.num_query_groups),
         cost=ModelCost(config),
-        machine=machine,
+        hardware=hardware,
         passes=passes,
         # What the longest row that is allowed takes of a rank when it is shared.
         most_tokens=-(-config.training.seq_length // ranks),
@@ -159,7 +159,7 @@ def _micro_batches(
 
     batches = []
     for degree, chosen in plan.of_rank(groups.cp.rank()):
-        group = groups.sharing(degree)
+        group = groups.cp_subgroup(degree)
         ordered = list(chosen)
         if by_length and config.training.micro_batch_size > 1:
             ordered.sort(key=lambda i: -sizes[i].tokens)
@@ -167,7 +167,7 @@ def _micro_batches(
             part = [rows[i] for i in ordered[start : start + config.training.micro_batch_size]]
             rollouts = [r for row in part for sample in row for r in sample.rollouts]
             batches.append(shard(_join(part, config.parallel, config.training), group, rollouts))
-    return batches or [shard(padding(max(config.parallel.sequence_multiple, 2)), groups.alone)]
+    return batches or [shard(padding(max(config.parallel.sequence_multiple, 2)), groups.self_group)]
 
 
 def _join(

@@ -14,14 +14,14 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from megatron_longrl.checkpoint import folder as layout
-from megatron_longrl.checkpoint.metadata_file import check_core_files
-from megatron_longrl.checkpoint.stored import StoredParameters
-from megatron_longrl.checkpoint.stored_weights import (
-    StoredWeights,
+from megatron_longrl.checkpoint.dist_reader import StoredParameters
+from megatron_longrl.checkpoint.merged_reader import (
+    MergedWeights,
     check_stored_sizes,
     read_adapter,
     stored_scale,
 )
+from megatron_longrl.checkpoint.metadata_file import check_core_files
 from megatron_longrl.cli.conversion.plugins import Adapters, Source
 from megatron_longrl.config.schema import Config, InvalidConfig, known_fields
 from megatron_longrl.errors import UserError, brief
@@ -57,7 +57,7 @@ def load_checkpoint(args: argparse.Namespace) -> Source:
     return Source(
         folder=folder,
         config=config,
-        read=StoredWeights(stored, config, scale).read,
+        read=MergedWeights(stored, config, scale).read,
         adapters=Adapters(
             config.replace(lora_rank=saved["config"]["lora_rank"]), partial(read_adapter, stored)
         )

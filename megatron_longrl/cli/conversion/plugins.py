@@ -50,4 +50,9 @@ class Source:
 
 def tensor_names(config: ModelConfig) -> list[str]:
     """All tensors of a model's export, in the order of the mapping table."""
-    return [n for row in mapping_table(config).expand() if row.exported for n in row.hf]
+    return [
+        n
+        for mapping in mapping_table(config).expand()
+        if mapping.exported
+        for n in mapping.hf_params
+    ]

@@ -93,17 +93,17 @@ def tower(
     """The vision tower without its mergers."""
     ours = "encoder.vision_tower."
     patch = (3, family.vision_temporal_patch_size, *[family.vision_patch_size] * 2)
-    rows: list[TensorMapping] = [
+    mappings: list[TensorMapping] = [
         PatchEmbedMapping(
             f"{ours}patch_embedding.weight", (f"{theirs}patch_embed.proj.weight",), True, patch
         )
     ]
     if family.vision_patch_bias:
-        rows.append(_same(f"{ours}patch_embedding.bias", f"{theirs}patch_embed.proj.bias"))
+        mappings.append(_same(f"{ours}patch_embedding.bias", f"{theirs}patch_embed.proj.bias"))
     if family.vision_num_position_embeddings:
-        rows.append(_same(f"{ours}position_embedding.weight", f"{theirs}pos_embed.weight"))
+        mappings.append(_same(f"{ours}position_embedding.weight", f"{theirs}pos_embed.weight"))
     return (
-        *rows,
+        *mappings,
         *_layers(
             family,
             parallel,

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from megatron_longrl.checkpoint.architecture import architecture_of
 from megatron_longrl.errors import UserError
-from megatron_longrl.parallel.agree import together
+from megatron_longrl.parallel.rank_errors import raise_on_all_ranks
 from megatron_longrl.rollout.records.files import (
     FORMAT,
     Line,
@@ -73,7 +73,7 @@ class RolloutRecorder:
         keep_last: int | None = None,
     ) -> None:
         self.directory = Path(directory)
-        self._control = groups.control
+        self._gloo_group = groups.gloo_group
         self._keep_last = keep_last
         self._replica, self._replicas = groups.dp.rank(), groups.dp.size()
         self._writes = groups.replica.rank() == 0
@@ -85,7 +85,7 @@ class RolloutRecorder:
             "seed": config.training.seed,
             "rl_algorithm": rl_algorithm,
         }
-        with together(self._control):
+        with raise_on_all_ranks(self._gloo_group):
             if self._is_first:
                 with _disk(self.directory):
                     self.directory.mkdir(parents=True, exist_ok=True)
@@ -104,7 +104,7 @@ class RolloutRecorder:
             seconds: by phase of the step so far.
         """
         step, noted, self._noted = iteration + 1, self._noted, []
-        with together(self._control):
+        with raise_on_all_ranks(self._gloo_group):
             if self._writes:
                 with _disk(self.directory):
                     lines = [self._head(step, noted, seconds), *_lines(noted, outcome)]

@@ -22,7 +22,7 @@ from tests.unit.training.made_up import (
     values_by_token,
 )
 
-RANKS = cast(Any, SimpleNamespace(control=FakeGroup()))
+RANKS = cast(Any, SimpleNamespace(gloo_group=FakeGroup()))
 
 
 def responses(lengths: list[int], scale: float = 0.3) -> list[torch.Tensor]:
@@ -96,7 +96,7 @@ def test_the_loss_hands_over_every_token(shared_prompt, size):
     groups = make_groups([[3, 7], [1, 2], [5, 5]])
     ranks = alone()
     ranks.is_last_stage = True
-    ranks.tp = ranks.control = FakeGroup()
+    ranks.tp = ranks.gloo_group = FakeGroup()
     batches = policy_batches(groups, make_advantages(groups), config, ranks)
     log_ratios = []
     for batch in batches:
