@@ -77,7 +77,7 @@ def summarize(out: Path, seed: int, seconds: float) -> dict[str, Any]:
         "majority_accuracy": greedy["sft"]["majority_accuracy"],
         "heldout_samples": greedy["sft"]["samples"],
         "gain": greedy["grpo"]["accuracy"] - greedy["sft"]["accuracy"],
-        "gap": sum(step["gap/mean"] for step in rl) / len(rl),
+        "mismatch": sum(step["rollout_corr/logprob_diff_mean"] for step in rl) / len(rl),
         "seconds": seconds,
         "training_seconds": {stage: _training_seconds(out / stage) for stage in stages},
         "parallel_layout": {
@@ -129,7 +129,7 @@ def _print_table(summary: dict[str, Any]) -> None:
     console.print(table)
     console.print(
         f"RL added {100 * summary['gain']:.1f} points; trainer and vLLM differ by "
-        f"{summary['gap']:.1e} in log-probability; {summary['seconds']:.0f} s in all, "
+        f"{summary['mismatch']:.1e} in log-probability; {summary['seconds']:.0f} s in all, "
         f"{sum(summary['training_seconds'].values()):.0f} s of them training."
     )
 

@@ -31,9 +31,10 @@ def mismatch_metrics(
     """The metrics of all response tokens that a step has trained, over all replicas; collective
     over the world.
 
-    ``gap/mean``, ``gap/p99`` and ``gap/max`` are of the absolute difference of log-probabilities,
-    ``ess/token`` and ``ess/sequence`` the effective sample size of the importance weights
-    exp(trainer - engine), of tokens and of whole rollouts, over their number.
+    ``rollout_corr/logprob_diff_mean``, ``_p99`` and ``_max`` describe the absolute difference of
+    log-probabilities. ``rollout_corr/ess_token`` and ``rollout_corr/ess_sequence`` are the
+    effective sample size of the importance weights exp(trainer - engine), of tokens and of whole
+    rollouts, over their number.
 
     Args:
         batches: this rank's micro-batches that were trained.
@@ -76,11 +77,11 @@ def mismatch_statistics(log_ratios: Sequence[Tensor], pgs: ParallelGroups) -> di
     if count == 0:
         return {}
     return {
-        "gap/mean": total / count,
-        "gap/p99": _quantile(tokens.abs(), count, pgs),
-        "gap/max": float(rows[:, 1].max()),
-        "ess/token": _effective_fraction(*weights[:3]),
-        "ess/sequence": _effective_fraction(*weights[3:]),
+        "rollout_corr/logprob_diff_mean": total / count,
+        "rollout_corr/logprob_diff_p99": _quantile(tokens.abs(), count, pgs),
+        "rollout_corr/logprob_diff_max": float(rows[:, 1].max()),
+        "rollout_corr/ess_token": _effective_fraction(*weights[:3]),
+        "rollout_corr/ess_sequence": _effective_fraction(*weights[3:]),
     }
 
 

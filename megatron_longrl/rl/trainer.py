@@ -416,10 +416,10 @@ def follow_resets(runtime: Runtime, reference: ReferenceWeights | None, iteratio
 
 def _with_sample_share(metrics: dict[str, float]) -> dict[str, float]:
     """The effective sample share in place of the mean square of the correction's weights."""
-    square = metrics.pop("correction/square", None)
+    square = metrics.pop("rollout_corr/rollout_is_square", None)
     if square is not None:
-        share = effective_sample_share(metrics["correction/mean"], square, 1.0)
-        metrics["correction/sample_share"] = share
+        share = effective_sample_share(metrics["rollout_corr/rollout_is_mean"], square, 1.0)
+        metrics["rollout_corr/rollout_is_eff_sample_size"] = share
     return metrics
 
 

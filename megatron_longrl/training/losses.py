@@ -152,8 +152,8 @@ class PolicyLoss:
         weights = self._correction(batch, log_ratio)
         if weights is not None:
             per_token = weights * per_token
-            metrics.add("correction/mean", weights)
-            metrics.add("correction/square", weights.square())
+            metrics.add("rollout_corr/rollout_is_mean", weights)
+            metrics.add("rollout_corr/rollout_is_square", weights.square())
         metrics.add("policy loss", per_token.detach())
         per_token = per_token + self._kl(batch, logprobs, divergence, metrics)
         if algorithm.grpo_entropy_term_weight:
