@@ -46,7 +46,8 @@ from megatron_longrl.models.lora import ADAPTER
 from megatron_longrl.parallel.rank_errors import gather_objects, raise_on_all_ranks
 
 if TYPE_CHECKING:
-    from megatron_longrl.config import Config
+    from megatron_longrl.config import ModelConfig
+    from megatron_longrl.config.checkpoint import CheckpointSection
     from megatron_longrl.config.parallel import ParallelSection
     from megatron_longrl.parallel.groups import ParallelGroups
 
@@ -78,7 +79,8 @@ def load_checkpoint(
     optimizers: Mapping[str, MegatronOptimizer],
     scheduler: OptimizerParamScheduler | None,
     groups: ParallelGroups,
-    config: Config,
+    config: ModelConfig,
+    checkpoint: CheckpointSection,
 ) -> Loaded | None:
     """Go on from the newest complete checkpoint. Collective over the world.
 
@@ -99,11 +101,7 @@ def load_checkpoint(
         tried = True
         check_architecture(saved["config"], config, folder)
         check_adapters(saved["config"], config, folder)
-        usable = (
-            {}
-            if config.checkpoint.no_load_optim
-            else _loadable_optimizers(optimizers, saved, config)
-        )
+        usable = {} if checkpoint.no_load_optim else _loadable_optimizers(optimizers, saved, config)
 
         def load(_: StoredParameters, folder: Path = folder, usable: Any = usable) -> None:
             _load(folder, modules, usable, groups, config)
@@ -113,16 +111,16 @@ def load_checkpoint(
         for name, optimizer in optimizers.items():
             if name not in usable:
                 optimizer.reload_model_params()
-        if scheduler is not None and not config.checkpoint.no_load_optim:
+        if scheduler is not None and not checkpoint.no_load_optim:
             scheduler.num_steps = 0
             scheduler.step(increment=saved["scheduler_steps"])
-        if not config.checkpoint.no_load_rng:
+        if not checkpoint.no_load_rng:
             _load_rng(folder, saved, groups, config.parallel)
         logger.info("loaded checkpoint %s", folder)
         return Loaded(folder, saved["iteration"], saved["state"])
     if tried:
         raise UserError(f"no checkpoint in {directory} could be loaded: see the warnings above")
-    if config.checkpoint.exit_on_missing_checkpoint:
+    if checkpoint.exit_on_missing_checkpoint:
         raise UserError(f"{directory} holds no checkpoint, and --exit-on-missing-checkpoint is set")
     logger.info("%s holds no checkpoint: starting anew", directory)
     return None
@@ -134,7 +132,7 @@ def load_weights(
     modules: Mapping[str, nn.Module],
     optimizers: Mapping[str, MegatronOptimizer],
     groups: ParallelGroups,
-    config: Config,
+    config: ModelConfig,
 ) -> Loaded:
     """Take the weights alone, of a checkpoint or of a Hugging Face folder, to start a new stage.
 
@@ -225,7 +223,7 @@ def _load(
     modules: Mapping[str, nn.Module],
     optimizers: Mapping[str, MegatronOptimizer],
     groups: ParallelGroups,
-    config: Config,
+    config: ModelConfig,
     left_out: tuple[str, ...] = (EXTRA_STATE,),
 ) -> None:
     """Fill the modules and the optimizers.
@@ -258,7 +256,7 @@ def _load_merged(
     saved: Mapping[str, Any],
     modules: Mapping[str, nn.Module],
     groups: ParallelGroups,
-    config: Config,
+    config: ModelConfig,
 ) -> None:
     """Fill the modules' own weights with what the checkpoint's model computes with."""
     _load(folder, modules, {}, groups, config, (EXTRA_STATE, *ADAPTER))
@@ -266,7 +264,7 @@ def _load_merged(
 
 
 def _loadable_optimizers(
-    optimizers: Mapping[str, MegatronOptimizer], saved: dict[str, Any], config: Config
+    optimizers: Mapping[str, MegatronOptimizer], saved: dict[str, Any], config: ModelConfig
 ) -> dict[str, MegatronOptimizer]:
     """Optimizers whose state the checkpoint has; the others start anew."""
     theirs = saved["config"]

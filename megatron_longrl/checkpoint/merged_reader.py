@@ -22,7 +22,7 @@ from megatron_longrl.models.param_mapping import TensorMapping, adapter_mappings
 from megatron_longrl.models.sizes import check_sizes
 
 if TYPE_CHECKING:
-    from megatron_longrl.config import Config
+    from megatron_longrl.config import ModelConfig
     from megatron_longrl.parallel.groups import ParallelGroups
 
 
@@ -36,7 +36,7 @@ class MergedWeights:
     """
 
     def __init__(
-        self, stored: StoredParameters, config: Config, scale: float | None = None
+        self, stored: StoredParameters, config: ModelConfig, scale: float | None = None
     ) -> None:
         self._stored = stored
         self._scale = scale
@@ -66,7 +66,7 @@ class MergedWeights:
         return self._last[1][name]
 
 
-def check_stored_sizes(stored: StoredParameters, folder: Path, config: Config) -> None:
+def check_stored_sizes(stored: StoredParameters, folder: Path, config: ModelConfig) -> None:
     """Does the configuration in a checkpoint tell the sizes of the weights beside it?
 
     Args:
@@ -128,7 +128,7 @@ def merge_stored_adapters(
     saved: Mapping[str, Any],
     modules: Mapping[str, nn.Module],
     groups: ParallelGroups,
-    config: Config,
+    config: ModelConfig,
 ) -> None:
     """Add the adapters of a checkpoint to the weights that were loaded from it, each rank to its
     own shards.

@@ -42,7 +42,7 @@ from megatron_longrl.parallel.rank_errors import gather_objects, raise_on_all_ra
 from megatron_longrl.processes.leftovers import leftovers
 
 if TYPE_CHECKING:
-    from megatron_longrl.config import Config
+    from megatron_longrl.config import Config, ModelConfig
     from megatron_longrl.parallel.groups import ParallelGroups
 
 
@@ -207,7 +207,7 @@ def _checksums_of_all(aside: Path, group: ProcessGroup) -> dict[str, str]:
     return {name: digits for part in gather_objects(group, mine) for name, digits in part.items()}
 
 
-def _carry(source: Path, aside: Path, config: Config) -> None:
+def _carry(source: Path, aside: Path, config: ModelConfig) -> None:
     """Keep what an export needs of an imported model: tensors that this one has not, and files."""
     if is_hf_folder(source):
         folder = HfFolder(source)

@@ -24,7 +24,7 @@ from megatron_longrl.models.param_mapping import ColumnParallel, GatedMLP
 from megatron_longrl.models.policy import find_policy
 
 if TYPE_CHECKING:
-    from megatron_longrl.config import Config
+    from megatron_longrl.config import ModelConfig
     from megatron_longrl.config.parallel import ParallelSection
     from megatron_longrl.parallel.encoder_groups import EncoderGroups
     from megatron_longrl.parallel.groups import ParallelGroups
@@ -34,7 +34,7 @@ def describe_state(
     modules: Mapping[str, nn.Module],
     optimizers: Mapping[str, MegatronOptimizer],
     groups: ParallelGroups,
-    config: Config,
+    config: ModelConfig,
     *,
     is_loading: bool,
     copy: bool = False,
@@ -53,12 +53,12 @@ def describe_state(
 
 
 def _sharded_module(
-    part: str, module: nn.Module, groups: ParallelGroups, config: Config
+    part: str, module: nn.Module, groups: ParallelGroups, config: ModelConfig
 ) -> dict[str, Any]:
     is_language = find_policy(config.model.family) is None
     encoder = find_family(config.model.family).encoders.get(part) if is_language else None
     if encoder is not None:
-        ranks = encoder_groups(encoder, config, groups)
+        ranks = encoder_groups(encoder, config.parallel, groups)
         return _sharded_encoder(part, module, ranks, config)
     sharded: dict[str, Any] = unwrap(module).sharded_state_dict(  # type: ignore[operator]
         prefix=f"{part}.", metadata={"dp_cp_group": groups.dp_cp}
@@ -67,7 +67,7 @@ def _sharded_module(
 
 
 def _sharded_encoder(
-    part: str, module: nn.Module, groups: EncoderGroups, config: Config
+    part: str, module: nn.Module, groups: EncoderGroups, config: ModelConfig
 ) -> dict[str, Any]:
     """Full tensors by their names, whether tensor-parallel ranks hold parts of them or copies."""
     mappings = {mapping.megatron_param: mapping for mapping in mapping_table(config).expand()}

@@ -24,7 +24,7 @@ from megatron_longrl.conversion.mapping import (
 )
 
 if TYPE_CHECKING:
-    from megatron_longrl.config import Config
+    from megatron_longrl.config import ModelConfig
 
 
 class StreamedSave(ShardWriter):
@@ -40,7 +40,7 @@ class StreamedSave(ShardWriter):
     def __init__(
         self,
         group: ProcessGroup,
-        config: Config,
+        config: ModelConfig,
         modules: Mapping[str, nn.Module],
         read: Callable[[str], Tensor],
     ) -> None:

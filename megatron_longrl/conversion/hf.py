@@ -28,7 +28,7 @@ from megatron_longrl.parallel.rank_errors import raise_on_all_ranks
 from megatron_longrl.regular_file import LARGEST_TEXT, check_regular
 
 if TYPE_CHECKING:
-    from megatron_longrl.config import Config
+    from megatron_longrl.config import ModelConfig
     from megatron_longrl.parallel.groups import ParallelGroups
 
 logger = logging.getLogger(__name__)
@@ -268,7 +268,7 @@ class HfFolder:
         )
         return True
 
-    def check(self, config: Config) -> None:
+    def check(self, config: ModelConfig) -> None:
         """Compare the names in the files with the table.
 
         Raises:
@@ -293,7 +293,7 @@ class HfFolder:
                     "which the model has no place for"
                 )
 
-    def unused_tensors(self, config: Config) -> dict[str, Tensor]:
+    def unused_tensors(self, config: ModelConfig) -> dict[str, Tensor]:
         """Tensors that never run, such as layers after the one that is selected.
 
         They are carried along so that an export is complete and equal to its source.
@@ -302,7 +302,7 @@ class HfFolder:
         names = self._other_tensors(config)
         return {n: self.read(n) for n in names if n.partition("/")[0] in carried}
 
-    def _other_tensors(self, config: Config) -> list[str]:
+    def _other_tensors(self, config: ModelConfig) -> list[str]:
         """Names that are in the files and not in the table, without those that are ignored."""
         table = mapping_table(config)
         used = {name for mapping in table.expand() for name in mapping.hf_params}
@@ -331,7 +331,7 @@ def config_from_hf(folder: str | Path) -> dict[str, Any]:
 def load_hf_weights(
     folder: str | Path,
     model: nn.Module | Mapping[str, nn.Module],
-    config: Config,
+    config: ModelConfig,
     groups: ParallelGroups,
 ) -> None:
     """Fill a model with the weights of a folder, each rank its own shards.

@@ -25,7 +25,7 @@ from megatron_longrl.conversion.hf import TOKENIZER_FILES
 from megatron_longrl.conversion.mapping import mapping_table
 from megatron_longrl.errors import UserError
 from megatron_longrl.json_file import read_json
-from megatron_longrl.models.family import find_family
+from megatron_longrl.models.family import HfExport, find_family
 from megatron_longrl.models.hf_processors import COMMON_FILE, FILES
 from megatron_longrl.models.hf_settings import Settings
 
@@ -185,7 +185,9 @@ class HfFolderWriter:
 
     def _write_settings(self) -> None:
         dtype = str(self._dtype).removeprefix("torch.")
-        written = self._family.hf_configs(self._config, dtype, self._written)
+        written = self._family.hf_configs(
+            self._config, HfExport(dtype, self._written, self._config.data.video_frames)
+        )
         for path, content in written.items():
             if _is_elsewhere(path, self._files):
                 continue

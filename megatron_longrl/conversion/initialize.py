@@ -23,14 +23,14 @@ from megatron_longrl.models.param_mapping import (
 )
 
 if TYPE_CHECKING:
-    from megatron_longrl.config import Config
+    from megatron_longrl.config import ModelConfig
     from megatron_longrl.config.model import ModelSection
     from megatron_longrl.parallel.groups import ParallelGroups
 
 
 @torch.no_grad()
 def initialize_weights(
-    modules: Mapping[str, torch.nn.Module], config: Config, groups: ParallelGroups
+    modules: Mapping[str, torch.nn.Module], config: ModelConfig, groups: ParallelGroups
 ) -> None:
     """Draw all weights: normal (deviation --init-method-std), ones for norms, zeros for biases.
 

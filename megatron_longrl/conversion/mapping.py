@@ -23,14 +23,14 @@ from megatron_longrl.models.param_mapping import MappingRegistry, TensorMapping
 from megatron_longrl.platforms import platform
 
 if TYPE_CHECKING:
-    from megatron_longrl.config import Config
+    from megatron_longrl.config import ModelConfig
     from megatron_longrl.parallel.groups import ParallelGroups
 
 LOCAL_LAYER = re.compile(r"^(language_model\.decoder\.layers\.)(\d+)(\..*)$")
 """Splits the name of a parameter of a layer at the layer's index."""
 
 
-def mapping_table(config: Config) -> MappingRegistry:
+def mapping_table(config: ModelConfig) -> MappingRegistry:
     """The table of the configuration's model family."""
     return find_family(config.model.family).mapping_table(config)
 
@@ -104,7 +104,7 @@ def _unfused(name: str) -> str:
 @torch.no_grad()
 def export_named_tensors(
     model: nn.Module | Mapping[str, nn.Module],
-    config: Config,
+    config: ModelConfig,
     groups: ParallelGroups,
     parts: Sequence[str] | None = None,
 ) -> Iterator[tuple[str, Tensor]]:
@@ -156,7 +156,7 @@ def export_named_tensors(
 
 
 def weight_stream(
-    model: nn.Module | Mapping[str, nn.Module], config: Config, groups: ParallelGroups
+    model: nn.Module | Mapping[str, nn.Module], config: ModelConfig, groups: ParallelGroups
 ) -> Iterator[tuple[str, Tensor]]:
     """:func:`export_named_tensors` of the part that a rollout engine gets, named as it loads it."""
     family = find_family(config.model.family)
@@ -167,7 +167,7 @@ def weight_stream(
 @torch.no_grad()
 def import_named_tensors(
     model: nn.Module | Mapping[str, nn.Module],
-    config: Config,
+    config: ModelConfig,
     groups: ParallelGroups,
     read: Callable[[str], Tensor],
 ) -> None:

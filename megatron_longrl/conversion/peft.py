@@ -30,7 +30,7 @@ from megatron_longrl.models.param_mapping import TensorMapping, adapter_mappings
 if TYPE_CHECKING:
     import torch
 
-    from megatron_longrl.config import Config
+    from megatron_longrl.config import ModelConfig
     from megatron_longrl.config.lora import LoraSection
 
 SETTINGS = "adapter_config.json"
@@ -52,7 +52,9 @@ _ONLY: dict[str, tuple[Any, ...]] = {
 """Settings of which some values are implemented, None where there is none."""
 
 
-def adapters_of(config: Config, read: Callable[[TensorMapping], Pair | None]) -> dict[str, Pair]:
+def adapters_of(
+    config: ModelConfig, read: Callable[[TensorMapping], Pair | None]
+) -> dict[str, Pair]:
     """Adapters of a model by the names of the Hugging Face weights that they are beside.
 
     Args:
@@ -72,7 +74,7 @@ def adapters_of(config: Config, read: Callable[[TensorMapping], Pair | None]) ->
 
 def write_adapters(
     folder: str | Path,
-    config: Config,
+    config: ModelConfig,
     adapters: Mapping[str, Pair],
     *,
     base: Path,

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from megatron_longrl.config import Config
+    from megatron_longrl.config import ModelConfig
 
 _KERNELS_PER_LAYER = 30
 """Number of operators in a layer's forward pass, which bounds its time for short sequences."""
@@ -90,7 +90,7 @@ class ModelCost:
         config: the configuration, with ``vocab_size``.
     """
 
-    def __init__(self, config: Config) -> None:
+    def __init__(self, config: ModelConfig) -> None:
         h, width = (
             config.model.hidden_size,
             config.model.num_attention_heads * config.model.kv_channels,

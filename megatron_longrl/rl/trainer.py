@@ -94,7 +94,7 @@ class RLTrainer:
         self._started: RolloutRound | None = None
         """The first round of the next step, under --rollout-lag 1."""
         self._validations = 0
-        self.loss = rl_loss(self.config, lambda: self.beta)
+        self.loss = rl_loss(self.config.algorithm, self.config.rollout, lambda: self.beta)
         self.collector = RolloutCollector(
             runtime,
             engine,

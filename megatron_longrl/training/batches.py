@@ -18,7 +18,7 @@ from megatron_longrl.platforms import platform
 from megatron_longrl.training.sharding import MicroBatch, shard_batch
 
 if TYPE_CHECKING:
-    from megatron_longrl.config import Config
+    from megatron_longrl.config import Config, ModelConfig
     from megatron_longrl.config.parallel import ParallelSection
     from megatron_longrl.config.rl import RLSection
     from megatron_longrl.config.training import TrainingSection
@@ -55,7 +55,9 @@ def sft_batches(
         hardware: speeds that the cost model assumes.
     """
     samples = [TrainingSample(p, [ids]) for p, ids in zip(prompts, responses, strict=True)]
-    return _micro_batches(samples, config, groups, hardware)
+    return _micro_batches(
+        samples, config, _passes(config.rl, config.forward_passes), groups, hardware
+    )
 
 
 def rl_batches(
@@ -74,7 +76,18 @@ def rl_batches(
         hardware: speeds that the cost model assumes.
     """
     samples = rl_samples(rollout_groups, config.rl, config.training)
-    return _micro_batches(samples, config, pgs, hardware, by_length=True)
+    return _micro_batches(
+        samples, config, _passes(config.rl, config.forward_passes), pgs, hardware, by_length=True
+    )
+
+
+def _passes(rl: RLSection, forward_passes: int) -> int:
+    """The forward passes that a row's work of a step amounts to.
+
+    Args:
+        forward_passes: those without a backward pass.
+    """
+    return (1 + BACKWARD) * rl.grpo_iterations + forward_passes
 
 
 def rl_samples(
@@ -106,7 +119,8 @@ def pack_samples(
 
 def _micro_batches(
     samples: Sequence[TrainingSample],
-    config: Config,
+    config: ModelConfig,
+    passes: int,
     groups: ParallelGroups,
     hardware: HardwareProfile,
     *,
@@ -114,9 +128,12 @@ def _micro_batches(
 ) -> list[MicroBatch]:
     """Make this rank's micro-batches: shards of shared sequences first, then whole sequences.
 
-    With ``by_length``, sequences of similar lengths go into the same micro-batch, because a
-    micro-batch is as wide as its longest sequence. A rank without a sequence in this step runs one
-    of padding, so that it joins every collective.
+    A rank without a sequence in this step runs one of padding, so that it joins every collective.
+
+    Args:
+        passes: number of forward passes of every sequence; a backward pass counts as ``BACKWARD``.
+        by_length: sequences of similar lengths go into the same micro-batch, because a micro-batch
+            is as wide as its longest sequence.
     """
     sequences = pack_samples(samples, config.training)
     ranks = groups.cp.size()
@@ -127,7 +144,7 @@ def _micro_batches(
         config.parallel.cp_degrees(config.model.num_query_groups),
         cost=ModelCost(config),
         hardware=hardware,
-        passes=(1 + BACKWARD) * config.rl.grpo_iterations + config.forward_passes,
+        passes=passes,
         # The tokens on one rank of the longest allowed sequence when all ranks share it.
         most_tokens=-(-config.training.seq_length // ranks),
     )

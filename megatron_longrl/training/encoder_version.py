@@ -14,7 +14,7 @@ from megatron_longrl.platforms import platform
 from megatron_longrl.training.model import TrainedModel
 
 if TYPE_CHECKING:
-    from megatron_longrl.config import Config
+    from megatron_longrl.config import ModelConfig
     from megatron_longrl.parallel.groups import ParallelGroups
 
 
@@ -33,7 +33,7 @@ class EncoderVersion:
     def __init__(
         self,
         model: TrainedModel,
-        config: Config,
+        config: ModelConfig,
         groups: ParallelGroups,
         *,
         outlives_run: Collection[str] = (),
@@ -59,7 +59,9 @@ class EncoderVersion:
         return self._fingerprints[name]
 
 
-def fingerprint(encoder: str, model: TrainedModel, config: Config, groups: ParallelGroups) -> str:
+def fingerprint(
+    encoder: str, model: TrainedModel, config: ModelConfig, groups: ParallelGroups
+) -> str:
     """Hash of an encoder's weights and of what else makes embeddings out of units of media.
 
     It is taken of the full tensors that an export would write, so that it is the same in every

@@ -114,6 +114,7 @@ def start(runtime: Runtime, critic: Critic | None = None) -> Loaded:
             scheduler=model.scheduler,
             groups=runtime.groups,
             config=config,
+            checkpoint=config.checkpoint,
         )
     if loaded is not None:
         runtime.hardware = HardwareProfile.restored(loaded.state.get("machine"), runtime.hardware)

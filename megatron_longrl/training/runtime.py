@@ -39,7 +39,8 @@ from megatron_longrl.training.output_heads import LogprobHead
 from megatron_longrl.training.sequence_length import FirstLook, with_sequence_length
 
 if TYPE_CHECKING:
-    from megatron_longrl.config import Config, Entry
+    from megatron_longrl.config import Config, Entry, ModelConfig
+    from megatron_longrl.config.data import DataSection
 
 logger = logging.getLogger(__name__)
 
@@ -242,7 +243,7 @@ def build_runtime(config: Config, entry: Entry) -> Runtime:
         builder = prompt_builder(config, tokenizer, entry)
     model = build_model(config, groups, train=entry != "evaluate")
     timer = PhaseTimer()
-    media_encoder = _media_encoder(config, model, groups, timer)
+    media_encoder = _media_encoder(config, config.data, model, groups, timer)
     # What a trained encoder makes is stale after the next update, and of no use to another run.
     frozen = [name for name in model.encoders if name not in model.trained_encoders]
     outlives_run = frozen if config.data.embedding_cache_dir is not None else []
@@ -283,25 +284,29 @@ def build_runtime(config: Config, entry: Entry) -> Runtime:
 
 
 def _media_encoder(
-    config: Config, model: TrainedModel, groups: ParallelGroups, timer: PhaseTimer
+    config: ModelConfig,
+    data: DataSection,
+    model: TrainedModel,
+    groups: ParallelGroups,
+    timer: PhaseTimer,
 ) -> MediaEncoder:
     """Stage 1 of MR-SP with the model's encoders."""
     encoders = {}
     for name, encoder in find_family(config.model.family).encoders.items():
         module = model.encoders[name]
-        ranks = encoder_groups(encoder, config, groups)
+        ranks = encoder_groups(encoder, config.parallel, groups)
         encoders[name] = UnitEncoder(
             module=module if name in model.trained_encoders else module.module,
             modalities=encoder.modalities,
             width=encoder.width(config),
-            chunk_units=partial(encoder.chunk_units, config),
+            chunk_units=partial(encoder.chunk_units, data),
             group=ranks.units,
             tensor_parallel=ranks.tensor_parallel,
         )
     return MediaEncoder(
         encoders,
         groups.replica_gloo_group,
-        loaded_bytes=config.data.decode_buffer_mib * 2**20,
+        loaded_bytes=data.decode_buffer_mib * 2**20,
         dtype=config.training.params_dtype,
         device=platform.device,
         cut=CUTS[config.parallel.mrsp_mode],

@@ -175,7 +175,7 @@ def run_step(runtime: Runtime) -> StepResult:
     prompts, media = runtime.encode([group.prompt for group in groups], for_training=True)
     assert len(prompts) == len(groups)
     batches = policy_batches(groups, advantages_of(groups), runtime.config, runtime.groups)
-    loss = rl_loss(runtime.config)
+    loss = rl_loss(runtime.config.algorithm, runtime.config.rollout)
     return runtime.train_step.train(batches, media.embeddings, media.encoded, loss)
 
 

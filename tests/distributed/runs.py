@@ -85,6 +85,7 @@ class Run:
             scheduler=self.model.scheduler,
             groups=self.groups,
             config=self.config,
+            checkpoint=self.config.checkpoint,
         )
 
 

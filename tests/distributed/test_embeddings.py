@@ -322,7 +322,12 @@ class Run:
         how = SamplingSettings(n=2, max_tokens=5, seed=1)
         groups = self.engine.generate(rollout_requests(self.prompts, "test"), media.embeddings, how)
         batches = policy_batches(groups, make_advantages(groups), runtime.config, runtime.groups)
-        runtime.train_step.train(batches, media.embeddings, media.encoded, rl_loss(runtime.config))
+        runtime.train_step.train(
+            batches,
+            media.embeddings,
+            media.encoded,
+            rl_loss(runtime.config.algorithm, runtime.config.rollout),
+        )
 
     def change_deepstack(self) -> None:
         """An update of nothing but DeepStack's projectors: [P, h] of the prompts stays as it is."""

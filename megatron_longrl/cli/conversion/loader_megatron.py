@@ -8,7 +8,6 @@ from __future__ import annotations
 import argparse
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 from safetensors import SafetensorError
 from safetensors.torch import load_file
@@ -59,16 +58,15 @@ def load_checkpoint(args: argparse.Namespace) -> Source:
         folder=folder,
         config=config,
         read=MergedWeights(stored, config, scale).read,
-        adapters=_adapters(stored, saved["config"], config) if scale is not None else None,
+        adapters=Adapters(
+            config.replace(lora_rank=saved["config"]["lora_rank"]), partial(read_adapter, stored)
+        )
+        if scale is not None
+        else None,
         unused=_tensors(unused) if unused.exists() else {},
         tokenizer=tokenizer if tokenizer.exists() else None,
         files=_files(folder / layout.HF_FILES),
     )
-
-
-def _adapters(stored: StoredParameters, saved: dict[str, Any], config: Config) -> Adapters:
-    trained = config.replace(lora_rank=saved["lora_rank"])
-    return Adapters(trained, partial(read_adapter, stored))
 
 
 def _refuse_links(checkpoint: Path, *folders: Path) -> None:

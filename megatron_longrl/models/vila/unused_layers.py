@@ -11,10 +11,10 @@ from megatron_longrl.models.vila.config import VilaSection
 from megatron_longrl.models.vila.mapping import mapping_table
 
 if TYPE_CHECKING:
-    from megatron_longrl.config import Config
+    from megatron_longrl.config import ModelConfig
 
 
-def identity_layers(config: Config) -> dict[str, Tensor]:
+def identity_layers(config: ModelConfig) -> dict[str, Tensor]:
     """Layers that add nothing, and a plain norm, by the names of the mapping table."""
     family = config.family_as(VilaSection)
     used = {

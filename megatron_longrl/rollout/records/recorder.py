@@ -25,7 +25,7 @@ from megatron_longrl.rollout.records.files import (
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from megatron_longrl.config import Config
+    from megatron_longrl.config import Config, ModelConfig
     from megatron_longrl.data.tokenizer import Tokenizer
     from megatron_longrl.experience.rollouts import RewardedGroup, RolloutGroup, RolloutKey
     from megatron_longrl.experience.sampling_settings import SamplingSettings
@@ -66,7 +66,8 @@ class RolloutRecorder:
         self,
         directory: str | Path,
         iteration: int,
-        config: Config,
+        config: ModelConfig,
+        rl_algorithm: str,
         tokenizer: Tokenizer,
         groups: ParallelGroups,
         keep_last: int | None = None,
@@ -82,7 +83,7 @@ class RolloutRecorder:
             "model": architecture_of(config),
             "tokenizer": tokenizer_line(tokenizer),
             "seed": config.training.seed,
-            "rl_algorithm": config.algorithm.rl_algorithm,
+            "rl_algorithm": rl_algorithm,
         }
         with raise_on_all_ranks(self._gloo_group):
             if self._is_first:
@@ -144,7 +145,15 @@ def build_recorder(
     if config.rollout_record is None:
         return None
     keep_last = config.records.keep_last_rollouts
-    return RolloutRecorder(config.rollout_record, iteration, config, tokenizer, groups, keep_last)
+    return RolloutRecorder(
+        config.rollout_record,
+        iteration,
+        config,
+        config.algorithm.rl_algorithm,
+        tokenizer,
+        groups,
+        keep_last,
+    )
 
 
 def _settings(noted: Sequence[_Noted]) -> list[SamplingSettings]:

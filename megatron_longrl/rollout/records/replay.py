@@ -33,7 +33,7 @@ from megatron_longrl.rollout.records.files import (
 )
 
 if TYPE_CHECKING:
-    from megatron_longrl.config import Config
+    from megatron_longrl.config import ModelConfig
     from megatron_longrl.data.prompts import Prompt
     from megatron_longrl.data.tokenizer import Tokenizer
     from megatron_longrl.parallel.groups import ParallelGroups
@@ -61,7 +61,7 @@ class ReplayedRollouts(RolloutEngine, Rewards):
         self,
         directory: str | Path,
         steps: range,
-        config: Config,
+        config: ModelConfig,
         tokenizer: Tokenizer,
         groups: ParallelGroups,
     ) -> None:

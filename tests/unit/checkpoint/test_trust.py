@@ -101,7 +101,13 @@ def open_by_all(folder: Path, groups, convert) -> list[str]:
     ways = {"modules": model.modules, "optimizers": model.optimizers, "groups": groups}
     told = []
     for read in (
-        lambda: load_checkpoint(folder.parent, scheduler=model.scheduler, config=config, **ways),
+        lambda: load_checkpoint(
+            folder.parent,
+            scheduler=model.scheduler,
+            config=config,
+            checkpoint=config.checkpoint,
+            **ways,
+        ),
         lambda: load_weights(folder.parent, config=config, **ways),
         lambda: contents_of(folder.parent),
         lambda: StoredParameters(folder, check_core_files(folder)),

@@ -114,7 +114,9 @@ def test_the_loss_hands_over_every_token(shared_prompt, size):
     log_ratios = []
     for batch in batches:
         logprobs = values_by_token(batch.labels[batch.selected], -3.0, 0.0)
-        _, _, report = rl_loss(config)(batch, logprobs, torch.zeros_like(logprobs))
+        _, _, report = rl_loss(config.algorithm, config.rollout)(
+            batch, logprobs, torch.zeros_like(logprobs)
+        )
         log_ratios.append(report.per_token[LOG_RATIO])
     gaps = [
         values_by_token(r.token_ids, -3.0, 0.0).float() - r.logprobs
