@@ -17,11 +17,11 @@ from megatron_longrl.models.param_mapping import (
 from megatron_longrl.models.sizes import Sized
 
 if TYPE_CHECKING:
-    from megatron_longrl.config import Config
+    from megatron_longrl.config import ModelConfig
     from megatron_longrl.config.model import ModelSection
 
 
-def language_model(config: Config, body: str = "model.") -> tuple[TensorMapping, ...]:
+def language_model(config: ModelConfig, body: str = "model.") -> tuple[TensorMapping, ...]:
     """Entries of the part ``llm``.
 
     Args:

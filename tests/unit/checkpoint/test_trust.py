@@ -28,10 +28,10 @@ from torch.distributed.checkpoint.metadata import (
 from megatron_longrl.checkpoint import folder as layout
 from megatron_longrl.checkpoint import metadata_file
 from megatron_longrl.checkpoint.checksums import check_contents, checksums
+from megatron_longrl.checkpoint.dist_reader import StoredParameters
 from megatron_longrl.checkpoint.loading import load_checkpoint, load_weights
 from megatron_longrl.checkpoint.metadata_file import check_core_files, read_metadata
 from megatron_longrl.checkpoint.saving import save_checkpoint
-from megatron_longrl.checkpoint.stored import StoredParameters
 from megatron_longrl.cli.conversion.contents import contents_of
 from megatron_longrl.cli.given import read_given
 from megatron_longrl.cli.inspect import main as inspect
@@ -102,7 +102,13 @@ def open_by_all(folder: Path, groups, convert) -> list[str]:
     ways = {"modules": model.modules, "optimizers": model.optimizers, "groups": groups}
     told = []
     for read in (
-        lambda: load_checkpoint(folder.parent, scheduler=model.scheduler, config=config, **ways),
+        lambda: load_checkpoint(
+            folder.parent,
+            scheduler=model.scheduler,
+            config=config,
+            checkpoint=config.checkpoint,
+            **ways,
+        ),
         lambda: load_weights(folder.parent, config=config, **ways),
         lambda: contents_of(folder.parent),
         lambda: StoredParameters(folder, check_core_files(folder)),
