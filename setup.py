@@ -45,6 +45,8 @@ EXTRAS_REQUIRE = {
     # The range that megatron-core 0.16.1 names. Its part for torch is built on the spot, against
     # the torch that is there: pip install --no-build-isolation (docs/install.md).
     "transformer-engine": ["transformer-engine[core_cu13,pytorch]>=2.9,<2.12"],
+    # Pictures: the frozen parts of a diffusers folder, its settings, and the tests' other side.
+    "diffusion": ["diffusers>=0.42,<0.43"],
     "dev": [
         "cosmic-ray>=8.7",
         "coverage>=7.16",
