@@ -21,6 +21,7 @@ from megatron_longrl.models.param_mapping import (
     VocabParallel,
     adapter_mappings,
 )
+from megatron_longrl.models.policy import find_policy
 
 if TYPE_CHECKING:
     from megatron_longrl.config import ModelConfig
@@ -32,10 +33,12 @@ if TYPE_CHECKING:
 def initialize_weights(
     modules: Mapping[str, torch.nn.Module], config: ModelConfig, groups: ParallelGroups
 ) -> None:
-    """Draw all weights: normal (deviation --init-method-std), ones for norms, zeros for biases.
+    """Draw all weights: normal (deviation --init-method-std), ones for norms, zeros for biases; of a
+    policy that is no language model, as it says.
 
     Adapters start as PEFT starts them: they add nothing.
     """
+    policy = find_policy(config.model.family)
     local, adapters = local_parameters(modules), local_adapters(modules)
     for mapping in mapping_table(config).expand():
         parameter = local.pop(mapping.megatron_param, None)
@@ -44,6 +47,8 @@ def initialize_weights(
         size, rank = (1, 0) if mapping.replicated else (groups.tp.size(), groups.tp.rank())
         tensors = [
             draw(name, shape, config.training.seed, _deviation(name, config.model))
+            if policy is None or policy.weights is None
+            else policy.weights.draw(config, name, shape, _generator(name, config.training.seed))
             for name, shape in zip(
                 mapping.hf_params, _hugging_face_shapes(mapping, parameter, size), strict=True
             )

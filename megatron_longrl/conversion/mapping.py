@@ -20,6 +20,7 @@ from megatron_longrl.models.family import find_family
 from megatron_longrl.models.lora import ADAPTER, LoraAdapter
 from megatron_longrl.models.norms import FUSED_NORMS
 from megatron_longrl.models.param_mapping import MappingRegistry, TensorMapping
+from megatron_longrl.models.policy import find_policy
 from megatron_longrl.platforms import platform
 
 if TYPE_CHECKING:
@@ -31,8 +32,19 @@ LOCAL_LAYER = re.compile(r"^(language_model\.decoder\.layers\.)(\d+)(\..*)$")
 
 
 def mapping_table(config: ModelConfig) -> MappingRegistry:
-    """The table of the configuration's model family."""
-    return find_family(config.model.family).mapping_table(config)
+    """The table of the configuration's model family.
+
+    Raises:
+        UserError: it is a policy whose weights have none.
+    """
+    policy = find_policy(config.model.family)
+    if policy is None:
+        return find_family(config.model.family).mapping_table(config)
+    if policy.weights is None:
+        raise UserError(
+            f"the weights of --model-family {config.model.family} correspond to those of no folder"
+        )
+    return policy.weights.mapping_table(config)
 
 
 def unwrap(module: nn.Module) -> nn.Module:

@@ -7,6 +7,7 @@ from __future__ import annotations
 from megatron_longrl.config.family import FAMILY_SECTIONS
 from megatron_longrl.models.qwen2_5_vl.config import Qwen25VLSection
 from megatron_longrl.models.qwen3_vl.config import Qwen3VLSection
+from megatron_longrl.models.sd3.config import SD3Section
 from megatron_longrl.models.text.config import TextSection
 from megatron_longrl.models.vila.config import VilaSection
 
@@ -15,3 +16,4 @@ for _name in ("qwen2", "qwen3", "llama"):
     FAMILY_SECTIONS.register(_name, TextSection)
 FAMILY_SECTIONS.register("qwen2_5_vl", Qwen25VLSection)
 FAMILY_SECTIONS.register("qwen3_vl", Qwen3VLSection)
+FAMILY_SECTIONS.register("sd3", SD3Section)

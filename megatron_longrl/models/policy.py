@@ -20,12 +20,13 @@ from typing import TYPE_CHECKING
 
 from megatron_longrl.config.family import FAMILY_SECTIONS, FamilySection
 from megatron_longrl.errors import UserError
-from megatron_longrl.registry import Registry
+from megatron_longrl.registry import Registry, loaded
 
 if TYPE_CHECKING:
     import torch
 
     from megatron_longrl.config import Config, Entry, ModelConfig
+    from megatron_longrl.models.param_mapping import MappingRegistry
     from megatron_longrl.parallel.groups import ParallelGroups
 
 
@@ -34,20 +35,34 @@ Program = Callable[["Config"], None]
 
 
 @dataclass(frozen=True)
+class PolicyWeights:
+    """How a policy's weights correspond to the tensors of a folder, and what they begin as."""
+
+    mapping_table: Callable[[ModelConfig], MappingRegistry]
+    """All parameters; the names of the module's begin with ``policy.``."""
+    draw: Callable[[ModelConfig, str, torch.Size, torch.Generator], torch.Tensor]
+    """(configuration, name in the table, shape, generator of this tensor) -> the initial value of a
+    whole tensor."""
+
+
+@dataclass(frozen=True)
 class Policy:
     """How a model that is no language model is built and run."""
 
     build: Callable[[ModelConfig, ParallelGroups], torch.nn.Module]
-    """Makes this rank's part, with its initial weights: a MegatronModule, see
-    :mod:`megatron_longrl.training.forward_step`."""
-    programs: Mapping[Entry, Program]
-    """What each program does with such a model, by the name of the entry point (``sft``, ``rl``,
-    ``evaluate``). Its process groups are not there yet when a program begins."""
+    """Makes this rank's part, with its initial weights unless ``weights`` draws them: a
+    MegatronModule, see :mod:`megatron_longrl.training.forward_step`."""
+    programs: Mapping[Entry, Program | str]
+    """What each program does with such a model, or ``module:name`` of it, by the name of the entry
+    point (``sft``, ``rl``, ``evaluate``). Its process groups are not there yet when a program
+    begins."""
     required: tuple[str, ...] = ()
     """Fields of the configuration that have to be given."""
     rules: Callable[[Config, int, Entry | None], Iterator[str]] | None = None
     """(configuration, number of ranks, entry point) -> a line for every rule across fields that
     does not hold."""
+    weights: PolicyWeights | None = None
+    """None where weights are neither read from a folder nor drawn by name."""
 
     def program(self, entry: Entry) -> Program:
         """What an entry point runs.
@@ -59,10 +74,13 @@ class Policy:
             raise UserError(
                 f"this model family has no program for {entry}, only for {', '.join(self.programs)}"
             )
-        return self.programs[entry]
+        found: Program = loaded(self.programs[entry])
+        return found
 
 
-POLICIES: Registry[Policy] = Registry("policy", "megatron_longrl.policies")
+POLICIES: Registry[Policy] = Registry(
+    "policy", "megatron_longrl.policies", {"sd3": "megatron_longrl.models.sd3.policy:POLICY"}
+)
 """The policies by the names of their model families."""
 
 
