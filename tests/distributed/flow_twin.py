@@ -1,0 +1,108 @@
+"""One step of a flow-matching policy in any layout, beside diffusers' model on one rank."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from megatron_longrl.conversion.mapping import export_named_tensors
+from megatron_longrl.parallel.groups import init_parallel
+from megatron_longrl.platforms import platform
+from megatron_longrl.training.flow.losses import StepLoss, flow_matching_loss
+from megatron_longrl.training.flow.rows import CleanRows, NoisyRows, StepRows, TextEmbedding
+from megatron_longrl.training.flow.velocity_step import VelocityStep
+from megatron_longrl.training.model import build_model
+from megatron_longrl.training.train_step import TrainStep
+from tests import tiny_sd3
+from tests.distributed.layouts import largest_error
+
+TOLERANCE = 1e-5
+ROWS = 4
+"""Of a step, over all replicas."""
+STILL = {"lr": 0.0, "clip_grad": 0.0, "use_distributed_optimizer": False, "train_iters": 1}
+"""Gradients stay in the buffers."""
+
+STEP_LOSS = StepLoss("flow_sde", 0.7, "mean", 1e-4, 1e-4, beta=0.1, guard=False)
+
+
+def rows(size: tuple[int, int]) -> dict[str, Tensor]:
+    """The inputs of all rows, and what their losses need."""
+    given = tiny_sd3.inputs(size, ROWS)
+    generator = torch.Generator().manual_seed(5)
+    for name in ("targets", "reached", "reference"):
+        given[name] = torch.randn(given["latents"].shape, generator=generator)
+    given["advantages"] = torch.randn(ROWS, generator=generator)
+    given["sigmas"] = given["times"] / 1000
+    return given
+
+
+def batch_of(kind: str, given: dict[str, Tensor], start: int, stop: int) -> NoisyRows:
+    """Rows ``start`` to ``stop`` as a micro-batch."""
+    part = {name: tensor[start:stop] for name, tensor in given.items()}
+    pairs = zip(part["text"], part["pooled"], strict=True)
+    common: dict[str, Any] = {
+        "latents": part["latents"],
+        "sigmas": part["sigmas"],
+        "prompts": tuple(TextEmbedding(*pair) for pair in pairs),
+    }
+    if kind == "flow matching":
+        return CleanRows(velocities=part["targets"], **common)
+    return StepRows(
+        ends=part["sigmas"] * 0.9,
+        second=0.96,
+        reached=part["reached"],
+        advantages=part["advantages"],
+        # Of no policy: the ratio is far from 1 and not clipped where the advantage is negative.
+        old_logprobs=torch.full((stop - start,), -5.0),
+        old_means=torch.zeros_like(part["latents"]),
+        reference_velocities=part["reference"],
+        **common,
+    )
+
+
+def loss_of(kind: str) -> Callable[..., Any]:
+    return flow_matching_loss if kind == "flow matching" else STEP_LOSS
+
+
+def check(kind: str, size: tuple[int, int], **layout: Any) -> None:
+    """Loss and gradients of a step in a layout equal those of diffusers' model on one rank."""
+    platform.prepare()
+    micro_batch = layout.pop("micro_batch_size", 1)
+    config = tiny_sd3.config(**STILL, **layout)
+    groups = init_parallel(config.parallel, config.model)
+    reference = tiny_sd3.diffusers_model()
+    model = build_model(config, groups)
+    tiny_sd3.take_weights(model.policy, reference, config, groups)
+    given = rows(size)
+    share = ROWS // groups.dp.size()
+    first = share * groups.dp.rank()
+    batches = [
+        batch_of(kind, given, start, start + micro_batch)
+        for start in range(first, first + share, micro_batch)
+    ]
+    step = TrainStep(model, None, groups, VelocityStep(model.policy.module))
+    result = step.train(batches, {}, None, loss_of(kind))
+    velocity = tiny_sd3.their_velocity(reference, given)
+    total, count, report = loss_of(kind)(batch_of(kind, given, 0, ROWS), velocity.reshape(-1))
+    (total / count).backward()
+    expected = report.metrics.means()
+    assert abs(result.metrics["lm loss"] - expected["lm loss"]) <= TOLERANCE * abs(
+        expected["lm loss"]
+    )
+    own = {name: p.main_grad.clone() for name, p in _trained(model.policy.module)}
+    with torch.no_grad():
+        for name, parameter in _trained(model.policy.module):
+            parameter.copy_(own[name])
+    exported = dict(export_named_tensors(model.modules, config, groups))
+    theirs = {
+        f"transformer/{name}": torch.zeros_like(p) if p.grad is None else p.grad
+        for name, p in reference.named_parameters()
+    }
+    assert largest_error(exported, theirs) <= TOLERANCE
+
+
+def _trained(model: torch.nn.Module) -> list[tuple[str, Any]]:
+    return [(name, p) for name, p in model.named_parameters() if p.requires_grad]
