@@ -121,9 +121,9 @@ def _look(
 def _media(medium: MediaFile) -> dict[str, Any]:
     from megatron_longrl.media.modality import MODALITIES
 
-    told = MODALITIES.find(medium.modality).inspect(medium.path)
+    info = MODALITIES.find(medium.modality).inspect(medium.path)
     names = ("frames", "seconds", "fps", "width", "height")
-    return {"path": str(medium.path), **{name: told.get(name) for name in names}}
+    return {"path": str(medium.path), **{name: info.get(name) for name in names}}
 
 
 def builder_of(arguments: Sequence[str]) -> PromptBuilder:

@@ -12,7 +12,7 @@ from typing import Any
 
 from megatron_longrl.data.row_files import BrokenEntry, data_file, read_entries
 from megatron_longrl.data.row_tags import clean_answer, clean_reasoning
-from megatron_longrl.errors import UserError
+from megatron_longrl.errors import DataError
 from megatron_longrl.media.modality import MODALITIES, MediaFile, Modality, all_modalities
 
 OTHER_NAMES = {"problem": ("question", "prompt"), "answer": ("solution", "ground_truth")}
@@ -105,7 +105,7 @@ class RowProblem:
         return match[1], int(match[2]) if match[2] else int(match[3]) + 1
 
 
-class RowError(UserError):
+class RowError(DataError):
     """One row that cannot be used: a line with its file, its number and the reason."""
 
     def __init__(self, source: str, reason: str, media: str | None = None) -> None:
@@ -135,11 +135,11 @@ def load_rows(
         The rows; video paths are resolved against the folder of the file that names them.
 
     Raises:
-        UserError: a file is missing, empty or of another format.
+        DataError: a file is missing, empty or of another format.
         RowError: a row is malformed, with file and line, and ``problems`` is not given.
     """
     if not paths:
-        raise UserError("no data: give at least one file or folder with --train-data-path")
+        raise DataError("no data: give at least one file or folder with --train-data-path")
     rows: list[Row] = []
     names: Counter[str] = Counter()
     for path in (data_file(Path(p), folder_file) for p in paths):
@@ -156,7 +156,7 @@ def load_rows(
                     raise
                 problems.append(error.problem)
         if not found:
-            raise UserError(f"{path}: the data set has no rows; write one JSON object per line")
+            raise DataError(f"{path}: the data set has no rows; write one JSON object per line")
     return rows
 
 

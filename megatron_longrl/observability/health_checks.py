@@ -37,7 +37,7 @@ class HealthCheck:
     """For the user; may name metrics of the last steps."""
 
 
-SIGNS: tuple[HealthCheck, ...] = (
+HEALTH_CHECKS: tuple[HealthCheck, ...] = (
     HealthCheck(
         "entropy collapse",
         lambda first, last: last["entropy/mean"] < 0.1 * first["entropy/mean"],
@@ -81,7 +81,7 @@ SIGNS: tuple[HealthCheck, ...] = (
 )
 
 
-class Watch:
+class HealthMonitor:
     """Looks at the metrics of every step; tells of a sign when it appears, and again only after it
     was gone.
 
@@ -92,7 +92,10 @@ class Watch:
     """
 
     def __init__(
-        self, advantage: str = "grpo", signs: Sequence[HealthCheck] = SIGNS, steps: int = FIRST
+        self,
+        advantage: str = "grpo",
+        signs: Sequence[HealthCheck] = HEALTH_CHECKS,
+        steps: int = FIRST,
     ) -> None:
         self._first_steps = min(FIRST, steps)
         self._by_group = ADVANTAGES.find(advantage).compares_group
@@ -101,7 +104,7 @@ class Watch:
         self._last: deque[Metrics] = deque(maxlen=WINDOW)
         self._present: set[str] = set()
 
-    def look(self, metrics: Metrics) -> list[str]:
+    def check(self, metrics: Metrics) -> list[str]:
         """Take a step's metrics; returns a line for every sign that is new."""
         if "reward/mean" not in metrics:
             return []

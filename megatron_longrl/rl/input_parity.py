@@ -58,7 +58,7 @@ def check_input_parity(
     found: list[Difference] = []
     with raise_on_all_ranks(pgs.gloo_group):
         # Of a prompt that occurs twice, once begun by older weights, the newest.
-        by_age = sorted(map(_record, rollout_groups), key=lambda told: told[1].weight_version)
+        by_age = sorted(map(_record, rollout_groups), key=lambda item: item[1].weight_version)
         records = dict(by_age)
         for batch in batches:
             hashes = embedding_hashes(gpt, batch, media) if gpt.pre_process else None
