@@ -14,9 +14,16 @@ from megatron_longrl.models.sd3.mmdit import MMDiT
 from megatron_longrl.parallel.groups import ParallelGroups
 
 FIELDS: dict[str, Any] = {
-    **{"model_family": "sd3", "seq_length": 64, "num_layers": 3, "hidden_size": 64},
-    **{"num_attention_heads": 4, "qk_layernorm": True, "joint_attention_dim": 48},
-    **{"pooled_projection_dim": 40, "latent_sample_size": 16, "pos_embed_max_size": 16},
+    "model_family": "sd3",
+    "seq_length": 64,
+    "num_layers": 3,
+    "hidden_size": 64,
+    "num_attention_heads": 4,
+    "qk_layernorm": True,
+    "joint_attention_dim": 48,
+    "pooled_projection_dim": 40,
+    "latent_sample_size": 16,
+    "pos_embed_max_size": 16,
     "dual_attention_layers": [0],
 }
 """Of the configuration: a layer with two attentions, an ordinary one, and the last one."""
@@ -36,9 +43,16 @@ def diffusers_model(**more: Any) -> torch.nn.Module:
 
     torch.manual_seed(7)
     settings = {
-        **{"sample_size": 16, "num_layers": 3, "attention_head_dim": 16, "num_attention_heads": 4},
-        **{"joint_attention_dim": 48, "caption_projection_dim": 64, "pooled_projection_dim": 40},
-        **{"pos_embed_max_size": 16, "dual_attention_layers": (0,), "qk_norm": "rms_norm"},
+        "sample_size": 16,
+        "num_layers": 3,
+        "attention_head_dim": 16,
+        "num_attention_heads": 4,
+        "joint_attention_dim": 48,
+        "caption_projection_dim": 64,
+        "pooled_projection_dim": 40,
+        "pos_embed_max_size": 16,
+        "dual_attention_layers": (0,),
+        "qk_norm": "rms_norm",
     }
     model = SD3Transformer2DModel(**(settings | more))
     generator = torch.Generator().manual_seed(8)

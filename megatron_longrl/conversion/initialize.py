@@ -33,8 +33,8 @@ if TYPE_CHECKING:
 def initialize_weights(
     modules: Mapping[str, torch.nn.Module], config: ModelConfig, groups: ParallelGroups
 ) -> None:
-    """Draw all weights: normal (deviation --init-method-std), ones for norms, zeros for biases; of a
-    policy that is no language model, as it says.
+    """Draw all weights: normal (deviation --init-method-std), ones for norms, zeros for biases. A
+    policy that is no language model has values of its own.
 
     Adapters start as PEFT starts them: they add nothing.
     """

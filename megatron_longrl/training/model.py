@@ -92,10 +92,10 @@ def build_model(config: ModelConfig, groups: ParallelGroups, *, train: bool = Tr
     model_parallel_cuda_manual_seed(config.training.seed)
     policy = find_policy(config.model.family)
     if policy is not None:
-        module = policy.build(config, groups)
+        built = policy.build(config, groups)
         if policy.weights is not None:
-            initialize_weights({POLICY: module}, config, groups)
-        return _wrapped_policy(module, config.parallel, config.training, groups, train=train)
+            initialize_weights({POLICY: built}, config, groups)
+        return _wrapped_policy(built, config.parallel, config.training, groups, train=train)
     assert config.model.vocab_size is not None, "the vocabulary's size comes from the tokenizer"
     if not train:
         config = replace(config, lora=config.lora.model_copy(update={"rank": 0}))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 from diffusers import SD3Transformer2DModel
@@ -22,7 +24,7 @@ def groups() -> ParallelGroups:
     return init_parallel(config.parallel, config.model)
 
 
-KINDS = {
+KINDS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
     "sd3.5 medium": ({}, {}),
     "sd3.5 large": ({"dual_attention_layers": []}, {"dual_attention_layers": ()}),
     "sd3": (
@@ -35,7 +37,9 @@ KINDS = {
 
 @pytest.mark.parametrize("size", [SQUARE, ODD], ids=["square", "odd"])
 @pytest.mark.parametrize("ours, theirs", KINDS.values(), ids=KINDS)
-def test_velocities_and_gradients(ours, theirs, size, groups) -> None:  # type: ignore[no-untyped-def]
+def test_velocities_and_gradients(
+    ours: dict[str, Any], theirs: dict[str, Any], size: tuple[int, int], groups: ParallelGroups
+) -> None:
     config, reference = tiny_sd3.config(**ours), tiny_sd3.diffusers_model(**theirs)
     model = tiny_sd3.our_model(reference, config, groups)
     given = tiny_sd3.inputs(size)
@@ -66,7 +70,7 @@ def test_a_round_trip_is_exact(groups: ParallelGroups) -> None:
         name.removeprefix("transformer/"): tensor
         for name, tensor in export_named_tensors({"policy": model}, config, groups)
     }
-    assert list(sorted(exported)) == sorted(state)
+    assert sorted(exported) == sorted(state)
     assert all(torch.equal(exported[name], state[name]) for name in state)
 
 
@@ -74,7 +78,9 @@ def test_table_of_positions_is_diffusers_own() -> None:
     for settings in ({}, {"sample_size": 8}):
         model = SD3Transformer2DModel(
             **{"sample_size": 16, "num_layers": 1, "attention_head_dim": 16} | settings,
-            **{"num_attention_heads": 2, "caption_projection_dim": 32, "pos_embed_max_size": 12},
+            num_attention_heads=2,
+            caption_projection_dim=32,
+            pos_embed_max_size=12,
         )
         base = settings.get("sample_size", 16) // 2
         assert torch.equal(model.pos_embed.pos_embed, position_table(12, 32, base))

@@ -175,7 +175,9 @@ def asked(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
     return captured
 
 
-@pytest.mark.parametrize("lock, extras", [("cpu", ("cpu", "diffusion", "dev")), ("gpu", ("gpu", "diffusion"))])
+@pytest.mark.parametrize(
+    "lock, extras", [("cpu", ("cpu", "diffusion", "dev")), ("gpu", ("gpu", "diffusion"))]
+)
 def test_lock_satisfies_what_setup_asks_for(
     lock: str, extras: tuple[str, ...], asked: dict[str, Any]
 ) -> None:

@@ -105,9 +105,8 @@ class Attention(MegatronModule):
             values = torch.cat([values, value])
             if self.text_goes_on:
                 queries.append(self.added_q_layernorm(query))
-        attended = F.scaled_dot_product_attention(
-            *(heads.permute(1, 2, 0, 3) for heads in (torch.cat(queries), keys, values))
-        )
+        every = [heads.permute(1, 2, 0, 3) for heads in (torch.cat(queries), keys, values)]
+        attended = F.scaled_dot_product_attention(every[0], every[1], every[2])
         # [b, heads, s + t, d] -> [s + t, b, heads * d]
         output = attended.permute(2, 0, 1, 3).flatten(2)
         of_text = None

@@ -33,8 +33,8 @@ def mapping_table(config: ModelConfig) -> MappingRegistry:
         *_direct(f"{patches}bias", "pos_embed.pos_embed"),
     ]
     for embedder in ("timestep_embedder", "text_embedder"):
-        for layer in ("linear_1", "linear_2"):
-            entries += _direct(*(f"time_text_embed.{embedder}.{layer}.{kind}" for kind in _BOTH))
+        for linear in ("linear_1", "linear_2"):
+            entries += _direct(*(f"time_text_embed.{embedder}.{linear}.{kind}" for kind in _BOTH))
     entries += _direct(*(f"context_embedder.{kind}" for kind in _BOTH))
     for layer in range(config.model.num_layers):
         entries += _block(config, layer)

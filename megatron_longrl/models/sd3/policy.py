@@ -14,18 +14,18 @@ from megatron_longrl.models.sd3.mapping import mapping_table
 from megatron_longrl.models.sd3.mmdit import MMDiT
 
 if TYPE_CHECKING:
-    from megatron_longrl.config import Config, Entry
+    from megatron_longrl.config import Entry, ModelConfig
 
 _SIZES = ("num_layers", "hidden_size", "num_attention_heads", *SD3Section.required)
 
 
-def rules(config: Config, world_size: int, entry: Entry | None) -> Iterator[str]:
+def rules(config: ModelConfig, world_size: int, entry: Entry | None) -> Iterator[str]:
     """A line for every rule across fields that does not hold."""
     missing = [flag(name) for name in _SIZES if not config.value(name)]
     if missing:
         yield (
-            f"{', '.join(missing)} not set: give --pretrained-checkpoint FOLDER, of diffusers or of "
-            "a run, which brings them, or put them into the --config recipe"
+            f"{', '.join(missing)} not set: give --pretrained-checkpoint FOLDER, which brings "
+            "them, or put them into the --config recipe"
         )
         return
     model, family = config.model, config.family_as(SD3Section)
@@ -38,7 +38,7 @@ def rules(config: Config, world_size: int, entry: Entry | None) -> Iterator[str]
     if model.hidden_size % 4:
         yield f"hidden_size ({model.hidden_size}) is not divisible by 4: choose a multiple"
     if model.num_query_groups != model.num_attention_heads:
-        yield "num_query_groups is set, but every head has its own keys: leave --num-query-groups out"
+        yield "num_query_groups: every head of sd3 has its own keys: leave --num-query-groups out"
     for layer in family.dual_attention_layers:
         if layer >= model.num_layers:
             yield (
@@ -50,7 +50,7 @@ def rules(config: Config, world_size: int, entry: Entry | None) -> Iterator[str]
     yield from _not_here(config)
 
 
-def _not_here(config: Config) -> Iterator[str]:
+def _not_here(config: ModelConfig) -> Iterator[str]:
     parallel, remedy = config.parallel, "give --tensor-model-parallel-size, --context-parallel-size"
     if parallel.pipeline_model_parallel_size > 1:
         yield (

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import numpy as np
 import pytest
 import torch
@@ -98,20 +100,22 @@ def test_nft_loss_and_its_gradient(beta: float) -> None:
     loss = nft_loss(new, old, noisy, clean, sigma, good, beta)
     loss.sum().backward()
     for index in range(2):
-        arrays = [t.detach()[index].numpy() for t in (old, noisy, clean)]
-        numbers = (float(sigma[index]), float(good[index]), beta)
+        before, seen, target = (t.detach()[index].numpy() for t in (old, noisy, clean))
+        level, quality = float(sigma[index]), float(good[index])
         at = new.detach()[index].numpy()
-        assert arrays[1] == pytest.approx(
-            (1 - numbers[0]) * arrays[2] + numbers[0] * noise[index].numpy()
-        )
-        assert float(loss[index].detach()) == pytest.approx(
-            formulas.nft(at, *arrays, *numbers), rel=1e-9
-        )
-        weights = formulas.nft_weights(at, *arrays, numbers[0], beta)
-        slope = formulas.gradient(
-            lambda v, a=arrays, n=numbers, w=weights: formulas.nft(v, *a, *n, w),  # type: ignore[misc]
-            at,
-        )
+        assert seen == pytest.approx((1 - level) * target + level * noise[index].numpy())
+
+        def expected(
+            velocity: np.ndarray,
+            weights: tuple[float, float] | None = None,
+            fixed: tuple[np.ndarray, np.ndarray, np.ndarray] = (before, seen, target),
+            numbers: tuple[float, float] = (level, quality),
+        ) -> float:
+            return formulas.nft(velocity, *fixed, *numbers, beta, weights)
+
+        assert float(loss[index].detach()) == pytest.approx(expected(at), rel=1e-9)
+        weights = formulas.nft_weights(at, before, seen, target, level, beta)
+        slope = formulas.gradient(partial(expected, weights=weights), at)
         assert new.grad is not None
         assert np.abs(new.grad[index].numpy() - slope).max() < 1e-6
 

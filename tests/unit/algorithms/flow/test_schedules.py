@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 import pytest
 
 from megatron_longrl.algorithms.flow.schedules import flow_match_euler_sigmas, linear_sigmas
@@ -34,7 +36,7 @@ def test_linear_levels_are_shifted_afterwards() -> None:
 def test_cause_2_the_changes_of_the_levels_sum_to_minus_1() -> None:
     """Long-RL takes its ten steps from a schedule of 1000, whose ten changes sum to -0.0167."""
     for sigmas in (flow_match_euler_sigmas(10, 3.0), linear_sigmas(10, 3.0)):
-        changes = [end - start for start, end in zip(sigmas, sigmas[1:], strict=False)]
+        changes = [end - start for start, end in itertools.pairwise(sigmas)]
         assert len(changes) == 10
         assert max(changes) < 0
         assert sum(changes) == pytest.approx(-1)

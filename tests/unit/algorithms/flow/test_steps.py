@@ -3,6 +3,8 @@ float32, values and gradients to 1e-6 in float64."""
 
 from __future__ import annotations
 
+import itertools
+
 import numpy as np
 import pytest
 import torch
@@ -42,9 +44,7 @@ def test_distribution(name: str, start: float, end: float, kind: torch.dtype) ->
     x, v, _ = draw(kind=kind)
     step = STEP_RULES[name].distribution(x, v, levels(start, end, kind), LEVELS[name])
     formula = getattr(formulas, name)
-    mean, deviation = formula(
-        x.double().numpy(), v.double().numpy(), start, end, LEVELS[name]
-    )
+    mean, deviation = formula(x.double().numpy(), v.double().numpy(), start, end, LEVELS[name])
     assert step.mean.dtype == kind
     assert np.abs(step.mean.double().numpy() - mean).max() < 1e-6 * np.abs(mean).max()
     assert step.deviation.flatten().tolist() == pytest.approx([deviation] * 2, rel=1e-6)
@@ -162,7 +162,7 @@ def test_cause_5_a_step_goes_once_from_one_level_to_the_next() -> None:
     x, v, _ = draw()
     sigmas = (1.0, 0.9, 0.5, 0.1, 0.0)
     sample = x
-    for start, end in zip(sigmas, sigmas[1:], strict=False):
+    for start, end in itertools.pairwise(sigmas):
         sample = ode_step(sample, v, levels(start, end))
     assert torch.allclose(sample, x - v)
 
