@@ -261,7 +261,7 @@ def _render(
 
 
 def ending(tokenizer: Tokenizer, ids: Sequence[int]) -> int:
-    """How many end tokens close a response."""
+    """Return the number of end tokens that close a response."""
     length = len(ids)
     while length and ids[length - 1] in tokenizer.end_ids:
         length -= 1

@@ -1,4 +1,4 @@
-"""What a model family makes of media: their place in a prompt, and the positions there.
+"""The protocol by which a model family places media in a prompt, and their positions there.
 
 One layout serves trainer, rollout engine and evaluation.
 """
@@ -46,10 +46,10 @@ PromptPart = str | PlaceholderSpan
 
 @dataclass(frozen=True)
 class PlacementContext:
-    """What the place of a medium may depend on beside its file."""
+    """The circumstances, beside its file, that the placement of a medium depends on."""
 
     counts: Mapping[str, int]
-    """How many media of each modality the prompt has."""
+    """Number of media of each modality in the prompt."""
     max_frames: int | None = None
     """``--video-frames``, or what a curriculum makes of it."""
     fps: float | None = None
@@ -61,7 +61,7 @@ class Placement(Protocol):
 
     @property
     def parts(self) -> Sequence[PromptPart]:
-        """What stands for it in the prompt."""
+        """Return the parts of the prompt that stand for the medium."""
 
     @property
     def num_frames(self) -> int:
@@ -77,7 +77,7 @@ class Placement(Protocol):
 
 
 class MediaLayout(Protocol):
-    """How one family reads media."""
+    """The reading of media by one family."""
 
     placeholders: ClassVar[Mapping[str, str]]
     """Modality -> what the family's chat templates write for a medium, as a regular expression;

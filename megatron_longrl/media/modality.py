@@ -31,7 +31,7 @@ class Modality:
     field: str
     """The field of a row with the paths of its files, such as ``videos``."""
     other_fields: tuple[str, ...] = ()
-    """What other projects call this field."""
+    """Names of this field in other projects."""
     inspect: Callable[[Path], Mapping[str, Any]] = _knows_nothing
     """What ``longrl check`` tells of a file, among it ``frames``, ``seconds``, ``fps``, ``width``
     and ``height`` where there are any; raises
@@ -47,7 +47,7 @@ class Modality:
 
     @property
     def placeholder(self) -> str:
-        """What marks the place of a medium in a question, such as ``<video>``."""
+        """Return the placeholder of a medium in a question, such as ``<video>``."""
         return f"<{self.name}>"
 
 

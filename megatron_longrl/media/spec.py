@@ -1,4 +1,4 @@
-"""What MR-SP's first stage knows of a medium: units, tokens, bytes and costs.
+"""The description of a medium for MR-SP's first stage: units, tokens, bytes and costs.
 
 A modality (:mod:`megatron_longrl.media.modality`) brings a class of specifications; partition,
 encoding, exact backward, embedding store and prompts work on any of them.
@@ -29,7 +29,7 @@ LoadRequest = tuple[Spec, range]
 
 
 class MediaSpec(ABC):
-    """Which part of a file is looked at or listened to, and how.
+    """The part of a file that is encoded, and its preprocessing.
 
     It is made by the rank that builds the prompt and sent to the others, so that it holds no
     tensors. Its units follow each other in time; a unit is the smallest piece that an encoder can
@@ -67,7 +67,8 @@ class MediaSpec(ABC):
 
     @abstractmethod
     def cost(self) -> float:
-        """What loading and encoding one unit costs a rank, in pixels that a vision tower encodes.
+        """Return a rank's cost of loading and encoding one unit, in pixels that a vision tower
+        encodes.
 
         Units of all modalities are balanced by it over the ranks of a replica.
         """
@@ -85,7 +86,7 @@ class MediaSpec(ABC):
 
     @property
     def count_per_unit(self) -> int:
-        """How many of what is counted (:attr:`counted_as`) a unit has."""
+        """Number of counted items (:attr:`counted_as`) in a unit."""
         return 1
 
     @abstractmethod

@@ -1,4 +1,4 @@
-"""Which letter a text chooses: "A", "(A) a cup", "Option A", "The answer is A, because …"."""
+"""The letter that a text chooses: "A", "(A) a cup", "Option A", "The answer is A, because …"."""
 
 from __future__ import annotations
 
@@ -200,7 +200,7 @@ def is_word(text: str, match: re.Match[str], group: int | None = None) -> bool:
 
 
 def without_option(rest: str, option: str) -> str:
-    """What follows a letter, without the text of its option."""
+    """Return the text behind a letter, without the text of its option."""
     text = rest.lstrip(" .:)-\u2013\u2014")
     option = plain(option)
     if option and text.casefold().startswith(option.casefold()):

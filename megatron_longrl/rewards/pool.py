@@ -72,7 +72,7 @@ class _Child:
         self._imported: set[str] = set()
 
     async def start(self) -> Functions:
-        """What it says of the users' functions.
+        """Start the child and return its description of the users' functions.
 
         Raises:
             RewardError: it cannot load them.

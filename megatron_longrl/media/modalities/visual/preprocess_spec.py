@@ -1,4 +1,4 @@
-"""How a vision tower sees frames."""
+"""The preprocessing of a vision tower's frames."""
 
 from __future__ import annotations
 
