@@ -67,7 +67,7 @@ class ParallelGroups:
         return self.whole_encoders.pg.cp
 
     def cp_subgroup(self, ranks: int) -> ProcessGroup:
-        """This rank's group of ``ranks`` neighbouring MR-SP ranks, from one to all."""
+        """Return this rank's group of ``ranks`` neighbouring MR-SP ranks, from one to all."""
         if ranks == 1:
             return self.self_group
         return self.cp if ranks == self.cp.size() else self.cp_subgroups[ranks]

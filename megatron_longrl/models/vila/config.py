@@ -62,10 +62,7 @@ class VilaSection(VisionTowerSection):
     other picture has those of one scale, repeated."""
 
     image_aspect_ratio: Literal["resize", "dynamic", "dynamic_s2"] = "resize"
-    """What becomes of the only image of a prompt; all other pictures are squeezed to a square.
-    resize: the same. dynamic: tiles in a grid of nearly its proportions, and a square picture of
-    the whole. dynamic_s2: the same, with squares of tiles at the smaller scales of S2, all merged
-    into one picture."""
+    """Treatment of the only image of a prompt; all other pictures are squeezed to a square."""
 
     image_min_tiles: Annotated[PositiveInt, Unit("tiles")] = 1
     """Fewest tiles of the grid of dynamic; dynamic_s2 takes the tiles of its largest scale's square
