@@ -183,8 +183,8 @@ def begin_checkpoint(
 
 @contextmanager
 def _written(final: Path) -> Iterator[None]:
-    """Around the writing of a checkpoint, whose errors all ranks have agreed on: they name the
-    folder, and nothing half-written stays."""
+    """Name the folder in errors that all ranks share while a checkpoint is written, and leave no
+    half of it."""
     try:
         yield
     except UserError as error:

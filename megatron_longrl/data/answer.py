@@ -52,8 +52,8 @@ def extract_answer(response: str) -> str | None:
 
 
 def marked_answer(response: str) -> str | None:
-    r"""What the response marks as its answer: the last ``<answer>`` element after the thought, or,
-    where there is none, the last ``\boxed{…}`` there; None without either."""
+    r"""Return the answer that a response marks: the last ``<answer>`` element after the thought,
+    or, where there is none, the last ``\boxed{…}`` there; None without either."""
     answer = extract_answer(response)
     return last_boxed(after_thought(response)) if answer is None else answer
 

@@ -223,8 +223,8 @@ class Conversation:
             raise UserError(f"{error}; {remedy}") from None
 
     def _closing(self) -> str | None:
-        """What the template writes behind an assistant's turn, up to the first end token; None
-        where it writes no such token."""
+        """Return the text that the template writes behind an assistant's turn, up to the first end
+        token; None where it writes none."""
         try:
             rendered = self._render(
                 [self._message("user", _WORD), self._message("assistant", _REPLY)], asks=False

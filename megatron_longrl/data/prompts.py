@@ -134,7 +134,7 @@ class PromptBuilder:
             return self._build(row)
 
     def problem(self, row: Row) -> RowProblem | None:
-        """What is known to be wrong with a row without opening its files: one of them is not there,
+        """Return the problem of a row that is found without opening its files: a file is missing,
         the question and the media do not agree, or the text alone is too long."""
         try:
             with _as_error_of_row(row):

@@ -25,8 +25,8 @@ END_OF_TURN = "<|im_end|>"
 """Ends every turn of a conversation, and with it a response."""
 
 Message = Mapping[str, Any]
-"""Of a conversation: ``role`` and ``content``, a text or a list of parts, as chat templates take
-them."""
+"""A message of a conversation: ``role`` and ``content``, which is a text or a list of parts, as
+chat templates take them."""
 
 _CHAT_SYMBOLS = ("<|im_start|>", END_OF_TURN)
 

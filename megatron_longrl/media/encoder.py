@@ -81,7 +81,7 @@ class EncodedMedia:
     failed: dict[str, str]
     """Key of a medium -> why it could not be read; the same on every rank."""
     counts: Counter[str] = field(default_factory=Counter)
-    """What this rank has loaded and encoded, by
+    """Numbers of loaded and encoded items on this rank, by
     :attr:`~megatron_longrl.media.spec.MediaSpec.counted_as`."""
     units: dict[str, EncodedUnits] = field(default_factory=dict)
     """Name of an encoder -> what its backward pass needs."""

@@ -32,8 +32,8 @@ class PlaceholderSpan:
     seconds: tuple[float, ...] = ()
     """Time of each step, counted from the first, where they are not evenly spaced."""
     spec_index: int = 0
-    """Whose embeddings they are: an index into :meth:`Placement.specs`. Spans of several media may
-    alternate; those of one medium stand in the order of its embeddings."""
+    """Index into :meth:`Placement.specs` of the medium whose embeddings they are. Spans of several
+    media may alternate; those of one medium have the order of its embeddings."""
 
     def __len__(self) -> int:
         time, height, width = self.grid
@@ -68,8 +68,8 @@ class Placement(Protocol):
         """Frames that are taken of it; 0 where there are none."""
 
     def specs(self) -> tuple[MediaSpec, ...]:
-        """What is encoded for it: usually one medium, several where a file holds several (a video
-        and its sound). Reads the file, for the hash of its content.
+        """Return the media to encode: usually one, several where a file holds several (a video and
+        its sound). The file is read for the hash of its content.
 
         Raises:
             MediaError: it cannot be read.

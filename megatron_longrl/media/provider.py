@@ -26,7 +26,7 @@ class Media:
     encoded: EncodedMedia | None = None
     """Units that the backward pass encodes again, where an encoder is trained."""
     counts: Counter[str] = field(default_factory=Counter)
-    """What this rank has loaded and encoded, by
+    """Numbers of loaded and encoded items on this rank, by
     :attr:`~megatron_longrl.media.spec.MediaSpec.counted_as`."""
     from_memory: int = 0
     """Media whose embeddings the replica had in memory."""

@@ -19,8 +19,8 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 UnitTensors: TypeAlias = "tuple[Tensor, ...]"
-"""What an encoder takes for some units. Dimension 0 of each tensor counts the units, so that units
-of several media are put together, and taken apart, along it."""
+"""An encoder's input for some units. Dimension 0 of each tensor counts the units, so that units of
+several media can be concatenated and split along it."""
 
 Spec = TypeVar("Spec", bound="MediaSpec")
 
@@ -43,8 +43,8 @@ class MediaSpec(ABC):
     content: str
     """SHA-256 of the file's bytes."""
     preprocess: Hashable
-    """How units are made. Those of equal preprocessing can go through the encoder in one call,
-    which gets it as its last argument."""
+    """Preprocessing of the units. Units of equal preprocessing can go through the encoder in one
+    call, which gets it as its last argument."""
 
     @abstractmethod
     def key(self) -> str:
@@ -80,7 +80,7 @@ class MediaSpec(ABC):
 
     @property
     def counted_as(self) -> str:
-        """What the metrics count of it, see
+        """Name under which metrics count the medium, see
         :attr:`~megatron_longrl.media.modality.Modality.counted_as`."""
         return MODALITIES.find(self.modality).counted_as
 

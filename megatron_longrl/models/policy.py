@@ -41,8 +41,8 @@ class Policy:
     """Makes this rank's part, with its initial weights: a MegatronModule, see
     :mod:`megatron_longrl.training.forward_step`."""
     programs: Mapping[Entry, Program]
-    """What each program does with such a model, by the name of the entry point (``sft``, ``rl``,
-    ``evaluate``). Its process groups are not there yet when a program begins."""
+    """Programs for such a model by the name of the entry point (``sft``, ``rl``, ``evaluate``). The
+    process groups do not exist yet when a program begins."""
     required: tuple[str, ...] = ()
     """Fields of the configuration that have to be given."""
     rules: Callable[[Config, int, Entry | None], Iterator[str]] | None = None

@@ -48,8 +48,8 @@ class ParallelGroups:
     replica_gloo_group: ProcessGroup
     """gloo group of the replica for Python objects."""
     cp_subgroups: dict[int, ProcessGroup] = field(default_factory=dict)
-    """By size, this rank's groups of neighbouring MR-SP ranks, smaller than all and larger than
-    one."""
+    """This rank's groups of neighbouring MR-SP ranks by their size, which is larger than one and
+    smaller than all."""
 
     @property
     def tp(self) -> ProcessGroup:

@@ -130,8 +130,8 @@ def several_letters(text: str) -> frozenset[str] | None:
 
 
 def single_letter(text: str) -> str | None:
-    """Of a text that is one letter ("B", "(B)", "B."), or one of A to H with a text ("B. the left
-    one"); None of all others, such as initials ("U.S.", "J. K. Rowling")."""
+    """Return the letter of a text that is one letter ("B", "(B)", "B."), or one of A to H with a
+    text ("B. the left one"); None of all others, such as initials ("U.S.", "J. K. Rowling")."""
     text = undressed(text)
     match = re.fullmatch(r"[(\[]?\s*([A-Z])\s*[)\].:]*", text)
     if match is None:

@@ -137,9 +137,9 @@ class RewardRunner:
         return [rewarded_group(group, terms, everyone[group.group_id]) for group in groups]
 
     def pop_counters(self) -> dict[str, float]:
-        """Of the replica since the last call: ``rewards_failed``, ``rewards_timed_out`` (responses
-        that were left out, and those of them that a deadline met); ``judge/…`` where there is one.
-        """
+        """Return the replica's counts since the last call: ``rewards_failed``,
+        ``rewards_timed_out`` (responses that were left out, and those of them that a deadline met),
+        and the judge's ``judge/…``."""
         counts = self._counts
         names = (
             "rewards_failed",

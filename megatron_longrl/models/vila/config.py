@@ -37,10 +37,10 @@ class VilaSection(VisionTowerSection):
     one before."""
 
     projector_type: Annotated[str, Metavar("NAME"), Architecture()] = "mlp_downsample"
-    """How VILA's vision features become tokens, as its checkpoints name it: mlp_downsample and
-    mlp_downsample_2x2_fix merge 2 x 2 patches into one token, the first one column by column;
-    mlp_downsample_3x3_fix, _3x3_s2 and _3x3_s2_new merge 3 x 3; linear and mlp2x_gelu (1 to 99 in
-    place of 2) keep every patch."""
+    """Projector from VILA's vision features to tokens, by the name in its checkpoints:
+    mlp_downsample and mlp_downsample_2x2_fix merge 2 x 2 patches into one token, the first one
+    column by column; mlp_downsample_3x3_fix, _3x3_s2 and _3x3_s2_new merge 3 x 3; linear and
+    mlp2x_gelu (1 to 99 in place of 2) keep every patch."""
 
     vision_temporal_pooling: Annotated[PositiveInt, Unit("frames"), Architecture()] = 1
     """Consecutive frames of a video whose embeddings are averaged into one frame's (NVILA)."""
