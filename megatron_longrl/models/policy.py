@@ -36,7 +36,7 @@ Program = Callable[["Config"], None]
 
 @dataclass(frozen=True)
 class PolicyWeights:
-    """How a policy's weights correspond to the tensors of a folder, and what they begin as."""
+    """The weights of a policy: their names in a folder, and their initial values."""
 
     mapping_table: Callable[[ModelConfig], MappingRegistry]
     """All parameters; the names of the module's begin with ``policy.``."""

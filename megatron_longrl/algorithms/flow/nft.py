@@ -20,7 +20,7 @@ def noised(clean: Tensor, noise: Tensor, sigma: Tensor) -> Tensor:
 
 
 def goodness(advantages: Tensor, limit: float) -> Tensor:
-    """From 0, the worst, to 1: advantages within the limits, linearly."""
+    """Advantages within the limits, mapped linearly to 0, the worst, to 1."""
     return 0.5 + 0.5 * (advantages / limit).clamp(-1, 1)
 
 

@@ -24,7 +24,7 @@ from megatron_longrl.algorithms.flow.densities import (
 
 @dataclass(frozen=True)
 class NoiseLevels:
-    """Where a step begins and ends."""
+    """The noise levels at which a step begins and ends."""
 
     start: Tensor
     """[b, 1, ...]."""

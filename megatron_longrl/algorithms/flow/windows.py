@@ -1,4 +1,4 @@
-"""Which steps of sampling are stochastic, and trained."""
+"""The steps of sampling that are stochastic, and trained."""
 
 from __future__ import annotations
 

@@ -18,7 +18,7 @@ from megatron_longrl.models.sd3.tokens import TokenShards
 
 
 class Modulation(MegatronModule):
-    """What time and prompt say to a layer: ``count`` vectors of its width."""
+    """Vectors, ``count`` of a layer's width, through which time and prompt modulate it."""
 
     def __init__(self, config: TransformerConfig, tp: ProcessGroup, count: int) -> None:
         super().__init__(config)

@@ -1,4 +1,4 @@
-"""What enters the transformer: patches of latents with their positions, time, and text."""
+"""Inputs of the transformer: patches of latents with their positions, time, and text."""
 
 from __future__ import annotations
 
@@ -95,7 +95,7 @@ class TwoLayers(nn.Module):
 
 
 class TimeTextEmbedding(nn.Module):
-    """What every layer is modulated by: the time and the text of the whole prompt."""
+    """The embedding of the time and of the whole prompt, which modulates every layer."""
 
     def __init__(self, pooled: int, width: int, dtype: torch.dtype) -> None:
         super().__init__()

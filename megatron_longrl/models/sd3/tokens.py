@@ -14,7 +14,7 @@ from megatron_longrl.parallel.sequence import gather_shards
 
 
 class TokenShards:
-    """How the tokens of a picture are divided among the ranks of a group.
+    """The tokens of a picture, divided among the ranks of a group.
 
     Args:
         count: tokens of the whole picture; the last ranks may have fewer than the others, or none.

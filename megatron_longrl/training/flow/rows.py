@@ -14,7 +14,7 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class TextEmbedding:
-    """What the frozen text encoders make of a prompt."""
+    """The output of the frozen text encoders for a prompt."""
 
     tokens: Tensor
     """[t, d]."""
@@ -32,7 +32,7 @@ class TextEmbedding:
 
 @dataclass(frozen=True)
 class NoisyRows:
-    """What a velocity is predicted of."""
+    """Rows for which a velocity is predicted."""
 
     latents: Tensor
     """float32 [b, c, h, w]."""
@@ -85,4 +85,4 @@ class ContrastRows(NoisyRows):
     old_velocities: Tensor
     """float32 [b, c, h, w]."""
     reference_velocities: Tensor | None = None
-    """As in :class:`StepRows`."""
+    """float32 [b, c, h, w], see :class:`StepRows`."""
