@@ -47,6 +47,20 @@ def grpo(groups: Sequence[GroupRewards], settings: AdvantageSettings) -> Advanta
     return _by_group(groups, score)
 
 
+def grpo_batch_std(groups: Sequence[GroupRewards], settings: AdvantageSettings) -> Advantages:
+    """The distance from the group's mean, over the deviation of all rewards of the step.
+
+    https://arxiv.org/abs/2505.05470 and its code, for flow-matching models: a group whose rewards
+    hardly differ weighs no more than their difference.
+    """
+    known = torch.cat([_vector(), *(o.totals()[o.valid] for o in groups)])
+    total, count = settings.total(_vector(known.sum(), known.numel())).tolist()
+    mean = total / max(count, 1.0)
+    (squares,) = settings.total(_vector((known - mean).square().sum())).tolist()
+    scale = (squares / max(count, 1.0)) ** 0.5 + settings.epsilon
+    return _by_group(groups, lambda totals: (totals - totals.mean()) / scale)
+
+
 def dr_grpo(groups: Sequence[GroupRewards], settings: AdvantageSettings) -> Advantages:
     """The distance from the group's mean. https://arxiv.org/abs/2503.20783, section 3.2."""
     return _by_group(groups, lambda totals: totals - totals.mean())

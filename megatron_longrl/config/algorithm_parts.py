@@ -59,6 +59,7 @@ ADVANTAGES: Registry[AdvantageEstimator] = Registry(
     "megatron_longrl.advantages",
     {
         "grpo": AdvantageEstimator(_ADVANTAGES + "grpo", compares_group=True),
+        "grpo_batch_std": AdvantageEstimator(_ADVANTAGES + "grpo_batch_std", compares_group=True),
         "dr_grpo": AdvantageEstimator(_ADVANTAGES + "dr_grpo", compares_group=True),
         "rloo": AdvantageEstimator(_ADVANTAGES + "rloo", compares_group=True),
         "reinforce": AdvantageEstimator(_ADVANTAGES + "reinforce"),

@@ -11,7 +11,7 @@ PATH_FIELDS = (
     *("train_data_path", "valid_data_path", "data", "output", "tokenizer_model"),
     *("save", "load", "pretrained_checkpoint", "tensorboard_dir", "embedding_cache_dir"),
     *("rollout_record_dir", "replay_rollouts", "rollout_token_file"),
-    *("judge_prompt", "judge_cache", "reward_function"),
+    *("judge_prompt", "judge_cache", "reward_function", "diffusers_folder"),
 )
 """Fields that hold a path, or a list of paths, perhaps with more behind it (FILE.py:NAME)."""
 
@@ -21,6 +21,7 @@ _FILES_OR_NAMES = ("chat_template", "prompt_template")
 _READ = {
     "pretrained_checkpoint": "folder",
     "load": "folder",
+    "diffusers_folder": "folder",
     "tokenizer_model": "file or folder",
     "train_data_path": "file or folder",
     "valid_data_path": "file or folder",

@@ -14,6 +14,27 @@ KLType = Literal["k1", "abs", "k2", "k3", "full"]
 KLPlacement = Literal["loss", "reward"]
 
 
+FlowSampler = Literal["flow_sde", "dance_sde", "cps"]
+
+
+@dataclass(frozen=True)
+class FlowPreset:
+    """The parts of an algorithm for flow-matching models: defaults of the fields of
+    :class:`~megatron_longrl.models.flow_section.FlowSection`."""
+
+    sampler: FlowSampler = "flow_sde"
+    noise_level: float = 0.7
+    window: int = 0
+    """Stochastic steps in a window that moves; 0 makes all steps stochastic."""
+    trained_fraction: float = 1.0
+    """The part of a sample's stochastic steps that is trained, drawn anew for each sample."""
+    shared_first_noise: bool = False
+    guard: bool = False
+    """Ratios and weights of GRPO-Guard."""
+    contrast: bool = False
+    """DiffusionNFT: deterministic sampling, and a loss on the forward process."""
+
+
 @dataclass(frozen=True)
 class AlgorithmPreset:
     """An algorithm: its parts, which are the defaults of the fields with these names.
@@ -40,6 +61,8 @@ class AlgorithmPreset:
     extra_generations: tuple[str, ...] = ()
     """The names of the extra generations that the algorithm asks for, beside those that its
     estimator needs."""
+    flow: FlowPreset | None = None
+    """None for an algorithm of language models."""
 
 
 ALGORITHMS: Registry[AlgorithmPreset] = Registry(
@@ -82,6 +105,27 @@ ALGORITHMS: Registry[AlgorithmPreset] = Registry(
         "grpo_passk": AlgorithmPreset("grpo_passk", "clip", "token-mean", 0.2, 0.3, 3.0),
         # https://arxiv.org/abs/1707.06347
         "ppo": AlgorithmPreset("gae", "clip", "token-mean"),
+        # https://arxiv.org/abs/2505.05470
+        "flow_grpo": AlgorithmPreset(
+            "grpo_batch_std", "clip", "token-mean", 1e-4, 1e-4, flow=FlowPreset()
+        ),
+        # https://arxiv.org/abs/2505.07818
+        "dance_grpo": AlgorithmPreset(
+            *("grpo", "clip", "token-mean", 1e-4, 1e-4),
+            flow=FlowPreset("dance_sde", 0.3, trained_fraction=0.6, shared_first_noise=True),
+        ),
+        # https://arxiv.org/abs/2507.21802
+        "mix_grpo": AlgorithmPreset(
+            "grpo", "clip", "token-mean", 1e-4, 1e-4, flow=FlowPreset(window=4)
+        ),
+        # https://arxiv.org/abs/2510.22319
+        "grpo_guard": AlgorithmPreset(
+            "grpo_batch_std", "clip", "token-mean", 2e-6, 2e-6, flow=FlowPreset(guard=True)
+        ),
+        # https://arxiv.org/abs/2509.16117
+        "diffusion_nft": AlgorithmPreset(
+            "grpo_batch_std", "clip", "token-mean", flow=FlowPreset(contrast=True)
+        ),
     },
 )
 """The algorithms by ``--rl-algorithm``."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -28,6 +28,12 @@ class RewardInput:
     """The path of the row's first video."""
     metadata: Mapping[str, Any]
     """The fields of the data row that are not its known ones."""
+    picture: str | None = None
+    """The base64 of a PNG file, where the policy draws and does not write."""
+
+    def with_picture(self, picture: str) -> RewardInput:
+        """A copy that has a picture."""
+        return replace(self, picture=picture)
 
     @classmethod
     def of_row(cls, row: Row, response: str, *, uid: str, index: int = 0) -> RewardInput:

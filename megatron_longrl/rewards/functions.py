@@ -15,6 +15,7 @@ from typing import Any
 
 from megatron_longrl.config.secrets import filled_in
 from megatron_longrl.experience.reward_input import RewardInput
+from megatron_longrl.rewards.pictures import pixels_of
 from megatron_longrl.rewards.result import RewardError, RewardResult, is_finite
 
 SINGLE: dict[str, Callable[[RewardInput], Any]] = {
@@ -23,6 +24,7 @@ SINGLE: dict[str, Callable[[RewardInput], Any]] = {
     "answer": lambda sample: sample.answer,
     "video": lambda sample: sample.video,
     "metadata": lambda sample: dict(sample.metadata),
+    "image": lambda sample: None if sample.picture is None else pixels_of(sample),
 }
 """Arguments by name. A function of whole groups gets lists of them, under the names of BATCH."""
 

@@ -16,6 +16,7 @@ from megatron_longrl.rewards.mathematics import math_reward
 from megatron_longrl.rewards.numeric import numeric_reward
 from megatron_longrl.rewards.options import options_of
 from megatron_longrl.rewards.ordering import ordering_exact_reward, ordering_reward
+from megatron_longrl.rewards.pictures import jpeg_compressibility
 from megatron_longrl.rewards.result import RewardError, is_finite
 from megatron_longrl.rewards.rouge import KINDS as ROUGE_KINDS
 from megatron_longrl.rewards.rouge import rouge_reward
@@ -91,6 +92,7 @@ REWARDS: Registry[Reward] = Registry(
         "temporal_iou": _marked(lambda s: temporal_iou_reward(s.response, s.answer)),
         "ordering": _marked(lambda s: ordering_reward(s.response, s.answer)),
         "ordering_exact": _marked(lambda s: ordering_exact_reward(s.response, s.answer)),
+        "jpeg_compressibility": Reward(jpeg_compressibility),
         **{name: _rouge(kind) for name, kind in ROUGE_KINDS.items()},
     },
 )

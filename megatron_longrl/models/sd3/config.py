@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from typing import Annotated, ClassVar
 
-from megatron_longrl.config.family import FamilySection
 from megatron_longrl.config.section import Architecture, CountInt, PositiveInt, Unit
 from megatron_longrl.config.sizes import WIDEST
+from megatron_longrl.models.flow_section import FlowSection
 
 
-class SD3Section(FamilySection):
+class SD3Section(FlowSection):
     """sd3: the transformer of Stable Diffusion 3 and 3.5
 
     A checkpoint brings these fields, as it does --num-layers, --hidden-size, --num-attention-heads

@@ -67,7 +67,11 @@ def _not_here(config: ModelConfig) -> Iterator[str]:
 
 POLICY = Policy(
     build=MMDiT,
-    programs={},
+    programs={
+        "sft": "megatron_longrl.training.flow.pretrainer:train",
+        "rl": "megatron_longrl.rl.flow.program:train",
+    },
+    required=("train_data_path", "diffusers_folder"),
     rules=rules,
     weights=PolicyWeights(mapping_table, draw),
 )

@@ -1,0 +1,144 @@
+"""A tiny Stable Diffusion 3 around its transformer, made from nothing: an autoencoder that is
+trained on rendered squares, and text encoders whose random weights tell captions apart.
+
+The folder is as diffusers saves pipelines, so that the rest of the package reads it as any other.
+"""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from megatron_longrl.arena.shapes import COLOURS, CORNERS, draw_square
+
+LATENT_CHANNELS = 4
+TEXT_WIDTH = 32
+"""Channels of a text encoder; those of the first two stand side by side."""
+TEXT_TOKENS = 12
+
+_SPECIAL = ("<pad>", "<bos>", "<unk>", "<eos>")
+
+
+def write_folder(folder: Path, seed: int, steps: int = 400) -> float:
+    """Write the folder; returns the mean squared error of the autoencoder, in units of the range of
+    a pixel, on pictures that it has not seen.
+
+    Args:
+        steps: those of the autoencoder's training.
+    """
+    from diffusers import (
+        FlowMatchEulerDiscreteScheduler,
+        SD3Transformer2DModel,
+        StableDiffusion3Pipeline,
+    )
+
+    torch.manual_seed(seed)
+    vae, error = _autoencoder(seed, steps)
+    clip, t5 = _text_encoders()
+    # Only its sizes count: the trainer has the transformer's weights.
+    transformer = SD3Transformer2DModel(
+        **{"sample_size": 4, "in_channels": LATENT_CHANNELS, "out_channels": LATENT_CHANNELS},
+        **{"num_layers": 1, "attention_head_dim": 8, "num_attention_heads": 2},
+        **{"caption_projection_dim": 16, "joint_attention_dim": 2 * TEXT_WIDTH},
+        **{"pooled_projection_dim": 2 * TEXT_WIDTH, "pos_embed_max_size": 4},
+    )
+    StableDiffusion3Pipeline(
+        transformer=transformer,
+        scheduler=FlowMatchEulerDiscreteScheduler(shift=1.0),
+        vae=vae,
+        text_encoder=clip[0],
+        text_encoder_2=clip[1],
+        text_encoder_3=t5,
+        tokenizer=_tokenizer(),
+        tokenizer_2=_tokenizer(),
+        tokenizer_3=_tokenizer(),
+    ).save_pretrained(folder)
+    return error
+
+
+def _pictures(generator: np.random.Generator, count: int) -> Tensor:
+    """[count, 3, side, side] from -1 to 1."""
+    pixels = np.stack([draw_square(generator).picture() for _ in range(count)])
+    return torch.from_numpy(pixels).permute(0, 3, 1, 2).float() / 127.5 - 1
+
+
+def _autoencoder(seed: int, steps: int) -> tuple[Any, float]:
+    from diffusers import AutoencoderKL
+
+    vae = AutoencoderKL(
+        **{"block_out_channels": (16, 32, 32), "layers_per_block": 1, "norm_num_groups": 8},
+        **{"latent_channels": LATENT_CHANNELS, "sample_size": 16},
+        down_block_types=("DownEncoderBlock2D",) * 3,
+        up_block_types=("UpDecoderBlock2D",) * 3,
+        **{"use_quant_conv": False, "use_post_quant_conv": False, "mid_block_add_attention": False},
+    )
+    generator = np.random.default_rng(seed)
+    optimizer = torch.optim.AdamW(vae.parameters(), 2e-3)
+    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
+    for _ in range(steps):
+        pictures = _pictures(generator, 32)
+        latents = vae.encode(pictures).latent_dist
+        # Noise makes the decoder bear the errors of sampled latents.
+        code = latents.mean + 0.1 * torch.randn_like(latents.mean)
+        loss = F.mse_loss(vae.decode(code).sample, pictures) + 1e-3 * latents.mean.square().mean()
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        schedule.step()
+    with torch.no_grad():
+        pictures = _pictures(generator, 256)
+        means = vae.encode(pictures).latent_dist.mean
+        error = float(F.mse_loss(vae.decode(means).sample, pictures)) / 4
+    shift, scale = float(means.mean()), 1 / float(means.std())
+    vae.register_to_config(shift_factor=shift, scaling_factor=scale)
+    return vae, error
+
+
+def _words() -> list[str]:
+    text = " ".join([*COLOURS, *CORNERS, "a square in the corner"])
+    return sorted(set(re.findall(r"\w+", text)))
+
+
+def _tokenizer() -> Any:
+    from tokenizers import Tokenizer, models, pre_tokenizers, processors
+    from transformers import PreTrainedTokenizerFast
+
+    vocabulary = {word: index for index, word in enumerate([*_SPECIAL, *_words()])}
+    tokenizer = Tokenizer(models.WordLevel(vocabulary, unk_token="<unk>"))
+    tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
+    tokenizer.post_processor = processors.TemplateProcessing(
+        single="<bos> $A <eos>", special_tokens=[("<bos>", 1), ("<eos>", 3)]
+    )
+    return PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer,
+        model_max_length=TEXT_TOKENS,
+        **{"pad_token": "<pad>", "bos_token": "<bos>", "eos_token": "<eos>", "unk_token": "<unk>"},
+    )
+
+
+def _text_encoders() -> tuple[tuple[Any, Any], Any]:
+    from transformers import (
+        CLIPTextConfig,
+        CLIPTextModelWithProjection,
+        T5Config,
+        T5EncoderModel,
+    )
+
+    size = len(_SPECIAL) + len(_words())
+    clip = CLIPTextConfig(
+        **{"vocab_size": size, "hidden_size": TEXT_WIDTH, "intermediate_size": 64},
+        **{"projection_dim": TEXT_WIDTH, "num_hidden_layers": 2, "num_attention_heads": 4},
+        **{"max_position_embeddings": TEXT_TOKENS, "initializer_factor": 8.0},
+        **{"bos_token_id": 1, "eos_token_id": 3, "pad_token_id": 0},
+    )
+    t5 = T5Config(
+        **{"vocab_size": size, "d_model": 2 * TEXT_WIDTH, "d_kv": 16, "d_ff": 64},
+        **{"num_layers": 2, "num_heads": 4, "pad_token_id": 0, "eos_token_id": 3},
+    )
+    return (CLIPTextModelWithProjection(clip), CLIPTextModelWithProjection(clip)), T5EncoderModel(t5)

@@ -1,0 +1,117 @@
+"""The frozen parts around the transformer, as diffusers and transformers have them: the text
+encoders and the autoencoder of a folder."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from megatron_longrl.errors import UserError, brief
+from megatron_longrl.platforms import platform
+
+_PIPELINE = "StableDiffusion3Pipeline"
+_TEXT_PARTS = ("text_encoder", "text_encoder_2", "text_encoder_3")
+_TEXT_PARTS += ("tokenizer", "tokenizer_2", "tokenizer_3")
+
+
+class FrozenParts:
+    """Text encoders and autoencoder of a folder; each is loaded when it is first asked for.
+
+    Raises:
+        UserError: the folder is not one of diffusers with a pipeline of Stable Diffusion 3.
+    """
+
+    def __init__(self, folder: str | Path, text_max_tokens: int) -> None:
+        self._folder, self._text_max_tokens = Path(folder), text_max_tokens
+        self._pipeline: Any = None
+        self._autoencoder: Any = None
+        index = self._folder / "model_index.json"
+        try:
+            parts = json.loads(index.read_text(encoding="utf-8"))
+            kind = parts.get("_class_name")
+        except (OSError, ValueError, AttributeError) as error:
+            raise UserError(
+                f"--diffusers-folder: {index} cannot be read: {brief(error)}; give a folder that "
+                "diffusers' save_pretrained has written"
+            ) from None
+        if kind != _PIPELINE:
+            raise UserError(f"--diffusers-folder: {index} is of {kind}, not of {_PIPELINE}")
+        missing = [name for name in (*_TEXT_PARTS, "vae") if not _is_there(self._folder, name)]
+        if missing:
+            raise UserError(f"--diffusers-folder: {self._folder} has no {', '.join(missing)}")
+
+    @torch.no_grad()
+    def encode_texts(self, texts: Sequence[str]) -> tuple[Tensor, Tensor]:
+        """float32 [n, t, d] of all tokens, and [n, e] of whole prompts."""
+        pipeline = self._text_pipeline()
+        tokens, _, pooled, _ = pipeline.encode_prompt(
+            *[list(texts)] * 3,
+            do_classifier_free_guidance=False,
+            max_sequence_length=self._text_max_tokens,
+            device=platform.device,
+        )
+        return tokens.float(), pooled.float()
+
+    def free_text_encoders(self) -> None:
+        """Forget the text encoders until they are asked for again."""
+        self._pipeline = None
+
+    @property
+    def pixels_per_latent(self) -> int:
+        """Side of the square of pixels that a latent stands for."""
+        blocks: int = len(self._vae().config.block_out_channels)
+        return 2 ** (blocks - 1)
+
+    @torch.no_grad()
+    def decode(self, latents: Tensor) -> Tensor:
+        """Latents [b, c, h, w] -> uint8 [b, height, width, 3]; rounded as diffusers does."""
+        vae = self._vae()
+        plain = latents.float() / vae.config.scaling_factor + (vae.config.shift_factor or 0.0)
+        pictures = (vae.decode(plain, return_dict=False)[0] / 2 + 0.5).clamp(0, 1)
+        return (pictures.permute(0, 2, 3, 1) * 255).round().to(torch.uint8).cpu()
+
+    @torch.no_grad()
+    def encode_pictures(self, pictures: Tensor) -> Tensor:
+        """uint8 [b, height, width, 3] -> float32 latents [b, c, h, w], the means of the
+        autoencoder's distribution."""
+        vae = self._vae()
+        pixels = pictures.to(platform.device).permute(0, 3, 1, 2).float() / 127.5 - 1
+        means = vae.encode(pixels).latent_dist.mode()
+        return (means - (vae.config.shift_factor or 0.0)) * vae.config.scaling_factor
+
+    def _text_pipeline(self) -> Any:
+        if self._pipeline is None:
+            from diffusers import StableDiffusion3Pipeline
+
+            self._pipeline = self._load(
+                StableDiffusion3Pipeline, self._folder, transformer=None, vae=None
+            )
+            for name in _TEXT_PARTS[:3]:
+                getattr(self._pipeline, name).requires_grad_(False).eval()
+        return self._pipeline
+
+    def _vae(self) -> Any:
+        if self._autoencoder is None:
+            from diffusers import AutoencoderKL
+
+            loaded = self._load(AutoencoderKL, self._folder / "vae")
+            self._autoencoder = loaded.requires_grad_(False).eval().float()
+        return self._autoencoder
+
+    def _load(self, kind: Any, folder: Path, **options: Any) -> Any:
+        try:
+            found = kind.from_pretrained(folder, local_files_only=True, **options)
+        except Exception as error:
+            raise UserError(
+                f"--diffusers-folder: {folder} cannot be loaded by diffusers: {brief(error)}"
+            ) from None
+        return found.to(platform.device)
+
+
+def _is_there(folder: Path, part: str) -> bool:
+    return (folder / part).is_dir()

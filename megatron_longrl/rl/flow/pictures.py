@@ -1,0 +1,48 @@
+"""Pictures of sampled latents: every rank of a replica decodes its share, a few at a time."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Protocol
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from megatron_longrl.errors import UserError
+
+_AT_ONCE = 8
+"""Pictures that are decoded together."""
+
+
+class PictureDecoder(Protocol):
+    """The autoencoder of a family."""
+
+    def decode(self, latents: Tensor) -> Tensor:
+        """Latents [b, c, h, w] -> uint8 [b, height, width, 3]."""
+
+
+def decode_share(
+    decoder: PictureDecoder, latents: Sequence[Tensor], rank: int, ranks: int
+) -> dict[int, np.ndarray]:
+    """The pictures of a rank, by the numbers of their samples.
+
+    Args:
+        latents: [b, c, h, w] of all micro-batches of the replica.
+
+    Raises:
+        UserError: latents are not finite.
+    """
+    every = torch.cat(list(latents))
+    if not bool(every.isfinite().all()):
+        raise UserError(
+            "sampled latents are not finite: go on from the last checkpoint with a lower --lr, or "
+            "without --bf16"
+        )
+    mine = list(range(rank, len(every), ranks))
+    found: dict[int, np.ndarray] = {}
+    for first in range(0, len(mine), _AT_ONCE):
+        numbers = mine[first : first + _AT_ONCE]
+        pictures = decoder.decode(every[numbers]).numpy()
+        found |= dict(zip(numbers, pictures, strict=True))
+    return found

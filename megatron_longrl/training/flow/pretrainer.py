@@ -1,0 +1,165 @@
+"""Pre-training of a flow-matching model on pictures with captions: ``longrl train-sft``."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from megatron_longrl.algorithms.flow.nft import noised
+from megatron_longrl.algorithms.flow.seeds import noise_generator
+from megatron_longrl.data.dataset import RowSampler
+from megatron_longrl.data.rows import Row, RowError, load_rows
+from megatron_longrl.errors import brief
+from megatron_longrl.models.flow_section import FlowSection
+from megatron_longrl.models.sd3.frozen import FrozenParts
+from megatron_longrl.parallel.rank_errors import raise_on_all_ranks
+from megatron_longrl.platforms import platform
+from megatron_longrl.training.flow.losses import LOSS, flow_matching_loss
+from megatron_longrl.training.flow.prompt_embeddings import PromptEmbeddings
+from megatron_longrl.training.flow.rows import CleanRows, NoisyRows
+from megatron_longrl.training.flow.velocity_step import VelocityStep
+from megatron_longrl.training.loop import TrainingLoop, start
+from megatron_longrl.training.run import Run, build_run
+from megatron_longrl.training.train_step import SkippedUpdates, TrainStep
+
+if TYPE_CHECKING:
+    from megatron_longrl.config import Config
+
+_VALIDATION = -1
+"""The iteration by whose noise validation measures, always the same."""
+
+
+class FlowPretrainer:
+    """The work of the steps of a run.
+
+    Latents of pictures and embeddings of captions are computed once and kept.
+
+    Args:
+        state: the result of :meth:`state` when the run was saved.
+    """
+
+    is_ahead = False
+
+    def __init__(
+        self, run: Run, frozen: FrozenParts, state: Mapping[str, Any] | None = None
+    ) -> None:
+        config = run.config
+        self._run, self._frozen = run, frozen
+        self._section = config.family_as(FlowSection)
+        self._embeddings = PromptEmbeddings(frozen.encode_texts)
+        self._latents: dict[str, Tensor] = {}
+        step = VelocityStep(run.model.policy.module)
+        self._train_step = TrainStep(run.model, None, run.groups, step)
+        with raise_on_all_ranks(run.groups.gloo_group):
+            self._rows = RowSampler(load_rows(config.data.train_data_path), config.training.seed)
+            paths = config.data.valid_data_path
+            valid = load_rows(paths, "heldout.jsonl") if paths else []
+        self._valid = valid[: config.evaluation.samples]
+        self.validates = bool(self._valid)
+        self.samples_per_step = config.training.samples_per_step(run.groups.dp.size())
+        self._skips = SkippedUpdates.restored(state)
+
+    def step(self, iteration: int, goes_on: Callable[[int], bool]) -> dict[str, float]:
+        """One optimizer step; returns its metrics over all replicas."""
+        dp, timer = self._run.groups.dp, self._run.timer
+        share = self.samples_per_step // dp.size()
+        first = share * dp.rank()
+        rows = self._rows.take(iteration * self.samples_per_step + first, share)
+        with timer("encode"):
+            batches = self._batches(rows, iteration, first, self._section.caption_dropout)
+        with timer("update"):
+            result = self._train_step.train(batches, {}, None, flow_matching_loss)
+        self._skips.count(result, iteration)
+        return {
+            **result.metrics,
+            "grad-norm": result.grad_norm,
+            "learning-rate": result.learning_rate,
+            "skipped_updates": int(result.skipped),
+        }
+
+    def validate(self) -> dict[str, float]:
+        """The loss of the validation rows at noise that is always the same."""
+        dp = self._run.groups.dp
+        # Every replica takes the rows that divide among all: the sums are collective.
+        share = len(self._valid) // dp.size()
+        first = share * dp.rank()
+        batches = self._batches(self._valid[first : first + share], _VALIDATION, first, 0.0)
+        if not batches:
+            return {}
+        sums = self._train_step.evaluate(batches, {}, flow_matching_loss)
+        return {f"valid/{LOSS}": sums.means()[LOSS]}
+
+    def state(self) -> dict[str, Any]:
+        """The state, as JSON, that a resumed run needs beside the model."""
+        return self._skips.state()
+
+    def description(self) -> str:
+        """A line for the run's banner."""
+        section, training = self._section, self._run.config.training
+        return (
+            f"{self.samples_per_step} pictures of {section.picture_width} x "
+            f"{section.picture_height} a step, {training.train_iters} steps"
+        )
+
+    def _batches(
+        self, rows: Sequence[Row], iteration: int, first: int, dropout: float
+    ) -> list[CleanRows]:
+        """Micro-batches of rows, each at a noise level that is drawn evenly from 0 to 1."""
+        with raise_on_all_ranks(self._run.groups.gloo_group):
+            latents = [self._latents_of(row) for row in rows]
+        texts, levels, noises = [], [], []
+        for number, (row, clean) in enumerate(zip(rows, latents, strict=True), first):
+            seed = self._run.config.training.seed
+            generator = noise_generator("pretraining", seed, iteration, number, 0)
+            dropped = float(torch.rand(1, generator=generator)) < dropout
+            texts.append("" if dropped else row.problem)
+            levels.append(torch.rand(1, generator=generator))
+            noises.append(torch.randn(clean.shape, generator=generator))
+        embeddings = self._embeddings.of(texts)
+        size = self._run.config.training.micro_batch_size
+        batches = []
+        for start in range(0, len(rows), size):
+            part = slice(start, start + size)
+            clean = torch.stack(latents[part])
+            noise = torch.stack(noises[part]).to(clean.device)
+            sigmas = torch.cat(levels[part]).to(clean.device)
+            plain = NoisyRows(clean, sigmas, tuple(embeddings[part]))
+            noisy = noised(clean, noise, plain.levels(sigmas))
+            batches.append(CleanRows(noisy, sigmas, plain.prompts, velocities=noise - clean))
+        return batches
+
+    def _latents_of(self, row: Row) -> Tensor:
+        if row.uid not in self._latents:
+            pixels = torch.from_numpy(self._pixels(row))[None]
+            self._latents[row.uid] = self._frozen.encode_pictures(pixels)[0].to(platform.device)
+        return self._latents[row.uid]
+
+    def _pixels(self, row: Row) -> np.ndarray:
+        """uint8 [height, width, 3]: the row's picture, cut and scaled to the size of the run."""
+        from PIL import Image, ImageOps
+
+        if len(row.images) != 1:
+            raise RowError(row.source, "pre-training takes rows with one image; correct or remove it")
+        size = (self._section.picture_width, self._section.picture_height)
+        try:
+            with Image.open(row.images[0]) as picture:
+                whole = ImageOps.exif_transpose(picture).convert("RGB")
+        except (OSError, ValueError, Image.DecompressionBombError) as error:
+            raise RowError(row.source, f"{row.images[0]} cannot be read: {brief(error)}") from None
+        if whole.size != size:
+            whole = ImageOps.fit(whole, size, Image.Resampling.BICUBIC)
+        return np.array(whole)
+
+
+def train(config: Config) -> None:
+    """Run pre-training to the end."""
+    run = build_run(config, "sft")
+    section = config.family_as(FlowSection)
+    with raise_on_all_ranks(run.groups.gloo_group):
+        frozen = FrozenParts(section.diffusers_folder or "", section.text_max_tokens)
+    loaded = start(run)
+    TrainingLoop(run, loaded).run(FlowPretrainer(run, frozen, loaded.state))
