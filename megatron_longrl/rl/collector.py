@@ -27,7 +27,7 @@ from megatron_longrl.rl.reward_shaping import keep_group, take_overlong_penalty
 from megatron_longrl.rl.sampling import training_settings
 from megatron_longrl.rollout.engine import RolloutEngine, RolloutHandle
 from megatron_longrl.rollout.records.recorder import RolloutRecorder
-from megatron_longrl.training.loop import DataIterator
+from megatron_longrl.training.data_iterator import DataIterator
 from megatron_longrl.training.runtime import Runtime
 
 if TYPE_CHECKING:

@@ -47,7 +47,7 @@ from megatron_longrl.rl.weight_sync import WeightSync
 from megatron_longrl.rollout.engine import RolloutEngine
 from megatron_longrl.rollout.records.recorder import RolloutRecorder, StepOutcome
 from megatron_longrl.training.critic import Critic
-from megatron_longrl.training.loop import DataIterator
+from megatron_longrl.training.data_iterator import DataIterator
 from megatron_longrl.training.losses import LOG_RATIO, rl_loss
 from megatron_longrl.training.runtime import Runtime
 from megatron_longrl.training.sharding import MicroBatch

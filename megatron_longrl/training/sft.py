@@ -11,7 +11,7 @@ from megatron_longrl.data.curriculum import frames_at
 from megatron_longrl.data.prompts import Prompt
 from megatron_longrl.data.rows import Row
 from megatron_longrl.training.batches import sft_batches
-from megatron_longrl.training.loop import DataIterator
+from megatron_longrl.training.data_iterator import DataIterator
 from megatron_longrl.training.losses import sft_loss
 from megatron_longrl.training.runtime import Runtime
 from megatron_longrl.training.sharding import MicroBatch
