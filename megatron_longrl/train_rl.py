@@ -27,7 +27,7 @@ def train(config: Config) -> None:
     critic = Critic(runtime) if config.algorithm.needs_critic else None
     loaded = start(runtime, critic)
     follow_resets(runtime, reference, loaded.iteration)
-    rows = TrainingRows(runtime, config.rl.grpo_prompts_per_step, loaded)
+    rows = TrainingRows(runtime, loaded)
     loop = TrainingLoop(runtime, loaded, critic)
     state, ranks = loaded.state.get("trainer"), runtime.groups
     if config.records.replay_rollouts is not None:

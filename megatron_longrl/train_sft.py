@@ -14,11 +14,11 @@ def train(config: Config) -> None:
     from megatron_longrl.training.loop import TrainingLoop, start
     from megatron_longrl.training.row_training import RowTraining, TrainingRows
     from megatron_longrl.training.runtime import build_runtime
-    from megatron_longrl.training.sft import SFTTrainer, rows_per_step
+    from megatron_longrl.training.sft import SFTTrainer
 
     runtime = build_runtime(config, "sft")
     loaded = start(runtime)
-    rows = TrainingRows(runtime, rows_per_step(runtime), loaded)
+    rows = TrainingRows(runtime, loaded)
     trainer = SFTTrainer(runtime, loaded.state.get("trainer"))
     TrainingLoop(runtime, loaded).run(RowTraining(rows, trainer))
 

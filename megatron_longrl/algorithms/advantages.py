@@ -68,7 +68,8 @@ def rloo(groups: Sequence[GroupRewards], settings: AdvantageSettings) -> Advanta
 
 
 def gpg(groups: Sequence[GroupRewards], settings: AdvantageSettings) -> Advantages:
-    """The distance from the group's mean, scaled up by the share of groups that say something.
+    """Score the distance from the group's mean, scaled up by the share of groups that have a
+    learning signal.
 
     https://arxiv.org/abs/2504.02546, with F_norm = 1.
     """
@@ -80,7 +81,8 @@ def gpg(groups: Sequence[GroupRewards], settings: AdvantageSettings) -> Advantag
 
 
 def grpo_passk(groups: Sequence[GroupRewards], settings: AdvantageSettings) -> Advantages:
-    """Only the best response counts: its distance from the second best, over the deviation.
+    """Score only the best response of a group: its distance from the second best, divided by the
+    standard deviation.
 
     https://arxiv.org/abs/2503.19595, with k the size of the group.
     """

@@ -1,4 +1,4 @@
-"""What the rollouts to one prompt have earned: the input of every advantage estimator."""
+"""The rewards of the rollouts to one prompt, which are the input of every advantage estimator."""
 
 from __future__ import annotations
 
@@ -22,7 +22,8 @@ class GroupRewards:
     baseline: float | None = None
     """The reward of a greedy rollout, where the estimator asks for it."""
     token_rewards: tuple[Tensor, ...] | None = None
-    """float64 [tokens] of each rollout: what tokens earn beside, such as -beta KL."""
+    """Rewards of single tokens, such as -beta KL, in addition to the rollout's reward; float64
+    [tokens] of each rollout."""
     values: tuple[Tensor, ...] | None = None
     """float64 [tokens] of each rollout: the critic's values before each token."""
 
@@ -30,7 +31,7 @@ class GroupRewards:
     def of(
         rewards: Sequence[float], lengths: Sequence[int], valid: Sequence[bool] | None = None
     ) -> GroupRewards:
-        """From plain numbers; by default all rewards count."""
+        """Make the rewards of a group from plain numbers; by default all rewards count."""
         known = [True] * len(rewards) if valid is None else list(valid)
         return GroupRewards(
             torch.tensor(rewards, dtype=torch.float64), tuple(lengths), torch.tensor(known)

@@ -28,7 +28,7 @@ _MOST_SHOWN = 20
 
 @dataclass
 class Report:
-    """What was found."""
+    """The result of checking data files."""
 
     rows: int = 0
     """All that the files have."""
@@ -46,7 +46,7 @@ class Report:
         """The content of ``--output``."""
         problems = []
         for problem in self.problems:
-            file, line = problem.place
+            file, line = problem.location
             problems.append(
                 {"file": file, "line": line, "media": problem.media, "reason": problem.reason}
             )
@@ -77,14 +77,14 @@ def check(paths: Sequence[str], builder: PromptBuilder | None = None) -> Report:
         problem = _look(row, report, failed, builder)
         if problem is not None:
             report.problems.append(problem)
-    report.problems.sort(key=lambda problem: problem.place)
+    report.problems.sort(key=lambda problem: problem.location)
     return report
 
 
 def _look(
     row: Row, report: Report, failed: dict[Path, str], builder: PromptBuilder | None
 ) -> RowProblem | None:
-    """What is wrong with a row; its files join the report.
+    """Return the problem of a row, and add its files to the report.
 
     Args:
         failed: files that cannot be read, and why.
@@ -121,13 +121,13 @@ def _look(
 def _media(medium: MediaFile) -> dict[str, Any]:
     from megatron_longrl.media.modality import MODALITIES
 
-    told = MODALITIES.find(medium.modality).inspect(medium.path)
+    info = MODALITIES.find(medium.modality).inspect(medium.path)
     names = ("frames", "seconds", "fps", "width", "height")
-    return {"path": str(medium.path), **{name: told.get(name) for name in names}}
+    return {"path": str(medium.path), **{name: info.get(name) for name in names}}
 
 
 def builder_of(arguments: Sequence[str]) -> PromptBuilder:
-    """What expands rows under a recipe and flags of a run.
+    """Return the builder of prompts under the recipe and flags of a run.
 
     Raises:
         UserError: they do not make a configuration, or have no tokenizer.

@@ -37,53 +37,53 @@ class AlgorithmSection(Section):
     programs: ClassVar[Programs] = ("rl",)
 
     rl_algorithm: AlgorithmName = "grpo"
-    """Sets the default of every field of this group that says "as the algorithm"; see
+    """Algorithm, whose values are the defaults of the fields that follow; see
     docs/algorithms.md."""
 
     advantage: AdvantageName = Field(default_factory=from_algorithm("advantage"))
-    """How rewards become advantages; as the algorithm."""
+    """Estimator of the advantages; by default the algorithm's."""
 
     advantage_epsilon: PositiveFloat = 1e-6
     """Added to a standard deviation of rewards or advantages before it divides."""
 
     policy_loss: PolicyLossName = Field(default_factory=from_algorithm("policy_loss"))
     """Loss of the policy. clip: PPO's clipped surrogate; gspo: the same with one ratio for the
-    whole response; cispo: the log-likelihood with bounded weights; pg: the log-likelihood alone; as
-    the algorithm."""
+    whole response; cispo: the log-likelihood with bounded weights; pg: the log-likelihood alone; by
+    default the algorithm's."""
 
     loss_aggregation: Aggregation = Field(default_factory=from_algorithm("loss_aggregation"))
-    """What the loss is the mean of: all response tokens (token-mean), the means of the responses
-    (seq-mean-token-mean), or the sums of the responses divided by --rollout-max-tokens
-    (seq-mean-token-sum-norm); as the algorithm."""
+    """Aggregation of the loss of tokens: mean over all response tokens (token-mean), mean of the
+    means of the responses (seq-mean-token-mean), or mean of the sums of the responses divided by
+    --rollout-max-tokens (seq-mean-token-sum-norm); by default the algorithm's."""
 
     grpo_clamp_eps_lower: WeightFloat = Field(
         default_factory=from_algorithm("grpo_clamp_eps_lower")
     )
-    """The policy ratio is clipped below at 1 minus this; as the algorithm."""
+    """The policy ratio is clipped below at 1 minus this; by default the algorithm's."""
 
     grpo_clamp_eps_upper: WeightFloat = Field(
         default_factory=from_algorithm("grpo_clamp_eps_upper")
     )
-    """The policy ratio is clipped above at 1 plus this; as the algorithm."""
+    """The policy ratio is clipped above at 1 plus this; by default the algorithm's."""
 
     dual_clip: WeightFloat = Field(default_factory=from_algorithm("dual_clip"))
-    """Largest ratio that counts for a negative advantage, above 1; 0 sets no limit; as the
-    algorithm."""
+    """Largest ratio that counts for a negative advantage, above 1; 0 sets no limit; by default the
+    algorithm's."""
 
     grpo_entropy_term_weight: WeightFloat = 0.0
     """Weight of the entropy bonus in the loss."""
 
     grpo_kl_beta: WeightFloat = Field(default_factory=from_algorithm("grpo_kl_beta"))
-    """Weight of the KL term to the reference model; 0 needs no reference model; as the
-    algorithm."""
+    """Weight of the KL term to the reference model; 0 needs no reference model; by default the
+    algorithm's."""
 
     kl_type: KLType = Field(default_factory=from_algorithm("kl_type"))
     """Estimator of the KL divergence from sampled tokens (k1, abs, k2, k3), or full: the exact sum
-    over the vocabulary; as the algorithm."""
+    over the vocabulary; by default the algorithm's."""
 
     kl_placement: KLPlacement = Field(default_factory=from_algorithm("kl_placement"))
-    """Where the KL term counts: loss adds it to the loss, reward takes it from the reward of every
-    token; as the algorithm."""
+    """Place of the KL term: loss adds it to the loss, reward subtracts it from the reward of every
+    token; by default the algorithm's."""
 
     kl_target: Annotated[PositiveFloat | None, Unit("nats per token")] = None
     """Divergence towards which --grpo-kl-beta is adapted after every step; by default it is
@@ -96,11 +96,11 @@ class AlgorithmSection(Section):
     """Steps after which the policy becomes the reference, again and again; by default never."""
 
     rollout_correction: Literal["off", "token", "sequence", "icepop", "ratio"] = "off"
-    """How the loss accounts for tokens that the engine sampled with other probabilities than the
-    trainer's. token: weights of their ratio, cut off at a cap; sequence: the same with the ratio of
-    whole responses; icepop: tokens whose ratio is out of bounds are left out; ratio: the ratio of
-    the policy loss is that to the engine's probabilities, so that its bounds hold for what older
-    weights have sampled, too."""
+    """Correction of the loss for tokens that the engine sampled with other probabilities than the
+    trainer's. token weights each token by the ratio of the two probabilities, up to a threshold;
+    sequence does the same with the ratio of whole responses; icepop leaves out tokens whose ratio
+    is out of bounds; ratio uses the engine's probabilities in the ratio of the policy loss, so that
+    its bounds also hold for tokens that older weights have sampled."""
 
     rollout_is_threshold: PositiveFloat = 2.0
     """Largest weight of token and sequence, and upper bound of icepop."""
@@ -110,13 +110,13 @@ class AlgorithmSection(Section):
 
     dynamic_sampling: bool = Field(default_factory=from_algorithm("dynamic_sampling"))
     """Replace groups that teach nothing (all right, all wrong) by --filter-metric with groups of
-    other prompts; as the algorithm."""
+    other prompts; by default the algorithm's."""
 
     dynamic_sampling_max_tries: Annotated[PositiveInt, Unit("rounds")] = 20
     """Most rounds of generation in a step; after them it trains on the groups that it has."""
 
     filter_metric: Literal["accuracy", "reward"] = "accuracy"
-    """What dynamic sampling judges a group by: the mean of this over its responses."""
+    """Quantity by whose mean over the responses dynamic sampling judges a group."""
 
     filter_low: FiniteFloat = 0.01
     """A group is kept when its mean is above this."""
@@ -126,7 +126,7 @@ class AlgorithmSection(Section):
 
     overlong_shaping: bool = Field(default_factory=from_algorithm("overlong_shaping"))
     """Take from the reward of responses that end within the last --overlong-buffer tokens before
-    --rollout-max-tokens, linearly up to --overlong-penalty; as the algorithm."""
+    --rollout-max-tokens, linearly up to --overlong-penalty; by default the algorithm's."""
 
     overlong_buffer: Annotated[PositiveInt | None, Unit("tokens")] = None
     """Tokens before --rollout-max-tokens at which the penalty begins; by default a fifth of
@@ -148,8 +148,8 @@ class AlgorithmSection(Section):
     """Peak learning rate of gae's critic; by default ten times --lr."""
 
     critic_iterations: Annotated[PositiveInt, Unit("passes")] = 4
-    """How often gae's critic is trained on the rollouts of a step (--grpo-iterations is for the
-    policy); with one it lags behind, see docs/appendix_moving_cups.md."""
+    """Number of times that gae's critic is trained on the rollouts of a step (--grpo-iterations is
+    for the policy). With one the critic lags behind, see docs/appendix_moving_cups.md."""
 
     critic_warmup_steps: Annotated[CountInt, Unit("steps")] = 0
     """Steps at the start that train only the critic."""
@@ -173,5 +173,5 @@ class AlgorithmSection(Section):
 
     @property
     def rewards_tokens(self) -> bool:
-        """Whether tokens earn something beside the reward of their response."""
+        """Whether tokens have rewards in addition to the reward of their response."""
         return self.grpo_kl_beta > 0 and self.kl_placement == "reward"

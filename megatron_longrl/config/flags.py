@@ -16,24 +16,25 @@ from megatron_longrl.config.names import FieldNames, flag
 from megatron_longrl.config.recipe import recipe_names
 from megatron_longrl.config.renamed import new_name, renamed_line
 from megatron_longrl.config.section import Entry, Metavar, Names, Section, Unit, note_of
-from megatron_longrl.errors import UserError
+from megatron_longrl.errors import ConfigError
 from megatron_longrl.spelling import nearest
 
 _CHOICE = "NAME"
-"""For the value of a flag whose choices are too many for its line; its text lists them."""
+"""The placeholder for the value of a flag that has too many choices for one line; its text lists
+them."""
 
 _LONGEST_CHOICES = 50
 
 
 class Parser(argparse.ArgumentParser):
-    """Tells what is wrong with the arguments as a :class:`UserError`."""
+    """Tells what is wrong with the arguments as a :class:`ConfigError`."""
 
     def error(self, message: str) -> NoReturn:
-        raise UserError(message)
+        raise ConfigError(message)
 
 
 class _Formatter(argparse.HelpFormatter):
-    """Every flag on a line of its own, what it means below it; at most 100 columns."""
+    """Help with every flag on a line of its own, its meaning below it, and at most 100 columns."""
 
     def __init__(self, prog: str) -> None:
         columns = min(shutil.get_terminal_size().columns, 100)
@@ -137,12 +138,12 @@ def parse_flags(parser: argparse.ArgumentParser, argv: Sequence[str]) -> dict[st
     if unknown:
         word = unknown[0].partition("=")[0]
         if not word.startswith("-"):
-            raise UserError(f"unexpected argument '{word}': values follow their flag")
+            raise ConfigError(f"unexpected argument '{word}': values follow their flag")
         renamed = new_name(word.removeprefix("--").replace("-", "_"))
         if renamed is not None:
-            raise UserError(renamed_line(word, flag(renamed), "flag"))
+            raise ConfigError(renamed_line(word, flag(renamed), "flag"))
         known = [option for option in parser._option_string_actions if option.startswith("--")]
-        raise UserError(f"unknown flag '{word}'{nearest(word.replace('_', '-'), known)}")
+        raise ConfigError(f"unknown flag '{word}'{nearest(word.replace('_', '-'), known)}")
     return vars(given)
 
 
@@ -180,12 +181,12 @@ def _add_flag(
 
 
 def opposite_flag(name: str) -> str:
-    """Of a switch, the flag that switches it off."""
+    """Return the flag that switches a switch off."""
     return flag(name[3:] if name.startswith("no_") else "no_" + name)
 
 
 def value_text(field: FieldInfo) -> str:
-    """What --help writes for the value of a flag."""
+    """Return the text that --help writes for the value of a flag."""
     metavar, unit = note_of(field, Metavar), note_of(field, Unit)
     if metavar is not None:
         return metavar.text
@@ -232,7 +233,8 @@ def _literals(annotation: Any) -> list[str]:
 
 
 def _default_text(name: str, field: FieldInfo) -> str:
-    """What --help adds where the text does not say itself what holds without the flag."""
+    """Return the text that --help adds about the default, where the field's own text does not state
+    it."""
     if says_default(field) or field.is_required() or field.default_factory is not None:
         return ""
     if field.default in (None, "", ()) or field.default is False:
@@ -245,12 +247,12 @@ def _default_text(name: str, field: FieldInfo) -> str:
 
 
 def says_default(field: FieldInfo) -> bool:
-    """Whether the text of a field says what holds where it is not given."""
+    """Whether the text of a field states its default."""
     return "by default" in " ".join((field.description or "").split()).lower()
 
 
 def short_number(value: object) -> str:
-    """``1e+06`` as 1000000, ``1.0`` as 1; text as it is."""
+    """Format ``1e+06`` as 1000000 and ``1.0`` as 1; text stays unchanged."""
     if not isinstance(value, float):
         return str(value)
     return str(int(value)) if value.is_integer() and abs(value) < 1e9 else f"{value:g}"

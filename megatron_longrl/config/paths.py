@@ -58,7 +58,7 @@ def run_folder(checkpoint: Path) -> Path:
 
 
 def missing_paths(values: Mapping[str, Any], entry: str) -> list[str]:
-    """A line for every path that is to be read and does not exist.
+    """Return a line for every path that is read and does not exist.
 
     ``--load`` may name the folder that ``--save`` is going to make: the run then starts anew.
     """
@@ -76,7 +76,7 @@ def missing_paths(values: Mapping[str, Any], entry: str) -> list[str]:
 
 
 def _hint(path: str) -> str:
-    """What may have been meant."""
+    """Return a hint at the path that may have been meant."""
     if path.startswith(("http://", "https://", "s3://", "gs://", "hf://")):
         return "; addresses are not read, download it first"
     parent = Path(path).parent

@@ -16,14 +16,14 @@ KLPlacement = Literal["loss", "reward"]
 
 @dataclass(frozen=True)
 class AlgorithmPreset:
-    """One algorithm: its parts, by the names of the fields that they are the defaults of.
+    """An algorithm: its parts, which are the defaults of the fields with these names.
 
     Example: ``AlgorithmPreset("rloo", "pg", "seq-mean-token-sum-norm")``. The protocol of the parts
     is in :mod:`megatron_longrl.algorithms.registry`.
     """
 
     advantage: str
-    """The name of the advantage estimator, which says what else it needs."""
+    """Name of the advantage estimator, which declares its further needs."""
     policy_loss: str
     """The name of the policy loss."""
     loss_aggregation: Aggregation
@@ -38,8 +38,8 @@ class AlgorithmPreset:
     dynamic_sampling: bool = False
     overlong_shaping: bool = False
     extra_generations: tuple[str, ...] = ()
-    """The names of the extra generations that the algorithm asks for, beside those that its
-    estimator needs."""
+    """Names of the extra generations that the algorithm needs, in addition to those of its
+    estimator."""
 
 
 ALGORITHMS: Registry[AlgorithmPreset] = Registry(

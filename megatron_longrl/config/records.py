@@ -7,13 +7,13 @@ from typing import Annotated, ClassVar
 from megatron_longrl.config.section import Metavar, PositiveInt, Programs, Section, Unit
 
 RECORD_FOLDER = "rollouts"
-"""In the --save folder."""
+"""Folder of the records in the --save folder."""
 
 
 class RecordSection(Section):
     """records: rollouts that are kept, and played again
 
-    docs/records.md says what is in them.
+    docs/records.md describes them.
     """
 
     programs: ClassVar[Programs] = ("rl",)

@@ -43,7 +43,7 @@ NEW_VALUES: Mapping[str, Mapping[str, str]] = {
 
 
 def new_name(old: str) -> str | None:
-    """What an unknown name is called now; None where it never was a name."""
+    """Return the present name of a field by its old name; None where the name is not an old one."""
     return NEW_NAMES.get(old)
 
 
@@ -55,8 +55,10 @@ def renamed_line(old: str, new: str, kind: str) -> str:
         kind: ``key`` or ``flag``.
     """
     values = NEW_VALUES.get(NEW_NAMES[old.lstrip("-").replace("-", "_")], {})
-    told = ", ".join(f"{before} is {now}" for before, now in values.items())
-    return f"{kind} '{old}' is called '{new}' now" + (f", and of its values {told}" if told else "")
+    pairs = ", ".join(f"{before} is {now}" for before, now in values.items())
+    return f"{kind} '{old}' is called '{new}' now" + (
+        f", and of its values {pairs}" if pairs else ""
+    )
 
 
 def present(saved: Mapping[str, Any]) -> dict[str, Any]:

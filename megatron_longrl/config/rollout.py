@@ -39,10 +39,10 @@ class RolloutSection(Section):
     )
 
     engine: EngineName = "colocated"
-    """Where responses come from: vLLM on the trainer's ranks (colocated), vLLM as a server beside
-    the trainer, one for each model replica (server), or the trained model itself on megatron-core's
-    static inference context, in the trainer's layout (megatron): slow, for debugging; or an engine
-    of your own, see docs/extending.md."""
+    """Engine that generates responses: vLLM on the trainer's ranks (colocated), a vLLM server for
+    each model replica (server), or the trained model itself on megatron-core's static inference
+    context in the trainer's layout, which is slow and serves debugging (megatron); or an engine of
+    your own, see docs/extending.md."""
 
     server_address: Annotated[TextList, Metavar("HOST:PORT")] = Field(default_factory=list)
     """Addresses of servers that were started with megatron_longrl.serve, one for each model
@@ -76,8 +76,8 @@ class RolloutSection(Section):
     """Sample from the tokens of at least this part of the most likely token's probability."""
 
     stop: Annotated[TextList, Metavar("TEXT")] = Field(default_factory=list)
-    """Texts that end a response, in training and in evaluation, beside the end of turn. The token
-    that completes one is the response's last."""
+    """Texts that end a response, in training and in evaluation, in addition to the end of turn. The
+    token that completes one is the response's last."""
 
     lag: Annotated[int, Field(ge=0, le=1), Unit("updates"), KnownTo("rl")] = 0
     """Updates between the weights that generate responses and those that are trained on them. With
@@ -85,13 +85,13 @@ class RolloutSection(Section):
     ends with a checkpoint generates none ahead."""
 
     step_tokens: Annotated[PositiveInt | None, Unit("tokens"), KnownTo("rl")] = None
-    """Partial rollouts: a response grows by at most this many tokens in a step; groups that are
-    not complete then go on in the next one, and a step trains on those that are. A step that ends
-    with a checkpoint completes all. By default every step completes its own."""
+    """Partial rollouts: a response grows by at most this many tokens in a step. Groups that are not
+    complete then continue in the next step, and a step trains on the complete ones. A step that
+    ends with a checkpoint completes all. By default every step completes its own."""
 
     sleep: bool = True
-    """On GPUs, the weights of a colocated engine wait in host memory between generations, and its
-    key/value cache is freed."""
+    """Move the weights of a colocated engine to host memory and free its key/value cache between
+    generations, on GPUs."""
 
     memory_gib: Annotated[PositiveFloat, Unit("GiB")] = 1.0
     """Memory of the engine's key/value cache on each rank."""

@@ -38,7 +38,7 @@ from megatron_longrl.config.rollout import RolloutSection
 from megatron_longrl.config.rotary import RotarySection
 from megatron_longrl.config.section import Entry, Section
 from megatron_longrl.config.training import TrainingSection
-from megatron_longrl.errors import UserError
+from megatron_longrl.errors import ConfigError
 
 _SECTIONS: dict[str, type[Section]] = {
     "model": ModelSection,
@@ -59,7 +59,7 @@ _SECTIONS: dict[str, type[Section]] = {
     "plugins": PluginSection,
 }
 """The section by the attribute of :class:`Config`, in the order of --help and --print-config; the
-section of the run's model family stands in the place of ``family``."""
+section of the run's model family takes the place of ``family``."""
 
 
 def all_sections() -> list[type[Section]]:
@@ -105,7 +105,7 @@ class InvalidConfig(ValueError):
 
 @dataclass(frozen=True)
 class Config(ModelConfig):
-    """Everything that a run can be told. Fields are documented in the sections."""
+    """The configuration of a run. The fields are documented in the sections."""
 
     data: DataSection
     algorithm: AlgorithmSection
@@ -158,12 +158,12 @@ class Config(ModelConfig):
         """A copy with some fields, by their flat names, changed; derived fields follow.
 
         Raises:
-            UserError: values of a wrong type or range.
+            ConfigError: values of a wrong type or range.
         """
         try:
             return self.of(self.given() | changes)
         except InvalidConfig as error:
-            raise UserError(str(error)) from None
+            raise ConfigError(str(error)) from None
 
     def given(self) -> dict[str, Any]:
         """The values that were set explicitly, without defaults and derived ones, by flat name."""
@@ -199,6 +199,11 @@ class Config(ModelConfig):
         save = self.checkpoint.save
         return None if save is None else f"{save}/{RECORD_FOLDER}"
 
+    def rows_per_step(self, world_size: int, entry: Entry) -> int:
+        """Rows of data that one step takes: prompts for RL, demonstrations for SFT."""
+        prompts = self.rl.grpo_prompts_per_step if entry == "rl" else 0
+        return prompts or self.samples_per_step(world_size, "sft")
+
     def samples_per_step(self, world_size: int, entry: Entry) -> int:
         """Samples of one optimizer step: rows for SFT, sampled responses for RL."""
         if entry == "rl":
@@ -218,14 +223,14 @@ class Config(ModelConfig):
 
     @property
     def needs_old_logprobs(self) -> bool:
-        """Whether the policy's log-probabilities before the update take a pass of their own."""
+        """Whether the policy's log-probabilities before the update take a separate pass."""
         algorithm = self.algorithm
         return self.updates_per_step > 1 or algorithm.rewards_tokens or algorithm.needs_critic
 
     @property
     def forward_passes(self) -> int:
-        """Passes of an RL step over its rows without a backward pass, those of a critic left
-        aside."""
+        """Number of forward-only passes of an RL step over its sequences, without those of a
+        critic."""
         return self.needs_old_logprobs + (self.algorithm.grpo_kl_beta > 0)
 
     @property
@@ -244,7 +249,7 @@ class Config(ModelConfig):
 
 
 def _means_nothing(name: str, value: Any) -> bool:
-    """Whether it is the default of a field that other model families have: older recipes write the
+    """Return whether a value is the default of another model family's field; older recipes list the
     fields of all families."""
     for section in family_sections():
         field = section.own_fields().get(name)
@@ -268,14 +273,14 @@ def _with_flat_name(problem: dict[str, Any], section: type[Section]) -> dict[str
 
 def _unknown(name: str, value: Any, values: Mapping[str, Any]) -> dict[str, Any]:
     """The problem of a field that no section of this configuration has."""
-    told = "there is no such field"
+    reason = "there is no such field"
     if name in all_fields():
-        told = f"no field of model_family {values.get('model_family', 'vila')}: leave it out"
-    return {"type": "extra_forbidden", "loc": (name,), "msg": told, "input": value}
+        reason = f"no field of model_family {values.get('model_family', 'vila')}: leave it out"
+    return {"type": "extra_forbidden", "loc": (name,), "msg": reason, "input": value}
 
 
 def describe_problems(problems: list[dict[str, Any]], origins: Mapping[str, str]) -> str:
-    """One line for all problems of values that make no configuration.
+    """Describe all problems of invalid values in one line.
 
     Args:
         problems: see :class:`InvalidConfig`.
@@ -311,7 +316,7 @@ _LONGEST_SHOWN = 200
 
 
 def _shown(value: Any, field: str) -> str:
-    """A wrong value, in bounded size; it may be a secret that stands in the wrong form."""
+    """Shorten a wrong value for a message; it may be a secret in a wrong form."""
     if field in _MAY_HOLD_SECRETS:
         return "(not shown)"
     shown = reprlib.Repr()

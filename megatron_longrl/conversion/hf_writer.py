@@ -157,7 +157,7 @@ class HfFolderWriter:
 
     def add(self, name: str, tensor: Tensor) -> None:
         """Write one tensor by its name in the mapping table."""
-        folder, stored = self._family.place(name)
+        folder, stored = self._family.locate(name)
         if tensor.is_floating_point():
             tensor = tensor.to(self._dtype)
         self._folders[folder].add(stored, tensor.cpu())
@@ -246,5 +246,5 @@ def copy_tokenizer(source: Path, folder: Path) -> None:
 
 
 def write_json(path: Path, content: dict[str, Any]) -> None:
-    """As Hugging Face's own files of settings look."""
+    """Write JSON in the form of Hugging Face's own files of settings."""
     atomic_write_text(path, json.dumps(content, indent=2) + "\n")

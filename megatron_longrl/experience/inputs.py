@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class InputRecord:
-    """What an engine was given for a prompt."""
+    """The input that an engine was given for a prompt."""
 
     token_ids: Tensor
     """long [P]."""
@@ -36,11 +36,11 @@ class InputRecord:
     embedding_hashes: Tensor
     """int64 [P], see :func:`row_hashes`."""
     weight_version: int
-    """Of the language model whose text embeddings they are."""
+    """Version of the language model that embedded the text."""
 
     @property
     def next_position(self) -> int:
-        """Of the first response token, the same in time, height and width."""
+        """Position of the first response token, the same in time, height and width."""
         return int(self.positions[-1].max()) + 1
 
 
@@ -60,7 +60,7 @@ class EngineInput:
     """[m, levels * h] that DeepStack adds at the media's places, in their order."""
 
     def record(self, length: int, weight_version: int) -> InputRecord:
-        """What the trainer's own input is compared with.
+        """Return the record with which the trainer compares its own input.
 
         Args:
             length: of the prompt; tokens of a response may follow.
@@ -74,7 +74,7 @@ class EngineInput:
 
 
 def media_parts(prompt: Prompt, media: Mapping[str, Tensor]) -> list[Tensor]:
-    """Embeddings [tokens, w] of the prompt's media, in the order of its placeholders.
+    """Return the embeddings [tokens, w] of the prompt's media, in the order of its placeholders.
 
     Args:
         media: ``MediaSpec.key()`` -> [tokens, w].
@@ -117,7 +117,8 @@ def place_media(embeddings: Tensor, prompt: Prompt, parts: Sequence[Tensor]) -> 
 def features_of(
     parts: Sequence[Tensor], width: int, dtype: torch.dtype, into: Tensor | None = None
 ) -> Tensor | None:
-    """[m, levels * h] on the CPU, that DeepStack adds: what media embeddings hold beyond h.
+    """Return DeepStack's features, [m, levels * h] on the CPU: the channels of media embeddings
+    beyond h.
 
     Args:
         into: where they come to stand; by default those of one video stay where they are.
@@ -131,7 +132,7 @@ def features_of(
 
 
 def row_hashes(rows: Tensor, seeds: Tensor | None = None) -> Tensor:
-    """A 64-bit hash (XXH3) of the bytes of every row.
+    """Hash (XXH3, 64 bits) the bytes of every row.
 
     Negative zeros count as zeros: a sum over tensor-parallel ranks makes one of the other.
 

@@ -1,4 +1,4 @@
-"""What goes into an engine and what comes out of it."""
+"""The records of rollouts: requests to an engine, its completions, and rewarded groups."""
 
 from __future__ import annotations
 
@@ -14,23 +14,23 @@ if TYPE_CHECKING:
     from megatron_longrl.experience.inputs import InputRecord
 
 PARTIAL = "partial"
-"""Finish reason of a response that goes on later."""
+"""Finish reason of a response that continues in a later generation."""
 
 
 @dataclass(frozen=True)
 class EngineStats:
-    """What has gone to an engine so far, as one rank counts it."""
+    """Counts of the data that one rank has sent to an engine so far."""
 
     prompts: int = 0
     """Counted by the first rank of each engine."""
     prompt_bytes: int = 0
-    """Of embeddings that this rank has copied for the engine."""
+    """Bytes of the embeddings that this rank has copied for the engine."""
     weight_updates: int = 0
     cache_resets: int = 0
-    """How often everything computed of prompts was forgotten."""
+    """Number of resets of the engine's prefix cache."""
 
     def plus(self, **more: int) -> EngineStats:
-        """With some numbers increased."""
+        """Return the counts with some of them increased."""
         return replace(self, **{name: getattr(self, name) + n for name, n in more.items()})
 
 
@@ -66,7 +66,7 @@ class Segment:
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class Rollout:
-    """One response of the policy to a prompt, as an engine has generated it."""
+    """A response of the policy to a prompt."""
 
     group_id: str
     """The id of the group of rollouts to the same prompt."""
@@ -85,7 +85,7 @@ class Rollout:
     which the prompt has opened its thought."""
     finish_reason: str
     """``stop`` (end of turn, or a stop string), ``length`` (cut at ``max_tokens``) or ``partial``
-    (goes on in a later generation)."""
+    (continues in a later generation)."""
     segments: tuple[Segment, ...]
     """The stretches of tokens by the weights that generated them, oldest first."""
     seconds: float = 0.0
@@ -98,7 +98,7 @@ class Rollout:
 
     @property
     def is_complete(self) -> bool:
-        """Whether the rollout does not go on."""
+        """Whether the rollout is complete."""
         return self.finish_reason != PARTIAL
 
     @property
@@ -120,7 +120,7 @@ class RolloutRequest:
     prompt: Prompt
     partial: tuple[Rollout, ...] = ()
     """All rollouts of the group so far, where an earlier generation has left some incomplete; these
-    go on."""
+    continue."""
 
 
 def rollout_requests(prompts: Sequence[Prompt], name: str) -> list[RolloutRequest]:
@@ -134,13 +134,13 @@ def rollout_requests(prompts: Sequence[Prompt], name: str) -> list[RolloutReques
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class RewardedRollout(Rollout):
-    """A rollout with what the rewards say of it."""
+    """A rollout with its rewards."""
 
     reward: float
     """The weighted sum of all rewards, exact in float32, with what the algorithm has added or
     taken; 0 where ``valid`` is False."""
     valid: bool
-    """Whether there is a reward. False where a reward function has failed."""
+    """Whether the rollout has a reward, which it lacks where a reward function has failed."""
     correct: float
     """The accuracy; 0 where it could not be computed."""
     reward_terms: Mapping[str, float | None]
@@ -172,11 +172,11 @@ class RolloutGroup:
     prompt: Prompt
     rollouts: Sequence[Rollout]
     inputs: InputRecord | None = None
-    """What the engine was given for the prompt; None where no engine has generated the rollouts."""
+    """The input of the engine for the prompt; None where no engine has generated the rollouts."""
 
     @property
     def is_complete(self) -> bool:
-        """Whether no rollout goes on."""
+        """Whether all rollouts are complete."""
         return all(rollout.is_complete for rollout in self.rollouts)
 
 
@@ -186,7 +186,7 @@ class RewardedGroup(RolloutGroup):
 
     rollouts: Sequence[RewardedRollout]
     metrics: Mapping[str, float]
-    """Means over the group that are reported beside the reward and the accuracy."""
+    """Means over the group that are reported in addition to the reward and the accuracy."""
     baseline: float | None = None
     """The reward of a greedy rollout, where the algorithm generates one."""
 

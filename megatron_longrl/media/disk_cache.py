@@ -72,9 +72,10 @@ class EmbeddingDisk:
         self.folder = folder
         self.budget_bytes = budget_bytes
         self.bytes = 0
-        """In the folder, as far as this rank knows."""
+        """Bytes in the folder, as far as this rank knows."""
         self._files: deque[_File] = deque()
-        """Of the folder when it was last listed and those written since, the oldest first."""
+        """Files that the folder had when it was last listed, and those written since, the oldest
+        first."""
         self._list_again_at = 0.0
         self._has_warned = False
         try:
@@ -91,7 +92,7 @@ class EmbeddingDisk:
         return os.path.isfile(self.path(key))  # Path.is_file raises where it may not look
 
     def path(self, key: EmbeddingKey) -> Path:
-        """Of the file of a key."""
+        """Return the path of a key's file."""
         name = hashlib.sha256(_identity(key).encode()).hexdigest()
         return self.folder / name[:2] / f"{name}.safetensors"
 
@@ -159,9 +160,9 @@ class EmbeddingDisk:
             path.parent.chmod(access)
         aside = path.with_name(f"{path.stem}.{uuid.uuid4().hex}.part")
         tensor = tensor.detach().contiguous()
-        told = {"identity": _identity(key), "crc32": _checksum(tensor)}
+        written = {"identity": _identity(key), "crc32": _checksum(tensor)}
         try:
-            save_file({_TENSOR: tensor}, aside, metadata=told)
+            save_file({_TENSOR: tensor}, aside, metadata=written)
             # safetensors lets only the owner read; those who share the folder share all of it.
             aside.chmod(access & 0o666)
             with open(aside, "rb") as file:
@@ -188,7 +189,7 @@ class EmbeddingDisk:
             self.bytes -= oldest.size
 
     def _list(self) -> Iterator[_File]:
-        """What was kept here; nothing else in the folder is touched."""
+        """List the cache's own files; other files in the folder are not touched."""
         now = time.time()
         for path in self.folder.glob("[0-9a-f][0-9a-f]/*"):
             try:
@@ -204,7 +205,7 @@ class EmbeddingDisk:
 @dataclass(frozen=True, order=True)
 class _File:
     used: float
-    """When it was last read or written, in seconds since 1970."""
+    """Time of the last read or write, in seconds since 1970."""
     size: int
     path: Path
 
@@ -230,7 +231,7 @@ def _fill(target: Tensor, file: BinaryIO, identity: str) -> None:
         raise _Foreign("it is no file of embeddings")
     try:
         header = json.loads(file.read(length))
-        told, found = dict(header["__metadata__"]), header[_TENSOR]
+        written, found = dict(header["__metadata__"]), header[_TENSOR]
     except (ValueError, KeyError, TypeError, RecursionError):
         raise _Foreign("it is no file of embeddings") from None
     wanted = {
@@ -238,12 +239,12 @@ def _fill(target: Tensor, file: BinaryIO, identity: str) -> None:
         "shape": list(target.shape),
         "data_offsets": [0, target.nbytes],
     }
-    if told.get("identity") != identity or found != wanted:
+    if written.get("identity") != identity or found != wanted:
         raise _Foreign(f"it holds {found}, not {wanted}, or those of another video")
     count = file.readinto(_bytes(target))  # type: ignore[attr-defined]
     if count != target.nbytes:
         raise _Foreign(f"it ends after {count} of {target.nbytes} bytes")
-    if told.get("crc32") != _checksum(target):
+    if written.get("crc32") != _checksum(target):
         raise _Foreign("its checksum is wrong")
 
 

@@ -28,16 +28,16 @@ Metrics = Mapping[str, float]
 
 @dataclass(frozen=True)
 class HealthCheck:
-    """What to look for, in the first and in the last steps of the run so far."""
+    """A condition on the metrics of the first and the last steps of the run so far."""
 
     name: str
     seen: Callable[[Metrics, Metrics], bool]
     """(means of the run's first steps, means of the last steps) -> whether it is there."""
     line: str
-    """For the user; may name metrics of the last steps."""
+    """Line for the user, which may name metrics of the last steps."""
 
 
-SIGNS: tuple[HealthCheck, ...] = (
+HEALTH_CHECKS: tuple[HealthCheck, ...] = (
     HealthCheck(
         "entropy collapse",
         lambda first, last: last["entropy/mean"] < 0.1 * first["entropy/mean"],
@@ -81,7 +81,7 @@ SIGNS: tuple[HealthCheck, ...] = (
 )
 
 
-class Watch:
+class HealthMonitor:
     """Looks at the metrics of every step; tells of a sign when it appears, and again only after it
     was gone.
 
@@ -92,7 +92,10 @@ class Watch:
     """
 
     def __init__(
-        self, advantage: str = "grpo", signs: Sequence[HealthCheck] = SIGNS, steps: int = FIRST
+        self,
+        advantage: str = "grpo",
+        signs: Sequence[HealthCheck] = HEALTH_CHECKS,
+        steps: int = FIRST,
     ) -> None:
         self._first_steps = min(FIRST, steps)
         self._by_group = ADVANTAGES.find(advantage).compares_group
@@ -101,7 +104,7 @@ class Watch:
         self._last: deque[Metrics] = deque(maxlen=WINDOW)
         self._present: set[str] = set()
 
-    def look(self, metrics: Metrics) -> list[str]:
+    def check(self, metrics: Metrics) -> list[str]:
         """Take a step's metrics; returns a line for every sign that is new."""
         if "reward/mean" not in metrics:
             return []
@@ -146,7 +149,7 @@ def _terms(metrics: Metrics) -> dict[str, float]:
 
 
 def _without_signal(means: Metrics, is_zero: bool) -> str:
-    """What is wrong with the first steps, and the remedy."""
+    """Return the problem of the first steps, and the remedy."""
     terms = _terms(means)
     shown = ", ".join(f"{name} {value:.3g}" for name, value in terms.items()) or "none was computed"
     what = "every reward is 0" if is_zero else "all responses to a question earn the same"

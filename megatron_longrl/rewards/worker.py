@@ -42,7 +42,7 @@ class _Late(Exception):
 
 
 class Worker:
-    """What a child knows: the functions, and how to score samples with them.
+    """The functions of a child process, with which it scores samples.
 
     Raises:
         RewardError: a function cannot be loaded.
@@ -58,21 +58,21 @@ class Worker:
         self._loop = asyncio.new_event_loop()
 
     def describe(self) -> dict[str, Message]:
-        """What the parent must know of the functions."""
+        """Describe the functions to the parent."""
         return {
             name: {"batch": f.is_batch, "async": f.is_async, "options": sorted(f.options)}
             for name, f in self._functions.items()
         }
 
     def run(
-        self, calls: Sequence[Message], seconds: float, tell: Callable[[Message], None]
+        self, calls: Sequence[Message], seconds: float, send: Callable[[Message], None]
     ) -> None:
-        """Score the samples of all calls; ``tell`` gets every answer as soon as it is there."""
+        """Score the samples of all calls; ``send`` gets every answer as soon as it is there."""
 
         async def one(call: Message) -> None:
             samples = [RewardInput(**sample) for sample in call["samples"]]
             outcomes = await self._score(call["reward"], samples, seconds)
-            tell({"id": call["id"], "outcomes": [asdict(outcome) for outcome in outcomes]})
+            send({"id": call["id"], "outcomes": [asdict(outcome) for outcome in outcomes]})
 
         async def every() -> None:
             await asyncio.gather(*map(one, calls))
@@ -115,7 +115,7 @@ def main() -> int:
     keep_descendants(int(sys.argv[1]))
     requests, replies = _take_over_pipes()
 
-    def tell(message: Message) -> None:
+    def send(message: Message) -> None:
         replies.write(json.dumps(message) + "\n")
         replies.flush()
 
@@ -124,16 +124,16 @@ def main() -> int:
         message = json.loads(line)
         if "calls" in message:
             assert worker is not None, "functions come before calls"
-            worker.run(message["calls"], message["seconds"], tell)
+            worker.run(message["calls"], message["seconds"], send)
         elif "library" in message:
-            tell(_import(message["library"]))
+            send(_import(message["library"]))
         else:
             try:
                 import_plugins(message["plugins"])
                 worker = Worker(message)
-                tell({"functions": worker.describe()})
+                send({"functions": worker.describe()})
             except (RewardError, UserError) as error:
-                tell({"error": str(error)})
+                send({"error": str(error)})
     return 0
 
 

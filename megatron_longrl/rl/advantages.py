@@ -1,4 +1,4 @@
-"""From the rewards of a step's rollouts to the advantages of their tokens, over all replicas."""
+"""The advantages of a step's tokens, computed from the rewards of the rollouts of all replicas."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def estimate_advantages(
     token_rewards: ByRollout | None = None,
     values: ByRollout | None = None,
 ) -> tuple[dict[tuple[str, int], Tensor], dict[tuple[str, int], Tensor]]:
-    """The advantages of all tokens, and what a critic is to learn; collective over the world.
+    """Estimate the advantages of all tokens, and a critic's returns; collective over the world.
 
     Args:
         rollout_groups: this replica's.
@@ -59,7 +59,7 @@ def estimate_advantages(
 def group_rewards(
     group: RewardedGroup, token_rewards: ByRollout | None = None, values: ByRollout | None = None
 ) -> GroupRewards:
-    """What an estimator gets of a group."""
+    """Make the input of an advantage estimator from a group."""
 
     def of_group(found: ByRollout | None) -> tuple[Tensor, ...] | None:
         if found is None:

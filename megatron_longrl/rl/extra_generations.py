@@ -1,4 +1,4 @@
-"""Rollouts that an algorithm generates beside those that it trains on.
+"""Rollouts that an algorithm generates in addition to those that it trains on.
 
 ReMax takes the reward of a greedy rollout as its baseline; T-GRPO compares a group with rollouts to
 the same video with its frames in another order. The collector knows neither: it asks every
@@ -33,7 +33,7 @@ SHUFFLED_ROUND = -1
 
 
 class ExtraGeneration(ABC):
-    """One further generation for the prompts of a round.
+    """A further generation for the prompts of a round.
 
     Args:
         config: the run's configuration.
@@ -48,7 +48,7 @@ class ExtraGeneration(ABC):
 
     @abstractmethod
     def sampling(self, iteration: int) -> SamplingSettings:
-        """How the extra rollouts of a training iteration are drawn."""
+        """Return the sampling settings of the extra rollouts in a training iteration."""
 
     def embeddings(
         self, prompts: Sequence[Prompt], embeddings: Mapping[str, Tensor], iteration: int

@@ -18,7 +18,8 @@ from megatron_longrl.rollout.engine import RolloutHandle
 from megatron_longrl.rollout.engine_requests import EngineRequests
 
 Wait = Callable[[int], bool]
-"""What waits for a generation, collective over the replica; see :meth:`AsyncEngine.submit`."""
+"""A function that waits for a generation, collective over the replica; see
+:meth:`AsyncEngine.submit`."""
 
 
 class AsyncEngine(BaseEngine):

@@ -1,4 +1,5 @@
-"""What the engines repeat: seeds, the partition over engines, checks, and the way of the results.
+"""The base class of engines: seeds, the partition over engines, checks, and delivery of the
+results.
 
 An engine of your own subclasses one of two classes. One that generates within the trainer's
 processes is an :class:`~megatron_longrl.rollout.in_process_engine.InProcessEngine`, whose ``run``
@@ -125,7 +126,7 @@ class BaseEngine(RolloutEngine):
         sampling: SamplingSettings,
         on_rollout: OnRollout | None,
     ) -> EngineRequests:
-        """What this rank's engine generates; collective over the replica.
+        """Return the requests of this rank's engine; collective over the replica.
 
         Raises:
             UserError: on every rank, where a prompt cannot be served.

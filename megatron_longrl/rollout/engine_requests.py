@@ -1,4 +1,4 @@
-"""What one engine generates of a generation.
+"""The requests of one engine and the rollouts that it generates.
 
 A rollout that is not complete within ``SamplingSettings.new_tokens`` goes on in a later generation,
 with newer weights, from its tokens so far; those keep their log-probabilities (Kimi k1.5,
@@ -50,18 +50,18 @@ class EngineRequest:
     wanted: Sequence[int]
     """The indices of the rollouts."""
     prefix: Tensor
-    """long [k]: the tokens of the rollout so far; none, unless one rollout goes on."""
+    """Tokens of the rollout so far, long [k]; none, unless the rollout continues an earlier one."""
     max_tokens: int
     """The most tokens to add."""
 
     @property
     def whole_prompt(self) -> Prompt:
-        """The prompt with the prefix behind it."""
+        """Return the prompt followed by the prefix."""
         return lengthened(self.prompt, self.prefix)
 
 
 class EngineRequests:
-    """What one engine is asked for, and what it has delivered.
+    """The requests of one engine, and the rollouts that it has delivered.
 
     Args:
         requests: the requests of the whole generation.
@@ -95,9 +95,9 @@ class EngineRequests:
         """The requests; each is generated on its own."""
         self.num_prompts = len(numbers)
         self.rollouts: Rollouts = {}
-        """What has been delivered."""
+        """Rollouts that have been delivered."""
         self.inputs: dict[int, InputRecord] = {}
-        """What the engine was given, by the number of the request in the generation."""
+        """The engine's input, by the number of the request in the generation."""
 
     def deliver(
         self,
@@ -200,7 +200,7 @@ def whole_groups(
 
 
 def lengthened(prompt: Prompt, prefix: Tensor) -> Prompt:
-    """A prompt with tokens of a response behind it."""
+    """Return a prompt followed by tokens of a response."""
     if not len(prefix):
         return prompt
     positions = prompt.position_ids

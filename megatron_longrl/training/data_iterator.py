@@ -1,4 +1,4 @@
-"""Where a step takes its rows from."""
+"""The source of a step's data rows."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 
 class DataIterator:
-    """Where a step takes its rows from.
+    """The source of a step's data rows.
 
     Args:
         consumed: rows taken before this step.
@@ -37,11 +37,11 @@ class DataIterator:
         self.consumed = consumed
         """Rows taken by all replicas so far."""
         self.rows_per_replica = rows_per_step // groups.dp.size()
-        """Those of a step."""
+        """Rows of a step for each replica."""
         self.goes_on = goes_on
 
     def next_rows(self) -> list[Row]:
-        """What :meth:`take` would give this replica for a whole step."""
+        """Return the rows that :meth:`take` would return to this replica for a whole step."""
         first = self.consumed + self._groups.dp.rank() * self.rows_per_replica
         return self._sampler.take(first, self.rows_per_replica)
 

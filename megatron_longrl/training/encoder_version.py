@@ -1,4 +1,4 @@
-"""Which weights of the encoder an embedding comes from."""
+"""The version of the encoder's weights that an embedding comes from."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ class EncoderVersion:
 def fingerprint(
     encoder: str, model: TrainedModel, config: ModelConfig, groups: ParallelGroups
 ) -> str:
-    """Hash of an encoder's weights and of what else makes embeddings out of units of media.
+    """Return the hash of an encoder's weights and of everything else that its embeddings depend on.
 
     It is taken of the full tensors that an export would write, so that it is the same in every
     layout and however the weights came here. Kinds of devices decode and multiply differently.
@@ -78,10 +78,10 @@ def fingerprint(
     parts = sorted(
         {mapping.part for mapping in mappings if mapping.megatron_param.startswith(f"{encoder}.")}
     )
-    speaks = groups.replica_gloo_group.rank() == 0
+    is_source = groups.replica_gloo_group.rank() == 0
     for name, tensor in export_named_tensors(model.modules, config, groups, parts):
-        if speaks:
+        if is_source:
             data = tensor.detach().cpu().contiguous()
             digest.update(f"{name} {data.dtype} {list(data.shape)}".encode())
             digest.update(data.view(-1).view(torch.uint8).numpy().data)
-    return gather_objects(groups.replica_gloo_group, digest.hexdigest() if speaks else "")[0]
+    return gather_objects(groups.replica_gloo_group, digest.hexdigest() if is_source else "")[0]

@@ -14,7 +14,7 @@ from torch import nn
 from megatron_longrl.checkpoint.loading import Loaded, load_checkpoint, load_weights
 from megatron_longrl.checkpoint.retention import Retention
 from megatron_longrl.checkpoint.saver import CheckpointSaver
-from megatron_longrl.observability.health_checks import Watch
+from megatron_longrl.observability.health_checks import HealthMonitor
 from megatron_longrl.observability.logging import MetricsLogger
 from megatron_longrl.parallel.rank_errors import gather_objects
 from megatron_longrl.platforms import platform
@@ -28,7 +28,7 @@ logger = logging.getLogger(__name__)
 
 
 class Trainer(Protocol):
-    """What a run repeats, whatever its policy."""
+    """The work that a run repeats, whatever its policy."""
 
     samples_per_step: int
     """The samples of a step over all replicas, which the logs count."""
@@ -47,14 +47,14 @@ class Trainer(Protocol):
         """
 
     def validate(self) -> dict[str, float]:
-        """How good the policy is; metrics ``valid/...`` over all replicas."""
+        """Measure how good the policy is; returns metrics ``valid/...`` over all replicas."""
 
     def state(self) -> dict[str, Any]:
-        """What a resumed run must know beside the model, as it finds it in ``Loaded.state``; JSON.
-        The loop's own key is ``best``."""
+        """Return the state, as JSON, that a resumed run needs beside the model and finds in
+        ``Loaded.state``. The loop adds a key of its own, ``best``."""
 
     def description(self) -> str:
-        """Data and size of a step, for the line that tells at the start what the run is."""
+        """Describe the data and the size of a step, for the line that introduces the run."""
 
 
 class FurtherModel(Protocol):
@@ -62,21 +62,21 @@ class FurtherModel(Protocol):
 
     @property
     def modules(self) -> Mapping[str, nn.Module]:
-        """By their names in checkpoints."""
+        """The modules by their names in checkpoints."""
 
     @property
     def optimizers(self) -> Mapping[str, MegatronOptimizer]:
-        """By the same names."""
+        """The optimizers by the names of the modules."""
 
     def begin(self, policy: Any) -> None:
-        """Start from the policy's module, where no checkpoint has weights."""
+        """Start from the weights of the policy's module, where no checkpoint has others."""
 
     def restore_schedule(self, iteration: int) -> None:
         """Put the schedule where it was after so many steps."""
 
 
 def start(run: Run, critic: FurtherModel | None = None) -> Loaded:
-    """Weights, optimizer and position to go on from, as --load and --pretrained-checkpoint say.
+    """Load weights, optimizer and position as --load and --pretrained-checkpoint say.
 
     A critic that no checkpoint has begins with the policy's weights.
 
@@ -106,7 +106,7 @@ def start(run: Run, critic: FurtherModel | None = None) -> Loaded:
 
 
 def _first_weights(run: Run) -> Loaded:
-    """Those of another run or a Hugging Face folder, where one is named."""
+    """Load the weights of another run or of a Hugging Face folder, where one is named."""
     config, model = run.config, run.model
     weights = (
         config.checkpoint.load
@@ -125,12 +125,12 @@ def _first_weights(run: Run) -> Loaded:
 
 
 def _modules(model: TrainedModel, critic: FurtherModel | None) -> dict[str, nn.Module]:
-    """All that a checkpoint holds, by name."""
+    """The modules that a checkpoint holds, by name."""
     return {**model.modules, **(critic.modules if critic is not None else {})}
 
 
 def _optimizers(model: TrainedModel, critic: FurtherModel | None) -> dict[str, MegatronOptimizer]:
-    """Those of :func:`_modules`."""
+    """The optimizers of :func:`_modules`."""
     return {**model.optimizers, **(critic.optimizers if critic is not None else {})}
 
 
@@ -164,8 +164,7 @@ class TrainingLoop:
 
     def run(self, trainer: Trainer) -> None:
         """All remaining steps; writes metrics, checkpoints and, at the end, a last checkpoint."""
-        told = banner(self.runtime, trainer.description())
-        logger.info("run: %s", told)
+        logger.info("run: %s", banner(self.runtime, trainer.description()))
         rank_watch.enter("step")
         with self.saver, exit_signal.safe_points():
             try:
@@ -181,10 +180,10 @@ class TrainingLoop:
         if folder is not None and done > self._saved:
             self._save(folder, None, trainer.state())
         self.saver.wait()
-        told = "nothing is saved"
+        summary = "nothing is saved"
         if folder is not None and self._saved:
-            told = f"--load {folder} goes on from there"
-        stop.where += f"; {told}"
+            summary = f"--load {folder} goes on from there"
+        stop.where += f"; {summary}"
 
     def _run(self, trainer: Trainer) -> None:
         log = MetricsLogger(self.config, self.runtime.entry, self.runtime.is_writer)
@@ -198,7 +197,7 @@ class TrainingLoop:
 
     def _steps(self, trainer: Trainer, log: MetricsLogger) -> None:
         config, interval = self.config, self.config.checkpoint.save_interval
-        watch = Watch(
+        monitor = HealthMonitor(
             config.algorithm.advantage, steps=config.training.train_iters - self.iteration
         )
         if self.iteration == 0 and config.evaluation.at_start and trainer.validates:
@@ -231,7 +230,7 @@ class TrainingLoop:
                 batch_size=trainer.samples_per_step,
                 skipped=metrics.get("skipped_updates", 0) > 0,
             )
-            for line in watch.look(metrics):
+            for line in monitor.check(metrics):
                 log.warn(self.iteration, line)
             if config.checkpoint.save is not None and self._is_due(interval, self.iteration):
                 self._save(config.checkpoint.save, metrics, trainer.state())
@@ -239,8 +238,8 @@ class TrainingLoop:
                 raise stop
 
     def _stop_if_asked(self, trainer: Trainer) -> None:
-        """Between two steps; collective over the world. Where work of the next step is under way
-        already, it is done first, as the last one."""
+        """End the run between two steps, if a signal has asked for it; collective over the world.
+        Where work of the next step is under way already, that step is completed first."""
         try:
             self.runtime.stop_if_asked()
         except exit_signal.Stopped:

@@ -1,4 +1,5 @@
-"""Training on rows of data: which rows a step takes, and when too many cannot be used."""
+"""Training on rows of data: the rows that a step takes, and the end where too many of them cannot
+be used."""
 
 from __future__ import annotations
 
@@ -31,10 +32,10 @@ class RowTrainer(Protocol):
         """One step; metrics over all replicas."""
 
     def validate(self, rows: Sequence[Row]) -> dict[str, float]:
-        """Rows of this replica -> metrics over all replicas."""
+        """Validate on rows of this replica; returns metrics over all replicas."""
 
     def state(self) -> dict[str, Any]:
-        """What a resumed run must know beside the model; JSON."""
+        """Return the state, as JSON, that a resumed run needs beside the model."""
 
 
 class TrainingRows:
@@ -42,17 +43,17 @@ class TrainingRows:
     over the world.
 
     Args:
-        rows_per_step: rows taken from the data by one step, over all replicas.
         loaded: where the run goes on.
 
     Raises:
         UserError: on every rank, where too many rows cannot be used.
     """
 
-    def __init__(self, runtime: Runtime, rows_per_step: int, loaded: Loaded) -> None:
+    def __init__(self, runtime: Runtime, loaded: Loaded) -> None:
         config, entry = runtime.config, runtime.entry
         self.runtime = runtime
-        self.rows_per_step = rows_per_step
+        self.rows_per_step = config.rows_per_step(dist.get_world_size(), entry)
+        """Rows that one step takes, over all replicas."""
         self.consumed = int(loaded.state.get("consumed_rows", 0))
         """Rows taken by all replicas so far."""
         # Measured anew, the choice of stages could differ, and with it the last bits.
@@ -73,10 +74,11 @@ class TrainingRows:
         self.valid = runtime.share(valid)
         """Validation rows of this replica."""
         self.validates = bool(valid)
-        """On every rank, though fewer rows than replicas leave some without."""
+        """Whether the run validates, the same on every rank, though few rows leave some replicas
+        without any."""
 
     def state(self) -> dict[str, Any]:
-        """What a resumed run must know; JSON."""
+        """Return the state, as JSON, that a resumed run needs."""
         hardware = dataclasses.asdict(self.runtime.hardware)
         return {"consumed_rows": self.consumed, "machine": hardware}
 
@@ -140,6 +142,6 @@ class RowTraining:
         )
 
     def _last_skip(self) -> str | None:
-        """Why a sample was skipped, of any replica."""
+        """Return the reason for which a sample was last skipped, on any replica."""
         everyone = gather_objects(self._runtime.groups.gloo_group, self._runtime.last_skip)
         return next((reason for reason in everyone if reason is not None), None)

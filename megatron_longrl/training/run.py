@@ -1,4 +1,4 @@
-"""What every run has, whatever its policy: groups, model, time."""
+"""The parts of every run, whatever its policy: configuration, groups, model and timer."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class Run:
         return dist.get_rank() == dist.get_world_size() - 1
 
     def stop_if_asked(self) -> None:
-        """Where the run can be ended; collective over the world.
+        """End the run, if a signal has asked any rank for it; collective over the world.
 
         Raises:
             Stopped: on all ranks, when a signal has asked any of them to end.
@@ -42,8 +42,8 @@ class Run:
 
 
 def build_run(config: Config, entry: Entry) -> Run:
-    """Start the process groups and build the model, where a policy that is no language model needs
-    nothing else; collective over the world."""
+    """Start the process groups and build the model of a policy that is no language model;
+    collective over the world."""
     platform.prepare()
     groups = init_parallel(config.parallel, config.model)
     model = build_model(config, groups, train=entry != "evaluate")

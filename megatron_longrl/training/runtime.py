@@ -1,5 +1,5 @@
-"""What the runs of a language model share: tokenizer, prompts, MR-SP stage 1 beside what every run
-has."""
+"""The parts that both training loops of a language model and its evaluation share: those of every
+run, tokenizer, prompts, and stage 1."""
 
 from __future__ import annotations
 
@@ -46,10 +46,10 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 CUTS: dict[str, Cut] = {"auto": "auto", "none": "never", "encode": "always", "full": "always"}
-"""What --mrsp-mode means for media."""
+"""Division of media for each value of --mrsp-mode."""
 
 _DONE = ("decoded", "encoded")
-"""What is done with each unit; the metrics count both."""
+"""Operations on units that the metrics count."""
 
 
 @dataclass
@@ -63,13 +63,13 @@ class Runtime(Run):
     store: EmbeddingStore
     media: MediaProvider
     hardware: HardwareProfile
-    """What the cost model reckons with."""
+    """The hardware profile of the cost model."""
     first_look: FirstLook | None = None
-    """What was read to find ``seq_length``, where it was not given."""
+    """The rows that were read to find ``seq_length``, where it was not given."""
     samples_skipped: int = 0
     """Samples of this replica that were dropped since the last report."""
     last_skip: str | None = None
-    """Why the newest of them was."""
+    """Reason for which the newest of them was skipped."""
     shows_prompts: bool = True
     """Whether the next prompt that is built is the first one, which is shown."""
 
@@ -140,8 +140,8 @@ class Runtime(Run):
         return kept, media
 
     def media_metrics(self, media: Media | None) -> dict[str, float]:
-        """What was decoded and encoded, where embeddings came from, samples skipped, over all
-        ranks; skips count from 0 again.
+        """Return counts of decoded and encoded units, of the sources of embeddings, and of skipped
+        samples, over all ranks. The count of skipped samples starts again from 0.
 
         ``mem-embeddings-bytes`` are those in memory, once for each replica.
         """
@@ -167,7 +167,7 @@ class Runtime(Run):
         return totals
 
     def _counted(self) -> list[str]:
-        """What the metrics count of the media that the model reads."""
+        """Return the units of each modality that the metrics count."""
         encoders = self.media.encoder.encoders.values()
         return [MODALITIES.find(name).counted_as for e in encoders for name in e.modalities]
 

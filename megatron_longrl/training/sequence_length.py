@@ -24,7 +24,7 @@ MOST_ROWS = 512
 """Rows that are looked into; of more, so many at equal distances."""
 
 MARGIN = 1.25
-"""By which rows that were not looked into may be longer."""
+"""Factor by which rows that were not read may be longer than those that were."""
 
 MULTIPLE = 64
 
@@ -37,9 +37,9 @@ class FirstLook:
     folder_file: str
     rows: list[Row]
     problems: list[RowProblem]
-    """Of rows that could not be read."""
+    """Problems of rows that could not be read."""
     unusable: dict[int, RowProblem]
-    """By place in ``rows``: of those that were looked into, what is wrong with them."""
+    """Problems of the rows that were read, by their index in ``rows``."""
 
     def is_of(self, paths: Sequence[str], folder_file: str) -> bool:
         """Whether these files were read."""
@@ -49,7 +49,8 @@ class FirstLook:
 def with_sequence_length(
     config: Config, builder: PromptBuilder, groups: ParallelGroups, entry: Entry
 ) -> tuple[Config, FirstLook]:
-    """The configuration with the ``seq_length`` that its data need; collective over the world.
+    """Return the configuration with the ``seq_length`` that its data need; collective over the
+    world.
 
     Every rank opens its share of the videos, and tells the others what it has found. Rows that
     cannot be used do not count.
@@ -62,7 +63,7 @@ def with_sequence_length(
     with raise_on_all_ranks(groups.gloo_group):
         rows = load_rows(paths, folder_file, problems=None if config.data.strict_data else problems)
         chosen = _evenly(len(rows), MOST_ROWS)
-        mine = [_look_into(builder, rows, place) for place in chosen[rank::ranks]]
+        mine = [_look_into(builder, rows, index) for index in chosen[rank::ranks]]
     everyone = [found for part in gather_objects(groups.gloo_group, mine) for found in part]
     for found in everyone:
         remember(found.probed)
@@ -80,7 +81,7 @@ def with_sequence_length(
             length,
             len(chosen),
         )
-    unusable = {found.place: found.problem for found in everyone if found.problem is not None}
+    unusable = {found.index: found.problem for found in everyone if found.problem is not None}
     look = FirstLook(tuple(paths), folder_file, rows, problems, unusable)
     return config.replace(seq_length=length), look
 
@@ -92,22 +93,22 @@ def _evenly(count: int, most: int) -> list[int]:
 
 @dataclass(frozen=True)
 class _Found:
-    """Of a row that was looked into."""
+    """The result of reading a row."""
 
-    place: int
+    index: int
     length: int
     """Tokens of its prompt and demonstration; 0 where it cannot be used."""
     problem: RowProblem | None
     probed: Probed
 
 
-def _look_into(builder: PromptBuilder, rows: Sequence[Row], place: int) -> _Found:
-    row = rows[place]
+def _look_into(builder: PromptBuilder, rows: Sequence[Row], index: int) -> _Found:
+    row = rows[index]
     try:
         length = builder.length(row)
         probed = {identity(path): probe(path) for path in row.videos}
     except RowError as error:
-        return _Found(place, 0, error.problem, {})
+        return _Found(index, 0, error.problem, {})
     except MediaError as error:  # It has gone meanwhile.
-        return _Found(place, 0, RowProblem(row.source, str(error), error.path), {})
-    return _Found(place, length, None, probed)
+        return _Found(index, 0, RowProblem(row.source, str(error), error.path), {})
+    return _Found(index, length, None, probed)

@@ -5,8 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import torch.distributed as dist
-
 from megatron_longrl.data.curriculum import frames_at
 from megatron_longrl.data.prompts import Prompt
 from megatron_longrl.data.rows import Row
@@ -54,7 +52,7 @@ class SFTTrainer:
         }
 
     def state(self) -> dict[str, Any]:
-        """For a resumed run."""
+        """Return the state that a resumed run needs."""
         return self._skips.state()
 
     def validate(self, rows: Sequence[Row]) -> dict[str, float]:
@@ -81,8 +79,3 @@ class SFTTrainer:
         responses = [self.runtime.builder.response_ids(prompt.row) for prompt in prompts]
         runtime = self.runtime
         return sft_batches(prompts, responses, runtime.config, runtime.groups, runtime.hardware)
-
-
-def rows_per_step(runtime: Runtime) -> int:
-    """Rows of one SFT step over all replicas."""
-    return runtime.config.samples_per_step(dist.get_world_size(), "sft")

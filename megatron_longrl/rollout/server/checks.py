@@ -1,5 +1,5 @@
-"""What a request may ask of the engine. vLLM believes what it is given: what does not fit the model
-would end its step, or its process."""
+"""Limits of a request to the server. vLLM trusts its input: a request that does not fit the model
+would end its step or its process."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from megatron_longrl.rollout.vllm.positions import with_positions
 from megatron_longrl.rollout.weights.buckets import aligned, layer_of
 
 MOST_RESPONSES = 1 << 16
-"""Of a generation."""
+"""Largest number of responses in a generation."""
 _MOST_STOPS, _LONGEST_STOP = 64, 1000
 _SEEDS = 1 << 63
 _FURTHEST = 4
@@ -131,12 +131,12 @@ def _check_number(name: str, value: object, least: float, most: float) -> None:
 
 
 def model_bytes(shapes: Mapping[str, torch.Size], dtype: torch.dtype) -> int:
-    """Of a bucket that holds all weights."""
+    """Return the bytes of a bucket that holds all weights."""
     return sum(aligned(shape.numel() * dtype.itemsize) for shape in shapes.values())
 
 
 def check_update(
-    info: Mapping[str, Any],
+    info: object,
     shapes: Mapping[str, torch.Size],
     dtype: torch.dtype,
     bucket: int | None,
@@ -144,7 +144,8 @@ def check_update(
     """Raise UserError or ValueError unless a part of the weights can be loaded.
 
     Args:
-        info: of :meth:`~megatron_longrl.rollout.weights.buckets.WeightServer.update_weights`.
+        info: what a client sent, for
+            :meth:`~megatron_longrl.rollout.weights.buckets.WeightServer.update_weights`.
         shapes: of all weights, by name.
         dtype: in which they come.
         bucket: its bytes; None where weights do not come through one.
@@ -152,7 +153,7 @@ def check_update(
     keys = {"names", "dtype_names", "shapes"} | (
         {"offsets", "end"} if bucket is not None else set()
     )
-    if info.keys() != keys:
+    if not isinstance(info, Mapping) or info.keys() != keys:
         raise ValueError(f"update_info has other keys than {', '.join(sorted(keys))}")
     lists = [info[key] for key in sorted(keys - {"end"})]
     if not all(isinstance(values, list) for values in lists) or len({*map(len, lists)}) != 1:

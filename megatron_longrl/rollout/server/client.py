@@ -98,7 +98,7 @@ class ServerClient:
         return self._call("GET", "/health")
 
     def local_host(self) -> str:
-        """This machine's address on the way to the server.
+        """Return this machine's address on the way to the server.
 
         The host's name will not do: it may stand for the loopback address, or for an interface that
         the server does not reach.
@@ -112,15 +112,17 @@ class ServerClient:
 
     def check(self, settings: ModelSettings) -> None:
         """Raise UserError unless the server serves this model with the software of this process."""
-        told = self.describe()
-        wrong = list(_differences(told.get("versions", {}), versions()))
+        described = self.describe()
+        wrong = list(_differences(described.get("versions", {}), versions()))
         if wrong:
             raise UserError(
                 f"the rollout server at {self.address} runs other versions ({'; '.join(wrong)}):"
                 " start it from the trainer's environment"
             )
         mine = json.loads(json.dumps(asdict(settings)))
-        wrong = list(_differences(*({n: s[n] for n in _SAME} for s in (told["settings"], mine))))
+        wrong = list(
+            _differences(*({n: s[n] for n in _SAME} for s in (described["settings"], mine)))
+        )
         if wrong:
             raise UserError(
                 f"the rollout server at {self.address} serves another model ({'; '.join(wrong)}):"
@@ -138,7 +140,7 @@ class ServerClient:
             self.init_weight_transfer_engine({"nbytes": bucket.nbytes})
 
     def init_weight_transfer_engine(self, init_info: dict[str, Any]) -> None:
-        """As vLLM's client: what its weight-transfer engine needs."""
+        """Set up the transfer of weights, as vLLM's client does."""
         self._post("/init_weight_transfer_engine", {"init_info": init_info})
 
     def shares_memory(self) -> bool:
@@ -251,16 +253,16 @@ class ServerClient:
             headers = {"Content-Type": content, **self._authorization}
             connection.request(method, route, body, headers)
             response = connection.getresponse()
-            told = response.read()
+            body = response.read()
         if response.status == http.HTTPStatus.OK:
-            answer: dict[str, Any] = json.loads(told)
+            answer: dict[str, Any] = json.loads(body)
             return answer
-        reason = _reason(response, told)
+        reason = _reason(response, body)
         raise UserError(f"the rollout server at {self.address} failed at {route}: {reason}")
 
     @contextmanager
     def _connection(self, deadline: float, late: str) -> Iterator[http.client.HTTPConnection]:
-        """Of one call; tells the ways in which it can break."""
+        """Open a connection for one call, and translate the ways in which it can break."""
         seconds = max(deadline - time.monotonic(), 1e-3)
         connection = http.client.HTTPConnection(self._host, self._port, timeout=seconds)
         try:
@@ -292,9 +294,9 @@ class ServerClient:
             connection.close()
 
 
-def _reason(response: http.client.HTTPResponse, told: bytes) -> str:
+def _reason(response: http.client.HTTPResponse, body: bytes) -> str:
     try:
-        return str(json.loads(told)["error"])
+        return str(json.loads(body)["error"])
     except (ValueError, KeyError, TypeError):
         return f"{response.status} {response.reason}"
 

@@ -15,6 +15,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response, StreamingResponse
 from starlette.routing import Route, Router
 
+from megatron_longrl.errors import UserError
 from megatron_longrl.memory.shared import SharedMemory
 from megatron_longrl.memory.tensor_file import LENGTH, check_beginning
 from megatron_longrl.rollout.server.connections import BoundedProtocol
@@ -54,7 +55,7 @@ def serve(
 
 
 def build_routes(server: RolloutServer, engine: EngineThread, handles: Handles) -> Router:
-    """Whatever concerns the engine waits for its thread; /health does not.
+    """Build the routes. Whatever concerns the engine waits for its thread; /health does not.
 
     What a route raises is the guard's to tell.
     """
@@ -79,16 +80,16 @@ def build_routes(server: RolloutServer, engine: EngineThread, handles: Handles) 
 
 
 class Routes:
-    """What is done for requests."""
+    """The handlers of requests."""
 
     def __init__(self, server: RolloutServer, engine: EngineThread, handles: Handles) -> None:
         self._server, self._engine, self._handles = server, engine, handles
         self._lease = Lease()
         self._bucket: SharedMemory | None = None
-        """Of a trainer on another machine, which fills it by requests."""
+        """The bucket of a trainer on another machine, which fills it by requests."""
 
     async def health(self, request: Request) -> JSONResponse:
-        """What is served."""
+        """Describe the served model."""
         return JSONResponse({**self._server.describe(), "socket": self._handles.address})
 
     def leased(self, route: Endpoint) -> Endpoint:
@@ -177,7 +178,7 @@ class Routes:
         except Refused:
             raise
         except Exception as error:
-            status = 400 if isinstance(error, ValueError) else 500
+            status = 400 if isinstance(error, ValueError | UserError) else 500
             return JSONResponse(error_line(error), status_code=status)
         return JSONResponse({})
 
@@ -186,17 +187,17 @@ class Routes:
         lines: asyncio.Queue[Line] = asyncio.Queue()
         loop, gone = asyncio.get_running_loop(), threading.Event()
 
-        def tell(line: Line) -> None:
+        def send_line(line: Line) -> None:
             loop.call_soon_threadsafe(lines.put_nowait, line)
 
         def end(future: Any) -> None:
             memory.close()
             if not future.cancelled():
                 error = future.exception()
-                tell(error_line(error) if error is not None else {"end": "done"})
+                send_line(error_line(error) if error is not None else {"end": "done"})
 
         try:
-            future = self._engine.submit(self._server.generate, memory.path, tell, gone)
+            future = self._engine.submit(self._server.generate, memory.path, send_line, gone)
         except Refused as refusal:
             memory.close()
             yield json.dumps(error_line(refusal)) + "\n"
@@ -218,7 +219,7 @@ def _is_json(request: Request) -> bool:
 
 
 def _length(request: Request) -> int:
-    """Of the body, which is no longer: h11 sees to it."""
+    """Return the length of the body, which h11 enforces."""
     return int(request.headers.get("content-length", "0"))
 
 

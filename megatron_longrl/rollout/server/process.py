@@ -44,13 +44,13 @@ class ServerProcess:
         self._tokenizer = tokenizer
         self._log_level = log_level
         self.token = secrets.token_hex(32)
-        """What the server asks for; it goes through a pipe, not by the environment."""
+        """Token that the server requires; it is passed through a pipe, not by the environment."""
         self._process: subprocess.Popen[str] | None = None
         self._log: IO[bytes] | None = None
 
     @property
     def pid(self) -> int | None:
-        """Of the process that runs or ran last."""
+        """Process id of the server that runs or ran last."""
         return self._process.pid if self._process is not None else None
 
     def start(self) -> str:
@@ -105,17 +105,18 @@ class ServerProcess:
             if not has_answered:
                 self.stop()
                 raise UserError(f"the rollout server did not start within {_START_SECONDS:g} s")
-            told = ready.read()
-        if not told:
+            line = ready.read()
+        if not line:
             raise UserError(f"the rollout server did not start: {self.last_words()}")
-        answer = json.loads(told)
+        answer = json.loads(line)
         if "error" in answer:
             raise UserError(answer["error"])
         address: str = answer["address"]
         return address
 
     def last_words(self) -> str:
-        """How it has ended, waiting a moment for that, and what it said last, in one line."""
+        """Describe in one line how the server has ended, after a short wait, and its last
+        output."""
         assert self._process is not None
         try:
             status = self._process.wait(_STOP_SECONDS)

@@ -62,7 +62,7 @@ class EngineThread:
         self._work: queue.SimpleQueue[Callable[[], None]] = queue.SimpleQueue()
 
     def submit(self, function: Callable[..., T], *args: Any) -> Future[T]:
-        """From any thread.
+        """Queue a call, from any thread.
 
         Raises:
             Refused: too many wait already.
@@ -83,7 +83,7 @@ class EngineThread:
         return future
 
     def run(self) -> None:
-        """For ever."""
+        """Run the queued calls for ever."""
         while True:
             self._work.get()()
 
@@ -111,7 +111,8 @@ class RolloutServer:
         self._weights: str | None = None
         self._updating = False
         self._bucket_bytes: int | None = None
-        """None: weights do not come through a bucket, or nobody has said yet how they come."""
+        """Bytes of the bucket; None where weights do not come through one, or the way is not yet
+        known."""
         self._shapes = served_shapes(settings)
         self._engine = start_model(
             settings,
@@ -123,19 +124,19 @@ class RolloutServer:
         self._generator = Generator(self._engine)
 
     def describe(self) -> dict[str, Any]:
-        """What a trainer must know of the server."""
+        """Return the description that a trainer compares with its own settings."""
         return {
             "versions": versions(),
             "settings": asdict(self._settings),
             "weights": self._weights,
         }
 
-    def generate(self, path: str, tell: Callable[[Line], None], gone: threading.Event) -> None:
+    def generate(self, path: str, send_line: Callable[[Line], None], gone: threading.Event) -> None:
         """Generate what a file asks for.
 
         Args:
             path: of this program's.
-            tell: gets a line for each response.
+            send_line: is called with a line for each response.
             gone: set when nobody waits for them any more.
 
         Raises:
@@ -148,7 +149,9 @@ class RolloutServer:
         check_generation(generation, self._settings)
 
         def receive(number: int, index: int, completion: Completion) -> None:
-            tell({"prompt": number, "index": index, "weights": self._weights, **vars(completion)})
+            send_line(
+                {"prompt": number, "index": index, "weights": self._weights, **vars(completion)}
+            )
 
         def check() -> None:
             if gone.is_set():
@@ -166,7 +169,7 @@ class RolloutServer:
             )
 
     def reset_prefix_cache(self) -> None:
-        """Everything that was computed of them."""
+        """Reset the prefix cache."""
         reset_caches(self._engine)
 
     def _tokenizer_for(self, origin: tuple[str, str] | None) -> Tokenizer | None:
@@ -211,7 +214,8 @@ class RolloutServer:
         self._engine.collective_rpc("init_weight_transfer_engine", kwargs={"init_info": init_info})
 
     def start_weight_update(self) -> None:
-        """Until the update has ended the weights have no name, so that nobody can ask for them."""
+        """Start an update. Until its end the weights have no name, so that no request can name
+        them."""
         self._weights = None
         if self._updating:  # a trainer went away in the middle
             self._engine.collective_rpc("finish_weight_update")
@@ -234,8 +238,15 @@ class RolloutServer:
 
     def finish_weight_update(self, weight_version: str) -> None:
         """Name the weights; without an update before, those that are there are the new ones."""
-        if not isinstance(weight_version, str) or len(weight_version) > _LONGEST_NAME:
-            raise ValueError(f"weights are called by at most {_LONGEST_NAME} characters")
+        if (
+            not isinstance(weight_version, str)
+            or len(weight_version) > _LONGEST_NAME
+            or not weight_version.isascii()
+            or not weight_version.isprintable()
+        ):
+            raise ValueError(
+                f"weight_version is no text of up to {_LONGEST_NAME} printable ASCII characters"
+            )
         if self._updating:
             self._engine.collective_rpc("finish_weight_update")
             self._updating = False
@@ -256,5 +267,5 @@ def error_line(error: BaseException) -> Line:
     """The last line of a generation that has failed."""
     if isinstance(error, Stale):
         return {"end": "stale", "error": str(error)}
-    told = str(error) if isinstance(error, UserError) else f"{type(error).__name__}: {error}"
-    return {"end": "failed", "error": told[:_LONGEST_ERROR]}
+    message = str(error) if isinstance(error, UserError) else f"{type(error).__name__}: {error}"
+    return {"end": "failed", "error": message[:_LONGEST_ERROR]}

@@ -121,7 +121,7 @@ class VllmEngine(InProcessEngine):
         table = self._receiver.token_embeddings
         if table is None:
             raise RuntimeError("generate() before the first update_weights()")
-        media, leads = requests.media, self.placement.is_leader
+        media, is_leader = requests.media, self.placement.is_leader
         with raise_on_all_ranks(self.gloo_group):
             shapes = [buffer_shape(r, media, table, moves=False) for r in requests.requests]
         buffers = self._buffers.open(shapes)
@@ -134,14 +134,14 @@ class VllmEngine(InProcessEngine):
                     self._settings,
                     buffer=buffer,
                     extra=partial(extra_args, settings=self._settings),
-                    fill=leads,
+                    fill=is_leader,
                 )
                 for request, buffer in zip(requests.requests, buffers, strict=True)
             ]
-            if leads:
+            if is_leader:
                 check_inputs(self._prepared)
         self.stats = self.stats.plus(
-            prompts=requests.num_prompts * leads,
+            prompts=requests.num_prompts * is_leader,
             prompt_bytes=sum(request.copied for request in self._prepared),
         )
 
@@ -189,7 +189,8 @@ class VllmEngine(InProcessEngine):
 
     @contextmanager
     def _awake(self, *tags: str) -> Iterator[None]:
-        """What a block needs is on the accelerator (``weights``, ``kv_cache``); by default both."""
+        """Keep the named parts on the accelerator within the block (``weights``, ``kv_cache``); by
+        default both."""
         if not self._sleeps:
             yield
             return
@@ -238,7 +239,8 @@ class VllmEngine(InProcessEngine):
             raise failure
 
     def _end(self) -> _End:
-        """Why any rank of this engine has to end: they must do so at the same step."""
+        """Return the reason for which any rank of this engine has to end, as all must end at the
+        same step."""
         mine = _End.LATE if self.is_late() else _End.NOT_YET
         if self.asked_to_stop():
             mine = _End.STOPPED

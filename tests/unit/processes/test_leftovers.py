@@ -21,7 +21,7 @@ def wait_until_gone(path: Path) -> None:
 
 
 def run(code: str) -> int:
-    return subprocess.run([sys.executable, "-c", code], check=False).returncode
+    return subprocess.run([sys.executable, "-c", code], check=False, timeout=60).returncode
 
 
 @pytest.mark.parametrize("end", ["os.kill(os.getpid(), 9)", "os._exit(3)", "pass"])
