@@ -19,6 +19,7 @@ def train(config: Config) -> None:
     from megatron_longrl.rollout.records.replay import ReplayedRollouts
     from megatron_longrl.training.critic import Critic
     from megatron_longrl.training.loop import TrainingLoop, start
+    from megatron_longrl.training.row_training import RowTraining, TrainingRows
     from megatron_longrl.training.runtime import build_runtime
 
     runtime = build_runtime(config, "rl")
@@ -26,14 +27,16 @@ def train(config: Config) -> None:
     critic = Critic(runtime) if config.algorithm.needs_critic else None
     loaded = start(runtime, critic)
     follow_resets(runtime, reference, loaded.iteration)
-    loop = TrainingLoop(runtime, "rl", config.rl.grpo_prompts_per_step, loaded, critic)
+    rows = TrainingRows(runtime, loaded)
+    loop = TrainingLoop(runtime, loaded, critic)
     state, ranks = loaded.state.get("trainer"), runtime.groups
     if config.records.replay_rollouts is not None:
         steps = range(loaded.iteration + 1, config.training.train_iters + 1)
         recorded = ReplayedRollouts(
             config.records.replay_rollouts, steps, runtime.config, runtime.tokenizer, ranks
         )
-        loop.run(RLTrainer(runtime, recorded, recorded, reference, critic, state))
+        trainer = RLTrainer(runtime, recorded, recorded, reference, critic, state)
+        loop.run(RowTraining(rows, trainer))
         return
     recorder = build_recorder(runtime.config, loaded.iteration, runtime.tokenizer, ranks)
     gpt = runtime.model.policy.module
@@ -41,7 +44,8 @@ def train(config: Config) -> None:
         closing(build_rewards(runtime.config.reward, ranks)) as rewards,
         closing(build_engine(runtime.config, runtime.tokenizer, ranks, gpt)) as engine,
     ):
-        loop.run(RLTrainer(runtime, engine, rewards, reference, critic, state, recorder))
+        trainer = RLTrainer(runtime, engine, rewards, reference, critic, state, recorder)
+        loop.run(RowTraining(rows, trainer))
 
 
 def main(argv: Sequence[str] | None = None) -> int:

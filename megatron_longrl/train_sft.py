@@ -12,13 +12,15 @@ from megatron_longrl.config import Config
 def train(config: Config) -> None:
     """Run SFT to the end."""
     from megatron_longrl.training.loop import TrainingLoop, start
+    from megatron_longrl.training.row_training import RowTraining, TrainingRows
     from megatron_longrl.training.runtime import build_runtime
-    from megatron_longrl.training.sft import SFTTrainer, rows_per_step
+    from megatron_longrl.training.sft import SFTTrainer
 
     runtime = build_runtime(config, "sft")
     loaded = start(runtime)
-    loop = TrainingLoop(runtime, "sft", rows_per_step(runtime), loaded)
-    loop.run(SFTTrainer(runtime, loaded.state.get("trainer")))
+    rows = TrainingRows(runtime, loaded)
+    trainer = SFTTrainer(runtime, loaded.state.get("trainer"))
+    TrainingLoop(runtime, loaded).run(RowTraining(rows, trainer))
 
 
 def main(argv: Sequence[str] | None = None) -> int:

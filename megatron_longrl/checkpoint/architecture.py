@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 from pydantic import TypeAdapter, ValidationError
 from pydantic.fields import FieldInfo
 
+from megatron_longrl.config.family import FAMILY_SECTIONS
 from megatron_longrl.config.lora import LoraSection
 from megatron_longrl.config.model import ModelSection, saved_family_section
 from megatron_longrl.config.rotary import RotarySection
@@ -54,16 +55,19 @@ def check_saved_fields(settings: Settings) -> None:
     sizes that a model can have?
 
     Args:
-        settings: the configuration; fields that it lacks are not looked at.
+        settings: the configuration; fields that it lacks are not looked at, nor are those of a
+            family that is not known.
 
     Raises:
         UserError: naming the file and the field.
     """
     family = settings.values.get("model_family", ModelSection.model_fields["family"].default)
-    is_language_model = not (isinstance(family, str) and family in POLICIES)
+    # A family of a plugin that is not imported yet: the checkpoint itself tells which plugin it is.
+    is_unknown = isinstance(family, str) and family not in FAMILY_SECTIONS
+    is_language_model = not (is_unknown or family in POLICIES)
     lora = {name: LoraSection.model_fields[own] for name, own in LoraSection.flat_names().items()}
     for name, field in (architecture_fields(settings.values) | lora).items():
-        if name not in settings.values:
+        if name not in settings.values or (name == "model_family" and is_unknown):
             continue
         try:
             # As JSON: a list is a tuple, but a text is no number.

@@ -17,7 +17,9 @@ from types import ModuleType
 
 from megatron_longrl.cli.conversion.find import family_plugins, locate, names, plugin
 from megatron_longrl.cli.conversion.process import run
+from megatron_longrl.cli.plugins import add_plugin_flag
 from megatron_longrl.errors import printable
+from megatron_longrl.plugins import import_plugins
 
 DTYPES = ("fp32", "bf16")
 
@@ -49,7 +51,7 @@ def parse(arguments: Sequence[str]) -> tuple[argparse.Namespace, ModuleType, Mod
     """Flags, loader and saver. Each plug-in adds its own flags.
 
     Raises:
-        UserError: there is no such plug-in.
+        UserError: there is no such plug-in, or a --plugin module cannot be imported.
     """
     parser = argparse.ArgumentParser(
         prog="longrl convert",
@@ -61,6 +63,10 @@ def parse(arguments: Sequence[str]) -> tuple[argparse.Namespace, ModuleType, Mod
         conflict_handler="resolve",
     )
     chosen = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    for each in (parser, chosen):
+        add_plugin_flag(each)
+    # Plugins are imported first: they may add families, and with these loaders and savers.
+    import_plugins(chosen.parse_known_args(arguments)[0].plugin)
     for kind in ("loader", "saver"):
         known = ", ".join(names(kind))
         text = f"plug-in that {'reads' if kind == 'loader' else 'writes'}: {known}, or a file"

@@ -101,7 +101,8 @@ def _go_on_with_the_runs_recipe(given: Given) -> None:
     if given.loaded is None:
         return
     folder, state = given.loaded
-    if "consumed_rows" not in state.get("state", {}):  # Converted weights: they come from no run.
+    if not {"consumed_rows", "best"} & state.get("state", {}).keys():
+        # Converted weights: they come from no run. Older runs have rows only.
         return
     _check_reach(recipe := recipe_of(state), folder, given)
     if "plugin" not in given.values:

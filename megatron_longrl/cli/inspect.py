@@ -15,7 +15,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from megatron_longrl.cli.conversion.process import run
+from megatron_longrl.cli.plugins import add_plugin_flag
 from megatron_longrl.errors import printable
+from megatron_longrl.plugins import import_plugins
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -34,8 +36,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument(
         "--verify", action="store_true", help="compare the checksums of a Megatron checkpoint"
     )
+    add_plugin_flag(parser)
     options = parser.parse_args(arguments)
-    return run(lambda: _verify(options.folder) if options.verify else _inspect(options.folder))
+
+    def work() -> int:
+        import_plugins(options.plugin)
+        return _verify(options.folder) if options.verify else _inspect(options.folder)
+
+    return run(work)
 
 
 def _verify(folder: Path) -> int:

@@ -104,7 +104,9 @@ def resolve(given: Given) -> Config:
     if given.entry == "serve":  # the recipe's layout is the trainer's
         world_size = config.parallel.model_parallel_size
     if given.entry in ("sft", "rl") and "train_iters" not in given.values:
-        config = config.replace(train_iters=_iterations(config, world_size, given.entry))
+        rows = config.rows_per_step(world_size, given.entry)
+        steps = one_epoch(config.data.train_data_path, rows, config.training.train_epochs)
+        config = config.replace(train_iters=steps)
     validate_layout(config, world_size, given.entry)
     if given.print_only:
         if first_rank:
@@ -118,13 +120,6 @@ def _validated(given: Given) -> Config:
         return Config.of(given.values)
     except InvalidConfig as error:
         raise ConfigError(describe_problems(error.problems, given.origins)) from None
-
-
-def _iterations(config: Config, world_size: int, entry: Entry) -> int:
-    """Steps of the epochs that are asked for."""
-    rows = config.rl.grpo_prompts_per_step if entry == "rl" else 0
-    rows = rows or config.samples_per_step(world_size, "sft")
-    return one_epoch(config.data.train_data_path, rows, config.training.train_epochs)
 
 
 def checkpoint_fields(given: Given) -> tuple[Path | None, dict[str, Any]]:

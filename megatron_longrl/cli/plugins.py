@@ -1,4 +1,4 @@
-"""The plugins that a command line names, before anything else of it is understood."""
+"""The plugins that a command line names."""
 
 from __future__ import annotations
 
@@ -10,7 +10,8 @@ from megatron_longrl.config.recipe import plugins_in
 
 
 def plugins_of(argv: Sequence[str]) -> list[str]:
-    """The plugins that ``--plugin`` names, or else the last of the recipes that name some.
+    """The plugins of a run: those that ``--plugin`` names, or else those of the last recipe that
+    names some.
 
     Plugins may add flags, keys of recipes and names, so that they are imported first. What is wrong
     with the arguments or a recipe is told later.
@@ -25,3 +26,14 @@ def plugins_of(argv: Sequence[str]) -> list[str]:
         found = next((plugins for plugins in reversed(recipes) if plugins is not None), [])
     found = [found] if isinstance(found, str) else found
     return [name for name in found if isinstance(name, str)] if isinstance(found, list) else []
+
+
+def add_plugin_flag(parser: argparse.ArgumentParser) -> None:
+    """``--plugin`` of the programs that have no recipe."""
+    parser.add_argument(
+        "--plugin",
+        action="append",
+        default=[],
+        metavar="MODULE",
+        help="module of your own that registers the checkpoint's model family; may be repeated",
+    )

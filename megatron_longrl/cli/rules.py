@@ -48,7 +48,7 @@ def _first_broken_rule(config: Config, world_size: int, entry: Entry | None) -> 
         _secrets(config.flat()),
         _replicas(config.parallel, world_size),
         _schedule(config, entry),
-        _checkpoints_and_validation(config.checkpoint, config.evaluation, config.data, entry),
+        _checkpoints(config.checkpoint, entry),
     ]
     if policy is None:
         rules.append(_language_rules(config, world_size, entry))
@@ -59,6 +59,7 @@ def _first_broken_rule(config: Config, world_size: int, entry: Entry | None) -> 
 
 def _language_rules(config: Config, world_size: int, entry: Entry | None) -> Iterator[str]:
     """The rules of runs whose policy is a language model."""
+    yield from _validation(config.evaluation, config.data, entry)
     yield from _language_model(config)
     yield from rotary_embedding(config.rotary, config.training)
     yield from config.family.rules(config.value)
@@ -323,12 +324,7 @@ def _schedule(config: ModelConfig, entry: Entry | None) -> Iterator[str]:
         yield f"min_lr ({config.training.min_lr}) exceeds lr ({config.training.lr}): lower --min-lr"
 
 
-def _checkpoints_and_validation(
-    checkpoint: CheckpointSection,
-    evaluation: EvaluationSection,
-    data: DataSection,
-    entry: Entry | None,
-) -> Iterator[str]:
+def _checkpoints(checkpoint: CheckpointSection, entry: Entry | None) -> Iterator[str]:
     if entry in ("evaluate", "serve"):
         return
     if checkpoint.save_interval is not None and checkpoint.save is None:
@@ -337,6 +333,13 @@ def _checkpoints_and_validation(
         yield "async_save is on without save: give --save FOLDER"
     if checkpoint.finetune and checkpoint.load is None:
         yield "finetune is on without load: give --load FOLDER, or use --pretrained-checkpoint"
+
+
+def _validation(
+    evaluation: EvaluationSection, data: DataSection, entry: Entry | None
+) -> Iterator[str]:
+    if entry in ("evaluate", "serve"):
+        return
     for name in ("interval", "at_start"):
         if getattr(evaluation, name) and not data.valid_data_path:
             yield f"eval_{name} is set without valid_data_path: give --valid-data-path FILE"

@@ -15,6 +15,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from megatron_longrl.cli.conversion.process import run
+from megatron_longrl.cli.plugins import add_plugin_flag
+from megatron_longrl.plugins import import_plugins
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -24,6 +26,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _verify(flags: argparse.Namespace) -> int:
+    import_plugins(flags.plugin)
     # Below the flags, so that --help need not wait for torch and core.
     from megatron_longrl.platforms import platform
 
@@ -66,6 +69,7 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--video-fps", type=float, help="frames per second of video")
     parser.add_argument("--chat-template", help="as of the trainer")
     parser.add_argument("--tolerance", type=float, default=1e-4, help="largest difference")
+    add_plugin_flag(parser)
     return parser.parse_args(arguments)
 
 

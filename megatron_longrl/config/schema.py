@@ -59,7 +59,7 @@ _SECTIONS: dict[str, type[Section]] = {
     "plugins": PluginSection,
 }
 """The section by the attribute of :class:`Config`, in the order of --help and --print-config; the
-section of the run's model family stands in the place of ``family``."""
+section of the run's model family takes the place of ``family``."""
 
 
 def all_sections() -> list[type[Section]]:
@@ -199,6 +199,11 @@ class Config(ModelConfig):
         save = self.checkpoint.save
         return None if save is None else f"{save}/{RECORD_FOLDER}"
 
+    def rows_per_step(self, world_size: int, entry: Entry) -> int:
+        """Rows of data that one step takes: prompts for RL, demonstrations for SFT."""
+        prompts = self.rl.grpo_prompts_per_step if entry == "rl" else 0
+        return prompts or self.samples_per_step(world_size, "sft")
+
     def samples_per_step(self, world_size: int, entry: Entry) -> int:
         """Samples of one optimizer step: rows for SFT, sampled responses for RL."""
         if entry == "rl":
@@ -218,14 +223,14 @@ class Config(ModelConfig):
 
     @property
     def needs_old_logprobs(self) -> bool:
-        """Whether the policy's log-probabilities before the update take a pass of their own."""
+        """Whether the policy's log-probabilities before the update take a separate pass."""
         algorithm = self.algorithm
         return self.updates_per_step > 1 or algorithm.rewards_tokens or algorithm.needs_critic
 
     @property
     def forward_passes(self) -> int:
-        """Passes of an RL step over its rows without a backward pass, those of a critic left
-        aside."""
+        """Number of forward-only passes of an RL step over its sequences, without those of a
+        critic."""
         return self.needs_old_logprobs + (self.algorithm.grpo_kl_beta > 0)
 
     @property
@@ -311,7 +316,7 @@ _LONGEST_SHOWN = 200
 
 
 def _shown(value: Any, field: str) -> str:
-    """A wrong value, in bounded size; it may be a secret that stands in the wrong form."""
+    """Shorten a wrong value for a message; it may be a secret in a wrong form."""
     if field in _MAY_HOLD_SECRETS:
         return "(not shown)"
     shown = reprlib.Repr()

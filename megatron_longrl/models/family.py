@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from megatron_longrl.config.family import FAMILY_SECTIONS, FamilySection
+from megatron_longrl.models import BUILT_IN
 from megatron_longrl.models.hf_settings import Settings
 from megatron_longrl.registry import Registry
 
@@ -94,12 +95,10 @@ class Family:
         return self.folders[part], stored
 
 
-_BUILT_IN = ("vila", "qwen2", "qwen3", "llama", "qwen2_5_vl", "qwen3_vl")
-
 FAMILIES: Registry[Family] = Registry(
     "model family",
     "megatron_longrl.families",
-    {name: f"megatron_longrl.models.{name}.family:FAMILY" for name in _BUILT_IN},
+    {name: f"megatron_longrl.models.{name}.family:FAMILY" for name in BUILT_IN},
 )
 """All families of language models by name."""
 

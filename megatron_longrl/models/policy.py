@@ -6,10 +6,10 @@ Whoever brings a policy brings three things:
 * its modules, which :meth:`Policy.build` makes from the configuration and the process groups;
 * a :class:`~megatron_longrl.training.forward_step.ForwardStep`, through which
   :class:`~megatron_longrl.training.train_step.TrainStep` takes its micro-batches;
-* its programs: what ``longrl train-rl`` and the others do with such a model, made of the parts that
-  the language models' programs are made of (:mod:`megatron_longrl.training.model` builds, wraps and
-  optimizes modules, :mod:`megatron_longrl.checkpoint.saving` and
-  :mod:`megatron_longrl.checkpoint.loading` save and load them).
+* its programs: what ``longrl train-rl`` and the others do with such a model. One that trains builds
+  a :class:`~megatron_longrl.training.run.Run` and gives a trainer of its own to the
+  :class:`~megatron_longrl.training.loop.TrainingLoop`, which saves, resumes, validates and logs as
+  it does for language models.
 """
 
 from __future__ import annotations

@@ -47,7 +47,7 @@ from megatron_longrl.rl.weight_sync import WeightSync
 from megatron_longrl.rollout.engine import RolloutEngine
 from megatron_longrl.rollout.records.recorder import RolloutRecorder, StepOutcome
 from megatron_longrl.training.critic import Critic
-from megatron_longrl.training.loop import DataIterator
+from megatron_longrl.training.data_iterator import DataIterator
 from megatron_longrl.training.losses import LOG_RATIO, rl_loss
 from megatron_longrl.training.runtime import Runtime
 from megatron_longrl.training.sharding import MicroBatch
@@ -58,7 +58,7 @@ logger = logging.getLogger(__name__)
 
 
 class RLTrainer:
-    """Training on colocated rollouts, as ``--rl-algorithm`` says.
+    """The trainer of ``--rl-algorithm`` on rollouts of an engine.
 
     Args:
         runtime: model, data and logs of the run.
@@ -194,8 +194,8 @@ class RLTrainer:
         return rollouts
 
     def _staleness(self, rollouts: StepRollouts) -> tuple[float, int]:
-        """Versions between the weights and those that generated a token, the mean over all
-        replicas, and groups that go on in the next step."""
+        """Return the mean number of versions between the weights and those that generated a token,
+        over all replicas, and the number of groups that continue in the next step."""
         newest = self.engine.weight_version
         segments = [
             segment

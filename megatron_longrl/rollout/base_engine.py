@@ -1,18 +1,16 @@
 """The base class of engines: seeds, the partition over engines, checks, and delivery of the
 results.
 
-An engine of your own subclasses :class:`BaseEngine` and implements :meth:`BaseEngine.run`, which
-takes requests and delivers completions. One that holds weights of its own implements
-:meth:`BaseEngine.load_weights`, and one that keeps something of prompts
-:meth:`BaseEngine.reset_prefix_cache`, too.
+An engine of your own subclasses one of two classes. One that generates within the trainer's
+processes is an :class:`~megatron_longrl.rollout.in_process_engine.InProcessEngine`, whose ``run``
+generates what is asked for. One that generates elsewhere while the trainer does something else is
+an :class:`~megatron_longrl.rollout.async_engine.AsyncEngine`, whose ``submit`` begins a generation.
 """
 
 from __future__ import annotations
 
 import time
-from abc import abstractmethod
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from torch import Tensor
@@ -38,7 +36,7 @@ if TYPE_CHECKING:
 
 
 class BaseEngine(RolloutEngine):
-    """An engine on the ranks of a model replica.
+    """The part of an engine of a model replica that does not depend on where it generates.
 
     A replica may have several engines, which share its prompts. Every rank of an engine runs the
     same requests; those of them that deliver hand in the results.
@@ -73,50 +71,21 @@ class BaseEngine(RolloutEngine):
         self._num_engines = num_engines
         self._deadline = 0.0
 
-    @abstractmethod
-    def run(self, requests: EngineRequests) -> None:
-        """Generate what is asked for.
-
-        One rank of the engine calls ``requests.deliver(request, index, completion)`` for each
-        rollout as soon as it is there, and ``requests.record_input(request, given)`` for each
-        prompt; two ranks may share this. :meth:`check_time` is to be called now and then.
-
-        What goes wrong is raised, on any rank: all ranks of the replica learn of it when they have
-        come to the end.
-        """
-
-    def prepare(self, requests: EngineRequests) -> None:
-        """Called on all ranks of the replica before :meth:`run`, for what they do together."""
-
-    def load_weights(self, named: Iterator[tuple[str, Tensor]]) -> None:
-        """Take all weights, see :meth:`RolloutEngine.update_weights`; an engine that runs the
-        trainer's own model has them."""
-
-    def generate(
+    def receive_weights(
         self,
-        requests: Sequence[RolloutRequest],
-        media: Mapping[str, Tensor],
-        sampling: SamplingSettings,
-        on_rollout: OnRollout | None = None,
-    ) -> list[RolloutGroup]:
-        """See :meth:`RolloutEngine.generate`."""
-        if not requests:
-            return []
-        mine = self.requests_of(requests, media, sampling, on_rollout)
-        self.prepare(mine)
-        stopped = False
-        with raise_on_all_ranks(self.gloo_group), suppress(RolloutStopped):
-            stopped = True
-            self.run(mine)
-            stopped = False
-        return self.groups_of(requests, mine, stopped=stopped)
+        named: Iterable[tuple[str, Tensor]],
+        version: int,
+        load: Callable[[Iterator[tuple[str, Tensor]]], None],
+    ) -> None:
+        """Take all weights, as :meth:`RolloutEngine.update_weights` is asked to.
 
-    def update_weights(self, named: Iterable[tuple[str, Tensor]], version: int) -> None:
-        """See :meth:`RolloutEngine.update_weights`."""
+        Args:
+            load: takes them on this rank; what it raises, all ranks of the replica learn of.
+        """
         remaining = iter(named)
         with raise_on_all_ranks(self.gloo_group):
             try:
-                self.load_weights(remaining)
+                load(remaining)
             finally:
                 # The iterator may communicate: use it up even when loading failed on this rank.
                 for _ in remaining:

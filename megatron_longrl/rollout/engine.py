@@ -1,7 +1,8 @@
-"""The protocol behind which inference engines stand."""
+"""The protocol of inference engines."""
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Protocol
 
@@ -55,6 +56,7 @@ class RolloutEngine(Protocol):
     """Whether a signal that asks the run to end (:mod:`megatron_longrl.processes.exit_signal`) ends
     a generation, too."""
 
+    @abstractmethod
     def generate(
         self,
         requests: Sequence[RolloutRequest],
@@ -96,6 +98,7 @@ class RolloutEngine(Protocol):
         groups = self.generate(requests, media, sampling, on_rollout)
         return RolloutHandle(lambda _: groups)
 
+    @abstractmethod
     def update_weights(self, named: Iterable[tuple[str, Tensor]], version: int) -> None:
         """Replace all weights of the language model; forget everything computed with the old ones.
 

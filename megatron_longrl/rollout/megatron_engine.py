@@ -42,9 +42,9 @@ from megatron_longrl.parallel.attention.mask import attention_mask
 from megatron_longrl.parallel.attention.module import cp_packed_seq_params
 from megatron_longrl.parallel.groups import ParallelGroups
 from megatron_longrl.platforms import platform
-from megatron_longrl.rollout.base_engine import BaseEngine
 from megatron_longrl.rollout.engine import RolloutStopped
 from megatron_longrl.rollout.engine_requests import EngineRequest, EngineRequests
+from megatron_longrl.rollout.in_process_engine import InProcessEngine
 from megatron_longrl.rollout.sampler import sample_tokens
 
 if TYPE_CHECKING:
@@ -54,7 +54,7 @@ if TYPE_CHECKING:
 _TOKENS_BETWEEN_CLOCK_CHECKS = 16
 
 
-class MegatronEngine(BaseEngine):
+class MegatronEngine(InProcessEngine):
     """An engine on the trained model itself.
 
     Args:
@@ -93,8 +93,8 @@ class MegatronEngine(BaseEngine):
 
     @torch.no_grad()
     def run(self, requests: EngineRequests) -> None:
-        """See :meth:`BaseEngine.run`; a rank of the first stage records inputs, one of the last
-        stage delivers."""
+        """See :meth:`InProcessEngine.run`; a rank of the first stage records inputs, and one of the
+        last stage delivers."""
         ranks = self._groups
         with _for_inference(self._gpt):
             for request in requests.requests:
@@ -173,7 +173,7 @@ class MegatronEngine(BaseEngine):
     def _prefill(
         self, given: EngineInput | None, positions: Tensor, context: StaticInferenceContext
     ) -> Tensor | None:
-        """Run the prompt; logits [1, v] behind it, on the last stage."""
+        """Run the prompt and return the logits [1, v] of the next token, on the last stage."""
         length = len(positions)
         mask = None  # Transformer Engine's layers are causal by themselves.
         if self._gpt.config.transformer_impl == "local":

@@ -7,37 +7,30 @@ from collections.abc import Collection, Iterable, Mapping
 import torch.distributed as dist
 from torch import nn
 
-from megatron_longrl.config import Entry
 from megatron_longrl.parallel.groups import ParallelGroups
 from megatron_longrl.parallel.rank_errors import gather_objects
-from megatron_longrl.training.runtime import Runtime
+from megatron_longrl.training.run import Run
 
 _UNITS = ((1e9, "B"), (1e6, "M"), (1e3, "K"))
 
 
-def banner(runtime: Runtime, entry: Entry, rows: int) -> str:
+def banner(run: Run, work: str) -> str:
     """Model, layout, data and size of a step. Collective over the world.
 
     Args:
-        rows: of the training data, those that can be used.
+        work: data and size of a step.
     """
-    config, ranks = runtime.config, dist.get_world_size()
-    parallel, training = config.parallel, config.training
-    total, trained = count_parameters(runtime.model.modules, runtime.model.encoders, runtime.groups)
+    config, ranks = run.config, dist.get_world_size()
+    parallel = config.parallel
+    total, trained = count_parameters(run.model.modules, run.model.encoders, run.groups)
     layout = (
         f"TP {parallel.tensor_model_parallel_size} x MR-SP {parallel.context_parallel_size} x "
         f"PP {parallel.pipeline_model_parallel_size} x DP {parallel.data_parallel_size(ranks)}"
     )
-    if entry == "rl":
-        prompts, group = config.rl.grpo_prompts_per_step, config.rl.grpo_group_size
-        step = f"{counted(prompts, 'prompt')} x {counted(group, 'response')}"
-    else:
-        step = counted(config.samples_per_step(ranks, entry), "row")
     return (
-        f"{entry} of {config.model.family}: {amount(total)} parameters, {amount(trained)} of them "
-        f"trained, {'bf16' if training.bf16 else 'fp32'}; {counted(ranks, 'rank')} = "
-        f"{layout}; {counted(rows, 'row')} of data, {step} a step, "
-        f"{counted(training.train_iters, 'step')}, at most {training.seq_length} tokens a row"
+        f"{run.entry} of {config.model.family}: {amount(total)} parameters, {amount(trained)} of "
+        f"them trained, {'bf16' if config.training.bf16 else 'fp32'}; {counted(ranks, 'rank')} = "
+        f"{layout}; {work}"
     )
 
 

@@ -1,5 +1,5 @@
-"""The parts that both training loops and the evaluation share: groups, data, model, stage 1 and
-logs."""
+"""The parts that both training loops of a language model and its evaluation share: those of every
+run, tokenizer, prompts, and stage 1."""
 
 from __future__ import annotations
 
@@ -31,12 +31,12 @@ from megatron_longrl.parallel.rank_errors import gather_objects, raise_on_all_ra
 from megatron_longrl.planner.cost import HardwareProfile
 from megatron_longrl.planner.packing import even_part
 from megatron_longrl.platforms import platform
-from megatron_longrl.processes import exit_signal
 from megatron_longrl.training.encoder_version import EncoderVersion
 from megatron_longrl.training.hardware import measure_hardware
 from megatron_longrl.training.language_step import LanguageTrainStep
 from megatron_longrl.training.model import TrainedModel, build_model
 from megatron_longrl.training.output_heads import LogprobHead
+from megatron_longrl.training.run import Run
 from megatron_longrl.training.sequence_length import FirstLook, with_sequence_length
 
 if TYPE_CHECKING:
@@ -53,19 +53,15 @@ _DONE = ("decoded", "encoded")
 
 
 @dataclass
-class Runtime:
-    """One rank's view of a run."""
+class Runtime(Run):
+    """One rank's view of a run of a language model."""
 
-    config: Config
-    groups: ParallelGroups
-    entry: Entry
     tokenizer: Tokenizer
     builder: PromptBuilder
     model: TrainedModel
     train_step: LanguageTrainStep
     store: EmbeddingStore
     media: MediaProvider
-    timer: PhaseTimer
     hardware: HardwareProfile
     """The hardware profile of the cost model."""
     first_look: FirstLook | None = None
@@ -82,11 +78,6 @@ class Runtime:
         """Position of this rank in its replica."""
         return self.groups.replica.rank()
 
-    @property
-    def is_writer(self) -> bool:
-        """Whether this rank writes metrics: Megatron's last rank."""
-        return dist.get_rank() == dist.get_world_size() - 1
-
     def share(self, rows: Sequence[Row]) -> list[Row]:
         """The rows of this replica among those of a whole step."""
         return even_part(rows, self.groups.dp.rank(), self.groups.dp.size())
@@ -94,16 +85,6 @@ class Runtime:
     def most_rows(self, rows: Sequence[Row]) -> int:
         """Rows of the replica that has most of them."""
         return max(gather_objects(self.groups.gloo_group, len(rows)))
-
-    def stop_if_asked(self) -> None:
-        """End the run, if a signal has asked any rank for it; collective over the world.
-
-        Raises:
-            Stopped: on all ranks, when a signal has asked any of them to end.
-        """
-        numbers = [n for n in gather_objects(self.groups.gloo_group, exit_signal.received()) if n]
-        if numbers:
-            raise exit_signal.Stopped(numbers[0])
 
     def build_prompts(self, rows: Sequence[Row]) -> list[Prompt]:
         """Expand rows; each rank of the replica looks into its own share of the videos.

@@ -5,13 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import torch.distributed as dist
-
 from megatron_longrl.data.curriculum import frames_at
 from megatron_longrl.data.prompts import Prompt
 from megatron_longrl.data.rows import Row
 from megatron_longrl.training.batches import sft_batches
-from megatron_longrl.training.loop import DataIterator
+from megatron_longrl.training.data_iterator import DataIterator
 from megatron_longrl.training.losses import sft_loss
 from megatron_longrl.training.runtime import Runtime
 from megatron_longrl.training.sharding import MicroBatch
@@ -81,8 +79,3 @@ class SFTTrainer:
         responses = [self.runtime.builder.response_ids(prompt.row) for prompt in prompts]
         runtime = self.runtime
         return sft_batches(prompts, responses, runtime.config, runtime.groups, runtime.hardware)
-
-
-def rows_per_step(runtime: Runtime) -> int:
-    """Rows of one SFT step over all replicas."""
-    return runtime.config.samples_per_step(dist.get_world_size(), "sft")

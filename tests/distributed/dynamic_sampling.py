@@ -13,7 +13,7 @@ from megatron_longrl.data.dataset import RowSampler
 from megatron_longrl.data.rows import Row
 from megatron_longrl.rewards.runner import build_rewards
 from megatron_longrl.rl.trainer import RLTrainer
-from megatron_longrl.training.loop import DataIterator
+from megatron_longrl.training.data_iterator import DataIterator
 from megatron_longrl.training.runtime import Runtime, build_runtime
 from tests.distributed.layouts import tiny_config
 from tests.scripted_engine import ScriptedEngine, number_of, questions

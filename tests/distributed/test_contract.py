@@ -11,7 +11,7 @@ from megatron_longrl.rewards.runner import build_rewards
 from megatron_longrl.rl.trainer import RLTrainer
 from megatron_longrl.rollout.build import build_engine
 from megatron_longrl.rollout.engine import RolloutHandle
-from megatron_longrl.training.loop import DataIterator
+from megatron_longrl.training.data_iterator import DataIterator
 from megatron_longrl.training.runtime import build_runtime
 from tests.distributed.cases import CP2, PP2, SP, TP2
 from tests.distributed.layouts import tiny_config

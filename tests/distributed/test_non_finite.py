@@ -15,7 +15,7 @@ from megatron_longrl.rewards.runner import build_rewards
 from megatron_longrl.rl.trainer import RLTrainer
 from megatron_longrl.training import sft
 from megatron_longrl.training.critic import CRITIC, Critic
-from megatron_longrl.training.loop import DataIterator
+from megatron_longrl.training.data_iterator import DataIterator
 from megatron_longrl.training.losses import sft_loss
 from megatron_longrl.training.runtime import Runtime, build_runtime
 from megatron_longrl.training.sft import SFTTrainer

@@ -9,12 +9,14 @@ from tests.functional.launches import CP2, FROZEN, Arena, Outcome, curve, metric
 PLUGIN = ("--plugin", "tests.extensions.engine.transformers_engine")
 
 
-def train(arena: Arena, *flags: str | Path, ranks: int = 2) -> Outcome:
+def train(
+    arena: Arena, *flags: str | Path, engine: str = "transformers", ranks: int = 2
+) -> Outcome:
     return arena.launch(
         "train_rl",
         *(*FROZEN, "--train-data-path", arena.data("train"), "--lr", "1e-3", "--train-iters", "3"),
         *("--grpo-prompts-per-step", "4", "--grpo-group-size", "4"),
-        *("--rollout-engine", "transformers", *flags),
+        *("--rollout-engine", engine, *flags),
         ranks=ranks,
         cold=True,
     )
@@ -27,6 +29,21 @@ def test_it_generates_what_the_trainer_trains(arena: Arena, tmp_path: Path) -> N
     assert curve(steps, "iteration") == [1, 2, 3]
     assert curve(steps, "updates") == curve(steps, "weights_sent") == [1, 1, 1]
     assert max(curve(steps, "rollout_corr/logprob_diff_max")) < 1e-4
+
+
+def test_one_that_generates_beside_the_trainer(arena: Arena, tmp_path: Path) -> None:
+    """It gives what the first one gives, and with --rollout-lag the rollouts of older weights."""
+    runs = {}
+    for engine in ("transformers", "transformers_beside"):
+        folder = tmp_path / engine
+        train(arena, *CP2, *PLUGIN, "--save", folder, engine=engine).succeeded()
+        runs[engine] = metrics_of(folder)
+    for metric in ("lm loss", "grad-norm", "reward/mean"):
+        one, beside = (curve(steps, metric) for steps in runs.values())
+        assert one == beside, metric
+    lag = ("--rollout-lag", "1", "--rollout-correction", "token", "--save", tmp_path / "lag")
+    train(arena, *CP2, *PLUGIN, *lag, engine="transformers_beside").succeeded()
+    assert curve(metrics_of(tmp_path / "lag"), "rollout_lag") == [0, 1, 1]
 
 
 def test_its_name_is_unknown_without_the_plugin(arena: Arena) -> None:

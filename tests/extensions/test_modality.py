@@ -8,11 +8,24 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
+from safetensors.torch import load_file
+from torch import Tensor
 
 from megatron_longrl.observability.metrics_file import Metrics
 from tests.extensions.modality.signal import SAMPLES_PER_UNIT
 from tests.functional.catalogue import catalogue_entries, told_of
-from tests.functional.launches import CP2, TP2, Arena, curve, metrics_of, read_rows, write_rows
+from tests.functional.launches import (
+    CP2,
+    TP2,
+    Arena,
+    Outcome,
+    curve,
+    metrics_of,
+    read_rows,
+    run,
+    write_rows,
+)
 
 PLUGIN = (
     *("--plugin", "tests.extensions.modality.vila_signal", "--model-family", "vila_signal"),
@@ -69,6 +82,57 @@ def test_both_encoders_are_trained_on_two_ranks_as_on_one(
     assert curve(still, "frames_encoded") == curve(one, "frames_encoded")
     assert curve(still, "lm loss")[0] == pytest.approx(curve(one, "lm loss")[0], rel=2e-5)
     assert curve(still, "lm loss")[2] != pytest.approx(curve(one, "lm loss")[2], rel=2e-5)
+
+
+def longrl(program: str, *arguments: str | Path) -> Outcome:
+    """A program of one process."""
+    return run(["-m", f"megatron_longrl.cli.{program}", *map(str, arguments)], 1, 120, cold=True)
+
+
+def tensors(folder: Path) -> dict[str, Tensor]:
+    """Of all parts of a Hugging Face folder."""
+    return {
+        f"{path.parent.name}/{name}": tensor
+        for path in sorted(folder.rglob("*.safetensors"))
+        for name, tensor in load_file(path).items()
+    }
+
+
+def test_its_checkpoints_are_converted_bit_by_bit(arena: Arena, rows: Path, tmp_path: Path) -> None:
+    """From a run to a Hugging Face folder, to a run that does not learn, and back."""
+    train(arena, rows, tmp_path / "run", "train_sft", *SFT, ranks=1)
+    plugin = PLUGIN[:2]
+    folders: list[Path] = []
+    back = ("convert", *plugin, "--loader", "megatron", "--saver", "hf", "--verify")
+    for source in ("run", "still"):
+        if source == "still":
+            start = ("--pretrained-checkpoint", folders[0])
+            data = ("--train-data-path", rows, "--save", tmp_path / source)
+            still = (*plugin, *data, *start, *SFT, "--train-iters", "1", "--lr", "0")
+            arena.launch("train_sft", *still, ranks=2, cold=True).succeeded()
+        folders.append(tmp_path / f"{source}_hf")
+        whence = ("--load-dir", tmp_path / source, "--save-dir", folders[-1])
+        longrl(*back, *whence).succeeded()
+    first, again = map(tensors, folders)
+    assert {name.partition("/")[0] for name in first} == {
+        *("llm", "vision_tower", "mm_projector", "signal_encoder")
+    }
+    assert list(first) == list(again)
+    assert all(torch.equal(first[name], again[name]) for name in first)
+    settings = [json.loads((folder / "config.json").read_text()) for folder in folders]
+    assert settings[0] == settings[1] and settings[0]["model_type"] == "vila_signal"
+    there = ("convert", *plugin, "--loader", "hf", "--saver", "megatron", "--verify")
+    longrl(*there, "--load-dir", folders[0], "--save-dir", tmp_path / "released").succeeded()
+    for folder in (folders[0], tmp_path / "released"):
+        assert "signal_hidden_size: 8" in longrl("inspect", folder, *plugin).succeeded().output
+
+
+def test_its_folder_is_unknown_without_the_plugin(tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text('{"model_type": "vila_signal"}')
+    (told,) = longrl("inspect", tmp_path).errors
+    assert "model_type vila_signal" in told and "vila_signal" not in told.partition("only")[2]
+    (told,) = longrl("inspect", tmp_path, "--plugin", "no_such_module").errors
+    assert told.startswith("error: --plugin no_such_module cannot be imported: no such module")
 
 
 def test_reinforcement_learning(arena: Arena, rows: Path, tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ from __future__ import annotations
 import logging
 import secrets
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future, wait
 from contextlib import closing
 from dataclasses import replace
@@ -24,17 +24,13 @@ from torch import Tensor
 from megatron_longrl.errors import UserError
 from megatron_longrl.experience.rollouts import (
     Completion,
-    OnRollout,
-    RolloutGroup,
-    RolloutRequest,
 )
 from megatron_longrl.experience.sampling_settings import SamplingSettings
 from megatron_longrl.parallel.groups import ParallelGroups
 from megatron_longrl.parallel.rank_errors import gather_objects, raise_on_all_ranks
 from megatron_longrl.platforms import platform
 from megatron_longrl.processes.daemon_thread import in_daemon_thread
-from megatron_longrl.rollout.base_engine import BaseEngine
-from megatron_longrl.rollout.engine import RolloutHandle
+from megatron_longrl.rollout.async_engine import AsyncEngine, Wait
 from megatron_longrl.rollout.engine_requests import EngineRequest, EngineRequests
 from megatron_longrl.rollout.model_settings import ModelSettings
 from megatron_longrl.rollout.requests import (
@@ -64,7 +60,7 @@ _SECONDS_BETWEEN_KNOCKS = 1.0
 _SECONDS_BETWEEN_LOOKS = 0.2
 
 
-class ServerEngine(BaseEngine):
+class ServerEngine(AsyncEngine):
     """An engine in a process of its own.
 
     Construction is collective over the world. What is given to :meth:`update_weights` is kept, and
@@ -83,8 +79,6 @@ class ServerEngine(BaseEngine):
     Raises:
         UserError: on every rank, when a server does not start, or serves something else.
     """
-
-    runs_beside = True
 
     def __init__(
         self,
@@ -126,34 +120,13 @@ class ServerEngine(BaseEngine):
                 self._sender = _sender(self._receiver, settings, bucket_bytes, timeout_seconds)
                 self._connect(address)
 
-    def generate(
-        self,
-        requests: Sequence[RolloutRequest],
-        media: Mapping[str, Tensor],
-        sampling: SamplingSettings,
-        on_rollout: OnRollout | None = None,
-    ) -> list[RolloutGroup]:
-        """See :meth:`RolloutEngine.generate`."""
-        return self.start(requests, media, sampling, on_rollout).wait(self.weight_version)
-
-    def start(
-        self,
-        requests: Sequence[RolloutRequest],
-        media: Mapping[str, Tensor],
-        sampling: SamplingSettings,
-        on_rollout: OnRollout | None = None,
-    ) -> RolloutHandle:
-        """See :meth:`RolloutEngine.start`."""
-        if self.weight_version < 0:
-            raise RuntimeError("generate() before the first update_weights()")
-        if not requests:
-            return RolloutHandle(lambda _: [])
-        mine = self.requests_of(requests, media, sampling, on_rollout)
+    def submit(self, requests: EngineRequests) -> Wait:
+        """See :meth:`AsyncEngine.submit`."""
         with raise_on_all_ranks(self.gloo_group):
-            asked = self._written(mine)
-        answer = self._start(asked, mine)
+            asked = self._written(requests)
+        answer = self._start(asked, requests)
 
-        def finish(version: int) -> list[RolloutGroup]:
+        def finish(version: int) -> bool:
             nonlocal asked, answer
             losses, stopped = 0, False
             try:
@@ -171,25 +144,21 @@ class ServerEngine(BaseEngine):
                     assert self._source is not None
                     self._deliver(self._source, version)
                     if version != self.weight_version:  # The text's embeddings are others now.
-                        self.weight_version = mine.weight_version = version
+                        self.weight_version = requests.weight_version = version
                         with raise_on_all_ranks(self.gloo_group):
                             _close(asked)
-                            asked = self._written(mine)
-                    answer = self._start(asked, mine)
+                            asked = self._written(requests)
+                    answer = self._start(asked, requests)
                 with raise_on_all_ranks(self.gloo_group):
                     if asked is not None:
-                        for request, made in zip(mine.requests, asked[1], strict=True):
+                        for request, made in zip(requests.requests, asked[1], strict=True):
                             assert made.given is not None, "made here"
-                            mine.record_input(request, made.given)
+                            requests.record_input(request, made.given)
             finally:
                 _close(asked)
-            return self.groups_of(requests, mine, stopped=stopped)
+            return stopped
 
-        return RolloutHandle(finish)
-
-    def run(self, requests: EngineRequests) -> None:
-        """The server runs what :meth:`start` asks of it."""
-        raise NotImplementedError("a server is asked by start()")
+        return finish
 
     def update_weights(self, named: Iterable[tuple[str, Tensor]], version: int) -> None:
         """See :meth:`RolloutEngine.update_weights`."""

@@ -25,9 +25,9 @@ from megatron_longrl.errors import UserError
 from megatron_longrl.experience.rollouts import Completion
 from megatron_longrl.parallel.groups import ParallelGroups
 from megatron_longrl.parallel.rank_errors import gather_objects, raise_on_all_ranks
-from megatron_longrl.rollout.base_engine import BaseEngine
 from megatron_longrl.rollout.engine import RolloutStopped
 from megatron_longrl.rollout.engine_requests import EngineRequests
+from megatron_longrl.rollout.in_process_engine import InProcessEngine
 from megatron_longrl.rollout.model_settings import ModelSettings
 from megatron_longrl.rollout.requests import (
     PromptRequest,
@@ -55,7 +55,7 @@ class _End(Enum):
     STOPPED = 2
 
 
-class VllmEngine(BaseEngine):
+class VllmEngine(InProcessEngine):
     """An engine on vLLM.
 
     Construction is collective over the world: vLLM makes process groups of its own next to
@@ -146,7 +146,7 @@ class VllmEngine(BaseEngine):
         )
 
     def run(self, requests: EngineRequests) -> None:
-        """See :meth:`BaseEngine.run`; the engine's leader delivers."""
+        """See :meth:`InProcessEngine.run`; the engine's leader delivers."""
         prepared, self._prepared = self._prepared, []
         with kept_random_state(), no_compilation(), self._awake():
             self._generate(prepared, requests)
@@ -156,7 +156,7 @@ class VllmEngine(BaseEngine):
                 requests.record_input(request, made.given)
 
     def load_weights(self, named: Iterator[tuple[str, Tensor]]) -> None:
-        """See :meth:`BaseEngine.load_weights`."""
+        """See :meth:`InProcessEngine.load_weights`."""
         with kept_random_state(), self._awake("weights"):
             self._engine.collective_rpc(
                 lambda worker: worker.model_runner.reload_weights(

@@ -23,9 +23,11 @@ from megatron_longrl.data.tokenizer import Tokenizer
 from megatron_longrl.media.layout import PlacementContext
 from megatron_longrl.media.modalities.visual.layout import VisualPlacement
 from megatron_longrl.media.modality import MediaFile
-from megatron_longrl.models.family import register_family
+from megatron_longrl.models.family import HfExport, register_family
+from megatron_longrl.models.hf_settings import HfConfig, Settings
 from megatron_longrl.models.media_encoder import FamilyEncoder
 from megatron_longrl.models.param_mapping import DirectMapping, MappingRegistry
+from megatron_longrl.models.sizes import Sized
 from megatron_longrl.models.vila.config import VilaSection
 from megatron_longrl.models.vila.family import FAMILY as VILA
 from megatron_longrl.models.vila.layout import VilaLayout
@@ -88,6 +90,31 @@ def _table(config: ModelConfig) -> MappingRegistry:
     return replace(table, entries=(*table.entries, *rows))
 
 
+def _table_name(folder: str, stored: str) -> str:
+    return f"{NAME}/{stored}" if folder == NAME else VILA.table_name(folder, stored)
+
+
+def _fields(source: HfConfig) -> dict[str, Any]:
+    settings = Settings.of(source.folder / NAME / "config.json")
+    width = settings.whole("hidden_size", 8, most=4096)
+    return {**VILA.config_from_hf(source), "signal_hidden_size": width}
+
+
+def _hf_configs(config: ModelConfig, export: HfExport) -> dict[str, dict[str, Any]]:
+    files = VILA.hf_configs(config, export)
+    width = config.family_as(VilaSignalSection).signal_hidden_size
+    return {
+        **files,
+        "config.json": {**files["config.json"], "model_type": "vila_signal"},
+        f"{NAME}/config.json": {"model_type": NAME, "hidden_size": width},
+    }
+
+
+def _sizes(fields: Mapping[str, Any]) -> list[Sized]:
+    inner = Sized(f"{NAME}/inner.bias", (("hidden_size", fields["signal_hidden_size"]),))
+    return [*VILA.sizes(fields), inner]
+
+
 register_family(
     "vila_signal",
     replace(
@@ -95,6 +122,10 @@ register_family(
         model_types=("vila_signal",),
         folders={**VILA.folders, NAME: NAME},
         mapping_table=_table,
+        table_name=_table_name,
+        config_from_hf=_fields,
+        hf_configs=_hf_configs,
+        sizes=_sizes,
         encoders={
             **VILA.encoders,
             NAME: FamilyEncoder(

@@ -11,7 +11,6 @@ from __future__ import annotations
 import copy
 import math
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import closing
 from dataclasses import dataclass
 from typing import Any
 
@@ -22,17 +21,14 @@ from megatron.core.transformer.module import MegatronModule
 from megatron.core.transformer.transformer_config import TransformerConfig
 from torch import Tensor
 
-from megatron_longrl.checkpoint.loading import load_checkpoint
-from megatron_longrl.checkpoint.saving import save_checkpoint
 from megatron_longrl.config import Config, Entry, ModelConfig
 from megatron_longrl.models.language import common_transformer_options
 from megatron_longrl.models.policy import Policy, register_policy
-from megatron_longrl.observability.logging import MetricsLogger
-from megatron_longrl.parallel.groups import ParallelGroups, init_parallel
-from megatron_longrl.platforms import platform
+from megatron_longrl.parallel.groups import ParallelGroups
 from megatron_longrl.training.forward_step import ActivationShape
+from megatron_longrl.training.loop import TrainingLoop, start
 from megatron_longrl.training.losses import LossReport, MetricSums
-from megatron_longrl.training.model import build_model
+from megatron_longrl.training.run import Run, build_run
 from megatron_longrl.training.train_step import TrainStep
 
 CONTEXT, ACTION, HIDDEN = 4, 2, 32
@@ -117,56 +113,72 @@ def rewards(contexts: Tensor, actions: Tensor) -> Tensor:
     return -(actions - torch.sin(contexts[:, :ACTION])).square().sum(1)
 
 
+class GaussianTrainer:
+    """REINFORCE on contexts that depend on the seed, the step and the replica only; a
+    :class:`~megatron_longrl.training.loop.Trainer`."""
+
+    validates = True
+    is_ahead = False
+
+    def __init__(self, run: Run) -> None:
+        self._run = run
+        self._policy: GaussianPolicy = run.model.policy.module
+        self._step = TrainStep(run.model, None, run.groups, GaussianStep(self._policy))
+        self.samples_per_step = run.config.rl.grpo_prompts_per_step * GROUP * run.groups.dp.size()
+
+    def step(self, iteration: int, goes_on: Callable[[int], bool]) -> dict[str, float]:
+        """See the protocol."""
+        with self._run.timer("rollout"):
+            batches, reward = self._sample(iteration)
+        before = self._step.forward_scattered(batches, {})
+        with self._run.timer("update"):
+            result = self._step.train(batches, {}, None, reinforce)
+        return {
+            **result.metrics,
+            "reward/mean": reward,
+            "logprob": float(torch.cat(before).mean()),
+            "grad-norm": result.grad_norm,
+            "learning-rate": result.learning_rate,
+        }
+
+    @torch.no_grad()
+    def validate(self) -> dict[str, float]:
+        """The reward of the mean actions, always to the same contexts."""
+        contexts = torch.randn(64, CONTEXT, generator=torch.Generator().manual_seed(0))
+        return {"valid/reward": float(rewards(contexts, self._policy(contexts)).mean())}
+
+    def state(self) -> dict[str, Any]:
+        """Nothing: what a step draws follows from its number."""
+        return {}
+
+    def description(self) -> str:
+        """See the protocol."""
+        training = self._run.config.training
+        return f"{self.samples_per_step} actions a step, {training.train_iters} steps"
+
+    @torch.no_grad()
+    def _sample(self, iteration: int) -> tuple[list[Actions], float]:
+        """Micro-batches of this replica, and the mean reward of all."""
+        config, dp = self._run.config, self._run.groups.dp
+        seed = (config.training.seed * 1000 + iteration) * dp.size() + dp.rank()
+        random = torch.Generator().manual_seed(seed)
+        contexts = torch.randn(config.rl.grpo_prompts_per_step, CONTEXT, generator=random)
+        contexts = contexts.repeat_interleave(GROUP, 0)
+        noise = DEVIATION * torch.randn(len(contexts), ACTION, generator=random)
+        actions = self._policy(contexts) + noise
+        reward = rewards(contexts, actions).view(-1, GROUP)
+        advantages = (reward - reward.mean(1, keepdim=True)).flatten()
+        size = config.training.micro_batch_size
+        parts = zip(contexts.split(size), actions.split(size), advantages.split(size), strict=True)
+        total = reward.mean()
+        torch.distributed.all_reduce(total, group=dp)
+        return [Actions(*part) for part in parts], float(total) / dp.size()
+
+
 def train(config: Config) -> None:
-    """REINFORCE on contexts that depend on the seed, the step and the replica only."""
-    platform.prepare()
-    groups = init_parallel(config.parallel, config.model)
-    model = build_model(config, groups)
-    gaussian = model.policy.module
-    step = TrainStep(model, None, groups, GaussianStep(gaussian))
-    common: dict[str, Any] = {"modules": model.modules, "optimizers": model.optimizers}
-    common |= {"scheduler": model.scheduler, "groups": groups, "config": config}
-    loaded = (
-        load_checkpoint(config.checkpoint.load, checkpoint=config.checkpoint, **common)
-        if config.checkpoint.load is not None
-        else None
-    )
-    first = loaded.iteration if loaded is not None else 0
-    is_writer = torch.distributed.get_rank() == torch.distributed.get_world_size() - 1
-    with closing(MetricsLogger(config, "rl", is_writer)) as log:
-        log.truncate_after(first)
-        for iteration in range(first, config.training.train_iters):
-            batches, reward = _sample(gaussian, config, groups, iteration)
-            before = step.forward_scattered(batches, {})
-            result = step.train(batches, {}, None, reinforce)
-            metrics = {"reward/mean": reward, "logprob": float(torch.cat(before).mean())}
-            metrics |= {"grad-norm": result.grad_norm, "learning-rate": result.learning_rate}
-            log.log_step(iteration + 1, result.metrics | metrics)
-            if (
-                config.checkpoint.save is not None
-                and (iteration + 1) % (config.checkpoint.save_interval or 1) == 0
-            ):
-                save_checkpoint(config.checkpoint.save, iteration + 1, state={}, **common)
-
-
-@torch.no_grad()
-def _sample(
-    policy: GaussianPolicy, config: Config, groups: ParallelGroups, iteration: int
-) -> tuple[list[Actions], float]:
-    """Micro-batches of this replica, and its mean reward."""
-    seed = (config.training.seed * 1000 + iteration) * groups.dp.size() + groups.dp.rank()
-    random = torch.Generator().manual_seed(seed)
-    contexts = torch.randn(config.rl.grpo_prompts_per_step, CONTEXT, generator=random)
-    contexts = contexts.repeat_interleave(GROUP, 0)
-    noise = DEVIATION * torch.randn(len(contexts), ACTION, generator=random)
-    actions = policy(contexts) + noise
-    reward = rewards(contexts, actions).view(-1, GROUP)
-    advantages = (reward - reward.mean(1, keepdim=True)).flatten()
-    size = config.training.micro_batch_size
-    parts = zip(contexts.split(size), actions.split(size), advantages.split(size), strict=True)
-    total = reward.mean()
-    torch.distributed.all_reduce(total, group=groups.dp)
-    return [Actions(*part) for part in parts], float(total) / groups.dp.size()
+    """Run to the end."""
+    run = build_run(config, "rl")
+    TrainingLoop(run, start(run)).run(GaussianTrainer(run))
 
 
 def rules(config: Config, world_size: int, entry: Entry | None) -> Iterator[str]:

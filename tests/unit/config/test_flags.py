@@ -151,7 +151,7 @@ def test_help_is_readable_on_80_columns(help_of):
     assert set(flags) - names == {"--help", "--config", "--print-config", *ranks}
     assert "--lora-parts {language_model,projector,vision_tower} ...\n" in text
     one_line = " ".join(text.split())
-    assert "--rl-algorithm NAME Sets the default" in one_line
+    assert "--rl-algorithm NAME Algorithm, whose values" in one_line
     assert "One of grpo, dapo, dr_grpo" in one_line
     assert "(default: on; --no-shared-prompt switches it off)" in one_line
     assert "--context-parallel-size, --multimodal-sequence-parallel-size RANKS" in one_line

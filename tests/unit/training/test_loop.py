@@ -15,7 +15,6 @@ from megatron_longrl.observability.timing import PhaseTimer
 from megatron_longrl.planner.cost import HardwareProfile
 from megatron_longrl.training import loop
 from megatron_longrl.training.loop import TrainingLoop, start
-from megatron_longrl.training.usable_rows import SkipLimit
 from tests.unit.made_up_config import make_config
 
 
@@ -62,10 +61,8 @@ def test_start(monkeypatch, flags, has_checkpoint, result, weights_of):
     monkeypatch.setattr(loop, "load_checkpoint", load_checkpoint)
     monkeypatch.setattr(loop, "load_weights", load_weights)
     model = SimpleNamespace(modules={}, optimizers={}, scheduler=None)
-    runtime: Any = SimpleNamespace(
-        config=make_config(**flags), model=model, groups=None, hardware=HardwareProfile()
-    )
-    assert start(runtime) == result
+    run: Any = SimpleNamespace(config=make_config(**flags), model=model, groups=None)
+    assert start(run) == result
     assert taken == ([] if weights_of is None else [weights_of])
 
 
@@ -86,35 +83,26 @@ def test_a_validation_before_the_first_step_is_no_part_of_its_time():
     )
     timer = PhaseTimer(lambda: None)
 
-    def validate(rows: object) -> dict[str, float]:
+    def validate() -> dict[str, float]:
         with timer("decode"):
             return {"valid/accuracy": 0.5}
 
-    def step(iteration: int, source: object) -> dict[str, float]:
+    def step(iteration: int, goes_on: object) -> dict[str, float]:
         with timer("update"):
             return {"updates": 1}
 
-    groups = SimpleNamespace(dp=SimpleNamespace(size=lambda: 1))
     run: Any = SimpleNamespace(
         config=make_config(train_iters=1, eval_at_start=True, valid_data_path=["valid.jsonl"]),
-        runtime=SimpleNamespace(timer=timer, groups=groups, is_writer=False),
+        runtime=SimpleNamespace(timer=timer, is_writer=False),
         saver=SimpleNamespace(poll=lambda: None),
-        entry="rl",
         iteration=0,
-        validates=True,
-        valid_rows=[],
-        sampler=None,
-        consumed_rows=0,
-        skip_limit=SkipLimit(8, 0.5),
-        _last_skip=lambda: None,
-        rows_per_step=1,
-        samples_per_step=1,
         _peak_memory=lambda: 0,
         _is_due=lambda interval, iteration: False,
-        _stop_if_asked=lambda: None,
-        _may_work_ahead=False,
+        _stop_if_asked=lambda trainer: None,
     )
-    trainer: Any = SimpleNamespace(step=step, validate=validate)
+    trainer: Any = SimpleNamespace(
+        step=step, validate=validate, validates=True, is_ahead=False, samples_per_step=1
+    )
     TrainingLoop._steps(run, trainer, cast(MetricsLogger, log))
     before, first = steps
     assert before == {"valid/accuracy": 0.5}

@@ -12,7 +12,7 @@ from megatron_longrl.data.dataset import RowSampler
 from megatron_longrl.data.rows import load_rows
 from megatron_longrl.errors import UserError
 from megatron_longrl.parallel.groups import destroy_parallel
-from megatron_longrl.training.loop import DataIterator
+from megatron_longrl.training.data_iterator import DataIterator
 from megatron_longrl.training.runtime import build_runtime
 from megatron_longrl.training.sft import SFTTrainer
 from tests.distributed.layouts import tiny_config, write_data
