@@ -53,9 +53,8 @@ class Square:
     def picture(self) -> np.ndarray:
         """uint8 [SIDE, SIDE, 3]."""
         pixels = np.full((SIDE, SIDE, 3), BACKGROUND, dtype=np.uint8)
-        row, column = (
-            place * SIDE // 2 + by for place, by in zip(CORNERS[self.corner], self.shift, strict=True)
-        )
+        quarter = CORNERS[self.corner]
+        row, column = (quarter[axis] * SIDE // 2 + self.shift[axis] for axis in (0, 1))
         pixels[row : row + _SQUARE, column : column + _SQUARE] = COLOURS[self.colour]
         return pixels
 
@@ -110,9 +109,7 @@ def reward(image: np.ndarray, metadata: Mapping[str, Any]) -> float:
 
 def write_prompts(path: Path, wanted: Iterator[tuple[str, dict[str, Any]]]) -> int:
     """A JSONL file of prompts for RL and validation; returns their number."""
-    rows = [
-        {"problem": caption, "answer": caption, **properties} for caption, properties in wanted
-    ]
+    rows = [{"problem": caption, "answer": caption, **properties} for caption, properties in wanted]
     path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
     return len(rows)
 

@@ -22,6 +22,8 @@ TEXT_WIDTH = 32
 """Channels of a text encoder; those of the first two stand side by side."""
 TEXT_TOKENS = 12
 
+_SMALLER = 0.25
+"""Factor of random weights, by which embeddings of captions differ by about 1."""
 _SPECIAL = ("<pad>", "<bos>", "<unk>", "<eos>")
 
 
@@ -43,10 +45,16 @@ def write_folder(folder: Path, seed: int, steps: int = 400) -> float:
     clip, t5 = _text_encoders()
     # Only its sizes count: the trainer has the transformer's weights.
     transformer = SD3Transformer2DModel(
-        **{"sample_size": 4, "in_channels": LATENT_CHANNELS, "out_channels": LATENT_CHANNELS},
-        **{"num_layers": 1, "attention_head_dim": 8, "num_attention_heads": 2},
-        **{"caption_projection_dim": 16, "joint_attention_dim": 2 * TEXT_WIDTH},
-        **{"pooled_projection_dim": 2 * TEXT_WIDTH, "pos_embed_max_size": 4},
+        sample_size=4,
+        in_channels=LATENT_CHANNELS,
+        out_channels=LATENT_CHANNELS,
+        num_layers=1,
+        attention_head_dim=8,
+        num_attention_heads=2,
+        caption_projection_dim=16,
+        joint_attention_dim=2 * TEXT_WIDTH,
+        pooled_projection_dim=2 * TEXT_WIDTH,
+        pos_embed_max_size=4,
     )
     StableDiffusion3Pipeline(
         transformer=transformer,
@@ -72,11 +80,16 @@ def _autoencoder(seed: int, steps: int) -> tuple[Any, float]:
     from diffusers import AutoencoderKL
 
     vae = AutoencoderKL(
-        **{"block_out_channels": (16, 32, 32), "layers_per_block": 1, "norm_num_groups": 8},
-        **{"latent_channels": LATENT_CHANNELS, "sample_size": 16},
+        block_out_channels=(16, 32, 32),
+        layers_per_block=1,
+        norm_num_groups=8,
+        latent_channels=LATENT_CHANNELS,
+        sample_size=16,
         down_block_types=("DownEncoderBlock2D",) * 3,
         up_block_types=("UpDecoderBlock2D",) * 3,
-        **{"use_quant_conv": False, "use_post_quant_conv": False, "mid_block_add_attention": False},
+        use_quant_conv=False,
+        use_post_quant_conv=False,
+        mid_block_add_attention=False,
     )
     generator = np.random.default_rng(seed)
     optimizer = torch.optim.AdamW(vae.parameters(), 2e-3)
@@ -118,7 +131,10 @@ def _tokenizer() -> Any:
     return PreTrainedTokenizerFast(
         tokenizer_object=tokenizer,
         model_max_length=TEXT_TOKENS,
-        **{"pad_token": "<pad>", "bos_token": "<bos>", "eos_token": "<eos>", "unk_token": "<unk>"},
+        pad_token="<pad>",
+        bos_token="<bos>",
+        eos_token="<eos>",
+        unk_token="<unk>",
     )
 
 
@@ -132,13 +148,30 @@ def _text_encoders() -> tuple[tuple[Any, Any], Any]:
 
     size = len(_SPECIAL) + len(_words())
     clip = CLIPTextConfig(
-        **{"vocab_size": size, "hidden_size": TEXT_WIDTH, "intermediate_size": 64},
-        **{"projection_dim": TEXT_WIDTH, "num_hidden_layers": 2, "num_attention_heads": 4},
-        **{"max_position_embeddings": TEXT_TOKENS, "initializer_factor": 8.0},
-        **{"bos_token_id": 1, "eos_token_id": 3, "pad_token_id": 0},
+        vocab_size=size,
+        hidden_size=TEXT_WIDTH,
+        intermediate_size=64,
+        projection_dim=TEXT_WIDTH,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        max_position_embeddings=TEXT_TOKENS,
+        initializer_factor=8.0,
+        bos_token_id=1,
+        eos_token_id=3,
+        pad_token_id=0,
     )
     t5 = T5Config(
-        **{"vocab_size": size, "d_model": 2 * TEXT_WIDTH, "d_kv": 16, "d_ff": 64},
-        **{"num_layers": 2, "num_heads": 4, "pad_token_id": 0, "eos_token_id": 3},
+        vocab_size=size,
+        d_model=2 * TEXT_WIDTH,
+        d_kv=16,
+        d_ff=64,
+        num_layers=2,
+        num_heads=4,
+        pad_token_id=0,
+        eos_token_id=3,
     )
-    return (CLIPTextModelWithProjection(clip), CLIPTextModelWithProjection(clip)), T5EncoderModel(t5)
+    pair = CLIPTextModelWithProjection(clip), CLIPTextModelWithProjection(clip)
+    with torch.no_grad():
+        for parameter in (p for model in pair for p in model.parameters() if p.dim() > 1):
+            parameter.mul_(_SMALLER)
+    return pair, T5EncoderModel(t5)

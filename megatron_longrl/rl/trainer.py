@@ -49,6 +49,7 @@ from megatron_longrl.rollout.records.recorder import RolloutRecorder, StepOutcom
 from megatron_longrl.training.critic import Critic
 from megatron_longrl.training.data_iterator import DataIterator
 from megatron_longrl.training.losses import LOG_RATIO, rl_loss
+from megatron_longrl.training.run import Run
 from megatron_longrl.training.runtime import Runtime
 from megatron_longrl.training.sharding import MicroBatch
 from megatron_longrl.training.token_values import ByRollout, gather_by_rollout
@@ -376,7 +377,7 @@ class RLTrainer:
             self.reference.reset()
 
 
-def build_reference(runtime: Runtime) -> ReferenceWeights | None:
+def build_reference(runtime: Run) -> ReferenceWeights | None:
     """The reference of the KL term: the weights of --pretrained-checkpoint, or the initial ones.
 
     Called before a checkpoint is loaded, so that a resumed run keeps its reference.

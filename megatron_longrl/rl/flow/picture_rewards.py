@@ -70,9 +70,9 @@ class PictureRewards:
             }
             self._log_failures(mine[number], results)
             scores[number] = total(self._scorer.terms, results)
-        everyone = {
-            number: score for part in gather_objects(self._group, scores) for number, score in part.items()
-        }
+        everyone: dict[int, float | None] = {}
+        for part in gather_objects(self._group, scores):
+            everyone |= part
         found = [everyone[number] for number in range(len(rows))]
         self.failed += sum(score is None for score in found)
         return found

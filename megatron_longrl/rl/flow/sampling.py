@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 import torch
 from torch import Tensor
@@ -110,15 +111,15 @@ class FlowSampler:
             for one in wanted
         ]
         later = [
-            noise_generator("steps", self._seed, iteration, one.prompt, one.index)
-            for one in wanted
+            noise_generator("steps", self._seed, iteration, one.prompt, one.index) for one in wanted
         ]
         prompts = tuple(one.text for one in wanted)
         rule = STEP_RULES[self._settings.sampler]
         latents = self._noise(first)
         recorded = []
-        for number, (start, end) in enumerate(zip(sigmas[:-1], sigmas[1:], strict=True)):
-            rows = NoisyRows(latents, torch.full((len(wanted),), start, device=self._device), prompts)
+        for number, (start, end) in enumerate(pairwise(sigmas)):
+            starts = torch.full((len(wanted),), start, device=self._device)
+            rows = NoisyRows(latents, starts, prompts)
             ends = torch.full_like(rows.sigmas, end)
             levels = NoiseLevels(rows.levels(rows.sigmas), rows.levels(ends), sigmas[1])
             velocities = self._velocity_step.velocities(rows)

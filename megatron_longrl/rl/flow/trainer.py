@@ -24,7 +24,6 @@ from megatron_longrl.planner.packing import even_part
 from megatron_longrl.platforms import platform
 from megatron_longrl.rl.flow.picture_rewards import PictureRewards
 from megatron_longrl.rl.flow.pictures import decode_share
-from megatron_longrl.training.flow.prompt_embeddings import PromptEmbeddings
 from megatron_longrl.rl.flow.sampling import FlowSampler, Samples, Wanted
 from megatron_longrl.rl.flow.settings import FlowSettings
 from megatron_longrl.rl.flow.updates import (
@@ -34,6 +33,7 @@ from megatron_longrl.rl.flow.updates import (
     with_reference,
 )
 from megatron_longrl.rl.reference import ReferenceWeights
+from megatron_longrl.training.flow.prompt_embeddings import PromptEmbeddings
 from megatron_longrl.training.flow.rows import ContrastRows, StepRows
 from megatron_longrl.training.flow.velocity_step import VelocityStep
 from megatron_longrl.training.run import Run
@@ -176,7 +176,8 @@ class FlowTrainer:
         order = [*range(parts)] * config.rl.grpo_iterations
         results: list[StepResult] = []
         for number, part in enumerate(order):
-            chosen = [b for of_chunk in batches[part * share : (part + 1) * share] for b in of_chunk]
+            of_part = batches[part * share : (part + 1) * share]
+            chosen = [batch for of_chunk in of_part for batch in of_chunk]
             with timer("update"):
                 last = number == len(order) - 1
                 result = self._train_step.train(chosen, {}, None, self._loss, scheduler_step=last)

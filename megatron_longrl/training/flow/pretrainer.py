@@ -122,8 +122,8 @@ class FlowPretrainer:
         embeddings = self._embeddings.of(texts)
         size = self._run.config.training.micro_batch_size
         batches = []
-        for start in range(0, len(rows), size):
-            part = slice(start, start + size)
+        for begin in range(0, len(rows), size):
+            part = slice(begin, begin + size)
             clean = torch.stack(latents[part])
             noise = torch.stack(noises[part]).to(clean.device)
             sigmas = torch.cat(levels[part]).to(clean.device)
@@ -143,7 +143,7 @@ class FlowPretrainer:
         from PIL import Image, ImageOps
 
         if len(row.images) != 1:
-            raise RowError(row.source, "pre-training takes rows with one image; correct or remove it")
+            raise RowError(row.source, "pre-training takes one image a row; correct or remove it")
         size = (self._section.picture_width, self._section.picture_height)
         try:
             with Image.open(row.images[0]) as picture:
