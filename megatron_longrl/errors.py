@@ -17,6 +17,10 @@ class UserError(Exception):
     """
 
 
+class RunEnds(UserError):
+    """What is wrong with a sample, where the run was told to end and not to skip it."""
+
+
 def error_line(error: object) -> str:
     """What a program writes to stderr: one line, whatever the message holds."""
     return f"error: {printable(' '.join(str(error).split()))}\n"

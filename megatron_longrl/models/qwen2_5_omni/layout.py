@@ -1,0 +1,225 @@
+"""How Qwen2.5-Omni reads films, images and sound.
+
+As the processor and ``get_rope_index`` of transformers have it: a film with its sound is cut every
+two seconds, and the frames of each piece stand before the sound of it. Both are counted from the
+film's beginning, 25 positions a second; rows and columns of frames count from there, too, not from
+the frame's time.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, ClassVar
+
+import torch
+from torch import Tensor
+
+from megatron_longrl.errors import RunEnds
+from megatron_longrl.media.content_hash import content_hash
+from megatron_longrl.media.layout import (
+    CountedPart,
+    Marks,
+    PlaceholderSpan,
+    Placement,
+    PlacementContext,
+    PromptPart,
+)
+from megatron_longrl.media.media_error import MediaError
+from megatron_longrl.media.modalities.audio.features import Mel
+from megatron_longrl.media.modalities.audio.spec import AudioPreprocess, AudioSpec
+from megatron_longrl.media.modalities.audio.track import (
+    Excerpt,
+    film_excerpt,
+    find_track,
+    whole_track,
+)
+from megatron_longrl.media.modalities.visual.layout import VisualPlacement
+from megatron_longrl.media.modality import MediaFile
+from megatron_longrl.media.spec import MediaSpec
+from megatron_longrl.models.qwen2_5_omni.config import OmniSection
+from megatron_longrl.models.qwen_vl.layout import Qwen25Layout, Symbols
+
+if TYPE_CHECKING:
+    from megatron_longrl.config import Config
+    from megatron_longrl.data.tokenizer import Tokenizer
+
+_VISION = "<|vision_bos|>", "<|vision_eos|>"
+
+
+@dataclass(frozen=True)
+class FilmPiece(PlaceholderSpan):
+    """Frames of a film, or its sound, of some seconds."""
+
+    steps: tuple[int, ...] = ()
+    """Positions of the frames, or of the sound's tokens, from the film's beginning."""
+    is_sound: bool = False
+    goes_on: bool = False
+    """Another piece of the film stands before it."""
+
+
+@dataclass(frozen=True)
+class Heard:
+    """A :class:`~megatron_longrl.media.layout.Placement` of sound, or of a film with its sound."""
+
+    path: Path
+    sound: AudioSpec
+    """Without the hash of the file's content."""
+    parts: list[PromptPart]
+    film: VisualPlacement | None = None
+
+    @property
+    def num_frames(self) -> int:
+        """Frames that are taken of the film."""
+        return self.film.num_frames if self.film is not None else 0
+
+    def specs(self) -> tuple[MediaSpec, ...]:
+        """The frames, where there are any, and the sound."""
+        seen = self.film.specs() if self.film is not None else ()
+        return (*seen, replace(self.sound, content=content_hash(self.path)))
+
+
+class OmniLayout(Qwen25Layout):
+    """Qwen2.5-VL's, with other symbols, sound, and films that have theirs in them."""
+
+    image: ClassVar[Symbols] = Symbols(_VISION[0], "<|IMAGE|>", _VISION[1])
+    video: ClassVar[Symbols] = Symbols(_VISION[0], "<|VIDEO|>", _VISION[1])
+    audio: ClassVar[Symbols] = Symbols("<|audio_bos|>", "<|AUDIO|>", "<|audio_eos|>")
+    placeholders: ClassVar[Mapping[str, str]] = {
+        "image": image.pattern,
+        "video": video.pattern,
+        "audio": audio.pattern,
+    }
+
+    def __init__(self, config: Config, tokenizer: Tokenizer) -> None:
+        super().__init__(config, tokenizer)
+        family = config.family_as(OmniSection)
+        self.audio_id = tokenizer.id_of(self.audio.pad)
+        self.preprocess = AudioPreprocess(
+            Mel(family.audio_mel_bins),
+            chunk_frames=family.audio_chunk_frames,
+            chunks_per_unit=1,
+            convolutions=1,
+            poolings=1,
+        )
+        self._marks = [
+            Marks(tuple(tokenizer.id_of(symbol) for symbol in symbols))
+            for symbols in (
+                (self.video.start, self.audio.start),
+                (self.audio.end, self.video.end),
+            )
+        ]
+        self._rate = family.vision_tokens_per_second
+        self._piece = int(self._rate * family.audio_interleaving_seconds)
+
+    def place(self, medium: MediaFile, context: PlacementContext) -> Placement:  # type: ignore[override]
+        """See :class:`~megatron_longrl.media.layout.MediaLayout`."""
+        path = medium.path
+        if medium.modality == "audio":
+            sound = self._sound(path, whole_track(path))
+            span = PlaceholderSpan(self.audio_id, (sound.num_tokens, 1, 1))
+            alone: list[PromptPart] = [self.audio.start, span, self.audio.end]
+            return Heard(path, sound, alone)
+        film = super().place(medium, context)
+        if medium.modality != "video" or not context.audio_in_video:
+            return film
+        is_missing = find_track(path) is None
+        if is_missing and context.missing_audio == "error":
+            raise RunEnds(
+                f"{path} has no sound, and its row asks for it: take it out of the data, or give "
+                "--missing-audio silence or skip"
+            )
+        if is_missing and context.missing_audio == "skip":
+            raise MediaError(path, "it has no sound, and its row asks for it")
+        sound = replace(self._sound(path, film_excerpt(path)), is_silent=is_missing)
+        (frames,) = (part for part in film.parts if isinstance(part, PlaceholderSpan))
+        opening, closing = self._marks
+        parts: list[PromptPart] = [opening, *self._pieces(frames, sound.num_tokens), closing]
+        return Heard(path, sound, parts, film)
+
+    def _sound(self, path: Path, excerpt: Excerpt) -> AudioSpec:
+        sound = AudioSpec(str(path), "", excerpt, self.preprocess)
+        if not sound.num_tokens:
+            raise MediaError(path, f"its sound has {excerpt.samples} samples, too few to be heard")
+        return sound
+
+    def _pieces(self, frames: PlaceholderSpan, tokens: int) -> Iterator[FilmPiece]:
+        """Frames and sound of every two seconds in turns; what lasts longer goes on alone."""
+        seen = _cut(self._times(frames).tolist(), self._piece)
+        heard = _cut(list(range(tokens)), self._piece)
+        positions = self._steps(frames).tolist()
+        rest = (1, *frames.grid[1:])
+        is_first = True
+        for number in range(max(len(seen), len(heard))):
+            for part, is_sound in ((seen, False), (heard, True)):
+                if number >= len(part) or not part[number]:
+                    continue
+                here = part[number]
+                yield FilmPiece(
+                    self.audio_id if is_sound else frames.token_id,
+                    (len(here), *((1, 1) if is_sound else rest[1:])),
+                    spec_index=int(is_sound),
+                    steps=tuple(here) if is_sound else tuple(positions[here.start : here.stop]),
+                    is_sound=is_sound,
+                    goes_on=not is_first,
+                )
+                is_first = False
+
+    def positions(self, parts: Sequence[CountedPart]) -> Tensor:
+        """Text goes on behind the largest position of the piece before it, of whatever it is."""
+        found = []
+        start = begin = 0
+        for part in parts:
+            if isinstance(part, int):
+                found.append(torch.arange(part)[:, None].expand(-1, 3) + start)
+                start += part
+                continue
+            if isinstance(part, Marks):
+                found.append(torch.full((len(part), 3), start))
+                start += 1
+                continue
+            if not (isinstance(part, FilmPiece) and part.goes_on):
+                begin = start
+            here = begin + self._places(part)
+            found.append(here)
+            start = int(here.max()) + 1
+        return torch.cat(found)
+
+    def _places(self, span: PlaceholderSpan) -> Tensor:
+        """Positions from the beginning of a medium, long [tokens, 3]."""
+        steps, (_, height, width) = self._steps(span), span.grid
+        if span.token_id == self.audio_id:
+            return steps[:, None].expand(-1, 3)
+        axes = torch.meshgrid(steps, torch.arange(height), torch.arange(width), indexing="ij")
+        return torch.stack(axes, dim=-1).flatten(0, 2)
+
+    def _steps(self, span: PlaceholderSpan) -> Tensor:
+        """In the arithmetic of transformers' model: float32, then cut off."""
+        if isinstance(span, FilmPiece):
+            return torch.tensor(span.steps)
+        if span.token_id == self.audio_id:
+            return torch.arange(span.grid[0])
+        if span.seconds:
+            return self._times(span).long()
+        interval = torch.tensor(span.seconds_per_unit)
+        return (torch.arange(span.grid[0]) * interval * self._rate).long()
+
+    def _times(self, span: PlaceholderSpan) -> Tensor:
+        """When each step of a film is, float64 [T], counted in positions; by these it is cut, in
+        the arithmetic of transformers' processor."""
+        if span.seconds:  # rounded to milliseconds, of which half a one makes no step
+            return torch.tensor(span.seconds, dtype=torch.float64) * self._rate + 1e-3
+        steps = torch.arange(span.grid[0], dtype=torch.float64)
+        return steps * span.seconds_per_unit * self._rate
+
+
+def _cut(times: Sequence[float], length: int) -> list[range]:
+    """Numbers of what stands together: a cut is made where a time reaches the next multiple of
+    ``length``, one only, however far it is."""
+    ends: list[int] = []
+    for number, time in enumerate(times):
+        if time >= (len(ends) + 1) * length:
+            ends.append(number)
+    bounds = [0, *ends, len(times)]
+    return [range(bounds[k], bounds[k + 1]) for k in range(len(bounds) - 1)]
