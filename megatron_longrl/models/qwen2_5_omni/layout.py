@@ -50,11 +50,12 @@ _VISION = "<|vision_bos|>", "<|vision_eos|>"
 
 @dataclass(frozen=True)
 class FilmPiece(PlaceholderSpan):
-    """Frames of a film, or its sound, of some seconds."""
+    """Some tokens of a film's frames, or of its sound."""
 
-    steps: tuple[int, ...] = ()
-    """Positions of the frames, or of the sound's tokens, from the film's beginning."""
-    is_sound: bool = False
+    whole: PlaceholderSpan | None = None
+    """All tokens of the frames, or of the sound."""
+    first: int = 0
+    """Which of them is the first one here."""
     goes_on: bool = False
     """Another piece of the film stands before it."""
 
@@ -146,29 +147,30 @@ class OmniLayout(Qwen25Layout):
 
     def _pieces(self, frames: PlaceholderSpan, tokens: int) -> Iterator[FilmPiece]:
         """Frames and sound of every two seconds in turns; what lasts longer goes on alone."""
-        seen = _cut(self._times(frames).tolist(), self._piece)
-        heard = _cut(list(range(tokens)), self._piece)
-        positions = self._steps(frames).tolist()
-        rest = (1, *frames.grid[1:])
-        is_first = True
+        sound = PlaceholderSpan(self.audio_id, (tokens, 1, 1))
+        _, height, width = frames.grid
+        times = self._times(frames).repeat_interleave(height * width)
+        seen, heard = _cut(times.tolist(), self._piece), _cut(range(tokens), self._piece)
+        goes_on = False
         for number in range(max(len(seen), len(heard))):
-            for part, is_sound in ((seen, False), (heard, True)):
-                if number >= len(part) or not part[number]:
-                    continue
-                here = part[number]
-                yield FilmPiece(
-                    self.audio_id if is_sound else frames.token_id,
-                    (len(here), *((1, 1) if is_sound else rest[1:])),
-                    spec_index=int(is_sound),
-                    steps=tuple(here) if is_sound else tuple(positions[here.start : here.stop]),
-                    is_sound=is_sound,
-                    goes_on=not is_first,
-                )
-                is_first = False
+            for index, (whole, cut) in enumerate(((frames, seen), (sound, heard))):
+                if number < len(cut):
+                    here = cut[number]
+                    grid = (len(here), 1, 1)
+                    yield FilmPiece(
+                        whole.token_id,
+                        grid,
+                        spec_index=index,
+                        whole=whole,
+                        first=here.start,
+                        goes_on=goes_on,
+                    )
+                    goes_on = True
 
     def positions(self, parts: Sequence[CountedPart]) -> Tensor:
         """Text goes on behind the largest position of the piece before it, of whatever it is."""
         found = []
+        wholes: dict[int, Tensor] = {}
         start = begin = 0
         for part in parts:
             if isinstance(part, int):
@@ -179,9 +181,14 @@ class OmniLayout(Qwen25Layout):
                 found.append(torch.full((len(part), 3), start))
                 start += 1
                 continue
+            whole, first = part, 0
+            if isinstance(part, FilmPiece) and part.whole is not None:
+                whole, first = part.whole, part.first
             if not (isinstance(part, FilmPiece) and part.goes_on):
                 begin = start
-            here = begin + self._places(part)
+            if id(whole) not in wholes:
+                wholes[id(whole)] = self._places(whole)
+            here = begin + wholes[id(whole)][first : first + len(part)]
             found.append(here)
             start = int(here.max()) + 1
         return torch.cat(found)
@@ -196,8 +203,6 @@ class OmniLayout(Qwen25Layout):
 
     def _steps(self, span: PlaceholderSpan) -> Tensor:
         """In the arithmetic of transformers' model: float32, then cut off."""
-        if isinstance(span, FilmPiece):
-            return torch.tensor(span.steps)
         if span.token_id == self.audio_id:
             return torch.arange(span.grid[0])
         if span.seconds:
@@ -215,8 +220,12 @@ class OmniLayout(Qwen25Layout):
 
 
 def _cut(times: Sequence[float], length: int) -> list[range]:
-    """Numbers of what stands together: a cut is made where a time reaches the next multiple of
-    ``length``, one only, however far it is."""
+    """Numbers of the tokens that stand together: a cut is made where a time reaches the next
+    multiple of ``length``.
+
+    One token makes one cut, however far its time is: frames that lie further apart make some in the
+    midst of a frame. So the processor of transformers has it, with which the model was trained.
+    """
     ends: list[int] = []
     for number, time in enumerate(times):
         if time >= (len(ends) + 1) * length:
