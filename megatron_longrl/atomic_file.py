@@ -13,7 +13,7 @@ from megatron_longrl.processes.leftovers import leftovers
 
 
 @contextmanager
-def whole_file(path: Path, *, durable: bool = False) -> Iterator[Path]:
+def atomic_write(path: Path, *, durable: bool = False) -> Iterator[Path]:
     """Another name to write a file to, which gets its own at the end, or goes when the block
     raises or the process ends in it. Any number of processes may write the same file: the last
     one's stays.
@@ -38,9 +38,9 @@ def whole_file(path: Path, *, durable: bool = False) -> Iterator[Path]:
         leftovers.discard(aside)
 
 
-def write_whole(path: Path, text: str, *, durable: bool = False) -> None:
-    """Write text, in UTF-8, by :func:`whole_file`."""
-    with whole_file(path, durable=durable) as aside:
+def atomic_write_text(path: Path, text: str, *, durable: bool = False) -> None:
+    """Write text, in UTF-8, by :func:`atomic_write`."""
+    with atomic_write(path, durable=durable) as aside:
         aside.write_text(text, encoding="utf-8")
 
 

@@ -18,7 +18,7 @@ def check_free(folder: Path) -> None:
 
 
 @contextmanager
-def written_aside(folder: Path) -> Iterator[Path]:
+def atomic_folder(folder: Path) -> Iterator[Path]:
     """A folder to write into, which gets its name at the end, or goes when the block raises or the
     process ends in it."""
     check_free(folder)

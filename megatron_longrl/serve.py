@@ -40,7 +40,7 @@ def serve_recipe(config: Config) -> None:
         config = config.replace(vocab_size=tokenizer.vocab_size)
     listening = listen(address)
     run(
-        model_settings(config, tokenizer),
+        model_settings(config, config.rollout, config.rollout_model_len, tokenizer),
         tokenizer.origin,
         listening,
         token,

@@ -23,7 +23,7 @@ def train(config: Config) -> None:
 
     runtime = build_runtime(config, "rl")
     reference = build_reference(runtime)
-    critic = Critic(runtime) if config.needs_critic else None
+    critic = Critic(runtime) if config.algorithm.needs_critic else None
     loaded = start(runtime, critic)
     follow_resets(runtime, reference, loaded.iteration)
     loop = TrainingLoop(runtime, "rl", config.rl.grpo_prompts_per_step, loaded, critic)

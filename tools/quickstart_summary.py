@@ -13,7 +13,7 @@ import yaml
 from rich.console import Console
 from rich.table import Table
 
-from megatron_longrl.atomic_file import write_whole
+from megatron_longrl.atomic_file import atomic_write_text
 from megatron_longrl.errors import UserError
 from megatron_longrl.observability.metrics_file import Metrics, read_metrics
 from megatron_longrl.observability.plots import plot_curves
@@ -45,7 +45,7 @@ def main() -> int:
     except UserError as error:
         sys.stderr.write(f"error: {error}\n")
         return 2
-    write_whole(args.out / "summary.json", json.dumps(summary, indent=2) + "\n")
+    atomic_write_text(args.out / "summary.json", json.dumps(summary, indent=2) + "\n")
     runs = {LABELS[stage]: args.out / stage / "metrics.jsonl" for stage in ("sft", "grpo")}
     plot_curves(runs, args.out / "curves.png", "moving cups", chance=CHANCE)
     _print_table(summary)
@@ -77,7 +77,7 @@ def summarize(out: Path, seed: int, seconds: float) -> dict[str, Any]:
         "majority_accuracy": greedy["sft"]["majority_accuracy"],
         "heldout_samples": greedy["sft"]["samples"],
         "gain": greedy["grpo"]["accuracy"] - greedy["sft"]["accuracy"],
-        "gap": sum(step["gap/mean"] for step in rl) / len(rl),
+        "mismatch": sum(step["rollout_corr/logprob_diff_mean"] for step in rl) / len(rl),
         "seconds": seconds,
         "training_seconds": {stage: _training_seconds(out / stage) for stage in stages},
         "parallel_layout": {
@@ -129,7 +129,7 @@ def _print_table(summary: dict[str, Any]) -> None:
     console.print(table)
     console.print(
         f"RL added {100 * summary['gain']:.1f} points; trainer and vLLM differ by "
-        f"{summary['gap']:.1e} in log-probability; {summary['seconds']:.0f} s in all, "
+        f"{summary['mismatch']:.1e} in log-probability; {summary['seconds']:.0f} s in all, "
         f"{sum(summary['training_seconds'].values()):.0f} s of them training."
     )
 

@@ -38,7 +38,7 @@ from typing import Any, NoReturn
 import numpy as np
 
 from megatron_longrl.arena.cups_render import CODECS, Clip, Timing, encode_clip, render_clip
-from megatron_longrl.atomic_file import write_whole
+from megatron_longrl.atomic_file import atomic_write_text
 from megatron_longrl.errors import UserError
 
 logger = logging.getLogger(__name__)
@@ -235,7 +235,7 @@ def generate(args: argparse.Namespace) -> dict[str, int]:
                 pass
     for name, rows in made.items():
         lines = [json.dumps(row) + "\n" for _, row in rows]
-        write_whole(args.output / f"{name}.jsonl", "".join(lines))
+        atomic_write_text(args.output / f"{name}.jsonl", "".join(lines))
     return {name: len(rows) for name, rows in made.items()}
 
 

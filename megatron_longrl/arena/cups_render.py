@@ -13,7 +13,7 @@ from pathlib import Path
 
 import numpy as np
 
-from megatron_longrl.atomic_file import whole_file
+from megatron_longrl.atomic_file import atomic_write
 from megatron_longrl.errors import UserError
 
 SLOT_X = (1 / 6, 1 / 2, 5 / 6)
@@ -162,7 +162,7 @@ def encode_clip(frames: np.ndarray, path: Path, codec: str, quality: int, fps: i
     else:
         options |= {"preset": "veryfast", "tune": "zerolatency"}
     with (
-        whole_file(path) as aside,
+        atomic_write(path) as aside,
         av.open(
             str(aside), "w", format=container_format, container_options={"fflags": "+bitexact"}
         ) as container,

@@ -14,7 +14,7 @@ from megatron_longrl.training.batches import rl_samples
 def phase_flops(
     groups: Sequence[RolloutGroup],
     rl: RLSection,
-    training_section: TrainingSection,
+    training: TrainingSection,
     frames_encoded: int,
     cost: ModelCost,
     logprob_passes: int,
@@ -23,7 +23,8 @@ def phase_flops(
 
     Args:
         groups: of all replicas.
-        config: says which responses share a prompt in training.
+        rl: says which responses share a prompt in training.
+        training: how long a row may be.
         frames_encoded: by all ranks.
         logprob_passes: old and reference.
     """
@@ -32,10 +33,10 @@ def phase_flops(
         lengths = [len(response.token_ids) for response in group.rollouts]
         # A prefix is computed once.
         rollout += cost.forward(RowSize.of(len(group.prompt.token_ids), lengths))
-    training = sum(cost.forward(sample.size) for sample in rl_samples(groups, rl, training_section))
+    forward = sum(cost.forward(sample.size) for sample in rl_samples(groups, rl, training))
     return {
         "encode": frames_encoded * cost.per_frame,
         "rollout": rollout,
-        "logprobs": logprob_passes * training,
-        "update": (1 + BACKWARD) * training,
+        "logprobs": logprob_passes * forward,
+        "update": (1 + BACKWARD) * forward,
     }

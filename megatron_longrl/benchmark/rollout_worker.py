@@ -24,7 +24,6 @@ from megatron_longrl.benchmark.variants import VARIANTS, variant_config
 from megatron_longrl.rollout.build import build_engine, engine_settings
 
 if TYPE_CHECKING:
-    from megatron_longrl.config import Config
     from megatron_longrl.data.prompts import Prompt
 
 PROMPTS_FILE, MODEL_FOLDER, SEED = "prompts.safetensors", "model", 1
@@ -53,7 +52,8 @@ def measure_engine(arguments: argparse.Namespace) -> dict[str, Any]:
         rows = load_rows(runtime.config.data.train_data_path)
         prompts, media = runtime.encode(runtime.build_prompts(rows), for_training=False)
         if not (arguments.folder / PROMPTS_FILE).exists():
-            _export(runtime.config, weights, prompts, media.embeddings, arguments.folder)
+            settings = engine_settings(config.model, config.rotary, "float32")
+            _export(settings, weights, prompts, media.embeddings, arguments.folder)
         warm, *timed = (
             SamplingSettings(
                 n=arguments.group_size,
@@ -141,7 +141,7 @@ def measure_plain(arguments: argparse.Namespace) -> dict[str, Any]:
 
 
 def _export(
-    config: Config,
+    settings: Mapping[str, Any],
     weights: Mapping[str, Tensor],
     prompts: Sequence[Prompt],
     media: Mapping[str, Tensor],
@@ -157,9 +157,7 @@ def _export(
     model = folder / MODEL_FOLDER
     model.mkdir(parents=True, exist_ok=True)
     save_file(dict(weights), model / "model.safetensors", metadata={"format": "pt"})
-    (model / "config.json").write_text(
-        json.dumps(engine_settings(config.model, config.rotary, "float32"))
-    )
+    (model / "config.json").write_text(json.dumps(settings))
     save_file(inputs, folder / PROMPTS_FILE)
 
 

@@ -91,7 +91,7 @@ class BenchmarkStep:
         self.rewards = rewards
         self.reference = reference
         self.counter = counter
-        self.loss = rl_loss(runtime.config)
+        self.loss = rl_loss(runtime.config.algorithm, runtime.config.rollout)
         self.version = 0
         self._sync()
 

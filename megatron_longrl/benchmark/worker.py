@@ -22,14 +22,14 @@ from megatron_longrl.benchmark.step import PHASES, BenchmarkStep
 from megatron_longrl.benchmark.variants import PROMPTS_PER_STEP, VARIANTS, variant_config
 from megatron_longrl.data.rows import load_rows
 from megatron_longrl.observability.logging import configure_logging
-from megatron_longrl.parallel.agree import gather_objects
 from megatron_longrl.parallel.groups import destroy_parallel
+from megatron_longrl.parallel.rank_errors import gather_objects
 from megatron_longrl.planner.cost import ModelCost
 from megatron_longrl.rewards.runner import build_rewards
 from megatron_longrl.rl.trainer import build_reference
 from megatron_longrl.rollout.build import build_engine
 from megatron_longrl.rollout.vllm.engine import VllmEngine
-from megatron_longrl.training.machine import matrix_rate
+from megatron_longrl.training.hardware import matrix_rate
 from megatron_longrl.training.runtime import Runtime, build_runtime
 
 _RATE_TRIES = 5
@@ -69,21 +69,21 @@ def measure(arguments: argparse.Namespace) -> dict[str, Any]:
 def _timed_step(step: BenchmarkStep, iteration: int, rows: list[Any]) -> dict[str, Any]:
     """One step, its seconds and counts over all ranks."""
     runtime = step.runtime
-    control = runtime.groups.control
+    gloo_group = runtime.groups.gloo_group
     runtime.timer.pop()
     step.counter.pop()
     rate = _rate_of_all(runtime)
-    dist.barrier(group=control)
+    dist.barrier(group=gloo_group)
     began = time.perf_counter()
     groups, metrics = step.run(iteration, runtime.share(rows))
-    seconds = max(gather_objects(control, time.perf_counter() - began))
+    seconds = max(gather_objects(gloo_group, time.perf_counter() - began))
     phases = {name.removeprefix("time/"): value for name, value in runtime.timer.pop().items()}
-    everyone = gather_objects(control, phases)
+    everyone = gather_objects(gloo_group, phases)
     counts = Counter[str]()
-    for mine in gather_objects(control, step.counter.pop()):
+    for mine in gather_objects(gloo_group, step.counter.pop()):
         counts.update(mine)
     speaks = groups if runtime.replica_rank == 0 else []
-    everything = [group for part in gather_objects(control, speaks) for group in part]
+    everything = [group for part in gather_objects(gloo_group, speaks) for group in part]
     cost = ModelCost(runtime.config)
     flops = phase_flops(
         everything,
@@ -106,7 +106,7 @@ def _timed_step(step: BenchmarkStep, iteration: int, rows: list[Any]) -> dict[st
 def _rate_of_all(runtime: Runtime) -> float:
     """Matrix operations per second of all ranks at the same time; the best of some tries."""
     tries = (matrix_rate(runtime.config.training, runtime.config.model) for _ in range(_RATE_TRIES))
-    return max(sum(gather_objects(runtime.groups.control, rate)) for rate in tries)
+    return max(sum(gather_objects(runtime.groups.gloo_group, rate)) for rate in tries)
 
 
 def _summary(
@@ -133,8 +133,8 @@ def _summary(
         "counts": chosen["counts"],
         "tokens": sum(n for name, n in chosen["counts"].items() if name.endswith("_tokens")),
         "frames_encoded": chosen["counts"]["frames_encoded"],
-        "peak_rss_mb": gather_objects(runtime.groups.control, _peak_mb()),
-        "rss_before_mb": gather_objects(runtime.groups.control, before),
+        "peak_rss_mb": gather_objects(runtime.groups.gloo_group, _peak_mb()),
+        "rss_before_mb": gather_objects(runtime.groups.gloo_group, before),
         "bound_seconds": sum(bound.values()),
         "ratio_to_bound": seconds / sum(bound.values()),
         "phase_bounds": bound,

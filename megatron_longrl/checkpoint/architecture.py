@@ -19,7 +19,7 @@ from megatron_longrl.models.hf_settings import Settings
 from megatron_longrl.models.policy import POLICIES
 
 if TYPE_CHECKING:
-    from megatron_longrl.config import Config
+    from megatron_longrl.config import ModelConfig
 
 LORA_FIELDS = tuple(LoraSection.flat_names())
 """Fields that decide which adapters there are and what they add."""
@@ -27,7 +27,7 @@ LORA_FIELDS = tuple(LoraSection.flat_names())
 _SHOWN = 3
 
 
-def check_architecture(saved: Mapping[str, Any], config: Config, where: object) -> None:
+def check_architecture(saved: Mapping[str, Any], config: ModelConfig, where: object) -> None:
     """Compare the architecture of a checkpoint with the run's.
 
     Args:
@@ -92,7 +92,7 @@ def _field_type(name: str, field: FieldInfo) -> TypeAdapter[Any]:
     return TypeAdapter(annotated)
 
 
-def check_adapters(saved: Mapping[str, Any], config: Config, where: object) -> None:
+def check_adapters(saved: Mapping[str, Any], config: ModelConfig, where: object) -> None:
     """Compare the adapters of a checkpoint that a run goes on from with the run's.
 
     Args:
@@ -140,13 +140,13 @@ def meaningful_fields(fields: Mapping[str, Any]) -> list[str]:
     ]
 
 
-def architecture_of(config: Config) -> dict[str, Any]:
+def architecture_of(config: ModelConfig) -> dict[str, Any]:
     """The fields that :func:`differing_architecture` compares; JSON."""
     values = config.flat()
     return {field: plain(values[field]) for field in architecture_fields(values)}
 
 
-def differing_architecture(saved: Mapping[str, Any], config: Config) -> str:
+def differing_architecture(saved: Mapping[str, Any], config: ModelConfig) -> str:
     """The first fields that differ from the configuration, with both values; empty where none does.
 
     Args:
@@ -155,7 +155,7 @@ def differing_architecture(saved: Mapping[str, Any], config: Config) -> str:
     return _differing(saved, config, list(architecture_fields(config.flat())))
 
 
-def _differing(saved: Mapping[str, Any], config: Config, fields: Sequence[str]) -> str:
+def _differing(saved: Mapping[str, Any], config: ModelConfig, fields: Sequence[str]) -> str:
     ours = config.flat()
     differing = [
         f"{field} {plain(saved[field])} there, {plain(ours[field])} in the configuration"

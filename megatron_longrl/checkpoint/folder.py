@@ -23,7 +23,7 @@ from pathlib import Path
 from string import hexdigits
 from typing import Any
 
-from megatron_longrl.atomic_file import sync_folder, sync_tree, write_whole
+from megatron_longrl.atomic_file import atomic_write_text, sync_folder, sync_tree
 from megatron_longrl.checkpoint.architecture import check_saved_fields
 from megatron_longrl.checkpoint.checksums import DIGITS, check_contents, checksums
 from megatron_longrl.errors import UserError
@@ -294,12 +294,12 @@ def publish(
     found |= checksums(aside, [name for name in sizes if name not in found])
     contents = {**state, "files": sizes, "checksums": {name: found[name] for name in sizes}}
     sync_tree(aside)
-    write_whole(aside / STATE_FILE, json.dumps(contents, indent=1) + "\n", durable=True)
+    atomic_write_text(aside / STATE_FILE, json.dumps(contents, indent=1) + "\n", durable=True)
     replaced = final.with_name(f".{final.name}.replaced")
     remove_once(replaced, ignore_errors=True)
     if final.exists():
         os.replace(final, replaced)
     os.replace(aside, final)
     sync_folder(final.parent)
-    write_whole(final.parent / TRACKER, f"{tracked}\n", durable=True)
+    atomic_write_text(final.parent / TRACKER, f"{tracked}\n", durable=True)
     remove_once(replaced, ignore_errors=True)

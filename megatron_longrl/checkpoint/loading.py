@@ -29,6 +29,8 @@ from torch import Tensor, nn
 from megatron_longrl.checkpoint import folder as layout
 from megatron_longrl.checkpoint.architecture import check_adapters, check_architecture
 from megatron_longrl.checkpoint.core_files import core_files
+from megatron_longrl.checkpoint.dist_reader import StoredParameters
+from megatron_longrl.checkpoint.merged_reader import merge_stored_adapters
 from megatron_longrl.checkpoint.metadata_file import check_core_files
 from megatron_longrl.checkpoint.optimizer_state import (
     hyperparameters,
@@ -37,16 +39,15 @@ from megatron_longrl.checkpoint.optimizer_state import (
 )
 from megatron_longrl.checkpoint.rng import load_rng_state, rank_file
 from megatron_longrl.checkpoint.sharded_state import describe_state, saved_layout
-from megatron_longrl.checkpoint.stored import StoredParameters
-from megatron_longrl.checkpoint.stored_weights import merge_stored_adapters
 from megatron_longrl.conversion.hf import config_from_hf, is_hf_folder, load_hf_weights
 from megatron_longrl.conversion.mapping import unwrap
 from megatron_longrl.errors import UserError
 from megatron_longrl.models.lora import ADAPTER
-from megatron_longrl.parallel.agree import gather_objects, together
+from megatron_longrl.parallel.rank_errors import gather_objects, raise_on_all_ranks
 
 if TYPE_CHECKING:
-    from megatron_longrl.config import Config
+    from megatron_longrl.config import ModelConfig
+    from megatron_longrl.config.checkpoint import CheckpointSection
     from megatron_longrl.config.parallel import ParallelSection
     from megatron_longrl.parallel.groups import ParallelGroups
 
@@ -78,7 +79,8 @@ def load_checkpoint(
     optimizers: Mapping[str, MegatronOptimizer],
     scheduler: OptimizerParamScheduler | None,
     groups: ParallelGroups,
-    config: Config,
+    config: ModelConfig,
+    checkpoint: CheckpointSection,
 ) -> Loaded | None:
     """Go on from the newest complete checkpoint. Collective over the world.
 
@@ -99,11 +101,7 @@ def load_checkpoint(
         tried = True
         check_architecture(saved["config"], config, folder)
         check_adapters(saved["config"], config, folder)
-        usable = (
-            {}
-            if config.checkpoint.no_load_optim
-            else _loadable_optimizers(optimizers, saved, config)
-        )
+        usable = {} if checkpoint.no_load_optim else _loadable_optimizers(optimizers, saved, config)
 
         def load(_: StoredParameters, folder: Path = folder, usable: Any = usable) -> None:
             _load(folder, modules, usable, groups, config)
@@ -113,16 +111,16 @@ def load_checkpoint(
         for name, optimizer in optimizers.items():
             if name not in usable:
                 optimizer.reload_model_params()
-        if scheduler is not None and not config.checkpoint.no_load_optim:
+        if scheduler is not None and not checkpoint.no_load_optim:
             scheduler.num_steps = 0
             scheduler.step(increment=saved["scheduler_steps"])
-        if not config.checkpoint.no_load_rng:
+        if not checkpoint.no_load_rng:
             _load_rng(folder, saved, groups, config.parallel)
         logger.info("loaded checkpoint %s", folder)
         return Loaded(folder, saved["iteration"], saved["state"])
     if tried:
         raise UserError(f"no checkpoint in {directory} could be loaded: see the warnings above")
-    if config.checkpoint.exit_on_missing_checkpoint:
+    if checkpoint.exit_on_missing_checkpoint:
         raise UserError(f"{directory} holds no checkpoint, and --exit-on-missing-checkpoint is set")
     logger.info("%s holds no checkpoint: starting anew", directory)
     return None
@@ -134,7 +132,7 @@ def load_weights(
     modules: Mapping[str, nn.Module],
     optimizers: Mapping[str, MegatronOptimizer],
     groups: ParallelGroups,
-    config: Config,
+    config: ModelConfig,
 ) -> Loaded:
     """Take the weights alone, of a checkpoint or of a Hugging Face folder, to start a new stage.
 
@@ -148,7 +146,7 @@ def load_weights(
     """
     source = Path(directory)
     if is_hf_folder(source):
-        with together(groups.control):
+        with raise_on_all_ranks(groups.gloo_group):
             check_architecture(config_from_hf(source), config, source)
         load_hf_weights(source, modules, config, groups)
     else:
@@ -178,7 +176,7 @@ def _complete_checkpoints(
 ) -> list[tuple[Path, dict[str, Any]]]:
     """Folders and states of all complete checkpoints, best first, as rank 0 finds them."""
     complete: list[tuple[Path, dict[str, Any]]] = []
-    with together(groups.control):
+    with raise_on_all_ranks(groups.gloo_group):
         if dist.get_rank() == 0:
             broken = None
             for folder in layout.candidates(directory):
@@ -189,7 +187,7 @@ def _complete_checkpoints(
                     broken = broken or error
             if broken is not None and not complete:
                 raise UserError(f"{directory} holds no complete checkpoint: {broken}")
-    return gather_objects(groups.control, complete)[0]
+    return gather_objects(groups.gloo_group, complete)[0]
 
 
 def _try_load(
@@ -207,11 +205,11 @@ def _try_load(
         load: gets the checkpoint's parameters, whose list has been checked.
     """
     try:
-        with together(groups.control):
+        with raise_on_all_ranks(groups.gloo_group):
             ranks = dist.get_rank(), dist.get_world_size()
             stored = StoredParameters(folder, check_core_files(folder, *ranks))
             layout.check_share(folder, saved, *ranks)
-        with together(groups.control):
+        with raise_on_all_ranks(groups.gloo_group):
             load(stored)
     except UserError as error:
         logger.warning("%s cannot be loaded, trying the one before: %s", folder, error)
@@ -225,7 +223,7 @@ def _load(
     modules: Mapping[str, nn.Module],
     optimizers: Mapping[str, MegatronOptimizer],
     groups: ParallelGroups,
-    config: Config,
+    config: ModelConfig,
     left_out: tuple[str, ...] = (EXTRA_STATE,),
 ) -> None:
     """Fill the modules and the optimizers.
@@ -258,7 +256,7 @@ def _load_merged(
     saved: Mapping[str, Any],
     modules: Mapping[str, nn.Module],
     groups: ParallelGroups,
-    config: Config,
+    config: ModelConfig,
 ) -> None:
     """Fill the modules' own weights with what the checkpoint's model computes with."""
     _load(folder, modules, {}, groups, config, (EXTRA_STATE, *ADAPTER))
@@ -266,7 +264,7 @@ def _load_merged(
 
 
 def _loadable_optimizers(
-    optimizers: Mapping[str, MegatronOptimizer], saved: dict[str, Any], config: Config
+    optimizers: Mapping[str, MegatronOptimizer], saved: dict[str, Any], config: ModelConfig
 ) -> dict[str, MegatronOptimizer]:
     """Optimizers whose state the checkpoint has; the others start anew."""
     theirs = saved["config"]
@@ -295,5 +293,5 @@ def _load_rng(
                 "restored"
             )
         return
-    with together(groups.control):
+    with raise_on_all_ranks(groups.gloo_group):
         load_rng_state(rank_file(folder / layout.RNG_FOLDER, dist.get_rank()))

@@ -73,16 +73,39 @@ _SHARD = re.compile(r"__\d{1,9}_\d{1,9}\.distcp")
 _PICKLED = re.compile(r"[^/]*\._extra_state/shard_[\d_.]+")
 """Entries that are pickles, whose contents no program here reads (Transformer Engine's)."""
 
+_MOST_ALIKE = 16
+"""Keys that may have one hash."""
+
 _LARGEST = 1 << 40
 _MOST_AXES = 64
 _LARGEST_METADATA = 4 << 30
 """The most bytes of the file; that of a large model on a thousand ranks has some hundred MiB."""
 
 
+class _Index:
+    """Stands for :class:`MetadataIndex`, a key of dictionaries, while the file is read.
+
+    That class is hashed by numbers of the file, which can be chosen so that all keys have one hash:
+    a dictionary of n of them then takes n^2 steps. This one is hashed by text, which Python does
+    with a secret.
+    """
+
+    fqn: object = None
+    offset: object = None
+
+    def __hash__(self) -> int:
+        return hash(str((self.fqn, self.offset)))
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, _Index) and (self.fqn, self.offset) == (other.fqn, other.offset)
+
+
 class _Unpickler(pickle.Unpickler):
     """Makes values of known classes only."""
 
     def find_class(self, module: str, name: str) -> Any:
+        if name == MetadataIndex.__name__ and name in _KNOWN.get(module, ()):
+            return _Index
         known = name in _KNOWN.get(module, ())
         if module == "torch" and isinstance(getattr(torch, name, None), torch.dtype):
             known = True
@@ -171,16 +194,35 @@ def read_metadata(folder: str | Path) -> Metadata:
         raise _damaged(path, f"{type(error).__name__}: {error}") from None
     if not isinstance(found, Metadata):
         raise _damaged(path, "it holds no list of tensors")
-    reason = _wrong(found, Path(folder))
+    reason = _restore_keys(found) or _wrong(found, Path(folder))
     if reason is not None:
         raise _damaged(path, reason)
     return found
 
 
+def _restore_keys(metadata: Metadata) -> str | None:
+    """Put torch's keys in the place of ours; returns what keeps them from it."""
+    places = metadata.storage_data
+    if not isinstance(places, dict):
+        return "it holds no list of tensors"
+    for index in places:
+        if not isinstance(index, _Index) or not isinstance(index.fqn, str):
+            return "a place belongs to no tensor"
+        if index.offset is not None and not _is_size(index.offset):
+            return f"a place of {index.fqn} is at no offset"
+    hashes = sorted(hash((index.fqn, index.offset)) for index in places)
+    if any(a == b for a, b in zip(hashes, hashes[_MOST_ALIKE:], strict=False)):
+        return "its keys have one hash, which makes reading it slow"
+    metadata.storage_data = {
+        MetadataIndex(index.fqn, index.offset): place for index, place in places.items()
+    }
+    return None
+
+
 def _wrong(metadata: Metadata, folder: Path) -> str | None:
     """What keeps the tensors from being read; None where nothing does."""
     entries, places = metadata.state_dict_metadata, metadata.storage_data
-    if not isinstance(entries, dict) or not isinstance(places, dict):
+    if not isinstance(entries, dict):
         return "it holds no list of tensors"
     for name, entry in entries.items():
         if not isinstance(name, str):
@@ -193,7 +235,7 @@ def _wrong(metadata: Metadata, folder: Path) -> str | None:
     sizes: dict[str, int] = {}
     used: dict[str, int] = {}
     for index, place in places.items():
-        if not isinstance(index, MetadataIndex) or index.fqn not in entries:
+        if index.fqn not in entries:
             return "a place belongs to no tensor"
         if not _is_place(place):
             return f"the place of {index.fqn} is none"

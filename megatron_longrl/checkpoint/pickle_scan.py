@@ -22,6 +22,13 @@ MOST_LEVELS = 64
 LARGEST_NUMBER = 1 << 60
 """Bound of whole numbers: larger ones can have equal hashes, which makes dictionaries slow."""
 
+MOST_NUMBERED = 1024
+"""The most numbers that are keys of dictionaries. Numbers can be chosen so that each is found only
+after all those before it; texts cannot, because Python hashes them with a secret."""
+
+KEY_CLASS = "torch.distributed.checkpoint.metadata MetadataIndex"
+"""The only class of keys; who makes them has to see to their hashes."""
+
 _MARK = None
 
 _ATOMS = {
@@ -55,6 +62,8 @@ class Value:
     """Its other parts."""
     items: tuple[Atom | Value, ...] = ()
     """All parts of a tuple."""
+    made_by: object = None
+    """The class, as ``module name``, or another value, that makes it; None of a container."""
     is_part: bool = False
     """Whether another value holds it."""
     total: int = 0
@@ -116,6 +125,7 @@ class _Reader:
         self.storages: list[tuple[object, ...]] = []
         self._stack: list[Atom | Value | None] = []
         self._memo: list[Atom | Value] = []
+        self._numbered = 0
 
     def read(self, name: str, argument: object, size: int) -> None:
         """One opcode."""
@@ -138,12 +148,15 @@ class _Reader:
             self._new(self._pop_to_mark())
         elif name in ("APPEND", "BUILD"):
             self._add(self._pop(1))
-        elif name == "SETITEM":
-            self._add(self._pop(2))
-        elif name in ("APPENDS", "SETITEMS"):
+        elif name == "APPENDS":
             self._add(self._pop_to_mark())
+        elif name in ("SETITEM", "SETITEMS"):
+            items = self._pop(2) if name == "SETITEM" else self._pop_to_mark()
+            self._check_keys(items[::2])
+            self._add(items)
         elif name in ("REDUCE", "NEWOBJ"):
-            self._new(self._pop(2))
+            made_by, arguments = self._pop(2)
+            self._new((made_by, arguments), getattr(made_by, "value", made_by))
         elif name == "MARK":
             self._stack.append(_MARK)
         elif name == "GLOBAL":
@@ -187,8 +200,18 @@ class _Reader:
             found.append(value)
         raise ValueError("it takes values where there are none")
 
-    def _new(self, parts: tuple[Atom | Value, ...]) -> None:
-        value = Value(items=parts)
+    def _check_keys(self, keys: tuple[Atom | Value, ...]) -> None:
+        """Look whether a dictionary with these keys is made as fast as it is read."""
+        for key in keys:
+            if isinstance(key, Value) and key.made_by != KEY_CLASS:
+                raise ValueError("a dictionary has keys that no checkpoint needs")
+            if isinstance(key, Atom) and not isinstance(key.value, str):
+                self._numbered += 1
+        if self._numbered > MOST_NUMBERED:
+            raise ValueError("its dictionaries have more numbers as keys than a checkpoint needs")
+
+    def _new(self, parts: tuple[Atom | Value, ...], made_by: object = None) -> None:
+        value = Value(items=parts, made_by=made_by)
         self.values.append(value)
         self._stack.append(value)
         self._add(parts)

@@ -21,7 +21,7 @@ import torch.distributed as dist
 from megatron_longrl.checkpoint.folder import iteration_folder
 from megatron_longrl.checkpoint.retention import Retention
 from megatron_longrl.checkpoint.saving import begin_checkpoint
-from megatron_longrl.parallel.agree import gather_objects, together
+from megatron_longrl.parallel.rank_errors import gather_objects, raise_on_all_ranks
 
 if TYPE_CHECKING:
     from torch.distributed import ProcessGroup
@@ -78,7 +78,7 @@ class CheckpointSaver:
         )
         if self._group is None:
             finish()
-            self._prune(directory, iteration, self._groups.control)
+            self._prune(directory, iteration, self._groups.gloo_group)
         else:
             self._thread = threading.Thread(
                 target=self._in_background,
@@ -96,7 +96,7 @@ class CheckpointSaver:
         """
         if self._thread is None:
             return
-        if all(gather_objects(self._groups.control, not self._thread.is_alive())):
+        if all(gather_objects(self._groups.gloo_group, not self._thread.is_alive())):
             self.wait()
 
     def wait(self) -> None:
@@ -109,7 +109,7 @@ class CheckpointSaver:
             return
         self._thread.join()
         self._thread, error, self._error = None, self._error, None
-        with together(self._groups.control):
+        with raise_on_all_ranks(self._groups.gloo_group):
             if error is not None:
                 raise error
 
@@ -140,6 +140,6 @@ class CheckpointSaver:
             self._error = error
 
     def _prune(self, directory: str | Path, iteration: int, group: ProcessGroup) -> None:
-        with together(group):
+        with raise_on_all_ranks(group):
             if dist.get_rank() == 0:
                 self._retention.prune(directory, iteration)

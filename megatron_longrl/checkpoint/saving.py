@@ -38,11 +38,11 @@ from megatron_longrl.conversion.hf import HfFolder, is_hf_folder
 from megatron_longrl.conversion.hf_writer import copy_tokenizer
 from megatron_longrl.errors import UserError
 from megatron_longrl.models.policy import find_policy
-from megatron_longrl.parallel.agree import gather_objects, together
+from megatron_longrl.parallel.rank_errors import gather_objects, raise_on_all_ranks
 from megatron_longrl.processes.leftovers import leftovers
 
 if TYPE_CHECKING:
-    from megatron_longrl.config import Config
+    from megatron_longrl.config import Config, ModelConfig
     from megatron_longrl.parallel.groups import ParallelGroups
 
 
@@ -129,23 +129,23 @@ def begin_checkpoint(
     aside = layout.partial_folder(final)
     # For good: threads share the filters. core 0.16.1 uses torch's ShardedTensor; every use warns.
     warnings.filterwarnings("ignore", ".*deprecating ShardedTensor", FutureWarning)
-    group = background or groups.control
+    group = background or groups.gloo_group
     copy = background is not None
     with _written(final):
-        with together(groups.control):
+        with raise_on_all_ranks(groups.gloo_group):
             if dist.get_rank() == 0:
                 shutil.rmtree(aside, ignore_errors=True)
                 leftovers.add(aside)
                 aside.mkdir(parents=True)
         shards = describe_state(modules, optimizers, groups, config, is_loading=False, copy=copy)
-        with together(groups.control), core_files():
+        with raise_on_all_ranks(groups.gloo_group), core_files():
             write_shards = dist_checkpointing.save(
                 shards, str(aside), writer or ShardWriter(group), async_sharded_save=True
             ).async_fn
-        with together(groups.control):
+        with raise_on_all_ranks(groups.gloo_group):
             (aside / layout.RNG_FOLDER).mkdir(exist_ok=True)
             save_rng_state(rank_file(aside / layout.RNG_FOLDER, dist.get_rank()))
-        with together(groups.control):
+        with raise_on_all_ranks(groups.gloo_group):
             if dist.get_rank() == 0:
                 if config.data.tokenizer_model:
                     copy_tokenizer(
@@ -166,10 +166,10 @@ def begin_checkpoint(
 
     def finish() -> Path:
         with _written(final):
-            with together(group), core_errors():
+            with raise_on_all_ranks(group), core_errors():
                 write_shards()
             known = _checksums_of_all(aside, group)
-            with together(group):
+            with raise_on_all_ranks(group):
                 if dist.get_rank() == 0:
                     save_config(CheckpointingConfig(*BACKEND), str(aside))
                     layout.publish(final, contents, iteration, known)
@@ -200,14 +200,14 @@ def _written(final: Path) -> Iterator[None]:
 def _checksums_of_all(aside: Path, group: ProcessGroup) -> dict[str, str]:
     """Of what the ranks have written, each of its own files."""
     mine: dict[str, str] = {}
-    with together(group):
+    with raise_on_all_ranks(group):
         rank = dist.get_rank()
         written = [*aside.glob(f"__{rank}_*.distcp"), rank_file(aside / layout.RNG_FOLDER, rank)]
         mine = checksums(aside, [str(path.relative_to(aside)) for path in written])
     return {name: digits for part in gather_objects(group, mine) for name, digits in part.items()}
 
 
-def _carry(source: Path, aside: Path, config: Config) -> None:
+def _carry(source: Path, aside: Path, config: ModelConfig) -> None:
     """Keep what an export needs of an imported model: tensors that this one has not, and files."""
     if is_hf_folder(source):
         folder = HfFolder(source)

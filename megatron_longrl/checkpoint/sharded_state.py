@@ -24,7 +24,7 @@ from megatron_longrl.models.param_mapping import ColumnParallel, GatedMLP
 from megatron_longrl.models.policy import find_policy
 
 if TYPE_CHECKING:
-    from megatron_longrl.config import Config
+    from megatron_longrl.config import ModelConfig
     from megatron_longrl.config.parallel import ParallelSection
     from megatron_longrl.parallel.encoder_groups import EncoderGroups
     from megatron_longrl.parallel.groups import ParallelGroups
@@ -34,7 +34,7 @@ def describe_state(
     modules: Mapping[str, nn.Module],
     optimizers: Mapping[str, MegatronOptimizer],
     groups: ParallelGroups,
-    config: Config,
+    config: ModelConfig,
     *,
     is_loading: bool,
     copy: bool = False,
@@ -53,12 +53,12 @@ def describe_state(
 
 
 def _sharded_module(
-    part: str, module: nn.Module, groups: ParallelGroups, config: Config
+    part: str, module: nn.Module, groups: ParallelGroups, config: ModelConfig
 ) -> dict[str, Any]:
     is_language = find_policy(config.model.family) is None
     encoder = find_family(config.model.family).encoders.get(part) if is_language else None
     if encoder is not None:
-        ranks = encoder_groups(encoder, config, groups)
+        ranks = encoder_groups(encoder, config.parallel, groups)
         return _sharded_encoder(part, module, ranks, config)
     sharded: dict[str, Any] = unwrap(module).sharded_state_dict(  # type: ignore[operator]
         prefix=f"{part}.", metadata={"dp_cp_group": groups.dp_cp}
@@ -67,25 +67,25 @@ def _sharded_module(
 
 
 def _sharded_encoder(
-    part: str, module: nn.Module, groups: EncoderGroups, config: Config
+    part: str, module: nn.Module, groups: EncoderGroups, config: ModelConfig
 ) -> dict[str, Any]:
     """Full tensors by their names, whether tensor-parallel ranks hold parts of them or copies."""
-    rows = {row.megatron: row for row in mapping_table(config).expand()}
+    mappings = {mapping.megatron_param: mapping for mapping in mapping_table(config).expand()}
     tensor, data = groups.pg.tp, groups.pg.dp
     described = {}
     for name, value in unwrap(module).state_dict(prefix=f"{part}.", keep_vars=True).items():
         if not isinstance(value, Tensor):
             continue
-        row = rows.get(name)
-        if not isinstance(row, ColumnParallel) or row.replicated:
+        mapping = mappings.get(name)
+        if not isinstance(mapping, ColumnParallel) or mapping.replicated:
             # One of the ranks that have a copy writes it.
             copy = (tensor.rank(), data.rank())
             described[name] = ShardedTensor.from_rank_offsets(name, value, replica_id=copy)
             continue
         shard = ShardedTensor.from_rank_offsets(
-            name, value, (row.axis, tensor.rank(), tensor.size()), replica_id=(0, data.rank())
+            name, value, (mapping.axis, tensor.rank(), tensor.size()), replica_id=(0, data.rank())
         )
-        gated = isinstance(row, GatedMLP)
+        gated = isinstance(mapping, GatedMLP)
         described[name] = apply_swiglu_sharded_factory(shard, ()) if gated else shard
     return described
 

@@ -1,7 +1,7 @@
 """Writing a distributed checkpoint's weights tensor by tensor.
 
 It goes by the names and shapes of a model whose memory is never touched. Memory is a few
-parameters. Reading is in :mod:`megatron_longrl.checkpoint.stored`.
+parameters. Reading is in :mod:`megatron_longrl.checkpoint.dist_reader`.
 """
 
 from __future__ import annotations
@@ -14,8 +14,8 @@ from torch import Tensor, nn
 from torch.distributed import ProcessGroup
 from torch.distributed.checkpoint.metadata import MetadataIndex
 
+from megatron_longrl.checkpoint.dist_reader import checkpoint_key
 from megatron_longrl.checkpoint.shard_writer import ShardWriter
-from megatron_longrl.checkpoint.stored import checkpoint_key
 from megatron_longrl.conversion.mapping import (
     check_shape,
     local_parameters,
@@ -24,7 +24,7 @@ from megatron_longrl.conversion.mapping import (
 )
 
 if TYPE_CHECKING:
-    from megatron_longrl.config import Config
+    from megatron_longrl.config import ModelConfig
 
 
 class StreamedSave(ShardWriter):
@@ -40,30 +40,33 @@ class StreamedSave(ShardWriter):
     def __init__(
         self,
         group: ProcessGroup,
-        config: Config,
+        config: ModelConfig,
         modules: Mapping[str, nn.Module],
         read: Callable[[str], Tensor],
     ) -> None:
         super().__init__(group)
         self._read = read
-        self._rows = {checkpoint_key(row.megatron): row for row in mapping_table(config).expand()}
+        self._mappings = {
+            checkpoint_key(mapping.megatron_param): mapping
+            for mapping in mapping_table(config).expand()
+        }
         self._parameters = local_parameters(modules)
         self._last: tuple[tuple[str, int | None] | None, Tensor | None] = (None, None)
 
     def planner(self) -> MCoreSavePlanner:
         """In place of the one that finds the tensors in the model."""
-        stacked = {key for key, layer in self._rows if layer is not None}
+        stacked = {key for key, layer in self._mappings if layer is not None}
         return _StreamingPlanner(self._tensor, stacked)
 
     def _tensor(self, key: str, layer: int | None) -> Tensor:
         """A whole parameter. The parts of one are asked for one after the other."""
         if self._last[0] != (key, layer):
             self._last = (None, None)  # makes room before the next one is read
-            row = self._rows[key, layer]
-            tensors = [self._read(name) for name in row.hf]
-            value = merge_named(row, tensors)
-            parameter = self._parameters[row.megatron]
-            check_shape(row, tensors, value, parameter)
+            mapping = self._mappings[key, layer]
+            tensors = [self._read(name) for name in mapping.hf_params]
+            value = merge_named(mapping, tensors)
+            parameter = self._parameters[mapping.megatron_param]
+            check_shape(mapping, tensors, value, parameter)
             self._last = ((key, layer), value.to(parameter.dtype))
         assert self._last[1] is not None
         return self._last[1]

@@ -196,9 +196,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
             builder = builder_of([*recipes, *others])
         report = check(flags.data, builder)
         if flags.output is not None:
-            from megatron_longrl.atomic_file import write_whole
+            from megatron_longrl.atomic_file import atomic_write_text
 
-            write_whole(flags.output, json.dumps(report.as_json(), indent=1) + "\n")
+            atomic_write_text(flags.output, json.dumps(report.as_json(), indent=1) + "\n")
     except (UserError, OSError) as error:
         sys.stderr.write(error_line(error))
         return 2

@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     import numpy as np
 
     from megatron_longrl.config import Config
+    from megatron_longrl.config.data import DataSection
+    from megatron_longrl.config.family import FamilySection
     from megatron_longrl.media.modalities.visual.info import VideoInfo
 
 _LIST = "frames.json"
@@ -115,7 +117,11 @@ def _write(given: argparse.Namespace) -> str:
     path = Path(given.file)
     output = given.output or Path(f"{path.stem}_frames")
     try:
-        chosen = _choose(path, given, config)
+        chosen = (
+            _chosen_evenly(path, given)
+            if config is None
+            else _chosen_by_model(path, config.model.family, config.family, config.data)
+        )
         try:
             _prepare(output)
             from PIL import Image
@@ -176,29 +182,34 @@ class _NoTokenizer:
         return 0
 
 
-def _choose(path: Path, given: argparse.Namespace, config: Config | None) -> _Chosen:
-    from megatron_longrl.media.media_error import MediaError
+def _chosen_evenly(path: Path, given: argparse.Namespace) -> _Chosen:
+    """The frames that are taken where no model is named."""
     from megatron_longrl.media.modalities.video.probe import probe
     from megatron_longrl.media.modalities.video.spec import sample_frame_indices
 
     info = probe(path)
-    if config is None:
-        found = sample_frame_indices(info, given.video_frames, given.video_fps)
-        return _Chosen(info, list(found), None)
+    found = sample_frame_indices(info, given.video_frames, given.video_fps)
+    return _Chosen(info, list(found), None)
+
+
+def _chosen_by_model(path: Path, name: str, family: FamilySection, data: DataSection) -> _Chosen:
+    """The frames that a model of a family takes."""
+    from megatron_longrl.media.media_error import MediaError
+    from megatron_longrl.media.modalities.video.probe import probe
+
+    info = probe(path)
     ignore_core()
     from megatron_longrl.media.modalities.visual.layout import VisualLayout
     from megatron_longrl.models.family import find_family
 
-    build_layout = find_family(config.model.family).build_layout
+    build_layout = find_family(name).build_layout
     if build_layout is None:
-        raise UserError(f"the model ({config.model.family}) reads text only")
+        raise UserError(f"the model ({name}) reads text only")
     tokenizer: Any = _NoTokenizer()
-    layout = build_layout(config, tokenizer)
+    layout = build_layout(family, tokenizer)
     if not isinstance(layout, VisualLayout):
-        raise UserError(f"the model ({config.model.family}) reads no videos")
-    indices = list(
-        dict.fromkeys(layout.frame_indices(info, config.data.video_frames, config.data.video_fps))
-    )
+        raise UserError(f"the model ({name}) reads no videos")
+    indices = list(dict.fromkeys(layout.frame_indices(info, data.video_frames, data.video_fps)))
     try:
         how = layout.preprocess_spec(info, len(indices))
     except ValueError as error:

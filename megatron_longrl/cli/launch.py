@@ -7,7 +7,7 @@ import logging
 import os
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -15,7 +15,7 @@ from megatron_longrl.cli.load import load_config
 from megatron_longrl.config import Config, Entry
 from megatron_longrl.errors import USER_ERROR_STATUS, UserError, error_line
 from megatron_longrl.foreign_warnings import ignore_harmless_warnings
-from megatron_longrl.models.policy import find_policy
+from megatron_longrl.models.policy import Program, find_policy
 from megatron_longrl.processes import exit_signal
 from megatron_longrl.processes.output_reader import until_reader_ends
 from megatron_longrl.processes.parent_death import end_with
@@ -31,7 +31,7 @@ SHOWN = 8
 """Changed fields that are named when a run goes on."""
 
 
-def launch(entry: Entry, work: Callable[[Config], None], argv: Sequence[str] | None) -> int:
+def launch(entry: Entry, work: Program, argv: Sequence[str] | None) -> int:
     """Read the configuration and do the work.
 
     Returns:
@@ -63,7 +63,7 @@ def _stopped(stop: exit_signal.Stopped) -> int:
     return stop.status
 
 
-def _launch(entry: Entry, work: Callable[[Config], None], argv: Sequence[str] | None) -> int:
+def _launch(entry: Entry, work: Program, argv: Sequence[str] | None) -> int:
     try:
         config = load_config(sys.argv[1:] if argv is None else argv, entry, files=True)
         from megatron_longrl.observability.logging import configure_logging
@@ -98,26 +98,25 @@ def _owned(config: Config, entry: Entry) -> Iterator[None]:
     if entry not in ("sft", "rl"):
         yield
         return
-    _tell_changes(config)
+    from megatron_longrl.cli.changes import changes_since
+
+    _tell_changes(config.checkpoint.load, changes_since(config))
     if int(os.environ.get("RANK", "0")) != 0:
         yield
         return
     from megatron_longrl.training.run_folder import run_folder
 
-    with run_folder(config):
+    with run_folder(config.checkpoint):
         yield
 
 
-def _tell_changes(config: Config) -> None:
+def _tell_changes(load: str | None, changes: Sequence[str]) -> None:
     """Of a run that goes on otherwise than it began."""
-    from megatron_longrl.cli.changes import changes_since
-
-    changes = changes_since(config)
     if changes:
         more = f" and {len(changes) - SHOWN} more" if len(changes) > SHOWN else ""
         logger.info(
             "%s goes on with changes: %s%s",
-            config.checkpoint.load,
+            load,
             "; ".join(changes[:SHOWN]),
             more,
         )

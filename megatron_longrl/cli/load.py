@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -93,7 +93,7 @@ def resolve(given: Given) -> Config:
     announced = os.environ.get("WORLD_SIZE")
     add_defaults(given, int(announced or 1))
     config = with_frames_that_fit(_validated(given), given)
-    _check_contradictions(config, fields, given, checkpoint)
+    _check_contradictions(config.flat("json"), fields, given, checkpoint)
     if config.parallel.sequence_parallel and config.parallel.tensor_model_parallel_size == 1:
         # As Megatron does: one recipe serves layouts with and without tensor parallelism.
         if first_rank:
@@ -166,9 +166,9 @@ def _check_sizes(folder: Path, state: dict[str, Any]) -> None:
     from megatron_longrl.platforms import platform
 
     platform.import_core()
+    from megatron_longrl.checkpoint.dist_reader import StoredParameters
+    from megatron_longrl.checkpoint.merged_reader import check_stored_sizes
     from megatron_longrl.checkpoint.metadata_file import read_metadata
-    from megatron_longrl.checkpoint.stored import StoredParameters
-    from megatron_longrl.checkpoint.stored_weights import check_stored_sizes
     from megatron_longrl.cli.conversion.loader_megatron import one_rank_config
 
     try:
@@ -201,10 +201,9 @@ def fields_from_checkpoint() -> frozenset[str]:
 
 
 def _check_contradictions(
-    config: Config, fields: dict[str, Any], given: Given, checkpoint: Path | None
+    values: Mapping[str, Any], fields: dict[str, Any], given: Given, checkpoint: Path | None
 ) -> None:
     """Recipes and flags may not describe another model than the checkpoint holds."""
-    values = config.flat("json")
     for name in architecture_fields(values):
         if name in fields and values[name] not in (None, plain(fields[name])):
             raise UserError(

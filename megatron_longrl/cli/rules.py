@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
-from typing import TYPE_CHECKING
+from collections.abc import Iterator, Mapping
+from typing import TYPE_CHECKING, Any
 
 from megatron_longrl.config.divisibility import indivisible
 from megatron_longrl.config.names import flag
@@ -17,10 +17,15 @@ from megatron_longrl.rl.rules import curriculum_rules, rl_rules
 from megatron_longrl.rollout.rules import sampling_rules
 
 if TYPE_CHECKING:
+    from megatron_longrl.config.checkpoint import CheckpointSection
+    from megatron_longrl.config.data import DataSection
+    from megatron_longrl.config.evaluation import EvaluationSection
     from megatron_longrl.config.model import ModelSection
+    from megatron_longrl.config.model_config import ModelConfig
     from megatron_longrl.config.parallel import ParallelSection
     from megatron_longrl.config.rollout import RolloutSection
     from megatron_longrl.config.schema import Config, Entry
+    from megatron_longrl.config.training import TrainingSection
 
 
 def validate_layout(config: Config, world_size: int, entry: Entry | None = None) -> None:
@@ -39,15 +44,16 @@ def validate_layout(config: Config, world_size: int, entry: Entry | None = None)
 def _first_broken_rule(config: Config, world_size: int, entry: Entry | None) -> str | None:
     """The line of the first rule that does not hold, or None."""
     policy = find_policy(config.model.family)
-    rules = (
-        _secrets(config),
+    rules = [
+        _secrets(config.flat()),
         _replicas(config.parallel, world_size),
         _schedule(config, entry),
-        _checkpoints_and_validation(config, entry),
-        _language_rules(config, world_size, entry)
-        if policy is None
-        else policy.rules(config, world_size, entry),
-    )
+        _checkpoints_and_validation(config.checkpoint, config.evaluation, config.data, entry),
+    ]
+    if policy is None:
+        rules.append(_language_rules(config, world_size, entry))
+    elif policy.rules is not None:
+        rules.append(policy.rules(config, world_size, entry))
     return next((line for rule in rules for line in rule), None)
 
 
@@ -59,13 +65,13 @@ def _language_rules(config: Config, world_size: int, entry: Entry | None) -> Ite
     yield from indivisible(config.value, "num_layers", "pipeline_model_parallel_size")
     yield from _tensor_split(config)
     yield from _sequence_split(config.parallel, config.model)
-    yield from _transformer_engine(config, entry)
+    yield from _transformer_engine(config, shares_prompts=entry == "rl" and config.rl.shared_prompt)
     yield from _lora(config, entry)
     yield from _rollout_split(config)
     yield from _rollout_servers(config.rollout, config.parallel, world_size, entry)
-    yield from _embedding_cache(config, entry)
+    yield from _embedding_cache(config.data, config.trained_parts, entry)
     if entry == "sft":
-        yield from _sft_batch(config, world_size)
+        yield from _sft_batch(config.training, config.parallel.data_parallel_size(world_size))
     if entry in ("rl", "evaluate"):
         yield from sampling_rules(config)
     if entry == "rl":
@@ -77,8 +83,8 @@ def _language_rules(config: Config, world_size: int, entry: Entry | None) -> Ite
     yield from _sequence_length(config, entry)
 
 
-def _secrets(config: Config) -> Iterator[str]:
-    for name in secrets_in(config.flat()):
+def _secrets(values: Mapping[str, Any]) -> Iterator[str]:
+    for name in secrets_in(values):
         yield secret_line(name)
 
 
@@ -86,7 +92,7 @@ SIZES = ("num_layers", "hidden_size", "ffn_hidden_size", "num_attention_heads")
 """Fields that a language model cannot do without."""
 
 
-def _language_model(config: Config) -> Iterator[str]:
+def _language_model(config: ModelConfig) -> Iterator[str]:
     missing = [name for name in SIZES if not config.value(name)]
     if missing:
         yield (
@@ -95,7 +101,7 @@ def _language_model(config: Config) -> Iterator[str]:
         )
         return
     model, training = config.model, config.training
-    if "kv_channels" in config.derived():
+    if "kv_channels" not in model.model_fields_set:
         yield from indivisible(config.value, "hidden_size", "num_attention_heads")
     if model.kv_channels % 2:
         yield (
@@ -123,7 +129,7 @@ def _replicas(parallel: ParallelSection, world_size: int) -> Iterator[str]:
         )
 
 
-def _tensor_split(config: Config) -> Iterator[str]:
+def _tensor_split(config: ModelConfig) -> Iterator[str]:
     parallel, model = config.parallel, config.model
     tensor = parallel.tensor_model_parallel_size
     yield from indivisible(config.value, "num_attention_heads", "tensor_model_parallel_size")
@@ -175,7 +181,7 @@ def _sequence_split(parallel: ParallelSection, model: ModelSection) -> Iterator[
         )
 
 
-def _transformer_engine(config: Config, entry: Entry | None) -> Iterator[str]:
+def _transformer_engine(config: ModelConfig, *, shares_prompts: bool) -> Iterator[str]:
     """What Transformer Engine's attention refuses, or would take for plain causal rows.
 
     Read in version 2.9, pytorch/attention/dot_product_attention/{utils,context_parallel}.py: no
@@ -186,7 +192,7 @@ def _transformer_engine(config: Config, entry: Entry | None) -> Iterator[str]:
     if model.transformer_impl != "transformer_engine":
         return
     local = "--transformer-impl local"
-    if entry == "rl" and config.rl.shared_prompt:
+    if shares_prompts:
         yield (
             "transformer_impl transformer_engine attends to causal rows only, but shared_prompt "
             f"makes a tree of a prompt and its responses: give --no-shared-prompt, or {local}"
@@ -219,7 +225,7 @@ def _transformer_engine(config: Config, entry: Entry | None) -> Iterator[str]:
         )
 
 
-def _lora(config: Config, entry: Entry | None) -> Iterator[str]:
+def _lora(config: ModelConfig, entry: Entry | None) -> Iterator[str]:
     """Adapters are trained: evaluation merges those of its checkpoint."""
     if not config.lora.rank or entry == "evaluate":
         return
@@ -293,7 +299,7 @@ def _rollout_servers(
         )
 
 
-def _schedule(config: Config, entry: Entry | None) -> Iterator[str]:
+def _schedule(config: ModelConfig, entry: Entry | None) -> Iterator[str]:
     if entry in ("evaluate", "serve"):
         return
     if not config.trained_parts:
@@ -312,12 +318,16 @@ def _schedule(config: Config, entry: Entry | None) -> Iterator[str]:
             f"warmup of {config.training.lr_warmup_steps} steps leaves nothing of lr_decay_iters "
             f"({config.training.lr_decay_iters}): lower --lr-warmup-iters or --lr-warmup-fraction"
         )
-    if "lr" in config.given() and config.training.min_lr > config.training.lr:
+    if "lr" in config.training.model_fields_set and config.training.min_lr > config.training.lr:
         yield f"min_lr ({config.training.min_lr}) exceeds lr ({config.training.lr}): lower --min-lr"
 
 
-def _checkpoints_and_validation(config: Config, entry: Entry | None) -> Iterator[str]:
-    checkpoint = config.checkpoint
+def _checkpoints_and_validation(
+    checkpoint: CheckpointSection,
+    evaluation: EvaluationSection,
+    data: DataSection,
+    entry: Entry | None,
+) -> Iterator[str]:
     if entry in ("evaluate", "serve"):
         return
     if checkpoint.save_interval is not None and checkpoint.save is None:
@@ -326,34 +336,34 @@ def _checkpoints_and_validation(config: Config, entry: Entry | None) -> Iterator
         yield "async_save is on without save: give --save FOLDER"
     if checkpoint.finetune and checkpoint.load is None:
         yield "finetune is on without load: give --load FOLDER, or use --pretrained-checkpoint"
-    for name in ("eval_interval", "eval_at_start"):
-        if config.value(name) and not config.data.valid_data_path:
-            yield f"{name} is set without valid_data_path: give --valid-data-path FILE"
+    for name in ("interval", "at_start"):
+        if getattr(evaluation, name) and not data.valid_data_path:
+            yield f"eval_{name} is set without valid_data_path: give --valid-data-path FILE"
 
 
-def _embedding_cache(config: Config, entry: Entry | None) -> Iterator[str]:
-    if config.data.embedding_cache_dir is None:
-        if not config.is_default("embedding_cache_gib"):
+def _embedding_cache(
+    data: DataSection, trained_parts: frozenset[str], entry: Entry | None
+) -> Iterator[str]:
+    if data.embedding_cache_dir is None:
+        if not data.is_default("embedding_cache_gib"):
             yield (
-                f"embedding_cache_gib ({config.data.embedding_cache_gib:g}) is set without "
+                f"embedding_cache_gib ({data.embedding_cache_gib:g}) is set without "
                 "embedding_cache_dir: give --embedding-cache-dir FOLDER"
             )
         return
-    if entry in ("sft", "rl") and config.trained_parts - {"language_model"}:
+    if entry in ("sft", "rl") and trained_parts - {"language_model"}:
         yield (
             "embedding_cache_dir keeps what a frozen encoder makes, and this run trains it: give "
             "--freeze-vision-tower --freeze-projector, or leave --embedding-cache-dir out"
         )
 
 
-def _sft_batch(config: Config, world_size: int) -> Iterator[str]:
-    replicas = config.parallel.data_parallel_size(world_size)
-    step = config.training.micro_batch_size * replicas
-    batch = config.samples_per_step(world_size, "sft")
+def _sft_batch(training: TrainingSection, replicas: int) -> Iterator[str]:
+    step, batch = training.micro_batch_size * replicas, training.samples_per_step(replicas)
     if batch % step:
         yield (
             f"global_batch_size ({batch}) is not divisible by micro_batch_size "
-            f"({config.training.micro_batch_size}) x data-parallel size ({replicas}): "
+            f"({training.micro_batch_size}) x data-parallel size ({replicas}): "
             f"choose a multiple of {step}, e.g. --global-batch-size "
             f"{math.ceil(batch / step) * step}"
         )

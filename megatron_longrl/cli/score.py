@@ -13,7 +13,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from megatron_longrl.atomic_file import write_whole
+from megatron_longrl.atomic_file import atomic_write_text
 from megatron_longrl.cli.plugins import plugins_of
 from megatron_longrl.config.flags import Parser, add_section, parse_flags
 from megatron_longrl.config.names import FieldNames, flag
@@ -115,7 +115,7 @@ def _score(arguments: Sequence[str]) -> None:
         sys.stdout.write(text)
     else:
         try:
-            write_whole(Path(output), text)
+            atomic_write_text(Path(output), text)
         except OSError as error:
             raise UserError(f"--output {output}: cannot be written: {error.strerror}") from None
     sys.stderr.write(_summary(scored, responses, settings) + "\n")

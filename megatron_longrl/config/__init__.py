@@ -5,6 +5,7 @@ Fields are documented in the files of their sections.
 
 from __future__ import annotations
 
+from megatron_longrl.config.model_config import ModelConfig
 from megatron_longrl.config.schema import Config, Entry
 
-__all__ = ["Config", "Entry"]
+__all__ = ["Config", "Entry", "ModelConfig"]

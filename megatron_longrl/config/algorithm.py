@@ -6,7 +6,7 @@ from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field
 
-from megatron_longrl.config.algorithm_parts import AdvantageName, PolicyLossName
+from megatron_longrl.config.algorithm_parts import ADVANTAGES, AdvantageName, PolicyLossName
 from megatron_longrl.config.presets import (
     Aggregation,
     AlgorithmName,
@@ -165,6 +165,11 @@ class AlgorithmSection(Section):
     shuffled_frames_ratio: Fraction = 1.0
     """A group does better when its accuracy is above 0 and at least this part of the accuracy on
     shuffled frames."""
+
+    @property
+    def needs_critic(self) -> bool:
+        """Whether the advantage estimator needs the values of a critic."""
+        return ADVANTAGES.find(self.advantage).needs_critic
 
     @property
     def rewards_tokens(self) -> bool:

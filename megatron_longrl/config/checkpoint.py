@@ -4,7 +4,16 @@ from __future__ import annotations
 
 from typing import Annotated, ClassVar
 
+from pydantic import AfterValidator
+
+from megatron_longrl.config.renamed import NEW_VALUES
 from megatron_longrl.config.section import KnownTo, Metavar, PositiveInt, Programs, Section, Unit
+
+
+def _present_metric(metric: str) -> str:
+    if metric in NEW_VALUES["keep_best_checkpoint_by"]:
+        raise ValueError("this metric has another name now")
+    return metric
 
 
 class CheckpointSection(Section):
@@ -32,7 +41,9 @@ class CheckpointSection(Section):
     keep_last_checkpoints: Annotated[PositiveInt | None, Unit("checkpoints")] = None
     """Newest checkpoints that are kept; by default all."""
 
-    keep_best_checkpoint_by: Annotated[str | None, Metavar("[-]METRIC")] = None
+    keep_best_checkpoint_by: Annotated[
+        Annotated[str, AfterValidator(_present_metric)] | None, Metavar("[-]METRIC")
+    ] = None
     """Keep, beyond the newest, the checkpoint with the largest value of this metric
     (docs/metrics.md), or with a - in front the smallest, in the step that it was saved after; by
     default the newest only. Without --keep-last-checkpoints all are kept anyway."""

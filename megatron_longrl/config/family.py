@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from types import MappingProxyType
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Self
 
 from megatron_longrl.config.section import Section, bases_of
 from megatron_longrl.registry import Registry
@@ -21,6 +21,17 @@ class FamilySection(Section):
     parts: ClassVar[Mapping[str, str]] = MappingProxyType({"language_model": "language_model"})
     """The parts of the model that can be frozen (``--freeze-PART``) or get adapters
     (``--lora-parts``), and the path of each: its module, and the submodule behind a dot."""
+
+    @classmethod
+    def of(cls, family: FamilySection) -> Self:
+        """The section of a family, which has to be of this class.
+
+        Raises:
+            TypeError: it is of another one.
+        """
+        if not isinstance(family, cls):
+            raise TypeError(f"{type(family).__name__} is no {cls.__name__}")
+        return family
 
     @property
     def reads_media(self) -> bool:

@@ -81,7 +81,7 @@ class ParallelSection(Section):
         context = self.context_parallel_size
         return tensor if context == 1 else 2 * context * tensor
 
-    def sharing_degrees(self, num_query_groups: int) -> list[int]:
+    def cp_degrees(self, num_query_groups: int) -> list[int]:
         """How many MR-SP ranks may share a row: the divisors of their number, increasing.
 
         Args:

@@ -1,4 +1,4 @@
-"""Fields and values that had another name in earlier versions.
+"""Fields, values and metrics that had another name in earlier versions.
 
 Flags and recipes that use an old name are refused with the new one; the recipe of a saved run is
 translated, so that the run goes on.
@@ -17,6 +17,17 @@ NEW_NAMES: Mapping[str, str] = {
 }
 """The present flat name by the old one."""
 
+NEW_METRICS: Mapping[str, str] = {
+    "gap/mean": "rollout_corr/logprob_diff_mean",
+    "gap/p99": "rollout_corr/logprob_diff_p99",
+    "gap/max": "rollout_corr/logprob_diff_max",
+    "ess/token": "rollout_corr/ess_token",
+    "ess/sequence": "rollout_corr/ess_sequence",
+    "correction/mean": "rollout_corr/rollout_is_mean",
+    "correction/sample_share": "rollout_corr/rollout_is_eff_sample_size",
+}
+"""The present key of a metric by the old one."""
+
 NEW_VALUES: Mapping[str, Mapping[str, str]] = {
     "loss_aggregation": {
         "token": "token-mean",
@@ -24,6 +35,9 @@ NEW_VALUES: Mapping[str, Mapping[str, str]] = {
         "sequence-sum-norm": "seq-mean-token-sum-norm",
     },
     "mrsp_mode": {"0": "none", "1": "encode", "2": "full"},
+    "keep_best_checkpoint_by": {
+        f"{sign}{old}": f"{sign}{new}" for old, new in NEW_METRICS.items() for sign in ("", "-")
+    },
 }
 """The present value by the old one, as text, by the field's present flat name."""
 

@@ -6,17 +6,15 @@ Flags, recipes and checkpoints know the fields by flat names; code reads them in
 
 from __future__ import annotations
 
-import math
 import reprlib
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Literal, Self, TypeVar
+from typing import Any, Self
 
 from pydantic import ValidationError
 from pydantic.fields import FieldInfo
 
 from megatron_longrl.config.algorithm import AlgorithmSection
-from megatron_longrl.config.algorithm_parts import ADVANTAGES
 from megatron_longrl.config.checkpoint import CheckpointSection
 from megatron_longrl.config.data import DataSection
 from megatron_longrl.config.evaluation import EvaluationSection
@@ -28,6 +26,7 @@ from megatron_longrl.config.family import (
 from megatron_longrl.config.logs import LoggingSection
 from megatron_longrl.config.lora import LoraSection
 from megatron_longrl.config.model import ModelSection, saved_family_section
+from megatron_longrl.config.model_config import ModelConfig
 from megatron_longrl.config.names import flag
 from megatron_longrl.config.parallel import ParallelSection
 from megatron_longrl.config.plugins import PluginSection
@@ -40,8 +39,6 @@ from megatron_longrl.config.rotary import RotarySection
 from megatron_longrl.config.section import Entry, Section
 from megatron_longrl.config.training import TrainingSection
 from megatron_longrl.errors import UserError
-
-AnyFamily = TypeVar("AnyFamily", bound=FamilySection)
 
 _SECTIONS: dict[str, type[Section]] = {
     "model": ModelSection,
@@ -107,16 +104,9 @@ class InvalidConfig(ValueError):
 
 
 @dataclass(frozen=True)
-class Config:
+class Config(ModelConfig):
     """Everything that a run can be told. Fields are documented in the sections."""
 
-    model: ModelSection
-    rotary: RotarySection
-    family: FamilySection
-    """The fields of the model's family alone; :meth:`family_as` gives its own type."""
-    parallel: ParallelSection
-    training: TrainingSection
-    lora: LoraSection
     data: DataSection
     algorithm: AlgorithmSection
     rl: RLSection
@@ -175,44 +165,6 @@ class Config:
         except InvalidConfig as error:
             raise UserError(str(error)) from None
 
-    def sections(self) -> list[Section]:
-        """The sections in the order of --help."""
-        return [getattr(self, attribute) for attribute in _SECTIONS]
-
-    def family_as(self, section: type[AnyFamily]) -> AnyFamily:
-        """The section of the model's family.
-
-        Raises:
-            TypeError: it is not of this type.
-        """
-        if not isinstance(self.family, section):
-            raise TypeError(f"model_family {self.model.family} has no {section.__name__}")
-        return self.family
-
-    def value(self, flat_name: str) -> Any:
-        """The value of a field.
-
-        Raises:
-            KeyError: there is no such field in this configuration.
-        """
-        for section in self.sections():
-            names = section.flat_names()
-            if flat_name in names:
-                return getattr(section, names[flat_name])
-        raise KeyError(flat_name)
-
-    def flat(self, mode: Literal["python", "json"] = "python") -> dict[str, Any]:
-        """All values by flat name, defaults and derived ones included.
-
-        Args:
-            mode: json makes lists of tuples.
-        """
-        return {
-            section.flat_name(name): value
-            for section in self.sections()
-            for name, value in section.model_dump(mode=mode).items()
-        }
-
     def given(self) -> dict[str, Any]:
         """The values that were set explicitly, without defaults and derived ones, by flat name."""
         return {
@@ -228,33 +180,6 @@ class Config:
             for section in self.sections()
             for name in section.derived_fields() - section.model_fields_set
         )
-
-    def is_default(self, flat_name: str) -> bool:
-        """Whether a field that is not derived has the value that it has where it is not given."""
-        return bool(self.value(flat_name) == all_fields()[flat_name].get_default())
-
-    @property
-    def padded_vocab_size(self) -> int:
-        """Rows of the word embeddings: the vocabulary, padded so that it can be split.
-
-        Raises:
-            ValueError: the vocabulary's size is not known yet.
-        """
-        model = self.model
-        if model.vocab_size is None:
-            raise ValueError("the vocabulary's size comes from the tokenizer: set vocab_size")
-        multiple = model.make_vocab_size_divisible_by * self.parallel.tensor_model_parallel_size
-        return math.ceil(model.vocab_size / multiple) * multiple
-
-    @property
-    def trained_parts(self) -> frozenset[str]:
-        """The parts of the model that ``--freeze-PART`` does not keep as they are."""
-        return frozenset(part for part in self.family.parts if not self.value(f"freeze_{part}"))
-
-    @property
-    def embedding_width(self) -> int:
-        """Channels of a media embedding: the language model's width, once for every level."""
-        return self.model.hidden_size * self.family.embedding_levels
 
     @property
     def rollout_model_len(self) -> int:
@@ -278,10 +203,7 @@ class Config:
         """Samples of one optimizer step: rows for SFT, sampled responses for RL."""
         if entry == "rl":
             return self.rl.responses_per_step
-        training = self.training
-        if training.global_batch_size is not None:
-            return training.global_batch_size
-        return training.micro_batch_size * self.parallel.data_parallel_size(world_size)
+        return self.training.samples_per_step(self.parallel.data_parallel_size(world_size))
 
     @property
     def mini_batches_per_step(self) -> int:
@@ -295,15 +217,10 @@ class Config:
         return self.rl.grpo_iterations * self.mini_batches_per_step
 
     @property
-    def needs_critic(self) -> bool:
-        """Whether the advantage estimator needs the values of a critic."""
-        return ADVANTAGES.find(self.algorithm.advantage).needs_critic
-
-    @property
     def needs_old_logprobs(self) -> bool:
         """Whether the policy's log-probabilities before the update take a pass of their own."""
         algorithm = self.algorithm
-        return self.updates_per_step > 1 or algorithm.rewards_tokens or self.needs_critic
+        return self.updates_per_step > 1 or algorithm.rewards_tokens or algorithm.needs_critic
 
     @property
     def forward_passes(self) -> int:

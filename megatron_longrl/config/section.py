@@ -127,6 +127,10 @@ class Section(BaseModel):
         derived = cls.derived_fields()
         return {k: v for k, v in values.items() if not (v is None and k in derived)}
 
+    def is_default(self, name: str) -> bool:
+        """Whether a field that is not derived has the value that it has where it is not given."""
+        return bool(getattr(self, name) == type(self).model_fields[name].get_default())
+
     @classmethod
     def flat_name(cls, name: str) -> str:
         """The name of a field in recipes and checkpoints; its flag has dashes in it."""

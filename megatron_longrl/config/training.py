@@ -115,6 +115,14 @@ class TrainingSection(Section):
 
         return torch.bfloat16 if self.bf16 else torch.float32
 
+    def samples_per_step(self, replicas: int) -> int:
+        """Rows of one optimizer step of SFT.
+
+        Args:
+            replicas: number of model replicas.
+        """
+        return self.global_batch_size or self.micro_batch_size * replicas
+
     @property
     def lr_warmup_steps(self) -> int:
         """Steps of warmup, given by --lr-warmup-iters or --lr-warmup-fraction."""

@@ -24,11 +24,11 @@ from megatron_longrl.models.family import family_of, find_family
 from megatron_longrl.models.hf_settings import HfConfig, Settings
 from megatron_longrl.models.param_mapping import TiedMapping
 from megatron_longrl.models.sizes import check_sizes
-from megatron_longrl.parallel.agree import together
+from megatron_longrl.parallel.rank_errors import raise_on_all_ranks
 from megatron_longrl.regular_file import LARGEST_TEXT, check_regular
 
 if TYPE_CHECKING:
-    from megatron_longrl.config import Config
+    from megatron_longrl.config import ModelConfig
     from megatron_longrl.parallel.groups import ParallelGroups
 
 logger = logging.getLogger(__name__)
@@ -269,7 +269,7 @@ class HfFolder:
         )
         return True
 
-    def check(self, config: Config) -> None:
+    def check(self, config: ModelConfig) -> None:
         """Compare the names in the files with the table.
 
         Raises:
@@ -278,13 +278,13 @@ class HfFolder:
         """
         table = mapping_table(config)
         known: set[str] = set()
-        for row in table.expand():
-            for name in row.hf:
+        for mapping in table.expand():
+            for name in mapping.hf_params:
                 self.tensors(self.family.place(name)[0]).require(name)
-            known.update(row.hf)
-            if isinstance(row, TiedMapping) and row.alias:
-                known.add(row.alias)
-                self._check_tied(row)
+            known.update(mapping.hf_params)
+            if isinstance(mapping, TiedMapping) and mapping.alias:
+                known.add(mapping.alias)
+                self._check_tied(mapping)
         for name in self._other_tensors(config):
             part = name.partition("/")[0]
             if name not in known and part not in table.carried:
@@ -294,7 +294,7 @@ class HfFolder:
                     "which the model has no place for"
                 )
 
-    def unused_tensors(self, config: Config) -> dict[str, Tensor]:
+    def unused_tensors(self, config: ModelConfig) -> dict[str, Tensor]:
         """Tensors that never run, such as layers after the one that is selected.
 
         They are carried along so that an export is complete and equal to its source.
@@ -303,22 +303,23 @@ class HfFolder:
         names = self._other_tensors(config)
         return {n: self.read(n) for n in names if n.partition("/")[0] in carried}
 
-    def _other_tensors(self, config: Config) -> list[str]:
+    def _other_tensors(self, config: ModelConfig) -> list[str]:
         """Names that are in the files and not in the table, without those that are ignored."""
         table = mapping_table(config)
-        used = {name for row in table.expand() for name in row.hf}
+        used = {name for mapping in table.expand() for name in mapping.hf_params}
         folders = dict.fromkeys(self.family.folders.values())
         names = [name for folder in folders for name in self.tensors(folder).names()]
         return [n for n in names if n not in used and not n.endswith(table.ignored)]
 
-    def _check_tied(self, row: TiedMapping) -> None:
-        folder = self.tensors(self.family.place(row.alias)[0])
-        if row.alias not in folder:
+    def _check_tied(self, mapping: TiedMapping) -> None:
+        folder = self.tensors(self.family.place(mapping.alias)[0])
+        if mapping.alias not in folder:
             return
-        if not folder.read(row.alias).equal(self.read(row.hf[0])):
+        if not folder.read(mapping.alias).equal(self.read(mapping.hf_params[0])):
             raise UserError(
                 f"the run ties its embeddings, but in {folder.folder} "
-                f"{folder.stored_as(row.alias)} differs from {folder.stored_as(row.hf[0])}: give "
+                f"{folder.stored_as(mapping.alias)} differs from "
+                f"{folder.stored_as(mapping.hf_params[0])}: give "
                 "--untie-embeddings-and-output-weights"
             )
 
@@ -331,7 +332,7 @@ def config_from_hf(folder: str | Path) -> dict[str, Any]:
 def load_hf_weights(
     folder: str | Path,
     model: nn.Module | Mapping[str, nn.Module],
-    config: Config,
+    config: ModelConfig,
     groups: ParallelGroups,
 ) -> None:
     """Fill a model with the weights of a folder, each rank its own shards.
@@ -344,7 +345,7 @@ def load_hf_weights(
     Raises:
         UserError: on all ranks, naming the first tensor and file that are wrong.
     """
-    with together(groups.control):
+    with raise_on_all_ranks(groups.gloo_group):
         source = HfFolder(folder)
         source.check(config)
         import_named_tensors(model, config, groups, source.read)

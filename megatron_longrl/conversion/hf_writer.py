@@ -19,13 +19,13 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
-from megatron_longrl.atomic_file import write_whole
-from megatron_longrl.atomic_folder import check_free, written_aside
+from megatron_longrl.atomic_file import atomic_write_text
+from megatron_longrl.atomic_folder import atomic_folder, check_free
 from megatron_longrl.conversion.hf import TOKENIZER_FILES
 from megatron_longrl.conversion.mapping import mapping_table
 from megatron_longrl.errors import UserError
 from megatron_longrl.json_file import read_json
-from megatron_longrl.models.family import find_family
+from megatron_longrl.models.family import HfExport, find_family
 from megatron_longrl.models.hf_processors import COMMON_FILE, FILES
 from megatron_longrl.models.hf_settings import Settings
 
@@ -137,7 +137,7 @@ class HfFolderWriter:
         self._held = {row.part for row in mapping_table(config).entries}
 
     def __enter__(self) -> Self:
-        self._aside = self._writing.enter_context(written_aside(self.folder))
+        self._aside = self._writing.enter_context(atomic_folder(self.folder))
         self._folders = {
             folder: TensorFolderWriter(self._aside / folder, self._max_shard_bytes)
             for folder in self._family.folders.values()
@@ -169,7 +169,10 @@ class HfFolderWriter:
 
     def _finish(self) -> None:
         expected = {
-            name for row in mapping_table(self._config).expand() if row.exported for name in row.hf
+            name
+            for mapping in mapping_table(self._config).expand()
+            if mapping.exported
+            for name in mapping.hf_params
         }
         missing = expected - self._written
         if missing:
@@ -186,7 +189,9 @@ class HfFolderWriter:
 
     def _write_settings(self) -> None:
         dtype = str(self._dtype).removeprefix("torch.")
-        written = self._family.hf_configs(self._config, dtype, self._written)
+        written = self._family.hf_configs(
+            self._config, HfExport(dtype, self._written, self._config.data.video_frames)
+        )
         for path, content in written.items():
             if _is_elsewhere(path, self._files):
                 continue
@@ -246,4 +251,4 @@ def copy_tokenizer(source: Path, folder: Path) -> None:
 
 def write_json(path: Path, content: dict[str, Any]) -> None:
     """As Hugging Face's own files of settings look."""
-    write_whole(path, json.dumps(content, indent=2) + "\n")
+    atomic_write_text(path, json.dumps(content, indent=2) + "\n")

@@ -19,36 +19,40 @@ from megatron_longrl.models.param_mapping import (
     RowParallel,
     TensorMapping,
     VocabParallel,
-    adapter_rows,
+    adapter_mappings,
 )
 
 if TYPE_CHECKING:
-    from megatron_longrl.config import Config
+    from megatron_longrl.config import ModelConfig
     from megatron_longrl.config.model import ModelSection
     from megatron_longrl.parallel.groups import ParallelGroups
 
 
 @torch.no_grad()
 def initialize_weights(
-    modules: Mapping[str, torch.nn.Module], config: Config, groups: ParallelGroups
+    modules: Mapping[str, torch.nn.Module], config: ModelConfig, groups: ParallelGroups
 ) -> None:
     """Draw all weights: normal (deviation --init-method-std), ones for norms, zeros for biases.
 
     Adapters start as PEFT starts them: they add nothing.
     """
     local, adapters = local_parameters(modules), local_adapters(modules)
-    for row in mapping_table(config).expand():
-        parameter = local.pop(row.megatron, None)
+    for mapping in mapping_table(config).expand():
+        parameter = local.pop(mapping.megatron_param, None)
         if parameter is None:
             continue
-        size, rank = (1, 0) if row.replicated else (groups.tp.size(), groups.tp.rank())
+        size, rank = (1, 0) if mapping.replicated else (groups.tp.size(), groups.tp.rank())
         tensors = [
             draw(name, shape, config.training.seed, _deviation(name, config.model))
-            for name, shape in zip(row.hf, _hugging_face_shapes(row, parameter, size), strict=True)
+            for name, shape in zip(
+                mapping.hf_params, _hugging_face_shapes(mapping, parameter, size), strict=True
+            )
         ]
-        parameter.copy_(row.shard(row.merge(tensors), rank, size))
-        if row.megatron in adapters:
-            initialize_adapter(row, adapters[row.megatron], config.training.seed, rank, size)
+        parameter.copy_(mapping.shard(mapping.merge(tensors), rank, size))
+        if mapping.megatron_param in adapters:
+            initialize_adapter(
+                mapping, adapters[mapping.megatron_param], config.training.seed, rank, size
+            )
     if local:
         raise RuntimeError(f"the mapping table does not cover {sorted(local)[0]}")
 
@@ -72,18 +76,18 @@ def draw(name: str, shape: torch.Size, seed: int, std: float) -> Tensor:
 
 
 def initialize_adapter(
-    row: TensorMapping, adapter: LoraAdapter, seed: int, rank: int, size: int
+    mapping: TensorMapping, adapter: LoraAdapter, seed: int, rank: int, size: int
 ) -> None:
     """A uniform as torch.nn.Linear draws its weight, which is also PEFT's way, and B zero.
 
     Args:
-        row: of the weight that the adapter is beside.
+        mapping: of the weight that has the adapter.
         rank, size: of the tensor-parallel ranks that split it.
     """
-    a, _ = adapter_rows(row)
+    a, _ = adapter_mappings(mapping)
     low, inner = adapter.A.shape
     whole = inner * size if isinstance(a, RowParallel) else inner
-    drawn = torch.rand(low, whole, generator=_generator(a.megatron, seed))
+    drawn = torch.rand(low, whole, generator=_generator(a.megatron_param, seed))
     adapter.A.copy_(a.shard((2 * drawn - 1) * whole**-0.5, rank, size))
     adapter.B.zero_()
 
@@ -93,9 +97,13 @@ def _generator(name: str, seed: int) -> torch.Generator:
     return torch.Generator().manual_seed(int.from_bytes(digest[:8], "little") >> 1)
 
 
-def _hugging_face_shapes(row: TensorMapping, parameter: Tensor, size: int) -> list[torch.Size]:
+def _hugging_face_shapes(mapping: TensorMapping, parameter: Tensor, size: int) -> list[torch.Size]:
     """Shapes of the tensors that merge into a parameter; this rank holds one of ``size`` parts."""
     shard = torch.empty(parameter.shape, device="meta")
-    full = row.join([shard] * size) if row.sharded and not row.replicated else shard
-    split = VocabParallel.split(row, full) if isinstance(row, VocabParallel) else row.split(full)
+    full = mapping.join([shard] * size) if mapping.sharded and not mapping.replicated else shard
+    split = (
+        VocabParallel.split(mapping, full)
+        if isinstance(mapping, VocabParallel)
+        else mapping.split(full)
+    )
     return [tensor.shape for tensor in split]

@@ -23,14 +23,14 @@ from megatron_longrl.models.param_mapping import MappingRegistry, TensorMapping
 from megatron_longrl.platforms import platform
 
 if TYPE_CHECKING:
-    from megatron_longrl.config import Config
+    from megatron_longrl.config import ModelConfig
     from megatron_longrl.parallel.groups import ParallelGroups
 
 LOCAL_LAYER = re.compile(r"^(language_model\.decoder\.layers\.)(\d+)(\..*)$")
 """Splits the name of a parameter of a layer at the layer's index."""
 
 
-def mapping_table(config: Config) -> MappingRegistry:
+def mapping_table(config: ModelConfig) -> MappingRegistry:
     """The table of the configuration's model family."""
     return find_family(config.model.family).mapping_table(config)
 
@@ -104,7 +104,7 @@ def _unfused(name: str) -> str:
 @torch.no_grad()
 def export_named_tensors(
     model: nn.Module | Mapping[str, nn.Module],
-    config: Config,
+    config: ModelConfig,
     groups: ParallelGroups,
     parts: Sequence[str] | None = None,
 ) -> Iterator[tuple[str, Tensor]]:
@@ -123,7 +123,7 @@ def export_named_tensors(
     Yields:
         Name with its part (``llm/model.embed_tokens.weight``), and the tensor.
     """
-    rows = list(mapping_table(config).expand(parts))
+    mappings = list(mapping_table(config).expand(parts))
     local, adapters = local_parameters(model), local_adapters(model)
     # owners[name]: pipeline rank, shape of its shard and dtype.
     owners: dict[str, tuple[int, torch.Size, torch.dtype]] = {}
@@ -133,26 +133,30 @@ def export_named_tensors(
     for stage, held in enumerate(stages):
         for name, (shape, dtype) in held.items():
             owners.setdefault(name, (stage, shape, dtype))
-    for row in rows:
-        if not row.exported:
+    for mapping in mappings:
+        if not mapping.exported:
             continue
-        if row.megatron not in owners:
-            raise RuntimeError(f"no rank holds {row.megatron}, which the mapping table exports")
-        parameter: Tensor | None = local.get(row.megatron)
-        if parameter is not None and row.megatron in adapters:
+        if mapping.megatron_param not in owners:
+            raise RuntimeError(
+                f"no rank holds {mapping.megatron_param}, which the mapping table exports"
+            )
+        parameter: Tensor | None = local.get(mapping.megatron_param)
+        if parameter is not None and mapping.megatron_param in adapters:
             # A rank's piece of the product is its piece of the weight.
-            parameter = adapters[row.megatron].merged(parameter)
-        if row.replicated:
+            parameter = adapters[mapping.megatron_param].merged(parameter)
+        if mapping.replicated:
             if parameter is None:
-                raise RuntimeError(f"{row.megatron} is replicated but missing on this rank")
+                raise RuntimeError(
+                    f"{mapping.megatron_param} is replicated but missing on this rank"
+                )
             full = parameter.detach()
         else:
-            full = _collect(row, parameter, *owners[row.megatron], groups)
-        yield from zip(row.hf, row.split(full), strict=True)
+            full = _collect(mapping, parameter, *owners[mapping.megatron_param], groups)
+        yield from zip(mapping.hf_params, mapping.split(full), strict=True)
 
 
 def weight_stream(
-    model: nn.Module | Mapping[str, nn.Module], config: Config, groups: ParallelGroups
+    model: nn.Module | Mapping[str, nn.Module], config: ModelConfig, groups: ParallelGroups
 ) -> Iterator[tuple[str, Tensor]]:
     """:func:`export_named_tensors` of the part that a rollout engine gets, named as it loads it."""
     family = find_family(config.model.family)
@@ -163,7 +167,7 @@ def weight_stream(
 @torch.no_grad()
 def import_named_tensors(
     model: nn.Module | Mapping[str, nn.Module],
-    config: Config,
+    config: ModelConfig,
     groups: ParallelGroups,
     read: Callable[[str], Tensor],
 ) -> None:
@@ -180,52 +184,56 @@ def import_named_tensors(
         UserError: naming the tensor that is missing or has another shape.
     """
     remaining = local_parameters(model)
-    for row in mapping_table(config).expand():
-        parameter = remaining.pop(row.megatron, None)
+    for mapping in mapping_table(config).expand():
+        parameter = remaining.pop(mapping.megatron_param, None)
         if parameter is None:
             continue  # another pipeline stage's, or a tied copy that this layout does not need
-        size, rank = (1, 0) if row.replicated else (groups.tp.size(), groups.tp.rank())
-        tensors = [read(name) for name in row.hf]
+        size, rank = (1, 0) if mapping.replicated else (groups.tp.size(), groups.tp.rank())
+        tensors = [read(name) for name in mapping.hf_params]
         try:
-            value = row.shard(merge_named(row, tensors), rank, size)
+            value = mapping.shard(merge_named(mapping, tensors), rank, size)
         except ValueError as error:
-            raise UserError(f"{', '.join(row.hf)} for {row.megatron}: {error}") from error
-        check_shape(row, tensors, value, parameter)
+            raise UserError(
+                f"{', '.join(mapping.hf_params)} for {mapping.megatron_param}: {error}"
+            ) from error
+        check_shape(mapping, tensors, value, parameter)
         parameter.copy_(value)
     if remaining:
         raise RuntimeError(f"the mapping table does not cover {min(remaining)}")
 
 
-def merge_named(row: TensorMapping, tensors: Sequence[Tensor]) -> Tensor:
-    """The full parameter of a row from its Hugging Face tensors.
+def merge_named(mapping: TensorMapping, tensors: Sequence[Tensor]) -> Tensor:
+    """Return the full parameter of a mapping from its Hugging Face tensors.
 
     Raises:
         UserError: naming the tensors, whose shapes do not go together.
     """
     try:
-        return row.merge(tensors)
+        return mapping.merge(tensors)
     except (RuntimeError, ValueError) as error:
-        what = _shapes(row, tensors)
-        raise UserError(f"{what} does not fit {row.megatron}: {error}") from error
+        what = _shapes(mapping, tensors)
+        raise UserError(f"{what} does not fit {mapping.megatron_param}: {error}") from error
 
 
 def check_shape(
-    row: TensorMapping, tensors: Sequence[Tensor], value: Tensor, parameter: Tensor
+    mapping: TensorMapping, tensors: Sequence[Tensor], value: Tensor, parameter: Tensor
 ) -> None:
     """Raises :class:`UserError` where what became of ``tensors`` is not a parameter's shape."""
     if value.shape != parameter.shape:
         raise UserError(
-            f"{_shapes(row, tensors)} gives {list(value.shape)} for {row.megatron}, "
+            f"{_shapes(mapping, tensors)} gives {list(value.shape)} for {mapping.megatron_param}, "
             f"but the model has {list(parameter.shape)}"
         )
 
 
-def _shapes(row: TensorMapping, tensors: Sequence[Tensor]) -> str:
-    return ", ".join(f"{n} {list(t.shape)}" for n, t in zip(row.hf, tensors, strict=True))
+def _shapes(mapping: TensorMapping, tensors: Sequence[Tensor]) -> str:
+    return ", ".join(
+        f"{n} {list(t.shape)}" for n, t in zip(mapping.hf_params, tensors, strict=True)
+    )
 
 
 def _collect(
-    row: TensorMapping,
+    mapping: TensorMapping,
     parameter: Tensor | None,
     stage: int,
     shard_shape: torch.Size,
@@ -237,13 +245,13 @@ def _collect(
     if groups.pp.rank() == stage:
         assert parameter is not None, "this stage has announced the parameter"
         shard = parameter.detach().contiguous()
-        full = row.join(_all_gather(shard, groups.tp)) if row.sharded else shard
+        full = mapping.join(_all_gather(shard, groups.tp)) if mapping.sharded else shard
     if groups.pp.size() == 1:
         assert full is not None
         return full
     if full is None:
         shards = [torch.empty(shard_shape, dtype=dtype, device="meta")] * groups.tp.size()
-        full = torch.empty(row.join(shards).shape, dtype=dtype, device=platform.device)
+        full = torch.empty(mapping.join(shards).shape, dtype=dtype, device=platform.device)
     full = full.contiguous()
     dist.broadcast(_as_bytes(full), dist.get_global_rank(groups.pp, stage), group=groups.pp)
     return full

@@ -16,7 +16,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from megatron_longrl.atomic_folder import written_aside
+from megatron_longrl.atomic_folder import atomic_folder
 from megatron_longrl.config.lora import lora_scale
 from megatron_longrl.config.sizes import WIDEST
 from megatron_longrl.conversion.hf_writer import write_json
@@ -25,12 +25,12 @@ from megatron_longrl.errors import UserError, brief
 from megatron_longrl.models.family import Family, find_family
 from megatron_longrl.models.hf_settings import Settings
 from megatron_longrl.models.lora import merged_weight
-from megatron_longrl.models.param_mapping import TensorMapping, adapter_rows
+from megatron_longrl.models.param_mapping import TensorMapping, adapter_mappings
 
 if TYPE_CHECKING:
     import torch
 
-    from megatron_longrl.config import Config
+    from megatron_longrl.config import ModelConfig
     from megatron_longrl.config.lora import LoraSection
 
 SETTINGS = "adapter_config.json"
@@ -52,25 +52,29 @@ _ONLY: dict[str, tuple[Any, ...]] = {
 """Settings of which some values are implemented, None where there is none."""
 
 
-def adapters_of(config: Config, read: Callable[[TensorMapping], Pair | None]) -> dict[str, Pair]:
+def adapters_of(
+    config: ModelConfig, read: Callable[[TensorMapping], Pair | None]
+) -> dict[str, Pair]:
     """Adapters of a model by the names of the Hugging Face weights that they are beside.
 
     Args:
         read: gives the full adapter of a parameter of the mapping table.
     """
     found: dict[str, Pair] = {}
-    for row in mapping_table(config).expand():
-        pair = read(row) if row.exported else None
+    for mapping in mapping_table(config).expand():
+        pair = read(mapping) if mapping.exported else None
         if pair is None:
             continue
-        a, b = (part.split(full) for part, full in zip(adapter_rows(row), pair, strict=True))
-        found |= zip(row.hf, zip(a, b, strict=True), strict=True)
+        a, b = (
+            part.split(full) for part, full in zip(adapter_mappings(mapping), pair, strict=True)
+        )
+        found |= zip(mapping.hf_params, zip(a, b, strict=True), strict=True)
     return found
 
 
 def write_adapters(
     folder: str | Path,
-    config: Config,
+    config: ModelConfig,
     adapters: Mapping[str, Pair],
     *,
     base: Path,
@@ -91,9 +95,14 @@ def write_adapters(
         UserError: the folder exists.
     """
     family = find_family(config.model.family)
-    table = {n for row in mapping_table(config).expand() for n in row.hf if n.endswith(".weight")}
+    table = {
+        n
+        for mapping in mapping_table(config).expand()
+        for n in mapping.hf_params
+        if n.endswith(".weight")
+    }
     others = table.union(unused, family.completion(config)) - adapters.keys()
-    with written_aside(Path(folder)) as aside:
+    with atomic_folder(Path(folder)) as aside:
         for sub in dict.fromkeys(family.place(name)[0] for name in adapters):
             mine = {n: pair for n, pair in adapters.items() if family.place(n)[0] == sub}
             modules = [_module(family, name) for name in mine]

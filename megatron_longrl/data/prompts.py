@@ -34,7 +34,7 @@ from megatron_longrl.media.modality import MediaFile
 from megatron_longrl.media.spec import MediaSpec
 
 if TYPE_CHECKING:
-    from megatron_longrl.config import Config, Entry
+    pass
 
 SEQ_LENGTH = "--seq-length"
 
@@ -130,52 +130,6 @@ class PromptBuilder:
         self._audio_in_video = audio_in_video
         self._missing_audio: MissingAudio = missing_audio
         self._demonstrates = demonstrates
-
-    @classmethod
-    def from_config(
-        cls,
-        config: Config,
-        tokenizer: Tokenizer,
-        entry: Entry,
-        layout: MediaLayout | None,
-        modalities: Collection[str] = (),
-    ) -> PromptBuilder:
-        """The builder of a run of an entry point.
-
-        Args:
-            layout: how the model reads media; None for a model that reads text only.
-            modalities: the names of the modalities that it reads.
-
-        Raises:
-            UserError: its templates do not suit the tokenizer.
-        """
-        most = config.model.max_position_embeddings
-        room = config.training.seq_length
-        if entry != "sft":  # a larger group takes as many rows as it needs
-            room -= config.rollout.max_tokens
-            longest = max(config.rollout.max_tokens, config.evaluation.max_tokens or 0)
-            room = min(room, config.rollout_model_len - longest)
-        return cls(
-            tokenizer,
-            layout,
-            max_tokens=room,
-            modalities=modalities,
-            limit=SEQ_LENGTH
-            if config.training.seq_length < most
-            else f"--max-position-embeddings {most}",
-            max_frames=config.data.video_frames,
-            fps=config.data.video_fps,
-            audio_in_video=config.data.audio_in_video,
-            missing_audio=config.data.missing_audio,
-            conversation=Conversation(
-                tokenizer,
-                layout,
-                chat_template=config.data.chat_template,
-                system=config.data.system_prompt,
-                prompt_template=config.data.prompt_template,
-            ),
-            demonstrates=entry == "sft",
-        )
 
     def build(self, row: Row) -> Prompt:
         """Expand a row; looks into its files for sizes and numbers of frames.

@@ -11,7 +11,7 @@ from typing import Any, Protocol
 
 import sentencepiece
 
-from megatron_longrl.atomic_file import whole_file
+from megatron_longrl.atomic_file import atomic_write
 from megatron_longrl.config.sizes import LARGEST_VOCABULARY
 from megatron_longrl.data.template_process import CHAT, template_process
 from megatron_longrl.data.tokenizer_settings import (
@@ -367,6 +367,6 @@ def train_sentencepiece(
             f"{' '.join(str(error).split())}"
         ) from None
     path = Path(f"{model_prefix}.model")
-    with whole_file(path) as aside:
+    with atomic_write(path) as aside:
         aside.write_bytes(model.getvalue())
     return path

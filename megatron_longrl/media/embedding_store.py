@@ -31,7 +31,7 @@ from torch.distributed import ProcessGroup
 
 from megatron_longrl.errors import UserError
 from megatron_longrl.media.disk_cache import EmbeddingDisk, EmbeddingKey
-from megatron_longrl.parallel.agree import gather_objects, together
+from megatron_longrl.parallel.rank_errors import gather_objects, raise_on_all_ranks
 from megatron_longrl.processes.leftovers import leftovers
 
 T = TypeVar("T")
@@ -246,7 +246,11 @@ class EmbeddingStore:
     def _writing(self, fresh: Mapping[EmbeddingKey, _Entry]) -> Iterator[None]:
         """Where one rank cannot write the files of new entries, all fail and forget them."""
         try:
-            with together(self._group) if self._group is not None else contextlib.nullcontext():
+            with (
+                raise_on_all_ranks(self._group)
+                if self._group is not None
+                else contextlib.nullcontext()
+            ):
                 yield
         except Exception:
             for key in fresh:
@@ -305,7 +309,7 @@ def open_store(
     owner = first_on_host == group.rank()
     directory: Path | None = None
     store: EmbeddingStore | None = None
-    with together(group):
+    with raise_on_all_ranks(group):
         disk = EmbeddingDisk(disk_folder, disk_bytes) if disk_folder is not None else None
         if owner:
             root.mkdir(parents=True, exist_ok=True)

@@ -27,8 +27,8 @@ from megatron_longrl.media.load_together import load_together
 from megatron_longrl.media.media_error import MediaError
 from megatron_longrl.media.partition import Cut, UnitPartition, partition_units
 from megatron_longrl.media.spec import LoadRequest, MediaSpec, UnitTensors, load_units
-from megatron_longrl.parallel.agree import gather_objects, together
 from megatron_longrl.parallel.encoder_groups import EncoderTensorParallelGroup
+from megatron_longrl.parallel.rank_errors import gather_objects, raise_on_all_ranks
 
 Runs = list[tuple[int, int]]
 """(first row, rows): pieces of a tensor, in the order in which their owner has them."""
@@ -123,7 +123,7 @@ class MediaEncoder:
     Args:
         encoders: the model's encoders by name; none for a model that reads text only, which is
             never given a medium.
-        control: a gloo group of the whole replica.
+        gloo_group: a gloo group of the whole replica.
         loaded_bytes: loaded units that wait for an encoder; at least a chunk.
         dtype: training dtype, in which embeddings are kept.
         cut: whether a medium may be split inside itself, see :func:`partition_units`.
@@ -133,7 +133,7 @@ class MediaEncoder:
     def __init__(
         self,
         encoders: Mapping[str, UnitEncoder],
-        control: ProcessGroup,
+        gloo_group: ProcessGroup,
         *,
         loaded_bytes: int = 256 * 2**20,
         dtype: torch.dtype,
@@ -142,7 +142,7 @@ class MediaEncoder:
         timer: Callable[[str], AbstractContextManager[None]] = lambda phase: nullcontext(),
     ) -> None:
         self.encoders = encoders
-        self.control = control
+        self.gloo_group = gloo_group
         self.loaded_bytes = loaded_bytes
         self.dtype = dtype
         self.device = device
@@ -169,14 +169,14 @@ class MediaEncoder:
         specs = list({spec.key(): spec for spec in specs}.values())
         partitions = self._partition(specs)
         local: dict[str, _Local] = {}
-        with together(self.control):
+        with raise_on_all_ranks(self.gloo_group):
             for name, partition in partitions.items():
                 encoder = self.encoders[name]
                 mine = partition[encoder.group.rank()]
                 local[name] = self._encode_units(encoder, specs, mine, for_backward)
         failed: dict[int, str] = {}
         own = {m: reason for found in local.values() for m, reason in found.errors.items()}
-        for errors in gather_objects(self.control, own):
+        for errors in gather_objects(self.gloo_group, own):
             for m, reason in errors.items():
                 failed.setdefault(m, reason)
         media = EncodedMedia({}, {specs[m].key(): reason for m, reason in failed.items()})

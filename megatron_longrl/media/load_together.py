@@ -11,8 +11,8 @@ from torch import Tensor
 
 from megatron_longrl.media.media_error import MediaError
 from megatron_longrl.media.spec import LoadRequest, MediaSpec, UnitTensors, load_units
-from megatron_longrl.parallel.agree import gather_objects, together
 from megatron_longrl.parallel.encoder_groups import EncoderTensorParallelGroup
+from megatron_longrl.parallel.rank_errors import gather_objects, raise_on_all_ranks
 
 Outline = tuple[tuple[int, ...], torch.dtype]
 """Shape of one unit, and dtype, of a tensor that an encoder takes."""
@@ -38,7 +38,7 @@ def load_together(
     errors: dict[int, MediaError] = {}
     loaded: dict[int, UnitTensors] = {}
     """Number of the first unit, over all requests -> units from there."""
-    with together(ranks.control):
+    with raise_on_all_ranks(ranks.gloo_group):
         mine = {
             number: (max(start, first), min(stop, last))
             for number, (start, stop) in enumerate(pairwise(ends))
@@ -54,7 +54,7 @@ def load_together(
             else:
                 loaded[start - first] = result
     outlines = [(tuple(t.shape[1:]), t.dtype) for t in next(iter(loaded.values()), ())]
-    everyone = gather_objects(ranks.control, (errors, outlines))
+    everyone = gather_objects(ranks.gloo_group, (errors, outlines))
     for theirs, _ in everyone:
         errors = theirs | errors
     counts = [stop - start for start, stop in pairwise(bounds)]

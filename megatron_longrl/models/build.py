@@ -11,14 +11,15 @@ from megatron_longrl.models.language import build_language_model
 from megatron_longrl.models.lora import adapt_linear_layers, lora_options
 
 if TYPE_CHECKING:
-    from megatron_longrl.config import Config
+    from megatron_longrl.config import ModelConfig
+    from megatron_longrl.config.parallel import ParallelSection
     from megatron_longrl.models.media_encoder import FamilyEncoder
     from megatron_longrl.parallel.encoder_groups import EncoderGroups
     from megatron_longrl.parallel.groups import ParallelGroups
 
 
 def build_modules(
-    config: Config, groups: ParallelGroups, *, untouched: bool = False
+    config: ModelConfig, groups: ParallelGroups, *, untouched: bool = False
 ) -> dict[str, torch.nn.Module]:
     """``language_model``, and the family's encoders by their names.
 
@@ -32,13 +33,17 @@ def build_modules(
     }
     lora = lora_options(config.lora, "projector")
     for name, encoder in find_family(config.model.family).encoders.items():
-        module = modules[name] = encoder.build(config, encoder_groups(encoder, config, groups))
+        module = modules[name] = encoder.build(
+            config, encoder_groups(encoder, config.parallel, groups)
+        )
         projector = getattr(module, "projector", None)
         if lora is not None and projector is not None:
             adapt_linear_layers(projector, lora)
     return modules
 
 
-def encoder_groups(encoder: FamilyEncoder, config: Config, groups: ParallelGroups) -> EncoderGroups:
+def encoder_groups(
+    encoder: FamilyEncoder, parallel: ParallelSection, groups: ParallelGroups
+) -> EncoderGroups:
     """The process groups of one of the family's encoders."""
-    return groups.split_encoders if encoder.is_split(config) else groups.whole_encoders
+    return groups.split_encoders if encoder.is_split(parallel) else groups.whole_encoders

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import torch
@@ -13,13 +14,13 @@ from megatron_longrl.models.language import build_language_model
 from megatron_longrl.models.lora import lora_options, train_adapters_only
 
 if TYPE_CHECKING:
-    from megatron_longrl.config import Config
+    from megatron_longrl.config import ModelConfig
     from megatron_longrl.parallel.groups import ParallelGroups
 
 VALUE_HEAD = "value_head"
 
 
-def build_critic(config: Config, groups: ParallelGroups) -> GPTModel:
+def build_critic(config: ModelConfig, groups: ParallelGroups) -> GPTModel:
     """This rank's part of a critic that has no weights yet, but for a head of zeros.
 
     Where the policy's language model trains adapters, the critic trains its own, and the head.
@@ -28,7 +29,9 @@ def build_critic(config: Config, groups: ParallelGroups) -> GPTModel:
         config: of the policy, with ``vocab_size`` filled in.
     """
     # Untied, so that the last stage has an output layer of its own, which goes.
-    untied = config.replace(untie_embeddings_and_output_weights=True)
+    untied = replace(
+        config, model=config.model.model_copy(update={"untie_embeddings_and_output_weights": True})
+    )
     critic = build_language_model(untied, config.padded_vocab_size, groups)
     if lora_options(config.lora, "language_model") is not None:
         train_adapters_only(critic)

@@ -19,7 +19,7 @@ from megatron_longrl.registry import Registry
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from megatron_longrl.config import Config
+    from megatron_longrl.config import ModelConfig
     from megatron_longrl.data.tokenizer import Tokenizer
     from megatron_longrl.media.layout import MediaLayout
     from megatron_longrl.models.hf_settings import HfConfig
@@ -28,12 +28,24 @@ if TYPE_CHECKING:
     from megatron_longrl.models.sizes import Sized
 
 
-def _nothing(config: Config) -> dict[str, Tensor]:
+def _nothing(config: ModelConfig) -> dict[str, Tensor]:
     return {}
 
 
 def _as_stored(name: str) -> str:
     return name.partition("/")[2]
+
+
+@dataclass(frozen=True)
+class HfExport:
+    """A Hugging Face folder that is written, beside the model that is in it."""
+
+    dtype: str
+    """``float32`` or ``bfloat16``, of the weights."""
+    written: Collection[str] = ()
+    """Names of the mapping table of the tensors that are written."""
+    video_frames: int | None = None
+    """The most frames of a video that the run has read."""
 
 
 @dataclass(frozen=True)
@@ -48,24 +60,24 @@ class Family:
     """``model_type`` of the checkpoints' top ``config.json``."""
     folders: Mapping[str, str]
     """Part -> folder of a checkpoint that holds its weights, ``""`` for the top one."""
-    mapping_table: Callable[[Config], MappingRegistry]
+    mapping_table: Callable[[ModelConfig], MappingRegistry]
     """How parameters correspond to tensors."""
     table_name: Callable[[str, str], str]
     """(folder, name of a tensor in its files) -> name in the table, for old and new key styles."""
     config_from_hf: Callable[[HfConfig], dict[str, Any]]
     """Fields of the model section that a checkpoint determines."""
-    hf_configs: Callable[[Config, str, Collection[str]], dict[str, dict[str, Any]]]
-    """(config, dtype, names of the tensors that are written) -> JSON files of an export by path."""
+    hf_configs: Callable[[ModelConfig, HfExport], dict[str, dict[str, Any]]]
+    """The JSON files of an export by path."""
     sizes: Callable[[Mapping[str, Any]], list[Sized]]
     """Fields of the configuration -> tensors that tell its sizes."""
     encoders: Mapping[str, FamilyEncoder] = field(default_factory=dict)
     """Name of a module -> encoder; none for a family that reads text only. Checkpoints and the
     mapping table know the module by its name."""
-    build_layout: Callable[[Config, Tokenizer], MediaLayout] | None = None
+    build_layout: Callable[[FamilySection, Tokenizer], MediaLayout] | None = None
     """How media stand in a prompt; None for a family that reads text only."""
     tokenizer_folder: str = ""
     """Folder of a checkpoint with the tokenizer's files."""
-    completion: Callable[[Config], dict[str, Tensor]] = _nothing
+    completion: Callable[[ModelConfig], dict[str, Tensor]] = _nothing
     """Tensors that Hugging Face's classes have and the model has not, by names of the table."""
     embeddings: tuple[str, str] = ("llm/model.embed_tokens.weight", "llm/lm_head.weight")
     """Names of the table of the word embeddings and of the output layer, which may be tied."""

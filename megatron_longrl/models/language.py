@@ -40,7 +40,7 @@ from megatron_longrl.platforms import platform
 if TYPE_CHECKING:
     from megatron.core.inference.contexts import BaseInferenceContext
 
-    from megatron_longrl.config import Config
+    from megatron_longrl.config import ModelConfig
     from megatron_longrl.config.lora import LoraSection
     from megatron_longrl.config.model import ModelSection
     from megatron_longrl.config.parallel import ParallelSection
@@ -124,7 +124,7 @@ def common_transformer_options(training: TrainingSection, model: ModelSection) -
     }
 
 
-def language_transformer_config(config: Config) -> TransformerConfig:
+def language_transformer_config(config: ModelConfig) -> TransformerConfig:
     """megatron-core's configuration of the language model."""
     sharpening = attention_sharpening(config.rotary)
     return TransformerConfig(
@@ -173,18 +173,18 @@ def mrope_sections(rotary: RotarySection, model: ModelSection) -> tuple[int, int
 
 
 def language_block_spec(
-    lora_section: LoraSection, model: ModelSection, parallel: ParallelSection
+    lora: LoraSection, model: ModelSection, parallel: ParallelSection
 ) -> TransformerBlockSubmodules:
     """The layers of one pipeline stage, as --transformer-impl says."""
     num_layers = model.num_layers // parallel.pipeline_model_parallel_size
     if model.transformer_impl == "transformer_engine":
         return fused_block_spec(num_layers, model.qk_layernorm)
-    lora = lora_options(lora_section, "language_model")
-    return block_spec(num_layers, AttnMaskType.arbitrary, model.qk_layernorm, lora)
+    adapters = lora_options(lora, "language_model")
+    return block_spec(num_layers, AttnMaskType.arbitrary, model.qk_layernorm, adapters)
 
 
 def build_language_model(
-    config: Config, vocab_size: int, groups: ParallelGroups, *, untouched: bool = False
+    config: ModelConfig, vocab_size: int, groups: ParallelGroups, *, untouched: bool = False
 ) -> GPTModel:
     """This rank's part of the language model.
 

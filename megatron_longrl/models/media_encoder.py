@@ -9,12 +9,14 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     import torch
 
-    from megatron_longrl.config import Config
+    from megatron_longrl.config import ModelConfig
+    from megatron_longrl.config.data import DataSection
+    from megatron_longrl.config.parallel import ParallelSection
     from megatron_longrl.media.modalities.visual.preprocess_spec import PreprocessSpec
     from megatron_longrl.parallel.encoder_groups import EncoderGroups
 
 
-def _is_whole(config: Config) -> bool:
+def _is_whole(parallel: ParallelSection) -> bool:
     return False
 
 
@@ -29,27 +31,27 @@ class FamilyEncoder:
 
     modalities: tuple[str, ...]
     """The modalities that it encodes."""
-    build: Callable[[Config, EncoderGroups], torch.nn.Module]
+    build: Callable[[ModelConfig, EncoderGroups], torch.nn.Module]
     """Makes the module, a megatron-core ``MegatronModule``."""
-    width: Callable[[Config], int]
+    width: Callable[[ModelConfig], int]
     """w, channels of an embedding: the hidden size, or more where DeepStack adds to layers."""
-    chunk_units: Callable[[Config, Any], int]
-    """(config, preprocessing) -> units that go through it at a time, which bounds memory; at least
+    chunk_units: Callable[[DataSection, Any], int]
+    """(data, preprocessing) -> units that go through it at a time, which bounds memory; at least
     1."""
-    is_split: Callable[[Config], bool] = _is_whole
+    is_split: Callable[[ParallelSection], bool] = _is_whole
     """Whether its layers are split over tensor-parallel ranks."""
 
 
-def vision_encoder(build: Callable[[Config, EncoderGroups], torch.nn.Module]) -> FamilyEncoder:
+def vision_encoder(build: Callable[[ModelConfig, EncoderGroups], torch.nn.Module]) -> FamilyEncoder:
     """An encoder of videos and images."""
     return FamilyEncoder(
         modalities=("video", "image"),
         build=build,
         width=lambda config: config.embedding_width,
         chunk_units=_frames_at_a_time,
-        is_split=lambda config: config.parallel.vision_tensor_parallel,
+        is_split=lambda parallel: parallel.vision_tensor_parallel,
     )
 
 
-def _frames_at_a_time(config: Config, preprocess: PreprocessSpec) -> int:
-    return max(config.data.encoder_chunk_frames // preprocess.frames_per_unit, 1)
+def _frames_at_a_time(data: DataSection, preprocess: PreprocessSpec) -> int:
+    return max(data.encoder_chunk_frames // preprocess.frames_per_unit, 1)

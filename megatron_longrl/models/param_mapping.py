@@ -6,7 +6,7 @@ engine (:mod:`megatron_longrl.conversion.mapping`), on a live model or on the fi
 
 Every entry speaks of three forms of a parameter:
 
-* *Hugging Face*: one or more tensors, ``entry.hf`` names them;
+* *Hugging Face*: one or more tensors, ``entry.hf_params`` names them;
 * *full*: the Megatron parameter as it is at tensor parallel size 1, which is also how a distributed
   checkpoint stores it;
 * *shard*: the part of the full parameter that one tensor-parallel rank holds.
@@ -32,11 +32,11 @@ LAYER = "*"
 
 @dataclass(frozen=True)
 class TensorMapping(ABC):
-    """One row of a table."""
+    """The correspondence of one Megatron parameter to its Hugging Face tensors."""
 
-    megatron: str
+    megatron_param: str
     """Name of the parameter, with the part in front: ``language_model.decoder.layers.*.…``."""
-    hf: tuple[str, ...]
+    hf_params: tuple[str, ...]
     """Names of the tensors in the export, with the part in front: ``llm/model.layers.*.…``."""
     replicated: bool = False
     """Every rank holds the full parameter, whatever the tensor and pipeline parallel sizes."""
@@ -48,20 +48,22 @@ class TensorMapping(ABC):
     @property
     def part(self) -> str:
         """Of the model: ``llm``, ``vision_tower`` or ``mm_projector``."""
-        return self.hf[0].split("/", 1)[0]
+        return self.hf_params[0].split("/", 1)[0]
 
     def at_layer(self, layer: int) -> TensorMapping:
-        """This row with the layer's index filled in."""
-        names = tuple(name.replace(LAYER, str(layer), 1) for name in self.hf)
-        return replace(self, megatron=self.megatron.replace(LAYER, str(layer), 1), hf=names)
+        """Return this mapping with the layer's index filled in."""
+        names = tuple(name.replace(LAYER, str(layer), 1) for name in self.hf_params)
+        return replace(
+            self, megatron_param=self.megatron_param.replace(LAYER, str(layer), 1), hf_params=names
+        )
 
     @abstractmethod
     def merge(self, tensors: Sequence[Tensor]) -> Tensor:
-        """Hugging Face tensors, in the order of ``hf`` -> full parameter."""
+        """Hugging Face tensors, in the order of ``hf_params`` -> full parameter."""
 
     @abstractmethod
     def split(self, full: Tensor) -> tuple[Tensor, ...]:
-        """Full parameter -> Hugging Face tensors in the order of ``hf``, contiguous."""
+        """Full parameter -> Hugging Face tensors in the order of ``hf_params``, contiguous."""
 
     @abstractmethod
     def shard(self, full: Tensor, rank: int, size: int) -> Tensor:
@@ -136,7 +138,7 @@ class VocabParallel(ColumnParallel):
 
 @dataclass(frozen=True)
 class TiedMapping(VocabParallel):
-    """Output layer that is the embedding: ``hf`` names the embedding, and nothing is exported.
+    """The output layer where it is the embedding: ``hf_params`` names that, nothing is exported.
 
     Megatron holds a second copy of the weight only where the first and the last pipeline stage
     differ, so the parameter may be missing. A Hugging Face folder may hold the copy too, named
@@ -238,23 +240,23 @@ class SharedMapping(DirectMapping):
         return tensors[0]
 
     def split(self, full: Tensor) -> tuple[Tensor, ...]:
-        return (full,) * len(self.hf)
+        return (full,) * len(self.hf_params)
 
 
-def adapter_rows(row: TensorMapping) -> tuple[TensorMapping, TensorMapping]:
-    """Rows of the LoRA adapter (A, B) beside a weight, with the names of PEFT.
+def adapter_mappings(mapping: TensorMapping) -> tuple[TensorMapping, TensorMapping]:
+    """Return the mappings of a weight's LoRA adapter (A, B), with the names of PEFT.
 
     Fused projections have one A, which PEFT has once for each of them, and one B, whose rows are in
     the order of the weight's.
     """
-    ours = row.megatron.removesuffix("weight")
-    stems = [name.removesuffix("weight") for name in row.hf]
+    ours = mapping.megatron_param.removesuffix("weight")
+    stems = [name.removesuffix("weight") for name in mapping.hf_params]
     names = [(f"{ours}lora.{m}", tuple(f"{stem}lora_{m}.weight" for stem in stems)) for m in "AB"]
-    if isinstance(row, RowParallel):
-        a: TensorMapping = RowParallel(*names[0], row.replicated)
-        return a, DirectMapping(*names[1], row.replicated)
-    return SharedMapping(*names[0], row.replicated), replace(
-        row, megatron=names[1][0], hf=names[1][1]
+    if isinstance(mapping, RowParallel):
+        a: TensorMapping = RowParallel(*names[0], mapping.replicated)
+        return a, DirectMapping(*names[1], mapping.replicated)
+    return SharedMapping(*names[0], mapping.replicated), replace(
+        mapping, megatron_param=names[1][0], hf_params=names[1][1]
     )
 
 
@@ -263,7 +265,7 @@ class MappingRegistry:
     """All parameters of a model."""
 
     entries: tuple[TensorMapping, ...]
-    """Rows in the order of the export; consecutive rows with a ``*`` are one block of layers."""
+    """Mappings in the order of the export; neighbours with a ``*`` are one block of layers."""
     layers: dict[str, int]
     """Number of layers of each part."""
     ignored: tuple[str, ...] = ()
@@ -272,18 +274,20 @@ class MappingRegistry:
     """Parts that may have tensors which never run here, and which an export must not lose."""
 
     def expand(self, parts: Iterable[str] | None = None) -> Iterator[TensorMapping]:
-        """Every parameter's row, layer by layer, of the named parts (default: all)."""
+        """Yield every parameter's mapping, layer by layer, of the named parts (default: all)."""
         wanted = None if parts is None else set(parts)
-        blocks = groupby(self.entries, key=lambda row: (row.part, LAYER in row.megatron))
-        for (part, repeated), rows in blocks:
+        blocks = groupby(
+            self.entries, key=lambda mapping: (mapping.part, LAYER in mapping.megatron_param)
+        )
+        for (part, repeated), mappings in blocks:
             if wanted is not None and part not in wanted:
                 continue
             if not repeated:
-                yield from rows
+                yield from mappings
                 continue
-            block = tuple(rows)
+            block = tuple(mappings)
             for layer in range(self.layers[part]):
-                yield from (row.at_layer(layer) for row in block)
+                yield from (mapping.at_layer(layer) for mapping in block)
 
 
 def _piece(full: Tensor, axis: int, rank: int, size: int) -> Tensor:

@@ -25,31 +25,31 @@ from megatron_longrl.registry import Registry
 if TYPE_CHECKING:
     import torch
 
-    from megatron_longrl.config import Config, Entry
+    from megatron_longrl.config import Config, Entry, ModelConfig
     from megatron_longrl.parallel.groups import ParallelGroups
 
 
-def _no_rules(config: Config, world_size: int, entry: Entry | None) -> Iterator[str]:
-    yield from ()
+Program = Callable[["Config"], None]
+"""What an entry point does with a configuration."""
 
 
 @dataclass(frozen=True)
 class Policy:
     """How a model that is no language model is built and run."""
 
-    build: Callable[[Config, ParallelGroups], torch.nn.Module]
+    build: Callable[[ModelConfig, ParallelGroups], torch.nn.Module]
     """Makes this rank's part, with its initial weights: a MegatronModule, see
     :mod:`megatron_longrl.training.forward_step`."""
-    programs: Mapping[Entry, Callable[[Config], None]]
+    programs: Mapping[Entry, Program]
     """What each program does with such a model, by the name of the entry point (``sft``, ``rl``,
     ``evaluate``). Its process groups are not there yet when a program begins."""
     required: tuple[str, ...] = ()
     """Fields of the configuration that have to be given."""
-    rules: Callable[[Config, int, Entry | None], Iterator[str]] = _no_rules
+    rules: Callable[[Config, int, Entry | None], Iterator[str]] | None = None
     """(configuration, number of ranks, entry point) -> a line for every rule across fields that
     does not hold."""
 
-    def program(self, entry: Entry) -> Callable[[Config], None]:
+    def program(self, entry: Entry) -> Program:
         """What an entry point runs.
 
         Raises:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from megatron_longrl.config import Config, Entry
-from megatron_longrl.data.prompts import PromptBuilder
+from megatron_longrl.data.conversation import Conversation
+from megatron_longrl.data.prompts import SEQ_LENGTH, PromptBuilder
 from megatron_longrl.data.tokenizer import Tokenizer
 from megatron_longrl.models.family import find_family
 
@@ -14,7 +15,33 @@ def prompt_builder(config: Config, tokenizer: Tokenizer, entry: Entry) -> Prompt
     Raises:
         UserError: the templates of the configuration do not suit the tokenizer.
     """
-    family = find_family(config.model.family)
-    layout = family.build_layout(config, tokenizer) if family.build_layout is not None else None
-    modalities = {name for encoder in family.encoders.values() for name in encoder.modalities}
-    return PromptBuilder.from_config(config, tokenizer, entry, layout, modalities)
+    family, data = find_family(config.model.family), config.data
+    layout = None
+    if family.build_layout is not None:
+        layout = family.build_layout(config.family, tokenizer)
+    most = config.model.max_position_embeddings
+    room = config.training.seq_length
+    if entry != "sft":  # a larger group takes as many rows as it needs
+        room -= config.rollout.max_tokens
+        longest = max(config.rollout.max_tokens, config.evaluation.max_tokens or 0)
+        room = min(room, config.rollout_model_len - longest)
+    is_short = config.training.seq_length < most
+    return PromptBuilder(
+        tokenizer,
+        layout,
+        max_tokens=room,
+        modalities={name for encoder in family.encoders.values() for name in encoder.modalities},
+        limit=SEQ_LENGTH if is_short else f"--max-position-embeddings {most}",
+        max_frames=data.video_frames,
+        fps=data.video_fps,
+        audio_in_video=data.audio_in_video,
+        missing_audio=data.missing_audio,
+        conversation=Conversation(
+            tokenizer,
+            layout,
+            chat_template=data.chat_template,
+            system=data.system_prompt,
+            prompt_template=data.prompt_template,
+        ),
+        demonstrates=entry == "sft",
+    )

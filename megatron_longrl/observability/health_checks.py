@@ -74,9 +74,9 @@ SIGNS: tuple[HealthCheck, ...] = (
     ),
     HealthCheck(
         "trainer and engine disagree",
-        lambda first, last: last["gap/mean"] > GAP_LIMIT,
-        "trainer and rollout engine differ by {gap/mean:.3g} nats per token: look for "
-        "another precision or sampling, or give --rollout-correction token",
+        lambda first, last: last["rollout_corr/logprob_diff_mean"] > GAP_LIMIT,
+        "trainer and rollout engine differ by {rollout_corr/logprob_diff_mean:.3g} nats per token: "
+        "look for another precision or sampling, or give --rollout-correction token",
     ),
 )
 

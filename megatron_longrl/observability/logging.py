@@ -8,7 +8,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import TextIO
 
-from megatron_longrl.atomic_file import writable, write_whole
+from megatron_longrl.atomic_file import atomic_write_text, writable
 from megatron_longrl.config import Config, Entry
 from megatron_longrl.config.paths import absolute_paths
 from megatron_longrl.config.recipe import to_yaml
@@ -80,13 +80,17 @@ class MetricsLogger:
             return
         if config.checkpoint.save is not None:
             self._file = MetricsFile(Path(config.checkpoint.save) / METRICS_FILE)
-            _write_recipe(config, Path(config.checkpoint.save))
+            with writable(Path(config.checkpoint.save) / RECIPE_FILE) as path:
+                # With absolute paths, so that it means the same in another folder.
+                atomic_write_text(path, to_yaml(config.replace(**absolute_paths(config.given()))))
             with writable(Path(config.checkpoint.save) / LOG_FILE) as path:
                 self._log = path.open("a", encoding="utf-8")
         if config.logging.tensorboard_dir is not None:
             self._trackers.append(TensorBoardTracker(config.logging.tensorboard_dir))
         if config.logging.wandb_project is not None:
-            self._trackers.append(WandbTracker(config, entry))
+            self._trackers.append(
+                WandbTracker(config.logging, config.checkpoint.save, entry, config.flat())
+            )
 
     def truncate_after(self, iteration: int) -> None:
         """Forget the steps after `iteration`, which the run starts from; 0 starts the file anew.
@@ -162,9 +166,3 @@ def _summary(values: Mapping[str, float]) -> str:
     """A few words for the progress bar."""
     shown = {"lm loss": "loss", "reward/mean": "reward", "accuracy/mean": "accuracy"}
     return "  ".join(f"{name} {values[key]:.3f}" for key, name in shown.items() if key in values)
-
-
-def _write_recipe(config: Config, folder: Path) -> None:
-    """With absolute paths, so that it means the same in another folder."""
-    with writable(folder / RECIPE_FILE) as path:
-        write_whole(path, to_yaml(config.replace(**absolute_paths(config.given()))))

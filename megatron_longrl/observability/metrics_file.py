@@ -11,7 +11,8 @@ import math
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
-from megatron_longrl.atomic_file import writable, write_whole
+from megatron_longrl.atomic_file import atomic_write_text, writable
+from megatron_longrl.config.renamed import NEW_METRICS
 from megatron_longrl.errors import UserError
 from megatron_longrl.regular_file import open_regular
 
@@ -51,19 +52,20 @@ class MetricsFile:
             return
         kept = [line for step, line in _steps(self.path) if 0 <= step["iteration"] <= iteration]
         with writable(self.path):
-            write_whole(self.path, "".join(kept) if iteration > 0 else "")
+            atomic_write_text(self.path, "".join(kept) if iteration > 0 else "")
 
 
 def read_metrics(path: Path) -> list[Metrics]:
-    """All steps of a metrics.jsonl, in its order.
+    """Read all steps of a metrics.jsonl, in its order; old keys are read as the present ones.
 
     A last line that was cut off is left out. Raises UserError when the file cannot be read or
     another line is malformed.
     """
     try:
-        return [step for step, _ in _steps(path)]
+        steps = [step for step, _ in _steps(path)]
     except OSError as error:
         raise UserError(f"{path}: cannot read the metrics: {error.strerror}") from None
+    return [{NEW_METRICS.get(key, key): value for key, value in step.items()} for step in steps]
 
 
 def _steps(path: Path) -> Iterator[tuple[Metrics, str]]:

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from megatron_longrl.atomic_file import whole_file
+from megatron_longrl.atomic_file import atomic_write
 from megatron_longrl.observability.health_checks import GAP_LIMIT
 from megatron_longrl.observability.log_line import TIME_PREFIX
 from megatron_longrl.observability.metrics_file import Metrics, read_metrics
@@ -130,7 +130,7 @@ def plot_curves(
         axes = figure.add_subplot(grid[number // 2, slice(None) if is_alone else number % 2])
         _frame(axes, panel)
         panel.draw(axes, shown)
-    with whole_file(Path(output_png)) as aside:
+    with atomic_write(Path(output_png)) as aside:
         figure.savefig(aside, format="png", dpi=200)
 
 
@@ -155,7 +155,7 @@ def _panels(runs: Sequence[Run], chance: float | None) -> list[Panel]:
         ),
         Panel(
             *("Mismatch of trainer and engine", "nats per token", "RL"),
-            *(("gap/mean",), _draw_mismatch),
+            *(("rollout_corr/logprob_diff_mean",), _draw_mismatch),
         ),
     ]
     timed = [run for run in runs if run.series("iteration-time")[0]]
@@ -271,12 +271,16 @@ def _draw_mismatch(axes: Axes, runs: Sequence[Run]) -> None:
     axes.set_yscale("log")
     equal = total = 0
     for run in runs:
-        xs, ys = run.series("gap/mean")
+        xs, ys = run.series("rollout_corr/logprob_diff_mean")
         points = [(x, y) for x, y in zip(xs, ys, strict=True) if y > 0]
         total, equal = total + len(ys), equal + len(ys) - len(points)
         if points:
-            positive = [{"iteration": x, "gap/mean": y} for x, y in points]
-            _draw_line(axes, Run(run.label, positive, run.color, run.dashes), "gap/mean")
+            positive = [{"iteration": x, "rollout_corr/logprob_diff_mean": y} for x, y in points]
+            _draw_line(
+                axes,
+                Run(run.label, positive, run.color, run.dashes),
+                "rollout_corr/logprob_diff_mean",
+            )
     axes.axhline(GAP_LIMIT, color=GREY, linewidth=1.2, linestyle=(0, (4, 3)))
     bottom, top = axes.get_ylim()
     axes.set_ylim(bottom / 2, max(top, 4 * GAP_LIMIT))

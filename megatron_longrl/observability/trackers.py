@@ -9,8 +9,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
-from megatron_longrl.atomic_file import write_whole
-from megatron_longrl.config import Config
+from megatron_longrl.atomic_file import atomic_write_text
+from megatron_longrl.config.logs import LoggingSection
 from megatron_longrl.errors import UserError
 
 if TYPE_CHECKING:
@@ -57,12 +57,19 @@ class TensorBoardTracker:
 
 
 class WandbTracker:
-    """A Weights & Biases run; a problem with it is a warning and never ends the training."""
+    """A Weights & Biases run; a problem with it is a warning and never ends the training.
 
-    def __init__(self, config: Config, job_type: str) -> None:
+    Args:
+        save: folder of the run, by which a resumed one goes on with it.
+        recipe: what wandb shows as the configuration.
+    """
+
+    def __init__(
+        self, logs: LoggingSection, save: str | None, job_type: str, recipe: Mapping[str, Any]
+    ) -> None:
         self._run: Any = None
         try:
-            self._run = _start_wandb(config, job_type)
+            self._run = _start_wandb(logs, Path(save or "."), job_type, recipe)
         except (
             Exception
         ) as error:  # wandb raises many kinds, none of which matters to the training.
@@ -82,25 +89,26 @@ class WandbTracker:
             self._run.finish()
 
 
-def _start_wandb(config: Config, job_type: str) -> Any:
+def _start_wandb(
+    logs: LoggingSection, folder: Path, job_type: str, recipe: Mapping[str, Any]
+) -> Any:
     import wandb
 
-    mode = config.logging.wandb_mode
+    mode = logs.wandb_mode
     # Without a key wandb would ask at the terminal, and the other ranks would wait with it.
     if mode == "online" and not wandb.login(prompt=False, verify=False):
         logger.warning("wandb has no API key: the run is kept offline, send it by `wandb sync`")
         mode = "offline"
-    folder = Path(config.checkpoint.save or ".")
     folder.mkdir(parents=True, exist_ok=True)
     return wandb.init(
-        project=config.logging.wandb_project,
-        name=config.logging.wandb_exp_name or folder.resolve().name,
+        project=logs.wandb_project,
+        name=logs.wandb_exp_name or folder.resolve().name,
         job_type=job_type,
         id=_wandb_run_id(folder),
         resume="allow",
         mode=mode,
         dir=str(folder),
-        config=config.flat(),
+        config=dict(recipe),
         settings=wandb.Settings(init_timeout=WANDB_START_SECONDS, console="off", silent=True),
     )
 
@@ -109,7 +117,7 @@ def _wandb_run_id(folder: Path) -> str:
     """The id of the run in this folder, made on first use."""
     file = folder / WANDB_RUN_ID
     if not file.exists():
-        write_whole(file, uuid.uuid4().hex + "\n")
+        atomic_write_text(file, uuid.uuid4().hex + "\n")
     try:
         return file.read_text(encoding="ascii").strip()
     except (OSError, ValueError) as error:

@@ -16,7 +16,7 @@ class EncoderTensorParallelGroup:
     """Ranks that encode the same units, because each holds a part of every layer."""
 
     group: ProcessGroup
-    control: ProcessGroup
+    gloo_group: ProcessGroup
     """A gloo group of the same ranks."""
 
 

@@ -43,9 +43,9 @@ class ParallelGroups:
     """All ranks of this model replica."""
     replica_ranks: tuple[int, ...]
     """Global ranks of ``replica``, in order."""
-    control: ProcessGroup
+    gloo_group: ProcessGroup
     """gloo group of the whole world for Python objects (agreements, metrics)."""
-    replica_control: ProcessGroup
+    replica_gloo_group: ProcessGroup
     """gloo group of the replica for Python objects."""
     cp_subgroups: dict[int, ProcessGroup] = field(default_factory=dict)
     """By size, this rank's groups of neighbouring MR-SP ranks, smaller than all and larger than
@@ -62,14 +62,14 @@ class ParallelGroups:
         return self.pg.cp
 
     @property
-    def alone(self) -> ProcessGroup:
-        """This rank as a group: of sequences that it does not share."""
+    def self_group(self) -> ProcessGroup:
+        """The group of this rank alone: that of a sequence which is not sharded."""
         return self.whole_encoders.pg.cp
 
-    def sharing(self, ranks: int) -> ProcessGroup:
-        """The group of as many neighbouring MR-SP ranks, between 1 and all, with this rank."""
+    def cp_subgroup(self, ranks: int) -> ProcessGroup:
+        """This rank's group of ``ranks`` neighbouring MR-SP ranks, from one to all."""
         if ranks == 1:
-            return self.alone
+            return self.self_group
         return self.cp if ranks == self.cp.size() else self.cp_subgroups[ranks]
 
     @property
@@ -162,8 +162,8 @@ def init_parallel(parallel: ParallelSection, model: ModelSection) -> ParallelGro
     world = list(range(dist.get_world_size()))
     replicas = _rank_groups(parallel, "tp-cp-pp")
     replica, replica_ranks = _new_groups(replicas, timeout)
-    replica_control, _ = _new_groups(replicas, timeout, "gloo")
-    alone, _ = _new_groups([[rank] for rank in world], timeout)
+    replica_gloo_group, _ = _new_groups(replicas, timeout, "gloo")
+    self_group, _ = _new_groups([[rank] for rank in world], timeout)
     cp_subgroups = {
         size: _new_groups(
             [
@@ -173,11 +173,11 @@ def init_parallel(parallel: ParallelSection, model: ModelSection) -> ParallelGro
             ],
             timeout,
         )[0]
-        for size in parallel.sharing_degrees(model.num_query_groups)[1:]
+        for size in parallel.cp_degrees(model.num_query_groups)[1:]
         if size < parallel.context_parallel_size
     }
     data, _ = _new_groups([world], timeout)
-    whole = EncoderGroups(_encoder_groups(data, data, alone, alone), replica)
+    whole = EncoderGroups(_encoder_groups(data, data, self_group, self_group), replica)
     split = whole
     tp = parallel.tensor_model_parallel_size
     if parallel.vision_tensor_parallel and tp > 1:
@@ -187,25 +187,25 @@ def init_parallel(parallel: ParallelSection, model: ModelSection) -> ParallelGro
         tensor = parallel_state.get_tensor_model_parallel_group()
         gloo, _ = _new_groups(_rank_groups(parallel, "tp"), timeout, "gloo")
         split = EncoderGroups(
-            _encoder_groups(data, same, tensor, alone),
+            _encoder_groups(data, same, tensor, self_group),
             units,
             EncoderTensorParallelGroup(tensor, gloo),
         )
-    control, _ = _new_groups([world], timeout, "gloo")
+    gloo_group, _ = _new_groups([world], timeout, "gloo")
     return ParallelGroups(
         pg=ProcessGroupCollection.use_mpu_process_groups(),
         whole_encoders=whole,
         split_encoders=split,
         replica=replica,
         replica_ranks=tuple(replica_ranks),
-        control=control,
-        replica_control=replica_control,
+        gloo_group=gloo_group,
+        replica_gloo_group=replica_gloo_group,
         cp_subgroups=cp_subgroups,
     )
 
 
 def _encoder_groups(
-    world: ProcessGroup, data: ProcessGroup, tensor: ProcessGroup, alone: ProcessGroup
+    world: ProcessGroup, data: ProcessGroup, tensor: ProcessGroup, self_group: ProcessGroup
 ) -> ProcessGroupCollection:
     """Groups of a module without pipeline stages.
 
@@ -217,7 +217,7 @@ def _encoder_groups(
     for name in ("tp", "mp", "tp_cp", "expt_tp", "tp_ep", "tp_ep_pp"):
         setattr(collection, name, tensor)
     for name in ("pp", "cp", "ep", "embd"):
-        setattr(collection, name, alone)
+        setattr(collection, name, self_group)
     for name in ("dp", "dp_cp", "intra_dp_cp", "expt_dp", "intra_expt_dp"):
         setattr(collection, name, data)
     for name in ("tp_dp_cp", "intra_dist_opt"):

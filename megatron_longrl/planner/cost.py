@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from megatron_longrl.config import Config
+    from megatron_longrl.config import ModelConfig
 
 _KERNELS_PER_LAYER = 30
 """Operators of a layer's forward pass: what it takes at least, however short the row."""
@@ -21,7 +21,7 @@ BACKWARD = 2
 
 
 @dataclass(frozen=True)
-class Machine:
+class HardwareProfile:
     """What a rank computes and what its group exchanges."""
 
     ranks: int = 1
@@ -37,16 +37,18 @@ class Machine:
     """Seconds of an operator on nothing."""
 
     @classmethod
-    def remembered(cls, saved: Mapping[str, Any] | None, measured: Machine) -> Machine:
+    def restored(
+        cls, saved: Mapping[str, Any] | None, measured: HardwareProfile
+    ) -> HardwareProfile:
         """What a run reckoned with before it was interrupted, unless its group was another."""
         if saved is None or saved.get("ranks") != measured.ranks:
             return measured
         return cls(**saved)
 
 
-NOMINAL = {
-    "cpu": Machine(flops=5.5e10, bandwidth=3e8, latency=6e-4, kernel=5e-6),
-    "cuda": Machine(),
+NOMINAL_HARDWARE = {
+    "cpu": HardwareProfile(flops=5.5e10, bandwidth=3e8, latency=6e-4, kernel=5e-6),
+    "cuda": HardwareProfile(),
 }
 """By platform: an AVX2 core with gloo, as measured; an A100 with NVLink, by its data sheet. Fixed,
 so that the same run makes the same choices everywhere."""
@@ -87,7 +89,7 @@ class ModelCost:
         config: with ``vocab_size`` filled in.
     """
 
-    def __init__(self, config: Config) -> None:
+    def __init__(self, config: ModelConfig) -> None:
         h, width = (
             config.model.hidden_size,
             config.model.num_attention_heads * config.model.kv_channels,
@@ -114,7 +116,7 @@ class ModelCost:
             + self.per_logit_row * row.predicted
         )
 
-    def seconds(self, row: RowSize, machine: Machine, passes: int, ranks: int) -> float:
+    def seconds(self, row: RowSize, hardware: HardwareProfile, passes: int, ranks: int) -> float:
         """A row whose tokens are sharded over ``ranks``, or that one rank has whole.
 
         Logits are computed where the responses lie: on one rank when these are short.
@@ -127,8 +129,8 @@ class ModelCost:
         received = self.bytes_per_value * self.kv_width * row.tokens * (ranks - 1) / ranks
         exchange = 0.0
         if ranks > 1:
-            exchange = self.layers * (machine.latency + received / machine.bandwidth)
-        overhead = self.layers * _KERNELS_PER_LAYER * machine.kernel
+            exchange = self.layers * (hardware.latency + received / hardware.bandwidth)
+        overhead = self.layers * _KERNELS_PER_LAYER * hardware.kernel
         # Keys and values travel once in each forward, their gradients once in the backward pass.
         exchanges = passes - BACKWARD + 1 if passes > BACKWARD else passes
-        return passes * (compute / machine.flops + overhead) + exchanges * exchange
+        return passes * (compute / hardware.flops + overhead) + exchanges * exchange

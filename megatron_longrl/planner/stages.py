@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from megatron_longrl.media.partition import balance_greedy
-from megatron_longrl.planner.cost import Machine, ModelCost, RowSize
+from megatron_longrl.planner.cost import HardwareProfile, ModelCost, RowSize
 
 
 @dataclass(frozen=True)
@@ -29,7 +29,7 @@ def plan_rows(
     degrees: Sequence[int],
     *,
     cost: ModelCost,
-    machine: Machine,
+    hardware: HardwareProfile,
     passes: int,
     most_tokens: int,
 ) -> RowPlan:
@@ -45,7 +45,7 @@ def plan_rows(
         passes: forward passes that every row goes through, see :class:`ModelCost`.
         most_tokens: with ``auto``, no rank gets more tokens of a row: they may not fit.
     """
-    seconds = {d: [cost.seconds(row, machine, passes, d) for row in rows] for d in degrees}
+    seconds = {d: [cost.seconds(row, hardware, passes, d) for row in rows] for d in degrees}
     if mode != "auto":
         fixed = degrees[-1] if mode == "full" else 1
         return _scheduled([fixed] * len(rows), seconds)[0]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from megatron_longrl.atomic_file import write_whole
+from megatron_longrl.atomic_file import atomic_write_text
 
 
 class JudgeCache:
@@ -33,7 +33,7 @@ class JudgeCache:
         if self._folder is None:
             return
         content = {"score": score, "model": model, "reply": reply}
-        write_whole(self._path(key), json.dumps(content, indent=1))
+        atomic_write_text(self._path(key), json.dumps(content, indent=1))
 
     def _path(self, key: str) -> Path:
         assert self._folder is not None

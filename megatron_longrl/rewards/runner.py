@@ -14,7 +14,7 @@ from megatron_longrl.data.answer import visible
 from megatron_longrl.errors import UserError
 from megatron_longrl.experience.reward_input import RewardInput
 from megatron_longrl.experience.rollouts import RewardedGroup, Rollout, RolloutGroup
-from megatron_longrl.parallel.agree import gather_objects, together
+from megatron_longrl.parallel.rank_errors import gather_objects, raise_on_all_ranks
 from megatron_longrl.rewards.judge import COUNTERS as JUDGE_COUNTERS
 from megatron_longrl.rewards.result import RewardResult
 from megatron_longrl.rewards.scorer import Scorer, Scores
@@ -67,15 +67,15 @@ class RewardRunner:
     counted.
 
     Args:
-        control: gloo group of the replica; None for a single rank.
+        gloo_group: gloo group of the replica; None for a single rank.
 
     Raises:
         UserError: on every rank, when a user's function or the judge's prompt cannot be loaded.
     """
 
-    def __init__(self, reward: RewardSection, control: ProcessGroup | None = None) -> None:
-        self._control = control
-        self._is_first = control is None or control.rank() == 0
+    def __init__(self, reward: RewardSection, gloo_group: ProcessGroup | None = None) -> None:
+        self._gloo_group = gloo_group
+        self._is_first = gloo_group is None or gloo_group.rank() == 0
         self._step_seconds = reward.reward_step_timeout
         self._submitted: dict[str, _Submitted] = {}
         """By the id of the group."""
@@ -205,10 +205,10 @@ class RewardRunner:
     # ---- Between ranks ----
 
     def _gather(self, value: T) -> list[T]:
-        return [value] if self._control is None else gather_objects(self._control, value)
+        return [value] if self._gloo_group is None else gather_objects(self._gloo_group, value)
 
     def _together(self) -> AbstractContextManager[None]:
-        return nullcontext() if self._control is None else together(self._control)
+        return nullcontext() if self._gloo_group is None else raise_on_all_ranks(self._gloo_group)
 
 
 def build_rewards(reward: RewardSection, groups: ParallelGroups) -> RewardRunner:
@@ -219,8 +219,8 @@ def build_rewards(reward: RewardSection, groups: ParallelGroups) -> RewardRunner
     """
     runner: RewardRunner | None = None
     try:
-        with together(groups.control):
-            runner = RewardRunner(reward, groups.replica_control)
+        with raise_on_all_ranks(groups.gloo_group):
+            runner = RewardRunner(reward, groups.replica_gloo_group)
     except UserError:
         if runner is not None:
             runner.close()

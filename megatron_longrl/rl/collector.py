@@ -31,7 +31,7 @@ from megatron_longrl.training.loop import DataIterator
 from megatron_longrl.training.runtime import Runtime
 
 if TYPE_CHECKING:
-    from megatron_longrl.config import Config
+    from megatron_longrl.config.algorithm import AlgorithmSection
     from megatron_longrl.data.prompts import Prompt
 
 logger = logging.getLogger(__name__)
@@ -102,7 +102,10 @@ class RolloutCollector:
         self.config = runtime.config
         self.engine = engine
         self.rewards = rewards
-        self.extra = extra_generations(runtime.config)
+        self.extra = {
+            name: EXTRA_GENERATIONS.find(name)(runtime.config)
+            for name in extra_generations(runtime.config.algorithm)
+        }
         self._keeps_frames = keeps_frames
         self._recorder = recorder
         self._carried: list[RolloutGroup] = []
@@ -268,7 +271,7 @@ class RolloutCollector:
             ]
         if self.config.algorithm.overlong_shaping:
             groups = [
-                take_overlong_penalty(group, self.config.rollout, self.config.algorithm)
+                take_overlong_penalty(group, self.config.rollout.max_tokens, self.config.algorithm)
                 for group in groups
             ]
         return groups
@@ -296,14 +299,14 @@ class RolloutCollector:
             recorder.note(groups, made.sampling(round_.iteration))
 
 
-def extra_generations(config: Config) -> dict[str, ExtraGeneration]:
-    """The extra generations of a run by name, in the order in which they run."""
+def extra_generations(algorithm: AlgorithmSection) -> list[str]:
+    """The names of the extra generations of a run, in the order in which they run."""
     names = [
-        *ALGORITHMS.find(config.algorithm.rl_algorithm).extra_generations,
-        *ADVANTAGES.find(config.algorithm.advantage).extra_generations,
-        *(("shuffled_frames",) if config.algorithm.shuffled_frames_bonus else ()),
+        *ALGORITHMS.find(algorithm.rl_algorithm).extra_generations,
+        *ADVANTAGES.find(algorithm.advantage).extra_generations,
+        *(("shuffled_frames",) if algorithm.shuffled_frames_bonus else ()),
     ]
-    return {name: EXTRA_GENERATIONS.find(name)(config) for name in dict.fromkeys(names)}
+    return list(dict.fromkeys(names))
 
 
 def extra_id(group: RolloutGroup, name: str) -> str:

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from contextlib import closing
 from pathlib import Path
 
-from megatron_longrl.atomic_file import write_whole
+from megatron_longrl.atomic_file import atomic_write_text
 from megatron_longrl.checkpoint.loading import load_weights
 from megatron_longrl.config import Config
 from megatron_longrl.config.evaluation import EvaluationSection
@@ -24,7 +24,7 @@ from megatron_longrl.experience.rollouts import RewardedGroup, rollout_requests
 from megatron_longrl.experience.sampling_settings import SamplingSettings
 from megatron_longrl.observability.progress import ProgressLines
 from megatron_longrl.observability.short_line import duration
-from megatron_longrl.parallel.agree import gather_objects, together
+from megatron_longrl.parallel.rank_errors import gather_objects, raise_on_all_ranks
 from megatron_longrl.rewards.protocol import Rewards
 from megatron_longrl.rewards.runner import build_rewards
 from megatron_longrl.rl.evaluation_table import evaluation_table
@@ -102,7 +102,7 @@ def rollout_metrics(
     where they differ. Collective over the world.
     """
     mine = [group_summary(group) for group in groups] if runtime.replica_rank == 0 else []
-    parts = gather_objects(runtime.groups.control, mine)
+    parts = gather_objects(runtime.groups.gloo_group, mine)
     everyone = [entry for part in parts for entry in part]
     return means_of(everyone), len(everyone)
 
@@ -112,7 +112,7 @@ def reward_counters(runtime: Runtime, rewards: Rewards) -> dict[str, float]:
     mine = rewards.pop_counters()
     if runtime.replica_rank != 0:
         mine = dict.fromkeys(mine, 0)
-    parts = gather_objects(runtime.groups.control, mine)
+    parts = gather_objects(runtime.groups.gloo_group, mine)
     return {name: sum(part[name] for part in parts) for name in mine}
 
 
@@ -176,9 +176,9 @@ def _report(
     """Gather all replicas' answers; the writer tells the accuracy and writes the file."""
     mine = [record_of(group) for group in groups] if runtime.replica_rank == 0 else []
     skipped = runtime.media_metrics(None)["samples_skipped"] + left_out
-    parts = gather_objects(runtime.groups.control, mine)
+    parts = gather_objects(runtime.groups.gloo_group, mine)
     answers = [record for part in parts for record in part]
-    with together(runtime.groups.control):
+    with raise_on_all_ranks(runtime.groups.gloo_group):
         if not answers:
             raise UserError("no row could be answered: every video failed, see the warnings above")
         if runtime.is_writer:
@@ -186,4 +186,4 @@ def _report(
             sys.stdout.write(evaluation_table(summary) + "\n")
             if runtime.config.evaluation.output is not None:
                 content = json.dumps({**summary, "answers": answers}, indent=1)
-                write_whole(Path(runtime.config.evaluation.output), content)
+                atomic_write_text(Path(runtime.config.evaluation.output), content)

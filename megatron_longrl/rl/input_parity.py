@@ -18,8 +18,8 @@ from torch import Tensor
 from megatron_longrl.errors import UserError
 from megatron_longrl.experience.inputs import InputRecord, row_hashes
 from megatron_longrl.experience.rollouts import RolloutGroup
-from megatron_longrl.parallel.agree import gather_objects, together
 from megatron_longrl.parallel.groups import ParallelGroups
+from megatron_longrl.parallel.rank_errors import gather_objects, raise_on_all_ranks
 from megatron_longrl.training.differences import (
     EMBEDDINGS,
     IDS,
@@ -56,14 +56,14 @@ def check_input_parity(
         UserError: on all ranks, naming the prompt, what differs and the first place.
     """
     found: list[Difference] = []
-    with together(pgs.control):
+    with raise_on_all_ranks(pgs.gloo_group):
         # Of a prompt that occurs twice, once begun by older weights, the newest.
         by_age = sorted(map(_record, rollout_groups), key=lambda told: told[1].weight_version)
         records = dict(by_age)
         for batch in batches:
             hashes = embedding_hashes(gpt, batch, media) if gpt.pre_process else None
             found += differences(batch, records, hashes, weight_version, media_change)
-    everyone = [one for part in gather_objects(pgs.control, found) for one in part]
+    everyone = [one for part in gather_objects(pgs.gloo_group, found) for one in part]
     if not everyone:
         return
     order = (IDS, POSITIONS, EMBEDDINGS)

@@ -73,12 +73,13 @@ def mini_batches(groups: Sequence[RewardedGroup], runtime: Runtime) -> list[Mini
         groups: those of this replica, with all their rollouts.
     """
     config, pgs = runtime.config, runtime.groups
-    trained, number = trained_groups(groups, config), config.mini_batches_per_step
+    trained = trained_groups(groups, mask_overlong=config.algorithm.mask_overlong)
+    number = config.mini_batches_per_step
     chunks = [even_part(trained, k, number) for k in range(number)]
     sizes = torch.tensor([float(len(chunk)) for chunk in chunks])
     totals = sum_over_replicas(sizes, pgs).tolist()
     return [
-        MiniBatch(chunk, rl_batches(chunk, config, pgs, runtime.machine))
+        MiniBatch(chunk, rl_batches(chunk, config, pgs, runtime.hardware))
         for chunk, total in zip(chunks, totals, strict=True)
         if total  # No replica has anything in the others: they would only move by momentum.
     ]

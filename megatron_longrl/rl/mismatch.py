@@ -12,7 +12,7 @@ from torch import Tensor
 
 from megatron_longrl.algorithms.correction import effective_sample_share, token_weights
 from megatron_longrl.experience.rollouts import RolloutGroup
-from megatron_longrl.parallel.agree import gather_objects
+from megatron_longrl.parallel.rank_errors import gather_objects
 from megatron_longrl.training.sharding import MicroBatch
 from megatron_longrl.training.token_values import gather_by_rollout
 
@@ -31,9 +31,10 @@ def mismatch_metrics(
     """The metrics of all response tokens that a step has trained, over all replicas; collective
     over the world.
 
-    ``gap/mean``, ``gap/p99`` and ``gap/max`` are of the absolute difference of log-probabilities,
-    ``ess/token`` and ``ess/sequence`` the effective sample size of the importance weights
-    exp(trainer - engine), of tokens and of whole rollouts, over their number.
+    ``rollout_corr/logprob_diff_mean``, ``_p99`` and ``_max`` describe the absolute difference of
+    log-probabilities. ``rollout_corr/ess_token`` and ``rollout_corr/ess_sequence`` are the
+    effective sample size of the importance weights exp(trainer - engine), of tokens and of whole
+    rollouts, over their number.
 
     Args:
         batches: this rank's micro-batches that were trained.
@@ -69,18 +70,18 @@ def mismatch_statistics(log_ratios: Sequence[Tensor], pgs: ParallelGroups) -> di
     total_difference = float(tokens.abs().sum())
     largest = float(tokens.abs().max()) if len(tokens) else 0.0
     own = [total_difference, largest, *_weight_sums(tokens), *_weight_sums(sums)]
-    everyone = gather_objects(pgs.control, own)
+    everyone = gather_objects(pgs.gloo_group, own)
     rows = torch.tensor(everyone, dtype=torch.double)
     total, _, *weights = rows.sum(dim=0).tolist()
     count = int(weights[0])
     if count == 0:
         return {}
     return {
-        "gap/mean": total / count,
-        "gap/p99": _quantile(tokens.abs(), count, pgs),
-        "gap/max": float(rows[:, 1].max()),
-        "ess/token": _effective_fraction(*weights[:3]),
-        "ess/sequence": _effective_fraction(*weights[3:]),
+        "rollout_corr/logprob_diff_mean": total / count,
+        "rollout_corr/logprob_diff_p99": _quantile(tokens.abs(), count, pgs),
+        "rollout_corr/logprob_diff_max": float(rows[:, 1].max()),
+        "rollout_corr/ess_token": _effective_fraction(*weights[:3]),
+        "rollout_corr/ess_sequence": _effective_fraction(*weights[3:]),
     }
 
 
@@ -107,6 +108,6 @@ def _quantile(values: Tensor, count: int, pgs: ParallelGroups) -> float:
     place = QUANTILE * (count - 1)
     below = math.floor(place)
     largest = values.topk(min(count - below, len(values))).values
-    parts = gather_objects(pgs.control, largest)
+    parts = gather_objects(pgs.gloo_group, largest)
     two = torch.cat(parts).sort(descending=True).values[: count - below].flip(0)[:2]
     return float(torch.lerp(two[0], two[-1], place - below))

@@ -14,9 +14,7 @@ from megatron_longrl.experience.rollouts import RewardedGroup
 from megatron_longrl.rl.extra_generations import known_mean
 
 if TYPE_CHECKING:
-    from megatron_longrl.config import Config
     from megatron_longrl.config.algorithm import AlgorithmSection
-    from megatron_longrl.config.rollout import RolloutSection
 
 
 def keep_group(group: RewardedGroup, algorithm: AlgorithmSection) -> bool:
@@ -28,16 +26,16 @@ def keep_group(group: RewardedGroup, algorithm: AlgorithmSection) -> bool:
     )
 
 
-def trained_groups(groups: Sequence[RewardedGroup], config: Config) -> list[RewardedGroup]:
+def trained_groups(groups: Sequence[RewardedGroup], *, mask_overlong: bool) -> list[RewardedGroup]:
     """The groups without the rollouts that teach nothing: those without a reward, and with
-    --mask-overlong those that were cut. Rollouts keep their index; a group without any is gone."""
+    ``mask_overlong`` those that were cut. Rollouts keep their index; a group without any rollout is
+    gone."""
     result = []
     for group in groups:
         kept = [
             rollout
             for rollout in group.rollouts
-            if rollout.valid
-            and not (config.algorithm.mask_overlong and rollout.finish_reason == "length")
+            if rollout.valid and not (mask_overlong and rollout.finish_reason == "length")
         ]
         if kept:
             result.append(replace(group, rollouts=kept))
@@ -45,13 +43,16 @@ def trained_groups(groups: Sequence[RewardedGroup], config: Config) -> list[Rewa
 
 
 def take_overlong_penalty(
-    group: RewardedGroup, rollout_section: RolloutSection, algorithm: AlgorithmSection
+    group: RewardedGroup, max_tokens: int, algorithm: AlgorithmSection
 ) -> RewardedGroup:
-    """The group with the penalty for length taken from its rewards."""
-    limit = rollout_section.max_tokens
-    buffer = min(algorithm.overlong_buffer or max(limit // 5, 1), limit)
+    """The group with the penalty for length taken from its rewards.
+
+    Args:
+        max_tokens: the most tokens of a response.
+    """
+    buffer = min(algorithm.overlong_buffer or max(max_tokens // 5, 1), max_tokens)
     penalties = [
-        overlong_penalty(len(rollout.token_ids), limit, buffer, algorithm.overlong_penalty)
+        overlong_penalty(len(rollout.token_ids), max_tokens, buffer, algorithm.overlong_penalty)
         for rollout in group.rollouts
     ]
     rewards = group.rewards

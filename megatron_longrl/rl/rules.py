@@ -17,12 +17,15 @@ if TYPE_CHECKING:
     from megatron_longrl.config.rl import RLSection
     from megatron_longrl.config.rollout import RolloutSection
     from megatron_longrl.config.schema import Config
+    from megatron_longrl.config.training import TrainingSection
 
 
 def rl_rules(config: Config, world_size: int) -> Iterator[str]:
     """A line for every rule that does not hold."""
-    yield from _batch(config, world_size)
-    yield from _advantage(config)
+    replicas = config.parallel.data_parallel_size(world_size)
+    yield from _batch(config.rl, config.training.global_batch_size, replicas)
+    yield from _temperature(config.rollout)
+    yield from _advantage(config.algorithm, config.rl, config.training)
     yield from _kl(config.algorithm, config.checkpoint)
     yield from _filters(config.algorithm, config.rl)
     yield from _correction(config.rollout, config.algorithm)
@@ -43,9 +46,14 @@ def curriculum_rules(data: DataSection) -> Iterator[str]:
         )
 
 
-def _batch(config: Config, world_size: int) -> Iterator[str]:
-    prompts, group = config.rl.grpo_prompts_per_step, config.rl.grpo_group_size
-    replicas = config.parallel.data_parallel_size(world_size)
+def _batch(rl: RLSection, size: int | None, replicas: int) -> Iterator[str]:
+    """The prompts of a step go into whole updates.
+
+    Args:
+        size: responses of an update, where it is given.
+        replicas: number of model replicas.
+    """
+    prompts, group = rl.grpo_prompts_per_step, rl.grpo_group_size
     if prompts < 1:
         yield "grpo_prompts_per_step (0) must be positive: give --grpo-prompts-per-step N"
     if prompts % replicas:
@@ -54,7 +62,6 @@ def _batch(config: Config, world_size: int) -> Iterator[str]:
             f"({replicas}): choose a multiple, e.g. --grpo-prompts-per-step "
             f"{math.ceil(prompts / replicas) * replicas}"
         )
-    size = config.training.global_batch_size
     if size is not None and ((prompts * group) % size or size % (group * replicas)):
         yield (
             f"global_batch_size ({size}) cuts the {prompts * group} responses of a step "
@@ -62,16 +69,20 @@ def _batch(config: Config, world_size: int) -> Iterator[str]:
             f"of whole groups for {replicas} replicas: choose a multiple of {group * replicas} "
             f"that divides {prompts * group}, or leave it out for one update"
         )
-    if config.rollout.temperature == 0:
+
+
+def _temperature(rollout: RolloutSection) -> Iterator[str]:
+    if rollout.temperature == 0:
         yield (
             "rollout_temperature (0) makes all responses of a group equal: "
             "give --rollout-temperature 1"
         )
 
 
-def _advantage(config: Config) -> Iterator[str]:
-    algorithm = config.algorithm
-    group = config.rl.grpo_group_size
+def _advantage(
+    algorithm: AlgorithmSection, rl: RLSection, training: TrainingSection
+) -> Iterator[str]:
+    group = rl.grpo_group_size
     if ADVANTAGES.find(algorithm.advantage).compares_group and group < 2:
         yield (
             f"grpo_group_size ({group}) gives no group to compare a response with, as advantage "
@@ -82,16 +93,16 @@ def _advantage(config: Config) -> Iterator[str]:
             f"dual_clip ({algorithm.dual_clip:g}) must be above 1, or 0 for none: give "
             "--dual-clip 3"
         )
-    if not config.needs_critic:
+    if not algorithm.needs_critic:
         for name in ("critic_lr", "critic_iterations", "critic_warmup_steps", "critic_value_clip"):
-            if not config.is_default(name):
+            if not algorithm.is_default(name):
                 yield (
                     f"{name} is set, but advantage {algorithm.advantage} has no critic: leave "
                     f"{flag(name)} out, or give --advantage gae"
                 )
-    elif config.training.freeze_language_model:
+    elif training.freeze_language_model:
         yield (
-            f"advantage {config.algorithm.advantage} trains a critic beside a policy that "
+            f"advantage {algorithm.advantage} trains a critic beside a policy that "
             "freeze_language_model keeps as it is: drop --freeze-language-model, or choose another "
             "--advantage"
         )

@@ -94,7 +94,7 @@ class RLTrainer:
         self._started: RolloutRound | None = None
         """The first round of the next step, under --rollout-lag 1."""
         self._validations = 0
-        self.loss = rl_loss(self.config, lambda: self.beta)
+        self.loss = rl_loss(self.config.algorithm, self.config.rollout, lambda: self.beta)
         self.collector = RolloutCollector(
             runtime,
             engine,
@@ -416,10 +416,10 @@ def follow_resets(runtime: Runtime, reference: ReferenceWeights | None, iteratio
 
 def _with_sample_share(metrics: dict[str, float]) -> dict[str, float]:
     """The effective sample share in place of the mean square of the correction's weights."""
-    square = metrics.pop("correction/square", None)
+    square = metrics.pop("rollout_corr/rollout_is_square", None)
     if square is not None:
-        share = effective_sample_share(metrics["correction/mean"], square, 1.0)
-        metrics["correction/sample_share"] = share
+        share = effective_sample_share(metrics["rollout_corr/rollout_is_mean"], square, 1.0)
+        metrics["rollout_corr/rollout_is_eff_sample_size"] = share
     return metrics
 
 

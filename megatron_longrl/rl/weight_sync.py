@@ -14,7 +14,7 @@ from typing import Any
 
 from megatron_longrl.conversion.mapping import weight_stream
 from megatron_longrl.experience.rollouts import EngineStats
-from megatron_longrl.parallel.agree import gather_objects
+from megatron_longrl.parallel.rank_errors import gather_objects
 from megatron_longrl.rollout.engine import RolloutEngine
 from megatron_longrl.rollout.weights.receiver import WeightIterator
 from megatron_longrl.training.runtime import Runtime
@@ -69,7 +69,7 @@ class WeightSync:
         """
         now, then = asdict(self._engine.stats), asdict(before)
         mine = {name: now[name] - then[name] for name in now}
-        everyone = gather_objects(self._runtime.groups.control, mine)
+        everyone = gather_objects(self._runtime.groups.gloo_group, mine)
         total = {name: sum(part[name] for part in everyone) for name in now}
         return {
             "weights_sent": mine["weight_updates"],

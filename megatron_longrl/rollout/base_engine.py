@@ -25,7 +25,7 @@ from megatron_longrl.experience.rollouts import (
     RolloutRequest,
 )
 from megatron_longrl.experience.sampling_settings import SamplingSettings
-from megatron_longrl.parallel.agree import gather_objects, together
+from megatron_longrl.parallel.rank_errors import gather_objects, raise_on_all_ranks
 from megatron_longrl.rollout.engine import RolloutEngine, RolloutStopped
 from megatron_longrl.rollout.engine_requests import EngineRequests, whole_groups
 from megatron_longrl.rollout.partition import balanced_ranges
@@ -64,7 +64,7 @@ class BaseEngine(RolloutEngine):
         self.weight_version = -1
         self.stats = EngineStats()
         self.tokenizer = tokenizer
-        self.control = groups.replica_control
+        self.gloo_group = groups.replica_gloo_group
         """The gloo group of the replica."""
         self.max_model_len = max_model_len
         self.timeout_seconds = timeout_seconds
@@ -104,7 +104,7 @@ class BaseEngine(RolloutEngine):
         mine = self.requests_of(requests, media, sampling, on_rollout)
         self.prepare(mine)
         stopped = False
-        with together(self.control), suppress(RolloutStopped):
+        with raise_on_all_ranks(self.gloo_group), suppress(RolloutStopped):
             stopped = True
             self.run(mine)
             stopped = False
@@ -113,7 +113,7 @@ class BaseEngine(RolloutEngine):
     def update_weights(self, named: Iterable[tuple[str, Tensor]], version: int) -> None:
         """See :meth:`RolloutEngine.update_weights`."""
         remaining = iter(named)
-        with together(self.control):
+        with raise_on_all_ranks(self.gloo_group):
             try:
                 self.load_weights(remaining)
             finally:
@@ -162,10 +162,10 @@ class BaseEngine(RolloutEngine):
             UserError: on every rank, where a prompt cannot be served.
         """
         prompts = [request.prompt for request in requests]
-        seeds = request_seeds(self.control, [prompt.uid for prompt in prompts], sampling)
+        seeds = request_seeds(self.gloo_group, [prompt.uid for prompt in prompts], sampling)
         costs = [len(prompt.token_ids) + sampling.n * sampling.max_tokens for prompt in prompts]
         numbers = balanced_ranges(costs, self._num_engines)[self._engine_number]
-        with together(self.control):
+        with raise_on_all_ranks(self.gloo_group):
             check_prompts(prompts, sampling, self.max_model_len)
         self._deadline = time.monotonic() + self.timeout_seconds
         return EngineRequests(
@@ -184,5 +184,5 @@ class BaseEngine(RolloutEngine):
     ) -> list[RolloutGroup]:
         """The groups of all engines of the replica, on every rank; collective over the replica."""
         delivered = (None if stopped else mine.rollouts, mine.inputs)
-        everyone = gather_objects(self.control, delivered)
+        everyone = gather_objects(self.gloo_group, delivered)
         return whole_groups(requests, mine.sampling.n, everyone)

@@ -12,8 +12,9 @@ from megatron_longrl.rollout.engine import RolloutEngine
 if TYPE_CHECKING:
     import torch
 
-    from megatron_longrl.config import Config
+    from megatron_longrl.config import Config, ModelConfig
     from megatron_longrl.config.model import ModelSection
+    from megatron_longrl.config.rollout import RolloutSection
     from megatron_longrl.config.rotary import RotarySection
     from megatron_longrl.data.tokenizer import Tokenizer
     from megatron_longrl.parallel.groups import ParallelGroups
@@ -34,7 +35,8 @@ class EngineContext:
 
     def model_settings(self) -> ModelSettings:
         """The language model that an engine serves."""
-        return model_settings(self.config, self.tokenizer)
+        config = self.config
+        return model_settings(config, config.rollout, config.rollout_model_len, self.tokenizer)
 
 
 def build_engine(
@@ -118,8 +120,14 @@ def megatron(context: EngineContext) -> RolloutEngine:
     )
 
 
-def model_settings(config: Config, tokenizer: Tokenizer) -> ModelSettings:
-    """What an engine serves; of a server, its size, too."""
+def model_settings(
+    config: ModelConfig, rollout: RolloutSection, max_model_len: int, tokenizer: Tokenizer
+) -> ModelSettings:
+    """What an engine serves; of a server, its size, too.
+
+    Args:
+        max_model_len: the most tokens of a prompt with its response.
+    """
     from megatron_longrl.data.tokenizer import ids_without_token
     from megatron_longrl.rollout.model_settings import ModelSettings
 
@@ -128,9 +136,9 @@ def model_settings(config: Config, tokenizer: Tokenizer) -> ModelSettings:
     return ModelSettings(
         hf_config=engine_settings(config.model, config.rotary, dtype),
         dtype=dtype,
-        memory_gib=config.rollout.memory_gib,
-        max_model_len=config.rollout_model_len,
-        tensor_parallel_size=config.rollout.tensor_parallel_size or 1,
+        memory_gib=rollout.memory_gib,
+        max_model_len=max_model_len,
+        tensor_parallel_size=rollout.tensor_parallel_size or 1,
         deepstack_levels=config.family.embedding_levels - 1,
         no_token=ids_without_token(tokenizer, config.model.vocab_size),
     )

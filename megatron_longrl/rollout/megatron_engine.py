@@ -178,7 +178,7 @@ class MegatronEngine(BaseEngine):
         mask = None  # Transformer Engine's layers are causal by themselves.
         if self._gpt.config.transformer_impl == "local":
             branches = torch.zeros(1, length, dtype=torch.long)
-            mask = attention_mask(branches, self._groups.alone, "all_gather", platform.device)
+            mask = attention_mask(branches, self._groups.self_group, "all_gather", platform.device)
         embeddings, deepstack = None, None
         if given is not None:
             embeddings = given.embeddings[None]
@@ -215,7 +215,7 @@ class MegatronEngine(BaseEngine):
             embeddings.transpose(0, 1).contiguous() if embeddings is not None else None,
             positions[None],
             mask,
-            DeepStackParams.beside(cp_packed_seq_params(ranks.alone), deepstack),
+            DeepStackParams.beside(cp_packed_seq_params(ranks.self_group), deepstack),
             context,
         )
         context.increment_sequence_len_offset(length)

@@ -8,7 +8,7 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from megatron_longrl.parallel.agree import gather_objects
+from megatron_longrl.parallel.rank_errors import gather_objects
 
 if TYPE_CHECKING:
     from torch.distributed import ProcessGroup
@@ -37,10 +37,10 @@ def group_seeds(seed: int, step: int, uids: Sequence[str], number: int = 0) -> l
 
 
 def request_seeds(
-    control: ProcessGroup, uids: Sequence[str], sampling: SamplingSettings
+    gloo_group: ProcessGroup, uids: Sequence[str], sampling: SamplingSettings
 ) -> list[int]:
-    """:func:`group_seeds` of a generation, the same on all ranks of ``control``."""
+    """:func:`group_seeds` of a generation, the same on all ranks of ``gloo_group``."""
     seed = sampling.seed
     if seed is None:
-        seed = gather_objects(control, secrets.randbits(SEED_BITS))[0]
+        seed = gather_objects(gloo_group, secrets.randbits(SEED_BITS))[0]
     return group_seeds(seed, sampling.step, uids, sampling.round)

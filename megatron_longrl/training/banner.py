@@ -8,8 +8,8 @@ import torch.distributed as dist
 from torch import nn
 
 from megatron_longrl.config import Entry
-from megatron_longrl.parallel.agree import gather_objects
 from megatron_longrl.parallel.groups import ParallelGroups
+from megatron_longrl.parallel.rank_errors import gather_objects
 from megatron_longrl.training.runtime import Runtime
 
 _UNITS = ((1e9, "B"), (1e6, "M"), (1e3, "K"))
@@ -64,7 +64,7 @@ def count_parameters(
         mine = _counts(everywhere, groups)
     if dist.get_rank() == 0:
         mine = [a + b for a, b in zip(mine, _counts(once, groups), strict=True)]
-    parts = gather_objects(groups.control, mine)
+    parts = gather_objects(groups.gloo_group, mine)
     return sum(part[0] for part in parts), sum(part[1] for part in parts)
 
 

@@ -11,14 +11,14 @@ from torch.distributed import ProcessGroup
 
 from megatron_longrl.data.collate import Batch, collate, padding
 from megatron_longrl.data.prompts import Prompt
-from megatron_longrl.planner.cost import BACKWARD, Machine, ModelCost, RowSize
+from megatron_longrl.planner.cost import BACKWARD, HardwareProfile, ModelCost, RowSize
 from megatron_longrl.planner.packing import fill_bins, split_group
 from megatron_longrl.planner.stages import plan_rows
 from megatron_longrl.platforms import platform
 from megatron_longrl.training.sharding import MicroBatch, shard_batch
 
 if TYPE_CHECKING:
-    from megatron_longrl.config import Config
+    from megatron_longrl.config import Config, ModelConfig
     from megatron_longrl.config.parallel import ParallelSection
     from megatron_longrl.config.rl import RLSection
     from megatron_longrl.config.training import TrainingSection
@@ -47,32 +47,45 @@ def sft_batches(
     responses: Sequence[list[int]],
     config: Config,
     groups: ParallelGroups,
-    machine: Machine = Machine(),  # noqa: B008  # Immutable.
+    hardware: HardwareProfile = HardwareProfile(),  # noqa: B008  # Immutable.
 ) -> list[MicroBatch]:
     """A sample per prompt and its response.
 
     Args:
-        machine: what the cost model reckons with.
+        hardware: speeds that the cost model assumes.
     """
     samples = [TrainingSample(p, [ids]) for p, ids in zip(prompts, responses, strict=True)]
-    return _micro_batches(samples, config, groups, machine)
+    return _micro_batches(
+        samples, config, _passes(config.rl, config.forward_passes), groups, hardware
+    )
 
 
 def rl_batches(
     rollout_groups: Sequence[RolloutGroup],
     config: Config,
     pgs: ParallelGroups,
-    machine: Machine = Machine(),  # noqa: B008  # Immutable.
+    hardware: HardwareProfile = HardwareProfile(),  # noqa: B008  # Immutable.
 ) -> list[MicroBatch]:
     """A sample per group, its prompt shared by all responses that a row has room for; without
     shared prompts a sample per response.
 
     Args:
         rollout_groups: this replica's.
-        machine: what the cost model reckons with.
+        hardware: speeds that the cost model assumes.
     """
     samples = rl_samples(rollout_groups, config.rl, config.training)
-    return _micro_batches(samples, config, pgs, machine, by_length=True)
+    return _micro_batches(
+        samples, config, _passes(config.rl, config.forward_passes), pgs, hardware, by_length=True
+    )
+
+
+def _passes(rl: RLSection, forward_passes: int) -> int:
+    """The forward passes that a row's work of a step amounts to.
+
+    Args:
+        forward_passes: those without a backward pass.
+    """
+    return (1 + BACKWARD) * rl.grpo_iterations + forward_passes
 
 
 def rl_samples(
@@ -104,17 +117,21 @@ def rows_of(
 
 def _micro_batches(
     samples: Sequence[TrainingSample],
-    config: Config,
+    config: ModelConfig,
+    passes: int,
     groups: ParallelGroups,
-    machine: Machine,
+    hardware: HardwareProfile,
     *,
     by_length: bool = False,
 ) -> list[MicroBatch]:
     """This rank's part: its shards of the rows that it shares with others, then its own whole rows.
 
-    With ``by_length`` rows of like lengths go together, as a micro-batch is as wide as its longest.
-
     A rank that has no row in this step runs one of padding, so that it joins every collective.
+
+    Args:
+        passes: forward passes that every row goes through, a backward pass as ``BACKWARD`` ones.
+        by_length: rows of like lengths go together, because a micro-batch is as wide as its longest
+            row.
     """
     rows = rows_of(samples, config.training)
     ranks = groups.cp.size()
@@ -122,10 +139,10 @@ def _micro_batches(
     plan = plan_rows(
         sizes,
         config.parallel.mrsp_mode,
-        config.parallel.sharing_degrees(config.model.num_query_groups),
+        config.parallel.cp_degrees(config.model.num_query_groups),
         cost=ModelCost(config),
-        machine=machine,
-        passes=(1 + BACKWARD) * config.rl.grpo_iterations + config.forward_passes,
+        hardware=hardware,
+        passes=passes,
         # What the longest row that is allowed takes of a rank when it is shared.
         most_tokens=-(-config.training.seq_length // ranks),
     )
@@ -142,7 +159,7 @@ def _micro_batches(
 
     batches = []
     for degree, chosen in plan.of_rank(groups.cp.rank()):
-        group = groups.sharing(degree)
+        group = groups.cp_subgroup(degree)
         ordered = list(chosen)
         if by_length and config.training.micro_batch_size > 1:
             ordered.sort(key=lambda i: -sizes[i].tokens)
@@ -150,7 +167,7 @@ def _micro_batches(
             part = [rows[i] for i in ordered[start : start + config.training.micro_batch_size]]
             rollouts = [r for row in part for sample in row for r in sample.rollouts]
             batches.append(shard(_join(part, config.parallel, config.training), group, rollouts))
-    return batches or [shard(padding(max(config.parallel.sequence_multiple, 2)), groups.alone)]
+    return batches or [shard(padding(max(config.parallel.sequence_multiple, 2)), groups.self_group)]
 
 
 def _join(

@@ -9,12 +9,12 @@ from typing import TYPE_CHECKING
 import torch
 
 from megatron_longrl.conversion.mapping import export_named_tensors, mapping_table
-from megatron_longrl.parallel.agree import gather_objects
+from megatron_longrl.parallel.rank_errors import gather_objects
 from megatron_longrl.platforms import platform
 from megatron_longrl.training.model import TrainedModel
 
 if TYPE_CHECKING:
-    from megatron_longrl.config import Config
+    from megatron_longrl.config import ModelConfig
     from megatron_longrl.parallel.groups import ParallelGroups
 
 
@@ -33,7 +33,7 @@ class EncoderVersion:
     def __init__(
         self,
         model: TrainedModel,
-        config: Config,
+        config: ModelConfig,
         groups: ParallelGroups,
         *,
         outlives_run: Collection[str] = (),
@@ -53,13 +53,15 @@ class EncoderVersion:
         # torch counts the writes to a tensor.
         parameters = self._model.encoders[name].parameters()
         writes = tuple(parameter._version for parameter in parameters)
-        if any(gather_objects(self._groups.replica_control, writes != self._hashed.get(name))):
+        if any(gather_objects(self._groups.replica_gloo_group, writes != self._hashed.get(name))):
             self._fingerprints[name] = fingerprint(name, self._model, self._config, self._groups)
             self._hashed[name] = writes
         return self._fingerprints[name]
 
 
-def fingerprint(encoder: str, model: TrainedModel, config: Config, groups: ParallelGroups) -> str:
+def fingerprint(
+    encoder: str, model: TrainedModel, config: ModelConfig, groups: ParallelGroups
+) -> str:
     """Hash of an encoder's weights and of what else makes embeddings out of units of media.
 
     It is taken of the full tensors that an export would write, so that it is the same in every
@@ -72,12 +74,14 @@ def fingerprint(encoder: str, model: TrainedModel, config: Config, groups: Paral
     digest.update(
         repr((platform.name, config.training.params_dtype, config.model.family, settings)).encode()
     )
-    rows = mapping_table(config).entries
-    parts = sorted({row.part for row in rows if row.megatron.startswith(f"{encoder}.")})
-    speaks = groups.replica_control.rank() == 0
+    mappings = mapping_table(config).entries
+    parts = sorted(
+        {mapping.part for mapping in mappings if mapping.megatron_param.startswith(f"{encoder}.")}
+    )
+    speaks = groups.replica_gloo_group.rank() == 0
     for name, tensor in export_named_tensors(model.modules, config, groups, parts):
         if speaks:
             data = tensor.detach().cpu().contiguous()
             digest.update(f"{name} {data.dtype} {list(data.shape)}".encode())
             digest.update(data.view(-1).view(torch.uint8).numpy().data)
-    return gather_objects(groups.replica_control, digest.hexdigest() if speaks else "")[0]
+    return gather_objects(groups.replica_gloo_group, digest.hexdigest() if speaks else "")[0]

@@ -19,8 +19,8 @@ from megatron_longrl.data.dataset import RowSampler
 from megatron_longrl.data.rows import Row
 from megatron_longrl.observability.health_checks import Watch
 from megatron_longrl.observability.logging import MetricsLogger
-from megatron_longrl.parallel.agree import gather_objects
-from megatron_longrl.planner.cost import Machine
+from megatron_longrl.parallel.rank_errors import gather_objects
+from megatron_longrl.planner.cost import HardwareProfile
 from megatron_longrl.platforms import platform
 from megatron_longrl.processes import exit_signal
 from megatron_longrl.processes.rank_watch import rank_watch
@@ -75,7 +75,7 @@ class DataIterator:
         """
         wanted = self.rows_per_replica if count is None else count
         ranks = self._groups
-        asked = gather_objects(ranks.control, (ranks.dp.rank(), wanted))
+        asked = gather_objects(ranks.gloo_group, (ranks.dp.rank(), wanted))
         by_replica = dict(asked)
         before = sum(by_replica[replica] for replica in range(ranks.dp.rank()))
         rows = self._sampler.take(self.consumed + before, wanted)
@@ -114,9 +114,10 @@ def start(runtime: Runtime, critic: Critic | None = None) -> Loaded:
             scheduler=model.scheduler,
             groups=runtime.groups,
             config=config,
+            checkpoint=config.checkpoint,
         )
     if loaded is not None:
-        runtime.machine = Machine.remembered(loaded.state.get("machine"), runtime.machine)
+        runtime.hardware = HardwareProfile.restored(loaded.state.get("machine"), runtime.hardware)
         if critic is not None:
             critic.restore_schedule(loaded.iteration)
         return loaded
@@ -302,12 +303,12 @@ class TrainingLoop:
 
     def _last_skip(self) -> str | None:
         """Why a sample was skipped, of any replica."""
-        everyone = gather_objects(self.runtime.groups.control, self.runtime.last_skip)
+        everyone = gather_objects(self.runtime.groups.gloo_group, self.runtime.last_skip)
         return next((reason for reason in everyone if reason is not None), None)
 
     def _peak_memory(self) -> int:
         """Bytes, of the rank that has used most: of the device, or of the process on a CPU."""
-        return max(gather_objects(self.runtime.groups.control, platform.peak_memory_bytes()))
+        return max(gather_objects(self.runtime.groups.gloo_group, platform.peak_memory_bytes()))
 
     def _is_due(self, interval: int | None, iteration: int) -> bool:
         """Every ``interval`` steps, and after the last one, interval or none."""
@@ -344,7 +345,7 @@ class TrainingLoop:
             # Measured anew, the choice of stages could differ, and with it the last bits.
             state={
                 "consumed_rows": self.consumed_rows,
-                "machine": dataclasses.asdict(self.runtime.machine),
+                "machine": dataclasses.asdict(self.runtime.hardware),
                 "best": self.retention.state(),
                 "trainer": state,
             },

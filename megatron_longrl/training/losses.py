@@ -27,9 +27,9 @@ from megatron_longrl.training.targets import PolicyMicroBatch, ValueMicroBatch
 from megatron_longrl.training.token_values import response_sums
 
 if TYPE_CHECKING:
-    from megatron_longrl.config import Config
     from megatron_longrl.config.algorithm import AlgorithmSection
     from megatron_longrl.config.presets import Aggregation
+    from megatron_longrl.config.rollout import RolloutSection
 
 
 @dataclass
@@ -104,20 +104,24 @@ def sft_loss(
     return -logprobs.sum(), count, LossReport(metrics)
 
 
-def rl_loss(config: Config, beta: Callable[[], float] | None = None) -> Loss:
+def rl_loss(
+    algorithm: AlgorithmSection, rollout: RolloutSection, beta: Callable[[], float] | None = None
+) -> Loss:
     """The policy loss that the configuration describes.
 
     Args:
         beta: the present weight of the KL term; by default that of the configuration.
     """
-    return PolicyLoss(config, beta or (lambda: config.algorithm.grpo_kl_beta))
+    return PolicyLoss(algorithm, rollout.max_tokens, beta or (lambda: algorithm.grpo_kl_beta))
 
 
 @dataclass(frozen=True)
 class PolicyLoss:
     """Policy loss, KL term and entropy bonus of one micro-batch; see :data:`Loss`."""
 
-    config: Config
+    algorithm: AlgorithmSection
+    max_tokens: int
+    """The most tokens of a response, by which one of the aggregations divides."""
     beta: Callable[[], float]
 
     def __call__(
@@ -132,7 +136,7 @@ class PolicyLoss:
         Args:
             divergence: [t] from the reference over the whole vocabulary, where it is asked for.
         """
-        config, selected, targets = self.config, batch.selected, batch.targets
+        algorithm, selected, targets = self.algorithm, batch.selected, batch.targets
         # One update per batch of rollouts: the update's own values are the old ones.
         old = logprobs.detach()
         if targets.old_logprobs is not None:
@@ -140,7 +144,7 @@ class PolicyLoss:
         sampled = targets.rollout_logprobs[selected]
         # PPO's ratio is to the policy that sampled (https://arxiv.org/abs/1707.06347, equation 6),
         # older weights' where that is another than the one before the update.
-        base = sampled if config.algorithm.rollout_correction == "ratio" else old
+        base = sampled if algorithm.rollout_correction == "ratio" else old
         metrics = MetricSums()
         per_token = self._policy(batch, logprobs, base, targets.advantages[selected], metrics)
         metrics.add("entropy/mean", entropy.detach())
@@ -148,15 +152,13 @@ class PolicyLoss:
         weights = self._correction(batch, log_ratio)
         if weights is not None:
             per_token = weights * per_token
-            metrics.add("correction/mean", weights)
-            metrics.add("correction/square", weights.square())
+            metrics.add("rollout_corr/rollout_is_mean", weights)
+            metrics.add("rollout_corr/rollout_is_square", weights.square())
         metrics.add("policy loss", per_token.detach())
         per_token = per_token + self._kl(batch, logprobs, divergence, metrics)
-        if config.algorithm.grpo_entropy_term_weight:
-            per_token = per_token - config.algorithm.grpo_entropy_term_weight * entropy
-        total, count = _aggregate(
-            per_token, batch, config.algorithm.loss_aggregation, config.rollout.max_tokens
-        )
+        if algorithm.grpo_entropy_term_weight:
+            per_token = per_token - algorithm.grpo_entropy_term_weight * entropy
+        total, count = _aggregate(per_token, batch, algorithm.loss_aggregation, self.max_tokens)
         metrics.sums["lm loss"] = (float(total.detach()), float(count))
         report = LossReport(metrics, {LOG_RATIO: log_ratio.float()})
         return total, torch.tensor(count, dtype=torch.int, device=logprobs.device), report
@@ -170,31 +172,31 @@ class PolicyLoss:
         metrics: MetricSums,
     ) -> Tensor:
         """[t]: the loss that --policy-loss names."""
-        config = self.config
+        algorithm = self.algorithm
         inputs = TokenLossInputs(
             logprobs=logprobs,
             old_logprobs=old,
             advantages=advantages,
-            clip_lower=config.algorithm.grpo_clamp_eps_lower,
-            clip_upper=config.algorithm.grpo_clamp_eps_upper,
-            dual_clip=config.algorithm.dual_clip or None,
+            clip_lower=algorithm.grpo_clamp_eps_lower,
+            clip_upper=algorithm.grpo_clamp_eps_upper,
+            dual_clip=algorithm.dual_clip or None,
             response_means=partial(_response_means, batch),
         )
-        output = POLICY_LOSSES.find(config.algorithm.policy_loss).load()(inputs)
+        output = POLICY_LOSSES.find(algorithm.policy_loss).load()(inputs)
         metrics.add("ratio/mean", output.ratio.detach())
         metrics.add("clip_fraction", output.clipped)
         return output.loss
 
     def _correction(self, batch: MicroBatch, log_ratio: Tensor) -> Tensor | None:
         """[t]: what --rollout-correction weighs each token by."""
-        config = self.config
-        cap = config.algorithm.rollout_is_threshold
-        if config.algorithm.rollout_correction == "token":
+        algorithm = self.algorithm
+        cap = algorithm.rollout_is_threshold
+        if algorithm.rollout_correction == "token":
             return token_weights(log_ratio, cap)
-        if config.algorithm.rollout_correction == "sequence":
+        if algorithm.rollout_correction == "sequence":
             return sequence_weights(response_sums(batch, log_ratio), cap)
-        if config.algorithm.rollout_correction == "icepop":
-            return icepop_weights(log_ratio, config.algorithm.rollout_is_threshold_lower, cap)
+        if algorithm.rollout_correction == "icepop":
+            return icepop_weights(log_ratio, algorithm.rollout_is_threshold_lower, cap)
         return None
 
     def _kl(
@@ -205,8 +207,8 @@ class PolicyLoss:
         metrics: MetricSums,
     ) -> Tensor | float:
         """What the KL term adds to the loss."""
-        config, selected, targets = self.config, batch.selected, batch.targets
-        kind = "k3" if config.algorithm.kl_type == "full" else config.algorithm.kl_type
+        algorithm, selected, targets = self.algorithm, batch.selected, batch.targets
+        kind = "k3" if algorithm.kl_type == "full" else algorithm.kl_type
         if divergence is None and targets.ref_logprobs is not None:
             divergence = kl_estimate(logprobs, targets.ref_logprobs[selected], kind)
         if divergence is None:
@@ -215,7 +217,7 @@ class PolicyLoss:
             metrics.add("kl/mean", distance)
             return 0.0
         metrics.add("kl/mean", divergence.detach())
-        return self.beta() * divergence if config.algorithm.kl_placement == "loss" else 0.0
+        return self.beta() * divergence if algorithm.kl_placement == "loss" else 0.0
 
 
 def critic_loss(algorithm: AlgorithmSection) -> Loss:

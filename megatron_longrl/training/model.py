@@ -8,7 +8,7 @@ with --vision-tensor-parallel a vision tower is sharded over TP, too. A text fam
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import torch
@@ -29,7 +29,7 @@ from megatron_longrl.models.lora import train_adapters_only
 from megatron_longrl.models.policy import find_policy
 
 if TYPE_CHECKING:
-    from megatron_longrl.config import Config
+    from megatron_longrl.config import ModelConfig
     from megatron_longrl.config.parallel import ParallelSection
     from megatron_longrl.config.training import TrainingSection
     from megatron_longrl.parallel.groups import ParallelGroups
@@ -81,7 +81,7 @@ class TrainedModel:
         return {self.policy_name: self.policy, **self.encoders}
 
 
-def build_model(config: Config, groups: ParallelGroups, *, train: bool = True) -> TrainedModel:
+def build_model(config: ModelConfig, groups: ParallelGroups, *, train: bool = True) -> TrainedModel:
     """Build, initialise, freeze, wrap, and make the optimizer.
 
     Args:
@@ -96,7 +96,7 @@ def build_model(config: Config, groups: ParallelGroups, *, train: bool = True) -
         )
     assert config.model.vocab_size is not None, "the vocabulary's size comes from the tokenizer"
     if not train:
-        config = config.replace(lora_rank=0)
+        config = replace(config, lora=config.lora.model_copy(update={"rank": 0}))
     modules = build_modules(config, groups)
     initialize_weights(modules, config, groups)
     if not train:
@@ -113,7 +113,7 @@ def build_model(config: Config, groups: ParallelGroups, *, train: bool = True) -
             train_adapters_only(part)
     collections = {"language_model": groups.pg}
     for name, encoder in find_family(config.model.family).encoders.items():
-        collections[name] = encoder_groups(encoder, config, groups).pg
+        collections[name] = encoder_groups(encoder, config.parallel, groups).pg
     wrapped = {
         name: _wrap(module, collections[name], config.parallel) for name, module in modules.items()
     }

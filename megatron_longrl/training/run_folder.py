@@ -35,7 +35,6 @@ from megatron_longrl.processes.leftovers import remove_once
 from megatron_longrl.regular_file import check_regular, read_regular
 
 if TYPE_CHECKING:
-    from megatron_longrl.config import Config
     from megatron_longrl.config.checkpoint import CheckpointSection
 
 LOCK_FILE = "run.lock"
@@ -81,7 +80,7 @@ class Owner:
 
 
 @contextmanager
-def run_folder(config: Config) -> Iterator[str | None]:
+def run_folder(checkpoint: CheckpointSection) -> Iterator[str | None]:
     """Hold the ``--save`` folder of a run; gives the run's id, None without ``--save``.
 
     For the process of the first rank.
@@ -89,19 +88,19 @@ def run_folder(config: Config) -> Iterator[str | None]:
     Raises:
         UserError: the folder cannot be written, is in use, or holds another run.
     """
-    if config.checkpoint.save is None:
+    if checkpoint.save is None:
         yield None
         return
-    folder = Path(config.checkpoint.save)
+    folder = Path(checkpoint.save)
     path = folder / LOCK_FILE
     with contextlib.ExitStack() as stack:
         file = stack.enter_context(_opened(folder))
         before = Owner.read(path)
         _lock(file, folder, before)
-        goes_on = _goes_on(config.checkpoint, folder)
+        goes_on = _goes_on(checkpoint, folder)
         _check_recipe(folder, before, goes_on)
         if not goes_on:
-            _make_free(config, folder)
+            _make_free(checkpoint, folder)
         remove_leftovers(folder)
         id_ = before.id if goes_on and before is not None else uuid.uuid4().hex
         started = time.strftime("%Y-%m-%d %H:%M:%S")
@@ -201,7 +200,7 @@ def _goes_on(checkpoint: CheckpointSection, folder: Path) -> bool:
     return folder.resolve() == run_folder_of(Path(checkpoint.load).resolve())
 
 
-def _make_free(config: Config, folder: Path) -> None:
+def _make_free(checkpoint: CheckpointSection, folder: Path) -> None:
     """Of another run's files, if ``--overwrite`` says so.
 
     Raises:
@@ -210,15 +209,15 @@ def _make_free(config: Config, folder: Path) -> None:
     found = _left(folder)
     if not found:
         return
-    for flag in ("load", "pretrained_checkpoint"):
-        given = config.value(flag)
+    starts = {"load": checkpoint.load, "pretrained-checkpoint": checkpoint.pretrained_checkpoint}
+    for flag, given in starts.items():
         needed = Path(given).resolve() if given is not None else None
         if needed is not None and folder.resolve() in (needed, *needed.parents):
             raise UserError(
-                f"--save {folder} is also where --{flag.replace('_', '-')} takes the weights from: "
+                f"--save {folder} is also where --{flag} takes the weights from: "
                 "name another folder"
             )
-    if not config.checkpoint.overwrite:
+    if not checkpoint.overwrite:
         names = ", ".join(path.name for path in found[:3]) + (", …" if len(found) > 3 else "")
         raise UserError(
             f"--save {folder} holds another run ({names}): go on with it by --load {folder}, name "

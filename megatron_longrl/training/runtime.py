@@ -25,21 +25,22 @@ from megatron_longrl.models.family import find_family
 from megatron_longrl.models.prompts import prompt_builder
 from megatron_longrl.models.transformer_engine import check_installed
 from megatron_longrl.observability.timing import PhaseTimer
-from megatron_longrl.parallel.agree import gather_objects, together
 from megatron_longrl.parallel.groups import ParallelGroups, init_parallel
-from megatron_longrl.planner.cost import Machine
+from megatron_longrl.parallel.rank_errors import gather_objects, raise_on_all_ranks
+from megatron_longrl.planner.cost import HardwareProfile
 from megatron_longrl.planner.packing import even_part
 from megatron_longrl.platforms import platform
 from megatron_longrl.processes import exit_signal
 from megatron_longrl.training.encoder_version import EncoderVersion
+from megatron_longrl.training.hardware import measure_hardware
 from megatron_longrl.training.language_step import LanguageTrainStep
-from megatron_longrl.training.machine import measure_machine
 from megatron_longrl.training.model import TrainedModel, build_model
 from megatron_longrl.training.output_heads import LogprobHead
 from megatron_longrl.training.sequence_length import FirstLook, with_sequence_length
 
 if TYPE_CHECKING:
-    from megatron_longrl.config import Config, Entry
+    from megatron_longrl.config import Config, Entry, ModelConfig
+    from megatron_longrl.config.data import DataSection
 
 logger = logging.getLogger(__name__)
 
@@ -64,7 +65,7 @@ class Runtime:
     store: EmbeddingStore
     media: MediaProvider
     timer: PhaseTimer
-    machine: Machine
+    hardware: HardwareProfile
     """What the cost model reckons with."""
     first_look: FirstLook | None = None
     """What was read to find ``seq_length``, where it was not given."""
@@ -91,7 +92,7 @@ class Runtime:
 
     def most_rows(self, rows: Sequence[Row]) -> int:
         """Rows of the replica that has most of them."""
-        return max(gather_objects(self.groups.control, len(rows)))
+        return max(gather_objects(self.groups.gloo_group, len(rows)))
 
     def stop_if_asked(self) -> None:
         """Where the run can be ended; collective over the world.
@@ -99,7 +100,7 @@ class Runtime:
         Raises:
             Stopped: on all ranks, when a signal has asked any of them to end.
         """
-        numbers = [n for n in gather_objects(self.groups.control, exit_signal.received()) if n]
+        numbers = [n for n in gather_objects(self.groups.gloo_group, exit_signal.received()) if n]
         if numbers:
             raise exit_signal.Stopped(numbers[0])
 
@@ -131,13 +132,13 @@ class Runtime:
     def _expand(self, rows: Sequence[Row]) -> list[Prompt | RowProblem]:
         """The prompt of every row, or why it has none."""
         mine: dict[int, Prompt | RowProblem] = {}
-        with together(self.groups.replica_control):
+        with raise_on_all_ranks(self.groups.replica_gloo_group):
             for index in range(self.replica_rank, len(rows), self.groups.replica.size()):
                 try:
                     mine[index] = self.builder.build(rows[index])
                 except RowError as error:
                     mine[index] = error.problem
-        parts = gather_objects(self.groups.replica_control, mine)
+        parts = gather_objects(self.groups.replica_gloo_group, mine)
         built = {index: value for part in parts for index, value in part.items()}
         return [built[index] for index in range(len(rows))]
 
@@ -177,7 +178,7 @@ class Runtime:
             counts["embeddings_from_disk"] = media.from_disk
             counts["mem-embeddings-bytes"] = self.store.bytes
         self.samples_skipped = 0
-        everyone = gather_objects(self.groups.control, counts)
+        everyone = gather_objects(self.groups.gloo_group, counts)
         names = dict.fromkeys(name for part in everyone for name in part)
         totals: dict[str, float] = {n: sum(part.get(n, 0) for part in everyone) for n in names}
         totals["mem-embeddings-bytes"] = float(totals["mem-embeddings-bytes"])  # no count to add up
@@ -226,7 +227,7 @@ def build_runtime(config: Config, entry: Entry) -> Runtime:
             "fp32; leave out --bf16",
             platform.name.upper(),
         )
-    with together(groups.control):
+    with raise_on_all_ranks(groups.gloo_group):
         tokenizer = build_tokenizer(config.data.tokenizer_type, config.data.tokenizer_model)
         if config.model.vocab_size is None:
             config = config.replace(vocab_size=tokenizer.vocab_size)
@@ -242,14 +243,14 @@ def build_runtime(config: Config, entry: Entry) -> Runtime:
         builder = prompt_builder(config, tokenizer, entry)
     model = build_model(config, groups, train=entry != "evaluate")
     timer = PhaseTimer()
-    media_encoder = _media_encoder(config, model, groups, timer)
+    media_encoder = _media_encoder(config, config.data, model, groups, timer)
     # What a trained encoder makes is stale after the next update, and of no use to another run.
     frozen = [name for name in model.encoders if name not in model.trained_encoders]
     outlives_run = frozen if config.data.embedding_cache_dir is not None else []
     store = open_store(
         int(config.data.embedding_store_gib * 2**30),
         config.training.params_dtype,
-        groups.replica_control,
+        groups.replica_gloo_group,
         disk_folder=Path(config.data.embedding_cache_dir or "") if outlives_run else None,
         disk_bytes=int(config.data.embedding_cache_gib * 2**30),
     )
@@ -275,33 +276,37 @@ def build_runtime(config: Config, entry: Entry) -> Runtime:
             outlives_run=outlives_run,
         ),
         timer=timer,
-        machine=measure_machine(config.training, config.model, config.parallel, groups)
+        hardware=measure_hardware(config.training, config.model, config.parallel, groups)
         if entry != "evaluate"
-        else Machine(),
+        else HardwareProfile(),
         first_look=first_look,
     )
 
 
 def _media_encoder(
-    config: Config, model: TrainedModel, groups: ParallelGroups, timer: PhaseTimer
+    config: ModelConfig,
+    data: DataSection,
+    model: TrainedModel,
+    groups: ParallelGroups,
+    timer: PhaseTimer,
 ) -> MediaEncoder:
     """Stage 1 of MR-SP with the model's encoders."""
     encoders = {}
     for name, encoder in find_family(config.model.family).encoders.items():
         module = model.encoders[name]
-        ranks = encoder_groups(encoder, config, groups)
+        ranks = encoder_groups(encoder, config.parallel, groups)
         encoders[name] = UnitEncoder(
             module=module if name in model.trained_encoders else module.module,
             modalities=encoder.modalities,
             width=encoder.width(config),
-            chunk_units=partial(encoder.chunk_units, config),
+            chunk_units=partial(encoder.chunk_units, data),
             group=ranks.units,
             tensor_parallel=ranks.tensor_parallel,
         )
     return MediaEncoder(
         encoders,
-        groups.replica_control,
-        loaded_bytes=config.data.decode_buffer_mib * 2**20,
+        groups.replica_gloo_group,
+        loaded_bytes=data.decode_buffer_mib * 2**20,
         dtype=config.training.params_dtype,
         device=platform.device,
         cut=CUTS[config.parallel.mrsp_mode],

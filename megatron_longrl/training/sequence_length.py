@@ -15,8 +15,8 @@ from megatron_longrl.data.rows import Row, RowError, RowProblem, load_rows
 from megatron_longrl.media.content_hash import identity
 from megatron_longrl.media.media_error import MediaError
 from megatron_longrl.media.modalities.video.probe import Probed, probe, remember
-from megatron_longrl.parallel.agree import gather_objects, together
 from megatron_longrl.parallel.groups import ParallelGroups
+from megatron_longrl.parallel.rank_errors import gather_objects, raise_on_all_ranks
 
 logger = logging.getLogger(__name__)
 
@@ -57,13 +57,13 @@ def with_sequence_length(
     paths, folder_file = config.data.train_data_path, "train.jsonl"
     if entry == "evaluate":
         paths, folder_file = config.evaluation.data, "heldout.jsonl"
-    rank, ranks = groups.control.rank(), groups.control.size()
+    rank, ranks = groups.gloo_group.rank(), groups.gloo_group.size()
     problems: list[RowProblem] = []
-    with together(groups.control):
+    with raise_on_all_ranks(groups.gloo_group):
         rows = load_rows(paths, folder_file, problems=None if config.data.strict_data else problems)
         chosen = _evenly(len(rows), MOST_ROWS)
         mine = [_look_into(builder, rows, place) for place in chosen[rank::ranks]]
-    everyone = [found for part in gather_objects(groups.control, mine) for found in part]
+    everyone = [found for part in gather_objects(groups.gloo_group, mine) for found in part]
     for found in everyone:
         remember(found.probed)
     longest = max((found.length for found in everyone), default=0)

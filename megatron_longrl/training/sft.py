@@ -80,7 +80,7 @@ class SFTTrainer:
     def _batches(self, prompts: Sequence[Prompt]) -> list[MicroBatch]:
         responses = [self.runtime.builder.response_ids(prompt.row) for prompt in prompts]
         runtime = self.runtime
-        return sft_batches(prompts, responses, runtime.config, runtime.groups, runtime.machine)
+        return sft_batches(prompts, responses, runtime.config, runtime.groups, runtime.hardware)
 
 
 def rows_per_step(runtime: Runtime) -> int:

@@ -23,7 +23,7 @@ from torch import Tensor
 
 from megatron_longrl.errors import UserError
 from megatron_longrl.media.encoder import EncodedMedia, MediaEncoder
-from megatron_longrl.parallel.agree import gather_objects
+from megatron_longrl.parallel.rank_errors import gather_objects
 from megatron_longrl.training.forward_step import ForwardStep
 from megatron_longrl.training.losses import Loss, LossReport, MetricSums
 from megatron_longrl.training.model import TrainedModel
@@ -302,7 +302,7 @@ class TrainStep(Generic[Batch]):
         """Sum the last stages' reports over all ranks, in rank order."""
         speaks = self.groups.is_last_stage and self.groups.tp.rank() == 0
         mine = MetricSums.total(report.metrics for report in reports if speaks)
-        return MetricSums.total(gather_objects(self.groups.control, mine))
+        return MetricSums.total(gather_objects(self.groups.gloo_group, mine))
 
 
 def _with_loss(loss: Loss, batch: Any, output: Tensor) -> tuple[Tensor, Tensor, LossReport]:

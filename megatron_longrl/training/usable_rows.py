@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from megatron_longrl.data.curriculum import of_difficulty
 from megatron_longrl.data.rows import Row, RowProblem, load_rows
 from megatron_longrl.errors import UserError
-from megatron_longrl.parallel.agree import gather_objects, together
+from megatron_longrl.parallel.rank_errors import gather_objects, raise_on_all_ranks
 
 if TYPE_CHECKING:
     from megatron_longrl.training.runtime import Runtime
@@ -54,7 +54,7 @@ def usable_rows(
     """
     config, groups = runtime.config, runtime.groups
     problems: list[RowProblem] = []
-    with together(groups.control):
+    with raise_on_all_ranks(groups.gloo_group):
         strict = config.data.strict_data
         look, known = runtime.first_look, {}
         if look is not None and look.is_of(paths, folder_file):
@@ -63,15 +63,15 @@ def usable_rows(
         else:
             rows = load_rows(paths, folder_file, problems=None if strict else problems)
         runtime.builder.check_media(rows)
-        rank, ranks = groups.control.rank(), groups.control.size()
+        rank, ranks = groups.gloo_group.rank(), groups.gloo_group.size()
         mine = {
             k: known[k] if k in known else runtime.builder.problem(rows[k])
             for k in range(rank, len(rows), ranks)
         }
-    everyone = gather_objects(groups.control, mine)
+    everyone = gather_objects(groups.gloo_group, mine)
     found = {number: problem for part in everyone for number, problem in part.items()}
     total = len(rows) + len(problems)
-    with together(groups.control):
+    with raise_on_all_ranks(groups.gloo_group):
         usable = []
         for number, row in enumerate(rows):
             problem = found[number]
@@ -83,7 +83,7 @@ def usable_rows(
             raise UserError(f"{problems[0]}; without --strict-data it is skipped")
         if by_difficulty and usable:
             usable = of_difficulty(usable, config.rl, problems=None if strict else problems)
-        _tell(problems, total, is_teller=groups.control.rank() == 0)
+        _tell(problems, total, is_teller=groups.gloo_group.rank() == 0)
         if not usable or len(problems) > config.data.max_skipped * total:
             raise UserError(
                 f"{len(problems)} of {total} rows cannot be used, more than --max-skipped "

@@ -11,9 +11,9 @@ from torch import Tensor, nn
 
 from megatron_longrl.config import Config
 from megatron_longrl.conversion.mapping import local_adapters, mapping_table
-from megatron_longrl.models.param_mapping import ColumnParallel, TensorMapping, adapter_rows
-from megatron_longrl.parallel.agree import gather_objects
+from megatron_longrl.models.param_mapping import ColumnParallel, TensorMapping, adapter_mappings
 from megatron_longrl.parallel.groups import ParallelGroups
+from megatron_longrl.parallel.rank_errors import gather_objects
 
 Modules = Mapping[str, nn.Module]
 Pairs = dict[str, tuple[Tensor, Tensor]]
@@ -25,28 +25,28 @@ def adapter_parameters(
 ) -> Iterator[tuple[TensorMapping, nn.Parameter]]:
     """Every A and B of this rank with its row."""
     adapters = local_adapters(modules)
-    for row in mapping_table(config).expand():
-        if row.megatron in adapters:
-            adapter = adapters[row.megatron]
-            yield from zip(adapter_rows(row), (adapter.A, adapter.B), strict=True)
+    for mapping in mapping_table(config).expand():
+        if mapping.megatron_param in adapters:
+            adapter = adapters[mapping.megatron_param]
+            yield from zip(adapter_mappings(mapping), (adapter.A, adapter.B), strict=True)
 
 
-def drawn(row: TensorMapping, parameter: Tensor, groups: ParallelGroups, seed: int) -> Tensor:
+def drawn(mapping: TensorMapping, parameter: Tensor, groups: ParallelGroups, seed: int) -> Tensor:
     """This rank's shard of numbers that depend on the seed and the name alone."""
-    size, rank = (1, 0) if row.replicated else (groups.tp.size(), groups.tp.rank())
+    size, rank = (1, 0) if mapping.replicated else (groups.tp.size(), groups.tp.rank())
     shape = list(parameter.shape)
-    if isinstance(row, ColumnParallel):
-        shape[row.axis] *= size
-    generator = torch.Generator().manual_seed(seed + zlib.crc32(row.megatron.encode()))
-    return row.shard(torch.randn(shape, generator=generator), rank, size)
+    if isinstance(mapping, ColumnParallel):
+        shape[mapping.axis] *= size
+    generator = torch.Generator().manual_seed(seed + zlib.crc32(mapping.megatron_param.encode()))
+    return mapping.shard(torch.randn(shape, generator=generator), rank, size)
 
 
 @torch.no_grad()
 def make_them_matter(modules: Modules, config: Config, groups: ParallelGroups) -> None:
     """B is zero at the start: neither the loss nor A's gradient would see it."""
-    for row, parameter in adapter_parameters(modules, config):
-        if row.megatron.endswith(".B"):
-            parameter.copy_(0.1 * drawn(row, parameter, groups, seed=1))
+    for mapping, parameter in adapter_parameters(modules, config):
+        if mapping.megatron_param.endswith(".B"):
+            parameter.copy_(0.1 * drawn(mapping, parameter, groups, seed=1))
 
 
 def whole_adapters(
@@ -56,28 +56,34 @@ def whole_adapters(
     of: Callable[[nn.Parameter], Tensor] = lambda parameter: parameter.detach(),
 ) -> Pairs:
     """All adapters, or what ``of`` gives for each parameter; fails where copies differ."""
-    mine = {row.megatron: of(p).clone() for row, p in adapter_parameters(modules, config)}
-    everyone: list[Any] = gather_objects(groups.control, (groups.tp.rank(), mine))
+    mine = {
+        mapping.megatron_param: of(p).clone() for mapping, p in adapter_parameters(modules, config)
+    }
+    everyone: list[Any] = gather_objects(groups.gloo_group, (groups.tp.rank(), mine))
     found: Pairs = {}
-    for row in mapping_table(config).expand():
-        names = [part.megatron for part in adapter_rows(row)]
+    for mapping in mapping_table(config).expand():
+        names = [part.megatron_param for part in adapter_mappings(mapping)]
         if not any(names[0] in held for _, held in everyone):
             continue
-        found[row.megatron] = tuple(  # type: ignore[assignment]
+        found[mapping.megatron_param] = tuple(  # type: ignore[assignment]
             _whole(part, [(rank, held[name]) for rank, held in everyone if name in held], groups)
-            for part, name in zip(adapter_rows(row), names, strict=True)
+            for part, name in zip(adapter_mappings(mapping), names, strict=True)
         )
     return found
 
 
-def _whole(row: TensorMapping, shards: list[tuple[int, Tensor]], groups: ParallelGroups) -> Tensor:
+def _whole(
+    mapping: TensorMapping, shards: list[tuple[int, Tensor]], groups: ParallelGroups
+) -> Tensor:
     by_rank: dict[int, Tensor] = {}
     for rank, shard in shards:
-        place = rank if row.sharded and not row.replicated else 0
-        assert shard.equal(by_rank.setdefault(place, shard)), f"copies of {row.megatron} differ"
-    if row.replicated or not row.sharded:
+        place = rank if mapping.sharded and not mapping.replicated else 0
+        assert shard.equal(by_rank.setdefault(place, shard)), (
+            f"copies of {mapping.megatron_param} differ"
+        )
+    if mapping.replicated or not mapping.sharded:
         return by_rank[0]
-    return row.join([by_rank[rank] for rank in range(groups.tp.size())])
+    return mapping.join([by_rank[rank] for rank in range(groups.tp.size())])
 
 
 def expected_gradients(
@@ -92,10 +98,10 @@ def expected_gradients(
         Of A and B, by the weight's name with ``A`` or ``B`` behind it.
     """
     found = {}
-    for row in mapping_table(config).expand():
-        if row.megatron in adapters:
-            a, b = adapters[row.megatron]
-            dense = row.merge([gradients[name] for name in row.hf])
-            found[f"{row.megatron} A"] = scale * b.T @ dense
-            found[f"{row.megatron} B"] = scale * dense @ a.T
+    for mapping in mapping_table(config).expand():
+        if mapping.megatron_param in adapters:
+            a, b = adapters[mapping.megatron_param]
+            dense = mapping.merge([gradients[name] for name in mapping.hf_params])
+            found[f"{mapping.megatron_param} A"] = scale * b.T @ dense
+            found[f"{mapping.megatron_param} B"] = scale * dense @ a.T
     return found

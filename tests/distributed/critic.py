@@ -128,7 +128,9 @@ def check_critic(folder: Path, **layout: object) -> None:
     whitened = (raw - raw.mean()) / (raw.std() + config.algorithm.advantage_epsilon)
     # On policy nothing is clipped: the gradient is that of the log-likelihood.
     (-whitened * expected.logprobs).mean().backward()
-    result = runtime.train_step.train(part.policy, media.embeddings, media.encoded, rl_loss(config))
+    result = runtime.train_step.train(
+        part.policy, media.embeddings, media.encoded, rl_loss(config.algorithm, config.rollout)
+    )
     ours = gradients_of(runtime, runtime.model.modules)
     # The loss's value is that of a ratio of 1: it is whitened, and nearly 0.
     assert result.metrics["lm loss"] == pytest.approx(0.0, abs=TOLERANCE)

@@ -149,7 +149,7 @@ def _twin(runtime: Runtime, folder: Path) -> tuple[float, Mapping[str, Tensor]]:
 def all_rollouts(runtime: Runtime) -> list[RolloutGroup]:
     """The groups of all replicas."""
     everyone: list[Any] = [None] * dist.get_world_size()
-    dist.all_gather_object(everyone, rollouts(runtime), group=runtime.groups.control)
+    dist.all_gather_object(everyone, rollouts(runtime), group=runtime.groups.gloo_group)
     groups = {group.prompt.uid: group for part in everyone for group in part}
     return list(groups.values())
 

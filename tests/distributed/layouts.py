@@ -175,7 +175,7 @@ def run_step(runtime: Runtime) -> StepResult:
     prompts, media = runtime.encode([group.prompt for group in groups], for_training=True)
     assert len(prompts) == len(groups)
     batches = policy_batches(groups, advantages_of(groups), runtime.config, runtime.groups)
-    loss = rl_loss(runtime.config)
+    loss = rl_loss(runtime.config.algorithm, runtime.config.rollout)
     return runtime.train_step.train(batches, media.embeddings, media.encoded, loss)
 
 
@@ -206,7 +206,7 @@ def twin_of(runtime: Runtime, kind: type[Twin] = Twin) -> tuple[float, dict[str,
     stream = export_named_tensors(runtime.model.modules, runtime.config, runtime.groups)
     twin = kind(runtime.config, dict(stream))
     everyone: list[list[RolloutGroup]] = [[]] * dist.get_world_size()
-    dist.all_gather_object(everyone, rollouts(runtime), group=runtime.groups.control)
+    dist.all_gather_object(everyone, rollouts(runtime), group=runtime.groups.gloo_group)
     groups = {group.prompt.uid: group for part in everyone for group in part}
     temperature = runtime.config.rollout.temperature
     loss = policy_loss(groups.values(), lambda prompt, ids: twin.logprobs(prompt, ids, temperature))
@@ -256,7 +256,7 @@ def cached_twin_of(runtime: Runtime) -> tuple[float, dict[str, torch.Tensor]]:
         digest.update(tensor.detach().numpy().tobytes())
     key = digest.digest()
     everyone: list[bool] = [False] * dist.get_world_size()
-    dist.all_gather_object(everyone, key in _TWINS, group=runtime.groups.control)
+    dist.all_gather_object(everyone, key in _TWINS, group=runtime.groups.gloo_group)
     if not all(everyone):
         _TWINS[key] = twin_of(runtime)
     return _TWINS[key]

@@ -251,7 +251,7 @@ def check_policy_losses(folder: Path, **layout: object) -> None:
         advantages = {key: own.advantages for key, own in numbers.items()}
         (part,) = with_targets([MiniBatch((), packed)], results, advantages, {})
         result = runtime.train_step.train(
-            part.policy, media.embeddings, media.encoded, rl_loss(config)
+            part.policy, media.embeddings, media.encoded, rl_loss(config.algorithm, config.rollout)
         )
         ours = gradients_of(runtime, runtime.model.modules)
         loss = expected_loss(config, answers)

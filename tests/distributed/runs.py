@@ -55,13 +55,13 @@ class Run:
             generator = torch.Generator().manual_seed(seed)
             shapes = {name: tensor.shape for name, tensor in self.tensors().items()}
             noise = {n: torch.randn(s, generator=generator) for n, s in shapes.items()}
-            for row in mapping_table(self.config).expand():
-                parameter = local.get(row.megatron)
+            for mapping in mapping_table(self.config).expand():
+                parameter = local.get(mapping.megatron_param)
                 if parameter is None or not parameter.requires_grad:
                     continue
-                size, rank = (1, 0) if row.replicated else (tp.size(), tp.rank())
-                full = row.merge([noise[name] for name in row.hf])
-                parameter.main_grad.copy_(row.shard(full, rank, size))  # type: ignore[attr-defined]
+                size, rank = (1, 0) if mapping.replicated else (tp.size(), tp.rank())
+                full = mapping.merge([noise[name] for name in mapping.hf_params])
+                parameter.main_grad.copy_(mapping.shard(full, rank, size))  # type: ignore[attr-defined]
             self.model.optimizer.step()
             self.model.scheduler.step(increment=1)
 
@@ -85,6 +85,7 @@ class Run:
             scheduler=self.model.scheduler,
             groups=self.groups,
             config=self.config,
+            checkpoint=self.config.checkpoint,
         )
 
 

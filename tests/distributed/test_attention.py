@@ -15,7 +15,7 @@ from torch import Tensor
 from megatron_longrl.parallel.attention import mask as mask_module
 from megatron_longrl.parallel.attention.mask import attention_mask
 from megatron_longrl.parallel.attention.module import MaskedAttention
-from megatron_longrl.parallel.attention.visibility import token_coordinates, visible
+from megatron_longrl.parallel.attention.tree_mask import token_coordinates, tree_mask
 from megatron_longrl.parallel.sequence import shard_sequence
 from tests.runner.tiers import full_only
 
@@ -75,7 +75,7 @@ def check(cp_comm_type: str, heads: int, groups: int, length: int) -> None:
 
     query, key, value = theirs = [x.clone().requires_grad_() for x in whole]
     coordinates = token_coordinates(branches, segments)
-    expected = plain(query, key, value, visible(coordinates, coordinates))
+    expected = plain(query, key, value, tree_mask(coordinates, coordinates))
     (expected * factors).sum().backward()
 
     ours = [shard_sequence(x, group, 0).requires_grad_() for x in whole]
@@ -126,7 +126,7 @@ def test_longer_than_a_block(cp_comm_type):
 
 @pytest.mark.parametrize("cp_comm_type", ["all_gather", "a2a", "p2p"])
 def test_short_rows_in_blocks(cp_comm_type, monkeypatch):
-    monkeypatch.setattr(mask_module, "SHORT", 0)
+    monkeypatch.setattr(mask_module, "MAX_DENSE_KEYS", 0)
     check(cp_comm_type, 4, 2, 52)
 
 

@@ -79,9 +79,15 @@ def step(config, spoil=None):
 @pytest.mark.parametrize("layout", LAYOUTS)
 def test_a_step_that_keeps_it(tiny_data, layout):
     metrics = step(tiny_config(tiny_data, **OPTIONS | LAYOUTS[layout]))
-    assert 0 <= metrics["gap/mean"] <= metrics["gap/p99"] <= metrics["gap/max"] <= 1e-4
-    assert metrics["ess/token"] == pytest.approx(1, abs=1e-6)
-    assert metrics["ess/sequence"] == pytest.approx(1, abs=1e-6)
+    assert (
+        0
+        <= metrics["rollout_corr/logprob_diff_mean"]
+        <= metrics["rollout_corr/logprob_diff_p99"]
+        <= metrics["rollout_corr/logprob_diff_max"]
+        <= 1e-4
+    )
+    assert metrics["rollout_corr/ess_token"] == pytest.approx(1, abs=1e-6)
+    assert metrics["rollout_corr/ess_sequence"] == pytest.approx(1, abs=1e-6)
 
 
 @pytest.mark.parametrize(

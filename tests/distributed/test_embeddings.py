@@ -22,8 +22,8 @@ from megatron_longrl.experience.rollouts import EngineStats, RolloutGroup, rollo
 from megatron_longrl.experience.sampling_settings import SamplingSettings
 from megatron_longrl.media.disk_cache import EmbeddingDisk
 from megatron_longrl.media.embedding_store import EmbeddingStore, open_store
-from megatron_longrl.parallel.agree import gather_objects
 from megatron_longrl.parallel.groups import ParallelGroups
+from megatron_longrl.parallel.rank_errors import gather_objects
 from megatron_longrl.rl.weight_sync import WeightSync
 from megatron_longrl.rollout.build import build_engine
 from megatron_longrl.rollout.engine import RolloutEngine
@@ -139,8 +139,10 @@ def rows(name: str) -> Tensor:
 def store_at(
     memory: Path, disk: Path, budget: int = 1 << 20, groups: ParallelGroups | None = None
 ) -> EmbeddingStore:
-    control = (groups or parallel(2)).replica_control
-    return open_store(budget, torch.bfloat16, control, memory, disk_folder=disk, disk_bytes=1 << 20)
+    gloo_group = (groups or parallel(2)).replica_gloo_group
+    return open_store(
+        budget, torch.bfloat16, gloo_group, memory, disk_folder=disk, disk_bytes=1 << 20
+    )
 
 
 def wanted() -> dict[tuple[str, str], torch.Size]:
@@ -188,7 +190,7 @@ def test_what_one_rank_does_not_find_nobody_takes(
     if dist.get_rank() == 1:
         monkeypatch.setattr(EmbeddingDisk, "read", lose)
     found = store.load(wanted())
-    everyone = gather_objects(groups.control, (sorted(found), len(store), store.bytes))
+    everyone = gather_objects(groups.gloo_group, (sorted(found), len(store), store.bytes))
     assert everyone == [([KEYS[k] for k in (0, 2, 4, 5)], 4, 4 * 80)] * 2
     monkeypatch.undo()
     assert set(store.put({key: rows(key[0]) for key in KEYS})) == set(KEYS)
@@ -221,7 +223,7 @@ def moved(engine: RolloutEngine, before: EngineStats, groups: ParallelGroups) ->
     """Prompts and bytes since then, over both ranks."""
     now = engine.stats
     mine = (now.prompts - before.prompts, now.prompt_bytes - before.prompt_bytes)
-    everyone = gather_objects(groups.control, mine)
+    everyone = gather_objects(groups.gloo_group, mine)
     return everyone[0][0] + everyone[1][0], everyone[0][1] + everyone[1][1]
 
 
@@ -251,7 +253,7 @@ def test_a_prompt_is_copied_once_whatever_n(size: int, monkeypatch: pytest.Monke
             own = len(PROMPTS) if size == 2 else len({t.data_ptr() for t in given})
             assert len(given) == n * own, "each response is a request of its own"
             assert len({tensor.data_ptr() for tensor in given}) == own, "of the same memory"
-            places = gather_objects(groups.control, {memory_of(tensor) for tensor in given})
+            places = gather_objects(groups.gloo_group, {memory_of(tensor) for tensor in given})
             if size == 2:
                 assert places[0] == places[1] and len(places[0]) == 1, "the ranks map one file"
 
@@ -302,7 +304,7 @@ class Run:
         found = answers_of(
             self.engine.generate(rollout_requests(self.prompts, "test"), media.embeddings, GREEDY)
         )
-        encoded = gather_objects(self.runtime.groups.control, media.counts["frames"])
+        encoded = gather_objects(self.runtime.groups.gloo_group, media.counts["frames"])
         return found, sum(encoded)
 
     def truth(self) -> Answers:
@@ -320,7 +322,12 @@ class Run:
         how = SamplingSettings(n=2, max_tokens=5, seed=1)
         groups = self.engine.generate(rollout_requests(self.prompts, "test"), media.embeddings, how)
         batches = policy_batches(groups, make_advantages(groups), runtime.config, runtime.groups)
-        runtime.train_step.train(batches, media.embeddings, media.encoded, rl_loss(runtime.config))
+        runtime.train_step.train(
+            batches,
+            media.embeddings,
+            media.encoded,
+            rl_loss(runtime.config.algorithm, runtime.config.rollout),
+        )
 
     def change_deepstack(self) -> None:
         """An update of nothing but DeepStack's projectors: [P, h] of the prompts stays as it is."""

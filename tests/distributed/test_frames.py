@@ -28,8 +28,8 @@ from megatron_longrl.media.modalities.video.spec import VideoSpec
 from megatron_longrl.media.modalities.visual.preprocess_spec import PreprocessSpec
 from megatron_longrl.media.partition import Cut
 from megatron_longrl.media.spec import MediaSpec, UnitTensors
-from megatron_longrl.parallel.agree import gather_objects, together
 from megatron_longrl.parallel.logprobs import selected_logprobs
+from megatron_longrl.parallel.rank_errors import gather_objects, raise_on_all_ranks
 from megatron_longrl.parallel.sequence import (
     gather_shards,
     gathered_order,
@@ -340,7 +340,10 @@ def test_gathered_shards_are_the_sequence_and_their_gradient_the_sum_of_all_rank
 @pytest.mark.parametrize("failing", [0, 1])
 def test_an_error_on_one_rank_is_raised_on_both_defect_10(failing):
     group = both()
-    with pytest.raises(UserError, match=rf"^rank {failing} has no data$"), together(group):
+    with (
+        pytest.raises(UserError, match=rf"^rank {failing} has no data$"),
+        raise_on_all_ranks(group),
+    ):
         if dist.get_rank() == failing:
             raise UserError(f"rank {failing} has no data")
     # Both are still in step.
@@ -349,7 +352,7 @@ def test_an_error_on_one_rank_is_raised_on_both_defect_10(failing):
 
 def test_of_two_errors_all_ranks_raise_the_first():
     group = both()
-    with pytest.raises(UserError, match=r"^ValueError: rank 0$"), together(group):
+    with pytest.raises(UserError, match=r"^ValueError: rank 0$"), raise_on_all_ranks(group):
         raise ValueError(f"rank {dist.get_rank()}")
 
 

@@ -35,7 +35,7 @@ def named(layouts):
 )
 def test_long_rows_in_blocks(tiny_data, layout, monkeypatch):
     """Coordinates instead of a dense mask, through recomputation and two rows a micro-batch."""
-    monkeypatch.setattr(mask, "SHORT", 0)
+    monkeypatch.setattr(mask, "MAX_DENSE_KEYS", 0)
     check(tiny_data, **layout, micro_batch_size=2, recompute_granularity="full")
 
 
@@ -53,7 +53,7 @@ def test_two_rows_in_a_micro_batch(tiny_data, layout):
 
 @pytest.mark.parametrize("exchange", EXCHANGES)
 def test_packed_rows_in_blocks(tiny_data, exchange, monkeypatch):
-    monkeypatch.setattr(mask, "SHORT", 0)
+    monkeypatch.setattr(mask, "MAX_DENSE_KEYS", 0)
     check(tiny_data, **CP2, cp_comm_type=exchange, use_sequence_packing=True)
 
 

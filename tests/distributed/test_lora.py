@@ -189,8 +189,8 @@ class LoraRun(Run):
         """Steps on gradients that depend on the seed and the names alone."""
         assert self.model.optimizer is not None and self.model.scheduler is not None
         for step in range(steps):
-            for row, parameter in adapter_parameters(self.model.modules, self.config):
-                gradient = drawn(row, parameter, self.groups, 1000 * seed + step)
+            for mapping, parameter in adapter_parameters(self.model.modules, self.config):
+                gradient = drawn(mapping, parameter, self.groups, 1000 * seed + step)
                 parameter.main_grad.copy_(gradient)  # type: ignore[attr-defined]
             self.model.optimizer.step()
             self.model.scheduler.step(increment=1)
@@ -214,7 +214,7 @@ def test_initial_adapters_and_streams_are_the_same_on_every_layout(layout):
     stream = dict(weight_stream(run.model.modules, run.config, run.groups))
     # Each projection's weight plus its own product, written out.
     pairs = whole_adapters(run.model.modules, run.config, run.groups)
-    by_name = adapters_of(run.config, lambda row: pairs.get(row.megatron))
+    by_name = adapters_of(run.config, lambda mapping: pairs.get(mapping.megatron_param))
     merged = 0
     for name, tensor in stream.items():
         theirs = base[f"llm/{name}"]
@@ -290,5 +290,5 @@ def test_gradients_of_adapters_alone_have_memory():
     for part, module in modules.items():
         held = {id(p) for buffer in module.buffers for p in buffer.param_index_map}
         found = adapter_parameters(run.model.modules, run.config)
-        expected = {id(p) for row, p in found if row.megatron.startswith(part)}
+        expected = {id(p) for mapping, p in found if mapping.megatron_param.startswith(part)}
         assert held == expected and held

@@ -14,7 +14,7 @@ from torch.distributed import ProcessGroup
 
 from megatron_longrl.errors import UserError
 from megatron_longrl.experience.rollouts import RewardedGroup, RolloutGroup
-from megatron_longrl.parallel.agree import gather_objects
+from megatron_longrl.parallel.rank_errors import gather_objects
 from megatron_longrl.rewards.runner import RewardRunner
 from tests.unit.made_up_config import make_config
 from tests.unit.rewards.endpoint import serve

@@ -141,7 +141,7 @@ class Run:
             batches,
             self.media.embeddings,
             self.media.encoded,
-            rl_loss(self.runtime.config),
+            rl_loss(self.runtime.config.algorithm, self.runtime.config.rollout),
         )
         self.sync()
 

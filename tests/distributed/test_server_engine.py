@@ -27,8 +27,8 @@ from megatron_longrl.errors import UserError
 from megatron_longrl.experience.rollouts import Rollout, RolloutGroup
 from megatron_longrl.experience.sampling_settings import SamplingSettings
 from megatron_longrl.memory.shared import SharedMemory
-from megatron_longrl.parallel.agree import gather_objects
 from megatron_longrl.parallel.groups import ParallelGroups
+from megatron_longrl.parallel.rank_errors import gather_objects
 from megatron_longrl.rollout.engine import RolloutEngine
 from megatron_longrl.rollout.server import client as server_client
 from megatron_longrl.rollout.server.client import ServerClient
@@ -153,7 +153,7 @@ def test_responses_are_those_of_the_colocated_engine_before_and_after_updates(
 ) -> None:
     for mine, expected in zip(history(engine), OPEN[0][2], strict=True):
         same(mine, expected)
-    everyone = gather_objects(groups_of_test().replica_control, told(mine))
+    everyone = gather_objects(groups_of_test().replica_gloo_group, told(mine))
     assert all(other == everyone[0] for other in everyone), "every rank has the responses"
     assert engine.recoveries == 0
 
@@ -170,7 +170,7 @@ def test_layers_that_have_not_changed_stay_where_they_are(engine: ServerEngine) 
         changed.model.layers[1].self_attn.k_proj.weight.mul_(-1.5)
         changed.model.norm.weight.mul_(0.9)
     engine.update_weights(live(changed), 3)
-    moved = gather_objects(groups_of_test().replica_control, engine.last_update.names)[0]
+    moved = gather_objects(groups_of_test().replica_gloo_group, engine.last_update.names)[0]
     heads = [
         f"model.layers.1.self_attn.{x}_proj.{kind}" for x in "qkv" for kind in ("weight", "bias")
     ]
@@ -393,7 +393,7 @@ def test_weights_of_somebody_else(engine: ServerEngine) -> None:
 def beside(engine: ServerEngine, **changes: Any) -> ServerEngine:
     """Another engine with the same server, by its address."""
     address = gather_objects(
-        groups_of_test().replica_control, engine._client.address if engine._client else ""
+        groups_of_test().replica_gloo_group, engine._client.address if engine._client else ""
     )[0]
     settings = changes.pop("settings", model_settings())
     tokenizer = cast(Tokenizer, Words())

@@ -13,7 +13,7 @@ from megatron_longrl.data.rows import load_rows
 from megatron_longrl.errors import UserError
 from megatron_longrl.media import load_together as decoding
 from megatron_longrl.media.media_error import MediaError
-from megatron_longrl.parallel.agree import gather_objects
+from megatron_longrl.parallel.rank_errors import gather_objects
 from megatron_longrl.training.runtime import build_runtime
 from tests.distributed.cases import SP, TP2
 from tests.distributed.families import check_family
@@ -81,9 +81,9 @@ def test_a_rank_holds_half_of_every_layer_and_decodes_half_of_the_frames(tiny_da
 
     monkeypatch.setattr(decoding, "load_units", note)
     encoded = runtime.train_step.media_encoder.encode(specs_of(runtime, tiny_data))
-    decoded = gather_objects(runtime.groups.control, sum(asked))
+    decoded = gather_objects(runtime.groups.gloo_group, sum(asked))
     assert sum(decoded) == 47 and max(decoded) - min(decoded) <= 3
-    assert gather_objects(runtime.groups.control, encoded.counts["frames"]) == [47, 0]
+    assert gather_objects(runtime.groups.gloo_group, encoded.counts["frames"]) == [47, 0]
 
 
 def parameters_of_layers(runtime) -> int:

@@ -18,7 +18,7 @@ from megatron_longrl.conversion.hf import config_from_hf, load_hf_weights
 from megatron_longrl.data.prompts import Prompt
 from megatron_longrl.data.tokenizer import build_tokenizer, train_sentencepiece
 from megatron_longrl.models.language import output_weight
-from megatron_longrl.parallel.agree import gather_objects
+from megatron_longrl.parallel.rank_errors import gather_objects
 from megatron_longrl.training.batches import sft_batches
 from megatron_longrl.training.language_step import LanguageTrainStep
 from megatron_longrl.training.output_heads import selected_hidden
@@ -62,7 +62,7 @@ def test_logits(kind, shared_path):
         prompts = [runtime.builder.build(row_of(media, files)) for media in MEDIA]
         if not expected:
             theirs = twin_logits(twin, runtime, prompts) if twin is not None else []
-            expected = gather_objects(runtime.groups.control, theirs)[0]
+            expected = gather_objects(runtime.groups.gloo_group, theirs)[0]
         assert_close(torch.cat(logits(runtime, prompts)), torch.cat(expected))
 
 
@@ -124,7 +124,7 @@ def logits(runtime: Runtime, prompts: list[Prompt]) -> list[Tensor]:
     _, media = runtime.encode(prompts, for_training=False)
     step = LanguageTrainStep(runtime.model, runtime.train_step.media_encoder, groups, head)
     step.forward(batches, media.embeddings)
-    for theirs in gather_objects(groups.control, found):
+    for theirs in gather_objects(groups.gloo_group, found):
         found |= theirs
     return [
         torch.stack([found[number, token] for token in range(len(response))])

@@ -21,8 +21,8 @@ from megatron_longrl.experience.rollouts import Rollout
 from megatron_longrl.experience.sampling_settings import SamplingSettings
 from megatron_longrl.media import embedding_store
 from megatron_longrl.media.embedding_store import open_store
-from megatron_longrl.parallel.agree import gather_objects
 from megatron_longrl.parallel.groups import ParallelGroups
+from megatron_longrl.parallel.rank_errors import gather_objects
 from megatron_longrl.rollout.vllm.engine import VllmEngine
 from megatron_longrl.rollout.vllm.limits import check_head_size
 from tests.distributed.tiny_engine import (
@@ -139,7 +139,7 @@ def test_greedy_tokens_equal_hugging_faces_before_and_after_an_update(layout: La
             assert response.token_ids.tolist() == expected.argmax(-1).tolist()
             assert response.weight_version == 10 + seed
             assert response.text == " ".join(map(str, response.token_ids.tolist()))
-        assert len(set(map(str, gather_objects(groups.replica_control, tokens(answers))))) == 1
+        assert len(set(map(str, gather_objects(groups.replica_gloo_group, tokens(answers))))) == 1
     engine.update_weights(model(1).named_parameters(), version=1)
 
 
@@ -202,7 +202,7 @@ def test_each_response_is_told_on_one_rank_while_others_are_generated(
         told.append((prompt.uid, rollout.index, rollout.visible, n, running))
 
     answers = engine.generate(REQUESTS, MEDIA, settings, tell)
-    everyone = [entry for part in gather_objects(groups.replica_control, told) for entry in part]
+    everyone = [entry for part in gather_objects(groups.replica_gloo_group, told) for entry in part]
     assert sorted(entry[:4] for entry in everyone) == sorted(
         (group.prompt.uid, index, response.visible, 3)
         for group in answers
@@ -223,7 +223,7 @@ def test_a_listener_that_raises_is_an_error_on_every_rank(layout: Layout) -> Non
     with pytest.raises(UserError, match="cannot listen"):
         engine.generate(REQUESTS, MEDIA, settings, tell)
     fine = tokens(engine.generate(REQUESTS, MEDIA, settings))
-    assert len(set(map(str, gather_objects(groups.replica_control, fine)))) == 1
+    assert len(set(map(str, gather_objects(groups.replica_gloo_group, fine)))) == 1
 
 
 @on_every_layout
@@ -250,7 +250,7 @@ def test_failures_reach_every_rank_and_the_engine_survives(
     _, engine, groups = layout
     settings = SamplingSettings(n=2, max_tokens=40, seed=1)
     fine = tokens(engine.generate(REQUESTS, MEDIA, settings))
-    last_rank = groups.replica_control.rank() == groups.replica_control.size() - 1
+    last_rank = groups.replica_gloo_group.rank() == groups.replica_gloo_group.size() - 1
     with pytest.raises(UserError, match="KeyError"):
         engine.generate(REQUESTS[:2], {} if last_rank else MEDIA, settings)
     with pytest.raises(UserError, match=r"exceed the rollout engine's 128; raise --seq-length"):
@@ -305,7 +305,7 @@ def test_ranks_of_a_replica_share_one_copy_of_embeddings(
 ) -> None:
     close_engine()
     groups = parallel(2)
-    store = open_store(1 << 20, torch.bfloat16, groups.replica_control, root=shared_path)
+    store = open_store(1 << 20, torch.bfloat16, groups.replica_gloo_group, root=shared_path)
     rank = dist.get_rank()
     shared = store.put({("video", "0"): torch.full((4, 8), 1.0 + rank).bfloat16()})["video", "0"]
     assert bool((shared == 1.0).all()), "the owner's values are everyone's"

@@ -13,7 +13,7 @@ from torch import Tensor
 from megatron_longrl.data.tokenizer import Tokenizer
 from megatron_longrl.experience.rollouts import Rollout, RolloutRequest
 from megatron_longrl.experience.sampling_settings import SamplingSettings
-from megatron_longrl.parallel.agree import gather_objects
+from megatron_longrl.parallel.rank_errors import gather_objects
 from megatron_longrl.rollout.vllm.engine import VllmEngine
 from tests.distributed.tiny_engine import (
     MEDIA,
@@ -213,9 +213,9 @@ def test_a_stop_string_ends_its_response_and_no_other(started: VllmEngine, insid
             assert short.finish_reason == ("stop" if is_cut else full.finish_reason)
             ended += is_cut
     assert 1 <= ended < 4 * len(PROMPTS), "some must end, and some must not"
-    control = started.control
-    assert len(set(map(str, gather_objects(control, tokens(stopped))))) == 1
-    (leader,) = [part for part in gather_objects(control, told) if part]
+    gloo_group = started.gloo_group
+    assert len(set(map(str, gather_objects(gloo_group, tokens(stopped))))) == 1
+    (leader,) = [part for part in gather_objects(gloo_group, told) if part]
     assert sorted(leader) == sorted(
         (group.prompt.uid, index, response.visible)
         for group in stopped

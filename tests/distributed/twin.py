@@ -16,6 +16,7 @@ from transformers import Qwen2Config, Qwen2ForCausalLM, SiglipVisionConfig, Sigl
 from megatron_longrl.config import Config
 from megatron_longrl.data.prompts import Prompt
 from megatron_longrl.media.modalities.visual.spec import VisualSpec
+from megatron_longrl.models.family import HfExport
 from megatron_longrl.models.vila.hf_config import hf_configs
 from tests.visual_media import visual
 
@@ -29,7 +30,7 @@ class Twin:
 
     def __init__(self, config: Config, weights: Mapping[str, Tensor]) -> None:
         self.config = config
-        settings = hf_configs(config, "float32")
+        settings = hf_configs(config, HfExport("float32"))
         self.llm = Qwen2ForCausalLM(Qwen2Config(**settings["llm/config.json"])).float()
         tower = {**settings["vision_tower/config.json"]}
         self.tower = SiglipVisionModel(SiglipVisionConfig(**tower)).float()

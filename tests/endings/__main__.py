@@ -25,6 +25,7 @@ from pathlib import Path
 from tests.endings import namespace, traces
 from tests.endings.kinds import KINDS, Broken, Kind
 from tests.endings.scene import STEPS, Run, Scene, differences
+from tests.interrupts import restore_interrupts
 
 PATIENCE = float(os.environ.get("LONGRL_TEST_PATIENCE", "1"))
 TOLD_SECONDS = 20.0 * PATIENCE
@@ -177,6 +178,7 @@ class Stage:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Returns 1 where an ending was not as it should be, 77 where nothing can be mounted."""
+    restore_interrupts()
     parser = argparse.ArgumentParser(
         prog="python -m tests.endings",
         description=__doc__,

@@ -26,7 +26,7 @@ def test_it_generates_what_the_trainer_trains(arena: Arena, tmp_path: Path) -> N
     steps = metrics_of(tmp_path)
     assert curve(steps, "iteration") == [1, 2, 3]
     assert curve(steps, "updates") == curve(steps, "weights_sent") == [1, 1, 1]
-    assert max(curve(steps, "gap/max")) < 1e-4
+    assert max(curve(steps, "rollout_corr/logprob_diff_max")) < 1e-4
 
 
 def test_its_name_is_unknown_without_the_plugin(arena: Arena) -> None:

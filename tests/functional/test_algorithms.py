@@ -47,7 +47,7 @@ def test_an_algorithm_trains(arena: Arena, sft_run: Path, tmp_path: Path, algori
     # Two best responses teach grpo_passk nothing.
     least = max if algorithm == "grpo_passk" else min
     assert least(curve(trained, "grad-norm")) > 0
-    assert max(curve(trained, "gap/mean")) <= 1e-4
+    assert max(curve(trained, "rollout_corr/logprob_diff_mean")) <= 1e-4
     updates = {"reinforce++": 2, "gspo": 4, "ppo": 2}.get(algorithm, 1)
     assert max(curve(steps, "updates")) == updates
     if updates > 1:  # Later updates are no longer on policy.

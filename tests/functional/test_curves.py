@@ -34,7 +34,7 @@ def test_one_rank_learns_as_two_ranks_of_mrsp(
     for name in ("lm loss", "grad-norm", "entropy/mean"):
         assert curve(one, name) == pytest.approx(curve(two, name), rel=1e-4, abs=1e-7), name
     for step in (*one, *two):
-        assert step["gap/mean"] <= 1e-4
+        assert step["rollout_corr/logprob_diff_mean"] <= 1e-4
 
 
 @pytest.mark.parametrize(

@@ -89,7 +89,7 @@ def test_rl_of_a_text_model(tmp_path: Path) -> None:
     )
     steps = metrics_of(tmp_path / "run")
     assert len(steps) == 2
-    assert max(curve(steps, "gap/mean")) < 1e-4
+    assert max(curve(steps, "rollout_corr/logprob_diff_mean")) < 1e-4
 
 
 @pytest.mark.full(
@@ -117,4 +117,4 @@ def test_rl_of_a_qwen_vl_folder(tmp_path: Path) -> None:
     )
     steps = metrics_of(tmp_path / "run")
     assert len(steps) == 2
-    assert max(curve(steps, "gap/mean")) < 1e-4
+    assert max(curve(steps, "rollout_corr/logprob_diff_mean")) < 1e-4

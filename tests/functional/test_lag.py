@@ -52,10 +52,10 @@ def test_a_step_trains_on_the_weights_before(lag: Lag) -> None:
     # The steps behind a checkpoint, every second one, and the first are generated when they begin.
     assert curve(lag.steps, "rollout_lag") == [0, 1, 0, 1, 0]
     assert all(math.isfinite(value) for step in lag.steps for value in step.values())
-    gaps = curve(lag.steps, "gap/mean")
+    gaps = curve(lag.steps, "rollout_corr/logprob_diff_mean")
     assert max(gaps[::2]) <= 1e-4
     assert min(gaps[1::2]) > 1e-4, "the gap to older weights is more than rounding"
-    assert min(curve(lag.steps, "correction/sample_share")) > 0.5
+    assert min(curve(lag.steps, "rollout_corr/rollout_is_eff_sample_size")) > 0.5
 
 
 @pytest.mark.full("tests/functional/test_resume.py::test_rl")

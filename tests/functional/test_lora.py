@@ -54,7 +54,7 @@ def test_the_policy_moves_and_the_rollouts_follow(lora_run: Path) -> None:
     assert divergence[0] == 0
     assert max(divergence[1:]) > 1e-4
     # vLLM has the merged weights of every step: old ones would be as far off as the policy moves.
-    assert max(curve(steps, "gap/mean")) <= GAP
+    assert max(curve(steps, "rollout_corr/logprob_diff_mean")) <= GAP
     assert min(curve(steps, "grad-norm")) > 0
 
 
@@ -71,7 +71,7 @@ def test_a_critic_learns_beside_adapters_and_the_reference_moves(
     # The policy is its own reference before the first, third and fifth step.
     assert [abs(value) < 1e-6 for value in divergence] == [True, False, True, False, True]
     assert curve(steps, "critic/loss")[-1] < curve(steps, "critic/loss")[0]
-    assert max(curve(steps, "gap/mean")) <= GAP
+    assert max(curve(steps, "rollout_corr/logprob_diff_mean")) <= GAP
 
 
 @pytest.mark.full("tests/distributed/test_lora.py::test_loss_and_gradients")

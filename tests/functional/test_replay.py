@@ -33,7 +33,7 @@ def test_a_replay_repeats_the_updates(
     assert len(replayed) == 5
     for before, after in zip(recorded, replayed, strict=True):
         shared = (before.keys() & after.keys()) - OF_AN_ENGINE
-        assert {"lm loss", "grad-norm", "reward/mean", "gap/max"} <= shared
+        assert {"lm loss", "grad-norm", "reward/mean", "rollout_corr/logprob_diff_max"} <= shared
         assert {k: after[k] for k in shared} == {k: before[k] for k in shared}
     assert not (tmp_path / "run" / "rollouts").exists(), "a replay records nothing"
 

@@ -54,7 +54,7 @@ def builders(folder: Path, max_tokens: int = 300) -> list[PromptBuilder]:
         (QWEN, Qwen3Layout, build_tokenizer("HuggingFaceTokenizer", qwen)),
         (VILA, VilaLayout, build_tokenizer("SentencePieceTokenizer", pieces)),
     ):
-        layout = layout_of(Config.of({**MODEL, **fields}), tokenizer)
+        layout = layout_of(Config.of({**MODEL, **fields}).family, tokenizer)
         conversation = Conversation(tokenizer, layout, prompt_template="think-answer")
         plain: dict[str, Any] = {"max_tokens": max_tokens, "max_frames": 4, "fps": None}
         found.append(

@@ -145,9 +145,9 @@ class Answers:
                 sound = [(0.0, tone + generator.normal(0, 0.01, len(tone)).astype(np.float32))]
             write_film(self.folder / f"{name}.mp4", shades, rate, sound)
         for name, seconds in SOUNDS.items():
-            rate = {".mp3": 44_100, ".ogg": 48_000}.get(Path(name).suffix, 16_000)
-            noise = generator.normal(0, 0.1, round(seconds * rate)).astype(np.float32)
-            write_sound(self.folder / name, noise, rate)
+            samples = {".mp3": 44_100, ".ogg": 48_000}.get(Path(name).suffix, 16_000)
+            noise = generator.normal(0, 0.1, round(seconds * samples)).astype(np.float32)
+            write_sound(self.folder / name, noise, samples)
 
     def _prompt(self, job: Job) -> Prompt:
         config = self.config.replace(

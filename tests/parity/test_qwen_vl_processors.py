@@ -147,7 +147,7 @@ class Answers:
         build = find_family(family).build_layout
         assert build is not None
         config = config_of(family).replace(**fields)
-        return build(config, HuggingFaceTokenizer(self.folder / family))
+        return build(config.family, HuggingFaceTokenizer(self.folder / family))
 
     def prompt(self, family: str, number: int) -> Prompt:
         images, videos = PROMPTS[number]

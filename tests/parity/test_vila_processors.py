@@ -50,7 +50,7 @@ def test_pixels(number: int, tmp_path: Path) -> None:
     """95 % within one level of 255, all within four."""
     path = film(tmp_path / "film.webm", *VIDEOS[number])
     config = config_of(SIDE)
-    reader: Any = VilaLayout(config, Symbols())  # type: ignore[arg-type]
+    reader: Any = VilaLayout(config.family, Symbols())  # type: ignore[arg-type]
     found = probe(path)
     indices = reader.frame_indices(found, 6, None)
     spec = VideoSpec(
@@ -88,6 +88,6 @@ def test_tokens_of_a_frame(kind: str, tokens: int) -> None:
     """Of 448 x 448 pixels in patches of 14."""
     config = config_of(448, projector_type=kind)
     found = VideoInfo(30, 10.0, 320, 240, "vp9", 3.0)
-    layout = VilaLayout(config, Symbols())  # type: ignore[arg-type]
+    layout = VilaLayout(config.family, Symbols())  # type: ignore[arg-type]
     view = layout.preprocess_spec(found, 8)
     assert view.tokens_per_unit == config.family.tokens_per_frame == tokens

@@ -26,7 +26,7 @@ from tests.server_attacks import over_http, over_socket, slow
 from tests.server_attacks.target import MOST_MEMORY, WEIGHTS, Target, Watch
 from tests.tiny_served import model_settings
 
-UNAUTHORIZED, FORBIDDEN, OK = 401, 403, 200
+UNAUTHORIZED, FORBIDDEN, OK, ERROR = 401, 403, 200, 500
 LONGEST = max(HEADER_SECONDS, BODY_SECONDS) + 1.0
 """Seconds that a client may take."""
 _MOST_SHOWN = 20
@@ -73,7 +73,9 @@ def attack(target: Target, seed: int, counts: Counts) -> list[Row]:
     for name, data in over_http.fuzzed(target, seed + 1, 20):
         _answered(name, partial(over_http.answer, target, data), Row(""))
     kinds: dict[str, Callable[[Row], None]] = {
-        "requests": lambda row: _ask(target, over_http.fuzzed(target, seed, counts.requests), row),
+        "requests": lambda row: _ask(
+            target, over_http.fuzzed(target, seed, counts.requests), row, none_of=(ERROR,)
+        ),
         "messages": lambda row: _send(target, seed, counts.messages, row),
         "generations": lambda row: _generate(target, seed, counts.generations, row),
         "size bombs": lambda row: _ask(target, over_http.size_bombs(target), row, none_of=(OK,)),

@@ -14,6 +14,7 @@ from tests.server_attacks.target import WEIGHTS, Target
 
 ROUTES = {
     "/health": None,
+    "/lease": {"run": "a1b2"},
     "/generate": {"handle": "0" * 32},
     "/reset_prefix_cache": {},
     "/init_weight_transfer_engine": {"init_info": {"nbytes": 1000}},

@@ -162,8 +162,9 @@ class Watch:
             try:
                 headers = {"Authorization": f"Bearer {self.target.token}"}
                 connection.request("GET", "/health", headers=headers)
-                if connection.getresponse().status != http.HTTPStatus.OK:
-                    self.faults.append("/health is not well")
+                status = connection.getresponse().status
+                if status != http.HTTPStatus.OK:
+                    self.faults.append(f"/health answers {status}")
             except (OSError, http.client.HTTPException) as error:
                 self.faults.append(f"/health: {type(error).__name__}: {error}")
             finally:

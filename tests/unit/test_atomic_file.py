@@ -9,13 +9,13 @@ from pathlib import Path
 
 import pytest
 
-from megatron_longrl.atomic_file import whole_file, write_whole
+from megatron_longrl.atomic_file import atomic_write, atomic_write_text
 
 
 @pytest.mark.parametrize("durable", [False, True])
 def test_it_appears_at_the_end(tmp_path: Path, durable: bool) -> None:
     path = tmp_path / "new" / "file.json"
-    with whole_file(path, durable=durable) as aside:
+    with atomic_write(path, durable=durable) as aside:
         aside.write_text("half")
         assert not path.exists()
         aside.write_text("whole")
@@ -25,8 +25,8 @@ def test_it_appears_at_the_end(tmp_path: Path, durable: bool) -> None:
 
 def test_what_was_there_stays_when_the_writer_fails(tmp_path: Path) -> None:
     path = tmp_path / "file"
-    write_whole(path, "before")
-    with pytest.raises(ValueError, match="no more"), whole_file(path) as aside:
+    atomic_write_text(path, "before")
+    with pytest.raises(ValueError, match="no more"), atomic_write(path) as aside:
         aside.write_text("half")
         raise ValueError("no more")
     assert path.read_text() == "before"
@@ -49,14 +49,14 @@ def test_it_is_on_the_disk_before_it_has_its_name(
 
     for name in ("fsync", "replace"):
         monkeypatch.setattr(os, name, noting(name))
-    write_whole(path, "text", durable=True)
+    atomic_write_text(path, "text", durable=True)
     assert order == ["fsync", "replace", "fsync"]  # the folder's, for the name
 
 
 def test_writers_at_the_same_time(tmp_path: Path) -> None:
     path = tmp_path / "file"
     texts = [str(number) * 100_000 for number in range(8)]
-    writers = [threading.Thread(target=write_whole, args=(path, text)) for text in texts]
+    writers = [threading.Thread(target=atomic_write_text, args=(path, text)) for text in texts]
     for writer in writers:
         writer.start()
     for writer in writers:

@@ -72,12 +72,12 @@ WITH_MEDIA = {"benchmark", "data", "media", "planner.stages"}
 WITHOUT_MODELS = {
     *("algorithms", "data", "experience", "media", "parallel", "planner", "platforms", "rewards"),
     *("rollout", "rl.advantages", "rl.reward_shaping", "rl.mismatch", "rl.summary"),
-    *("training.batches", "training.differences", "training.losses", "training.machine"),
+    *("training.batches", "training.differences", "training.losses", "training.hardware"),
     *("training.sharding", "training.token_values"),
     *("models.llama", "models.qwen2", "models.qwen3", "models.text"),
     *("models.qwen_vl.grid", "models.qwen_vl.layout", "models.qwen_vl.mapping"),
     *("models.qwen_vl.merger", "models.rotary", "models.swiglu"),
-    *("models.vila.layers_not_run", "models.vila.layout", "models.vila.mapping"),
+    *("models.vila.unused_layers", "models.vila.layout", "models.vila.mapping"),
     *("models.vila.picture_settings", "models.vila.projector", "models.vila.scales"),
     "models.param_mapping",
 }

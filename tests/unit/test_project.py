@@ -21,7 +21,7 @@ from packaging.utils import canonicalize_name
 from megatron_longrl.checkpoint.architecture import architecture_fields
 from megatron_longrl.cli.load import load_config
 from megatron_longrl.config import Config, Entry
-from megatron_longrl.models.family import find_family
+from megatron_longrl.models.family import HfExport, find_family
 
 ROOT = Path(__file__).parents[2]
 FOLDERS = (".ci", "docker", "examples", "tests", "tools")
@@ -82,7 +82,7 @@ SEVEN_B: dict[str, Any] = {
 def checkpoints(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Folders with the settings of published sizes; of Qwen-VL, transformers' defaults."""
     root = tmp_path_factory.mktemp("checkpoints")
-    vila = find_family("vila").hf_configs(Config.of(SEVEN_B), "bfloat16", ())
+    vila = find_family("vila").hf_configs(Config.of(SEVEN_B), HfExport("bfloat16"))
     files: dict[str, dict[str, dict[str, Any]]] = {
         "vila": {**vila, "llm/tokenizer.json": {}},
         "qwen2_5_vl": {"config.json": {"model_type": "qwen2_5_vl"}, "tokenizer.json": {}},

@@ -56,7 +56,7 @@ def difference(ours: Tensor, theirs: Tensor) -> Difference:
 def model_logits(
     model: TrainedModel,
     parallel: ParallelSection,
-    model_section: ModelSection,
+    section: ModelSection,
     prompt: Prompt,
     units: Sequence[UnitTensors],
 ) -> Tensor:
@@ -70,7 +70,7 @@ def model_logits(
     group = model.policy.module.pg_collection.cp
     shard = shard_batch(batch, group, parallel.cp_comm_type, platform.device)
     media = {}
-    encoders = find_family(model_section.family).encoders
+    encoders = find_family(section.family).encoders
     for spec, inputs in zip(prompt.media, units, strict=True):
         name = next(name for name, e in encoders.items() if spec.modality in e.modalities)
         media[spec.key()] = model.encoders[name].module(*inputs, spec.preprocess).flatten(0, -2)
@@ -78,7 +78,7 @@ def model_logits(
     logits = F.linear(
         hidden_for_logits(model.policy.module, hidden), output_weight(model.policy.module)
     )[:, 0]
-    return logits[:, : model_section.vocab_size].float()
+    return logits[:, : section.vocab_size].float()
 
 
 def compare(hf_dir: Path, megatron_dir: Path, row: Row, flags: argparse.Namespace) -> Difference:

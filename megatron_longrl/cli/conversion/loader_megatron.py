@@ -8,21 +8,20 @@ from __future__ import annotations
 import argparse
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
 from megatron_longrl.checkpoint import folder as layout
-from megatron_longrl.checkpoint.metadata_file import check_core_files
-from megatron_longrl.checkpoint.stored import StoredParameters
-from megatron_longrl.checkpoint.stored_weights import (
-    StoredWeights,
+from megatron_longrl.checkpoint.dist_reader import StoredParameters
+from megatron_longrl.checkpoint.merged_reader import (
+    MergedWeights,
     check_stored_sizes,
     read_adapter,
     stored_scale,
 )
+from megatron_longrl.checkpoint.metadata_file import check_core_files
 from megatron_longrl.cli.conversion.plugins import Adapters, Source
 from megatron_longrl.config.schema import Config, InvalidConfig, known_fields
 from megatron_longrl.errors import UserError, brief
@@ -58,17 +57,16 @@ def load_checkpoint(args: argparse.Namespace) -> Source:
     return Source(
         folder=folder,
         config=config,
-        read=StoredWeights(stored, config, scale).read,
-        adapters=_adapters(stored, saved["config"], config) if scale is not None else None,
+        read=MergedWeights(stored, config, scale).read,
+        adapters=Adapters(
+            config.replace(lora_rank=saved["config"]["lora_rank"]), partial(read_adapter, stored)
+        )
+        if scale is not None
+        else None,
         unused=_tensors(unused) if unused.exists() else {},
         tokenizer=tokenizer if tokenizer.exists() else None,
         files=_files(folder / layout.HF_FILES),
     )
-
-
-def _adapters(stored: StoredParameters, saved: dict[str, Any], config: Config) -> Adapters:
-    trained = config.replace(lora_rank=saved["lora_rank"])
-    return Adapters(trained, partial(read_adapter, stored))
 
 
 def _refuse_links(checkpoint: Path, *folders: Path) -> None:

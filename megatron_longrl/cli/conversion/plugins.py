@@ -12,7 +12,7 @@ from pathlib import Path
 
 from torch import Tensor
 
-from megatron_longrl.config import Config
+from megatron_longrl.config import Config, ModelConfig
 from megatron_longrl.conversion.mapping import mapping_table
 from megatron_longrl.conversion.peft import Pair
 from megatron_longrl.models.param_mapping import TensorMapping
@@ -22,7 +22,7 @@ from megatron_longrl.models.param_mapping import TensorMapping
 class Adapters:
     """LoRA adapters of a checkpoint."""
 
-    config: Config
+    config: ModelConfig
     """Of the training, with its --lora fields."""
     read: Callable[[TensorMapping], Pair | None]
     """Gives the full A and B beside a parameter of the mapping table."""
@@ -48,6 +48,11 @@ class Source:
     """Other files that an export carries along, by their paths in its folder."""
 
 
-def tensor_names(config: Config) -> list[str]:
+def tensor_names(config: ModelConfig) -> list[str]:
     """All tensors of a model's export, in the order of the mapping table."""
-    return [n for row in mapping_table(config).expand() if row.exported for n in row.hf]
+    return [
+        n
+        for mapping in mapping_table(config).expand()
+        if mapping.exported
+        for n in mapping.hf_params
+    ]

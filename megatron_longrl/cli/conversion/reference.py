@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from megatron_longrl.cli.installed import unfit_torchvision
-from megatron_longrl.config import Config
+from megatron_longrl.config import ModelConfig
 from megatron_longrl.config.model import ModelSection
 from megatron_longrl.conversion.hf import HfFolder
 from megatron_longrl.data.prompts import Prompt
@@ -35,7 +35,7 @@ _WITHOUT_ITS_CODE = {
 
 @torch.no_grad()
 def hugging_face_logits(
-    source: HfFolder, config: Config, prompt: Prompt, pixels: Sequence[Tensor]
+    source: HfFolder, config: ModelConfig, prompt: Prompt, pixels: Sequence[Tensor]
 ) -> Tensor:
     """[P, v] of a prompt, in float32.
 
@@ -115,7 +115,7 @@ def media_arguments(
 
 @torch.no_grad()
 def vila_embeddings(
-    source: HfFolder, config: Config, prompt: Prompt, pixels: Sequence[Tensor]
+    source: HfFolder, config: ModelConfig, prompt: Prompt, pixels: Sequence[Tensor]
 ) -> tuple[Any, Tensor]:
     """The language model, and what it is given of a prompt: [P, h]."""
     from transformers import SiglipVisionModel
@@ -128,7 +128,7 @@ def vila_embeddings(
         tower = SiglipVisionModel.from_pretrained(
             source.folder / "vision_tower", dtype=torch.float32, **_WITHOUT_ITS_CODE
         ).eval()
-        in_fp32 = config.replace(bf16=False).training
+        in_fp32 = config.training.model_copy(update={"bf16": False})
         projector = VilaProjector(config.family_as(VilaSection), in_fp32, config.model)
         for name, parameter in projector.named_parameters():
             parameter.copy_(source.read(f"mm_projector/{name}"))

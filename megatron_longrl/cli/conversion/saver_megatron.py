@@ -53,7 +53,7 @@ def save_checkpoint(source: Source, args: argparse.Namespace) -> None:
             groups=groups,
             config=config,
             carry_from=source.folder,
-            writer=StreamedSave(groups.control, config, modules, source.read),
+            writer=StreamedSave(groups.gloo_group, config, modules, source.read),
         )
     except BaseException:
         shutil.rmtree(partial_folder(iteration_folder(target, RELEASE)), ignore_errors=True)

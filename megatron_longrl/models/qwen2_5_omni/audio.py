@@ -30,7 +30,7 @@ from megatron_longrl.models.qwen2_5_omni.config import OmniSection
 from megatron_longrl.platforms import platform
 
 if TYPE_CHECKING:
-    from megatron_longrl.config import Config
+    from megatron_longrl.config import ModelConfig
     from megatron_longrl.media.modalities.audio.spec import AudioPreprocess
     from megatron_longrl.parallel.encoder_groups import EncoderGroups
 
@@ -38,7 +38,7 @@ _LONGEST_WAVE = 10_000.0
 _EPSILON = 1e-5
 
 
-def audio_transformer_config(config: Config) -> TransformerConfig:
+def audio_transformer_config(config: ModelConfig) -> TransformerConfig:
     """megatron-core's configuration of the tower, which is whole on every rank."""
     family = config.family_as(OmniSection)
     return TransformerConfig(
@@ -58,7 +58,7 @@ def audio_transformer_config(config: Config) -> TransformerConfig:
 class OmniAudioEncoder(MegatronModule):
     """Units of log-mel features -> embeddings of the language model."""
 
-    def __init__(self, config: Config, groups: EncoderGroups) -> None:
+    def __init__(self, config: ModelConfig, groups: EncoderGroups) -> None:
         family = config.family_as(OmniSection)
         transformer_config = audio_transformer_config(config)
         super().__init__(config=transformer_config)

@@ -13,7 +13,7 @@ from megatron_longrl.models.qwen2_5_omni.mapping import completion, sizes, table
 from megatron_longrl.models.qwen_vl.encoder import QwenVisionEncoder
 
 if TYPE_CHECKING:
-    from megatron_longrl.config import Config
+    from megatron_longrl.config.data import DataSection
 
 
 def _served_name(name: str) -> str:
@@ -21,8 +21,8 @@ def _served_name(name: str) -> str:
     return name.partition("/")[2].removeprefix("thinker.")
 
 
-def _units_at_a_time(config: Config, preprocess: Any) -> int:
-    return config.data.encoder_chunk_frames
+def _units_at_a_time(data: DataSection, preprocess: Any) -> int:
+    return data.encoder_chunk_frames
 
 
 _PARTS = ("llm", "vision_tower", "mm_projector", "audio_tower", "audio_marks")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -22,7 +21,8 @@ from megatron_longrl.models.qwen_vl.hf_config import (
 from megatron_longrl.models.text.kinds import QWEN2_5_OMNI_DEFAULTS
 
 if TYPE_CHECKING:
-    from megatron_longrl.config import Config
+    from megatron_longrl.config import ModelConfig
+    from megatron_longrl.models.family import HfExport
 
 WHOLE, THINKER = "qwen2_5_omni", "qwen2_5_omni_thinker"
 """``model_type`` of both kinds."""
@@ -110,8 +110,9 @@ def _check_features(folder: Path, bins: int) -> None:
         return
 
 
-def hf_configs(config: Config, dtype: str, written: Collection[str]) -> dict[str, dict[str, Any]]:
+def hf_configs(config: ModelConfig, export: HfExport) -> dict[str, dict[str, Any]]:
     """``config.json`` of an export."""
+    dtype = export.dtype
     family = config.family_as(OmniSection)
     vision = {
         "model_type": "qwen2_5_omni_vision_encoder",

@@ -42,7 +42,7 @@ from megatron_longrl.models.qwen2_5_omni.config import OmniSection
 from megatron_longrl.models.qwen_vl.layout import Qwen25Layout, Symbols
 
 if TYPE_CHECKING:
-    from megatron_longrl.config import Config
+    from megatron_longrl.config.family import FamilySection
     from megatron_longrl.data.tokenizer import Tokenizer
 
 _VISION = "<|vision_bos|>", "<|vision_eos|>"
@@ -93,9 +93,9 @@ class OmniLayout(Qwen25Layout):
         "audio": audio.pattern,
     }
 
-    def __init__(self, config: Config, tokenizer: Tokenizer) -> None:
-        super().__init__(config, tokenizer)
-        family = config.family_as(OmniSection)
+    def __init__(self, family: FamilySection, tokenizer: Tokenizer) -> None:
+        super().__init__(family, tokenizer)
+        family = OmniSection.of(family)
         self.audio_id = tokenizer.id_of(self.audio.pad)
         self.preprocess = AudioPreprocess(
             Mel(family.audio_mel_bins),

@@ -24,7 +24,7 @@ from megatron_longrl.models.sizes import Sized
 from megatron_longrl.models.text.mapping import language_model
 
 if TYPE_CHECKING:
-    from megatron_longrl.config import Config
+    from megatron_longrl.config import ModelConfig
 
 _MERGER: MergerNames = ("ln_q", "mlp.0", "mlp.2")
 _KINDS = ("weight", "bias")
@@ -48,15 +48,15 @@ class QueryValueBias(QKV):
         return query, value
 
 
-def table(config: Config) -> MappingRegistry:
+def table(config: ModelConfig) -> MappingRegistry:
     """All parameters."""
     family = config.family_as(OmniSection)
     prefix = family.name_prefix
     return MappingRegistry(
         entries=(
             *language_model(config, f"{prefix}model.", f"{prefix}lm_head."),
-            *tower(config, f"vision_tower/{prefix}visual.", has_fused_qkv=False),
-            *mergers(config, f"mm_projector/{prefix}visual.", _MERGER),
+            *tower(family, config.parallel, f"vision_tower/{prefix}visual.", has_fused_qkv=False),
+            *mergers(family, f"mm_projector/{prefix}visual.", _MERGER),
             *_audio_tower(family, f"audio_tower/{prefix}audio_tower."),
         ),
         layers={
@@ -69,7 +69,7 @@ def table(config: Config) -> MappingRegistry:
     )
 
 
-def completion(config: Config) -> dict[str, Tensor]:
+def completion(config: ModelConfig) -> dict[str, Tensor]:
     """What no layer here holds, and the family's class has."""
     name = f"audio_marks/{config.family_as(OmniSection).name_prefix}{AUDIO_MARKS}"
     return {name: torch.zeros(2, config.model.hidden_size, dtype=config.training.params_dtype)}

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from megatron_longrl.config.sizes import WIDEST
-from megatron_longrl.models.family import Family
+from megatron_longrl.models.family import Family, HfExport
 from megatron_longrl.models.hf_settings import HfConfig, Settings
 from megatron_longrl.models.media_encoder import vision_encoder
 from megatron_longrl.models.param_mapping import MappingRegistry
@@ -27,7 +27,7 @@ from megatron_longrl.models.sizes import Sized
 from megatron_longrl.models.text.kinds import QWEN2_5_VL_DEFAULTS
 
 if TYPE_CHECKING:
-    from megatron_longrl.config import Config
+    from megatron_longrl.config import ModelConfig
 
 
 _BODY, _VISUAL = "model.", "visual."
@@ -52,7 +52,7 @@ _TOWER = {
 """Defaults of transformers' Qwen2_5_VLVisionConfig."""
 
 
-def _table(config: Config) -> MappingRegistry:
+def _table(config: ModelConfig) -> MappingRegistry:
     return table(config, body=_BODY, visual=_VISUAL, names=_MERGER)
 
 
@@ -105,7 +105,7 @@ def _text_settings(outer: Settings) -> Settings:
     return inner.changed(tie_word_embeddings=is_tied)
 
 
-def _hf_configs(config: Config, dtype: str, written: Collection[str]) -> dict[str, dict[str, Any]]:
+def _hf_configs(config: ModelConfig, export: HfExport) -> dict[str, dict[str, Any]]:
     family = config.family_as(QwenVLSection)
     vision = {
         "hidden_act": "silu",
@@ -114,7 +114,7 @@ def _hf_configs(config: Config, dtype: str, written: Collection[str]) -> dict[st
         "tokens_per_second": int(family.vision_tokens_per_second),
     }
     architecture = "Qwen2_5_VLForConditionalGeneration"
-    return {"config.json": model_settings(config, dtype, "qwen2_5_vl", architecture, vision)}
+    return {"config.json": model_settings(config, export.dtype, "qwen2_5_vl", architecture, vision)}
 
 
 FAMILY = Family(

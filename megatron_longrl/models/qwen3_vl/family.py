@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from megatron_longrl.config.sizes import WIDEST
-from megatron_longrl.models.family import Family
+from megatron_longrl.models.family import Family, HfExport
 from megatron_longrl.models.hf_settings import HfConfig, Settings
 from megatron_longrl.models.media_encoder import vision_encoder
 from megatron_longrl.models.param_mapping import MappingRegistry
@@ -28,7 +28,7 @@ from megatron_longrl.models.sizes import Sized
 from megatron_longrl.models.text.kinds import QWEN3_VL_DEFAULTS
 
 if TYPE_CHECKING:
-    from megatron_longrl.config import Config
+    from megatron_longrl.config import ModelConfig
 
 _ACTIVATION = "gelu_pytorch_tanh"
 _MERGERS = ("visual.merger.", "visual.deepstack_merger_list.")
@@ -58,7 +58,7 @@ _TOWER = {
 """Defaults of transformers' Qwen3VLVisionConfig."""
 
 
-def _table(config: Config) -> MappingRegistry:
+def _table(config: ModelConfig) -> MappingRegistry:
     return table(config, body=_BODY, visual=_VISUAL, names=_MERGER)
 
 
@@ -98,7 +98,7 @@ def _text_settings(outer: Settings) -> Settings:
     return outer.section("text_config").changed(tie_word_embeddings=is_tied)
 
 
-def _hf_configs(config: Config, dtype: str, written: Collection[str]) -> dict[str, dict[str, Any]]:
+def _hf_configs(config: ModelConfig, export: HfExport) -> dict[str, dict[str, Any]]:
     family = config.family_as(QwenVLSection)
     vision = {
         "hidden_act": _ACTIVATION,
@@ -106,7 +106,7 @@ def _hf_configs(config: Config, dtype: str, written: Collection[str]) -> dict[st
         "deepstack_visual_indexes": list(family.vision_deepstack_layers),
     }
     architecture = "Qwen3VLForConditionalGeneration"
-    return {"config.json": model_settings(config, dtype, "qwen3_vl", architecture, vision)}
+    return {"config.json": model_settings(config, export.dtype, "qwen3_vl", architecture, vision)}
 
 
 def _served_name(name: str) -> str:

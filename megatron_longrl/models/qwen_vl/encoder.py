@@ -13,14 +13,14 @@ from megatron_longrl.models.qwen_vl.merger import QwenProjector
 from megatron_longrl.models.qwen_vl.tower import QwenVisionTower, vision_transformer_config
 
 if TYPE_CHECKING:
-    from megatron_longrl.config import Config
+    from megatron_longrl.config import ModelConfig
     from megatron_longrl.parallel.encoder_groups import EncoderGroups
 
 
 class QwenVisionEncoder(MegatronModule):
     """Temporal patches to embeddings of the language model."""
 
-    def __init__(self, config: Config, groups: EncoderGroups) -> None:
+    def __init__(self, config: ModelConfig, groups: EncoderGroups) -> None:
         super().__init__(config=vision_transformer_config(config))
         self.vision_tower = QwenVisionTower(config, groups)
         self.projector = QwenProjector(config)

@@ -18,7 +18,7 @@ from megatron_longrl.models.text.hf_config import (
 from megatron_longrl.models.text.kinds import KINDS, Defaults, language_kind
 
 if TYPE_CHECKING:
-    from megatron_longrl.config import Config
+    from megatron_longrl.config import ModelConfig
 
 _MERGE = 2
 """Side of the blocks that are merged; the only one that these families have."""
@@ -154,7 +154,7 @@ def _budget(
 
 
 def model_settings(
-    config: Config, dtype: str, family: str, architecture: str, vision: dict[str, Any]
+    config: ModelConfig, dtype: str, family: str, architecture: str, vision: dict[str, Any]
 ) -> dict[str, Any]:
     """A whole ``config.json``.
 

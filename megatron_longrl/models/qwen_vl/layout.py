@@ -22,7 +22,7 @@ from megatron_longrl.models.qwen_vl.config import QwenVLSection
 from megatron_longrl.models.qwen_vl.sizes import PixelBudget, resized
 
 if TYPE_CHECKING:
-    from megatron_longrl.config import Config
+    from megatron_longrl.config.family import FamilySection
     from megatron_longrl.data.tokenizer import Tokenizer
 
 _FEWEST_FRAMES = 4
@@ -58,8 +58,8 @@ class QwenLayout(VisualLayout):
     turns_images: ClassVar[bool] = True
     """``load_image`` of transformers and vLLM turns them."""
 
-    def __init__(self, config: Config, tokenizer: Tokenizer) -> None:
-        family = config.family_as(QwenVLSection)
+    def __init__(self, family: FamilySection, tokenizer: Tokenizer) -> None:
+        family = QwenVLSection.of(family)
         self.times = family.vision_temporal_patch_size
         self.merge = family.vision_merge_size
         self.patch = family.vision_patch_size
@@ -150,10 +150,9 @@ class Qwen25Layout(QwenLayout):
     transformers since 5.3 starts it from the frames' sides whatever the time.
     """
 
-    def __init__(self, config: Config, tokenizer: Tokenizer) -> None:
-        family = config.family_as(QwenVLSection)
-        super().__init__(config, tokenizer)
-        self._tokens_per_second = family.vision_tokens_per_second
+    def __init__(self, family: FamilySection, tokenizer: Tokenizer) -> None:
+        super().__init__(family, tokenizer)
+        self._tokens_per_second = QwenVLSection.of(family).vision_tokens_per_second
 
     def _video_size(self, info: VideoInfo, frames: int) -> tuple[int, int]:
         factor = self.patch * self.merge

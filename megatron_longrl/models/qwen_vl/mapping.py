@@ -21,13 +21,13 @@ from megatron_longrl.models.sizes import Sized
 from megatron_longrl.models.text.mapping import language_model, language_sizes
 
 if TYPE_CHECKING:
-    from megatron_longrl.config import Config
+    from megatron_longrl.config import ModelConfig
     from megatron_longrl.config.parallel import ParallelSection
 
 _KINDS = ("weight", "bias")
 
 
-def table(config: Config, *, body: str, visual: str, names: MergerNames) -> MappingRegistry:
+def table(config: ModelConfig, *, body: str, visual: str, names: MergerNames) -> MappingRegistry:
     """All parameters.
 
     Args:
@@ -39,8 +39,8 @@ def table(config: Config, *, body: str, visual: str, names: MergerNames) -> Mapp
     return MappingRegistry(
         entries=(
             *language_model(config, body),
-            *tower(config, f"vision_tower/{visual}"),
-            *mergers(config, f"mm_projector/{visual}", names),
+            *tower(family, config.parallel, f"vision_tower/{visual}"),
+            *mergers(family, f"mm_projector/{visual}", names),
         ),
         layers={"llm": config.model.num_layers, "vision_tower": family.vision_num_layers},
         ignored=("rotary_emb.inv_freq", "rotary_pos_emb.inv_freq"),
@@ -88,29 +88,30 @@ MergerNames = tuple[str, str, str]
 """The norm and the two linear layers of a merger, as a family calls them."""
 
 
-def tower(config: Config, theirs: str, *, has_fused_qkv: bool = True) -> tuple[TensorMapping, ...]:
+def tower(
+    family: QwenVLSection, parallel: ParallelSection, theirs: str, *, has_fused_qkv: bool = True
+) -> tuple[TensorMapping, ...]:
     """The vision tower without its mergers.
 
     Args:
         has_fused_qkv: their queries, keys and values are one tensor.
     """
-    family = config.family_as(QwenVLSection)
     ours = "encoder.vision_tower."
     patch = (3, family.vision_temporal_patch_size, *[family.vision_patch_size] * 2)
-    rows: list[TensorMapping] = [
+    mappings: list[TensorMapping] = [
         PatchEmbedMapping(
             f"{ours}patch_embedding.weight", (f"{theirs}patch_embed.proj.weight",), True, patch
         )
     ]
     if family.vision_patch_bias:
-        rows.append(_same(f"{ours}patch_embedding.bias", f"{theirs}patch_embed.proj.bias"))
+        mappings.append(_same(f"{ours}patch_embedding.bias", f"{theirs}patch_embed.proj.bias"))
     if family.vision_num_position_embeddings:
-        rows.append(_same(f"{ours}position_embedding.weight", f"{theirs}pos_embed.weight"))
+        mappings.append(_same(f"{ours}position_embedding.weight", f"{theirs}pos_embed.weight"))
     return (
-        *rows,
+        *mappings,
         *_layers(
             family,
-            config.parallel,
+            parallel,
             f"{ours}decoder.layers.*.",
             f"{theirs}blocks.*.",
             has_fused_qkv,
@@ -154,9 +155,8 @@ def _layers(
         yield _summed(f"{ours}mlp.linear_fc2.{kind}", down, whole)
 
 
-def mergers(config: Config, theirs: str, names: MergerNames) -> Iterator[TensorMapping]:
+def mergers(family: QwenVLSection, theirs: str, names: MergerNames) -> Iterator[TensorMapping]:
     """The merger, and those of DeepStack."""
-    family = config.family_as(QwenVLSection)
     places = [("encoder.projector.merger.", f"{theirs}merger.")]
     places += [
         (f"encoder.projector.deepstack.{k}.", f"{theirs}deepstack_merger_list.{k}.")

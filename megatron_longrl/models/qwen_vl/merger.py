@@ -11,7 +11,7 @@ from megatron_longrl.models.qwen_vl.config import QwenVLSection
 from megatron_longrl.platforms import platform
 
 if TYPE_CHECKING:
-    from megatron_longrl.config import Config
+    from megatron_longrl.config import ModelConfig
     from megatron_longrl.config.model import ModelSection
     from megatron_longrl.config.training import TrainingSection
 
@@ -58,7 +58,7 @@ class PatchMerger(torch.nn.Module):
 class QwenProjector(torch.nn.Module):
     """The merger of the last layer's features and, for DeepStack, one for every tapped layer's."""
 
-    def __init__(self, config: Config) -> None:
+    def __init__(self, config: ModelConfig) -> None:
         family = config.family_as(QwenVLSection)
         super().__init__()
         self.merger = PatchMerger(family, config.training, config.model)

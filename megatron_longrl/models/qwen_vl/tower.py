@@ -37,13 +37,13 @@ from megatron_longrl.models.qwen_vl.grid import (
 from megatron_longrl.platforms import platform
 
 if TYPE_CHECKING:
-    from megatron_longrl.config import Config
+    from megatron_longrl.config import ModelConfig
     from megatron_longrl.parallel.encoder_groups import EncoderGroups
 
 _ROTARY_BASE = 10000.0
 
 
-def vision_transformer_config(config: Config) -> TransformerConfig:
+def vision_transformer_config(config: ModelConfig) -> TransformerConfig:
     """megatron-core's configuration of the tower."""
     family = config.family_as(QwenVLSection)
     tensor = (
@@ -81,7 +81,7 @@ class QwenVisionTower(MegatronModule):
     learned positions (Qwen3-VL) are resampled to the grid of the frame.
     """
 
-    def __init__(self, config: Config, groups: EncoderGroups) -> None:
+    def __init__(self, config: ModelConfig, groups: EncoderGroups) -> None:
         family = config.family_as(QwenVLSection)
         transformer_config = vision_transformer_config(config)
         super().__init__(config=transformer_config)

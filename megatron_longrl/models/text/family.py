@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
 from typing import TYPE_CHECKING, Any
 
-from megatron_longrl.models.family import Family
+from megatron_longrl.models.family import Family, HfExport
 from megatron_longrl.models.param_mapping import MappingRegistry
 from megatron_longrl.models.text.hf_config import language_fields, language_settings
 from megatron_longrl.models.text.mapping import language_model, language_sizes
 
 if TYPE_CHECKING:
-    from megatron_longrl.config import Config
+    from megatron_longrl.config import ModelConfig
     from megatron_longrl.models.hf_settings import HfConfig
 
 
@@ -28,7 +27,7 @@ def text_family(model_type: str) -> Family:
     )
 
 
-def _table(config: Config) -> MappingRegistry:
+def _table(config: ModelConfig) -> MappingRegistry:
     return MappingRegistry(
         entries=language_model(config),
         layers={"llm": config.model.num_layers},
@@ -40,5 +39,5 @@ def _fields(source: HfConfig) -> dict[str, Any]:
     return language_fields(source.settings)
 
 
-def _hf_configs(config: Config, dtype: str, written: Collection[str]) -> dict[str, dict[str, Any]]:
-    return {"config.json": language_settings(config.model, config.rotary, dtype)}
+def _hf_configs(config: ModelConfig, export: HfExport) -> dict[str, dict[str, Any]]:
+    return {"config.json": language_settings(config.model, config.rotary, export.dtype)}

@@ -17,12 +17,12 @@ from megatron_longrl.models.param_mapping import (
 from megatron_longrl.models.sizes import Sized
 
 if TYPE_CHECKING:
-    from megatron_longrl.config import Config
+    from megatron_longrl.config import ModelConfig
     from megatron_longrl.config.model import ModelSection
 
 
 def language_model(
-    config: Config, body: str = "model.", output: str = "lm_head."
+    config: ModelConfig, body: str = "model.", output: str = "lm_head."
 ) -> tuple[TensorMapping, ...]:
     """Entries of the part ``llm``.
 

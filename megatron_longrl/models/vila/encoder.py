@@ -17,14 +17,14 @@ from megatron_longrl.models.vila.siglip import (
 )
 
 if TYPE_CHECKING:
-    from megatron_longrl.config import Config
+    from megatron_longrl.config import ModelConfig
     from megatron_longrl.parallel.encoder_groups import EncoderGroups
 
 
 class VisionEncoder(MegatronModule):
     """Frames to language-model embeddings."""
 
-    def __init__(self, config: Config, groups: EncoderGroups) -> None:
+    def __init__(self, config: ModelConfig, groups: EncoderGroups) -> None:
         family = config.family_as(VilaSection)
         super().__init__(config=vision_transformer_config(config))
         self.vision_tower = SiglipVisionTower(config, groups)

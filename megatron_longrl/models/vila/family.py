@@ -6,9 +6,9 @@ from megatron_longrl.models.family import Family
 from megatron_longrl.models.media_encoder import vision_encoder
 from megatron_longrl.models.vila.encoder import VisionEncoder
 from megatron_longrl.models.vila.hf_config import config_from_hf, hf_configs
-from megatron_longrl.models.vila.layers_not_run import identity_layers
 from megatron_longrl.models.vila.layout import VilaLayout
 from megatron_longrl.models.vila.mapping import mapping_table, sizes
+from megatron_longrl.models.vila.unused_layers import identity_layers
 
 _PREFIXES = {"vision_tower": "vision_model."}
 """In front of every tensor's name in a folder; newer transformers leave it out."""

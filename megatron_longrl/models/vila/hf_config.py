@@ -6,11 +6,11 @@ A folder has a top ``config.json`` and three folders, each with its own: ``llm/`
 
 from __future__ import annotations
 
-from collections.abc import Collection
 from typing import TYPE_CHECKING, Any
 
 from megatron_longrl.config.sizes import MOST_HEADS, MOST_LAYERS, WIDEST
 from megatron_longrl.errors import UserError, brief
+from megatron_longrl.models.family import HfExport
 from megatron_longrl.models.hf_processors import normalisation, processor_settings
 from megatron_longrl.models.hf_settings import LONGEST, HfConfig, Settings
 from megatron_longrl.models.text.hf_config import language_fields, language_settings
@@ -23,7 +23,7 @@ from megatron_longrl.models.vila.picture_settings import (
 from megatron_longrl.models.vila.projector_kinds import widths
 
 if TYPE_CHECKING:
-    from megatron_longrl.config import Config
+    from megatron_longrl.config import ModelConfig
 
 _TOWER = "SiglipVisionModel"
 _TOWER_SETTINGS = {"hidden_act": "gelu_pytorch_tanh", "num_channels": 3}
@@ -97,21 +97,17 @@ def _projector_fields(source: HfConfig) -> dict[str, Any]:
     return {"projector_type": projector_kind(kind, source.settings.values)}
 
 
-def hf_configs(
-    config: Config, dtype: str, written: Collection[str] = ()
-) -> dict[str, dict[str, Any]]:
-    """The JSON files of an export, by path.
-
-    Args:
-        dtype: ``float32`` or ``bfloat16``, of the weights that are written.
-        written: names of the weights. SigLIP's pooling head may be among them.
+def hf_configs(config: ModelConfig, export: HfExport) -> dict[str, dict[str, Any]]:
+    """The JSON files of an export, by path. SigLIP's pooling head may be among its tensors.
 
     Raises:
         UserError: transformers has no such language model.
     """
-    family = config.family_as(VilaSection)
+    family, dtype = config.family_as(VilaSection), export.dtype
     llm = language_settings(config.model, config.rotary, dtype)
-    pooling_head = any(name.startswith("vision_tower/vision_model.head.") for name in written)
+    pooling_head = any(
+        name.startswith("vision_tower/vision_model.head.") for name in export.written
+    )
     tower = {
         "architectures": [_TOWER],
         "model_type": "siglip_vision_model",
@@ -142,7 +138,7 @@ def hf_configs(
         "mm_projector": family.projector_type,
         "mm_vision_select_layer": family.vision_feature_layer,
         "hidden_size": config.model.hidden_size,
-        "num_video_frames": config.data.video_frames,
+        "num_video_frames": export.video_frames,
         "model_dtype": f"torch.{dtype}",
         **picture_settings(family),
     }

@@ -26,7 +26,7 @@ from megatron_longrl.models.vila.config import VilaSection
 from megatron_longrl.models.vila.tiles import nearest_tiling
 
 if TYPE_CHECKING:
-    from megatron_longrl.config import Config
+    from megatron_longrl.config.family import FamilySection
     from megatron_longrl.data.tokenizer import Tokenizer
 
 
@@ -37,8 +37,8 @@ class VilaLayout(VisualLayout):
     turns_images: ClassVar[bool] = False
     """llava/utils/media.py of VILA opens images with Pillow and leaves EXIF alone."""
 
-    def __init__(self, config: Config, tokenizer: Tokenizer) -> None:
-        self._family = config.family_as(VilaSection)
+    def __init__(self, family: FamilySection, tokenizer: Tokenizer) -> None:
+        self._family = VilaSection.of(family)
         self._media_id = tokenizer.media_id
         self._times = self._family.vision_temporal_pooling
 

@@ -19,11 +19,11 @@ from megatron_longrl.models.vila.config import VilaSection
 from megatron_longrl.models.vila.projector_kinds import parameter_names
 
 if TYPE_CHECKING:
-    from megatron_longrl.config import Config
+    from megatron_longrl.config import ModelConfig
     from megatron_longrl.config.parallel import ParallelSection
 
 
-def mapping_table(config: Config) -> MappingRegistry:
+def mapping_table(config: ModelConfig) -> MappingRegistry:
     """All parameters of a VILA model.
 
     Raises:
@@ -34,7 +34,7 @@ def mapping_table(config: Config) -> MappingRegistry:
         entries=(
             *language_model(config),
             *siglip(family, config.parallel),
-            *projector(config),
+            *projector(family),
         ),
         layers={"llm": config.model.num_layers, "vision_tower": family.layers_to_run},
         ignored=("rotary_emb.inv_freq", "embeddings.position_ids"),
@@ -105,9 +105,8 @@ def siglip(family: VilaSection, parallel: ParallelSection) -> tuple[TensorMappin
     return (*embeddings, *layers)
 
 
-def projector(config: Config) -> tuple[TensorMapping, ...]:
+def projector(family: VilaSection) -> tuple[TensorMapping, ...]:
     """The projector, whatever its kind."""
-    family = config.family_as(VilaSection)
     return tuple(
         DirectMapping(f"encoder.projector.{name}", (f"mm_projector/{name}",), replicated=True)
         for name in parameter_names(family.projector_type)

@@ -24,11 +24,11 @@ from megatron_longrl.models.vila.config import VilaSection
 from megatron_longrl.platforms import platform
 
 if TYPE_CHECKING:
-    from megatron_longrl.config import Config
+    from megatron_longrl.config import ModelConfig
     from megatron_longrl.parallel.encoder_groups import EncoderGroups
 
 
-def vision_transformer_config(config: Config) -> TransformerConfig:
+def vision_transformer_config(config: ModelConfig) -> TransformerConfig:
     """megatron-core's configuration of the tower."""
     family = config.family_as(VilaSection)
     tensor = (
@@ -52,7 +52,7 @@ def vision_transformer_config(config: Config) -> TransformerConfig:
 class SiglipVisionTower(MegatronModule):
     """Pixels [f, 3, S, S] -> patch features [f, patches, c] of the selected hidden layer."""
 
-    def __init__(self, config: Config, groups: EncoderGroups) -> None:
+    def __init__(self, config: ModelConfig, groups: EncoderGroups) -> None:
         family = config.family_as(VilaSection)
         transformer_config = vision_transformer_config(config)
         super().__init__(config=transformer_config)

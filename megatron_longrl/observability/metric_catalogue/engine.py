@@ -15,7 +15,7 @@ GROUP = MetricGroup(
     "first update where it has several (docs/exactness.md).",
     (
         Metric(
-            "gap/mean",
+            "rollout_corr/logprob_diff_mean",
             "absolute difference of the trainer's and the engine's log-probability of a token",
             f"mean over {ALL_TOKENS}",
             "nats",
@@ -27,26 +27,26 @@ GROUP = MetricGroup(
             "the engine; or give `--rollout-correction`",
         ),
         Metric(
-            "gap/p99",
+            "rollout_corr/logprob_diff_p99",
             "the difference that 99 of 100 tokens do not exceed",
             f"quantile, exact, over {ALL_TOKENS}",
             "nats",
-            "0 to `gap/max`",
+            "0 to `rollout_corr/logprob_diff_max`",
             TRAINED,
-            "some times `gap/mean`",
+            "some times `rollout_corr/logprob_diff_mean`",
         ),
         Metric(
-            "gap/max",
+            "rollout_corr/logprob_diff_max",
             "the largest difference",
             f"maximum over {ALL_TOKENS}",
             "nats",
             "0 and up",
             TRAINED,
-            unhealthy="many nats while `gap/mean` is small: single tokens differ, look at rare "
-            "tokens and at positions",
+            unhealthy="many nats while `rollout_corr/logprob_diff_mean` is small: single tokens "
+            "differ, look at rare tokens and at positions",
         ),
         Metric(
-            "ess/token",
+            "rollout_corr/ess_token",
             "effective sample size of the weights exp(trainer - engine) of tokens, over their "
             "number",
             f"over {ALL_TOKENS}",
@@ -57,17 +57,18 @@ GROUP = MetricGroup(
             "well below 1: few tokens carry the gradient; give `--rollout-correction`, or no lag",
         ),
         Metric(
-            "ess/sequence",
+            "rollout_corr/ess_sequence",
             "the same of the products of these weights over whole responses",
             "over all responses that the step has trained, of all replicas",
             "",
             "0 to 1",
             TRAINED,
             "near 1; falls with the length of responses",
-            "well below `ess/token`: prefer `--rollout-correction token` to `sequence`",
+            "well below `rollout_corr/ess_token`: prefer `--rollout-correction token` to "
+            "`sequence`",
         ),
         Metric(
-            "correction/mean",
+            "rollout_corr/rollout_is_mean",
             "weight by which the rollout correction multiplies the loss of a token",
             TOKENS,
             "",
@@ -77,7 +78,7 @@ GROUP = MetricGroup(
             "well below 1: many tokens are cut off or left out",
         ),
         Metric(
-            "correction/sample_share",
+            "rollout_corr/rollout_is_eff_sample_size",
             "effective sample size of these weights over the number of tokens",
             "over all response tokens of an update, of all replicas; mean over the updates",
             "",

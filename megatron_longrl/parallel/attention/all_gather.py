@@ -13,7 +13,7 @@ import torch.distributed as dist
 from torch import Tensor
 from torch.distributed import ProcessGroup
 
-from megatron_longrl.parallel.attention.blocks import Gradients, OnlineSoftmax
+from megatron_longrl.parallel.attention.blocks import AttentionGrads, OnlineSoftmax
 
 
 def all_gather_attention(
@@ -48,7 +48,7 @@ class _AllGatherAttention(torch.autograd.Function):
         keys, values = _gather(key, value, group).unbind(1)
         mine = coordinates.chunk(group.size(), dim=1)[group.rank()]
         attended = OnlineSoftmax(query)
-        attended.meet(query, keys, values, mine, coordinates, scale)
+        attended.update(query, keys, values, mine, coordinates, scale)
         output = attended.output.to(query.dtype)
         ctx.save_for_backward(query, key, value, coordinates, output, attended.logsumexp)
         ctx.group, ctx.scale = group, scale
@@ -60,8 +60,8 @@ class _AllGatherAttention(torch.autograd.Function):
         group = ctx.group
         keys, values = _gather(key, value, group).unbind(1)
         mine = coordinates.chunk(group.size(), dim=1)[group.rank()]
-        grads = Gradients(query)
-        everyones = grads.meet(
+        grads = AttentionGrads(query)
+        everyones = grads.accumulate(
             grad, output, logsumexp, query, keys, values, mine, coordinates, ctx.scale
         )
         own = everyones.new_empty(key.shape[0], *everyones.shape[1:])

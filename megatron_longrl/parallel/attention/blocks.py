@@ -13,11 +13,11 @@ import torch
 from torch import Tensor
 
 from megatron_longrl.parallel.attention.flash import additive_mask, flash_backward, flash_forward
-from megatron_longrl.parallel.attention.visibility import Kind, plan_blocks, visible
+from megatron_longrl.parallel.attention.tree_mask import BlockKind, plan_blocks, tree_mask
 
 
 class OnlineSoftmax:
-    """Queries that have met some keys: the softmax over those, to be merged with more.
+    """The softmax of queries over the keys that they have seen so far; more keys can follow.
 
     Args:
         query: [s, b, heads, d].
@@ -34,7 +34,7 @@ class OnlineSoftmax:
         )
         self.logsumexp = self.output.new_full((b, heads, s), -torch.inf)
 
-    def meet(
+    def update(
         self,
         query: Tensor,
         key: Tensor,
@@ -68,7 +68,7 @@ class OnlineSoftmax:
             before.copy_(merged)
 
 
-class Gradients:
+class AttentionGrads:
     """Sums of gradients over blocks.
 
     Attributes:
@@ -81,7 +81,7 @@ class Gradients:
             query, dtype=torch.float32, memory_format=torch.contiguous_format
         )
 
-    def meet(
+    def accumulate(
         self,
         grad: Tensor,
         output: Tensor,
@@ -93,7 +93,7 @@ class Gradients:
         key_coordinates: Tensor,
         scale: float,
     ) -> Tensor:
-        """The share of these keys; arguments as in :meth:`OnlineSoftmax.meet`.
+        """Add the gradients through these keys; arguments as in :meth:`OnlineSoftmax.update`.
 
         Args:
             grad: of the output over all keys.
@@ -152,7 +152,7 @@ class _BlockAttention(torch.autograd.Function):
         ctx: Any, query: Tensor, key: Tensor, value: Tensor, coordinates: Tensor, scale: float
     ) -> Tensor:
         attended = OnlineSoftmax(query)
-        attended.meet(query, key, value, coordinates, coordinates, scale)
+        attended.update(query, key, value, coordinates, coordinates, scale)
         output = attended.output.to(query.dtype)
         ctx.save_for_backward(query, key, value, coordinates, output, attended.logsumexp)
         ctx.scale = scale
@@ -161,8 +161,8 @@ class _BlockAttention(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         query, key, value, coordinates, output, logsumexp = ctx.saved_tensors
-        grads = Gradients(query)
-        grad_key_value = grads.meet(
+        grads = AttentionGrads(query)
+        grad_key_value = grads.accumulate(
             grad, output, logsumexp, query, key, value, coordinates, coordinates, ctx.scale
         )
         return *grads.result(grad_key_value), None, None
@@ -176,10 +176,10 @@ def _pieces(
         for block in plan_blocks(query, key):
             for run in block.runs:
                 mask = None
-                if run.kind is Kind.MASKED:
+                if run.kind is BlockKind.MASKED:
                     sides = (query[block.queries].to(device), key[run.keys].to(device))
-                    mask = additive_mask(visible(*sides), dtype)
-                yield row, block.queries, run.keys, mask, run.kind is Kind.CAUSAL
+                    mask = additive_mask(tree_mask(*sides), dtype)
+                yield row, block.queries, run.keys, mask, run.kind is BlockKind.CAUSAL
 
 
 def _heads_first(tensor: Tensor, row: int, span: slice) -> Tensor:

@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-SHORT = 512
+MAX_DENSE_KEYS = 512
 """Longest key sequence for which explicit products beat fused attention's backward on CPU."""
 
 
@@ -22,7 +22,7 @@ def dense_attention(
     """
     # [s, b, h, d] -> [b, h, s, d]
     query, key, value = (x.permute(1, 2, 0, 3) for x in (query, key, value))
-    if query.is_cuda or key.shape[2] > SHORT:
+    if query.is_cuda or key.shape[2] > MAX_DENSE_KEYS:
         context = F.scaled_dot_product_attention(
             query, key, value, attn_mask=mask, scale=scale, enable_gqa=True
         )

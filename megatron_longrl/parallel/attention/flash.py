@@ -14,7 +14,7 @@ from torch import Tensor
 
 _ATEN = torch.ops.aten
 
-HIDDEN = -1e30
+MASKED_SCORE = -1e30
 """What the mask adds to a hidden score. Finite: a row that sees nothing in a block gets a
 log-sum-exp near it, and so no weight when blocks are merged; the operators return 0 for -inf."""
 
@@ -26,7 +26,7 @@ def additive_mask(seen: Tensor, dtype: torch.dtype) -> Tensor:
     """bool [q, k] -> what to add to the scores, [1, 1, q, k], rows aligned as CUDA wants them."""
     q, k = seen.shape
     rows = seen.new_zeros(q, -(-k // 16) * 16, dtype=dtype)
-    return rows[:, :k].masked_fill_(~seen, HIDDEN)[None, None]
+    return rows[:, :k].masked_fill_(~seen, MASKED_SCORE)[None, None]
 
 
 def flash_forward(

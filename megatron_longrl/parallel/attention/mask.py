@@ -6,8 +6,8 @@ import torch
 from torch import Tensor
 from torch.distributed import ProcessGroup
 
-from megatron_longrl.parallel.attention.dense import SHORT
-from megatron_longrl.parallel.attention.visibility import token_coordinates, visible
+from megatron_longrl.parallel.attention.dense import MAX_DENSE_KEYS
+from megatron_longrl.parallel.attention.tree_mask import token_coordinates, tree_mask
 from megatron_longrl.parallel.sequence import shard_order
 
 
@@ -35,6 +35,6 @@ def attention_mask(
         coordinates = coordinates.index_select(1, shard_order(length, group.size()))
         if cp_comm_type == "p2p":
             return coordinates
-    if length > SHORT:
+    if length > MAX_DENSE_KEYS:
         return coordinates
-    return visible(coordinates, coordinates)[:, None].to(device)
+    return tree_mask(coordinates, coordinates)[:, None].to(device)

@@ -15,7 +15,7 @@ import torch.distributed as dist
 from torch import Tensor
 from torch.distributed import ProcessGroup
 
-from megatron_longrl.parallel.attention.blocks import Gradients, OnlineSoftmax
+from megatron_longrl.parallel.attention.blocks import AttentionGrads, OnlineSoftmax
 
 
 def ring_attention(
@@ -55,7 +55,7 @@ class _RingAttention(torch.autograd.Function):
             coming = _Passing(here, group) if step < ranks - 1 else None
             owner = (rank - step) % ranks
             keys, values = here.unbind(1)
-            attended.meet(query, keys, values, shards[rank], shards[owner], scale)
+            attended.update(query, keys, values, shards[rank], shards[owner], scale)
             if coming is not None:
                 here = coming.wait()
         output = attended.output.to(query.dtype)
@@ -69,14 +69,14 @@ class _RingAttention(torch.autograd.Function):
         group = ctx.group
         ranks, rank = group.size(), group.rank()
         shards = coordinates.chunk(ranks, dim=1)
-        grads = Gradients(query)
+        grads = AttentionGrads(query)
         here = torch.stack([key, value], dim=1)  # [s, 2, b, groups, d]
         following: _Passing | None = None
         for step in range(ranks):
             coming = _Passing(here, group) if step < ranks - 1 else None
             owner = (rank - step) % ranks
             keys, values = here.unbind(1)
-            share = grads.meet(
+            share = grads.accumulate(
                 grad,
                 output,
                 logsumexp,

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from megatron_longrl.atomic_file import whole_file
+from megatron_longrl.atomic_file import atomic_write
 from megatron_longrl.errors import UserError
 from megatron_longrl.experience.rollouts import (
     RewardedGroup,
@@ -60,7 +60,7 @@ def recorded_files(directory: Path) -> dict[int, dict[int, Path]]:
 
 def write_lines(path: Path, lines: Iterable[Line]) -> None:
     """One JSON object per line."""
-    with whole_file(path, durable=True) as aside, aside.open("w", encoding="utf-8") as file:
+    with atomic_write(path, durable=True) as aside, aside.open("w", encoding="utf-8") as file:
         for line in lines:
             file.write(json.dumps(line, ensure_ascii=False) + "\n")
 

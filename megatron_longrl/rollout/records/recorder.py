@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from megatron_longrl.checkpoint.architecture import architecture_of
 from megatron_longrl.errors import UserError
-from megatron_longrl.parallel.agree import together
+from megatron_longrl.parallel.rank_errors import raise_on_all_ranks
 from megatron_longrl.rollout.records.files import (
     FORMAT,
     Line,
@@ -25,7 +25,7 @@ from megatron_longrl.rollout.records.files import (
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from megatron_longrl.config import Config
+    from megatron_longrl.config import Config, ModelConfig
     from megatron_longrl.data.tokenizer import Tokenizer
     from megatron_longrl.experience.rollouts import RewardedGroup, RolloutGroup, RolloutKey
     from megatron_longrl.experience.sampling_settings import SamplingSettings
@@ -66,13 +66,14 @@ class RolloutRecorder:
         self,
         directory: str | Path,
         iteration: int,
-        config: Config,
+        config: ModelConfig,
+        rl_algorithm: str,
         tokenizer: Tokenizer,
         groups: ParallelGroups,
         keep_last: int | None = None,
     ) -> None:
         self.directory = Path(directory)
-        self._control = groups.control
+        self._gloo_group = groups.gloo_group
         self._keep_last = keep_last
         self._replica, self._replicas = groups.dp.rank(), groups.dp.size()
         self._writes = groups.replica.rank() == 0
@@ -82,9 +83,9 @@ class RolloutRecorder:
             "model": architecture_of(config),
             "tokenizer": tokenizer_line(tokenizer),
             "seed": config.training.seed,
-            "rl_algorithm": config.algorithm.rl_algorithm,
+            "rl_algorithm": rl_algorithm,
         }
-        with together(self._control):
+        with raise_on_all_ranks(self._gloo_group):
             if self._is_first:
                 with _disk(self.directory):
                     self.directory.mkdir(parents=True, exist_ok=True)
@@ -103,7 +104,7 @@ class RolloutRecorder:
             seconds: by phase of the step so far.
         """
         step, noted, self._noted = iteration + 1, self._noted, []
-        with together(self._control):
+        with raise_on_all_ranks(self._gloo_group):
             if self._writes:
                 with _disk(self.directory):
                     lines = [self._head(step, noted, seconds), *_lines(noted, outcome)]
@@ -144,7 +145,15 @@ def build_recorder(
     if config.rollout_record is None:
         return None
     keep_last = config.records.keep_last_rollouts
-    return RolloutRecorder(config.rollout_record, iteration, config, tokenizer, groups, keep_last)
+    return RolloutRecorder(
+        config.rollout_record,
+        iteration,
+        config,
+        config.algorithm.rl_algorithm,
+        tokenizer,
+        groups,
+        keep_last,
+    )
 
 
 def _settings(noted: Sequence[_Noted]) -> list[SamplingSettings]:

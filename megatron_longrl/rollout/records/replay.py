@@ -20,7 +20,7 @@ from megatron_longrl.experience.rollouts import (
     RolloutRequest,
 )
 from megatron_longrl.experience.sampling_settings import SamplingSettings
-from megatron_longrl.parallel.agree import together
+from megatron_longrl.parallel.rank_errors import raise_on_all_ranks
 from megatron_longrl.rewards.protocol import Rewards
 from megatron_longrl.rollout.engine import RolloutEngine
 from megatron_longrl.rollout.records.files import (
@@ -33,7 +33,7 @@ from megatron_longrl.rollout.records.files import (
 )
 
 if TYPE_CHECKING:
-    from megatron_longrl.config import Config
+    from megatron_longrl.config import ModelConfig
     from megatron_longrl.data.prompts import Prompt
     from megatron_longrl.data.tokenizer import Tokenizer
     from megatron_longrl.parallel.groups import ParallelGroups
@@ -61,7 +61,7 @@ class ReplayedRollouts(RolloutEngine, Rewards):
         self,
         directory: str | Path,
         steps: range,
-        config: Config,
+        config: ModelConfig,
         tokenizer: Tokenizer,
         groups: ParallelGroups,
     ) -> None:
@@ -69,11 +69,11 @@ class ReplayedRollouts(RolloutEngine, Rewards):
         self.stats = EngineStats()
         self.directory = Path(directory)
         self._config = config
-        self._control = groups.replica_control
+        self._gloo_group = groups.replica_gloo_group
         self._replica, self._replicas = groups.dp.rank(), groups.dp.size()
         self._step = 0
         self._waiting: dict[_Place, list[Line]] = {}
-        with together(groups.control):
+        with raise_on_all_ranks(groups.gloo_group):
             if not recorded_files(self.directory) and (self.directory / RECORD_FOLDER).is_dir():
                 self.directory /= RECORD_FOLDER
             self._files = recorded_files(self.directory)
@@ -90,7 +90,7 @@ class ReplayedRollouts(RolloutEngine, Rewards):
     ) -> list[RolloutGroup]:
         """The recorded responses to these prompts, with their rewards; what went on in a later step
         is partial."""
-        with together(self._control):
+        with raise_on_all_ranks(self._gloo_group):
             if sampling.step + 1 != self._step:
                 self._open(sampling.step + 1)
             return [self._group(request, sampling) for request in requests]

@@ -136,7 +136,7 @@ def model_bytes(shapes: Mapping[str, torch.Size], dtype: torch.dtype) -> int:
 
 
 def check_update(
-    info: Mapping[str, Any],
+    info: object,
     shapes: Mapping[str, torch.Size],
     dtype: torch.dtype,
     bucket: int | None,
@@ -144,7 +144,8 @@ def check_update(
     """Raise UserError or ValueError unless a part of the weights can be loaded.
 
     Args:
-        info: of :meth:`~megatron_longrl.rollout.weights.buckets.WeightServer.update_weights`.
+        info: what a client sent, for
+            :meth:`~megatron_longrl.rollout.weights.buckets.WeightServer.update_weights`.
         shapes: of all weights, by name.
         dtype: in which they come.
         bucket: its bytes; None where weights do not come through one.
@@ -152,7 +153,7 @@ def check_update(
     keys = {"names", "dtype_names", "shapes"} | (
         {"offsets", "end"} if bucket is not None else set()
     )
-    if info.keys() != keys:
+    if not isinstance(info, Mapping) or info.keys() != keys:
         raise ValueError(f"update_info has other keys than {', '.join(sorted(keys))}")
     lists = [info[key] for key in sorted(keys - {"end"})]
     if not all(isinstance(values, list) for values in lists) or len({*map(len, lists)}) != 1:

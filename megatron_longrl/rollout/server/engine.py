@@ -29,8 +29,8 @@ from megatron_longrl.experience.rollouts import (
     RolloutRequest,
 )
 from megatron_longrl.experience.sampling_settings import SamplingSettings
-from megatron_longrl.parallel.agree import gather_objects, together
 from megatron_longrl.parallel.groups import ParallelGroups
+from megatron_longrl.parallel.rank_errors import gather_objects, raise_on_all_ranks
 from megatron_longrl.platforms import platform
 from megatron_longrl.processes.daemon_thread import in_daemon_thread
 from megatron_longrl.rollout.base_engine import BaseEngine
@@ -114,11 +114,11 @@ class ServerEngine(BaseEngine):
         self._receiver = weight_receiver(settings)
         self._source: NamedTensors | None = None
         self._held: str | None = None  # name of the weights that the server got last
-        self._is_leader = self.control.rank() == 0
+        self._is_leader = self.gloo_group.rank() == 0
         self._process: ServerProcess | None = None
         self._client: ServerClient | None = None
         self._sender: WeightSender | None = None
-        with together(groups.control):
+        with raise_on_all_ranks(groups.gloo_group):
             if self._is_leader:
                 address = addresses[groups.dp.rank()] if addresses else None
                 if address is None:
@@ -149,7 +149,7 @@ class ServerEngine(BaseEngine):
         if not requests:
             return RolloutHandle(lambda _: [])
         mine = self.requests_of(requests, media, sampling, on_rollout)
-        with together(self.control):
+        with raise_on_all_ranks(self.gloo_group):
             asked = self._written(mine)
         answer = self._start(asked, mine)
 
@@ -159,7 +159,7 @@ class ServerEngine(BaseEngine):
             try:
                 while True:
                     lost: ServerLost | None = None
-                    with together(self.control):
+                    with raise_on_all_ranks(self.gloo_group):
                         if answer is not None:
                             try:
                                 stopped = self._wait(answer)
@@ -172,11 +172,11 @@ class ServerEngine(BaseEngine):
                     self._deliver(self._source, version)
                     if version != self.weight_version:  # The text's embeddings are others now.
                         self.weight_version = mine.weight_version = version
-                        with together(self.control):
+                        with raise_on_all_ranks(self.gloo_group):
                             _close(asked)
                             asked = self._written(mine)
                     answer = self._start(asked, mine)
-                with together(self.control):
+                with raise_on_all_ranks(self.gloo_group):
                     if asked is not None:
                         for request, made in zip(mine.requests, asked[1], strict=True):
                             assert made.given is not None, "made here"
@@ -199,14 +199,14 @@ class ServerEngine(BaseEngine):
         self._deliver(named, version)
         self.weight_version = version
         # A server that has each of them already goes on with what it knows of prompts.
-        moved = gather_objects(self.control, bool(self.last_update.names))[0]
+        moved = gather_objects(self.gloo_group, bool(self.last_update.names))[0]
         self.stats = self.stats.plus(weight_updates=1, cache_resets=moved)
 
     def reset_prefix_cache(self) -> None:
         """See :meth:`RolloutEngine.reset_prefix_cache`; a server that is gone has none, and one
         that could not be told gets its weights anew."""
         lost: ServerLost | None = None
-        with together(self.control):
+        with raise_on_all_ranks(self.gloo_group):
             if self._is_leader:
                 assert self._client is not None
                 try:
@@ -363,7 +363,7 @@ class ServerEngine(BaseEngine):
         while True:
             lost: ServerLost | None = None
             remaining = iter(named)
-            with together(self.control):
+            with raise_on_all_ranks(self.gloo_group):
                 try:
                     passing = self._receiver.passing(remaining)
                     if self._is_leader:
@@ -389,11 +389,11 @@ class ServerEngine(BaseEngine):
 
     def _must_recover(self, lost: ServerLost | None, losses: int) -> bool:
         """Whether the leader has lost its server; it is there again then, without weights."""
-        lost = gather_objects(self.control, lost)[0]
+        lost = gather_objects(self.gloo_group, lost)[0]
         if lost is None:
             return False
         self.recoveries += 1
-        with together(self.control):
+        with raise_on_all_ranks(self.gloo_group):
             if self._is_leader:
                 self._recover(lost, losses)
         return True

@@ -33,7 +33,7 @@ SLOWEST_BODY = 1 << 20
 """A body must be complete after these seconds, and one more for so many bytes."""
 
 _KEPT_FREE = 0.5
-"""EngineRequests of the free memory that requests together may not take."""
+"""Share of the free memory that the requests of a server may not take together."""
 
 Scope = MutableMapping[str, Any]
 Message = MutableMapping[str, Any]

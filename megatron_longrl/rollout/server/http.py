@@ -15,6 +15,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response, StreamingResponse
 from starlette.routing import Route, Router
 
+from megatron_longrl.errors import UserError
 from megatron_longrl.memory.shared import SharedMemory
 from megatron_longrl.memory.tensor_file import LENGTH, check_beginning
 from megatron_longrl.rollout.server.connections import BoundedProtocol
@@ -177,7 +178,7 @@ class Routes:
         except Refused:
             raise
         except Exception as error:
-            status = 400 if isinstance(error, ValueError) else 500
+            status = 400 if isinstance(error, ValueError | UserError) else 500
             return JSONResponse(error_line(error), status_code=status)
         return JSONResponse({})
 

@@ -234,8 +234,15 @@ class RolloutServer:
 
     def finish_weight_update(self, weight_version: str) -> None:
         """Name the weights; without an update before, those that are there are the new ones."""
-        if not isinstance(weight_version, str) or len(weight_version) > _LONGEST_NAME:
-            raise ValueError(f"weights are called by at most {_LONGEST_NAME} characters")
+        if (
+            not isinstance(weight_version, str)
+            or len(weight_version) > _LONGEST_NAME
+            or not weight_version.isascii()
+            or not weight_version.isprintable()
+        ):
+            raise ValueError(
+                f"weight_version is no text of up to {_LONGEST_NAME} printable ASCII characters"
+            )
         if self._updating:
             self._engine.collective_rpc("finish_weight_update")
             self._updating = False

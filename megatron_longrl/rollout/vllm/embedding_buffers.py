@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.distributed import ProcessGroup
 
 from megatron_longrl.memory.shared import SharedMemory
-from megatron_longrl.parallel.agree import gather_objects, together
+from megatron_longrl.parallel.rank_errors import gather_objects, raise_on_all_ranks
 from megatron_longrl.rollout.requests import EmbeddingBuffer
 
 if TYPE_CHECKING:
@@ -24,12 +24,12 @@ class EmbeddingBuffers:
     The ranks of an engine are on one node: where it has several, they map the same memory.
 
     Args:
-        control: gloo group of the replica.
+        gloo_group: gloo group of the replica.
     """
 
-    def __init__(self, placement: Placement, control: ProcessGroup, dtype: torch.dtype) -> None:
+    def __init__(self, placement: Placement, gloo_group: ProcessGroup, dtype: torch.dtype) -> None:
         self._placement = placement
-        self._control = control
+        self._gloo_group = gloo_group
         self._dtype = dtype
 
     def open(self, shapes: Sequence[EmbeddingBuffer]) -> list[EmbeddingBuffer]:
@@ -45,14 +45,14 @@ class EmbeddingBuffers:
         if self._placement.tensor_parallel_size == 1:
             return views_into(shapes, torch.empty(size, dtype=self._dtype))
         leads = self._placement.is_leader
-        with together(self._control):
+        with raise_on_all_ranks(self._gloo_group):
             memory = SharedMemory(size * self._dtype.itemsize if leads else 0)
         with closing(memory):
             told = (self._placement.engine, memory.path if leads and size else None)
-            everyone = gather_objects(self._control, told)
+            everyone = gather_objects(self._gloo_group, told)
             paths = [path for engine, path in everyone if engine == self._placement.engine and path]
             flat = torch.empty(0, dtype=self._dtype)
-            with together(self._control):  # until all have it
+            with raise_on_all_ranks(self._gloo_group):  # until all have it
                 if paths:
                     flat = torch.from_file(paths[0], shared=True, size=size, dtype=self._dtype)
         return views_into(shapes, flat)

@@ -23,8 +23,8 @@ from torch import Tensor
 
 from megatron_longrl.errors import UserError
 from megatron_longrl.experience.rollouts import Completion
-from megatron_longrl.parallel.agree import gather_objects, together
 from megatron_longrl.parallel.groups import ParallelGroups
+from megatron_longrl.parallel.rank_errors import gather_objects, raise_on_all_ranks
 from megatron_longrl.rollout.base_engine import BaseEngine
 from megatron_longrl.rollout.engine import RolloutStopped
 from megatron_longrl.rollout.engine_requests import EngineRequests
@@ -101,11 +101,11 @@ class VllmEngine(BaseEngine):
         self._settings = replace(settings, tensor_parallel_size=size)
         self._sleeps = sleeps
         self._receiver = weight_receiver(settings)
-        self._buffers = EmbeddingBuffers(self.placement, self.control, settings.torch_dtype)
+        self._buffers = EmbeddingBuffers(self.placement, self.gloo_group, settings.torch_dtype)
         self._prepared: list[PromptRequest] = []
         self._engine: Any = None
-        instance = gather_objects(groups.control, secrets.token_hex(6))[0]
-        with together(groups.control):
+        instance = gather_objects(groups.gloo_group, secrets.token_hex(6))[0]
+        with raise_on_all_ranks(groups.gloo_group):
             self._engine = start_model(
                 self._settings,
                 executor="external_launcher",
@@ -122,10 +122,10 @@ class VllmEngine(BaseEngine):
         if table is None:
             raise RuntimeError("generate() before the first update_weights()")
         media, leads = requests.media, self.placement.is_leader
-        with together(self.control):
+        with raise_on_all_ranks(self.gloo_group):
             shapes = [buffer_shape(r, media, table, moves=False) for r in requests.requests]
         buffers = self._buffers.open(shapes)
-        with together(self.control):
+        with raise_on_all_ranks(self.gloo_group):
             self._prepared = [
                 make_request(
                     request,
@@ -168,7 +168,7 @@ class VllmEngine(BaseEngine):
 
     def reset_prefix_cache(self) -> None:
         """See :meth:`RolloutEngine.reset_prefix_cache`."""
-        with together(self.control):
+        with raise_on_all_ranks(self.gloo_group):
             self._reset_caches()
 
     def hook_model(self, hook: Callable[..., None]) -> None:

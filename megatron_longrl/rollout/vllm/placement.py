@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import torch.distributed as dist
 
 from megatron_longrl.errors import UserError
-from megatron_longrl.parallel.agree import gather_objects
+from megatron_longrl.parallel.rank_errors import gather_objects
 from megatron_longrl.rollout.vllm.fit import why_not_divisible
 
 if TYPE_CHECKING:
@@ -44,11 +44,11 @@ def choose_placement(
     Raises:
         UserError: on every rank, when the size does not fit on any of them.
     """
-    hosts = gather_objects(groups.control, host)
+    hosts = gather_objects(groups.gloo_group, host)
     replica = groups.replica_ranks
     sizes = range(1, len(replica) + 1) if requested is None else [requested]
     reasons = {size: why_not_divisible(size, hf_config, replica, hosts) for size in sizes}
-    everywhere = gather_objects(groups.control, reasons)
+    everywhere = gather_objects(groups.gloo_group, reasons)
     fitting = [size for size in sizes if all(rank[size] is None for rank in everywhere)]
     if not fitting:
         reason = next(why for rank in everywhere for why in rank.values() if why)

@@ -16,7 +16,8 @@ import torch
 from megatron.core.transformer.module import MegatronModule
 from torch import Tensor
 
-from megatron_longrl.config import Config
+from megatron_longrl.config import ModelConfig
+from megatron_longrl.config.family import FamilySection
 from megatron_longrl.config.section import Architecture, KnownTo, PositiveInt, Unit
 from megatron_longrl.data.tokenizer import Tokenizer
 from megatron_longrl.media.layout import PlacementContext
@@ -51,7 +52,7 @@ class VilaSignalSection(VilaSection):
 class SignalEncoder(MegatronModule):
     """Units of a series -> embeddings of the language model."""
 
-    def __init__(self, config: Config, groups: EncoderGroups) -> None:
+    def __init__(self, config: ModelConfig, groups: EncoderGroups) -> None:
         super().__init__(config=vision_transformer_config(config))
         width = config.family_as(VilaSignalSection).signal_hidden_size
         options: dict[str, Any] = {"dtype": config.training.params_dtype, "device": platform.device}
@@ -68,8 +69,8 @@ class SignalEncoder(MegatronModule):
 class VilaSignalLayout(VilaLayout):
     """VILA's, and signals as lines of their own."""
 
-    def __init__(self, config: Config, tokenizer: Tokenizer) -> None:
-        super().__init__(config, tokenizer)
+    def __init__(self, family: FamilySection, tokenizer: Tokenizer) -> None:
+        super().__init__(family, tokenizer)
         self._signal_id = tokenizer.media_id
 
     def place(  # type: ignore[override]
@@ -80,7 +81,7 @@ class VilaSignalLayout(VilaLayout):
         return super().place(medium, context)
 
 
-def _table(config: Config) -> MappingRegistry:
+def _table(config: ModelConfig) -> MappingRegistry:
     table = VILA.mapping_table(config)
     names = [f"{layer}.{kind}" for layer in ("inner", "outer") for kind in ("weight", "bias")]
     rows = [DirectMapping(f"{NAME}.{name}", (f"{NAME}/{name}",), replicated=True) for name in names]
@@ -100,7 +101,7 @@ register_family(
                 modalities=("signal",),
                 build=SignalEncoder,
                 width=lambda config: config.model.hidden_size,
-                chunk_units=lambda config, preprocess: 3,
+                chunk_units=lambda data, preprocess: 3,
             ),
         },
         build_layout=VilaSignalLayout,

@@ -24,7 +24,7 @@ from torch import Tensor
 
 from megatron_longrl.checkpoint.loading import load_checkpoint
 from megatron_longrl.checkpoint.saving import save_checkpoint
-from megatron_longrl.config import Config, Entry
+from megatron_longrl.config import Config, Entry, ModelConfig
 from megatron_longrl.models.language import common_transformer_options
 from megatron_longrl.models.policy import Policy, register_policy
 from megatron_longrl.observability.logging import MetricsLogger
@@ -44,7 +44,7 @@ GROUP = 8
 class GaussianPolicy(MegatronModule):
     """Context [b, c] -> mean of the action [b, a]."""
 
-    def __init__(self, config: Config, groups: ParallelGroups) -> None:
+    def __init__(self, config: ModelConfig, groups: ParallelGroups) -> None:
         options = TransformerConfig(
             num_layers=1,
             hidden_size=HIDDEN,
@@ -127,7 +127,7 @@ def train(config: Config) -> None:
     common: dict[str, Any] = {"modules": model.modules, "optimizers": model.optimizers}
     common |= {"scheduler": model.scheduler, "groups": groups, "config": config}
     loaded = (
-        load_checkpoint(config.checkpoint.load, **common)
+        load_checkpoint(config.checkpoint.load, checkpoint=config.checkpoint, **common)
         if config.checkpoint.load is not None
         else None
     )

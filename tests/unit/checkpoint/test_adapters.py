@@ -183,6 +183,7 @@ def test_a_run_goes_on_with_the_same_adapters_only(
             scheduler=model.scheduler,
             groups=groups,
             config=config,
+            checkpoint=config.checkpoint,
         )
 
 

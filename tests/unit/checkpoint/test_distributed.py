@@ -83,6 +83,7 @@ def load(groups, tmp_path):
             scheduler=model.scheduler,
             groups=groups,
             config=config,
+            checkpoint=config.checkpoint,
         )
 
     return run

@@ -210,8 +210,8 @@ def test_vila_reads_both_and_an_export_has_what_came(file, vila_folder, tiny, gr
     out = folder.with_name("out")
     source = HfFolder(folder)
     with HfFolderWriter(out, config, files=source.files()) as writer:
-        for row in source.family.mapping_table(config).expand():
-            for name in row.hf if row.exported else ():
+        for mapping in source.family.mapping_table(config).expand():
+            for name in mapping.hf_params if mapping.exported else ():
                 writer.add(name, source.read(name))
     kept = {p.name for p in (out / "vision_tower").iterdir()} & {
         "processor_config.json",

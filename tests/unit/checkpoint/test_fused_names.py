@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from megatron_longrl.checkpoint.stored import checkpoint_key
+from megatron_longrl.checkpoint.dist_reader import checkpoint_key
 from megatron_longrl.conversion.mapping import (
     export_named_tensors,
     import_named_tensors,
@@ -63,8 +63,8 @@ def test_the_names_are_different_where_they_should_be(both):
 def test_both_have_the_names_of_the_table(both, tiny):
     local, other = (local_parameters({"language_model": module}) for module in both)
     assert local.keys() == other.keys()
-    rows = mapping_table(tiny()).expand(["llm"])
-    assert other.keys() == {row.megatron for row in rows if row.exported}
+    mappings = mapping_table(tiny()).expand(["llm"])
+    assert other.keys() == {mapping.megatron_param for mapping in mappings if mapping.exported}
     for name in local:
         assert torch.equal(local[name], other[name]), name
 

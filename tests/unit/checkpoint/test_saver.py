@@ -67,6 +67,7 @@ def load(model, groups, config, directory):
         scheduler=model.scheduler,
         groups=groups,
         config=config,
+        checkpoint=config.checkpoint,
     )
 
 

@@ -26,11 +26,12 @@ from torch.distributed.checkpoint.metadata import (
 )
 
 from megatron_longrl.checkpoint import folder as layout
+from megatron_longrl.checkpoint import metadata_file
 from megatron_longrl.checkpoint.checksums import check_contents, checksums
+from megatron_longrl.checkpoint.dist_reader import StoredParameters
 from megatron_longrl.checkpoint.loading import load_checkpoint, load_weights
 from megatron_longrl.checkpoint.metadata_file import check_core_files, read_metadata
 from megatron_longrl.checkpoint.saving import save_checkpoint
-from megatron_longrl.checkpoint.stored import StoredParameters
 from megatron_longrl.cli.conversion.contents import contents_of
 from megatron_longrl.cli.given import read_given
 from megatron_longrl.cli.inspect import main as inspect
@@ -101,7 +102,13 @@ def open_by_all(folder: Path, groups, convert) -> list[str]:
     ways = {"modules": model.modules, "optimizers": model.optimizers, "groups": groups}
     told = []
     for read in (
-        lambda: load_checkpoint(folder.parent, scheduler=model.scheduler, config=config, **ways),
+        lambda: load_checkpoint(
+            folder.parent,
+            scheduler=model.scheduler,
+            config=config,
+            checkpoint=config.checkpoint,
+            **ways,
+        ),
         lambda: load_weights(folder.parent, config=config, **ways),
         lambda: contents_of(folder.parent),
         lambda: StoredParameters(folder, check_core_files(folder)),
@@ -297,6 +304,10 @@ BUSY = {
         pickle.dumps(((1 << 61) - 1) * number, 2)[2:-1] + b"N" for number in range(1, 20_000)
     )
     + b"u.",
+    "many numbers": b"\x80\x02}("
+    + b"".join(pickle.dumps(number << 20, 2)[2:-1] + b"N" for number in range(1, 20_000))
+    + b"u.",
+    "tuples as keys": b"\x80\x02}(" + b"".join(b"K%c\x85N" % n for n in range(9)) + b"u.",
     "a long text": b"\x80\x04\x8d" + (1 << 40).to_bytes(8, "little") + b"a.",
     "a long frame": b"\x80\x04\x95" + (1 << 40).to_bytes(8, "little") + b"}.",
 }
@@ -310,9 +321,51 @@ def test_a_short_list_of_tensors_that_keeps_busy_is_not_made(name, folder):
     told.result(timeout=60)
 
 
-def assert_damaged(folder: Path) -> None:
-    with pytest.raises(UserError, match=r"\.metadata is damaged: (ValueError|UnpicklingError)"):
+def assert_damaged(folder: Path, reason: str = "(ValueError|UnpicklingError)") -> None:
+    with pytest.raises(UserError, match=rf"\.metadata is damaged: .*{reason}"):
         read_metadata(folder)
+
+
+def offsets_of_one_hash(count: int) -> list[tuple[int, int]]:
+    """Pairs of numbers below 2^60 whose tuples have one hash (xxHash, as CPython computes it)."""
+    first, second, fifth = 11400714785074694791, 14029467366897019727, 2870177450012600261
+    inverse = pow(second, -1, 1 << 64)
+    found: list[tuple[int, int]] = []
+    number = 0
+    while len(found) < count:
+        number += 1
+        lane = (fifth + number * second) % (1 << 64)
+        state = ((lane << 31 | lane >> 33) * first) % (1 << 64)
+        other = -state * inverse % (1 << 64)
+        if other < 1 << 60:
+            found.append((number, other))
+    return found
+
+
+def without_memo(value: object) -> bytes:
+    """A pickle that refers to nothing within itself, so that parts of it can be replaced."""
+    file = io.BytesIO()
+    pickler = pickle.Pickler(file, 2)
+    pickler.fast = True
+    pickler.dump(value)
+    return file.getvalue()
+
+
+@pytest.mark.parametrize("largest", [1 << 40, 1 << 60])
+def test_keys_of_one_hash_are_read_fast_and_refused(largest, folder, monkeypatch):
+    monkeypatch.setattr(metadata_file, "_LARGEST", largest)
+    assert len({hash(torch.Size(offset)) for offset in offsets_of_one_hash(100)}) == 1
+    metadata = read_metadata(folder)
+    index, place = next(iter(metadata.storage_data.items()))
+    metadata.storage_data = "THE PLACES"
+    # As bytes, because the dictionary would take too long to make here.
+    keys = (MetadataIndex(index.fqn, offset) for offset in offsets_of_one_hash(20_000))
+    items = b"".join(without_memo(part)[2:-1] for key in keys for part in (key, place))
+    before, text, after = without_memo(metadata).partition(without_memo("THE PLACES")[2:-1])
+    assert text
+    (folder / ".metadata").write_bytes(before + b"}(" + items + b"u" + after)
+    told = in_daemon_thread(lambda: assert_damaged(folder, "one hash|at no offset"), "reader")
+    told.result(timeout=60)
 
 
 def with_values(value: bytes, path: Path) -> None:

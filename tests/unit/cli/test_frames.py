@@ -98,7 +98,7 @@ def test_as_the_model_resizes_them(
             return 0
 
     tokenizer: Any = _Tokenizer()
-    layout = build(Config.of({**MODEL, **fields, "seq_length": 64}), tokenizer)
+    layout = build(Config.of({**MODEL, **fields, "seq_length": 64}).family, tokenizer)
     assert isinstance(layout, VisualLayout)
     info = probe(screen)
     fps, most = (float(how[1]), None) if how[0] == "--video-fps" else (None, int(how[1]))

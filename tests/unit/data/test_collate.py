@@ -17,7 +17,7 @@ from megatron_longrl.data.rows import Row
 from megatron_longrl.errors import UserError
 from megatron_longrl.media.modalities.video.spec import VideoSpec
 from megatron_longrl.media.modalities.visual.preprocess_spec import PreprocessSpec
-from megatron_longrl.parallel.attention.visibility import token_coordinates, visible
+from megatron_longrl.parallel.attention.tree_mask import token_coordinates, tree_mask
 
 MEDIA_ID = 9
 VIEW = PreprocessSpec(32, 32, (0.5,) * 3, (0.5,) * 3)
@@ -193,7 +193,7 @@ def test_attention_equals_the_slow_twin(seed: int) -> None:
     prompts, responses = make_batch(seed)
     batch = collate(prompts, responses, 8, 200)
     coordinates = token_coordinates(batch.branch_ids)
-    allowed = visible(coordinates, coordinates)
+    allowed = tree_mask(coordinates, coordinates)
     length = batch.tokens.shape[1]
     assert allowed.dtype == torch.bool
     for b in range(len(prompts)):
@@ -207,7 +207,7 @@ def test_a_response_sees_what_it_would_see_alone() -> None:
     prompts, responses = make_batch(4)
     batch = collate(prompts, responses, 8, 200)
     coordinates = token_coordinates(batch.branch_ids)
-    allowed = visible(coordinates, coordinates)
+    allowed = tree_mask(coordinates, coordinates)
     for b, (prompt, row) in enumerate(zip(prompts, responses, strict=True)):
         for span, response in zip(batch.spans[b], row, strict=True):
             seen = allowed[b, span.stop - 1]

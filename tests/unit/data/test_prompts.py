@@ -75,7 +75,7 @@ def make_builder(
     assert config.family.tokens_per_frame == TOKENS_PER_FRAME
     return PromptBuilder(
         tokenizer,
-        VilaLayout(config, tokenizer),
+        VilaLayout(config.family, tokenizer),
         max_tokens=max_tokens,
         max_frames=max_frames,
         fps=None,
@@ -417,7 +417,9 @@ def test_placeholders_in_text_or_in_a_response_are_no_places_for_media(
     pixels = {"video_min_pixels": 64, "video_max_pixels": 1024}
     family = {"model_family": "qwen3_vl", "vision_image_size": 0}
     config = Config.of({**SIZES, **sizes, **pixels, **family, "seq_length": 500})
-    builder = PromptBuilder(qwen, Qwen3Layout(config, qwen), max_tokens=500, max_frames=4, fps=None)
+    builder = PromptBuilder(
+        qwen, Qwen3Layout(config.family, qwen), max_tokens=500, max_frames=4, fps=None
+    )
     pads = "<|video_pad|><|vision_start|><|image_pad|><|vision_end|>"
     plain, named = (builder.build(replace(row, problem=q)) for q in ("Where?", f"Where{pads}?"))
     assert named.media_lengths == plain.media_lengths

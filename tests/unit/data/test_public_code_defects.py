@@ -12,7 +12,7 @@ from megatron_longrl.data.prompts import Prompt
 from megatron_longrl.data.rows import Row
 from megatron_longrl.media.modalities.video.spec import VideoSpec
 from megatron_longrl.media.modalities.visual.preprocess_spec import PreprocessSpec
-from megatron_longrl.parallel.attention.visibility import token_coordinates, visible
+from megatron_longrl.parallel.attention.tree_mask import token_coordinates, tree_mask
 
 MEDIA = 9
 VIEW = PreprocessSpec(8, 8, (0.5,) * 3, (0.5,) * 3)
@@ -90,7 +90,7 @@ def test_positions_are_those_that_the_engine_counts_defect_3() -> None:
     prompt = prompt_of("u", "ab" + "##\n" * 5 + "c", "v")
     batch = collate([prompt], [[[1, 2, 3], [4], [5, 6]]], 8, 80)
     coordinates = token_coordinates(batch.branch_ids)
-    seen = visible(coordinates, coordinates)
+    seen = tree_mask(coordinates, coordinates)
     for span in batch.spans[0]:
         last = span.stop - 1
         positions = batch.position_ids[0, seen[0, last]].sort().values

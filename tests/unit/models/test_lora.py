@@ -16,7 +16,7 @@ from megatron_longrl.models.lora import (
     train_adapters_only,
     without_adapters,
 )
-from megatron_longrl.models.param_mapping import ColumnParallel, RowParallel, adapter_rows
+from megatron_longrl.models.param_mapping import ColumnParallel, RowParallel, adapter_mappings
 
 OPTIONS = LoraOptions(rank=3, scale=1.7, targets=())
 
@@ -91,7 +91,7 @@ def test_names_and_gradients_of_adapted_layers():
 @pytest.mark.parametrize("kind", [ColumnParallel, RowParallel])
 def test_initial_values_are_those_of_peft_whatever_the_ranks(kind):
     row = kind("language_model.x.weight", ("llm/x.weight",))
-    a_row, b_row = adapter_rows(row)
+    a_row, b_row = adapter_mappings(row)
 
     def pieces(size: int) -> tuple[torch.Tensor, torch.Tensor]:
         found = []

@@ -106,7 +106,7 @@ def test_every_kind(kind: str) -> None:
     torch.testing.assert_close(result, expected.float(), atol=1e-4, rtol=1e-4)
     shapes = [tuple(p.shape) for name, p in ours.named_parameters() if p.dim() == 2]
     assert shapes == WIDTHS.get(kind, shapes)
-    places = [row.hf[0] for row in projector(config)]
+    places = [row.hf_params[0] for row in projector(config.family_as(VilaSection))]
     assert places == [f"mm_projector/{name}" for name in weights]
 
 

@@ -61,7 +61,7 @@ def pooled(by: int, **changes: Any) -> Config:
 
 
 def layout(by: int, **changes: Any) -> VilaLayout:
-    return VilaLayout(pooled(by, **changes), Ids())  # type: ignore[arg-type]
+    return VilaLayout(pooled(by, **changes).family, Ids())  # type: ignore[arg-type]
 
 
 def info(frames: int, is_image: bool = False) -> VideoInfo:

@@ -15,7 +15,7 @@ HEALTHY = {
     "cut_off/mean": 0.1,
     "kl/mean": 0.01,
     "zero_advantage/mean": 0.2,
-    "gap/mean": 1e-5,
+    "rollout_corr/logprob_diff_mean": 1e-5,
 }
 
 
@@ -27,7 +27,7 @@ HEALTHY = {
         ({"format/mean": 0.9, "accuracy/mean": 0.3}, "reward hacking by format"),
         ({"kl/mean": 2.0}, "KL blow-up"),
         ({"zero_advantage/mean": 0.95}, "groups without variance"),
-        ({"gap/mean": 0.3}, "trainer and engine disagree"),
+        ({"rollout_corr/logprob_diff_mean": 0.3}, "trainer and engine disagree"),
     ],
 )
 def test_a_sign_is_told_once_and_again_after_it_was_gone(

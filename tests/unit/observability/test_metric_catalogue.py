@@ -35,7 +35,7 @@ ALL = [metric for group in (*OF_STEPS, OF_EVALUATION) for metric in group.metric
         ("accuracy/frames/17-32", "accuracy/frames/FRAMES"),
         ("valid/accuracy/kind/x", "valid/accuracy/kind/KIND"),
         ("lm loss", "lm loss"),
-        ("gap/median", None),
+        ("rollout_corr/median", None),
         ("reward/", None),
         ("xreward/odd", None),
     ],

@@ -103,7 +103,11 @@ def write_run(path: Path, rl: bool, gap: float = 1e-5) -> Path:
         step |= {"response_length/mean": 12.0}
         if rl:
             accuracy = 0.4 + 0.01 * i
-            step |= {"accuracy/mean": accuracy, "reward/mean": accuracy, "gap/mean": gap}
+            step |= {
+                "accuracy/mean": accuracy,
+                "reward/mean": accuracy,
+                "rollout_corr/logprob_diff_mean": gap,
+            }
             step |= {"time/rollout": 1.5, "time/reward": 0.001}
         if rl and i % 10 == 0:
             step |= {HELDOUT: 0.6, HELDOUT_LOW: 0.55, HELDOUT_HIGH: 0.65}

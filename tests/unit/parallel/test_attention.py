@@ -12,7 +12,7 @@ from megatron.core.transformer.transformer_config import TransformerConfig
 from torch import Tensor
 
 from megatron_longrl.parallel.attention import blocks, dense
-from megatron_longrl.parallel.attention.dense import SHORT
+from megatron_longrl.parallel.attention.dense import MAX_DENSE_KEYS
 from megatron_longrl.parallel.attention.mask import attention_mask
 from megatron_longrl.parallel.attention.module import MaskedAttention, cp_packed_seq_params
 from tests.unit.training.made_up import FakeGroup
@@ -82,13 +82,13 @@ def build(group: Any, groups: int, scale: float | None) -> MaskedAttention:
 def short_and_long(alone, length: int) -> Tensor:
     """The mask as a micro-batch has it, dense or as coordinates."""
     mask = attention_mask(branches(length), alone, "all_gather", torch.device("cpu"))
-    assert (mask.dtype == torch.bool) == (length <= SHORT)
+    assert (mask.dtype == torch.bool) == (length <= MAX_DENSE_KEYS)
     return mask
 
 
 @pytest.mark.parametrize("masked", [True, False])
 @pytest.mark.parametrize("groups", [1, 2, 4])
-@pytest.mark.parametrize("length", [13, SHORT, SHORT + 1])
+@pytest.mark.parametrize("length", [13, MAX_DENSE_KEYS, MAX_DENSE_KEYS + 1])
 def test_values_and_gradients(alone, monkeypatch, length, groups, masked):
     called: list[str] = []
     for module, name in ((dense, "_explicit_attention"), (blocks, "flash_forward")):
@@ -97,8 +97,8 @@ def test_values_and_gradients(alone, monkeypatch, length, groups, masked):
     ours, theirs = draw(length, groups), draw(length, groups)
     context = build(alone, groups, None)(*ours, mask)
     # Each side of the limit takes its own branch.
-    expected_calls = {"_explicit_attention"} if length <= SHORT else {"flash_forward"}
-    assert set(called) == (expected_calls if masked or length <= SHORT else set())
+    expected_calls = {"_explicit_attention"} if length <= MAX_DENSE_KEYS else {"flash_forward"}
+    assert set(called) == (expected_calls if masked or length <= MAX_DENSE_KEYS else set())
     expected = plain(theirs, tree_mask(length) if masked else None, CHANNELS**-0.5)
     torch.testing.assert_close(context.double(), expected, rtol=1e-5, atol=2e-6)
     factors = torch.randn(expected.shape, generator=torch.Generator().manual_seed(1))
@@ -119,14 +119,14 @@ def counted(function, called):
     return noting
 
 
-@pytest.mark.parametrize("length", [9, SHORT + 1])
+@pytest.mark.parametrize("length", [9, MAX_DENSE_KEYS + 1])
 def test_a_given_scale(alone, length):
     inputs = draw(length, 2)
     context = build(alone, 2, 0.9)(*inputs, None)
     torch.testing.assert_close(context.double(), plain(inputs, None, 0.9), rtol=1e-5, atol=2e-6)
 
 
-@pytest.mark.parametrize("length", [40, SHORT + 1])
+@pytest.mark.parametrize("length", [40, MAX_DENSE_KEYS + 1])
 def test_what_the_mask_hides_has_no_influence(alone, length):
     query, key, value = draw(length, 2)
     mask = short_and_long(alone, length)

@@ -8,11 +8,11 @@ from torch import Tensor
 
 from megatron_longrl.parallel.attention import blocks
 from megatron_longrl.parallel.attention.blocks import block_attention
-from megatron_longrl.parallel.attention.visibility import (
-    Kind,
+from megatron_longrl.parallel.attention.tree_mask import (
+    BlockKind,
     plan_blocks,
     token_coordinates,
-    visible,
+    tree_mask,
 )
 from megatron_longrl.parallel.sequence import shard_order
 
@@ -48,7 +48,7 @@ def slow_visible(query: list[int], key: list[int]) -> bool:
 def test_dense_mask(name):
     tokens = ROWS[name]
     expected = [[slow_visible(q, k) for k in tokens.tolist()] for q in tokens.tolist()]
-    assert visible(tokens, tokens).tolist() == expected
+    assert tree_mask(tokens, tokens).tolist() == expected
 
 
 @pytest.mark.parametrize("size", [1, 7, 16, 1000])
@@ -59,32 +59,32 @@ def test_plan_is_the_dense_mask(name, ranks, size):
     whole = whole[: len(whole) // (2 * ranks) * 2 * ranks]
     key = whole[shard_order(len(whole), ranks)] if ranks > 1 else whole
     for query in key.chunk(ranks):
-        seen = visible(query, key)
+        seen = tree_mask(query, key)
         planned = torch.zeros_like(seen)
         for block in plan_blocks(query, key, size):
             for run in block.runs:
                 here = seen[block.queries, run.keys]
                 planned[block.queries, run.keys] = here
-                if run.kind is Kind.FULL:
+                if run.kind is BlockKind.FULL:
                     assert here.all()
-                if run.kind is Kind.CAUSAL:
+                if run.kind is BlockKind.CAUSAL:
                     assert here.equal(torch.ones_like(here).tril())
-                if run.kind is Kind.MASKED:
+                if run.kind is BlockKind.MASKED:
                     assert max(here.shape) <= size
         # Nothing that is seen was left out.
         assert planned.equal(seen)
 
 
-def kinds(tokens: Tensor, size: int) -> list[Kind]:
+def kinds(tokens: Tensor, size: int) -> list[BlockKind]:
     return [run.kind for block in plan_blocks(tokens, tokens, size) for run in block.runs]
 
 
 def test_causal_blocks_need_no_mask():
     for tokens in (row((64,)), row((20, 44)), row((64,), (64,))):
-        assert Kind.MASKED not in kinds(tokens, 16)
+        assert BlockKind.MASKED not in kinds(tokens, 16)
     # One run of all earlier keys, and the diagonal.
-    assert kinds(row((64,)), 16).count(Kind.CAUSAL) == 4
-    assert kinds(row((64,)), 16).count(Kind.FULL) == 3
+    assert kinds(row((64,)), 16).count(BlockKind.CAUSAL) == 4
+    assert kinds(row((64,)), 16).count(BlockKind.FULL) == 3
 
 
 def test_responses_do_not_meet_each_other():
@@ -92,7 +92,7 @@ def test_responses_do_not_meet_each_other():
     runs = [block.runs for block in plan_blocks(tokens, tokens, 32)]
     # Every response meets the whole prompt in one run, and itself.
     for response in runs[2:]:
-        assert [run.kind for run in response] == [Kind.FULL, Kind.CAUSAL]
+        assert [run.kind for run in response] == [BlockKind.FULL, BlockKind.CAUSAL]
         assert response[0].keys == slice(0, 64)
 
 
@@ -111,7 +111,7 @@ def plain(query: Tensor, key: Tensor, value: Tensor, coordinates: Tensor) -> Ten
     copies = query.shape[2] // key.shape[2]
     key, value = (x.repeat_interleave(copies, dim=2) for x in (key, value))
     scores = torch.einsum("qbhd,kbhd->bhqk", query, key) * SCALE
-    hidden = ~visible(coordinates, coordinates)[:, None]
+    hidden = ~tree_mask(coordinates, coordinates)[:, None]
     weights = scores.masked_fill(hidden, -torch.inf).softmax(-1)
     return torch.einsum("bhqk,kbhd->qbhd", weights, value)
 
@@ -165,5 +165,5 @@ def test_ranks_have_equal_work_and_none_has_it_all_defect_14(ranks):
     """A long prompt with short responses: in zigzag order every rank meets as many keys."""
     tokens = row((4096 - 8 * 32, *[32] * 8))
     key = tokens[shard_order(len(tokens), ranks)]
-    pairs = [int(visible(query, key).sum()) for query in key.chunk(ranks)]
+    pairs = [int(tree_mask(query, key).sum()) for query in key.chunk(ranks)]
     assert max(pairs) <= 1.1 * sum(pairs) / ranks

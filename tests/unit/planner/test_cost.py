@@ -7,7 +7,7 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from megatron_longrl.data.collate import collate
-from megatron_longrl.parallel.attention.visibility import token_coordinates, visible
+from megatron_longrl.parallel.attention.tree_mask import token_coordinates, tree_mask
 from megatron_longrl.planner.cost import ModelCost, RowSize
 from tests.unit.made_up_config import make_config
 from tests.unit.training.made_up import make_prompt
@@ -19,7 +19,7 @@ def test_a_row_counts_the_tokens_and_pairs_of_its_mask(prompt, responses):
     size = RowSize.of(prompt, responses)
     assert size.tokens == batch.tokens.shape[1]
     coordinates = token_coordinates(batch.branch_ids)
-    assert size.pairs == int(visible(coordinates, coordinates).sum())
+    assert size.pairs == int(tree_mask(coordinates, coordinates).sum())
     assert size.predicted == int(batch.loss_mask.sum())
 
 

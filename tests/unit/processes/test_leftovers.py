@@ -21,7 +21,7 @@ def wait_until_gone(path: Path) -> None:
 
 
 def run(code: str) -> int:
-    return subprocess.run([sys.executable, "-c", code], check=False).returncode
+    return subprocess.run([sys.executable, "-c", code], check=False, timeout=60).returncode
 
 
 @pytest.mark.parametrize("end", ["os.kill(os.getpid(), 9)", "os._exit(3)", "pass"])
@@ -45,8 +45,8 @@ def test_a_file_that_is_being_written_goes_too(tmp_path: Path) -> None:
     code = f"""
 import os
 from pathlib import Path
-from megatron_longrl.atomic_file import whole_file
-with whole_file(Path({str(tmp_path)!r}) / "f") as aside:
+from megatron_longrl.atomic_file import atomic_write
+with atomic_write(Path({str(tmp_path)!r}) / "f") as aside:
     aside.write_text("half")
     os.kill(os.getpid(), 9)
 """
@@ -62,8 +62,8 @@ def test_an_export_that_is_being_written_goes_too(tmp_path: Path, number: int) -
     code = f"""
 import os, signal
 from pathlib import Path
-from megatron_longrl.atomic_folder import written_aside
-with written_aside(Path({str(tmp_path)!r}) / "hf") as aside:
+from megatron_longrl.atomic_folder import atomic_folder
+with atomic_folder(Path({str(tmp_path)!r}) / "hf") as aside:
     (aside / "model.safetensors").write_text("half")
     os.kill(os.getpid(), {number})
     signal.pause()

@@ -22,7 +22,7 @@ from tests.unit.training.made_up import (
     values_by_token,
 )
 
-RANKS = cast(Any, SimpleNamespace(control=FakeGroup()))
+RANKS = cast(Any, SimpleNamespace(gloo_group=FakeGroup()))
 
 
 def responses(lengths: list[int], scale: float = 0.3) -> list[torch.Tensor]:
@@ -35,14 +35,20 @@ def test_against_numpy(lengths):
     gaps = responses(lengths)
     metrics = mismatch_statistics(gaps, RANKS)
     tokens = np.concatenate([g.double().numpy() for g in gaps])
-    assert metrics["gap/mean"] == pytest.approx(np.abs(tokens).mean(), rel=1e-12)
-    assert metrics["gap/max"] == pytest.approx(np.abs(tokens).max(), rel=1e-12)
-    assert metrics["gap/p99"] == pytest.approx(np.quantile(np.abs(tokens), 0.99), rel=1e-9)
+    assert metrics["rollout_corr/logprob_diff_mean"] == pytest.approx(
+        np.abs(tokens).mean(), rel=1e-12
+    )
+    assert metrics["rollout_corr/logprob_diff_max"] == pytest.approx(
+        np.abs(tokens).max(), rel=1e-12
+    )
+    assert metrics["rollout_corr/logprob_diff_p99"] == pytest.approx(
+        np.quantile(np.abs(tokens), 0.99), rel=1e-9
+    )
     weights = {"token": np.exp(tokens), "sequence": np.exp([float(g.double().sum()) for g in gaps])}
     for name, w in weights.items():
         expected = w.sum() ** 2 / (len(w) * (w**2).sum())
-        assert metrics[f"ess/{name}"] == pytest.approx(expected, rel=1e-9)
-        assert 0 <= metrics[f"ess/{name}"] <= 1
+        assert metrics[f"rollout_corr/ess_{name}"] == pytest.approx(expected, rel=1e-9)
+        assert 0 <= metrics[f"rollout_corr/ess_{name}"] <= 1
 
 
 def test_ranks_together_are_one(monkeypatch):
@@ -77,12 +83,19 @@ def test_ranks_together_are_one(monkeypatch):
 def test_engines_that_agree_have_whole_samples_and_one_that_does_not_has_few():
     agreeing = mismatch_statistics([torch.zeros(5), torch.zeros(2)], RANKS)
     assert agreeing == {
-        **dict.fromkeys(("gap/mean", "gap/p99", "gap/max"), 0.0),
-        **dict.fromkeys(("ess/token", "ess/sequence"), 1.0),
+        **dict.fromkeys(
+            (
+                "rollout_corr/logprob_diff_mean",
+                "rollout_corr/logprob_diff_p99",
+                "rollout_corr/logprob_diff_max",
+            ),
+            0.0,
+        ),
+        **dict.fromkeys(("rollout_corr/ess_token", "rollout_corr/ess_sequence"), 1.0),
     }
     apart = mismatch_statistics([torch.full((50,), 0.5), torch.zeros(50)], RANKS)
-    assert apart["ess/sequence"] == pytest.approx(0.5, abs=1e-6)
-    assert apart["ess/token"] > 0.9
+    assert apart["rollout_corr/ess_sequence"] == pytest.approx(0.5, abs=1e-6)
+    assert apart["rollout_corr/ess_token"] > 0.9
 
 
 def test_nothing_trained_has_no_gap():
@@ -96,12 +109,14 @@ def test_the_loss_hands_over_every_token(shared_prompt, size):
     groups = make_groups([[3, 7], [1, 2], [5, 5]])
     ranks = alone()
     ranks.is_last_stage = True
-    ranks.tp = ranks.control = FakeGroup()
+    ranks.tp = ranks.gloo_group = FakeGroup()
     batches = policy_batches(groups, make_advantages(groups), config, ranks)
     log_ratios = []
     for batch in batches:
         logprobs = values_by_token(batch.labels[batch.selected], -3.0, 0.0)
-        _, _, report = rl_loss(config)(batch, logprobs, torch.zeros_like(logprobs))
+        _, _, report = rl_loss(config.algorithm, config.rollout)(
+            batch, logprobs, torch.zeros_like(logprobs)
+        )
         log_ratios.append(report.per_token[LOG_RATIO])
     gaps = [
         values_by_token(r.token_ids, -3.0, 0.0).float() - r.logprobs

@@ -37,7 +37,7 @@ def test_the_greedy_response_gives_the_baseline() -> None:
 def test_without_a_baseline_no_response_counts() -> None:
     group = make_group([1.0, 0.5])
     group = set_greedy_baseline(group, make_group([0.0], valid=[False]))
-    assert known(group) == [None, None] and not trained_groups([group], make_config())
+    assert known(group) == [None, None] and not trained_groups([group], mask_overlong=False)
     assert not group.rewards.any()
 
 
@@ -113,6 +113,6 @@ def test_a_group_without_a_reward_is_not_kept_by_any_bound() -> None:
 
 def test_failed_responses_are_left_out() -> None:
     group = make_group([1.0, 0.0, 0.5], valid=[True, False, True])
-    (part,) = trained_groups([group, make_group([0.0], valid=[False])], make_config())
+    (part,) = trained_groups([group, make_group([0.0], valid=[False])], mask_overlong=False)
     assert part.rollouts == [group.rollouts[0], group.rollouts[2]]
     assert [rollout.index for rollout in part.rollouts] == [0, 2]

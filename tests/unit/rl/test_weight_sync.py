@@ -117,7 +117,7 @@ def test_metrics_count_a_step(monkeypatch: pytest.MonkeyPatch) -> None:
     try:
         model, engine = model_of("language_model"), Listener()
         runtime = SimpleNamespace(
-            model=model, config=None, groups=SimpleNamespace(control=dist.group.WORLD)
+            model=model, config=None, groups=SimpleNamespace(gloo_group=dist.group.WORLD)
         )
         sync = WeightSync(cast(Any, runtime), cast(Any, engine))
         sync()

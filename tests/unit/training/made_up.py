@@ -45,10 +45,10 @@ class FakeGroups:
     """Of ParallelGroups only the MR-SP dimension."""
 
     cp: Any
-    alone: Any = field(default_factory=FakeGroup)
+    self_group: Any = field(default_factory=FakeGroup)
 
-    def sharing(self, ranks: int) -> Any:
-        return self.cp if ranks > 1 else self.alone
+    def cp_subgroup(self, ranks: int) -> Any:
+        return self.cp if ranks > 1 else self.self_group
 
 
 def alone() -> Any:

@@ -174,14 +174,14 @@ def test_transformer_engine_is_told_of_shared_and_of_whole_rows():
         bf16=True,
     )
     ranks = mr_sp(0, 2)
-    for mode, group in (("full", ranks.cp), ("encode", ranks.alone)):
+    for mode, group in (("full", ranks.cp), ("encode", ranks.self_group)):
         batches = rl_batches(make_groups(LENGTHS), config.replace(mrsp_mode=mode), ranks)
         assert len(batches) == (8 if mode == "full" else 4)
         for batch in batches:
             assert batch.sequence_group is group
             assert batch.attention_mask is None
     (padding,) = rl_batches([], config, ranks)
-    assert padding.sequence_group is ranks.alone
+    assert padding.sequence_group is ranks.self_group
 
 
 def test_a_row_that_is_too_long_names_its_prompt():

@@ -13,7 +13,6 @@ from megatron_longrl.rl.reward_shaping import trained_groups
 from tests.distributed.dynamic_sampling import build, nothing_to_train_on, refilled, source_of
 from tests.distributed.layouts import write_data
 from tests.scripted_engine import number_of, questions
-from tests.unit.made_up_config import make_config
 from tests.unit.training.made_up import make_groups, make_rewarded
 
 
@@ -61,6 +60,6 @@ def test_rollouts_that_teach_nothing_are_left_out():
         make_rewarded(third, [0.0]),
     ]
     for mask, lengths in ((False, [[2, 4], [7]]), (True, [[2], [7]])):
-        left = trained_groups(groups, make_config(mask_overlong=mask))
+        left = trained_groups(groups, mask_overlong=mask)
         assert [[len(r.token_ids) for r in group.rollouts] for group in left] == lengths
         assert left[0].rollouts[0] is groups[0].rollouts[0]

@@ -12,7 +12,7 @@ import pytest
 from megatron_longrl.checkpoint.loading import Loaded
 from megatron_longrl.observability.logging import MetricsLogger
 from megatron_longrl.observability.timing import PhaseTimer
-from megatron_longrl.planner.cost import Machine
+from megatron_longrl.planner.cost import HardwareProfile
 from megatron_longrl.training import loop
 from megatron_longrl.training.loop import TrainingLoop, start
 from megatron_longrl.training.usable_rows import SkipLimit
@@ -63,17 +63,19 @@ def test_start(monkeypatch, flags, has_checkpoint, result, weights_of):
     monkeypatch.setattr(loop, "load_weights", load_weights)
     model = SimpleNamespace(modules={}, optimizers={}, scheduler=None)
     runtime: Any = SimpleNamespace(
-        config=make_config(**flags), model=model, groups=None, machine=Machine()
+        config=make_config(**flags), model=model, groups=None, hardware=HardwareProfile()
     )
     assert start(runtime) == result
     assert taken == ([] if weights_of is None else [weights_of])
 
 
 def test_a_resumed_run_reckons_with_the_machine_that_it_had_measured():
-    measured, saved = Machine(ranks=2, flops=1.0), Machine(ranks=2, flops=2.0)
-    assert Machine.remembered(dataclasses.asdict(saved), measured) == saved
-    assert Machine.remembered(dataclasses.asdict(saved), Machine(ranks=4)) == Machine(ranks=4)
-    assert Machine.remembered(None, measured) == measured
+    measured, saved = HardwareProfile(ranks=2, flops=1.0), HardwareProfile(ranks=2, flops=2.0)
+    assert HardwareProfile.restored(dataclasses.asdict(saved), measured) == saved
+    assert HardwareProfile.restored(
+        dataclasses.asdict(saved), HardwareProfile(ranks=4)
+    ) == HardwareProfile(ranks=4)
+    assert HardwareProfile.restored(None, measured) == measured
 
 
 def test_a_validation_before_the_first_step_is_no_part_of_its_time():

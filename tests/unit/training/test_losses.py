@@ -57,7 +57,9 @@ def run(
     for batch in batches:
         tokens = batch.labels[batch.selected]
         logprobs = policy(tokens).requires_grad_()
-        loss, number, report = rl_loss(config)(batch, logprobs, entropies(tokens))
+        loss, number, report = rl_loss(config.algorithm, config.rollout)(
+            batch, logprobs, entropies(tokens)
+        )
         (gradient,) = torch.autograd.grad(loss, logprobs)
         total, count = total + loss.detach(), count + int(number)
         reports.append(report)
@@ -176,7 +178,7 @@ def test_padding_alone_counts_nothing_and_has_a_gradient(aggregation):
     config = make_config(loss_aggregation=aggregation)
     (batch,) = batches_of([], config, alone())
     logprobs = torch.zeros(0, requires_grad=True)
-    loss, count, report = rl_loss(config)(batch, logprobs, torch.zeros(0))
+    loss, count, report = rl_loss(config.algorithm, config.rollout)(batch, logprobs, torch.zeros(0))
     assert (loss.item(), count.item()) == (0.0, 0)
     loss.backward()
     assert all(value == 0 for value in report.metrics.means().values())

@@ -68,7 +68,7 @@ def ours(
     of_tokens = (numbers["advantages"], config, ranks, numbers["old"], numbers["reference"])
     for batch in policy_batches(groups, *of_tokens):
         logprobs, entropy = of_selected(batch, leaves), of_selected(batch, numbers["entropy"])
-        loss, number, _ = rl_loss(config)(batch, logprobs, entropy)
+        loss, number, _ = rl_loss(config.algorithm, config.rollout)(batch, logprobs, entropy)
         total, count = total + loss, count + int(number)
     total.backward()
     gradients = {

@@ -26,7 +26,7 @@ import sys, time
 from megatron_longrl.config import Config
 from megatron_longrl.training.run_folder import run_folder
 from tests.tiny_vila import TINY
-with run_folder(Config.of({**TINY, "save": sys.argv[1]})):
+with run_folder(Config.of({**TINY, "save": sys.argv[1]}).checkpoint):
     print("held", flush=True)
     time.sleep(60)
 """
@@ -55,12 +55,12 @@ def contents(folder: Path) -> dict[str, bytes]:
 
 
 def assert_refused(refused: Config, reason: str) -> None:
-    with pytest.raises(UserError, match=reason), run_folder(refused):
+    with pytest.raises(UserError, match=reason), run_folder(refused.checkpoint):
         pytest.fail("it was taken")
 
 
 def test_a_new_folder_gets_an_owner(tmp_path):
-    with run_folder(config(tmp_path / "a/b")) as id_:
+    with run_folder(config(tmp_path / "a/b").checkpoint) as id_:
         owner = json.loads((tmp_path / "a/b" / LOCK_FILE).read_text())
         assert (owner["id"], owner["process"]) == (id_, os.getpid())
         assert owner["host"] == socket.gethostname() and not owner["ended"]
@@ -68,16 +68,16 @@ def test_a_new_folder_gets_an_owner(tmp_path):
 
 
 def test_without_a_folder_there_is_nothing_to_own():
-    with run_folder(Config.of(TINY)) as id_:
+    with run_folder(Config.of(TINY).checkpoint) as id_:
         assert id_ is None
 
 
 def test_a_run_that_goes_on_keeps_its_id_and_its_files(tmp_path):
-    with run_folder(config(tmp_path)) as first:
+    with run_folder(config(tmp_path).checkpoint) as first:
         leave_a_run(tmp_path)
     before = contents(tmp_path)
     for load in (tmp_path, tmp_path / "iter_0000006", tmp_path / ".." / tmp_path.name):
-        with run_folder(config(tmp_path, load=str(load))) as again:
+        with run_folder(config(tmp_path, load=str(load)).checkpoint) as again:
             assert again == first
     assert contents(tmp_path) == before
 
@@ -107,7 +107,7 @@ def test_another_run_is_not_trained_over(left, load, tmp_path):
 def test_a_recipe_beside_is_no_run(tmp_path):
     (tmp_path / "mine.yaml").write_text("lr: 1e-5\n")
     (tmp_path / "notes.txt").write_text("mine")
-    with run_folder(config(tmp_path)):
+    with run_folder(config(tmp_path).checkpoint):
         pass
     assert set(contents(tmp_path)) == {"mine.yaml", "notes.txt"}
 
@@ -116,7 +116,7 @@ def test_a_run_that_has_ended_before_its_first_step_is_none(tmp_path):
     for name in ("metrics.jsonl", "log.txt"):
         (tmp_path / name).touch()
     (tmp_path / "rollouts").mkdir()
-    with run_folder(config(tmp_path)):
+    with run_folder(config(tmp_path).checkpoint):
         pass
 
 
@@ -124,7 +124,7 @@ def test_overwrite_removes_the_run_and_nothing_else(tmp_path):
     leave_a_run(tmp_path)
     (tmp_path / "rollouts" / "step_1").mkdir(parents=True)
     (tmp_path / "notes.txt").write_text("mine")
-    with run_folder(config(tmp_path, overwrite=True)):
+    with run_folder(config(tmp_path, overwrite=True).checkpoint):
         assert set(contents(tmp_path)) == {"notes.txt"}
         assert not (tmp_path / "iter_0000006").exists() and not (tmp_path / "rollouts").exists()
 
@@ -155,7 +155,7 @@ def test_two_runs_at_a_time(flags, tmp_path):
         other.send_signal(signal.SIGKILL)
         other.wait()
         # Its lock is gone with it.
-        with run_folder(config(tmp_path, load=str(tmp_path))):
+        with run_folder(config(tmp_path, load=str(tmp_path)).checkpoint):
             pass
 
 
@@ -178,12 +178,12 @@ def no_locks(monkeypatch):
     ids=str,
 )
 def test_where_a_file_system_has_no_locks_the_file_decides(no_locks, changes, is_free, tmp_path):
-    with run_folder(config(tmp_path)):
+    with run_folder(config(tmp_path).checkpoint):
         pass
     path = tmp_path / LOCK_FILE
     path.write_text(json.dumps({**json.loads(path.read_text()), "ended": False, **changes}))
     if is_free:
-        with run_folder(config(tmp_path, load=str(tmp_path))):
+        with run_folder(config(tmp_path, load=str(tmp_path)).checkpoint):
             return
     assert_refused(
         config(tmp_path, load=str(tmp_path)), rf"in use .*without saying so, remove .*{LOCK_FILE}"
@@ -193,7 +193,7 @@ def test_where_a_file_system_has_no_locks_the_file_decides(no_locks, changes, is
 @pytest.mark.parametrize("text", ["", "{", "[]", '{"id": 3}', "\x00" * 90])
 def test_a_damaged_lock_file_is_written_anew(text, tmp_path):
     (tmp_path / LOCK_FILE).write_text(text)
-    with run_folder(config(tmp_path)) as id_:
+    with run_folder(config(tmp_path).checkpoint) as id_:
         assert json.loads((tmp_path / LOCK_FILE).read_text())["id"] == id_
 
 
@@ -228,7 +228,7 @@ def test_of_a_link_goes_the_link_alone(tmp_path):
     (tmp_path / "run" / "iter_0000006").rename(tmp_path / "archive")
     (tmp_path / "run" / "iter_0000006").symlink_to(tmp_path / "archive")
     before = contents(tmp_path / "archive")
-    with run_folder(config(tmp_path / "run", overwrite=True)):
+    with run_folder(config(tmp_path / "run", overwrite=True).checkpoint):
         assert not list((tmp_path / "run").glob("iter_*"))
     assert contents(tmp_path / "archive") == before
 
@@ -245,14 +245,14 @@ def test_a_recipe_that_the_user_has_written_is_not_replaced(changes, tmp_path, m
 
 
 def test_a_recipe_that_a_run_has_written_is_replaced(tmp_path):
-    with run_folder(config(tmp_path)):
+    with run_folder(config(tmp_path).checkpoint):
         (tmp_path / "config.yaml").write_text("lr: 1e-5\n")
-    with run_folder(config(tmp_path)):
+    with run_folder(config(tmp_path).checkpoint):
         pass
     # Runs of older versions have no owner.
     (tmp_path / LOCK_FILE).unlink()
     leave_a_run(tmp_path)
-    with run_folder(config(tmp_path, load=str(tmp_path))):
+    with run_folder(config(tmp_path, load=str(tmp_path)).checkpoint):
         pass
 
 

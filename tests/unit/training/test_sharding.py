@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from megatron_longrl.data.collate import collate
-from megatron_longrl.parallel.attention.visibility import token_coordinates, visible
+from megatron_longrl.parallel.attention.tree_mask import token_coordinates, tree_mask
 from megatron_longrl.training.sharding import shard_batch
 from tests.unit.training.made_up import FakeGroup, make_groups
 
@@ -72,7 +72,7 @@ def test_the_mask_has_queries_and_keys_in_the_order_of_the_ranks(size):
     mask = shard_batch(batch, group, "all_gather", CPU).attention_mask
     assert mask is not None
     coordinates = token_coordinates(batch.branch_ids)
-    whole = visible(coordinates, coordinates)
+    whole = tree_mask(coordinates, coordinates)
     order = [position for owned in OWNED[size] for position in owned]
     assert mask.shape == (2, 1, 16, 16)
     for b in range(2):

@@ -174,6 +174,12 @@ def test_an_update_that_is_not(changes: dict[str, Any], reason: str) -> None:
         check_update(update(**changes), SHAPES, torch.float32, BUCKET)
 
 
+@pytest.mark.parametrize("info", [None, 3, "names", [update()]])
+def test_an_update_that_is_no_dictionary(info: object) -> None:
+    with pytest.raises(ValueError, match="other keys"):
+        check_update(info, SHAPES, torch.float32, BUCKET)
+
+
 def test_a_layer_comes_as_a_whole_and_once() -> None:
     part = {name: update()[name][1:] for name in ("names", "dtype_names", "shapes", "offsets")}
     with pytest.raises(ValueError, match=r"a\.qkv_proj needs a\.q_proj\.weight, too"):

@@ -3,7 +3,7 @@
 import pytest
 
 from megatron_longrl.errors import UserError
-from megatron_longrl.parallel.agree import agree, gather_objects, together
+from megatron_longrl.parallel.rank_errors import gather_errors, gather_objects, raise_on_all_ranks
 
 
 def test_one_rank_gathers_its_own_value(alone):
@@ -12,30 +12,33 @@ def test_one_rank_gathers_its_own_value(alone):
 
 
 def test_no_error_is_no_error(alone):
-    assert agree(alone, None) == []
-    assert agree(alone, "") == [""], "an error without words is one"
-    assert agree(alone, "bad video") == ["bad video"]
+    assert gather_errors(alone, None) == []
+    assert gather_errors(alone, "") == [""], "an error without words is one"
+    assert gather_errors(alone, "bad video") == ["bad video"]
 
 
 def test_a_block_that_works_goes_on(alone):
     reached = []
-    with together(alone):
+    with raise_on_all_ranks(alone):
         reached.append(1)
     assert reached == [1]
 
 
 def test_a_users_error_keeps_its_line(alone):
-    with pytest.raises(UserError, match=r"^lower --lr$") as caught, together(alone):
+    with pytest.raises(UserError, match=r"^lower --lr$") as caught, raise_on_all_ranks(alone):
         raise UserError("lower --lr")
     assert isinstance(caught.value.__cause__, UserError)
 
 
 def test_any_other_error_is_named_with_its_kind(alone):
-    with pytest.raises(UserError, match=r"^FileNotFoundError: x.webm$") as caught, together(alone):
+    with (
+        pytest.raises(UserError, match=r"^FileNotFoundError: x.webm$") as caught,
+        raise_on_all_ranks(alone),
+    ):
         raise FileNotFoundError("x.webm")
     assert isinstance(caught.value.__cause__, FileNotFoundError)
 
 
 def test_an_interrupt_is_not_an_error_to_agree_on(alone):
-    with pytest.raises(KeyboardInterrupt), together(alone):
+    with pytest.raises(KeyboardInterrupt), raise_on_all_ranks(alone):
         raise KeyboardInterrupt

@@ -12,21 +12,21 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
+from megatron_longrl.checkpoint.dist_reader import StoredParameters
 from megatron_longrl.checkpoint.folder import STATE_FILE
-from megatron_longrl.checkpoint.stored import StoredParameters
 from megatron_longrl.config.lora import lora_scale
 from megatron_longrl.conversion.mapping import local_parameters, mapping_table
 from megatron_longrl.models.family import find_family
 from megatron_longrl.models.lora import merged_weight
-from megatron_longrl.models.param_mapping import TensorMapping, adapter_rows
+from megatron_longrl.models.param_mapping import TensorMapping, adapter_mappings
 from megatron_longrl.models.sizes import check_sizes
 
 if TYPE_CHECKING:
-    from megatron_longrl.config import Config
+    from megatron_longrl.config import ModelConfig
     from megatron_longrl.parallel.groups import ParallelGroups
 
 
-class StoredWeights:
+class MergedWeights:
     """The weights of one checkpoint under Hugging Face names.
 
     Args:
@@ -36,12 +36,15 @@ class StoredWeights:
     """
 
     def __init__(
-        self, stored: StoredParameters, config: Config, scale: float | None = None
+        self, stored: StoredParameters, config: ModelConfig, scale: float | None = None
     ) -> None:
         self._stored = stored
         self._scale = scale
-        self._rows = {
-            name: row for row in mapping_table(config).expand() if row.exported for name in row.hf
+        self._mappings = {
+            name: mapping
+            for mapping in mapping_table(config).expand()
+            if mapping.exported
+            for name in mapping.hf_params
         }
         self._last: tuple[TensorMapping | None, dict[str, Tensor]] = (None, {})
 
@@ -51,19 +54,19 @@ class StoredWeights:
         Raises:
             UserError: the checkpoint lacks its parameter.
         """
-        row = self._rows[name]
-        if self._last[0] is not row:
+        mapping = self._mappings[name]
+        if self._last[0] is not mapping:
             self._last = (None, {})  # makes room before the next one is read
-            weight = self._stored.read(row.megatron)
-            adapter = read_adapter(self._stored, row) if self._scale is not None else None
+            weight = self._stored.read(mapping.megatron_param)
+            adapter = read_adapter(self._stored, mapping) if self._scale is not None else None
             if adapter is not None:
                 assert self._scale is not None
                 weight = merged_weight(weight, *adapter, self._scale)
-            self._last = (row, dict(zip(row.hf, row.split(weight), strict=True)))
+            self._last = (mapping, dict(zip(mapping.hf_params, mapping.split(weight), strict=True)))
         return self._last[1][name]
 
 
-def check_stored_sizes(stored: StoredParameters, folder: Path, config: Config) -> None:
+def check_stored_sizes(stored: StoredParameters, folder: Path, config: ModelConfig) -> None:
     """Does the configuration in a checkpoint tell the sizes of the weights beside it?
 
     Args:
@@ -74,18 +77,23 @@ def check_stored_sizes(stored: StoredParameters, folder: Path, config: Config) -
     Raises:
         UserError: naming the state file, the size and the tensor that it does not fit.
     """
-    rows = {name: row for row in mapping_table(config).expand() if row.exported for name in row.hf}
+    mappings = {
+        name: mapping
+        for mapping in mapping_table(config).expand()
+        if mapping.exported
+        for name in mapping.hf_params
+    }
 
     def shape_of(name: str) -> tuple[int, ...] | None:
-        row = rows.get(name)
-        shape = stored.shape(row.megatron) if row is not None else None
-        if row is None or shape is None:
+        mapping = mappings.get(name)
+        shape = stored.shape(mapping.megatron_param) if mapping is not None else None
+        if mapping is None or shape is None:
             return None
         try:
-            parts = row.split(torch.empty(shape, device="meta"))
+            parts = mapping.split(torch.empty(shape, device="meta"))
         except (RuntimeError, ValueError):  # the sizes by which it is split are wrong
             return shape
-        return tuple(parts[row.hf.index(name)].shape)
+        return tuple(parts[mapping.hf_params.index(name)].shape)
 
     expected = find_family(config.model.family).sizes(config.flat())
     check_sizes(shape_of, expected, lambda name: folder / STATE_FILE)
@@ -102,16 +110,16 @@ def stored_scale(saved: Mapping[str, Any]) -> float | None:
     return lora_scale(saved["lora_rank"], saved["lora_alpha"], saved["lora_use_rslora"])
 
 
-def read_adapter(stored: StoredParameters, row: TensorMapping) -> tuple[Tensor, Tensor] | None:
+def read_adapter(stored: StoredParameters, mapping: TensorMapping) -> tuple[Tensor, Tensor] | None:
     """Full A [r, in] and B [out, r] beside a weight; None where it has no adapter.
 
     Args:
-        row: of the weight.
+        mapping: of the weight.
     """
-    a, b = adapter_rows(row)
-    if not stored.has(a.megatron):
+    a, b = adapter_mappings(mapping)
+    if not stored.has(a.megatron_param):
         return None
-    return stored.read(a.megatron), stored.read(b.megatron)
+    return stored.read(a.megatron_param), stored.read(b.megatron_param)
 
 
 @torch.no_grad()
@@ -120,7 +128,7 @@ def merge_stored_adapters(
     saved: Mapping[str, Any],
     modules: Mapping[str, nn.Module],
     groups: ParallelGroups,
-    config: Config,
+    config: ModelConfig,
 ) -> None:
     """Add the adapters of a checkpoint to the weights that were loaded from it, each rank to its
     own shards.
@@ -134,14 +142,14 @@ def merge_stored_adapters(
     if scale is None:
         return
     local = local_parameters(modules)
-    for row in mapping_table(config).expand():
-        parameter = local.get(row.megatron)
-        adapter = read_adapter(stored, row) if parameter is not None else None
+    for mapping in mapping_table(config).expand():
+        parameter = local.get(mapping.megatron_param)
+        adapter = read_adapter(stored, mapping) if parameter is not None else None
         if parameter is None or adapter is None:
             continue
-        size, rank = (1, 0) if row.replicated else (groups.tp.size(), groups.tp.rank())
+        size, rank = (1, 0) if mapping.replicated else (groups.tp.size(), groups.tp.rank())
         a, b = (
             part.shard(full, rank, size).to(parameter.device)
-            for part, full in zip(adapter_rows(row), adapter, strict=True)
+            for part, full in zip(adapter_mappings(mapping), adapter, strict=True)
         )
         parameter.copy_(merged_weight(parameter, a, b, scale))

@@ -11,13 +11,17 @@ from megatron_longrl.models.vila.config import VilaSection
 from megatron_longrl.models.vila.mapping import mapping_table
 
 if TYPE_CHECKING:
-    from megatron_longrl.config import Config
+    from megatron_longrl.config import ModelConfig
 
 
-def identity_layers(config: Config) -> dict[str, Tensor]:
+def identity_layers(config: ModelConfig) -> dict[str, Tensor]:
     """Layers that add nothing, and a plain norm, by the names of the mapping table."""
     family = config.family_as(VilaSection)
-    used = {name for row in mapping_table(config).expand(["vision_tower"]) for name in row.hf}
+    used = {
+        name
+        for mapping in mapping_table(config).expand(["vision_tower"])
+        for name in mapping.hf_params
+    }
     hidden, ffn = family.vision_hidden_size, family.vision_ffn_hidden_size
     shapes: dict[str, tuple[int, ...]] = {
         f"self_attn.{which}_proj.weight": (hidden, hidden) for which in ("q", "k", "v", "out")

@@ -38,7 +38,7 @@ def token_coordinates(branch_ids: Tensor, segment_ids: Tensor | None = None) -> 
     return torch.stack([segment, branch_ids.clamp(min=0), index], dim=-1).int()
 
 
-def visible(query: Tensor, key: Tensor) -> Tensor:
+def tree_mask(query: Tensor, key: Tensor) -> Tensor:
     """The dense mask: coordinates [..., q, 3] and [..., k, 3] -> bool [..., q, k]."""
     query_segment, query_branch, query_index = query[..., :, None, :].unbind(-1)
     key_segment, key_branch, key_index = key[..., None, :, :].unbind(-1)
@@ -46,7 +46,7 @@ def visible(query: Tensor, key: Tensor) -> Tensor:
     return (key_segment == query_segment) & related & (key_index <= query_index)
 
 
-class Kind(enum.Enum):
+class BlockKind(enum.Enum):
     """How much of a block is seen."""
 
     FULL = enum.auto()
@@ -56,19 +56,19 @@ class Kind(enum.Enum):
 
 
 @dataclass(frozen=True)
-class Run:
-    """Neighbouring keys that a block of queries meets in one piece."""
+class KeyRun:
+    """Neighbouring keys that a block of queries attends to in one call."""
 
     keys: slice
-    kind: Kind
+    kind: BlockKind
 
 
 @dataclass(frozen=True)
 class QueryBlock:
-    """A block of queries with the keys that it has to meet; keys that none sees are left out."""
+    """A block of queries and the keys that it attends to; keys that no query sees are left out."""
 
     queries: slice
-    runs: tuple[Run, ...]
+    runs: tuple[KeyRun, ...]
 
 
 class _Blocks(NamedTuple):
@@ -119,9 +119,9 @@ def _blocks(coordinates: Tensor, size: int) -> _Blocks:
 
 
 def plan_blocks(query: Tensor, key: Tensor, size: int = BLOCK) -> list[QueryBlock]:
-    """What each block of queries has to meet.
+    """Returns the keys that each block of queries has to attend to.
 
-    Cheap beside the attention itself: only the blocks' extremes are compared.
+    The plan costs little next to attention: only the extremes of the blocks are compared.
 
     Args:
         query: coordinates [q, 3] on the CPU, key: [k, 3], each in any order of pieces of the row.
@@ -143,9 +143,9 @@ def plan_blocks(query: Tensor, key: Tensor, size: int = BLOCK) -> list[QueryBloc
         | (k_seg_max < q_seg)
         | ((k_branch > 0) & ((k_branch > q_branch_max) | (k_branch_max < q_branch)))
     )
-    table = torch.full(unseen.shape, Kind.MASKED.value)
-    table[causal] = Kind.CAUSAL.value
-    table[full] = Kind.FULL.value
+    table = torch.full(unseen.shape, BlockKind.MASKED.value)
+    table[causal] = BlockKind.CAUSAL.value
+    table[full] = BlockKind.FULL.value
     table[unseen] = 0
     return [
         QueryBlock(span, _merged(keys.spans, kinds))
@@ -157,17 +157,17 @@ def _columns(pair: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
     return pair[0][:, None], pair[1][:, None]
 
 
-def _merged(spans: list[slice], kinds: list[int]) -> tuple[Run, ...]:
+def _merged(spans: list[slice], kinds: list[int]) -> tuple[KeyRun, ...]:
     """The seen blocks; neighbours that are seen fully become one run."""
-    runs: list[Run] = []
+    runs: list[KeyRun] = []
     for span, value in zip(spans, kinds, strict=True):
         if not value:
             continue
-        run = Run(span, Kind(value))
-        if run.kind is Kind.FULL and runs and runs[-1].kind is Kind.FULL:
+        run = KeyRun(span, BlockKind(value))
+        if run.kind is BlockKind.FULL and runs and runs[-1].kind is BlockKind.FULL:
             before = runs[-1].keys
             if before.stop == span.start:
-                run = Run(slice(before.start, span.stop), Kind.FULL)
+                run = KeyRun(slice(before.start, span.stop), BlockKind.FULL)
                 runs.pop()
         runs.append(run)
     return tuple(runs)

@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING
 import torch
 import torch.distributed as dist
 
-from megatron_longrl.parallel.agree import gather_objects
-from megatron_longrl.planner.cost import NOMINAL, Machine
+from megatron_longrl.parallel.rank_errors import gather_objects
+from megatron_longrl.planner.cost import NOMINAL_HARDWARE, HardwareProfile
 from megatron_longrl.platforms import platform
 
 if TYPE_CHECKING:
@@ -38,15 +38,15 @@ def matrix_rate(training: TrainingSection, model: ModelSection) -> float:
     return 2.0 * _TOKENS * model.hidden_size * model.ffn_hidden_size / seconds
 
 
-def measure_machine(
+def measure_hardware(
     training: TrainingSection,
     model: ModelSection,
     parallel: ParallelSection,
     groups: ParallelGroups,
-) -> Machine:
+) -> HardwareProfile:
     """The same on every rank of the world; nothing is measured where nothing is to be chosen."""
     group = groups.cp
-    nominal = dataclasses.replace(NOMINAL[platform.name], ranks=group.size())
+    nominal = dataclasses.replace(NOMINAL_HARDWARE[platform.name], ranks=group.size())
     is_free = parallel.mrsp_mode == "auto" and group.size() > 1
     if parallel.mrsp_machine == "nominal" or not is_free:
         return nominal
@@ -61,9 +61,11 @@ def measure_machine(
 
     nothing, much = exchange(1), exchange(_EXCHANGED_BYTES // 4)
     received = _EXCHANGED_BYTES * (group.size() - 1)
-    mine = Machine(group.size(), rate, received / max(much - nothing, 1e-9), nothing, kernel)
-    everyone = gather_objects(groups.control, mine)
-    machine = Machine(
+    mine = HardwareProfile(
+        group.size(), rate, received / max(much - nothing, 1e-9), nothing, kernel
+    )
+    everyone = gather_objects(groups.gloo_group, mine)
+    hardware = HardwareProfile(
         group.size(),
         min(m.flops for m in everyone),
         min(m.bandwidth for m in everyone),
@@ -72,11 +74,11 @@ def measure_machine(
     )
     logger.info(
         "stages are chosen by %.1f Gflop/s a rank, exchanges of %.2f GB/s after %.0f us",
-        machine.flops / 1e9,
-        machine.bandwidth / 1e9,
-        machine.latency * 1e6,
+        hardware.flops / 1e9,
+        hardware.bandwidth / 1e9,
+        hardware.latency * 1e6,
     )
-    return machine
+    return hardware
 
 
 def _seconds(work: Callable[[], object]) -> float:
