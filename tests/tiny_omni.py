@@ -51,7 +51,12 @@ def settings(vocab_size: int = VOCABULARY, **changes: Any) -> Any:
             "window_size": 2 * PATCH * MERGE,
             "fullatt_block_indexes": [1, 3],
         },
-        text_config={**TEXT, "vocab_size": vocab_size, "rope_parameters": rope},
+        text_config={
+            **TEXT,
+            "max_position_embeddings": 8192,
+            "vocab_size": vocab_size,
+            "rope_parameters": rope,
+        },
         **{**SPECIAL, **changes},
     )
 
@@ -67,6 +72,7 @@ def thinker(dtype: torch.dtype = torch.float32, **changes: Any) -> Any:
     torch.manual_seed(5)
     model = Qwen2_5OmniThinkerForConditionalGeneration(settings(**changes)).eval()
     for name, parameter in model.named_parameters():
-        deviation = 0.05 if "conv1" in name else 0.2  # features are many and large
-        torch.nn.init.normal_(parameter, mean=0.05, std=deviation)
+        # Features are many, large, and all of one sign in silence.
+        mean, deviation = (0.0, 0.05) if "conv1" in name else (0.05, 0.2)
+        torch.nn.init.normal_(parameter, mean=mean, std=deviation)
     return model.to(dtype)
