@@ -91,10 +91,10 @@ def _run(subcommand: str, flags: Mapping[str, Value]) -> None:
     command = [sys.executable, "-m", "megatron_longrl", subcommand, *to_arguments(flags)]
     with subprocess.Popen(command, stderr=subprocess.PIPE, text=True, errors="replace") as run:
         assert run.stderr is not None
-        told = ""
+        message = ""
         for line in run.stderr:
             sys.stderr.write(line)
             if line.startswith("error: "):
-                told = line.removeprefix("error: ").strip()
+                message = line.removeprefix("error: ").strip()
     if run.returncode:
-        raise UserError(told or f"longrl {subcommand} has ended with status {run.returncode}")
+        raise UserError(message or f"longrl {subcommand} has ended with status {run.returncode}")

@@ -36,13 +36,13 @@ def import_plugins(names: Iterable[str]) -> None:
         except UserError as error:
             raise UserError(f"--plugin {name}: {error}") from error
         except (Exception, SystemExit) as error:
-            told = f"{type(error).__name__}: {error}"
+            message = f"{type(error).__name__}: {error}"
             if isinstance(error, ModuleNotFoundError) and f"{name}.".startswith(f"{error.name}."):
-                told = (
+                message = (
                     "no such module on Python's path or in this folder; give a name such as "
                     "my_package.my_module"
                 )
-            raise UserError(f"--plugin {name} cannot be imported: {told}") from error
+            raise UserError(f"--plugin {name} cannot be imported: {message}") from error
         _imported.append(name)
 
 

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from megatron_longrl.config.rl import RLSection
 from megatron_longrl.config.training import TrainingSection
 from megatron_longrl.experience.rollouts import RolloutGroup
-from megatron_longrl.planner.cost import BACKWARD, ModelCost, RowSize
+from megatron_longrl.planner.cost import BACKWARD, ModelCost, SequenceSize
 from megatron_longrl.training.batches import rl_samples
 
 
@@ -32,7 +32,7 @@ def phase_flops(
     for group in groups:
         lengths = [len(response.token_ids) for response in group.rollouts]
         # A prefix is computed once.
-        rollout += cost.forward(RowSize.of(len(group.prompt.token_ids), lengths))
+        rollout += cost.forward(SequenceSize.of(len(group.prompt.token_ids), lengths))
     forward = sum(cost.forward(sample.size) for sample in rl_samples(groups, rl, training))
     return {
         "encode": frames_encoded * cost.per_frame,

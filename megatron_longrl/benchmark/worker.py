@@ -82,8 +82,8 @@ def _timed_step(step: BenchmarkStep, iteration: int, rows: list[Any]) -> dict[st
     counts = Counter[str]()
     for mine in gather_objects(gloo_group, step.counter.pop()):
         counts.update(mine)
-    speaks = groups if runtime.replica_rank == 0 else []
-    everything = [group for part in gather_objects(gloo_group, speaks) for group in part]
+    is_source = groups if runtime.replica_rank == 0 else []
+    everything = [group for part in gather_objects(gloo_group, is_source) for group in part]
     cost = ModelCost(runtime.config)
     flops = phase_flops(
         everything,

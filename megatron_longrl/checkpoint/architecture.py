@@ -71,8 +71,8 @@ def check_saved_fields(settings: Settings) -> None:
                 json.dumps(settings.values[name]), strict=True
             )
         except ValidationError as error:
-            told = error.errors(include_url=False)[0]["msg"].replace("Input should be", "not")
-            raise settings.wrong(name, told) from None
+            message = error.errors(include_url=False)[0]["msg"].replace("Input should be", "not")
+            raise settings.wrong(name, message) from None
         note = note_of(field, Architecture)
         most = WIDEST if name == "lora_rank" else note.most if note is not None else None
         if is_language_model and name == "vocab_size" and value is None:

@@ -46,7 +46,7 @@ class Report:
         """The content of ``--output``."""
         problems = []
         for problem in self.problems:
-            file, line = problem.place
+            file, line = problem.location
             problems.append(
                 {"file": file, "line": line, "media": problem.media, "reason": problem.reason}
             )
@@ -77,7 +77,7 @@ def check(paths: Sequence[str], builder: PromptBuilder | None = None) -> Report:
         problem = _look(row, report, failed, builder)
         if problem is not None:
             report.problems.append(problem)
-    report.problems.sort(key=lambda problem: problem.place)
+    report.problems.sort(key=lambda problem: problem.location)
     return report
 
 
@@ -121,9 +121,9 @@ def _look(
 def _media(medium: MediaFile) -> dict[str, Any]:
     from megatron_longrl.media.modality import MODALITIES
 
-    told = MODALITIES.find(medium.modality).inspect(medium.path)
+    info = MODALITIES.find(medium.modality).inspect(medium.path)
     names = ("frames", "seconds", "fps", "width", "height")
-    return {"path": str(medium.path), **{name: told.get(name) for name in names}}
+    return {"path": str(medium.path), **{name: info.get(name) for name in names}}
 
 
 def builder_of(arguments: Sequence[str]) -> PromptBuilder:

@@ -15,7 +15,7 @@ import sys
 from collections.abc import Sequence
 from types import ModuleType
 
-from megatron_longrl.cli.conversion.find import family_plugins, names, place, plugin
+from megatron_longrl.cli.conversion.find import family_plugins, locate, names, plugin
 from megatron_longrl.cli.conversion.process import run
 from megatron_longrl.errors import printable
 
@@ -76,7 +76,7 @@ def parse(arguments: Sequence[str]) -> tuple[argparse.Namespace, ModuleType, Mod
     parser.add_argument("--dtype", choices=DTYPES, help="of the written weights; default: as read")
     if wanted.loader is None or wanted.saver is None:
         parser.parse_args(arguments)  # ends with the help, or says what is missing
-    place("loader", wanted.loader), place("saver", wanted.saver)  # before either is imported
+    locate("loader", wanted.loader), locate("saver", wanted.saver)  # before either is imported
     loader, saver = plugin("loader", wanted.loader), plugin("saver", wanted.saver)
     for module in (loader, saver):
         if hasattr(module, "add_arguments"):

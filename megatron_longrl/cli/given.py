@@ -18,7 +18,7 @@ from megatron_longrl.config.recipe import read_recipe
 from megatron_longrl.config.schema import all_fields, all_sections, known_fields
 from megatron_longrl.config.section import Entry
 from megatron_longrl.config.tokenizer_files import tokenizer_fields
-from megatron_longrl.errors import UserError
+from megatron_longrl.errors import ConfigError
 from megatron_longrl.plugins import import_plugins
 
 PROGRAMS: dict[Entry, str] = {
@@ -73,8 +73,8 @@ def read_given(argv: Sequence[str], entry: Entry) -> Given:
     megatron-core is imported. ``--help`` is written to stdout and exits.
 
     Raises:
-        UserError: a plugin that cannot be imported, an unknown flag or key, or a recipe that cannot
-            be read.
+        ConfigError: a plugin cannot be imported, a flag or key is unknown, or a recipe cannot be
+            read.
     """
     import_plugins(plugins_of(argv))
     sections = all_sections()
@@ -145,7 +145,7 @@ def _check_reach(recipe: dict[str, Any], folder: Path, given: Given) -> None:
         folder: of the checkpoint.
 
     Raises:
-        UserError: the recipe of a run that lies elsewhere has some that are not given again.
+        ConfigError: the recipe of a run that lies elsewhere has some that are not given again.
     """
     save, here = recipe.get("save"), run_folder(folder).resolve()
     if isinstance(save, str) and os.path.isabs(save):
@@ -162,10 +162,10 @@ def _check_reach(recipe: dict[str, Any], folder: Path, given: Given) -> None:
         and not (isinstance(recipe[name], str) and Path(recipe[name]).is_relative_to(here))
     ]
     if reaching:
-        told = "; ".join(f"{flag(name)} {recipe[name]}" for name in reaching)
-        raise UserError(
+        listed = "; ".join(f"{flag(name)} {recipe[name]}" for name in reaching)
+        raise ConfigError(
             f"the run in {run_folder(folder)} was saved elsewhere, so that what its recipe runs, "
-            f"asks and writes to is not taken over: {told}: give these again, or others"
+            f"asks and writes to is not taken over: {listed}: give these again, or others"
         )
 
 

@@ -27,7 +27,7 @@ from megatron_longrl.config.schema import (
 )
 from megatron_longrl.config.section import Section
 from megatron_longrl.config.tokenizer_files import tokenizer_fields
-from megatron_longrl.errors import UserError
+from megatron_longrl.errors import ConfigError, UserError
 from megatron_longrl.models.policy import find_policy
 
 logger = logging.getLogger(__name__)
@@ -54,7 +54,7 @@ def load_config(argv: Sequence[str], entry: Entry, *, files: bool = False) -> Co
         files: whether paths that do not exist are an error already here.
 
     Raises:
-        UserError: one line for anything wrong.
+        ConfigError: one line for anything wrong.
     """
     if os.environ.get("RANK", "0") != "0" and {"-h", "--help"} & set(argv):
         raise SystemExit(0)
@@ -68,11 +68,11 @@ def load_data_config(argv: Sequence[str]) -> tuple[Config, Given]:
     without the rules of a run.
 
     Raises:
-        UserError: one line for anything wrong.
+        ConfigError: one line for anything wrong.
     """
     given = read_given(argv, "evaluate")
     if not brings_a_model(given) and not given.values.get("num_layers"):
-        raise UserError(
+        raise ConfigError(
             "no model: give --pretrained-checkpoint FOLDER, or a --config recipe that has one"
         )
     checkpoint, fields = checkpoint_fields(given)
@@ -85,7 +85,7 @@ def resolve(given: Given) -> Config:
     """The configuration that is checked, with what the checkpoint and the data say.
 
     Raises:
-        UserError: see :func:`load_config`.
+        ConfigError: see :func:`load_config`.
     """
     first_rank = os.environ.get("RANK", "0") == "0"
     checkpoint, fields = checkpoint_fields(given)
@@ -117,7 +117,7 @@ def _validated(given: Given) -> Config:
     try:
         return Config.of(given.values)
     except InvalidConfig as error:
-        raise UserError(describe_problems(error.problems, given.origins)) from None
+        raise ConfigError(describe_problems(error.problems, given.origins)) from None
 
 
 def _iterations(config: Config, world_size: int, entry: Entry) -> int:
@@ -134,7 +134,7 @@ def checkpoint_fields(given: Given) -> tuple[Path | None, dict[str, Any]]:
         The folder, None where there is none, and the fields.
 
     Raises:
-        UserError: the folder is of no family that is known, or not complete.
+        ConfigError: the folder is of no family that is known, or not complete.
     """
     names = ["load", "pretrained_checkpoint"]
     if is_new(given):
@@ -160,7 +160,7 @@ def checkpoint_fields(given: Given) -> tuple[Path | None, dict[str, Any]]:
 
 
 def _check_sizes(folder: Path, state: dict[str, Any]) -> None:
-    """Raises :class:`UserError` where a checkpoint's configuration tells other sizes than its
+    """Raises :class:`ConfigError` where a checkpoint's configuration tells other sizes than its
     weights have: a model of any size would be made of it. Where its list of tensors is damaged,
     the loader takes the checkpoint before it."""
     from megatron_longrl.platforms import platform
@@ -206,7 +206,7 @@ def _check_contradictions(
     """Recipes and flags may not describe another model than the checkpoint holds."""
     for name in architecture_fields(values):
         if name in fields and values[name] not in (None, plain(fields[name])):
-            raise UserError(
+            raise ConfigError(
                 f"{name} = {values[name]} ({given.origins[name]}), but the checkpoint {checkpoint} "
                 f"has {plain(fields[name])}: leave the fields of the model out, the checkpoint "
                 "brings them"

@@ -8,7 +8,7 @@ from megatron_longrl.cli.given import Given
 from megatron_longrl.cli.installed import missing_packages
 from megatron_longrl.config.names import flag
 from megatron_longrl.config.paths import missing_paths
-from megatron_longrl.errors import UserError
+from megatron_longrl.errors import ConfigError
 from megatron_longrl.models.policy import find_policy
 
 REQUIRED: dict[str, tuple[str, ...]] = {
@@ -33,7 +33,7 @@ def check_given(given: Given, *, files: bool = True) -> None:
         files: whether paths and packages are looked up, too.
 
     Raises:
-        UserError: one line for all of it.
+        ConfigError: one line for all of it.
     """
     values = given.values
     policy = find_policy(str(values.get("model_family")))
@@ -60,7 +60,7 @@ def check_given(given: Given, *, files: bool = True) -> None:
         if policy is None and not given.print_only:
             problems += missing_packages(values, given.entry)
     if problems:
-        raise UserError("; ".join(problems))
+        raise ConfigError("; ".join(problems))
 
 
 def brings_a_model(given: Given) -> bool:

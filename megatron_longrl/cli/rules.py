@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from megatron_longrl.config.divisibility import indivisible
 from megatron_longrl.config.names import flag
 from megatron_longrl.config.secrets import secret_line, secrets_in
-from megatron_longrl.errors import UserError
+from megatron_longrl.errors import ConfigError
 from megatron_longrl.models.policy import find_policy
 from megatron_longrl.models.text.rotary_rules import rotary_embedding
 from megatron_longrl.rewards.rules import reward_rules
@@ -34,11 +34,11 @@ def validate_layout(config: Config, world_size: int, entry: Entry | None = None)
     Needs no process group and no file. With `entry`, what it needs is checked, too.
 
     Raises:
-        UserError: one line that names fields, values and a remedy.
+        ConfigError: one line that names fields, values and a remedy.
     """
     problem = _first_broken_rule(config, world_size, entry)
     if problem is not None:
-        raise UserError(problem)
+        raise ConfigError(problem)
 
 
 def _first_broken_rule(config: Config, world_size: int, entry: Entry | None) -> str | None:

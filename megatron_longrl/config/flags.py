@@ -16,7 +16,7 @@ from megatron_longrl.config.names import FieldNames, flag
 from megatron_longrl.config.recipe import recipe_names
 from megatron_longrl.config.renamed import new_name, renamed_line
 from megatron_longrl.config.section import Entry, Metavar, Names, Section, Unit, note_of
-from megatron_longrl.errors import UserError
+from megatron_longrl.errors import ConfigError
 from megatron_longrl.spelling import nearest
 
 _CHOICE = "NAME"
@@ -26,10 +26,10 @@ _LONGEST_CHOICES = 50
 
 
 class Parser(argparse.ArgumentParser):
-    """Tells what is wrong with the arguments as a :class:`UserError`."""
+    """Tells what is wrong with the arguments as a :class:`ConfigError`."""
 
     def error(self, message: str) -> NoReturn:
-        raise UserError(message)
+        raise ConfigError(message)
 
 
 class _Formatter(argparse.HelpFormatter):
@@ -137,12 +137,12 @@ def parse_flags(parser: argparse.ArgumentParser, argv: Sequence[str]) -> dict[st
     if unknown:
         word = unknown[0].partition("=")[0]
         if not word.startswith("-"):
-            raise UserError(f"unexpected argument '{word}': values follow their flag")
+            raise ConfigError(f"unexpected argument '{word}': values follow their flag")
         renamed = new_name(word.removeprefix("--").replace("-", "_"))
         if renamed is not None:
-            raise UserError(renamed_line(word, flag(renamed), "flag"))
+            raise ConfigError(renamed_line(word, flag(renamed), "flag"))
         known = [option for option in parser._option_string_actions if option.startswith("--")]
-        raise UserError(f"unknown flag '{word}'{nearest(word.replace('_', '-'), known)}")
+        raise ConfigError(f"unknown flag '{word}'{nearest(word.replace('_', '-'), known)}")
     return vars(given)
 
 

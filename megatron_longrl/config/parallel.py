@@ -29,10 +29,11 @@ class ParallelSection(Section):
     """Ranks over which sequences are split in MR-SP's second stage (prefill and training)."""
 
     mrsp_mode: Literal["auto", "none", "encode", "full"] = "auto"
-    """What MR-SP ranks share. none: nothing, each takes whole videos and whole rows. encode: the
-    frames of a video. full: the frames, and the tokens of every row. auto: videos are cut where
-    that balances the work, and a cost model chooses how many ranks share a row, from one to all; no
-    rank then holds more tokens than its share of a row of --seq-length tokens."""
+    """Work that MR-SP ranks share. none: no work, each rank takes whole videos and whole sequences.
+    encode: the frames of a video. full: the frames, and the tokens of every sequence. auto: videos
+    are split where that balances the work, and a cost model chooses the number of ranks that share
+    a sequence, from one to all; no rank then holds more tokens than its part of a sequence of
+    --seq-length tokens."""
 
     mrsp_machine: Annotated[Literal["nominal", "measured"], KnownTo("sft", "rl")] = "nominal"
     """What the cost model of auto reckons with: nominal takes fixed figures, so that runs repeat
@@ -75,14 +76,14 @@ class ParallelSection(Section):
 
     @property
     def sequence_multiple(self) -> int:
-        """The number of tokens to a multiple of which rows are padded, so that every rank gets
+        """The number of tokens to a multiple of which sequences are padded, so that every rank gets
         equal zigzag chunks."""
         tensor = self.tensor_model_parallel_size if self.sequence_parallel else 1
         context = self.context_parallel_size
         return tensor if context == 1 else 2 * context * tensor
 
     def cp_degrees(self, num_query_groups: int) -> list[int]:
-        """How many MR-SP ranks may share a row: the divisors of their number, increasing.
+        """Return the numbers of MR-SP ranks that may share a sequence, increasing.
 
         Args:
             num_query_groups: of the language model.

@@ -12,7 +12,7 @@ from megatron_longrl.config.names import FieldNames
 from megatron_longrl.config.renamed import new_name, renamed_line
 from megatron_longrl.config.schema import Config
 from megatron_longrl.config.section import bases_of
-from megatron_longrl.errors import UserError
+from megatron_longrl.errors import ConfigError, UserError
 from megatron_longrl.regular_file import read_regular
 
 _LARGEST = 1 << 20
@@ -70,11 +70,11 @@ def read_recipe(given: str, names: FieldNames) -> tuple[dict[str, Any], dict[str
         The values by field name and where each was set ("file:line").
 
     Raises:
-        UserError: for a missing or malformed file, an unknown or repeated key, a cycle of bases.
+        ConfigError: for a missing or malformed file, an unknown or repeated key, a cycle of bases.
     """
     path = find_recipe(given)
     if path is None:
-        raise UserError(f"--config {given}: {_missing()}")
+        raise ConfigError(f"--config {given}: {_missing()}")
     return _read(path, names, ())
 
 
@@ -112,18 +112,18 @@ def _read(
     path: Path, names: FieldNames, including: tuple[Path, ...]
 ) -> tuple[dict[str, Any], dict[str, str]]:
     if path.resolve() in including:
-        raise UserError(f"{path}: recipes include each other through '{BASE_KEY}:' in a circle")
+        raise ConfigError(f"{path}: recipes include each other through '{BASE_KEY}:' in a circle")
     keys = _read_mapping(path)
     values: dict[str, Any] = {}
     origins: dict[str, str] = {}
     bases, line = keys.pop(BASE_KEY, ([], 0))
     bases = [bases] if isinstance(bases, str) else bases
     if not isinstance(bases, list) or not all(isinstance(base, str) for base in bases):
-        raise UserError(f"{path}:{line}: {BASE_KEY} must be a recipe or a list of recipes")
+        raise ConfigError(f"{path}:{line}: {BASE_KEY} must be a recipe or a list of recipes")
     for base in bases:
         found = find_recipe(base, path.parent)
         if found is None:
-            raise UserError(f"{path}:{line}: {BASE_KEY}: {base}: {_missing()}")
+            raise ConfigError(f"{path}:{line}: {BASE_KEY}: {base}: {_missing()}")
         base_values, base_origins = _read(found, names, (*including, path.resolve()))
         values |= base_values
         origins |= base_origins
@@ -133,10 +133,12 @@ def _read(
         if field is None:
             renamed = new_name(key)
             if renamed is not None:
-                raise UserError(f"{path}:{line}: {renamed_line(key, renamed, 'key')}")
-            raise UserError(f"{path}:{line}: unknown key '{key}'{names.suggest_key(key)}")
+                raise ConfigError(f"{path}:{line}: {renamed_line(key, renamed, 'key')}")
+            raise ConfigError(f"{path}:{line}: unknown key '{key}'{names.suggest_key(key)}")
         if field in own:
-            raise UserError(f"{path}:{line}: '{key}' sets {field} a second time: keep one of them")
+            raise ConfigError(
+                f"{path}:{line}: '{key}' sets {field} a second time: keep one of them"
+            )
         own.add(field)
         values[field] = value
         origins[field] = f"{path}:{line}"
@@ -149,7 +151,7 @@ def _read_mapping(path: Path) -> dict[str, tuple[Any, int]]:
         text = read_regular(path, _LARGEST).decode("utf-8")
     except (OSError, UnicodeDecodeError) as error:
         reason = getattr(error, "strerror", None) or str(error)
-        raise UserError(f"{path}: cannot read the recipe: {reason}") from None
+        raise ConfigError(f"{path}: cannot read the recipe: {reason}") from None
     line = 1
     try:
         loader = yaml.SafeLoader(text)
@@ -157,28 +159,28 @@ def _read_mapping(path: Path) -> dict[str, tuple[Any, int]]:
         if node is None:
             return {}
         if not isinstance(node, yaml.MappingNode):
-            raise UserError(f"{path}: a recipe is a mapping of field names to values")
+            raise ConfigError(f"{path}: a recipe is a mapping of field names to values")
         _check_size(node, path)
         keys: dict[str, tuple[Any, int]] = {}
         for key_node, value_node in node.value:
             key, line = str(key_node.value), key_node.start_mark.line + 1
             if key in keys:
-                raise UserError(f"{path}:{line}: '{key}' is set a second time: keep one of them")
+                raise ConfigError(f"{path}:{line}: '{key}' is set a second time: keep one of them")
             keys[key] = (loader.construct_object(value_node, deep=True), line)
         return keys
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         place = f"{path}:{mark.line + 1}" if mark else str(path)
         problem = getattr(error, "problem", None) or getattr(error, "reason", "malformed")
-        raise UserError(f"{place}: not valid YAML: {problem}") from None
+        raise ConfigError(f"{place}: not valid YAML: {problem}") from None
     except RecursionError:
-        raise UserError(f"{path}: not valid YAML: nested too deeply") from None
+        raise ConfigError(f"{path}: not valid YAML: nested too deeply") from None
     except ValueError as error:  # For example a date that the calendar does not have.
-        raise UserError(f"{path}:{line}: not valid YAML: {error}") from None
+        raise ConfigError(f"{path}:{line}: not valid YAML: {error}") from None
 
 
 def _check_size(root: yaml.Node, path: Path) -> None:
-    """Raises :class:`UserError` where a few aliases of aliases stand for more values than any
+    """Raises :class:`ConfigError` where a few aliases of aliases stand for more values than any
     program can go through, or a number has more digits than can be read in time."""
     sizes: dict[int, int] = {}
 
@@ -188,13 +190,13 @@ def _check_size(root: yaml.Node, path: Path) -> None:
             children = _children(node)
             sizes[id(node)] = 1 + min(sum(map(size_of, children)), _MOST_VALUES)
             if node.tag.endswith((":int", ":float")) and len(node.value) > _MOST_DIGITS:
-                raise UserError(
+                raise ConfigError(
                     f"{path}:{node.start_mark.line + 1}: a number has {len(node.value)} digits"
                 )
         return sizes[id(node)]
 
     if size_of(root) > _MOST_VALUES:
-        raise UserError(
+        raise ConfigError(
             f"{path}: its aliases stand for more than {_MOST_VALUES} values: write them out, or "
             "name fewer"
         )

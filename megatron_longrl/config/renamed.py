@@ -55,8 +55,10 @@ def renamed_line(old: str, new: str, kind: str) -> str:
         kind: ``key`` or ``flag``.
     """
     values = NEW_VALUES.get(NEW_NAMES[old.lstrip("-").replace("-", "_")], {})
-    told = ", ".join(f"{before} is {now}" for before, now in values.items())
-    return f"{kind} '{old}' is called '{new}' now" + (f", and of its values {told}" if told else "")
+    pairs = ", ".join(f"{before} is {now}" for before, now in values.items())
+    return f"{kind} '{old}' is called '{new}' now" + (
+        f", and of its values {pairs}" if pairs else ""
+    )
 
 
 def present(saved: Mapping[str, Any]) -> dict[str, Any]:

@@ -38,7 +38,7 @@ from megatron_longrl.config.rollout import RolloutSection
 from megatron_longrl.config.rotary import RotarySection
 from megatron_longrl.config.section import Entry, Section
 from megatron_longrl.config.training import TrainingSection
-from megatron_longrl.errors import UserError
+from megatron_longrl.errors import ConfigError
 
 _SECTIONS: dict[str, type[Section]] = {
     "model": ModelSection,
@@ -158,12 +158,12 @@ class Config(ModelConfig):
         """A copy with some fields, by their flat names, changed; derived fields follow.
 
         Raises:
-            UserError: values of a wrong type or range.
+            ConfigError: values of a wrong type or range.
         """
         try:
             return self.of(self.given() | changes)
         except InvalidConfig as error:
-            raise UserError(str(error)) from None
+            raise ConfigError(str(error)) from None
 
     def given(self) -> dict[str, Any]:
         """The values that were set explicitly, without defaults and derived ones, by flat name."""
@@ -268,10 +268,10 @@ def _with_flat_name(problem: dict[str, Any], section: type[Section]) -> dict[str
 
 def _unknown(name: str, value: Any, values: Mapping[str, Any]) -> dict[str, Any]:
     """The problem of a field that no section of this configuration has."""
-    told = "there is no such field"
+    reason = "there is no such field"
     if name in all_fields():
-        told = f"no field of model_family {values.get('model_family', 'vila')}: leave it out"
-    return {"type": "extra_forbidden", "loc": (name,), "msg": told, "input": value}
+        reason = f"no field of model_family {values.get('model_family', 'vila')}: leave it out"
+    return {"type": "extra_forbidden", "loc": (name,), "msg": reason, "input": value}
 
 
 def describe_problems(problems: list[dict[str, Any]], origins: Mapping[str, str]) -> str:

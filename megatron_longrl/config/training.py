@@ -31,8 +31,9 @@ class TrainingSection(Section):
 
     programs: ClassVar[Programs] = ("sft", "rl")
 
-    micro_batch_size: Annotated[PositiveInt, Unit("rows")] = 1
-    """Rows of one forward pass on one rank. A row is a prompt and the responses that share it."""
+    micro_batch_size: Annotated[PositiveInt, Unit("sequences")] = 1
+    """Sequences of one forward pass on one rank. A sequence is a prompt with the responses that
+    share it."""
 
     global_batch_size: Annotated[PositiveInt | None, Unit("samples")] = None
     """Samples of one optimizer step over all ranks. By default, for SFT, --micro-batch-size times
@@ -47,19 +48,19 @@ class TrainingSection(Section):
     """Passes over the training data, where --train-iters is not given."""
 
     seq_length: Annotated[PositiveInt, Unit("tokens"), KnownTo("sft", "rl", "evaluate")]
-    """Longest row: a prompt with its videos and the responses that share it. A group whose
-    responses do not all fit takes several rows. By default what the longest row of the data needs,
-    at most --max-position-embeddings."""
+    """Length of the longest sequence, which is a prompt with its videos and the responses that
+    share it. A group whose responses do not all fit takes several sequences. By default the length
+    that the longest data row needs, at most --max-position-embeddings."""
 
     seq_length_from_data: Annotated[bool, KnownTo("sft", "rl", "evaluate")] = False
-    """Set --seq-length to what the longest row of the data needs (for evaluation, those of --data).
+    """Set --seq-length to the length that the longest data row needs (in evaluation, of --data).
     By default on where --seq-length is not given, else off."""
 
     use_sequence_packing: bool = Field(
         default=False,
         validation_alias=AliasChoices("use_sequence_packing", "rl_use_sequence_packing"),
     )
-    """Fill rows up to --seq-length with samples that do not see each other."""
+    """Pack samples, which do not see each other, into sequences of up to --seq-length tokens."""
 
     lr: WeightFloat = 0.0
     """Peak learning rate; by default 1e-5 for SFT and 1e-6 for RL."""

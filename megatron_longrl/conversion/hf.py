@@ -210,7 +210,7 @@ class HfFolder:
 
     def read(self, name: str) -> Tensor:
         """One tensor by the name of the mapping table, such as ``llm/model.norm.weight``."""
-        folder, _ = self.family.place(name)
+        folder, _ = self.family.locate(name)
         return self.tensors(folder).read(name)
 
     def files(self) -> dict[str, Path]:
@@ -246,12 +246,12 @@ class HfFolder:
 
     def _shape(self, name: str) -> tuple[int, ...] | None:
         """Of a tensor by the name of the mapping table, None where there is none."""
-        folder = self.tensors(self.family.place(name)[0])
+        folder = self.tensors(self.family.locate(name)[0])
         return folder.describe(name)[0] if name in folder else None
 
     def _settings_file(self, name: str) -> Path:
         """The file with the settings of the part of a tensor."""
-        return self.folder / self.family.place(name)[0] / "config.json"
+        return self.folder / self.family.locate(name)[0] / "config.json"
 
     def _is_untied(self, fields: dict[str, Any]) -> bool:
         """Whether settings tie two tensors that are there and differ: transformers 5 then leaves
@@ -280,7 +280,7 @@ class HfFolder:
         known: set[str] = set()
         for mapping in table.expand():
             for name in mapping.hf_params:
-                self.tensors(self.family.place(name)[0]).require(name)
+                self.tensors(self.family.locate(name)[0]).require(name)
             known.update(mapping.hf_params)
             if isinstance(mapping, TiedMapping) and mapping.alias:
                 known.add(mapping.alias)
@@ -288,7 +288,7 @@ class HfFolder:
         for name in self._other_tensors(config):
             part = name.partition("/")[0]
             if name not in known and part not in table.carried:
-                folder = self.tensors(self.family.place(name)[0])
+                folder = self.tensors(self.family.locate(name)[0])
                 raise UserError(
                     f"{folder.folder} holds the tensor {folder.stored_as(name)}, "
                     "which the model has no place for"
@@ -312,7 +312,7 @@ class HfFolder:
         return [n for n in names if n not in used and not n.endswith(table.ignored)]
 
     def _check_tied(self, mapping: TiedMapping) -> None:
-        folder = self.tensors(self.family.place(mapping.alias)[0])
+        folder = self.tensors(self.family.locate(mapping.alias)[0])
         if mapping.alias not in folder:
             return
         if not folder.read(mapping.alias).equal(self.read(mapping.hf_params[0])):

@@ -161,7 +161,7 @@ class HfFolderWriter:
 
         What belongs to a part of which the model holds nothing stays as it is.
         """
-        folder, stored = self._family.place(name)
+        folder, stored = self._family.locate(name)
         if tensor.is_floating_point() and name.partition("/")[0] in self._held:
             tensor = tensor.to(self._dtype)
         self._folders[folder].add(stored, tensor.cpu())

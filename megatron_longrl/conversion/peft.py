@@ -103,10 +103,10 @@ def write_adapters(
     }
     others = table.union(unused, family.completion(config)) - adapters.keys()
     with atomic_folder(Path(folder)) as aside:
-        for sub in dict.fromkeys(family.place(name)[0] for name in adapters):
-            mine = {n: pair for n, pair in adapters.items() if family.place(n)[0] == sub}
+        for sub in dict.fromkeys(family.locate(name)[0] for name in adapters):
+            mine = {n: pair for n, pair in adapters.items() if family.locate(n)[0] == sub}
             modules = [_module(family, name) for name in mine]
-            beside = [_module(family, n) for n in others if family.place(n)[0] == sub]
+            beside = [_module(family, n) for n in others if family.locate(n)[0] == sub]
             tensors = {}
             for module, pair in zip(modules, mine.values(), strict=True):
                 for letter, tensor in zip("AB", pair, strict=True):
@@ -208,7 +208,7 @@ class PeftFolder:
             names: of the mapping table.
         """
         for sub, tensors in self._tensors.items():
-            modules = {_module(self._family, n) for n in names if self._family.place(n)[0] == sub}
+            modules = {_module(self._family, n) for n in names if self._family.locate(n)[0] == sub}
             known = {f"{PREFIX}{module}.lora_{m}.weight" for module in modules for m in "AB"}
             for name, tensor in tensors.items():
                 if name not in known or tensor.dim() != 2:
@@ -219,7 +219,7 @@ class PeftFolder:
 
     def adapter(self, name: str) -> Pair | None:
         """A and B beside a weight of the mapping table; None where it has none."""
-        tensors = self._tensors.get(self._family.place(name)[0], {})
+        tensors = self._tensors.get(self._family.locate(name)[0], {})
         stem = f"{PREFIX}{_module(self._family, name)}"
         if f"{stem}.lora_A.weight" not in tensors:
             return None
@@ -236,7 +236,7 @@ class PeftFolder:
                 f"{self._folder}: the adapter of {name}, {[list(t.shape) for t in pair]}, does not "
                 f"fit its weight {list(weight.shape)}"
             )
-        return merged_weight(weight, *pair, self._scales[self._family.place(name)[0]])
+        return merged_weight(weight, *pair, self._scales[self._family.locate(name)[0]])
 
 
 def _scale(settings: Settings) -> float:

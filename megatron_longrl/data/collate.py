@@ -1,14 +1,14 @@
-"""Rows of tokens from prompts and their responses.
+"""Sequences of tokens, made of prompts and their responses.
 
-A row holds a prompt once and behind it its responses as branches of a tree::
+A sequence holds a prompt once and behind it its responses as branches of a tree::
 
     [ p0 p1 … p(P-2) | p(P-1) r0 r1 … | p(P-1) s0 s1 … | padding ]
       branch 0         branch 1         branch 2          -1
 
 Every branch opens with the prompt's last token, from which its first response token is predicted,
-and its positions go on from P-1, whatever stands between in the row. With one response this is an
-ordinary sequence. A packed row holds several such trees one behind the other, its segments, which
-do not see each other.
+and its positions continue from P-1, whatever stands between them. With one response this is an
+ordinary sequence. A packed sequence holds several such trees one behind the other, its segments,
+which do not see each other.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from megatron_longrl.errors import UserError
 
 @dataclass
 class Batch:
-    """Fields are [b, s] on the CPU, padded at the end."""
+    """A batch of sequences. Fields are [b, s] on the CPU, padded at the end."""
 
     tokens: Tensor
     """long; placeholders of media hold the tokenizer's ``media_id``, padding holds 0."""
@@ -35,7 +35,7 @@ class Batch:
     branch_ids: Tensor
     """long: 0 prompt, 1..n responses, -1 padding."""
     segment_ids: Tensor
-    """long: which of the row's prompts a token belongs to, from 0."""
+    """long: the index of the token's prompt in its sequence, from 0."""
     labels: Tensor
     """long: the response token predicted here, where ``loss_mask`` is 1."""
     loss_mask: Tensor
@@ -43,21 +43,21 @@ class Batch:
     media_index: Tensor
     """long: row of the concatenated embeddings of ``media_keys``, -1 for text."""
     response_index: Tensor
-    """long: which response of the batch, counted over rows and branches, is predicted; -1 none."""
+    """long: index in the batch of the response that is predicted here; -1 where none is."""
     token_index: Tensor
-    """long: which of that response's tokens."""
+    """long: index in that response of the token that is predicted here."""
     prompt_index: Tensor
-    """long: which of ``uids`` a token belongs to, -1 for padding."""
-    place: Tensor
-    """long: its place in the prompt followed by its own response."""
+    """long: index in ``uids`` of the token's prompt, -1 for padding."""
+    sequence_index: Tensor
+    """long: index of the token in the prompt followed by the token's own response."""
     media_keys: list[str]
     """Keys of the distinct media."""
     uids: list[str]
-    """Of the prompts."""
-    rows: list[int]
-    """Row of each prompt."""
+    """The uids of the prompts."""
+    batch_index: list[int]
+    """Index along the batch dimension of each prompt."""
     spans: list[list[slice]] = field(default_factory=list)
-    """Where each prompt's responses are predicted in its row."""
+    """Where each prompt's responses are predicted in its sequence."""
 
 
 def collate(
@@ -71,12 +71,12 @@ def collate(
 
     Args:
         responses: token ids, by prompt and response, none empty.
-        pad_to_multiple: rows are padded to the longest one, rounded up to a multiple of this.
-        seq_length: the longest row that is allowed.
-        packs: which prompts stand in each row; by default every one in a row of its own.
+        pad_to_multiple: sequences are padded to the longest, rounded up to a multiple of this.
+        seq_length: the longest sequence that is allowed.
+        packs: the prompts of each sequence; by default every prompt has a sequence of its own.
 
     Raises:
-        UserError: a row is longer.
+        UserError: a sequence is longer.
     """
     packs = [[k] for k in range(len(prompts))] if packs is None else packs
     sizes = [
@@ -94,7 +94,7 @@ def collate(
     is_spatial = any(prompt.positions.dim() > 1 for prompt in prompts)
     batch = _empty(len(packs), width, is_spatial=is_spatial)
     batch.uids = [prompt.uid for prompt in prompts]
-    batch.rows = [0] * len(prompts)
+    batch.batch_index = [0] * len(prompts)
     batch.spans = [[] for _ in prompts]
     offsets = _media_offsets(prompts, batch.media_keys)
     count = 0
@@ -102,7 +102,7 @@ def collate(
         start = 0
         for segment, k in enumerate(pack):
             end = start + sizes[k]
-            batch.rows[k] = b
+            batch.batch_index[k] = b
             batch.segment_ids[b, start:end] = segment
             batch.prompt_index[b, start:end] = k
             batch.spans[k] = _write(batch, b, start, prompts[k], responses[k], offsets, count)
@@ -110,9 +110,9 @@ def collate(
     return batch
 
 
-def _empty(rows: int, width: int, *, is_spatial: bool = False) -> Batch:
-    """Rows of nothing but padding."""
-    shape = (rows, width)
+def _empty(size: int, width: int, *, is_spatial: bool = False) -> Batch:
+    """Make a batch of padding."""
+    shape = (size, width)
     return Batch(
         tokens=torch.zeros(shape, dtype=torch.long),
         position_ids=torch.zeros((*shape, 3) if is_spatial else shape, dtype=torch.long),
@@ -124,15 +124,15 @@ def _empty(rows: int, width: int, *, is_spatial: bool = False) -> Batch:
         response_index=torch.full(shape, -1),
         token_index=torch.zeros(shape, dtype=torch.long),
         prompt_index=torch.full(shape, -1),
-        place=torch.zeros(shape, dtype=torch.long),
+        sequence_index=torch.zeros(shape, dtype=torch.long),
         media_keys=[],
         uids=[],
-        rows=[],
+        batch_index=[],
     )
 
 
 def padding(width: int) -> Batch:
-    """A row in which nothing is predicted, for ranks that have no sample in a step."""
+    """Make a sequence that predicts nothing, for ranks that have no sample in a step."""
     return _empty(1, width)
 
 
@@ -145,7 +145,7 @@ def _write(
     offsets: dict[str, int],
     count: int,
 ) -> list[slice]:
-    """Write a prompt and its responses into row ``b`` from ``start`` on.
+    """Write a prompt and its responses into sequence ``b`` from ``start`` on.
 
     Args:
         offsets: see :func:`_media_offsets`.
@@ -160,7 +160,7 @@ def _write(
     positions = prompt.positions
     batch.position_ids[b, here] = positions[:-1]
     batch.branch_ids[b, here] = 0
-    batch.place[b, here] = torch.arange(stem)
+    batch.sequence_index[b, here] = torch.arange(stem)
     rows = [
         offsets[spec.key()] + torch.arange(length)
         for spec, length in zip(prompt.media, prompt.media_lengths, strict=True)
@@ -182,7 +182,7 @@ def _write(
         batch.loss_mask[b, span] = 1.0
         batch.response_index[b, span] = count + branch - 1
         batch.token_index[b, span] = steps
-        batch.place[b, span] = stem + steps
+        batch.sequence_index[b, span] = stem + steps
         spans.append(span)
         start = span.stop
     return spans

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from megatron_longrl.data.rows import RowError, number_in
-from megatron_longrl.errors import UserError
+from megatron_longrl.errors import DataError
 
 if TYPE_CHECKING:
     from megatron_longrl.config.data import DataSection
@@ -51,7 +51,7 @@ def of_difficulty(
         problems: gets the rows that have no number there; without it the first one is an error.
 
     Raises:
-        UserError: no row is left, or one has no number.
+        DataError: no row is left, or one has no number.
     """
     field = rl.difficulty_field
     if field is None:
@@ -68,7 +68,7 @@ def of_difficulty(
         if rl.difficulty_low <= rate <= rl.difficulty_high:
             kept.append(row)
     if not kept:
-        raise UserError(
+        raise DataError(
             f"no row has a '{field}' from {rl.difficulty_low:g} to {rl.difficulty_high:g}: "
             "widen --difficulty-low and --difficulty-high"
         )

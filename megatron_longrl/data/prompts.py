@@ -15,7 +15,7 @@ from torch import Tensor
 from megatron_longrl.data.conversation import Conversation
 from megatron_longrl.data.rows import Row, RowError, RowProblem
 from megatron_longrl.data.tokenizer import Tokenizer
-from megatron_longrl.errors import RunEnds, UserError
+from megatron_longrl.errors import MissingAudioError, UserError
 from megatron_longrl.media.foreign_errors import as_error_of, described
 from megatron_longrl.media.layout import (
     CountedPart,
@@ -390,7 +390,7 @@ def _as_error_of_row(row: Row) -> Iterator[None]:
     where it is one; a lack of memory passes through."""
     try:
         yield
-    except (RowError, RunEnds, MemoryError):
+    except (RowError, MissingAudioError, MemoryError):
         raise
     except MediaError as error:
         raise RowError(row.source, str(error), error.path) from error

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from megatron_longrl.errors import UserError
+from megatron_longrl.errors import DataError
 from megatron_longrl.regular_file import open_regular
 
 _MARKS = {
@@ -38,17 +38,17 @@ def data_file(path: Path, folder_file: str) -> Path:
     """The file that a path of ``--train-data-path`` means.
 
     Raises:
-        UserError: there is none, or the folder does not say which.
+        DataError: there is none, or the folder does not say which.
     """
     try:
         if path.is_file():
             return path
         is_folder = path.is_dir()
     except (OSError, ValueError) as error:
-        raise UserError(f"{path}: cannot be looked up ({error}); check --train-data-path") from None
+        raise DataError(f"{path}: cannot be looked up ({error}); check --train-data-path") from None
     if not is_folder:
         what = "neither a file nor a folder" if path.exists() else "no such data file or folder"
-        raise UserError(f"{path}: {what}; check --train-data-path")
+        raise DataError(f"{path}: {what}; check --train-data-path")
     if (path / folder_file).is_file():
         return path / folder_file
     candidates = sorted(path.glob("*.jsonl"))
@@ -56,8 +56,8 @@ def data_file(path: Path, folder_file: str) -> Path:
         return candidates[0]
     tables = sorted(path.glob("*.parquet"))
     if tables and not candidates:
-        raise UserError(f"{tables[0]}: {_other_format('Parquet')}")
-    raise UserError(
+        raise DataError(f"{tables[0]}: {_other_format('Parquet')}")
+    raise DataError(
         f"{path}: the folder holds no {folder_file} and {len(candidates)} .jsonl files; "
         "name one of its files"
     )
@@ -70,7 +70,7 @@ def count_rows(paths: Sequence[str | Path], folder_file: str = "train.jsonl") ->
         paths: as :func:`~megatron_longrl.data.rows.load_rows` takes them.
 
     Raises:
-        UserError: a file is missing, or of another format.
+        DataError: a file is missing, or of another format.
     """
     total = 0
     for path in (data_file(Path(p), folder_file) for p in paths):
@@ -89,13 +89,13 @@ def read_entries(path: Path) -> Iterator[tuple[str, Any]]:
     An entry that cannot be read is a :class:`BrokenEntry`.
 
     Raises:
-        UserError: the file cannot be read, or is of another format.
+        DataError: the file cannot be read, or is of another format.
     """
     try:
         _check_format(path)
         yield from _array(path) if path.suffix == ".json" else _lines(path)
     except OSError as error:
-        raise UserError(f"{path}: cannot be read ({error.strerror or error})") from None
+        raise DataError(f"{path}: cannot be read ({error.strerror or error})") from None
 
 
 def _check_format(path: Path) -> None:
@@ -104,9 +104,9 @@ def _check_format(path: Path) -> None:
     found = next((name for mark, name in _MARKS.items() if beginning.startswith(mark)), None)
     found = found or _SUFFIXES.get(path.suffix.lower())
     if found is not None:
-        raise UserError(f"{path}: {_other_format(found)}")
+        raise DataError(f"{path}: {_other_format(found)}")
     if beginning.startswith((b"\xff\xfe", b"\xfe\xff")):
-        raise UserError(f"{path}: not a text file in UTF-8 (it seems to be UTF-16)")
+        raise DataError(f"{path}: not a text file in UTF-8 (it seems to be UTF-16)")
 
 
 def _other_format(name: str) -> str:
@@ -146,15 +146,15 @@ def _array(path: Path) -> Iterator[tuple[str, Any]]:
     try:
         text = path.read_bytes().decode("utf-8-sig")
     except UnicodeDecodeError as error:
-        raise UserError(f"{path}: not a text file in UTF-8 ({error.reason})") from None
+        raise DataError(f"{path}: not a text file in UTF-8 ({error.reason})") from None
     at = _behind_space(text, 0)
     if text[at : at + 1] != "[":
         try:
             _DECODER.decode(text)
         except (json.JSONDecodeError, RecursionError) as error:
             line = getattr(error, "lineno", 1)
-            raise UserError(f"{path}:{line}: not JSON ({getattr(error, 'msg', error)})") from None
-        raise UserError(f"{path}: a .json data file must hold one array of rows")
+            raise DataError(f"{path}:{line}: not JSON ({getattr(error, 'msg', error)})") from None
+        raise DataError(f"{path}: a .json data file must hold one array of rows")
     at, index = _behind_space(text, at + 1), 0
     if text[at : at + 1] == "]":
         return
@@ -162,10 +162,10 @@ def _array(path: Path) -> Iterator[tuple[str, Any]]:
         try:
             entry, at = _DECODER.raw_decode(text, at)
         except json.JSONDecodeError as error:
-            raise UserError(f"{path}:{error.lineno}: not JSON ({error.msg})") from None
+            raise DataError(f"{path}:{error.lineno}: not JSON ({error.msg})") from None
         except RecursionError:
             line = text.count("\n", 0, at) + 1
-            raise UserError(f"{path}:{line}: row {index} is nested too deeply") from None
+            raise DataError(f"{path}:{line}: row {index} is nested too deeply") from None
         yield f"[{index}]", entry
         at, index = _behind_space(text, at), index + 1
         following = text[at : at + 1]
@@ -173,7 +173,7 @@ def _array(path: Path) -> Iterator[tuple[str, Any]]:
             return
         if following != ",":
             line = text.count("\n", 0, at) + 1
-            raise UserError(f"{path}:{line}: not JSON (expecting ',' or ']' behind row {index})")
+            raise DataError(f"{path}:{line}: not JSON (expecting ',' or ']' behind row {index})")
         at = _behind_space(text, at + 1)
 
 

@@ -12,7 +12,7 @@ from typing import Any
 
 from megatron_longrl.data.row_files import BrokenEntry, data_file, read_entries
 from megatron_longrl.data.row_tags import clean_answer, clean_reasoning
-from megatron_longrl.errors import UserError
+from megatron_longrl.errors import DataError
 from megatron_longrl.media.modality import MODALITIES, MediaFile, Modality, all_modalities
 
 OTHER_NAMES = {"problem": ("question", "prompt"), "answer": ("solution", "ground_truth")}
@@ -102,7 +102,7 @@ class RowProblem:
         return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in line)
 
     @property
-    def place(self) -> tuple[str, int]:
+    def location(self) -> tuple[str, int]:
         """File, and number of the line from 1 (of the row, in a JSON array)."""
         match = re.fullmatch(r"(.*?)(?::(\d+)|\[(\d+)\])", self.source, flags=re.DOTALL)
         if match is None:
@@ -110,7 +110,7 @@ class RowProblem:
         return match[1], int(match[2]) if match[2] else int(match[3]) + 1
 
 
-class RowError(UserError):
+class RowError(DataError):
     """One row that cannot be used: a line with its file, its number and the reason."""
 
     def __init__(self, source: str, reason: str, media: str | None = None) -> None:
@@ -140,11 +140,11 @@ def load_rows(
         The rows; video paths are resolved against the folder of the file that names them.
 
     Raises:
-        UserError: a file is missing, empty or of another format.
+        DataError: a file is missing, empty or of another format.
         RowError: a row is malformed, with file and line, and ``problems`` is not given.
     """
     if not paths:
-        raise UserError("no data: give at least one file or folder with --train-data-path")
+        raise DataError("no data: give at least one file or folder with --train-data-path")
     rows: list[Row] = []
     names: Counter[str] = Counter()
     for path in (data_file(Path(p), folder_file) for p in paths):
@@ -152,21 +152,21 @@ def load_rows(
         # The same file name in two folders must not give the same uids.
         copy = f"#{names[path.name]}" if names[path.name] > 1 else ""
         found = 0
-        for place, entry in read_entries(path):
+        for location, entry in read_entries(path):
             found += 1
             try:
-                rows.append(_parse_row(entry, path, place, f"{path.name}{copy}{place}"))
+                rows.append(_parse_row(entry, path, location, f"{path.name}{copy}{location}"))
             except RowError as error:
                 if problems is None:
                     raise
                 problems.append(error.problem)
         if not found:
-            raise UserError(f"{path}: the data set has no rows; write one JSON object per line")
+            raise DataError(f"{path}: the data set has no rows; write one JSON object per line")
     return rows
 
 
-def _parse_row(entry: Any, path: Path, place: str, uid_place: str) -> Row:
-    where = f"{path}{place}"
+def _parse_row(entry: Any, path: Path, location: str, uid_place: str) -> Row:
+    where = f"{path}{location}"
     if isinstance(entry, BrokenEntry):
         raise RowError(where, f"{entry.reason}; correct or remove it")
     if not isinstance(entry, dict):
@@ -185,7 +185,7 @@ def _parse_row(entry: Any, path: Path, place: str, uid_place: str) -> Row:
             raise RowError(where, f"field '{key}' is no finite number; correct or remove the row")
         return str(value)
 
-    problem_id = text("problem_id", place.strip(":[]"))
+    problem_id = text("problem_id", location.strip(":[]"))
     media = _media_paths(entry, path, where)
     problem = text("problem")
     try:

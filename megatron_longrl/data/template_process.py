@@ -71,12 +71,12 @@ class TemplateProcess:
             try:
                 stdin.write(order)
                 stdin.flush()
-                told = stdout.readline()
+                reply = stdout.readline()
             except BrokenPipeError:
-                told = b""
-            if not told.endswith(b"\n"):
+                reply = b""
+            if not reply.endswith(b"\n"):
                 raise TemplateFailed(self._end())
-        answer = json.loads(told)
+        answer = json.loads(reply)
         if "error" in answer:
             raise TemplateFailed(answer["error"])
         return str(answer["text"])
@@ -121,9 +121,9 @@ def main() -> int:
     for line in sys.stdin.buffer:
         # Its default action ends the process, also in the middle of one long operation.
         signal.setitimer(signal.ITIMER_VIRTUAL, COMPUTED_SECONDS)
-        told = _answer(line, made)
+        reply = _answer(line, made)
         signal.setitimer(signal.ITIMER_VIRTUAL, 0.0)
-        _write(sys.stdout.buffer, told)
+        _write(sys.stdout.buffer, reply)
     return 0
 
 
@@ -138,14 +138,14 @@ def _answer(line: bytes, made: dict[tuple[str, str], Any]) -> bytes:
             raise ValueError(f"the template writes {len(text)} characters")
         return json.dumps({"text": text}).encode()
     except MemoryError:
-        told = f"the template takes more than {MOST_MEMORY >> 20} MiB of memory"
+        reply = f"the template takes more than {MOST_MEMORY >> 20} MiB of memory"
     except Exception as error:
-        told = " ".join((str(error).strip() or type(error).__name__).split())[:2000]
-    return json.dumps({"error": told}).encode()
+        reply = " ".join((str(error).strip() or type(error).__name__).split())[:2000]
+    return json.dumps({"error": reply}).encode()
 
 
-def _write(output: IO[bytes], told: bytes) -> None:
-    output.write(told + b"\n")
+def _write(output: IO[bytes], reply: bytes) -> None:
+    output.write(reply + b"\n")
     output.flush()
 
 

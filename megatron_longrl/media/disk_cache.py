@@ -159,9 +159,9 @@ class EmbeddingDisk:
             path.parent.chmod(access)
         aside = path.with_name(f"{path.stem}.{uuid.uuid4().hex}.part")
         tensor = tensor.detach().contiguous()
-        told = {"identity": _identity(key), "crc32": _checksum(tensor)}
+        written = {"identity": _identity(key), "crc32": _checksum(tensor)}
         try:
-            save_file({_TENSOR: tensor}, aside, metadata=told)
+            save_file({_TENSOR: tensor}, aside, metadata=written)
             # safetensors lets only the owner read; those who share the folder share all of it.
             aside.chmod(access & 0o666)
             with open(aside, "rb") as file:
@@ -230,7 +230,7 @@ def _fill(target: Tensor, file: BinaryIO, identity: str) -> None:
         raise _Foreign("it is no file of embeddings")
     try:
         header = json.loads(file.read(length))
-        told, found = dict(header["__metadata__"]), header[_TENSOR]
+        written, found = dict(header["__metadata__"]), header[_TENSOR]
     except (ValueError, KeyError, TypeError, RecursionError):
         raise _Foreign("it is no file of embeddings") from None
     wanted = {
@@ -238,12 +238,12 @@ def _fill(target: Tensor, file: BinaryIO, identity: str) -> None:
         "shape": list(target.shape),
         "data_offsets": [0, target.nbytes],
     }
-    if told.get("identity") != identity or found != wanted:
+    if written.get("identity") != identity or found != wanted:
         raise _Foreign(f"it holds {found}, not {wanted}, or those of another video")
     count = file.readinto(_bytes(target))  # type: ignore[attr-defined]
     if count != target.nbytes:
         raise _Foreign(f"it ends after {count} of {target.nbytes} bytes")
-    if told.get("crc32") != _checksum(target):
+    if written.get("crc32") != _checksum(target):
         raise _Foreign("its checksum is wrong")
 
 

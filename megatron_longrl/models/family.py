@@ -88,7 +88,7 @@ class Family:
     module_path: Callable[[str], str] = _as_stored
     """Name of the table -> name in transformers' class of the folder, where files have another."""
 
-    def place(self, name: str) -> tuple[str, str]:
+    def locate(self, name: str) -> tuple[str, str]:
         """Name of the table -> (folder, name of the tensor in its files)."""
         part, _, stored = name.partition("/")
         return self.folders[part], stored

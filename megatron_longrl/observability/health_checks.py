@@ -81,7 +81,7 @@ SIGNS: tuple[HealthCheck, ...] = (
 )
 
 
-class Watch:
+class HealthMonitor:
     """Looks at the metrics of every step; tells of a sign when it appears, and again only after it
     was gone.
 
@@ -101,7 +101,7 @@ class Watch:
         self._last: deque[Metrics] = deque(maxlen=WINDOW)
         self._present: set[str] = set()
 
-    def look(self, metrics: Metrics) -> list[str]:
+    def check(self, metrics: Metrics) -> list[str]:
         """Take a step's metrics; returns a line for every sign that is new."""
         if "reward/mean" not in metrics:
             return []

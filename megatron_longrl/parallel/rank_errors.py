@@ -12,7 +12,7 @@ from typing import TypeVar
 import torch.distributed as dist
 from torch.distributed import ProcessGroup
 
-from megatron_longrl.errors import UserError
+from megatron_longrl.errors import ConfigError, DataError, UserError
 
 T = TypeVar("T")
 
@@ -25,35 +25,27 @@ def gather_objects(group: ProcessGroup, value: T) -> list[T]:
     return values
 
 
-def gather_errors(group: ProcessGroup, local_error: str | None) -> list[str]:
-    """Gather the errors of all ranks, so that all raise or skip together.
-
-    Args:
-        group: a gloo group.
-        local_error: the error of this rank, or None.
-
-    Returns:
-        The distinct errors of all ranks, in rank order; the list is empty when no rank has failed.
-    """
-    errors = [error for error in gather_objects(group, local_error) if error is not None]
-    return list(dict.fromkeys(errors))
-
-
 @contextmanager
 def raise_on_all_ranks(group: ProcessGroup) -> Iterator[None]:
     """Run a block without collectives; an error on one rank is raised on all ranks of ``group``.
 
     Raises:
-        UserError: on every rank, with the first error.
+        UserError: on every rank, with the first error, and of its kind.
     """
-    error: str | None = None
+    error: tuple[type[UserError], str] | None = None
     cause: Exception | None = None
     try:
         yield
     except UserError as failure:
-        error, cause = str(failure), failure
+        error, cause = (_kind(failure), str(failure)), failure
     except Exception as failure:
-        error, cause = f"{type(failure).__name__}: {failure}", failure
-    errors = gather_errors(group, error)
-    if errors:
-        raise UserError(errors[0]) from cause
+        error, cause = (UserError, f"{type(failure).__name__}: {failure}"), failure
+    for found in gather_objects(group, error):
+        if found is not None:
+            kind, line = found
+            raise kind(line) from cause
+
+
+def _kind(error: UserError) -> type[UserError]:
+    """The kind of an error, which is raised again with its line only."""
+    return next(kind for kind in (ConfigError, DataError, UserError) if isinstance(error, kind))

@@ -1,3 +1,3 @@
-"""Costs of a batch on a layout, and the assignment of its parts to ranks: pure arithmetic without
+"""The cost model, and the assignment of a batch's sequences to ranks. Pure arithmetic without
 distributed code.
 """

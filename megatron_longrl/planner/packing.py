@@ -1,4 +1,4 @@
-"""Which responses share a row with their prompt, and which samples share a packed row."""
+"""Sequence packing: which responses share a prompt, and which samples share a sequence."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ T = TypeVar("T")
 
 
 def even_part(items: Sequence[T], part: int, parts: int) -> list[T]:
-    """One of several contiguous parts, whose numbers of items differ by one at most."""
+    """Return one of ``parts`` contiguous parts, whose lengths differ by at most one."""
     return list(items[len(items) * part // parts : len(items) * (part + 1) // parts])
 
 
 def fill_bins(sizes: Sequence[int], capacity: int) -> list[list[int]]:
-    """Few bins that hold all items: first fit, the largest first.
+    """Pack items into few bins by first fit, the largest item first.
 
     An item larger than ``capacity`` gets a bin of its own.
 
@@ -36,14 +36,16 @@ def fill_bins(sizes: Sequence[int], capacity: int) -> list[list[int]]:
 
 
 def split_group(prompt: int, responses: Sequence[int], capacity: int) -> list[list[int]]:
-    """Rows of one group: as few as hold its responses, because each computes the prompt again.
+    """Divide a group's responses among as few sequences as hold them.
+
+    Every sequence computes the prompt again.
 
     Args:
-        prompt: tokens of the prompt; its last one stands in front of every response.
-        responses: their tokens.
-        capacity: of a row, in tokens.
+        prompt: number of tokens of the prompt; its last one stands in front of every response.
+        responses: number of tokens of each response.
+        capacity: the largest number of tokens of a sequence.
 
     Returns:
-        Indices of the responses in each row.
+        Indices of the responses in each sequence.
     """
     return fill_bins(responses, max(capacity - (prompt - 1), 0))

@@ -132,8 +132,8 @@ class RankWatch:
             with contextlib.suppress(RuntimeError):
                 for rank in range(self.ranks):
                     if rank != self.rank and self._store.check([self._key(rank)]):
-                        told = json.loads(self._store.get(self._key(rank)))
-                        found[rank] = Position(**told)
+                        values = json.loads(self._store.get(self._key(rank)))
+                        found[rank] = Position(**values)
         return found
 
     def _publish(self) -> None:

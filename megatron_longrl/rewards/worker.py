@@ -65,14 +65,14 @@ class Worker:
         }
 
     def run(
-        self, calls: Sequence[Message], seconds: float, tell: Callable[[Message], None]
+        self, calls: Sequence[Message], seconds: float, send: Callable[[Message], None]
     ) -> None:
-        """Score the samples of all calls; ``tell`` gets every answer as soon as it is there."""
+        """Score the samples of all calls; ``send`` gets every answer as soon as it is there."""
 
         async def one(call: Message) -> None:
             samples = [RewardInput(**sample) for sample in call["samples"]]
             outcomes = await self._score(call["reward"], samples, seconds)
-            tell({"id": call["id"], "outcomes": [asdict(outcome) for outcome in outcomes]})
+            send({"id": call["id"], "outcomes": [asdict(outcome) for outcome in outcomes]})
 
         async def every() -> None:
             await asyncio.gather(*map(one, calls))
@@ -115,7 +115,7 @@ def main() -> int:
     keep_descendants(int(sys.argv[1]))
     requests, replies = _take_over_pipes()
 
-    def tell(message: Message) -> None:
+    def send(message: Message) -> None:
         replies.write(json.dumps(message) + "\n")
         replies.flush()
 
@@ -124,16 +124,16 @@ def main() -> int:
         message = json.loads(line)
         if "calls" in message:
             assert worker is not None, "functions come before calls"
-            worker.run(message["calls"], message["seconds"], tell)
+            worker.run(message["calls"], message["seconds"], send)
         elif "library" in message:
-            tell(_import(message["library"]))
+            send(_import(message["library"]))
         else:
             try:
                 import_plugins(message["plugins"])
                 worker = Worker(message)
-                tell({"functions": worker.describe()})
+                send({"functions": worker.describe()})
             except (RewardError, UserError) as error:
-                tell({"error": str(error)})
+                send({"error": str(error)})
     return 0
 
 

@@ -58,7 +58,7 @@ def check_input_parity(
     found: list[Difference] = []
     with raise_on_all_ranks(pgs.gloo_group):
         # Of a prompt that occurs twice, once begun by older weights, the newest.
-        by_age = sorted(map(_record, rollout_groups), key=lambda told: told[1].weight_version)
+        by_age = sorted(map(_record, rollout_groups), key=lambda item: item[1].weight_version)
         records = dict(by_age)
         for batch in batches:
             hashes = embedding_hashes(gpt, batch, media) if gpt.pre_process else None
@@ -71,13 +71,13 @@ def check_input_parity(
     uid = next(iter(uids))
     first = min(
         (one for one in everyone if one.uid == uid),
-        key=lambda one: (order.index(one.what), one.place),
+        key=lambda one: (order.index(one.what), one.sequence_index),
     )
     others = f", and {len(uids) - 1} other prompts differ" if len(uids) > 1 else ""
     raise UserError(
         f"prompt {uid}: the trainer's {first.what} are not those that the rollout engine was "
-        f"given, from index {first.place} on{others}: nothing was trained on them. Go on from the "
-        "last checkpoint with --rollout-engine megatron to see which side is wrong"
+        f"given, from index {first.sequence_index} on{others}: nothing was trained on them. Go on "
+        "from the last checkpoint with --rollout-engine megatron to see which side is wrong"
     )
 
 

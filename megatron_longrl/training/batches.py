@@ -1,4 +1,4 @@
-"""Micro-batches of a step from prompts and their responses."""
+"""The micro-batches of a step, made of prompts and their responses."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from torch.distributed import ProcessGroup
 
 from megatron_longrl.data.collate import Batch, collate, padding
 from megatron_longrl.data.prompts import Prompt
-from megatron_longrl.planner.cost import BACKWARD, HardwareProfile, ModelCost, RowSize
+from megatron_longrl.planner.cost import BACKWARD, HardwareProfile, ModelCost, SequenceSize
 from megatron_longrl.planner.packing import fill_bins, split_group
-from megatron_longrl.planner.stages import plan_rows
+from megatron_longrl.planner.stages import plan_sequences
 from megatron_longrl.platforms import platform
 from megatron_longrl.training.sharding import MicroBatch, shard_batch
 
@@ -28,18 +28,18 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class TrainingSample:
-    """A prompt and responses that share it in one row."""
+    """A prompt and the responses that share it in one sequence."""
 
     prompt: Prompt
     responses: list[list[int]]
-    """Token ids."""
+    """Token ids of each response."""
     rollouts: tuple[Rollout, ...] = ()
-    """What they come from, where rollouts are trained."""
+    """The rollouts of the responses, in RL."""
 
     @property
-    def size(self) -> RowSize:
-        """What it costs."""
-        return RowSize.of(len(self.prompt.token_ids), [len(ids) for ids in self.responses])
+    def size(self) -> SequenceSize:
+        """The size from which the cost model computes the sample's cost."""
+        return SequenceSize.of(len(self.prompt.token_ids), [len(ids) for ids in self.responses])
 
 
 def sft_batches(
@@ -49,7 +49,7 @@ def sft_batches(
     groups: ParallelGroups,
     hardware: HardwareProfile = HardwareProfile(),  # noqa: B008  # Immutable.
 ) -> list[MicroBatch]:
-    """A sample per prompt and its response.
+    """Make the micro-batches of an SFT step, with one sample per prompt and response.
 
     Args:
         hardware: speeds that the cost model assumes.
@@ -66,11 +66,13 @@ def rl_batches(
     pgs: ParallelGroups,
     hardware: HardwareProfile = HardwareProfile(),  # noqa: B008  # Immutable.
 ) -> list[MicroBatch]:
-    """A sample per group, its prompt shared by all responses that a row has room for; without
-    shared prompts a sample per response.
+    """Make the micro-batches of an RL step.
+
+    With shared prompts a sample has as many responses of a group as a sequence has room for;
+    without, every response is a sample.
 
     Args:
-        rollout_groups: this replica's.
+        rollout_groups: the groups of this replica.
         hardware: speeds that the cost model assumes.
     """
     samples = rl_samples(rollout_groups, config.rl, config.training)
@@ -91,7 +93,7 @@ def _passes(rl: RLSection, forward_passes: int) -> int:
 def rl_samples(
     rollout_groups: Sequence[RolloutGroup], rl: RLSection, training: TrainingSection
 ) -> list[TrainingSample]:
-    """Which responses share a prompt in training."""
+    """Divide the responses of every group among samples that share its prompt."""
     samples = []
     for group in rollout_groups:
         lengths = [len(response.token_ids) for response in group.rollouts]
@@ -105,10 +107,10 @@ def rl_samples(
     return samples
 
 
-def rows_of(
+def pack_samples(
     samples: Sequence[TrainingSample], training: TrainingSection
 ) -> list[list[TrainingSample]]:
-    """What stands in each row."""
+    """Assign samples to sequences."""
     if not training.use_sequence_packing:
         return [[sample] for sample in samples]
     bins = fill_bins([sample.size.tokens for sample in samples], training.seq_length)
@@ -124,26 +126,26 @@ def _micro_batches(
     *,
     by_length: bool = False,
 ) -> list[MicroBatch]:
-    """This rank's part: its shards of the rows that it shares with others, then its own whole rows.
+    """Make this rank's micro-batches: shards of shared sequences first, then whole sequences.
 
-    A rank that has no row in this step runs one of padding, so that it joins every collective.
+    A rank without a sequence in this step runs one of padding, so that it joins every collective.
 
     Args:
-        passes: forward passes that every row goes through, a backward pass as ``BACKWARD`` ones.
-        by_length: rows of like lengths go together, because a micro-batch is as wide as its longest
-            row.
+        passes: number of forward passes of every sequence; a backward pass counts as ``BACKWARD``.
+        by_length: sequences of similar lengths go into the same micro-batch, because a micro-batch
+            is as wide as its longest sequence.
     """
-    rows = rows_of(samples, config.training)
+    sequences = pack_samples(samples, config.training)
     ranks = groups.cp.size()
-    sizes = [RowSize.packed([sample.size for sample in row]) for row in rows]
-    plan = plan_rows(
+    sizes = [SequenceSize.packed([sample.size for sample in sequence]) for sequence in sequences]
+    plan = plan_sequences(
         sizes,
         config.parallel.mrsp_mode,
         config.parallel.cp_degrees(config.model.num_query_groups),
         cost=ModelCost(config),
         hardware=hardware,
         passes=passes,
-        # What the longest row that is allowed takes of a rank when it is shared.
+        # The tokens on one rank of the longest allowed sequence when all ranks share it.
         most_tokens=-(-config.training.seq_length // ranks),
     )
 
@@ -164,22 +166,24 @@ def _micro_batches(
         if by_length and config.training.micro_batch_size > 1:
             ordered.sort(key=lambda i: -sizes[i].tokens)
         for start in range(0, len(ordered), config.training.micro_batch_size):
-            part = [rows[i] for i in ordered[start : start + config.training.micro_batch_size]]
-            rollouts = [r for row in part for sample in row for r in sample.rollouts]
+            part = [sequences[i] for i in ordered[start : start + config.training.micro_batch_size]]
+            rollouts = [r for samples in part for sample in samples for r in sample.rollouts]
             batches.append(shard(_join(part, config.parallel, config.training), group, rollouts))
     return batches or [shard(padding(max(config.parallel.sequence_multiple, 2)), groups.self_group)]
 
 
 def _join(
-    rows: Sequence[Sequence[TrainingSample]], parallel: ParallelSection, training: TrainingSection
+    sequences: Sequence[Sequence[TrainingSample]],
+    parallel: ParallelSection,
+    training: TrainingSection,
 ) -> Batch:
-    """The rows of a micro-batch."""
-    samples = [sample for row in rows for sample in row]
-    ends = torch.tensor([len(row) for row in rows]).cumsum(0).tolist()
+    """Collate the sequences of one micro-batch."""
+    samples = [sample for sequence in sequences for sample in sequence]
+    ends = torch.tensor([len(sequence) for sequence in sequences]).cumsum(0).tolist()
     return collate(
         [sample.prompt for sample in samples],
         [sample.responses for sample in samples],
         parallel.sequence_multiple,
         training.seq_length,
-        packs=[range(end - len(row), end) for end, row in zip(ends, rows, strict=True)],
+        packs=[range(end - len(s), end) for end, s in zip(ends, sequences, strict=True)],
     )

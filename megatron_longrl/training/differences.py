@@ -19,7 +19,7 @@ class Difference(NamedTuple):
 
     uid: str
     what: str
-    place: int
+    sequence_index: int
     """In the prompt followed by the response."""
 
 
@@ -39,8 +39,8 @@ def differences(
     """
     is_media = batch.media_index.cpu() >= 0
     prompt_index, response_index = batch.prompt_index.cpu(), batch.response_index.cpu()
-    tokens, positions, place = (
-        field.cpu() for field in (batch.tokens, batch.position_ids, batch.place)
+    tokens, positions, sequence_index = (
+        field.cpu() for field in (batch.tokens, batch.position_ids, batch.sequence_index)
     )
     for k, uid in enumerate(batch.uids):
         record = records[uid]
@@ -57,11 +57,11 @@ def differences(
             is_new = record.weight_version == weight_version
             if hashes is not None and (is_new or not media_change):
                 # Those of responses are the engine's own.
-                given = here & (place < len(record.token_ids))
+                given = here & (sequence_index < len(record.token_ids))
                 given &= is_media | is_new
                 compared.append((EMBEDDINGS, hashes, record.embedding_hashes, given))
             for what, ours, theirs, where in compared:
-                index = _first(ours[where], theirs, place[where])
+                index = _first(ours[where], theirs, sequence_index[where])
                 if index is not None:
                     yield Difference(uid, what, index)
 
@@ -71,18 +71,18 @@ def _like(positions: Tensor, others: Tensor) -> Tensor:
     return positions if others.dim() == 1 else positions[:, None].expand(-1, others.shape[1])
 
 
-def _first(ours: Tensor, theirs: Tensor, place: Tensor) -> int | None:
+def _first(ours: Tensor, theirs: Tensor, sequence_index: Tensor) -> int | None:
     """The smallest place at which values differ, or None.
 
     Args:
-        ours: [t] or [t, 3], of the tokens at ``place`` [t].
+        ours: [t] or [t, 3], of the tokens at ``sequence_index`` [t].
         theirs: [P] or [P, 3], of all places.
     """
     if ours.dim() > theirs.dim():
         theirs = _like(theirs, ours)
-    expected = theirs[place.clamp(max=len(theirs) - 1)]
+    expected = theirs[sequence_index.clamp(max=len(theirs) - 1)]
     if expected.dim() > ours.dim():
         ours = _like(ours, expected)
     differs = (ours != expected).flatten(1).any(dim=1) if ours.dim() > 1 else ours != expected
-    differs |= place >= len(theirs)
-    return int(place[differs].min()) if bool(differs.any()) else None
+    differs |= sequence_index >= len(theirs)
+    return int(sequence_index[differs].min()) if bool(differs.any()) else None

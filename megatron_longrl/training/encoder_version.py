@@ -78,10 +78,10 @@ def fingerprint(
     parts = sorted(
         {mapping.part for mapping in mappings if mapping.megatron_param.startswith(f"{encoder}.")}
     )
-    speaks = groups.replica_gloo_group.rank() == 0
+    is_source = groups.replica_gloo_group.rank() == 0
     for name, tensor in export_named_tensors(model.modules, config, groups, parts):
-        if speaks:
+        if is_source:
             data = tensor.detach().cpu().contiguous()
             digest.update(f"{name} {data.dtype} {list(data.shape)}".encode())
             digest.update(data.view(-1).view(torch.uint8).numpy().data)
-    return gather_objects(groups.replica_gloo_group, digest.hexdigest() if speaks else "")[0]
+    return gather_objects(groups.replica_gloo_group, digest.hexdigest() if is_source else "")[0]

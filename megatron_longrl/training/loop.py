@@ -17,7 +17,7 @@ from megatron_longrl.checkpoint.saver import CheckpointSaver
 from megatron_longrl.config import Entry
 from megatron_longrl.data.dataset import RowSampler
 from megatron_longrl.data.rows import Row
-from megatron_longrl.observability.health_checks import Watch
+from megatron_longrl.observability.health_checks import HealthMonitor
 from megatron_longrl.observability.logging import MetricsLogger
 from megatron_longrl.parallel.rank_errors import gather_objects
 from megatron_longrl.planner.cost import HardwareProfile
@@ -206,8 +206,8 @@ class TrainingLoop:
 
     def run(self, trainer: Trainer) -> None:
         """All remaining steps; writes metrics, checkpoints and, at the end, a last checkpoint."""
-        told = banner(self.runtime, self.entry, self.rows)
-        logger.info("run: %s", told)
+        summary = banner(self.runtime, self.entry, self.rows)
+        logger.info("run: %s", summary)
         rank_watch.enter("step")
         with self.saver, exit_signal.safe_points():
             try:
@@ -223,10 +223,10 @@ class TrainingLoop:
         if folder is not None and done > self._saved:
             self._save(folder, None, trainer.state())
         self.saver.wait()
-        told = "nothing is saved"
+        summary = "nothing is saved"
         if folder is not None and self._saved:
-            told = f"--load {folder} goes on from there"
-        stop.where += f"; {told}"
+            summary = f"--load {folder} goes on from there"
+        stop.where += f"; {summary}"
 
     def _run(self, trainer: Trainer) -> None:
         log = MetricsLogger(self.config, self.entry, self.runtime.is_writer)
@@ -240,7 +240,7 @@ class TrainingLoop:
 
     def _steps(self, trainer: Trainer, log: MetricsLogger) -> None:
         validate, interval = trainer.validate, self.config.checkpoint.save_interval
-        watch = Watch(
+        monitor = HealthMonitor(
             self.config.algorithm.advantage, steps=self.config.training.train_iters - self.iteration
         )
         if self.iteration == 0 and self.config.evaluation.at_start and self.validates:
@@ -283,7 +283,7 @@ class TrainingLoop:
                 batch_size=self.samples_per_step,
                 skipped=metrics.get("skipped_updates", 0) > 0,
             )
-            for line in watch.look(metrics):
+            for line in monitor.check(metrics):
                 log.warn(self.iteration, line)
             due = self._is_due(self.config.checkpoint.save_interval, self.iteration)
             if self.config.checkpoint.save is not None and due:

@@ -62,7 +62,7 @@ def with_sequence_length(
     with raise_on_all_ranks(groups.gloo_group):
         rows = load_rows(paths, folder_file, problems=None if config.data.strict_data else problems)
         chosen = _evenly(len(rows), MOST_ROWS)
-        mine = [_look_into(builder, rows, place) for place in chosen[rank::ranks]]
+        mine = [_look_into(builder, rows, index) for index in chosen[rank::ranks]]
     everyone = [found for part in gather_objects(groups.gloo_group, mine) for found in part]
     for found in everyone:
         remember(found.probed)
@@ -80,7 +80,7 @@ def with_sequence_length(
             length,
             len(chosen),
         )
-    unusable = {found.place: found.problem for found in everyone if found.problem is not None}
+    unusable = {found.index: found.problem for found in everyone if found.problem is not None}
     look = FirstLook(tuple(paths), folder_file, rows, problems, unusable)
     return config.replace(seq_length=length), look
 
@@ -94,20 +94,20 @@ def _evenly(count: int, most: int) -> list[int]:
 class _Found:
     """Of a row that was looked into."""
 
-    place: int
+    index: int
     length: int
     """Tokens of its prompt and demonstration; 0 where it cannot be used."""
     problem: RowProblem | None
     probed: Probed
 
 
-def _look_into(builder: PromptBuilder, rows: Sequence[Row], place: int) -> _Found:
-    row = rows[place]
+def _look_into(builder: PromptBuilder, rows: Sequence[Row], index: int) -> _Found:
+    row = rows[index]
     try:
         length = builder.length(row)
         probed = {identity(path): probe(path) for path in row.videos}
     except RowError as error:
-        return _Found(place, 0, error.problem, {})
+        return _Found(index, 0, error.problem, {})
     except MediaError as error:  # It has gone meanwhile.
-        return _Found(place, 0, RowProblem(row.source, str(error), error.path), {})
-    return _Found(place, length, None, probed)
+        return _Found(index, 0, RowProblem(row.source, str(error), error.path), {})
+    return _Found(index, length, None, probed)

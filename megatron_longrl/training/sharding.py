@@ -30,7 +30,7 @@ class MicroBatch:
     response_index: Tensor
     token_index: Tensor
     prompt_index: Tensor
-    place: Tensor
+    sequence_index: Tensor
     attention_mask: Tensor | None
     """Of the whole sequence, see :func:`~megatron_longrl.parallel.attention.mask.attention_mask`;
     None where layers are causal by themselves."""
@@ -87,7 +87,7 @@ def shard_batch(
         response_index=shard(batch.response_index),
         token_index=shard(batch.token_index),
         prompt_index=shard(batch.prompt_index),
-        place=shard(batch.place),
+        sequence_index=shard(batch.sequence_index),
         attention_mask=mask,
         media_keys=tuple(batch.media_keys),
         response_lengths=torch.bincount(predicted, minlength=num_responses).float().to(device),

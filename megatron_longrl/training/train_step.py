@@ -300,8 +300,8 @@ class TrainStep(Generic[Batch]):
 
     def _reduce(self, reports: Sequence[LossReport]) -> MetricSums:
         """Sum the last stages' reports over all ranks, in rank order."""
-        speaks = self.groups.is_last_stage and self.groups.tp.rank() == 0
-        mine = MetricSums.total(report.metrics for report in reports if speaks)
+        is_source = self.groups.is_last_stage and self.groups.tp.rank() == 0
+        mine = MetricSums.total(report.metrics for report in reports if is_source)
         return MetricSums.total(gather_objects(self.groups.gloo_group, mine))
 
 

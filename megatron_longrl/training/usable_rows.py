@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from megatron_longrl.data.curriculum import of_difficulty
 from megatron_longrl.data.rows import Row, RowProblem, load_rows
-from megatron_longrl.errors import UserError
+from megatron_longrl.errors import DataError
 from megatron_longrl.parallel.rank_errors import gather_objects, raise_on_all_ranks
 
 if TYPE_CHECKING:
@@ -49,7 +49,7 @@ def usable_rows(
         by_difficulty: as --difficulty-field says.
 
     Raises:
-        UserError: on every rank: under --strict-data for the first row that cannot be used, else
+        DataError: on every rank: under --strict-data for the first row that cannot be used, else
             when more than --max-skipped of the rows cannot.
     """
     config, groups = runtime.config, runtime.groups
@@ -80,12 +80,12 @@ def usable_rows(
             else:
                 problems.append(problem)
         if problems and config.data.strict_data:
-            raise UserError(f"{problems[0]}; without --strict-data it is skipped")
+            raise DataError(f"{problems[0]}; without --strict-data it is skipped")
         if by_difficulty and usable:
             usable = of_difficulty(usable, config.rl, problems=None if strict else problems)
         _tell(problems, total, is_teller=groups.gloo_group.rank() == 0)
         if not usable or len(problems) > config.data.max_skipped * total:
-            raise UserError(
+            raise DataError(
                 f"{len(problems)} of {total} rows cannot be used, more than --max-skipped "
                 f"{config.data.max_skipped:g} allows; the first: {problems[0]}"
             )
@@ -132,7 +132,7 @@ class SkipLimit:
             reason: of the last skip; is asked only where the run ends.
 
         Raises:
-            UserError: all samples of a step were skipped (of two steps, where a step is one
+            DataError: all samples of a step were skipped (of two steps, where a step is one
                 sample), or too many of an epoch.
         """
         if self._taken >= self._rows:
@@ -149,4 +149,4 @@ class SkipLimit:
                 f"--max-skipped {self._most:g} allows"
             )
         if last is not None:
-            raise UserError(f"{last}; the last one: {reason() or 'see the warnings above'}")
+            raise DataError(f"{last}; the last one: {reason() or 'see the warnings above'}")

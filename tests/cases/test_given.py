@@ -178,7 +178,7 @@ def test_rows_that_make_libraries_raise(folder: Path, name: str) -> None:
     assert reason in problem["reason"]
     problems: list[RowProblem] = []
     assert len(load_rows([folder / name], problems=problems)) == line - 1
-    assert [p.place for p in problems] == [(str(folder / name), line)]
+    assert [p.location for p in problems] == [(str(folder / name), line)]
     with pytest.raises(RowError, match=f"{name}:{line}: "):
         load_rows([folder / name])
 

@@ -4,7 +4,7 @@ import pytest
 
 from megatron_longrl.parallel.attention import mask
 from megatron_longrl.planner.packing import split_group
-from megatron_longrl.planner.stages import plan_rows
+from megatron_longrl.planner.stages import plan_sequences
 from megatron_longrl.training import batches
 from tests.distributed.cases import CP2, EXCHANGES, PP2, SP, TP2, TWO_RANKS, exchanged
 from tests.distributed.layouts import (
@@ -123,12 +123,12 @@ def test_every_mode_is_exact(tiny_data, mode, shared_prompt):
 @pytest.mark.parametrize("exchange", EXCHANGES)
 def test_long_rows_shared_and_short_ones_dealt_in_one_step(tiny_data, exchange, monkeypatch):
     # Room for short rows only on a rank by itself.
-    monkeypatch.setattr(batches, "plan_rows", plan_rows_within_100_tokens)
+    monkeypatch.setattr(batches, "plan_sequences", plan_sequences_within_100_tokens)
     options = {"mrsp_mode": "auto", "recompute_granularity": "full"}
     check(tiny_data, **CP2, cp_comm_type=exchange, **options)
 
 
-def plan_rows_within_100_tokens(*arguments, **keywords):
-    plan = plan_rows(*arguments, **keywords | {"most_tokens": 100})
-    assert any(plan.rows[2]) and all(plan.rows[1]), plan
+def plan_sequences_within_100_tokens(*arguments, **keywords):
+    plan = plan_sequences(*arguments, **keywords | {"most_tokens": 100})
+    assert any(plan.sequences[2]) and all(plan.sequences[1]), plan
     return plan

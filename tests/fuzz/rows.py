@@ -160,7 +160,7 @@ class Rows:
             return Outcome(WRONG, f"the rows around it are not there: {sources}")
         if problems:
             (problem,) = problems
-            is_told = len(rows) == 2 and problem.place == (str(self._path), 2)
+            is_told = len(rows) == 2 and problem.location == (str(self._path), 2)
             return Outcome(REFUSED if is_told else WRONG, str(problem))
         if not written.strip(b" \t\r\n\xef\xbb\xbf"):
             return Outcome(READ if len(rows) == 2 else WRONG, "an empty line")

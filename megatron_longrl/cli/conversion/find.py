@@ -29,7 +29,7 @@ def names(kind: Kind) -> list[str]:
     return sorted([*family_plugins(), *(path.stem.removeprefix(f"{kind}_") for path in found)])
 
 
-def place(kind: Kind, name: str) -> str | Path:
+def locate(kind: Kind, name: str) -> str | Path:
     """Where the plug-in of a name is, without importing it: a module, or a file.
 
     It is, in this order, one of this package, a file ``PATH/loader_mine.py``, or a module
@@ -57,12 +57,12 @@ def place(kind: Kind, name: str) -> str | Path:
 
 
 def plugin(kind: Kind, name: str) -> ModuleType:
-    """Import the plug-in of a name, see :func:`place`.
+    """Import the plug-in of a name, see :func:`locate`.
 
     Raises:
         UserError: there is none, it cannot be imported, or it is no plug-in of this kind.
     """
-    where = place(kind, name)
+    where = locate(kind, name)
     try:
         module = importlib.import_module(where) if isinstance(where, str) else _from_file(where)
     except Exception as error:

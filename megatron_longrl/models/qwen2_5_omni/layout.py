@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, ClassVar
 import torch
 from torch import Tensor
 
-from megatron_longrl.errors import RunEnds
+from megatron_longrl.errors import MissingAudioError
 from megatron_longrl.media.content_hash import content_hash
 from megatron_longrl.media.layout import (
     CountedPart,
@@ -127,7 +127,7 @@ class OmniLayout(Qwen25Layout):
             return film
         is_missing = find_track(path) is None
         if is_missing and context.missing_audio == "error":
-            raise RunEnds(
+            raise MissingAudioError(
                 f"{path} has no sound, and its row asks for it: take it out of the data, or give "
                 "--missing-audio silence or skip"
             )

@@ -34,12 +34,12 @@ def patchify(frames: Tensor, patch: int, merge: int) -> Tensor:
 
 
 @lru_cache(maxsize=256)
-def patch_places(rows: int, columns: int, merge: int) -> Tensor:
+def patch_positions(rows: int, columns: int, merge: int) -> Tensor:
     """Row and column of every patch, long [rows * columns, 2]."""
-    places = torch.stack(
+    positions = torch.stack(
         torch.meshgrid(torch.arange(rows), torch.arange(columns), indexing="ij"), dim=-1
     )
-    blocks = places.reshape(rows // merge, merge, columns // merge, merge, 2)
+    blocks = positions.reshape(rows // merge, merge, columns // merge, merge, 2)
     return blocks.transpose(1, 2).reshape(-1, 2)
 
 
@@ -80,10 +80,10 @@ def bilinear_taps(rows: int, columns: int, merge: int, side: int) -> tuple[Tenso
     Returns:
         long [rows * columns, 4], entries of the table, and their float32 weights.
     """
-    places = patch_places(rows, columns, merge)
+    positions = patch_positions(rows, columns, merge)
     taps, weights = [], []
     for axis, size in enumerate((rows, columns)):
-        at = torch.linspace(0, side - 1, size)[places[:, axis]]
+        at = torch.linspace(0, side - 1, size)[positions[:, axis]]
         low = at.floor()
         taps.append(torch.stack([low, (low + 1).clamp(max=side - 1)], dim=1).long())
         weights.append(torch.stack([1 - (at - low), at - low], dim=1))

@@ -29,7 +29,7 @@ from megatron_longrl.models.qwen_vl.attention import FrameAttention
 from megatron_longrl.models.qwen_vl.config import QwenVLSection
 from megatron_longrl.models.qwen_vl.grid import (
     bilinear_taps,
-    patch_places,
+    patch_positions,
     patchify,
     spread,
     window_order,
@@ -135,15 +135,15 @@ class QwenVisionTower(MegatronModule):
             table = self.position_embedding(entries.to(hidden.device))
             resampled = (table * weights.to(hidden.device)[:, :, None]).sum(dim=1)
             hidden = hidden + resampled.to(hidden.dtype)
-        places = patch_places(rows, columns, self.merge).to(hidden.device)
+        positions = patch_positions(rows, columns, self.merge).to(hidden.device)
         runs, back = None, None
         if self.window:
             blocks, runs = window_order(rows, columns, self.merge, self.window)
             order = spread(blocks, self.merge).to(hidden.device)
-            hidden, places = hidden[:, order], places[order]
+            hidden, positions = hidden[:, order], positions[order]
             back = order.argsort()
         hidden = hidden.transpose(0, 1).contiguous()  # [s, u, c]
-        rotary = self._rotary(places)
+        rotary = self._rotary(positions)
         features = []
         for number, layer in enumerate(self.decoder.layers):
             hidden, _ = layer(hidden_states=hidden, attention_mask=runs, rotary_pos_emb=rotary)
@@ -154,8 +154,8 @@ class QwenVisionTower(MegatronModule):
             found = [feature[back] for feature in found]
         return [feature.transpose(0, 1) for feature in found]
 
-    def _rotary(self, places: Tensor) -> Tensor:
+    def _rotary(self, positions: Tensor) -> Tensor:
         """Angles [s, 1, 1, d]: a quarter of the channels turns with the row, one with the
         column."""
-        angles = (places[:, :, None].float() * self.inverse_frequencies).flatten(1)
+        angles = (positions[:, :, None].float() * self.inverse_frequencies).flatten(1)
         return torch.cat([angles, angles], dim=-1)[:, None, None]

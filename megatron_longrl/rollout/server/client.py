@@ -112,15 +112,17 @@ class ServerClient:
 
     def check(self, settings: ModelSettings) -> None:
         """Raise UserError unless the server serves this model with the software of this process."""
-        told = self.describe()
-        wrong = list(_differences(told.get("versions", {}), versions()))
+        described = self.describe()
+        wrong = list(_differences(described.get("versions", {}), versions()))
         if wrong:
             raise UserError(
                 f"the rollout server at {self.address} runs other versions ({'; '.join(wrong)}):"
                 " start it from the trainer's environment"
             )
         mine = json.loads(json.dumps(asdict(settings)))
-        wrong = list(_differences(*({n: s[n] for n in _SAME} for s in (told["settings"], mine))))
+        wrong = list(
+            _differences(*({n: s[n] for n in _SAME} for s in (described["settings"], mine)))
+        )
         if wrong:
             raise UserError(
                 f"the rollout server at {self.address} serves another model ({'; '.join(wrong)}):"
@@ -251,11 +253,11 @@ class ServerClient:
             headers = {"Content-Type": content, **self._authorization}
             connection.request(method, route, body, headers)
             response = connection.getresponse()
-            told = response.read()
+            body = response.read()
         if response.status == http.HTTPStatus.OK:
-            answer: dict[str, Any] = json.loads(told)
+            answer: dict[str, Any] = json.loads(body)
             return answer
-        reason = _reason(response, told)
+        reason = _reason(response, body)
         raise UserError(f"the rollout server at {self.address} failed at {route}: {reason}")
 
     @contextmanager
@@ -292,9 +294,9 @@ class ServerClient:
             connection.close()
 
 
-def _reason(response: http.client.HTTPResponse, told: bytes) -> str:
+def _reason(response: http.client.HTTPResponse, body: bytes) -> str:
     try:
-        return str(json.loads(told)["error"])
+        return str(json.loads(body)["error"])
     except (ValueError, KeyError, TypeError):
         return f"{response.status} {response.reason}"
 

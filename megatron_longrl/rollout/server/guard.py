@@ -103,7 +103,7 @@ class Guard:
             return
         begun, length = False, 0
 
-        async def tell(message: Message) -> None:
+        async def send_on(message: Message) -> None:
             nonlocal begun
             begun = True
             await send(message)
@@ -111,15 +111,15 @@ class Guard:
         try:
             length = self._admitted(scope)
             self._held += length
-            await self._app(scope, _in_time(receive, length), tell)
+            await self._app(scope, _in_time(receive, length), send_on)
         except Refused as refusal:
             if not begun:
                 await _answer(send, refusal.status, str(refusal))
         except Exception as error:
-            told = f"{type(error).__name__}: {error}"[:300]
-            logger.warning("a bad request to %r: %r", scope["path"][:100], told)
+            reason = f"{type(error).__name__}: {error}"[:300]
+            logger.warning("a bad request to %r: %r", scope["path"][:100], reason)
             if not begun:
-                await _answer(send, 400, told)
+                await _answer(send, 400, reason)
         finally:
             self._held -= length
 

@@ -159,9 +159,9 @@ class Handles:
         except ConnectionError:
             return False
         except Exception as error:  # whatever a message contains
-            told = str(error) if type(error) is ValueError else f"{type(error).__name__}: {error}"
-            logger.warning("refused memory: %r", told[:300])
-            _tell(connection.socket, error=told[:300])
+            reason = str(error) if type(error) is ValueError else f"{type(error).__name__}: {error}"
+            logger.warning("refused memory: %r", reason[:300])
+            _tell(connection.socket, error=reason[:300])
             return False
         finally:
             for file in files:
@@ -241,10 +241,10 @@ def send(connection: socket.socket, token: str, memory: SharedMemory) -> SentMem
     try:
         message = json.dumps({"token": token, "nbytes": memory.nbytes}).encode()
         socket.send_fds(connection, [message], [memory.fileno()])
-        told = connection.recv(_LARGEST_MESSAGE)
-        if not told:
+        received = connection.recv(_LARGEST_MESSAGE)
+        if not received:
             raise ConnectionResetError("the server has closed the connection")
-        answer = json.loads(told)
+        answer = json.loads(received)
         if "error" in answer:
             raise UserError(f"the rollout server takes no shared memory: {answer['error']}")
         return SentMemory(connection, answer["handle"])
@@ -255,8 +255,8 @@ def send(connection: socket.socket, token: str, memory: SharedMemory) -> SentMem
 
 def _user(connection: socket.socket) -> int:
     """Of the process at the other end."""
-    told = connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size)
-    user: int = _CREDENTIALS.unpack(told)[1]
+    credentials = connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size)
+    user: int = _CREDENTIALS.unpack(credentials)[1]
     return user
 
 

@@ -187,17 +187,17 @@ class Routes:
         lines: asyncio.Queue[Line] = asyncio.Queue()
         loop, gone = asyncio.get_running_loop(), threading.Event()
 
-        def tell(line: Line) -> None:
+        def send_line(line: Line) -> None:
             loop.call_soon_threadsafe(lines.put_nowait, line)
 
         def end(future: Any) -> None:
             memory.close()
             if not future.cancelled():
                 error = future.exception()
-                tell(error_line(error) if error is not None else {"end": "done"})
+                send_line(error_line(error) if error is not None else {"end": "done"})
 
         try:
-            future = self._engine.submit(self._server.generate, memory.path, tell, gone)
+            future = self._engine.submit(self._server.generate, memory.path, send_line, gone)
         except Refused as refusal:
             memory.close()
             yield json.dumps(error_line(refusal)) + "\n"

@@ -105,10 +105,10 @@ class ServerProcess:
             if not has_answered:
                 self.stop()
                 raise UserError(f"the rollout server did not start within {_START_SECONDS:g} s")
-            told = ready.read()
-        if not told:
+            line = ready.read()
+        if not line:
             raise UserError(f"the rollout server did not start: {self.last_words()}")
-        answer = json.loads(told)
+        answer = json.loads(line)
         if "error" in answer:
             raise UserError(answer["error"])
         address: str = answer["address"]

@@ -130,12 +130,12 @@ class RolloutServer:
             "weights": self._weights,
         }
 
-    def generate(self, path: str, tell: Callable[[Line], None], gone: threading.Event) -> None:
+    def generate(self, path: str, send_line: Callable[[Line], None], gone: threading.Event) -> None:
         """Generate what a file asks for.
 
         Args:
             path: of this program's.
-            tell: gets a line for each response.
+            send_line: is called with a line for each response.
             gone: set when nobody waits for them any more.
 
         Raises:
@@ -148,7 +148,9 @@ class RolloutServer:
         check_generation(generation, self._settings)
 
         def receive(number: int, index: int, completion: Completion) -> None:
-            tell({"prompt": number, "index": index, "weights": self._weights, **vars(completion)})
+            send_line(
+                {"prompt": number, "index": index, "weights": self._weights, **vars(completion)}
+            )
 
         def check() -> None:
             if gone.is_set():
@@ -263,5 +265,5 @@ def error_line(error: BaseException) -> Line:
     """The last line of a generation that has failed."""
     if isinstance(error, Stale):
         return {"end": "stale", "error": str(error)}
-    told = str(error) if isinstance(error, UserError) else f"{type(error).__name__}: {error}"
-    return {"end": "failed", "error": told[:_LONGEST_ERROR]}
+    message = str(error) if isinstance(error, UserError) else f"{type(error).__name__}: {error}"
+    return {"end": "failed", "error": message[:_LONGEST_ERROR]}

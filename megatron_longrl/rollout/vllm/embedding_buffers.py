@@ -44,12 +44,12 @@ class EmbeddingBuffers:
         size = sum(tensor.numel() for buffer in shapes for tensor in _tensors(buffer))
         if self._placement.tensor_parallel_size == 1:
             return views_into(shapes, torch.empty(size, dtype=self._dtype))
-        leads = self._placement.is_leader
+        is_leader = self._placement.is_leader
         with raise_on_all_ranks(self._gloo_group):
-            memory = SharedMemory(size * self._dtype.itemsize if leads else 0)
+            memory = SharedMemory(size * self._dtype.itemsize if is_leader else 0)
         with closing(memory):
-            told = (self._placement.engine, memory.path if leads and size else None)
-            everyone = gather_objects(self._gloo_group, told)
+            own = (self._placement.engine, memory.path if is_leader and size else None)
+            everyone = gather_objects(self._gloo_group, own)
             paths = [path for engine, path in everyone if engine == self._placement.engine and path]
             flat = torch.empty(0, dtype=self._dtype)
             with raise_on_all_ranks(self._gloo_group):  # until all have it

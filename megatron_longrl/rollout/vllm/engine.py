@@ -121,7 +121,7 @@ class VllmEngine(BaseEngine):
         table = self._receiver.token_embeddings
         if table is None:
             raise RuntimeError("generate() before the first update_weights()")
-        media, leads = requests.media, self.placement.is_leader
+        media, is_leader = requests.media, self.placement.is_leader
         with raise_on_all_ranks(self.gloo_group):
             shapes = [buffer_shape(r, media, table, moves=False) for r in requests.requests]
         buffers = self._buffers.open(shapes)
@@ -134,14 +134,14 @@ class VllmEngine(BaseEngine):
                     self._settings,
                     buffer=buffer,
                     extra=partial(extra_args, settings=self._settings),
-                    fill=leads,
+                    fill=is_leader,
                 )
                 for request, buffer in zip(requests.requests, buffers, strict=True)
             ]
-            if leads:
+            if is_leader:
                 check_inputs(self._prepared)
         self.stats = self.stats.plus(
-            prompts=requests.num_prompts * leads,
+            prompts=requests.num_prompts * is_leader,
             prompt_bytes=sum(request.copied for request in self._prepared),
         )
 

@@ -94,7 +94,7 @@ class NcclWeights:
 
     def _send_bucket(self, bucket: Sequence[Named], server: WeightServer) -> None:
         names = [name for name, _ in bucket]
-        told = {
+        update_info = {
             "names": names,
             "dtype_names": [str(self._dtype).removeprefix("torch.")] * len(names),
             "shapes": [list(tensor.shape) for _, tensor in bucket],
@@ -105,7 +105,7 @@ class NcclWeights:
                 self._group.broadcast(tensor, src=0)
             platform.synchronize()
 
-        self._with_server(lambda: server.update_weights(told), broadcast)
+        self._with_server(lambda: server.update_weights(update_info), broadcast)
 
     def _with_server(self, ask: Callable[[], None], take_part: Callable[[], T]) -> T:
         """Ask the server for its part of an exchange, and do this process's part meanwhile.

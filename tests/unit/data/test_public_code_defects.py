@@ -77,7 +77,7 @@ def test_response_positions_go_on_from_the_prompt_defect_2() -> None:
     batch = collate(prompts, [[[1, 2, 3], [4]], [[5, 6], [7]]], 8, 50)
     positions = [
         [batch.position_ids[b, span].tolist() for span in spans]
-        for b, spans in zip(batch.rows, batch.spans, strict=True)
+        for b, spans in zip(batch.batch_index, batch.spans, strict=True)
     ]
     assert positions == [
         [[1, 2, 3], [1]],

@@ -318,7 +318,7 @@ def test_numbers_of_any_length(tmp_path: Path) -> None:
     problems: list[RowProblem] = []
     rows = load_rows([path], problems=problems)
     assert [row.answer for row in rows] == [digits, "8" * 4300, f"-{digits}"]
-    assert [problem.place for problem in problems] == [(str(path), 4), (str(path), 5)]
+    assert [problem.location for problem in problems] == [(str(path), 4), (str(path), 5)]
 
 
 @pytest.mark.parametrize("depth", [50, 100, 900, 5000, 200_000])
@@ -330,7 +330,7 @@ def test_nesting_of_any_depth(tmp_path: Path, depth: int) -> None:
     problems: list[RowProblem] = []
     rows = load_rows([path], problems=problems)
     assert len(rows) == 1 + (depth == 50)
-    assert [problem.place[1] for problem in problems] == ([] if depth == 50 else [1])
+    assert [problem.location[1] for problem in problems] == ([] if depth == 50 else [1])
     pickle.dumps(rows)
 
 
@@ -342,13 +342,13 @@ def test_one_broken_line_does_not_hide_the_others(tmp_path: Path) -> None:
     problems: list[RowProblem] = []
     rows = load_rows([path], problems=problems)
     assert [row.source for row in rows] == [f"{path}:{line}" for line in (1, 6, 7)]
-    assert [problem.place for problem in problems] == [(str(path), line) for line in (2, 3, 4)]
+    assert [problem.location for problem in problems] == [(str(path), line) for line in (2, 3, 4)]
     with pytest.raises(RowError, match=r"t\.jsonl:2: not text in UTF-8"):
         load_rows([path])
 
 
 def test_problems_name_rows_of_arrays_and_are_one_line() -> None:
-    assert RowProblem("a b.json[2]", "x").place == ("a b.json", 3)
+    assert RowProblem("a b.json[2]", "x").location == ("a b.json", 3)
     assert str(RowProblem("a.jsonl:1", "x\ny \x1b[31mred")) == "a.jsonl:1: x y \\x1b[31mred"
 
 

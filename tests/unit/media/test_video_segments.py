@@ -16,7 +16,7 @@ from megatron_longrl.media.content_hash import content_hash
 from megatron_longrl.media.modalities.video import dali as video_dali
 from megatron_longrl.media.modalities.video import decode as video_module
 from megatron_longrl.media.modalities.video.probe import scan
-from megatron_longrl.media.modalities.video.segments import plan_pieces
+from megatron_longrl.media.modalities.video.segments import plan_segments
 from megatron_longrl.media.modalities.video.spec import VideoSpec
 from megatron_longrl.media.modalities.visual.preprocess_spec import PreprocessSpec
 
@@ -108,8 +108,8 @@ def test_frames_that_are_decoded_at_different_times_need_not_be_read_twice(
 
 def test_close_frames_make_one_piece(folder: Path) -> None:
     found = scan(folder / "short_gops.webm")
-    assert [(p.first, p.wanted) for p in plan_pieces(found, [30, 33])] == [(16, (30, 33))]
-    assert [(p.first, p.wanted) for p in plan_pieces(found, [17, 33])] == [
+    assert [(p.first, p.wanted) for p in plan_segments(found, [30, 33])] == [(16, (30, 33))]
+    assert [(p.first, p.wanted) for p in plan_segments(found, [17, 33])] == [
         (16, (17,)),
         (32, (33,)),
     ]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from megatron_longrl.observability.health_checks import FIRST, WINDOW, Watch
+from megatron_longrl.observability.health_checks import FIRST, WINDOW, HealthMonitor
 
 HEALTHY = {
     "response_length/mean": 30.0,
@@ -33,30 +33,30 @@ HEALTHY = {
 def test_a_sign_is_told_once_and_again_after_it_was_gone(
     changes: dict[str, float], name: str
 ) -> None:
-    watch = Watch()
+    watch = HealthMonitor()
     told: list[str] = []
     for phase in (HEALTHY, HEALTHY | changes, HEALTHY, HEALTHY | changes):
         for _ in range(2 * WINDOW):
-            told += watch.look(phase)
+            told += watch.check(phase)
     assert len(told) == 2
     assert all(line.startswith(f"{name}: ") for line in told)
 
 
 def test_a_healthy_run_and_sft_are_quiet() -> None:
-    watch = Watch()
+    watch = HealthMonitor()
     for _ in range(3 * WINDOW):
-        assert watch.look(HEALTHY) == []
-        assert watch.look({"lm loss": 9.0}) == []
+        assert watch.check(HEALTHY) == []
+        assert watch.check({"lm loss": 9.0}) == []
 
 
 def test_what_the_first_step_lacks_is_not_compared() -> None:
     """A metric that begins later has no mean of the beginning."""
-    watch = Watch()
-    assert watch.look({name: HEALTHY[name] for name in HEALTHY if name != "entropy/mean"}) == []
+    watch = HealthMonitor()
+    assert watch.check({name: HEALTHY[name] for name in HEALTHY if name != "entropy/mean"}) == []
     for _ in range(WINDOW - 1):
-        assert watch.look(HEALTHY) == []
+        assert watch.check(HEALTHY) == []
     for _ in range(2 * WINDOW):
-        assert watch.look(HEALTHY | {"entropy/mean": 0.05}) == []
+        assert watch.check(HEALTHY | {"entropy/mean": 0.05}) == []
 
 
 # ---- The rewards of the first steps ----
@@ -75,8 +75,8 @@ SILENT = {
 
 
 def first_lines(changes: dict[str, float], advantage: str = "grpo") -> list[str]:
-    watch = Watch(advantage)
-    lines = [watch.look(SILENT | changes) for _ in range(3 * WINDOW)]
+    watch = HealthMonitor(advantage)
+    lines = [watch.check(SILENT | changes) for _ in range(3 * WINDOW)]
     assert all(not told for place, told in enumerate(lines, start=1) if place != FIRST), "once"
     return lines[FIRST - 1]
 
@@ -105,23 +105,23 @@ def test_rewards_that_say_nothing(changes: dict[str, float], parts: list[str]) -
 
 
 def test_a_run_of_one_step_is_told_after_it() -> None:
-    (line,) = Watch(steps=1).look(SILENT)
+    (line,) = HealthMonitor(steps=1).check(SILENT)
     assert line.startswith("rewards without signal: in this step every reward is 0")
-    assert Watch(steps=2).look(SILENT) == []
+    assert HealthMonitor(steps=2).check(SILENT) == []
 
 
 def test_a_function_alone_is_named_without_advice_on_the_form() -> None:
     mine = {"reward/mean": 0.0, "reward/mine": 0.0, "reward/mine/words": 5.0}
-    watch, rest = Watch(), {k: v for k, v in SILENT.items() if not k.startswith("reward/")}
-    (line,) = [line for _ in range(FIRST) for line in watch.look(rest | mine)]
+    watch, rest = HealthMonitor(), {k: v for k, v in SILENT.items() if not k.startswith("reward/")}
+    (line,) = [line for _ in range(FIRST) for line in watch.check(rest | mine)]
     assert "every reward is 0 (mine 0)" in line and "think-answer" not in line
 
 
 def test_rewards_that_all_failed() -> None:
     failed = {k: v for k, v in SILENT.items() if not k.startswith("reward/")}
-    watch = Watch()
+    watch = HealthMonitor()
     steps = [failed | {"reward/mean": 0.0, "rewards_failed": 8.0}] * FIRST
-    (line,) = [line for step in steps for line in watch.look(step)]
+    (line,) = [line for step in steps for line in watch.check(step)]
     assert "(none was computed)" in line and "8 rewards a step could not be computed" in line
 
 
@@ -134,14 +134,14 @@ def test_rewards_that_all_failed() -> None:
     ids=["some-differ", "no-responses"],
 )
 def test_no_line_without_reason(changes: dict[str, float]) -> None:
-    watch = Watch()
-    assert [watch.look(SILENT | changes) for _ in range(WINDOW)] == [[]] * WINDOW
+    watch = HealthMonitor()
+    assert [watch.check(SILENT | changes) for _ in range(WINDOW)] == [[]] * WINDOW
 
 
 def test_a_signal_in_one_of_the_first_steps_is_enough() -> None:
-    watch = Watch()
-    assert watch.look(SILENT | {"zero_advantage/mean": 0.5, "reward/mean": 0.1}) == []
-    assert watch.look(SILENT) == []
+    watch = HealthMonitor()
+    assert watch.check(SILENT | {"zero_advantage/mean": 0.5, "reward/mean": 0.1}) == []
+    assert watch.check(SILENT) == []
 
 
 def test_equal_groups_teach_where_groups_are_compared_with_each_other() -> None:

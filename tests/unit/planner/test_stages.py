@@ -6,8 +6,8 @@ import itertools
 
 import pytest
 
-from megatron_longrl.planner.cost import HardwareProfile, ModelCost, RowSize
-from megatron_longrl.planner.stages import RowPlan, plan_rows
+from megatron_longrl.planner.cost import HardwareProfile, ModelCost, SequenceSize
+from megatron_longrl.planner.stages import SequencePlan, plan_sequences
 from tests.unit.made_up_config import make_config
 
 COST = ModelCost(make_config())
@@ -20,9 +20,9 @@ SLOW = HardwareProfile(flops=1e9, bandwidth=1e5, latency=1.0, kernel=0.0)
 
 def plan(rows, mode="auto", degrees=(1, 2), hardware=FREE, most_tokens=10**9):
     """By number of ranks that share them, the rows of each group of ranks."""
-    return plan_rows(
+    return plan_sequences(
         rows, mode, degrees, cost=COST, hardware=hardware, passes=PASSES, most_tokens=most_tokens
-    ).rows
+    ).sequences
 
 
 def used(result):
@@ -31,7 +31,7 @@ def used(result):
 
 
 def row(tokens):
-    return RowSize.of(tokens, [1])
+    return SequenceSize.of(tokens, [1])
 
 
 @pytest.mark.parametrize("mode", ["auto", "none", "encode", "full"])
@@ -52,7 +52,7 @@ def test_every_row_runs_once(mode, degrees, lengths, hardware):
 
 
 def test_a_rank_meets_the_rows_of_its_groups_the_most_shared_first():
-    result = RowPlan({4: [[0]], 2: [[1], [2, 3]], 1: [[], [4], [], []]})
+    result = SequencePlan({4: [[0]], 2: [[1], [2, 3]], 1: [[], [4], [], []]})
     assert list(result.of_rank(1)) == [(4, [0]), (2, [1]), (1, [4])]
     assert list(result.of_rank(2)) == [(4, [0]), (2, [2, 3]), (1, [])]
 

@@ -200,12 +200,12 @@ def test_a_row_that_is_too_long_names_its_prompt():
 def test_a_plan_counts_all_passes_over_a_row(changes, passes, monkeypatch):
     """The reference's pass, and that of the old log-probabilities, take a rank's time as well."""
     asked = []
-    plan = batches_module.plan_rows
+    plan = batches_module.plan_sequences
 
     def note(*arguments, **named):
         asked.append(named["passes"])
         return plan(*arguments, **named)
 
-    monkeypatch.setattr(batches_module, "plan_rows", note)
+    monkeypatch.setattr(batches_module, "plan_sequences", note)
     rl_batches(make_groups(LENGTHS), make_config(**changes), alone())
     assert asked == [passes]

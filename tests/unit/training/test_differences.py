@@ -148,10 +148,10 @@ def test_text_that_older_weights_embedded_is_compared_by_its_ids(media_change):
         }
         records["p0"] = dataclasses.replace(records["p0"], **spoilt)
         told = differences(batch, records, hashes, VERSION, media_change)
-        return {(one.what, one.place) for one in told}
+        return {(one.what, one.sequence_index) for one in told}
 
     prompt, text, slot = groups[0].prompt, 0, 1
-    batch.media_index[(batch.prompt_index == 0) & (batch.place == slot)] = 0
+    batch.media_index[(batch.prompt_index == 0) & (batch.sequence_index == slot)] = 0
     ids, embeddings = prompt.token_ids.clone(), hash_of(prompt.token_ids)
     assert kinds() == set()
     embeddings[text] += 1

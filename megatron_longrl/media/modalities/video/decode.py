@@ -23,7 +23,7 @@ from megatron_longrl.media.modalities.video.coded_frames import Size
 from megatron_longrl.media.modalities.video.dali import VIDEOS_PER_RUN
 from megatron_longrl.media.modalities.video.probe import Scan, scan
 from megatron_longrl.media.modalities.video.pyav import decode_in_chunks
-from megatron_longrl.media.modalities.video.segments import cut, plan_pieces
+from megatron_longrl.media.modalities.video.segments import cut, plan_segments
 from megatron_longrl.media.modalities.visual.full_frames import FullFrames
 from megatron_longrl.media.modalities.visual.spec import FrameRequest, VisualSpec
 
@@ -130,16 +130,16 @@ def _parts_for_dali(
     in_order = sorted(range(len(indices)), key=lambda row: indices[row])
     for start in range(0, len(indices), step):
         rows = in_order[start : start + step]
-        for piece in plan_pieces(found, sorted({indices[row] for row in rows})):
-            here = [row for row in rows if piece.wanted[0] <= indices[row] <= piece.wanted[-1]]
-            file = cut(spec.path, found, piece)
+        for segment in plan_segments(found, sorted({indices[row] for row in rows})):
+            here = [row for row in rows if segment.wanted[0] <= indices[row] <= segment.wanted[-1]]
+            file = cut(spec.path, found, segment)
             if file is None:
                 yield from _parts_by_pyav(number, spec, [indices[row] for row in here], here)
                 continue
-            frames = np.asarray([indices[row] - piece.first for row in here], dtype=np.int32)
+            frames = np.asarray([indices[row] - segment.first for row in here], dtype=np.int32)
             size = file.nbytes + len(here) * frame_bytes
             stored = found.stored_size, found.turns
-            yield _Encoded(number, here, spec, file, frames, piece.first, size, *stored)
+            yield _Encoded(number, here, spec, file, frames, segment.first, size, *stored)
 
 
 def _parts_by_pyav(

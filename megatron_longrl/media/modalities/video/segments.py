@@ -1,4 +1,4 @@
-"""The pieces of a video that have to be decoded for some of its frames, as files in memory.
+"""The segments of a video that have to be decoded for some of its frames, as files in memory.
 
 DALI decodes a file from its start, whatever frames are asked for. For the end of a long video, or a
 few frames of it, it is given a file that begins with the key frame before them instead. Packets are
@@ -25,15 +25,15 @@ from megatron_longrl.media.modalities.video.probe import Scan
 _STEP = Fraction(1, 25)
 """Seconds between frames that have no times."""
 _LEAST_SKIPPED = 8
-"""Frames that must be left out for a piece of its own: to open one costs a few frames' time."""
+"""Frames that must be left out for a segment of its own: to open one costs a few frames' time."""
 
 
 @dataclass(frozen=True)
-class Piece:
+class FrameSegment:
     """Neighbouring frames of a video that are decoded together."""
 
     first: int
-    """Number of the frame, a key frame, with which the piece begins."""
+    """Number of the frame, a key frame, with which the segment begins."""
     wanted: tuple[int, ...]
     """Numbers of the wanted frames, increasing."""
 
@@ -43,17 +43,17 @@ class Piece:
         return self.wanted[-1] + 1 - self.first
 
 
-def plan_pieces(found: Scan, wanted: Sequence[int]) -> list[Piece]:
-    """What to decode for increasing frame numbers; one piece where the video cannot be cut."""
+def plan_segments(found: Scan, wanted: Sequence[int]) -> list[FrameSegment]:
+    """What to decode for increasing frame numbers; one segment where the video cannot be cut."""
     if not found.timestamps:
-        return [Piece(0, tuple(wanted))]
-    pieces: list[tuple[int, list[int]]] = []
+        return [FrameSegment(0, tuple(wanted))]
+    segments: list[tuple[int, list[int]]] = []
     for frame in wanted:
         start = _frame_at(found, found.keyframe_before(found.timestamps[frame]))
-        if not pieces or start - pieces[-1][1][-1] > _LEAST_SKIPPED:
-            pieces.append((start, []))
-        pieces[-1][1].append(frame)
-    return [Piece(first, tuple(frames)) for first, frames in pieces]
+        if not segments or start - segments[-1][1][-1] > _LEAST_SKIPPED:
+            segments.append((start, []))
+        segments[-1][1].append(frame)
+    return [FrameSegment(first, tuple(frames)) for first, frames in segments]
 
 
 def _frame_at(found: Scan, timestamp: int) -> int:
@@ -63,8 +63,8 @@ def _frame_at(found: Scan, timestamp: int) -> int:
     return number if is_there else 0
 
 
-def cut(path: str, found: Scan, piece: Piece) -> np.ndarray | None:
-    """The bytes of a file with the piece's frames, uint8 [n], the first of them number 0.
+def cut(path: str, found: Scan, segment: FrameSegment) -> np.ndarray | None:
+    """The bytes of a file with the segment's frames, uint8 [n], the first of them number 0.
 
     The file tells the size of the stream's frames. None where FFmpeg takes the one that the
     container tells for it, and that is another one; where the container does not find its way to
@@ -74,15 +74,15 @@ def cut(path: str, found: Scan, piece: Piece) -> np.ndarray | None:
     if not found.timestamps and found.info.codec not in READERS:
         return None
     try:
-        return _copy(path, found, piece)
+        return _copy(path, found, segment)
     except MediaError:
         return None  # who decodes the file without cutting it finds out more
 
 
-def _copy(path: str, found: Scan, piece: Piece) -> np.ndarray | None:
+def _copy(path: str, found: Scan, segment: FrameSegment) -> np.ndarray | None:
     first, last = (
         found.timestamps[frame] if found.timestamps else None
-        for frame in (piece.first, piece.wanted[-1])
+        for frame in (segment.first, segment.wanted[-1])
     )
     file = io.BytesIO()
     count = 0
@@ -101,9 +101,9 @@ def _copy(path: str, found: Scan, piece: Piece) -> np.ndarray | None:
             packet.stream = copy
             target.mux(packet)
             count += 1
-            if count == piece.length:
+            if count == segment.length:
                 break
-    if count != piece.length:
+    if count != segment.length:
         return None
     return np.frombuffer(file.getvalue(), dtype=np.uint8)
 

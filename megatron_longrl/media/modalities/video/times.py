@@ -42,12 +42,12 @@ def rate_and_times(
         Frames a second, and None; or 0 and the times as in
         :attr:`~megatron_longrl.media.modalities.visual.info.VideoInfo.times`.
     """
-    told = next((rate for rate in rates if rate > 0), 0.0)
+    stated = next((rate for rate in rates if rate > 0), 0.0)
     if len(stamps) < 2 or stamps[-1] <= stamps[0] or not tick:
-        return told, None
+        return stated, None
     first = stamps[0]
     if (stamps[-1] - first) * tick * 1000 >= _LONGEST:
-        return told, None
+        return stated, None
     seconds = np.asarray([stamp - first for stamp in stamps]) * float(tick)
     places = np.arange(len(stamps))
     for rate in (*rates, (len(stamps) - 1) / float(seconds[-1])):
