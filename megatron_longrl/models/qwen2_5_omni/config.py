@@ -65,6 +65,11 @@ class OmniSection(QwenVLSection):
     """Do not train the audio tower."""
 
     @property
+    def hears_videos(self) -> bool:
+        """Whether the sound of a video can belong to it."""
+        return True
+
+    @property
     def name_prefix(self) -> str:
         """What stands before the names of the thinker's weights."""
         return "thinker." if self.has_talker else ""

@@ -20,9 +20,9 @@ from typing import Any
 import av
 import numpy as np
 
-from megatron_longrl.media.container import SOUND_FORMATS, open_container
 from megatron_longrl.media.content_hash import identity
 from megatron_longrl.media.media_error import MediaError
+from megatron_longrl.media.modalities.container import SOUND_FORMATS, open_container
 from megatron_longrl.media.modalities.video.container_size import declared_size
 from megatron_longrl.media.modalities.video.open import opened
 from megatron_longrl.media.modalities.video.probe import scan

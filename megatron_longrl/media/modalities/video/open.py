@@ -10,8 +10,8 @@ from typing import Any
 import av
 from av.stream import Disposition
 
-from megatron_longrl.media.container import FILM_FORMATS, open_container
 from megatron_longrl.media.media_error import MediaError
+from megatron_longrl.media.modalities.container import FILM_FORMATS, open_container
 from megatron_longrl.media.modalities.visual.info import MOST_PIXELS
 
 _NO_VIDEO = "playlists, image sequences and pictures are none"
