@@ -80,7 +80,8 @@ def gpg(groups: Sequence[GroupRewards], settings: AdvantageSettings) -> Advantag
 
 
 def grpo_passk(groups: Sequence[GroupRewards], settings: AdvantageSettings) -> Advantages:
-    """Only the best response counts: its distance from the second best, over the deviation.
+    """Score only the best response of a group: its distance from the second best, divided by the
+    standard deviation.
 
     https://arxiv.org/abs/2503.19595, with k the size of the group.
     """

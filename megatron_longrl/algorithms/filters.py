@@ -1,10 +1,11 @@
-"""Which groups a step keeps, and what a response's length costs."""
+"""Dynamic sampling's filter of groups, and the penalty for long responses."""
 
 from __future__ import annotations
 
 
 def has_learning_signal(mean: float, low: float, high: float) -> bool:
-    """Whether a group is neither always wrong nor always right: DAPO's dynamic sampling.
+    """Return whether a group's responses are neither all wrong nor all right, as DAPO's dynamic
+    sampling asks.
 
     https://arxiv.org/abs/2503.14476, section 3.2.
 
@@ -15,7 +16,8 @@ def has_learning_signal(mean: float, low: float, high: float) -> bool:
 
 
 def overlong_penalty(length: int, limit: int, buffer: int, most: float) -> float:
-    """What is taken from a response's reward: 0 up to ``limit - buffer`` tokens, then linearly.
+    """Return the penalty for a response's length, which is 0 up to ``limit - buffer`` tokens and
+    grows linearly from there.
 
     https://arxiv.org/abs/2503.14476, equation 13.
 

@@ -1,4 +1,4 @@
-"""What the rollouts to one prompt have earned: the input of every advantage estimator."""
+"""The rewards of the rollouts to one prompt, which are the input of every advantage estimator."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class GroupRewards:
     def of(
         rewards: Sequence[float], lengths: Sequence[int], valid: Sequence[bool] | None = None
     ) -> GroupRewards:
-        """From plain numbers; by default all rewards count."""
+        """Make the rewards of a group from plain numbers; by default all rewards count."""
         known = [True] * len(rewards) if valid is None else list(valid)
         return GroupRewards(
             torch.tensor(rewards, dtype=torch.float64), tuple(lengths), torch.tensor(known)

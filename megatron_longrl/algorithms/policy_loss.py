@@ -13,7 +13,7 @@ _LOG_RATIO_LIMIT = 20.0
 
 @dataclass(frozen=True)
 class TokenLossInputs:
-    """What a policy loss gets of a micro-batch: t response tokens of this rank's shard."""
+    """The inputs of a policy loss: t response tokens of this rank's shard of a micro-batch."""
 
     logprobs: Tensor
     """[t], with a graph."""

@@ -1,4 +1,4 @@
-"""How a package of your own brings an algorithm.
+"""Registries for algorithms of your own.
 
 An algorithm is one object, an :class:`~megatron_longrl.config.presets.AlgorithmPreset` with a name
 for ``--rl-algorithm``. It names its parts and sets the values of the fields that belong to it:

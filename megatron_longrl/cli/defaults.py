@@ -34,7 +34,7 @@ RESPONSE_TOKENS = 1024
 def add_defaults(given: Given, world_size: int) -> None:
     """Fill in what neither recipes nor flags nor the checkpoint say.
 
-    The number of steps is not among them, see :func:`add_iterations`.
+    The number of steps is not among them, because it depends on the data.
 
     Args:
         world_size: number of ranks.

@@ -1,4 +1,4 @@
-"""One typed configuration: YAML recipes and flags spelled as Megatron spells them.
+"""The typed configuration: YAML recipes and flags that are spelled as in Megatron.
 
 Fields are documented in the files of their sections.
 """

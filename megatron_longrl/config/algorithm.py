@@ -41,7 +41,7 @@ class AlgorithmSection(Section):
     docs/algorithms.md."""
 
     advantage: AdvantageName = Field(default_factory=from_algorithm("advantage"))
-    """How rewards become advantages; as the algorithm."""
+    """Estimator of the advantages; by default the algorithm's."""
 
     advantage_epsilon: PositiveFloat = 1e-6
     """Added to a standard deviation of rewards or advantages before it divides."""
@@ -52,9 +52,9 @@ class AlgorithmSection(Section):
     the algorithm."""
 
     loss_aggregation: Aggregation = Field(default_factory=from_algorithm("loss_aggregation"))
-    """What the loss is the mean of: all response tokens (token-mean), the means of the responses
-    (seq-mean-token-mean), or the sums of the responses divided by --rollout-max-tokens
-    (seq-mean-token-sum-norm); as the algorithm."""
+    """Mean that the loss is: over all response tokens (token-mean), over the means of the responses
+    (seq-mean-token-mean), or over the sums of the responses divided by --rollout-max-tokens
+    (seq-mean-token-sum-norm); by default the algorithm's."""
 
     grpo_clamp_eps_lower: WeightFloat = Field(
         default_factory=from_algorithm("grpo_clamp_eps_lower")
@@ -82,8 +82,8 @@ class AlgorithmSection(Section):
     over the vocabulary; as the algorithm."""
 
     kl_placement: KLPlacement = Field(default_factory=from_algorithm("kl_placement"))
-    """Where the KL term counts: loss adds it to the loss, reward takes it from the reward of every
-    token; as the algorithm."""
+    """Place of the KL term: loss adds it to the loss, reward subtracts it from the reward of every
+    token; by default the algorithm's."""
 
     kl_target: Annotated[PositiveFloat | None, Unit("nats per token")] = None
     """Divergence towards which --grpo-kl-beta is adapted after every step; by default it is
@@ -96,11 +96,11 @@ class AlgorithmSection(Section):
     """Steps after which the policy becomes the reference, again and again; by default never."""
 
     rollout_correction: Literal["off", "token", "sequence", "icepop", "ratio"] = "off"
-    """How the loss accounts for tokens that the engine sampled with other probabilities than the
-    trainer's. token: weights of their ratio, cut off at a cap; sequence: the same with the ratio of
-    whole responses; icepop: tokens whose ratio is out of bounds are left out; ratio: the ratio of
-    the policy loss is that to the engine's probabilities, so that its bounds hold for what older
-    weights have sampled, too."""
+    """Correction of the loss for tokens that the engine sampled with other probabilities than the
+    trainer's. token weights each token by the ratio of the two probabilities, up to a threshold;
+    sequence does the same with the ratio of whole responses; icepop leaves out tokens whose ratio
+    is out of bounds; ratio uses the engine's probabilities in the ratio of the policy loss, so that
+    its bounds also hold for tokens that older weights have sampled."""
 
     rollout_is_threshold: PositiveFloat = 2.0
     """Largest weight of token and sequence, and upper bound of icepop."""
@@ -116,7 +116,7 @@ class AlgorithmSection(Section):
     """Most rounds of generation in a step; after them it trains on the groups that it has."""
 
     filter_metric: Literal["accuracy", "reward"] = "accuracy"
-    """What dynamic sampling judges a group by: the mean of this over its responses."""
+    """Quantity by whose mean over the responses dynamic sampling judges a group."""
 
     filter_low: FiniteFloat = 0.01
     """A group is kept when its mean is above this."""
@@ -148,8 +148,8 @@ class AlgorithmSection(Section):
     """Peak learning rate of gae's critic; by default ten times --lr."""
 
     critic_iterations: Annotated[PositiveInt, Unit("passes")] = 4
-    """How often gae's critic is trained on the rollouts of a step (--grpo-iterations is for the
-    policy); with one it lags behind, see docs/appendix_moving_cups.md."""
+    """Number of times that gae's critic is trained on the rollouts of a step (--grpo-iterations is
+    for the policy). With one the critic lags behind, see docs/appendix_moving_cups.md."""
 
     critic_warmup_steps: Annotated[CountInt, Unit("steps")] = 0
     """Steps at the start that train only the critic."""

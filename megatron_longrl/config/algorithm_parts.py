@@ -16,7 +16,7 @@ from megatron_longrl.registry import Registry, loaded
 
 @dataclass(frozen=True)
 class AdvantageEstimator:
-    """From the rewards of a step to a weight for each token."""
+    """An advantage estimator, which turns the rewards of a step into a weight for each token."""
 
     function: Callable[..., Any] | str
     """The function, or ``module:name`` of it; see
@@ -36,7 +36,7 @@ class AdvantageEstimator:
 
 @dataclass(frozen=True)
 class PolicyLossFunction:
-    """From log-probabilities and advantages to a loss for each token."""
+    """A policy loss, which turns log-probabilities and advantages into a loss for each token."""
 
     function: Callable[..., Any] | str
     """The function, or ``module:name`` of it; see

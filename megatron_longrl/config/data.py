@@ -47,18 +47,18 @@ class DataSection(Section):
     """SentencePiece .model file, or a folder with a Hugging Face tokenizer."""
 
     chat_template: Annotated[str | None, Metavar("FILE|NAME")] = None
-    """What makes a row's question a conversation: a file with a Jinja template, or the name of a
-    built-in one (qwen2, qwen2_system, vila, llama3, plain). By default that of the tokenizer, and
-    qwen2 where it has none."""
+    """Chat template that makes a conversation of a row's question: a file with a Jinja template, or
+    the name of a built-in one (qwen2, qwen2_system, vila, llama3, plain). By default the
+    tokenizer's template, or qwen2 where it has none."""
 
     system_prompt: str | None = None
     """Text of a system turn before the question; by default none but what the chat template writes
     itself."""
 
     prompt_template: Annotated[str | None, Metavar("FILE|NAME")] = None
-    """What stands around the question itself: a file with {{ question }} (Jinja) or {question}
-    (plain text) in it, or think-answer, a built-in one that asks for
-    <think>…</think><answer>…</answer>. By default nothing."""
+    """Text around the question itself: a file that contains {{ question }} (Jinja) or {question}
+    (plain text), or think-answer, a built-in template that asks for
+    <think>…</think><answer>…</answer>. By default none."""
 
     video_frames: Annotated[PositiveInt | None, Unit("frames")] = None
     """Most frames that are sampled from a video, at equal distances. By default no limit where
@@ -96,7 +96,7 @@ class DataSection(Section):
 
     embedding_cache_dir: Annotated[str | None, Metavar("FOLDER")] = None
     """Folder in which the embeddings of a frozen encoder are kept beyond the run; runs may share
-    it, and all nodes of a replica must see it. By default there is none."""
+    it, and all nodes of a replica must see it. By default none."""
 
     embedding_cache_gib: Annotated[PositiveFloat, Unit("GiB")] = 100.0
     """Disk space for --embedding-cache-dir; the embeddings that were not used for the longest time

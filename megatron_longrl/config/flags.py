@@ -20,7 +20,8 @@ from megatron_longrl.errors import ConfigError
 from megatron_longrl.spelling import nearest
 
 _CHOICE = "NAME"
-"""For the value of a flag whose choices are too many for its line; its text lists them."""
+"""The placeholder for the value of a flag that has too many choices for one line; its text lists
+them."""
 
 _LONGEST_CHOICES = 50
 
@@ -180,12 +181,12 @@ def _add_flag(
 
 
 def opposite_flag(name: str) -> str:
-    """Of a switch, the flag that switches it off."""
+    """Return the flag that switches a switch off."""
     return flag(name[3:] if name.startswith("no_") else "no_" + name)
 
 
 def value_text(field: FieldInfo) -> str:
-    """What --help writes for the value of a flag."""
+    """Return the text that --help writes for the value of a flag."""
     metavar, unit = note_of(field, Metavar), note_of(field, Unit)
     if metavar is not None:
         return metavar.text
@@ -232,7 +233,8 @@ def _literals(annotation: Any) -> list[str]:
 
 
 def _default_text(name: str, field: FieldInfo) -> str:
-    """What --help adds where the text does not say itself what holds without the flag."""
+    """Return the text that --help adds about the default, where the field's own text does not state
+    it."""
     if says_default(field) or field.is_required() or field.default_factory is not None:
         return ""
     if field.default in (None, "", ()) or field.default is False:

@@ -21,9 +21,9 @@ class LoggingSection(Section):
     step."""
 
     log_format: Literal["short", "megatron"] = "short"
-    """What a step prints: short, a line of about eight figures with the time that is left;
-    megatron, Megatron's line with all metrics, which log.txt in the --save folder has in any
-    case."""
+    """Form of the line that is printed for a step. short: a line of about eight figures with the
+    remaining time; megatron: Megatron's line with all metrics, which log.txt in the --save folder
+    has in any case."""
 
     log_level: Annotated[
         Literal["debug", "info", "warning", "error"], KnownTo("sft", "rl", "evaluate")
@@ -40,5 +40,5 @@ class LoggingSection(Section):
     """Name of the run in Weights & Biases; by default the name of the --save folder."""
 
     wandb_mode: Literal["online", "offline"] = "offline"
-    """Whether Weights & Biases gets metrics at once (online), or they are written into the --save
-    folder and sent later by `wandb sync` (offline)."""
+    """Mode of Weights & Biases: online sends metrics at once; offline writes them into the --save
+    folder, from where `wandb sync` sends them later."""

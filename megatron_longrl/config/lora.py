@@ -67,6 +67,6 @@ class LoraSection(Section):
 
 
 def lora_scale(rank: int, alpha: float, use_rslora: bool) -> float:
-    """By what ``B A x`` is multiplied: https://arxiv.org/abs/2106.09685, section 4.1, and
+    """Return the factor of ``B A x``: https://arxiv.org/abs/2106.09685, section 4.1, and
     https://arxiv.org/abs/2312.03732 for rsLoRA."""
     return alpha / (math.sqrt(rank) if use_rslora else rank)

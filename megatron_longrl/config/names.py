@@ -1,4 +1,4 @@
-"""How fields are called: names, aliases, and the nearest one to a misspelt name."""
+"""Names and aliases of fields, and the nearest name to a misspelt one."""
 
 from __future__ import annotations
 

@@ -36,14 +36,14 @@ class ParallelSection(Section):
     --seq-length tokens."""
 
     mrsp_machine: Annotated[Literal["nominal", "measured"], KnownTo("sft", "rl")] = "nominal"
-    """What the cost model of auto reckons with: nominal takes fixed figures, so that runs repeat
-    bit for bit; measured takes those of this machine, measured at the start and kept in
+    """Hardware profile of the cost model of auto. nominal takes fixed figures, so that runs repeat
+    bit for bit; measured takes this machine's, which are measured at the start and kept in
     checkpoints."""
 
     cp_comm_type: Literal["all_gather", "a2a", "p2p"] = "all_gather"
-    """How the ranks that share a sequence exchange keys and values: all_gather collects all of them
-    on every rank; a2a exchanges sequence for heads (Ulysses; heads must divide); p2p passes them
-    around a ring (least memory)."""
+    """Exchange of keys and values between the ranks that share a sequence. all_gather collects all
+    of them on every rank; a2a exchanges sequence for heads (Ulysses; the number of ranks must
+    divide the number of heads); p2p passes them around a ring (least memory)."""
 
     vision_tensor_parallel: bool = False
     """Split the layers of the vision tower over the tensor-parallel ranks as well, which then

@@ -76,7 +76,7 @@ def missing_paths(values: Mapping[str, Any], entry: str) -> list[str]:
 
 
 def _hint(path: str) -> str:
-    """What may have been meant."""
+    """Return a hint at the path that may have been meant."""
     if path.startswith(("http://", "https://", "s3://", "gs://", "hf://")):
         return "; addresses are not read, download it first"
     parent = Path(path).parent

@@ -16,7 +16,7 @@ KLPlacement = Literal["loss", "reward"]
 
 @dataclass(frozen=True)
 class AlgorithmPreset:
-    """One algorithm: its parts, by the names of the fields that they are the defaults of.
+    """An algorithm: its parts, which are the defaults of the fields with these names.
 
     Example: ``AlgorithmPreset("rloo", "pg", "seq-mean-token-sum-norm")``. The protocol of the parts
     is in :mod:`megatron_longrl.algorithms.registry`.

@@ -1,4 +1,4 @@
-"""YAML recipes: found by path or by name, read with includes and line numbers."""
+"""Reading of YAML recipes, which are found by path or by name, with includes and line numbers."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ BASE_KEY = "base"
 
 
 def recipe_folder() -> Path:
-    """Where the recipes are that come with the package.
+    """Return the folder of the recipes that come with the package.
 
     An installed package has them in ``recipes``, where setup.py puts what a clone has in
     ``examples``.

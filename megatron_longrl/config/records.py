@@ -7,7 +7,7 @@ from typing import Annotated, ClassVar
 from megatron_longrl.config.section import Metavar, PositiveInt, Programs, Section, Unit
 
 RECORD_FOLDER = "rollouts"
-"""In the --save folder."""
+"""Folder of the records in the --save folder."""
 
 
 class RecordSection(Section):

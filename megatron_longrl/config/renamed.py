@@ -43,7 +43,7 @@ NEW_VALUES: Mapping[str, Mapping[str, str]] = {
 
 
 def new_name(old: str) -> str | None:
-    """What an unknown name is called now; None where it never was a name."""
+    """Return the present name of a field by its old name; None where the name is not an old one."""
     return NEW_NAMES.get(old)
 
 

@@ -29,7 +29,7 @@ class RLSection(Section):
     """Responses sampled for each prompt."""
 
     grpo_iterations: Annotated[PositiveInt, Unit("passes")] = 1
-    """How often the rollouts of a step are trained on. Each pass has as many optimizer steps as
+    """Number of passes over the rollouts of a step. Each pass has as many optimizer steps as
     --global-batch-size goes into the responses of a step."""
 
     shared_prompt: bool = True

@@ -39,10 +39,10 @@ class RolloutSection(Section):
     )
 
     engine: EngineName = "colocated"
-    """Where responses come from: vLLM on the trainer's ranks (colocated), vLLM as a server beside
-    the trainer, one for each model replica (server), or the trained model itself on megatron-core's
-    static inference context, in the trainer's layout (megatron): slow, for debugging; or an engine
-    of your own, see docs/extending.md."""
+    """Engine that generates responses: vLLM on the trainer's ranks (colocated), a vLLM server for
+    each model replica (server), or the trained model itself on megatron-core's static inference
+    context in the trainer's layout, which is slow and serves debugging (megatron); or an engine of
+    your own, see docs/extending.md."""
 
     server_address: Annotated[TextList, Metavar("HOST:PORT")] = Field(default_factory=list)
     """Addresses of servers that were started with megatron_longrl.serve, one for each model
@@ -90,8 +90,8 @@ class RolloutSection(Section):
     with a checkpoint completes all. By default every step completes its own."""
 
     sleep: bool = True
-    """On GPUs, the weights of a colocated engine wait in host memory between generations, and its
-    key/value cache is freed."""
+    """Move the weights of a colocated engine to host memory and free its key/value cache between
+    generations, on GPUs."""
 
     memory_gib: Annotated[PositiveFloat, Unit("GiB")] = 1.0
     """Memory of the engine's key/value cache on each rank."""

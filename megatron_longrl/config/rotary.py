@@ -29,10 +29,10 @@ class RotarySection(Section):
     """Factor by which the context is lengthened; by default none, and it stays as it is."""
 
     rope_scaling_type: Annotated[RopeScaling, Architecture()] = "llama3"
-    """How the context is lengthened, where --rope-scaling-factor is given. llama3: long wavelengths
-    grow, as in Llama 3.1 and later. linear: all grow. yarn: long ones grow, and attention is
-    sharpened. dynamic: only beyond --max-position-embeddings, where no run goes, so that nothing
-    changes."""
+    """Method that lengthens the context where --rope-scaling-factor is given. llama3 stretches long
+    wavelengths, as in Llama 3.1 and later. linear stretches all. yarn stretches long ones and
+    sharpens attention. dynamic stretches beyond --max-position-embeddings only, which no run
+    reaches, so that it changes nothing."""
 
     llama3_original_max_position_embeddings: Annotated[
         PositiveInt, Unit("tokens"), Architecture()

@@ -105,7 +105,7 @@ class InvalidConfig(ValueError):
 
 @dataclass(frozen=True)
 class Config(ModelConfig):
-    """Everything that a run can be told. Fields are documented in the sections."""
+    """The configuration of a run. The fields are documented in the sections."""
 
     data: DataSection
     algorithm: AlgorithmSection
@@ -244,7 +244,7 @@ class Config(ModelConfig):
 
 
 def _means_nothing(name: str, value: Any) -> bool:
-    """Whether it is the default of a field that other model families have: older recipes write the
+    """Return whether a value is the default of another model family's field; older recipes list the
     fields of all families."""
     for section in family_sections():
         field = section.own_fields().get(name)
@@ -275,7 +275,7 @@ def _unknown(name: str, value: Any, values: Mapping[str, Any]) -> dict[str, Any]
 
 
 def describe_problems(problems: list[dict[str, Any]], origins: Mapping[str, str]) -> str:
-    """One line for all problems of values that make no configuration.
+    """Describe all problems of invalid values in one line.
 
     Args:
         problems: see :class:`InvalidConfig`.

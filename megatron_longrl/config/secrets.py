@@ -41,7 +41,7 @@ def secrets_in(values: Mapping[str, Any]) -> Iterator[str]:
 
 
 def secret_line(name: str) -> str:
-    """What is told of a field, or an entry of one, that holds credentials; they are not shown."""
+    """Return the text that is shown instead of credentials in a field or one of its entries."""
     line = f"{name} holds credentials, which would be written to config.yaml and to checkpoints: "
     if name.startswith("reward_kwargs."):
         return line + "give ${NAME} instead, and the credentials in the environment variable NAME"

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class InputRecord:
-    """What an engine was given for a prompt."""
+    """The input that an engine was given for a prompt."""
 
     token_ids: Tensor
     """long [P]."""
@@ -36,11 +36,11 @@ class InputRecord:
     embedding_hashes: Tensor
     """int64 [P], see :func:`row_hashes`."""
     weight_version: int
-    """Of the language model whose text embeddings they are."""
+    """Version of the language model that embedded the text."""
 
     @property
     def next_position(self) -> int:
-        """Of the first response token, the same in time, height and width."""
+        """Position of the first response token, the same in time, height and width."""
         return int(self.positions[-1].max()) + 1
 
 
@@ -60,7 +60,7 @@ class EngineInput:
     """[m, levels * h] that DeepStack adds at the media's places, in their order."""
 
     def record(self, length: int, weight_version: int) -> InputRecord:
-        """What the trainer's own input is compared with.
+        """Return the record with which the trainer compares its own input.
 
         Args:
             length: of the prompt; tokens of a response may follow.

@@ -1,4 +1,4 @@
-"""What a reward looks at."""
+"""The input of a reward."""
 
 from __future__ import annotations
 

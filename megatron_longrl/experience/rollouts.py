@@ -1,4 +1,4 @@
-"""What goes into an engine and what comes out of it."""
+"""The records of rollouts: requests to an engine, its completions, and rewarded groups."""
 
 from __future__ import annotations
 
@@ -19,18 +19,18 @@ PARTIAL = "partial"
 
 @dataclass(frozen=True)
 class EngineStats:
-    """What has gone to an engine so far, as one rank counts it."""
+    """Counts of the data that one rank has sent to an engine so far."""
 
     prompts: int = 0
     """Counted by the first rank of each engine."""
     prompt_bytes: int = 0
-    """Of embeddings that this rank has copied for the engine."""
+    """Bytes of the embeddings that this rank has copied for the engine."""
     weight_updates: int = 0
     cache_resets: int = 0
-    """How often everything computed of prompts was forgotten."""
+    """Number of resets of the engine's prefix cache."""
 
     def plus(self, **more: int) -> EngineStats:
-        """With some numbers increased."""
+        """Return the counts with some of them increased."""
         return replace(self, **{name: getattr(self, name) + n for name, n in more.items()})
 
 
@@ -66,7 +66,7 @@ class Segment:
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class Rollout:
-    """One response of the policy to a prompt, as an engine has generated it."""
+    """A response of the policy to a prompt."""
 
     group_id: str
     """The id of the group of rollouts to the same prompt."""
@@ -140,7 +140,7 @@ class RewardedRollout(Rollout):
     """The weighted sum of all rewards, exact in float32, with what the algorithm has added or
     taken; 0 where ``valid`` is False."""
     valid: bool
-    """Whether there is a reward. False where a reward function has failed."""
+    """Whether the rollout has a reward, which it lacks where a reward function has failed."""
     correct: float
     """The accuracy; 0 where it could not be computed."""
     reward_terms: Mapping[str, float | None]
@@ -172,7 +172,7 @@ class RolloutGroup:
     prompt: Prompt
     rollouts: Sequence[Rollout]
     inputs: InputRecord | None = None
-    """What the engine was given for the prompt; None where no engine has generated the rollouts."""
+    """The input of the engine for the prompt; None where no engine has generated the rollouts."""
 
     @property
     def is_complete(self) -> bool:

@@ -1,4 +1,4 @@
-"""How responses are drawn."""
+"""The settings of sampling."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class SamplingSettings:
-    """How responses are drawn.
+    """The settings with which responses are sampled.
 
     The tokens of response j to a prompt depend on (``seed``, ``step``, ``round``, the prompt's uid,
     j) and the weights only: not on the number of ranks, the other prompts, or what was generated
@@ -35,6 +35,6 @@ class SamplingSettings:
     step: int = 0
     """Training iteration: gives every step its own random numbers under one ``seed``."""
     round: int = 0
-    """Of generation within a step: the same for a round."""
+    """Index of the round of generation within the step."""
     new_tokens: int | None = None
     """Most tokens that a response grows by; one that is then not complete is ``partial``."""

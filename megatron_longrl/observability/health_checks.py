@@ -37,7 +37,7 @@ class HealthCheck:
     """For the user; may name metrics of the last steps."""
 
 
-SIGNS: tuple[HealthCheck, ...] = (
+HEALTH_CHECKS: tuple[HealthCheck, ...] = (
     HealthCheck(
         "entropy collapse",
         lambda first, last: last["entropy/mean"] < 0.1 * first["entropy/mean"],
@@ -92,7 +92,10 @@ class HealthMonitor:
     """
 
     def __init__(
-        self, advantage: str = "grpo", signs: Sequence[HealthCheck] = SIGNS, steps: int = FIRST
+        self,
+        advantage: str = "grpo",
+        signs: Sequence[HealthCheck] = HEALTH_CHECKS,
+        steps: int = FIRST,
     ) -> None:
         self._first_steps = min(FIRST, steps)
         self._by_group = ADVANTAGES.find(advantage).compares_group

@@ -1,4 +1,4 @@
-"""From the rewards of a step's rollouts to the advantages of their tokens, over all replicas."""
+"""The advantages of a step's tokens, computed from the rewards of the rollouts of all replicas."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ def estimate_advantages(
 def group_rewards(
     group: RewardedGroup, token_rewards: ByRollout | None = None, values: ByRollout | None = None
 ) -> GroupRewards:
-    """What an estimator gets of a group."""
+    """Make the input of an advantage estimator from a group."""
 
     def of_group(found: ByRollout | None) -> tuple[Tensor, ...] | None:
         if found is None:

@@ -39,7 +39,7 @@ logger = logging.getLogger(__name__)
 
 @dataclass
 class StepRollouts:
-    """What a step trains on, and how it came about; of this replica."""
+    """The rollouts that a step trains on this replica, and how they were collected."""
 
     groups: list[RewardedGroup] = field(default_factory=list)
     """The groups that are trained."""
@@ -48,7 +48,7 @@ class StepRollouts:
     media: Media = field(default_factory=Media)
     """The media of the prompts of ``groups``, at least."""
     rounds: int = 0
-    """How many rounds of generation the step took."""
+    """Number of rounds of generation that the step took."""
     missing: int = 0
     """Groups that a full step would have more, over all replicas."""
     carried: int = 0

@@ -77,8 +77,8 @@ def answer(
 def evaluation_settings(
     evaluation: EvaluationSection, training: TrainingSection, rollout: RolloutSection
 ) -> SamplingSettings:
-    """How answers are drawn: with the same random numbers in every validation of a run, which no
-    step of training uses."""
+    """Return the sampling settings of evaluation. Every validation of a run uses the same random
+    numbers, which no training step uses."""
     return SamplingSettings(
         n=evaluation.group_size,
         max_tokens=evaluation.max_tokens or rollout.max_tokens,
@@ -108,7 +108,7 @@ def rollout_metrics(
 
 
 def reward_counters(runtime: Runtime, rewards: Rewards) -> dict[str, float]:
-    """What ``rewards.pop_counters()`` counted, over all replicas. Collective over the world."""
+    """Sum the counts of ``rewards.pop_counters()`` over all replicas; collective over the world."""
     mine = rewards.pop_counters()
     if runtime.replica_rank != 0:
         mine = dict.fromkeys(mine, 0)
@@ -129,7 +129,7 @@ class AnswerProgress:
         self._began = self._told = time.monotonic()
 
     def answered(self, count: int) -> None:
-        """So many are."""
+        """Set the number of questions that have been answered."""
         now = time.monotonic()
         self._lines.step(count, "")
         if count >= self._total:

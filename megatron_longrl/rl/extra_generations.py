@@ -33,7 +33,7 @@ SHUFFLED_ROUND = -1
 
 
 class ExtraGeneration(ABC):
-    """One further generation for the prompts of a round.
+    """A further generation for the prompts of a round.
 
     Args:
         config: the run's configuration.
@@ -48,7 +48,7 @@ class ExtraGeneration(ABC):
 
     @abstractmethod
     def sampling(self, iteration: int) -> SamplingSettings:
-        """How the extra rollouts of a training iteration are drawn."""
+        """Return the sampling settings of the extra rollouts in a training iteration."""
 
     def embeddings(
         self, prompts: Sequence[Prompt], embeddings: Mapping[str, Tensor], iteration: int

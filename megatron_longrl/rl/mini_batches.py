@@ -35,7 +35,7 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class MiniBatch:
-    """What one update is made of, on this rank, before its targets are known."""
+    """The micro-batches of one update on this rank, before their targets are known."""
 
     rollout_groups: Sequence[RewardedGroup]
     batches: Sequence[MicroBatch]
@@ -43,7 +43,7 @@ class MiniBatch:
 
 @dataclass(frozen=True)
 class TrainingMiniBatch:
-    """What one update is made of, on this rank."""
+    """The micro-batches of one update on this rank, with their targets."""
 
     rollout_groups: Sequence[RewardedGroup]
     policy: Sequence[PolicyMicroBatch]
@@ -53,8 +53,8 @@ class TrainingMiniBatch:
 
 @dataclass(frozen=True)
 class ForwardResults:
-    """What the passes before the update have given for each micro-batch of a step; None where a
-    pass is not needed."""
+    """The results of the forward passes before the update, for each micro-batch of a step; None
+    where a pass is not needed."""
 
     old_logprobs: Sequence[Tensor] | None = None
     """[b, s / cp]: the policy's log-probabilities."""

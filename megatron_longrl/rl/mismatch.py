@@ -86,13 +86,14 @@ def mismatch_statistics(log_ratios: Sequence[Tensor], pgs: ParallelGroups) -> di
 
 
 def _weight_sums(log_ratios: Tensor) -> tuple[float, float, float]:
-    """How many importance weights there are, their sum, and that of their squares."""
+    """Return the number of importance weights, their sum, and the sum of their squares."""
     weights = token_weights(log_ratios, math.inf)
     return len(weights), float(weights.sum()), float(weights.square().sum())
 
 
 def _effective_fraction(count: float, weights: float, squares: float) -> float:
-    """At most 1, which rounding could pass."""
+    """Return the effective sample size over the number of weights, at most 1, which rounding could
+    exceed."""
     return min(effective_sample_share(weights, squares, count), 1.0)
 
 

@@ -25,7 +25,7 @@ class ReferenceWeights(ABC):
 
     @abstractmethod
     def in_place(self) -> AbstractContextManager[None]:
-        """Within the block the language model computes with the reference weights."""
+        """Give the language model the reference weights within the block."""
 
 
 class CopiedWeights(ReferenceWeights):
@@ -80,7 +80,7 @@ class AdapterDisabledReference(ReferenceWeights):
 
 @contextmanager
 def _swapped(parameters: Sequence[Tensor], weights: Sequence[Tensor]) -> Iterator[None]:
-    """Within the block each has the other's values."""
+    """Exchange the values of both within the block."""
     _swap(parameters, weights)
     try:
         yield

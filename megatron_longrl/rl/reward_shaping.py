@@ -1,5 +1,5 @@
-"""What becomes of rewarded groups before they are trained on: the penalty for length, dynamic
-sampling's choice, and the rollouts that are left out."""
+"""The processing of rewarded groups before training: the penalty for length, dynamic sampling's
+filter, and the rollouts that are left out."""
 
 from __future__ import annotations
 

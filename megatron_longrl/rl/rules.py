@@ -32,7 +32,7 @@ def rl_rules(config: Config, world_size: int) -> Iterator[str]:
 
 
 def curriculum_rules(data: DataSection) -> Iterator[str]:
-    """Of both training stages."""
+    """Yield the violations of the curriculum's rules, which hold for SFT and RL."""
     try:
         stages = parse_stages(data.video_frames_curriculum)
     except ValueError as error:

@@ -1,4 +1,4 @@
-"""How the rollouts of training are drawn, as the configuration says."""
+"""The sampling settings of training."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def training_settings(
     iteration: int,
     number: int = 0,
 ) -> SamplingSettings:
-    """How the rollouts that are trained are drawn.
+    """Return the sampling settings of the rollouts that are trained on.
 
     Args:
         number: of the round of generation within the step.
@@ -39,7 +39,7 @@ def training_settings(
 
 
 def greedy_settings(rollout: RolloutSection, iteration: int) -> SamplingSettings:
-    """How one greedy rollout to each prompt is drawn."""
+    """Return the settings of one greedy rollout to each prompt."""
     return SamplingSettings(
         n=1,
         max_tokens=rollout.max_tokens,

@@ -1,4 +1,5 @@
-"""What is told of answered prompts: means over the groups of a step, a summary of an evaluation."""
+"""Summaries of answered prompts: means over the groups of a step, and the summary of an
+evaluation."""
 
 from __future__ import annotations
 
@@ -114,7 +115,7 @@ def record_of(group: RewardedGroup) -> dict[str, Any]:
 
 
 def _chance(row: Row) -> float:
-    """How often a guess among the options of a question is right; 0 where it has none."""
+    """Return the accuracy of a guess among the options of a question; 0 where it has none."""
     options = options_of(RewardInput.of_row(row, "", uid=row.uid))
     return 1 / len(options) if options else 0.0
 
@@ -126,7 +127,7 @@ def _frames_bin(frames: int) -> str:
 
 
 def group_summary(group: RewardedGroup) -> dict[str, Any]:
-    """What :func:`means_of` asks of a group."""
+    """Return the figures of a group of which :func:`means_of` takes means."""
     lengths = torch.tensor([float(len(r.token_ids)) for r in group.rollouts])
     cut = [rollout.finish_reason == "length" for rollout in group.rollouts]
     rewards = group.rewards[group.valid]
@@ -146,11 +147,11 @@ def group_summary(group: RewardedGroup) -> dict[str, Any]:
 
 
 def _mean_of(scores: Sequence[float | None]) -> float | None:
-    """Of the scores that there are; None where there is none."""
+    """Return the mean of the scores that are not None; None where there is none."""
     there = [score for score in scores if score is not None]
     return sum(there) / len(there) if there else None
 
 
 def _mean(entries: Sequence[Mapping[str, Any]], name: str) -> float:
-    """Over the entries that have it; 0 where none has."""
+    """Return the mean over the entries that have a key; 0 where none has."""
     return _mean_of([entry.get(name) for entry in entries]) or 0.0

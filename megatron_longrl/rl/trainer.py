@@ -108,7 +108,7 @@ class RLTrainer:
         self.sync()
 
     def step(self, iteration: int, source: DataIterator) -> dict[str, float]:
-        """One RL step; returns its metrics over all replicas."""
+        """Run one RL step and return its metrics over all replicas."""
         timer, traffic = self.runtime.timer, self.engine.stats
         rollouts = self._rollouts(iteration, source)
         if self.engine.stops_early:
@@ -178,7 +178,7 @@ class RLTrainer:
         }
 
     def state(self) -> dict[str, Any]:
-        """For a resumed run."""
+        """Return the state that a resumed run needs."""
         skips = self._skips.state() | self._critic_skips.state()
         return {"kl_beta": self.beta, **self.sync.state(), **skips}
 
@@ -212,7 +212,8 @@ class RLTrainer:
     def _check_input_parity(
         self, batches: Sequence[MicroBatch], groups: Sequence[RewardedGroup], media: Media
     ) -> None:
-        """Nothing is trained but what the engine was given; a replay has its own check."""
+        """Check that the policy trains on exactly what the engine was given; a replay has its own
+        check."""
         if self.config.records.replay_rollouts is not None:
             return
         model = self.runtime.model
@@ -248,7 +249,8 @@ class RLTrainer:
     def _reference_logits(
         self, reference: ReferenceWeights, batches: Sequence[MicroBatch], media: Media
     ) -> list[ReferenceLogits] | None:
-        """What gives the divergence over the whole vocabulary; on the last pipeline stage."""
+        """Return the reference's logits of each micro-batch, for the divergence over the whole
+        vocabulary, on the last pipeline stage."""
         with reference.in_place():
             hidden = self.runtime.train_step.forward_hidden(batches, media.embeddings)
         if not self.runtime.groups.is_last_stage:
@@ -358,7 +360,7 @@ class RLTrainer:
         return again.embeddings, again.encoded
 
     def _after(self, iteration: int, metrics: dict[str, float]) -> None:
-        """What follows a step: the weight of the KL term, and a new reference."""
+        """Finish a step: update the weight of the KL term and reset the reference."""
         config = self.config
         if config.algorithm.kl_target is not None and "kl/mean" in metrics:
             metrics["kl/beta"] = self.beta
@@ -397,7 +399,7 @@ def build_reference(runtime: Runtime) -> ReferenceWeights | None:
 
 
 def follow_resets(runtime: Runtime, reference: ReferenceWeights | None, iteration: int) -> None:
-    """Where a resumed run has reset its reference, take the weights that it had then.
+    """Take the weights that the reference had when the run that is resumed reset it last.
 
     Raises:
         UserError: they are those of another step than the checkpoint's.

@@ -33,7 +33,7 @@ class WeightSync:
         self._runtime = runtime
         self._engine = engine
         self._versions = (-1, -1)
-        """Of the language model and the encoder, as the engine knows them."""
+        """Versions of the language model and the encoders that the engine has."""
         self._sent = int((state or {}).get("weights_sent", 0))
 
     def __call__(self) -> None:
@@ -54,15 +54,16 @@ class WeightSync:
 
     @property
     def version(self) -> int:
-        """Of the weights as they are, which the engine has after the next call."""
+        """Return the version of the present weights, which the engine has after the next call."""
         return self._sent - (self._versions[0] == self._runtime.model.policy_version)
 
     def state(self) -> dict[str, Any]:
-        """For a resumed run, whose engine gets the newest weights anew, under their version."""
+        """Return the state for a resumed run, whose engine gets the newest weights again, under
+        their version."""
         return {"weights_sent": self._sent - 1}
 
     def metrics(self, before: EngineStats) -> dict[str, float]:
-        """What has gone to the engines, over all ranks; collective over the world.
+        """Return what has been sent to the engines, over all ranks; collective over the world.
 
         Args:
             before: the engine's traffic at the moment from which on to count.

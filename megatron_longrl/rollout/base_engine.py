@@ -1,4 +1,5 @@
-"""What the engines repeat: seeds, the partition over engines, checks, and the way of the results.
+"""The base class of engines: seeds, the partition over engines, checks, and delivery of the
+results.
 
 An engine of your own subclasses :class:`BaseEngine` and implements :meth:`BaseEngine.run`, which
 takes requests and delivers completions. One that holds weights of its own implements
@@ -156,7 +157,7 @@ class BaseEngine(RolloutEngine):
         sampling: SamplingSettings,
         on_rollout: OnRollout | None,
     ) -> EngineRequests:
-        """What this rank's engine generates; collective over the replica.
+        """Return the requests of this rank's engine; collective over the replica.
 
         Raises:
             UserError: on every rank, where a prompt cannot be served.

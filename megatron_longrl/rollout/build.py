@@ -23,15 +23,15 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class EngineContext:
-    """What an engine is built from."""
+    """The objects that an engine is built from."""
 
     config: Config
-    """With the vocabulary's size."""
+    """The run's configuration, with the vocabulary's size."""
     tokenizer: Tokenizer
     groups: ParallelGroups
     """The process groups of this rank."""
     policy: torch.nn.Module | None = None
-    """This rank's part of the trained policy, without wrapper, where it is there."""
+    """This rank's part of the trained policy, without wrappers, where it exists."""
 
     def model_settings(self) -> ModelSettings:
         """The language model that an engine serves."""
@@ -123,7 +123,7 @@ def megatron(context: EngineContext) -> RolloutEngine:
 def model_settings(
     config: ModelConfig, rollout: RolloutSection, max_model_len: int, tokenizer: Tokenizer
 ) -> ModelSettings:
-    """What an engine serves; of a server, its size, too.
+    """Return the settings of the model that an engine serves, with its size for a server.
 
     Args:
         max_model_len: the most tokens of a prompt with its response.

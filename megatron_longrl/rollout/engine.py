@@ -47,7 +47,7 @@ class RolloutEngine(Protocol):
     weight_version: int
     """Version given with the last :meth:`update_weights`; -1 before the first."""
     stats: EngineStats
-    """What has gone to the engine so far."""
+    """Counts of the data that has been sent to the engine so far."""
     runs_beside: bool = False
     """Whether it generates in other processes, so that the trainer may do something else between
     :meth:`start` and :meth:`RolloutHandle.wait`."""
@@ -89,9 +89,10 @@ class RolloutEngine(Protocol):
         sampling: SamplingSettings,
         on_rollout: OnRollout | None = None,
     ) -> RolloutHandle:
-        """As :meth:`generate`, whose groups come later. Until then nothing else is asked of the
-        engine. One that runs beside the trainer calls ``on_rollout`` from another thread; one
-        within the trainer's processes has ended the generation when this returns."""
+        """Start what :meth:`generate` does, and deliver the groups later. Until then the engine
+        takes no other call. An engine that runs beside the trainer calls ``on_rollout`` from
+        another thread; an engine within the trainer's processes has completed the generation when
+        this returns."""
         groups = self.generate(requests, media, sampling, on_rollout)
         return RolloutHandle(lambda _: groups)
 

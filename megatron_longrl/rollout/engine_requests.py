@@ -1,4 +1,4 @@
-"""What one engine generates of a generation.
+"""The requests of one engine and the rollouts that it generates.
 
 A rollout that is not complete within ``SamplingSettings.new_tokens`` goes on in a later generation,
 with newer weights, from its tokens so far; those keep their log-probabilities (Kimi k1.5,
@@ -61,7 +61,7 @@ class EngineRequest:
 
 
 class EngineRequests:
-    """What one engine is asked for, and what it has delivered.
+    """The requests of one engine, and the rollouts that it has delivered.
 
     Args:
         requests: the requests of the whole generation.
@@ -95,9 +95,9 @@ class EngineRequests:
         """The requests; each is generated on its own."""
         self.num_prompts = len(numbers)
         self.rollouts: Rollouts = {}
-        """What has been delivered."""
+        """Rollouts that have been delivered."""
         self.inputs: dict[int, InputRecord] = {}
-        """What the engine was given, by the number of the request in the generation."""
+        """The engine's input, by the number of the request in the generation."""
 
     def deliver(
         self,

@@ -11,7 +11,7 @@ import torch
 
 @dataclass(frozen=True)
 class ModelSettings:
-    """What is served, and how; plain values, so that it can be sent to a server."""
+    """The settings of a served model: plain values, so that they can be sent to a server."""
 
     hf_config: dict[str, Any]
     """The language model's ``config.json``, as the trainer has it."""

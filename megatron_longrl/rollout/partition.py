@@ -1,4 +1,4 @@
-"""Which engine of a replica serves which prompts."""
+"""The partition of prompts over the engines of a replica."""
 
 from __future__ import annotations
 

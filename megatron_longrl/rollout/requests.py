@@ -39,7 +39,7 @@ class PromptRequest:
     embeddings: Tensor
     """[P, h]."""
     extra: dict[str, Any]
-    """What the engine needs beside the embeddings: tensors, or tuples of them."""
+    """Further inputs of the engine beside the embeddings: tensors, or tuples of them."""
     prefix: Sequence[int] = ()
     """The tokens with which the rollouts begin; the embeddings end with theirs."""
     copied: int = 0

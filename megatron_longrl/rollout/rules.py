@@ -17,7 +17,7 @@ LOWEST_TEMPERATURE = 0.01
 
 
 def vllm_rules(config: Config) -> Iterator[str]:
-    """What vLLM cannot do."""
+    """Yield violations of vLLM's limits."""
     for name in ("rollout_temperature", "eval_temperature"):
         if 0 < config.value(name) < LOWEST_TEMPERATURE:
             yield (
@@ -28,7 +28,7 @@ def vllm_rules(config: Config) -> Iterator[str]:
 
 
 def sampling_rules(config: Config) -> Iterator[str]:
-    """Of training's rollouts and of evaluation."""
+    """Yield violations of the rules of sampling, in training and in evaluation."""
     evaluation, rollout, training = config.evaluation, config.rollout, config.training
     model = config.model
     yield from ENGINES.find(rollout.engine).broken_rules(config)

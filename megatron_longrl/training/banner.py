@@ -1,4 +1,4 @@
-"""What a run is, in one line at its start."""
+"""The line that describes a run at its start."""
 
 from __future__ import annotations
 

@@ -21,7 +21,7 @@ from megatron_longrl.training.targets import ValueMicroBatch
 from megatron_longrl.training.train_step import StepResult
 
 CRITIC = "critic"
-"""Its name among the parts of a checkpoint."""
+"""Name of the critic among the parts of a checkpoint."""
 
 
 class Critic:
@@ -62,12 +62,12 @@ class Critic:
 
     @property
     def modules(self) -> dict[str, torch.nn.Module]:
-        """By its name in checkpoints."""
+        """The critic's module by its name in checkpoints."""
         return {CRITIC: self.model.policy}
 
     @property
     def optimizers(self) -> dict[str, MegatronOptimizer]:
-        """By its name in checkpoints."""
+        """The critic's optimizer by its name in checkpoints."""
         return {CRITIC: self.model.optimizers["language_model"]}
 
     def begin(self, policy: GPTModel) -> None:

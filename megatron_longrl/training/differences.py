@@ -1,4 +1,4 @@
-"""Where a sample that is trained differs from the record of what the rollout engine was given."""
+"""Comparison of the samples that are trained on with the record of the rollout engine's input."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ IDS, POSITIONS, EMBEDDINGS = "token ids", "positions", "embeddings"
 
 
 class Difference(NamedTuple):
-    """Where a sample differs first."""
+    """The first difference of a sample."""
 
     uid: str
     what: str
     sequence_index: int
-    """In the prompt followed by the response."""
+    """Index of the token in the prompt followed by the response."""
 
 
 def differences(

@@ -1,4 +1,4 @@
-"""Which weights of the encoder an embedding comes from."""
+"""The version of the encoder's weights that an embedding comes from."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the ranks of a run compute and exchange, measured before the first step."""
+"""Measurement of the speeds of a run's ranks and their exchanges, before the first step."""
 
 from __future__ import annotations
 
@@ -82,7 +82,7 @@ def measure_hardware(
 
 
 def _seconds(work: Callable[[], object]) -> float:
-    """Of one call, the median of a few."""
+    """Return the median time of a few calls, in seconds."""
     times = []
     for _ in range(_REPEATS + 1):
         platform.synchronize()

@@ -36,7 +36,7 @@ logger = logging.getLogger(__name__)
 
 
 class DataIterator:
-    """Where a step takes its rows from.
+    """The source of a step's data rows.
 
     Args:
         consumed: rows taken before this step.
@@ -59,11 +59,11 @@ class DataIterator:
         self.consumed = consumed
         """Rows taken by all replicas so far."""
         self.rows_per_replica = rows_per_step // groups.dp.size()
-        """Those of a step."""
+        """Rows of a step for each replica."""
         self.goes_on = goes_on
 
     def next_rows(self) -> list[Row]:
-        """What :meth:`take` would give this replica for a whole step."""
+        """Return the rows that :meth:`take` would return to this replica for a whole step."""
         first = self.consumed + self._groups.dp.rank() * self.rows_per_replica
         return self._sampler.take(first, self.rows_per_replica)
 
@@ -93,7 +93,7 @@ class Trainer(Protocol):
         """Rows of this replica -> metrics over all replicas."""
 
     def state(self) -> dict[str, Any]:
-        """What a resumed run must know beside the model; JSON."""
+        """Return the state, as JSON, that a resumed run needs beside the model."""
 
 
 def start(runtime: Runtime, critic: Critic | None = None) -> Loaded:
@@ -128,7 +128,7 @@ def start(runtime: Runtime, critic: Critic | None = None) -> Loaded:
 
 
 def _first_weights(runtime: Runtime) -> Loaded:
-    """Those of another run or a Hugging Face folder, where one is named."""
+    """Load the weights of another run or of a Hugging Face folder, where one is named."""
     config, model = runtime.config, runtime.model
     weights = (
         config.checkpoint.load
@@ -202,7 +202,8 @@ class TrainingLoop:
             valid = found.rows[: self.config.evaluation.samples]
         self.valid_rows = runtime.share(valid)
         self.validates = bool(valid)
-        """On every rank, though fewer rows than replicas leave some without."""
+        """Whether the run validates, the same on every rank, though few rows leave some replicas
+        without any."""
 
     def run(self, trainer: Trainer) -> None:
         """All remaining steps; writes metrics, checkpoints and, at the end, a last checkpoint."""
@@ -292,8 +293,9 @@ class TrainingLoop:
                 raise stop
 
     def _stop_if_asked(self) -> None:
-        """Between two steps; collective over the world. Where rows and responses of the next step
-        are under way already, it is done first, as the last one."""
+        """End the run between two steps, if a signal has asked for it; collective over the world.
+        Where rows and responses of the next step are already being prepared, that step is completed
+        first."""
         try:
             self.runtime.stop_if_asked()
         except exit_signal.Stopped:
@@ -302,7 +304,7 @@ class TrainingLoop:
             self._ends = True
 
     def _last_skip(self) -> str | None:
-        """Why a sample was skipped, of any replica."""
+        """Return the reason for which a sample was last skipped, on any replica."""
         everyone = gather_objects(self.runtime.groups.gloo_group, self.runtime.last_skip)
         return next((reason for reason in everyone if reason is not None), None)
 

@@ -72,7 +72,7 @@ class MetricSums:
 
 @dataclass(frozen=True)
 class LossReport:
-    """What a loss has computed on the way."""
+    """The results of a loss beside its value: metrics, and quantities of single tokens."""
 
     metrics: MetricSums
     per_token: Mapping[str, Tensor] = field(default_factory=dict)
@@ -206,7 +206,7 @@ class PolicyLoss:
         divergence: Tensor | None,
         metrics: MetricSums,
     ) -> Tensor | float:
-        """What the KL term adds to the loss."""
+        """Return the term that the KL divergence adds to the loss."""
         algorithm, selected, targets = self.algorithm, batch.selected, batch.targets
         kind = "k3" if algorithm.kl_type == "full" else algorithm.kl_type
         if divergence is None and targets.ref_logprobs is not None:
@@ -246,7 +246,7 @@ def critic_loss(algorithm: AlgorithmSection) -> Loss:
 
 
 def _response_means(batch: MicroBatch, values: Tensor) -> Tensor:
-    """At every selected token the mean of ``values`` [t] over its whole response."""
+    """Return, at every selected token, the mean of ``values`` [t] over its whole response."""
     lengths = batch.response_lengths[batch.response_index[batch.selected]]
     return response_sums(batch, values) / lengths
 
@@ -254,7 +254,7 @@ def _response_means(batch: MicroBatch, values: Tensor) -> Tensor:
 def _aggregate(
     per_token: Tensor, batch: MicroBatch, kind: Aggregation, most_tokens: int = 1
 ) -> tuple[Tensor, int]:
-    """This rank's part of the loss's sum, and of what it is divided by over all ranks.
+    """Return this rank's part of the loss's sum, and of its divisor over all ranks.
 
     Args:
         kind: see --loss-aggregation.

@@ -44,7 +44,8 @@ class TrainedModel:
     """The parts of the model, wrapped for data parallelism, and what updates them."""
 
     policy: DistributedDataParallel
-    """What runs under Megatron's schedule: a language model, unless the family has another."""
+    """The policy that runs under Megatron's schedule: a language model, unless the family has
+    another."""
     encoders: dict[str, DistributedDataParallel]
     """The encoders of media by their names in checkpoints and mappings."""
     optimizers: dict[str, MegatronOptimizer]
@@ -71,7 +72,7 @@ class TrainedModel:
         return [name for name in self.encoders if name in self.optimizers]
 
     def count_update(self) -> None:
-        """After an update that has changed what is trained."""
+        """Count an update that has changed the trained weights."""
         self.encoder_version += bool(self.trained_encoders)
         self.policy_version += self.policy_is_trained
 
@@ -163,7 +164,7 @@ class FiniteOptimizer(ChainedOptimizer):
         return skipped or not math.isfinite(self._norm)
 
     def get_grad_norm(self) -> float:
-        """Of the gradients that were prepared last."""
+        """Return the norm of the gradients that were prepared last."""
         return self._norm
 
 

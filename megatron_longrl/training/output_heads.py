@@ -1,5 +1,4 @@
-"""What a training step reads from final hidden states: a policy's log-probabilities, a critic's
-values."""
+"""The output heads of a training step: a policy's log-probabilities and a critic's values."""
 
 from __future__ import annotations
 

@@ -40,7 +40,7 @@ if TYPE_CHECKING:
 LOCK_FILE = "run.lock"
 
 RECORDS = (METRICS_FILE, LOG_FILE, "rollouts", "wandb_run_id.txt")
-"""What a run leaves beside its checkpoints."""
+"""Files and folders that a run writes beside its checkpoints."""
 
 _LARGEST_OWNER = 4096
 """The most bytes of a lock file."""
@@ -62,7 +62,7 @@ class Owner:
 
     @classmethod
     def read(cls, path: Path) -> Owner | None:
-        """Who wrote a lock file; None where nobody has, or what is there is no owner."""
+        """Read the owner of a lock file; None where there is none, or the content is no owner."""
         try:
             values = json.loads(read_regular(path, _LARGEST_OWNER))
             owner = cls(**values)
@@ -153,7 +153,7 @@ def _check_recipe(folder: Path, before: Owner | None, goes_on: bool) -> None:
 
 @contextmanager
 def _written(folder: Path) -> Iterator[None]:
-    """Around what writes into a folder."""
+    """Name the folder in the errors of a block that writes to it."""
     try:
         yield
     except OSError as error:
@@ -163,7 +163,7 @@ def _written(folder: Path) -> Iterator[None]:
 
 
 def _lock(file: FileIO, folder: Path, owner: Owner | None) -> None:
-    """Until the file is closed, also by the end of the process."""
+    """Lock a file until it is closed, which the end of the process does, too."""
     busy = f"--save {folder} is in use by another run ({owner or 'which has just begun'}): "
     try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -201,7 +201,7 @@ def _goes_on(checkpoint: CheckpointSection, folder: Path) -> bool:
 
 
 def _make_free(checkpoint: CheckpointSection, folder: Path) -> None:
-    """Of another run's files, if ``--overwrite`` says so.
+    """Remove the files of another run from a folder, if ``--overwrite`` allows it.
 
     Raises:
         UserError: there are some, and it does not, or the run needs them itself.
@@ -229,8 +229,8 @@ def _make_free(checkpoint: CheckpointSection, folder: Path) -> None:
 
 
 def _left(folder: Path) -> list[Path]:
-    """What a run, or a converter, has left in a folder. A run that has ended before its first step
-    has left nothing."""
+    """Return the files of a run or of a converter in a folder; a run that ended before its first
+    step counts as none."""
     named = [folder / name for name in (TRACKER, *RECORDS, RELEASE)]
     checkpoints = iteration_folders(folder).values()
     return [path for path in named if _holds_something(path)] + [*checkpoints]

@@ -1,4 +1,5 @@
-"""What both training loops and the evaluation share: groups, data, model, stage 1, logs."""
+"""The parts that both training loops and the evaluation share: groups, data, model, stage 1 and
+logs."""
 
 from __future__ import annotations
 
@@ -45,10 +46,10 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 CUTS: dict[str, Cut] = {"auto": "auto", "none": "never", "encode": "always", "full": "always"}
-"""What --mrsp-mode means for media."""
+"""Division of media for each value of --mrsp-mode."""
 
 _DONE = ("decoded", "encoded")
-"""What is done with each unit; the metrics count both."""
+"""Operations on units that the metrics count."""
 
 
 @dataclass
@@ -66,13 +67,13 @@ class Runtime:
     media: MediaProvider
     timer: PhaseTimer
     hardware: HardwareProfile
-    """What the cost model reckons with."""
+    """The hardware profile of the cost model."""
     first_look: FirstLook | None = None
-    """What was read to find ``seq_length``, where it was not given."""
+    """The rows that were read to find ``seq_length``, where it was not given."""
     samples_skipped: int = 0
     """Samples of this replica that were dropped since the last report."""
     last_skip: str | None = None
-    """Why the newest of them was."""
+    """Reason for which the newest of them was skipped."""
     shows_prompts: bool = True
     """Whether the next prompt that is built is the first one, which is shown."""
 
@@ -95,7 +96,7 @@ class Runtime:
         return max(gather_objects(self.groups.gloo_group, len(rows)))
 
     def stop_if_asked(self) -> None:
-        """Where the run can be ended; collective over the world.
+        """End the run, if a signal has asked any rank for it; collective over the world.
 
         Raises:
             Stopped: on all ranks, when a signal has asked any of them to end.
@@ -158,8 +159,8 @@ class Runtime:
         return kept, media
 
     def media_metrics(self, media: Media | None) -> dict[str, float]:
-        """What was decoded and encoded, where embeddings came from, samples skipped, over all
-        ranks; skips count from 0 again.
+        """Return counts of decoded and encoded units, of the sources of embeddings, and of skipped
+        samples, over all ranks. The count of skipped samples starts again from 0.
 
         ``mem-embeddings-bytes`` are those in memory, once for each replica.
         """
@@ -185,7 +186,7 @@ class Runtime:
         return totals
 
     def _counted(self) -> list[str]:
-        """What the metrics count of the media that the model reads."""
+        """Return the units of each modality that the metrics count."""
         encoders = self.media.encoder.encoders.values()
         return [MODALITIES.find(name).counted_as for e in encoders for name in e.modalities]
 

@@ -24,7 +24,7 @@ MOST_ROWS = 512
 """Rows that are looked into; of more, so many at equal distances."""
 
 MARGIN = 1.25
-"""By which rows that were not looked into may be longer."""
+"""Factor by which rows that were not read may be longer than those that were."""
 
 MULTIPLE = 64
 
@@ -37,9 +37,9 @@ class FirstLook:
     folder_file: str
     rows: list[Row]
     problems: list[RowProblem]
-    """Of rows that could not be read."""
+    """Problems of rows that could not be read."""
     unusable: dict[int, RowProblem]
-    """By place in ``rows``: of those that were looked into, what is wrong with them."""
+    """Problems of the rows that were read, by their index in ``rows``."""
 
     def is_of(self, paths: Sequence[str], folder_file: str) -> bool:
         """Whether these files were read."""
@@ -92,7 +92,7 @@ def _evenly(count: int, most: int) -> list[int]:
 
 @dataclass(frozen=True)
 class _Found:
-    """Of a row that was looked into."""
+    """The result of reading a row."""
 
     index: int
     length: int

@@ -54,7 +54,7 @@ class SFTTrainer:
         }
 
     def state(self) -> dict[str, Any]:
-        """For a resumed run."""
+        """Return the state that a resumed run needs."""
         return self._skips.state()
 
     def validate(self, rows: Sequence[Row]) -> dict[str, float]:

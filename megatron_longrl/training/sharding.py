@@ -32,8 +32,9 @@ class MicroBatch:
     prompt_index: Tensor
     sequence_index: Tensor
     attention_mask: Tensor | None
-    """Of the whole sequence, see :func:`~megatron_longrl.parallel.attention.mask.attention_mask`;
-    None where layers are causal by themselves."""
+    """The mask of the whole sequence, see
+    :func:`~megatron_longrl.parallel.attention.mask.attention_mask`; None where layers are causal by
+    themselves."""
     media_keys: tuple[str, ...]
     """Videos of the rows, in the order that ``media_index`` counts."""
     response_lengths: Tensor
@@ -41,9 +42,9 @@ class MicroBatch:
     sequence_group: ProcessGroup
     """The ranks that share the rows: all MR-SP ranks, some of them, or this rank alone."""
     uids: tuple[str, ...] = ()
-    """Of the prompts that ``prompt_index`` counts."""
+    """Uids of the prompts, in the order of ``prompt_index``."""
     rollouts: tuple[Rollout, ...] = ()
-    """What ``response_index`` counts, where rollouts are trained."""
+    """The rollouts in the order of ``response_index``, where rollouts are trained."""
 
     @property
     def selected(self) -> Tensor:
@@ -59,7 +60,7 @@ def shard_batch(
     transformer_impl: str = "local",
     rollouts: Sequence[Rollout] = (),
 ) -> MicroBatch:
-    """This MR-SP rank's part of a padded batch whose fields are [b, s].
+    """Return this MR-SP rank's shard of a padded batch whose fields are [b, s].
 
     Args:
         group: the ranks that share the sequence.

@@ -1,4 +1,4 @@
-"""What the losses of RL compare a micro-batch's outputs with, token by token."""
+"""The targets of RL's losses for every token of a micro-batch."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class PolicyTargets:
-    """What the policy loss needs; tensors are [b, s / cp] of this rank, 0 where nothing is
+    """The targets of the policy loss. Tensors are [b, s / cp] of this rank, 0 where nothing is
     predicted."""
 
     advantages: Tensor
@@ -33,11 +33,11 @@ class PolicyTargets:
 
 @dataclass(frozen=True)
 class ValueTargets:
-    """What the critic's loss needs; tensors are [b, s / cp] of this rank, 0 where nothing is
+    """The targets of the critic's loss. Tensors are [b, s / cp] of this rank, 0 where nothing is
     predicted."""
 
     returns: Tensor
-    """What the critic is to learn."""
+    """The returns that the critic learns."""
     old_values: Tensor
     """The critic's values before its first update on these rollouts."""
 

@@ -74,7 +74,7 @@ def gather_by_rollout(
 
 
 def response_sums(batch: MicroBatch, values: Tensor) -> Tensor:
-    """At every selected token the sum of ``values`` over its whole response.
+    """Return, at every selected token, the sum of ``values`` over its whole response.
 
     Collective over the ranks that share the micro-batch.
 
@@ -87,5 +87,5 @@ def response_sums(batch: MicroBatch, values: Tensor) -> Tensor:
 
 
 def _offsets(lengths: Sequence[int]) -> Tensor:
-    """Where each of some stretches begins when they stand one behind the other."""
+    """Return the start of each of several concatenated stretches."""
     return torch.tensor([0, *lengths]).cumsum(0)[: len(lengths)]

@@ -37,7 +37,7 @@ Batch = TypeVar("Batch")
 
 @dataclass
 class StepResult:
-    """What an optimizer step reports."""
+    """The result of an optimizer step."""
 
     metrics: dict[str, float]
     """The loss's metrics, over all ranks and micro-batches."""
@@ -47,10 +47,10 @@ class StepResult:
     skipped: bool = False
     """The loss or a gradient was not finite, so that no weight was changed."""
     loss_is_finite: bool = True
-    """Where it is not, the step is skipped, whatever the gradient."""
+    """Whether the loss is finite; where it is not, the step is skipped, whatever the gradient."""
     per_token: Sequence[Mapping[str, Tensor]] = ()
-    """What the loss has computed of the tokens of each micro-batch of this rank, see
-    :class:`~megatron_longrl.training.losses.LossReport`; on the last pipeline stage."""
+    """Quantities of the tokens of each micro-batch of this rank that the loss has computed, on the
+    last pipeline stage, see :class:`~megatron_longrl.training.losses.LossReport`."""
 
 
 MOST_SKIPPED = 3
@@ -68,7 +68,7 @@ class SkippedUpdates:
     def restored(
         cls, state: Mapping[str, Any] | None, model: Literal["policy", "critic"] = "policy"
     ) -> SkippedUpdates:
-        """From what :meth:`state` returned, or from nothing."""
+        """Restore the count from the result of :meth:`state`, or start it at 0."""
         counter = cls(model=model)
         counter.in_a_row = int((state or {}).get(counter._name, 0))
         return counter
@@ -78,7 +78,7 @@ class SkippedUpdates:
         return "skipped_updates" if self.model == "policy" else "critic_skipped_updates"
 
     def state(self) -> dict[str, int]:
-        """For a resumed run."""
+        """Return the state that a resumed run needs."""
         return {self._name: self.in_a_row}
 
     def count(self, result: StepResult, iteration: int) -> None:
@@ -209,7 +209,7 @@ class TrainStep(Generic[Batch]):
     def evaluate(
         self, batches: Sequence[Batch], media: Mapping[str, Tensor], loss: Loss
     ) -> MetricSums:
-        """What the loss reports, over all ranks, without an update."""
+        """Return the loss's metrics over all ranks, without an update."""
         return self._reduce(self._run(batches, media, partial(_with_loss, loss), forward_only=True))
 
     @torch.no_grad()
@@ -219,7 +219,8 @@ class TrainStep(Generic[Batch]):
         media: Mapping[str, Tensor],
         forward_step: ForwardStep[Batch] | None = None,
     ) -> list[Tensor]:
-        """What the last pipeline stage gives for each micro-batch; nothing on the other stages.
+        """Run forward passes and return the last pipeline stage's output for each micro-batch;
+        other stages return nothing.
 
         Args:
             forward_step: by default that of training.
@@ -313,5 +314,5 @@ def _with_loss(loss: Loss, batch: Any, output: Tensor) -> tuple[Tensor, Tensor, 
 
 
 def _as_it_is(batch: Any, output: Tensor, non_loss_data: bool = True) -> Tensor:
-    """What the last stage gives, without a loss."""
+    """Return the last stage's output, without a loss."""
     return output

@@ -23,11 +23,11 @@ _MOST_NAMED = 50
 
 @dataclass(frozen=True)
 class UsableRows:
-    """Of some files."""
+    """The usable rows of some files."""
 
     rows: list[Row]
     left_out: int
-    """How many others there are."""
+    """Number of rows that are left out."""
 
 
 def usable_rows(

@@ -242,7 +242,7 @@ def metrics_of(run_folder: Path) -> list[Metrics]:
     """
     steps = read_metrics(run_folder / "metrics.jsonl")
     unknown = {key for step in steps for key in step if metric_of_step(key) is None}
-    assert not unknown, f"megatron_longrl/training/metric_catalogue has no entry for {unknown}"
+    assert not unknown, f"megatron_longrl/observability/metric_catalogue has no entry for {unknown}"
     return [
         {k: v for k, v in step.items() if not k.startswith(("time/", "iteration-time", "mem-"))}
         for step in steps

@@ -89,7 +89,7 @@ def test_the_early_warnings_are_all_in_the_faq() -> None:
     from megatron_longrl.observability import health_checks as watch
 
     quoted = "\n".join(map(_plain, quoted_messages()))
-    for sign in watch.SIGNS:
+    for sign in watch.HEALTH_CHECKS:
         assert f"{sign.name}: {_plain(_PLACE.sub(GAP, sign.line))}" in quoted, sign.name
 
 

@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from megatron_longrl.data.tokenizer import Tokenizer
 
 FORMAT = 1
-"""Of the files; another one is refused."""
+"""Version of the file format; other versions are refused."""
 
 _WORDS = 2000  # of a vocabulary, that tell it from others
 
@@ -44,7 +44,7 @@ Line = dict[str, Any]
 
 
 def record_file(directory: Path, step: int, replica: int) -> Path:
-    """Where a replica's rollouts of a step (counted from 1) are."""
+    """Return the path of the record of a replica's rollouts in a step (counted from 1)."""
     return directory / f"step_{step:07d}-replica_{replica:04d}.jsonl"
 
 
@@ -66,7 +66,7 @@ def write_lines(path: Path, lines: Iterable[Line]) -> None:
 
 
 def read_lines(path: Path) -> tuple[Line, list[Line]]:
-    """What a file says of its step, and its groups.
+    """Read a record's header and its groups.
 
     Raises:
         UserError: it cannot be read, is broken, or of another format.
@@ -156,7 +156,7 @@ def _rollout_line(scored: Rollout, final: Rollout, advantages: Tensor | None) ->
 
 
 def _reward_line(rollout: Rollout) -> Line:
-    """What the rewards say of a rollout; of one that goes on they say nothing."""
+    """Return a rollout's rewards as fields of its line; a rollout that continues has none."""
     if not isinstance(rollout, RewardedRollout):
         return {"rewards": {}, "scored": None, "valid": None, "correct": None}
     scored, correct = numbers(torch.tensor([rollout.reward, rollout.correct]))
@@ -211,7 +211,7 @@ def _read_rollout(entry: Line, prompt: Prompt, group_id: str, index: int) -> Rol
 
 
 def prompt_hash(prompt: Prompt) -> str:
-    """Of the prompt's tokens, positions, and media with their frames."""
+    """Return the hash of a prompt's tokens, positions, and media with their frames."""
     content = hashlib.sha256()
     for values in (prompt.token_ids, prompt.positions):
         content.update(values.long().contiguous().cpu().numpy().tobytes())
@@ -221,7 +221,7 @@ def prompt_hash(prompt: Prompt) -> str:
 
 
 def tokenizer_line(tokenizer: Tokenizer) -> Line:
-    """What tells a tokenizer from others, wherever and however its files are kept."""
+    """Describe a tokenizer such that others differ, wherever and however its files are stored."""
     size = tokenizer.vocab_size
     words = [tokenizer.decode([token]) for token in range(0, size, max(size // _WORDS, 1))]
     content = hashlib.sha256("\0".join(words).encode(errors="replace"))

@@ -37,7 +37,7 @@ _Noted = tuple["SamplingSettings", "RolloutGroup"]
 
 @dataclasses.dataclass(frozen=True)
 class StepOutcome:
-    """What the algorithm has made of the rollouts of a step."""
+    """The results of the algorithm for the rollouts of a step."""
 
     groups: Sequence[RewardedGroup]
     """The groups that may be trained, with their final rewards."""
@@ -157,7 +157,7 @@ def build_recorder(
 
 
 def _settings(noted: Sequence[_Noted]) -> list[SamplingSettings]:
-    """Those of the step's rounds, each once."""
+    """Return the distinct sampling settings of the step's rounds."""
     return list(dict.fromkeys(sampling for sampling, _ in noted))
 
 

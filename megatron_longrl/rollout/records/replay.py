@@ -96,16 +96,16 @@ class ReplayedRollouts(RolloutEngine, Rewards):
             return [self._group(request, sampling) for request in requests]
 
     def update_weights(self, named: Iterable[tuple[str, Tensor]], version: int) -> None:
-        """Nothing is drawn with them."""
+        """Ignore weights, because a replay samples nothing."""
         self.weight_version = version
 
     def reset_prefix_cache(self) -> None:
-        """Nothing is kept of them."""
+        """Do nothing, because a replay has no cache."""
 
     # ---- Rewards ----
 
     def submit(self, prompt: Prompt, rollout: Rollout, group_size: int) -> None:
-        """Nothing is computed."""
+        """Do nothing, because a replay computes no rewards."""
 
     def collect(self, groups: Sequence[RolloutGroup]) -> list[RewardedGroup]:
         """The groups as they are: they have the rewards that were recorded."""
@@ -117,11 +117,11 @@ class ReplayedRollouts(RolloutEngine, Rewards):
         return rewarded
 
     def pop_counters(self) -> dict[str, float]:
-        """None: failures are those of the recorded run."""
+        """Return no counts: failures are those of the recorded run."""
         return {}
 
     def close(self) -> None:
-        """Nothing is held."""
+        """Do nothing, because a replay holds no resources."""
 
     # ---- The record ----
 

@@ -1,5 +1,5 @@
-"""What a request may ask of the engine. vLLM believes what it is given: what does not fit the model
-would end its step, or its process."""
+"""Limits of a request to the server. vLLM trusts its input: a request that does not fit the model
+would end its step or its process."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from megatron_longrl.rollout.vllm.positions import with_positions
 from megatron_longrl.rollout.weights.buckets import aligned, layer_of
 
 MOST_RESPONSES = 1 << 16
-"""Of a generation."""
+"""Largest number of responses in a generation."""
 _MOST_STOPS, _LONGEST_STOP = 64, 1000
 _SEEDS = 1 << 63
 _FURTHEST = 4
@@ -131,7 +131,7 @@ def _check_number(name: str, value: object, least: float, most: float) -> None:
 
 
 def model_bytes(shapes: Mapping[str, torch.Size], dtype: torch.dtype) -> int:
-    """Of a bucket that holds all weights."""
+    """Return the bytes of a bucket that holds all weights."""
     return sum(aligned(shape.numel() * dtype.itemsize) for shape in shapes.values())
 
 

@@ -98,7 +98,7 @@ class ServerClient:
         return self._call("GET", "/health")
 
     def local_host(self) -> str:
-        """This machine's address on the way to the server.
+        """Return this machine's address on the way to the server.
 
         The host's name will not do: it may stand for the loopback address, or for an interface that
         the server does not reach.
@@ -140,7 +140,7 @@ class ServerClient:
             self.init_weight_transfer_engine({"nbytes": bucket.nbytes})
 
     def init_weight_transfer_engine(self, init_info: dict[str, Any]) -> None:
-        """As vLLM's client: what its weight-transfer engine needs."""
+        """Set up the transfer of weights, as vLLM's client does."""
         self._post("/init_weight_transfer_engine", {"init_info": init_info})
 
     def shares_memory(self) -> bool:
@@ -262,7 +262,7 @@ class ServerClient:
 
     @contextmanager
     def _connection(self, deadline: float, late: str) -> Iterator[http.client.HTTPConnection]:
-        """Of one call; tells the ways in which it can break."""
+        """Open a connection for one call, and translate the ways in which it can break."""
         seconds = max(deadline - time.monotonic(), 1e-3)
         connection = http.client.HTTPConnection(self._host, self._port, timeout=seconds)
         try:

@@ -10,7 +10,7 @@ from uvicorn.protocols.http.h11_impl import H11Protocol
 
 MOST_CONNECTIONS = 128
 HEADER_SECONDS = 10.0
-"""In which a request's header must be complete."""
+"""Seconds within which a request's header must be complete."""
 
 
 class BoundedProtocol(H11Protocol):
@@ -21,7 +21,7 @@ class BoundedProtocol(H11Protocol):
     """
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
-        """Of asyncio."""
+        """Count a new connection, as asyncio's callback."""
         self._since = self.loop.time()
         self._watch: asyncio.TimerHandle | None = None
         super().connection_made(transport)
@@ -31,13 +31,13 @@ class BoundedProtocol(H11Protocol):
             min(others, key=lambda other: (other.stage, other._since)).transport.abort()
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """Of asyncio."""
+        """Forget a lost connection, as asyncio's callback."""
         if self._watch is not None:
             self._watch.cancel()
         super().connection_lost(exc)
 
     def on_response_complete(self) -> None:
-        """Of uvicorn."""
+        """Start to wait for the next header, as uvicorn's callback."""
         self._await_request()
         super().on_response_complete()
 

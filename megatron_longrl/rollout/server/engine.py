@@ -105,9 +105,9 @@ class ServerEngine(BaseEngine):
             timeout_seconds=timeout_seconds,
         )
         self.recoveries = 0
-        """How often a server was lost."""
+        """Number of times that a server was lost."""
         self.last_update = TransferStats()
-        """What the last update moved; of this rank."""
+        """Counts of this rank's last update."""
         self._settings = settings
         self._token_file = token_file
         self._run = secrets.token_hex(6)
@@ -281,8 +281,8 @@ class ServerEngine(BaseEngine):
         return in_daemon_thread(partial(self._ask, *asked, mine), "rollouts")
 
     def _wait(self, answer: Future[None]) -> bool:
-        """For the end of a generation; whether a signal has come before it. The server is left to
-        find out that nobody reads on."""
+        """Wait for the end of a generation and return whether a signal has come before it. The
+        server notices by itself that nobody reads on."""
         while not wait([answer], _SECONDS_BETWEEN_LOOKS).done:
             if self.asked_to_stop():
                 return True
@@ -290,7 +290,7 @@ class ServerEngine(BaseEngine):
         return False
 
     def _written(self, mine: EngineRequests) -> _Asked | None:
-        """What the server is asked for, and its prompts where it will read them; None on other
+        """Write the request and its prompts where the server reads them; return None on other
         ranks."""
         if not self._is_leader:
             return None
@@ -348,7 +348,7 @@ class ServerEngine(BaseEngine):
             raise RuntimeError("the rollout server ended without all responses")
 
     def _completion(self, line: Line) -> tuple[Completion, int]:
-        """What a line of the server's answer says, and the version of the weights."""
+        """Read a line of the server's answer: the completion, and the version of the weights."""
         run, _, version = line["weights"].partition(":")
         if run != self._run:
             raise RuntimeError(f"the rollout server answers with the weights of another run, {run}")

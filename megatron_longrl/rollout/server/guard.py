@@ -1,4 +1,5 @@
-"""What stands before the routes of a rollout server: who may ask, and how much.
+"""The guard in front of a rollout server's routes, which limits who may send requests, and how
+much.
 
 Weights come in over these routes, and prompts, so nobody but the trainer may use them. It proves
 that it is the trainer by a token, which both know: a trainer makes one for the server that it

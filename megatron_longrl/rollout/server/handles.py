@@ -35,7 +35,7 @@ MOST_CONNECTIONS = 32
 MOST_HANDLES = 16
 """A trainer holds one for weights, and one for each generation that is under way."""
 SECONDS = 10.0
-"""In which a connection must have sent its descriptor."""
+"""Seconds within which a connection must have sent its descriptor."""
 _SECONDS_BETWEEN_KNOCKS = 0.05
 _LARGEST_MESSAGE = 1024
 _CREDENTIALS = struct.Struct("3i")
@@ -44,7 +44,7 @@ _CREDENTIALS = struct.Struct("3i")
 
 @dataclass
 class _Connection:
-    """Of one trainer's memory."""
+    """A connection that holds one trainer's memory."""
 
     socket: socket.socket
     began: float = field(default_factory=time.monotonic)
@@ -254,7 +254,7 @@ def send(connection: socket.socket, token: str, memory: SharedMemory) -> SentMem
 
 
 def _user(connection: socket.socket) -> int:
-    """Of the process at the other end."""
+    """Return the user of the process at the other end."""
     credentials = connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size)
     user: int = _CREDENTIALS.unpack(credentials)[1]
     return user

@@ -55,7 +55,7 @@ def serve(
 
 
 def build_routes(server: RolloutServer, engine: EngineThread, handles: Handles) -> Router:
-    """Whatever concerns the engine waits for its thread; /health does not.
+    """Build the routes. Whatever concerns the engine waits for its thread; /health does not.
 
     What a route raises is the guard's to tell.
     """
@@ -80,16 +80,16 @@ def build_routes(server: RolloutServer, engine: EngineThread, handles: Handles) 
 
 
 class Routes:
-    """What is done for requests."""
+    """The handlers of requests."""
 
     def __init__(self, server: RolloutServer, engine: EngineThread, handles: Handles) -> None:
         self._server, self._engine, self._handles = server, engine, handles
         self._lease = Lease()
         self._bucket: SharedMemory | None = None
-        """Of a trainer on another machine, which fills it by requests."""
+        """The bucket of a trainer on another machine, which fills it by requests."""
 
     async def health(self, request: Request) -> JSONResponse:
-        """What is served."""
+        """Describe the served model."""
         return JSONResponse({**self._server.describe(), "socket": self._handles.address})
 
     def leased(self, route: Endpoint) -> Endpoint:
@@ -219,7 +219,7 @@ def _is_json(request: Request) -> bool:
 
 
 def _length(request: Request) -> int:
-    """Of the body, which is no longer: h11 sees to it."""
+    """Return the length of the body, which h11 enforces."""
     return int(request.headers.get("content-length", "0"))
 
 

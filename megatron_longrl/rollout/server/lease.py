@@ -1,4 +1,5 @@
-"""Which trainer a rollout server works for: two that share one would load each other's weights.
+"""The lease of a rollout server to one trainer, because two trainers would load each other's
+weights.
 
 A trainer holds the lease by a connection that stays open (``POST /lease``); it ends with that
 connection, however the trainer ends. As long as one trainer holds it, requests that do not name its
@@ -18,8 +19,8 @@ RUN_HEADER = "longrl-run"
 """The header by which a request names the run that it belongs to."""
 
 HANDOVER_SECONDS = 2.0
-"""How long a request waits for the end of another run's lease, whose connection may have ended a
-moment ago."""
+"""Seconds that a request waits for the end of another run's lease, whose connection may have ended
+a moment ago."""
 
 BEAT_SECONDS = 10.0
 """Time from one sign of life on the connection to the next."""
@@ -36,7 +37,7 @@ class Lease:
 
     @asynccontextmanager
     async def held(self, run: object) -> AsyncIterator[None]:
-        """Around the connection of a trainer.
+        """Hold the lease while a trainer's connection is open.
 
         Args:
             run: the name of its run; it may hold the lease by several connections, as a trainer

@@ -44,13 +44,13 @@ class ServerProcess:
         self._tokenizer = tokenizer
         self._log_level = log_level
         self.token = secrets.token_hex(32)
-        """What the server asks for; it goes through a pipe, not by the environment."""
+        """Token that the server requires; it is passed through a pipe, not by the environment."""
         self._process: subprocess.Popen[str] | None = None
         self._log: IO[bytes] | None = None
 
     @property
     def pid(self) -> int | None:
-        """Of the process that runs or ran last."""
+        """Process id of the server that runs or ran last."""
         return self._process.pid if self._process is not None else None
 
     def start(self) -> str:
@@ -115,7 +115,8 @@ class ServerProcess:
         return address
 
     def last_words(self) -> str:
-        """How it has ended, waiting a moment for that, and what it said last, in one line."""
+        """Describe in one line how the server has ended, after a short wait, and its last
+        output."""
         assert self._process is not None
         try:
             status = self._process.wait(_STOP_SECONDS)

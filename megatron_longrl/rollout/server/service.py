@@ -62,7 +62,7 @@ class EngineThread:
         self._work: queue.SimpleQueue[Callable[[], None]] = queue.SimpleQueue()
 
     def submit(self, function: Callable[..., T], *args: Any) -> Future[T]:
-        """From any thread.
+        """Queue a call, from any thread.
 
         Raises:
             Refused: too many wait already.
@@ -83,7 +83,7 @@ class EngineThread:
         return future
 
     def run(self) -> None:
-        """For ever."""
+        """Run the queued calls for ever."""
         while True:
             self._work.get()()
 
@@ -111,7 +111,8 @@ class RolloutServer:
         self._weights: str | None = None
         self._updating = False
         self._bucket_bytes: int | None = None
-        """None: weights do not come through a bucket, or nobody has said yet how they come."""
+        """Bytes of the bucket; None where weights do not come through one, or the way is not yet
+        known."""
         self._shapes = served_shapes(settings)
         self._engine = start_model(
             settings,
@@ -123,7 +124,7 @@ class RolloutServer:
         self._generator = Generator(self._engine)
 
     def describe(self) -> dict[str, Any]:
-        """What a trainer must know of the server."""
+        """Return the description that a trainer compares with its own settings."""
         return {
             "versions": versions(),
             "settings": asdict(self._settings),
@@ -168,7 +169,7 @@ class RolloutServer:
             )
 
     def reset_prefix_cache(self) -> None:
-        """Everything that was computed of them."""
+        """Reset the prefix cache."""
         reset_caches(self._engine)
 
     def _tokenizer_for(self, origin: tuple[str, str] | None) -> Tokenizer | None:
@@ -213,7 +214,8 @@ class RolloutServer:
         self._engine.collective_rpc("init_weight_transfer_engine", kwargs={"init_info": init_info})
 
     def start_weight_update(self) -> None:
-        """Until the update has ended the weights have no name, so that nobody can ask for them."""
+        """Start an update. Until its end the weights have no name, so that no request can name
+        them."""
         self._weights = None
         if self._updating:  # a trainer went away in the middle
             self._engine.collective_rpc("finish_weight_update")

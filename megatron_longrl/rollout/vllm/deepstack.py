@@ -26,7 +26,8 @@ def with_features(media_mask: Tensor, features: Tensor) -> dict[str, Any]:
 
 
 class DeepStackFeed:
-    """Of one model runner, eager only: compiled graphs do not see hooks.
+    """The DeepStack features of one model runner, in eager mode only: compiled graphs do not run
+    hooks.
 
     Args:
         runner: vLLM's, whose step for multimodal positions comes before each forward pass.

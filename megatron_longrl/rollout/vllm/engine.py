@@ -189,7 +189,8 @@ class VllmEngine(BaseEngine):
 
     @contextmanager
     def _awake(self, *tags: str) -> Iterator[None]:
-        """What a block needs is on the accelerator (``weights``, ``kv_cache``); by default both."""
+        """Keep the named parts on the accelerator within the block (``weights``, ``kv_cache``); by
+        default both."""
         if not self._sleeps:
             yield
             return
@@ -238,7 +239,8 @@ class VllmEngine(BaseEngine):
             raise failure
 
     def _end(self) -> _End:
-        """Why any rank of this engine has to end: they must do so at the same step."""
+        """Return the reason for which any rank of this engine has to end, as all must end at the
+        same step."""
         mine = _End.LATE if self.is_late() else _End.NOT_YET
         if self.asked_to_stop():
             mine = _End.STOPPED

@@ -1,4 +1,4 @@
-"""How many ranks an engine of vLLM can span."""
+"""The numbers of ranks that a vLLM engine can span."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ def why_not_divisible(
     replica_ranks: Sequence[int],
     hosts: Sequence[str],
 ) -> str | None:
-    """Why engines of ``size`` ranks cannot serve a replica; None when they can.
+    """Return why engines of ``size`` ranks cannot serve a replica; None when they can.
 
     vLLM cuts the world into blocks of ``size`` consecutive ranks that start at multiples of
     ``size`` (``initialize_model_parallel``), so every block must lie inside one replica, and on one

@@ -1,4 +1,4 @@
-"""What vLLM takes and what it does not, by its own sources."""
+"""The limits of vLLM's options, by its own sources."""
 
 from __future__ import annotations
 

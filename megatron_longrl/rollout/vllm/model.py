@@ -108,7 +108,7 @@ def start_model(
 
 
 def memory_check(memory_gib: float, device_bytes: int | None) -> dict[str, float]:
-    """What makes vLLM's check at the start ask for the cache's memory, and no more.
+    """Return the setting with which vLLM's check at the start asks for the cache's memory only.
 
     It asks for ``gpu_memory_utilization`` of the whole device to be free, by default 0.92, though
     the size of the cache is given, and the trainer is there already (vllm/v1/worker/utils.py,
@@ -124,7 +124,8 @@ def memory_check(memory_gib: float, device_bytes: int | None) -> dict[str, float
 
 
 def _check_runner(worker: Any) -> None:
-    """On a GPU an environment that asks for V2 would be noticed at the first token only."""
+    """Check the model runner, because on a GPU an environment that asks for V2 would be noticed
+    only at the first token."""
     kinds = [f"{kind.__module__}.{kind.__name__}" for kind in type(worker.model_runner).__mro__]
     if "vllm.v1.worker.gpu_model_runner.GPUModelRunner" not in kinds:
         raise UserError(
@@ -141,7 +142,8 @@ def reset_caches(engine: Any) -> None:
 
 
 def no_compilation() -> Any:
-    """On CPU vLLM would compile a helper (ranks of log-probabilities) for 18 s, to run slower."""
+    """Switch off vLLM's compilation of a helper (ranks of log-probabilities) on CPU, which takes 18
+    s and makes it slower."""
     if platform.name == "cpu":
         return torch.compiler.set_stance("force_eager")
     return nullcontext()
@@ -152,7 +154,7 @@ def _report_logprobs(worker: Any, no_token: Sequence[Sequence[int]]) -> None:
 
 
 def _teach_media(worker: Any, deepstack_levels: int, yarn_context: int | None) -> None:
-    """What vLLM knows of media only behind its own vision towers."""
+    """Register the media properties that vLLM otherwise derives from its own vision towers."""
     worker.model_runner._init_mrope_positions = take_positions
     if yarn_context is not None:
         correct_yarn(worker.model_runner.model, yarn_context)

@@ -1,4 +1,4 @@
-"""How the engines of a replica lie on its ranks."""
+"""The placement of a replica's engines on its ranks."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Placement:
-    """Where this rank stands."""
+    """The placement of this rank."""
 
     tensor_parallel_size: int
     """Ranks per engine, the same in the whole world."""
     num_engines: int
     """Engines of this replica."""
     engine: int
-    """Which of them this rank belongs to."""
+    """Index of this rank's engine."""
     is_leader: bool
     """Whether this rank hands in its engine's responses."""
 

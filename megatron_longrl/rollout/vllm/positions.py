@@ -19,7 +19,7 @@ def with_positions(positions: Tensor) -> dict[str, Any]:
 
 
 def take_positions(request: Any) -> None:
-    """In place of GPUModelRunner._init_mrope_positions (vllm/v1/worker/gpu_model_runner.py).
+    """Replace GPUModelRunner._init_mrope_positions (vllm/v1/worker/gpu_model_runner.py).
 
     Args:
         request: vLLM's state of a new request. Text behind the prompt goes on from its last

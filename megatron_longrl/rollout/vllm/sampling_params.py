@@ -17,8 +17,8 @@ if TYPE_CHECKING:
 
 
 def extra_args(given: EngineInput, settings: ModelSettings) -> dict[str, Any]:
-    """What a prompt's sampling parameters carry for the model: positions, and DeepStack's
-    features."""
+    """Return the extra arguments that a prompt's sampling parameters carry for the model:
+    positions, and DeepStack's features."""
     extra = with_positions(given.positions) if settings.uses_mrope else {}
     if given.features is not None:
         extra |= with_features(given.media_mask, given.features)
@@ -28,7 +28,8 @@ def extra_args(given: EngineInput, settings: ModelSettings) -> dict[str, Any]:
 def sampling_params(
     request: PromptRequest, index: int, sampling: SamplingSettings, end_ids: Sequence[int]
 ) -> SamplingParams:
-    """How rollout ``index`` is sampled: with ``seed + index``, as vLLM does for one among n.
+    """Return the sampling parameters of rollout ``index``, with the seed ``seed + index``, as vLLM
+    does for one of n.
 
     Args:
         end_ids: tokens that end a response.

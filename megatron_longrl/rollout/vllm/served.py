@@ -37,7 +37,7 @@ def yarn_context(settings: ModelSettings) -> int | None:
 
 
 def weight_receiver(settings: ModelSettings) -> WeightReceiver:
-    """What lets the trainer's weights through to vLLM."""
+    """Return the receiver that passes the trainer's weights to vLLM."""
     return WeightReceiver(
         served_shapes(settings), settings.torch_dtype, copies_head=copies_head(settings)
     )

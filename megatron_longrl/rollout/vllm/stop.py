@@ -49,7 +49,7 @@ class StopDetokenizer(BaseIncrementalDetokenizer):
         return self.token_ids[self._num_given :]
 
     def num_output_tokens(self) -> int:
-        """How many they are."""
+        """Return the number of output tokens."""
         return len(self.token_ids) - self._num_given
 
     def decode_next(self, next_token_id: int) -> str:

@@ -32,7 +32,7 @@ BACKEND = "megatron_longrl_shared_memory"
 
 @dataclass
 class BucketInfo(WeightTransferInitInfo):
-    """Where the bucket is: a path that the server gives, and no request."""
+    """The path of the bucket, which the server sets, and no request."""
 
     path: str
     nbytes: int
@@ -40,13 +40,13 @@ class BucketInfo(WeightTransferInitInfo):
 
 @dataclass
 class BucketContent(WeightTransferUpdateInfo):
-    """What it holds."""
+    """The content of the bucket."""
 
     names: list[str]
     dtype_names: list[str]
     shapes: list[list[int]]
     offsets: list[int]
-    """In bytes; a tensor's elements follow each other."""
+    """Offsets in bytes; a tensor's elements are contiguous."""
     end: int
     """Bytes of the bucket that are used."""
 
@@ -69,13 +69,13 @@ class SharedMemoryWeightTransferEngine(WeightTransferEngine[BucketInfo, BucketCo
         self._bucket = map_path(init_info.path, init_info.nbytes)
 
     def start_weight_update(self) -> None:
-        """Nothing: every bucket is complete in itself."""
+        """Do nothing: every bucket is complete in itself."""
 
     def finish_weight_update(self) -> None:
-        """Nothing: see :meth:`start_weight_update`."""
+        """Do nothing, see :meth:`start_weight_update`."""
 
     def update_weights(self, update_info: dict[str, Any]) -> None:
-        """As vLLM's, which would wait for an accelerator."""
+        """Update the weights like vLLM's method, which would wait for an accelerator."""
         self.receive_weights(self.parse_update_info(update_info))
 
     @torch.no_grad()

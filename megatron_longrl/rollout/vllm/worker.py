@@ -1,5 +1,5 @@
-"""What the workers of a tensor-parallel server must know. vLLM spawns them, so that nothing of the
-server's process is in them, and imports this in each before it builds its worker."""
+"""Set-up of the workers of a tensor-parallel server. vLLM spawns them without the state of the
+server's process, and imports this module in each before it builds its worker."""
 
 from __future__ import annotations
 

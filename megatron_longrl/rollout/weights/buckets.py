@@ -21,14 +21,15 @@ _FUSED = {
     **dict.fromkeys(("q_proj", "k_proj", "v_proj"), "qkv_proj"),
     **dict.fromkeys(("gate_proj", "up_proj"), "gate_up_proj"),
 }
-"""What vLLM's Qwen and Llama make one layer of (``packed_modules_mapping``); the server checks."""
+"""Layers that vLLM's Qwen and Llama fuse into one (``packed_modules_mapping``); the server checks
+it."""
 
 
 class WeightServer(Protocol):
     """A server's side of vLLM's weight transfer (``VLLMWeightSyncClient``)."""
 
     def start_weight_update(self) -> None:
-        """Before the first bucket."""
+        """Start an update, before the first bucket."""
 
     def update_weights(self, update_info: dict[str, Any]) -> None:
         """Load a bucket; returns when it may be filled again."""
@@ -58,7 +59,7 @@ class WeightSender(Protocol):
 
 @dataclass
 class TransferStats:
-    """What an update has moved."""
+    """Counts of the data that an update has moved."""
 
     names: list[str] = field(default_factory=list)
     nbytes: int = 0

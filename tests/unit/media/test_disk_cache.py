@@ -243,7 +243,11 @@ def test_a_full_disk_is_a_warning_and_leaves_nothing(
     assert files(disk) == [disk.path(("small", "0"))]
 
 
-def test_what_a_dead_job_was_writing_is_removed(disk: EmbeddingDisk) -> None:
+def test_what_a_dead_job_was_writing_is_removed(
+    disk: EmbeddingDisk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # However long the first listing takes, the folder is listed again.
+    monkeypatch.setattr(embedding_disk, "_LISTINGS_APART", 0.0)
     disk.write({KEY: rows()})
     stem, folder = disk.path(KEY).stem, disk.path(KEY).parent
     dead, alive = (folder / f"{stem}.{digit * 32}.part" for digit in "12")

@@ -59,7 +59,7 @@ def layout_of(family: str) -> Any:
     kinds: dict[str, Any] = {
         "vila": VilaLayout, "qwen2_5_vl": Qwen25Layout, "qwen3_vl": Qwen3Layout
     }  # fmt: skip
-    return kinds[family](config, _Tokenizer())
+    return kinds[family](config.family, _Tokenizer())
 
 
 @pytest.mark.parametrize("endings", [("mp4", "mkv"), ("mov", "nut"), ("mp4", "ts"), ("mkv", "flv")])
