@@ -25,7 +25,7 @@ from megatron_longrl.media.media_error import MediaError
 from megatron_longrl.media.modalities.container import SOUND_FORMATS, open_container
 from megatron_longrl.media.modalities.video.container_size import declared_size
 from megatron_longrl.media.modalities.video.open import opened
-from megatron_longrl.media.modalities.video.probe import scan
+from megatron_longrl.media.modalities.video.probe import claimed_seconds, scan
 
 RATE = 16_000
 """Samples a second."""
@@ -157,7 +157,7 @@ def _track(path: Path, size: int, modified: int) -> Track | None:
             return None
         # A packet does not tell what is cut off at the end of a track: its frame does.
         end = _end_of(stream, last) or stop * stream.time_base
-        claimed = (stream.duration or 0) * stream.time_base
+        claimed = Fraction(claimed_seconds(container, stream))
         codec = stream.codec_context.codec.canonical_name
     if end - begin > _MOST_HOURS * 3600:
         raise MediaError(path, f"its sound claims to last {float(end - begin) / 3600:.0f} hours")
@@ -245,7 +245,8 @@ class _Resampler:
     """
 
     def __init__(self, frame: Any, begin: Fraction, reached: Fraction | None) -> None:
-        self._resampler = av.AudioResampler(format="flt", layout="mono", rate=RATE)
+        # Each channel for itself: FFmpeg's own mix of them is louder than their mean.
+        self._resampler = av.AudioResampler(format="fltp", layout=frame.layout.name, rate=RATE)
         self._kind = _kind_of(frame)
         started = _begin(frame) if frame.pts is not None or reached is None else reached
         self.reached = started if reached is None else max(started, reached)
@@ -276,7 +277,7 @@ class _Resampler:
 
     def _numbered(self, frames: Iterable[Any]) -> Iterator[tuple[int, np.ndarray]]:
         for frame in frames:
-            samples = frame.to_ndarray().reshape(-1)
+            samples = frame.to_ndarray().mean(axis=0)
             yield self._next, samples
             self._next += len(samples)
 
