@@ -46,7 +46,7 @@ def atomic_write_text(path: Path, text: str, *, durable: bool = False) -> None:
 
 @contextmanager
 def writable(path: Path) -> Iterator[Path]:
-    """Around what writes a file: an error of the disk or of permissions names the file.
+    """Name the file in errors of the disk or of permissions that a block raises.
 
     Raises:
         UserError: it cannot be written.

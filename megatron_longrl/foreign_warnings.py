@@ -15,13 +15,14 @@ HARMLESS_WARNINGS = (
 
 
 def ignore_harmless_warnings() -> None:
-    """To be called before the libraries are imported: some warn as they are."""
+    """Hide warnings that some libraries raise at import; call this before they are imported."""
     for message in HARMLESS_WARNINGS:
         warnings.filterwarnings("ignore", message=message)
 
 
 def ignore_core() -> None:
-    """For programs that train nothing, before they import core: it tells what it does without
-    Transformer Engine and apex and, on a CPU, warns at each weight that it draws."""
+    """Hide core's messages in programs that train nothing; call this before core is imported. Core
+    reports its fallbacks without Transformer Engine and apex and, on a CPU, warns at each weight
+    that it draws."""
     warnings.filterwarnings("ignore", module=r"megatron\.")
     logging.getLogger("megatron.core").setLevel(logging.ERROR)

@@ -23,7 +23,7 @@ KINDS = {
     stat.S_IFCHR: "a device",
     stat.S_IFBLK: "a device",
 }
-"""What is no regular file, by the type in its mode."""
+"""Kinds of files that are not regular, by the type in their mode."""
 
 
 @contextmanager

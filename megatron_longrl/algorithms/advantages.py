@@ -68,7 +68,8 @@ def rloo(groups: Sequence[GroupRewards], settings: AdvantageSettings) -> Advanta
 
 
 def gpg(groups: Sequence[GroupRewards], settings: AdvantageSettings) -> Advantages:
-    """The distance from the group's mean, scaled up by the share of groups that say something.
+    """Score the distance from the group's mean, scaled up by the share of groups that have a
+    learning signal.
 
     https://arxiv.org/abs/2504.02546, with F_norm = 1.
     """

@@ -22,7 +22,8 @@ class GroupRewards:
     baseline: float | None = None
     """The reward of a greedy rollout, where the estimator asks for it."""
     token_rewards: tuple[Tensor, ...] | None = None
-    """float64 [tokens] of each rollout: what tokens earn beside, such as -beta KL."""
+    """Rewards of single tokens, such as -beta KL, in addition to the rollout's reward; float64
+    [tokens] of each rollout."""
     values: tuple[Tensor, ...] | None = None
     """float64 [tokens] of each rollout: the critic's values before each token."""
 

@@ -69,7 +69,7 @@ SYMBOLS = (
 
 @dataclass(frozen=True)
 class Annotator:
-    """Who writes the demonstrations.
+    """The author of the demonstrations.
 
     Attributes:
         hasty: share of the clips in which he guesses instead of following the swaps.

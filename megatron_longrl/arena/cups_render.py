@@ -25,7 +25,7 @@ CODECS = {"vp9": ("libvpx-vp9", "webm"), "h264": ("libx264", "mp4")}
 
 @dataclass(frozen=True)
 class Clip:
-    """What happens in one clip.
+    """The course of one clip.
 
     Attributes:
         start: place of the ball when it is shown, 0 to 2.
@@ -39,7 +39,7 @@ class Clip:
 
     @property
     def content(self) -> tuple[int, tuple[tuple[int, int], ...]]:
-        """What decides the answer, without the look."""
+        """Return the parts of a clip that decide the answer, without its look."""
         return self.start, self.swaps
 
     def ball_path(self) -> list[int]:
@@ -53,7 +53,7 @@ class Clip:
 
 @dataclass(frozen=True)
 class Timing:
-    """How the frames of a clip are spent: reveal, a rest, the swaps, rest until the end.
+    """The timing of a clip: reveal, a rest, the swaps, and a rest until the end.
 
     Attributes:
         frames: number of frames of every clip.
@@ -78,7 +78,7 @@ class Timing:
 
 
 def cup_centres(clip: Clip, timing: Timing) -> tuple[np.ndarray, np.ndarray]:
-    """Where the cups are in each frame.
+    """Return the positions of the cups in each frame.
 
     Returns:
         Centres [frames, 3, (x, y)] as fractions of the side, the cups in drawing order

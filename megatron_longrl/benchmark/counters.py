@@ -1,4 +1,4 @@
-"""What really went through the modules, counted by hooks."""
+"""Counts of the inputs that pass through the modules, taken by hooks."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ class WorkCounter:
     def __init__(self, runtime: Runtime, engine: VllmEngine) -> None:
         self.counts: Counter[str] = Counter()
         self.part = ""
-        """Of the step: the first word of what is counted now."""
+        """Part of the step, which is the first word of the counts' names."""
         runtime.model.policy.module.decoder.register_forward_pre_hook(
             self._decoder, with_kwargs=True
         )

@@ -90,7 +90,8 @@ def measure_engine(arguments: argparse.Namespace) -> dict[str, Any]:
 
 
 def _copy_seconds(tensors: Sequence[Tensor]) -> float:
-    """Of the weights, once, into memory that is there: the bound of a synchronisation."""
+    """Return the seconds of one copy of the weights into existing memory, which bounds a
+    synchronisation."""
     targets = [torch.empty_like(tensor).zero_() for tensor in tensors]
     times = []
     for _ in range(5):
@@ -147,7 +148,7 @@ def _export(
     media: Mapping[str, Tensor],
     folder: Path,
 ) -> None:
-    """What vLLM needs to do the same."""
+    """Export the files that vLLM needs to do the same."""
     inputs = {}
     for number, prompt in enumerate(prompts):
         embeddings = F.embedding(prompt.token_ids, weights["model.embed_tokens.weight"])

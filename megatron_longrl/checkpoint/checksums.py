@@ -21,7 +21,7 @@ _CHUNK_BYTES = 8 << 20
 
 
 def checksum(path: Path) -> str:
-    """Of one file's bytes.
+    """Return the checksum of one file.
 
     Raises:
         OSError: it cannot be read.
@@ -34,7 +34,7 @@ def checksum(path: Path) -> str:
 
 
 def checksums(folder: Path, names: Iterable[str]) -> dict[str, str]:
-    """Of files below a folder, by their names there."""
+    """Return the checksums of the files below a folder, by their names there."""
     return {name: checksum(folder / name) for name in names}
 
 

@@ -11,7 +11,8 @@ from megatron_longrl.checkpoint.shard_writer import core_errors
 
 @contextmanager
 def core_files() -> Iterator[None]:
-    """Around core's reading and writing: ordinary exceptions, and no warnings about core itself."""
+    """Raise ordinary exceptions from core's reading and writing in the block, and hide warnings
+    about core itself."""
     with warnings.catch_warnings():
         # core 0.16.1 uses torch's ShardedTensor, of which every use warns.
         warnings.simplefilter("ignore", FutureWarning)

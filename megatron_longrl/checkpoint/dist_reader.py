@@ -47,7 +47,7 @@ class StoredParameters:
         return isinstance(self._stored.get(key), TensorStorageMetadata)
 
     def shape(self, name: str) -> tuple[int, ...] | None:
-        """Of one parameter, None where there is none."""
+        """Return the shape of a parameter, None where there is none."""
         key, layer = checkpoint_key(name)
         entry = self._stored.get(key)
         if not isinstance(entry, TensorStorageMetadata):
@@ -109,7 +109,8 @@ class _SlicePlanner(dcp.DefaultLoadPlanner):
 
 
 def checkpoint_key(name: str) -> tuple[str, int | None]:
-    """Where core stores a parameter: key of the global tensor, and layer along its axis 0."""
+    """Return the place where core stores a parameter: the key of the global tensor, and the layer
+    along its axis 0."""
     match = LOCAL_LAYER.match(name)
     if match is None:
         return name, None

@@ -43,7 +43,7 @@ RELEASE = "release"
 """Folder of converted weights, which belong to no iteration."""
 
 _DIGITS = 12
-"""Of an iteration, at most."""
+"""Largest number of digits of an iteration."""
 _TRACKER_BYTES = 100
 _LARGEST_FILE = 1 << 60
 _SMALL_BYTES = 16 << 20
@@ -52,7 +52,7 @@ _FULL_BYTES = 1 << 20
 """A disk with less than this is full, when a write has failed."""
 
 CORE_FILES = (".metadata", "common.pt", "metadata.json")
-"""What megatron-core cannot load without."""
+"""Files without which megatron-core cannot load a checkpoint."""
 
 
 def iteration_folder(directory: str | Path, iteration: int | str) -> Path:
@@ -73,7 +73,7 @@ def iteration_folders(directory: Path) -> dict[int, Path]:
 
 
 def partial_folder(final: Path) -> Path:
-    """Where a checkpoint is written before it is complete."""
+    """Return the folder in which a checkpoint is written before it is complete."""
     return final.with_name(f".{final.name}.partial")
 
 
@@ -97,7 +97,7 @@ def candidates(directory: str | Path) -> list[Path]:
 
 
 def _tracked(directory: Path) -> int | str | None:
-    """What the tracker file says; None where there is none, or it is broken, with a warning."""
+    """Read the tracker file; None where there is none, or it is broken, with a warning."""
     path = directory / TRACKER
     if not path.is_file():
         return None
@@ -241,7 +241,7 @@ def newest_complete(directory: str | Path) -> tuple[Path, dict[str, Any]]:
 
 
 def no_space(directory: Path) -> str | None:
-    """Why nothing can be written into a folder, if that is because its disk is full.
+    """Return the reason why nothing can be written into a folder, if its disk is full.
 
     torch's writers do not say so: what they raise speaks of positions within a file.
     """
@@ -255,7 +255,8 @@ def no_space(directory: Path) -> str | None:
 
 
 def remove_leftovers(directory: Path) -> None:
-    """Of saves that were interrupted; by the one process that owns the directory.
+    """Remove what interrupted saves have left; only the one process that owns the directory may
+    call it.
 
     A checkpoint that was about to be replaced by another one of the same step gets its name back
     where the other one did not get it.

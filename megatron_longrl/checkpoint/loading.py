@@ -62,14 +62,14 @@ never read: there is no FP8 here, and local modules have nothing, or no such key
 
 @dataclass(frozen=True)
 class Loaded:
-    """Where a run goes on."""
+    """The state from which a run continues."""
 
     folder: Path
     """The checkpoint; give it to the next save as ``carry_from``."""
     iteration: int = 0
     """Steps done."""
     state: dict[str, Any] = field(default_factory=dict)
-    """What the saving run gave as ``state``."""
+    """The ``state`` that the saving run gave."""
 
 
 def load_checkpoint(

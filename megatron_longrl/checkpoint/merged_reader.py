@@ -100,7 +100,7 @@ def check_stored_sizes(stored: StoredParameters, folder: Path, config: ModelConf
 
 
 def stored_scale(saved: Mapping[str, Any]) -> float | None:
-    """By what the adapters of a checkpoint are scaled; None where it has none.
+    """Return the scale of a checkpoint's adapters; None where it has none.
 
     Args:
         saved: the configuration that it holds. Older ones know no adapters.

@@ -170,7 +170,7 @@ def _check_archives(path: Path, parts: Sequence[tuple[str, int, int]]) -> None:
 
 
 def read_metadata(folder: str | Path) -> Metadata:
-    """What torch's own reader gives, from a file that holds nothing else.
+    """Read the metadata like torch's own reader, from a file that holds nothing else.
 
     Raises:
         UserError: naming the file and what is wrong with it.
@@ -220,7 +220,7 @@ def _restore_keys(metadata: Metadata) -> str | None:
 
 
 def _wrong(metadata: Metadata, folder: Path) -> str | None:
-    """What keeps the tensors from being read; None where nothing does."""
+    """Return the reason why the tensors cannot be read; None where they can."""
     entries, places = metadata.state_dict_metadata, metadata.storage_data
     if not isinstance(entries, dict):
         return "it holds no list of tensors"
@@ -254,7 +254,7 @@ def _wrong(metadata: Metadata, folder: Path) -> str | None:
 
 
 def _wrong_sizes(metadata: Metadata) -> str | None:
-    """Which tensor is not as large as what is stored of it; None where all are."""
+    """Return the first tensor whose size differs from its stored parts; None where all agree."""
     for name, entry in metadata.state_dict_metadata.items():
         if not isinstance(entry, TensorStorageMetadata):
             continue

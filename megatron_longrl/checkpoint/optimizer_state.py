@@ -31,7 +31,7 @@ from torch import Tensor
 from megatron_longrl.checkpoint.shard_writer import copy_to_host
 
 STATE_KEYS = ("param", "exp_avg", "exp_avg_sq")
-"""What Adam keeps of every parameter: its fp32 copy and two moments."""
+"""Adam's state of every parameter: its fp32 copy and two moments."""
 
 _KEPT_FROM_CHECKPOINT = frozenset({"params", "step"})
 
@@ -122,7 +122,8 @@ def _parameters(member: DistributedOptimizer) -> Iterator[tuple[int, torch.nn.Pa
 def _piece(
     member: DistributedOptimizer, parameter: torch.nn.Parameter
 ) -> tuple[slice, dict[str, Tensor]] | None:
-    """Where this rank's piece lies in the flat parameter, and its state; None if it has none."""
+    """Return the position of this rank's piece in the flat parameter, and its state; None if it has
+    none."""
     if parameter not in member.model_param_gbuf_map:
         return None
     where = member._get_model_param_range_map(parameter)["param"]

@@ -1,4 +1,4 @@
-"""What a pickle would make, counted before any of it is made.
+"""Counts of the objects that a pickle would make, before any of them is made.
 
 An unpickler that knows only harmless classes can still be kept busy for ever, or be made to take
 all memory: a tuple that holds another one twice, sixty times over, is some hundred bytes, and its
@@ -59,7 +59,7 @@ class Value:
     size: int = 1
     """The bytes of its parts that are atoms."""
     parts: list[Value] = field(default_factory=list)
-    """Its other parts."""
+    """Other parts of the value."""
     items: tuple[Atom | Value, ...] = ()
     """All parts of a tuple."""
     made_by: object = None
@@ -74,7 +74,7 @@ class Value:
 
 @dataclass(frozen=True)
 class Scan:
-    """What a pickle names."""
+    """The names in a pickle."""
 
     names: list[str]
     """The classes and functions, as ``module name``."""

@@ -1,4 +1,4 @@
-"""Which checkpoints of a run stay: the newest ones, and the best one."""
+"""The retention of a run's checkpoints: the newest ones, and the best one."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ class Retention:
             self.best_iteration, self._best_value = iteration, value
 
     def state(self) -> dict[str, Any]:
-        """To be kept with checkpoints."""
+        """Return the state that is kept in checkpoints."""
         if self.best_iteration is None:
             return {}
         return {"iteration": self.best_iteration, "value": self._best_value}

@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 _PATIENCE = datetime.timedelta(days=1)
-"""How long a rank that has written waits for the others."""
+"""Time that a rank which has written waits for the others."""
 
 
 class CheckpointSaver:
@@ -100,7 +100,7 @@ class CheckpointSaver:
             self.wait()
 
     def wait(self) -> None:
-        """Until the save that is under way has ended, if there is one.
+        """Wait until the save in progress has ended, if there is one.
 
         Raises:
             UserError: on all ranks: it has failed.

@@ -183,8 +183,8 @@ def begin_checkpoint(
 
 @contextmanager
 def _written(final: Path) -> Iterator[None]:
-    """Around the writing of a checkpoint, whose errors all ranks have agreed on: they name the
-    folder, and nothing half-written stays."""
+    """Name the folder in errors that all ranks share while a checkpoint is written, and leave no
+    half of it."""
     try:
         yield
     except UserError as error:
@@ -198,7 +198,7 @@ def _written(final: Path) -> Iterator[None]:
 
 
 def _checksums_of_all(aside: Path, group: ProcessGroup) -> dict[str, str]:
-    """Of what the ranks have written, each of its own files."""
+    """Gather the checksums of all ranks, each of which computes those of its own files."""
     mine: dict[str, str] = {}
     with raise_on_all_ranks(group):
         rank = dist.get_rank()

@@ -73,7 +73,8 @@ class ShardWriter(TorchDistSaveShardedStrategy):
 
 @contextmanager
 def core_errors() -> Iterator[None]:
-    """Around core's and torch's reading and writing: ordinary exceptions, or what stopped it."""
+    """Raise ordinary exceptions from core's and torch's reading and writing in the block, or what
+    stopped it."""
     try:
         yield
     except CheckpointException as error:  # a BaseException, the same on all ranks

@@ -1,4 +1,4 @@
-"""What a distributed checkpoint holds, as megatron-core wants it: shards of global tensors."""
+"""The content of a distributed checkpoint in megatron-core's form: shards of global tensors."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def describe_state(
     is_loading: bool,
     copy: bool = False,
 ) -> dict[str, Any]:
-    """Everything that core stores, as shards of named global tensors."""
+    """Describe everything that core stores, as shards of named global tensors."""
     model = {
         part: _sharded_module(part, module, groups, config) for part, module in modules.items()
     }

@@ -54,7 +54,7 @@ class StreamedSave(ShardWriter):
         self._last: tuple[tuple[str, int | None] | None, Tensor | None] = (None, None)
 
     def planner(self) -> MCoreSavePlanner:
-        """In place of the one that finds the tensors in the model."""
+        """Return a planner in place of the one that finds the tensors in the model."""
         stacked = {key for key, layer in self._mappings if layer is not None}
         return _StreamingPlanner(self._tensor, stacked)
 

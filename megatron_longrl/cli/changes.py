@@ -1,4 +1,4 @@
-"""How a run that goes on differs from what it was."""
+"""Differences between a run that continues and its saved recipe."""
 
 from __future__ import annotations
 

@@ -28,7 +28,7 @@ _MOST_SHOWN = 20
 
 @dataclass
 class Report:
-    """What was found."""
+    """The result of checking data files."""
 
     rows: int = 0
     """All that the files have."""
@@ -84,7 +84,7 @@ def check(paths: Sequence[str], builder: PromptBuilder | None = None) -> Report:
 def _look(
     row: Row, report: Report, failed: dict[Path, str], builder: PromptBuilder | None
 ) -> RowProblem | None:
-    """What is wrong with a row; its files join the report.
+    """Return the problem of a row, and add its files to the report.
 
     Args:
         failed: files that cannot be read, and why.
@@ -127,7 +127,7 @@ def _media(medium: MediaFile) -> dict[str, Any]:
 
 
 def builder_of(arguments: Sequence[str]) -> PromptBuilder:
-    """What expands rows under a recipe and flags of a run.
+    """Return the builder of prompts under the recipe and flags of a run.
 
     Raises:
         UserError: they do not make a configuration, or have no tokenizer.

@@ -16,13 +16,15 @@ LEARNING_RATE = {"sft": 1e-5, "rl": 1e-6}
 """Usual for all parameters of models of 1 to 10 billion."""
 
 PROMPTS_PER_STEP = 8
-"""Of an RL step, at least; a multiple of the model replicas."""
+"""Least number of prompts of an RL step; a multiple of the number of model replicas."""
 
 FRAMES_PER_SECOND, MOST_FRAMES = 2.0, 64
-"""Of a video, where neither --video-fps nor --video-frames is given."""
+"""Frame rate and largest number of frames of a video, where neither --video-fps nor --video-frames
+is given."""
 
 QUESTION_SHARE = 0.25
-"""Of the room for a prompt, where the default number of frames has to be less."""
+"""Part of a prompt's tokens that the question takes, where the default number of frames has to be
+less."""
 
 A_DEFAULT = "a default"
 """The origin of such a value."""

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 _LIST = "frames.json"
 _ANY_LENGTH = 2**20
-"""Of sequences, where the recipe does not say it: no frame depends on it."""
+"""Length of sequences where the recipe does not give it; no frame depends on it."""
 _CHUNK_BYTES = 64 * 2**20
 """Decoded frames that are held at a time."""
 
@@ -158,7 +158,8 @@ def _prepare(output: Path) -> None:
 
 
 def _config(given: argparse.Namespace) -> Config | None:
-    """What the recipes and the checkpoint say, unchecked as far as they do not concern media."""
+    """Make a configuration of the recipes and the checkpoint, unchecked where it does not concern
+    media."""
     if not given.config and given.pretrained_checkpoint is None:
         return None
     from megatron_longrl.cli.load import load_data_config
@@ -178,7 +179,7 @@ class _NoTokenizer:
     media_id = 0
 
     def id_of(self, symbol: str) -> int:
-        """Of any symbol."""
+        """Return the id of any symbol."""
         return 0
 
 

@@ -1,4 +1,4 @@
-"""What the user has given: recipes and flags, and the recipe of a run that goes on."""
+"""The user's input: recipes and flags, and the recipe of a run that continues."""
 
 from __future__ import annotations
 
@@ -34,7 +34,8 @@ COMMANDS: dict[Entry, str] = {
     "evaluate": "longrl evaluate",
     "serve": f"python -m megatron_longrl.{PROGRAMS['serve']}",
 }
-"""What a user types; torchrun -m megatron_longrl.<program> is the same for the first three."""
+"""The commands by program; torchrun -m megatron_longrl.<program> is the same for the first
+three."""
 
 
 @dataclass

@@ -63,7 +63,7 @@ def show(contents: Contents, console: Console) -> None:
     from rich.table import Table
 
     def text(value: object) -> str:
-        """What comes from a file: neither markup, nor anything that a terminal obeys."""
+        """Make a text of a file harmless: free of markup, and of anything that a terminal obeys."""
         return escape(printable(str(value)))
 
     console.print(text(contents.title), highlight=False)

@@ -1,4 +1,4 @@
-"""What every entry point does around its work: errors in one line, groups ended, exit status."""
+"""The frame of every entry point: errors in one line, destroyed groups, exit status."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from megatron_longrl.processes.temporary import temporary_folder
 logger = logging.getLogger(__name__)
 
 ECHO_SECONDS = 5.0
-"""How long a rank that has lost another one waits for the word of it."""
+"""Seconds that a rank which has lost another one waits for its message."""
 
 SHOWN = 8
 """Changed fields that are named when a run goes on."""
@@ -55,7 +55,7 @@ def launch(entry: Entry, work: Program, argv: Sequence[str] | None) -> int:
 
 
 def _stopped(stop: exit_signal.Stopped) -> int:
-    """What a signal has ended."""
+    """Return the error of a run that a signal has ended."""
     if rank_watch.lost(stop):  # It asks for the end of what another rank's end has left.
         return USER_ERROR_STATUS
     _tell(str(stop))
@@ -94,7 +94,7 @@ def _launch(entry: Entry, work: Program, argv: Sequence[str] | None) -> int:
 
 @contextmanager
 def _owned(config: Config, entry: Entry) -> Iterator[None]:
-    """Around a run that trains: its first rank holds the ``--save`` folder."""
+    """Hold the ``--save`` folder on the first rank while a run trains."""
     if entry not in ("sft", "rl"):
         yield
         return
@@ -111,7 +111,7 @@ def _owned(config: Config, entry: Entry) -> Iterator[None]:
 
 
 def _tell_changes(load: str | None, changes: Sequence[str]) -> None:
-    """Of a run that goes on otherwise than it began."""
+    """Log the differences between a run that continues and its beginning."""
     if changes:
         more = f" and {len(changes) - SHOWN} more" if len(changes) > SHOWN else ""
         logger.info(
@@ -186,7 +186,7 @@ def _end(line: str) -> None:
 
 
 def leave_groups() -> None:
-    """Of what this process has started, where it has come so far as to load torch."""
+    """Leave the groups that this process has joined, if it has loaded torch at all."""
     rank_watch.disconnect()
     if "torch" in sys.modules:
         from megatron_longrl.parallel.groups import destroy_parallel

@@ -1,4 +1,4 @@
-"""From the command line to a checked configuration."""
+"""The way from a command line to a checked configuration."""
 
 from __future__ import annotations
 
@@ -128,7 +128,7 @@ def _iterations(config: Config, world_size: int, entry: Entry) -> int:
 
 
 def checkpoint_fields(given: Given) -> tuple[Path | None, dict[str, Any]]:
-    """What the checkpoint that the run starts from says of the model and its tokenizer.
+    """Return the fields of the model and its tokenizer in the checkpoint that the run starts from.
 
     Returns:
         The folder, None where there is none, and the fields.

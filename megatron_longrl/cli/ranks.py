@@ -20,7 +20,7 @@ from megatron_longrl.processes.descendants import children
 
 @dataclass(frozen=True)
 class RankOptions:
-    """How many ranks, and where; spelled as torchrun spells it."""
+    """The number of ranks and their nodes, spelled as in torchrun."""
 
     nproc_per_node: int | None = None
     nnodes: int = 1

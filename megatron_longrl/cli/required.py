@@ -1,4 +1,4 @@
-"""What an entry point cannot do without, told in one line before anything is loaded."""
+"""The check for values that an entry point needs, before anything is loaded."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ FROM_CHECKPOINT = (
 
 
 def check_given(given: Given, *, files: bool = True) -> None:
-    """Everything that is missing.
+    """Check that no needed value is missing.
 
     Args:
         files: whether paths and packages are looked up, too.

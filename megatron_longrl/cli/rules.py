@@ -187,7 +187,8 @@ def _sequence_split(parallel: ParallelSection, model: ModelSection) -> Iterator[
 
 
 def _transformer_engine(config: ModelConfig, *, shares_prompts: bool) -> Iterator[str]:
-    """What Transformer Engine's attention refuses, or would take for plain causal rows.
+    """Yield violations of the limits of Transformer Engine's attention, which also takes trees for
+    causal sequences.
 
     Read in version 2.9, pytorch/attention/dot_product_attention/{utils,context_parallel}.py: no
     attention for fp32 over several ranks, heads of a multiple of 8 channels, and Ulysses only where

@@ -37,7 +37,7 @@ class AlgorithmSection(Section):
     programs: ClassVar[Programs] = ("rl",)
 
     rl_algorithm: AlgorithmName = "grpo"
-    """Sets the default of every field of this group that says "as the algorithm"; see
+    """Algorithm, whose values are the defaults of the fields that follow; see
     docs/algorithms.md."""
 
     advantage: AdvantageName = Field(default_factory=from_algorithm("advantage"))
@@ -48,38 +48,38 @@ class AlgorithmSection(Section):
 
     policy_loss: PolicyLossName = Field(default_factory=from_algorithm("policy_loss"))
     """Loss of the policy. clip: PPO's clipped surrogate; gspo: the same with one ratio for the
-    whole response; cispo: the log-likelihood with bounded weights; pg: the log-likelihood alone; as
-    the algorithm."""
+    whole response; cispo: the log-likelihood with bounded weights; pg: the log-likelihood alone; by
+    default the algorithm's."""
 
     loss_aggregation: Aggregation = Field(default_factory=from_algorithm("loss_aggregation"))
-    """Mean that the loss is: over all response tokens (token-mean), over the means of the responses
-    (seq-mean-token-mean), or over the sums of the responses divided by --rollout-max-tokens
-    (seq-mean-token-sum-norm); by default the algorithm's."""
+    """Aggregation of the loss of tokens: mean over all response tokens (token-mean), mean of the
+    means of the responses (seq-mean-token-mean), or mean of the sums of the responses divided by
+    --rollout-max-tokens (seq-mean-token-sum-norm); by default the algorithm's."""
 
     grpo_clamp_eps_lower: WeightFloat = Field(
         default_factory=from_algorithm("grpo_clamp_eps_lower")
     )
-    """The policy ratio is clipped below at 1 minus this; as the algorithm."""
+    """The policy ratio is clipped below at 1 minus this; by default the algorithm's."""
 
     grpo_clamp_eps_upper: WeightFloat = Field(
         default_factory=from_algorithm("grpo_clamp_eps_upper")
     )
-    """The policy ratio is clipped above at 1 plus this; as the algorithm."""
+    """The policy ratio is clipped above at 1 plus this; by default the algorithm's."""
 
     dual_clip: WeightFloat = Field(default_factory=from_algorithm("dual_clip"))
-    """Largest ratio that counts for a negative advantage, above 1; 0 sets no limit; as the
-    algorithm."""
+    """Largest ratio that counts for a negative advantage, above 1; 0 sets no limit; by default the
+    algorithm's."""
 
     grpo_entropy_term_weight: WeightFloat = 0.0
     """Weight of the entropy bonus in the loss."""
 
     grpo_kl_beta: WeightFloat = Field(default_factory=from_algorithm("grpo_kl_beta"))
-    """Weight of the KL term to the reference model; 0 needs no reference model; as the
-    algorithm."""
+    """Weight of the KL term to the reference model; 0 needs no reference model; by default the
+    algorithm's."""
 
     kl_type: KLType = Field(default_factory=from_algorithm("kl_type"))
     """Estimator of the KL divergence from sampled tokens (k1, abs, k2, k3), or full: the exact sum
-    over the vocabulary; as the algorithm."""
+    over the vocabulary; by default the algorithm's."""
 
     kl_placement: KLPlacement = Field(default_factory=from_algorithm("kl_placement"))
     """Place of the KL term: loss adds it to the loss, reward subtracts it from the reward of every
@@ -110,7 +110,7 @@ class AlgorithmSection(Section):
 
     dynamic_sampling: bool = Field(default_factory=from_algorithm("dynamic_sampling"))
     """Replace groups that teach nothing (all right, all wrong) by --filter-metric with groups of
-    other prompts; as the algorithm."""
+    other prompts; by default the algorithm's."""
 
     dynamic_sampling_max_tries: Annotated[PositiveInt, Unit("rounds")] = 20
     """Most rounds of generation in a step; after them it trains on the groups that it has."""
@@ -126,7 +126,7 @@ class AlgorithmSection(Section):
 
     overlong_shaping: bool = Field(default_factory=from_algorithm("overlong_shaping"))
     """Take from the reward of responses that end within the last --overlong-buffer tokens before
-    --rollout-max-tokens, linearly up to --overlong-penalty; as the algorithm."""
+    --rollout-max-tokens, linearly up to --overlong-penalty; by default the algorithm's."""
 
     overlong_buffer: Annotated[PositiveInt | None, Unit("tokens")] = None
     """Tokens before --rollout-max-tokens at which the penalty begins; by default a fifth of
@@ -173,5 +173,5 @@ class AlgorithmSection(Section):
 
     @property
     def rewards_tokens(self) -> bool:
-        """Whether tokens earn something beside the reward of their response."""
+        """Whether tokens have rewards in addition to the reward of their response."""
         return self.grpo_kl_beta > 0 and self.kl_placement == "reward"

@@ -19,7 +19,7 @@ def _present_metric(metric: str) -> str:
 class CheckpointSection(Section):
     """checkpoint: what is saved and loaded
 
-    A run that was ended goes on with --load alone: its recipe is read from the checkpoint.
+    --load alone resumes a run: its recipe is read from the checkpoint.
     """
 
     programs: ClassVar[Programs] = ("sft", "rl")
@@ -29,14 +29,14 @@ class CheckpointSection(Section):
     default nothing is written."""
 
     overwrite: bool = False
-    """Remove the run that the --save folder holds, and start anew there."""
+    """Remove the run in the --save folder and start a new one there."""
 
     save_interval: Annotated[PositiveInt | None, Unit("steps")] = None
     """Steps from one checkpoint to the next; by default only the last step leaves one."""
 
     async_save: bool = False
-    """Write checkpoints while training goes on. Takes host memory for a copy of what a rank writes;
-    a save waits for the one before it."""
+    """Write checkpoints while training continues. This takes host memory for a copy of what a rank
+    writes; a save waits for the previous one."""
 
     keep_last_checkpoints: Annotated[PositiveInt | None, Unit("checkpoints")] = None
     """Newest checkpoints that are kept; by default all."""
@@ -49,8 +49,8 @@ class CheckpointSection(Section):
     default the newest only. Without --keep-last-checkpoints all are kept anyway."""
 
     load: Annotated[str | None, Metavar("FOLDER"), KnownTo("sft", "rl", "evaluate")] = None
-    """Folder of the run, or of one of its checkpoints, to go on from; by default the run starts
-    anew. For evaluate, the folder with the weights, which may also be a Hugging Face model."""
+    """Folder of the run, or of one of its checkpoints, to resume; by default a new run starts. For
+    evaluate, the folder with the weights, which may also be a Hugging Face model."""
 
     pretrained_checkpoint: Annotated[str | None, Metavar("FOLDER")] = None
     """Folder whose weights start the run where --load has none: a Hugging Face model, or a run (SFT
@@ -67,4 +67,4 @@ class CheckpointSection(Section):
     """Do not load the state of the random numbers."""
 
     exit_on_missing_checkpoint: bool = False
-    """End with an error when --load holds no checkpoint, instead of starting anew."""
+    """End with an error when --load holds no checkpoint, instead of starting a new run."""

@@ -21,7 +21,7 @@ from megatron_longrl.config.section import (
 class DataSection(Section):
     """data: rows, tokenizer, videos
 
-    docs/data.md says what a row looks like.
+    docs/data.md describes the rows.
     """
 
     train_data_path: Annotated[TextList, KnownTo("sft", "rl")] = Field(default_factory=list)
@@ -66,7 +66,7 @@ class DataSection(Section):
 
     video_fps: Annotated[PositiveFloat | None, Unit("frames per second")] = None
     """Frames that are sampled per second of a video, up to --video-frames. By default
-    --video-frames alone says how many; where neither is given, 2."""
+    --video-frames alone sets the number; where neither is given, 2."""
 
     video_frames_curriculum: Annotated[
         TextList, Metavar("ITERATION:FRAMES"), KnownTo("sft", "rl")

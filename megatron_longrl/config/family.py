@@ -1,5 +1,5 @@
-"""The section that a model family brings: the fields of its encoders, and what the rest of the
-package asks about them.
+"""The section of a model family: the fields of its encoders, and their properties that the rest of
+the package needs.
 
 A family's own package declares a subclass and registers it in :data:`FAMILY_SECTIONS`, which
 ``megatron_longrl.models`` does for the built-in families.

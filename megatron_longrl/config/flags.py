@@ -34,7 +34,7 @@ class Parser(argparse.ArgumentParser):
 
 
 class _Formatter(argparse.HelpFormatter):
-    """Every flag on a line of its own, what it means below it; at most 100 columns."""
+    """Help with every flag on a line of its own, its meaning below it, and at most 100 columns."""
 
     def __init__(self, prog: str) -> None:
         columns = min(shutil.get_terminal_size().columns, 100)
@@ -247,12 +247,12 @@ def _default_text(name: str, field: FieldInfo) -> str:
 
 
 def says_default(field: FieldInfo) -> bool:
-    """Whether the text of a field says what holds where it is not given."""
+    """Whether the text of a field states its default."""
     return "by default" in " ".join((field.description or "").split()).lower()
 
 
 def short_number(value: object) -> str:
-    """``1e+06`` as 1000000, ``1.0`` as 1; text as it is."""
+    """Format ``1e+06`` as 1000000 and ``1.0`` as 1; text stays unchanged."""
     if not isinstance(value, float):
         return str(value)
     return str(int(value)) if value.is_integer() and abs(value) < 1e9 else f"{value:g}"

@@ -10,14 +10,14 @@ from megatron_longrl.config.section import KnownTo, Metavar, PositiveInt, Progra
 class LoggingSection(Section):
     """logging: log line, TensorBoard, Weights & Biases
 
-    metrics.jsonl and log.txt in the --save folder are always written; docs/metrics.md says what is
-    in them.
+    metrics.jsonl and log.txt in the --save folder are always written; docs/metrics.md describes
+    them.
     """
 
     programs: ClassVar[Programs] = ("sft", "rl")
 
     log_interval: Annotated[PositiveInt, Unit("steps")] = 1
-    """Steps from one log line to the next, which tells the means over them; metrics.jsonl has every
+    """Steps from one log line to the next, which has the means over them; metrics.jsonl has every
     step."""
 
     log_format: Literal["short", "megatron"] = "short"

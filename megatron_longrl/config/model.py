@@ -107,8 +107,8 @@ class ModelSection(Section):
 
 
 def saved_family_section(saved: Mapping[str, Any]) -> type[FamilySection]:
-    """The section of the family of a saved configuration; without a family, of the default one. A
-    family that is not known has no fields of its own.
+    """Return the section of a saved configuration's family; without a family, that of the default
+    one. An unknown family has no fields.
 
     Args:
         saved: by flat name; the values need not be checked.

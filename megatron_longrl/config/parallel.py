@@ -13,7 +13,7 @@ class ParallelSection(Section):
     """parallel: how the ranks share a model and its videos
 
     A model replica takes the product of the first three sizes; as many replicas as the ranks make
-    share the data. How the layouts compare is said in docs/mrsp.md.
+    share the data. docs/mrsp.md compares the layouts.
     """
 
     tensor_model_parallel_size: Annotated[PositiveInt, Unit("ranks")] = 1

@@ -58,7 +58,7 @@ def run_folder(checkpoint: Path) -> Path:
 
 
 def missing_paths(values: Mapping[str, Any], entry: str) -> list[str]:
-    """A line for every path that is to be read and does not exist.
+    """Return a line for every path that is read and does not exist.
 
     ``--load`` may name the folder that ``--save`` is going to make: the run then starts anew.
     """

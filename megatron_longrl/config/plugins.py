@@ -12,7 +12,7 @@ from megatron_longrl.config.section import Metavar, Programs, Section, TextList
 class PluginSection(Section):
     """plugins: code of your own
 
-    docs/extending.md says what a module can bring.
+    docs/extending.md describes what a module can add.
     """
 
     programs: ClassVar[Programs] = ("sft", "rl", "evaluate", "serve")

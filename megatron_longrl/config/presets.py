@@ -23,7 +23,7 @@ class AlgorithmPreset:
     """
 
     advantage: str
-    """The name of the advantage estimator, which says what else it needs."""
+    """Name of the advantage estimator, which declares its further needs."""
     policy_loss: str
     """The name of the policy loss."""
     loss_aggregation: Aggregation
@@ -38,8 +38,8 @@ class AlgorithmPreset:
     dynamic_sampling: bool = False
     overlong_shaping: bool = False
     extra_generations: tuple[str, ...] = ()
-    """The names of the extra generations that the algorithm asks for, beside those that its
-    estimator needs."""
+    """Names of the extra generations that the algorithm needs, in addition to those of its
+    estimator."""
 
 
 ALGORITHMS: Registry[AlgorithmPreset] = Registry(

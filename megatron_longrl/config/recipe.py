@@ -18,7 +18,7 @@ from megatron_longrl.regular_file import read_regular
 _LARGEST = 1 << 20
 """The most bytes of a recipe."""
 _MOST_VALUES = 100_000
-"""The most values of a recipe, where each alias counts as much as what it stands for."""
+"""Largest number of values of a recipe; an alias counts as many as it stands for."""
 _MOST_DIGITS = 4300
 """The most digits of a whole number, as Python reads them."""
 
@@ -79,9 +79,9 @@ def read_recipe(given: str, names: FieldNames) -> tuple[dict[str, Any], dict[str
 
 
 def plugins_in(given: str) -> Any:
-    """The value of ``plugin`` in a recipe and its bases, before the names of its other keys are
-    known: plugins may add some. None where there is none, or where the recipe cannot be read, which
-    :func:`read_recipe` tells."""
+    """Return the value of ``plugin`` in a recipe and its bases, before the names of its other keys
+    are known, because plugins may add some. None where there is none, or where the recipe cannot be
+    read, which :func:`read_recipe` reports."""
     path = find_recipe(given)
     try:
         return None if path is None else _plugins_in(path, ())

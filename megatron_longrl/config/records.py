@@ -13,7 +13,7 @@ RECORD_FOLDER = "rollouts"
 class RecordSection(Section):
     """records: rollouts that are kept, and played again
 
-    docs/records.md says what is in them.
+    docs/records.md describes them.
     """
 
     programs: ClassVar[Programs] = ("rl",)

@@ -22,7 +22,7 @@ from megatron_longrl.config.section import (
 
 
 def _as_mapping(value: Any) -> Any:
-    """JSON text of a flag; what a recipe gives must be something that JSON can say, too."""
+    """Parse the JSON text of a flag; values of a recipe must be valid JSON, too."""
     try:
         mapping = json.loads(value) if isinstance(value, str) else json.loads(json.dumps(value))
     except (ValueError, TypeError):
@@ -66,8 +66,8 @@ class RewardSection(Section):
     whole groups: for one group); then its process is killed and the sample left out."""
 
     reward_step_timeout: Annotated[PositiveFloat, Unit("seconds")] = 300.0
-    """Time that a step waits for its rewards once all responses are there; samples without one are
-    then left out."""
+    """Time that a step waits for its rewards once all responses are generated; samples without one
+    are then left out."""
 
     reward_workers: Annotated[PositiveInt, Unit("processes")] = 2
     """Processes of each rank that scores responses, which run functions, math and ROUGE."""

@@ -76,8 +76,8 @@ class RolloutSection(Section):
     """Sample from the tokens of at least this part of the most likely token's probability."""
 
     stop: Annotated[TextList, Metavar("TEXT")] = Field(default_factory=list)
-    """Texts that end a response, in training and in evaluation, beside the end of turn. The token
-    that completes one is the response's last."""
+    """Texts that end a response, in training and in evaluation, in addition to the end of turn. The
+    token that completes one is the response's last."""
 
     lag: Annotated[int, Field(ge=0, le=1), Unit("updates"), KnownTo("rl")] = 0
     """Updates between the weights that generate responses and those that are trained on them. With
@@ -85,9 +85,9 @@ class RolloutSection(Section):
     ends with a checkpoint generates none ahead."""
 
     step_tokens: Annotated[PositiveInt | None, Unit("tokens"), KnownTo("rl")] = None
-    """Partial rollouts: a response grows by at most this many tokens in a step; groups that are
-    not complete then go on in the next one, and a step trains on those that are. A step that ends
-    with a checkpoint completes all. By default every step completes its own."""
+    """Partial rollouts: a response grows by at most this many tokens in a step. Groups that are not
+    complete then continue in the next step, and a step trains on the complete ones. A step that
+    ends with a checkpoint completes all. By default every step completes its own."""
 
     sleep: bool = True
     """Move the weights of a colocated engine to host memory and free its key/value cache between

@@ -26,7 +26,7 @@ class RotarySection(Section):
     """Base period of the rotary position embedding."""
 
     rope_scaling_factor: Annotated[PositiveFloat | None, Architecture()] = None
-    """Factor by which the context is lengthened; by default none, and it stays as it is."""
+    """Factor by which the context is lengthened; by default none."""
 
     rope_scaling_type: Annotated[RopeScaling, Architecture()] = "llama3"
     """Method that lengthens the context where --rope-scaling-factor is given. llama3 stretches long

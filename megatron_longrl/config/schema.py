@@ -59,7 +59,7 @@ _SECTIONS: dict[str, type[Section]] = {
     "plugins": PluginSection,
 }
 """The section by the attribute of :class:`Config`, in the order of --help and --print-config; the
-section of the run's model family stands in the place of ``family``."""
+section of the run's model family takes the place of ``family``."""
 
 
 def all_sections() -> list[type[Section]]:
@@ -218,14 +218,14 @@ class Config(ModelConfig):
 
     @property
     def needs_old_logprobs(self) -> bool:
-        """Whether the policy's log-probabilities before the update take a pass of their own."""
+        """Whether the policy's log-probabilities before the update take a separate pass."""
         algorithm = self.algorithm
         return self.updates_per_step > 1 or algorithm.rewards_tokens or algorithm.needs_critic
 
     @property
     def forward_passes(self) -> int:
-        """Passes of an RL step over its rows without a backward pass, those of a critic left
-        aside."""
+        """Number of forward-only passes of an RL step over its sequences, without those of a
+        critic."""
         return self.needs_old_logprobs + (self.algorithm.grpo_kl_beta > 0)
 
     @property
@@ -311,7 +311,7 @@ _LONGEST_SHOWN = 200
 
 
 def _shown(value: Any, field: str) -> str:
-    """A wrong value, in bounded size; it may be a secret that stands in the wrong form."""
+    """Shorten a wrong value for a message; it may be a secret in a wrong form."""
     if field in _MAY_HOLD_SECRETS:
         return "(not shown)"
     shown = reprlib.Repr()

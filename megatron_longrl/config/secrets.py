@@ -1,5 +1,5 @@
-"""Credentials stand in no flag and no recipe: these are written to config.yaml, to checkpoints and
-to trackers, and are seen in lists of processes.
+"""The rules for credentials: they are in no flag and no recipe, which are written to config.yaml,
+checkpoints and trackers, and are visible in lists of processes.
 
 A value of ``--reward-kwargs`` may be ``${NAME}`` instead: the reward gets what the environment
 variable NAME holds.
@@ -21,7 +21,7 @@ _SECRET = re.compile(
 )
 """Names of what is kept secret."""
 _COUNTED = re.compile(r"(?:max|min|num|number|stop|end|eos|pad)_|_(?:id|ids|count|limit)$", re.I)
-"""Names that speak of a model's tokens."""
+"""Names of fields that count a model's tokens."""
 _USER = re.compile(r"[a-z][a-z0-9+.-]*://[^/?#\s]*:[^/?#\s]*@", re.IGNORECASE)
 _TOKEN_USER = re.compile(r"https?://[^/?#\s@]+@", re.IGNORECASE)
 """A token in the place of a user, as of https://TOKEN@host."""

@@ -36,30 +36,30 @@ TextList = Annotated[list[str], BeforeValidator(_as_list)]
 
 @dataclass(frozen=True)
 class Unit:
-    """The annotation of a field says with this what its number counts."""
+    """The unit of a field's number, in the annotation of the field."""
 
     name: str
 
 
 @dataclass(frozen=True)
 class Metavar:
-    """The annotation of a field says with this what --help writes for its value."""
+    """The placeholder that --help shows for a field's value, in the annotation of the field."""
 
     text: str
 
 
 @dataclass(frozen=True)
 class Names:
-    """The annotation of a field says with this that its value is the name of a registered object;
-    the names are those at the time of the call."""
+    """The names of registered objects that a field accepts, in the annotation of the field; they
+    are looked up at the time of the call."""
 
     list: Callable[[], Iterable[str]]
 
 
 @dataclass(frozen=True)
 class Architecture:
-    """The annotation of a field says with this that the field decides which weights a checkpoint
-    holds, or what they compute."""
+    """The mark of a field that decides which weights a checkpoint holds, or what they compute, in
+    the annotation of the field."""
 
     most: int | None = None
     """The largest number that is believed."""
@@ -107,7 +107,7 @@ class Section(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
 
     programs: ClassVar[Programs] = ("sft", "rl", "evaluate")
-    """The programs that use the fields; a field may say otherwise by :class:`KnownTo`."""
+    """Programs that use the fields; a field may declare others by :class:`KnownTo`."""
 
     prefix: ClassVar[str] = ""
     """The beginning of the flat names of the fields that :attr:`exceptions` does not name."""

@@ -1,4 +1,4 @@
-"""The tokenizer that lies in a folder of a checkpoint."""
+"""The tokenizer in a checkpoint's folder."""
 
 from __future__ import annotations
 

@@ -62,13 +62,13 @@ _MAPPED_BYTES = 1 << 30
 
 
 _BROKEN = (SafetensorError, OSError, ValueError, TypeError, RuntimeError, MemoryError)
-"""What safetensors and torch raise for files that are not as they should be."""
+"""Exceptions that safetensors and torch raise for broken files."""
 
 _LONGEST_NAME = 255
 """Characters of a file's name."""
 
 WHOLE, INDEX = "model.safetensors", "model.safetensors.index.json"
-"""Where transformers looks for weights, in this order."""
+"""Files in which transformers looks for weights, in this order."""
 
 
 def _weight_files(folder: Path) -> list[Path]:
@@ -133,7 +133,7 @@ class TensorFolder:
             raise UserError(f"{self.folder} lacks the tensor {name.partition('/')[2]}")
 
     def stored_as(self, name: str) -> str:
-        """What a tensor is called in its file."""
+        """Return the name of a tensor in its file."""
         return self._where[name][1]
 
     def describe(self, name: str) -> tuple[tuple[int, ...], str]:
@@ -245,7 +245,7 @@ class HfFolder:
         return all((folder / WHOLE).exists() or (folder / INDEX).exists() for folder in folders)
 
     def _shape(self, name: str) -> tuple[int, ...] | None:
-        """Of a tensor by the name of the mapping table, None where there is none."""
+        """Return a tensor's shape by its name in the mapping table, None where there is none."""
         folder = self.tensors(self.family.locate(name)[0])
         return folder.describe(name)[0] if name in folder else None
 

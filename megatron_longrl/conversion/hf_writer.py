@@ -250,5 +250,5 @@ def copy_tokenizer(source: Path, folder: Path) -> None:
 
 
 def write_json(path: Path, content: dict[str, Any]) -> None:
-    """As Hugging Face's own files of settings look."""
+    """Write JSON in the form of Hugging Face's own files of settings."""
     atomic_write_text(path, json.dumps(content, indent=2) + "\n")

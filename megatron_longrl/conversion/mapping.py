@@ -84,7 +84,7 @@ def _parts(model: nn.Module | Mapping[str, nn.Module]) -> Iterator[tuple[str, nn
 
 
 def _table_name(part: str, module: nn.Module, name: str) -> str:
-    """What the table calls a parameter of a module."""
+    """Return the name of a module's parameter in the mapping table."""
     match = LOCAL_LAYER.match(f"{part}.{name}")
     if match is None:
         return f"{part}.{name}"

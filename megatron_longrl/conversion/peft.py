@@ -151,8 +151,8 @@ def _module(family: Family, name: str) -> str:
 
 
 def target_modules(modules: Sequence[str], others: Collection[str]) -> list[str] | str:
-    """What PEFT selects exactly these modules by: ends of their names where those are theirs alone,
-    else a regular expression for whole names.
+    """Return the setting with which PEFT selects exactly these modules: ends of their names where
+    no other module has these, else a regular expression for whole names.
 
     Args:
         others: modules with weights that it must not select.

@@ -1,5 +1,5 @@
-r"""Where the answer stands in a response: after the thought, in ``<answer>…</answer>`` or
-``\boxed{…}``; where it has neither, it is all that follows the thought.
+r"""Extraction of the answer from a response: after the thought, in ``<answer>…</answer>`` or in
+``\boxed{…}``; without either it is all the text after the thought.
 
 What a model writes between ``<think>`` and ``</think>`` is never its answer, and neither is what
 follows a ``<think>`` that is not closed.
@@ -36,7 +36,8 @@ def visible(text: str, end_tokens: Sequence[str] = (END_OF_TURN,)) -> str:
 
 
 def after_thought(response: str) -> str:
-    """What is no thought: after the last ``</think>``, before a ``<think>`` that is not closed."""
+    """Return the text after the thought: behind the last ``</think>``, and before a ``<think>``
+    that is not closed."""
     return response.rpartition(_THOUGHT)[2].partition(_THINK)[0]
 
 
@@ -51,8 +52,8 @@ def extract_answer(response: str) -> str | None:
 
 
 def marked_answer(response: str) -> str | None:
-    r"""What the response marks as its answer: the last ``<answer>`` element after the thought, or,
-    where there is none, the last ``\boxed{…}`` there; None without either."""
+    r"""Return the answer that a response marks: the last ``<answer>`` element after the thought,
+    or, where there is none, the last ``\boxed{…}`` there; None without either."""
     answer = extract_answer(response)
     return last_boxed(after_thought(response)) if answer is None else answer
 

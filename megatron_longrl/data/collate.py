@@ -57,7 +57,7 @@ class Batch:
     batch_index: list[int]
     """Index along the batch dimension of each prompt."""
     spans: list[list[slice]] = field(default_factory=list)
-    """Where each prompt's responses are predicted in its sequence."""
+    """The positions in its sequence at which each prompt's responses are predicted."""
 
 
 def collate(

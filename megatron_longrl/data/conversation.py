@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from megatron_longrl.media.layout import MediaLayout
 
 _WORD, _REPLY, _SYSTEM = "QUESTION", "REPLY", "INSTRUCTION"
-"""With what a template is tried out."""
+"""Texts with which a template is tried out."""
 _SYMBOL = re.compile(r"<\|[^\s|<>]+\|>|<(?:start|end)_of_\w+>")
 _OPEN_THOUGHT = re.compile(r"<think>\s*\Z")
 _MARK = "\ue000"  # for private use: no text holds it but by intent, which is looked for
@@ -85,7 +85,7 @@ class Conversation:
         self.opening = opened[0] if opened else ""
         """The tag with which the prompt opens the thought of the response, in some templates."""
         self.closing = self._closing()
-        """What ends a demonstration: text up to an end token, or nothing but that token."""
+        """End of a demonstration: text up to an end token, or nothing but that token."""
         self._check_symbols(probe, is_own=own is not None)
         self.wrapped("?")
 
@@ -223,8 +223,8 @@ class Conversation:
             raise UserError(f"{error}; {remedy}") from None
 
     def _closing(self) -> str | None:
-        """What the template writes behind an assistant's turn, up to the first end token; None
-        where it writes no such token."""
+        """Return the text that the template writes behind an assistant's turn, up to the first end
+        token; None where it writes none."""
         try:
             rendered = self._render(
                 [self._message("user", _WORD), self._message("assistant", _REPLY)], asks=False

@@ -1,4 +1,4 @@
-"""What is shown when: frames per video by iteration, and questions by how hard they were."""
+"""The curriculum: frames per video by iteration, and questions by their difficulty."""
 
 from __future__ import annotations
 

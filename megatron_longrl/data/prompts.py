@@ -50,14 +50,14 @@ class Prompt:
     media_mask: Tensor
     """bool [P]: where media embeddings go."""
     media: tuple[MediaSpec, ...]
-    """What is encoded, of whatever modality, in the order of the prompt."""
+    """Media to be encoded, of any modality, in the order of the prompt."""
     media_lengths: tuple[int, ...]
     """Embeddings of each of them."""
     row: Row
     position_ids: Tensor | None = None
     """long [P], or [P, 3] for time, height and width; None: 0, 1, …"""
     opening: str = ""
-    """Its last words, where they open the thought of the response: ``<think>``."""
+    """The prompt's last words, where they open the thought of the response: ``<think>``."""
     media_order: Tensor | None = None
     """long [m]: for each placeholder, which of the embeddings of ``media``, one medium behind the
     other, goes there; None: they stand in this order. It differs where media alternate."""
@@ -143,7 +143,7 @@ class PromptBuilder:
             return self._build(row)
 
     def problem(self, row: Row) -> RowProblem | None:
-        """What is known to be wrong with a row without opening its files: one of them is not there,
+        """Return the problem of a row that is found without opening its files: a file is missing,
         the question and the media do not agree, or the text alone is too long."""
         try:
             with _as_error_of_row(row):

@@ -20,10 +20,11 @@ _MARKS = {
     b"\x28\xb5\x2f\xfd": "Zstandard",
     b"\x89HDF": "HDF5",
 }
-"""With what files of other formats begin."""
+"""First bytes of files of other formats."""
 _SUFFIXES = {".parquet": "Parquet", ".arrow": "Arrow", ".csv": "CSV", ".tsv": "CSV"}
 _MOST_DIGITS = 4300
-"""Of an integer that Python makes of a text and back; longer ones stay text."""
+"""Largest number of digits of an integer that Python converts from text and back; longer ones stay
+text."""
 _SPACE = " \t\r\n\ufeff"
 
 
@@ -64,7 +65,7 @@ def data_file(path: Path, folder_file: str) -> Path:
 
 
 def count_rows(paths: Sequence[str | Path], folder_file: str = "train.jsonl") -> int:
-    """How many rows some files seem to have, without reading lines as JSON.
+    """Return the number of rows that some files seem to have, without parsing lines as JSON.
 
     Args:
         paths: as :func:`~megatron_longrl.data.rows.load_rows` takes them.

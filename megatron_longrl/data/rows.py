@@ -87,12 +87,12 @@ class Row:
 
 @dataclass(frozen=True)
 class RowProblem:
-    """Why a row cannot be used."""
+    """The reason why a row cannot be used."""
 
     source: str
     """ "file:line" ("file[k]" in a JSON array)."""
     reason: str
-    """What is wrong and, where it is not obvious, what to do."""
+    """The mistake and, where it is not obvious, the remedy."""
     media: str | None = None
     """The file that is to blame, where it is one."""
 
@@ -272,7 +272,7 @@ def _audio_in_video(entry: dict[str, Any], where: str) -> bool | None:
 
 
 def _data_type(entry: dict[str, Any], media: Mapping[str, Sequence[Path]], where: str) -> str:
-    """What the row says, or what it has."""
+    """Return the data type that the row names, or that of its media."""
     given = entry.get("data_type")
     order = sorted(media, key=lambda name: name not in ("video", "image"))
     known = ("video", "image", "text", *order[2:])

@@ -93,7 +93,7 @@ class TemplateProcess:
         self._owner = os.getpid()
 
     def _end(self) -> str:
-        """How it has ended."""
+        """Return the way in which the process has ended."""
         assert self._process is not None
         process, self._process = self._process, None
         status = process.wait()
@@ -107,7 +107,7 @@ class TemplateProcess:
 
 
 template_process = TemplateProcess()
-"""Of this process."""
+"""The process that renders this process's templates."""
 
 
 # ---- In the process ----

@@ -41,10 +41,10 @@ CHAT_TEMPLATES = {
         + "{% endif %}"
     ),
 }
-"""By the name that --chat-template gives."""
+"""Chat templates by the name that --chat-template takes."""
 
 DEFAULT_CHAT_TEMPLATE = "qwen2"
-"""Of a tokenizer that comes without one."""
+"""Chat template for a tokenizer that has none."""
 
 PROMPT_TEMPLATES = {
     "think-answer": (
@@ -53,7 +53,7 @@ PROMPT_TEMPLATES = {
         "and behind it nothing but the final answer between <answer> and </answer>."
     ),
 }
-"""By the name that --prompt-template gives."""
+"""Prompt templates by the name that --prompt-template takes."""
 
 _QUESTION = "{question}"
 

@@ -25,8 +25,8 @@ END_OF_TURN = "<|im_end|>"
 """Ends every turn of a conversation, and with it a response."""
 
 Message = Mapping[str, Any]
-"""Of a conversation: ``role`` and ``content``, a text or a list of parts, as chat templates take
-them."""
+"""A message of a conversation: ``role`` and ``content``, which is a text or a list of parts, as
+chat templates take them."""
 
 _CHAT_SYMBOLS = ("<|im_start|>", END_OF_TURN)
 
@@ -261,7 +261,7 @@ def _render(
 
 
 def ending(tokenizer: Tokenizer, ids: Sequence[int]) -> int:
-    """How many end tokens close a response."""
+    """Return the number of end tokens that close a response."""
     length = len(ids)
     while length and ids[length - 1] in tokenizer.end_ids:
         length -= 1

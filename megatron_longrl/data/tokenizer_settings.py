@@ -1,4 +1,4 @@
-"""What files beside a tokenizer say of it: where a response ends, how a conversation looks."""
+"""Settings in files beside a tokenizer: the end tokens of a response, and the chat template."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ _MOST_END_IDS = 1000
 """The most tokens that may end a response."""
 
 _SETTINGS = ("generation_config.json", "config.json")
-"""In the order in which ``generate`` of transformers asks them."""
+"""Files in the order in which ``generate`` of transformers reads them."""
 
 
 def end_ids_of(folder: Path, known: Container[int]) -> tuple[int, ...]:

@@ -74,7 +74,7 @@ class EngineInput:
 
 
 def media_parts(prompt: Prompt, media: Mapping[str, Tensor]) -> list[Tensor]:
-    """Embeddings [tokens, w] of the prompt's media, in the order of its placeholders.
+    """Return the embeddings [tokens, w] of the prompt's media, in the order of its placeholders.
 
     Args:
         media: ``MediaSpec.key()`` -> [tokens, w].
@@ -117,7 +117,8 @@ def place_media(embeddings: Tensor, prompt: Prompt, parts: Sequence[Tensor]) -> 
 def features_of(
     parts: Sequence[Tensor], width: int, dtype: torch.dtype, into: Tensor | None = None
 ) -> Tensor | None:
-    """[m, levels * h] on the CPU, that DeepStack adds: what media embeddings hold beyond h.
+    """Return DeepStack's features, [m, levels * h] on the CPU: the channels of media embeddings
+    beyond h.
 
     Args:
         into: where they come to stand; by default those of one video stay where they are.
@@ -131,7 +132,7 @@ def features_of(
 
 
 def row_hashes(rows: Tensor, seeds: Tensor | None = None) -> Tensor:
-    """A 64-bit hash (XXH3) of the bytes of every row.
+    """Hash (XXH3, 64 bits) the bytes of every row.
 
     Negative zeros count as zeros: a sum over tensor-parallel ranks makes one of the other.
 

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class RewardInput:
-    """A response with its question. Everything in it can be said in JSON."""
+    """A response with its question. Everything in it can be written as JSON."""
 
     uid: str
     """The id of the prompt."""

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from megatron_longrl.experience.inputs import InputRecord
 
 PARTIAL = "partial"
-"""Finish reason of a response that goes on later."""
+"""Finish reason of a response that continues in a later generation."""
 
 
 @dataclass(frozen=True)
@@ -85,7 +85,7 @@ class Rollout:
     which the prompt has opened its thought."""
     finish_reason: str
     """``stop`` (end of turn, or a stop string), ``length`` (cut at ``max_tokens``) or ``partial``
-    (goes on in a later generation)."""
+    (continues in a later generation)."""
     segments: tuple[Segment, ...]
     """The stretches of tokens by the weights that generated them, oldest first."""
     seconds: float = 0.0
@@ -98,7 +98,7 @@ class Rollout:
 
     @property
     def is_complete(self) -> bool:
-        """Whether the rollout does not go on."""
+        """Whether the rollout is complete."""
         return self.finish_reason != PARTIAL
 
     @property
@@ -120,7 +120,7 @@ class RolloutRequest:
     prompt: Prompt
     partial: tuple[Rollout, ...] = ()
     """All rollouts of the group so far, where an earlier generation has left some incomplete; these
-    go on."""
+    continue."""
 
 
 def rollout_requests(prompts: Sequence[Prompt], name: str) -> list[RolloutRequest]:
@@ -134,7 +134,7 @@ def rollout_requests(prompts: Sequence[Prompt], name: str) -> list[RolloutReques
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class RewardedRollout(Rollout):
-    """A rollout with what the rewards say of it."""
+    """A rollout with its rewards."""
 
     reward: float
     """The weighted sum of all rewards, exact in float32, with what the algorithm has added or
@@ -176,7 +176,7 @@ class RolloutGroup:
 
     @property
     def is_complete(self) -> bool:
-        """Whether no rollout goes on."""
+        """Whether all rollouts are complete."""
         return all(rollout.is_complete for rollout in self.rollouts)
 
 
@@ -186,7 +186,7 @@ class RewardedGroup(RolloutGroup):
 
     rollouts: Sequence[RewardedRollout]
     metrics: Mapping[str, float]
-    """Means over the group that are reported beside the reward and the accuracy."""
+    """Means over the group that are reported in addition to the reward and the accuracy."""
     baseline: float | None = None
     """The reward of a greedy rollout, where the algorithm generates one."""
 

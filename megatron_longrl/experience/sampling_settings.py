@@ -19,7 +19,8 @@ class SamplingSettings:
     max_tokens: int
     """Longest response, the end-of-turn token included."""
     stop: bool = True
-    """False: go on to ``max_tokens``, whatever is drawn (for measurements)."""
+    """Whether end tokens and stop strings end a response; if not, it continues to ``max_tokens``
+    (for measurements)."""
     temperature: float = 1.0
     """0 is greedy (``n`` must be 1)."""
     top_p: float = 1.0

@@ -72,9 +72,10 @@ class EmbeddingDisk:
         self.folder = folder
         self.budget_bytes = budget_bytes
         self.bytes = 0
-        """In the folder, as far as this rank knows."""
+        """Bytes in the folder, as far as this rank knows."""
         self._files: deque[_File] = deque()
-        """Of the folder when it was last listed and those written since, the oldest first."""
+        """Files that the folder had when it was last listed, and those written since, the oldest
+        first."""
         self._list_again_at = 0.0
         self._has_warned = False
         try:
@@ -91,7 +92,7 @@ class EmbeddingDisk:
         return os.path.isfile(self.path(key))  # Path.is_file raises where it may not look
 
     def path(self, key: EmbeddingKey) -> Path:
-        """Of the file of a key."""
+        """Return the path of a key's file."""
         name = hashlib.sha256(_identity(key).encode()).hexdigest()
         return self.folder / name[:2] / f"{name}.safetensors"
 
@@ -188,7 +189,7 @@ class EmbeddingDisk:
             self.bytes -= oldest.size
 
     def _list(self) -> Iterator[_File]:
-        """What was kept here; nothing else in the folder is touched."""
+        """List the cache's own files; other files in the folder are not touched."""
         now = time.time()
         for path in self.folder.glob("[0-9a-f][0-9a-f]/*"):
             try:
@@ -204,7 +205,7 @@ class EmbeddingDisk:
 @dataclass(frozen=True, order=True)
 class _File:
     used: float
-    """When it was last read or written, in seconds since 1970."""
+    """Time of the last read or write, in seconds since 1970."""
     size: int
     path: Path
 

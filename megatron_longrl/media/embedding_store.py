@@ -85,7 +85,7 @@ class EmbeddingStore:
         self.hits = 0
         self.hits_on_disk = 0
         self.misses = 0
-        """In memory."""
+        """Number of lookups that did not find the key in memory."""
         self.evictions = 0
         self.bytes = 0
         self._owner = owner
@@ -234,7 +234,7 @@ class EmbeddingStore:
         return fresh
 
     def _share_of(self, keys: list[EmbeddingKey]) -> set[EmbeddingKey]:
-        """Those keys that this rank reads for its node."""
+        """Return the keys that this rank reads for its node."""
         rank = self._group.rank() if self._group is not None else 0
         neighbours = [r for r, host in enumerate(self._hosts) if host == self._hosts[rank]]
         return set(keys[neighbours.index(rank) :: len(neighbours)])
@@ -244,7 +244,8 @@ class EmbeddingStore:
 
     @contextlib.contextmanager
     def _writing(self, fresh: Mapping[EmbeddingKey, _Entry]) -> Iterator[None]:
-        """Where one rank cannot write the files of new entries, all fail and forget them."""
+        """Write the files of new entries; where one rank cannot, all ranks fail and forget the
+        entries."""
         try:
             with (
                 raise_on_all_ranks(self._group)

@@ -60,28 +60,28 @@ class UnitEncoder:
 
 @dataclass
 class EncodedUnits:
-    """What the backward pass of one encoder needs."""
+    """The units of one encoder that the backward pass needs."""
 
     order: list[tuple[str, int]]
     """(key, tokens) of each medium as the embeddings lie one behind the other."""
     owned: list[Runs]
-    """For every rank, which tokens of ``order`` it owns."""
+    """Indices of the tokens in ``order`` that each rank owns."""
     chunks: list[_Chunk]
-    """This rank's units, kept to encode them again with a graph."""
+    """This rank's units, kept in order to encode them again with a graph."""
     output: Tensor | None
     """[tokens, w] of this rank with its graph, where its units were one chunk."""
 
 
 @dataclass
 class EncodedMedia:
-    """What stage 1 gives."""
+    """The result of stage 1."""
 
     embeddings: dict[str, Tensor]
     """Key of a medium -> [tokens, w], on every rank of the replica."""
     failed: dict[str, str]
     """Key of a medium -> why it could not be read; the same on every rank."""
     counts: Counter[str] = field(default_factory=Counter)
-    """What this rank has loaded and encoded, by
+    """Numbers of loaded and encoded items on this rank, by
     :attr:`~megatron_longrl.media.spec.MediaSpec.counted_as`."""
     units: dict[str, EncodedUnits] = field(default_factory=dict)
     """Name of an encoder -> what its backward pass needs."""
@@ -223,7 +223,7 @@ class MediaEncoder:
             start += len(output)
 
     def _partition(self, specs: Sequence[MediaSpec]) -> dict[str, list[UnitPartition]]:
-        """By the name of the encoder, the units of each of its ranks.
+        """Return the units of each of its ranks, by the name of the encoder.
 
         Encoders with the same ranks are dealt together, so that their sum is balanced.
         """
@@ -408,7 +408,7 @@ def _runs(part: Tensor, runs: Runs, whole: Tensor) -> Iterator[tuple[Tensor, Ten
 
 
 def _owned(alive: Mapping[int, MediaSpec], partitions: Sequence[UnitPartition]) -> list[Runs]:
-    """For every rank its tokens among those of the media that have not failed."""
+    """Return each rank's tokens among those of the media that have not failed."""
     starts, start = {}, 0
     for m, spec in alive.items():
         starts[m] = start

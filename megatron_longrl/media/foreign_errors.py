@@ -1,4 +1,4 @@
-"""What libraries raise while they work on a row, as an error of this row."""
+"""Conversion of a library's exception into an error of the row that it was raised for."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a model family makes of media: their place in a prompt, and the positions there.
+"""The protocol by which a model family places media in a prompt, and their positions there.
 
 One layout serves trainer, rollout engine and evaluation.
 """
@@ -32,8 +32,8 @@ class PlaceholderSpan:
     seconds: tuple[float, ...] = ()
     """Time of each step, counted from the first, where they are not evenly spaced."""
     spec_index: int = 0
-    """Whose embeddings they are: an index into :meth:`Placement.specs`. Spans of several media may
-    alternate; those of one medium stand in the order of its embeddings."""
+    """Index into :meth:`Placement.specs` of the medium whose embeddings they are. Spans of several
+    media may alternate; those of one medium have the order of its embeddings."""
 
     def __len__(self) -> int:
         time, height, width = self.grid
@@ -61,10 +61,10 @@ MissingAudio = Literal["silence", "skip", "error"]
 
 @dataclass(frozen=True)
 class PlacementContext:
-    """What the place of a medium may depend on beside its file."""
+    """The circumstances, beside its file, that the placement of a medium depends on."""
 
     counts: Mapping[str, int]
-    """How many media of each modality the prompt has."""
+    """Number of media of each modality in the prompt."""
     max_frames: int | None = None
     """``--video-frames``, or what a curriculum makes of it."""
     fps: float | None = None
@@ -80,15 +80,15 @@ class Placement(Protocol):
 
     @property
     def parts(self) -> Sequence[PromptPart]:
-        """What stands for it in the prompt."""
+        """Return the parts of the prompt that stand for the medium."""
 
     @property
     def num_frames(self) -> int:
         """Frames that are taken of it; 0 where there are none."""
 
     def specs(self) -> tuple[MediaSpec, ...]:
-        """What is encoded for it: usually one medium, several where a file holds several (a video
-        and its sound). Reads the file, for the hash of its content.
+        """Return the media to encode: usually one, several where a file holds several (a video and
+        its sound). The file is read for the hash of its content.
 
         Raises:
             MediaError: it cannot be read.
@@ -96,7 +96,7 @@ class Placement(Protocol):
 
 
 class MediaLayout(Protocol):
-    """How one family reads media."""
+    """The reading of media by one family."""
 
     placeholders: ClassVar[Mapping[str, str]]
     """Modality -> what the family's chat templates write for a medium, as a regular expression;

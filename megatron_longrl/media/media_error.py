@@ -22,7 +22,8 @@ class MediaError(Exception):
 
     @classmethod
     def of(cls, path: str | Path, error: Exception) -> MediaError:
-        """Whatever a library has raised while it read a file, as an error of that file."""
+        """Convert an exception that a library has raised while it read a file into an error of that
+        file."""
         if isinstance(error, cls):
             return error
         if isinstance(error, MemoryError):

@@ -11,7 +11,7 @@ from megatron_longrl.media.media_error import MediaError
 from megatron_longrl.regular_file import KINDS
 
 _ADDRESS = re.compile(r"(?:^|/)[a-z][a-z0-9+.-]*:/")
-"""As pathlib leaves it of https://…, perhaps behind the folder of a data set."""
+"""Pattern of what pathlib leaves of https://…, perhaps behind the folder of a data set."""
 
 
 def look_up(path: Path) -> os.stat_result:

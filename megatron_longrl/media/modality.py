@@ -31,15 +31,15 @@ class Modality:
     field: str
     """The field of a row with the paths of its files, such as ``videos``."""
     other_fields: tuple[str, ...] = ()
-    """What other projects call this field."""
+    """Names of this field in other projects."""
     inspect: Callable[[Path], Mapping[str, Any]] = _knows_nothing
-    """What ``longrl check`` tells of a file, among it ``frames``, ``seconds``, ``fps``, ``width``
-    and ``height`` where there are any; raises
+    """Function that returns the properties of a file for ``longrl check``, among them ``frames``,
+    ``seconds``, ``fps``, ``width`` and ``height`` where there are any; it raises
     :class:`~megatron_longrl.media.media_error.MediaError` for a file that cannot be read."""
 
     counted_as: str = ""
-    """What the metrics count of its media: ``frames`` gives ``frames_decoded`` and
-    ``frames_encoded``; by default ``units/NAME``, for ``units_decoded/NAME``."""
+    """Name under which metrics count its media: ``frames`` gives ``frames_decoded`` and
+    ``frames_encoded``; the default ``units/NAME`` gives ``units_decoded/NAME``."""
 
     def __post_init__(self) -> None:
         if not self.counted_as:
@@ -47,7 +47,7 @@ class Modality:
 
     @property
     def placeholder(self) -> str:
-        """What marks the place of a medium in a question, such as ``<video>``."""
+        """Return the placeholder of a medium in a question, such as ``<video>``."""
         return f"<{self.name}>"
 
 

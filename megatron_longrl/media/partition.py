@@ -1,5 +1,4 @@
-"""Which rank loads and encodes which units: partitions of equal cost, by pure functions of the
-media."""
+"""The partition of units over ranks, at equal cost, by pure functions of the media."""
 
 from __future__ import annotations
 

@@ -17,16 +17,16 @@ from megatron_longrl.media.spec import MediaSpec
 
 @dataclass
 class Media:
-    """What the prompts of a step need, the same on every rank of the replica."""
+    """The media that the prompts of a step need, the same on every rank of the replica."""
 
     embeddings: dict[str, Tensor] = field(default_factory=dict)
     """Key of a medium -> [tokens, w]."""
     failed: dict[str, str] = field(default_factory=dict)
     """Key of a medium -> why it could not be read."""
     encoded: EncodedMedia | None = None
-    """What the backward pass needs of this step's encoding, where an encoder is trained."""
+    """Units that the backward pass encodes again, where an encoder is trained."""
     counts: Counter[str] = field(default_factory=Counter)
-    """What this rank has loaded and encoded, by
+    """Numbers of loaded and encoded items on this rank, by
     :attr:`~megatron_longrl.media.spec.MediaSpec.counted_as`."""
     from_memory: int = 0
     """Media whose embeddings the replica had in memory."""

@@ -1,4 +1,4 @@
-"""What MR-SP's first stage knows of a medium: units, tokens, bytes and costs.
+"""The description of a medium for MR-SP's first stage: units, tokens, bytes and costs.
 
 A modality (:mod:`megatron_longrl.media.modality`) brings a class of specifications; partition,
 encoding, exact backward, embedding store and prompts work on any of them.
@@ -19,8 +19,8 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 UnitTensors: TypeAlias = "tuple[Tensor, ...]"
-"""What an encoder takes for some units. Dimension 0 of each tensor counts the units, so that units
-of several media are put together, and taken apart, along it."""
+"""An encoder's input for some units. Dimension 0 of each tensor counts the units, so that units of
+several media can be concatenated and split along it."""
 
 Spec = TypeVar("Spec", bound="MediaSpec")
 
@@ -29,7 +29,7 @@ LoadRequest = tuple[Spec, range]
 
 
 class MediaSpec(ABC):
-    """Which part of a file is looked at or listened to, and how.
+    """The part of a file that is encoded, and its preprocessing.
 
     It is made by the rank that builds the prompt and sent to the others, so that it holds no
     tensors. Its units follow each other in time; a unit is the smallest piece that an encoder can
@@ -43,8 +43,8 @@ class MediaSpec(ABC):
     content: str
     """SHA-256 of the file's bytes."""
     preprocess: Hashable
-    """How units are made. Those of equal preprocessing can go through the encoder in one call,
-    which gets it as its last argument."""
+    """Preprocessing of the units. Units of equal preprocessing can go through the encoder in one
+    call, which gets it as its last argument."""
 
     @abstractmethod
     def key(self) -> str:
@@ -67,7 +67,8 @@ class MediaSpec(ABC):
 
     @abstractmethod
     def cost(self) -> float:
-        """What loading and encoding one unit costs a rank, in pixels that a vision tower encodes.
+        """Return a rank's cost of loading and encoding one unit, in pixels that a vision tower
+        encodes.
 
         Units of all modalities are balanced by it over the ranks of a replica.
         """
@@ -79,13 +80,13 @@ class MediaSpec(ABC):
 
     @property
     def counted_as(self) -> str:
-        """What the metrics count of it, see
+        """Name under which metrics count the medium, see
         :attr:`~megatron_longrl.media.modality.Modality.counted_as`."""
         return MODALITIES.find(self.modality).counted_as
 
     @property
     def count_per_unit(self) -> int:
-        """How many of what is counted (:attr:`counted_as`) a unit has."""
+        """Number of counted items (:attr:`counted_as`) in a unit."""
         return 1
 
     @abstractmethod

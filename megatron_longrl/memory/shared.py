@@ -75,15 +75,16 @@ class SharedMemory:
 
     @property
     def path(self) -> str:
-        """Where the processes of this program can open it, until :meth:`close`."""
+        """Return the path by which the processes of this program can open the memory, until
+        :meth:`close`."""
         return f"/proc/{os.getpid()}/fd/{self._file}"
 
     def fileno(self) -> int:
-        """Its descriptor in this process."""
+        """Return the descriptor of the memory in this process."""
         return self._file
 
     def map(self) -> mmap.mmap:
-        """Its bytes."""
+        """Map the memory."""
         return mmap.mmap(self._file, self.nbytes)
 
     def duplicate(self) -> SharedMemory:

@@ -60,7 +60,7 @@ class TensorFile:
             name: part.view(outlines[name].dtype).view(outlines[name].shape)
             for name, part in zip(names, data.split(sizes), strict=True)
         }
-        """They mean nothing until they are written to."""
+        """Views into the file, uninitialised until they are written to."""
         self.write_text(text)
 
     def write_text(self, text: str) -> None:

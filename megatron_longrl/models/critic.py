@@ -21,7 +21,7 @@ VALUE_HEAD = "value_head"
 
 
 def build_critic(config: ModelConfig, groups: ParallelGroups) -> GPTModel:
-    """This rank's part of a critic that has no weights yet, but for a head of zeros.
+    """Build this rank's part of a critic that has no weights yet, except a head of zeros.
 
     Where the policy's language model trains adapters, the critic trains its own, and the head.
 

@@ -20,7 +20,7 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class DeepStack:
-    """What is added to the rows of a micro-batch."""
+    """The features that DeepStack adds to the sequences of a micro-batch."""
 
     slots: Tensor
     """bool [b, s] of this rank's shard: the places of media embeddings."""

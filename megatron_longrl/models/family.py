@@ -1,4 +1,4 @@
-"""What the rest of the package asks of a model family; every family is a folder beside this file.
+"""The interface of a model family; every family is a folder beside this file.
 
 A family's ``family.py`` holds its :class:`Family` as ``FAMILY``; a plugin brings its own by
 :func:`register_family`. Nothing else knows families by name: a checkpoint's family is read from its
@@ -61,7 +61,7 @@ class Family:
     folders: Mapping[str, str]
     """Part -> folder of a checkpoint that holds its weights, ``""`` for the top one."""
     mapping_table: Callable[[ModelConfig], MappingRegistry]
-    """How parameters correspond to tensors."""
+    """Table of the correspondence between parameters and tensors."""
     table_name: Callable[[str, str], str]
     """(folder, name of a tensor in its files) -> name in the table, for old and new key styles."""
     config_from_hf: Callable[[HfConfig], dict[str, Any]]
@@ -74,7 +74,7 @@ class Family:
     """Name of a module -> encoder; none for a family that reads text only. Checkpoints and the
     mapping table know the module by its name."""
     build_layout: Callable[[FamilySection, Tokenizer], MediaLayout] | None = None
-    """How media stand in a prompt; None for a family that reads text only."""
+    """Layout of media in a prompt; None for a family that reads text only."""
     tokenizer_folder: str = ""
     """Folder of a checkpoint with the tokenizer's files."""
     completion: Callable[[ModelConfig], dict[str, Tensor]] = _nothing

@@ -13,7 +13,7 @@ from typing import Literal
 from megatron_longrl.models.hf_settings import Settings
 
 COMMON_FILE = "processor_config.json"
-"""Of transformers 5; older files of this name hold no processor of images or videos."""
+"""File of transformers 5; older files of this name hold no processor of images or videos."""
 
 FILES: dict[str, tuple[str, ...]] = {
     "image_processor": ("preprocessor_config.json",),
@@ -31,7 +31,7 @@ _ONLY = {"do_resize": True, "do_rescale": True, "do_normalize": True}
 def processor_settings(
     folder: Path, kind: Literal["image_processor", "video_processor"]
 ) -> Settings | None:
-    """What a folder says of one processor; None where it says nothing.
+    """Return a folder's settings of one processor; None where it has none.
 
     Raises:
         UserError: a file cannot be read, or it switches off what is always done here.

@@ -42,7 +42,7 @@ class Settings:
 
     @classmethod
     def of(cls, path: Path) -> Settings:
-        """Those of a file.
+        """Read the settings in a file.
 
         Raises:
             UserError: see :func:`read_json`.
@@ -170,7 +170,7 @@ def _is_number(value: Any) -> bool:
 
 
 class HfConfig(NamedTuple):
-    """What a family reads its fields from: a checkpoint's folder and its ``config.json``."""
+    """The source of a family's fields: a checkpoint's folder and its ``config.json``."""
 
     folder: Path
     settings: Settings

@@ -186,7 +186,7 @@ def language_block_spec(
 def build_language_model(
     config: ModelConfig, vocab_size: int, groups: ParallelGroups, *, untouched: bool = False
 ) -> GPTModel:
-    """This rank's part of the language model.
+    """Build this rank's part of the language model.
 
     Args:
         vocab_size: rows of the embedding, padded to a multiple of the tensor-parallel size.
@@ -290,7 +290,7 @@ def hidden_for_logits(model: GPTModel, hidden: Tensor) -> Tensor:
 
 
 def output_weight(model: GPTModel) -> Tensor:
-    """This TP rank's rows [v / TP, h] of the output projection."""
+    """Return this tensor-parallel rank's rows [v / TP, h] of the output projection."""
     if model.share_embeddings_and_output_weights:
         return model.shared_embedding_or_output_weight()
     return model.output_layer.weight

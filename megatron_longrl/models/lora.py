@@ -82,7 +82,7 @@ class LoraAdapter(nn.Module):
 
     @torch.no_grad()
     def merged(self, weight: Tensor) -> Tensor:
-        """What the layer computes as one weight of its dtype, in new memory."""
+        """Return the layer's effective weight in its dtype, in new memory."""
         return merged_weight(weight, self.A, self.B, self.scale)
 
 
@@ -210,7 +210,7 @@ _ADAPTED = {
 
 
 def adapted(kind: type, name: str, options: LoraOptions | None) -> ModuleSpec | type:
-    """What stands in a transformer layer's slot: core's layer, or that with an adapter.
+    """Return the class for a transformer layer's slot: core's layer, or one with an adapter.
 
     Args:
         kind: core's layer.
@@ -238,7 +238,7 @@ def train_adapters_only(module: nn.Module) -> None:
 
 @contextmanager
 def without_adapters(module: nn.Module) -> Iterator[None]:
-    """Within the block the module computes with its own weights alone."""
+    """Switch the adapters off within the block."""
     adapters = [child for child in module.modules() if isinstance(child, LoraAdapter)]
     for adapter in adapters:
         adapter.is_on = False

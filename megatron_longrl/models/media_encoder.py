@@ -1,4 +1,4 @@
-"""What a family says of its encoders."""
+"""A family's description of its encoders."""
 
 from __future__ import annotations
 

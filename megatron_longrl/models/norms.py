@@ -13,8 +13,8 @@ FUSED_NORMS = {
     "input_layernorm.": "self_attention.linear_qkv.layer_norm_",
     "pre_mlp_layernorm.": "mlp.linear_fc1.layer_norm_",
 }
-"""How the names of a layer's norms begin in it, and where Transformer Engine has fused them with
-the next projection. Mapping tables know the first, keys of distributed checkpoints the second."""
+"""Prefixes of the names of a layer's norms, and of those that Transformer Engine fuses with the
+next projection. Mapping tables use the first, keys of distributed checkpoints the second."""
 
 
 class TorchNorm:

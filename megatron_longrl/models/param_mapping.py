@@ -1,4 +1,4 @@
-"""How a Megatron parameter corresponds to Hugging Face tensors: the kinds of entries of a table.
+"""Mappings between a Megatron parameter and Hugging Face tensors.
 
 A model family writes one table of these entries (``models/<family>/mapping.py``) and three things
 use it: import of Hugging Face weights, export to Hugging Face, and the weight stream to the rollout
@@ -47,7 +47,7 @@ class TensorMapping(ABC):
 
     @property
     def part(self) -> str:
-        """Of the model: ``llm``, ``vision_tower`` or ``mm_projector``."""
+        """Part of the model: ``llm``, ``vision_tower`` or ``mm_projector``."""
         return self.hf_params[0].split("/", 1)[0]
 
     def at_layer(self, layer: int) -> TensorMapping:

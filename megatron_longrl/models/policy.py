@@ -30,19 +30,19 @@ if TYPE_CHECKING:
 
 
 Program = Callable[["Config"], None]
-"""What an entry point does with a configuration."""
+"""Function that an entry point calls with a configuration."""
 
 
 @dataclass(frozen=True)
 class Policy:
-    """How a model that is no language model is built and run."""
+    """A model that is no language model: how it is built and run."""
 
     build: Callable[[ModelConfig, ParallelGroups], torch.nn.Module]
     """Makes this rank's part, with its initial weights: a MegatronModule, see
     :mod:`megatron_longrl.training.forward_step`."""
     programs: Mapping[Entry, Program]
-    """What each program does with such a model, by the name of the entry point (``sft``, ``rl``,
-    ``evaluate``). Its process groups are not there yet when a program begins."""
+    """Programs for such a model by the name of the entry point (``sft``, ``rl``, ``evaluate``). The
+    process groups do not exist yet when a program begins."""
     required: tuple[str, ...] = ()
     """Fields of the configuration that have to be given."""
     rules: Callable[[Config, int, Entry | None], Iterator[str]] | None = None
@@ -50,7 +50,7 @@ class Policy:
     does not hold."""
 
     def program(self, entry: Entry) -> Program:
-        """What an entry point runs.
+        """Return the function that an entry point calls.
 
         Raises:
             UserError: the policy has no such program.

@@ -19,7 +19,8 @@ if TYPE_CHECKING:
 
 
 def channel_axes(sections: Sequence[int], *, interleaved: bool) -> Tensor:
-    """Which position each rotary channel turns with: 0 time, 1 height, 2 width; long [d / 2].
+    """Return the axis of position by which each rotary channel turns: 0 time, 1 height, 2 width;
+    long [d / 2].
 
     Args:
         sections: channels of time, height and width; their sum is half a head's channels.
@@ -68,7 +69,7 @@ def scaled_frequencies(inverse_frequencies: Tensor, rotary: RotarySection) -> Te
 
 
 def attention_sharpening(rotary: RotarySection) -> float:
-    """By how much turned queries, and turned keys, are longer than without YaRN.
+    """Return the factor by which YaRN lengthens turned queries and turned keys.
 
     Section 3.4 of https://arxiv.org/abs/2309.00071, unless the checkpoint says otherwise.
     """

@@ -18,7 +18,7 @@ class Sized:
     """A tensor that tells sizes."""
 
     name: str
-    """In the family's mapping table."""
+    """Name of the tensor in the family's mapping table."""
     sizes: tuple[tuple[str, int], ...]
     """The setting that each axis follows, and its size by the settings."""
     counts: tuple[str, int] | None = None

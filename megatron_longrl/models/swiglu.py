@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 _CACHED_BYTES = 1 << 18
-"""Of the input that is worked on at a time."""
+"""Bytes of the input that is processed at a time."""
 
 
 class SwiGLU:

@@ -49,7 +49,8 @@ def check_installed(model: ModelSection) -> None:
 
 
 def _reason() -> str:
-    """Why core has gone on without it, which core does not tell."""
+    """Return the reason why core has gone on without Transformer Engine, which core does not
+    report."""
     try:
         importlib.import_module("transformer_engine.pytorch")
     except Exception as error:

@@ -28,13 +28,13 @@ Metrics = Mapping[str, float]
 
 @dataclass(frozen=True)
 class HealthCheck:
-    """What to look for, in the first and in the last steps of the run so far."""
+    """A condition on the metrics of the first and the last steps of the run so far."""
 
     name: str
     seen: Callable[[Metrics, Metrics], bool]
     """(means of the run's first steps, means of the last steps) -> whether it is there."""
     line: str
-    """For the user; may name metrics of the last steps."""
+    """Line for the user, which may name metrics of the last steps."""
 
 
 HEALTH_CHECKS: tuple[HealthCheck, ...] = (
@@ -149,7 +149,7 @@ def _terms(metrics: Metrics) -> dict[str, float]:
 
 
 def _without_signal(means: Metrics, is_zero: bool) -> str:
-    """What is wrong with the first steps, and the remedy."""
+    """Return the problem of the first steps, and the remedy."""
     terms = _terms(means)
     shown = ", ".join(f"{name} {value:.3g}" for name, value in terms.items()) or "none was computed"
     what = "every reward is 0" if is_zero else "all responses to a question earn the same"

@@ -1,4 +1,4 @@
-"""What a training run tells about its steps, and to whom."""
+"""Logging of a training run's steps: console, log.txt, metrics.jsonl and trackers."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ class MetricsLogger:
     """
 
     def __init__(self, config: Config, entry: Entry, is_writer: bool) -> None:
-        """On the writer, also leaves the whole recipe as `<save>/config.yaml`."""
+        """Open the files; on the writing rank, also write the recipe as `<save>/config.yaml`."""
         self._config = config
         self._is_writer = is_writer
         self._interval = LogInterval()

@@ -20,7 +20,7 @@ Metrics = dict[str, float]
 """Values of one step by key; `iteration` and counts are ints."""
 
 METRICS_FILE = "metrics.jsonl"
-"""In the ``--save`` folder of a run."""
+"""Name of the file in the ``--save`` folder of a run."""
 
 _NOT_NUMBERS = {"NaN", "Infinity", "-Infinity"}
 

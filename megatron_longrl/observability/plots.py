@@ -267,7 +267,7 @@ def _draw_accuracy(axes: Axes, runs: Sequence[Run], chance: float | None) -> Non
 
 
 def _draw_mismatch(axes: Axes, runs: Sequence[Run]) -> None:
-    """On a scale of powers of ten, with the limit above which a run warns."""
+    """Draw the mismatch on a logarithmic scale, with the limit above which a run warns."""
     axes.set_yscale("log")
     equal = total = 0
     for run in runs:

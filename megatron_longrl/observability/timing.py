@@ -31,7 +31,7 @@ class PhaseTimer:
         self._synchronize = synchronize
         self._seconds: dict[str, float] = {}
         self._nested = [0.0]
-        """For every open phase the seconds of the phases inside it."""
+        """Seconds of the phases inside every open phase."""
 
     @contextmanager
     def __call__(self, phase: str) -> Iterator[None]:

@@ -48,8 +48,8 @@ class ParallelGroups:
     replica_gloo_group: ProcessGroup
     """gloo group of the replica for Python objects."""
     cp_subgroups: dict[int, ProcessGroup] = field(default_factory=dict)
-    """By size, this rank's groups of neighbouring MR-SP ranks, smaller than all and larger than
-    one."""
+    """This rank's groups of neighbouring MR-SP ranks by their size, which is larger than one and
+    smaller than all."""
 
     @property
     def tp(self) -> ProcessGroup:
@@ -67,7 +67,7 @@ class ParallelGroups:
         return self.whole_encoders.pg.cp
 
     def cp_subgroup(self, ranks: int) -> ProcessGroup:
-        """This rank's group of ``ranks`` neighbouring MR-SP ranks, from one to all."""
+        """Return this rank's group of ``ranks`` neighbouring MR-SP ranks, from one to all."""
         if ranks == 1:
             return self.self_group
         return self.cp if ranks == self.cp.size() else self.cp_subgroups[ranks]

@@ -29,7 +29,8 @@ def _chunk_logits(hidden: Tensor, weight: Tensor, real_rows: int, temperature: f
 
 @dataclass(frozen=True)
 class ReferenceLogits:
-    """What gives the reference's logits at the same positions."""
+    """The reference's hidden states and weight, from which its logits at the same positions
+    follow."""
 
     hidden: Tensor
     """[t, h] final hidden states."""

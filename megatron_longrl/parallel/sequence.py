@@ -36,7 +36,7 @@ def shard_order(length: int, cp_size: int) -> Tensor:
 
 
 def gathered_order(length: int, cp_size: int) -> Tensor:
-    """Where each token of the whole sequence sits after the ranks' shards are concatenated.
+    """Return the index of each token of the whole sequence in the concatenated shards.
 
     Returns:
         int64 [length]: ``concatenated[gathered_order] == whole``.
@@ -45,7 +45,8 @@ def gathered_order(length: int, cp_size: int) -> Tensor:
 
 
 def shard_sequence(tensor: Tensor, group: ProcessGroup, dim: int = 1) -> Tensor:
-    """This rank's zigzag shard of a tensor whose dimension ``dim`` is the whole padded sequence."""
+    """Return this rank's zigzag shard of a tensor whose dimension ``dim`` is the whole padded
+    sequence."""
     if group.size() == 1:
         return tensor
     indices = zigzag_indices(tensor.shape[dim], group.size(), group.rank())

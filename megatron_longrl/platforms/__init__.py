@@ -1,4 +1,4 @@
-"""What differs between CUDA and CPU. Nothing outside this package names ``torch.cuda``."""
+"""The differences between CUDA and CPU. Nothing outside this package names ``torch.cuda``."""
 
 from __future__ import annotations
 

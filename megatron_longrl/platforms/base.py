@@ -47,7 +47,7 @@ class Platform(ABC):
 
     @property
     def device_memory_bytes(self) -> int | None:
-        """Of the whole device of this process; None where it has none of its own."""
+        """Return the memory of this process's device; None where it has none of its own."""
         return None
 
     @abstractmethod

@@ -155,7 +155,7 @@ CUDA_CALLS: dict[str, Any] = {
     "HalfTensor": torch.HalfTensor,
     "BFloat16Tensor": torch.BFloat16Tensor,
 }
-"""What ``torch.cuda`` answers inside the patched modules."""
+"""Results of ``torch.cuda`` inside the patched modules."""
 
 
 class _CudaView:
@@ -232,7 +232,8 @@ def patch_megatron_core() -> None:
 
 
 def _as_written(function: Any = None, **_: Any) -> Any:
-    """What ``torch.compile`` returns, a function or a decorator, without any compilation."""
+    """Return the function, or a decorator, in place of ``torch.compile``, without any
+    compilation."""
     return (lambda given: given) if function is None else function
 
 
@@ -248,7 +249,7 @@ class CpuPlatform(Platform):
         return _CPU
 
     def import_core(self) -> None:
-        """With its fused functions as they are written.
+        """Import core without compiling its fused functions.
 
         They are never compiled here (:meth:`prepare`), but to decorate them with ``torch.compile``
         (megatron/core/jit.py:23) imports inductor, which takes seconds.
@@ -262,7 +263,7 @@ class CpuPlatform(Platform):
         patch_megatron_core()
 
     def synchronize(self) -> None:
-        """Nothing is queued on a CPU."""
+        """Do nothing, because a CPU has no queue."""
 
     def peak_memory_bytes(self) -> int:
         """Largest resident set of this process (Linux reports kilobytes)."""
@@ -275,7 +276,8 @@ class CpuPlatform(Platform):
 
     @property
     def multiplies_bf16(self) -> bool:
-        """With AVX-512 or AMX; AVX2 alone is a hundred times slower than fp32."""
+        """Return whether the CPU multiplies bf16 fast, by AVX-512 or AMX; AVX2 alone is a hundred
+        times slower than fp32."""
         return bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
 
     def from_dali(self, frames: Any) -> torch.Tensor:

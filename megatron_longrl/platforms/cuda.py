@@ -48,7 +48,7 @@ class CudaPlatform(Platform):
 
     @property
     def device_memory_bytes(self) -> int | None:
-        """Of this GPU."""
+        """Return the memory of this GPU."""
         return torch.cuda.get_device_properties(self.device).total_memory
 
     def reset_peak_memory(self) -> None:

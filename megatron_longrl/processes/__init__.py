@@ -1,3 +1,2 @@
-"""How processes end: signals that ask a run to save, and what ends with the process that started
-it.
-"""
+"""The end of processes: signals that ask a run to save, and processes that end with the one that
+started them."""

@@ -1,4 +1,4 @@
-"""What a process has started, and its end, however far it has gone from that process."""
+"""The descendants of a process, and their end, however far they have gone from it."""
 
 from __future__ import annotations
 

@@ -16,7 +16,8 @@ from types import FrameType
 SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)
 
 _ENOUGH = 3
-"""So many interrupts end a process at once: the user's and torchrun's copy of it are two."""
+"""Number of interrupts that end a process at once; the user's and torchrun's copy of one are
+two."""
 
 _received: int | None = None
 _interrupts = 0
@@ -31,21 +32,21 @@ class Stopped(BaseException):
         super().__init__(number)
         self.number = number
         self.where = "before the first step"
-        """How far the run has come."""
+        """The position of the run, for the message."""
 
     def __str__(self) -> str:
         return f"ended by {signal.Signals(self.number).name} {self.where}"
 
     @property
     def status(self) -> int:
-        """Of the process, as shells tell it."""
+        """Return the exit status of the process as shells report it."""
         return 128 + self.number
 
 
 @contextmanager
 def heeded() -> Iterator[None]:
-    """Around all that a process does: the signals raise :class:`Stopped` instead of ending it, at
-    once or, within :func:`safe_points`, later."""
+    """Raise :class:`Stopped` at a signal instead of ending the process, at once or, within
+    :func:`safe_points`, later."""
     global _received, _interrupts
     _received, _interrupts = None, 0
     before = {number: signal.signal(number, _note) for number in SIGNALS}
@@ -75,7 +76,7 @@ def until_stopped(work: Callable[[], int], ended: Callable[[Stopped], int]) -> i
 
 @contextmanager
 def safe_points() -> Iterator[None]:
-    """Around work that asks :func:`received` itself where it can be ended."""
+    """Defer signals in a block that asks :func:`received` itself where it can be ended."""
     global _is_safe_later
     before, _is_safe_later = _is_safe_later, True
     try:

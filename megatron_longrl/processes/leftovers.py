@@ -18,11 +18,12 @@ from pathlib import Path
 from typing import IO
 
 REMOVE_SECONDS = 20.0
-"""How long removing is tried: others that end, too, may be writing."""
+"""Seconds for which removing is retried, because other ending processes may still write."""
 
 
 class Leftovers:
-    """Of this process. A process that was forked from it has none of them."""
+    """The unfinished files and folders of this process. A process that is forked from it has none
+    of them."""
 
     def __init__(self) -> None:
         self._pipe: IO[bytes] | None = None
@@ -34,7 +35,7 @@ class Leftovers:
         self._tell("add", path)
 
     def discard(self, path: Path) -> None:
-        """It has gone, or may stay."""
+        """Forget a path, which has been removed or may stay."""
         self._tell("discard", path)
 
     def _tell(self, order: str, path: Path) -> None:
@@ -62,7 +63,7 @@ class Leftovers:
 
 
 leftovers = Leftovers()
-"""Of this process."""
+"""The leftovers of this process."""
 
 
 def remove_once(path: Path, *, ignore_errors: bool = False) -> None:

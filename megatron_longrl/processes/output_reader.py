@@ -1,4 +1,4 @@
-"""What a program does when nobody reads its output any more, as in ``longrl inspect X | head``."""
+"""The end of a program whose output nobody reads any more, as in ``longrl inspect X | head``."""
 
 from __future__ import annotations
 

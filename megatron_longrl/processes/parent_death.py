@@ -17,13 +17,13 @@ def serve_only(parent: int) -> None:
 
 
 def ignore_signals_of_runs() -> None:
-    """Those that ask a run to save and to end."""
+    """Ignore the signals that ask a run to save and to end."""
     for number in (signal.SIGINT, signal.SIGUSR1):
         signal.signal(number, signal.SIG_IGN)
 
 
 def end_with(parent: int) -> None:
-    """From now on the kernel kills this process when its parent ends, however that ends.
+    """Let the kernel kill this process when its parent ends, however that ends.
 
     Args:
         parent: process number, of which this one is a child; it may have ended already.

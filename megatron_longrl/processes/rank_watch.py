@@ -1,4 +1,5 @@
-"""Which rank the others wait for: each tells its phase, and looks whether a neighbour is stopped.
+"""The search for the rank that others wait for: each publishes its phase, and checks whether a
+neighbour is stopped.
 
 Nothing here ends a run because a phase takes long. It ends by what the kernel says, that a rank is
 stopped, or because a collective has timed out; then one line says who was waited for, and where.
@@ -29,7 +30,7 @@ STOPPED_SECONDS = 10.0
 """A rank that is stopped for so long ends the run."""
 
 STORE_SECONDS = 20.0
-"""How long the ranks' store is waited for."""
+"""Seconds to wait for the ranks' store."""
 
 _TIMED_OUT = re.compile(
     r"Timed out waiting \d+ ?ms"  # gloo
@@ -46,13 +47,13 @@ _LOST = re.compile(
 
 @dataclass(frozen=True)
 class Position:
-    """Where a rank is."""
+    """The position of a rank in the run."""
 
     host: str
     process: int
     phase: str
-    """As the seconds of a step are counted (``time/…`` of the metrics); before and between steps
-    ``loading``, ``saving``, ``validation`` and ``step``."""
+    """Phase of a step, as the metrics ``time/…`` name it; before and between steps ``loading``,
+    ``saving``, ``validation`` and ``step``."""
     since: float
     """Seconds since the epoch, by the clock of its host."""
 
@@ -61,7 +62,7 @@ class Position:
 
 
 class RankWatch:
-    """What one rank tells the others, and what it sees of them."""
+    """A rank's published position, and its view of the other ranks."""
 
     def __init__(self) -> None:
         self._phase, self._since = "loading", time.time()
@@ -70,17 +71,17 @@ class RankWatch:
 
     @property
     def rank(self) -> int:
-        """Of this process, as its launcher has set it."""
+        """Return this process's rank, as its launcher has set it."""
         return int(os.environ.get("RANK", "0"))
 
     @property
     def ranks(self) -> int:
-        """Of the whole run."""
+        """Return the number of ranks of the run."""
         return int(os.environ.get("WORLD_SIZE", "1"))
 
     @contextmanager
     def during(self, phase: str) -> Iterator[None]:
-        """Around a phase; one inside another one takes its place."""
+        """Set the phase within a block; a phase inside another one replaces it."""
         before = self._phase
         self.enter(phase)
         try:
@@ -90,12 +91,12 @@ class RankWatch:
         self.enter(before)
 
     def enter(self, phase: str) -> None:
-        """This rank is in it from now on."""
+        """Enter a phase."""
         self._phase, self._since = phase, time.time()
         self._publish()
 
     def connect(self, minutes: float) -> None:
-        """From now on the other ranks can see where this one is.
+        """Publish this rank's position from now on.
 
         Args:
             minutes: after which a collective times out.
@@ -118,15 +119,17 @@ class RankWatch:
         self._publish()
 
     def disconnect(self) -> None:
-        """Before this rank ends: who keeps the ranks' store may end before it."""
+        """Stop publishing before this rank ends, because the process with the ranks' store may end
+        before it."""
         self._store = None
 
     def position(self) -> Position:
-        """Of this rank."""
+        """Return the position of this rank."""
         return Position(socket.gethostname(), os.getpid(), self._phase, self._since)
 
     def positions(self) -> dict[int, Position]:
-        """Of all ranks that have told theirs, as far as they can be asked."""
+        """Return the positions of all ranks that have published theirs, as far as they can be
+        reached."""
         found = {self.rank: self.position()}
         if self._store is not None:
             with contextlib.suppress(RuntimeError):
@@ -298,4 +301,4 @@ def _matches(error: BaseException, pattern: re.Pattern[str]) -> bool:
 
 
 rank_watch = RankWatch()
-"""Of this process."""
+"""The watch of this process."""

@@ -39,7 +39,7 @@ def temporary_folder() -> Iterator[Path]:
 
 
 def _keep_compiled(shared: str) -> None:
-    """What torch.compile has made is of use to other runs: it stays where torch puts it."""
+    """Leave compiled code where torch.compile puts it, because other runs can use it."""
     with contextlib.suppress(KeyError, OSError):  # a user without a name
         name = re.sub(r'[\\/:*?"<>|]', "_", getpass.getuser())
         place = os.path.join(shared, f"torchinductor_{name}")

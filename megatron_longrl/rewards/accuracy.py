@@ -21,7 +21,7 @@ KINDS = (
     "ordering_exact",
     "rouge",
 )
-"""What a row's field ``reward`` may say."""
+"""Values that a row's field ``reward`` may have."""
 
 _BY_WORD = {
     **{kind.replace("_", " "): kind for kind in KINDS},

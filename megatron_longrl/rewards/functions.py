@@ -71,7 +71,8 @@ class UserFunction:
         self._check(parameters, named)
 
     def call(self, samples: Sequence[RewardInput]) -> Any:
-        """What the function returns (or an awaitable of it) for a sample, or for a whole group."""
+        """Call the function for a sample or a whole group, and return its result or an awaitable of
+        it."""
         if self.is_batch:
             arguments = {
                 key: [SINGLE[name](sample) for sample in samples]
@@ -148,12 +149,13 @@ def _outcome(value: Any) -> RewardResult:
 
 
 def _in_float32(value: Any) -> str:
-    """What a message adds about a number that is finite, but not as it is kept."""
+    """Return the addition to a message about a number that is finite, but not in float32."""
     return " in float32" if isinstance(value, float | int) and abs(value) < math.inf else ""
 
 
 def _number(value: Any) -> float | None:
-    """What is finite in float32; also of a NumPy or torch scalar, without importing either."""
+    """Return a number that is finite in float32; also of a NumPy or torch scalar, without importing
+    either."""
     if value is None or isinstance(value, str | bytes | bytearray):
         return None
     try:

@@ -92,7 +92,7 @@ class Judge:
         return outcome
 
     def pop_counters(self) -> dict[str, float]:
-        """What was asked, and what it cost, since the last call."""
+        """Return the counts and the cost of requests since the last call."""
         counts, self._counts = self._counts, dict.fromkeys(COUNTERS, 0.0)
         return counts
 
@@ -174,6 +174,7 @@ class Judge:
         return RewardResult.failure(error, timed_out=timed_out)
 
     def _shown(self, said: object) -> str:
-        """For a log line: an endpoint's message may repeat the key."""
+        """Remove the key from a text for a log line, because an endpoint's message may repeat
+        it."""
         text = str(said).replace(self._key, "…") if self._key else str(said)
         return " ".join(text.split())[:_SHOWN]

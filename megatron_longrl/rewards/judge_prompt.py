@@ -1,4 +1,4 @@
-"""What a judge is asked, and what is understood of its reply."""
+"""The prompt of a judge, and the parsing of its reply."""
 
 from __future__ import annotations
 
@@ -94,7 +94,7 @@ def score_of(reply: str) -> float | None:
 
 
 def _from_json(text: str) -> Any:
-    """What an object, perhaps in a fence, says; None where there is none."""
+    """Return the score in an object, perhaps in a fence; None where there is none."""
     unfenced = text.removeprefix("```json").strip("`").strip()
     if not unfenced.startswith("{"):
         return None

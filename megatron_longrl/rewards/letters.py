@@ -1,4 +1,4 @@
-"""Which letter a text chooses: "A", "(A) a cup", "Option A", "The answer is A, because …"."""
+"""The letter that a text chooses: "A", "(A) a cup", "Option A", "The answer is A, because …"."""
 
 from __future__ import annotations
 
@@ -130,8 +130,8 @@ def several_letters(text: str) -> frozenset[str] | None:
 
 
 def single_letter(text: str) -> str | None:
-    """Of a text that is one letter ("B", "(B)", "B."), or one of A to H with a text ("B. the left
-    one"); None of all others, such as initials ("U.S.", "J. K. Rowling")."""
+    """Return the letter of a text that is one letter ("B", "(B)", "B."), or one of A to H with a
+    text ("B. the left one"); None of all others, such as initials ("U.S.", "J. K. Rowling")."""
     text = undressed(text)
     match = re.fullmatch(r"[(\[]?\s*([A-Z])\s*[)\].:]*", text)
     if match is None:
@@ -200,7 +200,7 @@ def is_word(text: str, match: re.Match[str], group: int | None = None) -> bool:
 
 
 def without_option(rest: str, option: str) -> str:
-    """What follows a letter, without the text of its option."""
+    """Return the text behind a letter, without the text of its option."""
     text = rest.lstrip(" .:)-\u2013\u2014")
     option = plain(option)
     if option and text.casefold().startswith(option.casefold()):

@@ -59,7 +59,7 @@ class _Unclear(Exception):
 
 @dataclass(frozen=True)
 class Number:
-    """What a text says."""
+    """A number that a text states."""
 
     value: float
     is_percent: bool = False
@@ -219,7 +219,7 @@ class _Reader:
         return value
 
     def _part(self) -> float:
-        """Of a mixed number, 1 1/2 or 1\\frac{1}{2}, what is below one; 0 where nothing follows."""
+        """Return the fraction of a mixed number, 1 1/2 or 1\\frac{1}{2}; 0 where it has none."""
         space = self._now.kind == "space"
         following = [self._then(step) for step in range(space, space + 3)]
         if following[0].kind == "fraction":

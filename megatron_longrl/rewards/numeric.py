@@ -26,7 +26,7 @@ _LIMIT = re.compile(
     rf"|{_UNIT}too\s+(?:low|high|many|few)\b|is\s+too\b|(?:squared|cubed|dozen)\b"
     r"|(?:more|less|fewer|higher|lower)\s+than\b)"
 )
-"""What makes another number, or none, of the one that is read."""
+"""Pattern of text that changes the number that was read, or makes it none."""
 
 
 def numeric_reward(response: str, answer: str, tolerance: float) -> float:

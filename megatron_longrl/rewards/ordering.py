@@ -118,7 +118,8 @@ def _labels(text: str) -> list[str] | None:
 
 
 def _letters(word: str) -> list[str] | None:
-    """Of "BAC", and of "213", where it is an order of the numbers from 1 (or 0) on."""
+    """Return the items of "BAC", and of "213", where it is an order of the numbers from 1 (or 0)
+    on."""
     if word.isalpha() and word.isascii() and word.isupper():
         return [letter.casefold() for letter in word]
     digits = sorted(word)
@@ -135,7 +136,7 @@ def _without_numbering(parts: list[str]) -> Iterator[str]:
 
 
 def _json_list(text: str) -> list[str] | None:
-    """Of a list, or of an object with one list, of texts and numbers."""
+    """Return the texts and numbers of a JSON list, or of an object with one list."""
     if not text.startswith(("[", "{")):
         return None
     try:

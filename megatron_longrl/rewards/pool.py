@@ -24,8 +24,8 @@ from megatron_longrl.rewards.registry import REWARDS
 from megatron_longrl.rewards.result import RewardError, RewardResult
 
 Functions = Mapping[str, Mapping[str, Any]]
-"""By name of each user's function: whether it is ``batch``, ``async``, and which ``options`` it
-takes."""
+"""Properties of the users' functions by name: whether a function is ``batch`` or ``async``, and the
+``options`` that it takes."""
 
 START_SECONDS = 300.0
 """Longest time for starting a child: a user's file may load a model."""
@@ -72,7 +72,7 @@ class _Child:
         self._imported: set[str] = set()
 
     async def start(self) -> Functions:
-        """What it says of the users' functions.
+        """Start the child and return its description of the users' functions.
 
         Raises:
             RewardError: it cannot load them.

@@ -1,4 +1,4 @@
-"""What training asks of rewards."""
+"""The protocol of rewards for training."""
 
 from __future__ import annotations
 

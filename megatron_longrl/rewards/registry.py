@@ -115,7 +115,7 @@ def register_reward(name: str, reward: Reward) -> Reward:
 
 
 def names() -> tuple[str, ...]:
-    """What ``--rewards`` may name."""
+    """Return the names that ``--rewards`` accepts."""
     return (ACCURACY, *REWARDS.names(), JUDGE)
 
 

@@ -1,4 +1,4 @@
-"""What a reward gives: a score, or why there is none."""
+"""The result of a reward: a score, or the reason why there is none."""
 
 from __future__ import annotations
 

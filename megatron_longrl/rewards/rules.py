@@ -27,7 +27,7 @@ def reward_rules(reward: RewardSection, parallel: ParallelSection) -> Iterator[s
 
 
 def scoring_rules(config: RewardSection) -> Iterator[str]:
-    """Those that hold wherever responses are scored."""
+    """Yield violations of the rules that hold wherever responses are scored."""
     try:
         terms = reward_terms(config)
     except UserError as error:

@@ -39,9 +39,9 @@ class _Submitted:
 
     size: int
     inputs: dict[int, RewardInput] = field(default_factory=dict)
-    """What the rewards look at, by the index of the rollout."""
+    """Inputs of the rewards by the index of the rollout."""
     singles: dict[tuple[str, int], Scores] = field(default_factory=dict)
-    """By the name of the reward and the index of the rollout."""
+    """Scores by the name of the reward and the index of the rollout."""
     batches: dict[str, Future[list[RewardResult]]] = field(default_factory=dict)
     """Functions that score a whole group, by name."""
 
@@ -52,7 +52,7 @@ class _Submitted:
         return self.size == len(texts) and mine == dict(enumerate(texts))
 
     def cancel(self) -> None:
-        """Nobody wants the scores."""
+        """Cancel scores that are no longer needed."""
         for work in (*self.singles.values(), *self.batches.values()):
             if isinstance(work, Future):
                 work.cancel()
@@ -78,7 +78,7 @@ class RewardRunner:
         self._is_first = gloo_group is None or gloo_group.rank() == 0
         self._step_seconds = reward.reward_step_timeout
         self._submitted: dict[str, _Submitted] = {}
-        """By the id of the group."""
+        """Submitted groups by their ids."""
         self._counts: dict[str, float] = {}
         with self._together():
             self._scorer = Scorer(reward)
@@ -137,9 +137,9 @@ class RewardRunner:
         return [rewarded_group(group, terms, everyone[group.group_id]) for group in groups]
 
     def pop_counters(self) -> dict[str, float]:
-        """Of the replica since the last call: ``rewards_failed``, ``rewards_timed_out`` (responses
-        that were left out, and those of them that a deadline met); ``judge/…`` where there is one.
-        """
+        """Return the replica's counts since the last call: ``rewards_failed``,
+        ``rewards_timed_out`` (responses that were left out, and those of them that a deadline met),
+        and the judge's ``judge/…``."""
         counts = self._counts
         names = (
             "rewards_failed",

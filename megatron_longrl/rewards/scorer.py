@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from megatron_longrl.config.rewards import RewardSection
 
 Scores = RewardResult | Future[list[RewardResult]]
-"""Of one sample: known, or to come."""
+"""Scores of a sample: known ones, and futures."""
 
 
 class Scorer:
@@ -37,7 +37,7 @@ class Scorer:
     def __init__(self, settings: RewardSection) -> None:
         self.terms = reward_terms(settings)
         self.files = {term.name: term.file for term in self.terms if term.file is not None}
-        """Of the users' functions, by name."""
+        """Files of the users' functions, by name."""
         self._settings = settings
         self._functions: Functions = {}
         self._loop: BackgroundLoop | None = None
@@ -84,7 +84,8 @@ class Scorer:
         return bool(self._functions.get(name, {}).get("batch"))
 
     def score(self, name: str, sample: RewardInput) -> Scores:
-        """Of a reward that is no batch function; at once, where that takes no time."""
+        """Score a sample with a reward that is no batch function, at once where that takes no
+        time."""
         if name in self.files:
             return self.start(name, [sample])
         try:

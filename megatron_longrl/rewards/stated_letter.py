@@ -1,4 +1,4 @@
-"""Which option a free text chooses: "The man sits down. So the answer is B."."""
+"""The option that a free text chooses: "The man sits down. So the answer is B."."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ _LETTER = re.compile(
     r"\s*(?i:(?:the\s+)?(?:option|choice|letter)\s+)?"
     r"(?:[(\[{<\"']+\s*([A-Za-z])\s*[)\]}>\"']+|([A-Z])(?![\w'-])|([a-z])(?=\s*[).:]|\s*$))"
 )
-"""With which a line or a sentence begins that may be nothing but a choice."""
+"""Pattern of the beginning of a line or sentence that may be nothing but a choice."""
 
 _BEHIND = re.compile(  # A letter that is no word of a sentence.
     r"\s*$|\s*[.:,;)!\n]|\s+[\u2013\u2014(-]|\s+(?i:because|since|as|due|rather|not)\b"
@@ -93,7 +93,7 @@ def stated_letter(text: str, options: Options) -> str | None:
 
 
 def _called(text: str, options: Options) -> Iterator[Vote]:
-    """Of sentences that call a letter the answer."""
+    """Return the letters that sentences call the answer."""
     cues = list(letter_cues(text))
     if len(cues) > MOST:
         yield None, len(text)
@@ -109,7 +109,8 @@ def _called(text: str, options: Options) -> Iterator[Vote]:
 
 
 def _alone(text: str, options: Options) -> Iterator[Vote]:
-    """Of the first line, the last one and the last sentence, where they are but a choice."""
+    """Return the choices of the first line, the last line and the last sentence, where they are
+    nothing but a choice."""
     lines = [line for line in text.split("\n") if line.strip()]
     if not lines:
         return

@@ -1,4 +1,4 @@
-"""What a free text states as its answer: "…. The answer is 7.", "Answer: 7", a last line "7".
+"""The answer that a free text states: "…. The answer is 7.", "Answer: 7", a last line "7".
 
 A response without ``<answer>`` and ``\\boxed{…}`` is read this way. A text that may be meant in two
 ways states nothing.
@@ -15,7 +15,7 @@ from megatron_longrl.rewards.plain import plain
 
 T = TypeVar("T")
 Read = Callable[[str], T | None]
-"""What a short text says; None where it says nothing, or several things."""
+"""Function that reads the answer of a short text; None where it has none, or several."""
 
 _CUE = re.compile(
     r"(?i:\bans(?:wers?)?(?:\s+to\s+(?:the|this|that|your)\s+(?:\w+\s+)?question)?[\"']?\s*"
@@ -73,7 +73,7 @@ _VERDICT = re.compile(
     r"(?i:wrong|incorrect|false|untrue|not\s+(?:right|correct|true|shown|seen|visible))"
     r"[\s.!)]{0,9}\Z"
 )
-"""At the end of a sentence, which is then about a wrong answer: "7 is incorrect", "7 (wrong)"."""
+"""Pattern of the end of a sentence about a wrong answer: "7 is incorrect", "7 (wrong)"."""
 
 _REASON = re.compile(
     r"(?<=\S)(?:\s++[,;:]?+|[,;:])?+\s*+"
@@ -107,7 +107,7 @@ def stated(
     lines: bool = False,
     also: re.Pattern[str] | None = None,
 ) -> T | None:
-    """What a text states as its answer, as ``read`` understands it.
+    """Return the answer that a text states, as ``read`` understands it.
 
     These are looked for, and the first that is there counts:
 
@@ -170,7 +170,7 @@ def sentences_of(text: str) -> list[str]:
 
 
 def sentence_around(text: str, start: int, end: int) -> tuple[int, int]:
-    """Where the sentence begins and ends that holds ``text[start:end]``."""
+    """Return the bounds of the sentence that holds ``text[start:end]``."""
     first = max(0, start - _LONGEST)
     for match in _END.finditer(text, first, start):
         first = match.end()
@@ -211,7 +211,8 @@ def is_called_wrong(sentence: str) -> bool:
 
 
 def conclusion(sentences: Sequence[str]) -> str | None:
-    """What the last sentence says, where it begins with "therefore", "so" or the like."""
+    """Return the answer in the last sentence, where that begins with "therefore", "so" or the
+    like."""
     lead = _CONCLUSION.match(sentences[-1]) if sentences else None
     return sentences[-1][lead.end() :] if lead is not None else None
 
@@ -225,7 +226,7 @@ def without_reason(text: str) -> str:
 def _statements(
     text: str, cues: Sequence[re.Match[str]], *, lines: bool
 ) -> Iterator[tuple[str, int]]:
-    """What follows each "the answer is", up to the end of the sentence, and where it ends."""
+    """Yield the text behind each "the answer is", up to the end of the sentence, and its end."""
     for cue in cues:
         first, last = sentence_around(text, cue.start(), cue.end() + 1)
         if is_no_statement(text[first : cue.start()], text[first:last]):
@@ -238,7 +239,7 @@ def _statements(
 
 
 def _with_list(text: str, end: int) -> int:
-    """Where the list ends whose first line ends at ``end``."""
+    """Return the end of the list whose first line ends at ``end``."""
     most = min(len(text), end + _LONGEST)
     while end < most and text[end - 1] == "\n":
         line = text[end:most].split("\n", 1)[0]
@@ -249,7 +250,8 @@ def _with_list(text: str, end: int) -> int:
 
 
 def _first(read: Read[T], text: str) -> T | None:
-    """What a statement says without its reason, else with it, else behind its last "="."""
+    """Return the answer of a statement without its reason, else with it, else behind its last
+    "="."""
     if is_called_wrong(text):
         return None
     short = without_reason(text)
@@ -274,7 +276,7 @@ def _is_denied(read: Read[T], sentence: str) -> bool:
 
 
 def _alone(read: Read[T], *texts: str, words: int = _SHORT) -> list[T]:
-    """What the lines say that have few words."""
+    """Return the answer in lines of few words."""
     lines = dict.fromkeys(line.strip() for text in texts for line in text.split("\n"))
     short = (line for line in lines if len(line) < 200 and len(_WORD.findall(line)) <= words)
     return [v for line in short if line and (v := _first(read, line)) is not None]

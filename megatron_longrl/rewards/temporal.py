@@ -121,7 +121,7 @@ def _joined(text: str) -> Iterator[tuple[float, float]]:
 
 
 def _times(start: str, end: str) -> tuple[float, float]:
-    """Of "1-2 min", too, where the unit of the end is that of the start."""
+    """Return the times of a range such as "1-2 min", whose unit holds for both ends."""
     return seconds(start, unit_of(end)), seconds(end)
 
 
@@ -140,5 +140,6 @@ def _length(spans: Segments) -> float:
 
 
 def _overlap(one: Segments, other: Segments) -> float:
-    """Of two unions: what both have is what they have together less their union."""
+    """Return the overlap of two unions, which is the sum of their lengths less that of their
+    union."""
     return max(0.0, _length(one) + _length(other) - _length(_union(one + other)))

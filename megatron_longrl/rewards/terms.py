@@ -1,4 +1,4 @@
-"""Which rewards are asked for, with which weights: what --rewards and --reward-function say."""
+"""The rewards of a run and their weights, from --rewards and --reward-function."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class RewardTerm:
     weight: float
     """0: computed and reported, but no part of the sum."""
     file: str | None = None
-    """Of a user's function."""
+    """File of the user's function."""
 
 
 def reward_terms(config: RewardSection) -> list[RewardTerm]:

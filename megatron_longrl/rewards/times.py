@@ -22,7 +22,7 @@ MEASURED = (
     rf"|{_MEASURED['h']}{_AND}{_MEASURED['s']}|{_MEASURED['m']}{_AND}{_MEASURED['s']}"
     rf"|{_MEASURED['h']}|{_MEASURED['m']}|{_MEASURED['s']})"
 )
-"""With units: the larger ones first."""
+"""Pattern of times with units, the larger ones first."""
 
 TIME = rf"(?:{CLOCK}(?:\s*+{_UNITS['s']}(?![A-Za-z]))?+|{MEASURED}|{_DIGITS})"
 """Any time; a number without a unit is seconds."""
@@ -33,7 +33,7 @@ _PART = re.compile(rf"({_DIGITS})\s*([hms\u5c0f\u5206\u79d2]?)", re.IGNORECASE)
 
 
 def seconds(text: str, unit: str | None = None) -> float:
-    """Of a text that ``TIME`` matches.
+    """Return the seconds of a text that ``TIME`` matches.
 
     Args:
         unit: "h", "m" or "s": of a number that has none.

@@ -1,4 +1,4 @@
-"""From the results of all rewards to the reward of each rollout."""
+"""The rewards of rollouts, computed from the results of all rewards."""
 
 from __future__ import annotations
 

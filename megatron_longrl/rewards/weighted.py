@@ -12,7 +12,7 @@ Results = Mapping[str, RewardResult]
 
 
 def total(terms: Sequence[RewardTerm], results: Results) -> float | None:
-    """What a response has earned; None where a term with a weight has no score, or where the sum is
+    """Return a response's reward; None where a term with a weight has no score, or where the sum is
     not finite in float32."""
     result = 0.0
     for term in terms:

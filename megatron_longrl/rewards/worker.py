@@ -42,7 +42,7 @@ class _Late(Exception):
 
 
 class Worker:
-    """What a child knows: the functions, and how to score samples with them.
+    """The functions of a child process, with which it scores samples.
 
     Raises:
         RewardError: a function cannot be loaded.
@@ -58,7 +58,7 @@ class Worker:
         self._loop = asyncio.new_event_loop()
 
     def describe(self) -> dict[str, Message]:
-        """What the parent must know of the functions."""
+        """Describe the functions to the parent."""
         return {
             name: {"batch": f.is_batch, "async": f.is_async, "options": sorted(f.options)}
             for name, f in self._functions.items()

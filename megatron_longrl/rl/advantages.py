@@ -27,7 +27,7 @@ def estimate_advantages(
     token_rewards: ByRollout | None = None,
     values: ByRollout | None = None,
 ) -> tuple[dict[tuple[str, int], Tensor], dict[tuple[str, int], Tensor]]:
-    """The advantages of all tokens, and what a critic is to learn; collective over the world.
+    """Estimate the advantages of all tokens, and a critic's returns; collective over the world.
 
     Args:
         rollout_groups: this replica's.

@@ -52,7 +52,7 @@ class StepRollouts:
     missing: int = 0
     """Groups that a full step would have more, over all replicas."""
     carried: int = 0
-    """Groups that are not complete and go on in the next step."""
+    """Groups that are not complete and continue in the next step."""
 
 
 @dataclass(frozen=True)
@@ -62,7 +62,7 @@ class GeneratedRound:
     groups: Sequence[RolloutGroup]
     """The complete groups."""
     carried: Sequence[RolloutGroup]
-    """The groups that go on in the next step."""
+    """Groups that continue in the next step."""
     extra: Mapping[str, Sequence[RolloutGroup]]
     """The groups of every extra generation, by its name."""
 
@@ -121,7 +121,7 @@ class RolloutCollector:
         return self._start(iteration, 0, source.take(), carried, new_tokens)
 
     def wait(self, round_: RolloutRound, version: int, source: DataIterator) -> GeneratedRound:
-        """Wait until all rollouts of a round are there; collective over the replica.
+        """Wait until all rollouts of a round are generated; collective over the replica.
 
         Args:
             version: of the trainer's weights as they are, see :meth:`RolloutHandle.wait`.
@@ -195,7 +195,7 @@ class RolloutCollector:
         carried: Sequence[RolloutGroup] = (),
         new_tokens: int | None = None,
     ) -> RolloutRound:
-        """Begin to generate rollouts to some rows; collective over the replica.
+        """Start to generate rollouts to some rows; collective over the replica.
 
         Args:
             carried: groups of an earlier step, which go on.
@@ -223,7 +223,7 @@ class RolloutCollector:
         return RolloutRound(iteration, number, media, handle)
 
     def _look_ahead(self, round_: RolloutRound, source: DataIterator) -> None:
-        """Encode what the next step will ask for while an engine beside the trainer generates."""
+        """Encode the media of the next step while an engine in other processes generates."""
         runtime, following = self.runtime, round_.iteration + 1
         encodes_again = runtime.model.trained_encoders  # with other weights then
         if not self.engine.runs_beside or encodes_again or not source.goes_on(round_.iteration):
@@ -310,7 +310,7 @@ def extra_generations(algorithm: AlgorithmSection) -> list[str]:
 
 
 def extra_id(group: RolloutGroup, name: str) -> str:
-    """The id of the group that an extra generation makes beside another group."""
+    """Return the id of an extra generation's group for another group."""
     return f"{group.group_id}/{name}"
 
 

@@ -49,7 +49,7 @@ def answer(
     name: str,
     progress: AnswerProgress | None = None,
 ) -> list[RewardedGroup]:
-    """Scored responses to each row, with the settings of evaluation.
+    """Generate and score responses to each row, with the settings of evaluation.
 
     Args:
         name: the name of the answers among the run's generations, which no other one has.
@@ -95,7 +95,8 @@ def evaluation_settings(
 def rollout_metrics(
     runtime: Runtime, groups: Sequence[RewardedGroup]
 ) -> tuple[dict[str, float], int]:
-    """Means over all responses of all replicas, and how many prompts were answered.
+    """Return means over all responses of all replicas, and the number of prompts that were
+    answered.
 
     Every reward of which the sum is made is there as ``reward/NAME``; responses without a reward do
     not count towards it. Accuracy also by kind of question, and by frames of the prompt's videos
@@ -173,7 +174,7 @@ def evaluate_checkpoint(config: Config) -> None:
 def _report(
     runtime: Runtime, groups: Sequence[RewardedGroup], counters: dict[str, float], left_out: int
 ) -> None:
-    """Gather all replicas' answers; the writer tells the accuracy and writes the file."""
+    """Gather all replicas' answers; the writing rank logs the accuracy and writes the file."""
     mine = [record_of(group) for group in groups] if runtime.replica_rank == 0 else []
     skipped = runtime.media_metrics(None)["samples_skipped"] + left_out
     parts = gather_objects(runtime.groups.gloo_group, mine)

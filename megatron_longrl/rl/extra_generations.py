@@ -1,4 +1,4 @@
-"""Rollouts that an algorithm generates beside those that it trains on.
+"""Rollouts that an algorithm generates in addition to those that it trains on.
 
 ReMax takes the reward of a greedy rollout as its baseline; T-GRPO compares a group with rollouts to
 the same video with its frames in another order. The collector knows neither: it asks every

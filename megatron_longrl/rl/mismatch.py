@@ -53,7 +53,8 @@ def mismatch_metrics(
 
 
 def _shard(batch: MicroBatch, values: Tensor) -> Tensor:
-    """[b, s / cp]: values [t] of the selected tokens where they stand in the micro-batch."""
+    """Scatter values [t] of the selected tokens to their positions in the micro-batch, [b, s /
+    cp]."""
     shard = torch.zeros(batch.tokens.shape, device=values.device)
     shard[batch.selected] = values
     return shard

@@ -13,7 +13,7 @@ from megatron_longrl.models.lora import ADAPTER, without_adapters
 
 
 class ReferenceWeights(ABC):
-    """Weights that can stand in for those of the policy's language model."""
+    """Weights that can replace those of the policy's language model."""
 
     @abstractmethod
     def held(self, parameter: Tensor) -> Tensor:

@@ -58,7 +58,7 @@ logger = logging.getLogger(__name__)
 
 
 class RLTrainer:
-    """Training on colocated rollouts, as ``--rl-algorithm`` says.
+    """The trainer of ``--rl-algorithm`` on rollouts of an engine.
 
     Args:
         runtime: model, data and logs of the run.
@@ -194,8 +194,8 @@ class RLTrainer:
         return rollouts
 
     def _staleness(self, rollouts: StepRollouts) -> tuple[float, int]:
-        """Versions between the weights and those that generated a token, the mean over all
-        replicas, and groups that go on in the next step."""
+        """Return the mean number of versions between the weights and those that generated a token,
+        over all replicas, and the number of groups that continue in the next step."""
         newest = self.engine.weight_version
         segments = [
             segment

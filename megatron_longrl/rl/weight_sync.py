@@ -1,9 +1,10 @@
-"""The rollout engine follows the policy: it is told of weights that have changed, and of no others.
+"""Synchronisation of the rollout engine with the policy: it gets the weights that have changed, and
+no others.
 
-What an engine keeps of a prompt depends on the language model's weights and on the embeddings,
-which depend on the encoder's. An update that was skipped, one at learning rate 0 (the first of a
-warm-up), a step in which only a critic learns, or one without anything to learn from changes
-neither: nothing is sent, and the engine goes on with what it has.
+The cache that an engine keeps of a prompt depends on the language model's weights and on the
+embeddings, which depend on the encoder's. An update that was skipped, one at learning rate 0 (the
+first of a warm-up), a step in which only a critic learns, or one without anything to learn from
+changes neither: nothing is sent, and the engine keeps its cache.
 """
 
 from __future__ import annotations

@@ -75,7 +75,7 @@ class BaseEngine(RolloutEngine):
 
     @abstractmethod
     def run(self, requests: EngineRequests) -> None:
-        """Generate what is asked for.
+        """Generate the rollouts of the requests.
 
         One rank of the engine calls ``requests.deliver(request, index, completion)`` for each
         rollout as soon as it is there, and ``requests.record_input(request, given)`` for each

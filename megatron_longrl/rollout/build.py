@@ -78,7 +78,7 @@ def colocated(context: EngineContext) -> RolloutEngine:
 
 
 def server(context: EngineContext) -> RolloutEngine:
-    """vLLM as a server beside the trainer."""
+    """Build a vLLM engine on a server."""
     from megatron_longrl.platforms import platform
     from megatron_longrl.rollout.server.engine import ServerEngine
 

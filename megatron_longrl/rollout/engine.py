@@ -1,4 +1,4 @@
-"""The protocol behind which inference engines stand."""
+"""The protocol of inference engines."""
 
 from __future__ import annotations
 

@@ -50,13 +50,13 @@ class EngineRequest:
     wanted: Sequence[int]
     """The indices of the rollouts."""
     prefix: Tensor
-    """long [k]: the tokens of the rollout so far; none, unless one rollout goes on."""
+    """Tokens of the rollout so far, long [k]; none, unless the rollout continues an earlier one."""
     max_tokens: int
     """The most tokens to add."""
 
     @property
     def whole_prompt(self) -> Prompt:
-        """The prompt with the prefix behind it."""
+        """Return the prompt followed by the prefix."""
         return lengthened(self.prompt, self.prefix)
 
 
@@ -200,7 +200,7 @@ def whole_groups(
 
 
 def lengthened(prompt: Prompt, prefix: Tensor) -> Prompt:
-    """A prompt with tokens of a response behind it."""
+    """Return a prompt followed by tokens of a response."""
     if not len(prefix):
         return prompt
     positions = prompt.position_ids

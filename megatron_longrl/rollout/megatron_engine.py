@@ -173,7 +173,7 @@ class MegatronEngine(BaseEngine):
     def _prefill(
         self, given: EngineInput | None, positions: Tensor, context: StaticInferenceContext
     ) -> Tensor | None:
-        """Run the prompt; logits [1, v] behind it, on the last stage."""
+        """Run the prompt and return the logits [1, v] of the next token, on the last stage."""
         length = len(positions)
         mask = None  # Transformer Engine's layers are causal by themselves.
         if self._gpt.config.transformer_impl == "local":

@@ -6,7 +6,8 @@ from collections.abc import Sequence
 
 
 def balanced_ranges(costs: Sequence[float], parts: int) -> list[range]:
-    """Contiguous ranges of a list of costs, of about equal sums; some are empty if items are few.
+    """Divide a list of costs into contiguous ranges of about equal sums; some are empty if items
+    are few.
 
     Item i goes to the part in which the middle of its stretch of the total cost lies.
     """

@@ -1,4 +1,4 @@
-"""Prompts as embeddings, on their way to an engine that takes them so.
+"""Prompts as embeddings, for an engine that takes them in this form.
 
 Every rollout is a request of its own for the engine: of n rollouts in one request vLLM tells when
 all are complete; these are told one by one, so that they can be scored while others are still being
@@ -128,7 +128,7 @@ def make_request(
 
 
 def check_finite(name: str, tensor: Tensor) -> None:
-    """Can an engine be given what a request brings?
+    """Check that an engine can be given a tensor of a request.
 
     What is not finite stays in vLLM's key/value cache, and comes into responses to other prompts:
     on CPU attention multiplies what is masked by 0 (measured with vLLM 0.32).
@@ -145,7 +145,7 @@ def check_finite(name: str, tensor: Tensor) -> None:
 
 
 def check_inputs(requests: Sequence[PromptRequest]) -> None:
-    """:func:`check_finite` of all that requests of this process bring.
+    """Check all tensors of this process's requests by :func:`check_finite`.
 
     Raises:
         UserError: naming the first request that cannot be generated from.

@@ -62,7 +62,7 @@ class EncoderVersion:
 def fingerprint(
     encoder: str, model: TrainedModel, config: ModelConfig, groups: ParallelGroups
 ) -> str:
-    """Hash of an encoder's weights and of what else makes embeddings out of units of media.
+    """Return the hash of an encoder's weights and of everything else that its embeddings depend on.
 
     It is taken of the full tensors that an export would write, so that it is the same in every
     layout and however the weights came here. Kinds of devices decode and multiply differently.

@@ -38,7 +38,7 @@ class ActivationShape:
 
 
 class ForwardStep(Protocol[Batch]):
-    """Takes micro-batches of its own type through this rank's stage of a policy."""
+    """A forward step takes micro-batches of its own type through this rank's stage of a policy."""
 
     def __call__(self, batch: Batch, media: Mapping[str, Tensor]) -> Tensor:
         """Run one micro-batch.
@@ -58,7 +58,7 @@ class ForwardStep(Protocol[Batch]):
         """The size of this micro-batch's activations between pipeline stages."""
 
     def scatter(self, batch: Batch, values: Tensor | None) -> Tensor:
-        """Put one quantity where its elements stand in the micro-batch.
+        """Scatter one quantity to the positions of its elements in the micro-batch.
 
         Args:
             values: [t], one row of what the last stage has returned; None on the other stages.

@@ -97,7 +97,7 @@ class Trainer(Protocol):
 
 
 def start(runtime: Runtime, critic: Critic | None = None) -> Loaded:
-    """Weights, optimizer and position to go on from, as --load and --pretrained-checkpoint say.
+    """Load weights, optimizer and position as --load and --pretrained-checkpoint say.
 
     A critic that no checkpoint has begins with the policy's weights.
 

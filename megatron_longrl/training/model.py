@@ -174,7 +174,7 @@ def train_part(
     parallel: ParallelSection,
     training: TrainingSection,
 ) -> tuple[DistributedDataParallel, FiniteOptimizer, OptimizerParamScheduler]:
-    """A module of its own, wrapped, with its optimizer and its schedule."""
+    """Wrap a separate module for training, with its optimizer and its schedule."""
     wrapped = _wrap(module, collection, parallel)
     optimizer = FiniteOptimizer([_optimizer(wrapped, collection, training, parallel)])
     return wrapped, optimizer, _scheduler(training, optimizer)

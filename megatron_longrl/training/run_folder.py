@@ -1,4 +1,5 @@
-"""The ``--save`` folder belongs to one run: nobody else writes into it, or over what it holds.
+"""The ownership of the ``--save`` folder by one run: no other run writes into it, or over its
+files.
 
 The first rank of a run holds a lock on ``run.lock`` in its folder as long as it lives. The file
 says whose folder it is, and stays when the run ends: a run that goes on by ``--load`` keeps its id.
@@ -124,7 +125,8 @@ def _opened(folder: Path) -> FileIO:
 
 
 def _check_files(folder: Path) -> None:
-    """Raises :class:`UserError` where a file that the run writes to is none, or lies elsewhere."""
+    """Raise :class:`UserError` where a file that the run writes to is no regular file, or is a link
+    to elsewhere."""
     check_regular(folder)
     for name in (LOCK_FILE, METRICS_FILE, LOG_FILE):
         if (folder / name).is_symlink():
@@ -180,7 +182,7 @@ def _lock(file: FileIO, folder: Path, owner: Owner | None) -> None:
 
 
 def _may_live(owner: Owner) -> bool:
-    """Whether an owner that has not said its end may be at work; another host is not asked."""
+    """Whether an owner that has not recorded its end may be alive; another host is not asked."""
     if owner.host != socket.gethostname():
         return True
     return owner.process != os.getpid() and Path(f"/proc/{owner.process}").exists()

@@ -49,7 +49,8 @@ class FirstLook:
 def with_sequence_length(
     config: Config, builder: PromptBuilder, groups: ParallelGroups, entry: Entry
 ) -> tuple[Config, FirstLook]:
-    """The configuration with the ``seq_length`` that its data need; collective over the world.
+    """Return the configuration with the ``seq_length`` that its data need; collective over the
+    world.
 
     Every rank opens its share of the videos, and tells the others what it has found. Rows that
     cannot be used do not count.

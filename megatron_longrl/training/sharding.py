@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 @dataclass
 class MicroBatch:
-    """Fields are [b, s / cp] of this rank unless said otherwise."""
+    """This rank's shard of a micro-batch. Fields are [b, s / cp] unless stated otherwise."""
 
     tokens: Tensor
     position_ids: Tensor

@@ -141,7 +141,7 @@ class TrainStep(Generic[Batch]):
         *,
         scheduler_step: bool = True,
     ) -> StepResult:
-        """Forward, backward and optimizer step.
+        """Run forward passes, backward passes and the optimizer step.
 
         The step is skipped, on all ranks, where the loss of any rank, or the norm of the gradient,
         is not finite.
@@ -231,8 +231,9 @@ class TrainStep(Generic[Batch]):
     def forward_scattered(
         self, batches: Sequence[Batch], media: Mapping[str, Tensor]
     ) -> list[Tensor]:
-        """The first quantity of each micro-batch, where its elements stand, on every pipeline
-        stage; see :meth:`~megatron_longrl.training.forward_step.ForwardStep.scatter`."""
+        """Return the first quantity of each micro-batch, scattered to the positions of its
+        elements, on every pipeline stage; see
+        :meth:`~megatron_longrl.training.forward_step.ForwardStep.scatter`."""
         local = self.forward(batches, media)
         results = []
         for index, batch in enumerate(batches):

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 _MOST_NAMED = 50
-"""Rows that are told one by one at the start; ``longrl check`` names all."""
+"""Largest number of rows that are named one by one at the start; ``longrl check`` names all."""
 
 
 @dataclass(frozen=True)
@@ -37,8 +37,8 @@ def usable_rows(
     *,
     by_difficulty: bool = False,
 ) -> UsableRows:
-    """Load rows, and leave out those of which is known without opening videos that they cannot be
-    used; collective over the world.
+    """Load rows, and leave out those that are known to be unusable without opening videos;
+    collective over the world.
 
     Rows that were read to find --seq-length are not read again, and what was wrong with a video
     then is known. Of all others the files of the media are looked up, not opened: to know the

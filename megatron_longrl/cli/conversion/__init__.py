@@ -1,4 +1,4 @@
-"""What ``longrl convert``, ``inspect`` and ``verify`` do.
+"""The work of ``longrl convert``, ``inspect`` and ``verify``.
 
 ``loader_*.py`` and ``saver_*.py`` are the plug-ins of ``convert``.
 """

@@ -37,7 +37,7 @@ from megatron_longrl.training.sharding import shard_batch
 
 @dataclass(frozen=True)
 class Difference:
-    """How far two sets of logits are apart."""
+    """The difference between two sets of logits."""
 
     largest: float
     mean: float
@@ -46,7 +46,7 @@ class Difference:
 
 
 def difference(ours: Tensor, theirs: Tensor) -> Difference:
-    """Of logits [P, v]."""
+    """Compare logits [P, v]."""
     gap = (ours - theirs).abs()
     same = (ours.argmax(-1) == theirs.argmax(-1)).float().mean()
     return Difference(float(gap.max()), float(gap.mean()), float(same))

@@ -1,4 +1,4 @@
-"""What a checkpoint says of itself, read without its weights."""
+"""The description of a checkpoint, read without its weights."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from megatron_longrl.conversion.hf import HfFolder, is_hf_folder
 from megatron_longrl.errors import UserError
 
 _BYTES = {"F64": 8, "I64": 8, "F32": 4, "I32": 4, "F16": 2, "BF16": 2, "I16": 2}
-"""Of safetensors' types; all others take one."""
+"""Bytes of safetensors' types; all others take one."""
 
 
 @dataclass(frozen=True)
@@ -31,18 +31,18 @@ class Entry:
 
     @property
     def numbers(self) -> int:
-        """How many it holds."""
+        """Number of elements."""
         return math.prod(self.shape)
 
     @property
     def mib(self) -> float:
-        """Its size."""
+        """Size in MiB."""
         return self.numbers * self.bytes_each / 2**20
 
 
 @dataclass(frozen=True)
 class Contents:
-    """What a checkpoint says of itself."""
+    """The description of a checkpoint."""
 
     title: str
     facts: dict[str, Any]
@@ -50,7 +50,7 @@ class Contents:
 
 
 def contents_of(folder: Path) -> Contents:
-    """Of either format.
+    """Describe a checkpoint of either format.
 
     Raises:
         UserError: there is no checkpoint, or it cannot be read.

@@ -1,4 +1,4 @@
-"""What the converter does once its flags are read."""
+"""The work of the converter once its flags are read."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from megatron_longrl.errors import UserError
 from megatron_longrl.platforms import platform
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
-"""By the names that --dtype takes."""
+"""Types by the names that --dtype accepts."""
 
 
 def convert(loader: ModuleType, saver: ModuleType, args: argparse.Namespace) -> str:
@@ -63,7 +63,7 @@ class Counted:
         self._started = time.monotonic()
 
     def read(self, name: str) -> Tensor:
-        """In place of the source's."""
+        """Read a tensor in place of the source's method."""
         tensor = self._read(name)
         self._tensors += 1
         self._bytes += tensor.nbytes

@@ -30,7 +30,7 @@ def names(kind: Kind) -> list[str]:
 
 
 def locate(kind: Kind, name: str) -> str | Path:
-    """Where the plug-in of a name is, without importing it: a module, or a file.
+    """Return the module or file of the plug-in of a name, without importing it.
 
     It is, in this order, one of this package, a file ``PATH/loader_mine.py``, or a module
     ``loader_<name>`` or ``<name>`` on Python's path.

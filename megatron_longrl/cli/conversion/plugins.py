@@ -1,4 +1,5 @@
-"""What loaders and savers exchange: described, full tensors under Hugging Face names.
+"""The interface between loaders and savers: a description, and full tensors under Hugging Face
+names.
 
 A loader is a module ``loader_<name>.py`` with ``load_checkpoint(args) -> Source``, a saver a module
 ``saver_<name>.py`` with ``save_checkpoint(source, args)``. Both may have ``add_arguments(parser)``.
@@ -23,7 +24,7 @@ class Adapters:
     """LoRA adapters of a checkpoint."""
 
     config: ModelConfig
-    """Of the training, with its --lora fields."""
+    """Configuration of the training, with its --lora fields."""
     read: Callable[[TensorMapping], Pair | None]
     """Gives the full A and B beside a parameter of the mapping table."""
 
@@ -33,9 +34,9 @@ class Source:
     """A checkpoint that is being read."""
 
     folder: Path
-    """Where it is."""
+    """Folder of the checkpoint."""
     config: Config
-    """Of its model, on one rank, with ``vocab_size`` and without adapters."""
+    """Configuration of its model, on one rank, with ``vocab_size`` and without adapters."""
     read: Callable[[str], Tensor]
     """Gives the tensor of a name of the family's mapping table."""
     unused: Mapping[str, Tensor] = field(default_factory=dict)

@@ -1,4 +1,4 @@
-"""What the programs of this package do around their work, in a process of their own or not."""
+"""Set-up and errors of the conversion programs, in a process of their own or not."""
 
 from __future__ import annotations
 

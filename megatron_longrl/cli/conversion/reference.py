@@ -93,7 +93,7 @@ def media_arguments(
     prompt: Prompt,
     units: Sequence[UnitTensors],
 ) -> dict[str, Any]:
-    """What transformers' processors would give beside the token ids.
+    """Return the arguments that transformers' processors would give beside the token ids.
 
     Positions are ours where transformers has text begin in the middle of a long video
     (:class:`~megatron_longrl.models.qwen_vl.layout.Qwen25Layout`), and where it knows of no prompt

@@ -73,7 +73,7 @@ def _table_name(folder: str, stored: str) -> str:
 
 
 def _module_path(name: str) -> str:
-    """What newer transformers' class calls it."""
+    """Return the name in the class of newer transformers."""
     stored = name.partition("/")[2]
     if stored.startswith("visual."):
         return f"model.{stored}"

@@ -1,1 +1,2 @@
-"""What the Qwen-VL families share: towers over frames of any size, prompts, positions."""
+"""The common parts of the Qwen-VL families: towers over frames of any size, prompts and
+positions."""

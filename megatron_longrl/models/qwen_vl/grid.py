@@ -73,7 +73,8 @@ def spread(blocks: Tensor, merge: int) -> Tensor:
 
 @lru_cache(maxsize=256)
 def bilinear_taps(rows: int, columns: int, merge: int, side: int) -> tuple[Tensor, Tensor]:
-    """How a ``side`` x ``side`` table of positions is resampled to a frame's grid.
+    """Return indices and weights that resample a ``side`` x ``side`` table of positions to a
+    frame's grid.
 
     Bilinear, corners on corners.
 

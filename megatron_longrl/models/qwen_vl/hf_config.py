@@ -1,4 +1,4 @@
-"""What the ``config.json`` files of the Qwen-VL families have in common."""
+"""The common parts of the ``config.json`` files of the Qwen-VL families."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How the Qwen-VL families read videos and images."""
+"""The layout of videos and images in the prompts of the Qwen-VL families."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from megatron_longrl.data.tokenizer import Tokenizer
 
 _FEWEST_FRAMES = 4
-"""Of a video that is sampled by --video-fps, as transformers' processors have it."""
+"""Fewest frames of a video that is sampled by --video-fps, as in transformers' processors."""
 _FPS_IF_UNKNOWN = 24.0
 
 
@@ -88,12 +88,13 @@ class QwenLayout(VisualLayout):
     def _video_parts(
         self, info: VideoInfo, indices: Sequence[int], grid: tuple[int, int, int]
     ) -> list[PromptPart]:
-        """What stands for a video."""
+        """Return the parts of the prompt that stand for a video."""
 
     def frame_indices(
         self, info: VideoInfo, max_frames: int | None, fps: float | None, images: int = 1
     ) -> tuple[int, ...]:
-        """As the family samples, the last frame repeated to fill its unit."""
+        """Return the frames that the family samples; the last frame is repeated to fill its
+        unit."""
         if info.is_image:
             return (0,) * self.times
         indices = sample(info, max_frames, fps, self._sample)
@@ -114,7 +115,7 @@ class QwenLayout(VisualLayout):
     def parts(
         self, info: VideoInfo, indices: Sequence[int], preprocess: PreprocessSpec
     ) -> list[PromptPart]:
-        """Between marks of begin and end."""
+        """Return the parts between the marks of begin and end."""
         factor = self.patch * self.merge
         grid = (len(indices) // self.times, preprocess.height // factor, preprocess.width // factor)
         if info.is_image:

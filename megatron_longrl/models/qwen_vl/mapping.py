@@ -170,7 +170,8 @@ def mergers(family: QwenVLSection, theirs: str, names: MergerNames) -> Iterator[
 
 
 def _summed(ours: str, theirs: str, whole: bool) -> TensorMapping:
-    """Of a layer whose outputs are summed over tensor-parallel ranks; its bias is whole.
+    """Return the mappings of a layer whose outputs are summed over tensor-parallel ranks; its bias
+    is whole.
 
     Args:
         whole: every rank holds all of the tower.

@@ -176,8 +176,8 @@ def multimodal_rotary(rotary: RotarySection) -> dict[str, Any]:
 
 
 def _rotary_fields(settings: Settings, context: int, default_base: float) -> dict[str, Any]:
-    """As transformers 5 reads them: ``rope_scaling`` stands before ``rope_parameters``, and a base
-    in the one that is taken stands before ``rope_theta``."""
+    """Return the rotary fields as transformers 5 reads them: ``rope_scaling`` takes precedence over
+    ``rope_parameters``, and a base in the chosen one over ``rope_theta``."""
     old, new = settings.section("rope_scaling"), settings.section("rope_parameters")
     rope = old if old.values else new
     base = settings.number("rope_theta", default_base)

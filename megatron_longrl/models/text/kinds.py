@@ -16,7 +16,8 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Defaults:
-    """What transformers takes for the settings of a language model that its file does not write."""
+    """The values that transformers takes for settings of a language model that its file does not
+    have."""
 
     vocab_size: int = 151936
     hidden_size: int = 4096
@@ -24,9 +25,9 @@ class Defaults:
     num_hidden_layers: int = 32
     num_attention_heads: int = 32
     num_key_value_heads: int | None = 32
-    """None: as many as attention heads."""
+    """Number of key/value heads; None takes the number of attention heads."""
     head_dim: int | None = None
-    """None derives it from the width."""
+    """Channels of a head; None derives them from the width."""
     max_position_embeddings: int = 32768
     rms_norm_eps: float = 1e-6
     rope_theta: float = 10000.0
@@ -78,7 +79,7 @@ KINDS = {
         ),
     )
 }
-"""By ``model_type``."""
+"""Kinds of language models by ``model_type``."""
 
 QWEN2_5_VL_DEFAULTS = Defaults(
     vocab_size=152064,
@@ -90,7 +91,7 @@ QWEN2_5_VL_DEFAULTS = Defaults(
     rms_norm_eps=1e-5,
     rope_theta=1000000.0,
 )
-"""Of the Qwen2 language model in a Qwen2.5-VL checkpoint."""
+"""Defaults of the Qwen2 language model in a Qwen2.5-VL checkpoint."""
 
 QWEN2_5_OMNI_DEFAULTS = Defaults(
     vocab_size=152064,
@@ -104,7 +105,7 @@ QWEN2_5_OMNI_DEFAULTS = Defaults(
 """Of the Qwen2 language model in a Qwen2.5-Omni checkpoint."""
 
 QWEN3_VL_DEFAULTS = Defaults(head_dim=128, max_position_embeddings=128000, rope_theta=500000.0)
-"""Of the Qwen3 language model in a Qwen3-VL checkpoint."""
+"""Defaults of the Qwen3 language model in a Qwen3-VL checkpoint."""
 
 
 def language_kind(model: ModelSection) -> LanguageKind:

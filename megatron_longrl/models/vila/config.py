@@ -37,10 +37,10 @@ class VilaSection(VisionTowerSection):
     one before."""
 
     projector_type: Annotated[str, Metavar("NAME"), Architecture()] = "mlp_downsample"
-    """How VILA's vision features become tokens, as its checkpoints name it: mlp_downsample and
-    mlp_downsample_2x2_fix merge 2 x 2 patches into one token, the first one column by column;
-    mlp_downsample_3x3_fix, _3x3_s2 and _3x3_s2_new merge 3 x 3; linear and mlp2x_gelu (1 to 99 in
-    place of 2) keep every patch."""
+    """Projector from VILA's vision features to tokens, by the name in its checkpoints:
+    mlp_downsample and mlp_downsample_2x2_fix merge 2 x 2 patches into one token, the first one
+    column by column; mlp_downsample_3x3_fix, _3x3_s2 and _3x3_s2_new merge 3 x 3; linear and
+    mlp2x_gelu (1 to 99 in place of 2) keep every patch."""
 
     vision_temporal_pooling: Annotated[PositiveInt, Unit("frames"), Architecture()] = 1
     """Consecutive frames of a video whose embeddings are averaged into one frame's (NVILA)."""
@@ -62,10 +62,7 @@ class VilaSection(VisionTowerSection):
     other picture has those of one scale, repeated."""
 
     image_aspect_ratio: Literal["resize", "dynamic", "dynamic_s2"] = "resize"
-    """What becomes of the only image of a prompt; all other pictures are squeezed to a square.
-    resize: the same. dynamic: tiles in a grid of nearly its proportions, and a square picture of
-    the whole. dynamic_s2: the same, with squares of tiles at the smaller scales of S2, all merged
-    into one picture."""
+    """Treatment of the only image of a prompt; all other pictures are squeezed to a square."""
 
     image_min_tiles: Annotated[PositiveInt, Unit("tiles")] = 1
     """Fewest tiles of the grid of dynamic; dynamic_s2 takes the tiles of its largest scale's square

@@ -51,7 +51,7 @@ class VisionEncoder(MegatronModule):
         return embeddings if preprocess is None else _pooled(embeddings, preprocess.pooling)
 
     def _features(self, pixels: Tensor) -> Tensor:
-        """Of whole frames: [f, patches, c * scales]."""
+        """Return the features of whole frames: [f, patches, c * scales]."""
         if self.is_dynamic:
             # Of one scale, in the place of all.
             return self.vision_tower(pixels).repeat(1, 1, len(self.sides))

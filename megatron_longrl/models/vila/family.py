@@ -11,7 +11,7 @@ from megatron_longrl.models.vila.mapping import mapping_table, sizes
 from megatron_longrl.models.vila.unused_layers import identity_layers
 
 _PREFIXES = {"vision_tower": "vision_model."}
-"""In front of every tensor's name in a folder; newer transformers leave it out."""
+"""Prefixes of all tensors' names in a folder, which newer transformers leave out."""
 
 
 def _table_name(folder: str, stored: str) -> str:

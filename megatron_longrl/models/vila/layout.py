@@ -1,4 +1,5 @@
-"""How VILA reads videos and images: squeezed square frames, each followed by a newline.
+"""The layout of videos and images in VILA's prompts: squeezed square frames, each followed by a
+newline.
 
 The only image of a prompt may become tiles. Frames of a video that are averaged into one are a
 unit.
@@ -78,11 +79,12 @@ class VilaLayout(VisualLayout):
         return unit * (len(indices) // preprocess.frames_per_unit)
 
     def positions(self, parts: Sequence[CountedPart]) -> Tensor:
-        """Those of text."""
+        """Return the positions of text."""
         return text_positions(parts)
 
     def _tilings(self, info: VideoInfo, images: int) -> tuple[Tiling, ...]:
-        """As llava/mm_utils.py and llava/model/llava_arch.py of VILA have them."""
+        """Return the grids of tiles as llava/mm_utils.py and llava/model/llava_arch.py of VILA
+        compute them."""
         family = self._family
         if images > 1 or family.image_aspect_ratio == "resize":
             return ()

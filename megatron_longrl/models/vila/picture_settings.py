@@ -1,4 +1,4 @@
-"""What the top ``config.json`` of a VILA folder says of pictures: pooling, S2 and tiles."""
+"""Settings of pictures in the top ``config.json`` of a VILA folder: pooling, S2 and tiles."""
 
 from __future__ import annotations
 

@@ -99,7 +99,7 @@ def projected_tiles(
 
 
 def _resized(picture: Tensor, size: torch.Size, mode: str) -> Tensor:
-    """In fp32, as VILA does it."""
+    """Resize in fp32, as VILA does."""
     if picture.shape[-2:] == size:
         return picture
     return F.interpolate(picture.float(), size=size, mode=mode).to(picture.dtype)

@@ -1,4 +1,4 @@
-"""What completes a tower whose last layers never run."""
+"""Layers that complete a tower whose last layers never run."""
 
 from __future__ import annotations
 

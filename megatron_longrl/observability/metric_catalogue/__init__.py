@@ -29,10 +29,10 @@ OF_STEPS: tuple[MetricGroup, ...] = (
     time.GROUP,
     validation.GROUP,
 )
-"""What metrics.jsonl, TensorBoard and wandb get."""
+"""Metrics in metrics.jsonl, TensorBoard and wandb."""
 
 OF_EVALUATION: MetricGroup = evaluation.GROUP
-"""What evaluate writes to ``--output``."""
+"""Figures that evaluate writes to ``--output``."""
 
 
 def metric_of_step(key: str) -> Metric | None:

@@ -1,4 +1,4 @@
-"""Of the critic of PPO."""
+"""Metrics of PPO's critic."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Of trainer and rollout engine: how far they are apart, and what goes between them."""
+"""Metrics of the mismatch between trainer and rollout engine, and of the data between them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Of the summary that evaluate writes."""
+"""Figures of the summary that evaluate writes."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Of frames, embeddings and memory."""
+"""Metrics of frames, embeddings and memory."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What is said of a metric: a key, or a family of keys with a placeholder."""
+"""The description of a metric, which is a key, or a family of keys with a placeholder."""
 
 from __future__ import annotations
 
@@ -22,17 +22,17 @@ class Metric:
     key: str
     meaning: str
     over: str
-    """Over what it is averaged or summed."""
+    """Items that it is averaged or summed over."""
     unit: str
     range: str
     when: str = "every step"
-    """In which steps it is there."""
+    """Steps that have it."""
     healthy: str = ""
-    """What a run that goes well shows; empty where nothing can be said."""
+    """Usual values in a run without problems; empty where there are none."""
     unhealthy: str = ""
     programs: Programs = ("rl",)
     only_with_further_modality: bool = False
-    """It is there only where the model reads a modality besides images and video."""
+    """Whether it exists only where the model reads a modality besides images and video."""
 
     @cached_property
     def pattern(self) -> re.Pattern[str]:

@@ -1,4 +1,4 @@
-"""Of responses and what they earn."""
+"""Metrics of responses and their rewards."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ JUDGE = (
 
 
 def judge_metrics(prefix: str, when: str) -> tuple[Metric, ...]:
-    """What is counted of the judge."""
+    """Return the metrics of the judge."""
     unhealthy = {"failures": "above 0: the warnings in the log name each one"}
     return tuple(
         Metric(

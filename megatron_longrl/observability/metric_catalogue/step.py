@@ -1,4 +1,4 @@
-"""Of every step: its number, its size, its learning rate."""
+"""Metrics of every step: its number, its size, its learning rate."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Of seconds."""
+"""Metrics of time."""
 
 from __future__ import annotations
 

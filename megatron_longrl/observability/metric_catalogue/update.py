@@ -1,4 +1,4 @@
-"""Of the loss and what it is made of."""
+"""Metrics of the loss and its parts."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Of validation during training."""
+"""Metrics of validation during training."""
 
 from __future__ import annotations
 

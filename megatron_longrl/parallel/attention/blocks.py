@@ -171,7 +171,8 @@ class _BlockAttention(torch.autograd.Function):
 def _pieces(
     query_coordinates: Tensor, key_coordinates: Tensor, dtype: torch.dtype, device: torch.device
 ) -> Iterator[tuple[int, slice, slice, Tensor | None, bool]]:
-    """What has to be computed: row, queries, keys, mask [1, 1, q, k], and whether it is causal."""
+    """Yield the computations: row of the batch, queries, keys, mask [1, 1, q, k], and whether it is
+    causal."""
     for row, (query, key) in enumerate(zip(query_coordinates, key_coordinates, strict=True)):
         for block in plan_blocks(query, key):
             for run in block.runs:

@@ -15,8 +15,9 @@ from torch import Tensor
 _ATEN = torch.ops.aten
 
 MASKED_SCORE = -1e30
-"""What the mask adds to a hidden score. Finite: a row that sees nothing in a block gets a
-log-sum-exp near it, and so no weight when blocks are merged; the operators return 0 for -inf."""
+"""Value that the mask adds to a hidden score. It is finite: a query that sees no key of a block
+gets a log-sum-exp near it, and so no weight when blocks are merged; the operators return 0 for
+-inf."""
 
 _CUDA_ALIGNMENT = 32
 """The CUDA operator's log-sum-exp is padded to a multiple of this."""

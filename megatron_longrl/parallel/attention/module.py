@@ -107,7 +107,8 @@ class MaskedAttention(torch.nn.Module):
 def _attention(
     query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, scale: float
 ) -> Tensor:
-    """Of a whole sequence to itself, [s, b, heads, d]; a mask that is not dense is coordinates."""
+    """Attend from a whole sequence to itself, [s, b, heads, d]; a mask that is not dense is
+    coordinates."""
     if mask is None or mask.dtype == torch.bool:
         return dense_attention(query, key, value, mask, scale)
     return block_attention(query, key, value, mask, scale)

@@ -1,4 +1,4 @@
-"""Which token sees which, from the tokens' coordinates, and which blocks of it need a mask.
+"""The mask between tokens, computed from their coordinates, and the blocks that need one.
 
 A token's coordinates are (segment, branch, index): the packed sample that it belongs to, its branch
 of the sample's tree (0 is the prompt, 1..n the responses behind it) and its place in the row. It
@@ -47,7 +47,7 @@ def tree_mask(query: Tensor, key: Tensor) -> Tensor:
 
 
 class BlockKind(enum.Enum):
-    """How much of a block is seen."""
+    """The part of a block that is seen."""
 
     FULL = enum.auto()
     CAUSAL = enum.auto()

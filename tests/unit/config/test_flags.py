@@ -152,7 +152,7 @@ def test_help_is_readable_on_80_columns(help_of):
     listed = "{linear_qkv,linear_proj,linear_fc1,linear_fc2} ..."
     assert f"--lora-target-modules {listed}\n" in text
     one_line = " ".join(text.split())
-    assert "--rl-algorithm NAME Sets the default" in one_line
+    assert "--rl-algorithm NAME Algorithm, whose values" in one_line
     assert "One of grpo, dapo, dr_grpo" in one_line
     assert "(default: on; --no-shared-prompt switches it off)" in one_line
     assert "--context-parallel-size, --multimodal-sequence-parallel-size RANKS" in one_line

@@ -46,7 +46,9 @@ def test_what_is_filled_in_later_is_told():
         assert says_default(all_fields()[name]), name
     for name in OF_PRESETS:
         field = all_fields()[name]
-        assert " ".join((field.description or "").split()).endswith("as the algorithm."), name
+        assert " ".join((field.description or "").split()).endswith(
+            "by default the algorithm's."
+        ), name
         assert default_of(name, field).startswith("algorithm (grpo: "), name
 
 
@@ -72,7 +74,7 @@ def test_defaults_of_programs_and_data_are_told_as_they_are():
         ("eval_samples", "rows, integer from 1 or none", "all"),
         ("shared_prompt", "switch", "on"),
         ("grpo_clamp_eps_upper", "number from 0", "algorithm (grpo: `0.3`)"),
-        ("load", "`FOLDER` or none", "the run starts anew; evaluate cannot do without it"),
+        ("load", "`FOLDER` or none", "a new run starts; evaluate cannot do without it"),
         ("keep_best_checkpoint_by", "`[-]METRIC` or none", "the newest only"),
         ("recompute_granularity", "one of `full`, `selective` or none", "none are"),
         ("reward_kwargs", "mapping, as a flag JSON", "none"),

@@ -25,7 +25,7 @@ warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
 
 
 def probe_image(path: str | Path, *, upright: bool = True) -> VideoInfo:
-    """What is in an image file: a video of one frame and no time.
+    """Return the properties of an image file, as a video of one frame and no duration.
 
     Args:
         upright: turn it as its EXIF orientation says.
@@ -43,7 +43,7 @@ def probe_image(path: str | Path, *, upright: bool = True) -> VideoInfo:
 
 
 def read_image(path: str | Path, *, upright: bool = True) -> np.ndarray:
-    """Its pixels in red, green and blue, uint8 [h, w, 3].
+    """Return an image's pixels in red, green and blue, uint8 [h, w, 3].
 
     Args:
         upright: turn it as its EXIF orientation says.

@@ -1,4 +1,4 @@
-"""Which tiles of an image a run looks at, and how."""
+"""The tiles of an image that are encoded, and their preprocessing."""
 
 from __future__ import annotations
 

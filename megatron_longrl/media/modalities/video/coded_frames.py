@@ -1,4 +1,4 @@
-"""What the packets of VP8, VP9 and Motion JPEG tell of their frames, without decoding them.
+"""Properties of frames that the packets of VP8, VP9 and Motion JPEG contain, read without decoding.
 
 DALI decodes these codecs on a CPU. It takes every packet for a frame of the size that the container
 tells, so that it must not be given a stream in which that is not so.
@@ -128,4 +128,4 @@ def _size(bits: _Bits) -> Size:
 
 
 READERS: dict[str, Callable[[bytes], Coded]] = {"vp8": vp8, "vp9": vp9, "mjpeg": mjpeg}
-"""By FFmpeg's name of the codec."""
+"""Readers by FFmpeg's name of the codec."""

@@ -1,4 +1,4 @@
-"""How long a file of video or sound should be, by what its container says of itself.
+"""The length that a file of video or sound should have according to its container.
 
 A download that broke off often opens and plays well up to the break. The frame count and the
 duration in its header can show it, but not every container has them, and both count frames that

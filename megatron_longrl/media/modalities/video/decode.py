@@ -90,14 +90,14 @@ class _Encoded:
     """Some frames of a request, for DALI to decode."""
 
     number: int
-    """Of the request."""
+    """Index of the request."""
     rows: Sequence[int]
-    """Of the request's result."""
+    """Indices in the request's result."""
     spec: VisualSpec
     file: np.ndarray
     """Bytes of a file with these frames."""
     indices: np.ndarray
-    """Their numbers there."""
+    """Numbers of the frames in the file."""
     first: int
     """Number, in the video, of the file's first frame."""
     bytes: int
@@ -173,7 +173,8 @@ def _run(parts: Sequence[_Encoded], results: list[Tensor | MediaError]) -> None:
 
 
 def _run_refused(part: _Encoded, results: list[Tensor | MediaError]) -> None:
-    """What DALI cannot decode PyAV perhaps can; if not, it has the better words for the reason."""
+    """Decode with PyAV what DALI cannot decode; where PyAV fails too, its error gives the better
+    reason."""
     try:
         indices = (part.indices + part.first).tolist()
         for again in _parts_by_pyav(part.number, part.spec, indices, part.rows):

@@ -1,4 +1,4 @@
-"""What is in a video file, found by reading its packets and not by trusting its header.
+"""Properties of a video file, found by reading its packets instead of trusting its header.
 
 A packet is a frame that is shown, unless it is empty, is marked as one to discard (what stands
 before the beginning of a clip that was cut without encoding it again), or is only there for others
@@ -49,7 +49,7 @@ class Scan:
 
     info: VideoInfo
     timestamps: tuple[int, ...]
-    """Of the shown frames, in presentation order; empty where frames have none of their own."""
+    """Timestamps of the shown frames, in presentation order; empty where frames have none."""
     keyframes: tuple[int, ...]
     """Timestamps, increasing, from which decoding can start; empty where a file has to be read from
     its beginning."""
@@ -83,7 +83,7 @@ def probe(path: str | Path) -> VideoInfo:
 
 
 Probed = dict[tuple[Path, int, int], VideoInfo]
-"""What :func:`probe` says of a file, by :func:`~megatron_longrl.media.content_hash.identity`."""
+"""Results of :func:`probe` by :func:`~megatron_longrl.media.content_hash.identity`."""
 
 _told: Probed = {}
 
@@ -157,21 +157,21 @@ def _sorted(stamps: Sequence[int | None]) -> list[int]:
 
 @dataclass
 class _Packets:
-    """What the packets of a stream have told so far."""
+    """The properties that the packets of a stream have shown so far."""
 
     codec: str
     shown: list[int | None] = field(default_factory=list)
     """Presentation times of frames that are shown, in the order of the file."""
     order: list[int | None] = field(default_factory=list)
-    """Their decoding times."""
+    """Decoding times of the packets."""
     keyframes: list[int] = field(default_factory=list)
     hidden: int = 0
     """Are decoded, for others to refer to, and never shown."""
     discarded: int = 0
     end: int = 0
-    """Of the last frame, in ticks."""
+    """End of the last frame, in ticks."""
     sizes: set[Size] = field(default_factory=set)
-    """That the packets tell."""
+    """Sizes that the packets contain."""
     is_doubtful: bool = False
     """Whether a packet may be no frame of its own."""
     have_own_times: bool = True
@@ -210,7 +210,7 @@ class _Packets:
         return len(self.shown) + self.hidden + self.discarded
 
     def slots(self) -> list[int | None]:
-        """When an AVI's frames are shown, in any order.
+        """Return the times at which an AVI's frames are shown, in any order.
 
         AVI has times of decoding only. FFmpeg finds out the others where MPEG-4 is reordered; for
         H.264 it makes some up that come one slot late, and go wrong where frames are reordered.

@@ -44,7 +44,8 @@ class FrameSegment:
 
 
 def plan_segments(found: Scan, wanted: Sequence[int]) -> list[FrameSegment]:
-    """What to decode for increasing frame numbers; one segment where the video cannot be cut."""
+    """Plan the segments to decode for increasing frame numbers; a video that cannot be cut is one
+    segment."""
     if not found.timestamps:
         return [FrameSegment(0, tuple(wanted))]
     segments: list[tuple[int, list[int]]] = []

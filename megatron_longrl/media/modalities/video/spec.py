@@ -1,4 +1,4 @@
-"""Which frames of a video a run looks at, and how."""
+"""The frames of a video that are encoded, and their preprocessing."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ class VideoSpec(VisualSpec):
 def sample_frame_indices(
     info: VideoInfo, max_frames: int | None, fps: float | None
 ) -> tuple[int, ...]:
-    """Which frames to take.
+    """Return the indices of the frames to take.
 
     With ``fps``, one frame per 1 / fps seconds, at most ``max_frames``; else ``max_frames``. They
     are spread uniformly from the first to the last frame, as LongVILA samples; over time, where the

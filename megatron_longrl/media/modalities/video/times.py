@@ -1,4 +1,4 @@
-"""When frames are shown, and which of them a sampling formula means where their rate varies.
+"""Display times of frames, and the frames that a sampling formula selects where the rate varies.
 
 The formulas of the model families count frames at an even rate. For a video of variable rate they
 are given a copy of it at 1,000 frames a second, in which each frame stands until the next one is
@@ -74,7 +74,7 @@ def sample(
 
 
 def seconds_at(info: VideoInfo, index: int, unknown_rate: float = 1.0) -> float:
-    """When a frame is shown, counted from the first one.
+    """Return the time at which a frame is shown, counted from the first frame.
 
     Args:
         unknown_rate: frames a second of a file that has no notion of time.
@@ -101,7 +101,8 @@ def _nearest(times: np.ndarray, wanted: Sequence[int]) -> np.ndarray:
 
 
 def _distinct(times: np.ndarray, wanted: Sequence[int]) -> list[int]:
-    """As many different frames as there are milliseconds, each as near as the others allow."""
+    """Return as many different frames as there are milliseconds, each as near to its time as the
+    others allow."""
     wanted = wanted[: len(times)]
     found: list[int] = []
     for place, index in enumerate(_nearest(times, wanted).tolist()):

@@ -1,1 +1,1 @@
-"""What videos and images have in common: frames, their size and their preprocessing."""
+"""The common parts of videos and images: frames, their size and their preprocessing."""

@@ -1,4 +1,4 @@
-"""How videos and images come to stand in a prompt: what the layouts of families have in common."""
+"""Placement of videos and images in a prompt: the common parts of the families' layouts."""
 
 from __future__ import annotations
 
@@ -70,7 +70,7 @@ class VisualLayout(ABC):
 
     @abstractmethod
     def preprocess_spec(self, info: VideoInfo, frames: int, images: int = 1) -> PreprocessSpec:
-        """How its frames are preprocessed.
+        """Return the preprocessing of a medium's frames.
 
         Args:
             frames: how many are taken; a last one that is there twice, to fill its unit, counts
@@ -85,7 +85,7 @@ class VisualLayout(ABC):
     def parts(
         self, info: VideoInfo, indices: Sequence[int], preprocess: PreprocessSpec
     ) -> list[PromptPart]:
-        """What stands for a video or an image in a prompt."""
+        """Return the parts of the prompt that stand for a video or an image."""
 
     def place(self, medium: MediaFile, context: PlacementContext) -> VisualPlacement:
         """See :class:`~megatron_longrl.media.layout.MediaLayout`."""

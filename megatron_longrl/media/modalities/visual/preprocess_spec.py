@@ -1,4 +1,4 @@
-"""How a vision tower sees frames."""
+"""The preprocessing of a vision tower's frames."""
 
 from __future__ import annotations
 
@@ -28,8 +28,8 @@ class PreprocessSpec:
     pooling: tuple[int, int, int] = (1, 1, 1)
     """Frames, and rows and columns of a frame's tokens, that are averaged into one."""
     tilings: tuple[Tiling, ...] = ()
-    """Of an image whose frames are tiles: the grids into which resized copies of it are cut, one
-    copy after the other, row by row. None where frames are whole pictures."""
+    """Grids into which resized copies of an image are cut, one copy after the other and row by row,
+    where frames are tiles; None where frames are whole pictures."""
 
     @property
     def joins_tiles(self) -> bool:

@@ -34,7 +34,7 @@ def resize_and_normalise(frames: Tensor, size: tuple[int, int], spec: Preprocess
 
 
 def _by_passes(pixels: Tensor, size: tuple[int, int]) -> Tensor:
-    """Where torch has no kernel for uint8: rounded after each pass."""
+    """Resize in passes that round, where torch has no kernel for uint8."""
     for target in ((pixels.shape[2], size[1]), size):
         pixels = _resize(pixels.float(), target).round().clamp(0, 255)
     return pixels

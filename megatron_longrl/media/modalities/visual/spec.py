@@ -1,4 +1,4 @@
-"""Which frames of a video, or which tiles of an image, are encoded, and how."""
+"""The frames of a video, or tiles of an image, that are encoded, and their preprocessing."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 _DECODED_PIXEL = 0.05
-"""What decoding and resizing a pixel of the file costs beside encoding one of the tower's input.
-A 1080p frame then costs half of what SigLIP-so400m at 448 pixels does with it."""
+"""Cost of decoding and resizing a pixel of the file, relative to encoding one of the tower's
+input."""
 
 FrameRequest = tuple["VisualSpec", Sequence[int]]
 """A medium, and which of its ``frame_indices`` are wanted, in any order."""
@@ -46,7 +46,8 @@ class VisualSpec(MediaSpec):
         return hashlib.sha256(self._identity().encode()).hexdigest()
 
     def _identity(self) -> str:
-        """What the key is the hash of; it must never change, see :attr:`PreprocessSpec.text`."""
+        """Return the text whose hash is the key; it must never change, see
+        :attr:`PreprocessSpec.text`."""
         return f"{self.content}/{self.frame_indices}/{self.preprocess.text}"
 
     @property
@@ -109,7 +110,7 @@ class VisualSpec(MediaSpec):
     def load_many(
         cls, requests: Sequence[LoadRequest[VisualSpec]]
     ) -> list[UnitTensors | MediaError]:
-        """As :meth:`load`, of several media in few runs of the decoder."""
+        """Load several media in few runs of the decoder, as :meth:`load` loads one."""
         results = cls.decode_many([(spec, spec.positions_of(units)) for spec, units in requests])
         return [
             result if isinstance(result, MediaError) else (result.unflatten(0, (len(units), -1)),)
