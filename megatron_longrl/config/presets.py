@@ -130,6 +130,13 @@ ALGORITHMS: Registry[AlgorithmPreset] = Registry(
 )
 """The algorithms by ``--rl-algorithm``."""
 
+
+def algorithm_names(*, flow: bool) -> tuple[str, ...]:
+    """The algorithms for flow-matching models, or those for language models."""
+    names = ALGORITHMS.names()
+    return tuple(name for name in names if (ALGORITHMS.find(name).flow is not None) is flow)
+
+
 AlgorithmName = Annotated[str, Names(ALGORITHMS.names), is_name_in(ALGORITHMS)]
 
 

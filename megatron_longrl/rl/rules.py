@@ -25,6 +25,7 @@ def rl_rules(config: Config, world_size: int) -> Iterator[str]:
     replicas = config.parallel.data_parallel_size(world_size)
     yield from _batch(config.rl, config.training.global_batch_size, replicas)
     yield from _temperature(config.rollout)
+    yield from _of_language_models(config.algorithm)
     yield from _advantage(config.algorithm, config.rl, config.training)
     yield from _kl(config.algorithm, config.checkpoint)
     yield from _filters(config.algorithm, config.rl)
@@ -43,6 +44,14 @@ def curriculum_rules(data: DataSection) -> Iterator[str]:
         yield (
             f"video_frames_curriculum goes up to {most} frames, more than video_frames "
             f"({data.video_frames}): raise --video-frames, which the other checks reckon with"
+        )
+
+
+def _of_language_models(algorithm: AlgorithmSection) -> Iterator[str]:
+    if algorithm.rl_algorithm in algorithm_names(flow=True):
+        yield (
+            f"rl_algorithm {algorithm.rl_algorithm} is for flow-matching models: give "
+            f"--rl-algorithm {', '.join(algorithm_names(flow=False))}"
         )
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from megatron_longrl.config.presets import ALGORITHMS
+from megatron_longrl.config.presets import algorithm_names
 from tests.functional.launches import CP2, TP2, Arena, curve, metrics_of, rl_flags
 from tests.runner.tiers import full_only
 
@@ -25,7 +25,7 @@ FLAGS: dict[str, tuple[str, ...]] = {
     "algorithm",
     full_only(
         "tests/functional/test_algorithms.py::test_an_algorithm_trains",
-        ALGORITHMS.built_in,
+        algorithm_names(flow=False),
         # Several updates with a correction; a greedy response beside each sampled one.
         ["gspo", "remax"],
     ),

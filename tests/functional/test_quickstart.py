@@ -15,7 +15,7 @@ from statistics import mean
 
 import pytest
 
-from megatron_longrl.config.presets import ALGORITHMS
+from megatron_longrl.config.presets import algorithm_names
 from megatron_longrl.observability.health_checks import WINDOW
 from megatron_longrl.observability.metrics_file import Metrics
 from tests.functional.launches import ROOT, curve, metrics_of, run
@@ -96,7 +96,7 @@ def train(quickstart: Path, folder: Path, algorithm: str, steps: int) -> tuple[l
     return trained, said
 
 
-@pytest.mark.parametrize("algorithm", ALGORITHMS.built_in)
+@pytest.mark.parametrize("algorithm", algorithm_names(flow=False))
 def test_an_algorithm_trains(quickstart: Path, tmp_path: Path, algorithm: str) -> None:
     steps, said = train(
         quickstart, tmp_path, algorithm, CRITIC_STEPS if algorithm == "ppo" else STEPS

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from megatron_longrl.config.divisibility import indivisible
 from megatron_longrl.config.names import flag
+from megatron_longrl.models.flow_rules import rl_flow_rules, sft_flow_rules
 from megatron_longrl.models.policy import Policy, PolicyWeights
 from megatron_longrl.models.sd3.config import SD3Section
 from megatron_longrl.models.sd3.initial import draw
@@ -14,12 +15,12 @@ from megatron_longrl.models.sd3.mapping import mapping_table
 from megatron_longrl.models.sd3.mmdit import MMDiT
 
 if TYPE_CHECKING:
-    from megatron_longrl.config import Entry, ModelConfig
+    from megatron_longrl.config import Config, Entry, ModelConfig
 
 _SIZES = ("num_layers", "hidden_size", "num_attention_heads", *SD3Section.required)
 
 
-def rules(config: ModelConfig, world_size: int, entry: Entry | None) -> Iterator[str]:
+def rules(config: Config, world_size: int, entry: Entry | None) -> Iterator[str]:
     """A line for every rule across fields that does not hold."""
     missing = [flag(name) for name in _SIZES if not config.value(name)]
     if missing:
@@ -48,6 +49,10 @@ def rules(config: ModelConfig, world_size: int, entry: Entry | None) -> Iterator
     yield from indivisible(config.value, "num_attention_heads", "tensor_model_parallel_size")
     yield from indivisible(config.value, "latent_sample_size", "latent_patch_size")
     yield from _not_here(config)
+    if entry == "rl":
+        yield from rl_flow_rules(config, world_size)
+    if entry == "sft":
+        yield from sft_flow_rules(config, world_size)
 
 
 def _not_here(config: ModelConfig) -> Iterator[str]:

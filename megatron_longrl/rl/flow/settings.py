@@ -9,7 +9,6 @@ from megatron_longrl.algorithms.flow.densities import Reduction
 from megatron_longrl.algorithms.flow.schedules import flow_match_euler_sigmas, linear_sigmas
 from megatron_longrl.algorithms.flow.windows import moving_window
 from megatron_longrl.config.presets import ALGORITHMS, FlowPreset
-from megatron_longrl.errors import ConfigError
 from megatron_longrl.models.flow_section import FlowSection
 
 if TYPE_CHECKING:
@@ -27,18 +26,9 @@ class FlowSettings:
 
     @classmethod
     def of(cls, section: FlowSection, algorithm: AlgorithmSection) -> FlowSettings:
-        """The settings of a configuration.
-
-        Raises:
-            ConfigError: the algorithm is one of language models.
-        """
+        """The settings of a configuration."""
         preset = ALGORITHMS.find(algorithm.rl_algorithm).flow
-        if preset is None:
-            names = [n for n in ALGORITHMS.names() if ALGORITHMS.find(n).flow is not None]
-            raise ConfigError(
-                f"rl_algorithm {algorithm.rl_algorithm} is for language models: give "
-                f"--rl-algorithm {', '.join(names)}"
-            )
+        assert preset is not None, "the rules have refused algorithms of language models"
         return cls(section, preset)
 
     @property

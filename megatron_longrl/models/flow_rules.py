@@ -1,0 +1,104 @@
+"""Rules across fields that hold for every flow-matching model."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+from megatron_longrl.config.algorithm_parts import ADVANTAGES
+from megatron_longrl.config.presets import ALGORITHMS, algorithm_names
+from megatron_longrl.models.flow_section import FlowSection
+
+if TYPE_CHECKING:
+    from megatron_longrl.config import Config
+    from megatron_longrl.config.algorithm import AlgorithmSection
+    from megatron_longrl.config.rewards import RewardSection
+    from megatron_longrl.config.rl import RLSection
+
+PICTURE_REWARDS = ("jpeg_compressibility",)
+"""Rewards of the package that look at pictures; all others read text."""
+
+
+def rl_flow_rules(config: Config, world_size: int) -> Iterator[str]:
+    """A line for every rule of reinforcement learning that does not hold."""
+    algorithm = config.algorithm
+    if ALGORITHMS.find(algorithm.rl_algorithm).flow is None:
+        yield (
+            f"rl_algorithm {algorithm.rl_algorithm} is for language models: give --rl-algorithm "
+            f"{', '.join(algorithm_names(flow=True))}"
+        )
+        return
+    yield from _sampling(config.family_as(FlowSection), algorithm)
+    yield from _rewards(config.reward)
+    replicas = config.parallel.data_parallel_size(world_size)
+    batch, micro_batch = config.training.global_batch_size, config.training.micro_batch_size
+    yield from _batches(config.rl, batch, micro_batch, replicas)
+    compares = ADVANTAGES.find(algorithm.advantage).compares_group
+    if compares and config.rl.grpo_group_size < 2:
+        yield (
+            f"grpo_group_size ({config.rl.grpo_group_size}) gives no group to compare a picture "
+            "with: choose --grpo-group-size of at least 2"
+        )
+
+
+def sft_flow_rules(config: Config, world_size: int) -> Iterator[str]:
+    """A line for every rule of pre-training that does not hold."""
+    step = config.training.micro_batch_size * config.parallel.data_parallel_size(world_size)
+    batch = config.training.global_batch_size or step
+    if batch % step:
+        yield (
+            f"global_batch_size ({batch}) is not divisible by micro_batch_size x data-parallel "
+            f"size ({step}): choose a multiple, e.g. --global-batch-size "
+            f"{math.ceil(batch / step) * step}"
+        )
+
+
+def _sampling(section: FlowSection, algorithm: AlgorithmSection) -> Iterator[str]:
+    if section.sampling_steps < 2:
+        yield (
+            f"sampling_steps ({section.sampling_steps}) leaves no step to train, as the last one "
+            "is deterministic: give --sampling-steps of at least 2"
+        )
+    if section.flow_sampler == "cps" and section.noise_level is None:
+        yield "flow_sampler cps has a noise level of its own: give --noise-level, such as 0.8"
+    level = section.noise_level
+    if section.flow_sampler == "cps" and level is not None and level > 1:
+        yield f"noise_level ({level}) of cps is above 1: choose --noise-level from 0 to 1"
+    if section.trained_steps_fraction == 0:
+        yield "trained_steps_fraction (0) trains nothing: give --trained-steps-fraction above 0"
+    if algorithm.needs_critic or algorithm.rewards_tokens:
+        yield (
+            f"advantage {algorithm.advantage} and kl_placement {algorithm.kl_placement}: a picture "
+            "has no tokens that could have values or rewards: leave them out"
+        )
+
+
+def _rewards(reward: RewardSection) -> Iterator[str]:
+    names = [text.partition("=")[0] for text in reward.rewards]
+    of_text = [name for name in names if name not in PICTURE_REWARDS]
+    if of_text:
+        yield (
+            f"rewards {', '.join(of_text)} read text: give --reward-function FILE.py:NAME, whose "
+            f"function takes an image, or --rewards {', '.join(PICTURE_REWARDS)}"
+        )
+
+
+def _batches(
+    rl: RLSection, size: int | None, micro_batch: int, replicas: int
+) -> Iterator[str]:
+    prompts, pictures = rl.grpo_prompts_per_step, rl.responses_per_step
+    if prompts < 1 or prompts % replicas:
+        yield (
+            f"grpo_prompts_per_step ({prompts}) is no multiple of the data-parallel size "
+            f"({replicas}): choose --grpo-prompts-per-step {math.ceil(prompts / replicas) * replicas}"
+        )
+        return
+    update = size or pictures
+    if pictures % update or update % (replicas * micro_batch):
+        yield (
+            f"global_batch_size ({update}) cuts the {pictures} pictures of a step not into equal "
+            f"updates of whole micro-batches ({micro_batch}) for {replicas} replicas: choose a "
+            f"multiple of {replicas * micro_batch} that divides {pictures}, or another "
+            "--micro-batch-size"
+        )
