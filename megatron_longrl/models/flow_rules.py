@@ -84,14 +84,13 @@ def _rewards(reward: RewardSection) -> Iterator[str]:
         )
 
 
-def _batches(
-    rl: RLSection, size: int | None, micro_batch: int, replicas: int
-) -> Iterator[str]:
+def _batches(rl: RLSection, size: int | None, micro_batch: int, replicas: int) -> Iterator[str]:
     prompts, pictures = rl.grpo_prompts_per_step, rl.responses_per_step
     if prompts < 1 or prompts % replicas:
+        next_one = max(1, math.ceil(prompts / replicas)) * replicas
         yield (
             f"grpo_prompts_per_step ({prompts}) is no multiple of the data-parallel size "
-            f"({replicas}): choose --grpo-prompts-per-step {math.ceil(prompts / replicas) * replicas}"
+            f"({replicas}): choose a multiple, e.g. --grpo-prompts-per-step {next_one}"
         )
         return
     update = size or pictures

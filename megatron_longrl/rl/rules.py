@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from megatron_longrl.config.algorithm_parts import ADVANTAGES, POLICY_LOSSES
 from megatron_longrl.config.names import flag
+from megatron_longrl.config.presets import algorithm_names
 from megatron_longrl.data.curriculum import parse_stages
 
 if TYPE_CHECKING:
