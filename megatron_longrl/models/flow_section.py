@@ -7,6 +7,7 @@ from typing import Annotated, Literal
 from megatron_longrl.config.family import FamilySection
 from megatron_longrl.config.presets import FlowSampler
 from megatron_longrl.config.section import (
+    Architecture,
     CountInt,
     Fraction,
     KnownTo,
@@ -15,6 +16,7 @@ from megatron_longrl.config.section import (
     PositiveInt,
     Unit,
 )
+from megatron_longrl.config.sizes import WIDEST
 
 
 class FlowSection(FamilySection):
@@ -26,6 +28,12 @@ class FlowSection(FamilySection):
     diffusers_folder: Annotated[str | None, Metavar("FOLDER")] = None
     """Folder, as diffusers saves pipelines, with the autoencoder, text encoders and tokenizers of
     the model, which are frozen."""
+
+    latent_channels: Annotated[PositiveInt, Unit("channels"), Architecture(most=WIDEST)] = 16
+    """Channels of the latents that the transformer reads and predicts."""
+
+    latent_patch_size: Annotated[PositiveInt, Unit("latents"), Architecture(most=WIDEST)] = 2
+    """Side of the square of latents that becomes one token."""
 
     picture_height: Annotated[PositiveInt, Unit("pixels")] = 512
     """Height of the pictures that are sampled or trained on."""
@@ -93,3 +101,8 @@ class FlowSection(FamilySection):
 
     caption_dropout: Annotated[Fraction, KnownTo("sft")] = 0.1
     """The part of the captions that pre-training replaces by the empty one, for guidance."""
+
+    @property
+    def most_tokens_a_side(self) -> int:
+        """The rows, and columns, of tokens whose positions the model knows; each family says so."""
+        raise NotImplementedError

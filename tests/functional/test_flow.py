@@ -53,7 +53,16 @@ def base(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("base")
     launch(
         *("train_sft", data, 2, "--train-data-path", data, "--micro-batch-size", "12"),
-        *("--train-iters", "8", "--lr", "3e-3", "--save", folder, "--valid-data-path", data),
+        *(
+            "--train-iters",
+            "8",
+            "--lr",
+            "3e-3",
+            "--save",
+            folder,
+            "--valid-data-path",
+            data / "train.jsonl",
+        ),
     ).succeeded()
     return folder
 

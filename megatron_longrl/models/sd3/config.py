@@ -18,12 +18,6 @@ class SD3Section(FlowSection):
 
     required: ClassVar[tuple[str, ...]] = ("joint_attention_dim", "pooled_projection_dim")
 
-    latent_channels: Annotated[PositiveInt, Unit("channels"), Architecture(most=WIDEST)] = 16
-    """Channels of the latents that the transformer reads and predicts."""
-
-    latent_patch_size: Annotated[PositiveInt, Unit("latents"), Architecture(most=WIDEST)] = 2
-    """Side of the square of latents that becomes one token."""
-
     joint_attention_dim: Annotated[CountInt, Unit("channels"), Architecture(most=WIDEST)] = 0
     """Width of the text embeddings, one for each token of a prompt."""
 
@@ -39,3 +33,8 @@ class SD3Section(FlowSection):
     dual_attention_layers: Annotated[tuple[CountInt, ...], Architecture()] = ()
     """Layers, counted from 0, with a second attention among the picture's tokens alone (Stable
     Diffusion 3.5 medium)."""
+
+    @property
+    def most_tokens_a_side(self) -> int:
+        """The rows of the table of positions."""
+        return self.pos_embed_max_size

@@ -15,8 +15,8 @@ from megatron_longrl.errors import UserError, brief
 from megatron_longrl.platforms import platform
 
 _PIPELINE = "StableDiffusion3Pipeline"
-_TEXT_PARTS = ("text_encoder", "text_encoder_2", "text_encoder_3")
-_TEXT_PARTS += ("tokenizer", "tokenizer_2", "tokenizer_3")
+_TEXT_ENCODERS = ("text_encoder", "text_encoder_2", "text_encoder_3")
+_TOKENIZERS = ("tokenizer", "tokenizer_2", "tokenizer_3")
 
 
 class FrozenParts:
@@ -32,8 +32,7 @@ class FrozenParts:
         self._autoencoder: Any = None
         index = self._folder / "model_index.json"
         try:
-            parts = json.loads(index.read_text(encoding="utf-8"))
-            kind = parts.get("_class_name")
+            kind = json.loads(index.read_text(encoding="utf-8")).get("_class_name")
         except (OSError, ValueError, AttributeError) as error:
             raise UserError(
                 f"--diffusers-folder: {index} cannot be read: {brief(error)}; give a folder that "
@@ -41,7 +40,11 @@ class FrozenParts:
             ) from None
         if kind != _PIPELINE:
             raise UserError(f"--diffusers-folder: {index} is of {kind}, not of {_PIPELINE}")
-        missing = [name for name in (*_TEXT_PARTS, "vae") if not _is_there(self._folder, name)]
+        missing = [
+            name
+            for name in (*_TEXT_ENCODERS, *_TOKENIZERS, "vae")
+            if not _is_there(self._folder, name)
+        ]
         if missing:
             raise UserError(f"--diffusers-folder: {self._folder} has no {', '.join(missing)}")
 
@@ -56,10 +59,6 @@ class FrozenParts:
             device=platform.device,
         )
         return tokens.float(), pooled.float()
-
-    def free_text_encoders(self) -> None:
-        """Forget the text encoders until they are asked for again."""
-        self._pipeline = None
 
     @property
     def pixels_per_latent(self) -> int:
@@ -91,7 +90,7 @@ class FrozenParts:
             self._pipeline = self._load(
                 StableDiffusion3Pipeline, self._folder, transformer=None, vae=None
             )
-            for name in _TEXT_PARTS[:3]:
+            for name in _TEXT_ENCODERS:
                 getattr(self._pipeline, name).requires_grad_(False).eval()
         return self._pipeline
 
@@ -111,7 +110,3 @@ class FrozenParts:
                 f"--diffusers-folder: {folder} cannot be loaded by diffusers: {brief(error)}"
             ) from None
         return found.to(platform.device)
-
-
-def _is_there(folder: Path, part: str) -> bool:
-    return (folder / part).is_dir()

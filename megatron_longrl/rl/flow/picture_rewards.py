@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -42,12 +42,12 @@ class PictureRewards:
             loaded = self._scorer.load() if self._group.rank() == 0 else {}
         self._scorer.know(gather_objects(self._group, loaded)[0])
 
-    def score(self, rows: Sequence[Row], pictures: Sequence[np.ndarray]) -> list[float | None]:
+    def score(self, rows: Sequence[Row], pictures: Mapping[int, np.ndarray]) -> list[float | None]:
         """The reward of every picture, the same list on every rank; None where there is none.
 
         Args:
             rows: one for each picture.
-            pictures: uint8 [height, width, 3]; this rank looks at its share alone.
+            pictures: uint8 [height, width, 3] of this rank's share, by their numbers.
         """
         rank, ranks = self._group.rank(), self._group.size()
         deadline = time.monotonic() + self._seconds

@@ -33,6 +33,7 @@ from megatron_longrl.rl.flow.updates import (
     with_reference,
 )
 from megatron_longrl.rl.reference import ReferenceWeights
+from megatron_longrl.training.flow.latents import latent_shape
 from megatron_longrl.training.flow.prompt_embeddings import PromptEmbeddings
 from megatron_longrl.training.flow.rows import ContrastRows, StepRows
 from megatron_longrl.training.flow.velocity_step import VelocityStep
@@ -74,12 +75,8 @@ class FlowTrainer:
         self._velocity_step = VelocityStep(run.model.policy.module, guidance, empty)
         self._train_step = TrainStep(run.model, None, run.groups, self._velocity_step)
         self._loss = loss_of(self._settings, config.algorithm)
-        side = frozen.pixels_per_latent
-        shape = (
-            self._section.latent_channels,
-            self._section.picture_height // side,
-            self._section.picture_width // side,
-        )
+        with raise_on_all_ranks(run.groups.gloo_group):
+            shape = latent_shape(self._section, frozen.pixels_per_latent)
         self._sampler = FlowSampler(
             *(self._velocity_step, self._settings, shape, config.training.seed, platform.device)
         )
@@ -189,7 +186,8 @@ class FlowTrainer:
         self, iteration: int, samples: Sequence[Samples], advantages: Tensor
     ) -> list[list[StepRows | ContrastRows]]:
         """The trained micro-batches of every micro-batch of samples."""
-        seed, found, first = self._run.config.training.seed, [], 0
+        seed, first = self._run.config.training.seed, 0
+        found: list[list[StepRows | ContrastRows]] = []
         for part in samples:
             own = advantages[first : first + len(part.wanted)]
             first += len(part.wanted)
@@ -201,7 +199,7 @@ class FlowTrainer:
             else:
                 rows = step_batches(part, own, self._settings, seed, iteration)
             if self._reference is None:
-                found.append(list(rows))
+                found.append([*rows])
             else:
                 in_place = self._reference.in_place()
                 found.append(with_reference(rows, self._velocity_step, in_place))

@@ -18,6 +18,7 @@ from megatron_longrl.models.flow_section import FlowSection
 from megatron_longrl.models.sd3.frozen import FrozenParts
 from megatron_longrl.parallel.rank_errors import raise_on_all_ranks
 from megatron_longrl.platforms import platform
+from megatron_longrl.training.flow.latents import latent_shape
 from megatron_longrl.training.flow.losses import LOSS, flow_matching_loss
 from megatron_longrl.training.flow.prompt_embeddings import PromptEmbeddings
 from megatron_longrl.training.flow.rows import CleanRows, NoisyRows
@@ -62,6 +63,8 @@ class FlowPretrainer:
         self.validates = bool(self._valid)
         self.samples_per_step = config.training.samples_per_step(run.groups.dp.size())
         self._skips = SkippedUpdates.restored(state)
+        with raise_on_all_ranks(run.groups.gloo_group):
+            latent_shape(self._section, frozen.pixels_per_latent)
 
     def step(self, iteration: int, goes_on: Callable[[int], bool]) -> dict[str, float]:
         """One optimizer step; returns its metrics over all replicas."""
