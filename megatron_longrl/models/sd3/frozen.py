@@ -40,11 +40,8 @@ class FrozenParts:
             ) from None
         if kind != _PIPELINE:
             raise UserError(f"--diffusers-folder: {index} is of {kind}, not of {_PIPELINE}")
-        missing = [
-            name
-            for name in (*_TEXT_ENCODERS, *_TOKENIZERS, "vae")
-            if not _is_there(self._folder, name)
-        ]
+        parts = (*_TEXT_ENCODERS, *_TOKENIZERS, "vae")
+        missing = [name for name in parts if not (self._folder / name).is_dir()]
         if missing:
             raise UserError(f"--diffusers-folder: {self._folder} has no {', '.join(missing)}")
 
