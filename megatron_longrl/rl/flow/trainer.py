@@ -98,14 +98,15 @@ class FlowTrainer:
         config, timer = self._run.config, self._run.timer
         dp, size = self._run.groups.dp, config.rl.grpo_group_size
         prompts = config.rl.grpo_prompts_per_step
-        share = prompts // dp.size()
-        first = share * dp.rank()
-        rows = self._rows.take(iteration * prompts + first, share)
+        # Dealt one by one, so that an update has the same prompts in every layout.
+        numbers = range(dp.rank(), prompts, dp.size())
+        every = self._rows.take(iteration * prompts, prompts)
+        rows = [every[number] for number in numbers]
         with timer("encode"):
             texts = self._embeddings.of([row.problem for row in rows])
         wanted = [
-            Wanted(first + number, index, text)
-            for number, text in enumerate(texts)
+            Wanted(number, index, text)
+            for number, text in zip(numbers, texts, strict=True)
             for index in range(size)
         ]
         with timer("rollout"):
