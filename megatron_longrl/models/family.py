@@ -94,7 +94,7 @@ class Family:
         return self.folders[part], stored
 
 
-_BUILT_IN = ("vila", "qwen2", "qwen3", "llama", "qwen2_5_vl", "qwen3_vl")
+_BUILT_IN = ("vila", "qwen2", "qwen3", "llama", "qwen2_5_vl", "qwen3_vl", "qwen2_5_omni")
 
 FAMILIES: Registry[Family] = Registry(
     "model family",
