@@ -17,7 +17,7 @@ from pathlib import Path
 from megatron_longrl.cli.conversion.process import run
 
 KINDS = ("video", "image", "audio")
-"""What may be beside the question, by the flags of their files."""
+"""Modalities of the media beside the question, by the flags of their files."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -79,8 +79,8 @@ class DataSection(Section):
     models that hear."""
 
     missing_audio: Literal["silence", "skip", "error"] = "skip"
-    """What becomes of a video without sound where sound is asked for: silence stands for it, its
-    row is skipped, or the run ends."""
+    """Treatment of a video without sound where sound is asked for: silence replaces it, its row is
+    skipped, or the run ends."""
 
     encoder_chunk_frames: Annotated[PositiveInt, Unit("frames")] = 64
     """Frames that go through the vision tower at a time on one rank; fewer need less memory. Of

@@ -56,7 +56,7 @@ CountedPart = int | Marks | PlaceholderSpan
 """The same, with the number of a text's tokens in its place."""
 
 MissingAudio = Literal["silence", "skip", "error"]
-"""What becomes of a film that has no sound where sound is asked for."""
+"""Treatment of a film without sound where sound is asked for."""
 
 
 @dataclass(frozen=True)

@@ -71,7 +71,7 @@ class OmniSection(QwenVLSection):
 
     @property
     def name_prefix(self) -> str:
-        """What stands before the names of the thinker's weights."""
+        """Prefix of the names of the thinker's weights."""
         return "thinker." if self.has_talker else ""
 
     def rules(self, value_of: Callable[[str], Any]) -> Iterator[str]:

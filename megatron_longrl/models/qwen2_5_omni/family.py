@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 def _served_name(name: str) -> str:
-    """As an engine's Qwen2 loads it."""
+    """Return the name under which an engine's Qwen2 loads a weight."""
     return name.partition("/")[2].removeprefix("thinker.")
 
 

@@ -28,7 +28,7 @@ WHOLE, THINKER = "qwen2_5_omni", "qwen2_5_omni_thinker"
 """``model_type`` of both kinds."""
 
 _VIDEO_PIXELS = {"video_min_pixels": 128 * 28 * 28, "video_max_pixels": 768 * 28 * 28}
-"""Of each frame: transformers' Qwen2_5OmniProcessor gives them whatever the files say."""
+"""Pixels of each frame, which transformers' Qwen2_5OmniProcessor sets regardless of the files."""
 _PIXELS = {
     **CLIP,
     **_VIDEO_PIXELS,

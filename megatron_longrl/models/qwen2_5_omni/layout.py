@@ -1,4 +1,4 @@
-"""How Qwen2.5-Omni reads films, images and sound.
+"""The layout of films, images and sound in the prompts of Qwen2.5-Omni.
 
 As the processor and ``get_rope_index`` of transformers have it: a film with its sound is cut every
 two seconds, and the frames of each piece stand before the sound of it. Both are counted from the
@@ -55,7 +55,7 @@ class FilmPiece(PlaceholderSpan):
     whole: PlaceholderSpan | None = None
     """All tokens of the frames, or of the sound."""
     first: int = 0
-    """Which of them is the first one here."""
+    """Index in them of the first token of this piece."""
     goes_on: bool = False
     """Another piece of the film stands before it."""
 
@@ -66,7 +66,7 @@ class Heard:
 
     path: Path
     sound: AudioSpec
-    """Without the hash of the file's content."""
+    """The sound, without the hash of the file's content."""
     parts: list[PromptPart]
     film: VisualPlacement | None = None
 
@@ -202,7 +202,8 @@ class OmniLayout(Qwen25Layout):
         return torch.stack(axes, dim=-1).flatten(0, 2)
 
     def _steps(self, span: PlaceholderSpan) -> Tensor:
-        """In the arithmetic of transformers' model: float32, then cut off."""
+        """Return the positions of steps in the arithmetic of transformers' model: float32,
+        truncated."""
         if span.token_id == self.audio_id:
             return torch.arange(span.grid[0])
         if span.seconds:
@@ -211,8 +212,8 @@ class OmniLayout(Qwen25Layout):
         return (torch.arange(span.grid[0]) * interval * self._rate).long()
 
     def _times(self, span: PlaceholderSpan) -> Tensor:
-        """When each step of a film is, float64 [T], counted in positions; by these it is cut, in
-        the arithmetic of transformers' processor."""
+        """Return the time of each step of a film, float64 [T], counted in positions. The film is
+        cut by these, in the arithmetic of transformers' processor."""
         if span.seconds:  # rounded to milliseconds, of which half a one makes no step
             return torch.tensor(span.seconds, dtype=torch.float64) * self._rate + 1e-3
         steps = torch.arange(span.grid[0], dtype=torch.float64)

@@ -70,7 +70,7 @@ def table(config: ModelConfig) -> MappingRegistry:
 
 
 def completion(config: ModelConfig) -> dict[str, Tensor]:
-    """What no layer here holds, and the family's class has."""
+    """Return the tensors that the family's class has and no layer here holds."""
     name = f"audio_marks/{config.family_as(OmniSection).name_prefix}{AUDIO_MARKS}"
     return {name: torch.zeros(2, config.model.hidden_size, dtype=config.training.params_dtype)}
 

@@ -32,7 +32,7 @@ _FPS_IF_UNKNOWN = 24.0
 
 @dataclass(frozen=True)
 class Symbols:
-    """What stands for a medium in a family's prompts, and the marks around it."""
+    """The symbols that stand for a medium in a family's prompts, and the marks around it."""
 
     start: str
     pad: str
@@ -40,7 +40,8 @@ class Symbols:
 
     @property
     def pattern(self) -> str:
-        """What chat templates write for a medium, with or without the marks."""
+        """Return the pattern of what chat templates write for a medium, with or without the
+        marks."""
         start, pad, end = map(re.escape, (self.start, self.pad, self.end))
         return f"(?:{start})?{pad}(?:{end})?"
 

@@ -102,7 +102,7 @@ QWEN2_5_OMNI_DEFAULTS = Defaults(
     num_key_value_heads=4,
     rope_theta=1000000.0,
 )
-"""Of the Qwen2 language model in a Qwen2.5-Omni checkpoint."""
+"""Defaults of the Qwen2 language model in a Qwen2.5-Omni checkpoint."""
 
 QWEN3_VL_DEFAULTS = Defaults(head_dim=128, max_position_embeddings=128000, rope_theta=500000.0)
 """Defaults of the Qwen3 language model in a Qwen3-VL checkpoint."""

@@ -27,7 +27,7 @@ _QUIETEST, _RANGE = 1e-10, 8.0
 
 @dataclass(frozen=True)
 class Mel:
-    """How features are computed."""
+    """The settings of the mel features."""
 
     bins: int = 128
     window: int = 400

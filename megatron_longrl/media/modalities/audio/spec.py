@@ -1,4 +1,4 @@
-"""Which sound is heard, in units of some seconds, and how it is preprocessed."""
+"""The part of a track that is encoded, in units of some seconds, and its preprocessing."""
 
 from __future__ import annotations
 
@@ -14,13 +14,14 @@ if TYPE_CHECKING:
     from megatron_longrl.media.modalities.audio.features import Mel
 
 _STATE_COST = 400.0
-"""What a state of an audio tower costs, in pixels: as much as a patch of a vision tower of the same
-width, which spans two frames of 14 x 14."""
+"""Cost of a state of an audio tower in pixels: that of a patch of a vision tower of the same width,
+which spans two frames of 14 x 14."""
 
 
 @dataclass(frozen=True)
 class AudioPreprocess:
-    """How an audio tower hears: features, and what becomes of them in it.
+    """The preprocessing of an audio tower: features, and the number of tokens that the tower makes
+    of them.
 
     A tower cuts features into chunks that it encodes each for itself, halves their number by
     convolutions, which round up, and then by averages of pairs, which leave out a last odd one.

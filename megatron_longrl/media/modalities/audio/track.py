@@ -35,7 +35,7 @@ _DRIFT = Fraction(1, 50)
 """Seconds by which sound may be off its timestamps, of which containers round to milliseconds; it
 is put right where it is off by more. A token lasts twice as long."""
 _MOST_HOURS = 100
-"""What claims to be longer has broken timestamps."""
+"""Longest track in hours; the timestamps of a longer one are broken."""
 _LAST_PACKETS = 16
 """Packets whose decoding tells where a track ends."""
 _CUT_OFF = Fraction(1, 20)
@@ -54,7 +54,7 @@ class Track:
 
     @property
     def seconds(self) -> Fraction:
-        """How long it is."""
+        """Length in seconds."""
         return self.end - self.begin
 
 
@@ -65,7 +65,7 @@ class Excerpt:
     begin: Fraction
     """Time of its first sample by the file's clock, in seconds."""
     samples: int
-    """At 16,000 a second."""
+    """Samples, 16,000 a second."""
 
 
 def find_track(path: str | Path) -> Track | None:
@@ -168,7 +168,7 @@ def _track(path: Path, size: int, modified: int) -> Track | None:
 
 
 def _end_of(stream: Any, packets: Iterable[Any]) -> Fraction | None:
-    """When the last frame of these packets is over."""
+    """Return the end of the last frame of these packets."""
     stream.codec_context.flush_buffers()
     end = None
     for packet in [*packets, None]:
@@ -180,7 +180,7 @@ def _end_of(stream: Any, packets: Iterable[Any]) -> Fraction | None:
 
 @lru_cache(maxsize=65536)
 def _first_frame(path: Path, size: int, modified: int) -> Fraction:
-    """When a film's first frame is shown, by the file's clock."""
+    """Return the time of a film's first frame by the file's clock."""
     stamps = scan(path).timestamps
     with opened(path) as (_, stream):
         first = stamps[0] if stamps else stream.start_time or 0
@@ -272,7 +272,7 @@ class _Resampler:
         yield from self._numbered(self._resampler.resample(frame))
 
     def rest(self) -> Iterator[tuple[int, np.ndarray]]:
-        """What the resampler still holds."""
+        """Return the samples that the resampler still holds."""
         yield from self._numbered(self._resampler.resample(None))
 
     def _numbered(self, frames: Iterable[Any]) -> Iterator[tuple[int, np.ndarray]]:
