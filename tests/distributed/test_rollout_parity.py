@@ -143,6 +143,8 @@ class Run:
             self.media.encoded,
             rl_loss(self.runtime.config.algorithm, self.runtime.config.rollout),
         )
+        # The encoders have changed, and the graph of their last pass is gone.
+        _, self.media = self.runtime.encode(self.prompts, for_training=True)
         self.sync()
 
 
