@@ -11,41 +11,45 @@ from megatron_longrl.config.presets import ALGORITHMS, algorithm_names
 from megatron_longrl.models.flow_section import FlowSection
 
 if TYPE_CHECKING:
-    from megatron_longrl.config import Config
     from megatron_longrl.config.algorithm import AlgorithmSection
     from megatron_longrl.config.rewards import RewardSection
     from megatron_longrl.config.rl import RLSection
+    from megatron_longrl.config.training import TrainingSection
 
 PICTURE_REWARDS = ("jpeg_compressibility",)
 """Rewards of the package that look at pictures; all others read text."""
 
 
-def rl_flow_rules(config: Config, world_size: int) -> Iterator[str]:
+def rl_flow_rules(
+    section: FlowSection,
+    algorithm: AlgorithmSection,
+    rl: RLSection,
+    reward: RewardSection,
+    training: TrainingSection,
+    replicas: int,
+) -> Iterator[str]:
     """A line for every rule of reinforcement learning that does not hold."""
-    algorithm = config.algorithm
     if ALGORITHMS.find(algorithm.rl_algorithm).flow is None:
         yield (
             f"rl_algorithm {algorithm.rl_algorithm} is for language models: give --rl-algorithm "
             f"{', '.join(algorithm_names(flow=True))}"
         )
         return
-    yield from _sampling(config.family_as(FlowSection), algorithm)
-    yield from _rewards(config.reward)
-    replicas = config.parallel.data_parallel_size(world_size)
-    batch, micro_batch = config.training.global_batch_size, config.training.micro_batch_size
-    yield from _batches(config.rl, batch, micro_batch, replicas)
+    yield from _sampling(section, algorithm)
+    yield from _rewards(reward)
+    yield from _batches(rl, training.global_batch_size, training.micro_batch_size, replicas)
     compares = ADVANTAGES.find(algorithm.advantage).compares_group
-    if compares and config.rl.grpo_group_size < 2:
+    if compares and rl.grpo_group_size < 2:
         yield (
-            f"grpo_group_size ({config.rl.grpo_group_size}) gives no group to compare a picture "
+            f"grpo_group_size ({rl.grpo_group_size}) gives no group to compare a picture "
             "with: choose --grpo-group-size of at least 2"
         )
 
 
-def sft_flow_rules(config: Config, world_size: int) -> Iterator[str]:
+def sft_flow_rules(training: TrainingSection, replicas: int) -> Iterator[str]:
     """A line for every rule of pre-training that does not hold."""
-    step = config.training.micro_batch_size * config.parallel.data_parallel_size(world_size)
-    batch = config.training.global_batch_size or step
+    step = training.micro_batch_size * replicas
+    batch = training.global_batch_size or step
     if batch % step:
         yield (
             f"global_batch_size ({batch}) is not divisible by micro_batch_size x data-parallel "

@@ -49,7 +49,7 @@ class FlowSection(FamilySection):
     linear has evenly spaced ones, shifted."""
 
     schedule_shift: PositiveFloat = 3.0
-    """How far noise levels are moved towards 1; 1 leaves them as they are."""
+    """Factor by which noise levels are moved towards 1; 1 leaves them as they are."""
 
     sampling_steps: Annotated[PositiveInt, Unit("steps"), KnownTo("rl")] = 10
     """Steps of sampling in training."""
@@ -94,7 +94,7 @@ class FlowSection(FamilySection):
     """Largest size of an advantage."""
 
     nft_beta: Annotated[PositiveFloat, KnownTo("rl")] = 1.0
-    """How far DiffusionNFT's implicit policies are from the old one, in units of the change."""
+    """Distance of DiffusionNFT's implicit policies from the old one, in units of the change."""
 
     nft_noise_levels: Annotated[PositiveInt, Unit("levels"), KnownTo("rl")] = 3
     """Noise levels at which DiffusionNFT trains on each sample."""

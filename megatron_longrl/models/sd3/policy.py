@@ -49,10 +49,13 @@ def rules(config: Config, world_size: int, entry: Entry | None) -> Iterator[str]
     yield from indivisible(config.value, "num_attention_heads", "tensor_model_parallel_size")
     yield from indivisible(config.value, "latent_sample_size", "latent_patch_size")
     yield from _not_here(config)
+    replicas = config.parallel.data_parallel_size(world_size)
     if entry == "rl":
-        yield from rl_flow_rules(config, world_size)
+        yield from rl_flow_rules(
+            *(family, config.algorithm, config.rl, config.reward, config.training, replicas)
+        )
     if entry == "sft":
-        yield from sft_flow_rules(config, world_size)
+        yield from sft_flow_rules(config.training, replicas)
 
 
 def _not_here(config: ModelConfig) -> Iterator[str]:

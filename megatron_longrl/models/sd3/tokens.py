@@ -7,10 +7,9 @@ summed over the ranks, are those of one rank.
 from __future__ import annotations
 
 import torch.nn.functional as F
+from megatron.core.tensor_parallel import gather_from_sequence_parallel_region
 from torch import Tensor
 from torch.distributed import ProcessGroup
-
-from megatron_longrl.parallel.sequence import gather_shards
 
 
 class TokenShards:
@@ -36,4 +35,5 @@ class TokenShards:
             return shard
         missing = self._chunk - len(shard)
         padding = [0, 0] * (shard.dim() - 1) + [0, missing]
-        return gather_shards(F.pad(shard, padding), self._group)[: self.count]
+        whole = gather_from_sequence_parallel_region(F.pad(shard, padding), group=self._group)
+        return whole[: self.count]
