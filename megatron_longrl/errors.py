@@ -25,6 +25,10 @@ class DataError(UserError):
     """An error of a data file or of its rows."""
 
 
+class MissingAudioError(DataError):
+    """An error of a video without sound, where the run was told to end and not to skip it."""
+
+
 def error_line(error: object) -> str:
     """Format an error as the one line that a program writes to stderr."""
     return f"error: {printable(' '.join(str(error).split()))}\n"

@@ -71,6 +71,11 @@ def _language_rules(config: Config, world_size: int, entry: Entry | None) -> Ite
     yield from _rollout_split(config)
     yield from _rollout_servers(config.rollout, config.parallel, world_size, entry)
     yield from _embedding_cache(config.data, config.trained_parts, entry)
+    if config.data.audio_in_video and not config.family.hears_videos:
+        yield (
+            f"audio_in_video is on, and model_family {config.model.family} hears nothing: leave it "
+            "out"
+        )
     if entry == "sft":
         yield from _sft_batch(config.training, config.parallel.data_parallel_size(world_size))
     if entry in ("rl", "evaluate"):
@@ -355,10 +360,12 @@ def _embedding_cache(
                 "embedding_cache_dir: give --embedding-cache-dir FOLDER"
             )
         return
-    if entry in ("sft", "rl") and trained_parts - {"language_model"}:
+    trained = sorted(trained_parts - {"language_model"}, reverse=True)
+    if entry in ("sft", "rl") and trained:
+        switches = " ".join(flag(f"freeze_{part}") for part in trained)
         yield (
             "embedding_cache_dir keeps what a frozen encoder makes, and this run trains it: give "
-            "--freeze-vision-tower --freeze-projector, or leave --embedding-cache-dir out"
+            f"{switches}, or leave --embedding-cache-dir out"
         )
 
 

@@ -18,6 +18,9 @@ from megatron_longrl.cli.conversion.process import run
 from megatron_longrl.cli.plugins import add_plugin_flag
 from megatron_longrl.plugins import import_plugins
 
+KINDS = ("video", "image", "audio")
+"""Modalities of the media beside the question, by the flags of their files."""
+
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Compare; returns the exit status."""
@@ -33,6 +36,7 @@ def _verify(flags: argparse.Namespace) -> int:
     platform.import_core()
     from megatron_longrl.cli.conversion.comparison import compare
     from megatron_longrl.data.rows import Row
+    from megatron_longrl.media.modality import MediaFile
 
     row = Row(
         problem_id="verify",
@@ -41,9 +45,10 @@ def _verify(flags: argparse.Namespace) -> int:
         reasoning="",
         videos=tuple(flags.video),
         problem_type="general",
-        data_type="video" if flags.video else "image" if flags.image else "text",
+        data_type=next((kind for kind in KINDS if getattr(flags, kind)), "text"),
         source="the command line",
         images=tuple(flags.image),
+        other_media=tuple(MediaFile(path, "audio") for path in flags.audio),
     )
     found = compare(flags.hf_dir, flags.megatron_dir, row, flags)
     print(
@@ -65,6 +70,8 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--prompt", default="What is this?", help="the question")
     parser.add_argument("--video", type=Path, action="append", default=[], help="may be repeated")
     parser.add_argument("--image", type=Path, action="append", default=[], help="may be repeated")
+    parser.add_argument("--audio", type=Path, action="append", default=[], help="may be repeated")
+    parser.add_argument("--audio-in-video", action="store_true", help="hear the videos, too")
     parser.add_argument("--video-frames", type=int, default=8, help="frames of each video")
     parser.add_argument("--video-fps", type=float, help="frames per second of video")
     parser.add_argument("--chat-template", help="as of the trainer")

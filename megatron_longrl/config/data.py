@@ -74,8 +74,17 @@ class DataSection(Section):
     """Stages ITERATION:FRAMES, such as 0:16 100:64: the most frames of a training video from each
     step on, in place of --video-frames."""
 
+    audio_in_video: bool = False
+    """Take the sound of a video as a part of it, where its row does not say (audio_in_video); of
+    models that hear."""
+
+    missing_audio: Literal["silence", "skip", "error"] = "skip"
+    """Treatment of a video without sound where sound is asked for: silence replaces it, its row is
+    skipped, or the run ends."""
+
     encoder_chunk_frames: Annotated[PositiveInt, Unit("frames")] = 64
-    """Frames that go through the vision tower at a time on one rank; fewer need less memory."""
+    """Frames that go through the vision tower at a time on one rank; fewer need less memory. Of
+    sound so many units of some seconds."""
 
     decode_buffer_mib: Annotated[PositiveInt, Unit("MiB")] = 256
     """Memory of a rank for decoded pixels that wait for the encoder; it always holds at least

@@ -39,6 +39,11 @@ class FamilySection(Section):
         return len(self.parts) > 1
 
     @property
+    def hears_videos(self) -> bool:
+        """Whether the sound of a video can belong to it."""
+        return False
+
+    @property
     def embedding_levels(self) -> int:
         """The widths of the language model that a media embedding takes: one, and one more for
         every layer of DeepStack."""

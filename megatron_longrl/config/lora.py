@@ -47,7 +47,9 @@ class LoraSection(Section):
 
     parts: Annotated[tuple[PartName, ...], Names(part_names)] = ("language_model",)
     """Parts that get adapters and whose own weights stay as they are. The others are trained whole,
-    unless --freeze-vision-tower, --freeze-projector or --freeze-language-model keeps them."""
+    unless
+    --freeze-vision-tower, --freeze-projector, --freeze-audio-tower or --freeze-language-model keeps
+    them."""
 
     target_modules: tuple[LoraTarget, ...] = (
         "linear_qkv",

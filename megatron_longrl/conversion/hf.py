@@ -52,6 +52,7 @@ CARRIED_FILES = (
     "video_preprocessor_config.json",
     "processor_config.json",
     "chat_template.json",
+    "spk_dict.pt",
 )
 """Other files that an export takes over from the checkpoint that a model came from."""
 

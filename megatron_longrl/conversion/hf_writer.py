@@ -134,6 +134,7 @@ class HfFolderWriter:
         self._writing = ExitStack()
         self._folders: dict[str, TensorFolderWriter] = {}
         self._written: set[str] = set()
+        self._held = {row.part for row in mapping_table(config).entries}
 
     def __enter__(self) -> Self:
         self._aside = self._writing.enter_context(atomic_folder(self.folder))
@@ -156,9 +157,12 @@ class HfFolderWriter:
             self._finish()
 
     def add(self, name: str, tensor: Tensor) -> None:
-        """Write one tensor by its name in the mapping table."""
+        """Write one tensor by its name in the mapping table.
+
+        What belongs to a part of which the model holds nothing stays as it is.
+        """
         folder, stored = self._family.locate(name)
-        if tensor.is_floating_point():
+        if tensor.is_floating_point() and name.partition("/")[0] in self._held:
             tensor = tensor.to(self._dtype)
         self._folders[folder].add(stored, tensor.cpu())
         self._written.add(name)

@@ -15,10 +15,13 @@ from torch import Tensor
 from megatron_longrl.data.conversation import Conversation
 from megatron_longrl.data.rows import Row, RowError, RowProblem
 from megatron_longrl.data.tokenizer import Tokenizer
-from megatron_longrl.errors import UserError
+from megatron_longrl.errors import MissingAudioError, UserError
 from megatron_longrl.media.foreign_errors import as_error_of, described
 from megatron_longrl.media.layout import (
+    CountedPart,
+    Marks,
     MediaLayout,
+    MissingAudio,
     PlaceholderSpan,
     Placement,
     PlacementContext,
@@ -95,6 +98,8 @@ class PromptBuilder:
         max_tokens: longest prompt that leaves room for a response.
         limit: the flag that bounds ``max_tokens``; only ``--seq-length`` can simply be raised.
         max_frames, fps: how frames of each video are sampled.
+        audio_in_video: whether the sound of videos belongs to them, where a row does not say.
+        missing_audio: what becomes of a video without sound where it is asked for.
         conversation: what stands around a question; by default the tokenizer's own chat template.
         demonstrates: whether ``max_tokens`` must hold the prompt and its demonstration.
     """
@@ -109,6 +114,8 @@ class PromptBuilder:
         limit: str = SEQ_LENGTH,
         max_frames: int | None,
         fps: float | None,
+        audio_in_video: bool = False,
+        missing_audio: MissingAudio = "skip",
         conversation: Conversation | None = None,
         demonstrates: bool = False,
     ) -> None:
@@ -120,6 +127,8 @@ class PromptBuilder:
         self._limit = limit
         self.max_frames = max_frames
         self._fps = fps
+        self._audio_in_video = audio_in_video
+        self._missing_audio: MissingAudio = missing_audio
         self._demonstrates = demonstrates
 
     def build(self, row: Row) -> Prompt:
@@ -176,7 +185,7 @@ class PromptBuilder:
             MediaError: it cannot be read.
         """
         parts = self._place(row, number).parts
-        return sum(len(part) for part in parts if not isinstance(part, str))
+        return sum(len(part) for part in parts if isinstance(part, PlaceholderSpan))
 
     def response_ids(self, row: Row) -> list[int]:
         """The demonstration: reasoning, answer and what ends a response."""
@@ -287,17 +296,21 @@ class PromptBuilder:
 
     def _tokens(
         self, parts: Sequence[PromptPart]
-    ) -> tuple[list[int], list[bool], list[int | PlaceholderSpan]]:
+    ) -> tuple[list[int], list[bool], list[CountedPart]]:
         """Ids, where media go, and the parts with every text by its length."""
         ids: list[int] = []
         mask: list[bool] = []
-        kinds: list[int | PlaceholderSpan] = []
+        kinds: list[CountedPart] = []
         for part in parts:
             if isinstance(part, str):
                 encoded = self._tokenizer.encode(part)
                 ids += encoded
                 mask += [False] * len(encoded)
                 kinds.append(len(encoded))
+            elif isinstance(part, Marks):
+                ids += part.token_ids
+                mask += [False] * len(part)
+                kinds.append(part)
             else:
                 ids += [part.token_id] * len(part)
                 mask += [True] * len(part)
@@ -324,9 +337,27 @@ class PromptBuilder:
         """One of the row's media as the family reads it. Raises MediaError."""
         medium = row.media[number]
         layout = self._layout_for(row, medium)
-        counts = Counter(other.modality for other in row.media)
+        context = PlacementContext(
+            counts=Counter(other.modality for other in row.media),
+            max_frames=self.max_frames,
+            fps=self._fps,
+            audio_in_video=self._takes_sound(row),
+            missing_audio=self._missing_audio,
+        )
         with as_error_of(medium.path):
-            return layout.place(medium, PlacementContext(counts, self.max_frames, self._fps))
+            return layout.place(medium, context)
+
+    def _takes_sound(self, row: Row) -> bool:
+        """Whether the sound of a row's videos belongs to them."""
+        if row.audio_in_video is None:
+            return self._audio_in_video
+        if row.audio_in_video and "audio" not in self._modalities:
+            raise RowError(
+                row.source,
+                "audio_in_video asks for the sound of the videos, and the model hears nothing: "
+                "take another model, or leave the field out",
+            )
+        return row.audio_in_video
 
 
 NumberedPart = tuple[int | None, PromptPart]
@@ -345,7 +376,7 @@ def _media_order(
             total += spec.num_tokens
     order = []
     for number, part in parts:
-        if not isinstance(part, str):
+        if isinstance(part, PlaceholderSpan):
             start = starts[number, part.spec_index]
             order.append(torch.arange(start, start + len(part)))
             starts[number, part.spec_index] += len(part)
@@ -359,7 +390,7 @@ def _as_error_of_row(row: Row) -> Iterator[None]:
     where it is one; a lack of memory passes through."""
     try:
         yield
-    except (RowError, MemoryError):
+    except (RowError, MissingAudioError, MemoryError):
         raise
     except MediaError as error:
         raise RowError(row.source, str(error), error.path) from error

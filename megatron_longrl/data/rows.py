@@ -21,6 +21,8 @@ OTHER_NAMES = {"problem": ("question", "prompt"), "answer": ("solution", "ground
 by its own name; otherwise it is metadata."""
 TEXT_FIELDS = ("problem_id", "problem", "answer", "reasoning", "problem_type", "data_type")
 """Fields of a data row that have a meaning here, without those of media."""
+AUDIO_IN_VIDEO = "audio_in_video"
+"""Whether the sound of a row's videos belongs to them."""
 
 _DEEPEST = 64
 """Levels of lists and objects in a row: far from where Python's own limits make libraries fail."""
@@ -47,6 +49,8 @@ class Row:
             everywhere.
         images: files of the images, which the model sees before the videos.
         other_media: files of other modalities.
+        audio_in_video: whether the sound of the videos belongs to them; None leaves it to
+            ``--audio-in-video``.
         metadata: fields of the row that are none of these.
     """
 
@@ -61,6 +65,7 @@ class Row:
     uid: str = ""
     images: tuple[Path, ...] = ()
     other_media: tuple[MediaFile, ...] = ()
+    audio_in_video: bool | None = None
     metadata: Mapping[str, Any] = field(default_factory=dict, compare=False)
 
     @property
@@ -208,6 +213,7 @@ def _parse_row(entry: Any, path: Path, location: str, uid_place: str) -> Row:
             if name not in ("video", "image")
             for file in files
         ),
+        audio_in_video=_audio_in_video(entry, where),
         metadata={k: v for k, v in entry.items() if k not in (*_known_fields(), *used)},
     )
 
@@ -255,7 +261,14 @@ def _is_text(value: str) -> bool:
 
 
 def _known_fields() -> tuple[str, ...]:
-    return (*TEXT_FIELDS, *(modality.field for modality in all_modalities()))
+    return (*TEXT_FIELDS, AUDIO_IN_VIDEO, *(modality.field for modality in all_modalities()))
+
+
+def _audio_in_video(entry: dict[str, Any], where: str) -> bool | None:
+    value = entry.get(AUDIO_IN_VIDEO)
+    if value is not None and not isinstance(value, bool):
+        raise RowError(where, f"field '{AUDIO_IN_VIDEO}' is neither true nor false; correct it")
+    return value
 
 
 def _data_type(entry: dict[str, Any], media: Mapping[str, Sequence[Path]], where: str) -> str:

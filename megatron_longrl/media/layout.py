@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import ClassVar, Protocol
+from typing import ClassVar, Literal, Protocol
 
 import torch
 from torch import Tensor
@@ -40,8 +40,23 @@ class PlaceholderSpan:
         return time * height * width
 
 
-PromptPart = str | PlaceholderSpan
-"""A part of a prompt: text, or placeholders for embeddings."""
+@dataclass(frozen=True)
+class Marks:
+    """Tokens that share one position, such as the two that open a film with its sound."""
+
+    token_ids: tuple[int, ...]
+
+    def __len__(self) -> int:
+        return len(self.token_ids)
+
+
+PromptPart = str | Marks | PlaceholderSpan
+"""A part of a prompt: text, marks, or placeholders for embeddings."""
+CountedPart = int | Marks | PlaceholderSpan
+"""The same, with the number of a text's tokens in its place."""
+
+MissingAudio = Literal["silence", "skip", "error"]
+"""Treatment of a film without sound where sound is asked for."""
 
 
 @dataclass(frozen=True)
@@ -54,6 +69,10 @@ class PlacementContext:
     """``--video-frames``, or what a curriculum makes of it."""
     fps: float | None = None
     """``--video-fps``."""
+    audio_in_video: bool = False
+    """Whether the sound of a video belongs to it: what its row says, or ``--audio-in-video``."""
+    missing_audio: MissingAudio = "skip"
+    """``--missing-audio``."""
 
 
 class Placement(Protocol):
@@ -90,11 +109,11 @@ class MediaLayout(Protocol):
             MediaError: it cannot be read, or is of a modality that the family does not read.
         """
 
-    def positions(self, parts: Sequence[int | PlaceholderSpan]) -> Tensor:
+    def positions(self, parts: Sequence[CountedPart]) -> Tensor:
         """Rotary positions of a whole prompt.
 
         Args:
-            parts: numbers of text tokens, and placeholders, in order.
+            parts: numbers of text tokens, marks and placeholders, in order.
 
         Returns:
             long [P], or [P, 3] for time, height and width. Text behind the prompt goes on from its
@@ -102,6 +121,6 @@ class MediaLayout(Protocol):
         """
 
 
-def text_positions(parts: Sequence[int | PlaceholderSpan]) -> Tensor:
+def text_positions(parts: Sequence[CountedPart]) -> Tensor:
     """One after the other, whatever stands there; long [P]."""
     return torch.arange(sum(p if isinstance(p, int) else len(p) for p in parts))

@@ -5,6 +5,7 @@ and weight mapping.
 from __future__ import annotations
 
 from megatron_longrl.config.family import FAMILY_SECTIONS, FamilySection
+from megatron_longrl.models.qwen2_5_omni.config import OmniSection
 from megatron_longrl.models.qwen2_5_vl.config import Qwen25VLSection
 from megatron_longrl.models.qwen3_vl.config import Qwen3VLSection
 from megatron_longrl.models.text.config import TextSection
@@ -17,6 +18,7 @@ BUILT_IN: dict[str, type[FamilySection]] = {
     "llama": TextSection,
     "qwen2_5_vl": Qwen25VLSection,
     "qwen3_vl": Qwen3VLSection,
+    "qwen2_5_omni": OmniSection,
 }
 """The families of the package by name, each with its section; the module ``family`` in the folder
 of that name holds the rest."""

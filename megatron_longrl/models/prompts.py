@@ -34,6 +34,8 @@ def prompt_builder(config: Config, tokenizer: Tokenizer, entry: Entry) -> Prompt
         limit=SEQ_LENGTH if is_short else f"--max-position-embeddings {most}",
         max_frames=data.video_frames,
         fps=data.video_fps,
+        audio_in_video=data.audio_in_video,
+        missing_audio=data.missing_audio,
         conversation=Conversation(
             tokenizer,
             layout,

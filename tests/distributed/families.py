@@ -23,6 +23,8 @@ from megatron_longrl.data.tokenizer import build_tokenizer, train_sentencepiece
 from megatron_longrl.experience.rollouts import RolloutGroup
 from megatron_longrl.models.qwen_vl.config import QwenVLSection
 from megatron_longrl.training.runtime import Runtime, build_runtime
+from tests import tiny_omni
+from tests.audio_files import write_film, write_sound
 from tests.distributed.layouts import (
     TOLERANCE,
     largest_error,
@@ -34,7 +36,6 @@ from tests.distributed.layouts import (
 )
 from tests.qwen_vl_files import SPECIAL
 from tests.tiny_qwen_vl import hugging_face
-from tests.visual_media import visual
 
 TEXT_SIZES: dict[str, dict[str, Any]] = {
     "qwen2": {"hidden_size": 56, "num_attention_heads": 28, "tie_word_embeddings": True},
@@ -47,6 +48,8 @@ TEXT_SIZES: dict[str, dict[str, Any]] = {
     },
     "llama": {"hidden_size": 64, "num_attention_heads": 4},
 }
+SMALL = {"video_min_pixels": 256, "video_max_pixels": 1600, "image_min_pixels": 256}
+"""Budgets of pixels."""
 Pictures = list[tuple[int, int]]
 Clips = list[tuple[int, int, int]]
 MEDIA: tuple[tuple[Pictures, Clips], ...] = (
@@ -56,6 +59,13 @@ MEDIA: tuple[tuple[Pictures, Clips], ...] = (
     ([(33, 17)], []),
 )
 """Images (height, width) and videos (frames, width, height) of each row."""
+SOUNDS: tuple[tuple[list[float | None], list[float]], ...] = (
+    ([2.2], []),
+    ([], []),
+    ([1.1, None], [0.3]),
+    ([], [5.31, 2.0]),
+)
+"""Of Omni's rows: seconds of the sound in each video, of which one is silent, and of files."""
 
 
 def write_family(folder: Path, family: str) -> None:
@@ -63,10 +73,14 @@ def write_family(folder: Path, family: str) -> None:
     generator = np.random.default_rng(0)
     lines = [json.dumps(row) for row in _rows(folder, family, generator)]
     (folder / "train.jsonl").write_text("\n".join(lines))
-    train_sentencepiece(lines, folder / "tok", 310, tuple(SPECIAL.values()))
+    symbols = symbols_of(family)
+    pieces = tuple((symbols or SPECIAL).values())
+    train_sentencepiece(lines, folder / "tok", 310, pieces)
     tokenizer = build_tokenizer("SentencePieceTokenizer", folder / "tok.model")
-    if "vl" in family:
-        ids: dict[str, Any] = {name: tokenizer.id_of(symbol) for name, symbol in SPECIAL.items()}
+    ids: dict[str, Any] = {name: tokenizer.id_of(symbol) for name, symbol in symbols.items()}
+    if "omni" in family:
+        model = tiny_omni.thinker(vocab_size=tokenizer.vocab_size, **ids)
+    elif symbols:
         model = hugging_face(family, vocab_size=tokenizer.vocab_size, **ids)
     else:
         model = _text_model(family, tokenizer.vocab_size)
@@ -82,18 +96,50 @@ def _rows(folder: Path, family: str, generator: np.random.Generator) -> list[dic
             "answer": "A",
             "data_type": "text",
         }
-        if "vl" in family:
+        if "omni" in family:
+            row |= {"images": [f"{number}-{k}.png" for k in range(len(images))]}
+            row |= _films_and_sounds(folder, number, generator)
+        elif "vl" in family:
             row |= {"images": [], "videos": []}
-            for k, (height, width) in enumerate(images):
-                row["images"].append(f"{number}-{k}.png")
-                picture = generator.integers(0, 255, (height, width, 3), dtype=np.uint8)
-                Image.fromarray(picture).save(folder / row["images"][-1])
+            row["images"] += [f"{number}-{k}.png" for k in range(len(images))]
             for k, (frames, width, height) in enumerate(videos):
                 row["videos"].append(f"{number}-{k}.webm")
                 write_video(folder / row["videos"][-1], frames, generator, width, height)
             row["data_type"] = "video" if videos else "image" if images else "text"
+        for name, (height, width) in zip(row.get("images", ()), images, strict=False):
+            picture = generator.integers(0, 255, (height, width, 3), dtype=np.uint8)
+            Image.fromarray(picture).save(folder / name)
         rows.append(row)
     return rows
+
+
+def symbols_of(family: str) -> dict[str, str]:
+    """What stands for media in a family's prompts, by the names of ``config.json``."""
+    if "omni" in family:
+        return tiny_omni.SYMBOLS
+    return SPECIAL if "vl" in family else {}
+
+
+def _films_and_sounds(folder: Path, number: int, generator: np.random.Generator) -> dict[str, Any]:
+    row: dict[str, Any] = {"videos": [], "audios": []}
+    within, alone = SOUNDS[number]
+    for k, ((frames, width, height), seconds) in enumerate(
+        zip(MEDIA[number][1], within, strict=True)
+    ):
+        pictures = generator.integers(0, 255, (frames, height, width, 3), dtype=np.uint8)
+        track = None if seconds is None else [(0.0, _noise(seconds, 48_000, generator))]
+        row["videos"].append(f"{number}-{k}.mp4")
+        write_film(folder / row["videos"][-1], list(pictures), 4, track)
+    for k, seconds in enumerate(alone):
+        row["audios"].append(f"{number}-{k}.flac")
+        write_sound(folder / row["audios"][-1], _noise(seconds, 16_000, generator))
+    kinds = ("video", "audio")
+    row["data_type"] = next((kind for kind in kinds if row[f"{kind}s"]), "text")
+    return row
+
+
+def _noise(seconds: float, rate: int, generator: np.random.Generator) -> np.ndarray:
+    return generator.normal(0, 0.1, round(seconds * rate)).astype(np.float32)
 
 
 def _text_model(family: str, vocab_size: int) -> Any:
@@ -123,7 +169,9 @@ def run_config(folder: Path, **changes: object) -> Config:
         "encoder_chunk_frames": 4,
     }
     if values["model_family"] in ("qwen2_5_vl", "qwen3_vl"):
-        values |= {"video_min_pixels": 256, "video_max_pixels": 1600, "image_min_pixels": 256}
+        values |= SMALL
+    if values["model_family"] == "qwen2_5_omni":
+        values |= {**SMALL, "audio_in_video": True, "missing_audio": "silence"}
     return Config.of(values | changes)
 
 
@@ -193,13 +241,13 @@ def _logprobs(
     model: Any, source: HfFolder, config: Config, prompt: Prompt, response: list[int]
 ) -> Tensor:
     ids = torch.cat([prompt.token_ids, torch.tensor(response)])
-    pixels = [spec.frames() for spec in visual(prompt)]
+    units = [spec.load(range(spec.num_units)) for spec in prompt.media]
     media = (
-        media_arguments(source, config.family_as(QwenVLSection), config.model, prompt, pixels)
-        if pixels
+        media_arguments(source, config.family_as(QwenVLSection), config.model, prompt, units)
+        if units
         else {}
     )
-    if pixels:
+    if "mm_token_type_ids" in media:
         kinds = media["mm_token_type_ids"]
         media["mm_token_type_ids"] = torch.nn.functional.pad(kinds, (0, len(response)))
     if "position_ids" in media:

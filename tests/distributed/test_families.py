@@ -16,7 +16,7 @@ LAYOUTS: dict[str, dict[str, Any]] = {
     "DP2": {},
 }
 TEXT = ("qwen2", "qwen3", "llama")
-VISION = ("qwen2_5_vl", "qwen3_vl")
+VISION = ("qwen2_5_vl", "qwen3_vl", "qwen2_5_omni")
 
 
 FIRST = {
@@ -25,6 +25,7 @@ FIRST = {
     "llama": ("MR-SP2 p2p",),
     "qwen2_5_vl": ("TP2 with sequence parallelism", "MR-SP2 p2p", "PP2"),
     "qwen3_vl": ("TP2 with sequence parallelism", "MR-SP2", "PP2", "DP2"),
+    "qwen2_5_omni": ("TP2 with sequence parallelism", "MR-SP2", "DP2"),
 }
 """Layouts of the first tier: every family in some, and every layout with both kinds."""
 

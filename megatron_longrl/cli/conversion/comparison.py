@@ -98,6 +98,7 @@ def compare(hf_dir: Path, megatron_dir: Path, row: Row, flags: argparse.Namespac
             "chat_template": flags.chat_template,
             "video_frames": flags.video_frames,
             "video_fps": flags.video_fps,
+            "audio_in_video": flags.audio_in_video,
             "seq_length": saved["config"]["max_position_embeddings"],
         },
         folder / layout.STATE_FILE,
@@ -112,6 +113,4 @@ def compare(hf_dir: Path, megatron_dir: Path, row: Row, flags: argparse.Namespac
     model = build_model(config, groups, train=False)
     load_weights(megatron_dir, modules=model.modules, optimizers={}, groups=groups, config=config)
     ours = model_logits(model, config.parallel, config.model, prompt, units)
-    # Hugging Face's models of the families that can be compared take frames.
-    pixels = [frames.flatten(0, 1) for (frames,) in units]
-    return difference(ours, hugging_face_logits(source, config, prompt, pixels))
+    return difference(ours, hugging_face_logits(source, config, prompt, units))

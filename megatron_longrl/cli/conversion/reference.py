@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
 
 from megatron_longrl.cli.installed import unfit_torchvision
 from megatron_longrl.config import ModelConfig
@@ -19,8 +20,11 @@ from megatron_longrl.config.model import ModelSection
 from megatron_longrl.conversion.hf import HfFolder
 from megatron_longrl.data.prompts import Prompt
 from megatron_longrl.errors import UserError
+from megatron_longrl.media.modalities.audio.spec import AudioSpec
 from megatron_longrl.media.modalities.video.spec import VideoSpec
 from megatron_longrl.media.modalities.visual.spec import VisualSpec
+from megatron_longrl.media.spec import UnitTensors
+from megatron_longrl.models.family import family_of
 from megatron_longrl.models.qwen_vl.config import QwenVLSection
 from megatron_longrl.models.qwen_vl.grid import patchify
 from megatron_longrl.models.vila.config import VilaSection
@@ -35,13 +39,13 @@ _WITHOUT_ITS_CODE = {
 
 @torch.no_grad()
 def hugging_face_logits(
-    source: HfFolder, config: ModelConfig, prompt: Prompt, pixels: Sequence[Tensor]
+    source: HfFolder, config: ModelConfig, prompt: Prompt, units: Sequence[UnitTensors]
 ) -> Tensor:
     """[P, v] of a prompt, in float32.
 
     Args:
         config: of the checkpoint's model.
-        pixels: of each of the prompt's videos and images, [f, 3, H, W].
+        units: of each of the prompt's media, as its encoder takes them.
 
     Raises:
         UserError: transformers' models cannot be imported.
@@ -49,18 +53,19 @@ def hugging_face_logits(
     if unfit := unfit_torchvision():
         raise UserError(unfit[0])
     if isinstance(config.family, VilaSection):
+        pixels = [frames.flatten(0, 1) for (frames,) in units]
         llm, embeddings = vila_embeddings(source, config, prompt, pixels)
         logits: Tensor = llm(inputs_embeds=embeddings[None]).logits[0]
         return logits
-    if pixels and not isinstance(config.family, QwenVLSection):
+    if units and not isinstance(config.family, QwenVLSection):
         raise UserError(
             f"model_family {config.model.family} is compared by text only: leave --video and "
             "--image out"
         )
     ids = prompt.token_ids[None]
     media = (
-        media_arguments(source, config.family_as(QwenVLSection), config.model, prompt, pixels)
-        if pixels
+        media_arguments(source, config.family_as(QwenVLSection), config.model, prompt, units)
+        if units
         else {}
     )
     return load_model(source.folder)(input_ids=ids, **media).logits[0]
@@ -68,13 +73,21 @@ def hugging_face_logits(
 
 def load_model(folder: Path) -> Any:
     """transformers' own model, float32."""
-    from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForImageTextToText
-
-    settings = AutoConfig.from_pretrained(folder, **_WITHOUT_ITS_CODE)
-    auto = AutoModelForImageTextToText if hasattr(settings, "vision_config") else None
-    model = (auto or AutoModelForCausalLM).from_pretrained(
-        folder, dtype=torch.float32, **_WITHOUT_ITS_CODE
+    from transformers import (
+        AutoConfig,
+        AutoModelForCausalLM,
+        AutoModelForImageTextToText,
+        Qwen2_5OmniThinkerForConditionalGeneration,
     )
+
+    settings: Any = AutoConfig.from_pretrained(folder, **_WITHOUT_ITS_CODE)
+    kind: Any = AutoModelForCausalLM
+    if family_of(settings.to_dict(), folder) == "qwen2_5_omni":
+        kind = Qwen2_5OmniThinkerForConditionalGeneration
+        settings = getattr(settings, "thinker_config", settings)
+    elif hasattr(settings, "vision_config"):
+        kind = AutoModelForImageTextToText
+    model = kind.from_pretrained(folder, config=settings, dtype=torch.float32, **_WITHOUT_ITS_CODE)
     return model.eval()
 
 
@@ -83,28 +96,43 @@ def media_arguments(
     family: QwenVLSection,
     model: ModelSection,
     prompt: Prompt,
-    pixels: Sequence[Tensor],
+    units: Sequence[UnitTensors],
 ) -> dict[str, Any]:
     """Return the arguments that transformers' processors would give beside the token ids.
 
     Positions are ours where transformers has text begin in the middle of a long video
-    (:class:`~megatron_longrl.models.qwen_vl.layout.Qwen25Layout`).
+    (:class:`~megatron_longrl.models.qwen_vl.layout.Qwen25Layout`), and where it knows of no prompt
+    in which some films have their sound and others not.
     """
     patch, merge = family.vision_patch_size, family.vision_merge_size
     times = family.vision_temporal_patch_size
     found: dict[str, list[Any]] = {"image": [], "video": []}
+    heard: list[Tensor] = []
     seconds = []
-    for spec, frames in zip(prompt.media, pixels, strict=True):
-        assert isinstance(spec, VisualSpec), "these families see, and do nothing else"
-        units = frames.unflatten(0, (-1, times))
-        grid = (len(units), spec.preprocess.height // patch, spec.preprocess.width // patch)
-        found[spec.modality].append((patchify(units, patch, merge).flatten(0, 1), grid))
+    for spec, tensors in zip(prompt.media, units, strict=True):
+        if isinstance(spec, AudioSpec):
+            features, lengths = tensors
+            heard.append(features.flatten(0, 1)[: int(lengths.sum())])
+            continue
+        assert isinstance(spec, VisualSpec), "these families see and hear, and do nothing else"
+        (frames,) = tensors
+        grid = (len(frames), spec.preprocess.height // patch, spec.preprocess.width // patch)
+        found[spec.modality].append((patchify(frames, patch, merge).flatten(0, 1), grid))
         if isinstance(spec, VideoSpec):
             seconds.append(times / spec.frames_per_second)
-    kinds = torch.zeros_like(prompt.token_ids)
-    for value, kind in ((1, "image"), (2, "video")):
-        kinds[prompt.token_ids == source.config[f"{kind}_token_id"]] = value
-    media: dict[str, Any] = {"mm_token_type_ids": kinds[None].int()}
+    media: dict[str, Any] = {}
+    if model.family == "qwen2_5_omni":
+        media["position_ids"] = prompt.positions.T[:, None]
+    else:
+        kinds = torch.zeros_like(prompt.token_ids)
+        for value, kind in ((1, "image"), (2, "video")):
+            kinds[prompt.token_ids == source.config[f"{kind}_token_id"]] = value
+        media["mm_token_type_ids"] = kinds[None].int()
+    if heard:
+        features = pad_sequence(heard, batch_first=True)
+        lengths = torch.tensor([len(sound) for sound in heard])
+        is_there = torch.arange(features.shape[1]) < lengths[:, None]
+        media |= {"input_features": features.mT, "feature_attention_mask": is_there.long()}
     for kind, names in (
         ("image", ("pixel_values", "image_grid_thw")),
         ("video", ("pixel_values_videos", "video_grid_thw")),

@@ -6,13 +6,14 @@ import math
 import re
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from megatron_longrl.media.layout import PlaceholderSpan, PromptPart
+from megatron_longrl.media.layout import CountedPart, PlaceholderSpan, PromptPart
 from megatron_longrl.media.modalities.video.times import sample, seconds_at
 from megatron_longrl.media.modalities.visual.info import VideoInfo
 from megatron_longrl.media.modalities.visual.layout import VisualLayout
@@ -27,18 +28,34 @@ if TYPE_CHECKING:
 _FEWEST_FRAMES = 4
 """Fewest frames of a video that is sampled by --video-fps, as in transformers' processors."""
 _FPS_IF_UNKNOWN = 24.0
-_START, _END = "<|vision_start|>", "<|vision_end|>"
-_IMAGE, _VIDEO = "<|image_pad|>", "<|video_pad|>"
+
+
+@dataclass(frozen=True)
+class Symbols:
+    """The symbols that stand for a medium in a family's prompts, and the marks around it."""
+
+    start: str
+    pad: str
+    end: str
+
+    @property
+    def pattern(self) -> str:
+        """Return the pattern of what chat templates write for a medium, with or without the
+        marks."""
+        start, pad, end = map(re.escape, (self.start, self.pad, self.end))
+        return f"(?:{start})?{pad}(?:{end})?"
+
+
+_VISION = "<|vision_start|>", "<|vision_end|>"
 
 
 class QwenLayout(VisualLayout):
     """A :class:`~megatron_longrl.media.layout.MediaLayout`, but for what the families differ
     in."""
 
-    placeholders: ClassVar[Mapping[str, str]] = {
-        kind: f"(?:{re.escape(_START)})?{re.escape(symbol)}(?:{re.escape(_END)})?"
-        for kind, symbol in (("image", _IMAGE), ("video", _VIDEO))
-    }
+    image: ClassVar[Symbols] = Symbols(_VISION[0], "<|image_pad|>", _VISION[1])
+    video: ClassVar[Symbols] = Symbols(_VISION[0], "<|video_pad|>", _VISION[1])
+    placeholders: ClassVar[Mapping[str, str]] = {"image": image.pattern, "video": video.pattern}
     turns_images: ClassVar[bool] = True
     """``load_image`` of transformers and vLLM turns them."""
 
@@ -54,8 +71,8 @@ class QwenLayout(VisualLayout):
         )
         self.videos = PixelBudget(family.video_min_pixels, family.video_max_pixels)
         self.images = PixelBudget(family.image_min_pixels, family.image_max_pixels)
-        self.video_id = tokenizer.id_of(_VIDEO)
-        self.image_id = tokenizer.id_of(_IMAGE)
+        self.video_id = tokenizer.id_of(self.video.pad)
+        self.image_id = tokenizer.id_of(self.image.pad)
 
     @abstractmethod
     def _video_size(self, info: VideoInfo, frames: int) -> tuple[int, int]:
@@ -103,10 +120,10 @@ class QwenLayout(VisualLayout):
         factor = self.patch * self.merge
         grid = (len(indices) // self.times, preprocess.height // factor, preprocess.width // factor)
         if info.is_image:
-            return [_START, PlaceholderSpan(self.image_id, grid), _END]
+            return [self.image.start, PlaceholderSpan(self.image_id, grid), self.image.end]
         return self._video_parts(info, indices, grid)
 
-    def positions(self, parts: Sequence[int | PlaceholderSpan]) -> Tensor:
+    def positions(self, parts: Sequence[CountedPart]) -> Tensor:
         """M-RoPE: text goes on behind the largest position of what stands before it."""
         found = []
         start = 0
@@ -115,6 +132,7 @@ class QwenLayout(VisualLayout):
                 found.append(torch.arange(part)[:, None].expand(-1, 3) + start)
                 start += part
                 continue
+            assert isinstance(part, PlaceholderSpan), "these families have no other parts"
             _, height, width = part.grid
             steps = self._steps(part)
             axes = torch.meshgrid(steps, torch.arange(height), torch.arange(width), indexing="ij")
@@ -166,7 +184,8 @@ class Qwen25Layout(QwenLayout):
         if info.times is not None:
             begins = [seconds_at(info, index) for index in indices[:: self.times]]
             seconds = tuple(begin - begins[0] for begin in begins)
-        return [_START, PlaceholderSpan(self.video_id, grid, self.times / rate, seconds), _END]
+        span = PlaceholderSpan(self.video_id, grid, self.times / rate, seconds)
+        return [self.video.start, span, self.video.end]
 
     def _steps(self, span: PlaceholderSpan) -> Tensor:
         if span.seconds:  # rounded to milliseconds, of which half a one makes no step
@@ -201,11 +220,11 @@ class Qwen3Layout(QwenLayout):
     def _video_parts(
         self, info: VideoInfo, indices: Sequence[int], grid: tuple[int, int, int]
     ) -> list[PromptPart]:
-        parts: list[PromptPart] = [_START]
+        parts: list[PromptPart] = [self.video.start]
         span = PlaceholderSpan(self.video_id, (1, *grid[1:]))
         for unit in range(grid[0]):
             ends = indices[unit * self.times], indices[(unit + 1) * self.times - 1]
             first, last = (seconds_at(info, index, _FPS_IF_UNKNOWN) for index in ends)
             seconds = (first + last) / 2
-            parts += [f"<{seconds:.1f} seconds>{_START}", span, _END]
-        return [*parts, _END]
+            parts += [f"<{seconds:.1f} seconds>{self.video.start}", span, self.video.end]
+        return [*parts, self.video.end]

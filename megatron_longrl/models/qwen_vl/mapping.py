@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 from megatron_longrl.models.param_mapping import (
+    QKV,
     ColumnParallel,
     DirectMapping,
     FusedQKV,
@@ -88,9 +89,13 @@ MergerNames = tuple[str, str, str]
 
 
 def tower(
-    family: QwenVLSection, parallel: ParallelSection, theirs: str
+    family: QwenVLSection, parallel: ParallelSection, theirs: str, *, has_fused_qkv: bool = True
 ) -> tuple[TensorMapping, ...]:
-    """The vision tower without its mergers."""
+    """The vision tower without its mergers.
+
+    Args:
+        has_fused_qkv: their queries, keys and values are one tensor.
+    """
     ours = "encoder.vision_tower."
     patch = (3, family.vision_temporal_patch_size, *[family.vision_patch_size] * 2)
     mappings: list[TensorMapping] = [
@@ -109,12 +114,13 @@ def tower(
             parallel,
             f"{ours}decoder.layers.*.",
             f"{theirs}blocks.*.",
+            has_fused_qkv,
         ),
     )
 
 
 def _layers(
-    family: QwenVLSection, parallel: ParallelSection, ours: str, theirs: str
+    family: QwenVLSection, parallel: ParallelSection, ours: str, theirs: str, has_fused_qkv: bool
 ) -> Iterator[TensorMapping]:
     heads, whole = (
         family.vision_num_attention_heads,
@@ -124,9 +130,11 @@ def _layers(
     for kind in norm_kinds:
         yield _same(f"{ours}input_layernorm.{kind}", f"{theirs}norm1.{kind}")
     for kind in _KINDS:
-        yield FusedQKV(
+        kept_as = FusedQKV if has_fused_qkv else QKV
+        names = ("qkv",) if has_fused_qkv else tuple("qkv")
+        yield kept_as(
             f"{ours}self_attention.linear_qkv.{kind}",
-            (f"{theirs}attn.qkv.{kind}",),
+            tuple(f"{theirs}attn.{name}.{kind}" for name in names),
             whole,
             heads,
             heads,

@@ -93,6 +93,17 @@ QWEN2_5_VL_DEFAULTS = Defaults(
 )
 """Defaults of the Qwen2 language model in a Qwen2.5-VL checkpoint."""
 
+QWEN2_5_OMNI_DEFAULTS = Defaults(
+    vocab_size=152064,
+    hidden_size=3584,
+    intermediate_size=18944,
+    num_hidden_layers=28,
+    num_attention_heads=28,
+    num_key_value_heads=4,
+    rope_theta=1000000.0,
+)
+"""Defaults of the Qwen2 language model in a Qwen2.5-Omni checkpoint."""
+
 QWEN3_VL_DEFAULTS = Defaults(head_dim=128, max_position_embeddings=128000, rope_theta=500000.0)
 """Defaults of the Qwen3 language model in a Qwen3-VL checkpoint."""
 

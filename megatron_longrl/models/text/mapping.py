@@ -21,11 +21,14 @@ if TYPE_CHECKING:
     from megatron_longrl.config.model import ModelSection
 
 
-def language_model(config: ModelConfig, body: str = "model.") -> tuple[TensorMapping, ...]:
+def language_model(
+    config: ModelConfig, body: str = "model.", output: str = "lm_head."
+) -> tuple[TensorMapping, ...]:
     """Entries of the part ``llm``.
 
     Args:
         body: in front of the names of all tensors but the output layer's.
+        output: in front of that one's.
 
     Raises:
         ValueError: the vocabulary's size is not known yet.
@@ -33,7 +36,7 @@ def language_model(config: ModelConfig, body: str = "model.") -> tuple[TensorMap
     padded, vocab_size = config.padded_vocab_size, config.model.vocab_size
     assert vocab_size is not None  # padded_vocab_size raises
     ours, theirs = "language_model.decoder.layers.*.", f"llm/{body}layers.*."
-    embedding, head = f"llm/{body}embed_tokens.weight", "llm/lm_head.weight"
+    embedding, head = f"llm/{body}embed_tokens.weight", f"llm/{output}weight"
     # Transformer Engine fuses the norms with the linear layers behind them.
     before_attention, before_mlp = "input_layernorm.", "pre_mlp_layernorm."
     if config.model.transformer_impl == "transformer_engine":

@@ -13,7 +13,12 @@ from typing import TYPE_CHECKING, ClassVar
 
 from torch import Tensor
 
-from megatron_longrl.media.layout import PlaceholderSpan, PromptPart, text_positions
+from megatron_longrl.media.layout import (
+    CountedPart,
+    PlaceholderSpan,
+    PromptPart,
+    text_positions,
+)
 from megatron_longrl.media.modalities.video.spec import sample_frame_indices
 from megatron_longrl.media.modalities.visual.info import VideoInfo
 from megatron_longrl.media.modalities.visual.layout import VisualLayout
@@ -73,7 +78,7 @@ class VilaLayout(VisualLayout):
         unit: list[PromptPart] = [span, "\n", "\n"] if is_line else [span, "\n"]
         return unit * (len(indices) // preprocess.frames_per_unit)
 
-    def positions(self, parts: Sequence[int | PlaceholderSpan]) -> Tensor:
+    def positions(self, parts: Sequence[CountedPart]) -> Tensor:
         """Return the positions of text."""
         return text_positions(parts)
 

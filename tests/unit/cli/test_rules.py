@@ -24,13 +24,23 @@ BROKEN = [
     ),
     *(
         (
-            {"embedding_cache_dir": "cache", frozen: True},
+            {"embedding_cache_dir": "cache", **frozen},
             1,
             entry,
             "embedding_cache_dir keeps what a frozen encoder makes, and this run trains it: give "
-            "--freeze-vision-tower --freeze-projector, or leave --embedding-cache-dir out",
+            f"{told}, or leave --embedding-cache-dir out",
         )
-        for entry, frozen in (("rl", "freeze_vision_tower"), ("sft", "freeze_projector"))
+        for entry, frozen, told in (
+            ("rl", {"freeze_vision_tower": True}, "--freeze-projector"),
+            ("sft", {"freeze_projector": True}, "--freeze-vision-tower"),
+            ("sft", {}, "--freeze-vision-tower --freeze-projector"),
+        )
+    ),
+    (
+        {"audio_in_video": True},
+        1,
+        None,
+        "audio_in_video is on, and model_family vila hears nothing: leave it out",
     ),
     (
         {"rollout_server_address": ["node7:8100"]},

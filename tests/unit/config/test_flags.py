@@ -103,8 +103,8 @@ def test_a_word_without_a_flag_and_a_flag_without_its_value(load):
         ),
         (
             ["--lora-parts", "projector", "tower"],
-            "lora_parts = 'tower' (flag --lora-parts): expected one of language_model, "
-            "projector, vision_tower",
+            "lora_parts = 'tower' (flag --lora-parts): expected one of audio_tower, "
+            "language_model, projector, vision_tower",
         ),
     ],
 )
@@ -149,7 +149,8 @@ def test_help_is_readable_on_80_columns(help_of):
     # A flag that is broken at a hyphen is none.
     ranks = {flag(name) for name in vars(RankOptions())}
     assert set(flags) - names == {"--help", "--config", "--print-config", *ranks}
-    assert "--lora-parts {language_model,projector,vision_tower} ...\n" in text
+    listed = "{linear_qkv,linear_proj,linear_fc1,linear_fc2} ..."
+    assert f"--lora-target-modules {listed}\n" in text
     one_line = " ".join(text.split())
     assert "--rl-algorithm NAME Algorithm, whose values" in one_line
     assert "One of grpo, dapo, dr_grpo" in one_line

@@ -20,6 +20,7 @@ from megatron_longrl.data.rows import Row
 from megatron_longrl.data.tokenizer import Tokenizer, build_tokenizer, train_sentencepiece
 from megatron_longrl.experience.inputs import features_of, media_parts, place_media
 from megatron_longrl.media.layout import (
+    CountedPart,
     PlaceholderSpan,
     PlacementContext,
     PromptPart,
@@ -81,7 +82,7 @@ class Alternating:
     def place(self, medium: MediaFile, context: PlacementContext) -> BothTracks:
         return BothTracks(medium.path)
 
-    def positions(self, parts: Sequence[int | PlaceholderSpan]) -> Tensor:
+    def positions(self, parts: Sequence[CountedPart]) -> Tensor:
         return text_positions(parts)
 
 

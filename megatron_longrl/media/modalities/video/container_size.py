@@ -1,4 +1,4 @@
-"""The length that a video file should have according to its container.
+"""The length that a file of video or sound should have according to its container.
 
 A download that broke off often opens and plays well up to the break. The frame count and the
 duration in its header can show it, but not every container has them, and both count frames that
@@ -11,6 +11,9 @@ import struct
 from pathlib import Path
 from typing import BinaryIO
 
+_RIFF = b"AVI ", b"WAVE"
+_STREAMED = 0x7FFFFFF0
+"""A size from which on it was written by a program that did not know it."""
 _EBML, _SEGMENT = b"\x1a\x45\xdf\xa3", b"\x18\x53\x80\x67"
 
 _MP4_BOXES = frozenset(
@@ -21,7 +24,7 @@ _MP4_BOXES = frozenset(
 def declared_size(path: Path, size: int) -> int | None:
     """Bytes that the file should have at least; None where its container does not say.
 
-    Knows Matroska and WebM, MP4 and QuickTime, and AVI.
+    Knows Matroska and WebM, MP4 and QuickTime, AVI and WAVE.
 
     Args:
         size: bytes that it has.
@@ -31,8 +34,8 @@ def declared_size(path: Path, size: int) -> int | None:
         file.seek(0)
         if start[:4] == _EBML:
             return _matroska(file)
-        if start[:4] == b"RIFF" and start[8:12] == b"AVI ":
-            return _avi(file, size)
+        if start[:4] == b"RIFF" and start[8:12] in _RIFF:
+            return _riff(file, size)
         if start[4:8] in _MP4_BOXES:
             return _mp4(file, size)
     return None
@@ -64,19 +67,20 @@ def _ebml_size(file: BinaryIO) -> int | None:
     return None if value == unknown or len(rest) < extra else value
 
 
-def _avi(file: BinaryIO, size: int) -> int | None:
+def _riff(file: BinaryIO, size: int) -> int | None:
     """A RIFF chunk, and behind it more of them where the file is long.
 
-    A program that was stopped while it wrote has left 0 in the first one.
+    A program that was stopped while it wrote has left 0 in the first one, one that could not go
+    back a number that is far too large.
     """
     end = 0
     while end < size:
         file.seek(end)
         header = file.read(12)
-        if header[:4] != b"RIFF" or header[8:] not in (b"AVI ", b"AVIX"):
+        if header[:4] != b"RIFF" or header[8:] not in (*_RIFF, b"AVIX"):
             break
         length = int.from_bytes(header[4:8], "little")
-        if not length:
+        if not length or length >= _STREAMED:
             return None
         end += 8 + length + length % 2
     # The byte that makes a length even may be missing at the very end.

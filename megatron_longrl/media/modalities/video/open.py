@@ -1,4 +1,4 @@
-"""Video files opened by FFmpeg: local, regular, of formats that lie in one file."""
+"""Videos opened by FFmpeg, and their frames."""
 
 from __future__ import annotations
 
@@ -10,25 +10,13 @@ from typing import Any
 import av
 from av.stream import Disposition
 
-from megatron_longrl.media.content_hash import identity
 from megatron_longrl.media.media_error import MediaError
+from megatron_longrl.media.modalities.container import FILM_FORMATS, open_container
 from megatron_longrl.media.modalities.visual.info import MOST_PIXELS
 
-_FORMATS = """
-    matroska,webm mov,mp4,m4a,3gp,3g2,mj2 avi mpegts mpeg mpegvideo m4v h264 hevc vvc av1 obu ivf
-    ogg flv live_flv asf wtv mxf nut rm dv gif apng mjpeg yuv4mpegpipe gxf nsv
-"""
-"""FFmpeg's demuxers that read their file and nothing else. Playlists (HLS, DASH, concat), image
-sequences, descriptions of streams (SDP) and devices open what a file names, and are left out."""
-_OF_OTHER_FORMAT = (
-    "not a video of a format that is read; playlists, image sequences and pictures are none"
-)
+_NO_VIDEO = "playlists, image sequences and pictures are none"
 
 _OPTIONS = {"max_pixels": str(MOST_PIXELS)}
-_CONTAINER_OPTIONS = {
-    "format_whitelist": ",".join(_FORMATS.split()),
-    "protocol_whitelist": "file",
-}
 
 
 @contextmanager
@@ -39,32 +27,13 @@ def opened(path: str | Path) -> Iterator[tuple[Any, Any]]:
         MediaError: not there, not a regular file, not a video, or of a codec without a decoder;
             and whatever FFmpeg finds wrong while the block runs.
     """
-    with _container(path) as container:
+    with open_container(path, FILM_FORMATS, "video", _NO_VIDEO, _OPTIONS) as container:
         try:
             yield container, _stream(path, container)
         except av.FFmpegError as error:
             raise MediaError(path, f"cannot be decoded: {error.strerror}") from None
         except Exception as error:  # bindings raise what they like on files that nobody expected
             raise MediaError.of(path, error) from None
-
-
-def _container(path: str | Path) -> Any:
-    identity(path)
-    try:
-        # A protocol that is named keeps FFmpeg from finding one in the file's name. Titles in some
-        # old encoding are nobody's concern here.
-        return av.open(
-            f"file:{path}",
-            metadata_errors="ignore",
-            options=_OPTIONS,
-            container_options=_CONTAINER_OPTIONS,
-        )
-    except av.ArgumentError:
-        raise MediaError(path, _OF_OTHER_FORMAT) from None
-    except av.FFmpegError as error:
-        raise MediaError(path, f"not a video that can be read: {error.strerror}") from None
-    except Exception as error:
-        raise MediaError.of(path, error) from None
 
 
 def frames_of(container: Any, stream: Any) -> Iterator[Any]:

@@ -262,7 +262,7 @@ def _check_whole(
     if packets.count < stream.frames:
         reason = f"the file is truncated: {packets.count} of {stream.frames} frames"
         raise MediaError(path, reason)
-    claimed = _claimed_seconds(container, stream)
+    claimed = claimed_seconds(container, stream)
     fps = float(stream.average_rate or 0)
     if not stream.time_base:
         return
@@ -275,8 +275,8 @@ def _check_whole(
         raise MediaError(path, f"the file is truncated: {end_seconds:.1f} of {claimed:.1f} seconds")
 
 
-def _claimed_seconds(container: Any, stream: Any) -> float:
-    """Seconds of video that the header claims; 0 when it says nothing of the video alone."""
+def claimed_seconds(container: Any, stream: Any) -> float:
+    """Seconds of a stream that the header claims; 0 where it says nothing of this one alone."""
     if stream.duration and stream.time_base:
         return float(stream.duration * stream.time_base)
     hours, _, rest = stream.metadata.get("DURATION", "").partition(":")
