@@ -61,6 +61,9 @@ class ServerClient:
         if self._sent_bucket is not None:
             self._sent_bucket.close()
             self._sent_bucket = None
+        if self._bucket is not None:
+            self._bucket.close()
+            self._bucket = None
 
     def hold(self, run: str) -> None:
         """Let the server work for this run alone, until :meth:`release` or the end of the process.
