@@ -15,6 +15,7 @@ INSTALL_REQUIRES = [
     # Its newer versions need Python 3.12, and were not tried: names of layers, keys of checkpoints
     # and what platforms/cpu.py stands in for are those of this one.
     "megatron-core==0.16.1",
+    "einops>=0.8",  # of core's HyperCommGrid
     "transformers>=5.0,<5.20",  # vLLM needs the upper bound.
     "tokenizers>=0.22",
     "sentencepiece>=0.2",

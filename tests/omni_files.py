@@ -7,36 +7,8 @@ import json
 from pathlib import Path
 
 from tests.qwen_vl_files import MEANS, TURNS
+from tests.real_tokenizers import OMNI_TOKENS, QWEN25_OMNI
 from tests.tiny_omni import SYMBOLS
-
-NAMES = {
-    "image_token": "<|IMAGE|>",
-    "audio_token": "<|AUDIO|>",
-    "video_token": "<|VIDEO|>",
-    "vision_bos_token": "<|vision_bos|>",
-    "vision_eos_token": "<|vision_eos|>",
-    "audio_bos_token": "<|audio_bos|>",
-    "audio_eos_token": "<|audio_eos|>",
-}
-"""What the processor asks its tokenizer for."""
-
-TEMPLATE = (
-    "{% for message in messages %}"
-    "{% if loop.first and message['role'] != 'system' %}"
-    "<|im_start|>system\nYou are a helpful assistant.<|im_end|>\n{% endif %}"
-    "<|im_start|>{{ message['role'] }}\n"
-    "{% if message['content'] is string %}{{ message['content'] }}<|im_end|>\n"
-    "{% else %}{% for content in message['content'] %}"
-    "{% if content['type'] == 'image' or 'image' in content %}"
-    "<|vision_bos|><|IMAGE|><|vision_eos|>"
-    "{% elif content['type'] == 'audio' or 'audio' in content %}"
-    "<|audio_bos|><|AUDIO|><|audio_eos|>"
-    "{% elif content['type'] == 'video' or 'video' in content %}"
-    "<|vision_bos|><|VIDEO|><|vision_eos|>"
-    "{% elif 'text' in content %}{{ content['text'] }}{% endif %}"
-    "{% endfor %}<|im_end|>\n{% endif %}{% endfor %}"
-    "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
-)
 
 
 def write_tokenizer(folder: Path) -> dict[str, int]:
@@ -46,9 +18,9 @@ def write_tokenizer(folder: Path) -> dict[str, int]:
     from transformers import Qwen2TokenizerFast
 
     letters = {letter: number for number, letter in enumerate(sorted(ByteLevel.alphabet()))}
-    tokenizer = Qwen2TokenizerFast(vocab=letters, merges=[], extra_special_tokens=NAMES)
+    tokenizer = Qwen2TokenizerFast(vocab=letters, merges=[], extra_special_tokens=OMNI_TOKENS)
     tokenizer.add_special_tokens({"additional_special_tokens": [*TURNS, *SYMBOLS.values()]})
-    tokenizer.chat_template = TEMPLATE
+    tokenizer.chat_template = QWEN25_OMNI
     tokenizer.save_pretrained(folder)
     ids = {name: tokenizer.convert_tokens_to_ids(symbol) for name, symbol in SYMBOLS.items()}
     return {"vocab_size": len(tokenizer), **ids}
@@ -85,4 +57,4 @@ def write_processor(
         "dither": 0.0,
     }
     (folder / "preprocessor_config.json").write_text(json.dumps(settings, indent=2))
-    (folder / "chat_template.json").write_text(json.dumps({"chat_template": TEMPLATE}))
+    (folder / "chat_template.json").write_text(json.dumps({"chat_template": QWEN25_OMNI}))

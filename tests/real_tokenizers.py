@@ -4,8 +4,8 @@ the forms of their conversations; words are bytes."""
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -45,6 +45,23 @@ QWEN25_VL = (
     "{% if messages[0]['role'] != 'system' %}"
     "<|im_start|>system\nYou are a helpful assistant.<|im_end|>\n{% endif %}" + CHATML_TURNS
 )
+QWEN25_OMNI = (
+    "{% for message in messages %}"
+    "{% if loop.first and message['role'] != 'system' %}"
+    "<|im_start|>system\nYou are a helpful assistant.<|im_end|>\n{% endif %}"
+    "<|im_start|>{{ message['role'] }}\n"
+    "{% if message['content'] is string %}{{ message['content'] }}<|im_end|>\n"
+    "{% else %}{% for content in message['content'] %}"
+    "{% if content['type'] == 'image' or 'image' in content %}"
+    "<|vision_bos|><|IMAGE|><|vision_eos|>"
+    "{% elif content['type'] == 'audio' or 'audio' in content %}"
+    "<|audio_bos|><|AUDIO|><|audio_eos|>"
+    "{% elif content['type'] == 'video' or 'video' in content %}"
+    "<|vision_bos|><|VIDEO|><|vision_eos|>"
+    "{% elif 'text' in content %}{{ content['text'] }}{% endif %}"
+    "{% endfor %}<|im_end|>\n{% endif %}{% endfor %}"
+    "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+)
 QWEN3_THINKING = CHATML_TURNS.replace("assistant\\n", "assistant\\n<think>\\n")
 LLAMA3 = (
     "{% set loop_messages = messages %}{% for message in loop_messages %}"
@@ -70,6 +87,15 @@ NVILA = (
 )
 QWEN_TOKENS = ("<|endoftext|>", "<|im_start|>", "<|im_end|>")
 VILA_TOKENS = ("<vila/sentinel>", "<image>", "<vila/video>")
+OMNI_TOKENS = {
+    "image_token": "<|IMAGE|>",
+    "audio_token": "<|AUDIO|>",
+    "video_token": "<|VIDEO|>",
+    "vision_bos_token": "<|vision_bos|>",
+    "vision_eos_token": "<|vision_eos|>",
+    "audio_bos_token": "<|audio_bos|>",
+    "audio_eos_token": "<|audio_eos|>",
+}
 VISION_TOKENS = ("<|vision_start|>", "<|vision_end|>", "<|image_pad|>", "<|video_pad|>")
 
 SAMPLING = {"do_sample": True, "temperature": 0.7, "top_p": 0.8, "top_k": 20}
@@ -87,6 +113,8 @@ class Kind:
     """Of generation_config.json."""
     bos: str | None = None
     """Opens every text that is encoded with special tokens."""
+    named: Mapping[str, str] = field(default_factory=dict)
+    """Attributes of the tokenizer by which its processor asks for symbols."""
 
 
 KINDS = {
@@ -94,6 +122,13 @@ KINDS = {
     "qwen2.5": Kind(QWEN_TOKENS, QWEN25, "<|im_end|>", ("<|im_end|>", "<|endoftext|>")),
     "qwen2.5-vl": Kind(
         (*QWEN_TOKENS, *VISION_TOKENS), QWEN25_VL, "<|im_end|>", ("<|im_end|>", "<|endoftext|>")
+    ),
+    "qwen2.5-omni": Kind(
+        (*QWEN_TOKENS, *OMNI_TOKENS.values()),
+        QWEN25_OMNI,
+        "<|im_end|>",
+        ("<|im_end|>", "<|endoftext|>"),
+        named=OMNI_TOKENS,
     ),
     "qwen3-vl": Kind(
         (*QWEN_TOKENS, *VISION_TOKENS), CHATML_TURNS, "<|im_end|>", ("<|im_end|>", "<|endoftext|>")
@@ -127,7 +162,7 @@ def write(folder: Path, kind: str, **changes: Any) -> Path:
     """
     given = {**vars(KINDS[kind]), **changes}
     build = _qwen2 if "<|im_start|>" in given["symbols"] else _byte_level
-    tokenizer = build(given["symbols"], given["bos"])
+    tokenizer = build(given["symbols"], given["bos"], given["named"])
     tokenizer.eos_token, tokenizer.pad_token = given["eos"], given["symbols"][0]
     if given["template"] is not None:
         tokenizer.chat_template = given["template"]
@@ -151,19 +186,21 @@ def _words() -> tuple[dict[str, int], list[tuple[str, str]]]:
     return {**words, newline * 2: len(words)}, [(newline, newline)]
 
 
-def _qwen2(symbols: Sequence[str], bos: str | None) -> Any:
+def _qwen2(symbols: Sequence[str], bos: str | None, named: Mapping[str, str]) -> Any:
     """Of the class that Qwen's folders name."""
     from transformers import Qwen2TokenizerFast
 
     words, pairs = _words()
     # It adds its own end of text by itself; ids are those of the order that is given.
     words |= {symbol: len(words) + number for number, symbol in enumerate(symbols)}
-    tokenizer = Qwen2TokenizerFast(vocab=words, merges=pairs, bos_token=bos)
+    tokenizer = Qwen2TokenizerFast(
+        vocab=words, merges=pairs, bos_token=bos, extra_special_tokens=dict(named)
+    )
     tokenizer.add_special_tokens({"additional_special_tokens": list(symbols)})
     return tokenizer
 
 
-def _byte_level(symbols: Sequence[str], bos: str | None) -> Any:
+def _byte_level(symbols: Sequence[str], bos: str | None, named: Mapping[str, str]) -> Any:
     """As Llama's and Mistral's folders have it, without a class of its own."""
     from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, processors
     from tokenizers.pre_tokenizers import ByteLevel

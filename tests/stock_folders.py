@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 from transformers import (
     AutoConfig,
     AutoModelForCausalLM,
@@ -21,7 +21,7 @@ from transformers import (
     SiglipVisionModel,
 )
 
-from tests import real_tokenizers
+from tests import real_tokenizers, tiny_omni
 from tests.qwen_vl_files import MEANS
 from tests.qwen_vl_files import SPECIAL as SYMBOLS
 from tests.tiny_qwen_vl import MODELS, PATCH, TEXT
@@ -32,16 +32,19 @@ VOCABULARY = 320
 KINDS = {
     "qwen2_5_vl": "qwen2.5-vl",
     "qwen3_vl": "qwen3-vl",
+    "qwen2_5_omni": "qwen2.5-omni",
     "llama": "llama3",
     "qwen2": "qwen2.5",
     "nvila": "nvila",
 }
 """Family -> kind of the tokenizer."""
 
-SEES = ("qwen2_5_vl", "qwen3_vl", "nvila")
+SEES = ("qwen2_5_vl", "qwen3_vl", "qwen2_5_omni", "nvila")
 """Those with a vision tower."""
 
 PIXELS = {"shortest_edge": 256, "longest_edge": 4096}
+OMNI_PATCH = 14
+"""Its processor never takes fewer pixels of a frame than 128 x 28 x 28."""
 ENDS_OFTEN = 3.0
 """How much longer the rows of end tokens in the output layer are: random models never end."""
 
@@ -49,7 +52,10 @@ ENDS_OFTEN = 3.0
 def write(folder: Path, family: str) -> Path:
     """A folder of one of :data:`KINDS`; its greedy responses end by each of its end tokens."""
     torch.manual_seed(5)
-    writers: dict[str, Callable[[Path], None]] = {"nvila": _write_nvila}
+    writers: dict[str, Callable[[Path], None]] = {
+        "nvila": _write_nvila,
+        "qwen2_5_omni": _write_omni,
+    }
     if family in MODELS:
         writers[family] = lambda place: _write_qwen_vl(place, family)
     writers.get(family, lambda place: _write_text(place, family))(folder)
@@ -85,6 +91,46 @@ def _write_qwen_vl(folder: Path, family: str) -> None:
         },
         "processor_class": name,
         "video_processor": {"video_processor_type": videos, **shared, "size": PIXELS},
+    }  # fmt: skip
+    write_json(folder / "processor_config.json", processor)
+
+
+def _write_omni(folder: Path) -> None:
+    """A whole checkpoint, whose other parts are there in name."""
+    _write_tokenizer(folder, "qwen2_5_omni")
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    symbols = tiny_omni.SYMBOLS.items()
+    ids: dict[str, Any] = {name: tokenizer.convert_tokens_to_ids(s) for name, s in symbols}
+    _save(tiny_omni.thinker(vocab_size=VOCABULARY, patch=OMNI_PATCH, **ids), folder)
+    tensors = load_file(folder / "model.safetensors")
+    whole = {f"thinker.{name}": tensor for name, tensor in tensors.items()}
+    whole["talker.codec_head.weight"] = torch.randn(3, 2)
+    save_file(whole, folder / "model.safetensors", {"format": "pt"})
+    thinker = json.loads((folder / "config.json").read_text())
+    settings = {
+        "architectures": ["Qwen2_5OmniModel"],
+        "model_type": "qwen2_5_omni",
+        "enable_audio_output": True,
+        "thinker_config": thinker,
+        "talker_config": {"model_type": "qwen2_5_omni_talker"},
+        "token2wav_config": {"model_type": "qwen2_5_omni_token2wav"},
+    }
+    write_json(folder / "config.json", settings)
+    shared = {
+        "patch_size": OMNI_PATCH, "temporal_patch_size": 2, "merge_size": 2, **MEANS["qwen2_5_vl"]
+    }  # fmt: skip
+    processor = {
+        "image_processor": {
+            "image_processor_type": "Qwen2VLImageProcessor", **shared, "size": PIXELS
+        },
+        "video_processor": {"video_processor_type": "Qwen2VLVideoProcessor", **shared},
+        "feature_extractor": {
+            "feature_extractor_type": "WhisperFeatureExtractor",
+            "feature_size": tiny_omni.BINS,
+            "chunk_length": 30,
+            "return_attention_mask": True,
+        },
+        "processor_class": "Qwen2_5OmniProcessor",
     }  # fmt: skip
     write_json(folder / "processor_config.json", processor)
 

@@ -30,7 +30,7 @@ SYMBOLS = {
 BINS = 128
 
 
-def settings(vocab_size: int = VOCABULARY, **changes: Any) -> Any:
+def settings(vocab_size: int = VOCABULARY, patch: int = PATCH, **changes: Any) -> Any:
     """Of a thinker."""
     from transformers import Qwen2_5OmniThinkerConfig
 
@@ -48,7 +48,8 @@ def settings(vocab_size: int = VOCABULARY, **changes: Any) -> Any:
         vision_config={
             **vision,
             "out_hidden_size": TEXT["hidden_size"],
-            "window_size": 2 * PATCH * MERGE,
+            "patch_size": patch,
+            "window_size": 2 * patch * MERGE,
             "fullatt_block_indexes": [1, 3],
         },
         text_config={

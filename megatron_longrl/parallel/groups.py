@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 
 import torch.distributed as dist
 from megatron.core import parallel_state
+from megatron.core.hyper_comm_grid import HyperCommGrid
 from megatron.core.process_groups_config import ProcessGroupCollection
 from torch.distributed import ProcessGroup
 
@@ -103,22 +104,21 @@ class ParallelGroups:
         return dist.get_process_group_ranks(self.pp)[-1]
 
 
-def _rank_groups(parallel: ParallelSection, token: str) -> list[list[int]]:
-    """Rank lists of a product of dimensions in Megatron's order (tp-cp-ep-dp-pp)."""
+def rank_grid(parallel: ParallelSection, world_size: int, neighbours: int = 0) -> HyperCommGrid:
+    """Lay out the ranks in Megatron's order, with an axis for each dimension of parallelism.
+
+    Args:
+        neighbours: size of the axis ``cp``, which ``cp_outer`` completes; by default all MR-SP
+            ranks.
+    """
     tp, cp, pp = (
         parallel.tensor_model_parallel_size,
         parallel.context_parallel_size,
         parallel.pipeline_model_parallel_size,
     )
-    generator = parallel_state.RankGenerator(
-        tp=tp,
-        ep=1,
-        dp=dist.get_world_size() // (tp * cp * pp),
-        pp=pp,
-        cp=cp,
-        order="tp-cp-ep-dp-pp",
-    )
-    return generator.get_ranks(token)
+    inner = neighbours or cp
+    shape = [tp, inner, cp // inner, world_size // (tp * cp * pp), pp]
+    return HyperCommGrid(shape, ["tp", "cp", "cp_outer", "dp", "pp"])
 
 
 def _new_groups(
@@ -160,17 +160,14 @@ def init_parallel(parallel: ParallelSection, model: ModelSection) -> ParallelGro
         create_gloo_process_groups=False,
     )
     world = list(range(dist.get_world_size()))
-    replicas = _rank_groups(parallel, "tp-cp-pp")
+    grid = rank_grid(parallel, len(world))
+    replicas = grid.get_rank_enum(["tp", "cp", "pp"])
     replica, replica_ranks = _new_groups(replicas, timeout)
     replica_gloo_group, _ = _new_groups(replicas, timeout, "gloo")
     self_group, _ = _new_groups([[rank] for rank in world], timeout)
     cp_subgroups = {
         size: _new_groups(
-            [
-                ranks[start : start + size]
-                for ranks in _rank_groups(parallel, "cp")
-                for start in range(0, len(ranks), size)
-            ],
+            rank_grid(parallel, len(world), size).get_rank_enum("cp"),
             timeout,
         )[0]
         for size in parallel.cp_degrees(model.num_query_groups)[1:]
@@ -179,13 +176,11 @@ def init_parallel(parallel: ParallelSection, model: ModelSection) -> ParallelGro
     data, _ = _new_groups([world], timeout)
     whole = EncoderGroups(_encoder_groups(data, data, self_group, self_group), replica)
     split = whole
-    tp = parallel.tensor_model_parallel_size
-    if parallel.vision_tensor_parallel and tp > 1:
-        # Tensor parallelism is the innermost dimension.
-        same, _ = _new_groups([world[place::tp] for place in range(tp)], timeout)
-        units, _ = _new_groups([r[place::tp] for r in replicas for place in range(tp)], timeout)
+    if parallel.vision_tensor_parallel and parallel.tensor_model_parallel_size > 1:
+        same, _ = _new_groups(grid.get_rank_enum(["cp", "dp", "pp"]), timeout)
+        units, _ = _new_groups(grid.get_rank_enum(["cp", "pp"]), timeout)
         tensor = parallel_state.get_tensor_model_parallel_group()
-        gloo, _ = _new_groups(_rank_groups(parallel, "tp"), timeout, "gloo")
+        gloo, _ = _new_groups(grid.get_rank_enum("tp"), timeout, "gloo")
         split = EncoderGroups(
             _encoder_groups(data, same, tensor, self_group),
             units,

@@ -7,8 +7,6 @@ Transformer Engine's layout (megatron/core/utils.py, ``get_batch_on_this_cp_rank
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 import torch.distributed as dist
 from torch import Tensor
@@ -61,28 +59,3 @@ def unshard_sequence(tensor: Tensor, group: ProcessGroup, dim: int = 1) -> Tenso
     dist.all_gather(shards, tensor.contiguous(), group=group)
     order = gathered_order(tensor.shape[dim] * group.size(), group.size())
     return torch.cat(shards, dim=dim).index_select(dim, order.to(tensor.device))
-
-
-class _GatherShards(torch.autograd.Function):
-    """All-gather along the first dimension; a shard's gradient is the sum over all ranks."""
-
-    @staticmethod
-    def forward(ctx: Any, shard: Tensor, group: ProcessGroup) -> Tensor:
-        ctx.group = group
-        whole = shard.new_empty(shard.shape[0] * group.size(), *shard.shape[1:])
-        dist.all_gather_into_tensor(whole, shard.contiguous(), group=group)
-        return whole
-
-    @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
-        group = ctx.group
-        shard = grad.new_empty(grad.shape[0] // group.size(), *grad.shape[1:])
-        dist.reduce_scatter_tensor(shard, grad.contiguous(), group=group)
-        return shard, None
-
-
-def gather_shards(shard: Tensor, group: ProcessGroup) -> Tensor:
-    """[s, ...] of every rank -> [cp * s, ...] in rank order, with exact gradients."""
-    if group.size() == 1:
-        return shard
-    return _GatherShards.apply(shard, group)

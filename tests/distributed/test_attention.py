@@ -17,6 +17,7 @@ from megatron_longrl.parallel.attention.mask import attention_mask
 from megatron_longrl.parallel.attention.module import MaskedAttention
 from megatron_longrl.parallel.attention.tree_mask import token_coordinates, tree_mask
 from megatron_longrl.parallel.sequence import shard_sequence
+from megatron_longrl.platforms import platform
 from tests.runner.tiers import full_only
 
 CHANNELS = 6
@@ -24,6 +25,7 @@ TOLERANCE = 1e-5
 
 
 def build(cp_comm_type: str, heads: int, groups: int) -> MaskedAttention:
+    platform.prepare()
     config = TransformerConfig(
         num_layers=1,
         hidden_size=heads * CHANNELS,

@@ -31,8 +31,6 @@ from megatron_longrl.media.spec import MediaSpec, UnitTensors
 from megatron_longrl.parallel.logprobs import selected_logprobs
 from megatron_longrl.parallel.rank_errors import gather_objects, raise_on_all_ranks
 from megatron_longrl.parallel.sequence import (
-    gather_shards,
-    gathered_order,
     shard_sequence,
     unshard_sequence,
 )
@@ -321,20 +319,6 @@ def test_shards_come_back_together(dim):
     shard = shard_sequence(whole, group, dim)
     assert shard.shape[dim] == whole.shape[dim] // 2
     torch.testing.assert_close(unshard_sequence(shard, group, dim), whole, rtol=0, atol=0)
-
-
-def test_gathered_shards_are_the_sequence_and_their_gradient_the_sum_of_all_ranks():
-    group, rank = both(), dist.get_rank()
-    generator = torch.Generator().manual_seed(0)
-    whole = torch.randn(12, 3, generator=generator)
-    # Every rank weights the gathered tokens differently.
-    factors = torch.randn(2, 12, 3, generator=generator)
-    shard = shard_sequence(whole, group, dim=0).requires_grad_()
-    gathered = gather_shards(shard, group)[gathered_order(12, 2)]
-    torch.testing.assert_close(gathered.detach(), whole, rtol=0, atol=0)
-    (gathered * factors[rank]).sum().backward()
-    expected = shard_sequence(factors.sum(dim=0), group, dim=0)
-    torch.testing.assert_close(shard.grad, expected, rtol=1e-6, atol=1e-6)
 
 
 @pytest.mark.parametrize("failing", [0, 1])

@@ -34,8 +34,10 @@ Row = Mapping[str, Any]
 
 def main(folder: Path, rows: Path, written: Path) -> None:
     settings = json.loads((folder / "config.json").read_text())
-    if "vision_config" in settings:
-        answerer: Any = QwenVL(folder)
+    if settings["model_type"] == "qwen2_5_omni":
+        answerer: Any = Omni(folder)
+    elif "vision_config" in settings:
+        answerer = QwenVL(folder)
     elif settings["model_type"] == "llava_llama":
         answerer = Vila(folder)
     else:
@@ -97,6 +99,71 @@ class QwenVL:
         ids = inputs["input_ids"][0].tolist()
         made = self.model.generate(**inputs, **GREEDY, max_new_tokens=TOKENS)
         return ids, made[0, len(ids) :].tolist()
+
+
+class Omni:
+    """A model that sees and hears, with its processor."""
+
+    def __init__(self, folder: Path) -> None:
+        from transformers import (
+            AutoConfig,
+            AutoProcessor,
+            Qwen2_5OmniThinkerForConditionalGeneration,
+        )
+
+        self.processor = AutoProcessor.from_pretrained(folder)
+        self.tokenizer = self.processor.tokenizer
+        settings = AutoConfig.from_pretrained(folder).thinker_config
+        self.model = Qwen2_5OmniThinkerForConditionalGeneration.from_pretrained(
+            folder, config=settings, dtype=torch.float32
+        ).eval()
+
+    def answer(self, row: Row, media: Path) -> tuple[list[int], list[int]]:
+        """Tokens of the prompt and of the response."""
+        sounds = [samples_of(media / name) for name in row.get("audios", ())]
+        videos = [decoded(media / name) for name in row.get("videos", ())]
+        content = [{"type": "audio"}] * len(sounds) + [{"type": "video"}] * len(videos)
+        messages = [
+            {"role": "user", "content": [*content, {"type": "text", "text": row["problem"]}]}
+        ]
+        text = self.tokenizer.apply_chat_template(
+            messages, add_generation_prompt=True, tokenize=False
+        )
+        given: dict[str, Any] = {}
+        with_sound = bool(row.get("audio_in_video"))
+        if videos:
+            # The processor takes every film for one of two frames a second, unless it is told.
+            ((frames, told),) = videos
+            taken = self.processor.video_processor.sample_frames(told, fps=FRAMES_PER_SECOND)
+            given["videos"] = [frames[taken]]
+            given["videos_kwargs"] = {
+                "do_sample_frames": False,
+                "fps": len(taken) / told.duration,
+                "use_audio_in_video": with_sound,
+            }
+            if with_sound:
+                whole = samples_of(media / row["videos"][0])
+                sounds.append(whole[: round(told.duration * 16_000)])
+        if sounds:
+            given["audio"] = sounds
+        inputs = self.processor(text=[text], return_tensors="pt", **given)
+        ids = inputs["input_ids"][0].tolist()
+        made = self.model.generate(
+            **inputs, **GREEDY, max_new_tokens=TOKENS, use_audio_in_video=with_sound
+        )
+        return ids, made[0, len(ids) :].tolist()
+
+
+def samples_of(path: Path) -> Any:
+    """Sound of one channel at 16,000 samples a second, read plainly."""
+    import numpy as np
+
+    with av.open(str(path)) as container:
+        frames = [frame.to_ndarray() for frame in container.decode(audio=0)]
+    samples = np.concatenate(frames, axis=1)[0]
+    if samples.dtype == np.int16:
+        return samples.astype(np.float32) / 32768
+    return samples.astype(np.float32)
 
 
 class Vila:

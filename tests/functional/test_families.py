@@ -8,11 +8,14 @@ from pathlib import Path
 import pytest
 import torch
 
+from megatron_longrl.cli.conversion.reference import load_model
 from megatron_longrl.data.tokenizer import train_sentencepiece
 from tests.distributed.families import write_family
 from tests.functional.launches import CP2, ROOT, convert, curve, metrics_of, run, write_rows
 from tests.runner.tiers import full_only
 
+SOUND = {"qwen2_5_omni": ("--audio-in-video", "--missing-audio", "silence")}
+"""Further flags of families that hear."""
 STEPS = ("--train-iters", "12", "--lr", "3e-3", "--seq-length", "512", "--micro-batch-size", "2")
 
 
@@ -24,14 +27,12 @@ def train(program: str, *flags: str | Path, ranks: int = 2) -> str:
 @pytest.mark.parametrize(
     "family",
     full_only(
-        "tests/functional/test_families.py::test_sft_of_a_qwen_vl_folder",
-        ["qwen2_5_vl", "qwen3_vl"],
+        "tests/functional/test_families.py::test_sft_of_a_folder_with_towers",
+        ["qwen2_5_vl", "qwen3_vl", "qwen2_5_omni"],
         ["qwen3_vl"],
     ),
 )
-def test_sft_of_a_qwen_vl_folder(family: str, tmp_path: Path) -> None:
-    from transformers import AutoModelForImageTextToText
-
+def test_sft_of_a_folder_with_towers(family: str, tmp_path: Path) -> None:
     write_family(tmp_path, family)
     output = train(
         "train_sft",
@@ -40,18 +41,21 @@ def test_sft_of_a_qwen_vl_folder(family: str, tmp_path: Path) -> None:
         *("--tokenizer-model", tmp_path / "tok.model", "--train-data-path", tmp_path),
         *("--pretrained-checkpoint", tmp_path / "hf", "--video-max-pixels", "1600"),
         *("--video-min-pixels", "256", "--image-min-pixels", "256", "--save", tmp_path / "run"),
+        *SOUND.get(family, ()),
         *("--global-batch-size", "4", "--save-interval", "12"),
     )
     losses = curve(metrics_of(tmp_path / "run"), "lm loss")
     assert len(losses) == 12 and losses[-1] < 0.85 * losses[0], output[-2000:]
     convert("megatron", f"hf_{family}", tmp_path / "run", tmp_path / "out")
-    before = AutoModelForImageTextToText.from_pretrained(tmp_path / "hf").state_dict()
-    after = AutoModelForImageTextToText.from_pretrained(tmp_path / "out").state_dict()
+    before, after = (load_model(tmp_path / name).state_dict() for name in ("hf", "out"))
     assert before.keys() == after.keys()
     moved = [name for name in before if not torch.equal(before[name], after[name])]
     assert len(moved) > 0.9 * len(before), "everything is trained, tower and all"
     compare = [str(ROOT / "tools/checkpoint/verify.py"), "--megatron-dir", str(tmp_path / "run")]
-    media = ["--video", str(tmp_path / "0-0.webm"), "--image", str(tmp_path / "2-0.png")]
+    film = "0-0.mp4" if family in SOUND else "0-0.webm"
+    media = ["--video", str(tmp_path / film), "--image", str(tmp_path / "2-0.png")]
+    if family in SOUND:
+        media += ["--audio", str(tmp_path / "3-0.flac"), "--audio-in-video"]
     said = run([*compare, "--hf-dir", str(tmp_path / "out"), *media], 1, 120).succeeded().output
     assert "largest difference" in said
     different = run([*compare, "--hf-dir", str(tmp_path / "hf"), *media], 1, 120)
@@ -95,8 +99,9 @@ def test_rl_of_a_text_model(tmp_path: Path) -> None:
 @pytest.mark.full(
     "tests/distributed/test_rollout_parity.py::test_videos_and_images_at_positions_of_their_own"
 )
-def test_rl_of_a_qwen_vl_folder(tmp_path: Path) -> None:
-    write_family(tmp_path, "qwen3_vl")
+@pytest.mark.parametrize("family", ["qwen3_vl", "qwen2_5_omni"])
+def test_rl_of_a_folder_with_towers(family: str, tmp_path: Path) -> None:
+    write_family(tmp_path, family)
     train(
         "train_rl",
         *CP2,
@@ -114,7 +119,10 @@ def test_rl_of_a_qwen_vl_folder(tmp_path: Path) -> None:
         ),
         *("--grpo-prompts-per-step", "4", "--grpo-group-size", "2", "--rollout-max-tokens", "8"),
         *("--video-max-pixels", "1600", "--video-min-pixels", "256", "--image-min-pixels", "256"),
+        *SOUND.get(family, ()),
     )
     steps = metrics_of(tmp_path / "run")
     assert len(steps) == 2
+    if family in SOUND:
+        assert curve(steps, "units_encoded/audio") == [9, 9], "each once, by all ranks"
     assert max(curve(steps, "rollout_corr/logprob_diff_mean")) < 1e-4

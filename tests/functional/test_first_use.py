@@ -9,10 +9,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from PIL import Image
 
 from tests import stock_folders
+from tests.audio_files import tone, write_film, write_sound
 from tests.functional.clips import write_clip
 from tests.functional.launches import metrics_of, run, write_rows
 from tests.functional.stock_answers import TOKENS
@@ -28,7 +30,7 @@ SMALL = (
 
 ROWS = 12
 FIRST_PROMPT = re.compile(r"first prompt, (\d+) tokens \((.*?):(\d+)\):\n(.*?)\n\[20", re.DOTALL)
-MEDIA = re.compile(r"(<\|(?:video|image)_pad\|>)+")
+MEDIA = re.compile(r"(<\|(?:video_pad|image_pad|VIDEO|IMAGE|AUDIO)\|>)\1*")
 
 
 def longrl(*arguments: str | Path, ranks: int = 1) -> str:
@@ -40,10 +42,12 @@ def longrl(*arguments: str | Path, ranks: int = 1) -> str:
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with two data sets: of text, and of clips, images and text in turns."""
+    """A folder with three data sets: of text; of clips, images and text in turns; of clips with
+    their sound, sounds and text in turns."""
     folder = tmp_path_factory.mktemp("data")
     text: list[dict[str, Any]] = []
     mixed: list[dict[str, Any]] = []
+    heard: list[dict[str, Any]] = []
     for number in range(ROWS):
         question = {"problem": f"What is {number} * 7?", "answer": str(7 * number)}
         colour: dict[str, Any] = {"problem": QUESTION, "answer": "AB"[number % 2]}
@@ -51,14 +55,28 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
         if number % 3 == 0:
             write_clip(folder / f"{number}.mp4", number % 2, 12 + number)
             mixed.append({**colour, "videos": [f"{number}.mp4"]})
+            add_sound(folder, number)
+            film = {"videos": [f"heard{number}.mp4"], "audio_in_video": True}
+            heard.append({**colour, **film})
         elif number % 3 == 1:
             Image.new("RGB", (48 + number, 40), (0, 20 * number, 90)).save(folder / f"{number}.png")
             mixed.append({**colour, "images": [f"{number}.png"]})
+            write_sound(folder / f"{number}.wav", tone(0.3 * number, 90.0 * number, 16_000))
+            heard.append({**colour, "audios": [f"{number}.wav"]})
         else:
             mixed.append(question)
+            heard.append(question)
     write_rows(folder / "text.jsonl", text)
     write_rows(folder / "mixed.jsonl", mixed)
+    write_rows(folder / "heard.jsonl", heard)
     return folder
+
+
+def add_sound(folder: Path, number: int) -> None:
+    """A film of one grey that changes its shade, whose sound is longer than itself."""
+    frames = [np.full((48, 64, 3), 60 + 5 * k, np.uint8) for k in range(12 + number)]
+    sound = [(0.0, tone(3.0, 200.0 * (number + 1), 16_000))]
+    write_film(folder / f"heard{number}.mp4", frames, 10, sound, sound_rate=16_000)
 
 
 @dataclass
@@ -116,7 +134,8 @@ def way(
 ) -> Way:
     family = request.param
     folder = tmp_path_factory.mktemp(family)
-    rows = data / ("mixed.jsonl" if family in stock_folders.SEES else "text.jsonl")
+    kind = "heard" if "omni" in family else "mixed" if family in stock_folders.SEES else "text"
+    rows = data / f"{kind}.jsonl"
     way = Way(family, stock_folders.write(folder / "model", family), rows, folder)
     way.go(ranks=2)
     return way
@@ -128,7 +147,7 @@ def theirs(way: Way) -> list[dict[str, Any]]:
     written = way.runs / "transformers.json"
     command = ["-m", "tests.functional.stock_answers"]
     command += [str(path) for path in (way.runs / "exported", way.data, written)]
-    extra = python_path() if way.family.endswith("_vl") else {}
+    extra = python_path() if way.family.endswith(("_vl", "_omni")) else {}
     run(command, 1, 240, extra).succeeded()
     answers: list[dict[str, Any]] = json.loads(written.read_text(encoding="utf-8"))
     return answers

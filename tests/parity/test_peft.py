@@ -26,6 +26,7 @@ from megatron_longrl.training.model import TrainedModel, build_model
 from tests.parity.comparison import logits
 from tests.parity.test_text_hf_parity import CASES
 from tests.parity.test_text_hf_parity import hugging_face as text_model
+from tests.tiny_omni import BINS, thinker
 from tests.tiny_qwen_vl import hugging_face as vision_model
 
 TOLERANCE = 1e-5
@@ -37,6 +38,7 @@ ALL = ("language_model", "projector", "vision_tower")
 RUNS: dict[str, dict[str, Any]] = {
     **{name: {} for name in (*TEXT, *(f"{name}, language model" for name in VISION))},
     **{f"{name}, all parts": {"lora_parts": ALL} for name in VISION},
+    "qwen2_5_omni, all parts": {"lora_parts": (*ALL, "audio_tower")},
     "Qwen2, tied, rsLoRA on two layers": {
         "lora_use_rslora": True,
         "lora_target_modules": ("linear_qkv", "linear_fc2"),
@@ -56,6 +58,8 @@ def write_base(name: str, folder: Path) -> None:
     family = name.partition(",")[0]
     if family == "vila":
         write_vila(folder)
+    elif family == "qwen2_5_omni":
+        thinker().save_pretrained(folder)
     elif family in VISION:
         vision_model(family).save_pretrained(folder)
     else:
@@ -149,7 +153,25 @@ def test_the_tower_in_peft_computes_the_same(name, tmp_path):
     assert_close(model.encoders["encoder"].module(units).flatten(0, 1), torch.cat(whole, dim=-1))
 
 
-@pytest.mark.parametrize("name", ["Qwen2, tied", "Qwen2, untied", "qwen2_5_vl, all parts"])
+@torch.no_grad()
+def test_the_audio_tower_in_peft_computes_the_same(tmp_path):
+    model = trained("qwen2_5_omni, all parts", tmp_path)
+    export(tmp_path)
+    features, frames = torch.randn(2, 200, BINS), torch.tensor([200, 137])
+    features[1, 137:] = 0
+    theirs = with_adapter(tmp_path)
+    clip = features.flatten(0, 1)[: int(frames.sum())].T
+    lengths = torch.tensor([int(frames.sum())])
+    expected = theirs.base_model.model.audio_tower(clip, feature_lens=lengths).last_hidden_state
+    assert_close(model.encoders["audio_encoder"].module(features, frames), expected)
+    with theirs.disable_adapter():
+        plain = theirs.base_model.model.audio_tower(clip, feature_lens=lengths).last_hidden_state
+    assert (expected - plain).abs().max() > 100 * TOLERANCE * plain.abs().max()
+
+
+@pytest.mark.parametrize(
+    "name", ["Qwen2, tied", "Qwen2, untied", "qwen2_5_vl, all parts", "qwen2_5_omni, all parts"]
+)
 def test_a_merged_export_is_base_plus_adapter(name, tmp_path):
     """As PEFT merges them."""
     trained(name, tmp_path)

@@ -77,7 +77,6 @@ WITHOUT_MODELS = {
     *("training.sharding", "training.token_values"),
     *("models.llama", "models.qwen2", "models.qwen3", "models.text"),
     *("models.qwen2_5_omni.layout", "models.qwen2_5_omni.mapping"),
-    *("models.qwen2_5_omni.layout", "models.qwen2_5_omni.mapping"),
     *("models.qwen_vl.grid", "models.qwen_vl.layout", "models.qwen_vl.mapping"),
     *("models.qwen_vl.merger", "models.rotary", "models.swiglu"),
     *("models.vila.unused_layers", "models.vila.layout", "models.vila.mapping"),
@@ -87,7 +86,7 @@ WITHOUT_MODELS = {
 """May import torch, but neither megatron-core nor vLLM nor transformers."""
 
 WITH_MODELS = {
-    *("parallel.attention.module", "parallel.groups"),
+    *("parallel.attention.all_to_all", "parallel.attention.module", "parallel.groups"),
     *("rollout.megatron_engine", "rollout.server.engine", "rollout.vllm.engine"),
     # Parts of vLLM's own processes.
     *("rollout.vllm.stop", "rollout.vllm.weight_transfer", "rollout.vllm.worker"),

@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from megatron.core.packed_seq_params import PackedSeqParams
 from megatron.core.process_groups_config import ProcessGroupCollection
+from megatron.core.tensor_parallel import gather_from_sequence_parallel_region
 from megatron.core.transformer.enums import AttnMaskType
 from megatron.core.transformer.transformer_config import TransformerConfig
 from torch import Tensor
@@ -17,7 +18,6 @@ from megatron_longrl.parallel.attention.all_to_all import heads_to_sequence, seq
 from megatron_longrl.parallel.attention.blocks import block_attention
 from megatron_longrl.parallel.attention.dense import dense_attention
 from megatron_longrl.parallel.attention.ring import ring_attention
-from megatron_longrl.parallel.sequence import gather_shards
 
 
 def cp_packed_seq_params(group: ProcessGroup) -> PackedSeqParams:
@@ -97,7 +97,9 @@ class MaskedAttention(torch.nn.Module):
             mine = None
             if attention_mask is not None:
                 mine = attention_mask.chunk(group.size(), dim=2)[group.rank()]
-            key, value = gather_shards(torch.stack([key, value], dim=1), group).unbind(dim=1)
+            key, value = gather_from_sequence_parallel_region(
+                torch.stack([key, value], dim=1), group=group
+            ).unbind(dim=1)
             context = dense_attention(query, key, value, mine, scale)
         else:
             context = all_gather_attention(query, key, value, attention_mask, group, scale)
