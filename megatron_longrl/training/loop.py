@@ -200,7 +200,7 @@ class TrainingLoop:
         if validates:
             found = usable_rows(runtime, self.config.data.valid_data_path, "heldout.jsonl")
             valid = found.rows[: self.config.evaluation.samples]
-        self.valid_rows = runtime.share(valid)
+        self.valid_rows = runtime.rows_of_replica(valid)
         self.validates = bool(valid)
         """Whether the run validates, the same on every rank, though few rows leave some replicas
         without any."""

@@ -87,7 +87,7 @@ class Runtime:
         """Whether this rank writes metrics: Megatron's last rank."""
         return dist.get_rank() == dist.get_world_size() - 1
 
-    def share(self, rows: Sequence[Row]) -> list[Row]:
+    def rows_of_replica(self, rows: Sequence[Row]) -> list[Row]:
         """The rows of this replica among those of a whole step."""
         return even_part(rows, self.groups.dp.rank(), self.groups.dp.size())
 
