@@ -39,7 +39,7 @@ def icepop_weights(log_ratio: Tensor, floor: float, cap: float) -> Tensor:
     return torch.where((ratio >= floor) & (ratio <= cap), ratio, torch.zeros_like(ratio))
 
 
-def effective_sample_share(weight_sum: float, square_sum: float, count: float) -> float:
+def effective_sample_fraction(weight_sum: float, square_sum: float, count: float) -> float:
     """Kish's effective sample size over the number of tokens: (sum w)^2 / (n sum w^2)."""
     return weight_sum**2 / (count * square_sum) if square_sum else 0.0
 

@@ -54,7 +54,7 @@ def measure(arguments: argparse.Namespace) -> dict[str, Any]:
         before = _peak_mb()
         step = BenchmarkStep(variant, runtime, engine, rewards, reference, counter)
         warm_up = load_rows([arguments.data / str(arguments.warm_up_frames)])
-        step.run(0, runtime.share(warm_up[:PROMPTS_PER_STEP]))
+        step.run(0, runtime.rows_of_replica(warm_up[:PROMPTS_PER_STEP]))
         rows = load_rows(runtime.config.data.train_data_path)
         steps = []
         for number in range(arguments.steps):
@@ -75,7 +75,7 @@ def _timed_step(step: BenchmarkStep, iteration: int, rows: list[Any]) -> dict[st
     rate = _rate_of_all(runtime)
     dist.barrier(group=gloo_group)
     began = time.perf_counter()
-    groups, metrics = step.run(iteration, runtime.share(rows))
+    groups, metrics = step.run(iteration, runtime.rows_of_replica(rows))
     seconds = max(gather_objects(gloo_group, time.perf_counter() - began))
     phases = {name.removeprefix("time/"): value for name, value in runtime.timer.pop().items()}
     everyone = gather_objects(gloo_group, phases)

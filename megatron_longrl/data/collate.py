@@ -67,7 +67,7 @@ def collate(
     seq_length: int,
     packs: Sequence[Sequence[int]] | None = None,
 ) -> Batch:
-    """Rows of prompts with their responses.
+    """Collate prompts with their responses into a batch of sequences.
 
     Args:
         responses: token ids, by prompt and response, none empty.

@@ -1,4 +1,4 @@
-"""A row as a conversation: what a chat template makes of a question and its media.
+"""Conversations: a chat template applied to a row's question and media.
 
 The template is rendered once for each row, as ``apply_chat_template`` of transformers does. Where
 media stand in the result is known by marks that no text of the row holds, never by searching for

@@ -1,4 +1,4 @@
-"""``<image>`` and ``<video>`` in a question, as LLaVA's data sets have them: where media stand."""
+"""The placeholders ``<image>`` and ``<video>`` in a question, as in LLaVA's data sets."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from megatron_longrl.media.modality import all_modalities
 
 
 def place_media(text: str, modalities: Sequence[str]) -> list[str | int]:
-    """A question cut into texts, and the media between them by their numbers.
+    """Split a question into texts, and the media between them by their numbers.
 
     Media of a modality that has no placeholder stand before the question. Those of a modality that
     has some stand at them, in their order.

@@ -132,7 +132,7 @@ class PromptBuilder:
         self._demonstrates = demonstrates
 
     def build(self, row: Row) -> Prompt:
-        """Expand a row; looks into its files for sizes and numbers of frames.
+        """Expand a row, reading sizes and numbers of frames from its files.
 
         Raises:
             RowError: the row cannot be used, whatever the reason: a file that cannot be read, a

@@ -36,7 +36,7 @@ class BrokenEntry:
 
 
 def data_file(path: Path, folder_file: str) -> Path:
-    """The file that a path of ``--train-data-path`` means.
+    """Return the file that a path of ``--train-data-path`` names.
 
     Raises:
         DataError: there is none, or the folder does not say which.

@@ -50,7 +50,7 @@ class Tokenizer(Protocol):
 
     @property
     def eos_id(self) -> int:
-        """The one of them that ends a demonstration whose template does not say how."""
+        """The end token of a demonstration whose template has none."""
 
     @property
     def chat_template(self) -> str | None:
@@ -62,7 +62,7 @@ class Tokenizer(Protocol):
 
     @property
     def media_id(self) -> int:
-        """A valid id that stands in placeholders of media; its embedding is never used."""
+        """A valid id for the placeholders of media; its embedding is never used."""
 
     def id_of(self, symbol: str) -> int:
         """Id of a special token.
@@ -318,7 +318,7 @@ def train_sentencepiece(
     vocab_size: int,
     user_defined_symbols: Sequence[str] = (),
 ) -> Path:
-    """Train a byte-pair SentencePiece model that keeps every text as it is.
+    """Train a byte-pair SentencePiece model that keeps every text unchanged.
 
     Args:
         texts: what the tokenizer is trained on.

@@ -1,4 +1,4 @@
-"""Hashes of media files, which name their pixels wherever the files lie."""
+"""Hashes of media files, which identify their content independently of their path."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Media embeddings on disk: a folder that outlives a job and that jobs share.
+"""A cache of media embeddings on disk, in a folder that outlives a job and that jobs can share.
 
 One safetensors file holds the embeddings of one video. Its name is the hash of all that they depend
 on (content, frames and preprocessing, weights of the encoder, dtype), so that no name ever stands
@@ -39,7 +39,8 @@ EmbeddingKey = tuple[str, str]
 """(``MediaSpec.key()``, version of the encoder's weights)."""
 
 FORMAT = 2
-"""Part of every name. Raise it when the same key comes to stand for other embeddings."""
+"""Version of the entries, in their names. Raise it when the same key comes to mean other
+embeddings."""
 
 _TENSOR = "embeddings"
 _LARGEST_HEADER = 4096
@@ -211,7 +212,7 @@ class _File:
 
 
 class _Foreign(Exception):
-    """A file that is not what its name says."""
+    """A file whose content does not match its name."""
 
 
 def _identity(key: EmbeddingKey) -> str:

@@ -116,7 +116,7 @@ class EmbeddingStore:
         return self._map(entry)
 
     def load(self, wanted: Mapping[EmbeddingKey, torch.Size]) -> dict[EmbeddingKey, Tensor]:
-        """Take from the disk what it has; collective over the group.
+        """Load the entries that the disk has; collective over the group.
 
         A key counts as there if the ranks of every node find it. These share the reading: each
         brings other videos into the node's memory.
@@ -358,7 +358,7 @@ def _remove_leftovers(root: Path) -> None:
 
 
 def _write(path: Path, tensor: Tensor) -> None:
-    """Write aside and rename: a file under its final name is whole."""
+    """Write under a temporary name and rename: a file under its final name is complete."""
     aside = path.with_suffix(".part")
     try:
         # Reserve the space first: writing into a mapping of a full tmpfs would be a bus error.

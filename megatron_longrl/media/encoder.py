@@ -63,7 +63,7 @@ class EncodedUnits:
     """The units of one encoder that the backward pass needs."""
 
     order: list[tuple[str, int]]
-    """(key, tokens) of each medium as the embeddings lie one behind the other."""
+    """(key, tokens) of each medium, in the order of the concatenated embeddings."""
     owned: list[Runs]
     """Indices of the tokens in ``order`` that each rank owns."""
     chunks: list[_Chunk]

@@ -29,7 +29,7 @@ def described(error: Exception, at: str) -> str:
 
 @contextmanager
 def as_error_of(path: Path) -> Iterator[None]:
-    """Raise whatever a library raises in the block as an error of a file.
+    """Convert exceptions of a library in the block into errors of a file.
 
     A lack of memory is no property of the file, and passes through.
 

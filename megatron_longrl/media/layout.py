@@ -28,7 +28,8 @@ class PlaceholderSpan:
     grid: tuple[int, int, int]
     """Tokens along time, height and width; row by row, frame by frame."""
     seconds_per_unit: float = 0.0
-    """Time between two steps along the first axis; 0 for images, and where text tells the time."""
+    """Time between two steps along the first axis; 0 for images, and where the time is written as
+    text."""
     seconds: tuple[float, ...] = ()
     """Time of each step, counted from the first, where they are not evenly spaced."""
     spec_index: int = 0
@@ -103,7 +104,7 @@ class MediaLayout(Protocol):
     none where they know no media. The parts of its :class:`Placement` come to stand there."""
 
     def place(self, medium: MediaFile, context: PlacementContext) -> Placement:
-        """Look into a file, without reading all of it, and say what stands for it.
+        """Read a file as far as needed, and return its placement in the prompt.
 
         Raises:
             MediaError: it cannot be read, or is of a modality that the family does not read.
@@ -122,5 +123,5 @@ class MediaLayout(Protocol):
 
 
 def text_positions(parts: Sequence[CountedPart]) -> Tensor:
-    """One after the other, whatever stands there; long [P]."""
+    """Return consecutive positions, long [P]."""
     return torch.arange(sum(p if isinstance(p, int) else len(p) for p in parts))

@@ -1,4 +1,4 @@
-"""The error of a file that cannot be read, of whatever modality."""
+"""The error of a file of any modality that cannot be read."""
 
 from __future__ import annotations
 

@@ -73,5 +73,5 @@ order: those of the package by name, then registered ones."""
 
 
 def all_modalities() -> list[Modality]:
-    """Every modality, in the order in which media without placeholders stand."""
+    """Return every modality, in the order of media without placeholders."""
     return [MODALITIES.find(name) for name in MODALITIES.names()]

@@ -45,7 +45,7 @@ class DeepStackParams(PackedSeqParams):
 
 
 def install_deepstack(model: GPTModel, levels: int) -> None:
-    """Make the first layers of the first pipeline stage add what a micro-batch brings.
+    """Make the first layers of the first pipeline stage add the features of a micro-batch.
 
     Raises:
         ValueError: the stage has fewer layers; --pipeline-model-parallel-size is checked before.

@@ -51,7 +51,7 @@ class HfExport:
 
 @dataclass(frozen=True)
 class Family:
-    """Functions and names of one family.
+    """The functions and names of one model family.
 
     The names of a mapping table begin with a part of the model (``llm``, ``vision_tower``,
     ``mm_projector``) and a slash; parts lie in folders of a checkpoint.
@@ -70,7 +70,7 @@ class Family:
     hf_configs: Callable[[ModelConfig, HfExport], dict[str, dict[str, Any]]]
     """The JSON files of an export by path."""
     sizes: Callable[[Mapping[str, Any]], list[Sized]]
-    """Fields of the configuration -> tensors that tell its sizes."""
+    """Fields of the configuration -> tensors whose shapes give its sizes."""
     encoders: Mapping[str, FamilyEncoder] = field(default_factory=dict)
     """Name of a module -> encoder; none for a family that reads text only. Checkpoints and the
     mapping table know the module by its name."""
@@ -126,7 +126,7 @@ def find_family(name: str) -> Family:
 
 
 def family_of(settings: Mapping[str, Any], path: Path) -> str:
-    """The family that a checkpoint's ``config.json`` tells of.
+    """Return the family that a checkpoint's ``config.json`` names.
 
     Args:
         path: of the file, for the message.

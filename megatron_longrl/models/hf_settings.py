@@ -1,4 +1,4 @@
-"""Settings from JSON files that others wrote: every value is checked when it is read.
+"""Settings in JSON files of others: every value is checked when it is read.
 
 A wrong value ends in one line that names the file and the setting, before anything is allocated or
 listed by it. Limits are far beyond any model; they refuse what a damaged file says.
@@ -66,7 +66,7 @@ class Settings:
         return value
 
     def number(self, name: str, default: float, *, least: float | None = None) -> float:
-        """A finite number, above 0 unless ``least`` says from where."""
+        """Return a finite number, which is above 0 unless ``least`` sets another bound."""
         value = self.values.get(name, default)
         if not _is_number(value):
             raise self.wrong(name, "no finite number")
@@ -150,7 +150,8 @@ class Settings:
 
 
 def _shown(value: Any) -> str:
-    """A value in a message: a word as it is, everything else so that its type is seen."""
+    """Format a value for a message: a word unchanged, everything else such that its type is
+    visible."""
     is_word = isinstance(value, str) and value.isprintable() and not set(value) & set(" '\"")
     shown = value if is_word and value else repr(value)
     return shown if len(shown) <= _SHOWN else f"{shown[:_SHOWN]}…"

@@ -175,7 +175,7 @@ def mrope_sections(rotary: RotarySection, model: ModelSection) -> tuple[int, int
 def language_block_spec(
     lora: LoraSection, model: ModelSection, parallel: ParallelSection
 ) -> TransformerBlockSubmodules:
-    """The layers of one pipeline stage, as --transformer-impl says."""
+    """Return the layers of one pipeline stage for --transformer-impl."""
     num_layers = model.num_layers // parallel.pipeline_model_parallel_size
     if model.transformer_impl == "transformer_engine":
         return fused_block_spec(num_layers, model.qk_layernorm)
@@ -273,7 +273,7 @@ def run_decoder(
 
 
 def hidden_for_logits(model: GPTModel, hidden: Tensor) -> Tensor:
-    """Hidden states whose gradient is summed over TP once, whatever is selected from them.
+    """Return hidden states whose gradient is summed over TP once, for any selection of them.
 
     Args:
         hidden: [s, b, h] (s / TP with sequence parallelism).

@@ -18,7 +18,7 @@ next projection. Mapping tables use the first, keys of distributed checkpoints t
 
 
 class TorchNorm:
-    """Builds ``torch.nn.RMSNorm`` or ``LayerNorm`` as the configuration says.
+    """A factory of ``torch.nn.RMSNorm`` or ``LayerNorm``, by the configuration.
 
     core's WrappedTorchNorm refuses sequence parallelism (transformer/torch_norm.py:32). A class,
     because core's ``build_module`` does not call functions.

@@ -39,7 +39,7 @@ class TensorMapping(ABC):
     hf_params: tuple[str, ...]
     """Names of the tensors in the export, with the part in front: ``llm/model.layers.*.…``."""
     replicated: bool = False
-    """Every rank holds the full parameter, whatever the tensor and pipeline parallel sizes."""
+    """Whether every rank holds the full parameter at all tensor and pipeline parallel sizes."""
     sharded: ClassVar[bool] = False
     """Whether tensor-parallel ranks hold different pieces (unless ``replicated``)."""
     exported: ClassVar[bool] = True

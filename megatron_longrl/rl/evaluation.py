@@ -165,7 +165,7 @@ def evaluate_checkpoint(config: Config) -> None:
             lambda: weight_stream(model.modules, runtime.config, runtime.groups)
         )
         engine.update_weights(weights, version=0)
-        mine = runtime.share(rows)
+        mine = runtime.rows_of_replica(rows)
         progress = AnswerProgress(len(mine)) if runtime.is_writer else None
         groups = answer(runtime, engine, rewards, mine, "evaluation", progress)
         _report(runtime, groups, reward_counters(runtime, rewards), found.left_out)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from megatron_longrl.algorithms.correction import effective_sample_share, token_weights
+from megatron_longrl.algorithms.correction import effective_sample_fraction, token_weights
 from megatron_longrl.experience.rollouts import RolloutGroup
 from megatron_longrl.parallel.rank_errors import gather_objects
 from megatron_longrl.training.sharding import MicroBatch
@@ -95,7 +95,7 @@ def _weight_sums(log_ratios: Tensor) -> tuple[float, float, float]:
 def _effective_fraction(count: float, weights: float, squares: float) -> float:
     """Return the effective sample size over the number of weights, at most 1, which rounding could
     exceed."""
-    return min(effective_sample_share(weights, squares, count), 1.0)
+    return min(effective_sample_fraction(weights, squares, count), 1.0)
 
 
 def _quantile(values: Tensor, count: int, pgs: ParallelGroups) -> float:

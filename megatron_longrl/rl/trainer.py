@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from megatron_longrl.algorithms.correction import effective_sample_share
+from megatron_longrl.algorithms.correction import effective_sample_fraction
 from megatron_longrl.algorithms.kl import adapted_weight, kl_estimate
 from megatron_longrl.checkpoint.loading import load_weights
 from megatron_longrl.data.rows import Row
@@ -308,7 +308,7 @@ class RLTrainer:
             skipped += update.skipped
             self._skips.count(update, iteration)
             rates = {"grad-norm": update.grad_norm, "learning-rate": update.learning_rate}
-            metrics.append(_with_sample_share(update.metrics) | rates)
+            metrics.append(_with_eff_sample_size(update.metrics) | rates)
         mismatch = mismatch_metrics(
             [batch for chosen in log_ratios for batch in parts[chosen].policy],
             [values for of_part in log_ratios.values() for values in of_part],
@@ -417,11 +417,11 @@ def follow_resets(runtime: Runtime, reference: ReferenceWeights | None, iteratio
     reference.reset()
 
 
-def _with_sample_share(metrics: dict[str, float]) -> dict[str, float]:
+def _with_eff_sample_size(metrics: dict[str, float]) -> dict[str, float]:
     """The effective sample share in place of the mean square of the correction's weights."""
     square = metrics.pop("rollout_corr/rollout_is_square", None)
     if square is not None:
-        share = effective_sample_share(metrics["rollout_corr/rollout_is_mean"], square, 1.0)
+        share = effective_sample_fraction(metrics["rollout_corr/rollout_is_mean"], square, 1.0)
         metrics["rollout_corr/rollout_is_eff_sample_size"] = share
     return metrics
 

@@ -71,7 +71,7 @@ class TrainingRows:
         if validates:
             found = usable_rows(runtime, config.data.valid_data_path, "heldout.jsonl")
             valid = found.rows[: config.evaluation.samples]
-        self.valid = runtime.share(valid)
+        self.valid = runtime.rows_of_replica(valid)
         """Validation rows of this replica."""
         self.validates = bool(valid)
         """Whether the run validates, the same on every rank, though few rows leave some replicas

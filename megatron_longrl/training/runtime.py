@@ -78,7 +78,7 @@ class Runtime(Run):
         """Position of this rank in its replica."""
         return self.groups.replica.rank()
 
-    def share(self, rows: Sequence[Row]) -> list[Row]:
+    def rows_of_replica(self, rows: Sequence[Row]) -> list[Row]:
         """The rows of this replica among those of a whole step."""
         return even_part(rows, self.groups.dp.rank(), self.groups.dp.size())
 

@@ -123,7 +123,7 @@ def longest_prompt(folder: Path) -> int:
 
 def rollouts(runtime: Runtime) -> list[RolloutGroup]:
     """This replica's groups, with made-up responses and advantages."""
-    rows = runtime.share(load_rows(runtime.config.data.train_data_path))
+    rows = runtime.rows_of_replica(load_rows(runtime.config.data.train_data_path))
     groups = []
     for prompt in runtime.build_prompts(rows):
         number = int(prompt.row.problem_id)

@@ -265,7 +265,7 @@ def check_policy_losses(folder: Path, **layout: object) -> None:
 
 def prepared(runtime: Runtime):
     """This replica's groups, the embeddings of their videos, and the numbers of their responses."""
-    rows = runtime.share(load_rows(runtime.config.data.train_data_path))
+    rows = runtime.rows_of_replica(load_rows(runtime.config.data.train_data_path))
     prompts = runtime.build_prompts(rows)
     _, media = runtime.encode(prompts, for_training=True)
     groups, numbers = off_policy_groups(prompts)

@@ -290,7 +290,7 @@ class Run:
         self.reference.update_weights([], 0)  # which it has
         self.sync = WeightSync(self.runtime, self.engine)
         self.sync()
-        rows = self.runtime.share(load_rows(config.data.train_data_path))
+        rows = self.runtime.rows_of_replica(load_rows(config.data.train_data_path))
         self.prompts = self.runtime.build_prompts(rows)
 
     def _engine(self, **changes: object) -> RolloutEngine:

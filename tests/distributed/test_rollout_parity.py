@@ -54,7 +54,7 @@ class Run:
         self.reference = self.build(rollout_engine="megatron", rollout_tensor_parallel_size=None)
         self.version = 0
         self.sync()
-        rows = self.runtime.share(load_rows(config.data.train_data_path))
+        rows = self.runtime.rows_of_replica(load_rows(config.data.train_data_path))
         prompts = self.runtime.build_prompts(rows)
         self.prompts, self.media = self.runtime.encode(prompts, for_training=True)
 

@@ -52,7 +52,7 @@ def test_loss_and_gradients(tiny_data, options):
     "family",
     full_only(
         f"{HERE}test_loss_and_gradients_of_other_families",
-        ["qwen2_5_vl", "qwen3_vl"],
+        ["qwen2_5_vl", "qwen3_vl", "qwen2_5_omni"],
         ["qwen3_vl"],
     ),
 )

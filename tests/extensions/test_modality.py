@@ -15,6 +15,7 @@ from torch import Tensor
 from megatron_longrl.observability.metrics_file import Metrics
 from tests.extensions.modality.signal import SAMPLES_PER_UNIT
 from tests.functional.catalogue import catalogue_entries, told_of
+from tests.functional.clips import write_clip
 from tests.functional.launches import (
     CP2,
     TP2,
@@ -123,6 +124,10 @@ def test_its_checkpoints_are_converted_bit_by_bit(arena: Arena, rows: Path, tmp_
     assert settings[0] == settings[1] and settings[0]["model_type"] == "vila_signal"
     there = ("convert", *plugin, "--loader", "hf", "--saver", "megatron", "--verify")
     longrl(*there, "--load-dir", folders[0], "--save-dir", tmp_path / "released").succeeded()
+    sides = ("--hf-dir", folders[0], "--megatron-dir", tmp_path / "released")
+    write_clip(tmp_path / "clip.mp4", channel=0, frames=8)
+    seen = ("--video", tmp_path / "clip.mp4", "--video-frames", "4")
+    longrl("verify", *plugin, *sides, *seen).succeeded()
     for folder in (folders[0], tmp_path / "released"):
         assert "signal_hidden_size: 8" in longrl("inspect", folder, *plugin).succeeded().output
 

@@ -52,11 +52,16 @@ def hugging_face_logits(
     """
     if unfit := unfit_torchvision():
         raise UserError(unfit[0])
-    if config.model.family == "vila":
+    if isinstance(config.family, VilaSection):
         pixels = [frames.flatten(0, 1) for (frames,) in units]
         llm, embeddings = vila_embeddings(source, config, prompt, pixels)
         logits: Tensor = llm(inputs_embeds=embeddings[None]).logits[0]
         return logits
+    if units and not isinstance(config.family, QwenVLSection):
+        raise UserError(
+            f"model_family {config.model.family} is compared by text only: leave --video and "
+            "--image out"
+        )
     ids = prompt.token_ids[None]
     media = (
         media_arguments(source, config.family_as(QwenVLSection), config.model, prompt, units)

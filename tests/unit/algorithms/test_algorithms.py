@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from megatron_longrl.algorithms.correction import (
-    effective_sample_share,
+    effective_sample_fraction,
     icepop_weights,
     sequence_weights,
     token_weights,
@@ -190,9 +190,9 @@ def test_correction_weights():
 
 def test_effective_sample_share():
     """Kish, Survey Sampling (1965): (sum w)^2 / sum w^2 samples of equal weight."""
-    assert effective_sample_share(4.0, 4.0, 4.0) == 1.0
-    assert effective_sample_share(4.0, 16.0, 4.0) == 0.25
-    assert effective_sample_share(0.0, 0.0, 4.0) == 0.0
+    assert effective_sample_fraction(4.0, 4.0, 4.0) == 1.0
+    assert effective_sample_fraction(4.0, 16.0, 4.0) == 0.25
+    assert effective_sample_fraction(0.0, 0.0, 4.0) == 0.0
 
 
 @pytest.mark.parametrize(

@@ -170,6 +170,13 @@ def picture(folder: Path) -> Path:
     return folder / "a.png"
 
 
+def beyond(folder: Path) -> Path:
+    """Matroska whose header claims more bytes than a file can have."""
+    path = folder / "a.webm"
+    path.write_bytes(b"\x1a\x45\xdf\xa3\x01" + b"\xff" * 6 + b"\xfe" + bytes(64))
+    return path
+
+
 def empty(folder: Path) -> Path:
     """A header, and nothing behind it."""
     with wave.open(str(folder / "a.wav"), "wb") as file:
@@ -195,6 +202,7 @@ BROKEN: dict[str, tuple[Callable[[Path], Path], str]] = {
         "no sound",
     ),
     "no samples": (empty, "no sound"),
+    "a size beyond all files": (beyond, "Invalid argument"),
     "m4a, cut off": (lambda folder: cut(noise(folder, ".m4a"), 0.5), "truncated|cannot be read"),
     "mp4, cut off": (lambda folder: cut(noise(folder, ".mp4"), 0.5), "truncated|cannot be read"),
     "webm, cut off": (lambda folder: cut(noise(folder, ".webm"), 0.5), "truncated"),

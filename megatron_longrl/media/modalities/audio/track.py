@@ -134,7 +134,10 @@ def samples_of(path: str | Path, excerpt: Excerpt) -> Iterator[tuple[int, np.nda
 
 @lru_cache(maxsize=65536)
 def _track(path: Path, size: int, modified: int) -> Track | None:
-    declared = declared_size(path, size)
+    try:
+        declared = declared_size(path, size)
+    except OSError as error:
+        raise MediaError(path, error.strerror or "cannot be read") from None
     if declared is not None and size < declared:
         raise MediaError(path, f"the file is truncated: {size} of {declared} bytes")
     with _opened(path) as (container, stream):

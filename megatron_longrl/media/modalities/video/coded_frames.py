@@ -19,7 +19,7 @@ Coded = tuple[bool, set[Size]]
 
 
 def vp8(data: bytes) -> Coded:
-    """Only key frames tell their size."""
+    """Read VP8 packets, of which only key frames contain their size."""
     if len(data) < 3:
         return False, set()
     shown, is_key = bool(data[0] & 0x10), not data[0] & 1
@@ -30,7 +30,7 @@ def vp8(data: bytes) -> Coded:
 
 
 def mjpeg(data: bytes) -> Coded:
-    """The size stands in the start of frame."""
+    """Read Motion JPEG packets, whose size is in the start of frame."""
     at = 2
     while at + 9 <= len(data) and data[at] == 0xFF:
         marker = data[at + 1]
@@ -56,7 +56,7 @@ def vp9(data: bytes) -> Coded:
 
 
 def _vp9_frames(data: bytes) -> Iterator[bytes]:
-    """The start of each frame of a superframe, whose sizes stand at its end."""
+    """Return the start of each frame of a superframe, whose sizes are at its end."""
     last = data[-1] if data else 0
     count, width = (last & 7) + 1, (last >> 3 & 3) + 1
     index = 2 + width * count
@@ -71,7 +71,7 @@ def _vp9_frames(data: bytes) -> Iterator[bytes]:
 
 
 _HEADER = 24
-"""Bytes in which a frame tells its size, if it does."""
+"""Number of leading bytes that contain a frame's size, if it has one."""
 
 
 class _Bits:

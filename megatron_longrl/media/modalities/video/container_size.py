@@ -22,7 +22,7 @@ _MP4_BOXES = frozenset(
 
 
 def declared_size(path: Path, size: int) -> int | None:
-    """Bytes that the file should have at least; None where its container does not say.
+    """Return the least number of bytes of the file; None where its container does not declare it.
 
     Knows Matroska and WebM, MP4 and QuickTime, AVI and WAVE.
 
@@ -68,7 +68,7 @@ def _ebml_size(file: BinaryIO) -> int | None:
 
 
 def _riff(file: BinaryIO, size: int) -> int | None:
-    """A RIFF chunk, and behind it more of them where the file is long.
+    """Measure a RIFF chunk, and the further ones that long files have.
 
     A program that was stopped while it wrote has left 0 in the first one, one that could not go
     back a number that is far too large.

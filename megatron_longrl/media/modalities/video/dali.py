@@ -31,13 +31,13 @@ _pipelines = threading.local()
 
 
 def decodes(codec: str) -> bool:
-    """Whether DALI is there and decodes this codec on this platform."""
+    """Return whether DALI is installed and decodes this codec on this platform."""
     return codec in DECODED_BY_DALI[platform.name] and _is_there()
 
 
 @cache
 def _is_there() -> bool:
-    """Whether DALI can be imported; says once where it cannot, because decoding is slower then."""
+    """Return whether DALI can be imported; log once if not, because decoding is slower then."""
     try:
         importlib.import_module("nvidia.dali")
     except ImportError as error:
@@ -52,7 +52,7 @@ def _is_there() -> bool:
 
 
 def decode(videos: Sequence[tuple[np.ndarray, np.ndarray]]) -> list[Tensor]:
-    """Frames of at most ``VIDEOS_PER_RUN`` videos.
+    """Decode frames of at most ``VIDEOS_PER_RUN`` videos.
 
     Args:
         videos: per video its file's bytes (uint8 [n]) and numbers of frames (int32 [f]).

@@ -1,4 +1,4 @@
-"""Pixels of video frames: exactly those that are asked for, resized and normalised.
+"""Decoding of video frames: exactly the requested ones, resized and normalised.
 
 DALI decodes VP8, VP9 and MJPEG on a CPU, and what NVDEC can on a GPU, where every packet is a frame
 of one size. All else is decoded by PyAV. Both give the same pixels on a CPU, bit for bit, and give

@@ -37,7 +37,7 @@ def opened(path: str | Path) -> Iterator[tuple[Any, Any]]:
 
 
 def frames_of(container: Any, stream: Any) -> Iterator[Any]:
-    """PyAV's frames from where the container stands, in presentation order.
+    """Yield PyAV's frames from the container's position, in presentation order.
 
     Packets before the first key frame belong to a picture that was cut off: those that the decoder
     refuses are passed over, as OpenCV does it.

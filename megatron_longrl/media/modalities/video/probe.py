@@ -40,7 +40,7 @@ _GAP = 1.8
 _WITHOUT_TIMES = frozenset(("mpegvideo",))
 """FFmpeg's formats that hold pictures and nothing else; what times it makes up has gaps."""
 _NOTHING_CODED = 8
-"""Bytes up to which a packet of MPEG-4 may say that there is no new picture."""
+"""Largest number of bytes of an MPEG-4 packet without a new picture."""
 
 
 @dataclass(frozen=True)
@@ -248,7 +248,7 @@ class _Packets:
 def _check_whole(
     path: Path, size: int, declared: int | None, container: Any, stream: Any, packets: _Packets
 ) -> None:
-    """Raise for a file that breaks off.
+    """Raise an error for a file that breaks off.
 
     A table of samples tells it by places in the file. What it counts is no sign: MP4 counts frames
     that an edit list hides, AVI counts those that were dropped when it was written.
@@ -276,7 +276,8 @@ def _check_whole(
 
 
 def claimed_seconds(container: Any, stream: Any) -> float:
-    """Seconds of a stream that the header claims; 0 where it says nothing of this one alone."""
+    """Return the seconds of a stream that the header claims; 0 where it claims none of this stream
+    alone."""
     if stream.duration and stream.time_base:
         return float(stream.duration * stream.time_base)
     hours, _, rest = stream.metadata.get("DURATION", "").partition(":")
@@ -296,7 +297,8 @@ def _frames(path: Path) -> Iterator[Any]:
 
 
 def _first_frame(path: Path) -> Any:
-    """The stream's size and rotation: its container may tell others."""
+    """Return the stream's size and rotation from its first frame; its container may claim
+    others."""
     frame = next(_frames(path), None)
     if frame is None or not frame.width or not frame.height:
         raise MediaError(path, "the video has no frames")

@@ -65,7 +65,7 @@ def _frame_at(found: Scan, timestamp: int) -> int:
 
 
 def cut(path: str, found: Scan, segment: FrameSegment) -> np.ndarray | None:
-    """The bytes of a file with the segment's frames, uint8 [n], the first of them number 0.
+    """Return the bytes of a file with the segment's frames, uint8 [n], the first of them number 0.
 
     The file tells the size of the stream's frames. None where FFmpeg takes the one that the
     container tells for it, and that is another one; where the container does not find its way to

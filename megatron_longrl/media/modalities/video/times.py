@@ -24,7 +24,7 @@ _JITTER = 0.0025
 """Seconds by which a frame may be off its place in a video of constant rate: some containers round
 to milliseconds, phones to 1/600 s."""
 _LONGEST = 2**31
-"""Milliseconds; what claims to be longer has broken timestamps, and its times tell nothing."""
+"""Largest duration in milliseconds; the timestamps of a longer video are broken."""
 _MOST_SAMPLED = 2**22
 
 

@@ -35,7 +35,7 @@ class VisualPlacement:
 
     @property
     def num_frames(self) -> int:
-        """Frames that are taken; one that is there twice, to fill its unit, counts twice."""
+        """Number of frames; one that is repeated to fill its unit counts twice."""
         return len(self.indices)
 
     def specs(self) -> tuple[VisualSpec]:
