@@ -51,7 +51,7 @@ def launch(entry: Entry, work: Program, argv: Sequence[str] | None) -> int:
         with temporary_folder():
             return until_reader_ends(lambda: _launch(entry, work, argv))
 
-    return exit_signal.until_stopped(launched, _stopped)
+    return exit_signal.until_stopped(launched, _stopped, leave_groups)
 
 
 def _stopped(stop: exit_signal.Stopped) -> int:
@@ -59,7 +59,6 @@ def _stopped(stop: exit_signal.Stopped) -> int:
     if rank_watch.lost(stop):  # It asks for the end of what another rank's end has left.
         return USER_ERROR_STATUS
     _tell(str(stop))
-    leave_groups()
     return stop.status
 
 

@@ -9,8 +9,10 @@ from __future__ import annotations
 
 import os
 import signal
+import threading
+import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from types import FrameType
 
 SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)
@@ -18,6 +20,9 @@ SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)
 _ENOUGH = 3
 """Number of interrupts that end a process at once; the user's and torchrun's copy of one are
 two."""
+
+_STUCK_SECONDS = 3.0
+"""Seconds that the main thread may take to come to the handler of a signal."""
 
 _received: int | None = None
 _interrupts = 0
@@ -44,34 +49,79 @@ class Stopped(BaseException):
 
 
 @contextmanager
-def heeded() -> Iterator[None]:
+def heeded(ended: Callable[[Stopped], int]) -> Iterator[None]:
     """Raise :class:`Stopped` at a signal instead of ending the process, at once or, within
-    :func:`safe_points`, later."""
+    :func:`safe_points`, later.
+
+    Python runs the handler of a signal between two of its own instructions. A process that waits
+    for another one within a library, such as a rank that joins a group, would never come to it: it
+    is ended after some seconds.
+
+    Args:
+        ended: tells that a signal has ended such a process, and returns the exit status.
+    """
     global _received, _interrupts
     _received, _interrupts = None, 0
     before = {number: signal.signal(number, _note) for number in SIGNALS}
+    arrived, written = os.pipe()
+    os.set_blocking(written, False)
+    signal.set_wakeup_fd(written, warn_on_full_buffer=False)
+    os.register_at_fork(after_in_child=_forget_wakeup)
+    threading.Thread(
+        target=_end_where_stuck, args=(arrived, ended), name="signals", daemon=True
+    ).start()
     try:
         yield
     finally:
+        signal.set_wakeup_fd(-1)
+        os.close(written)
         for number, handler in before.items():
             signal.signal(number, handler)
 
 
-def until_stopped(work: Callable[[], int], ended: Callable[[Stopped], int]) -> int:
+def _forget_wakeup() -> None:
+    """Let the signals of a forked child be its own."""
+    with suppress(ValueError):  # of a child that a thread has forked
+        signal.set_wakeup_fd(-1)
+
+
+def _end_where_stuck(arrived: int, ended: Callable[[Stopped], int]) -> None:
+    """End the process after a signal that its main thread does not come to.
+
+    Args:
+        arrived: file descriptor from which the numbers of signals are read; it is closed.
+        ended: see :func:`heeded`.
+    """
+    with open(arrived, "rb", buffering=0) as numbers:
+        while number := numbers.read(1):
+            time.sleep(_STUCK_SECONDS)
+            is_ours = number[0] in SIGNALS and signal.getsignal(number[0]) is _note
+            if is_ours and _received is None and not _is_safe_later:
+                os._exit(ended(Stopped(number[0])))
+
+
+def until_stopped(
+    work: Callable[[], int],
+    ended: Callable[[Stopped], int],
+    leave: Callable[[], None] = lambda: None,
+) -> int:
     """Do all that a process does, with the signals :func:`heeded`.
 
     Args:
         work: returns the exit status.
         ended: tells that a signal has ended it, and returns the exit status then.
+        leave: is done after that.
 
     Returns:
         The exit status.
     """
     try:
-        with heeded():
+        with heeded(ended):
             return work()
     except Stopped as stop:
-        return ended(stop)
+        status = ended(stop)
+        leave()
+        return status
 
 
 @contextmanager

@@ -234,6 +234,7 @@ class TrainingLoop:
         log.truncate_after(self.iteration)
         try:
             self._steps(trainer, log)
+            self._stop_if_asked()  # In the last step, too; launchers then end with its status.
         except exit_signal.Stopped:
             log.close()
             raise

@@ -50,6 +50,8 @@ class Kind:
     """Whether the run can remove what is half written in its folder; else the next one does."""
     goes_on: bool = False
     """Whether the run is to go on by itself, to its last step."""
+    ends_at_start: str | None = None
+    """Expression of the line with which such a run ends, where it had not started all yet."""
     place: Callable[[Path], AbstractContextManager[None]] = field(default=lambda _: nullcontext())
     """Around all, with the run's folder, which may be on a disk of its own."""
 
@@ -144,6 +146,7 @@ KINDS = {
             *("server", kill_server, r"the rollout server .* ended with signal SIGKILL"),
             flags=("--rollout-engine", "server"),
             goes_on=True,
+            ends_at_start=r"error: the rollout server did not start: .* signal SIGKILL",
         ),
         *(
             Kind(name, partial(send, number), ENDED.format(number.name))

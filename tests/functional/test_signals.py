@@ -78,6 +78,14 @@ def assert_saved(folder: Path, iteration: int, name: str, output: str) -> None:
     assert not list(folder.glob(".iter*"))
 
 
+def test_a_signal_in_the_last_step_is_told(arena: Arena, tmp_path: Path) -> None:
+    flags = (*SFT, "--train-data-path", arena.data("sft"), "--train-iters", "2")
+    watched = {"SIGNAL_AT": "0:1:SIGTERM"}
+    outcome = arena.launch("train_sft", *flags, "--save", tmp_path, ranks=1, watched=watched)
+    assert outcome.status == 128 + signal.SIGTERM
+    assert_saved(tmp_path, 2, "SIGTERM", outcome.output)
+
+
 @pytest.mark.parametrize(
     ("watched", "done"),
     [
