@@ -190,7 +190,8 @@ class TrainingLoop:
         log.truncate_after(self.iteration)
         try:
             self._steps(trainer, log)
-            self._stop_if_asked()  # In the last step, too; launchers then end with its status.
+            # In the last step, too; launchers then end with its status.
+            self._stop_if_asked(trainer)
         except exit_signal.Stopped:
             log.close()
             raise
