@@ -33,8 +33,8 @@ def launch(program: str, data: Path, ranks: int, *flags: str | Path) -> Outcome:
     return run([str(word) for word in command], ranks, 400, cold=True)
 
 
-def rl(data: Path, ranks: int, *flags: str | Path) -> Outcome:
-    prompts = ("--train-data-path", data / "prompts.jsonl")
+def rl(data: Path, ranks: int, *flags: str | Path, prompts_of: Path | None = None) -> Outcome:
+    prompts = ("--train-data-path", (prompts_of or data) / "prompts.jsonl")
     reward = ("--reward-function", f"{data / 'reward.py'}:shape")
     return launch("train_rl", data, ranks, *RL, *prompts, *reward, *flags)
 
@@ -123,7 +123,7 @@ def test_a_reward_that_fails_costs_its_own_pictures(base: Path, data: Path, tmp_
     outcome = rl(
         *(data, 1, "--pretrained-checkpoint", base, "--rl-algorithm", "flow_grpo"),
         *("--train-iters", "1", "--save", tmp_path / "run"),
-        *("--train-data-path", tmp_path / "prompts.jsonl"),
+        prompts_of=tmp_path,
     ).succeeded()
     (step,) = numbers(tmp_path / "run")
     assert step["rewards_failed"] == 16 and step["reward/mean"] == 0
