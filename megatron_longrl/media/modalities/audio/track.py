@@ -23,7 +23,7 @@ import numpy as np
 from megatron_longrl.media.content_hash import identity
 from megatron_longrl.media.media_error import MediaError
 from megatron_longrl.media.modalities.container import SOUND_FORMATS, open_container
-from megatron_longrl.media.modalities.video.container_size import declared_size
+from megatron_longrl.media.modalities.container_size import check_not_truncated
 from megatron_longrl.media.modalities.video.open import opened
 from megatron_longrl.media.modalities.video.probe import claimed_seconds, scan
 
@@ -134,12 +134,7 @@ def samples_of(path: str | Path, excerpt: Excerpt) -> Iterator[tuple[int, np.nda
 
 @lru_cache(maxsize=65536)
 def _track(path: Path, size: int, modified: int) -> Track | None:
-    try:
-        declared = declared_size(path, size)
-    except OSError as error:
-        raise MediaError(path, error.strerror or "cannot be read") from None
-    if declared is not None and size < declared:
-        raise MediaError(path, f"the file is truncated: {size} of {declared} bytes")
+    check_not_truncated(path, size)
     with _opened(path) as (container, stream):
         if stream is None:
             return None

@@ -21,8 +21,8 @@ import av
 
 from megatron_longrl.media.content_hash import identity
 from megatron_longrl.media.media_error import MediaError
+from megatron_longrl.media.modalities.container_size import check_not_truncated
 from megatron_longrl.media.modalities.video.coded_frames import READERS, Size
-from megatron_longrl.media.modalities.video.container_size import declared_size
 from megatron_longrl.media.modalities.video.open import frames_of, opened
 from megatron_longrl.media.modalities.video.times import length_of, rate_and_times
 from megatron_longrl.media.modalities.visual.info import VideoInfo
@@ -105,12 +105,7 @@ def _info(path: Path, size: int, modified: int) -> VideoInfo:
 
 @lru_cache(maxsize=64)  # timestamps of long videos take room
 def _scan(path: Path, size: int, modified: int) -> Scan:
-    try:
-        declared = declared_size(path, size)
-    except OSError as error:
-        raise MediaError(path, error.strerror or "cannot be read") from None
-    if declared is not None and size < declared:
-        raise MediaError(path, f"the file is truncated: {size} of {declared} bytes")
+    declared = check_not_truncated(path, size)
     with opened(path) as (container, stream):
         packets = _Packets(stream.codec_context.codec.canonical_name)
         for packet in container.demux(stream):

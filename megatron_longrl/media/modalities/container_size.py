@@ -11,6 +11,8 @@ import struct
 from pathlib import Path
 from typing import BinaryIO
 
+from megatron_longrl.media.media_error import MediaError
+
 _RIFF = b"AVI ", b"WAVE"
 _STREAMED = 0x7FFFFFF0
 """A size from which on it was written by a program that did not know it."""
@@ -19,6 +21,24 @@ _EBML, _SEGMENT = b"\x1a\x45\xdf\xa3", b"\x18\x53\x80\x67"
 _MP4_BOXES = frozenset(
     b"ftyp styp moov moof mdat mfra sidx ssix free skip wide udta meta uuid pdin emsg prft".split()
 )
+
+
+def check_not_truncated(path: Path, size: int) -> int | None:
+    """Return the :func:`declared_size` of a file that has as many bytes.
+
+    Args:
+        size: bytes that it has.
+
+    Raises:
+        MediaError: it has fewer, or cannot be read.
+    """
+    try:
+        declared = declared_size(path, size)
+    except OSError as error:
+        raise MediaError(path, error.strerror or "cannot be read") from None
+    if declared is not None and size < declared:
+        raise MediaError(path, f"the file is truncated: {size} of {declared} bytes")
+    return declared
 
 
 def declared_size(path: Path, size: int) -> int | None:
