@@ -56,14 +56,15 @@ def check_saved_fields(settings: Settings) -> None:
 
     Args:
         settings: the configuration; fields that it lacks are not looked at, nor are those of a
-            family that is not known.
+            family that a plugin of the configuration brings.
 
     Raises:
         UserError: naming the file and the field.
     """
     family = settings.values.get("model_family", ModelSection.model_fields["family"].default)
     # A family of a plugin that is not imported yet: the checkpoint itself tells which plugin it is.
-    is_unknown = isinstance(family, str) and family not in FAMILY_SECTIONS
+    has_plugin = bool(settings.values.get("plugin"))
+    is_unknown = isinstance(family, str) and family not in FAMILY_SECTIONS and has_plugin
     is_language_model = not (is_unknown or family in POLICIES)
     lora = {name: LoraSection.model_fields[own] for name, own in LoraSection.flat_names().items()}
     for name, field in (architecture_fields(settings.values) | lora).items():

@@ -114,5 +114,5 @@ def test_a_line_without_the_sample_is_a_fault(
     from megatron_longrl.data.rows import RowProblem
 
     monkeypatch.setattr(RowProblem, "__str__", lambda problem: problem.reason)
-    monkeypatch.setattr(RowProblem, "place", ("somewhere", 1))
+    monkeypatch.setattr(RowProblem, "location", ("somewhere", 1))
     assert work(line).kind == "wrong result"

@@ -62,7 +62,8 @@ def test_it_asks_for_all_that_it_imports_and_for_no_tool_of_tests(site: Path) ->
     runs = {
         canonicalize_name(requirement.name)
         for requirement in asked
-        if requirement.marker is None or requirement.marker.evaluate({"extra": "cpu"})
+        if requirement.marker is None
+        or any(requirement.marker.evaluate({"extra": extra}) for extra in ("cpu", "diffusion"))
     }
     installed = packages_distributions()
     missing = {
