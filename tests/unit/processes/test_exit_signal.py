@@ -31,7 +31,7 @@ def in_a_library():
 
 def at_a_safe_point():
     with exit_signal.safe_points():
-        for _ in range(100):
+        for _ in range(20):
             time.sleep(0.05)
     return 7
 
@@ -43,7 +43,7 @@ def beside_a_child():
     time.sleep(0.5)
     os.kill(child, signal.SIGTERM)
     assert os.waitpid(child, 0)[1] != 0
-    time.sleep(5)
+    time.sleep(1.5)
     os._exit(9)
 
 def work():
@@ -54,6 +54,7 @@ def ended(stop):
     print(stop, flush=True)
     return stop.status
 
+exit_signal._STUCK_SECONDS = 0.5
 sys.exit(exit_signal.until_stopped(work, ended, lambda: print("left", flush=True)))
 """
 
