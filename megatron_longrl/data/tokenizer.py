@@ -16,6 +16,7 @@ from megatron_longrl.config.sizes import LARGEST_VOCABULARY
 from megatron_longrl.data.template_process import CHAT, template_process
 from megatron_longrl.data.tokenizer_settings import (
     end_ids_of,
+    largest_id,
     template_of_processor,
 )
 from megatron_longrl.errors import UserError
@@ -167,6 +168,7 @@ class HuggingFaceTokenizer:
         if not self.path.is_dir():
             raise UserError(f"--tokenizer-model {model}: no such folder")
         check_regular(self.path, LARGEST_TEXT)
+        self._check_id(largest_id(self.path))
         try:
             self._tokenizer = AutoTokenizer.from_pretrained(
                 str(self.path), local_files_only=True, trust_remote_code=False
@@ -177,11 +179,7 @@ class HuggingFaceTokenizer:
                 f"--tokenizer-model {model}: no Hugging Face tokenizer in this folder ({reason})"
             ) from None
         known = self._tokenizer.get_vocab()
-        if max(known.values(), default=0) >= LARGEST_VOCABULARY:
-            raise UserError(
-                f"--tokenizer-model {model}: a token has the id {max(known.values())}, and no "
-                f"vocabulary has more than {LARGEST_VOCABULARY} tokens"
-            )
+        self._check_id(max(known.values(), default=0))
         self._ids = frozenset(known.values())
         self.vocab_size = max(len(self._tokenizer), max(self._ids, default=-1) + 1)
         self.unused_ids: Sequence[range] = _gaps(self._ids, self.vocab_size)
@@ -224,6 +222,13 @@ class HuggingFaceTokenizer:
         """A conversation as text."""
         symbols = {name: str(symbol) for name, symbol in self._tokenizer.special_tokens_map.items()}
         return _render(messages, template, asks, symbols)
+
+    def _check_id(self, largest: int) -> None:
+        if largest >= LARGEST_VOCABULARY:
+            raise UserError(
+                f"--tokenizer-model {self.path}: a token has the id {largest}, and no vocabulary "
+                f"has more than {LARGEST_VOCABULARY} tokens"
+            )
 
     def _own_template(self) -> str | None:
         """The one that is used by default where there are several."""

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Container, Iterator
+import json
+from collections.abc import Container, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
 from megatron_longrl.errors import UserError
 from megatron_longrl.json_file import read_json
+from megatron_longrl.regular_file import LARGEST_TEXT, read_regular
 
 _MOST_END_IDS = 1000
 """The most tokens that may end a response."""
@@ -77,3 +79,32 @@ def _ids_in(settings: dict[str, Any], path: Path) -> list[int]:
             f"{path}: eos_token_id has {len(ids)} ids, at most {_MOST_END_IDS} are read"
         )
     return ids
+
+
+def largest_id(folder: Path) -> int:
+    """Return the largest id of a token in the files of a tokenizer, at least 0.
+
+    Libraries take time in proportion to it, so that it is looked at before they read the files. A
+    file that cannot be read is left to them, which say what is wrong with it.
+    """
+    largest = 0
+    for name in ("tokenizer.json", "vocab.json", "added_tokens.json"):
+        try:
+            value = json.loads(read_regular(folder / name, LARGEST_TEXT))
+        except (OSError, ValueError, RecursionError):
+            continue
+        for ids in _vocabularies(value):
+            largest = max([largest, *(one for one in ids if isinstance(one, int))])
+    return largest
+
+
+def _vocabularies(value: Any) -> Iterator[Iterable[Any]]:
+    """The ids of each table of tokens in a file."""
+    if not isinstance(value, dict):
+        return
+    yield value.values()  # a file that is such a table
+    model, added = value.get("model"), value.get("added_tokens")
+    if isinstance(model, dict) and isinstance(model.get("vocab"), dict):
+        yield model["vocab"].values()
+    if isinstance(added, list):
+        yield [token.get("id") for token in added if isinstance(token, dict)]
