@@ -75,7 +75,7 @@ def test_both_encoders_are_trained_on_two_ranks_as_on_one(
             assert curve(two, metric) == pytest.approx(curve(one, metric), rel=2e-5), (name, metric)
         assert curve(two, "units_encoded/signal") == [units] * 3, "each once, by all ranks"
         assert curve(two, "frames_encoded") == curve(one, "frames_encoded")
-    assert catalogue_entries(one[0]) >= told_of("sft", further_modality=True)
+    assert catalogue_entries(one[0]) >= told_of("sft", "models of a further modality")
     still = train(
         arena, rows, tmp_path / "still", "train_sft", *SFT, *CP2, "--freeze-signal-encoder"
     )
@@ -144,6 +144,6 @@ def test_reinforcement_learning(arena: Arena, rows: Path, tmp_path: Path) -> Non
     steps = train(arena, rows, tmp_path, "train_rl", *GRPO, *CP2)
     assert len(steps) == 3 and curve(steps, "skipped_updates") == [0, 0, 0]
     assert min(curve(steps, "units_encoded/signal")) > 0
-    assert catalogue_entries(steps[0]) >= told_of("rl", further_modality=True)
+    assert catalogue_entries(steps[0]) >= told_of("rl", "models of a further modality")
     record = next((tmp_path / "rollouts").glob("step_*.jsonl")).read_text().splitlines()[1]
     assert {"frames", "units"} & set(json.loads(record)["media"][0])

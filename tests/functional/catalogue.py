@@ -6,6 +6,7 @@ from collections.abc import Iterable
 
 from megatron_longrl.config import Entry
 from megatron_longrl.observability.metric_catalogue import OF_STEPS, metric_of_step
+from megatron_longrl.observability.metric_catalogue.metric import LoggedBy
 
 
 def catalogue_entries(keys: Iterable[str]) -> set[str]:
@@ -16,11 +17,11 @@ def catalogue_entries(keys: Iterable[str]) -> set[str]:
     return {metric.key for metric in found.values() if metric is not None}
 
 
-def told_of(program: Entry, further_modality: bool = False) -> set[str]:
-    """The entries of what every model logs, or of what only those with a further modality do."""
+def told_of(program: Entry, logged_by: LoggedBy = "language models") -> set[str]:
+    """The entries of what these models log in a program."""
     return {
         metric.key
         for group in OF_STEPS
         for metric in group.metrics
-        if program in metric.programs and metric.only_with_further_modality == further_modality
+        if program in metric.programs and metric.logged_by == logged_by
     }

@@ -10,7 +10,9 @@ import pytest
 from PIL import Image
 
 from megatron_longrl.observability.metrics_file import read_metrics
+from tests.functional.catalogue import catalogue_entries, told_of
 from tests.functional.launches import CP2, TP2, Outcome, run
+from tests.runner.tiers import full_only
 from tests.tiny_flow import FLAGS, RL, write_broken_prompts, write_data
 
 TIMES = ("time/", "iteration-time", "mem-")
@@ -81,6 +83,7 @@ def test_layouts_train_alike_and_a_run_resumes_bit_for_bit(
     valid = ("--valid-data-path", data / "prompts.jsonl", "--eval-samples", "4")
     rl(data, 2, *start, *valid, "--save", whole, "--save-interval", "2").succeeded()
     steps = numbers(whole)
+    assert catalogue_entries(steps[0]) >= told_of("rl", "flow-matching models")
     assert all(step["flow/log_ratio_max"] <= 1e-6 for step in steps)
     assert all(step["updates"] == 2 and step["rewards_failed"] == 0 for step in steps)
     # Twelve prompts, of which a replica sees those of its share, each one once.
@@ -105,7 +108,14 @@ def test_layouts_train_alike_and_a_run_resumes_bit_for_bit(
     ]
 
 
-@pytest.mark.parametrize("algorithm", ["dance_grpo", "mix_grpo", "grpo_guard", "diffusion_nft"])
+@pytest.mark.parametrize(
+    "algorithm",
+    full_only(
+        "tests/functional/test_flow.py::test_an_algorithm_trains",
+        ["dance_grpo", "mix_grpo", "grpo_guard", "diffusion_nft"],
+        first=["diffusion_nft"],
+    ),
+)
 def test_an_algorithm_trains(algorithm: str, base: Path, data: Path, tmp_path: Path) -> None:
     rl(
         *(data, 1, "--pretrained-checkpoint", base, "--rl-algorithm", algorithm),

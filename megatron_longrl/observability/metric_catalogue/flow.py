@@ -21,6 +21,7 @@ GROUP = MetricGroup(
             FLOW,
             "0, or rounding errors (1e-6)",
             "above 1e-6: sampling and training do not compute the same",
+            logged_by="flow-matching models",
         ),
         Metric(
             "flow/texts_encoded",
@@ -29,6 +30,7 @@ GROUP = MetricGroup(
             "texts",
             "0 and up",
             healthy="0 once all prompts have been seen",
+            logged_by="flow-matching models",
         ),
     ),
 )

@@ -36,7 +36,7 @@ GROUP = MetricGroup(
             when="every step, where the model reads the modality",
             healthy="as `frames_decoded`",
             programs=BOTH,
-            only_with_further_modality=True,
+            logged_by="models of a further modality",
         ),
         Metric(
             "units_encoded/MODALITY",
@@ -48,7 +48,7 @@ GROUP = MetricGroup(
             when="every step, where the model reads the modality",
             healthy="as `frames_encoded`; each unit once a step",
             programs=BOTH,
-            only_with_further_modality=True,
+            logged_by="models of a further modality",
         ),
         Metric(
             "embeddings_from_memory",

@@ -6,10 +6,14 @@ import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Literal
 
 from megatron_longrl.config.section import Programs
 
 BOTH: Programs = ("sft", "rl")
+
+LoggedBy = Literal["language models", "models of a further modality", "flow-matching models"]
+"""Models of all kinds share most of the metrics of language models."""
 
 PLACEHOLDER = re.compile(r"\b[A-Z]{4,}\b")
 """Stands in a key for what a run fills in, as ``NAME`` in ``reward/NAME``."""
@@ -31,8 +35,8 @@ class Metric:
     """Usual values in a run without problems; empty where there are none."""
     unhealthy: str = ""
     programs: Programs = ("rl",)
-    only_with_further_modality: bool = False
-    """Whether it exists only where the model reads a modality besides images and video."""
+    logged_by: LoggedBy = "language models"
+    """The models that log it."""
 
     @cached_property
     def pattern(self) -> re.Pattern[str]:
