@@ -96,7 +96,7 @@ class Registry(Generic[T]):
         (point,) = self._only_source(name)
         try:
             return cast(T, point.load())
-        except Exception as error:
+        except (Exception, SystemExit) as error:
             raise UserError(
                 f"{self.kind} '{name}' of the entry point {point.value} cannot be imported: "
                 f"{type(error).__name__}: {error}"

@@ -38,7 +38,13 @@ def rl_flow_rules(
     yield from _sampling(section, algorithm)
     yield from _rewards(reward)
     yield from _batches(rl, training.global_batch_size, training.micro_batch_size, replicas)
-    compares = ADVANTAGES.find(algorithm.advantage).compares_group
+    estimator = ADVANTAGES.find(algorithm.advantage)
+    if estimator.extra_generations:
+        yield (
+            f"advantage {algorithm.advantage} needs generations of its own, which pictures have "
+            "not: choose another --advantage, such as grpo_batch_std"
+        )
+    compares = estimator.compares_group
     if compares and rl.grpo_group_size < 2:
         yield (
             f"grpo_group_size ({rl.grpo_group_size}) gives no group to compare a picture "

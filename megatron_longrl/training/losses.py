@@ -267,6 +267,8 @@ def _aggregate(
     count = int((batch.response_lengths > 0).sum()) if counts else 0
     if kind == "seq-mean-token-mean":
         per_token = per_token / batch.response_lengths[batch.response_index[batch.selected]]
-    else:
+    elif kind == "seq-mean-token-sum-norm":
         per_token = per_token / most_tokens
+    else:
+        raise ValueError(f"{kind} is no aggregation of a loss")
     return per_token.sum(), count

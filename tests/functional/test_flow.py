@@ -108,6 +108,16 @@ def test_layouts_train_alike_and_a_run_resumes_bit_for_bit(
     ]
 
 
+@pytest.mark.full(
+    "tests/functional/test_flow.py::test_layouts_train_alike_and_a_run_resumes_bit_for_bit"
+)
+def test_fewer_validation_rows_than_replicas(base: Path, data: Path, tmp_path: Path) -> None:
+    start = ("--pretrained-checkpoint", base, "--rl-algorithm", "flow_grpo", "--train-iters", "1")
+    valid = ("--valid-data-path", data / "prompts.jsonl", "--eval-samples", "1")
+    rl(data, 2, *start, *valid, "--save", tmp_path).succeeded()
+    assert "valid/reward" in numbers(tmp_path)[0]
+
+
 @pytest.mark.parametrize(
     "algorithm",
     full_only(
@@ -144,6 +154,7 @@ def test_a_reward_that_fails_costs_its_own_pictures(base: Path, data: Path, tmp_
     ("flags", "line"),
     [
         (("--rl-algorithm", "grpo"), "rl_algorithm grpo is for language models: give "),
+        (("--advantage", "remax"), "advantage remax needs generations of its own, which pictures "),
         (("--rewards", "accuracy"), "rewards accuracy read text: give --reward-function "),
         (("--pipeline-model-parallel-size", "2"), "pipeline_model_parallel_size (2): sd3 has one"),
         (("--micro-batch-size", "5"), "global_batch_size (8) cuts the 16 pictures of a step not"),

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from megatron_longrl.data.rows import Row
+from megatron_longrl.errors import UserError
 from megatron_longrl.experience.reward_input import RewardInput
 from megatron_longrl.parallel.rank_errors import gather_objects, raise_on_all_ranks
 from megatron_longrl.rewards.pictures import packed
@@ -41,6 +42,12 @@ class PictureRewards:
             self._scorer = Scorer(section)
             loaded = self._scorer.load() if self._group.rank() == 0 else {}
         self._scorer.know(gather_objects(self._group, loaded)[0])
+        for term in self._scorer.terms:
+            if self._scorer.is_batch(term.name):
+                raise UserError(
+                    f"the reward {term.name} takes lists, and pictures are scored one by one: give "
+                    "a function that takes an image"
+                )
 
     def score(self, rows: Sequence[Row], pictures: Mapping[int, np.ndarray]) -> list[float | None]:
         """The reward of every picture, the same list on every rank; None where there is none.

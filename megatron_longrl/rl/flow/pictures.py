@@ -33,6 +33,8 @@ def decode_share(
     Raises:
         UserError: latents are not finite.
     """
+    if not latents:
+        return {}
     every = torch.cat(list(latents))
     if not bool(every.isfinite().all()):
         raise UserError(

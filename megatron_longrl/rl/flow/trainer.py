@@ -249,7 +249,8 @@ class FlowTrainer:
         sigmas = self._settings.sigmas(self._section.eval_sampling_steps)
         samples = self._sample(wanted, _VALIDATION, sigmas, range(0))
         every = [row for row in rows for _ in range(size)]
-        rewards, pictures = self._score(every, samples) if wanted else ([], {})
+        # Also without rows, because all replicas agree on errors.
+        rewards, pictures = self._score(every, samples)
         self._validations += 1
         self._write_sheet(wanted, every, rewards, pictures)
         metrics = self._reward_metrics(rewards, size)
