@@ -45,7 +45,8 @@ class TemplateProcess:
     """The process of this one; started when the first text is asked for, and again after its end.
     Any thread may ask."""
 
-    def __init__(self) -> None:
+    def __init__(self, computed_seconds: float = COMPUTED_SECONDS) -> None:
+        self._computed_seconds = computed_seconds
         self._process: subprocess.Popen[bytes] | None = None
         self._owner = 0
         self._lock = threading.Lock()
@@ -83,7 +84,7 @@ class TemplateProcess:
 
     def _start(self) -> None:
         self._process = subprocess.Popen(
-            [sys.executable, "-I", __file__],
+            [sys.executable, "-I", __file__, str(self._computed_seconds)],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
@@ -102,7 +103,8 @@ class TemplateProcess:
             with contextlib.suppress(BrokenPipeError):  # Nobody reads what was to be written.
                 pipe.close()
         if status == -signal.SIGVTALRM:
-            return f"the template computes for more than {COMPUTED_SECONDS:g} s, perhaps for ever"
+            seconds = f"{self._computed_seconds:g} s"
+            return f"the template computes for more than {seconds}, perhaps for ever"
         return f"the process of the template ended with status {status}"
 
 
@@ -117,10 +119,11 @@ def main() -> int:
     """Answer orders until the standard input ends."""
     resource.setrlimit(resource.RLIMIT_AS, (MOST_MEMORY, MOST_MEMORY))
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    seconds = float(sys.argv[1])
     made: dict[tuple[str, str], Any] = {}
     for line in sys.stdin.buffer:
         # Its default action ends the process, also in the middle of one long operation.
-        signal.setitimer(signal.ITIMER_VIRTUAL, COMPUTED_SECONDS)
+        signal.setitimer(signal.ITIMER_VIRTUAL, seconds)
         reply = _answer(line, made)
         signal.setitimer(signal.ITIMER_VIRTUAL, 0.0)
         _write(sys.stdout.buffer, reply)

@@ -43,7 +43,7 @@ DYING_SECONDS = 1.0
 """Between the first death and the account: often the others die of the same."""
 STACK_SECONDS = 3.0
 """Time for a rank to write its stacks."""
-LEAVING_SECONDS = 10.0
+LEAVING_SECONDS = 30.0
 """Time between the first rank's end and the last one's."""
 
 

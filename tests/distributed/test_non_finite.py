@@ -22,6 +22,7 @@ from megatron_longrl.training.sft import SFTTrainer
 from tests.distributed.cases import CP2
 from tests.distributed.dynamic_sampling import same, source_of, weights
 from tests.distributed.layouts import tiny_config
+from tests.runner.tiers import full_only
 from tests.scripted_engine import ScriptedEngine, number_of, questions
 
 BAD = 3
@@ -51,7 +52,12 @@ def trainer_of(runtime: Runtime) -> tuple[RLTrainer, BrokenEngine]:
 
 
 @pytest.mark.parametrize(
-    ("algorithm", "layout"), [("grpo", {}), ("ppo", CP2)], ids=["DP2", "PPO, MR-SP2"]
+    ("algorithm", "layout"),
+    full_only(
+        "tests/distributed/test_non_finite.py::test_rl",
+        [pytest.param("grpo", {}, id="DP2"), pytest.param("ppo", CP2, id="PPO, MR-SP2")],
+        ["DP2"],
+    ),
 )
 def test_rl(tiny_data, algorithm, layout):
     options = {"rl_algorithm": algorithm, "rollout_correction": "token", "train_iters": 9}

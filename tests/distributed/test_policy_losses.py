@@ -25,13 +25,8 @@ LAYOUTS: dict[str, dict[str, Any]] = {
 }
 
 
-FIRST = (
-    "TP2 with sequence parallelism",
-    "MR-SP2 packed",
-    "PP2",
-    "DP2",
-)
-"""Layouts of the first tier: every dimension."""
+FIRST = ("TP2 with sequence parallelism", "MR-SP2 packed", "PP2")
+"""Layouts of the first tier: those that divide sequences or layers."""
 
 
 @pytest.mark.parametrize(

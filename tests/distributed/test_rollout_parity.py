@@ -167,12 +167,13 @@ def data(shared_path):
 
 @pytest.mark.parametrize(
     "layout",
-    full_only(f"{HERE}test_greedy_tokens_and_gap_in_fp32", LAYOUTS, ["MR-SP2, one engine", "PP2"]),
+    full_only(f"{HERE}test_greedy_tokens_and_gap_in_fp32", LAYOUTS, ["MR-SP2, one engine"]),
 )
 def test_greedy_tokens_and_gap_in_fp32(data, layout):
     check(vila(data, **LAYOUTS[layout]))
 
 
+@pytest.mark.full(f"{HERE}test_greedy_tokens_and_gap_in_fp32")
 def test_more_ranks_than_key_and_value_heads(data):
     """vLLM repeats the only head, too."""
     check(vila(data, num_query_groups=1, **LAYOUTS["TP2"]))

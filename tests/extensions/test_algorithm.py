@@ -12,7 +12,7 @@ from tests.functional.launches import CP2, FROZEN, Arena, Outcome, curve, metric
 
 PLUGIN = ("--plugin", "tests.extensions.algorithm.cold_baseline")
 REWARD = "tests/extensions/reward/letters.py:vowels"
-STEPS, PROMPTS, GROUP = 3, 4, 4
+STEPS, PROMPTS, GROUP = 2, 2, 4
 
 
 def train(arena: Arena, *flags: str | Path) -> Outcome:
@@ -21,9 +21,8 @@ def train(arena: Arena, *flags: str | Path) -> Outcome:
         *(*PLUGIN, *FROZEN, "--train-data-path", arena.data("train"), "--lr", "1e-3"),
         *("--rl-algorithm", "cold_baseline", "--rollout-engine", "megatron"),
         *("--grpo-prompts-per-step", str(PROMPTS), "--grpo-group-size", str(GROUP)),
-        *("--train-iters", str(STEPS), "--reward-function", REWARD),
+        *("--train-iters", str(STEPS), "--reward-function", REWARD, "--rollout-max-tokens", "12"),
         *flags,
-        cold=True,
     )
 
 
@@ -60,7 +59,7 @@ def test_it_trains(arena: Arena, tmp_path: Path, layout: tuple[str, ...]) -> Non
 
 def test_its_names_are_told_to_who_misspells_them(arena: Arena) -> None:
     outcome = train(arena, *CP2, "--policy-loss", "unclip")
-    assert outcome.status == 1, "torchrun's own"
+    assert outcome.status != 0
     (line,) = outcome.errors
     assert "policy_loss = 'unclip'" in line
     assert line.endswith("expected 'clip', 'gspo', 'cispo', 'pg' or 'unclipped'")

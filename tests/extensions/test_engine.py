@@ -15,10 +15,9 @@ def train(
     return arena.launch(
         "train_rl",
         *(*FROZEN, "--train-data-path", arena.data("train"), "--lr", "1e-3", "--train-iters", "3"),
-        *("--grpo-prompts-per-step", "4", "--grpo-group-size", "4"),
+        *("--grpo-prompts-per-step", "2", "--grpo-group-size", "2", "--rollout-max-tokens", "12"),
         *("--rollout-engine", engine, *flags),
         ranks=ranks,
-        cold=True,
     )
 
 

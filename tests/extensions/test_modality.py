@@ -60,7 +60,7 @@ def train(
     arena: Arena, rows: Path, folder: Path, program: str, *flags: str, ranks: int = 2
 ) -> list[Metrics]:
     data = ("--train-data-path", rows, "--save", folder)
-    arena.launch(program, *PLUGIN, *data, *flags, ranks=ranks, cold=True).succeeded()
+    arena.launch(program, *PLUGIN, *data, *flags, ranks=ranks).succeeded()
     return metrics_of(folder)
 
 
@@ -87,7 +87,7 @@ def test_both_encoders_are_trained_on_two_ranks_as_on_one(
 
 def longrl(program: str, *arguments: str | Path) -> Outcome:
     """A program of one process."""
-    return run(["-m", f"megatron_longrl.cli.{program}", *map(str, arguments)], 1, 120, cold=True)
+    return run(["-m", f"megatron_longrl.cli.{program}", *map(str, arguments)], 1, 120)
 
 
 def tensors(folder: Path) -> dict[str, Tensor]:
@@ -110,7 +110,7 @@ def test_its_checkpoints_are_converted_bit_by_bit(arena: Arena, rows: Path, tmp_
             start = ("--pretrained-checkpoint", folders[0])
             data = ("--train-data-path", rows, "--save", tmp_path / source)
             still = (*plugin, *data, *start, *SFT, "--train-iters", "1", "--lr", "0")
-            arena.launch("train_sft", *still, ranks=2, cold=True).succeeded()
+            arena.launch("train_sft", *still, ranks=2).succeeded()
         folders.append(tmp_path / f"{source}_hf")
         whence = ("--load-dir", tmp_path / source, "--save-dir", folders[-1])
         longrl(*back, *whence).succeeded()

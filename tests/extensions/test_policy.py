@@ -22,7 +22,7 @@ def train(*flags: str | Path, watched: Mapping[str, str] | None = None) -> Outco
     if watched is not None:
         module.insert(0, "tests.functional.watched")
     command = ["-m", *module, *PLUGIN, *FLAGS, *map(str, flags)]
-    return run(command, 2, 240, watched, cold=True)
+    return run(command, 2, 240, watched)
 
 
 def read(folder: Path) -> list[Metrics]:
@@ -64,7 +64,7 @@ def test_a_signal_ends_it_where_it_can_go_on(tmp_path: Path) -> None:
     assert outcome.status != 0
     assert f"ended by SIGTERM after step 3; --load {ended} goes on from there" in outcome.output
     # The run remembers its recipe, and with it the plugin.
-    run(["-m", "megatron_longrl.train_rl", "--load", str(ended)], 2, 240, cold=True).succeeded()
+    run(["-m", "megatron_longrl.train_rl", "--load", str(ended)], 2, 240).succeeded()
     assert read(ended) == read(whole)
 
 

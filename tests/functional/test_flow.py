@@ -32,7 +32,7 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def launch(program: str, data: Path, ranks: int, *flags: str | Path) -> Outcome:
     folder = ("--diffusers-folder", data / "diffusers")
     command = ["-m", f"megatron_longrl.{program}", *FLAGS, *folder, *flags]
-    return run([str(word) for word in command], ranks, 400, cold=True)
+    return run([str(word) for word in command], ranks, 400)
 
 
 def rl(data: Path, ranks: int, *flags: str | Path, prompts_of: Path | None = None) -> Outcome:

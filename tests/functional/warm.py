@@ -159,8 +159,10 @@ def import_libraries() -> None:
         "VLLM_NO_USAGE_STATS": "1",
         "VLLM_LOGGING_LEVEL": "ERROR",
     }
+    import diffusers  # noqa: F401
     import vllm.v1.engine.llm_engine
     import vllm.v1.worker.cpu_worker  # noqa: F401
+    from diffusers import AutoencoderKL, StableDiffusion3Pipeline  # noqa: F401
 
     import megatron_longrl.rl.trainer
     import megatron_longrl.rollout.build

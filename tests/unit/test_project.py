@@ -22,6 +22,7 @@ from megatron_longrl.checkpoint.architecture import architecture_fields
 from megatron_longrl.cli.load import load_config
 from megatron_longrl.config import Config, Entry
 from megatron_longrl.models.family import HfExport, find_family
+from tests.runner.tiers import full_only
 
 ROOT = Path(__file__).parents[2]
 FOLDERS = (".ci", "docker", "examples", "tests", "tools")
@@ -103,8 +104,19 @@ def family_for(script: str) -> str:
     return folder if folder.startswith("qwen") else "vila"
 
 
-@pytest.mark.parametrize("nodes", ["1", "4"])
-@pytest.mark.parametrize("launcher", LAUNCHERS)
+@pytest.mark.parametrize(
+    ("launcher", "nodes"),
+    full_only(
+        "tests/unit/test_project.py::test_launcher_prints_its_configuration",
+        [
+            pytest.param(launcher, nodes, id=f"{launcher}-{nodes}")
+            for launcher in LAUNCHERS
+            for nodes in ("1", "4")
+        ],
+        # Each launcher, and each number of nodes.
+        [f"{launcher}-{'14'[number % 2]}" for number, launcher in enumerate(LAUNCHERS)],
+    ),
+)
 def test_launcher_prints_its_configuration(launcher: str, nodes: str, checkpoints: Path) -> None:
     model, data = str(checkpoints / family_for(launcher)), str(checkpoints)
     path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"

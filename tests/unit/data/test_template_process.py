@@ -87,7 +87,7 @@ ENDLESS = {
 
 @pytest.mark.parametrize("name", ENDLESS)
 def test_a_template_without_an_end_is_one_line(name: str) -> None:
-    process = TemplateProcess()
+    process = TemplateProcess(computed_seconds=1.0)
     with pytest.raises(TemplateFailed) as told:
         process.render(CHAT, ENDLESS[name], {})
     assert "\n" not in str(told.value)
