@@ -58,6 +58,7 @@ def test_the_policy_moves_and_the_rollouts_follow(lora_run: Path) -> None:
     assert min(curve(steps, "grad-norm")) > 0
 
 
+@pytest.mark.full("tests/distributed/test_rl_resume.py::test_an_interrupted_run")
 def test_a_critic_learns_beside_adapters_and_the_reference_moves(
     arena: Arena, sft_run: Path, tmp_path: Path
 ) -> None:
