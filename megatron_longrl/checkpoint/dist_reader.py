@@ -6,11 +6,14 @@ stacked along a leading axis.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
 import torch.distributed.checkpoint as dcp
+from megatron.core.dist_checkpointing.strategies import torch as core_torch
 from torch import Tensor
 from torch.distributed.checkpoint.metadata import (
     ChunkStorageMetadata,
@@ -37,9 +40,25 @@ class StoredParameters:
     """
 
     def __init__(self, folder: str | Path, metadata: Metadata) -> None:
-        self._folder = folder
+        self.folder = folder
+        self._metadata = metadata
         self._reader = _Reader(folder, metadata)
         self._stored = metadata.state_dict_metadata
+
+    @contextmanager
+    def as_core_reads(self) -> Iterator[None]:
+        """Let megatron-core read these files in the block with the list that has been checked,
+        instead of the file of it as it is by then."""
+        before = core_torch._get_filesystem_reader
+
+        def reader(folder: str | Path, cache_metadata: bool = False) -> _Reader:
+            return _Reader(folder, self._metadata)
+
+        core_torch._get_filesystem_reader = reader
+        try:
+            yield
+        finally:
+            core_torch._get_filesystem_reader = before
 
     def has(self, name: str) -> bool:
         """Whether there is such a parameter."""
@@ -65,7 +84,7 @@ class StoredParameters:
         key, layer = checkpoint_key(name)
         entry = self._stored.get(key)
         if not isinstance(entry, TensorStorageMetadata):
-            raise UserError(f"{self._folder} lacks the parameter {name}")
+            raise UserError(f"{self.folder} lacks the parameter {name}")
         shape = list(entry.size) if layer is None else [1, *entry.size[1:]]
         offsets = [layer or 0, *[0] * (len(shape) - 1)]
         target = torch.empty(shape, dtype=entry.properties.dtype)

@@ -103,8 +103,8 @@ def load_checkpoint(
         check_adapters(saved["config"], config, folder)
         usable = {} if checkpoint.no_load_optim else _loadable_optimizers(optimizers, saved, config)
 
-        def load(_: StoredParameters, folder: Path = folder, usable: Any = usable) -> None:
-            _load(folder, modules, usable, groups, config)
+        def load(stored: StoredParameters, usable: Any = usable) -> None:
+            _load(stored, modules, usable, groups, config)
 
         if not _try_load(folder, saved, groups, load):
             continue
@@ -154,7 +154,6 @@ def load_weights(
             check_architecture(saved["config"], config, folder)
             load = partial(
                 _load_merged,
-                folder=folder,
                 saved=saved["config"],
                 modules=modules,
                 groups=groups,
@@ -219,7 +218,7 @@ def _try_load(
 
 @torch.no_grad()
 def _load(
-    folder: Path,
+    stored: StoredParameters,
     modules: Mapping[str, nn.Module],
     optimizers: Mapping[str, MegatronOptimizer],
     groups: ParallelGroups,
@@ -229,6 +228,7 @@ def _load(
     """Fill the modules and the optimizers.
 
     Args:
+        stored: the checkpoint, whose list of tensors has been checked.
         left_out: ends of the names of parameters that stay as they are.
     """
     kept = {name: hyperparameters(optimizer) for name, optimizer in optimizers.items()}
@@ -237,9 +237,11 @@ def _load(
         part: {name: shard for name, shard in named.items() if not name.endswith(left_out)}
         for part, named in shards["model"].items()
     }
-    with core_files():
+    with core_files(), stored.as_core_reads():
         # No rank asks for more of the optimizer than it needs, so not all replicas are there.
-        loaded = dist_checkpointing.load(shards, str(folder), validate_access_integrity=False)
+        loaded = dist_checkpointing.load(
+            shards, str(stored.folder), validate_access_integrity=False
+        )
     for part, module in modules.items():
         for name, target in unwrap(module).state_dict(prefix=f"{part}.", keep_vars=True).items():
             if isinstance(target, Tensor) and not name.endswith(left_out):
@@ -252,14 +254,13 @@ def _load(
 def _load_merged(
     stored: StoredParameters,
     *,
-    folder: Path,
     saved: Mapping[str, Any],
     modules: Mapping[str, nn.Module],
     groups: ParallelGroups,
     config: ModelConfig,
 ) -> None:
     """Fill the modules' own weights with what the checkpoint's model computes with."""
-    _load(folder, modules, {}, groups, config, (EXTRA_STATE, *ADAPTER))
+    _load(stored, modules, {}, groups, config, (EXTRA_STATE, *ADAPTER))
     merge_stored_adapters(stored, saved, modules, groups, config)
 
 

@@ -2,8 +2,9 @@
 
 torch writes this file as a pickle and reads it with ``pickle.load``, which calls whatever function
 the file names. Here the same file is read by an unpickler that knows a short list of classes, and
-what it gives is checked. A file that passes is harmless for torch's own reader, too, so
-:func:`check_core_files` stands before every use of megatron-core's or torch's reader.
+what it gives is checked. megatron-core's and torch's readers get the result
+(:mod:`megatron_longrl.checkpoint.dist_reader`) instead of the file, which somebody could have
+replaced since.
 
 Reading takes time and memory in proportion to the bytes of the files
 (:mod:`megatron_longrl.checkpoint.pickle_scan`, :mod:`megatron_longrl.checkpoint.tensor_archive`),

@@ -7,7 +7,6 @@ from collections import Counter
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
@@ -32,9 +31,6 @@ from megatron_longrl.media.media_error import MediaError
 from megatron_longrl.media.media_file import look_up
 from megatron_longrl.media.modality import MediaFile
 from megatron_longrl.media.spec import MediaSpec
-
-if TYPE_CHECKING:
-    pass
 
 SEQ_LENGTH = "--seq-length"
 

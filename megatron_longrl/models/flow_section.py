@@ -103,6 +103,7 @@ class FlowSection(FamilySection):
     """The part of the captions that pre-training replaces by the empty one, for guidance."""
 
     @property
-    def most_tokens_a_side(self) -> int:
-        """The rows, and columns, of tokens whose positions the model knows; each family says so."""
-        raise NotImplementedError
+    def most_tokens_a_side(self) -> int | None:
+        """The rows, and columns, of tokens whose positions the model has in a table; None where it
+        computes positions, of any number."""
+        return None

@@ -13,6 +13,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from functools import cache
 from types import FrameType
 
 SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)
@@ -65,18 +66,24 @@ def heeded(ended: Callable[[Stopped], int]) -> Iterator[None]:
     before = {number: signal.signal(number, _note) for number in SIGNALS}
     arrived, written = os.pipe()
     os.set_blocking(written, False)
-    signal.set_wakeup_fd(written, warn_on_full_buffer=False)
-    os.register_at_fork(after_in_child=_forget_wakeup)
+    wakeup_before = signal.set_wakeup_fd(written, warn_on_full_buffer=False)
+    _forget_wakeup_in_children()
     threading.Thread(
         target=_end_where_stuck, args=(arrived, ended), name="signals", daemon=True
     ).start()
     try:
         yield
     finally:
-        signal.set_wakeup_fd(-1)
+        signal.set_wakeup_fd(wakeup_before)
         os.close(written)
         for number, handler in before.items():
             signal.signal(number, handler)
+
+
+@cache
+def _forget_wakeup_in_children() -> None:
+    """Register :func:`_forget_wakeup`, once: what is registered stays."""
+    os.register_at_fork(after_in_child=_forget_wakeup)
 
 
 def _forget_wakeup() -> None:

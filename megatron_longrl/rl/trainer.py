@@ -307,8 +307,7 @@ class RLTrainer:
             log_ratios[chosen] = [of_batch[LOG_RATIO] for of_batch in update.per_token]
             skipped += update.skipped
             self._skips.count(update, iteration)
-            rates = {"grad-norm": update.grad_norm, "learning-rate": update.learning_rate}
-            metrics.append(_with_eff_sample_size(update.metrics) | rates)
+            metrics.append(_with_eff_sample_size(update.as_metrics()))
         mismatch = mismatch_metrics(
             [batch for chosen in log_ratios for batch in parts[chosen].policy],
             [values for of_part in log_ratios.values() for values in of_part],

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from torch import Tensor
@@ -35,6 +36,24 @@ if TYPE_CHECKING:
     from megatron_longrl.parallel.groups import ParallelGroups
 
 
+@dataclass(frozen=True)
+class EngineSetup:
+    """The arguments of every engine's base class."""
+
+    tokenizer: Tokenizer
+    """End-of-turn id and decoding."""
+    groups: ParallelGroups
+    """The process groups of this rank."""
+    max_model_len: int
+    """The longest prompt with its response, in tokens."""
+    timeout_seconds: float
+    """A generation that takes longer is an error."""
+    engine: int = 0
+    """The number of this rank's engine among those of the replica."""
+    num_engines: int = 1
+    """The engines of the replica, which share its prompts."""
+
+
 class BaseEngine(RolloutEngine):
     """The part of an engine of a model replica that does not depend on where it generates.
 
@@ -42,33 +61,20 @@ class BaseEngine(RolloutEngine):
     same requests; those of them that deliver hand in the results.
 
     Args:
-        tokenizer: end-of-turn id and decoding.
-        groups: the process groups of this rank.
-        max_model_len: the longest prompt with its response, in tokens.
-        timeout_seconds: a generation that takes longer is an error.
-        engine: the number of this rank's engine among those of the replica.
-        num_engines: the engines of the replica.
+        setup: the context of an engine makes it
+            (:meth:`~megatron_longrl.rollout.build.EngineContext.setup`).
     """
 
-    def __init__(
-        self,
-        tokenizer: Tokenizer,
-        groups: ParallelGroups,
-        *,
-        max_model_len: int,
-        timeout_seconds: float,
-        engine: int = 0,
-        num_engines: int = 1,
-    ) -> None:
+    def __init__(self, setup: EngineSetup) -> None:
         self.weight_version = -1
         self.stats = EngineStats()
-        self.tokenizer = tokenizer
-        self.gloo_group = groups.replica_gloo_group
+        self.tokenizer = setup.tokenizer
+        self.gloo_group = setup.groups.replica_gloo_group
         """The gloo group of the replica."""
-        self.max_model_len = max_model_len
-        self.timeout_seconds = timeout_seconds
-        self._engine_number = engine
-        self._num_engines = num_engines
+        self.max_model_len = setup.max_model_len
+        self.timeout_seconds = setup.timeout_seconds
+        self._engine_number = setup.engine
+        self._num_engines = setup.num_engines
         self._deadline = 0.0
 
     def receive_weights(

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from megatron_longrl.config.rotary import RotarySection
     from megatron_longrl.data.tokenizer import Tokenizer
     from megatron_longrl.parallel.groups import ParallelGroups
+    from megatron_longrl.rollout.base_engine import EngineSetup
     from megatron_longrl.rollout.model_settings import ModelSettings
 
 
@@ -32,6 +33,24 @@ class EngineContext:
     """The process groups of this rank."""
     policy: torch.nn.Module | None = None
     """This rank's part of the trained policy, without wrappers, where it exists."""
+
+    def setup(self, engine: int = 0, num_engines: int = 1) -> EngineSetup:
+        """Return the arguments of the engine's base class.
+
+        Args:
+            engine: the number of this rank's engine among those of the replica.
+            num_engines: the engines of the replica, which share its prompts.
+        """
+        from megatron_longrl.rollout.base_engine import EngineSetup
+
+        return EngineSetup(
+            self.tokenizer,
+            self.groups,
+            self.config.rollout_model_len,
+            self.config.rollout.timeout,
+            engine,
+            num_engines,
+        )
 
     def model_settings(self) -> ModelSettings:
         """The language model that an engine serves."""
@@ -106,17 +125,14 @@ def megatron(context: EngineContext) -> RolloutEngine:
     from megatron_longrl.data.tokenizer import ids_without_token
     from megatron_longrl.rollout.megatron_engine import MegatronEngine
 
-    config, vocab_size = context.config, context.config.model.vocab_size
+    groups, vocab_size = context.groups, context.config.model.vocab_size
     assert context.policy is not None, "whoever builds this engine has the model"
     assert vocab_size is not None, "the vocabulary's size comes from the tokenizer"
     return MegatronEngine(
+        context.setup(groups.cp.rank(), groups.cp.size()),
         context.policy,
-        context.tokenizer,
-        context.groups,
         vocab_size=vocab_size,
         no_token=ids_without_token(context.tokenizer, vocab_size),
-        max_model_len=config.rollout_model_len,
-        timeout_seconds=config.rollout.timeout,
     )
 
 

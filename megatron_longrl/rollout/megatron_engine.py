@@ -40,8 +40,8 @@ from megatron_longrl.models.language import (
 )
 from megatron_longrl.parallel.attention.mask import attention_mask
 from megatron_longrl.parallel.attention.module import cp_packed_seq_params
-from megatron_longrl.parallel.groups import ParallelGroups
 from megatron_longrl.platforms import platform
+from megatron_longrl.rollout.base_engine import EngineSetup
 from megatron_longrl.rollout.engine import RolloutStopped
 from megatron_longrl.rollout.engine_requests import EngineRequest, EngineRequests
 from megatron_longrl.rollout.in_process_engine import InProcessEngine
@@ -49,7 +49,6 @@ from megatron_longrl.rollout.sampler import sample_tokens
 
 if TYPE_CHECKING:
     from megatron_longrl.data.prompts import Prompt
-    from megatron_longrl.data.tokenizer import Tokenizer
 
 _TOKENS_BETWEEN_CLOCK_CHECKS = 16
 
@@ -58,33 +57,22 @@ class MegatronEngine(InProcessEngine):
     """An engine on the trained model itself.
 
     Args:
+        setup: of one engine for every MR-SP rank.
         gpt: this rank's part of the model; its weights are always the present ones.
-        tokenizer: end-of-turn id and decoding.
         vocab_size: tokens of the vocabulary, without padding.
         no_token: ids among them that have no token and are never drawn, as ranges.
-        max_model_len: longest prompt with its response, in tokens.
-        timeout_seconds: a generation that takes longer is an error.
     """
 
     def __init__(
         self,
+        setup: EngineSetup,
         gpt: GPTModel,
-        tokenizer: Tokenizer,
-        groups: ParallelGroups,
         *,
         vocab_size: int,
         no_token: Sequence[Sequence[int]] = (),
-        max_model_len: int,
-        timeout_seconds: float = 600.0,
     ) -> None:
-        super().__init__(
-            tokenizer,
-            groups,
-            max_model_len=max_model_len,
-            timeout_seconds=timeout_seconds,
-            engine=groups.cp.rank(),
-            num_engines=groups.cp.size(),
-        )
+        super().__init__(setup)
+        groups = setup.groups
         self._gpt = gpt
         self._groups = groups
         self._vocab_size = vocab_size

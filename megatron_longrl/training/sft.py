@@ -43,13 +43,7 @@ class SFTTrainer:
                 batches, media.embeddings, media.encoded, sft_loss
             )
         self._skips.count(result, iteration)
-        return {
-            **result.metrics,
-            **self.runtime.media_metrics(media),
-            "grad-norm": result.grad_norm,
-            "learning-rate": result.learning_rate,
-            "skipped_updates": int(result.skipped),
-        }
+        return {**result.as_metrics(), **self.runtime.media_metrics(media)}
 
     def state(self) -> dict[str, Any]:
         """Return the state that a resumed run needs."""

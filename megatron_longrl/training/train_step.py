@@ -52,6 +52,15 @@ class StepResult:
     """Quantities of the tokens of each micro-batch of this rank that the loss has computed, on the
     last pipeline stage, see :class:`~megatron_longrl.training.losses.LossReport`."""
 
+    def as_metrics(self) -> dict[str, float]:
+        """Return the metrics of the loss and those of the update, by the names of the log."""
+        return {
+            **self.metrics,
+            "grad-norm": self.grad_norm,
+            "learning-rate": self.learning_rate,
+            "skipped_updates": int(self.skipped),
+        }
+
 
 MOST_SKIPPED = 3
 """Skipped updates in a row that end the run."""

@@ -170,7 +170,7 @@ class OmniLayout(Qwen25Layout):
     def positions(self, parts: Sequence[CountedPart]) -> Tensor:
         """Text goes on behind the largest position of the piece before it, of whatever it is."""
         found = []
-        wholes: dict[int, Tensor] = {}
+        wholes: dict[PlaceholderSpan, Tensor] = {}
         start = begin = 0
         for part in parts:
             if isinstance(part, int):
@@ -186,9 +186,9 @@ class OmniLayout(Qwen25Layout):
                 whole, first = part.whole, part.first
             if not (isinstance(part, FilmPiece) and part.goes_on):
                 begin = start
-            if id(whole) not in wholes:
-                wholes[id(whole)] = self._places(whole)
-            here = begin + wholes[id(whole)][first : first + len(part)]
+            if whole not in wholes:
+                wholes[whole] = self._places(whole)
+            here = begin + wholes[whole][first : first + len(part)]
             found.append(here)
             start = int(here.max()) + 1
         return torch.cat(found)

@@ -31,6 +31,7 @@ from megatron_longrl.parallel.rank_errors import gather_objects, raise_on_all_ra
 from megatron_longrl.platforms import platform
 from megatron_longrl.processes.daemon_thread import in_daemon_thread
 from megatron_longrl.rollout.async_engine import AsyncEngine, Wait
+from megatron_longrl.rollout.base_engine import EngineSetup
 from megatron_longrl.rollout.engine_requests import EngineRequest, EngineRequests
 from megatron_longrl.rollout.model_settings import ModelSettings
 from megatron_longrl.rollout.requests import (
@@ -92,12 +93,7 @@ class ServerEngine(AsyncEngine):
         timeout_seconds: float = 600.0,
         log_level: str = "info",
     ) -> None:
-        super().__init__(
-            tokenizer,
-            groups,
-            max_model_len=settings.max_model_len,
-            timeout_seconds=timeout_seconds,
-        )
+        super().__init__(EngineSetup(tokenizer, groups, settings.max_model_len, timeout_seconds))
         self.recoveries = 0
         """Number of times that a server was lost."""
         self.last_update = TransferStats()

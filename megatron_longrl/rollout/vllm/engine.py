@@ -25,6 +25,7 @@ from megatron_longrl.errors import UserError
 from megatron_longrl.experience.rollouts import Completion
 from megatron_longrl.parallel.groups import ParallelGroups
 from megatron_longrl.parallel.rank_errors import gather_objects, raise_on_all_ranks
+from megatron_longrl.rollout.base_engine import EngineSetup
 from megatron_longrl.rollout.engine import RolloutStopped
 from megatron_longrl.rollout.engine_requests import EngineRequests
 from megatron_longrl.rollout.in_process_engine import InProcessEngine
@@ -90,12 +91,14 @@ class VllmEngine(InProcessEngine):
         hf_config, host = settings.hf_config, socket.gethostname()
         self.placement = choose_placement(tensor_parallel_size, hf_config, groups, host)
         super().__init__(
-            tokenizer,
-            groups,
-            max_model_len=settings.max_model_len,
-            timeout_seconds=timeout_seconds,
-            engine=self.placement.engine,
-            num_engines=self.placement.num_engines,
+            EngineSetup(
+                tokenizer,
+                groups,
+                settings.max_model_len,
+                timeout_seconds,
+                engine=self.placement.engine,
+                num_engines=self.placement.num_engines,
+            )
         )
         size = self.placement.tensor_parallel_size
         self._settings = replace(settings, tensor_parallel_size=size)

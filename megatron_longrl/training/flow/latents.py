@@ -24,11 +24,11 @@ def latent_shape(section: FlowSection, pixels_per_latent: int) -> tuple[int, int
                 f"{name} ({pixels}) is no multiple of {step}, the pixels of a token: choose a "
                 f"multiple, e.g. --{name.replace('_', '-')} {nearest}"
             )
-        if pixels // step > section.most_tokens_a_side:
+        most = section.most_tokens_a_side
+        if most is not None and pixels // step > most:
             raise ConfigError(
                 f"{name} ({pixels}) has {pixels // step} tokens, and the model knows positions of "
-                f"{section.most_tokens_a_side}: choose --{name.replace('_', '-')} of at most "
-                f"{section.most_tokens_a_side * step}"
+                f"{most}: choose --{name.replace('_', '-')} of at most {most * step}"
             )
     height, width = section.picture_height, section.picture_width
     return section.latent_channels, height // pixels_per_latent, width // pixels_per_latent

@@ -77,12 +77,7 @@ class FlowPretrainer:
         with timer("update"):
             result = self._train_step.train(batches, {}, None, flow_matching_loss)
         self._skips.count(result, iteration)
-        return {
-            **result.metrics,
-            "grad-norm": result.grad_norm,
-            "learning-rate": result.learning_rate,
-            "skipped_updates": int(result.skipped),
-        }
+        return result.as_metrics()
 
     def validate(self) -> dict[str, float]:
         """The loss of the validation rows at noise that is always the same."""

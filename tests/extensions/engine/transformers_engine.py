@@ -96,14 +96,8 @@ class TransformersEngine(InProcessEngine):
     """It generates while the trainer waits."""
 
     def __init__(self, context: EngineContext) -> None:
-        super().__init__(
-            context.tokenizer,
-            context.groups,
-            max_model_len=context.config.rollout_model_len,
-            timeout_seconds=context.config.rollout.timeout,
-            engine=context.groups.replica.rank(),
-            num_engines=context.groups.replica.size(),
-        )
+        replica = context.groups.replica
+        super().__init__(context.setup(engine=replica.rank(), num_engines=replica.size()))
         self._served = ServedModel(context)
 
     def load_weights(self, named: Iterator[tuple[str, Tensor]]) -> None:
@@ -119,14 +113,8 @@ class TransformersBeside(AsyncEngine):
     """It generates in a thread beside the trainer."""
 
     def __init__(self, context: EngineContext) -> None:
-        super().__init__(
-            context.tokenizer,
-            context.groups,
-            max_model_len=context.config.rollout_model_len,
-            timeout_seconds=context.config.rollout.timeout,
-            engine=context.groups.replica.rank(),
-            num_engines=context.groups.replica.size(),
-        )
+        replica = context.groups.replica
+        super().__init__(context.setup(engine=replica.rank(), num_engines=replica.size()))
         self._served = ServedModel(context)
         self._running: Future[None] | None = None
 

@@ -157,6 +157,31 @@ def test_nothing_in_a_checkpoint_is_run(name, plant, folder, groups, convert, tm
     assert fired.exists()
 
 
+def test_a_list_that_is_replaced_after_the_check_is_not_read(folder, groups, tmp_path, monkeypatch):
+    from megatron_longrl.training.model import build_model
+
+    fired = tmp_path / "fired"
+
+    def checked_and_replaced(*args) -> None:
+        check_share(*args)
+        bare_pickle(folder / ".metadata", Bomb(fired))
+
+    check_share = layout.check_share
+    monkeypatch.setattr(layout, "check_share", checked_and_replaced)
+    config = Config.of(TINY)
+    model = build_model(config, groups, train=True)
+    loaded = load_checkpoint(
+        folder.parent,
+        modules=model.modules,
+        optimizers=model.optimizers,
+        scheduler=model.scheduler,
+        groups=groups,
+        config=config,
+        checkpoint=config.checkpoint,
+    )
+    assert loaded is not None and not fired.exists()
+
+
 def test_a_pickle_in_place_of_a_tensor_is_not_read(folder, groups, convert, tmp_path):
     fired = tmp_path / "fired"
     buffer = io.BytesIO()

@@ -89,6 +89,20 @@ def test_a_process_ends(
     assert process.returncode == (128 + number if status is None else status)
 
 
+def test_the_wakeup_of_before_comes_back() -> None:
+    arrived, written = os.pipe()
+    os.set_blocking(written, False)
+    before = signal.set_wakeup_fd(written)
+    try:
+        with exit_signal.heeded(lambda stop: stop.status):
+            pass
+        assert signal.set_wakeup_fd(before) == written
+    finally:
+        signal.set_wakeup_fd(before)
+        os.close(arrived)
+        os.close(written)
+
+
 def test_a_signal_of_a_forked_child_is_its_own(tmp_path: Path) -> None:
     command = [sys.executable, "-c", PROGRAM, "beside_a_child", str(tmp_path / "started")]
     done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
