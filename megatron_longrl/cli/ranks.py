@@ -9,13 +9,17 @@ import os
 import signal
 import sys
 import uuid
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from types import FrameType
 
 from megatron_longrl.config.flags import Parser
 from megatron_longrl.errors import UserError
 from megatron_longrl.processes.descendants import children
+from megatron_longrl.processes.exit_signal import INTERRUPTS_THAT_END
+
+_ENDING = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGQUIT)
+"""Signals at which torchrun's agent ends the ranks."""
 
 
 @dataclass(frozen=True)
@@ -74,10 +78,11 @@ def run_ranks(module: str, flags: Sequence[str], options: RankOptions) -> int:
         rdzv_configs={"rank": options.node_rank, "timeout": 900},
         max_restarts=0,
         monitor_interval=0.1,
+        signals_to_handle="",  # see _signals_of_a_launcher
     )
-    before = signal.signal(signal.SIGUSR1, _pass_on)
     try:
-        elastic_launch(config, sys.executable)("-m", module, *flags)
+        with _signals_of_a_launcher():
+            elastic_launch(config, sys.executable)("-m", module, *flags)
     except ChildFailedError as error:
         # torchrun's own SIGTERM ends those that are left: they are not the cause.
         rank, failure = min(
@@ -92,9 +97,35 @@ def run_ranks(module: str, flags: Sequence[str], options: RankOptions) -> int:
         return 128 - failure.exitcode
     except SignalException as error:
         return 128 + error.sigval
-    finally:
-        signal.signal(signal.SIGUSR1, before)
     return 0
+
+
+@contextlib.contextmanager
+def _signals_of_a_launcher() -> Iterator[None]:
+    """Pass SIGUSR1 on to the ranks, and end them at the first other signal, which torchrun's agent
+    does when SignalException is raised.
+
+    While the agent waits for the ranks, which save a checkpoint, further signals are ignored: its
+    own handlers would raise a second time, out of the wait, and the ranks would end with it.
+    """
+    from torch.distributed.elastic.multiprocessing import SignalException
+
+    received: list[int] = []
+
+    def end(number: int, frame: FrameType | None) -> None:
+        received.append(number)
+        if len(received) == 1 or received.count(signal.SIGINT) >= INTERRUPTS_THAT_END:
+            name = signal.Signals(number)
+            raise SignalException(f"Process {os.getpid()} got signal: {name}", sigval=name)
+
+    handlers = dict.fromkeys(_ENDING, end) | {signal.SIGUSR1: _pass_on}
+    before = {number: signal.signal(number, handler) for number, handler in handlers.items()}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            # Python's own end resets a handler, and a signal then would be the exit status.
+            signal.signal(number, signal.SIG_IGN if received else handler)
 
 
 def _pass_on(number: int, frame: FrameType | None) -> None:

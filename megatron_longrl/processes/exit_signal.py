@@ -18,7 +18,7 @@ from types import FrameType
 
 SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)
 
-_ENOUGH = 3
+INTERRUPTS_THAT_END = 3
 """Number of interrupts that end a process at once; the user's and torchrun's copy of one are
 two."""
 
@@ -77,7 +77,9 @@ def heeded(ended: Callable[[Stopped], int]) -> Iterator[None]:
         signal.set_wakeup_fd(wakeup_before)
         os.close(written)
         for number, handler in before.items():
-            signal.signal(number, handler)
+            if signal.getsignal(number) is _note:  # else the block leaves it as it is to stay
+                # Another one while the process ends is not to change its status.
+                signal.signal(number, signal.SIG_IGN if _received else handler)
 
 
 @cache
@@ -151,7 +153,7 @@ def _note(number: int, frame: FrameType | None) -> None:
     global _received, _interrupts
     _received = _received or number
     _interrupts += number == signal.SIGINT
-    if _interrupts >= _ENOUGH:
+    if _interrupts >= INTERRUPTS_THAT_END:
         os._exit(128 + number)
     if not _is_safe_later:
         raise Stopped(number)

@@ -70,6 +70,14 @@ def ended(run: subprocess.Popen[str], folder: Path) -> Outcome:
     return Outcome(run.returncode, output, time.monotonic() - began)
 
 
+def send_again(run: subprocess.Popen[str], number: signal.Signals) -> None:
+    """As impatient people and schedulers do while a checkpoint is written."""
+    deadline = time.monotonic() + 30
+    while run.poll() is None and time.monotonic() < deadline:
+        time.sleep(0.2)
+        run.send_signal(number)
+
+
 def assert_saved(folder: Path, iteration: int, name: str, output: str) -> None:
     told = f"error: ended by {name} after step {iteration}; --load {folder} goes on from there"
     assert output.count(told) >= 1, output[-4000:]
@@ -145,6 +153,8 @@ def test_sft(
     recipe = ("--config", RECIPE, "--tokenizer-model", arena.tokenizer)
     run = started(folder, (*launcher, *recipe, *flags, *places))
     run.send_signal(number)
+    if "megatron_longrl" in launcher and number != signal.SIGINT:
+        send_again(run, number)
     outcome = ended(run, folder)
     if "megatron_longrl" in launcher:
         assert outcome.status == 128 + number
