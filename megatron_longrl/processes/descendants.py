@@ -6,7 +6,6 @@ import contextlib
 import ctypes
 import os
 import signal
-import time
 from pathlib import Path
 from typing import NoReturn
 
@@ -26,37 +25,6 @@ def children(process: int) -> list[int]:
             if int(parent) == process:
                 found.append(int(path.parent.name))
     return found
-
-
-def end_marked(name: str, value: str) -> None:
-    """Kill all processes that have a variable in the environment that they were started with, as
-    children and their children have it, whatever their parents and sessions are.
-
-    Args:
-        name: of the variable.
-        value: of the variable, which no other processes have.
-    """
-    entry = f"{name}={value}".encode()
-    while True:
-        found = [process for process in _processes() if entry in _environment(process)]
-        if not found:
-            return
-        for process in found:
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(process, signal.SIGKILL)
-        time.sleep(0.01)  # for those that they were about to start
-
-
-def _processes() -> list[int]:
-    return [int(path.name) for path in Path("/proc").glob("[0-9]*")]
-
-
-def _environment(process: int) -> list[bytes]:
-    """The environment of a process; nothing of one that has ended, or is somebody else's."""
-    try:
-        return Path(f"/proc/{process}/environ").read_bytes().split(b"\0")
-    except OSError:
-        return []
 
 
 def keep_descendants(parent: int) -> None:

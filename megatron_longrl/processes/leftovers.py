@@ -1,7 +1,8 @@
-"""Files that must not outlive a process, however it ends: also by SIGKILL, which it cannot see.
+"""Files, and processes of processes, that must not outlive a process, however it ends: also by
+SIGKILL, which it cannot see.
 
 A small process beside it holds the other end of a pipe. When the pipe ends, with the process that
-writes to it, it removes what it has been told of.
+writes to it, it removes the files that it has been told of, and ends the processes.
 """
 
 from __future__ import annotations
@@ -22,8 +23,8 @@ REMOVE_SECONDS = 20.0
 
 
 class Leftovers:
-    """The unfinished files and folders of this process. A process that is forked from it has none
-    of them."""
+    """The unfinished files and folders of this process, and the marks of processes that work for
+    it. A process that is forked from it has none of them."""
 
     def __init__(self) -> None:
         self._pipe: IO[bytes] | None = None
@@ -32,14 +33,23 @@ class Leftovers:
 
     def add(self, path: Path) -> None:
         """A file or folder that goes when this process ends, if it has not gone before."""
-        self._tell("add", path)
+        self._tell("add", str(path.absolute()))
 
     def discard(self, path: Path) -> None:
         """Forget a path, which has been removed or may stay."""
-        self._tell("discard", path)
+        self._tell("discard", str(path.absolute()))
 
-    def _tell(self, order: str, path: Path) -> None:
-        line = json.dumps([order, str(path.absolute())]).encode() + b"\n"
+    def add_mark(self, name: str, value: str) -> None:
+        """Let all processes that have a variable in their environment end with this process, see
+        :func:`~megatron_longrl.processes.marked.end_marked`."""
+        self._tell("add mark", name, value)
+
+    def discard_mark(self, name: str, value: str) -> None:
+        """Forget a mark, whose processes have ended."""
+        self._tell("discard mark", name, value)
+
+    def _tell(self, *order: str) -> None:
+        line = json.dumps(order).encode() + b"\n"
         with self._lock:
             if self._pipe is None or self._owner != os.getpid():
                 self._start()
@@ -99,12 +109,24 @@ def remove(path: Path) -> None:
 def main() -> int:
     """Follow the orders of standard input, and remove at its end."""
     paths: dict[str, None] = {}
+    marks: dict[tuple[str, str], None] = {}
     for line in sys.stdin.buffer:
-        order, path = json.loads(line)
-        if order == "add":
-            paths[path] = None
-        else:
-            paths.pop(path, None)
+        match json.loads(line):
+            case ["add", path]:
+                paths[path] = None
+            case ["discard", path]:
+                paths.pop(path, None)
+            case ["add mark", name, value]:
+                marks[name, value] = None
+            case ["discard mark", name, value]:
+                marks.pop((name, value), None)
+    if marks:
+        # The package is not on the path of a process that is isolated.
+        sys.path.insert(0, str(Path(__file__).parents[2]))
+        from megatron_longrl.processes.marked import end_marked
+
+        for name, value in marks:
+            end_marked(name, value)
     for path in paths:
         remove(Path(path))
     return 0

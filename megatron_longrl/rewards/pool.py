@@ -19,7 +19,8 @@ from typing import Any
 import megatron_longrl
 from megatron_longrl.experience.reward_input import RewardInput
 from megatron_longrl.plugins import imported_plugins
-from megatron_longrl.processes.descendants import end_marked
+from megatron_longrl.processes.leftovers import leftovers
+from megatron_longrl.processes.marked import end_marked
 from megatron_longrl.rewards.registry import REWARDS
 from megatron_longrl.rewards.result import RewardError, RewardResult
 
@@ -82,6 +83,7 @@ class _Child:
         path = root if not others else os.pathsep.join((root, others))
         self._imported.clear()
         self._mark = secrets.token_hex(16)
+        leftovers.add_mark(_MARK, self._mark)
         self._process = await asyncio.create_subprocess_exec(
             *(sys.executable, "-m", "megatron_longrl.rewards.worker", str(os.getpid())),
             stdin=asyncio.subprocess.PIPE,
@@ -144,6 +146,7 @@ class _Child:
             process.terminate()  # The process that waits there ends all others.
         await process.wait()
         end_marked(_MARK, self._mark)  # in case that process was killed itself
+        leftovers.discard_mark(_MARK, self._mark)
         # Its pipes end within this loop, not when somebody collects them and the loop is closed.
         assert process.stdin is not None and process.stdout is not None
         process.stdin.close()

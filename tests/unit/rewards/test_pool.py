@@ -407,10 +407,15 @@ def test_what_a_function_has_started_in_another_session_ends_with_its_child(
     assert len(started.read_text().split()) == 1 and alive(started) == []
 
 
-def test_what_a_function_has_started_ends_with_a_trainer_that_is_killed(tmp_path: Path) -> None:
+@pytest.mark.parametrize("with_keeper", [False, True], ids=["trainer", "trainer and keeper"])
+def test_what_a_function_has_started_ends_with_a_trainer_that_is_killed(
+    tmp_path: Path, with_keeper: bool
+) -> None:
     started, file = tmp_path / "started", write_file(tmp_path, FAR)
     code = f"""
 import asyncio, os
+from pathlib import Path
+from megatron_longrl.processes.descendants import children
 from megatron_longrl.rewards.pool import WorkerPool
 from tests.unit.rewards.samples import make_sample
 
@@ -419,6 +424,9 @@ async def main():
     pool = WorkerPool({{"f": {file!r}}}, options, tolerance=0.0, size=1, seconds=60)
     pool.know(await pool.load())
     await pool.score("f", [make_sample("done")])
+    for child in children(os.getpid()) if {with_keeper} else ():
+        if b"rewards.worker" in Path(f"/proc/{{child}}/cmdline").read_bytes():
+            os.kill(child, 9)
     os.kill(os.getpid(), 9)
 
 asyncio.run(main())
