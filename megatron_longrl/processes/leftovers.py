@@ -35,6 +35,10 @@ class Leftovers:
         """A file or folder that goes when this process ends, if it has not gone before."""
         self._tell("add", str(path.absolute()))
 
+    def add_empty(self, folder: Path) -> None:
+        """A folder that goes when this process ends, if it is empty then."""
+        self._tell("add empty", str(folder.absolute()))
+
     def discard(self, path: Path) -> None:
         """Forget a path, which has been removed or may stay."""
         self._tell("discard", str(path.absolute()))
@@ -109,11 +113,14 @@ def remove(path: Path) -> None:
 def main() -> int:
     """Follow the orders of standard input, and remove at its end."""
     paths: dict[str, None] = {}
+    empty: list[str] = []
     marks: dict[tuple[str, str], None] = {}
     for line in sys.stdin.buffer:
         match json.loads(line):
             case ["add", path]:
                 paths[path] = None
+            case ["add empty", path]:
+                empty.append(path)
             case ["discard", path]:
                 paths.pop(path, None)
             case ["add mark", name, value]:
@@ -129,6 +136,9 @@ def main() -> int:
             end_marked(name, value)
     for path in paths:
         remove(Path(path))
+    for path in empty:
+        with contextlib.suppress(OSError):  # it is not empty, or not there
+            os.rmdir(path)
     return 0
 
 

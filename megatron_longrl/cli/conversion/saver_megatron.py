@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import shutil
+from contextlib import suppress
 from pathlib import Path
 
 import torch
@@ -19,6 +20,7 @@ from megatron_longrl.cli.conversion.plugins import Source
 from megatron_longrl.errors import UserError
 from megatron_longrl.models.build import build_modules
 from megatron_longrl.parallel.groups import init_parallel
+from megatron_longrl.processes.leftovers import leftovers
 
 
 def save_checkpoint(source: Source, args: argparse.Namespace) -> None:
@@ -33,6 +35,8 @@ def save_checkpoint(source: Source, args: argparse.Namespace) -> None:
             f"{args.save_dir} holds a converted checkpoint already: name another folder"
         )
     is_new = not target.exists()
+    if is_new:
+        leftovers.add_empty(target)
     config = source.config
     if args.torch_dtype is not None:
         config = config.replace(bf16=args.torch_dtype is torch.bfloat16)
@@ -58,5 +62,6 @@ def save_checkpoint(source: Source, args: argparse.Namespace) -> None:
     except BaseException:
         shutil.rmtree(partial_folder(iteration_folder(target, RELEASE)), ignore_errors=True)
         if is_new:
-            target.rmdir()
+            with suppress(OSError):  # it may not have been made
+                target.rmdir()
         raise

@@ -181,6 +181,35 @@ def test_a_conversion_that_is_stopped_leaves_nothing(convert, tmp_path, monkeypa
         assert [path.name for path in tmp_path.iterdir()] == ["hf"]
 
 
+@pytest.mark.full(
+    "tests/unit/checkpoint/test_convert.py::test_a_conversion_that_is_stopped_leaves_nothing"
+)
+def test_a_conversion_that_is_killed_leaves_nothing(tmp_path):
+    source = tiny_text(tmp_path / "hf", "qwen3", torch.float32)
+    code = """
+import os, sys
+from megatron_longrl.cli.convert import main
+from megatron_longrl.conversion.hf import TensorFolder
+read, names = TensorFolder.read, []
+def kill(folder, name):
+    names.append(name)
+    if len(names) == 12:
+        assert os.listdir(sys.argv[-1])
+        os.kill(os.getpid(), 9)
+    return read(folder, name)
+TensorFolder.read = kill
+main(sys.argv[1:])
+"""
+    flags = ("--loader", "hf", "--saver", "megatron")
+    places = ("--load-dir", str(source), "--save-dir", str(tmp_path / "out"))
+    done = subprocess.run([sys.executable, "-c", code, *flags, *places], check=False)
+    assert done.returncode == -9
+    deadline = time.monotonic() + 30
+    while (tmp_path / "out").exists():
+        assert time.monotonic() < deadline, list((tmp_path / "out").iterdir())
+        time.sleep(0.02)
+
+
 @pytest.mark.parametrize(
     ("damage", "message"),
     [

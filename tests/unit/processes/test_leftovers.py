@@ -41,6 +41,25 @@ def test_what_was_not_removed_goes_with_the_process(tmp_path: Path, end: str) ->
     assert kept.exists()
 
 
+def test_a_folder_goes_where_it_is_empty_then(tmp_path: Path) -> None:
+    """After what is half-written in it."""
+    new, old = tmp_path / "new", tmp_path / "old"
+    for folder in (new, old):
+        (folder / "half").mkdir(parents=True)
+    (old / "kept").touch()
+    run(
+        "import os; from pathlib import Path\n"
+        "from megatron_longrl.processes.leftovers import leftovers\n"
+        f"for folder in (Path({str(new)!r}), Path({str(old)!r})):\n"
+        "    leftovers.add_empty(folder)\n"
+        "    leftovers.add(folder / 'half')\n"
+        "os.kill(os.getpid(), 9)"
+    )
+    wait_until_gone(new)
+    wait_until_gone(old / "half")
+    assert (old / "kept").exists()
+
+
 def test_a_file_that_is_being_written_goes_too(tmp_path: Path) -> None:
     code = f"""
 import os
