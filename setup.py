@@ -54,6 +54,7 @@ EXTRAS_REQUIRE = {
         "grimp>=3.9",
         "import-linter>=2.5",
         "networkx>=3.3",
+        "opencv-python-headless>=5,<6",  # the other side of tests of pixels
         "psutil>=6",
         "pytest>=8",
         "pytest-reportlog>=0.4",

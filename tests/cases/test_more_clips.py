@@ -121,7 +121,6 @@ def test_clips(source: Callable[[str], Path], tmp_path: Path, name: str) -> None
         assert told == pytest.approx([time - times[0] for time in times], abs=0.002)
     for numbers in ([count - 1], [count // 2], [0, count // 3], list(range(count - 1, -1, -5))):
         assert np.array_equal(ours(path, numbers), expected[numbers]), numbers
-    pytest.importorskip("cv2")
     assert by_opencv(path).shape == expected.shape
 
 

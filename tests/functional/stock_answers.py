@@ -92,9 +92,11 @@ class QwenVL:
         text = self.processor.apply_chat_template(messages, add_generation_prompt=True)
         given: dict[str, Any] = {"images": images} if images else {}
         if videos:
-            frames, told = zip(*videos, strict=True)
-            given |= {"videos": list(frames), "video_metadata": list(told)}
-            given |= {"do_sample_frames": True, "fps": FRAMES_PER_SECOND}
+            taken = [fetched(told) for _, told in videos]
+            for (_, told), indices in zip(videos, taken, strict=True):
+                told.frames_indices = indices
+            given["videos"] = [frames[n] for (frames, _), n in zip(videos, taken, strict=True)]
+            given |= {"video_metadata": [told for _, told in videos], "do_sample_frames": False}
         inputs = self.processor(text=[text], return_tensors="pt", **given)
         ids = inputs["input_ids"][0].tolist()
         made = self.model.generate(**inputs, **GREEDY, max_new_tokens=TOKENS)
@@ -134,7 +136,7 @@ class Omni:
         if videos:
             # The processor takes every film for one of two frames a second, unless it is told.
             ((frames, told),) = videos
-            taken = self.processor.video_processor.sample_frames(told, fps=FRAMES_PER_SECOND)
+            taken = fetched(told)
             given["videos"] = [frames[taken]]
             given["videos_kwargs"] = {
                 "do_sample_frames": False,
@@ -219,7 +221,7 @@ def decoded(path: Path) -> tuple[Any, Any]:
     """All frames of a video, and what a reader of files says of it.
 
     They are decoded as here: decoders differ by a grey level, which changes a choice of a model of
-    random weights. Which frames are taken and what becomes of them is the processor's.
+    random weights. What becomes of them is the processor's.
     """
     import numpy as np
     from transformers.video_utils import VideoMetadata
@@ -235,6 +237,14 @@ def decoded(path: Path) -> tuple[Any, Any]:
     return frames, VideoMetadata(
         total_num_frames=len(frames), fps=rate, duration=len(frames) / rate
     )
+
+
+def fetched(told: Any) -> list[int]:
+    """The frames that ``fetch_video`` of qwen-vl-utils takes of a video: whole pairs, at least
+    four, spread from the first to the last."""
+    total = told.total_num_frames
+    wanted = min(max(told.duration * FRAMES_PER_SECOND, 4), MOST_FRAMES, total)
+    return torch.linspace(0, total - 1, 2 * int(wanted // 2)).round().long().tolist()
 
 
 if __name__ == "__main__":

@@ -47,11 +47,11 @@ def film(path: Path, width: int, height: int, frames: int, rate: int, jitter: in
 
 
 def frames_of(path: Path) -> list[np.ndarray[Any, Any]]:
-    """Each [H, W, 3]. Colours are not a processor's concern: chroma interpolated in full, as DALI
-    does it."""
-    flags = Interpolation.BILINEAR | Interpolation.FULL_CHR_H_INT | Interpolation.ACCURATE_RND
+    """Each [H, W, 3]. Colours are not a processor's concern: they are OpenCV's."""
     with av.open(str(path)) as container:
         return [
-            frame.reformat(format="rgb24", interpolation=flags).to_ndarray()
+            frame.reformat(format="bgr24", interpolation=Interpolation.BICUBIC).to_ndarray()[
+                ..., ::-1
+            ]
             for frame in container.decode(video=0)
         ]

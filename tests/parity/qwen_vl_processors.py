@@ -38,22 +38,15 @@ def sizes(family: str, jobs: list[dict[str, Any]]) -> Tensor:
     return torch.tensor([module.smart_resize(**job[family]) for job in jobs])
 
 
-def sampled(processor: Any, job: dict[str, Any]) -> Tensor:
-    """Indices of the frames that are taken of a video."""
-    metadata = VideoMetadata(total_num_frames=job["frames"], fps=job["rate"])
-    found = processor.video_processor.sample_frames(metadata, **job["sampling"])
-    return torch.as_tensor(np.asarray(found))
-
-
 def load(family: str, folder: Path, told: dict[str, Any]) -> tuple[Any, VideoMetadata]:
-    """All frames of a video, or those that were taken, with their times in milliseconds."""
-    frames, rate = np.load(folder / told["file"]), told["rate"]
-    total, indices = len(frames), list(range(len(frames)))
-    if "times" in told:
-        frames, rate = frames[told["taken"][family]], 1000.0
-        total, indices = told["total"], told["times"][family]
+    """The frames that were taken of a video, and their numbers at its rate."""
+    frames = np.load(folder / told["file"])[told["taken"][family]]
+    total, rate = told["total"], told["rate"]
     return frames, VideoMetadata(
-        total_num_frames=total, fps=rate, duration=total / rate, frames_indices=indices
+        total_num_frames=total,
+        fps=rate,
+        duration=total / rate,
+        frames_indices=told["places"][family],
     )
 
 
@@ -66,11 +59,7 @@ def prompt(family: str, processor: Any, folder: Path, job: dict[str, Any]) -> di
         videos = [load(family, folder, told) for told in job["videos"]]
         given["videos"], given["video_metadata"] = zip(*videos, strict=True)
         given = {name: list(value) for name, value in given.items()}
-        if any("times" in told for told in job["videos"]):
-            given["do_sample_frames"] = False
-        else:
-            # Qwen3-VL has a rate of its own, which would contradict the number.
-            given |= {"do_sample_frames": True, "fps": None, **job["sampling"]}
+        given["do_sample_frames"] = False
     text = IMAGE * len(job["images"]) + VIDEO * len(job["videos"])
     made = dict(processor(text=[text], return_tensors="pt", return_mm_token_type_ids=True, **given))
     made["second_per_grid_ts"] = torch.as_tensor(made.get("second_per_grid_ts", []))
@@ -114,10 +103,7 @@ def main(folder: Path) -> None:
     answers = {}
     for family in SOURCES:
         processor = AutoProcessor.from_pretrained(folder / family)
-        processor.video_processor.max_frames = jobs["most"]
         answers[f"{family}/sizes"] = sizes(family, jobs["sizes"])
-        for number, job in enumerate(jobs["sampled"]):
-            answers[f"{family}/sampled/{number}"] = sampled(processor, job)
         for number, job in enumerate(jobs["prompts"]):
             for name, value in prompt(family, processor, folder, job).items():
                 answers[f"{family}/prompts/{number}/{name}"] = value

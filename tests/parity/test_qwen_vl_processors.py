@@ -53,13 +53,13 @@ ODD = [
 ]  # fmt: skip
 ODD_FILMS = [(90, 160, 3), (160, 226, 3), (64, 160, 5), (160, 48, 5), (48, 226, 7)]
 """Height, width and frames; to count the last one twice would change each size."""
-MOST = 64
-"""Frames taken of a video by its rate; of one of 1,000 there would be 67."""
 SAMPLED: list[dict[str, Any]] = [
-    {"frames": frames, "rate": rate, "sampling": {"fps": fps}}
-    for fps in (0.5, 1.0, 2.0)
+    {"frames": frames, "rate": rate, "fps": fps, "max_frames": most}
+    for fps in (0.5, 1.0, 2.0, 30.0)
+    for most in (64, 7)
     for frames, rate in ((240, 24.0), (37, 5.0), (1000, 29.97), (9, 2.0))
-] + [{"frames": 100, "rate": 10.0, "sampling": {"num_frames": n}} for n in (2, 7, 16)]
+] + [{"frames": 100, "rate": 10.0, "nframes": n} for n in (2, 7, 16)]
+"""What fetch_video of qwen-vl-utils is asked for."""
 PROMPTS: list[tuple[int, list[int]]] = [(0, [n]) for n in range(len(VIDEOS))] + [
     (1, []), (0, [2, 7]), (2, [5, 0])
 ]  # fmt: skip
@@ -119,26 +119,25 @@ class Answers:
             {
                 "images": [path.name for path in self.pictures[:images]],
                 "videos": [self._told(n, frames_taken(videos)) for n in videos],
-                "sampling": {"num_frames": frames_taken(videos)},
             }
             for images, videos in PROMPTS
         ]
-        return {"sizes": sizes, "most": MOST, "sampled": SAMPLED, "prompts": prompts}
+        return {"sizes": sizes, "prompts": prompts}
 
     def _told(self, number: int, count: int) -> dict[str, Any]:
-        """What transformers is told of a film. Of one of variable rate it is given the frames that
-        we take, and their times, as frames of 1,000 a second: it knows of no other times."""
+        """What transformers is told of a film: the frames that we take, and their numbers. Those of
+        variable rate are frames of 1,000 a second: it knows of no other times."""
         found = probe(self.films[number])
-        told = {"file": f"{number}.npy", "rate": found.fps}
-        if found.times is None:
-            return told
         taken = {
             family: list(dict.fromkeys(self.layout(family).frame_indices(found, count, None)))
             for family in FAMILIES
         }
+        told = {"file": f"{number}.npy", "taken": taken}
+        if found.times is None:
+            return told | {"places": taken, "rate": found.fps, "total": found.num_frames}
         times = {family: found.times[indices].tolist() for family, indices in taken.items()}
         total = round(found.duration_seconds * 1000)
-        return told | {"taken": taken, "times": times, "total": total}
+        return told | {"places": times, "rate": 1000.0, "total": total}
 
     def theirs(self, family: str, name: str) -> Tensor:
         return self._found[f"{family}/{name}"]
@@ -234,19 +233,25 @@ def test_sizes_with_an_odd_number_of_frames(answers: Answers) -> None:
         assert [spec.preprocess.height, spec.preprocess.width] == size, path
 
 
-def filled(indices: Sequence[int]) -> list[int]:
-    """The last frame twice where one is missing of a pair."""
-    return [*indices, *list(indices[-1:]) * (len(indices) % 2)]
+def fetch_video(job: dict[str, Any]) -> list[int]:
+    """The formula of qwen-vl-utils 0.0.14: pairs of frames, at least four, spread to the end."""
+    total = job["frames"]
+    if "nframes" in job:
+        count = 2 * round(job["nframes"] / 2)
+    else:
+        wanted = total / job["rate"] * job["fps"]
+        count = 2 * int(min(max(wanted, 4), 2 * (job["max_frames"] // 2), total) // 2)
+    return torch.linspace(0, total - 1, count).round().long().tolist()
 
 
 @pytest.mark.parametrize("family", FAMILIES)
 @pytest.mark.parametrize("number", range(len(SAMPLED)))
 def test_sampling(number: int, family: str, answers: Answers) -> None:
     job = SAMPLED[number]
+    most = job.get("nframes") or job["max_frames"]
     film = info(job["frames"], job["rate"])
-    fps, count = (job["sampling"].get(name) for name in ("fps", "num_frames"))
-    ours = answers.layout(family).frame_indices(film, count or MOST, fps)
-    assert list(ours) == filled(answers.theirs(family, f"sampled/{number}").tolist())
+    ours = answers.layout(family).frame_indices(film, most, job.get("fps"))
+    assert list(ours) == fetch_video(job)
 
 
 def test_a_repeated_last_frame_takes_no_time(answers: Answers) -> None:

@@ -47,7 +47,8 @@ def config_of(side: int, **changes: Any) -> Config:
 
 @pytest.mark.parametrize("number", range(len(VIDEOS)))
 def test_pixels(number: int, tmp_path: Path) -> None:
-    """95 % within one level of 255, all within four."""
+    """99.9 % within one level of 255; torch's kernel and Pillow differ by more only at a few edges
+    of saturated colours."""
     path = film(tmp_path / "film.webm", *VIDEOS[number])
     config = config_of(SIDE)
     reader: Any = VilaLayout(config.family, Symbols())  # type: ignore[arg-type]
@@ -66,8 +67,9 @@ def test_pixels(number: int, tmp_path: Path) -> None:
     theirs = processor(images=[decoded[i] for i in indices], return_tensors="pt")["pixel_values"]
     assert ours.shape == theirs.shape == (len(indices), 3, SIDE, SIDE)
     levels = (ours - theirs).abs() * torch.tensor(config.value("image_std")).view(3, 1, 1) * 255
-    assert (levels <= 1.02).float().mean() >= 0.95
-    assert levels.max() <= 4.02
+    assert (levels <= 1.02).float().mean() >= 0.999
+    assert (levels <= 4.02).float().mean() >= 0.9999
+    assert levels.max() <= 12.02
     assert theirs.std() > 0.2
     # 6 x 6 patches make 3 x 3 tokens, a newline behind each frame.
     frame = [PlaceholderSpan(Symbols().media_id, (1, 1, 9)), "\n"]

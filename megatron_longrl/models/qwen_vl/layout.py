@@ -9,7 +9,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -26,7 +25,7 @@ if TYPE_CHECKING:
     from megatron_longrl.data.tokenizer import Tokenizer
 
 _FEWEST_FRAMES = 4
-"""Fewest frames of a video that is sampled by --video-fps, as in transformers' processors."""
+"""Fewest frames of a video that is sampled by --video-fps, as in qwen-vl-utils."""
 _FPS_IF_UNKNOWN = 24.0
 
 
@@ -78,12 +77,25 @@ class QwenLayout(VisualLayout):
     def _video_size(self, info: VideoInfo, frames: int) -> tuple[int, int]:
         """Height and width of the frames of a video."""
 
-    @abstractmethod
     def _sample(
         self, total: int, rate: float, max_frames: int | None, fps: float | None
     ) -> Sequence[int]:
         """Frames to take of a video, a formula as of
-        :func:`~megatron_longrl.media.modalities.video.times.sample`."""
+        :func:`~megatron_longrl.media.modalities.video.times.sample`: that of ``fetch_video`` of
+        qwen-vl-utils, whole units from the first to the last frame. There is no largest number but
+        ``max_frames``, and a video that has fewer frames than are asked for gives all."""
+        times = self.times
+        if fps is not None:
+            most = total if max_frames is None else max_frames // times * times
+            wanted = max(total / (rate or _FPS_IF_UNKNOWN) * fps, _FEWEST_FRAMES)
+            count = math.floor(min(wanted, most, total) / times) * times
+        elif max_frames is not None and max_frames < total:
+            count = min(round(max_frames / times) * times, total // times * times)
+        else:
+            return range(total)
+        count = count or min(total, max_frames or total)
+        spread: list[int] = torch.linspace(0, total - 1, count).round().long().tolist()
+        return spread
 
     @abstractmethod
     def _video_parts(
@@ -160,21 +172,6 @@ class Qwen25Layout(QwenLayout):
         factor = self.patch * self.merge
         return resized(info.height, info.width, factor=factor, budget=self.videos)
 
-    def _sample(
-        self, total: int, rate: float, max_frames: int | None, fps: float | None
-    ) -> Sequence[int]:
-        times = self.times
-        if fps is not None and rate > 0:
-            most = min(max_frames or total, total) // times * times
-            count = min(max(total / rate * fps, _FEWEST_FRAMES), most, total)
-            count = math.floor(count / times) * times
-        elif max_frames is not None:
-            count = min(round(max_frames / times) * times, total)
-        else:
-            return range(total)
-        count = max(count, 1)
-        return torch.arange(0, total, total / count).int().tolist()[:count]
-
     def _video_parts(
         self, info: VideoInfo, indices: Sequence[int], grid: tuple[int, int, int]
     ) -> list[PromptPart]:
@@ -206,16 +203,6 @@ class Qwen3Layout(QwenLayout):
             height, width = int(height * scale), int(width * scale)
         units = round(frames / self.times) * self.times
         return resized(height, width, factor=factor, budget=self.videos, frames=frames, units=units)
-
-    def _sample(
-        self, total: int, rate: float, max_frames: int | None, fps: float | None
-    ) -> Sequence[int]:
-        count = total
-        if fps is not None:
-            count = max(int(count / (rate or _FPS_IF_UNKNOWN) * fps), _FEWEST_FRAMES)
-        count = min(count, max_frames or count, total)
-        spread: list[int] = np.linspace(0, total - 1, count).round().astype(int).tolist()
-        return spread
 
     def _video_parts(
         self, info: VideoInfo, indices: Sequence[int], grid: tuple[int, int, int]

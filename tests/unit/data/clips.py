@@ -12,8 +12,6 @@ import av
 import numpy as np
 from av.video.reformatter import Colorspace, Interpolation
 
-_FLAGS = Interpolation.BILINEAR | Interpolation.FULL_CHR_H_INT | Interpolation.ACCURATE_RND
-
 
 def copy(
     source: Path,
@@ -65,22 +63,35 @@ def edit(path: Path, starts: int, lasts: int) -> Path:
     return path
 
 
-def decoded(path: Path) -> tuple[np.ndarray, list[float]]:
+def as_opencv(frame: Any) -> np.ndarray:
+    """Convert a frame to red, green and blue."""
+    converted = frame.reformat(format="bgr24", interpolation=Interpolation.BICUBIC)
+    return converted.to_ndarray()[..., ::-1]
+
+
+def as_dali(frame: Any) -> np.ndarray:
+    """The same as DALI converts on a CPU."""
+    flags = Interpolation.BILINEAR | Interpolation.FULL_CHR_H_INT | Interpolation.ACCURATE_RND
+    return frame.reformat(
+        format="rgb24", interpolation=flags, src_colorspace=Colorspace.ITU601
+    ).to_ndarray()
+
+
+def decoded(
+    path: Path, convert: Callable[[Any], np.ndarray] = as_opencv
+) -> tuple[np.ndarray, list[float]]:
     """All frames that PyAV gives, upright, uint8 [f, h, w, 3], and their times."""
     frames: list[np.ndarray] = []
     times: list[float] = []
     with av.open(str(path)) as container:
         for frame in container.decode(video=0):
-            pixels = frame.reformat(
-                format="rgb24", interpolation=_FLAGS, src_colorspace=Colorspace.ITU601
-            ).to_ndarray()
-            frames.append(np.rot90(pixels, frame.rotation // 90))
+            frames.append(np.rot90(convert(frame), frame.rotation // 90))
             times.append(float((frame.pts or 0) * (frame.time_base or Fraction(0))))
     return np.stack(frames), times
 
 
 def by_opencv(path: Path) -> np.ndarray:
-    """All frames that OpenCV gives, uint8 [f, h, w, 3], whose colours are a little different."""
+    """All frames that OpenCV gives, uint8 [f, h, w, 3]."""
     import cv2
 
     capture = cv2.VideoCapture(str(path))

@@ -2,6 +2,6 @@
 
 from __future__ import annotations
 
-from tests.unit.fixtures.videos import picture, write_video
+from tests.unit.fixtures.videos import by_dali, picture, write_video
 
-__all__ = ["picture", "write_video"]
+__all__ = ["by_dali", "picture", "write_video"]

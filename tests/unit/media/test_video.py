@@ -14,7 +14,6 @@ import av
 import numpy as np
 import pytest
 import torch
-from av.video.reformatter import Colorspace, Interpolation
 from PIL import Image
 from torch import Tensor
 
@@ -31,6 +30,7 @@ from megatron_longrl.media.modalities.visual import resize as resize_module
 from megatron_longrl.media.modalities.visual.info import VideoInfo
 from megatron_longrl.media.modalities.visual.preprocess_spec import PreprocessSpec
 from megatron_longrl.media.modalities.visual.resize import resize_and_normalise
+from tests.unit.data.clips import as_dali, decoded
 
 VIEW = PreprocessSpec(32, 32, (0.5,) * 3, (0.5,) * 3)
 B_FRAMES = {"bf": "3", "g": "8"}
@@ -74,16 +74,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory, write_video: Writer) -> Pat
 
 def read_all(path: Path) -> np.ndarray:
     """uint8 [f, h, w, 3]: every frame, decoded from start to end by FFmpeg."""
-    flags = Interpolation.BILINEAR | Interpolation.FULL_CHR_H_INT | Interpolation.ACCURATE_RND
-    with av.open(str(path)) as container:
-        return np.stack(
-            [
-                frame.reformat(
-                    format="rgb24", interpolation=flags, src_colorspace=Colorspace.ITU601
-                ).to_ndarray()
-                for frame in container.decode(video=0)
-            ]
-        )
+    return decoded(path)[0]
 
 
 def packets(path: Path) -> list[bytes]:
@@ -150,6 +141,7 @@ def test_many_videos_of_several_kinds_in_one_call(folder: Path) -> None:
         assert torch.equal(result, spec.frames(positions))
 
 
+@pytest.mark.usefixtures("by_dali")
 def test_memory_of_a_run_is_bounded(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Long requests are cut and full runs are flushed, without a change of the result."""
     requests = [(spec_of(folder / n, [*range(24), 5]), range(25)) for n in FILES]
@@ -438,9 +430,10 @@ def test_dali_never_makes_up_a_frame_and_recovers(folder: Path) -> None:
     with pytest.raises(RuntimeError):
         video_dali.decode([(encoded, np.array([3, 24], dtype=np.int32))])
     (frames,) = video_dali.decode([(encoded, np.array([3], dtype=np.int32))])
-    assert np.array_equal(frames.numpy(), read_all(folder / "vp9.webm")[[3]])
+    assert np.array_equal(frames.numpy(), decoded(folder / "vp9.webm", as_dali)[0][[3]])
 
 
+@pytest.mark.usefixtures("by_dali")
 def test_without_dali_pyav_decodes_and_it_is_told_once(
     folder: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -456,4 +449,4 @@ def test_without_dali_pyav_decodes_and_it_is_told_once(
     finally:
         video_dali._is_there.cache_clear()
     (told,) = [record.getMessage() for record in caplog.records]
-    assert "PyAV decodes all videos" in told and "megatron_longrl[cpu]" in told
+    assert "PyAV decodes all videos" in told and "megatron_longrl[gpu]" in told

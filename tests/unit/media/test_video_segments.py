@@ -52,6 +52,9 @@ def spec_of(path: Path) -> VideoSpec:
     return VideoSpec(str(path), content_hash(path), tuple(range(FRAMES)), VIEW)
 
 
+pytestmark = pytest.mark.usefixtures("by_dali")
+
+
 @pytest.mark.parametrize("name", FILES)
 def test_pixels_are_those_of_the_whole_file(folder: Path, name: str) -> None:
     spec = spec_of(folder / name)

@@ -1,11 +1,10 @@
 """Decoding of video frames: exactly the requested ones, resized and normalised.
 
-DALI decodes VP8, VP9 and MJPEG on a CPU, and what NVDEC can on a GPU, where every packet is a frame
-of one size. All else is decoded by PyAV. Both give the same pixels on a CPU, bit for bit, and give
-them as OpenCV does, with which VILA reads videos: colours as BT.601 whatever the file's tag says;
-upright, where the file's display matrix is a turn by quarters (a mirror in it is left out); then
-the whole frame is squeezed to the size asked for. NVDEC's pixels differ a little from a CPU
-decoder's.
+PyAV decodes on the CPU, and gives the pixels of OpenCV's VideoCapture bit for bit, with which VILA
+reads videos: colours as the file's tags say, upright where the file's display matrix is a turn by
+quarters (a mirror in it is left out). On a GPU DALI decodes what NVDEC can, where every packet is a
+frame of one size, and its colours differ (docs/media.md). Then the whole frame is squeezed to the
+size asked for.
 """
 
 from __future__ import annotations

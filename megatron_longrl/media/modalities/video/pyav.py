@@ -1,4 +1,4 @@
-"""Frames by PyAV, for codecs that DALI has no decoder for."""
+"""Frames by PyAV, in the colours of OpenCV."""
 
 from __future__ import annotations
 
@@ -6,15 +6,11 @@ from collections.abc import Generator, Iterator, Sequence
 from typing import Any
 
 import numpy as np
-from av.video.reformatter import Colorspace, Interpolation, VideoReformatter
 
 from megatron_longrl.media.media_error import MediaError
+from megatron_longrl.media.modalities.video.colours import to_rgb
 from megatron_longrl.media.modalities.video.open import frames_of, opened
 from megatron_longrl.media.modalities.video.probe import Scan, scan
-
-# DALI's conversion to RGB on CPU, bit for bit. It takes every video for BT.601, whatever its tag
-# says, and so does OpenCV, with which VILA reads videos.
-_INTERPOLATION = Interpolation.BILINEAR | Interpolation.FULL_CHR_H_INT | Interpolation.ACCURATE_RND
 
 
 def decode_in_chunks(
@@ -37,19 +33,12 @@ def decode_in_chunks(
     positions: dict[int, list[int]] = {}
     for position, index in enumerate(indices):
         positions.setdefault(index, []).append(position)
-    reformatter = VideoReformatter()
     where: list[int] = []
     frames: list[np.ndarray] = []
     for index, frame in _decode(path, sorted(positions), found):
         if frame.is_corrupt:
             raise MediaError(path, f"frame {index} is corrupt")
-        stored = reformatter.reformat(
-            frame,
-            format="rgb24",
-            src_colorspace=Colorspace.ITU601,
-            interpolation=_INTERPOLATION,
-        ).to_ndarray()
-        pixels: np.ndarray = np.rot90(stored, found.turns)
+        pixels: np.ndarray = np.rot90(to_rgb(frame), found.turns)
         for position in positions[index]:
             is_full = (len(frames) + 1) * pixels.nbytes > chunk_bytes
             if frames and (is_full or frames[0].shape != pixels.shape):

@@ -26,6 +26,10 @@ class VideoSpec(VisualSpec):
     frames_per_second: float = field(default=0.0, compare=False)
     """The rate at which the frames were taken; 0 where the file has no notion of time."""
 
+    def _identity(self) -> str:
+        # Embeddings on disk of the time when colours were converted otherwise are not found again.
+        return super()._identity() + "/colours of OpenCV"
+
     @classmethod
     def decode_many(cls, requests: Sequence[FrameRequest]) -> list[Tensor | MediaError]:
         """See :func:`~megatron_longrl.media.modalities.video.decode.decode_many`."""
@@ -40,17 +44,19 @@ def sample_frame_indices(
     """Return the indices of the frames to take.
 
     With ``fps``, one frame per 1 / fps seconds, at most ``max_frames``; else ``max_frames``. They
-    are spread uniformly from the first to the last frame, as LongVILA samples; over time, where the
-    rate varies. Without either, or from a video that has fewer, all.
+    are spread uniformly from the first to the last frame, as the readers of VILA (by number) and
+    LongVILA-R1 (by rate) spread them; over time, where the rate varies. Without either, or from a
+    video that has fewer, all; those readers repeat frames then.
     """
     return tuple(sample(info, max_frames, fps, _uniform))
 
 
 def _uniform(count: int, rate: float, max_frames: int | None, fps: float | None) -> list[int]:
-    wanted = count
-    if fps is not None and rate > 0:
-        wanted = max(1, min(count, round(count / rate * fps)))
+    by_rate = fps is not None and rate > 0
+    wanted = max(1, min(count, int(count / rate * fps))) if fps and rate > 0 else count
     if max_frames is not None:
         wanted = min(wanted, max_frames)
-    spread: list[int] = np.linspace(0, count - 1, wanted).round().astype(np.int64).tolist()
+    places = np.linspace(0, count - 1, wanted)
+    # LongVILA-R1 cuts off where VILA rounds.
+    spread: list[int] = (places if by_rate else places.round()).astype(np.int64).tolist()
     return spread

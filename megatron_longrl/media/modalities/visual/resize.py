@@ -1,7 +1,8 @@
 """Frames at the size and on the scale of a vision tower, as Hugging Face's processors give them.
 
 They resize by Pillow's antialiased bicubic filter, which rounds to whole levels between its two
-passes, first along rows. torch's kernel for uint8 on a CPU does the same, within three levels.
+passes, first along rows. torch's kernel for uint8 on a CPU does the same within a level, and within
+ten at a few edges of saturated colours.
 """
 
 from __future__ import annotations
