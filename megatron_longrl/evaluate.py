@@ -13,7 +13,7 @@ from megatron_longrl.config import Config
 
 def evaluate(config: Config) -> None:
     """Write the accuracy and every answer."""
-    from megatron_longrl.rl.evaluation import evaluate_checkpoint
+    from megatron_longrl.evaluation.program import evaluate_checkpoint
 
     evaluate_checkpoint(config)
 

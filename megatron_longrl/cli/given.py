@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from megatron_longrl.checkpoint.folder import find_state
+from megatron_longrl.cli.frames_of_evaluate import spread_frames, take_several_frames
 from megatron_longrl.cli.plugins import plugins_of
 from megatron_longrl.config.flags import build_parser, parse_flags
 from megatron_longrl.config.names import FieldNames, flag
@@ -83,6 +84,8 @@ def read_given(argv: Sequence[str], entry: Entry) -> Given:
     # A server is given the recipe and the flags of the run that it serves.
     shown = None if entry == "serve" else entry
     parser = build_parser(sections, names, shown, COMMANDS[entry])
+    if entry == "evaluate":
+        take_several_frames(parser)
     flags = parse_flags(parser, argv)
     recipes = flags.pop("config", [])
     given = Given(entry, print_only=flags.pop("print_config", False))
@@ -92,6 +95,9 @@ def read_given(argv: Sequence[str], entry: Entry) -> Given:
         given.origins |= origins
     for name, value in flags.items():
         given.add({name: value}, f"flag {flag(name)}")
+    if entry == "evaluate":
+        for name, value in spread_frames(given.values).items():
+            given.add({name: value}, given.origins.get("video_frames", f"flag {flag(name)}"))
     if not recipes and not given.values.get("finetune"):
         _go_on_with_the_runs_recipe(given)
     return given

@@ -20,6 +20,7 @@ SUBCOMMANDS: dict[str, tuple[str, str]] = {
     "inspect": ("inspect", "show what a checkpoint holds"),
     "verify": ("verify", "compare a converted checkpoint with Hugging Face's modules"),
     "check": ("check", "look through data and their media before training"),
+    "data": ("data", "bring benchmarks into rows"),
     "frames": ("frames", "write the frames of a video that training sees"),
     "score": ("score", "score responses as training scores them"),
 }

@@ -1,5 +1,6 @@
-"""Score responses that anyone wrote, as training would score them:
-``longrl score DATA.jsonl RESPONSES.jsonl --rewards accuracy format [--output scores.jsonl]``.
+"""Score responses that anyone wrote, as training would score them, or by a benchmark's rule:
+``longrl score DATA.jsonl RESPONSES.jsonl --rewards accuracy format [--output scores.jsonl]``,
+``longrl score FOLDER RESPONSES.jsonl --benchmark NAME [--output scores.json]``.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from pydantic import ValidationError
 
 from megatron_longrl.atomic_file import atomic_write_text
 from megatron_longrl.cli.plugins import plugins_of
+from megatron_longrl.config.benchmarks import BENCHMARKS
 from megatron_longrl.config.flags import Parser, add_section, parse_flags
 from megatron_longrl.config.names import FieldNames, flag
 from megatron_longrl.config.plugins import PluginSection
@@ -83,14 +85,22 @@ def read_responses(path: Path) -> list[str]:
     Raises:
         UserError: the file cannot be read, or a row has no response, with its line.
     """
-    responses = []
+    return [row["response"] for row in read_predictions(path)]
+
+
+def read_predictions(path: Path) -> list[dict[str, Any]]:
+    """The rows of a file, of which each has a field ``response``.
+
+    Raises:
+        UserError: the file cannot be read, or a row has no response, with its line.
+    """
+    rows = []
     for place, row in _rows_of(path):
-        response = row.get("response") if isinstance(row, dict) else None
-        if not isinstance(response, str):
+        if not isinstance(row, dict) or not isinstance(row.get("response"), str):
             what = "has no text 'response'" if isinstance(row, dict) else "is no JSON object"
             raise UserError(f'{path}{place}: the row {what}: write {{"response": "…"}}')
-        responses.append(response)
-    return responses
+        rows.append(row)
+    return rows
 
 
 def _score(arguments: Sequence[str]) -> None:
@@ -99,9 +109,13 @@ def _score(arguments: Sequence[str]) -> None:
     flags.pop("plugin", None)
     data, answers = Path(flags.pop("data")), Path(flags.pop("responses"))
     output = flags.pop("output", None)
+    benchmark = flags.pop("benchmark", None)
     settings = _settings(flags.pop("config", []), flags)
     if not data.exists():
         raise UserError(f"{data}: no such data file or folder")
+    if benchmark is not None:
+        _score_benchmark(benchmark, data, answers, output, settings)
+        return
     responses = read_responses(answers)
     rows = load_rows([data])
     if len(rows) != len(responses):
@@ -114,26 +128,59 @@ def _score(arguments: Sequence[str]) -> None:
     if output is None:
         sys.stdout.write(text)
     else:
-        try:
-            atomic_write_text(Path(output), text)
-        except OSError as error:
-            raise UserError(f"--output {output}: cannot be written: {error.strerror}") from None
+        _write(output, text)
     sys.stderr.write(_summary(scored, responses, settings) + "\n")
+
+
+def _score_benchmark(
+    name: str, folder: Path, answers: Path, output: str | None, settings: RewardSection
+) -> None:
+    """Print the table of a benchmark's figures, and write them with the score of every row."""
+    # The adapters import libraries that other scores can do without.
+    from megatron_longrl.evaluation.predictions import by_problem_id, score_predictions
+    from megatron_longrl.evaluation.rows import read_benchmark
+    from megatron_longrl.evaluation.table import evaluation_table
+
+    rows = read_benchmark(name, folder)
+    responses = by_problem_id(rows, read_predictions(answers), str(answers))
+    summary, records = score_predictions(rows, responses, settings)
+    sys.stdout.write(evaluation_table(summary) + "\n")
+    if output is not None:
+        _write(output, json.dumps({**summary, "answers": records}, indent=1))
+
+
+def _write(output: str, text: str) -> None:
+    try:
+        atomic_write_text(Path(output), text)
+    except OSError as error:
+        raise UserError(f"--output {output}: cannot be written: {error.strerror}") from None
 
 
 def _parser() -> argparse.ArgumentParser:
     parser = Parser(
         prog="longrl score",
-        usage="%(prog)s DATA RESPONSES [--rewards NAME ...] [--output FILE] [flags]",
+        usage="%(prog)s DATA RESPONSES [--rewards NAME ... | --benchmark NAME] [--output FILE] "
+        "[flags]",
         description="Score responses as training would score them.",
         argument_default=argparse.SUPPRESS,
         allow_abbrev=False,
     )
-    parser.add_argument("data", metavar="DATA", help="data set: JSON lines, one question a row")
+    parser.add_argument(
+        "data",
+        metavar="DATA",
+        help="data set: JSON lines, one question a row; with --benchmark the folder of its "
+        "published files",
+    )
     parser.add_argument(
         "responses",
         metavar="RESPONSES",
-        help="JSON lines with a field 'response', one for each row of the data, in its order",
+        help="JSON lines with a field 'response', one for each row of the data, in its order; "
+        "with --benchmark the rows may have a 'problem_id' instead, and be fewer",
+    )
+    parser.add_argument(
+        "--benchmark",
+        metavar="NAME",
+        help=f"score by the rules of a benchmark: {', '.join(BENCHMARKS.names())}",
     )
     parser.add_argument(
         "--output",

@@ -4,21 +4,33 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from types import MappingProxyType
-from typing import Annotated, ClassVar
+from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import Field
+from pydantic import BeforeValidator, Field
 
+from megatron_longrl.config.benchmarks import BENCHMARKS, BenchmarkName
 from megatron_longrl.config.rollout import NucleusFloat, TopInt
 from megatron_longrl.config.section import (
     Fraction,
     KnownTo,
     Metavar,
+    Names,
     PositiveInt,
     Section,
     TextList,
     Unit,
     WeightFloat,
 )
+
+
+def _as_list(value: Any) -> Any:
+    return value if isinstance(value, list | tuple) else [value]
+
+
+def _as_switches(value: Any) -> Any:
+    """YAML reads ``on`` and ``off`` as booleans."""
+    names = {True: "on", False: "off"}
+    return [names[item] if isinstance(item, bool) else item for item in _as_list(value)]
 
 
 class EvaluationSection(Section):
@@ -28,7 +40,9 @@ class EvaluationSection(Section):
     """
 
     prefix: ClassVar[str] = "eval_"
-    exceptions: ClassVar[Mapping[str, str]] = MappingProxyType({"data": "data", "output": "output"})
+    exceptions: ClassVar[Mapping[str, str]] = MappingProxyType(
+        {name: name for name in ("data", "output", "benchmark", "reasoning", "plot")}
+    )
 
     interval: Annotated[PositiveInt | None, Unit("steps"), KnownTo("sft", "rl")] = None
     """Steps from one validation to the next; by default only the last step is followed by one.
@@ -65,7 +79,29 @@ class EvaluationSection(Section):
 
     data: Annotated[TextList, KnownTo("evaluate")] = Field(default_factory=list)
     """Rows whose questions evaluate answers: JSONL files, or folders with a heldout.jsonl or a
-    single other .jsonl file."""
+    single other .jsonl file; under --benchmark the folder of its published files."""
+
+    benchmark: Annotated[BenchmarkName | None, Names(BENCHMARKS.names), KnownTo("evaluate")] = None
+    """Benchmark whose published files --data holds; its prompt and its scoring rule are used. By
+    default the data are rows."""
+
+    video_frames: Annotated[
+        list[PositiveInt], BeforeValidator(_as_list), Unit("frames"), KnownTo("evaluate")
+    ] = Field(default_factory=list)
+    """Numbers of frames with which evaluate asks every question; each video is decoded and encoded
+    once for all of them. On the command line evaluate's --video-frames takes them. By default
+    --video-frames alone."""
+
+    reasoning: Annotated[
+        list[Literal["on", "off"]], BeforeValidator(_as_switches), KnownTo("evaluate")
+    ] = Field(default_factory=list)
+    """Whether evaluate asks for a thought before the answer (--prompt-template, think-answer where
+    none is given) or for the answer alone (a benchmark's published prompt, or the question as it
+    is); both values ask every question twice. By default as --prompt-template says."""
+
+    plot: Annotated[str | None, Metavar("FILE"), KnownTo("evaluate")] = None
+    """PNG file that gets accuracy against frames; by default one beside --output where there are
+    several numbers of frames."""
 
     output: Annotated[str | None, Metavar("FILE"), KnownTo("evaluate")] = None
     """JSON file that gets the summary of evaluate and every answer; by default none is written."""

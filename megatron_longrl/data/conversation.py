@@ -41,6 +41,7 @@ class Conversation:
             has none.
         system: ``--system-prompt``.
         prompt_template: ``--prompt-template``.
+        thinks: whether a thought that the template opens stays open; else it is closed at once.
 
     Raises:
         UserError: a template is not known or broken, has no place for the system prompt, or writes
@@ -55,6 +56,7 @@ class Conversation:
         chat_template: str | None = None,
         system: str | None = None,
         prompt_template: str | None = None,
+        thinks: bool = True,
     ) -> None:
         self._tokenizer = tokenizer
         own = tokenizer.chat_template if chat_template is None else None
@@ -82,7 +84,8 @@ class Conversation:
                 f"{self._name} has no place for --system-prompt: put it into a --prompt-template"
             )
         opened = _OPEN_THOUGHT.search(probe)
-        self.opening = opened[0] if opened else ""
+        self._shut = "\n</think>\n\n" if opened and not thinks else ""
+        self.opening = opened[0] if opened and thinks else ""
         """The tag with which the prompt opens the thought of the response, in some templates."""
         self.closing = self._closing()
         """End of a demonstration: text up to an end token, or nothing but that token."""
@@ -96,17 +99,18 @@ class Conversation:
             RowError: placeholders and media do not agree, or the template refuses the row.
         """
         modalities = [medium.modality for medium in row.media]
+        shut = [self._shut] if self._shut else []
         try:
             parts = place_media(self.wrapped(row.problem), modalities)
             texts = [part for part in parts if isinstance(part, str)]
             mark = _free_mark(["".join(texts), self._system or ""])
             if self._marks_media and modalities:
-                return self._by_symbols(parts, modalities, mark)
+                return [*self._by_symbols(parts, modalities, mark), *shut]
             user = "".join(p if isinstance(p, str) else f"{mark}{p}{mark}" for p in parts)
             rendered = self._render([*self._system_turn(), self._message("user", user)], asks=True)
             cut = re.split(f"{mark}(\\d+){mark}", rendered)
             found = [int(p) if place % 2 else p for place, p in enumerate(cut)]
-            return self._checked(found, len(modalities))
+            return [*self._checked(found, len(modalities)), *shut]
         except ValueError as error:
             raise RowError(row.source, str(error)) from None
 

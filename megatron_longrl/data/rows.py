@@ -8,7 +8,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from megatron_longrl.data.row_files import BrokenEntry, data_file, read_entries
 from megatron_longrl.data.row_tags import clean_answer, clean_reasoning
@@ -163,6 +163,32 @@ def load_rows(
         if not found:
             raise DataError(f"{path}: the data set has no rows; write one JSON object per line")
     return rows
+
+
+class LoadRows(Protocol):
+    """Reads rows as :func:`load_rows` does."""
+
+    def __call__(
+        self,
+        paths: Sequence[str | Path],
+        folder_file: str = ...,
+        *,
+        problems: list[RowProblem] | None = ...,
+    ) -> list[Row]:
+        """See :func:`load_rows`."""
+
+
+def row_of(entry: Mapping[str, Any], file: Path, place: str) -> Row:
+    """The row that an object makes, as if it stood in a file.
+
+    Args:
+        file: against whose folder paths of media are resolved.
+        place: of the object in the file, such as ``[3]``.
+
+    Raises:
+        RowError: it is malformed.
+    """
+    return _parse_row(dict(entry), file, place, f"{file.name}{place}")
 
 
 def _parse_row(entry: Any, path: Path, location: str, uid_place: str) -> Row:

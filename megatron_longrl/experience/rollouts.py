@@ -146,6 +146,8 @@ class RewardedRollout(Rollout):
     reward_terms: Mapping[str, float | None]
     """The score of each reward by its name; None where it could not be computed. Further numbers of
     a user's function are called ``function/number``."""
+    unscored: str | None = None
+    """The reason why the accuracy could not be computed; None where it was."""
 
     @classmethod
     def of(
@@ -156,10 +158,16 @@ class RewardedRollout(Rollout):
         valid: bool,
         correct: float,
         reward_terms: Mapping[str, float | None],
+        unscored: str | None = None,
     ) -> RewardedRollout:
         """A rollout with its reward."""
         return cls(
-            **vars(rollout), reward=reward, valid=valid, correct=correct, reward_terms=reward_terms
+            **vars(rollout),
+            reward=reward,
+            valid=valid,
+            correct=correct,
+            reward_terms=reward_terms,
+            unscored=unscored,
         )
 
 

@@ -9,8 +9,14 @@ from megatron_longrl.data.tokenizer import Tokenizer
 from megatron_longrl.models.family import find_family
 
 
-def prompt_builder(config: Config, tokenizer: Tokenizer, entry: Entry) -> PromptBuilder:
+def prompt_builder(
+    config: Config, tokenizer: Tokenizer, entry: Entry, *, thinks: bool = True
+) -> PromptBuilder:
     """The builder of prompts of an entry point.
+
+    Args:
+        thinks: whether responses may reason; a thought that the chat template opens is closed
+            where they may not.
 
     Raises:
         UserError: the templates of the configuration do not suit the tokenizer.
@@ -42,6 +48,7 @@ def prompt_builder(config: Config, tokenizer: Tokenizer, entry: Entry) -> Prompt
             chat_template=data.chat_template,
             system=data.system_prompt,
             prompt_template=data.prompt_template,
+            thinks=thinks,
         ),
         demonstrates=entry == "sft",
     )

@@ -20,6 +20,7 @@ KINDS = (
     "ordering",
     "ordering_exact",
     "rouge",
+    "judge",
 )
 """Values that a row's field ``reward`` may have."""
 

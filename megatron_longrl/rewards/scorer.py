@@ -48,7 +48,9 @@ class Scorer:
             size=settings.reward_workers,
             seconds=settings.reward_timeout,
         )
-        is_judged = any(term.name == "judge" for term in self.terms)
+        is_judged = any(term.name == JUDGE for term in self.terms)
+        # A row may ask for a judge, too, where one is known.
+        is_judged |= settings.judge_url is not None and settings.judge_model is not None
         self.judge = Judge(settings) if is_judged else None
 
     def load(self) -> Functions:
@@ -90,6 +92,10 @@ class Scorer:
             return self.start(name, [sample])
         try:
             meant = resolve(name, sample)
+            if meant == JUDGE and self.judge is None:
+                raise RewardError(
+                    "the row asks for a judge: give --judge-url and --judge-model to score it"
+                )
             if meant == JUDGE or REWARDS.find(meant).in_worker:
                 return self.start(meant, [sample])
             tolerance = self._settings.reward_tolerance

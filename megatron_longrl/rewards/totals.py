@@ -39,11 +39,16 @@ def rewarded_group(
             reward_terms={
                 name: _score(results[term], extra) for name, (term, extra) in names.items()
             },
+            unscored=_why_unscored(results["accuracy"]),
         )
         for index, (rollout, results) in enumerate(zip(group.rollouts, scored, strict=True))
     ]
     mean_format = sum(results["format"].score or 0.0 for results in scored) / len(scored)
     return RewardedGroup.of(group, rollouts, {"format": mean_format})
+
+
+def _why_unscored(accuracy: RewardResult) -> str | None:
+    return None if accuracy.score is not None else accuracy.error or "no score"
 
 
 def count_failures(terms: Sequence[RewardTerm], scored: Sequence[Results]) -> tuple[int, int]:

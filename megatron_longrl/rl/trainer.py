@@ -14,6 +14,14 @@ from megatron_longrl.algorithms.kl import adapted_weight, kl_estimate
 from megatron_longrl.checkpoint.loading import load_weights
 from megatron_longrl.data.rows import Row
 from megatron_longrl.errors import UserError
+from megatron_longrl.evaluation.answers import answer
+from megatron_longrl.evaluation.asking import default_asking
+from megatron_longrl.evaluation.intervals import wilson_interval
+from megatron_longrl.evaluation.metrics import (
+    benchmark_accuracies,
+    reward_counters,
+    rollout_metrics,
+)
 from megatron_longrl.experience.rollouts import RewardedGroup
 from megatron_longrl.media.encoder import EncodedMedia
 from megatron_longrl.media.provider import Media
@@ -23,11 +31,6 @@ from megatron_longrl.parallel.sums import sum_over_replicas
 from megatron_longrl.rewards.protocol import Rewards
 from megatron_longrl.rl.advantages import estimate_advantages
 from megatron_longrl.rl.collector import RolloutCollector, RolloutRound, StepRollouts
-from megatron_longrl.rl.evaluation import (
-    answer,
-    reward_counters,
-    rollout_metrics,
-)
 from megatron_longrl.rl.input_parity import check_input_parity
 from megatron_longrl.rl.mini_batches import (
     ForwardResults,
@@ -42,7 +45,6 @@ from megatron_longrl.rl.reference import (
     CopiedWeights,
     ReferenceWeights,
 )
-from megatron_longrl.rl.summary import wilson_interval
 from megatron_longrl.rl.weight_sync import WeightSync
 from megatron_longrl.rollout.engine import RolloutEngine
 from megatron_longrl.rollout.records.recorder import RolloutRecorder, StepOutcome
@@ -158,10 +160,12 @@ class RLTrainer:
         """Accuracy of greedy answers (or at --eval-temperature) to all rows of this replica."""
         self._validations += 1
         name = f"validation {self._validations}"
-        groups = answer(self.runtime, self.engine, self.rewards, rows, name)
+        way = default_asking(self.config.data, self.runtime.builder)
+        (found,) = answer(self.runtime, self.engine, self.rewards, rows, [way], name)
         if self.engine.stops_early:
             self.runtime.stop_if_asked()
-        metrics, count = rollout_metrics(self.runtime, groups)
+        metrics, count = rollout_metrics(self.runtime, found.groups)
+        by_the_rule = benchmark_accuracies(self.runtime, found.groups)
         counters = reward_counters(self.runtime, self.rewards)
         low, high = wilson_interval(metrics["accuracy/mean"], count)
         parts = {f"valid/{k}": v for k, v in metrics.items() if k.startswith("accuracy/")}
@@ -171,6 +175,7 @@ class RLTrainer:
             "valid/accuracy": metrics["accuracy/mean"],
             "valid/accuracy_low": low,
             "valid/accuracy_high": high,
+            **{f"valid/benchmark_accuracy/{name}": value for name, value in by_the_rule.items()},
             "valid/reward": metrics["reward/mean"],
             "valid/format": metrics["format/mean"],
             "valid/response_length": metrics["response_length/mean"],

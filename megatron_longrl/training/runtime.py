@@ -4,7 +4,7 @@ run, tokenizer, prompts, and stage 1."""
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 import torch.distributed as dist
 
 from megatron_longrl.data.prompts import Prompt, PromptBuilder
-from megatron_longrl.data.rows import Row, RowError, RowProblem
+from megatron_longrl.data.rows import LoadRows, Row, RowError, RowProblem
 from megatron_longrl.data.tokenizer import Tokenizer, build_tokenizer
 from megatron_longrl.errors import UserError
 from megatron_longrl.media.embedding_store import EmbeddingStore, open_store
@@ -93,31 +93,44 @@ class Runtime(Run):
         logged; with --strict-data it ends the run.
         """
         prompts = []
-        for built in self._expand(rows):
+        for built in self.expand(rows, self.builder):
             if isinstance(built, RowProblem):
-                self._skip(built)
+                self.skip(built)
             else:
                 prompts.append(built)
+        self.show_first(self.builder, prompts)
+        return prompts
+
+    def show_first(self, builder: PromptBuilder, prompts: Sequence[Prompt]) -> None:
+        """Log the first prompt of the run."""
         if prompts and self.shows_prompts:
             self.shows_prompts = False
             if dist.get_rank() == 0:
-                show_prompt(self.builder, prompts[0], self.entry)
-        return prompts
+                show_prompt(builder, prompts[0], self.entry)
 
     def encode_ahead(self, rows: Sequence[Row]) -> Media:
         """Bring the embeddings of a later step's rows into the store, as far as they fit. What
         cannot be read is left to that step; collective over the replica."""
-        built = self._expand(rows)
+        built = self.expand(rows, self.builder)
         prompts = [prompt for prompt in built if not isinstance(prompt, RowProblem)]
         return self.media.prefetch(spec for prompt in prompts for spec in prompt.media)
 
-    def _expand(self, rows: Sequence[Row]) -> list[Prompt | RowProblem]:
-        """The prompt of every row, or why it has none."""
+    def expand(
+        self,
+        rows: Sequence[Row],
+        builder: PromptBuilder,
+        prepare: Callable[[Row], Row] = lambda row: row,
+    ) -> list[Prompt | RowProblem]:
+        """The prompt of every row, or why it has none; collective over the replica.
+
+        Args:
+            prepare: changes a row before it is expanded; may raise RowError.
+        """
         mine: dict[int, Prompt | RowProblem] = {}
         with raise_on_all_ranks(self.groups.replica_gloo_group):
             for index in range(self.replica_rank, len(rows), self.groups.replica.size()):
                 try:
-                    mine[index] = self.builder.build(rows[index])
+                    mine[index] = builder.build(prepare(rows[index]))
                 except RowError as error:
                     mine[index] = error.problem
         parts = gather_objects(self.groups.replica_gloo_group, mine)
@@ -134,7 +147,7 @@ class Runtime(Run):
         for prompt in prompts:
             reasons = [media.failed[s.key()] for s in prompt.media if s.key() in media.failed]
             if reasons:
-                self._skip(RowProblem(prompt.row.source, reasons[0]))
+                self.skip(RowProblem(prompt.row.source, reasons[0]))
             else:
                 kept.append(prompt)
         return kept, media
@@ -171,7 +184,8 @@ class Runtime(Run):
         encoders = self.media.encoder.encoders.values()
         return [MODALITIES.find(name).counted_as for e in encoders for name in e.modalities]
 
-    def _skip(self, problem: RowProblem) -> None:
+    def skip(self, problem: RowProblem) -> None:
+        """Count and log a sample that cannot be used; with --strict-data it ends the run."""
         if self.config.data.strict_data:
             raise UserError(f"{problem}; without --strict-data it is skipped")
         self.samples_skipped += 1
@@ -198,8 +212,18 @@ def show_prompt(builder: PromptBuilder, prompt: Prompt, entry: Entry) -> None:
         logger.info("its reference answer: %s", row.answer)
 
 
-def build_runtime(config: Config, entry: Entry) -> Runtime:
-    """Start the process groups and build everything that a run needs; collective over the world."""
+Look = Callable[[Tokenizer], tuple[LoadRows | None, Callable[[Row], int]]]
+"""Gives the function that reads the rows at which a first look is taken, None for that of JSON
+lines, and the function that gives the tokens of one."""
+
+
+def build_runtime(config: Config, entry: Entry, look: Look | None = None) -> Runtime:
+    """Start the process groups and build everything that a run needs; collective over the world.
+
+    Args:
+        look: how --seq-length is found where it is not given; by default from the rows of --data or
+            --train-data-path and the run's own prompts.
+    """
     platform.prepare()
     check_installed(config.model)
     groups = init_parallel(config.parallel, config.model)
@@ -221,7 +245,8 @@ def build_runtime(config: Config, entry: Entry) -> Runtime:
         builder = prompt_builder(config, tokenizer, entry)
     first_look = None
     if config.training.seq_length_from_data:
-        config, first_look = with_sequence_length(config, builder, groups, entry)
+        load, length_of = look(tokenizer) if look else (None, None)
+        config, first_look = with_sequence_length(config, builder, groups, entry, load, length_of)
         builder = prompt_builder(config, tokenizer, entry)
     model = build_model(config, groups, train=entry != "evaluate")
     timer = PhaseTimer()

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch.distributed as dist
 
 from megatron_longrl.config import Config, Entry
 from megatron_longrl.data.prompts import PromptBuilder
-from megatron_longrl.data.rows import Row, RowError, RowProblem, load_rows
+from megatron_longrl.data.rows import LoadRows, Row, RowError, RowProblem, load_rows
 from megatron_longrl.media.content_hash import identity
 from megatron_longrl.media.media_error import MediaError
 from megatron_longrl.media.modalities.video.probe import Probed, probe, remember
@@ -47,23 +47,36 @@ class FirstLook:
 
 
 def with_sequence_length(
-    config: Config, builder: PromptBuilder, groups: ParallelGroups, entry: Entry
+    config: Config,
+    builder: PromptBuilder,
+    groups: ParallelGroups,
+    entry: Entry,
+    load: LoadRows | None = None,
+    length_of: Callable[[Row], int] | None = None,
 ) -> tuple[Config, FirstLook]:
     """Return the configuration with the ``seq_length`` that its data need; collective over the
     world.
 
     Every rank opens its share of the videos, and tells the others what it has found. Rows that
     cannot be used do not count.
+
+    Args:
+        load: reads the rows; by default as JSON lines.
+        length_of: the tokens of a row; by default those of its prompt and, where it needs room, its
+            demonstration.
     """
+    length_of = length_of or builder.length
     paths, folder_file = config.data.train_data_path, "train.jsonl"
     if entry == "evaluate":
         paths, folder_file = config.evaluation.data, "heldout.jsonl"
     rank, ranks = groups.gloo_group.rank(), groups.gloo_group.size()
     problems: list[RowProblem] = []
     with raise_on_all_ranks(groups.gloo_group):
-        rows = load_rows(paths, folder_file, problems=None if config.data.strict_data else problems)
+        rows = (load or load_rows)(
+            paths, folder_file, problems=None if config.data.strict_data else problems
+        )
         chosen = _evenly(len(rows), MOST_ROWS)
-        mine = [_look_into(builder, rows, index) for index in chosen[rank::ranks]]
+        mine = [_look_into(length_of, rows, index) for index in chosen[rank::ranks]]
     everyone = [found for part in gather_objects(groups.gloo_group, mine) for found in part]
     for found in everyone:
         remember(found.probed)
@@ -102,10 +115,10 @@ class _Found:
     probed: Probed
 
 
-def _look_into(builder: PromptBuilder, rows: Sequence[Row], index: int) -> _Found:
+def _look_into(length_of: Callable[[Row], int], rows: Sequence[Row], index: int) -> _Found:
     row = rows[index]
     try:
-        length = builder.length(row)
+        length = length_of(row)
         probed = {identity(path): probe(path) for path in row.videos}
     except RowError as error:
         return _Found(index, 0, error.problem, {})

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from megatron_longrl.data.curriculum import of_difficulty
-from megatron_longrl.data.rows import Row, RowProblem, load_rows
+from megatron_longrl.data.rows import LoadRows, Row, RowProblem, load_rows
 from megatron_longrl.errors import DataError
 from megatron_longrl.parallel.rank_errors import gather_objects, raise_on_all_ranks
 
@@ -26,8 +26,15 @@ class UsableRows:
     """The usable rows of some files."""
 
     rows: list[Row]
-    left_out: int
-    """Number of rows that are left out."""
+    problems: list[RowProblem]
+    """The reasons why others are left out."""
+    bad: list[Row] = field(default_factory=list)
+    """Rows that could be read and are left out."""
+
+    @property
+    def left_out(self) -> int:
+        """Number of rows that are left out."""
+        return len(self.problems)
 
 
 def usable_rows(
@@ -36,6 +43,7 @@ def usable_rows(
     folder_file: str = "train.jsonl",
     *,
     by_difficulty: bool = False,
+    load: LoadRows | None = None,
 ) -> UsableRows:
     """Load rows, and leave out those that are known to be unusable without opening videos;
     collective over the world.
@@ -47,6 +55,7 @@ def usable_rows(
 
     Args:
         by_difficulty: as --difficulty-field says.
+        load: reads the rows; by default as JSON lines.
 
     Raises:
         DataError: on every rank: under --strict-data for the first row that cannot be used, else
@@ -61,7 +70,7 @@ def usable_rows(
             rows, known = look.rows, look.unusable
             problems += look.problems
         else:
-            rows = load_rows(paths, folder_file, problems=None if strict else problems)
+            rows = (load or load_rows)(paths, folder_file, problems=None if strict else problems)
         runtime.builder.check_media(rows)
         rank, ranks = groups.gloo_group.rank(), groups.gloo_group.size()
         mine = {
@@ -72,13 +81,14 @@ def usable_rows(
     found = {number: problem for part in everyone for number, problem in part.items()}
     total = len(rows) + len(problems)
     with raise_on_all_ranks(groups.gloo_group):
-        usable = []
+        usable, bad = [], []
         for number, row in enumerate(rows):
             problem = found[number]
             if problem is None:
                 usable.append(row)
             else:
                 problems.append(problem)
+                bad.append(row)
         if problems and config.data.strict_data:
             raise DataError(f"{problems[0]}; without --strict-data it is skipped")
         if by_difficulty and usable:
@@ -89,7 +99,7 @@ def usable_rows(
                 f"{len(problems)} of {total} rows cannot be used, more than --max-skipped "
                 f"{config.data.max_skipped:g} allows; the first: {problems[0]}"
             )
-    return UsableRows(usable, len(problems))
+    return UsableRows(usable, problems, bad)
 
 
 def _tell(problems: Sequence[RowProblem], total: int, *, is_teller: bool) -> None:

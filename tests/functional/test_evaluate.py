@@ -9,26 +9,61 @@ import pytest
 import torch
 
 from megatron_longrl.observability.metric_catalogue import OF_EVALUATION
+from megatron_longrl.observability.metric_catalogue.evaluation import BENCHMARK
 from tests.functional.launches import Arena, convert, read_rows
 
+FRAMES = (4, 6)
+"""Of clips of eight frames, of which they choose eight together."""
 
-def test_evaluate(arena: Arena, rl_run: Path, tmp_path: Path) -> None:
-    """Two replicas share the rows."""
+
+def test_a_sweep(arena: Arena, rl_run: Path, tmp_path: Path) -> None:
+    """Two replicas share the rows, which are asked with two numbers of frames, with and without
+    reasoning; every frame is encoded once for all of these."""
     output = tmp_path / "answers" / "heldout.json"
+    template = tmp_path / "template.txt"
+    template.write_text("{question} ?", encoding="utf-8")
     data = arena.data("heldout")
     flags = ("--load", rl_run, "--data", data, "--output", output)
-    arena.launch("evaluate", *flags).succeeded()
+    ways = ("--video-frames", *map(str, FRAMES), "--reasoning", "on", "off")
+    asked: tuple[str | Path, ...] = ("--prompt-template", template, *ways)
+    watched = {"WATCH_FRAMES": str(tmp_path / "frames")}
+    told = arena.launch("evaluate", *flags, *asked, watched=watched).succeeded().output
     result = json.loads(output.read_text(encoding="utf-8"))
     rows = read_rows(data)
-    answers = {str(answer["problem_id"]): answer for answer in result["answers"]}
-    assert result["samples"] == len(result["answers"]) == len(rows) == 16
-    assert sorted(answers) == sorted(str(row["problem_id"]) for row in rows)
-    assert all(0 < answer["tokens"] <= 16 for answer in answers.values())
-    assert result["accuracy"] == sum(a["correct"] for a in answers.values()) / 16
-    assert 0 <= result["accuracy_low"] <= result["accuracy"] <= result["accuracy_high"] <= 1
-    assert result["samples_skipped"] == 0
-    told = {metric.key for metric in OF_EVALUATION.metrics if not metric.key.startswith("judge/")}
-    assert set(result) == told | {"answers"}, "docs/metrics.md has every figure"
+    assert result["samples"] == len(rows) == 16
+    assert result["samples_skipped"] == result["unscored"] == 0
+    found = [(way["frames"], way["mode"]) for way in result["ways"]]
+    assert found == [(n, mode) for n in FRAMES for mode in ("reasoning", "direct")]
+    for way in result["ways"]:
+        answers = {
+            str(answer["problem_id"]): answer
+            for answer in result["answers"]
+            if (answer["frames"], answer["mode"]) == (way["frames"], way["mode"])
+        }
+        assert sorted(answers) == sorted(str(row["problem_id"]) for row in rows)
+        assert all(0 < answer["tokens"] <= 16 for answer in answers.values())
+        assert way["accuracy"] == sum(a["correct"] for a in answers.values()) / 16
+        assert 0 <= way["accuracy_low"] <= way["accuracy"] <= way["accuracy_high"] <= 1
+        assert result["by_frames"][str(way["frames"])][way["mode"]] == way["accuracy"]
+    assert result["accuracy"] == result["by_frames"]["6"]["reasoning"], "of most frames"
+    told_of = {metric.key for metric in OF_EVALUATION.metrics if metric.when != BENCHMARK}
+    keys = {key for key in told_of if not key.startswith("judge/")}
+    assert set(result) == keys | {"answers"}, "docs/metrics.md has every figure"
+    # One line a call of the encoder: every frame once, whatever the sweep.
+    encoded = [
+        frame
+        for path in (tmp_path / "frames").glob("*.jsonl")
+        for line in path.read_text(encoding="utf-8").splitlines()
+        for frame in json.loads(line)["frames"]
+    ]
+    distinct = 8 * len({str(row["videos"]) for row in rows})
+    assert len(encoded) == distinct
+    counts = result["encoding"]
+    assert counts["media"] == len(rows)
+    assert counts["encoded"] == {"frames": distinct}
+    assert counts["asked"] == {"frames": 2 * sum(FRAMES) * len(rows)}
+    assert f"{distinct} frames of {counts['asked']['frames']} that were asked for" in told
+    assert output.with_suffix(".png").read_bytes().startswith(b"\x89PNG")
 
 
 def test_export_to_hugging_face(rl_run: Path, tmp_path: Path) -> None:

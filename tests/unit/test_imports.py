@@ -58,7 +58,7 @@ PLAIN = {
 WITH_TENSORS = {
     *("data.collate", "data.dataset", "data.prompts"),
     *("media.disk_cache", "media.embedding_store", "media.encoder", "media.layout"),
-    *("media.load_together", "media.provider", "media.modalities.image.decode"),
+    *("media.joined", "media.load_together", "media.provider", "media.modalities.image.decode"),
     "media.modalities.audio.features",
     *("media.modalities.video.decode", "media.modalities.video.dali"),
     *("media.modalities.visual.full_frames", "media.modalities.visual.layout"),
@@ -72,7 +72,7 @@ WITH_MEDIA = {"benchmark", "data", "media", "planner.stages"}
 
 WITHOUT_MODELS = {
     *("algorithms", "data", "experience", "media", "parallel", "planner", "platforms", "rewards"),
-    *("rollout", "rl.advantages", "rl.reward_shaping", "rl.mismatch", "rl.summary"),
+    *("rollout", "rl.advantages", "rl.reward_shaping", "rl.mismatch", "evaluation.summary"),
     *("training.batches", "training.differences", "training.losses", "training.hardware"),
     *("training.sharding", "training.token_values"),
     *("models.llama", "models.qwen2", "models.qwen3", "models.text"),

@@ -5,8 +5,8 @@ languages, hold none (:func:`test_commands_stand_in_blocks_of_bash`). What is do
 depends on its program alone:
 
 =====================================  ============================================================
-longrl check, frames, score, --help;   run, on small files that have the names that the pages use
-python -c
+longrl check, data, frames, score;     run, on small files that have the names that the pages use
+longrl --help; python -c
 longrl train-sft, train-rl, evaluate,  flags and values become the configuration of a run by the
 megatron_longrl.train_…, serve rules for its ranks, as for --print-config; files must exist
 longrl convert, inspect, verify;       run up to the point where its own parser has taken all
@@ -49,10 +49,11 @@ from megatron_longrl.config import Entry
 from tests import real_tokenizers
 from tests.page_commands import ROOT, Block, blocks
 from tests.runner import __main__ as runner
+from tests.unit.evaluation.published import SAMPLES
 
 FOREIGN = ("cd", "docker", "export", "git", "hf", "pip", "sbatch", "source", "wandb")
 FOREIGN_MODULES = ("build", "pip", "pytest", "venv")
-RUN = ("check", "frames", "score")
+RUN = ("check", "data", "frames", "score")
 MORE = ("...", "…")
 """Stands for flags that matter elsewhere."""
 WHAT_A_RUN_NEEDS = ["--pretrained-checkpoint", "MODEL", "--train-data-path", "DATA"]
@@ -93,6 +94,9 @@ def sandbox(tmp_path_factory: pytest.TempPathFactory) -> Path:
         (folder / name).write_text(rows)
     response = {"response": "<think>so</think><answer>B</answer>"}
     (folder / "responses.jsonl").write_text(2 * (json.dumps(response) + "\n"))
+    SAMPLES["video_mme"](folder / "Video-MME")
+    given = {"problem_id": "000-1", "response": "C"}
+    (folder / "predictions.jsonl").write_text(json.dumps(given) + "\n")
     steps = [{"iteration": i, "time/rollout": 2.0, "iteration-time": 3.0} for i in (1, 2, 3)]
     for name in ("sft", "grpo"):
         metrics = folder / "runs" / name / "metrics.jsonl"

@@ -1,8 +1,8 @@
 """Writes the tables of the docs that are made of the code: ``python -m tools.reference``.
 
 docs/architecture.md has one of the package's layers, docs/configuration.md of the sections of the
-configuration, docs/metrics.md of the catalogue of metrics. The words above and
-below the tables are written by hand.
+configuration, docs/evaluation.md of the benchmarks, docs/metrics.md of the catalogue of metrics.
+The words above and below the tables are written by hand.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
-from tools.reference import configuration, layers, metrics
+from tools.reference import benchmarks, configuration, layers, metrics
 
 DOCS = Path(__file__).parents[2] / "docs"
 BEGIN = "<!-- begin: python -m tools.reference -->"
@@ -20,6 +20,7 @@ END = "<!-- end -->"
 PAGES: Mapping[str, Callable[[], str]] = {
     "architecture.md": layers.tables,
     "configuration.md": configuration.tables,
+    "evaluation.md": benchmarks.tables,
     "metrics.md": metrics.tables,
 }
 

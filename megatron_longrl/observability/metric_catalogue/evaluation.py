@@ -9,6 +9,7 @@ from megatron_longrl.observability.metric_catalogue.rewards import judge_metrics
 
 ANSWERS = "mean over all questions, of each the mean over its answers"
 ALWAYS = "always"
+BENCHMARK = "rows of a benchmark"
 
 GROUP = MetricGroup(
     "The summary of evaluate",
@@ -57,7 +58,83 @@ GROUP = MetricGroup(
                 unhealthy="as large as `accuracy`: nothing was learned",
             ),
             Metric(
-                "samples", "questions that were answered", "sum", "questions", "1 and up", ALWAYS
+                "samples",
+                "questions that were asked, those without an answer or a score included",
+                "sum",
+                "questions",
+                "1 and up",
+                ALWAYS,
+            ),
+            Metric(
+                "unscored",
+                "questions without an answer or a score, which count as wrong; `unscored_rows` is "
+                "the list of them, each with its `problem_id` and its `reason`",
+                "sum over replicas",
+                "questions",
+                "0 and up",
+                ALWAYS,
+                "0",
+            ),
+            Metric(
+                "unscored_rows",
+                "the rows that `unscored` counts, a list of objects",
+                "of all replicas",
+                "",
+                "",
+                ALWAYS,
+            ),
+            Metric(
+                "by_frames",
+                'accuracy by `--video-frames`: `{"8": {"reasoning": 0.7, "direct": 0.6}}`, or '
+                '`{"8": {"accuracy": 0.7}}` without `--reasoning`',
+                ANSWERS,
+                "",
+                "0 to 1",
+                ALWAYS,
+            ),
+            Metric(
+                "encoding",
+                "what was encoded once for all numbers of frames: `media`, `encoded` (items by "
+                "kind) and `asked` (items that all prompts hold)",
+                "sum over ranks",
+                "",
+                "0 and up",
+                ALWAYS,
+            ),
+            Metric(
+                "ways",
+                "these figures for each number of frames (`frames`) with and without reasoning "
+                "(`mode`); those at the top are of the most frames, with reasoning",
+                "as at the top",
+                "",
+                "",
+                "several numbers of frames, or `--reasoning on off`",
+            ),
+            Metric(
+                "benchmark",
+                "name of the benchmark that all rows are of; `rule` is its scoring rule in a line",
+                "",
+                "",
+                "",
+                BENCHMARK,
+            ),
+            Metric("rule", "the benchmark's scoring rule in a line", "", "", "", BENCHMARK),
+            Metric(
+                "benchmark_accuracy",
+                "the benchmark's own figure, by its published rule",
+                "as the benchmark publishes it",
+                "",
+                "0 to 1",
+                BENCHMARK,
+            ),
+            Metric(
+                "by_category",
+                "accuracy with interval, `benchmark_accuracy`, `chance_accuracy`, "
+                "`majority_accuracy` and `samples` for each value of each kind of category",
+                ANSWERS,
+                "",
+                "0 to 1",
+                BENCHMARK,
             ),
             Metric(
                 "samples_skipped",

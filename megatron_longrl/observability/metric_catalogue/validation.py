@@ -46,6 +46,14 @@ GROUP = MetricGroup(
             "falls while `accuracy/mean` rises: the policy learns the training questions by heart",
         ),
         Metric(
+            "valid/benchmark_accuracy/NAME",
+            "the figure of a benchmark that rows are of, by its published rule",
+            "as the benchmark publishes it",
+            "",
+            "0 to 1",
+            "validation with rows of `longrl data convert NAME`",
+        ),
+        Metric(
             "valid/accuracy_low",
             "lower end of its 95 % interval (Wilson), by the number of questions",
             "of `valid/accuracy`",

@@ -24,7 +24,7 @@ def test_names_move_no_cursor_and_make_no_lines() -> None:
 
 
 def test_kinds_of_problems_are_printable() -> None:
-    from megatron_longrl.rl.evaluation_table import evaluation_table
+    from megatron_longrl.evaluation.table import evaluation_table
 
     figures = dict.fromkeys(
         (

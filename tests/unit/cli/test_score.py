@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from megatron_longrl.cli.score import main
+from tests.unit.evaluation.published import SAMPLES
 from tests.unit.rewards.samples import write_file
 
 ROWS: list[dict[str, Any]] = [
@@ -176,3 +177,40 @@ def test_mistakes(
     assert told.out == ""
     assert told.err.startswith("error: ") and told.err.count("\n") == 1
     assert line in told.err
+
+
+def test_a_benchmark(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder, output = tmp_path / "video_mme", tmp_path / "scores.json"
+    SAMPLES["video_mme"](folder)
+    given = [{"problem_id": "002-1", "response": "D"}, {"problem_id": "000-1", "response": "A"}]
+    predictions = write(tmp_path / "predictions.jsonl", given)
+    flags = ["--benchmark", "video_mme", "--output", str(output)]
+    assert main([str(folder), predictions, *flags]) == 0
+    result = json.loads(output.read_text(encoding="utf-8"))
+    assert result["accuracy"] == result["benchmark_accuracy"] == pytest.approx(1 / 3)
+    assert [answer["correct"] for answer in result["answers"]] == [0.0, 0.0, 1.0]
+    told = capsys.readouterr().out
+    assert "accuracy" in told and "001-1" in told and "there is no prediction" in told
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ([{"response": "A"}], "1 responses for the 3 rows"),
+        ([{"problem_id": "9", "response": "A"}], "no row with the problem_id '9'"),
+        ([{"problem_id": "000-1", "response": "A"}] * 2, "two responses to the problem_id '000-1'"),
+    ],
+)
+def test_predictions_that_belong_to_no_row(
+    given: list[Any], message: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = tmp_path / "video_mme"
+    SAMPLES["video_mme"](folder)
+    predictions = write(tmp_path / "predictions.jsonl", given)
+    assert main([str(folder), predictions, "--benchmark", "video_mme"]) == 2
+    assert message in capsys.readouterr().err
+
+
+def test_an_unknown_benchmark(responses: str, tmp_path: Path, capsys: Any) -> None:
+    assert main([str(tmp_path), responses, "--benchmark", "videomme"]) == 2
+    assert "'videomme' is no benchmark" in capsys.readouterr().err

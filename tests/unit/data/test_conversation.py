@@ -203,7 +203,7 @@ def test_a_system_prompt_is_a_turn(folder_of: Callable[..., Path], kind: str) ->
     ],
 )
 def test_what_does_not_suit_the_tokenizer_is_refused(
-    folder_of: Callable[..., Path], kind: str, flags: dict[str, str], message: str
+    folder_of: Callable[..., Path], kind: str, flags: dict[str, Any], message: str
 ) -> None:
     with pytest.raises(UserError) as caught:
         Conversation(tokenizer_of(folder_of(kind)), None, **flags)

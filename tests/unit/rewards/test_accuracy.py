@@ -6,10 +6,12 @@ from typing import Any
 
 import pytest
 
+from megatron_longrl.config.rewards import RewardSection
 from megatron_longrl.experience.reward_input import RewardInput
 from megatron_longrl.rewards.accuracy import kind_of
 from megatron_longrl.rewards.registry import REWARDS, resolve
 from megatron_longrl.rewards.result import RewardError
+from megatron_longrl.rewards.scorer import Scorer
 
 
 def make_sample(
@@ -168,10 +170,17 @@ def test_what_decides(answer: str, problem_type: str, metadata: dict[str, Any], 
     assert kind_of(make_sample("", answer, problem_type, **metadata)) == kind
 
 
-@pytest.mark.parametrize("named", ["iou", "judge", "accuracy", 3, ["exact"]])
+@pytest.mark.parametrize("named", ["iou", "judges", "accuracy", 3, ["exact"]])
 def test_a_row_that_names_no_reward(named: Any) -> None:
     with pytest.raises(RewardError, match=r"the row's field 'reward' is .*, which is none of"):
         kind_of(make_sample("", "B", reward=named))
+
+
+def test_a_row_may_ask_for_the_judge() -> None:
+    assert resolve("accuracy", make_sample("", "a man walks", reward="judge")) == "judge"
+    scorer = Scorer(RewardSection())
+    (result,) = scorer.result(scorer.score("accuracy", make_sample("x", "y", reward="judge")))
+    assert result.score is None and "give --judge-url and --judge-model" in str(result.error)
 
 
 def test_options_in_the_question() -> None:

@@ -32,7 +32,9 @@ def test_an_example_of_the_table(reward: str, reference: str, answer: str, expec
 
 
 def test_the_table_has_examples_of_every_reward_that_reads_answers() -> None:
-    assert {reward for reward, *_ in EXAMPLES} == set(KINDS) - {"math", "rouge", "ordering_exact"}
+    assert {reward for reward, *_ in EXAMPLES} == set(KINDS) - {
+        *("math", "rouge", "ordering_exact", "judge")
+    }
 
 
 def test_every_reward_is_on_the_page() -> None:

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, ClassVar
+from collections.abc import Hashable, Sequence
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, ClassVar, Self
 
 import numpy as np
 
@@ -29,6 +29,22 @@ class VideoSpec(VisualSpec):
     def _identity(self) -> str:
         # Embeddings on disk of the time when colours were converted otherwise are not found again.
         return super()._identity() + "/colours of OpenCV"
+
+    def join_key(self) -> Hashable:
+        """Choices of frames of one file with the same preprocessing are joined."""
+        return type(self), self.path, self.content, self.preprocess
+
+    def unit_names(self) -> list[tuple[int, ...]]:
+        """A unit is called by the numbers of its frames."""
+        length = self.preprocess.frames_per_unit
+        return [
+            self.frame_indices[start : start + length]
+            for start in range(0, len(self.frame_indices), length)
+        ]
+
+    def with_units(self, names: Sequence[tuple[int, ...]]) -> Self:
+        """The video with the frames of these units."""
+        return replace(self, frame_indices=tuple(index for unit in names for index in unit))
 
     @classmethod
     def decode_many(cls, requests: Sequence[FrameRequest]) -> list[Tensor | MediaError]:

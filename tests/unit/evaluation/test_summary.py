@@ -6,8 +6,10 @@ from typing import Any
 
 import pytest
 
+from megatron_longrl.evaluation.intervals import wilson_interval
+from megatron_longrl.evaluation.metrics import group_summary
+from megatron_longrl.evaluation.summary import summarize
 from megatron_longrl.experience.rollouts import RolloutGroup
-from megatron_longrl.rl.summary import group_summary, summarize, wilson_interval
 from tests.unit.training.made_up import make_prompt, make_rewarded, make_rollout
 
 
@@ -72,6 +74,8 @@ def test_summary():
         "format": 0.75,
         "response_length": 25.0,
         "by_problem_type": {"goal": 1.0, "spatial": 1.0, "temporal": 0.5},
+        "unscored": 0,
+        "unscored_rows": [],
     }
 
 

@@ -1,0 +1,1 @@
+"""The benchmarks, an adapter each."""
