@@ -26,7 +26,8 @@ ALGORITHM = (
 
 @pytest.fixture(scope="module")
 def rl_keys(arena: Arena, sft_run: Path, tmp_path_factory: pytest.TempPathFactory) -> set[str]:
-    """Keys of a step with questions of two kinds, some of them without a video."""
+    """Keys of a step with questions of two kinds, some of them without a video and of a
+    benchmark."""
     folder = tmp_path_factory.mktemp("metrics")
     rows = read_rows(arena.data("train"))[:2]
     spoken = [
@@ -35,6 +36,8 @@ def rl_keys(arena: Arena, sft_run: Path, tmp_path_factory: pytest.TempPathFactor
             "problem_type": "text",
             "problem": row["problem"],
             "answer": "A",
+            "benchmark": "longvideo_reason",
+            "categories": {"problem_type": "text"},
         }
         for n, row in enumerate(rows)
     ]
