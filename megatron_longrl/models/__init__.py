@@ -11,6 +11,7 @@ from megatron_longrl.models.qwen3_vl.config import Qwen3VLSection
 from megatron_longrl.models.sd3.config import SD3Section
 from megatron_longrl.models.text.config import TextSection
 from megatron_longrl.models.vila.config import VilaSection
+from megatron_longrl.models.wan.config import WanSection
 
 BUILT_IN: dict[str, type[FamilySection]] = {
     "vila": VilaSection,
@@ -27,3 +28,4 @@ of that name holds the rest."""
 for _name, _section in BUILT_IN.items():
     FAMILY_SECTIONS.register(_name, _section)
 FAMILY_SECTIONS.register("sd3", SD3Section)
+FAMILY_SECTIONS.register("wan", WanSection)

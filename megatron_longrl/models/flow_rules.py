@@ -11,6 +11,7 @@ from megatron_longrl.config.presets import ALGORITHMS, algorithm_names
 from megatron_longrl.models.flow_section import FlowSection
 
 if TYPE_CHECKING:
+    from megatron_longrl.config import ModelConfig
     from megatron_longrl.config.algorithm import AlgorithmSection
     from megatron_longrl.config.rewards import RewardSection
     from megatron_longrl.config.rl import RLSection
@@ -61,6 +62,26 @@ def sft_flow_rules(training: TrainingSection, replicas: int) -> Iterator[str]:
             f"global_batch_size ({batch}) is not divisible by micro_batch_size x data-parallel "
             f"size ({step}): choose a multiple, e.g. --global-batch-size "
             f"{math.ceil(batch / step) * step}"
+        )
+
+
+def flow_layout_rules(config: ModelConfig) -> Iterator[str]:
+    """A line for everything that no flow-matching model can do yet, in any program."""
+    parallel, remedy = config.parallel, "give --tensor-model-parallel-size, --context-parallel-size"
+    name = config.model.family
+    if parallel.pipeline_model_parallel_size > 1:
+        yield (
+            f"pipeline_model_parallel_size ({parallel.pipeline_model_parallel_size}): {name} has "
+            f"one pipeline stage: {remedy} or more replicas instead"
+        )
+    if parallel.sequence_parallel:
+        yield f"sequence_parallel: {name} shards tokens over MR-SP ranks alone: {remedy} instead"
+    if config.lora.rank:
+        yield f"lora_rank ({config.lora.rank}): {name} has no adapters yet: leave --lora-rank out"
+    if config.training.recompute_granularity == "selective":
+        yield (
+            f"recompute_granularity selective: {name} knows whole layers: give full, or leave "
+            "it out"
         )
 
 

@@ -78,7 +78,12 @@ class Policy:
 
 
 POLICIES: Registry[Policy] = Registry(
-    "policy", "megatron_longrl.policies", {"sd3": "megatron_longrl.models.sd3.policy:POLICY"}
+    "policy",
+    "megatron_longrl.policies",
+    {
+        "sd3": "megatron_longrl.models.sd3.policy:POLICY",
+        "wan": "megatron_longrl.models.wan.policy:POLICY",
+    },
 )
 """The policies by the names of their model families."""
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from types import ModuleType
 from typing import Any
 
 import torch
@@ -28,9 +29,9 @@ STILL = {"lr": 0.0, "clip_grad": 0.0, "use_distributed_optimizer": False, "train
 STEP_LOSS = StepLoss("flow_sde", 0.7, "mean", 1e-4, 1e-4, beta=0.1, guard=False)
 
 
-def rows(size: tuple[int, int]) -> dict[str, Tensor]:
+def rows(tiny: ModuleType, size: tuple[int, ...]) -> dict[str, Tensor]:
     """The inputs of all rows, and what their losses need."""
-    given = tiny_sd3.inputs(size, ROWS)
+    given: dict[str, Tensor] = tiny.inputs(size, ROWS)
     generator = torch.Generator().manual_seed(5)
     for name in ("targets", "reached", "reference"):
         given[name] = torch.randn(given["latents"].shape, generator=generator)
@@ -67,16 +68,20 @@ def loss_of(kind: str) -> Callable[..., Any]:
     return flow_matching_loss if kind == "flow matching" else STEP_LOSS
 
 
-def check(kind: str, size: tuple[int, int], **layout: Any) -> None:
-    """Loss and gradients of a step in a layout equal those of diffusers' model on one rank."""
+def check(kind: str, size: tuple[int, ...], *, tiny: ModuleType = tiny_sd3, **layout: Any) -> None:
+    """Loss and gradients of a step in a layout equal those of diffusers' model on one rank.
+
+    Args:
+        tiny: the module of a tiny model of a family, on both sides.
+    """
     platform.prepare()
     micro_batch = layout.pop("micro_batch_size", 1)
-    config = tiny_sd3.config(**STILL, **layout)
+    config = tiny.config(**STILL, **layout)
     groups = init_parallel(config.parallel, config.model)
-    reference = tiny_sd3.diffusers_model()
+    reference = tiny.diffusers_model()
     model = build_model(config, groups)
-    tiny_sd3.take_weights(model.policy, reference, config, groups)
-    given = rows(size)
+    tiny.take_weights(model.policy, reference, config, groups)
+    given = rows(tiny, size)
     share = ROWS // groups.dp.size()
     first = share * groups.dp.rank()
     batches = [
@@ -85,7 +90,7 @@ def check(kind: str, size: tuple[int, int], **layout: Any) -> None:
     ]
     step = TrainStep(model, None, groups, VelocityStep(model.policy.module))
     result = step.train(batches, {}, None, loss_of(kind))
-    velocity = tiny_sd3.their_velocity(reference, given)
+    velocity = tiny.their_velocity(reference, given)
     total, count, report = loss_of(kind)(batch_of(kind, given, 0, ROWS), velocity.reshape(-1))
     (total / count).backward()
     expected = report.metrics.means()

@@ -73,9 +73,9 @@ class PatchEmbedding(nn.Module):
         return table[top : top + rows, left : left + columns].flatten(0, 1)
 
 
-def time_sinusoids(times: Tensor) -> Tensor:
-    """[b] -> float32 [b, 256]: cosines, then sines."""
-    half = _TIME_CHANNELS // 2
+def time_sinusoids(times: Tensor, channels: int = _TIME_CHANNELS) -> Tensor:
+    """[b] -> float32 [b, channels]: cosines, then sines."""
+    half = channels // 2
     exponents = torch.arange(half, dtype=torch.float32, device=times.device) / half
     angles = times.float()[:, None] * torch.exp(-math.log(_LONGEST_PERIOD) * exponents)
     return torch.cat([angles.cos(), angles.sin()], dim=1)

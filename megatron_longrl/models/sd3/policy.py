@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from megatron_longrl.config.divisibility import indivisible
 from megatron_longrl.config.names import flag
-from megatron_longrl.models.flow_rules import rl_flow_rules, sft_flow_rules
+from megatron_longrl.models.flow_rules import flow_layout_rules, rl_flow_rules, sft_flow_rules
 from megatron_longrl.models.policy import Policy, PolicyWeights
 from megatron_longrl.models.sd3.config import SD3Section
 from megatron_longrl.models.sd3.initial import draw
@@ -15,7 +15,7 @@ from megatron_longrl.models.sd3.mapping import mapping_table
 from megatron_longrl.models.sd3.mmdit import MMDiT
 
 if TYPE_CHECKING:
-    from megatron_longrl.config import Config, Entry, ModelConfig
+    from megatron_longrl.config import Config, Entry
 
 _SIZES = ("num_layers", "hidden_size", "num_attention_heads", *SD3Section.required)
 
@@ -48,7 +48,7 @@ def rules(config: Config, world_size: int, entry: Entry | None) -> Iterator[str]
             )
     yield from indivisible(config.value, "num_attention_heads", "tensor_model_parallel_size")
     yield from indivisible(config.value, "latent_sample_size", "latent_patch_size")
-    yield from _not_here(config)
+    yield from flow_layout_rules(config)
     replicas = config.parallel.data_parallel_size(world_size)
     if entry == "rl":
         yield from rl_flow_rules(
@@ -56,21 +56,6 @@ def rules(config: Config, world_size: int, entry: Entry | None) -> Iterator[str]
         )
     if entry == "sft":
         yield from sft_flow_rules(config.training, replicas)
-
-
-def _not_here(config: ModelConfig) -> Iterator[str]:
-    parallel, remedy = config.parallel, "give --tensor-model-parallel-size, --context-parallel-size"
-    if parallel.pipeline_model_parallel_size > 1:
-        yield (
-            f"pipeline_model_parallel_size ({parallel.pipeline_model_parallel_size}): sd3 has one "
-            f"pipeline stage: {remedy} or more replicas instead"
-        )
-    if parallel.sequence_parallel:
-        yield f"sequence_parallel: sd3 shards tokens over MR-SP ranks alone: {remedy} instead"
-    if config.lora.rank:
-        yield f"lora_rank ({config.lora.rank}): sd3 has no adapters yet: leave --lora-rank out"
-    if config.training.recompute_granularity == "selective":
-        yield "recompute_granularity selective: sd3 knows whole layers: give full, or leave it out"
 
 
 POLICY = Policy(

@@ -1,0 +1,95 @@
+"""A tiny Wan on both sides: ours, and diffusers' on one rank."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from megatron.core.tensor_parallel.random import model_parallel_cuda_manual_seed
+from torch import Tensor
+
+from megatron_longrl.config import Config
+from megatron_longrl.models.wan.transformer import WanTransformer
+from megatron_longrl.parallel.groups import ParallelGroups
+from tests.tiny_sd3 import take_weights, their_gradients
+
+__all__ = ["take_weights", "their_gradients"]
+
+FIELDS: dict[str, Any] = {
+    "model_family": "wan",
+    "seq_length": 64,
+    "num_layers": 2,
+    "hidden_size": 28,
+    "ffn_hidden_size": 48,
+    "num_attention_heads": 2,
+    "text_dim": 40,
+    "freq_dim": 32,
+    "rope_max_seq_len": 32,
+}
+"""Of the configuration: heads of 14 channels, of which 6 are of time, 4 of height and of width."""
+
+FRAME, FILM = (1, 6, 10), (5, 6, 4)
+"""Frames, heights and widths of latents, of a picture and of a film of 17 frames. They have 15 and
+30 tokens."""
+
+
+def config(**more: Any) -> Config:
+    """The tiny model's, with other fields changed."""
+    return Config.of({**FIELDS, **more})
+
+
+def diffusers_model(**more: Any) -> torch.nn.Module:
+    """With the same sizes and random weights, none of them 0."""
+    from diffusers import WanTransformer3DModel
+
+    torch.manual_seed(7)
+    settings = {
+        "num_attention_heads": 2,
+        "attention_head_dim": 14,
+        "text_dim": 40,
+        "freq_dim": 32,
+        "ffn_dim": 48,
+        "num_layers": 2,
+        "rope_max_seq_len": 32,
+    }
+    model = WanTransformer3DModel(**(settings | more))
+    generator = torch.Generator().manual_seed(8)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(0.1 * torch.randn(parameter.shape, generator=generator))
+    return model.requires_grad_(True)
+
+
+def our_model(theirs: torch.nn.Module, config: Config, groups: ParallelGroups) -> WanTransformer:
+    """This rank's part with diffusers' weights."""
+    model_parallel_cuda_manual_seed(0)
+    model = WanTransformer(config, groups)
+    take_weights(model, theirs, config, groups)
+    return model
+
+
+def inputs(
+    size: tuple[int, int, int], batch: int = 2, seed: int = 0, channels: int = 16
+) -> dict[str, Tensor]:
+    """Latents, times, text of 5 tokens, and nothing of whole prompts."""
+    generator = torch.Generator().manual_seed(seed)
+
+    def normal(*shape: int) -> Tensor:
+        return torch.randn(*shape, generator=generator)
+
+    return {
+        "latents": normal(batch, channels, *size),
+        "times": 1000 * torch.rand(batch, generator=generator),
+        "text": normal(batch, 5, 40),
+        "pooled": normal(batch, 0),
+    }
+
+
+def their_velocity(theirs: torch.nn.Module, given: dict[str, Tensor]) -> Tensor:
+    """diffusers' prediction."""
+    velocity: Tensor = theirs(
+        hidden_states=given["latents"],
+        timestep=given["times"],
+        encoder_hidden_states=given["text"],
+    ).sample
+    return velocity
