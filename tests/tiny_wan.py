@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -93,3 +94,56 @@ def their_velocity(theirs: torch.nn.Module, given: dict[str, Tensor]) -> Tensor:
         encoder_hidden_states=given["text"],
     ).sample
     return velocity
+
+
+WORDS = ("<pad>", "</s>", "<unk>", "a", "red", "blue", "square", "goes", "left", "right", "up")
+
+
+def write_folder(folder: Path, transformer: torch.nn.Module | None = None, **vae: Any) -> None:
+    """A pipeline of diffusers whose autoencoder and text encoder have random weights.
+
+    Args:
+        vae: other settings of the autoencoder.
+    """
+    from diffusers import AutoencoderKLWan, FlowMatchEulerDiscreteScheduler, WanPipeline
+    from transformers import UMT5Config, UMT5EncoderModel
+
+    torch.manual_seed(5)
+    settings = {
+        "base_dim": 3,
+        "z_dim": 16,
+        "dim_mult": [1, 1, 1, 1],
+        "num_res_blocks": 1,
+        "temperal_downsample": [False, True, True],
+    }
+    text = UMT5Config(
+        vocab_size=len(WORDS),
+        d_model=40,
+        d_kv=8,
+        d_ff=32,
+        num_layers=1,
+        num_heads=2,
+        pad_token_id=0,
+    )
+    WanPipeline(
+        tokenizer=_tokenizer(),
+        text_encoder=UMT5EncoderModel(text),
+        vae=AutoencoderKLWan(**(settings | vae)),
+        scheduler=FlowMatchEulerDiscreteScheduler(shift=3.0),
+        transformer=transformer or diffusers_model(),
+    ).save_pretrained(folder)
+
+
+def _tokenizer() -> Any:
+    from tokenizers import Tokenizer, models, pre_tokenizers, processors
+    from transformers import PreTrainedTokenizerFast
+
+    words = {word: index for index, word in enumerate(WORDS)}
+    tokenizer = Tokenizer(models.WordLevel(words, unk_token="<unk>"))
+    tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
+    tokenizer.post_processor = processors.TemplateProcessing(
+        single="$A </s>", special_tokens=[("</s>", 1)]
+    )
+    return PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer, pad_token="<pad>", eos_token="</s>", unk_token="<unk>"
+    )

@@ -29,11 +29,14 @@ class RewardInput:
     metadata: Mapping[str, Any]
     """The fields of the data row that are not its known ones."""
     picture: str | None = None
-    """The base64 of a PNG file, where the policy draws and does not write."""
+    """The base64 of a PNG file, where the policy draws and does not write; a line for each frame of
+    a film."""
+    is_film: bool = False
+    """Whether ``picture`` is a film."""
 
-    def with_picture(self, picture: str) -> RewardInput:
-        """A copy that has a picture."""
-        return replace(self, picture=picture)
+    def with_picture(self, picture: str, *, is_film: bool = False) -> RewardInput:
+        """A copy that has a picture or a film."""
+        return replace(self, picture=picture, is_film=is_film)
 
     @classmethod
     def of_row(cls, row: Row, response: str, *, uid: str, index: int = 0) -> RewardInput:

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from megatron_longrl.config.algorithm_parts import ADVANTAGES
+from megatron_longrl.config.divisibility import indivisible
+from megatron_longrl.config.names import flag
 from megatron_longrl.config.presets import ALGORITHMS, algorithm_names
 from megatron_longrl.models.flow_section import FlowSection
 
 if TYPE_CHECKING:
-    from megatron_longrl.config import ModelConfig
+    from megatron_longrl.config import Config, Entry, ModelConfig
     from megatron_longrl.config.algorithm import AlgorithmSection
     from megatron_longrl.config.rewards import RewardSection
     from megatron_longrl.config.rl import RLSection
@@ -19,6 +22,72 @@ if TYPE_CHECKING:
 
 PICTURE_REWARDS = ("jpeg_compressibility",)
 """Rewards of the package that look at pictures; all others read text."""
+
+
+@dataclass(frozen=True)
+class FlowRules:
+    """The rules of a family, see :attr:`~megatron_longrl.models.policy.Policy.rules`."""
+
+    needed: tuple[str, ...]
+    """Fields that a checkpoint or a recipe has to bring."""
+    own: Callable[[ModelConfig], Iterator[str]]
+    """A line for every rule of the family alone that does not hold."""
+
+    def __call__(self, config: Config, world_size: int, entry: Entry | None) -> Iterator[str]:
+        """A line for every rule across fields that does not hold."""
+        missing = [flag(name) for name in self.needed if not config.value(name)]
+        if missing:
+            yield (
+                f"{', '.join(missing)} not set: give --pretrained-checkpoint FOLDER, which brings "
+                "them, or put them into the --config recipe"
+            )
+            return
+        yield from _heads(config)
+        yield from self.own(config)
+        yield from _layout(config)
+        replicas = config.parallel.data_parallel_size(world_size)
+        family = config.family_as(FlowSection)
+        if entry == "rl":
+            yield from rl_flow_rules(
+                *(family, config.algorithm, config.rl, config.reward, config.training, replicas)
+            )
+        if entry == "sft":
+            yield from sft_flow_rules(config.training, replicas)
+
+
+def _heads(config: ModelConfig) -> Iterator[str]:
+    model = config.model
+    if model.num_attention_heads * model.kv_channels != model.hidden_size:
+        yield (
+            f"num_attention_heads ({model.num_attention_heads}) x kv_channels "
+            f"({model.kv_channels}) is not hidden_size ({model.hidden_size}): leave --kv-channels "
+            "out"
+        )
+    if model.num_query_groups != model.num_attention_heads:
+        yield (
+            f"num_query_groups: every head of {model.family} has its own keys: leave "
+            "--num-query-groups out"
+        )
+    yield from indivisible(config.value, "num_attention_heads", "tensor_model_parallel_size")
+
+
+def _layout(config: ModelConfig) -> Iterator[str]:
+    parallel, remedy = config.parallel, "give --tensor-model-parallel-size, --context-parallel-size"
+    name = config.model.family
+    if parallel.pipeline_model_parallel_size > 1:
+        yield (
+            f"pipeline_model_parallel_size ({parallel.pipeline_model_parallel_size}): {name} has "
+            f"one pipeline stage: {remedy} or more replicas instead"
+        )
+    if parallel.sequence_parallel:
+        yield f"sequence_parallel: {name} shards tokens over MR-SP ranks alone: {remedy} instead"
+    if config.lora.rank:
+        yield f"lora_rank ({config.lora.rank}): {name} has no adapters yet: leave --lora-rank out"
+    if config.training.recompute_granularity == "selective":
+        yield (
+            f"recompute_granularity selective: {name} knows whole layers: give full, or leave "
+            "it out"
+        )
 
 
 def rl_flow_rules(
@@ -62,26 +131,6 @@ def sft_flow_rules(training: TrainingSection, replicas: int) -> Iterator[str]:
             f"global_batch_size ({batch}) is not divisible by micro_batch_size x data-parallel "
             f"size ({step}): choose a multiple, e.g. --global-batch-size "
             f"{math.ceil(batch / step) * step}"
-        )
-
-
-def flow_layout_rules(config: ModelConfig) -> Iterator[str]:
-    """A line for everything that no flow-matching model can do yet, in any program."""
-    parallel, remedy = config.parallel, "give --tensor-model-parallel-size, --context-parallel-size"
-    name = config.model.family
-    if parallel.pipeline_model_parallel_size > 1:
-        yield (
-            f"pipeline_model_parallel_size ({parallel.pipeline_model_parallel_size}): {name} has "
-            f"one pipeline stage: {remedy} or more replicas instead"
-        )
-    if parallel.sequence_parallel:
-        yield f"sequence_parallel: {name} shards tokens over MR-SP ranks alone: {remedy} instead"
-    if config.lora.rank:
-        yield f"lora_rank ({config.lora.rank}): {name} has no adapters yet: leave --lora-rank out"
-    if config.training.recompute_granularity == "selective":
-        yield (
-            f"recompute_granularity selective: {name} knows whole layers: give full, or leave "
-            "it out"
         )
 
 

@@ -103,6 +103,11 @@ class FlowSection(FamilySection):
     """The part of the captions that pre-training replaces by the empty one, for guidance."""
 
     @property
+    def frames(self) -> int | None:
+        """Frames of what is drawn; None where it is pictures."""
+        return None
+
+    @property
     def most_tokens_a_side(self) -> int | None:
         """The rows, and columns, of tokens whose positions the model has in a table; None where it
         computes positions, of any number."""

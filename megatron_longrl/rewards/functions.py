@@ -15,7 +15,7 @@ from typing import Any
 
 from megatron_longrl.config.secrets import filled_in
 from megatron_longrl.experience.reward_input import RewardInput
-from megatron_longrl.rewards.pictures import pixels_of
+from megatron_longrl.rewards.pictures import frames_of, pixels_of
 from megatron_longrl.rewards.result import RewardError, RewardResult, is_finite
 
 SINGLE: dict[str, Callable[[RewardInput], Any]] = {
@@ -24,11 +24,12 @@ SINGLE: dict[str, Callable[[RewardInput], Any]] = {
     "answer": lambda sample: sample.answer,
     "video": lambda sample: sample.video,
     "metadata": lambda sample: dict(sample.metadata),
-    "image": lambda sample: None if sample.picture is None else pixels_of(sample),
+    "image": lambda sample: pixels_of(sample) if sample.picture and not sample.is_film else None,
+    "frames": lambda sample: frames_of(sample) if sample.is_film else None,
 }
 """Arguments by name. A function of whole groups gets lists of them, under the names of BATCH."""
 
-BATCH = {f"{name}s": name for name in SINGLE if name != "metadata"}
+BATCH = {f"{name}s": name for name in SINGLE if name not in ("metadata", "frames")}
 _SHOWN = 200  # characters of what a function returned or raised
 
 

@@ -2,14 +2,25 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from diffusers import AutoencoderKLWan, WanPipeline
 
+from megatron_longrl.algorithms.flow.seeds import noise_generator
 from megatron_longrl.conversion.mapping import export_named_tensors, local_parameters
+from megatron_longrl.errors import UserError
+from megatron_longrl.models.wan.config import WanSection
+from megatron_longrl.models.wan.frozen import WanParts
 from megatron_longrl.parallel.groups import ParallelGroups, init_parallel
 from megatron_longrl.platforms import platform
+from megatron_longrl.rl.flow.sampling import FlowSampler, Wanted
+from megatron_longrl.rl.flow.settings import FlowSettings
+from megatron_longrl.training.flow.latents import latent_shape
+from megatron_longrl.training.flow.prompt_embeddings import PromptEmbeddings
+from megatron_longrl.training.flow.velocity_step import VelocityStep
 from megatron_longrl.training.model import build_model
 from tests import tiny_wan
 from tests.tiny_wan import FILM, FRAME
@@ -95,3 +106,117 @@ def test_initial_velocities_are_0(groups: ParallelGroups) -> None:
     weights = dict(model.named_parameters())
     assert weights["blocks.1.attn1.linear_qkv.weight"].std() > 0.05
     assert weights["blocks.1.scale_shift_table"].std() > 0.05
+
+
+FILMS: dict[str, Any] = {
+    "text_max_tokens": 12,
+    "rl_algorithm": "flow_grpo",
+    "picture_height": 32,
+    "picture_width": 48,
+}
+
+
+def sampled(
+    reference: torch.nn.Module,
+    folder: Path,
+    groups: ParallelGroups,
+    prompts: list[str],
+    **more: Any,
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Films by deterministic steps, and the noise that they began with."""
+    config = tiny_wan.config(**{**FILMS, **more})
+    section = WanSection.of(config.family)
+    model = tiny_wan.our_model(reference, config, groups)
+    frozen = WanParts(folder, section.text_max_tokens)
+    embeddings = PromptEmbeddings(frozen.encode_texts)
+    step = VelocityStep(model, section.guidance_scale, embeddings.of([""])[0])
+    settings = FlowSettings.of(section, config.algorithm)
+    shape = latent_shape(section, frozen.pixels_per_latent, frozen.frames_per_latent)
+    sampler = FlowSampler(step, settings, shape, 5, torch.device("cpu"))
+    wanted = [Wanted(0, index, text) for index, text in enumerate(embeddings.of(prompts))]
+    latents = sampler.sample(wanted, 7, settings.sigmas(4), range(0)).latents
+    noise = [
+        torch.randn(shape, generator=noise_generator("first", 5, 7, 0, index))
+        for index in range(len(prompts))
+    ]
+    return frozen.decode(latents).int(), torch.stack(noise)
+
+
+@pytest.mark.parametrize(("frames", "guidance"), [(1, 1.0), (9, 3.0)], ids=["frame", "film"])
+def test_films_are_those_of_diffusers_pipeline(
+    frames: int, guidance: float, groups: ParallelGroups, tmp_path: Path
+) -> None:
+    """To 1/255, from the same noise, by the steps of FlowMatchEulerDiscreteScheduler."""
+    reference = tiny_wan.diffusers_model()
+    tiny_wan.write_folder(tmp_path, reference)
+    prompts = ["a red square goes left", "a square"]
+    ours, noise = sampled(
+        reference, tmp_path, groups, prompts, film_frames=frames, guidance_scale=guidance
+    )
+    theirs = WanPipeline.from_pretrained(tmp_path, transformer=reference)(
+        prompts,
+        height=32,
+        width=48,
+        num_frames=frames,
+        num_inference_steps=4,
+        guidance_scale=guidance,
+        max_sequence_length=12,
+        output_type="np",
+        latents=noise,
+    ).frames
+    expected = (torch.from_numpy(theirs) * 255).round().int()
+    assert ours.shape == (2, frames, 32, 48, 3)
+    assert (ours - expected).abs().max() <= 1
+    assert ours.float().std() > 1, "not one colour"
+
+
+def test_latents_are_those_of_the_autoencoder(tmp_path: Path) -> None:
+    tiny_wan.write_folder(tmp_path)
+    frozen = WanParts(tmp_path, 12)
+    film = torch.randint(256, (1, 5, 32, 32, 3), dtype=torch.uint8)
+    vae = AutoencoderKLWan.from_pretrained(tmp_path / "vae")
+    with torch.no_grad():
+        means = vae.encode(film.permute(0, 4, 1, 2, 3) / 127.5 - 1).latent_dist.mean
+    mean, deviation = torch.tensor([vae.config.latents_mean, vae.config.latents_std])[
+        :, None, :, None, None, None
+    ]
+    expected = (means - mean) / deviation
+    assert (frozen.encode_pictures(film) - expected).abs().max() < 1e-5
+    assert frozen.encode_pictures(film).shape == (1, 16, 2, 4, 4)
+
+
+def test_the_autoencoder_of_wan_2_2(groups: ParallelGroups, tmp_path: Path) -> None:
+    """Sixteen pixels a latent, forty-eight channels."""
+    reference = tiny_wan.diffusers_model(in_channels=48, out_channels=48)
+    tiny_wan.write_folder(
+        *(tmp_path, reference),
+        base_dim=4,
+        decoder_base_dim=4,
+        z_dim=48,
+        is_residual=True,
+        patch_size=2,
+        in_channels=12,
+        out_channels=12,
+        scale_factor_spatial=16,
+        latents_mean=[0.1] * 48,
+        latents_std=[1.1] * 48,
+    )
+    fields = {"latent_channels": 48, "film_frames": 5, "picture_width": 32}
+    films, _ = sampled(reference, tmp_path, groups, ["a square"], **fields)
+    assert films.shape == (1, 5, 32, 32, 3) and films.float().std() > 1
+
+
+@pytest.mark.parametrize(
+    ("index", "line"),
+    [
+        ("{", "model_index.json cannot be read: "),
+        ('{"_class_name": "StableDiffusion3Pipeline"}', "is of StableDiffusion3Pipeline, not of "),
+        ('{"_class_name": "WanImageToVideoPipeline"}', "given pictures or films as conditions"),
+        ('{"_class_name": "WanPipeline", "boundary_ratio": 0.9}', "has two transformers "),
+        ('{"_class_name": "WanPipeline"}', "has no text_encoder, tokenizer, vae"),
+    ],
+)
+def test_other_folders_are_refused(index: str, line: str, tmp_path: Path) -> None:
+    (tmp_path / "model_index.json").write_text(index)
+    with pytest.raises(UserError, match="^--diffusers-folder: .*" + line):
+        WanParts(tmp_path, 12)

@@ -68,7 +68,7 @@ class RMSNormAcrossHeads(MegatronModule):
 
 
 class SelfAttention(MegatronModule):
-    """Among the tokens of a film. Heads are divided among tensor-parallel ranks."""
+    """The tokens of a film ask each other. Heads are divided among tensor-parallel ranks."""
 
     def __init__(self, config: TransformerConfig, tp: ProcessGroup) -> None:
         super().__init__(config)
@@ -89,7 +89,7 @@ class SelfAttention(MegatronModule):
 
 
 class CrossAttention(MegatronModule):
-    """From the tokens of a film to those of the text, which every rank has all of."""
+    """The tokens of a film ask those of the text, which every rank has all of."""
 
     def __init__(self, config: TransformerConfig, tp: ProcessGroup) -> None:
         super().__init__(config)

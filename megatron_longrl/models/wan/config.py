@@ -28,9 +28,21 @@ class WanSection(FlowSection):
     """LayerNorm, with weights, before the attention to the text."""
 
     rope_max_seq_len: Annotated[PositiveInt, Unit("tokens"), Architecture(most=WIDEST)] = 1024
-    """Positions of tokens that the model knows along each of time, height and width."""
+    """Positions along each of time, height and width that diffusers has in a table. Here they are
+    computed, of any number."""
+
+    text_max_tokens: Annotated[PositiveInt, Unit("tokens")] = 512
+    """Tokens of a prompt: a longer one is cut, and zeros stand behind a shorter one, as diffusers
+    does."""
+
+    film_frames: Annotated[PositiveInt, Unit("frames")] = 81
+    """Frames of the films that are sampled or trained on: one more than a multiple of 4. Of a
+    longer film pre-training takes the first ones."""
+
+    film_fps: Annotated[PositiveInt, Unit("frames per second")] = 16
+    """Frames per second of the films that validation writes."""
 
     @property
-    def most_tokens_a_side(self) -> int:
-        """The positions along one axis."""
-        return self.rope_max_seq_len
+    def frames(self) -> int | None:
+        """Frames of a film."""
+        return self.film_frames

@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
+_DIMENSIONS_OF_FILMS = 4
+
 
 class PictureRewards:
     """Scores pictures of one model replica; collective over it.
@@ -54,13 +56,14 @@ class PictureRewards:
 
         Args:
             rows: one for each picture.
-            pictures: uint8 [height, width, 3] of this rank's share, by their numbers.
+            pictures: uint8 [height, width, 3] of this rank's share, by their numbers; films are
+                [frames, height, width, 3].
         """
         rank, ranks = self._group.rank(), self._group.size()
         deadline = time.monotonic() + self._seconds
         mine = {
             number: RewardInput.of_row(row, "", uid=row.uid, index=number).with_picture(
-                packed(pictures[number])
+                packed(pictures[number]), is_film=pictures[number].ndim == _DIMENSIONS_OF_FILMS
             )
             for number, row in enumerate(rows)
             if number % ranks == rank

@@ -1,4 +1,5 @@
-"""Pictures of sampled latents: every rank of a replica decodes its share, a few at a time."""
+"""Pictures or films of sampled latents: every rank of a replica decodes its share, a few pictures
+or one film at a time."""
 
 from __future__ import annotations
 
@@ -13,13 +14,15 @@ from megatron_longrl.errors import UserError
 
 _AT_ONCE = 8
 """Pictures that are decoded together."""
+_DIMENSIONS_OF_FILMS = 5
 
 
 class PictureDecoder(Protocol):
     """The autoencoder of a family."""
 
     def decode(self, latents: Tensor) -> Tensor:
-        """Latents [b, c, h, w] -> uint8 [b, height, width, 3]."""
+        """Latents [b, c, h, w] -> uint8 [b, height, width, 3]; those of films have an axis of time
+        before the height."""
 
 
 def decode_share(
@@ -28,7 +31,7 @@ def decode_share(
     """The pictures of a rank, by the numbers of their samples.
 
     Args:
-        latents: [b, c, h, w] of all micro-batches of the replica.
+        latents: [b, c, (f,) h, w] of all micro-batches of the replica.
 
     Raises:
         UserError: latents are not finite.
@@ -43,8 +46,9 @@ def decode_share(
         )
     mine = list(range(rank, len(every), ranks))
     found: dict[int, np.ndarray] = {}
-    for first in range(0, len(mine), _AT_ONCE):
-        numbers = mine[first : first + _AT_ONCE]
+    at_once = 1 if every.dim() == _DIMENSIONS_OF_FILMS else _AT_ONCE
+    for first in range(0, len(mine), at_once):
+        numbers = mine[first : first + at_once]
         pictures = decoder.decode(every[numbers]).numpy()
         found |= dict(zip(numbers, pictures, strict=True))
     return found

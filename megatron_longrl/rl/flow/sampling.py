@@ -79,7 +79,7 @@ class FlowSampler:
     """Makes samples of prompts.
 
     Args:
-        shape: of a sample's latents, (c, h, w).
+        shape: of a sample's latents: (c, h, w), or (c, f, h, w) of a film.
         seed: of the run.
     """
 
@@ -87,7 +87,7 @@ class FlowSampler:
         self,
         velocity_step: VelocityStep,
         settings: FlowSettings,
-        shape: tuple[int, int, int],
+        shape: tuple[int, ...],
         seed: int,
         device: torch.device,
     ) -> None:

@@ -47,7 +47,7 @@ def test_a_function_gets_the_arguments_that_it_names(
 def test_a_function_that_takes_all_gets_all(tmp_path: Path) -> None:
     function = load(tmp_path, "def f(**given):\n    return given", {"limit": 5})
     assert set(function.call([make_sample()])) == {
-        *("prompt", "response", "answer", "video", "image", "metadata", "limit")
+        *("prompt", "response", "answer", "video", "image", "frames", "metadata", "limit")
     }
 
 
