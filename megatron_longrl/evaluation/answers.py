@@ -71,7 +71,7 @@ def answer(
     found = [Answers() for _ in ways]
     counts = counts if counts is not None else EncodingCounts()
     told: set[tuple[str, str]] = set()
-    for number, batch in enumerate(_batches(rows, max(config.evaluation.batch_size, 1))):
+    for number, batch in enumerate(in_batches(rows, max(config.evaluation.batch_size, 1))):
         asked = [
             _expand(runtime, way, batch, into, told) for way, into in zip(ways, found, strict=True)
         ]
@@ -124,7 +124,7 @@ def _media_of(row: Row) -> tuple[str, ...]:
     return tuple(str(medium.path) for medium in row.media)
 
 
-def _batches(rows: Sequence[Row], size: int) -> Iterator[Sequence[Row]]:
+def in_batches(rows: Sequence[Row], size: int) -> Iterator[Sequence[Row]]:
     """Batches of about ``size`` rows that do not part neighbours with the same media, as far as
     these fit into twice as many."""
     start = 0
