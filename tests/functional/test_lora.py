@@ -141,7 +141,7 @@ def test_exports_of_a_run(
         assert changed == ours and len(ours) == len(adapters) // 2
 
 
-@pytest.mark.full("tests/functional/test_evaluate.py::test_evaluate")
+@pytest.mark.full("tests/functional/test_evaluate.py::test_a_sweep")
 def test_evaluation_of_the_run(arena: Arena, lora_run: Path, tmp_path: Path) -> None:
     """With no word of adapters: the checkpoint's are merged."""
     data = ("--data", arena.data("heldout"), "--output", tmp_path / "answers.json")
