@@ -11,6 +11,8 @@ from contextlib import contextmanager
 from pathlib import Path
 
 _CLONE_NEWNS = 0x20000  # linux/sched.h
+TRIES = 20
+"""Mounts of a folder that are made read-only, of which one comes before a file is opened."""
 
 
 def enter() -> str | None:
@@ -65,8 +67,14 @@ def fill(folder: Path, leave: int) -> Path:
 def make_read_only(folder: Path) -> None:
     """What has been opened can still be written, as where a server turns a folder read-only; a
     mount with open files cannot be made read-only itself."""
-    _mount("--bind", str(folder), str(folder))
-    _mount("-o", "remount,bind,ro", str(folder))
+    for _ in range(TRIES):
+        _mount("--bind", str(folder), str(folder))
+        with contextlib.suppress(subprocess.CalledProcessError):
+            _mount("-o", "remount,bind,ro", str(folder))
+            return
+        # The run has opened a file for writing since the mount was made.
+        make_writable(folder)
+    raise RuntimeError(f"{folder} could not be made read-only: it is busy")
 
 
 def make_writable(folder: Path) -> None:
