@@ -8,6 +8,7 @@ from typing import Any
 from megatron_longrl.data.answer import END_TOKENS, final_text, visible
 from megatron_longrl.data.rows import Row
 from megatron_longrl.evaluation.benchmark import CATEGORIES, GROUP, benchmark_of
+from megatron_longrl.evaluation.well_formed import is_well_formed
 from megatron_longrl.experience.reward_input import RewardInput
 from megatron_longrl.experience.rollouts import RewardedGroup
 from megatron_longrl.rewards.options import options_of
@@ -30,7 +31,7 @@ def record_of(group: RewardedGroup) -> dict[str, Any]:
             "finish_reason": rollout.finish_reason,
         }
         accuracy = rollout.correct if rollout.unscored is None else None
-        answers.append(answer | _by_the_rule(row, rollout.visible, accuracy))
+        answers.append(answer | _read(row, visible(rollout.visible), accuracy))
         if rollout.unscored is not None:
             answers[-1]["unscored"] = rollout.unscored
     return _record(row, answers, group.metrics["format"])
@@ -47,7 +48,7 @@ def record_of_response(
         error: why there is no accuracy.
     """
     answer: dict[str, Any] = {"response": response, "correct": accuracy or 0.0, "reward": None}
-    answer |= _by_the_rule(row, visible(response, END_TOKENS), accuracy)
+    answer |= _read(row, visible(response, END_TOKENS), accuracy)
     if accuracy is None:
         answer["unscored"] = error or "no score"
     return _record(row, [answer], form)
@@ -56,24 +57,28 @@ def record_of_response(
 def unanswered(row: Row, reason: str) -> dict[str, Any]:
     """The record of a row that has no answer; it counts as wrong."""
     answer: dict[str, Any] = {"response": None, "correct": 0.0, "reward": None, "unscored": reason}
+    answer["well_formed"] = 0.0
     if benchmark_of(row.metadata) is not None:
         answer["benchmark_correct"] = 0.0
     return _record(row, [answer], 0.0)
 
 
-def _by_the_rule(row: Row, response: str, accuracy: float | None) -> dict[str, Any]:
-    """The score by the benchmark's rule, under its key; nothing for a row of no benchmark.
+def _read(row: Row, response: str, accuracy: float | None) -> dict[str, Any]:
+    """Whether an answer can be read, and, for a row of a benchmark, its score by the benchmark's
+    rule.
 
     Args:
         accuracy: by this package's rule, which is a judge's where the benchmark asks for one.
     """
+    sample = RewardInput.of_row(row, response, uid=row.uid)
+    found: dict[str, Any] = {"well_formed": float(is_well_formed(sample))}
     benchmark = benchmark_of(row.metadata)
     if benchmark is None:
-        return {}
+        return found
     score = benchmark.score(RewardInput.of_row(row, final_text(response), uid=row.uid))
     if score is None:
         score = float((accuracy or 0.0) >= JUDGED_RIGHT)
-    return {"benchmark_correct": score}
+    return found | {"benchmark_correct": score}
 
 
 def _record(row: Row, answers: Sequence[Mapping[str, Any]], form: float) -> dict[str, Any]:
@@ -90,7 +95,7 @@ def _record(row: Row, answers: Sequence[Mapping[str, Any]], form: float) -> dict
         "format": form,
         "reward": _mean([answer["reward"] for answer in answers]),
     }
-    for name in ("tokens", "benchmark_correct"):
+    for name in ("tokens", "well_formed", "benchmark_correct"):
         values = [answer[name] for answer in answers if name in answer]
         if values:
             record[name] = values[0] if len(values) == 1 else sum(values) / len(values)

@@ -40,6 +40,7 @@ def summarize(
         **_figures(answers, benchmark),
         "reward": sum(rewards) / len(rewards) if rewards else None,
         "format": sum(record["format"] for record in answers) / len(answers),
+        "well_formed": sum(record["well_formed"] for record in answers) / len(answers),
         "response_length": sum(lengths) / len(lengths) if lengths else None,
         "by_problem_type": {kind: _accuracy(found) for (_, kind), found in sorted(kinds.items())},
         "unscored": len(unscored),

@@ -23,6 +23,7 @@ def evaluation_table(summary: Mapping[str, Any]) -> str:
     rows.append(("chance", f"{_PERCENT(summary['chance_accuracy'])}   a guess among the options"))
     majority = f"{_PERCENT(summary['majority_accuracy'])}   always the most frequent answer"
     rows += [("majority", majority), ("format", _PERCENT(summary["format"]))]
+    rows.append(("well formed", f"{_PERCENT(summary['well_formed'])}   an answer can be read"))
     if summary["reward"] is not None:
         rows.append(("reward", f"{summary['reward']:6.3f}"))
     if summary["response_length"] is not None:

@@ -162,6 +162,16 @@ GROUP = MetricGroup(
                 ALWAYS,
             ),
             Metric(
+                "well_formed",
+                "share of responses, reasoned or direct, that choose one of the question's "
+                "options, or, where it has none, say anything behind the thought",
+                ANSWERS,
+                "",
+                "0 to 1",
+                ALWAYS,
+                "1",
+            ),
+            Metric(
                 "response_length",
                 "length of an answer, its end token included",
                 ANSWERS,

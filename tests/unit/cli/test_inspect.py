@@ -29,7 +29,7 @@ def test_kinds_of_problems_are_printable() -> None:
     figures = dict.fromkeys(
         (
             *("accuracy", "accuracy_low", "accuracy_high", "chance_accuracy", "format", "reward"),
-            *("majority_accuracy", "response_length", "samples_skipped"),
+            *("majority_accuracy", "response_length", "samples_skipped", "well_formed"),
         ),
         0.5,
     )

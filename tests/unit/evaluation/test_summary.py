@@ -50,6 +50,7 @@ def record(
         "correct": correct,
         "tokens": tokens,
         "format": form,
+        "well_formed": form,
         "chance": 0.25,
     }
 
@@ -72,6 +73,7 @@ def test_summary():
         "majority_accuracy": 0.75,  # always B
         "reward": 0.75,  # of three
         "format": 0.75,
+        "well_formed": 0.75,
         "response_length": 25.0,
         "by_problem_type": {"goal": 1.0, "spatial": 1.0, "temporal": 0.5},
         "unscored": 0,
