@@ -49,6 +49,8 @@ EXTRAS_REQUIRE = {
     "transformer-engine": ["transformer-engine[core_cu13,pytorch]>=2.9,<2.12"],
     # Pictures: the frozen parts of a diffusers folder, its settings, and the tests' other side.
     "diffusion": ["diffusers>=0.42,<0.43"],
+    # Rows in Parquet and Arrow files.
+    "tables": ["pyarrow>=17"],
     "dev": [
         "cosmic-ray>=8.7",
         "coverage>=7.16",

@@ -25,12 +25,17 @@ class DataSection(Section):
     """
 
     train_data_path: Annotated[TextList, KnownTo("sft", "rl")] = Field(default_factory=list)
-    """Rows to train on: JSONL files, or folders with a train.jsonl or a single other .jsonl
-    file."""
+    """Rows to train on: JSONL, JSON, Parquet or Arrow files, or folders with a train.jsonl, a
+    single other .jsonl file, or a table. Several may have weights, a.jsonl:0.7 b.jsonl:0.3, by
+    which samples are taken from them."""
 
     valid_data_path: Annotated[TextList, KnownTo("sft", "rl")] = Field(default_factory=list)
-    """Rows on which the model is validated during training: JSONL files, or folders with a
-    heldout.jsonl or a single other .jsonl file."""
+    """Rows on which the model is validated during training: files as of --train-data-path, or
+    folders with a heldout.jsonl, a single other .jsonl file, or a table."""
+
+    data_columns: Annotated[TextList, Metavar("FIELD=COLUMN")] = Field(default_factory=list)
+    """Columns of the data that have other names than the fields of docs/data.md, such as
+    problem=instruction answer=output."""
 
     strict_data: bool = False
     """End the run at a row that cannot be used, instead of skipping and counting it."""

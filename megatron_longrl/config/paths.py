@@ -7,6 +7,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from megatron_longrl.config.data_sources import split_weight
+
 PATH_FIELDS = (
     *("train_data_path", "valid_data_path", "data", "output", "tokenizer_model"),
     *("save", "load", "pretrained_checkpoint", "tensorboard_dir", "embedding_cache_dir"),
@@ -47,10 +49,15 @@ def absolute_paths(values: Mapping[str, Any]) -> dict[str, Any]:
     for name in (*PATH_FIELDS, *files):
         value = changed.get(name)
         if isinstance(value, list):
-            changed[name] = [os.path.abspath(path) for path in value]
+            changed[name] = [_absolute(path) for path in value]
         elif value:
             changed[name] = os.path.abspath(value)
     return changed
+
+
+def _absolute(path: str) -> str:
+    bare, weight = split_weight(path)
+    return os.path.abspath(path) if weight is None else f"{os.path.abspath(bare)}:{weight:g}"
 
 
 def run_folder(checkpoint: Path) -> Path:
@@ -71,6 +78,7 @@ def missing_paths(values: Mapping[str, Any], entry: str) -> list[str]:
             continue
         value = values.get(name)
         for path in value if isinstance(value, list) else [value]:
+            path = split_weight(path)[0] if isinstance(path, str) else path
             if isinstance(path, str) and path and not os.path.exists(path):
                 lines.append(f"--{name.replace('_', '-')} {path}: no such {kind}{_hint(path)}")
     return lines

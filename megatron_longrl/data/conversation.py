@@ -78,7 +78,8 @@ class Conversation:
             self._try([self._message("user", _WORD)])
             raise UserError(f"{self._name} leaves out the question: take another --chat-template")
         self._marks_media = bool(self._symbols) and self._takes_parts and self._writes_media()
-        probe = self._try([*self._system_turn(_SYSTEM), self._message("user", _WORD)])
+        instruction = None if system is None else _SYSTEM
+        probe = self._try([*self._system_turn(instruction), self._message("user", _WORD)])
         if system is not None and _SYSTEM not in probe:
             raise UserError(
                 f"{self._name} has no place for --system-prompt: put it into a --prompt-template"
@@ -101,13 +102,24 @@ class Conversation:
         modalities = [medium.modality for medium in row.media]
         shut = [self._shut] if self._shut else []
         try:
-            parts = place_media(self.wrapped(row.problem), modalities)
-            texts = [part for part in parts if isinstance(part, str)]
-            mark = _free_mark(["".join(texts), self._system or ""])
+            texts = [*(text for _, text in row.history), self.wrapped(row.problem)]
+            system = self._system if row.system is None else row.system
+            mark = _free_mark([*texts, system or ""])
+            between = mark + mark
+            turns = _split(place_media(between.join(texts), modalities), between)
+            roles = [*(role for role, _ in row.history), "user"]
+            found: list[str | int]
             if self._marks_media and modalities:
-                return [*self._by_symbols(parts, modalities, mark), *shut]
-            user = "".join(p if isinstance(p, str) else f"{mark}{p}{mark}" for p in parts)
-            rendered = self._render([*self._system_turn(), self._message("user", user)], asks=True)
+                found = self._by_symbols(roles, turns, system, modalities, mark)
+                self._check_system(row, "".join(part for part in found if isinstance(part, str)))
+                return [*found, *shut]
+            said = [
+                "".join(p if isinstance(p, str) else f"{mark}{p}{mark}" for p in parts)
+                for parts in turns
+            ]
+            messages = [self._message(role, text) for role, text in zip(roles, said, strict=True)]
+            rendered = self._render([*self._system_turn(system), *messages], asks=True)
+            self._check_system(row, rendered)
             cut = re.split(f"{mark}(\\d+){mark}", rendered)
             found = [int(p) if place % 2 else p for place, p in enumerate(cut)]
             return [*self._checked(found, len(modalities)), *shut]
@@ -119,7 +131,14 @@ class Conversation:
         thought = f"<think>{reasoning}</think>" if reasoning else ""
         if self.opening:  # the prompt has written the tag
             thought = f"{reasoning}</think>"
-        text = f"{thought}<answer>{answer}</answer>"
+        return self.ended(f"{thought}<answer>{answer}</answer>")
+
+    def said(self, response: str) -> tuple[str, list[int]]:
+        """An assistant's turn as it stands in the data, and the end tokens that follow its text."""
+        return self.ended(response.removeprefix(self.opening.strip()) if self.opening else response)
+
+    def ended(self, text: str) -> tuple[str, list[int]]:
+        """The text with what closes the turn, and the end tokens that follow it."""
         if self.closing is None:
             return text, [self._tokenizer.eos_id]
         return text + self.closing, []
@@ -143,19 +162,35 @@ class Conversation:
 
     # ---- Media ----
 
+    def _check_system(self, row: Row, rendered: str) -> None:
+        if row.system is not None and row.system.strip() not in rendered:
+            raise ValueError(f"{self._name} has no place for the row's system turn; leave it out")
+
     def _by_symbols(
-        self, parts: Sequence[str | int], modalities: Sequence[str], mark: str
+        self,
+        roles: Sequence[str],
+        turns: Sequence[Sequence[str | int]],
+        system: str | None,
+        modalities: Sequence[str],
+        mark: str,
     ) -> list[str | int]:
         """Media where the template writes its family's symbols for them; the same in the row's own
         text are hidden from the search."""
-        content = [
-            _text(self._hide(part, mark)) if isinstance(part, str) else {"type": modalities[part]}
-            for part in parts
-        ]
-        system = None if self._system is None else self._hide(self._system, mark)
-        messages = [*self._system_turn(system), {"role": "user", "content": content}]
+        messages = self._system_turn(None if system is None else self._hide(system, mark))
+        for role, parts in zip(roles, turns, strict=True):
+            if role == "assistant":
+                said = "".join(part for part in parts if isinstance(part, str))
+                messages.append(self._message(role, self._hide(said, mark)))
+                continue
+            content = [
+                _text(self._hide(part, mark))
+                if isinstance(part, str)
+                else {"type": modalities[part]}
+                for part in parts
+            ]
+            messages.append({"role": role, "content": content})
         rendered = self._render(messages, asks=True)
-        order = [part for part in parts if isinstance(part, int)]
+        order = [part for parts in turns for part in parts if isinstance(part, int)]
         result: list[str | int] = []
         at = 0
         for match in self._pattern.finditer(rendered):
@@ -205,10 +240,8 @@ class Conversation:
     def _message(self, role: str, text: str) -> dict[str, Any]:
         return {"role": role, "content": text if self._takes_texts else [_text(text)]}
 
-    def _system_turn(self, text: str | None = None) -> list[dict[str, Any]]:
-        if self._system is None:
-            return []
-        return [self._message("system", self._system if text is None else text)]
+    def _system_turn(self, text: str | None) -> list[dict[str, Any]]:
+        return [] if text is None else [self._message("system", text)]
 
     def _render(self, messages: Sequence[dict[str, Any]], *, asks: bool) -> str:
         """ValueError: whatever the template raises."""
@@ -259,6 +292,19 @@ class Conversation:
                 "one token: give the --chat-template of this model, a file or a name; plain has "
                 "no symbols"
             )
+
+
+def _split(parts: Sequence[str | int], between: str) -> list[list[str | int]]:
+    """Cut the parts of several turns, of which each is not empty, at the text between them."""
+    turns: list[list[str | int]] = [[]]
+    for part in parts:
+        if isinstance(part, int):
+            turns[-1].append(part)
+            continue
+        first, *others = part.split(between)
+        turns[-1].append(first)
+        turns += [[other] for other in others]
+    return [[part for part in turn if part != ""] for turn in turns]
 
 
 def _text(text: str) -> dict[str, str]:

@@ -3,10 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Protocol
 
 import torch
 
 from megatron_longrl.data.rows import Row
+from megatron_longrl.errors import DataError
+
+
+class Sampler(Protocol):
+    """An endless order of rows, the same on every rank and at every layout."""
+
+    def take(self, consumed: int, count: int) -> list[Row]:
+        """The ``count`` rows that follow the first ``consumed`` ones."""
 
 
 class RowSampler:
@@ -36,3 +45,78 @@ class RowSampler:
             self._order = shuffled if self._shuffle else list(range(len(self._rows)))
             self._epoch = epoch
         return self._rows[self._order[index]]
+
+
+class WeightedSampler:
+    """Rows of several sources by their weights; each source is shuffled epoch after epoch.
+
+    An epoch has as many samples as there are rows. Of it each source gives the same number, which
+    is its share rounded, at least one; which sample is from which source is drawn anew for every
+    epoch.
+
+    Args:
+        parts: the rows of each source.
+        weights: of each source; their sum need not be 1.
+    """
+
+    def __init__(self, parts: Sequence[Sequence[Row]], seed: int, weights: Sequence[float]) -> None:
+        # Seeds of two sources must not meet in a later epoch.
+        self._samplers = [RowSampler(rows, seed + 1_000_003 * n) for n, rows in enumerate(parts)]
+        self._seed = seed
+        total = sum(map(len, parts))
+        self._counts = _shares(total, weights)
+        self._epoch = -1
+        self._places: list[tuple[int, int]] = []
+
+    def take(self, consumed: int, count: int) -> list[Row]:
+        """The ``count`` rows that follow the first ``consumed`` ones."""
+        found = []
+        for position in range(consumed, consumed + count):
+            source, number = self._place(position)
+            found += self._samplers[source].take(number, 1)
+        return found
+
+    def _place(self, position: int) -> tuple[int, int]:
+        """The source of a sample, and its number among all that the source has given."""
+        epoch, index = divmod(position, sum(self._counts))
+        if epoch != self._epoch:
+            generator = torch.Generator().manual_seed(self._seed + epoch)
+            order = torch.randperm(sum(self._counts), generator=generator)
+            source_of = torch.repeat_interleave(torch.tensor(self._counts))[order].tolist()
+            given = [epoch * count for count in self._counts]
+            self._places = []
+            for source in source_of:
+                self._places.append((source, given[source]))
+                given[source] += 1
+            self._epoch = epoch
+        return self._places[index]
+
+
+def sampler_of(rows: Sequence[Row], seed: int, weights: Sequence[float] | None) -> Sampler:
+    """Return the sampler of a run.
+
+    Args:
+        weights: of the paths of ``--train-data-path``.
+
+    Raises:
+        DataError: a source with a weight has no row that can be used.
+    """
+    if weights is None:
+        return RowSampler(rows, seed)
+    parts: list[list[Row]] = [[] for _ in weights]
+    for row in rows:
+        parts[row.part].append(row)
+    for number, part in enumerate(parts):
+        if not part:
+            raise DataError(f"path {number + 1} of --train-data-path has no row that can be used")
+    return WeightedSampler(parts, seed, weights)
+
+
+def _shares(total: int, weights: Sequence[float]) -> list[int]:
+    """Whole shares of a total, by the largest remainders, at least one each."""
+    exact = [weight / sum(weights) * total for weight in weights]
+    shares = [max(1, int(share)) for share in exact]
+    order = sorted(range(len(exact)), key=lambda n: (int(exact[n]) - exact[n], n))
+    for number in order[: max(0, total - sum(shares))]:
+        shares[number] += 1
+    return shares

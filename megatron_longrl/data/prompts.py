@@ -263,6 +263,8 @@ class PromptBuilder:
         return parts, placements
 
     def _target(self, row: Row) -> tuple[str, list[int]]:
+        if row.response is not None:
+            return self._conversation.said(row.response)
         return self._conversation.target(row.reasoning, row.answer)
 
     def _check_length(self, row: Row, length: int, frames: int) -> None:

@@ -1,4 +1,7 @@
-"""Files of rows: JSON lines, or one JSON array. One broken entry does not hide the others."""
+"""Files of rows: JSON lines, one JSON array, or tables.
+
+One broken entry does not hide the others.
+"""
 
 from __future__ import annotations
 
@@ -8,6 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from megatron_longrl.config.data_sources import sources
+from megatron_longrl.data.table_files import TABLES, count_table_rows, read_table, table_files
 from megatron_longrl.errors import DataError
 from megatron_longrl.regular_file import open_regular
 
@@ -21,7 +26,7 @@ _MARKS = {
     b"\x89HDF": "HDF5",
 }
 """First bytes of files of other formats."""
-_SUFFIXES = {".parquet": "Parquet", ".arrow": "Arrow", ".csv": "CSV", ".tsv": "CSV"}
+_SUFFIXES = {".csv": "CSV", ".tsv": "CSV"}
 _MOST_DIGITS = 4300
 """Largest number of digits of an integer that Python converts from text and back; longer ones stay
 text."""
@@ -35,15 +40,15 @@ class BrokenEntry:
     reason: str
 
 
-def data_file(path: Path, folder_file: str) -> Path:
-    """Return the file that a path of ``--train-data-path`` names.
+def data_files(path: Path, folder_file: str) -> list[Path]:
+    """Return the files that a path of ``--train-data-path`` names, in order: one, but for tables.
 
     Raises:
         DataError: there is none, or the folder does not say which.
     """
     try:
         if path.is_file():
-            return path
+            return [path]
         is_folder = path.is_dir()
     except (OSError, ValueError) as error:
         raise DataError(f"{path}: cannot be looked up ({error}); check --train-data-path") from None
@@ -51,13 +56,13 @@ def data_file(path: Path, folder_file: str) -> Path:
         what = "neither a file nor a folder" if path.exists() else "no such data file or folder"
         raise DataError(f"{path}: {what}; check --train-data-path")
     if (path / folder_file).is_file():
-        return path / folder_file
+        return [path / folder_file]
     candidates = sorted(path.glob("*.jsonl"))
     if len(candidates) == 1:
-        return candidates[0]
-    tables = sorted(path.glob("*.parquet"))
-    if tables and not candidates:
-        raise DataError(f"{tables[0]}: {_other_format('Parquet')}")
+        return candidates
+    tables = [] if candidates else table_files(path, folder_file.startswith("train"))
+    if tables:
+        return tables
     raise DataError(
         f"{path}: the folder holds no {folder_file} and {len(candidates)} .jsonl files; "
         "name one of its files"
@@ -74,7 +79,11 @@ def count_rows(paths: Sequence[str | Path], folder_file: str = "train.jsonl") ->
         DataError: a file is missing, or of another format.
     """
     total = 0
-    for path in (data_file(Path(p), folder_file) for p in paths):
+    given = sources([str(path) for path in paths])[0]
+    for path in (file for p in given for file in data_files(Path(p), folder_file)):
+        if path.suffix in TABLES:
+            total += count_table_rows(path)
+            continue
         if path.suffix == ".json":
             total += sum(1 for _ in read_entries(path))
             continue
@@ -93,6 +102,9 @@ def read_entries(path: Path) -> Iterator[tuple[str, Any]]:
         DataError: the file cannot be read, or is of another format.
     """
     try:
+        if path.suffix in TABLES:
+            yield from read_table(path)
+            return
         _check_format(path)
         yield from _array(path) if path.suffix == ".json" else _lines(path)
     except OSError as error:
@@ -112,11 +124,12 @@ def _check_format(path: Path) -> None:
 
 def _other_format(name: str) -> str:
     remedy = "unpack it" if name in ("Zip", "gzip", "xz", "Zstandard") else "convert it"
-    reader = {"Parquet": "read_parquet", "Arrow": "read_feather", "CSV": "read_csv"}.get(name)
-    if reader is not None:
+    if name in ("Parquet", "Arrow"):
+        remedy = f"call it FILE.{name.lower()}"
+    if name == "CSV":
         remedy = (
-            f"convert it, e.g. with pandas.{reader}(FILE).to_json('rows.jsonl', "
-            "orient='records', lines=True)"
+            "convert it, e.g. with pandas.read_csv(FILE).to_json('rows.jsonl', orient='records', "
+            "lines=True)"
         )
     return f"this is a {name} file, and rows are read from JSON lines: {remedy}"
 

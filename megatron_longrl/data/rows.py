@@ -6,11 +6,14 @@ import math
 import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Protocol
 
-from megatron_longrl.data.row_files import BrokenEntry, data_file, read_entries
+from megatron_longrl.config.data_sources import sources
+from megatron_longrl.data.columns import parse_columns
+from megatron_longrl.data.messages import MESSAGES, Exchange, exchanges
+from megatron_longrl.data.row_files import BrokenEntry, data_files, read_entries
 from megatron_longrl.data.row_tags import clean_answer, clean_reasoning
 from megatron_longrl.errors import DataError
 from megatron_longrl.media.modality import MODALITIES, MediaFile, Modality, all_modalities
@@ -51,6 +54,11 @@ class Row:
         other_media: files of other modalities.
         audio_in_video: whether the sound of the videos belongs to them; None leaves it to
             ``--audio-in-video``.
+        system: system prompt of the row, in place of ``--system-prompt``.
+        history: earlier turns of a conversation, (role, text) from a user's to an assistant's.
+        response: the assistant's turn as it stands in the data, which supervised fine-tuning
+            trains in place of reasoning and answer.
+        part: number of the path of ``--train-data-path`` that the row is from.
         metadata: fields of the row that are none of these.
     """
 
@@ -66,6 +74,10 @@ class Row:
     images: tuple[Path, ...] = ()
     other_media: tuple[MediaFile, ...] = ()
     audio_in_video: bool | None = None
+    system: str | None = None
+    history: tuple[tuple[str, str], ...] = ()
+    response: str | None = None
+    part: int = 0
     metadata: Mapping[str, Any] = field(default_factory=dict, compare=False)
 
     @property
@@ -126,15 +138,21 @@ def load_rows(
     folder_file: str = "train.jsonl",
     *,
     problems: list[RowProblem] | None = None,
+    columns: Sequence[str] = (),
+    every_turn: bool = False,
 ) -> list[Row]:
     """Read all rows of the given files, in order.
 
     Args:
-        paths: ``.jsonl`` files, ``.json`` files with one array, or folders. A folder stands for
-            its ``folder_file``, or for its only ``.jsonl`` file.
+        paths: ``.jsonl`` files, ``.json`` files with one array, tables, or folders, perhaps with
+            weights. A folder stands for its ``folder_file``, its only ``.jsonl`` file, or its
+            table.
         folder_file: name looked for in folders.
         problems: gets what is wrong with rows that are left out; without it the first such row is
             an error.
+        columns: ``--data-columns``.
+        every_turn: whether each of the assistant's turns of a conversation is a row of its own, for
+            supervised fine-tuning; otherwise the last one is.
 
     Returns:
         The rows; video paths are resolved against the folder of the file that names them.
@@ -147,7 +165,10 @@ def load_rows(
         raise DataError("no data: give at least one file or folder with --train-data-path")
     rows: list[Row] = []
     names: Counter[str] = Counter()
-    for path in (data_file(Path(p), folder_file) for p in paths):
+    reader = _RowReader(parse_columns(columns, _other_names()), every_turn)
+    given = [Path(path) for path in sources([str(path) for path in paths])[0]]
+    files = [(part, file) for part, p in enumerate(given) for file in data_files(p, folder_file)]
+    for part, path in files:
         names[path.name] += 1
         # The same file name in two folders must not give the same uids.
         copy = f"#{names[path.name]}" if names[path.name] > 1 else ""
@@ -155,7 +176,8 @@ def load_rows(
         for location, entry in read_entries(path):
             found += 1
             try:
-                rows.append(_parse_row(entry, path, location, f"{path.name}{copy}{location}"))
+                found_rows = reader.read(entry, path, location, f"{path.name}{copy}{location}")
+                rows += [replace(row, part=part) for row in found_rows]
             except RowError as error:
                 if problems is None:
                     raise
@@ -188,16 +210,104 @@ def row_of(entry: Mapping[str, Any], file: Path, place: str) -> Row:
     Raises:
         RowError: it is malformed.
     """
-    return _parse_row(dict(entry), file, place, f"{file.name}{place}")
+    checked = _object(dict(entry), f"{file}{place}")
+    return _parse_row(checked, file, place, f"{file.name}{place}")
 
 
-def _parse_row(entry: Any, path: Path, location: str, uid_place: str) -> Row:
-    where = f"{path}{location}"
+def _other_names() -> dict[str, tuple[str, ...]]:
+    """Every field, and the other names that it may have."""
+    found: dict[str, tuple[str, ...]] = dict.fromkeys((*TEXT_FIELDS, AUDIO_IN_VIDEO), ())
+    of_media = {modality.field: modality.other_fields for modality in all_modalities()}
+    return {**found, **OTHER_NAMES, **of_media, MESSAGES[0]: MESSAGES[1:]}
+
+
+@dataclass(frozen=True)
+class _RowReader:
+    """Makes rows of entries."""
+
+    columns: Mapping[str, str]
+    every_turn: bool
+
+    def read(self, entry: Any, path: Path, location: str, uid_place: str) -> list[Row]:
+        """The rows of an entry: one, or one for each of the assistant's turns."""
+        where = f"{path}{location}"
+        entry = self._by_columns(_object(entry, where), where)
+        messages = next((entry[name] for name in MESSAGES if entry.get(name) is not None), None)
+        if messages is None:
+            return [_parse_row(entry, path, location, uid_place)]
+        rest = {name: value for name, value in entry.items() if name not in MESSAGES}
+        try:
+            found = exchanges(messages, _files_of(rest))
+        except ValueError as error:
+            raise RowError(where, f"{error}; correct or remove the row") from None
+        named = {name for modality in all_modalities() for name in modality.other_fields}
+        without_media = {name: value for name, value in rest.items() if name not in named}
+        chosen = found if self.every_turn else found[-1:]
+        rows = []
+        for number, exchange in enumerate(chosen):
+            turn = "" if exchange is found[-1] else f"/turn {number + 1}"
+            of_row = {**without_media, **_fields_of(exchange, rest)}
+            row = _parse_row(of_row, path, location, f"{uid_place}{turn}")
+            rows.append(
+                replace(
+                    row,
+                    system=exchange.system,
+                    history=exchange.history,
+                    response=exchange.response,
+                )
+            )
+        return rows
+
+    def _by_columns(self, entry: dict[str, Any], where: str) -> dict[str, Any]:
+        if not self.columns:
+            return entry
+        moved = dict(entry)
+        for field_, column in self.columns.items():
+            if column in entry:
+                moved[field_] = entry[column]
+                if column != field_:
+                    moved.pop(column, None)
+            elif field_ in ("problem", "answer"):
+                have = ", ".join(sorted(entry)) or "none"
+                raise RowError(
+                    where,
+                    f"there is no column '{column}' (--data-columns {field_}={column}); the row's "
+                    f"columns are {have}",
+                )
+        return moved
+
+
+def _files_of(entry: dict[str, Any]) -> dict[str, list[str]]:
+    """Files of a row's own fields by the names of their modalities."""
+    named, _ = _by_own_names(entry)
+    found = {}
+    for modality in all_modalities():
+        value = named.get(modality.field)
+        found[modality.name] = value if isinstance(value, list) else [value] if value else []
+    return found
+
+
+def _fields_of(exchange: Exchange, rest: Mapping[str, Any]) -> dict[str, Any]:
+    """The fields of a row that an exchange fills."""
+    fields: dict[str, Any] = {"problem": exchange.problem}
+    for modality in all_modalities():
+        fields[modality.field] = exchange.media.get(modality.name, [])
+    if exchange.response is not None and rest.get("answer") is None:
+        fields["answer"] = exchange.response
+    return fields
+
+
+def _object(entry: Any, where: str) -> dict[str, Any]:
     if isinstance(entry, BrokenEntry):
         raise RowError(where, f"{entry.reason}; correct or remove it")
     if not isinstance(entry, dict):
         raise RowError(where, "a row must be a JSON object; correct or remove it")
     _check_values(entry, where)
+    return entry
+
+
+def _parse_row(entry: dict[str, Any], path: Path, location: str, uid_place: str) -> Row:
+    where = f"{path}{location}"
     entry, used = _by_own_names(entry)
 
     def text(key: str, default: str | None = None) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-from megatron_longrl.data.dataset import RowSampler
+from megatron_longrl.data.dataset import Sampler
 from megatron_longrl.data.rows import Row
 from megatron_longrl.parallel.rank_errors import gather_objects
 
@@ -25,7 +25,7 @@ class DataIterator:
 
     def __init__(
         self,
-        sampler: RowSampler,
+        sampler: Sampler,
         consumed: int,
         rows_per_step: int,
         groups: ParallelGroups,

@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import torch.distributed as dist
 
-from megatron_longrl.data.dataset import RowSampler
+from megatron_longrl.config.data_sources import sources
+from megatron_longrl.data.dataset import sampler_of
 from megatron_longrl.data.rows import Row
 from megatron_longrl.parallel.rank_errors import gather_objects
 from megatron_longrl.planner.cost import HardwareProfile
@@ -61,7 +62,8 @@ class TrainingRows:
         rows = usable_rows(runtime, config.data.train_data_path, by_difficulty=True).rows
         self.number = len(rows)
         """Rows of an epoch."""
-        self.sampler = RowSampler(rows, config.training.seed)
+        weights = sources(config.data.train_data_path)[1]
+        self.sampler = sampler_of(rows, config.training.seed, weights)
         self.skip_limit = SkipLimit(len(rows), config.data.max_skipped)
         validates = bool(config.data.valid_data_path)
         if validates and entry == "rl" and config.records.replay_rollouts is not None:

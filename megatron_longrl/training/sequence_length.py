@@ -6,6 +6,7 @@ import logging
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import torch.distributed as dist
 
@@ -72,9 +73,10 @@ def with_sequence_length(
     rank, ranks = groups.gloo_group.rank(), groups.gloo_group.size()
     problems: list[RowProblem] = []
     with raise_on_all_ranks(groups.gloo_group):
-        rows = (load or load_rows)(
-            paths, folder_file, problems=None if config.data.strict_data else problems
+        read = load or partial(
+            load_rows, columns=config.data.data_columns, every_turn=entry == "sft"
         )
+        rows = read(paths, folder_file, problems=None if config.data.strict_data else problems)
         chosen = _evenly(len(rows), MOST_ROWS)
         mine = [_look_into(length_of, rows, index) for index in chosen[rank::ranks]]
     everyone = [found for part in gather_objects(groups.gloo_group, mine) for found in part]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import TYPE_CHECKING
 
 from megatron_longrl.data.curriculum import of_difficulty
@@ -70,7 +71,10 @@ def usable_rows(
             rows, known = look.rows, look.unusable
             problems += look.problems
         else:
-            rows = (load or load_rows)(paths, folder_file, problems=None if strict else problems)
+            read = load or partial(
+                load_rows, columns=config.data.data_columns, every_turn=runtime.entry == "sft"
+            )
+            rows = read(paths, folder_file, problems=None if strict else problems)
         runtime.builder.check_media(rows)
         rank, ranks = groups.gloo_group.rank(), groups.gloo_group.size()
         mine = {

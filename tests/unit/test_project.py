@@ -188,7 +188,8 @@ def asked(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize(
-    "lock, extras", [("cpu", ("cpu", "diffusion", "dev")), ("gpu", ("gpu", "diffusion"))]
+    "lock, extras",
+    [("cpu", ("cpu", "diffusion", "tables", "dev")), ("gpu", ("gpu", "diffusion", "tables"))],
 )
 def test_lock_satisfies_what_setup_asks_for(
     lock: str, extras: tuple[str, ...], asked: dict[str, Any]

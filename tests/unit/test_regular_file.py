@@ -30,10 +30,10 @@ def rows(folder: Path) -> None:
 
 
 def rows_of_a_folder(folder: Path) -> None:
-    from megatron_longrl.data.row_files import data_file, read_entries
+    from megatron_longrl.data.row_files import data_files, read_entries
 
     (folder / "file").rename(folder / "rows.jsonl")
-    list(read_entries(data_file(folder, "train.jsonl")))
+    list(read_entries(data_files(folder, "train.jsonl")[0]))
 
 
 def number_of_rows(folder: Path) -> None:

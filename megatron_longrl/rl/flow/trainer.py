@@ -13,7 +13,8 @@ from torch import Tensor
 from megatron_longrl.algorithms.advantages import AdvantageSettings
 from megatron_longrl.algorithms.group_rewards import GroupRewards
 from megatron_longrl.config.algorithm_parts import ADVANTAGES
-from megatron_longrl.data.dataset import RowSampler
+from megatron_longrl.config.data_sources import sources
+from megatron_longrl.data.dataset import sampler_of
 from megatron_longrl.data.rows import Row, load_rows
 from megatron_longrl.models.flow_section import FlowSection
 from megatron_longrl.models.sd3.frozen import FrozenParts
@@ -81,9 +82,11 @@ class FlowTrainer:
             *(self._velocity_step, self._settings, shape, config.training.seed, platform.device)
         )
         with raise_on_all_ranks(run.groups.gloo_group):
-            self._rows = RowSampler(load_rows(config.data.train_data_path), config.training.seed)
+            named, columns = config.data.train_data_path, config.data.data_columns
+            rows = load_rows(named, columns=columns)
+            self._rows = sampler_of(rows, config.training.seed, sources(named)[1])
             paths = config.data.valid_data_path
-            valid = load_rows(paths, "heldout.jsonl") if paths else []
+            valid = load_rows(paths, "heldout.jsonl", columns=columns) if paths else []
         self._valid = valid[: config.evaluation.samples]
         self.validates = bool(self._valid)
         self.samples_per_step = config.rl.responses_per_step

@@ -11,7 +11,8 @@ from torch import Tensor
 
 from megatron_longrl.algorithms.flow.nft import noised
 from megatron_longrl.algorithms.flow.seeds import noise_generator
-from megatron_longrl.data.dataset import RowSampler
+from megatron_longrl.config.data_sources import sources
+from megatron_longrl.data.dataset import sampler_of
 from megatron_longrl.data.rows import Row, RowError, load_rows
 from megatron_longrl.errors import brief
 from megatron_longrl.models.flow_section import FlowSection
@@ -56,9 +57,11 @@ class FlowPretrainer:
         step = VelocityStep(run.model.policy.module)
         self._train_step = TrainStep(run.model, None, run.groups, step)
         with raise_on_all_ranks(run.groups.gloo_group):
-            self._rows = RowSampler(load_rows(config.data.train_data_path), config.training.seed)
+            named, columns = config.data.train_data_path, config.data.data_columns
+            rows = load_rows(named, columns=columns)
+            self._rows = sampler_of(rows, config.training.seed, sources(named)[1])
             paths = config.data.valid_data_path
-            valid = load_rows(paths, "heldout.jsonl") if paths else []
+            valid = load_rows(paths, "heldout.jsonl", columns=columns) if paths else []
         self._valid = valid[: config.evaluation.samples]
         self.validates = bool(self._valid)
         self.samples_per_step = config.training.samples_per_step(run.groups.dp.size())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -328,3 +329,65 @@ def test_a_template_that_loses_media_is_told(
     made = Conversation(tokenizer, Marked())  # type: ignore[arg-type]
     with pytest.raises(RowError, match=r"rows\.jsonl:7: .* leaves out 1 of the row's media"):
         made.pieces(row_of("Where?", videos=3))
+
+
+HISTORY = (("user", "Compare <video> with <image>."), ("assistant", "They <|im_end|> differ."))
+
+
+@pytest.mark.parametrize("kind", ["qwen2.5-vl", "qwen3-vl"])
+def test_a_conversation_of_several_turns(folder_of: Callable[..., Path], kind: str) -> None:
+    """With the row's own system prompt, as the processor's template writes it."""
+    theirs: Any = AutoTokenizer.from_pretrained(folder_of(kind))
+    row = dataclasses.replace(
+        row_of("Which is older, or <video>?", images=1, videos=2),
+        system="Be brief.",
+        history=HISTORY,
+    )
+    video = {"type": "video"}
+    messages = [
+        {"role": "system", "content": "Be brief."},
+        {"role": "user", "content": [
+            _part("Compare "), video, _part(" with "), {"type": "image"}, _part(".")
+        ]},
+        {"role": "assistant", "content": "They <|im_end|> differ."},
+        {"role": "user", "content": [_part("Which is older, or "), video, _part("?")]},
+    ]  # fmt: skip
+    expected = theirs.apply_chat_template(messages, add_generation_prompt=True, tokenize=False)
+    conversation = Conversation(tokenizer_of(folder_of(kind)), Marked())  # type: ignore[arg-type]
+    pieces = conversation.pieces(row)
+    assert [piece for piece in pieces if isinstance(piece, int)] == [1, 0, 2]
+    symbol = {0: "image", 1: "video", 2: "video"}
+    found = "".join(
+        piece if isinstance(piece, str) else
+        f"<|vision_start|><|{symbol[piece]}_pad|><|vision_end|>"
+        for piece in pieces
+    )  # fmt: skip
+    assert found == expected
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_text_of_several_turns(folder_of: Callable[..., Path], kind: str) -> None:
+    theirs: Any = AutoTokenizer.from_pretrained(folder_of(kind))
+    turns = [("user", "One?"), ("assistant", "Two."), ("user", "Three?")]
+    messages = [{"role": role, "content": text} for role, text in turns]
+    expected = theirs.apply_chat_template(messages, add_generation_prompt=True, tokenize=False)
+    conversation = Conversation(tokenizer_of(folder_of(kind)), None)
+    row = dataclasses.replace(row_of("Three?"), history=tuple(turns[:2]), response="Four.")
+    assert "".join(map(str, conversation.pieces(row))) == expected
+    assert conversation.said("Four.")[0].startswith("Four.")
+
+
+def test_a_template_without_a_place_for_the_rows_system_turn(
+    folder_of: Callable[..., Path], tmp_path: Path
+) -> None:
+    path = tmp_path / "chat.jinja"
+    path.write_text("{% for m in messages if m.role != 'system' %}{{ m.content }}{% endfor %}")
+    tokenizer = tokenizer_of(folder_of("qwen2.5-vl"))
+    conversation = Conversation(tokenizer, None, chat_template=str(path))
+    row = dataclasses.replace(row_of("One?"), system="Be brief.")
+    with pytest.raises(RowError, match="no place for the row's system turn"):
+        conversation.pieces(row)
+
+
+def _part(text: str) -> dict[str, str]:
+    return {"type": "text", "text": text}
