@@ -40,7 +40,7 @@ python "$ROOT/examples/frames/two_modes.py" --data data/sft.jsonl --output data/
 
 step "SFT with and without reasoning"
 longrl train-sft --config "$RECIPES/sft.yaml" "${LAYOUT[@]}" --tokenizer-model tokenizer.model --seed "$SEED" \
-  --train-data-path data/modes.jsonl --seq-length 1024 --train-iters "$STEPS" --save sft --load sft --log-interval 20
+  --train-data-path data/modes.jsonl --seq-length 1024 --train-iters "$STEPS" --lr-warmup-iters "$((STEPS / 10))" --save sft --load sft --log-interval 20
 
 step "answers with ${FRAMES[*]} frames, with and without reasoning"
 longrl evaluate --config "$RECIPES/grpo.yaml" "${LAYOUT[@]}" --tokenizer-model tokenizer.model --load sft \

@@ -100,7 +100,6 @@ class Conversation:
             RowError: placeholders and media do not agree, or the template refuses the row.
         """
         modalities = [medium.modality for medium in row.media]
-        shut = [self._shut] if self._shut else []
         try:
             texts = [*(text for _, text in row.history), self.wrapped(row.problem)]
             system = self._system if row.system is None else row.system
@@ -112,7 +111,7 @@ class Conversation:
             if self._marks_media and modalities:
                 found = self._by_symbols(roles, turns, system, modalities, mark)
                 self._check_system(row, "".join(part for part in found if isinstance(part, str)))
-                return [*found, *shut]
+                return self._closed(found)
             said = [
                 "".join(p if isinstance(p, str) else f"{mark}{p}{mark}" for p in parts)
                 for parts in turns
@@ -122,9 +121,14 @@ class Conversation:
             self._check_system(row, rendered)
             cut = re.split(f"{mark}(\\d+){mark}", rendered)
             found = [int(p) if place % 2 else p for place, p in enumerate(cut)]
-            return [*self._checked(found, len(modalities)), *shut]
+            return self._closed(self._checked(found, len(modalities)))
         except ValueError as error:
             raise RowError(row.source, str(error)) from None
+
+    def _closed(self, pieces: list[str | int]) -> list[str | int]:
+        """The prompt with its opened thought closed, where responses may not reason. The text is
+        one, so that it is split into tokens as one."""
+        return [*pieces[:-1], f"{pieces[-1]}{self._shut}"] if self._shut else pieces
 
     def target(self, reasoning: str, answer: str) -> tuple[str, list[int]]:
         """The demonstration, and the end tokens that follow its text."""

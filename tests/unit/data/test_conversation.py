@@ -159,6 +159,17 @@ def test_a_prompt_that_opens_the_thought_is_gone_on_with(folder_of: Callable[...
     assert whole.endswith("assistant\n<think>\nIt starts left.</think><answer>B</answer><|im_end|>")
 
 
+def test_a_thought_that_may_not_be_is_closed(folder_of: Callable[..., Path]) -> None:
+    """As Qwen3's templates do with enable_thinking=False."""
+    tokenizer = tokenizer_of(folder_of("qwen3-thinking"))
+    made = Conversation(tokenizer, None, thinks=False)
+    assert made.opening == ""
+    (text,) = made.pieces(row_of("Where?"))
+    assert str(text).endswith("assistant\n<think>\n\n</think>\n\n")
+    other = Conversation(tokenizer_of(folder_of("qwen2.5")), None, thinks=False)
+    assert "think" not in str(other.pieces(row_of("Where?")))
+
+
 @pytest.mark.parametrize("kind", ["qwen2.5", "qwen2.5-vl", "llama3"])
 def test_a_system_prompt_is_a_turn(folder_of: Callable[..., Path], kind: str) -> None:
     theirs: Any = AutoTokenizer.from_pretrained(folder_of(kind))

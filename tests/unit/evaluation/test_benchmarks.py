@@ -18,6 +18,7 @@ from megatron_longrl.evaluation.frame_sampling import FrameSampling
 from megatron_longrl.evaluation.predictions import score_predictions
 from megatron_longrl.evaluation.rows import convert_benchmark, read_benchmark
 from tests.unit.evaluation.published import SAMPLES, write_json, write_jsonl
+from tests.unit.rewards.endpoint import serve
 
 JUDGED = {"activitynet_qa": 3, "mlvu": 1}
 """Rows that only a judge can score."""
@@ -115,6 +116,22 @@ def test_tasks_of_mlvu_have_equal_weight(sample: Callable[[str], Path]) -> None:
     assert kinds == ["plotQA", "plotQA", "count", "summary"]
     summary, _ = score_predictions(rows[:3], {0: "A", 1: "A", 2: "C"}, RewardSection())
     assert summary["benchmark_accuracy"] == pytest.approx((1 / 2 + 1) / 2)
+
+
+def test_a_judge_scores_open_questions(sample: Callable[[str], Path]) -> None:
+    rows = read_benchmark("activitynet_qa", sample("activitynet_qa"))
+    with serve(lambda prompt, number: "Score: 0.75" if "red" in prompt else "Score: 0") as endpoint:
+        settings = RewardSection(judge_url=endpoint.url, judge_model="m")
+        summary, _ = score_predictions(rows, {0: "no", 1: "scarlet", 2: "three"}, settings)
+    assert summary["unscored"] == 0
+    assert summary["accuracy"] == pytest.approx(0.75 / 3), "the judge's score"
+    assert summary["benchmark_accuracy"] == pytest.approx(1 / 3), "yes or no"
+    kinds = summary["by_category"]["type"]
+    assert {kind: found["accuracy"] for kind, found in kinds.items()} == {
+        "color": 0.75,
+        "number": 0.0,
+        "yes/no": 0.0,
+    }
 
 
 PROMPTS = {
