@@ -8,7 +8,7 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -21,7 +21,6 @@ if TYPE_CHECKING:
     from megatron_longrl.config import Config
     from megatron_longrl.data.prompts import PromptBuilder
     from megatron_longrl.data.rows import Row, RowProblem
-    from megatron_longrl.media.modality import MediaFile
 
 _MOST_SHOWN = 20
 
@@ -36,6 +35,8 @@ class Report:
     """One for each row that cannot be used."""
     media: dict[Path, dict[str, Any]] = field(default_factory=dict)
     """Each file that can be read, as it stands in the JSON."""
+    summary: dict[str, Any] = field(default_factory=dict)
+    """Figures of the whole, see :mod:`megatron_longrl.cli.data_summary`."""
 
     @property
     def usable(self) -> int:
@@ -55,79 +56,117 @@ class Report:
             "usable": self.usable,
             "problems": problems,
             "media": list(self.media.values()),
+            "summary": self.summary,
         }
 
 
-def check(paths: Sequence[str], builder: PromptBuilder | None = None) -> Report:
+@dataclass(frozen=True)
+class Recipe:
+    """The way in which a run expands rows."""
+
+    builder: PromptBuilder
+    columns: Sequence[str]
+    is_rl: bool
+    seq_length: int
+
+
+def check(
+    paths: Sequence[str],
+    recipe: Recipe | None = None,
+    *,
+    columns: Sequence[str] = (),
+    workers: int = 1,
+    journal: Path | None = None,
+    told: Callable[[int, int], object] = lambda done, total: None,
+) -> Report:
     """Load rows, open each of their files once, and expand them where a recipe says how.
 
     Args:
-        builder: of the recipe; None looks at rows and files alone.
+        recipe: None looks at rows and files alone.
+        columns: ``--data-columns``, where there is no recipe to say it.
+        workers: files that are opened at a time.
+        journal: see :func:`~megatron_longrl.cli.media_inspection.inspect_media`.
+        told: is called with the number of files that are done, and of all.
 
     Raises:
         UserError: a data file is missing or of another format.
     """
+    from megatron_longrl.cli.data_summary import summarize
+    from megatron_longrl.cli.media_inspection import inspect_media
     from megatron_longrl.data.rows import load_rows
 
     report = Report()
-    rows = load_rows(paths, problems=report.problems)
+    rows = load_rows(
+        paths,
+        problems=report.problems,
+        columns=columns if recipe is None else recipe.columns,
+        every_turn=recipe is not None and not recipe.is_rl,
+    )
     report.rows = len(rows) + len(report.problems)
-    failed: dict[Path, str] = {}
+    inspected = inspect_media(
+        [medium for row in rows for medium in row.media],
+        workers=workers,
+        journal=journal,
+        hashes=len(paths) > 1,
+        told=told,
+    )
+    report.media = inspected.found
+    builder = None if recipe is None else recipe.builder
+    usable, lengths = [], []
     for row in rows:
-        problem = _look(row, report, failed, builder)
+        problem, length = _look(row, report, inspected.failed, builder)
         if problem is not None:
             report.problems.append(problem)
+            continue
+        usable.append(row)
+        lengths += [] if length is None else [length]
     report.problems.sort(key=lambda problem: problem.location)
+    longest = None if recipe is None else recipe.seq_length
+    report.summary = summarize(usable, report.media, lengths, longest)
+    for known in report.media.values():
+        known.pop("content", None)
+        known.setdefault("tokens", None)
     return report
 
 
 def _look(
-    row: Row, report: Report, failed: dict[Path, str], builder: PromptBuilder | None
-) -> RowProblem | None:
-    """Return the problem of a row, and add its files to the report.
+    row: Row, report: Report, failed: Mapping[Path, str], builder: PromptBuilder | None
+) -> tuple[RowProblem | None, int | None]:
+    """Return the problem of a row, or its tokens where a recipe tells them; and add the tokens of
+    its files to the report.
 
     Args:
         failed: files that cannot be read, and why.
     """
     from megatron_longrl.data.placeholders import place_media
     from megatron_longrl.data.rows import RowError, RowProblem
-    from megatron_longrl.media.foreign_errors import as_error_of
     from megatron_longrl.media.media_error import MediaError
 
     for number, medium in enumerate(row.media):
-        path = medium.path
-        if path not in report.media and path not in failed:
+        if medium.path in failed:
+            return RowProblem(row.source, failed[medium.path], str(medium.path)), None
+        known = report.media[medium.path]
+        if builder is not None and "tokens" not in known:
             try:
-                with as_error_of(path):
-                    found = _media(medium)
-                    found["tokens"] = builder.media_tokens(row, number) if builder else None
-                report.media[path] = found
+                known["tokens"] = builder.media_tokens(row, number)
             except (MediaError, UserError) as error:
-                failed[path] = " ".join(str(error).split())
-        if path in failed:
-            return RowProblem(row.source, failed[path], str(path))
+                reason = " ".join(str(error).split())
+                return RowProblem(row.source, reason, str(medium.path)), None
     try:
         if builder is None:
-            place_media(row.problem, [medium.modality for medium in row.media])
-        else:
-            builder.build(row)
+            texts = [*(text for _, text in row.history), row.problem]
+            place_media("".join(texts), [medium.modality for medium in row.media])
+            return None, None
+        prompt = builder.build(row)
+        return None, len(prompt.token_ids) + len(builder.response_ids(row))
     except RowError as error:
-        return error.problem
+        return error.problem, None
     except ValueError as error:
-        return RowProblem(row.source, str(error))
-    return None
+        return RowProblem(row.source, str(error)), None
 
 
-def _media(medium: MediaFile) -> dict[str, Any]:
-    from megatron_longrl.media.modality import MODALITIES
-
-    info = MODALITIES.find(medium.modality).inspect(medium.path)
-    names = ("frames", "seconds", "fps", "width", "height")
-    return {"path": str(medium.path), **{name: info.get(name) for name in names}}
-
-
-def builder_of(arguments: Sequence[str]) -> PromptBuilder:
-    """Return the builder of prompts under the recipe and flags of a run.
+def recipe_of(arguments: Sequence[str]) -> Recipe:
+    """Return how a run with this recipe and these flags expands rows.
 
     Raises:
         UserError: they do not make a configuration, or have no tokenizer.
@@ -137,7 +176,8 @@ def builder_of(arguments: Sequence[str]) -> PromptBuilder:
 
     config, is_rl = _config(arguments)
     tokenizer = build_tokenizer(config.data.tokenizer_type, config.data.tokenizer_model)
-    return prompt_builder(config, tokenizer, "rl" if is_rl else "sft")
+    builder = prompt_builder(config, tokenizer, "rl" if is_rl else "sft")
+    return Recipe(builder, config.data.data_columns, is_rl, config.training.seq_length)
 
 
 def _config(arguments: Sequence[str]) -> tuple[Config, bool]:
@@ -168,6 +208,11 @@ def _tell(report: Report, write: Callable[[str], object]) -> None:
         tokens = [m["tokens"] for m in found if m["tokens"] is not None]
         if tokens:
             write(f"tokens  {min(tokens)} to {max(tokens)}, {sum(tokens)} together\n")
+    answers, leaks = report.summary["answers"], report.summary["leakage"]
+    if answers["prior"] is not None:
+        write(f"answers {answers['different']}, the most frequent one {answers['prior']:.1%}\n")
+    if leaks:
+        write(f"leakage {len(leaks)} files stand in rows of more than one path\n")
     for problem in report.problems[:_MOST_SHOWN]:
         write(f"{problem}\n")
     more = len(report.problems) - _MOST_SHOWN
@@ -187,23 +232,60 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     parser.add_argument("data", nargs="+", metavar="DATA", help="JSONL files, or folders")
     parser.add_argument("--config", action="append", default=[], metavar="RECIPE", help="YAML")
-    parser.add_argument("--output", type=Path, metavar="FILE", help="write all as JSON")
+    parser.add_argument("--output", type=Path, metavar="FILE", help="write all as JSON; a check "
+                        "that was interrupted goes on by FILE.partial")  # fmt: skip
+    parser.add_argument("--html", type=Path, metavar="FILE", help="write all as one page")
+    parser.add_argument("--workers", type=int, default=4, help="files at a time")
+    parser.add_argument("--data-columns", nargs="+", default=[], metavar="FIELD=COLUMN",
+                        help="columns that have other names than the fields")  # fmt: skip
     flags, others = parser.parse_known_args(arguments)
     try:
-        builder = None
+        recipe = None
         if flags.config or others:
             recipes = [word for recipe in flags.config for word in ("--config", recipe)]
-            builder = builder_of([*recipes, *others])
-        report = check(flags.data, builder)
-        if flags.output is not None:
-            from megatron_longrl.atomic_file import atomic_write_text
-
-            atomic_write_text(flags.output, json.dumps(report.as_json(), indent=1) + "\n")
+            columns = ["--data-columns", *flags.data_columns] if flags.data_columns else []
+            recipe = recipe_of([*recipes, *columns, *others])
+        report = _check(flags, recipe)
     except (UserError, OSError) as error:
         sys.stderr.write(error_line(error))
         return 2
     _tell(report, sys.stdout.write)
     return 1 if report.problems else 0
+
+
+def _check(flags: argparse.Namespace, recipe: Recipe | None) -> Report:
+    """Check with progress on a terminal, and write the files that are asked for."""
+    from megatron_longrl.atomic_file import atomic_write_text
+    from megatron_longrl.cli.data_page import page
+    from megatron_longrl.observability.progress import ProgressLines
+
+    bar: list[ProgressLines] = []
+
+    def told(done: int, total: int) -> None:
+        if not bar:
+            bar.append(ProgressLines("files", total, sys.stderr))
+        bar[0].step(done, "")
+
+    journal = None if flags.output is None else Path(f"{flags.output}.partial")
+    try:
+        report = check(
+            flags.data,
+            recipe,
+            columns=flags.data_columns,
+            workers=flags.workers,
+            journal=journal,
+            told=told,
+        )
+    finally:
+        for shown in bar:
+            shown.close()
+    told_all = report.as_json()
+    if flags.html is not None:
+        atomic_write_text(flags.html, page(told_all, flags.data))
+    if flags.output is not None and journal is not None:
+        atomic_write_text(flags.output, json.dumps(told_all, indent=1) + "\n")
+        journal.unlink(missing_ok=True)
+    return report
 
 
 if __name__ == "__main__":

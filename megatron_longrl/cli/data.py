@@ -1,7 +1,7 @@
 """``longrl data``: data sets.
 
 ``longrl data convert NAME`` brings the published files of a benchmark into rows, which every
-program reads.
+program reads; ``longrl data check`` is ``longrl check``.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from megatron_longrl.cli.check import main as check
 from megatron_longrl.cli.plugins import plugins_of
 from megatron_longrl.config.benchmarks import BENCHMARKS
 from megatron_longrl.config.flags import Parser, add_section, parse_flags
@@ -20,7 +21,10 @@ from megatron_longrl.errors import USER_ERROR_STATUS, UserError, error_line
 from megatron_longrl.plugins import import_plugins
 from megatron_longrl.spelling import nearest
 
-ACTIONS = {"convert": "bring the published files of a benchmark into rows"}
+ACTIONS = {
+    "convert": "bring the published files of a benchmark into rows",
+    "check": "look through rows and their media, as longrl check does",
+}
 """The actions of ``longrl data``."""
 
 
@@ -38,6 +42,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 f"longrl data has no action '{given[0]}'{nearest(given[0], list(ACTIONS))}; there "
                 f"are {', '.join(ACTIONS)}"
             )
+        if given[0] == "check":
+            return check(given[1:])
         _convert(given[1:])
     except UserError as error:
         sys.stderr.write(error_line(error))

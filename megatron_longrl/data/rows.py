@@ -267,7 +267,7 @@ class _RowReader:
                 moved[field_] = entry[column]
                 if column != field_:
                     moved.pop(column, None)
-            elif field_ in ("problem", "answer"):
+            elif field_ in ("problem", "answer") and not _has(entry, field_):
                 have = ", ".join(sorted(entry)) or "none"
                 raise RowError(
                     where,
@@ -275,6 +275,11 @@ class _RowReader:
                     f"columns are {have}",
                 )
         return moved
+
+
+def _has(entry: Mapping[str, Any], name: str) -> bool:
+    """Whether a row has a field by a name of its own, as rows of another source have it."""
+    return any(entry.get(own) is not None for own in (name, *OTHER_NAMES[name], *MESSAGES))
 
 
 def _files_of(entry: dict[str, Any]) -> dict[str, list[str]]:

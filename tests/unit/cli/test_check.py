@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,10 @@ import pytest
 import yaml
 from PIL import Image
 
-from megatron_longrl.cli.check import main
+from megatron_longrl.cli import media_inspection
+from megatron_longrl.cli.check import check, main
+from megatron_longrl.cli.main import main as longrl
+from megatron_longrl.media.modality import MediaFile
 from tests.real_tokenizers import write as write_tokenizer
 from tests.unit.data.video_files import write as write_video
 
@@ -107,10 +111,15 @@ def test_what_is_wrong_is_told_with_file_and_line(
     assert f"{path}:2: {problem['reason']}" in capsys.readouterr().out
 
 
-def test_a_recipe_counts_tokens_and_finds_rows_that_are_too_long(folder: Path) -> None:
+def recipe_in(folder: Path) -> Path:
     write_tokenizer(folder / "tokenizer", "qwen2.5-vl")
     recipe = folder / "recipe.yaml"
     recipe.write_text(yaml.safe_dump(MODEL | {"tokenizer_model": str(folder / "tokenizer")}))
+    return recipe
+
+
+def test_a_recipe_counts_tokens_and_finds_rows_that_are_too_long(folder: Path) -> None:
+    recipe = recipe_in(folder)
     path = write_rows(folder, VIDEO, IMAGE, {**TEXT, "problem": "long " * 100})
     status, report = checked(path, "--config", str(recipe), "--video-frames", "4")
     video, image = report["media"]
@@ -142,3 +151,88 @@ def test_wrong_usage(
     status = main(arguments(folder))
     error = capsys.readouterr().err
     assert status == 2 and error.startswith("error: ") and error.count("\n") == 1
+
+
+def test_figures_and_media_of_two_parts(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A copy under another name leaks as the same file does; another of the same size does not."""
+    shutil.copy(folder / "a.webm", folder / "copy.webm")
+    other = bytearray((folder / "a.webm").read_bytes())
+    other[-1] ^= 1
+    (folder / "other.webm").write_bytes(other)
+    write_video(folder / "b.mp4", "libx264", 12, rate=4, width=64)
+    rows: list[dict[str, Any]] = [
+        VIDEO,
+        IMAGE,
+        {**VIDEO, "videos": "b.mp4", "answer": "<b>", "problem_type": "<i>"},
+    ]
+    first = write_rows(folder, *rows)
+    second = folder / "heldout.jsonl"
+    files = ["copy.webm", "other.webm"]
+    second.write_text(
+        "".join(json.dumps({**VIDEO, "videos": name}) + "\n" for name in files)
+        + json.dumps(IMAGE)
+        + "\n{\n"
+    )
+    output, html = folder / "report.json", folder / "report.html"
+    flags = ["--output", str(output), "--html", str(html), "--workers", "3"]
+    assert main([str(first), str(second), *flags]) == 1
+    summary = json.loads(output.read_text())["summary"]
+    assert summary["sources"] == {"0": 3, "1": 3}
+    assert summary["codecs"] == {"vp9": 3, "h264": 1}
+    assert summary["sizes"] == {"48x48": 3, "30x20": 1, "64x48": 1}
+    assert summary["seconds"]["max"] == pytest.approx(3)
+    assert summary["seconds"]["median"] == pytest.approx(1.5)
+    assert summary["answers"] == {
+        "different": 2, "prior": pytest.approx(5 / 6), "most": {"A": 5, "<b>": 1}
+    }  # fmt: skip
+    assert summary["categories"] == {"general": 5, "<i>": 1}
+    assert summary["tokens"] is None
+    assert sorted(leak["paths"] for leak in summary["leakage"]) == [
+        [str(folder / "a.png")], [str(folder / "a.webm"), str(folder / "copy.webm")]
+    ]  # fmt: skip
+    text = html.read_text()
+    assert "5 of 6" not in text and "6 of 7 rows can be used" in text
+    assert "copy.webm" in text and "<b>" not in text and "&lt;b&gt;" in text
+    assert "heldout.jsonl:4" in text
+    assert "leakage 2 files" in capsys.readouterr().out
+    assert not Path(f"{output}.partial").exists()
+
+
+def test_tokens_of_rows(folder: Path) -> None:
+    recipe = recipe_in(folder)
+    _, report = checked(write_rows(folder, VIDEO, TEXT), "--config", str(recipe))
+    tokens = report["summary"]["tokens"]
+    assert tokens["seq_length"] == 400
+    assert 0 < tokens["min"] < tokens["max"] < 400
+
+
+def test_a_check_goes_on(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Files that were seen are not opened again, unless they have changed."""
+    write_video(folder / "b.mp4", "libx264", 6)
+    path = write_rows(folder, VIDEO, IMAGE, {**VIDEO, "videos": "b.mp4"})
+    journal = folder / "report.json.partial"
+    first = check([str(path)], journal=journal)
+    lines = journal.read_text().splitlines()
+    assert len(lines) == 3
+    journal.write_text("\n".join([*lines[:2], lines[2][:20]]))  # killed while it wrote
+    opened: list[str] = []
+    inspect = media_inspection._inspect
+
+    def noting(medium: MediaFile) -> dict[str, Any]:
+        opened.append(medium.path.name)
+        return inspect(medium)
+
+    monkeypatch.setattr(media_inspection, "_inspect", noting)
+    again = check([str(path)], journal=journal)
+    assert again.as_json() == first.as_json()
+    assert len(opened) == 1
+    os.utime(folder / "a.png", (1, 1))
+    check([str(path)], journal=journal)
+    assert opened[1:] == ["a.png"]
+
+
+def test_columns_without_a_recipe(folder: Path) -> None:
+    path = write_rows(folder, {"ask": "Where?", "say": "A"})
+    assert main([str(path)]) == 1
+    assert main([str(path), "--data-columns", "problem=ask", "answer=say"]) == 0
+    assert longrl(["data", "check", str(path), "--data-columns", "problem=ask", "answer=say"]) == 0

@@ -20,6 +20,7 @@ def _inspect(path: Path) -> Mapping[str, Any]:
         "fps": info.num_frames / seconds if seconds else None,
         "width": info.width,
         "height": info.height,
+        "codec": info.codec,
     }
 
 
