@@ -106,6 +106,7 @@ setup(
         "console_scripts": [
             "longrl = megatron_longrl.cli.main:main",
             "longrl-train-sft = megatron_longrl.train_sft:main",
+            "longrl-generate = megatron_longrl.generate:main",
             "longrl-train-rl = megatron_longrl.train_rl:main",
             "longrl-evaluate = megatron_longrl.evaluate:main",
         ]

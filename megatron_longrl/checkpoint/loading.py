@@ -39,7 +39,8 @@ from megatron_longrl.checkpoint.optimizer_state import (
 )
 from megatron_longrl.checkpoint.rng import load_rng_state, rank_file
 from megatron_longrl.checkpoint.sharded_state import describe_state, saved_layout
-from megatron_longrl.conversion.hf import config_from_hf, is_hf_folder, load_hf_weights
+from megatron_longrl.config.model_folders import is_model_folder
+from megatron_longrl.conversion.hf import config_from_hf, load_hf_weights
 from megatron_longrl.conversion.mapping import unwrap
 from megatron_longrl.errors import UserError
 from megatron_longrl.models.lora import ADAPTER
@@ -134,7 +135,8 @@ def load_weights(
     groups: ParallelGroups,
     config: ModelConfig,
 ) -> Loaded:
-    """Take the weights alone, of a checkpoint or of a Hugging Face folder, to start a new stage.
+    """Take the weights alone, of a checkpoint or of a folder of transformers or diffusers, to start
+    a new stage.
 
     Adapters of the checkpoint are merged into its weights; those of the model stay as they are.
 
@@ -145,7 +147,7 @@ def load_weights(
         UserError: on all ranks: nothing to load, or another architecture.
     """
     source = Path(directory)
-    if is_hf_folder(source):
+    if is_model_folder(source):
         with raise_on_all_ranks(groups.gloo_group):
             check_architecture(config_from_hf(source), config, source)
         load_hf_weights(source, modules, config, groups)

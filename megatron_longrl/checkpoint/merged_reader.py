@@ -15,8 +15,7 @@ from torch import Tensor, nn
 from megatron_longrl.checkpoint.dist_reader import StoredParameters
 from megatron_longrl.checkpoint.folder import STATE_FILE
 from megatron_longrl.config.lora import lora_scale
-from megatron_longrl.conversion.mapping import local_parameters, mapping_table
-from megatron_longrl.models.family import find_family
+from megatron_longrl.conversion.mapping import expected_sizes, local_parameters, mapping_table
 from megatron_longrl.models.lora import merged_weight
 from megatron_longrl.models.param_mapping import TensorMapping, adapter_mappings
 from megatron_longrl.models.sizes import check_sizes
@@ -77,6 +76,9 @@ def check_stored_sizes(stored: StoredParameters, folder: Path, config: ModelConf
     Raises:
         UserError: naming the state file, the size and the tensor that it does not fit.
     """
+    expected = expected_sizes(config)
+    if not expected:
+        return
     mappings = {
         name: mapping
         for mapping in mapping_table(config).expand()
@@ -95,7 +97,6 @@ def check_stored_sizes(stored: StoredParameters, folder: Path, config: ModelConf
             return shape
         return tuple(parts[mapping.hf_params.index(name)].shape)
 
-    expected = find_family(config.model.family).sizes(config.flat())
     check_sizes(shape_of, expected, lambda name: folder / STATE_FILE)
 
 

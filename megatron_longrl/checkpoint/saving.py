@@ -33,8 +33,9 @@ from megatron_longrl.checkpoint.shard_writer import (
     core_errors,
 )
 from megatron_longrl.checkpoint.sharded_state import describe_state, saved_layout
+from megatron_longrl.config.model_folders import is_model_folder
 from megatron_longrl.config.paths import absolute_paths
-from megatron_longrl.conversion.hf import HfFolder, is_hf_folder
+from megatron_longrl.conversion.hf import open_model_folder
 from megatron_longrl.conversion.hf_writer import copy_tokenizer
 from megatron_longrl.errors import UserError
 from megatron_longrl.models.policy import find_policy
@@ -209,11 +210,11 @@ def _checksums_of_all(aside: Path, group: ProcessGroup) -> dict[str, str]:
 
 def _carry(source: Path, aside: Path, config: ModelConfig) -> None:
     """Keep what an export needs of an imported model: tensors that this one has not, and files."""
-    if is_hf_folder(source):
-        folder = HfFolder(source)
+    if is_model_folder(source):
+        folder = open_model_folder(source)
         unused = folder.unused_tensors(config)
         if unused:
-            save_file(unused, aside / layout.UNUSED_WEIGHTS)
+            save_file(dict(unused), aside / layout.UNUSED_WEIGHTS)
         for name, path in folder.files().items():
             (aside / layout.HF_FILES / name).parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(path, aside / layout.HF_FILES / name)

@@ -21,7 +21,7 @@ from megatron_longrl.cli.plugins import add_plugin_flag
 from megatron_longrl.errors import printable
 from megatron_longrl.plugins import import_plugins
 
-DTYPES = ("fp32", "bf16")
+DTYPES = ("fp32", "bf16", "fp16")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -79,7 +79,11 @@ def parse(arguments: Sequence[str]) -> tuple[argparse.Namespace, ModuleType, Mod
     parser.add_argument(
         "--verify", action="store_true", help="read what was written, and compare every tensor"
     )
-    parser.add_argument("--dtype", choices=DTYPES, help="of the written weights; default: as read")
+    parser.add_argument(
+        "--dtype",
+        choices=DTYPES,
+        help="of the written weights; default: as read",
+    )
     if wanted.loader is None or wanted.saver is None:
         parser.parse_args(arguments)  # ends with the help, or says what is missing
     locate("loader", wanted.loader), locate("saver", wanted.saver)  # before either is imported

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from megatron_longrl.cli.given import Given
 from megatron_longrl.data.row_files import count_rows
+from megatron_longrl.models.policy import find_policy
 
 if TYPE_CHECKING:
     from megatron_longrl.config.schema import Config
@@ -43,6 +44,9 @@ def add_defaults(given: Given, world_size: int) -> None:
     """
     values, entry = given.values, given.entry
     found: dict[str, Any] = {}
+    policy = find_policy(str(values.get("model_family")))
+    if policy is not None:
+        found |= policy.defaults
     if entry in LEARNING_RATE:
         found["lr"] = LEARNING_RATE[entry]
     if entry == "rl":

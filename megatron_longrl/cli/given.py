@@ -26,6 +26,7 @@ PROGRAMS: dict[Entry, str] = {
     "sft": "train_sft",
     "rl": "train_rl",
     "evaluate": "evaluate",
+    "generate": "generate",
     "serve": "serve",
 }
 
@@ -33,10 +34,11 @@ COMMANDS: dict[Entry, str] = {
     "sft": "longrl train-sft",
     "rl": "longrl train-rl",
     "evaluate": "longrl evaluate",
+    "generate": "longrl generate",
     "serve": f"python -m megatron_longrl.{PROGRAMS['serve']}",
 }
 """The commands by program; torchrun -m megatron_longrl.<program> is the same for the first
-three."""
+four."""
 
 
 @dataclass
@@ -110,7 +112,12 @@ def _go_on_with_the_runs_recipe(given: Given) -> None:
     if not {"consumed_rows", "best"} & state.get("state", {}).keys():
         # Converted weights: they come from no run. Older runs have rows only.
         return
-    _check_reach(recipe := recipe_of(state), folder, given)
+    recipe = recipe_of(state)
+    if given.entry == "generate":
+        # It runs and sends nothing of these, and starts from the run itself.
+        for name in (*(set(_REACHES_OUT) - {"plugin"}), "pretrained_checkpoint"):
+            recipe.pop(name, None)
+    _check_reach(recipe, folder, given)
     if "plugin" not in given.values:
         import_plugins(recipe.get("plugin", []))
         recipe = recipe_of(state)  # They may have added fields.

@@ -17,6 +17,7 @@ from megatron_longrl.cli.required import brings_a_model, check_given, is_new
 from megatron_longrl.cli.rules import validate_layout
 from megatron_longrl.config.family import family_sections, part_names
 from megatron_longrl.config.model import ModelSection
+from megatron_longrl.config.model_folders import is_model_folder
 from megatron_longrl.config.recipe import to_yaml
 from megatron_longrl.config.rotary import RotarySection
 from megatron_longrl.config.schema import (
@@ -28,7 +29,6 @@ from megatron_longrl.config.schema import (
 from megatron_longrl.config.section import Section
 from megatron_longrl.config.tokenizer_files import tokenizer_fields
 from megatron_longrl.errors import ConfigError, UserError
-from megatron_longrl.models.policy import find_policy
 
 logger = logging.getLogger(__name__)
 
@@ -138,7 +138,7 @@ def checkpoint_fields(given: Given) -> tuple[Path | None, dict[str, Any]]:
         folder = given.values.get(name)
         if not isinstance(folder, str):
             continue
-        if (Path(folder) / "config.json").is_file():
+        if is_model_folder(folder):
             # It imports torch, which --help can do without.
             from megatron_longrl.platforms import platform
 
@@ -148,8 +148,7 @@ def checkpoint_fields(given: Given) -> tuple[Path | None, dict[str, Any]]:
             return Path(folder), config_from_hf(folder)
         found = given.loaded if name == "load" else find_state(folder)
         if found is not None:
-            if find_policy(str(found[1]["config"].get("model_family"))) is None:
-                _check_sizes(*found)
+            _check_sizes(*found)
             return found[0], fields_of_run(*found)
     return None, {}
 

@@ -16,6 +16,7 @@ SUBCOMMANDS: dict[str, tuple[str, str]] = {
     "train-sft": ("train", "supervised fine-tuning on chains of thought"),
     "train-rl": ("train", "reinforcement learning: GRPO, DAPO, REINFORCE++, PPO and others"),
     "evaluate": ("train", "answer a data set with a checkpoint"),
+    "generate": ("train", "draw pictures of prompts with a checkpoint"),
     "convert": ("convert", "convert checkpoints between Hugging Face, Megatron and PEFT"),
     "inspect": ("inspect", "show what a checkpoint holds"),
     "verify": ("verify", "compare a converted checkpoint with Hugging Face's modules"),

@@ -4,8 +4,15 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from megatron_longrl.checkpoint.folder import find_state
 from megatron_longrl.cli.given import Given
 from megatron_longrl.cli.installed import missing_packages
+from megatron_longrl.config.model_folders import (
+    CONFIG,
+    PIPELINE,
+    is_model_folder,
+    is_pipeline_folder,
+)
 from megatron_longrl.config.names import flag
 from megatron_longrl.config.paths import missing_paths
 from megatron_longrl.errors import ConfigError
@@ -15,6 +22,7 @@ REQUIRED: dict[str, tuple[str, ...]] = {
     "sft": ("train_data_path",),
     "rl": ("train_data_path",),
     "evaluate": ("load", "data"),
+    "generate": ("prompts", "output"),
     "serve": ("rollout_server_address",),
 }
 """Fields without a default."""
@@ -36,9 +44,9 @@ def check_given(given: Given, *, files: bool = True) -> None:
         ConfigError: one line for all of it.
     """
     values = given.values
-    policy = find_policy(str(values.get("model_family")))
+    policy = find_policy(_family(given))
     empty: tuple[object, ...] = (None, "", [])
-    required = REQUIRED[given.entry] if policy is None else policy.required
+    required = REQUIRED[given.entry] if policy is None else policy.required_by(given.entry)
     missing = [name for name in required if values.get(name) in empty]
     problems = [f"{flag(name)} is missing" for name in missing]
     if values.get("video_frames_curriculum") and values.get("seq_length") in empty:
@@ -47,7 +55,8 @@ def check_given(given: Given, *, files: bool = True) -> None:
         lacking = [name for name in FROM_CHECKPOINT if values.get(name) in empty]
         if len(lacking) == len(FROM_CHECKPOINT):
             problems.append(
-                "no model: give --pretrained-checkpoint FOLDER, of a Hugging Face model or of a run"
+                "no model: give --pretrained-checkpoint FOLDER, of a Hugging Face model, of a "
+                "pipeline of diffusers or of a run"
             )
         elif lacking:
             problems.append(
@@ -63,12 +72,30 @@ def check_given(given: Given, *, files: bool = True) -> None:
         raise ConfigError("; ".join(problems))
 
 
+def _family(given: Given) -> str:
+    """The model family that is given, or that the checkpoint names; empty where nothing does."""
+    family = given.values.get("model_family")
+    folder = given.values.get("load") or given.values.get("pretrained_checkpoint")
+    if family or not isinstance(folder, str):
+        return str(family or "")
+    if is_pipeline_folder(folder):
+        # It imports torch, which a run needs soon after.
+        from megatron_longrl.platforms import platform
+
+        platform.import_core()
+        from megatron_longrl.conversion.pipeline_folder import PipelineFolder
+
+        return PipelineFolder(folder).model_family
+    found = find_state(folder)
+    return str(found[1]["config"].get("model_family", "")) if found is not None else ""
+
+
 def brings_a_model(given: Given) -> bool:
     """Whether the run starts from a checkpoint, which knows its model and tokenizer."""
     load, pretrained = given.values.get("load"), given.values.get("pretrained_checkpoint")
     if pretrained:
         return True
-    return bool(load) and (not is_new(given) or given.entry == "evaluate")
+    return bool(load) and (not is_new(given) or given.entry not in ("sft", "rl", "serve"))
 
 
 def is_new(given: Given) -> bool:
@@ -84,12 +111,12 @@ def _without_checkpoint(given: Given) -> list[str]:
         folder = given.values.get(name)
         if not isinstance(folder, str) or not Path(folder).is_dir():
             continue
-        if name == "load" and is_new(given) and given.entry != "evaluate":
+        if name == "load" and is_new(given) and given.entry in ("sft", "rl", "serve"):
             continue
-        if not (Path(folder) / "config.json").exists() and not _holds_a_run(Path(folder)):
+        if not is_model_folder(folder) and not _holds_a_run(Path(folder)):
             lines.append(
-                f"{flag(name)} {folder} holds no checkpoint: neither config.json, as of Hugging "
-                "Face, nor iter_… or release, as of Megatron"
+                f"{flag(name)} {folder} holds no checkpoint: neither {CONFIG}, as of Hugging "
+                f"Face, nor {PIPELINE}, as of diffusers, nor iter_… or release, as of Megatron"
             )
     return lines
 

@@ -244,6 +244,9 @@ def _lora(config: ModelConfig, entry: Entry | None) -> Iterator[str]:
     for name in ("lora_parts", "lora_target_modules"):
         if not config.value(name):
             yield f"{name} is empty, which lora_rank ({config.lora.rank}) needs: give {flag(name)}"
+    added = [name for name in config.lora.target_modules if name.startswith("added_")]
+    if added:
+        yield f"lora_target_modules {', '.join(added)} are layers of sd3: leave them out"
     for part in config.lora.parts:
         if part not in config.family.parts:
             yield (

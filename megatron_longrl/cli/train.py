@@ -1,4 +1,5 @@
-"""``longrl train-sft``, ``train-rl`` and ``evaluate``: starts the ranks, unless torchrun has."""
+"""``longrl train-sft``, ``train-rl``, ``evaluate`` and ``generate``: starts the ranks, unless
+torchrun has."""
 
 from __future__ import annotations
 
@@ -16,7 +17,12 @@ from megatron_longrl.config.schema import Entry
 from megatron_longrl.errors import USER_ERROR_STATUS, UserError, error_line
 from megatron_longrl.processes.temporary import temporary_folder
 
-ENTRIES: dict[str, Entry] = {"train-sft": "sft", "train-rl": "rl", "evaluate": "evaluate"}
+ENTRIES: dict[str, Entry] = {
+    "train-sft": "sft",
+    "train-rl": "rl",
+    "evaluate": "evaluate",
+    "generate": "generate",
+}
 """Subcommand -> entry point."""
 
 

@@ -1,10 +1,11 @@
-"""Compare the logits of a Hugging Face and a Megatron checkpoint on a video and a question.
+"""Compare a Hugging Face and a Megatron checkpoint: logits on a video and a question, or velocities
+of pictures to a prompt.
 
     longrl verify --hf-dir Qwen2.5-VL-7B --megatron-dir checkpoints/qwen \\
         --video clip.mp4 --prompt "What happens?"
 
-The Hugging Face side is computed by transformers. Both run in float32 on one process; the exit
-status is 1 where they differ by more than --tolerance.
+The Hugging Face side is computed by transformers or diffusers. Both run in float32 on one process;
+the exit status is 1 where they differ by more than --tolerance.
 """
 
 from __future__ import annotations
@@ -14,8 +15,10 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from megatron_longrl.cli.conversion.difference import Difference
 from megatron_longrl.cli.conversion.process import run
 from megatron_longrl.cli.plugins import add_plugin_flag
+from megatron_longrl.config.model_folders import is_pipeline_folder
 from megatron_longrl.plugins import import_plugins
 
 KINDS = ("video", "image", "audio")
@@ -34,6 +37,12 @@ def _verify(flags: argparse.Namespace) -> int:
     from megatron_longrl.platforms import platform
 
     platform.import_core()
+    if is_pipeline_folder(flags.hf_dir):
+        from megatron_longrl.cli.conversion.velocities import compare_velocities
+        from megatron_longrl.conversion.pipeline_folder import PipelineFolder
+
+        source = PipelineFolder(flags.hf_dir)
+        return _tell(compare_velocities(source, flags.megatron_dir, flags.prompt), flags.tolerance)
     from megatron_longrl.cli.conversion.comparison import compare
     from megatron_longrl.data.rows import Row
     from megatron_longrl.media.modality import MediaFile
@@ -50,12 +59,12 @@ def _verify(flags: argparse.Namespace) -> int:
         images=tuple(flags.image),
         other_media=tuple(MediaFile(path, "audio") for path in flags.audio),
     )
-    found = compare(flags.hf_dir, flags.megatron_dir, row, flags)
-    print(
-        f"largest difference {found.largest:.2e}, mean {found.mean:.2e}, same first choice at "
-        f"{100 * found.same_choice:.1f} % of the positions"
-    )
-    return 0 if found.largest <= flags.tolerance else 1
+    return _tell(compare(flags.hf_dir, flags.megatron_dir, row, flags), flags.tolerance)
+
+
+def _tell(found: Difference, tolerance: float) -> int:
+    print(found)
+    return 0 if found.largest <= tolerance else 1
 
 
 def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
@@ -65,7 +74,9 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("--hf-dir", type=Path, required=True, help="Hugging Face folder")
+    parser.add_argument(
+        "--hf-dir", type=Path, required=True, help="folder of transformers or diffusers"
+    )
     parser.add_argument("--megatron-dir", type=Path, required=True, help="Megatron checkpoint")
     parser.add_argument("--prompt", default="What is this?", help="the question")
     parser.add_argument("--video", type=Path, action="append", default=[], help="may be repeated")

@@ -48,9 +48,11 @@ class CheckpointSection(Section):
     (docs/metrics.md), or with a - in front the smallest, in the step that it was saved after; by
     default the newest only. Without --keep-last-checkpoints all are kept anyway."""
 
-    load: Annotated[str | None, Metavar("FOLDER"), KnownTo("sft", "rl", "evaluate")] = None
+    load: Annotated[str | None, Metavar("FOLDER"), KnownTo("sft", "rl", "evaluate", "generate")] = (
+        None
+    )
     """Folder of the run, or of one of its checkpoints, to resume; by default a new run starts. For
-    evaluate, the folder with the weights, which may also be a Hugging Face model."""
+    evaluate and generate, the folder with the weights, which may also be a Hugging Face model."""
 
     pretrained_checkpoint: Annotated[str | None, Metavar("FOLDER")] = None
     """Folder whose weights start the run where --load has none: a Hugging Face model, or a run (SFT
@@ -68,3 +70,9 @@ class CheckpointSection(Section):
 
     exit_on_missing_checkpoint: bool = False
     """End with an error when --load holds no checkpoint, instead of starting a new run."""
+
+    @property
+    def starts_from(self) -> str | None:
+        """The run or folder that has the weights of a program that trains none; None where they are
+        random."""
+        return self.load or self.pretrained_checkpoint

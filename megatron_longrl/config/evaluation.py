@@ -16,6 +16,7 @@ from megatron_longrl.config.section import (
     Metavar,
     Names,
     PositiveInt,
+    Programs,
     Section,
     TextList,
     Unit,
@@ -39,6 +40,7 @@ class EvaluationSection(Section):
     Validation answers questions in RL and computes the loss of demonstrations in SFT.
     """
 
+    programs: ClassVar[Programs] = ("sft", "rl", "evaluate")
     prefix: ClassVar[str] = "eval_"
     exceptions: ClassVar[Mapping[str, str]] = MappingProxyType(
         {name: name for name in ("data", "output", "benchmark", "reasoning", "plot")}
@@ -103,5 +105,6 @@ class EvaluationSection(Section):
     """PNG file that gets accuracy against frames; by default one beside --output where there are
     several numbers of frames."""
 
-    output: Annotated[str | None, Metavar("FILE"), KnownTo("evaluate")] = None
-    """JSON file that gets the summary of evaluate and every answer; by default none is written."""
+    output: Annotated[str | None, Metavar("PATH"), KnownTo("evaluate", "generate")] = None
+    """JSON file that gets the summary of evaluate and every answer; by default none is written.
+    For generate the folder of the pictures."""

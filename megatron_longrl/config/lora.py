@@ -10,7 +10,14 @@ from pydantic import AfterValidator, Field
 from megatron_longrl.config.family import part_names
 from megatron_longrl.config.section import CountInt, Names, Programs, Section, WeightFloat
 
-LoraTarget = Literal["linear_qkv", "linear_proj", "linear_fc1", "linear_fc2"]
+LoraTarget = Literal[
+    "linear_qkv",
+    "linear_proj",
+    "linear_fc1",
+    "linear_fc2",
+    "added_linear_qkv",
+    "added_linear_proj",
+]
 
 
 def _known_part(name: str) -> str:
@@ -58,7 +65,9 @@ class LoraSection(Section):
         "linear_fc2",
     )
     """Linear layers of a transformer layer that get adapters, by megatron-core's names. In the
-    projector all linear layers do."""
+    projector all linear layers do. Of sd3 there are also added_linear_qkv and added_linear_proj,
+    those of the text, and its default is the attention of both streams without feed-forward
+    layers."""
 
     @property
     def scale(self) -> float:

@@ -10,7 +10,7 @@ from typing import Any
 from megatron_longrl.config.data_sources import split_weight
 
 PATH_FIELDS = (
-    *("train_data_path", "valid_data_path", "data", "output", "tokenizer_model"),
+    *("train_data_path", "valid_data_path", "data", "prompts", "output", "tokenizer_model"),
     *("save", "load", "pretrained_checkpoint", "tensorboard_dir", "embedding_cache_dir"),
     *("rollout_record_dir", "replay_rollouts", "rollout_token_file"),
     *("judge_prompt", "judge_cache", "reward_function", "diffusers_folder"),
@@ -28,6 +28,7 @@ _READ = {
     "train_data_path": "file or folder",
     "valid_data_path": "file or folder",
     "data": "file or folder",
+    "prompts": "file or folder",
     "replay_rollouts": "folder",
     "rollout_token_file": "file",
 }
@@ -37,6 +38,7 @@ _READ_BY = {
     "train_data_path": ("sft", "rl"),
     "valid_data_path": ("sft", "rl"),
     "data": ("evaluate",),
+    "prompts": ("generate",),
     "replay_rollouts": ("rl",),
 }
 """Entry points that read these fields; the others are read by all."""
@@ -74,7 +76,11 @@ def missing_paths(values: Mapping[str, Any], entry: str) -> list[str]:
     for name, kind in _READ.items():
         if entry not in _READ_BY.get(name, (entry,)):
             continue
-        if name == "load" and values.get("load") == values.get("save") and entry != "evaluate":
+        if (
+            name == "load"
+            and values.get("load") == values.get("save")
+            and entry in ("sft", "rl", "serve")
+        ):
             continue
         value = values.get(name)
         for path in value if isinstance(value, list) else [value]:

@@ -15,7 +15,7 @@ class PluginSection(Section):
     docs/extending.md describes what a module can add.
     """
 
-    programs: ClassVar[Programs] = ("sft", "rl", "evaluate", "serve")
+    programs: ClassVar[Programs] = ("sft", "rl", "evaluate", "generate", "serve")
 
     plugin: Annotated[TextList, Metavar("MODULE")] = Field(default_factory=list)
     """Python modules that are imported before the configuration is checked, on every rank: they

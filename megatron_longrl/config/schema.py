@@ -23,6 +23,7 @@ from megatron_longrl.config.family import (
     FamilySection,
     family_sections,
 )
+from megatron_longrl.config.generation import GenerationSection
 from megatron_longrl.config.logs import LoggingSection
 from megatron_longrl.config.lora import LoraSection
 from megatron_longrl.config.model import ModelSection, saved_family_section
@@ -54,6 +55,7 @@ _SECTIONS: dict[str, type[Section]] = {
     "rollout": RolloutSection,
     "records": RecordSection,
     "evaluation": EvaluationSection,
+    "generation": GenerationSection,
     "checkpoint": CheckpointSection,
     "logging": LoggingSection,
     "plugins": PluginSection,
@@ -114,6 +116,7 @@ class Config(ModelConfig):
     rollout: RolloutSection
     records: RecordSection
     evaluation: EvaluationSection
+    generation: GenerationSection
     checkpoint: CheckpointSection
     logging: LoggingSection
     plugins: PluginSection

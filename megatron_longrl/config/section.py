@@ -14,7 +14,7 @@ from pydantic_core import PydanticCustomError
 
 from megatron_longrl.registry import Registry
 
-Entry = Literal["sft", "rl", "evaluate", "serve"]
+Entry = Literal["sft", "rl", "evaluate", "generate", "serve"]
 """Programs that read a configuration."""
 
 Programs = tuple[Entry, ...]
@@ -106,7 +106,7 @@ class Section(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
 
-    programs: ClassVar[Programs] = ("sft", "rl", "evaluate")
+    programs: ClassVar[Programs] = ("sft", "rl", "evaluate", "generate")
     """Programs that use the fields; a field may declare others by :class:`KnownTo`."""
 
     prefix: ClassVar[str] = ""

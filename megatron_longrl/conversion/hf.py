@@ -1,4 +1,5 @@
-"""Reading Hugging Face checkpoints of all families.
+"""Reading Hugging Face checkpoints of all families of language models, and the choice between them
+and pipelines of diffusers.
 
 A checkpoint is a folder with a ``config.json``, which tells the family, and weights in it or in
 folders of its parts. Weights are read from safetensors only, one tensor at a time; nothing is
@@ -9,17 +10,20 @@ unpickled and no code of the folder runs. Writing is in
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Iterator, Mapping
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
+from megatron_longrl.config.model_folders import CONFIG, PIPELINE, is_pipeline_folder
 from megatron_longrl.config.tokenizer_files import tokenizer_fields
 from megatron_longrl.conversion.mapping import import_named_tensors, mapping_table
-from megatron_longrl.errors import UserError, brief
+from megatron_longrl.conversion.pipeline_folder import PipelineFolder
+from megatron_longrl.conversion.tensor_folder import TRANSFORMERS, TensorFolder
+from megatron_longrl.errors import UserError
+from megatron_longrl.json_file import read_json
 from megatron_longrl.models.family import family_of, find_family
 from megatron_longrl.models.hf_settings import HfConfig, Settings
 from megatron_longrl.models.param_mapping import TiedMapping
@@ -55,128 +59,6 @@ CARRIED_FILES = (
     "spk_dict.pt",
 )
 """Other files that an export takes over from the checkpoint that a model came from."""
-
-
-_MAPPED_BYTES = 1 << 30
-"""Pages of a mapped file count as this process's memory: it is mapped anew after so much."""
-
-
-_BROKEN = (SafetensorError, OSError, ValueError, TypeError, RuntimeError, MemoryError)
-"""Exceptions that safetensors and torch raise for broken files."""
-
-_LONGEST_NAME = 255
-"""Characters of a file's name."""
-
-WHOLE, INDEX = "model.safetensors", "model.safetensors.index.json"
-"""Files in which transformers looks for weights, in this order."""
-
-
-def _weight_files(folder: Path) -> list[Path]:
-    """The files of weights that transformers reads; others beside them are nobody's.
-
-    Raises:
-        UserError: there are none, or the index is broken.
-    """
-    if (folder / WHOLE).is_file():
-        return [folder / WHOLE]
-    if (folder / INDEX).exists():
-        weight_map = Settings.of(folder / INDEX).section("weight_map")
-        files = weight_map.values.values()
-        if not files:
-            raise UserError(f"{folder / INDEX} names no file of weights in weight_map")
-        for name, file in weight_map.values.items():
-            is_name = isinstance(file, str) and file.isprintable() and file == Path(file).name
-            if not is_name or not 0 < len(file) <= _LONGEST_NAME:
-                raise weight_map.wrong(name, "not the name of a file beside the index")
-        return [folder / name for name in sorted(set(files))]
-    others = [
-        path.name for ending in ("safetensors", "bin", "pt") for path in folder.glob(f"*.{ending}")
-    ]
-    found = ""
-    if others:
-        first = min(others, key=lambda name: (not name.endswith(".safetensors"), name))
-        found = f"; {first} is a pickle, convert it to safetensors"
-        if first.endswith(".safetensors"):
-            found = f"; transformers does not read {first} either: give it that name, or an index"
-    raise UserError(f"{folder} holds no {WHOLE} and no {INDEX}{found}")
-
-
-class TensorFolder:
-    """The safetensors files of one folder, read lazily.
-
-    Args:
-        rename: name in the files -> name by which a tensor is asked for.
-
-    Raises:
-        UserError: a file is missing, truncated or of another format.
-    """
-
-    def __init__(self, folder: Path, rename: Callable[[str], str] = str) -> None:
-        self.folder = folder
-        self._where: dict[str, tuple[Path, str]] = {}  # file, and name in the file
-        self._open: tuple[Path, Any] | None = None
-        self._bytes_read = 0
-        for path in _weight_files(folder):
-            for stored in self._stored_names(path):
-                self._where[rename(stored)] = path, stored
-
-    def names(self) -> list[str]:
-        """Names of all tensors."""
-        return list(self._where)
-
-    def __contains__(self, name: str) -> bool:
-        return name in self._where
-
-    def require(self, name: str) -> None:
-        """Raises :class:`UserError` where there is no such tensor."""
-        if name not in self._where:
-            raise UserError(f"{self.folder} lacks the tensor {name.partition('/')[2]}")
-
-    def stored_as(self, name: str) -> str:
-        """Return the name of a tensor in its file."""
-        return self._where[name][1]
-
-    def describe(self, name: str) -> tuple[tuple[int, ...], str]:
-        """Shape and dtype (as safetensors calls it) of a tensor, from the file's header."""
-        path, stored = self._where[name]
-        try:
-            entry = self._handle(path).get_slice(stored)
-            return tuple(entry.get_shape()), str(entry.get_dtype())
-        except _BROKEN as error:
-            raise UserError(f"{path}: tensor {stored} cannot be read: {brief(error)}") from None
-
-    def read(self, name: str) -> Tensor:
-        """One tensor; it is read from the mapped file when it is used.
-
-        Raises:
-            UserError: there is no such tensor.
-        """
-        self.require(name)
-        path, stored = self._where[name]
-        try:
-            tensor: Tensor = self._handle(path).get_tensor(stored)
-        except _BROKEN as error:
-            raise UserError(f"{path}: tensor {stored} cannot be read: {brief(error)}") from None
-        self._bytes_read += tensor.nbytes
-        return tensor
-
-    def _stored_names(self, path: Path) -> list[str]:
-        names: list[str] = self._handle(path).keys()
-        return names
-
-    def _handle(self, path: Path) -> Any:
-        if self._open is None or self._open[0] != path or self._bytes_read > _MAPPED_BYTES:
-            self._open = None
-            try:
-                if not path.is_file():  # a named pipe would be waited for without an end
-                    raise UserError(f"{path} is named by the index but is no file")
-                self._open = path, safe_open(path, framework="pt")
-                self._bytes_read = 0
-            except _BROKEN as error:
-                raise UserError(
-                    f"{path} is truncated or no safetensors file: {brief(error)}"
-                ) from None
-        return self._open[1]
 
 
 class HfFolder:
@@ -242,7 +124,7 @@ class HfFolder:
     def _has_weights(self) -> bool:
         """Whether there are any; settings can be read without."""
         folders = [self.folder / folder for folder in self.family.folders.values()]
-        return all((folder / WHOLE).exists() or (folder / INDEX).exists() for folder in folders)
+        return all(TRANSFORMERS.are_in(folder) for folder in folders)
 
     def _shape(self, name: str) -> tuple[int, ...] | None:
         """Return a tensor's shape by its name in the mapping table, None where there is none."""
@@ -268,6 +150,13 @@ class HfFolder:
             self.settings.path,
         )
         return True
+
+    def listed(self) -> Iterator[tuple[str, tuple[int, ...], str]]:
+        """Path and name, shape and type of every tensor."""
+        for folder in dict.fromkeys(self.family.folders.values()):
+            tensors = self.tensors(folder)
+            for name in tensors.names():
+                yield (str(Path(folder) / tensors.stored_as(name)), *tensors.describe(name))
 
     def check(self, config: ModelConfig) -> None:
         """Compare the names in the files with the table.
@@ -324,9 +213,26 @@ class HfFolder:
             )
 
 
+def open_model_folder(folder: str | Path) -> HfFolder | PipelineFolder:
+    """A folder of transformers, or a pipeline of diffusers.
+
+    Raises:
+        UserError: it is neither, or of a kind that is not known.
+    """
+    if is_pipeline_folder(folder):
+        return PipelineFolder(folder)
+    settings = Path(folder) / CONFIG
+    if settings.is_file() and "_diffusers_version" in read_json(settings):
+        raise UserError(
+            f"{settings} describes one component of a pipeline of diffusers: give the folder of "
+            f"the whole pipeline, which has a {PIPELINE}"
+        )
+    return HfFolder(folder)
+
+
 def config_from_hf(folder: str | Path) -> dict[str, Any]:
-    """:meth:`HfFolder.config_fields` of a folder."""
-    return HfFolder(folder).config_fields()
+    """The fields of the configuration that a folder of transformers or diffusers determines."""
+    return open_model_folder(folder).config_fields()
 
 
 def load_hf_weights(
@@ -346,15 +252,10 @@ def load_hf_weights(
         UserError: on all ranks, naming the first tensor and file that are wrong.
     """
     with raise_on_all_ranks(groups.gloo_group):
-        source = HfFolder(folder)
+        source = open_model_folder(folder)
         source.check(config)
         import_named_tensors(model, config, groups, source.read)
     logger.info("loaded the weights of %s", folder)
-
-
-def is_hf_folder(folder: str | Path) -> bool:
-    """Whether a folder looks like a Hugging Face checkpoint and not like a Megatron one."""
-    return (Path(folder) / "config.json").is_file()
 
 
 def _refuse_quantized(path: Path) -> None:

@@ -23,6 +23,7 @@ from megatron_longrl.atomic_file import atomic_write_text
 from megatron_longrl.atomic_folder import atomic_folder, check_free
 from megatron_longrl.conversion.hf import TOKENIZER_FILES
 from megatron_longrl.conversion.mapping import mapping_table
+from megatron_longrl.conversion.tensor_folder import TRANSFORMERS, WeightFiles
 from megatron_longrl.errors import UserError
 from megatron_longrl.json_file import read_json
 from megatron_longrl.models.family import HfExport, find_family
@@ -42,10 +43,16 @@ class TensorFolderWriter:
     Args:
         folder: is created.
         max_shard_bytes: a file is closed before it grows beyond this.
+        files: their names.
     """
 
-    def __init__(self, folder: Path, max_shard_bytes: int = MAX_SHARD_BYTES) -> None:
-        self.folder = folder
+    def __init__(
+        self,
+        folder: Path,
+        max_shard_bytes: int = MAX_SHARD_BYTES,
+        files: WeightFiles = TRANSFORMERS,
+    ) -> None:
+        self.folder, self._files = folder, files
         folder.mkdir(parents=True, exist_ok=True)
         self._limit = max_shard_bytes
         self._pending: dict[str, Tensor] = {}
@@ -65,18 +72,18 @@ class TensorFolderWriter:
         self._total_bytes += size
 
     def finish(self) -> None:
-        """Write what is left and give the files the names that transformers looks for."""
+        """Write what is left and give the files the names that the library looks for."""
         self._flush()
         if len(self._shards) == 1:
-            os.replace(self._path(1), self.folder / "model.safetensors")
+            os.replace(self._path(1), self.folder / self._files.whole)
             return
         weight_map: dict[str, str] = {}
         for number, names in enumerate(self._shards, 1):
-            file = f"model-{number:05d}-of-{len(self._shards):05d}.safetensors"
+            file = self._files.shard(number, len(self._shards))
             os.replace(self._path(number), self.folder / file)
             weight_map.update(dict.fromkeys(names, file))
         index = {"metadata": {"total_size": self._total_bytes}, "weight_map": weight_map}
-        write_json(self.folder / "model.safetensors.index.json", index)
+        write_json(self.folder / self._files.index, index)
 
     def _flush(self) -> None:
         if self._pending or not self._shards:
@@ -88,7 +95,7 @@ class TensorFolderWriter:
             self._pending, self._pending_bytes = {}, 0
 
     def _path(self, number: int) -> Path:
-        return self.folder / f"model-{number:05d}.safetensors"
+        return self.folder / f"{self._files.stem}-{number:05d}.safetensors"
 
 
 class HfFolderWriter:

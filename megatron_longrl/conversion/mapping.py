@@ -25,6 +25,7 @@ from megatron_longrl.platforms import platform
 
 if TYPE_CHECKING:
     from megatron_longrl.config import ModelConfig
+    from megatron_longrl.models.sizes import Sized
     from megatron_longrl.parallel.groups import ParallelGroups
 
 LOCAL_LAYER = re.compile(r"^(language_model\.decoder\.layers\.)(\d+)(\..*)$")
@@ -45,6 +46,17 @@ def mapping_table(config: ModelConfig) -> MappingRegistry:
             f"the weights of --model-family {config.model.family} correspond to those of no folder"
         )
     return policy.weights.mapping_table(config)
+
+
+def expected_sizes(config: ModelConfig) -> list[Sized]:
+    """The tensors whose shapes give the sizes of the configuration's model; none of a policy that
+    no folder holds."""
+    policy = find_policy(config.model.family)
+    if policy is None:
+        return find_family(config.model.family).sizes(config.flat())
+    if policy.weights is None or policy.weights.diffusers is None:
+        return []
+    return policy.weights.diffusers.sizes(config.flat())
 
 
 def unwrap(module: nn.Module) -> nn.Module:

@@ -7,10 +7,12 @@ its weights. Tensors are named after the modules of transformers' class:
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
@@ -26,6 +28,7 @@ from megatron_longrl.models.family import Family, find_family
 from megatron_longrl.models.hf_settings import Settings
 from megatron_longrl.models.lora import merged_weight
 from megatron_longrl.models.param_mapping import TensorMapping, adapter_mappings
+from megatron_longrl.models.policy import find_policy
 
 if TYPE_CHECKING:
     import torch
@@ -35,7 +38,11 @@ if TYPE_CHECKING:
 
 SETTINGS = "adapter_config.json"
 WEIGHTS = "adapter_model.safetensors"
+FOR_DIFFUSERS = "pytorch_lora_weights.safetensors"
 PREFIX = "base_model.model."
+
+_OF_DIFFUSERS = ("r", "lora_alpha", "use_rslora", "lora_dropout", "bias", "target_modules")
+"""Settings in the header of diffusers' file."""
 
 Pair = tuple[Tensor, Tensor]
 """A [r, in] and B [out, r]."""
@@ -50,6 +57,48 @@ _ONLY: dict[str, tuple[Any, ...]] = {
     "alpha_pattern": (None, {}),
 }
 """Settings of which some values are implemented, None where there is none."""
+
+
+class AdapterPlaces(Protocol):
+    """The places of a model's weights in its folder: a
+    :class:`~megatron_longrl.models.family.Family`, or a component of a pipeline."""
+
+    @property
+    def folders(self) -> Mapping[str, str]:
+        """Part of the model -> folder."""
+
+    def locate(self, name: str) -> tuple[str, str]:
+        """Name of the mapping table -> (folder, name of the tensor in its files)."""
+
+    @property
+    def module_path(self) -> Callable[[str], str]:
+        """Name of the mapping table -> name in the class of the folder."""
+
+
+@dataclass(frozen=True)
+class _Component:
+    """A component of a pipeline of diffusers, whose adapters have a folder of their own."""
+
+    name: str
+
+    @property
+    def folders(self) -> Mapping[str, str]:
+        return {self.name: ""}
+
+    def locate(self, name: str) -> tuple[str, str]:
+        return "", name.partition("/")[2]
+
+    @property
+    def module_path(self) -> Callable[[str], str]:
+        return lambda name: name.partition("/")[2]
+
+
+def adapter_places(config: ModelConfig) -> AdapterPlaces:
+    """The places of a model's adapters."""
+    policy = find_policy(config.model.family)
+    if policy is None or policy.weights is None or policy.weights.diffusers is None:
+        return find_family(config.model.family)
+    return _Component(policy.weights.diffusers.component)
 
 
 def adapters_of(
@@ -94,14 +143,15 @@ def write_adapters(
     Raises:
         UserError: the folder exists.
     """
-    family = find_family(config.model.family)
+    family = adapter_places(config)
+    completion = family.completion(config) if isinstance(family, Family) else {}
     table = {
         n
         for mapping in mapping_table(config).expand()
         for n in mapping.hf_params
         if n.endswith(".weight")
     }
-    others = table.union(unused, family.completion(config)) - adapters.keys()
+    others = table.union(unused, completion) - adapters.keys()
     with atomic_folder(Path(folder)) as aside:
         for sub in dict.fromkeys(family.locate(name)[0] for name in adapters):
             mine = {n: pair for n, pair in adapters.items() if family.locate(n)[0] == sub}
@@ -124,6 +174,19 @@ def write_adapters(
                 "target_modules": target_modules(modules, beside),
             }
             write_json(aside / sub / SETTINGS, settings)
+        if isinstance(family, _Component):
+            _write_for_diffusers(aside, family.name, tensors, settings)
+
+
+def _write_for_diffusers(
+    folder: Path, component: str, tensors: Mapping[str, Tensor], settings: Mapping[str, Any]
+) -> None:
+    """Write the same adapters as ``load_lora_weights`` of a pipeline reads them."""
+    named = {f"{component}.{name.removeprefix(PREFIX)}": t for name, t in tensors.items()}
+    told = {f"{component}.{name}": settings[name] for name in _OF_DIFFUSERS}
+    metadata = {"format": "pt", "lora_adapter_metadata": json.dumps(told)}
+    save_file(named, folder / FOR_DIFFUSERS, metadata=metadata)
+    (folder / FOR_DIFFUSERS).chmod(folder.stat().st_mode & 0o666)
 
 
 def _settings(lora: LoraSection) -> dict[str, Any]:
@@ -141,11 +204,11 @@ def _settings(lora: LoraSection) -> dict[str, Any]:
     }
 
 
-def _is_language_model(family: Family, folder: str) -> bool:
+def _is_language_model(family: AdapterPlaces, folder: str) -> bool:
     return [part for part, place in family.folders.items() if place == folder] == ["llm"]
 
 
-def _module(family: Family, name: str) -> str:
+def _module(family: AdapterPlaces, name: str) -> str:
     """The module that holds a weight of the mapping table."""
     return family.module_path(name).removesuffix(".weight")
 
@@ -188,7 +251,7 @@ class PeftFolder:
         UserError: there are none, or of a kind that is not supported.
     """
 
-    def __init__(self, folder: str | Path, family: Family) -> None:
+    def __init__(self, folder: str | Path, family: AdapterPlaces) -> None:
         self._folder = folder
         self._family = family
         self._scales: dict[str, float] = {}

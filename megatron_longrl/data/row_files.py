@@ -1,4 +1,4 @@
-"""Files of rows: JSON lines, one JSON array, or tables.
+"""Files of rows: JSON lines, one JSON array, tables, or a prompt in each line of a text.
 
 One broken entry does not hide the others.
 """
@@ -143,7 +143,8 @@ def _lines(path: Path) -> Iterator[tuple[str, Any]]:
                 yield f":{number}", BrokenEntry(f"not text in UTF-8 ({error.reason})")
                 continue
             if line:
-                yield f":{number}", _parsed(line)
+                is_text = path.suffix == ".txt" and not line.startswith("{")
+                yield f":{number}", {"problem": line} if is_text else _parsed(line)
 
 
 def _parsed(line: str) -> Any:

@@ -22,6 +22,7 @@ OTHER_NAMES = {"problem": ("question", "prompt"), "answer": ("solution", "ground
 """Names that other projects (EasyR1, verl, LLaVA) give to fields; for those of media see
 :class:`~megatron_longrl.media.modality.Modality`. One counts where the row does not have the field
 by its own name; otherwise it is metadata."""
+_PROBLEMS, _ANSWERS = ((name, *OTHER_NAMES[name]) for name in ("problem", "answer"))
 TEXT_FIELDS = ("problem_id", "problem", "answer", "reasoning", "problem_type", "data_type")
 """Fields of a data row that have a meaning here, without those of media."""
 AUDIO_IN_VIDEO = "audio_in_video"
@@ -140,6 +141,7 @@ def load_rows(
     problems: list[RowProblem] | None = None,
     columns: Sequence[str] = (),
     every_turn: bool = False,
+    answers: bool = True,
 ) -> list[Row]:
     """Read all rows of the given files, in order.
 
@@ -153,6 +155,7 @@ def load_rows(
         columns: ``--data-columns``.
         every_turn: whether each of the assistant's turns of a conversation is a row of its own, for
             supervised fine-tuning; otherwise the last one is.
+        answers: whether each row needs an answer; it is the problem itself where it has none.
 
     Returns:
         The rows; video paths are resolved against the folder of the file that names them.
@@ -165,7 +168,7 @@ def load_rows(
         raise DataError("no data: give at least one file or folder with --train-data-path")
     rows: list[Row] = []
     names: Counter[str] = Counter()
-    reader = _RowReader(parse_columns(columns, _other_names()), every_turn)
+    reader = _RowReader(parse_columns(columns, _other_names()), every_turn, answers)
     given = [Path(path) for path in sources([str(path) for path in paths])[0]]
     files = [(part, file) for part, p in enumerate(given) for file in data_files(p, folder_file)]
     for part, path in files:
@@ -214,6 +217,14 @@ def row_of(entry: Mapping[str, Any], file: Path, place: str) -> Row:
     return _parse_row(checked, file, place, f"{file.name}{place}")
 
 
+def _answered(entry: dict[str, Any]) -> dict[str, Any]:
+    """A row of a prompt, whose answer is drawn and need not be written."""
+    if any(entry.get(name) is not None for name in _ANSWERS):
+        return entry
+    problem = next((entry[n] for n in _PROBLEMS if entry.get(n) is not None), None)
+    return {**entry, "answer": problem}
+
+
 def _other_names() -> dict[str, tuple[str, ...]]:
     """Every field, and the other names that it may have."""
     found: dict[str, tuple[str, ...]] = dict.fromkeys((*TEXT_FIELDS, AUDIO_IN_VIDEO), ())
@@ -227,11 +238,14 @@ class _RowReader:
 
     columns: Mapping[str, str]
     every_turn: bool
+    answers: bool
 
     def read(self, entry: Any, path: Path, location: str, uid_place: str) -> list[Row]:
         """The rows of an entry: one, or one for each of the assistant's turns."""
         where = f"{path}{location}"
         entry = self._by_columns(_object(entry, where), where)
+        if not self.answers:
+            entry = _answered(entry)
         messages = next((entry[name] for name in MESSAGES if entry.get(name) is not None), None)
         if messages is None:
             return [_parse_row(entry, path, location, uid_place)]

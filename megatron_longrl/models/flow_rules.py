@@ -16,6 +16,7 @@ from megatron_longrl.models.flow_section import FlowSection
 if TYPE_CHECKING:
     from megatron_longrl.config import Config, Entry, ModelConfig
     from megatron_longrl.config.algorithm import AlgorithmSection
+    from megatron_longrl.config.lora import LoraSection
     from megatron_longrl.config.rewards import RewardSection
     from megatron_longrl.config.rl import RLSection
     from megatron_longrl.config.training import TrainingSection
@@ -32,19 +33,32 @@ class FlowRules:
     """Fields that a checkpoint or a recipe has to bring."""
     own: Callable[[ModelConfig], Iterator[str]]
     """A line for every rule of the family alone that does not hold."""
+    adapters: bool = False
+    """Whether the family has LoRA adapters."""
 
     def __call__(self, config: Config, world_size: int, entry: Entry | None) -> Iterator[str]:
         """A line for every rule across fields that does not hold."""
         missing = [flag(name) for name in self.needed if not config.value(name)]
         if missing:
             yield (
-                f"{', '.join(missing)} not set: give --pretrained-checkpoint FOLDER, which brings "
-                "them, or put them into the --config recipe"
+                f"{', '.join(missing)} not set: give --pretrained-checkpoint FOLDER, of diffusers "
+                "or of a run, which brings them, or put them into the --config recipe"
             )
             return
         yield from _heads(config)
         yield from self.own(config)
         yield from _layout(config)
+        if self.adapters or not config.lora.rank:
+            yield from _adapters(config.lora) if entry in ("sft", "rl") else ()
+        else:
+            yield (
+                f"lora_rank ({config.lora.rank}): {config.model.family} has no adapters yet: leave "
+                "--lora-rank out"
+            )
+        if entry in ("evaluate", "generate") and not config.checkpoint.starts_from:
+            yield "no weights: give --load RUN, or --pretrained-checkpoint FOLDER"
+        if entry == "evaluate":
+            yield from _rewards(config.reward)
         replicas = config.parallel.data_parallel_size(world_size)
         family = config.family_as(FlowSection)
         if entry == "rl":
@@ -71,6 +85,17 @@ def _heads(config: ModelConfig) -> Iterator[str]:
     yield from indivisible(config.value, "num_attention_heads", "tensor_model_parallel_size")
 
 
+def _adapters(lora: LoraSection) -> Iterator[str]:
+    if not lora.rank:
+        return
+    if lora.alpha == 0:
+        yield "lora_alpha (0) makes adapters add nothing: leave it out, or give --lora-alpha N"
+    if not lora.target_modules:
+        yield "lora_target_modules is empty: leave it out, or name some layers"
+    if lora.parts != ("language_model",):
+        yield "lora_parts: one part of a flow-matching model is trained: leave --lora-parts out"
+
+
 def _layout(config: ModelConfig) -> Iterator[str]:
     parallel, remedy = config.parallel, "give --tensor-model-parallel-size, --context-parallel-size"
     name = config.model.family
@@ -81,8 +106,6 @@ def _layout(config: ModelConfig) -> Iterator[str]:
         )
     if parallel.sequence_parallel:
         yield f"sequence_parallel: {name} shards tokens over MR-SP ranks alone: {remedy} instead"
-    if config.lora.rank:
-        yield f"lora_rank ({config.lora.rank}): {name} has no adapters yet: leave --lora-rank out"
     if config.training.recompute_granularity == "selective":
         yield (
             f"recompute_granularity selective: {name} knows whole layers: give full, or leave "

@@ -15,8 +15,8 @@ Whoever brings a policy brings three things:
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
 
 from megatron_longrl.config.family import FAMILY_SECTIONS, FamilySection
 from megatron_longrl.errors import UserError
@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     import torch
 
     from megatron_longrl.config import Config, Entry, ModelConfig
+    from megatron_longrl.models.diffusers_format import DiffusersFormat
     from megatron_longrl.models.param_mapping import MappingRegistry
     from megatron_longrl.parallel.groups import ParallelGroups
 
@@ -43,6 +44,8 @@ class PolicyWeights:
     draw: Callable[[ModelConfig, str, torch.Size, torch.Generator], torch.Tensor]
     """(configuration, name in the table, shape, generator of this tensor) -> the initial value of a
     whole tensor."""
+    diffusers: DiffusersFormat | None = None
+    """The folders of diffusers that hold such weights."""
 
 
 @dataclass(frozen=True)
@@ -57,11 +60,19 @@ class Policy:
     (``sft``, ``rl``, ``evaluate``). The process groups do not exist yet when a program begins."""
     required: tuple[str, ...] = ()
     """Fields of the configuration that have to be given."""
+    required_of: Mapping[Entry, tuple[str, ...]] = field(default_factory=dict)
+    """The fields of single programs, in the place of ``required``."""
+    defaults: Mapping[str, Any] = field(default_factory=dict)
+    """Fields whose default is another one for this policy, by flat name."""
     rules: Callable[[Config, int, Entry | None], Iterator[str]] | None = None
     """(configuration, number of ranks, entry point) -> a line for every rule across fields that
     does not hold."""
     weights: PolicyWeights | None = None
     """None where weights are neither read from a folder nor drawn by name."""
+
+    def required_by(self, entry: Entry) -> tuple[str, ...]:
+        """Return the fields that a program needs."""
+        return self.required_of.get(entry, self.required)
 
     def program(self, entry: Entry) -> Program:
         """Return the function that an entry point calls.

@@ -25,7 +25,7 @@ from megatron.core.tensor_parallel.random import model_parallel_cuda_manual_seed
 from megatron_longrl.conversion.initialize import initialize_weights
 from megatron_longrl.models.build import build_modules, encoder_groups
 from megatron_longrl.models.family import find_family
-from megatron_longrl.models.lora import train_adapters_only
+from megatron_longrl.models.lora import ADAPTER, train_adapters_only
 from megatron_longrl.models.policy import find_policy
 
 if TYPE_CHECKING:
@@ -91,14 +91,16 @@ def build_model(config: ModelConfig, groups: ParallelGroups, *, train: bool = Tr
     """
     model_parallel_cuda_manual_seed(config.training.seed)
     policy = find_policy(config.model.family)
+    if not train:
+        config = replace(config, lora=config.lora.model_copy(update={"rank": 0}))
     if policy is not None:
         built = policy.build(config, groups)
         if policy.weights is not None:
             initialize_weights({POLICY: built}, config, groups)
+        if any(name.endswith(ADAPTER) for name, _ in built.named_parameters()):
+            train_adapters_only(built)
         return _wrapped_policy(built, config.parallel, config.training, groups, train=train)
     assert config.model.vocab_size is not None, "the vocabulary's size comes from the tokenizer"
-    if not train:
-        config = replace(config, lora=config.lora.model_copy(update={"rank": 0}))
     modules = build_modules(config, groups)
     initialize_weights(modules, config, groups)
     if not train:

@@ -46,5 +46,5 @@ def build_run(config: Config, entry: Entry) -> Run:
     collective over the world."""
     platform.prepare()
     groups = init_parallel(config.parallel, config.model)
-    model = build_model(config, groups, train=entry != "evaluate")
+    model = build_model(config, groups, train=entry in ("sft", "rl"))
     return Run(config, groups, entry, model, PhaseTimer())

@@ -9,8 +9,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from megatron_longrl.config import Config
 from megatron_longrl.conversion.mapping import export_named_tensors
-from megatron_longrl.parallel.groups import init_parallel
+from megatron_longrl.models.lora import ADAPTER
+from megatron_longrl.parallel.groups import ParallelGroups, init_parallel
 from megatron_longrl.platforms import platform
 from megatron_longrl.training.flow.losses import StepLoss, flow_matching_loss
 from megatron_longrl.training.flow.rows import CleanRows, NoisyRows, StepRows, TextEmbedding
@@ -18,6 +20,12 @@ from megatron_longrl.training.flow.velocity_step import VelocityStep
 from megatron_longrl.training.model import build_model
 from megatron_longrl.training.train_step import TrainStep
 from tests import tiny_sd3
+from tests.distributed.adapters import (
+    Modules,
+    expected_gradients,
+    make_them_matter,
+    whole_adapters,
+)
 from tests.distributed.layouts import largest_error
 
 TOLERANCE = 1e-5
@@ -81,6 +89,9 @@ def check(kind: str, size: tuple[int, ...], *, tiny: ModuleType = tiny_sd3, **la
     reference = tiny.diffusers_model()
     model = build_model(config, groups)
     tiny.take_weights(model.policy, reference, config, groups)
+    if config.lora.rank:
+        make_them_matter(model.modules, config, groups)
+        _take_merged(reference, model.modules, config, groups)
     given = rows(tiny, size)
     share = ROWS // groups.dp.size()
     first = share * groups.dp.rank()
@@ -97,17 +108,46 @@ def check(kind: str, size: tuple[int, ...], *, tiny: ModuleType = tiny_sd3, **la
     assert abs(result.metrics["lm loss"] - expected["lm loss"]) <= TOLERANCE * abs(
         expected["lm loss"]
     )
+    theirs = {
+        f"transformer/{name}": torch.zeros_like(p) if p.grad is None else p.grad
+        for name, p in reference.named_parameters()
+    }
+    if config.lora.rank:
+        _check_adapters(model.modules, config, groups, theirs)
+        return
     own = {name: p.main_grad.clone() for name, p in _trained(model.policy.module)}
     with torch.no_grad():
         for name, parameter in _trained(model.policy.module):
             parameter.copy_(own[name])
     exported = dict(export_named_tensors(model.modules, config, groups))
-    theirs = {
-        f"transformer/{name}": torch.zeros_like(p) if p.grad is None else p.grad
-        for name, p in reference.named_parameters()
-    }
     assert largest_error(exported, theirs) <= TOLERANCE
 
 
 def _trained(model: torch.nn.Module) -> list[tuple[str, Any]]:
     return [(name, p) for name, p in model.named_parameters() if p.requires_grad]
+
+
+@torch.no_grad()
+def _take_merged(
+    reference: torch.nn.Module, modules: Modules, config: Config, groups: ParallelGroups
+) -> None:
+    """Give diffusers' model the weights with the adapters in them."""
+    held = reference.state_dict()
+    for name, tensor in export_named_tensors(modules, config, groups):
+        held[name.removeprefix("transformer/")].copy_(tensor)
+
+
+def _check_adapters(
+    modules: Modules, config: Config, groups: ParallelGroups, dense: dict[str, Tensor]
+) -> None:
+    """Gradients of adapters are those of the merged weights by the chain rule; nothing else has
+    any."""
+    trained = {name for name, _ in _trained(modules["policy"])}
+    assert trained and all(name.endswith(ADAPTER) for name in trained)
+    held = whole_adapters(modules, config, groups)
+    expected = expected_gradients(config, held, dense, config.lora.scale)
+    found = whole_adapters(modules, config, groups, lambda p: p.main_grad)  # type: ignore[attr-defined]
+    pairs = {
+        f"{name} {m}": g for name, two in found.items() for m, g in zip("AB", two, strict=True)
+    }
+    assert largest_error(pairs, expected) <= TOLERANCE

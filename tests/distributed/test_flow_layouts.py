@@ -43,6 +43,12 @@ def test_recomputed_layers(name: str, tiny: ModuleType, size: tuple[int, ...]) -
     check("step", size, tiny=tiny, **LAYOUTS[name], **again)
 
 
+@pytest.mark.parametrize("name", ["TP2", "MR-SP2"])
+def test_adapters(name: str) -> None:
+    targets = ["linear_qkv", "linear_proj", "added_linear_qkv", "added_linear_proj", "linear_fc1"]
+    check("step", SQUARE, **LAYOUTS[name], lora_rank=3, lora_target_modules=targets)
+
+
 SIZES = {
     "square": (tiny_sd3, SQUARE),
     "odd": (tiny_sd3, ODD),

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+import torch
 from PIL import Image
 
+from megatron_longrl.algorithms.flow.seeds import noise_generator
 from megatron_longrl.observability.metrics_file import read_metrics
 from tests.functional.catalogue import catalogue_entries, told_of
 from tests.functional.launches import CP2, TP2, Outcome, run
@@ -138,16 +142,85 @@ def test_an_algorithm_trains(algorithm: str, base: Path, data: Path, tmp_path: P
     assert steps[0]["grad-norm"] > 0 and steps[0]["skipped_updates"] == 0
 
 
-def test_a_reward_that_fails_costs_its_own_pictures(base: Path, data: Path, tmp_path: Path) -> None:
+def test_a_folder_is_all_and_a_reward_that_fails_costs_its_own_pictures(
+    data: Path, tmp_path: Path
+) -> None:
+    """Nothing is said of the model but the folder of diffusers."""
     write_broken_prompts(tmp_path / "prompts.jsonl")
-    outcome = rl(
-        *(data, 1, "--pretrained-checkpoint", base, "--rl-algorithm", "flow_grpo"),
+    command = [
+        *("-m", "megatron_longrl.train_rl", *RL, "--pretrained-checkpoint", data / "diffusers"),
+        *("--train-data-path", tmp_path / "prompts.jsonl", "--rl-algorithm", "flow_grpo"),
+        *("--reward-function", f"{data / 'reward.py'}:shape", "--text-max-tokens", "12"),
+        *("--picture-height", "16", "--picture-width", "16"),
         *("--train-iters", "1", "--save", tmp_path / "run"),
-        prompts_of=tmp_path,
-    ).succeeded()
+    ]
+    outcome = run([str(word) for word in command], 1, 400, cold=True).succeeded()
     (step,) = numbers(tmp_path / "run")
     assert step["rewards_failed"] == 16 and step["reward/mean"] == 0
     assert "no reward shape for picture 0" in outcome.output
+
+
+def test_generated_pictures_are_those_of_diffusers(data: Path, tmp_path: Path) -> None:
+    """To 1/255, of a folder about which nothing else is said."""
+    from diffusers import StableDiffusion3Pipeline
+
+    prompts = ["a red square in the top left corner", "a blue square"]
+    (tmp_path / "prompts.txt").write_text("\n\n".join(prompts))
+    pictures = generate(
+        *("--pretrained-checkpoint", data / "diffusers", "--prompts", tmp_path / "prompts.txt"),
+        *("--output", tmp_path / "out", "--num-samples", "2", "--eval-sampling-steps", "5"),
+        *("--guidance-scale", "2", "--picture-height", "8", "--picture-width", "16"),
+        *("--text-max-tokens", "12", "--seed", "9"),
+    )
+    assert [row["prompt"] for row in pictures] == [prompts[0], prompts[0], prompts[1], prompts[1]]
+    assert [row["sample"] for row in pictures] == [0, 1, 0, 1]
+    noise = [
+        noise_generator("first", 9, -2, row["prompt_number"], row["sample"]) for row in pictures
+    ]
+    expected = StableDiffusion3Pipeline.from_pretrained(data / "diffusers")(
+        [row["prompt"] for row in pictures],
+        height=8,
+        width=16,
+        num_inference_steps=5,
+        guidance_scale=2,
+        max_sequence_length=12,
+        output_type="np",
+        latents=torch.stack([torch.randn(4, 2, 4, generator=one) for one in noise]),
+    ).images
+    found = np.stack([np.asarray(Image.open(tmp_path / "out" / row["file"])) for row in pictures])
+    assert np.abs(found - np.round(expected * 255)).max() <= 1
+    assert found.std() > 1, "not one colour"
+
+
+def generate(*flags: str | Path, ranks: int = 1) -> list[dict[str, Any]]:
+    """The list of the pictures."""
+    words = [str(flag) for flag in flags]
+    run(["-m", "megatron_longrl.generate", *words], ranks, 400, cold=True).succeeded()
+    folder = Path(words[words.index("--output") + 1])
+    lines = (folder / "pictures.jsonl").read_text().splitlines()
+    return [json.loads(line) for line in lines]
+
+
+@pytest.mark.full("tests/functional/test_flow.py::test_generated_pictures_are_those_of_diffusers")
+def test_a_run_is_looked_at_and_measured(base: Path, data: Path, tmp_path: Path) -> None:
+    """On two replicas as on one."""
+    common = ("--load", base, "--prompts", data / "prompts.jsonl")
+    for ranks in (1, 2):
+        pictures = generate(*common, "--output", tmp_path / f"{ranks}", ranks=ranks)
+        assert len(pictures) == 12
+    for row in pictures:
+        one, two = (np.asarray(Image.open(tmp_path / n / row["file"])).astype(int) for n in "12")
+        assert np.abs(one - two).max() <= 1
+    command = [
+        *("-m", "megatron_longrl.evaluate", "--load", base, "--data", data / "prompts.jsonl"),
+        *("--reward-function", f"{data / 'reward.py'}:shape", "--eval-group-size", "2"),
+        *("--eval-samples", "5", "--output", tmp_path / "rewards.json"),
+    ]
+    run([str(word) for word in command], 2, 400, cold=True).succeeded()
+    told = json.loads((tmp_path / "rewards.json").read_text())
+    assert (told["samples"], told["pictures"], told["rewards_failed"]) == (5, 10, 0)
+    every = [one["reward"] for row in told["answers"] for one in row["responses"]]
+    assert len(every) == 10 and told["reward"] == pytest.approx(sum(every) / 10)
 
 
 @pytest.mark.parametrize(
@@ -158,7 +231,7 @@ def test_a_reward_that_fails_costs_its_own_pictures(base: Path, data: Path, tmp_
         (("--rewards", "accuracy"), "rewards accuracy read text: give --reward-function "),
         (("--pipeline-model-parallel-size", "2"), "pipeline_model_parallel_size (2): sd3 has one"),
         (("--micro-batch-size", "5"), "global_batch_size (8) cuts the 16 pictures of a step not"),
-        (("--lora-rank", "4"), "lora_rank (4): sd3 has no adapters yet"),
+        (("--lora-rank", "4", "--lora-parts", "projector"), "lora_parts: one part of a flow-"),
         (("--diffusers-folder", "."), "--diffusers-folder: model_index.json cannot be read: "),
     ],
 )

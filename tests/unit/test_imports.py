@@ -40,7 +40,7 @@ FORBIDDEN = {
 
 PLAIN = {
     *("cli.score", "config", "data", "planner", "processes", "rewards"),
-    *("atomic_file", "atomic_folder", "errors", "evaluate", "train_rl", "train_sft"),
+    *("atomic_file", "atomic_folder", "errors", "evaluate", "generate", "train_rl", "train_sft"),
     *("cli.convert", "cli.inspect", "cli.launch", "cli.load", "cli.rules", "cli.verify"),
     *("cli.conversion.find", "cli.conversion.process"),
     *("checkpoint.architecture", "checkpoint.folder", "checkpoint.retention"),
@@ -106,7 +106,7 @@ TENSOR_TESTS = {
     *("planner/test_cost.py", "rewards/test_function_tensors.py", "rewards/test_runner.py"),
 }
 
-ENTRIES = ("train_rl", "train_sft", "evaluate", "serve")
+ENTRIES = ("train_rl", "train_sft", "evaluate", "generate", "serve")
 RECIPE = ("--config", str(ROOT / "examples/quickstart/grpo.yaml"))
 DATA = ("--train-data-path", "d", "--valid-data-path", "d", "--tokenizer-model", "t")
 ENTRY_POINTS = (

@@ -73,6 +73,7 @@ ROWS = [
     {"problem": "What is 6 * 7?", "answer": "42"},
 ]
 MODELS = ("MODEL", "Qwen2.5-VL-7B", "Qwen2.5-VL-7B-Instruct", "runs/sft", "runs/grpo")
+PIPELINES = ("stable-diffusion-3.5-medium", "runs/flow")
 RECIPE = {"pretrained_checkpoint": "MODEL", "train_data_path": ["DATA"], "video_frames": 4}
 
 
@@ -87,11 +88,20 @@ def sandbox(tmp_path_factory: pytest.TempPathFactory) -> Path:
         real_tokenizers.write(folder / name, "qwen2.5-vl")
         (folder / name / "config.json").write_text('{"model_type": "qwen2_5_vl"}')
     (folder / "DATA").mkdir()
+    for name in PIPELINES:
+        (folder / name / "transformer").mkdir(parents=True)
+        for file, kind in (
+            ("model_index.json", "StableDiffusion3Pipeline"),
+            ("transformer/config.json", "SD3Transformer2DModel"),
+        ):
+            (folder / name / file).write_text(json.dumps({"_class_name": kind}))
     _write_clip(folder / "clip.mp4")
     (folder / "DATA" / "clip.mp4").symlink_to(folder / "clip.mp4")
     rows = "".join(json.dumps(row) + "\n" for row in ROWS)
     for name in ("DATA/train.jsonl", "TEST.jsonl", "rows.jsonl", "data.jsonl"):
         (folder / name).write_text(rows)
+    for name in ("prompts.jsonl", "heldout.jsonl", "prompts.txt"):
+        (folder / name).write_text('{"prompt": "a red square"}\n')
     response = {"response": "<think>so</think><answer>B</answer>"}
     (folder / "responses.jsonl").write_text(2 * (json.dumps(response) + "\n"))
     SAMPLES["video_mme"](folder / "Video-MME")

@@ -98,7 +98,7 @@ def tokenizer(folder: Path) -> None:
 
 
 def tensors(folder: Path) -> None:
-    from megatron_longrl.conversion.hf import TensorFolder
+    from megatron_longrl.conversion.tensor_folder import TensorFolder
 
     (folder / "file").rename(folder / "b.safetensors")
     (folder / "model.safetensors.index.json").write_text('{"weight_map": {"a": "b.safetensors"}}')

@@ -28,7 +28,12 @@ from megatron_longrl.config.section import Metavar, Programs, Section, Unit, not
 from tools.reference.text import formatted, sentence, table
 
 NAMES = FieldNames(all_sections())
-PROGRAMS: Mapping[str, str] = {"sft": "train-sft", "rl": "train-rl", "evaluate": "evaluate"}
+PROGRAMS: Mapping[str, str] = {
+    "sft": "train-sft",
+    "rl": "train-rl",
+    "evaluate": "evaluate",
+    "generate": "generate",
+}
 HEADS = ("field", "value", "default", "programs", "meaning")
 OF_PRESETS = tuple(
     field.name

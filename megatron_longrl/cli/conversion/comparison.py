@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -13,6 +12,7 @@ from torch import Tensor
 
 from megatron_longrl.checkpoint import folder as layout
 from megatron_longrl.checkpoint.loading import load_weights
+from megatron_longrl.cli.conversion.difference import Difference
 from megatron_longrl.cli.conversion.loader_megatron import one_rank_config
 from megatron_longrl.cli.conversion.reference import hugging_face_logits
 from megatron_longrl.config.model import ModelSection
@@ -33,16 +33,6 @@ from megatron_longrl.platforms import platform
 from megatron_longrl.training.language_step import hidden_states
 from megatron_longrl.training.model import TrainedModel, build_model
 from megatron_longrl.training.sharding import shard_batch
-
-
-@dataclass(frozen=True)
-class Difference:
-    """The difference between two sets of logits."""
-
-    largest: float
-    mean: float
-    same_choice: float
-    """Share of positions where both have the same token first."""
 
 
 def difference(ours: Tensor, theirs: Tensor) -> Difference:

@@ -13,7 +13,9 @@ from torch.distributed.checkpoint.metadata import TensorStorageMetadata
 from megatron_longrl.checkpoint import folder as layout
 from megatron_longrl.checkpoint.architecture import LORA_FIELDS, meaningful_fields
 from megatron_longrl.checkpoint.metadata_file import check_core_files, read_metadata
-from megatron_longrl.conversion.hf import HfFolder, is_hf_folder
+from megatron_longrl.config.model_folders import is_model_folder
+from megatron_longrl.conversion.hf import open_model_folder
+from megatron_longrl.conversion.pipeline_folder import PipelineFolder
 from megatron_longrl.errors import UserError
 
 _BYTES = {"F64": 8, "I64": 8, "F32": 4, "I32": 4, "F16": 2, "BF16": 2, "I16": 2}
@@ -55,7 +57,7 @@ def contents_of(folder: Path) -> Contents:
     Raises:
         UserError: there is no checkpoint, or it cannot be read.
     """
-    return hugging_face(folder) if is_hf_folder(folder) else megatron(folder)
+    return hugging_face(folder) if is_model_folder(folder) else megatron(folder)
 
 
 def verified(folder: Path) -> str:
@@ -64,7 +66,7 @@ def verified(folder: Path) -> str:
     Raises:
         UserError: a file has changed, or there are no checksums to compare with.
     """
-    if is_hf_folder(folder):
+    if is_model_folder(folder):
         raise UserError(
             f"--verify: {folder} is a Hugging Face folder, which has no checksums; "
             "`longrl verify` compares its weights with a Megatron checkpoint's"
@@ -84,16 +86,13 @@ def verified(folder: Path) -> str:
 
 
 def hugging_face(folder: Path) -> Contents:
-    """A Hugging Face folder."""
-    source = HfFolder(folder)
-    tensors = []
-    for sub in dict.fromkeys(source.family.folders.values()):
-        files = source.tensors(sub)
-        for name in files.names():
-            shape, dtype = files.describe(name)
-            stored = str(Path(sub) / files.stored_as(name))
-            tensors.append(Entry(stored, shape, dtype, _BYTES.get(dtype, 1)))
-    title = f"{folder}: Hugging Face, {source.model_family}"
+    """A folder of transformers or diffusers."""
+    source = open_model_folder(folder)
+    tensors = [
+        Entry(name, shape, dtype, _BYTES.get(dtype, 1)) for name, shape, dtype in source.listed()
+    ]
+    kind = "diffusers" if isinstance(source, PipelineFolder) else "Hugging Face"
+    title = f"{folder}: {kind}, {source.model_family}"
     return Contents(title, _architecture(source.config_fields()), tensors)
 
 

@@ -17,7 +17,7 @@ from megatron_longrl.cli.conversion.plugins import Source, tensor_names
 from megatron_longrl.errors import UserError
 from megatron_longrl.platforms import platform
 
-DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
+DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 """Types by the names that --dtype accepts."""
 
 
@@ -96,6 +96,8 @@ def verify(source: Source, loader: ModuleType, args: argparse.Namespace, bar: Pr
         if args.torch_dtype is not None and theirs.is_floating_point():
             theirs = theirs.to(args.torch_dtype)
         ours = written.read(name)
+        if args.torch_dtype is None and theirs.dtype is torch.float16:
+            theirs = theirs.to(ours.dtype)  # A run has none; float32 holds the same numbers.
         if ours.dtype != theirs.dtype or not same(ours, theirs):
             raise UserError(f"{args.save_dir}: the tensor {name} differs from {source.folder}")
         count = int(theirs.isnan().sum())

@@ -11,6 +11,7 @@ from typing import Literal
 
 from megatron_longrl.errors import UserError
 from megatron_longrl.models.family import FAMILIES
+from megatron_longrl.models.policy import POLICIES
 
 Kind = Literal["loader", "saver"]
 
@@ -20,7 +21,7 @@ _NEEDED = {"loader": "load_checkpoint", "saver": "save_checkpoint"}
 
 def family_plugins() -> dict[str, str]:
     """The family by the name of the plug-in ``hf`` that insists on it."""
-    return {f"hf_{family}": family for family in FAMILIES.names()}
+    return {f"hf_{family}": family for family in (*FAMILIES.names(), *POLICIES.names())}
 
 
 def names(kind: Kind) -> list[str]:

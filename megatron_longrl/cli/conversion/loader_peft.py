@@ -10,8 +10,7 @@ from torch import Tensor
 
 from megatron_longrl.cli.conversion.hugging_face import read_folder
 from megatron_longrl.cli.conversion.plugins import Source, tensor_names
-from megatron_longrl.conversion.peft import PeftFolder
-from megatron_longrl.models.family import find_family
+from megatron_longrl.conversion.peft import PeftFolder, adapter_places
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -20,7 +19,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--base-dir",
         type=Path,
         required=True,
-        help="Hugging Face folder of the model that the adapter belongs to",
+        help="folder of transformers or diffusers of the model that the adapter belongs to",
     )
 
 
@@ -31,7 +30,7 @@ def load_checkpoint(args: argparse.Namespace) -> Source:
         UserError: naming the file and what is wrong with it.
     """
     base = read_folder(argparse.Namespace(load_dir=args.base_dir))
-    adapters = PeftFolder(args.load_dir, find_family(base.config.model.family))
+    adapters = PeftFolder(args.load_dir, adapter_places(base.config))
     adapters.check(tensor_names(base.config))
 
     def read(name: str) -> Tensor:

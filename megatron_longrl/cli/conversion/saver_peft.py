@@ -10,8 +10,14 @@ from rich.progress import Progress
 from torch import Tensor
 
 from megatron_longrl.cli.conversion.plugins import Adapters, Source, tensor_names
-from megatron_longrl.conversion.hf import HfFolder
-from megatron_longrl.conversion.peft import Pair, PeftFolder, adapters_of, write_adapters
+from megatron_longrl.conversion.hf import open_model_folder
+from megatron_longrl.conversion.peft import (
+    Pair,
+    PeftFolder,
+    adapter_places,
+    adapters_of,
+    write_adapters,
+)
 from megatron_longrl.errors import UserError
 from megatron_longrl.models.lora import merged_weight
 
@@ -22,7 +28,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--base-dir",
         type=Path,
         required=True,
-        help="Hugging Face folder of the model that the run started from",
+        help="folder of transformers or diffusers of the model that the run started from",
     )
 
 
@@ -52,7 +58,7 @@ def verify(source: Source, args: argparse.Namespace, bar: Progress) -> None:
         UserError: naming the first that differs.
     """
     held = _adapters(source)
-    written = PeftFolder(args.save_dir, HfFolder(args.base_dir).family)
+    written = PeftFolder(args.save_dir, adapter_places(held.config))
     for name, pair in adapters_of(held.config, held.read).items():
         again = written.adapter(name)
         expected = [tensor.to(args.torch_dtype or tensor.dtype) for tensor in pair]
@@ -67,7 +73,7 @@ def _adapters(source: Source) -> Adapters:
 
 
 def _check_base(source: Source, held: Adapters, adapters: dict[str, Pair], base_dir: Path) -> None:
-    base = HfFolder(base_dir)
+    base = open_model_folder(base_dir)
     if base.model_family != source.config.model.family:
         raise UserError(
             f"{base_dir} is of the family {base.model_family}, and {source.folder} of "

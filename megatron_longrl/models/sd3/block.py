@@ -8,11 +8,13 @@ from megatron.core.transformer.transformer_config import TransformerConfig
 from torch import Tensor
 from torch.distributed import ProcessGroup
 
+from megatron_longrl.models.lora import LoraOptions
 from megatron_longrl.models.sd3.attention import (
     NORM_EPSILON,
     Attention,
     column_parallel,
     row_parallel,
+    target,
 )
 from megatron_longrl.models.sd3.tokens import TokenShards
 
@@ -44,11 +46,14 @@ def modulated(normed: Tensor, shift: Tensor, scale: Tensor) -> Tensor:
 class FeedForward(MegatronModule):
     """Two linear layers with a GELU between."""
 
-    def __init__(self, config: TransformerConfig, tp: ProcessGroup) -> None:
+    def __init__(
+        self, config: TransformerConfig, tp: ProcessGroup, lora: LoraOptions | None = None
+    ) -> None:
         super().__init__(config)
         width, inner = config.hidden_size, config.ffn_hidden_size
-        self.linear_fc1 = column_parallel(config, tp, width, inner)
-        self.linear_fc2 = row_parallel(config, tp, inner, width)
+        adapters = {name: target(lora, name) for name in ("linear_fc1", "linear_fc2")}
+        self.linear_fc1 = column_parallel(config, tp, width, inner, lora=adapters["linear_fc1"])
+        self.linear_fc2 = row_parallel(config, tp, inner, width, adapters["linear_fc2"])
 
     def forward(self, tokens: Tensor) -> Tensor:
         """[s, b, h] -> the same."""
@@ -60,22 +65,29 @@ class JointBlock(MegatronModule):
 
     Args:
         is_last: the text is read only, and ends here.
-        dual: the picture has a second attention of its own.
+        dual: the picture has a second attention of its own, which never has adapters.
+        lora: of the adapters.
     """
 
     def __init__(
-        self, config: TransformerConfig, tp: ProcessGroup, *, is_last: bool, dual: bool
+        self,
+        config: TransformerConfig,
+        tp: ProcessGroup,
+        *,
+        is_last: bool,
+        dual: bool,
+        lora: LoraOptions | None = None,
     ) -> None:
         super().__init__(config)
         self.is_last, self.dual = is_last, dual
         self.norm1 = Modulation(config, tp, 9 if dual else 6)
         self.norm1_context = Modulation(config, tp, 2 if is_last else 6)
-        self.attn = Attention(config, tp, with_text=True, text_goes_on=not is_last)
+        self.attn = Attention(config, tp, with_text=True, text_goes_on=not is_last, lora=lora)
         if dual:
             self.attn2 = Attention(config, tp, with_text=False, text_goes_on=False)
-        self.ff = FeedForward(config, tp)
+        self.ff = FeedForward(config, tp, lora)
         if not is_last:
-            self.ff_context = FeedForward(config, tp)
+            self.ff_context = FeedForward(config, tp, lora)
 
     def forward(
         self, picture: Tensor, text: Tensor, condition: Tensor, shards: TokenShards

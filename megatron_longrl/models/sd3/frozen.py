@@ -101,7 +101,9 @@ class FrozenParts:
 
     def _load(self, kind: Any, folder: Path, **options: Any) -> Any:
         try:
-            found = kind.from_pretrained(folder, local_files_only=True, **options)
+            found = kind.from_pretrained(
+                folder, local_files_only=True, use_safetensors=True, **options
+            )
         except Exception as error:
             raise UserError(
                 f"--diffusers-folder: {folder} cannot be loaded by diffusers: {brief(error)}"

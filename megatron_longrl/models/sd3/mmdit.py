@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from megatron_longrl.models.language import common_transformer_options
+from megatron_longrl.models.lora import lora_options
 from megatron_longrl.models.sd3.block import JointBlock, Modulation, modulated, normalized
 from megatron_longrl.models.sd3.config import SD3Section
 from megatron_longrl.models.sd3.embeddings import PatchEmbedding, TimeTextEmbedding, unpatchify
@@ -68,12 +69,14 @@ class MMDiT(MegatronModule):
             self.context_embedder = nn.Linear(family.joint_attention_dim, width, dtype=dtype)
             self.proj_out = nn.Linear(width, patch, dtype=dtype)
         self.transformer_blocks = Layers(options)
+        lora = lora_options(config.lora, "language_model")
         for layer in range(model.num_layers):
             block = JointBlock(
                 options,
                 groups.tp,
                 is_last=layer == model.num_layers - 1,
                 dual=layer in family.dual_attention_layers,
+                lora=lora,
             )
             self.transformer_blocks.add_module(str(layer), block)
         self.norm_out = Modulation(options, groups.tp, 2)

@@ -9,6 +9,7 @@ from megatron_longrl.config.divisibility import indivisible
 from megatron_longrl.models.flow_rules import FlowRules
 from megatron_longrl.models.policy import Policy, PolicyWeights
 from megatron_longrl.models.sd3.config import SD3Section
+from megatron_longrl.models.sd3.diffusers_settings import FORMAT
 from megatron_longrl.models.sd3.initial import draw
 from megatron_longrl.models.sd3.mapping import mapping_table
 from megatron_longrl.models.sd3.mmdit import MMDiT
@@ -16,7 +17,13 @@ from megatron_longrl.models.sd3.mmdit import MMDiT
 if TYPE_CHECKING:
     from megatron_longrl.config import ModelConfig
 
-_SIZES = ("num_layers", "hidden_size", "num_attention_heads", *SD3Section.required)
+ADAPTED = ("linear_qkv", "linear_proj", "added_linear_qkv", "added_linear_proj")
+"""Layers that get adapters by default: Flow-GRPO's, those of the attention of both streams."""
+
+_NEEDED = (
+    *("num_layers", "hidden_size", "num_attention_heads", *SD3Section.required),
+    "diffusers_folder",
+)
 
 
 def _own_rules(config: ModelConfig) -> Iterator[str]:
@@ -37,9 +44,13 @@ POLICY = Policy(
     programs={
         "sft": "megatron_longrl.training.flow.pretrainer:train",
         "rl": "megatron_longrl.rl.flow.program:train",
+        "evaluate": "megatron_longrl.rl.flow.evaluation:evaluate",
+        "generate": "megatron_longrl.rl.flow.generation:generate",
     },
-    required=("train_data_path", "diffusers_folder"),
-    rules=FlowRules(_SIZES, _own_rules),
-    weights=PolicyWeights(mapping_table, draw),
+    required=("train_data_path",),
+    required_of={"evaluate": ("load", "data"), "generate": ("prompts", "output")},
+    defaults={"lora_target_modules": list(ADAPTED)},
+    rules=FlowRules(_NEEDED, _own_rules, adapters=True),
+    weights=PolicyWeights(mapping_table, draw, FORMAT),
 )
 """``--model-family sd3``."""

@@ -58,10 +58,12 @@ class FlowPretrainer:
         self._train_step = TrainStep(run.model, None, run.groups, step)
         with raise_on_all_ranks(run.groups.gloo_group):
             named, columns = config.data.train_data_path, config.data.data_columns
-            rows = load_rows(named, columns=columns)
+            rows = load_rows(named, columns=columns, answers=False)
             self._rows = sampler_of(rows, config.training.seed, sources(named)[1])
             paths = config.data.valid_data_path
-            valid = load_rows(paths, "heldout.jsonl", columns=columns) if paths else []
+            valid = (
+                load_rows(paths, "heldout.jsonl", columns=columns, answers=False) if paths else []
+            )
         self._valid = valid[: config.evaluation.samples]
         self.validates = bool(self._valid)
         self.samples_per_step = config.training.samples_per_step(run.groups.dp.size())

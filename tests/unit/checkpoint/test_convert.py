@@ -19,7 +19,8 @@ from megatron_longrl.checkpoint.saving import save_checkpoint
 from megatron_longrl.cli.conversion.contents import contents_of
 from megatron_longrl.cli.conversion.convert import same
 from megatron_longrl.cli.conversion.loader_megatron import one_rank_config
-from megatron_longrl.conversion.hf import HfFolder, TensorFolder
+from megatron_longrl.conversion.hf import HfFolder
+from megatron_longrl.conversion.tensor_folder import TensorFolder
 from tests.tiny_qwen_vl import hugging_face
 
 CONVERT = Path(__file__).parents[3] / "tools/checkpoint/convert.py"

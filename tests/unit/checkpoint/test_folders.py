@@ -14,8 +14,9 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from megatron_longrl.config import Config
-from megatron_longrl.conversion.hf import HfFolder, TensorFolder, config_from_hf
+from megatron_longrl.conversion.hf import HfFolder, config_from_hf
 from megatron_longrl.conversion.hf_writer import HfFolderWriter
+from megatron_longrl.conversion.tensor_folder import TensorFolder
 from megatron_longrl.errors import UserError
 from tests.tiny_qwen_vl import hugging_face
 

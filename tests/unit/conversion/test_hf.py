@@ -8,9 +8,10 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from megatron_longrl.conversion.hf import HfFolder, TensorFolder, config_from_hf, load_hf_weights
+from megatron_longrl.conversion.hf import HfFolder, config_from_hf, load_hf_weights
 from megatron_longrl.conversion.hf_writer import HfFolderWriter
 from megatron_longrl.conversion.mapping import export_named_tensors, weight_stream
+from megatron_longrl.conversion.tensor_folder import TensorFolder
 from megatron_longrl.errors import UserError
 
 
