@@ -23,7 +23,6 @@ INSTALL_REQUIRES = [
     "numpy>=2.0",
     "pillow>=11",
     "jinja2>=3.1",
-    "pyarrow>=18",  # tables of benchmarks
     "av>=14",
     "xxhash>=3.5",
     "pydantic>=2.8",

@@ -73,7 +73,9 @@ def evaluate_checkpoint(config: Config) -> None:
         progress = AnswerProgress(total) if runtime.is_writer and total else None
         counts = EncodingCounts()
         answers = answer(runtime, engine, rewards, mine, ways, "evaluation", progress, counts)
-        _add_unusable(answers, found.bad, found.problems, is_first=runtime.groups.dp.rank() == 0)
+        if config.evaluation.samples is None:  # else nobody knows which are among the first
+            is_first = runtime.groups.dp.rank() == 0
+            _add_unusable(answers, found.bad, found.problems, is_first=is_first)
         counters = reward_counters(runtime, rewards)
         report(runtime, Result(ways, answers, rows, counts, counters, found.left_out))
 
@@ -100,8 +102,7 @@ def longest_prompt(ways: Sequence[Asking]) -> Callable[[Row], int]:
 
 
 def _loader(evaluation: EvaluationSection) -> LoadRows | None:
-    """The function that reads the rows: the published files of a benchmark; None for
-    JSON lines."""
+    """The function that reads the published files of a benchmark; None where the data are rows."""
     name = evaluation.benchmark
     if name is None:
         return None

@@ -11,6 +11,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from megatron_longrl.data.table_files import read_table
 from megatron_longrl.errors import DataError, brief
 from megatron_longrl.regular_file import read_regular
 
@@ -110,8 +111,8 @@ def read_records(path: Path) -> Iterator[Record]:
         DataError: the file cannot be read.
     """
     if path.suffix == ".parquet":
-        for index, values in enumerate(_parquet(path)):
-            yield Record(values, f"{path}[{index}]")
+        for place, values in read_table(path):
+            yield Record(values, f"{path}{place}")
         return
     text = _text(path)
     if path.suffix == ".csv":
@@ -160,24 +161,6 @@ def _parsed(text: str, where: str) -> Any:
         return json.loads(text)
     except (ValueError, RecursionError) as error:
         raise DataError(f"{where}: not JSON ({brief(error)})") from None
-
-
-def _parquet(path: Path) -> Iterator[dict[str, Any]]:
-    """Rows without columns of bytes, which hold media that are also in files."""
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
-    try:
-        with pq.ParquetFile(path) as file:
-            names = [
-                field.name
-                for field in file.schema_arrow
-                if not pa.types.is_struct(field.type) and not pa.types.is_binary(field.type)
-            ]
-            for batch in file.iter_batches(columns=names):
-                yield from batch.to_pylist()
-    except (OSError, pa.ArrowException) as error:
-        raise DataError(f"{path}: no Parquet file that can be read ({brief(error)})") from None
 
 
 class MediaFolder:
