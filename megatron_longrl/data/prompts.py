@@ -30,6 +30,7 @@ from megatron_longrl.media.layout import (
 from megatron_longrl.media.media_error import MediaError
 from megatron_longrl.media.media_file import look_up
 from megatron_longrl.media.modality import MediaFile
+from megatron_longrl.media.quarantine import Quarantine
 from megatron_longrl.media.spec import MediaSpec
 
 SEQ_LENGTH = "--seq-length"
@@ -126,6 +127,8 @@ class PromptBuilder:
         self._audio_in_video = audio_in_video
         self._missing_audio: MissingAudio = missing_audio
         self._demonstrates = demonstrates
+        self.quarantine: Quarantine | None = None
+        """Files that an earlier try could not read."""
 
     def build(self, row: Row) -> Prompt:
         """Expand a row, reading sizes and numbers of frames from its files.
@@ -343,6 +346,8 @@ class PromptBuilder:
             missing_audio=self._missing_audio,
         )
         with as_error_of(medium.path):
+            if self.quarantine is not None:
+                self.quarantine.check(medium.path)
             return layout.place(medium, context)
 
     def _takes_sound(self, row: Row) -> bool:

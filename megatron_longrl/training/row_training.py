@@ -6,6 +6,7 @@ from __future__ import annotations
 import dataclasses
 import logging
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 import torch.distributed as dist
@@ -13,6 +14,8 @@ import torch.distributed as dist
 from megatron_longrl.config.data_sources import sources
 from megatron_longrl.data.dataset import sampler_of
 from megatron_longrl.data.rows import Row
+from megatron_longrl.media import quarantine
+from megatron_longrl.media.quarantine import Quarantine
 from megatron_longrl.parallel.rank_errors import gather_objects
 from megatron_longrl.planner.cost import HardwareProfile
 from megatron_longrl.training.banner import counted
@@ -59,6 +62,9 @@ class TrainingRows:
         """Rows taken by all replicas so far."""
         # Measured anew, the choice of stages could differ, and with it the last bits.
         runtime.hardware = HardwareProfile.restored(loaded.state.get("machine"), runtime.hardware)
+        if config.checkpoint.save is not None:
+            folder = Path(config.checkpoint.save) / quarantine.FOLDER
+            runtime.builder.quarantine = Quarantine(folder, runtime.groups.dp.rank())
         rows = usable_rows(runtime, config.data.train_data_path, by_difficulty=True).rows
         self.number = len(rows)
         """Rows of an epoch."""

@@ -18,6 +18,8 @@ from megatron_longrl.data.tokenizer import Tokenizer, build_tokenizer
 from megatron_longrl.errors import UserError
 from megatron_longrl.media.embedding_store import EmbeddingStore, open_store
 from megatron_longrl.media.encoder import MediaEncoder, UnitEncoder
+from megatron_longrl.media.foreign_errors import as_error_of
+from megatron_longrl.media.media_error import MediaError
 from megatron_longrl.media.modality import MODALITIES
 from megatron_longrl.media.partition import Cut
 from megatron_longrl.media.provider import Media, MediaProvider
@@ -93,8 +95,10 @@ class Runtime(Run):
         logged; with --strict-data it ends the run.
         """
         prompts = []
-        for built in self.expand(rows, self.builder):
+        for row, built in zip(rows, self.expand(rows, self.builder), strict=True):
             if isinstance(built, RowProblem):
+                if built.media is not None and _is_broken(row, built.media):
+                    self._isolate(row, built.reason)
                 self.skip(built)
             else:
                 prompts.append(built)
@@ -147,6 +151,7 @@ class Runtime(Run):
         for prompt in prompts:
             reasons = [media.failed[s.key()] for s in prompt.media if s.key() in media.failed]
             if reasons:
+                self._isolate(prompt.row, reasons[0])
                 self.skip(RowProblem(prompt.row.source, reasons[0]))
             else:
                 kept.append(prompt)
@@ -184,6 +189,13 @@ class Runtime(Run):
         encoders = self.media.encoder.encoders.values()
         return [MODALITIES.find(name).counted_as for e in encoders for name in e.modalities]
 
+    def _isolate(self, row: Row, reason: str) -> None:
+        """Put the row's file that a reason names into quarantine, once for each replica."""
+        quarantine = self.builder.quarantine
+        path = next((str(m.path) for m in row.media if reason.startswith(f"{m.path}: ")), None)
+        if quarantine is not None and path is not None and self.replica_rank == 0:
+            quarantine.add(path, reason)
+
     def skip(self, problem: RowProblem) -> None:
         """Count and log a sample that cannot be used; with --strict-data it ends the run."""
         if self.config.data.strict_data:
@@ -192,6 +204,19 @@ class Runtime(Run):
         self.last_skip = str(problem)
         if self.replica_rank == 0:
             logger.warning("sample skipped: %s", problem)
+
+
+def _is_broken(row: Row, path: str) -> bool:
+    """Whether a file cannot be read at all, and not only by this model or under these flags."""
+    medium = next((medium for medium in row.media if str(medium.path) == path), None)
+    if medium is None:
+        return False
+    try:
+        with as_error_of(medium.path):
+            MODALITIES.find(medium.modality).inspect(medium.path)
+    except MediaError:
+        return True
+    return False
 
 
 def _metric(counted_as: str, done: str) -> str:
