@@ -223,6 +223,38 @@ def test_a_run_is_looked_at_and_measured(base: Path, data: Path, tmp_path: Path)
     assert len(every) == 10 and told["reward"] == pytest.approx(sum(every) / 10)
 
 
+@pytest.mark.full("tests/functional/test_flow.py::test_generated_pictures_are_those_of_diffusers")
+def test_a_run_with_adapters_is_exported_with_its_pictures(data: Path, tmp_path: Path) -> None:
+    from megatron_longrl.cli.convert import main as convert
+
+    folder, size = data / "diffusers", ("--picture-height", "16", "--picture-width", "16")
+    command = [
+        *("-m", "megatron_longrl.train_rl", *RL, "--pretrained-checkpoint", folder, *size),
+        *("--train-data-path", data / "prompts.jsonl", "--rl-algorithm", "flow_grpo"),
+        *("--reward-function", f"{data / 'reward.py'}:shape", "--text-max-tokens", "12"),
+        *("--train-iters", "2", "--lr", "0.5", "--lora-rank", "4", "--lora-alpha", "400"),
+        *("--lora-target-modules", "linear_qkv", "linear_proj", "linear_fc1", "linear_fc2"),
+        *("--save", tmp_path / "run"),
+    ]
+    run([str(word) for word in command], 1, 400, cold=True).succeeded()
+    assert all(step["grad-norm"] > 0 for step in numbers(tmp_path / "run"))
+    saved = ["--load-dir", str(tmp_path / "run"), "--save-dir", str(tmp_path / "merged")]
+    assert convert(["--loader", "megatron", "--saver", "hf_sd3", *saved, "--verify"]) == 0
+    found = {}
+    for name, start in (
+        ("run", ("--load", tmp_path / "run")),
+        ("export", ("--pretrained-checkpoint", tmp_path / "merged", "--text-max-tokens", "12")),
+        ("base", ("--pretrained-checkpoint", folder, "--text-max-tokens", "12")),
+    ):
+        given = (*start, *size, "--seed", "1", "--prompts", data / "prompts.jsonl")
+        out = tmp_path / f"pictures of {name}"
+        rows = generate(*given, "--output", out, "--micro-batch-size", "4")
+        pictures = [np.asarray(Image.open(out / row["file"])).astype(int) for row in rows]
+        found[name] = np.stack(pictures)
+    assert np.abs(found["run"] - found["export"]).max() <= 1
+    assert np.abs(found["run"] - found["base"]).max() > 2, "the adapters are no small part of it"
+
+
 @pytest.mark.parametrize(
     ("flags", "line"),
     [
