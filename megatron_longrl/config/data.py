@@ -43,6 +43,10 @@ class DataSection(Section):
     max_skipped: Fraction = 0.5
     """Share of the rows of an epoch that may be unusable; with more the run ends."""
 
+    media_timeout: Annotated[PositiveFloat, Unit("seconds")] = 300.0
+    """Time within which a media file must be opened and looked through; the row of one that takes
+    longer, as on a network that does not answer, is skipped."""
+
     tokenizer_type: Literal["SentencePieceTokenizer", "HuggingFaceTokenizer"] = (
         "HuggingFaceTokenizer"
     )

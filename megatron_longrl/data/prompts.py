@@ -7,6 +7,7 @@ from collections import Counter
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -15,6 +16,7 @@ from megatron_longrl.data.conversation import Conversation
 from megatron_longrl.data.rows import Row, RowError, RowProblem
 from megatron_longrl.data.tokenizer import Tokenizer
 from megatron_longrl.errors import MissingAudioError, UserError
+from megatron_longrl.media.deadline import within
 from megatron_longrl.media.foreign_errors import as_error_of, described
 from megatron_longrl.media.layout import (
     CountedPart,
@@ -99,6 +101,7 @@ class PromptBuilder:
         missing_audio: what becomes of a video without sound where it is asked for.
         conversation: what stands around a question; by default the tokenizer's own chat template.
         demonstrates: whether ``max_tokens`` must hold the prompt and its demonstration.
+        open_seconds: ``--media-timeout``; None waits for files without an end.
     """
 
     def __init__(
@@ -115,6 +118,7 @@ class PromptBuilder:
         missing_audio: MissingAudio = "skip",
         conversation: Conversation | None = None,
         demonstrates: bool = False,
+        open_seconds: float | None = None,
     ) -> None:
         self._tokenizer = tokenizer
         self._layout = layout
@@ -127,6 +131,7 @@ class PromptBuilder:
         self._audio_in_video = audio_in_video
         self._missing_audio: MissingAudio = missing_audio
         self._demonstrates = demonstrates
+        self._open_seconds = open_seconds
         self.quarantine: Quarantine | None = None
         """Files that an earlier try could not read."""
 
@@ -219,7 +224,7 @@ class PromptBuilder:
         for medium in row.media:
             self._layout_for(row, medium)
             with as_error_of(medium.path):
-                look_up(medium.path)
+                within(self._open_seconds, medium.path, partial(look_up, medium.path))
         texts = [part for part in parts if isinstance(part, str)]
         target = "".join(self._target(row)[0]) if self._demonstrates else ""
         # Few tokens are shorter than a byte, so that most texts need not be counted.
@@ -232,8 +237,9 @@ class PromptBuilder:
         ids, mask, kinds = self._tokens([part for _, part in parts])
         specs: dict[int, tuple[MediaSpec, ...]] = {}
         for number, found in placements.items():  # in the order in which they stand
-            with as_error_of(row.media[number].path):
-                specs[number] = found.specs()
+            path = row.media[number].path
+            with as_error_of(path):
+                specs[number] = within(self._open_seconds, path, found.specs)
         media = tuple(spec for found in specs.values() for spec in found)
         prompt = Prompt(
             uid=row.uid,
@@ -345,10 +351,14 @@ class PromptBuilder:
             audio_in_video=self._takes_sound(row),
             missing_audio=self._missing_audio,
         )
-        with as_error_of(medium.path):
+
+        def place() -> Placement:
             if self.quarantine is not None:
                 self.quarantine.check(medium.path)
             return layout.place(medium, context)
+
+        with as_error_of(medium.path):
+            return within(self._open_seconds, medium.path, place)
 
     def _takes_sound(self, row: Row) -> bool:
         """Whether the sound of a row's videos belongs to them."""

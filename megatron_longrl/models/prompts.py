@@ -42,6 +42,7 @@ def prompt_builder(
         fps=data.video_fps,
         audio_in_video=data.audio_in_video,
         missing_audio=data.missing_audio,
+        open_seconds=data.media_timeout,
         conversation=Conversation(
             tokenizer,
             layout,

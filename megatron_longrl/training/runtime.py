@@ -16,6 +16,7 @@ from megatron_longrl.data.prompts import Prompt, PromptBuilder
 from megatron_longrl.data.rows import LoadRows, Row, RowError, RowProblem
 from megatron_longrl.data.tokenizer import Tokenizer, build_tokenizer
 from megatron_longrl.errors import UserError
+from megatron_longrl.media.deadline import NO_ANSWER
 from megatron_longrl.media.embedding_store import EmbeddingStore, open_store
 from megatron_longrl.media.encoder import MediaEncoder, UnitEncoder
 from megatron_longrl.media.foreign_errors import as_error_of
@@ -97,7 +98,8 @@ class Runtime(Run):
         prompts = []
         for row, built in zip(rows, self.expand(rows, self.builder), strict=True):
             if isinstance(built, RowProblem):
-                if built.media is not None and _is_broken(row, built.media):
+                is_late = NO_ANSWER in built.reason  # to look again would wait again
+                if built.media is not None and not is_late and _is_broken(row, built.media):
                     self._isolate(row, built.reason)
                 self.skip(built)
             else:

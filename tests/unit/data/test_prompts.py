@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import pickle
+import threading
+import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -432,3 +434,33 @@ def test_placeholders_in_text_or_in_a_response_are_no_places_for_media(
     assert batch.media_index[0][in_slots].tolist() == list(range(len(place)))
     step = batch.position_ids[0, -len(drawn) :].diff(dim=0)
     assert (step == 1).all(), "text goes on as text"
+
+
+@pytest.mark.parametrize("stage", ["looked up", "opened", "hashed"])
+def test_a_file_that_does_not_answer_costs_its_row(
+    tokenizer: Tokenizer, row: Row, stage: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As on a network that is gone; the next row is not kept waiting."""
+    config = Config.of({**SIZES, "seq_length": 512, "media_timeout": 0.3, "video_frames": 4})
+    builder = prompt_builder(config, tokenizer, "sft")
+    end = threading.Event()
+    name = {
+        "looked up": "megatron_longrl.data.prompts.look_up",
+        "opened": "megatron_longrl.media.modalities.visual.layout.probe",
+        "hashed": "megatron_longrl.media.modalities.visual.layout.content_hash",
+    }[stage]
+    with monkeypatch.context() as waiting:
+        waiting.setattr(name, lambda *_: end.wait(60))
+        before = time.monotonic()
+        if stage == "looked up":
+            problem = builder.problem(row)
+            assert problem is not None
+            reason = problem.reason
+        else:
+            with pytest.raises(RowError) as raised:
+                builder.build(row)
+            reason = str(raised.value)
+        assert time.monotonic() - before < 20
+    end.set()
+    assert f"{row.videos[0]}: did not answer within 0.3 seconds (--media-timeout)" in reason
+    assert builder.build(row).num_frames == 4
