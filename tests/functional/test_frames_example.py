@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.functional.launches import ROOT, read_rows
+from tests.functional.launches import ROOT
 
 FRAMES = (4, 8, 16)
 HELDOUT = 8
@@ -24,7 +24,8 @@ def test_the_sweep_over_frames(tmp_path: Path) -> None:
         command, env=environment, capture_output=True, text=True, timeout=900, check=False
     )
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
-    modes = read_rows(str(tmp_path / "data" / "modes.jsonl"))
+    text = (tmp_path / "data" / "modes.jsonl").read_text(encoding="utf-8")
+    modes = [json.loads(line) for line in text.splitlines()]
     assert [bool(row.get("reasoning")) for row in modes[:2]] == [True, False]
     assert len(modes) == 2 * 24
     result = json.loads((tmp_path / "frames.json").read_text(encoding="utf-8"))
