@@ -9,6 +9,7 @@ import importlib
 import os
 import sys
 from collections.abc import Iterable
+from pathlib import Path
 
 from megatron_longrl.errors import UserError
 
@@ -31,6 +32,11 @@ def import_plugins(names: Iterable[str]) -> None:
     for name in names:
         if name in _imported:
             continue
+        if name.endswith(".py") or os.sep in name:
+            raise UserError(
+                f"--plugin {name} names a file: give the name of the module, "
+                f"{Path(name).stem}, whose folder is the working folder or in PYTHONPATH"
+            )
         try:
             importlib.import_module(name)
         except UserError as error:

@@ -13,7 +13,7 @@ from megatron_longrl.checkpoint.architecture import architecture_fields, plain
 from megatron_longrl.checkpoint.folder import STATE_FILE, find_state
 from megatron_longrl.cli.defaults import add_defaults, one_epoch, with_frames_that_fit
 from megatron_longrl.cli.given import Given, read_given, recipe_of
-from megatron_longrl.cli.required import brings_a_model, check_given, is_new
+from megatron_longrl.cli.required import brings_a_model, check_checkpoint, check_given, is_new
 from megatron_longrl.cli.rules import validate_layout
 from megatron_longrl.config.family import family_sections, part_names
 from megatron_longrl.config.model import ModelSection
@@ -71,6 +71,7 @@ def load_data_config(argv: Sequence[str]) -> tuple[Config, Given]:
         ConfigError: one line for anything wrong.
     """
     given = read_given(argv, "evaluate")
+    check_checkpoint(given)
     if not brings_a_model(given) and not given.values.get("num_layers"):
         raise ConfigError(
             "no model: give --pretrained-checkpoint FOLDER, or a --config recipe that has one"

@@ -45,6 +45,9 @@ def check_given(given: Given, *, files: bool = True) -> None:
     """
     values = given.values
     policy = find_policy(_family(given))
+    no_program = policy.missing_program(given.entry) if policy is not None else None
+    if no_program is not None:
+        raise ConfigError(no_program)
     empty: tuple[object, ...] = (None, "", [])
     required = REQUIRED[given.entry] if policy is None else policy.required_by(given.entry)
     missing = [name for name in required if values.get(name) in empty]
@@ -88,6 +91,19 @@ def _family(given: Given) -> str:
         return PipelineFolder(folder).model_family
     found = find_state(folder)
     return str(found[1]["config"].get("model_family", "")) if found is not None else ""
+
+
+def check_checkpoint(given: Given) -> None:
+    """Check that the checkpoint that is given is there.
+
+    Raises:
+        ConfigError: naming the folder that is missing, or holds none.
+    """
+    names = ("load", "pretrained_checkpoint")
+    values = {name: given.values.get(name) for name in names}
+    problems = missing_paths(values, given.entry) + _without_checkpoint(given)
+    if problems:
+        raise ConfigError("; ".join(problems))
 
 
 def brings_a_model(given: Given) -> bool:

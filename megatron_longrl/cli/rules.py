@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from megatron_longrl.config.divisibility import indivisible
@@ -52,8 +52,10 @@ def _first_broken_rule(config: Config, world_size: int, entry: Entry | None) -> 
     ]
     if policy is None:
         rules.append(_language_rules(config, world_size, entry))
-    elif policy.rules is not None:
-        rules.append(policy.rules(config, world_size, entry))
+    else:
+        rules.append(_unread(config.model.family, config.changed(policy.unread)))
+        if policy.rules is not None:
+            rules.append(policy.rules(config, world_size, entry))
     return next((line for rule in rules for line in rule), None)
 
 
@@ -87,6 +89,15 @@ def _language_rules(config: Config, world_size: int, entry: Entry | None) -> Ite
     if entry in ("sft", "rl"):
         yield from curriculum_rules(config.data)
     yield from _sequence_length(config, entry)
+
+
+def _unread(family: str, fields: Sequence[str]) -> Iterator[str]:
+    """A line for fields that have been given a value, and that the policy does not read."""
+    if fields:
+        yield (
+            f"model_family {family} does not read {', '.join(fields)}: leave "
+            f"{', '.join(map(flag, fields))} out"
+        )
 
 
 def _secrets(values: Mapping[str, Any]) -> Iterator[str]:

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Annotated, Any
 
 from megatron_longrl.config.section import Names, is_name_in
-from megatron_longrl.registry import Registry, loaded
+from megatron_longrl.registry import Registry, instance_of, loaded
 
 
 @dataclass(frozen=True)
@@ -72,6 +72,7 @@ ADVANTAGES: Registry[AdvantageEstimator] = Registry(
         "grpo_passk": AdvantageEstimator(_ADVANTAGES + "grpo_passk", compares_group=True),
         "gae": AdvantageEstimator(_ADVANTAGES + "gae", needs_critic=True),
     },
+    problem=instance_of(AdvantageEstimator),
 )
 """The advantage estimators by ``--advantage``."""
 
@@ -84,6 +85,7 @@ POLICY_LOSSES: Registry[PolicyLossFunction] = Registry(
         "cispo": PolicyLossFunction(_LOSSES + "cispo"),
         "pg": PolicyLossFunction(_LOSSES + "pg", uses_ratio=False),
     },
+    problem=instance_of(PolicyLossFunction),
 )
 """The policy losses by ``--policy-loss``."""
 

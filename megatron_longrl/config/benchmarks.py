@@ -34,6 +34,7 @@ BENCHMARKS: Registry[Any] = Registry(
         name: f"megatron_longrl.evaluation.benchmarks.{module}:{name.upper()}"
         for name, module in _MODULES.items()
     },
+    problem="megatron_longrl.evaluation.benchmark:problem_of_benchmark",
 )
 """The :class:`~megatron_longrl.evaluation.benchmark.Benchmark` objects by ``--benchmark``."""
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Annotated, Any
 
 from megatron_longrl.config.section import Names, is_name_in
-from megatron_longrl.registry import Registry, loaded
+from megatron_longrl.registry import Registry, instance_of, loaded
 
 
 @dataclass(frozen=True)
@@ -49,6 +49,7 @@ ENGINES: Registry[EngineKind] = Registry(
         "server": EngineKind(_BUILD + "server", _VLLM, needs_vllm=True),
         "megatron": EngineKind(_BUILD + "megatron"),
     },
+    problem=instance_of(EngineKind),
 )
 """The engines by ``--rollout-engine``."""
 

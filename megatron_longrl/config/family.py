@@ -1,8 +1,8 @@
 """The section of a model family: the fields of its encoders, and their properties that the rest of
 the package needs.
 
-A family's own package declares a subclass and registers it in :data:`FAMILY_SECTIONS`, which
-``megatron_longrl.models`` does for the built-in families.
+A family's own package declares a subclass; a family of a user's own registers it in
+:data:`FAMILY_SECTIONS`.
 """
 
 from __future__ import annotations
@@ -77,14 +77,27 @@ class FamilySection(Section):
         yield from ()
 
 
+_TEXT = "megatron_longrl.models.text.config:TextSection"
+
 FAMILY_SECTIONS: Registry[type[FamilySection]] = Registry(
-    "model family", "megatron_longrl.family_sections"
+    "model family",
+    "megatron_longrl.family_sections",
+    {
+        "vila": "megatron_longrl.models.vila.config:VilaSection",
+        **dict.fromkeys(("qwen2", "qwen3", "llama"), _TEXT),
+        "qwen2_5_vl": "megatron_longrl.models.qwen2_5_vl.config:Qwen25VLSection",
+        "qwen3_vl": "megatron_longrl.models.qwen3_vl.config:Qwen3VLSection",
+        "qwen2_5_omni": "megatron_longrl.models.qwen2_5_omni.config:OmniSection",
+        "sd3": "megatron_longrl.models.sd3.config:SD3Section",
+        "wan": "megatron_longrl.models.wan.config:WanSection",
+    },
+    problem="megatron_longrl.config.schema:problem_of_section",
 )
 """The section of every model family by its name, which ``--model-family`` takes."""
 
 
 def _all() -> list[type[FamilySection]]:
-    return [FAMILY_SECTIONS.find(name) for name in FAMILY_SECTIONS.names()]
+    return list(FAMILY_SECTIONS.usable().values())
 
 
 def part_names() -> list[str]:

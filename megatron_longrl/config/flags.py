@@ -134,7 +134,7 @@ def parse_flags(parser: argparse.ArgumentParser, argv: Sequence[str]) -> dict[st
 
     Raises UserError for an unknown flag, naming the nearest one.
     """
-    given, unknown = parser.parse_known_args(list(argv))
+    given, unknown = parser.parse_known_args(_with_dashed_values(parser, argv))
     if unknown:
         word = unknown[0].partition("=")[0]
         if not word.startswith("-"):
@@ -145,6 +145,20 @@ def parse_flags(parser: argparse.ArgumentParser, argv: Sequence[str]) -> dict[st
         known = [option for option in parser._option_string_actions if option.startswith("--")]
         raise ConfigError(f"unknown flag '{word}'{nearest(word.replace('_', '-'), known)}")
     return vars(given)
+
+
+def _with_dashed_values(parser: argparse.ArgumentParser, argv: Sequence[str]) -> list[str]:
+    """The arguments with ``--flag -VALUE`` as ``--flag=-VALUE``: argparse would take the value for
+    a flag. Flags begin with two dashes, but for -h."""
+    joined: list[str] = []
+    for word in argv:
+        action = parser._option_string_actions.get(joined[-1]) if joined else None
+        takes_one = isinstance(action, argparse._StoreAction) and action.nargs is None
+        if takes_one and len(word) > 1 and word[0] == "-" != word[1] and word != "-h":
+            joined[-1] += f"={word}"
+        else:
+            joined.append(word)
+    return joined
 
 
 def _add_flag(

@@ -34,9 +34,13 @@ class ModelConfig:
     training: TrainingSection
     lora: LoraSection
 
+    def named_sections(self) -> dict[str, Section]:
+        """The sections by attribute, in the order of --help."""
+        return {field.name: getattr(self, field.name) for field in fields(self)}
+
     def sections(self) -> list[Section]:
         """The sections in the order of --help."""
-        return [getattr(self, field.name) for field in fields(self)]
+        return list(self.named_sections().values())
 
     def family_as(self, section: type[AnyFamily]) -> AnyFamily:
         """The section of the model's family.

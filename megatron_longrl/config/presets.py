@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_type_hints
+
+from pydantic import TypeAdapter, ValidationError
 
 from megatron_longrl.config.section import Names, is_name_in
-from megatron_longrl.registry import Registry
+from megatron_longrl.registry import Registry, instance_of
 
 Aggregation = Literal["token-mean", "seq-mean-token-mean", "seq-mean-token-sum-norm"]
 KLType = Literal["k1", "abs", "k2", "k3", "full"]
@@ -63,6 +65,28 @@ class AlgorithmPreset:
     estimator."""
     flow: FlowPreset | None = None
     """None for an algorithm of language models."""
+
+
+def _problem(name: str, value: object) -> str | None:
+    """The reason why an object is no algorithm. Whether its parts exist, and its numbers are in
+    range, the fields check of which they are the defaults."""
+    if not isinstance(value, AlgorithmPreset):
+        return instance_of(AlgorithmPreset)(name, value)
+    problems = [*_wrong_fields(value), *(_wrong_fields(value.flow) if value.flow else ())]
+    return next(iter(problems), None)
+
+
+def _wrong_fields(preset: AlgorithmPreset | FlowPreset) -> Iterator[str]:
+    """A line for each field whose value has another type."""
+    for name, kind in get_type_hints(type(preset)).items():
+        value = getattr(preset, name)
+        if value is preset.__dataclass_fields__[name].default:
+            continue
+        try:
+            TypeAdapter(kind).validate_python(value, strict=True)
+        except ValidationError as error:
+            expected = error.errors(include_url=False)[0]["msg"]
+            yield f"{name} = {value!r}: {expected.replace('Input should be', 'expected')}"
 
 
 ALGORITHMS: Registry[AlgorithmPreset] = Registry(
@@ -127,14 +151,15 @@ ALGORITHMS: Registry[AlgorithmPreset] = Registry(
             "grpo_batch_std", "clip", "token-mean", flow=FlowPreset(contrast=True)
         ),
     },
+    problem=_problem,
 )
 """The algorithms by ``--rl-algorithm``."""
 
 
 def algorithm_names(*, flow: bool) -> tuple[str, ...]:
     """The algorithms for flow-matching models, or those for language models."""
-    names = ALGORITHMS.names()
-    return tuple(name for name in names if (ALGORITHMS.find(name).flow is not None) is flow)
+    presets = ALGORITHMS.usable()
+    return tuple(name for name, preset in presets.items() if (preset.flow is not None) is flow)
 
 
 AlgorithmName = Annotated[str, Names(ALGORITHMS.names), is_name_in(ALGORITHMS)]

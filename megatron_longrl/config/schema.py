@@ -7,7 +7,7 @@ Flags, recipes and checkpoints know the fields by flat names; code reads them in
 from __future__ import annotations
 
 import reprlib
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Any, Self
 
@@ -32,14 +32,15 @@ from megatron_longrl.config.names import flag
 from megatron_longrl.config.parallel import ParallelSection
 from megatron_longrl.config.plugins import PluginSection
 from megatron_longrl.config.records import RECORD_FOLDER, RecordSection
-from megatron_longrl.config.renamed import NEW_VALUES, present
+from megatron_longrl.config.renamed import NEW_VALUES, new_name, present
 from megatron_longrl.config.rewards import RewardSection
 from megatron_longrl.config.rl import RLSection
 from megatron_longrl.config.rollout import RolloutSection
 from megatron_longrl.config.rotary import RotarySection
-from megatron_longrl.config.section import Entry, Section
+from megatron_longrl.config.section import Entry, Section, bases_of
 from megatron_longrl.config.training import TrainingSection
 from megatron_longrl.errors import ConfigError
+from megatron_longrl.registry import subclass_of
 
 _SECTIONS: dict[str, type[Section]] = {
     "model": ModelSection,
@@ -77,6 +78,25 @@ def all_fields() -> dict[str, FieldInfo]:
     return {
         name: field for section in all_sections() for name, field in section.own_fields().items()
     }
+
+
+def problem_of_section(name: str, value: object) -> str | None:
+    """The reason why an object is no section of a model family of a user's own."""
+    problem = subclass_of(FamilySection)(name, value)
+    if problem is not None:
+        return problem
+    assert isinstance(value, type) and issubclass(value, FamilySection)
+    families = [base for one in FAMILY_SECTIONS.ready().values() for base in bases_of(one)]
+    others = [section for name, section in _SECTIONS.items() if name != "family"]
+    for section in (*others, *dict.fromkeys(families)):
+        if issubclass(value, section):
+            continue  # Its fields are the same ones.
+        for field in sorted(set(value.own_fields()) & set(section.own_fields())):
+            return (
+                f"{value.__name__} declares the field {field}, which {section.__name__} has "
+                "already: give yours another name"
+            )
+    return None
 
 
 def known_fields(saved: Mapping[str, Any]) -> dict[str, Any]:
@@ -147,7 +167,7 @@ class Config(ModelConfig):
             try:
                 sections[attribute] = section.model_validate(own)
             except ValidationError as error:
-                problems += [_with_flat_name(problem, section) for problem in _errors(error)]
+                problems += [_located(problem, section, own) for problem in _errors(error)]
         problems += [
             _unknown(name, value, values)
             for name, value in left.items()
@@ -175,6 +195,22 @@ class Config(ModelConfig):
             for section in self.sections()
             for name, value in section.model_dump(include=section.model_fields_set).items()
         }
+
+    def changed(self, names: Collection[str]) -> list[str]:
+        """The flat names of the fields that were given another value than they would have without.
+
+        Args:
+            names: flat names of fields, and attributes of sections, whose fields are meant.
+        """
+        given = self.given()
+        sections = {
+            section.flat_name(name): attribute
+            for attribute, section in self.named_sections().items()
+            for name in section.model_fields_set
+        }
+        found = [name for name in given if name in names or sections[name] in names]
+        without = self.of({name: value for name, value in given.items() if name not in found})
+        return [name for name in found if self.value(name) != without.value(name)]
 
     def derived(self) -> frozenset[str]:
         """The flat names of the fields whose values were computed from others."""
@@ -269,14 +305,27 @@ def _errors(error: ValidationError) -> list[dict[str, Any]]:
     return [dict(problem) for problem in error.errors(include_url=False)]
 
 
-def _with_flat_name(problem: dict[str, Any], section: type[Section]) -> dict[str, Any]:
+def _located(
+    problem: dict[str, Any], section: type[Section], own: Mapping[str, Any]
+) -> dict[str, Any]:
+    """The problem with the flat name of its field, and whether the field's default is wrong, as an
+    algorithm of a user's own may set it."""
     place = problem["loc"]
-    return {**problem, "loc": (section.flat_name(str(place[0])), *place[1:]) if place else ()}
+    if not place:
+        return problem
+    name, *rest = place
+    of_algorithm = section is AlgorithmSection and name not in own
+    algorithm = own.get("rl_algorithm", AlgorithmSection.model_fields["rl_algorithm"].default)
+    origin = {"origin": f"set by --rl-algorithm {algorithm}"} if of_algorithm else {}
+    return {**problem, **origin, "loc": (section.flat_name(str(name)), *rest)}
 
 
 def _unknown(name: str, value: Any, values: Mapping[str, Any]) -> dict[str, Any]:
     """The problem of a field that no section of this configuration has."""
+    renamed = new_name(name)
     reason = "there is no such field"
+    if renamed is not None:
+        reason = f"this field is called {renamed} now"
     if name in all_fields():
         reason = f"no field of model_family {values.get('model_family', 'vila')}: leave it out"
     return {"type": "extra_forbidden", "loc": (name,), "msg": reason, "input": value}
@@ -303,7 +352,8 @@ def describe_problems(problems: list[dict[str, Any]], origins: Mapping[str, str]
         renamed = NEW_VALUES.get(field, {}).get(str(item["input"]))
         if renamed is not None:
             expected = f"this value is called {renamed} now"
-        place = f" ({origins[field]})" if field in origins else ""
+        origin = item.get("origin", origins.get(field))
+        place = f" ({origin})" if origin else ""
         wrong.append(f"{field} = {_shown(item['input'], field)}{place}: {expected}")
     if missing:
         wrong.append(

@@ -104,7 +104,12 @@ class Section(BaseModel):
     checkpoints know it, see :meth:`flat_name`.
     """
 
-    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
+    model_config = ConfigDict(
+        extra="forbid",
+        frozen=True,
+        use_attribute_docstrings=True,
+        validate_default=True,  # some defaults are those of an algorithm of a user's own
+    )
 
     programs: ClassVar[Programs] = ("sft", "rl", "evaluate", "generate")
     """Programs that use the fields; a field may declare others by :class:`KnownTo`."""

@@ -18,15 +18,19 @@ from megatron_longrl.data.row_tags import clean_answer, clean_reasoning
 from megatron_longrl.errors import DataError
 from megatron_longrl.media.modality import MODALITIES, MediaFile, Modality, all_modalities
 
-OTHER_NAMES = {"problem": ("question", "prompt"), "answer": ("solution", "ground_truth")}
-"""Names that other projects (EasyR1, verl, LLaVA) give to fields; for those of media see
-:class:`~megatron_longrl.media.modality.Modality`. One counts where the row does not have the field
-by its own name; otherwise it is metadata."""
+AUDIO_IN_VIDEO = "audio_in_video"
+"""Whether the sound of a row's videos belongs to them."""
+OTHER_NAMES = {
+    "problem": ("question", "prompt"),
+    "answer": ("solution", "ground_truth"),
+    AUDIO_IN_VIDEO: ("use_audio_in_video",),
+}
+"""Names that other projects (EasyR1, verl, LLaVA, transformers) give to fields; for those of media
+see :class:`~megatron_longrl.media.modality.Modality`. One counts where the row does not have the
+field by its own name; otherwise it is metadata."""
 _PROBLEMS, _ANSWERS = ((name, *OTHER_NAMES[name]) for name in ("problem", "answer"))
 TEXT_FIELDS = ("problem_id", "problem", "answer", "reasoning", "problem_type", "data_type")
 """Fields of a data row that have a meaning here, without those of media."""
-AUDIO_IN_VIDEO = "audio_in_video"
-"""Whether the sound of a row's videos belongs to them."""
 
 _DEEPEST = 64
 """Levels of lists and objects in a row: far from where Python's own limits make libraries fail."""

@@ -14,6 +14,7 @@ from megatron_longrl.data.rows import Row
 from megatron_longrl.evaluation.frame_sampling import FrameSampling
 from megatron_longrl.evaluation.subtitles import Subtitle
 from megatron_longrl.experience.reward_input import RewardInput
+from megatron_longrl.registry import instance_of
 
 BENCHMARK = "benchmark"
 """The field of a row that names its benchmark."""
@@ -157,3 +158,7 @@ def mean_of_means(scored: Sequence[tuple[Mapping[str, Any], float]], category: s
     for row, score in scored:
         by_value[str(row[CATEGORIES][category])].append(score)
     return sum(sum(found) / len(found) for found in by_value.values()) / len(by_value)
+
+
+problem_of_benchmark = instance_of(Benchmark)
+"""The reason why a registered object is no benchmark; None where it is one."""

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from megatron_longrl.registry import Registry
+from megatron_longrl.registry import Registry, instance_of
 
 _FOLDER = Path(__file__).parent / "modalities"
 
@@ -60,6 +60,13 @@ class MediaFile:
     """The name of its modality."""
 
 
+def _problem(name: str, value: object) -> str | None:
+    """The reason why an object is no modality of a name."""
+    if isinstance(value, Modality) and value.name != name:
+        return f"its name is {value.name}: register it by that"
+    return instance_of(Modality)(name, value)
+
+
 MODALITIES: Registry[Modality] = Registry(
     "modality",
     "megatron_longrl.modalities",
@@ -67,6 +74,7 @@ MODALITIES: Registry[Modality] = Registry(
         file.parent.name: f"megatron_longrl.media.modalities.{file.parent.name}.modality:MODALITY"
         for file in sorted(_FOLDER.glob("*/modality.py"))
     },
+    problem=_problem,
 )
 """All modalities by name. Where a question has no placeholders, media stand before it in this
 order: those of the package by name, then registered ones."""
@@ -74,4 +82,4 @@ order: those of the package by name, then registered ones."""
 
 def all_modalities() -> list[Modality]:
     """Return every modality, in the order of media without placeholders."""
-    return [MODALITIES.find(name) for name in MODALITIES.names()]
+    return list(MODALITIES.usable().values())

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from megatron_longrl.config.family import FAMILY_SECTIONS, FamilySection
 from megatron_longrl.models import BUILT_IN
 from megatron_longrl.models.hf_settings import Settings
-from megatron_longrl.registry import Registry
+from megatron_longrl.registry import Registry, instance_of
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -99,6 +99,7 @@ FAMILIES: Registry[Family] = Registry(
     "model family",
     "megatron_longrl.families",
     {name: f"megatron_longrl.models.{name}.family:FAMILY" for name in BUILT_IN},
+    problem=instance_of(Family),
 )
 """All families of language models by name."""
 
@@ -136,8 +137,8 @@ def family_of(settings: Mapping[str, Any], path: Path) -> str:
     """
     kind = settings.get("model_type")
     known = {}
-    for name in FAMILIES.names():
-        for model_type in find_family(name).model_types:
+    for name, family in FAMILIES.usable().items():
+        for model_type in family.model_types:
             known[model_type] = name
     if not isinstance(kind, str) or kind not in known:
         raise Settings(settings, path).wrong(

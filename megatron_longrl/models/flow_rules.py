@@ -12,6 +12,7 @@ from megatron_longrl.config.divisibility import indivisible
 from megatron_longrl.config.names import flag
 from megatron_longrl.config.presets import ALGORITHMS, algorithm_names
 from megatron_longrl.models.flow_section import FlowSection
+from megatron_longrl.rewards.registry import names_that_read, reads
 
 if TYPE_CHECKING:
     from megatron_longrl.config import Config, Entry, ModelConfig
@@ -21,8 +22,25 @@ if TYPE_CHECKING:
     from megatron_longrl.config.rl import RLSection
     from megatron_longrl.config.training import TrainingSection
 
-PICTURE_REWARDS = ("jpeg_compressibility",)
-"""Rewards of the package that look at pictures; all others read text."""
+
+UNREAD = (
+    *("rotary", "rollout", "records"),
+    *("policy_loss", "loss_aggregation", "dual_clip", "grpo_entropy_term_weight"),
+    *("kl_type", "kl_target", "kl_horizon", "ref_reset_interval"),
+    *("rollout_correction", "rollout_is_threshold", "rollout_is_threshold_lower"),
+    *("dynamic_sampling", "dynamic_sampling_max_tries"),
+    *("filter_metric", "filter_low", "filter_high"),
+    *("overlong_shaping", "overlong_buffer", "overlong_penalty", "mask_overlong"),
+    *("gae_gamma", "gae_lambda", "critic_lr", "critic_iterations", "critic_warmup_steps"),
+    *("critic_value_clip", "shuffled_frames_bonus", "shuffled_frames_ratio", "shared_prompt"),
+    *("difficulty_field", "difficulty_low", "difficulty_high"),
+    *("judge_url", "judge_model", "judge_prompt", "judge_temperature", "judge_cache"),
+    *("eval_temperature", "eval_top_p", "eval_top_k", "eval_min_p", "eval_max_tokens"),
+    *("chat_template", "system_prompt", "prompt_template"),
+    *("audio_in_video", "missing_audio", "video_frames_curriculum", "embedding_cache_dir"),
+    *("use_sequence_packing", "vision_tensor_parallel"),
+)
+"""Sections and fields that are about tokens, which no flow-matching model reads."""
 
 
 @dataclass(frozen=True)
@@ -179,11 +197,12 @@ def _sampling(section: FlowSection, algorithm: AlgorithmSection) -> Iterator[str
 
 def _rewards(reward: RewardSection) -> Iterator[str]:
     names = [text.partition("=")[0] for text in reward.rewards]
-    of_text = [name for name in names if name not in PICTURE_REWARDS]
+    of_text = [name for name in names if reads(name) != "picture"]
     if of_text:
+        others = ", ".join(names_that_read("picture"))
         yield (
             f"rewards {', '.join(of_text)} read text: give --reward-function FILE.py:NAME, whose "
-            f"function takes an image, or --rewards {', '.join(PICTURE_REWARDS)}"
+            f"function takes an image, or --rewards {others}"
         )
 
 

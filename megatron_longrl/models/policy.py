@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 
 from megatron_longrl.config.family import FAMILY_SECTIONS, FamilySection
 from megatron_longrl.errors import UserError
-from megatron_longrl.registry import Registry, loaded
+from megatron_longrl.registry import Registry, instance_of, loaded
 
 if TYPE_CHECKING:
     import torch
@@ -64,6 +64,9 @@ class Policy:
     """The fields of single programs, in the place of ``required``."""
     defaults: Mapping[str, Any] = field(default_factory=dict)
     """Fields whose default is another one for this policy, by flat name."""
+    unread: tuple[str, ...] = ()
+    """Sections of the configuration, and flat names of fields, that the policy does not read. A run
+    that gives one of them another value than its default is refused."""
     rules: Callable[[Config, int, Entry | None], Iterator[str]] | None = None
     """(configuration, number of ranks, entry point) -> a line for every rule across fields that
     does not hold."""
@@ -74,16 +77,22 @@ class Policy:
         """Return the fields that a program needs."""
         return self.required_of.get(entry, self.required)
 
+    def missing_program(self, entry: Entry) -> str | None:
+        """The line that says that there is no such program; None where there is one."""
+        if entry in self.programs:
+            return None
+        others = f", only for {', '.join(self.programs)}" if self.programs else ""
+        return f"this model family has no program for {entry}{others}"
+
     def program(self, entry: Entry) -> Program:
         """Return the function that an entry point calls.
 
         Raises:
             UserError: the policy has no such program.
         """
-        if entry not in self.programs:
-            raise UserError(
-                f"this model family has no program for {entry}, only for {', '.join(self.programs)}"
-            )
+        problem = self.missing_program(entry)
+        if problem is not None:
+            raise UserError(problem)
         found: Program = loaded(self.programs[entry])
         return found
 
@@ -95,6 +104,7 @@ POLICIES: Registry[Policy] = Registry(
         "sd3": "megatron_longrl.models.sd3.policy:POLICY",
         "wan": "megatron_longrl.models.wan.policy:POLICY",
     },
+    problem=instance_of(Policy),
 )
 """The policies by the names of their model families."""
 

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Literal
 
-from megatron_longrl.errors import UserError
 from megatron_longrl.experience.reward_input import RewardInput
-from megatron_longrl.registry import Registry
+from megatron_longrl.registry import Registry, instance_of
 from megatron_longrl.rewards.accuracy import kind_of
 from megatron_longrl.rewards.choice import choice_reward
 from megatron_longrl.rewards.exact import exact_reward
@@ -21,6 +21,9 @@ from megatron_longrl.rewards.result import RewardError, is_finite
 from megatron_longrl.rewards.rouge import KINDS as ROUGE_KINDS
 from megatron_longrl.rewards.rouge import rouge_reward
 from megatron_longrl.rewards.temporal import temporal_iou_reward
+
+Reads = Literal["text", "picture"]
+"""The kinds of what a policy generates, of which a reward looks at one."""
 
 
 @dataclass(frozen=True)
@@ -39,6 +42,8 @@ class Reward:
     """Whether it reads the whole response, and not the answer that is marked in it."""
     takes_tolerance: bool = False
     """Whether the function gets ``--reward-tolerance`` as its second argument."""
+    reads: Reads = "text"
+    """The kind of response that it scores."""
 
     def compute(self, sample: RewardInput, tolerance: float) -> float:
         """The score of a response.
@@ -71,6 +76,20 @@ def _rouge(kind: str) -> Reward:
     )
 
 
+ACCURACY, JUDGE = "accuracy", "judge"
+"""Two more that ``--rewards`` may name: the reward that a row asks for, and the judge."""
+
+TAKEN = (ACCURACY, JUDGE, "mean")
+"""Names that no reward may have: the mean of all is reported as ``reward/mean``."""
+
+
+def _problem(name: str, value: object) -> str | None:
+    """The reason why an object is no reward of a name."""
+    if name in TAKEN:
+        return "this name means something else: give yours another one"
+    return instance_of(Reward)(name, value)
+
+
 REWARDS: Registry[Reward] = Registry(
     "reward",
     "megatron_longrl.rewards",
@@ -92,17 +111,12 @@ REWARDS: Registry[Reward] = Registry(
         "temporal_iou": _marked(lambda s: temporal_iou_reward(s.response, s.answer)),
         "ordering": _marked(lambda s: ordering_reward(s.response, s.answer)),
         "ordering_exact": _marked(lambda s: ordering_exact_reward(s.response, s.answer)),
-        "jpeg_compressibility": Reward(jpeg_compressibility),
+        "jpeg_compressibility": Reward(jpeg_compressibility, reads="picture"),
         **{name: _rouge(kind) for name, kind in ROUGE_KINDS.items()},
     },
+    problem=_problem,
 )
 """The rewards that look at one response."""
-
-ACCURACY, JUDGE = "accuracy", "judge"
-"""Two more that ``--rewards`` may name: the reward that a row asks for, and the judge."""
-
-TAKEN = (ACCURACY, JUDGE, "mean")
-"""Names that no reward may have: the mean of all is reported as ``reward/mean``."""
 
 
 def register_reward(name: str, reward: Reward) -> Reward:
@@ -111,8 +125,6 @@ def register_reward(name: str, reward: Reward) -> Reward:
     Raises:
         UserError: the name is taken.
     """
-    if name in TAKEN:
-        raise UserError(f"reward '{name}' is registered already: give yours another name")
     return REWARDS.register(name, reward)
 
 
@@ -124,6 +136,16 @@ def names() -> tuple[str, ...]:
 def is_free_form(name: str) -> bool:
     """Whether a reward does not look for a marked answer."""
     return name == JUDGE or (name in REWARDS and REWARDS.find(name).free_form)
+
+
+def reads(name: str) -> Reads:
+    """Return the kind of response that a reward of ``--rewards`` scores."""
+    return REWARDS.find(name).reads if name in REWARDS else "text"
+
+
+def names_that_read(kind: Reads) -> tuple[str, ...]:
+    """The names of the rewards that look at one kind of what policies generate."""
+    return tuple(name for name, reward in REWARDS.usable().items() if reward.reads == kind)
 
 
 def resolve(name: str, sample: RewardInput) -> str:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from megatron_longrl.config.names import flag
 from megatron_longrl.errors import UserError
+from megatron_longrl.rewards.registry import reads
 from megatron_longrl.rewards.terms import reward_terms
 
 if TYPE_CHECKING:
@@ -33,6 +34,12 @@ def scoring_rules(config: RewardSection) -> Iterator[str]:
     except UserError as error:
         yield str(error)
         return
+    pictures = [term.name for term in terms if reads(term.name) == "picture"]
+    if pictures:
+        yield (
+            f"rewards {', '.join(pictures)} look at pictures, and the model generates text: leave "
+            "them out"
+        )
     if not any(term.weight for term in terms):
         yield (
             "rewards and reward_function give nothing a weight, every reward would be 0: "

@@ -20,7 +20,7 @@ from torch import Tensor
 
 from megatron_longrl.algorithms.filters import tgrpo_condition
 from megatron_longrl.experience.rollouts import RewardedGroup
-from megatron_longrl.registry import Registry
+from megatron_longrl.registry import Registry, subclass_of
 from megatron_longrl.rl.sampling import greedy_settings, training_settings
 
 if TYPE_CHECKING:
@@ -131,6 +131,7 @@ EXTRA_GENERATIONS: Registry[type[ExtraGeneration]] = Registry(
     "extra generation",
     "megatron_longrl.extra_generations",
     {"greedy_baseline": GreedyBaseline, "shuffled_frames": ShuffledFrames},
+    problem=subclass_of(ExtraGeneration),
 )
 """The extra generations by the names that algorithms and estimators ask for."""
 

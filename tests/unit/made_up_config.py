@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import Any
 
-import megatron_longrl.models  # noqa: F401  # Registers the families' sections.
 from megatron_longrl.config import Config
 
 

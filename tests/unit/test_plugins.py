@@ -34,9 +34,15 @@ def test_a_module_of_the_working_folder_is_imported_once() -> None:
     assert imported_plugins() == (name,)
 
 
-@pytest.mark.parametrize("name", ["no_such_module", "no.such.module", "here/file.py"])
+@pytest.mark.parametrize("name", ["no_such_module", "no.such.module"])
 def test_a_module_that_is_nowhere(name: str) -> None:
     with pytest.raises(UserError, match=f"--plugin {name} cannot be imported: no such module"):
+        import_plugins([name])
+
+
+@pytest.mark.parametrize("name", ["./mine.py", "here/mine", "mine.py"])
+def test_a_file_is_no_module(name: str) -> None:
+    with pytest.raises(UserError, match=f"--plugin {name} names a file: give .* module, mine"):
         import_plugins([name])
 
 

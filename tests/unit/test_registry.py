@@ -8,7 +8,7 @@ import pytest
 
 from megatron_longrl import registry as registry_module
 from megatron_longrl.errors import UserError
-from megatron_longrl.registry import Registry
+from megatron_longrl.registry import Problem, Registry, instance_of, subclass_of
 
 GROUP = "megatron_longrl.tests"
 
@@ -21,8 +21,9 @@ def points(monkeypatch: pytest.MonkeyPatch) -> list[EntryPoint]:
     return found
 
 
-def make() -> Registry[object]:
-    return Registry("rollout engine", GROUP, {"stem": "posixpath:sep", "plain": 7})
+def make(problem: Problem = lambda name, value: None) -> Registry[object]:
+    built_in: dict[str, str | object] = {"stem": "posixpath:sep", "plain": 7}
+    return Registry("rollout engine", GROUP, built_in, problem=problem)
 
 
 def test_objects_of_all_three_sources(points: list[EntryPoint]) -> None:
@@ -74,3 +75,37 @@ def test_an_entry_point_that_cannot_be_imported(points: list[EntryPoint]) -> Non
     points.append(EntryPoint("gone", "no_such_package.at_all:it", GROUP))
     with pytest.raises(UserError, match=r"'gone' of the entry point no_such_package.* cannot be"):
         make().find("gone")
+
+
+@pytest.mark.parametrize(
+    ("problem", "value", "told"),
+    [
+        (instance_of(str), 3, "an object of type int is registered where a str has to be"),
+        (instance_of(str), str, "the class str is registered where a str has to be"),
+        (subclass_of(str), "a", "of type str is registered where a subclass of str has to be"),
+        (instance_of(int), make, "the function make is registered where a int has to be"),
+    ],
+)
+def test_an_object_of_another_kind(
+    problem: Problem, value: object, told: str, points: list[EntryPoint]
+) -> None:
+    with pytest.raises(UserError, match=f"rollout engine 'own': .*{told}"):
+        make(problem).register("own", value)
+
+
+def test_what_an_entry_point_brings_is_checked_where_it_is_asked_for(
+    points: list[EntryPoint], caplog: pytest.LogCaptureFixture
+) -> None:
+    points += [
+        EntryPoint("wrong", "posixpath:join", GROUP),
+        EntryPoint("a b", "posixpath:sep", GROUP),
+    ]
+    registry = make(instance_of(str))
+    with pytest.raises(UserError, match="'wrong' of the entry point posixpath:join: the function"):
+        registry.find("wrong")
+    with pytest.raises(UserError, match="'a b' of the entry point posixpath:sep: a name has"):
+        registry.find("a b")
+    # Whoever asks for all of them does without.
+    assert registry.usable() == {"stem": "/", "plain": 7}
+    assert registry.usable() == {"stem": "/", "plain": 7}
+    assert [record.levelname for record in caplog.records] == ["WARNING"] * 2

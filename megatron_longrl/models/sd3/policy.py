@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from megatron_longrl.config.divisibility import indivisible
-from megatron_longrl.models.flow_rules import FlowRules
+from megatron_longrl.models.flow_rules import UNREAD, FlowRules
 from megatron_longrl.models.policy import Policy, PolicyWeights
 from megatron_longrl.models.sd3.config import SD3Section
 from megatron_longrl.models.sd3.diffusers_settings import FORMAT
@@ -50,6 +50,7 @@ POLICY = Policy(
     required=("train_data_path",),
     required_of={"evaluate": ("load", "data"), "generate": ("prompts", "output")},
     defaults={"lora_target_modules": list(ADAPTED)},
+    unread=UNREAD,
     rules=FlowRules(_NEEDED, _own_rules, adapters=True),
     weights=PolicyWeights(mapping_table, draw, FORMAT),
 )

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from megatron_longrl.config.divisibility import indivisible
-from megatron_longrl.models.flow_rules import FlowRules
+from megatron_longrl.models.flow_rules import UNREAD, FlowRules
 from megatron_longrl.models.policy import Policy, PolicyWeights
 from megatron_longrl.models.wan.config import WanSection
 from megatron_longrl.models.wan.initial import draw
@@ -37,6 +37,7 @@ def _own_rules(config: ModelConfig) -> Iterator[str]:
 POLICY = Policy(
     build=WanTransformer,
     programs={},
+    unread=UNREAD,
     rules=FlowRules(_SIZES, _own_rules),
     weights=PolicyWeights(mapping_table, draw),
 )

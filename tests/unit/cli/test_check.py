@@ -138,9 +138,10 @@ def test_a_recipe_counts_tokens_and_finds_rows_that_are_too_long(folder: Path) -
         lambda folder: [str(folder / "gone.jsonl")],
         lambda folder: [str(folder / "rows.jsonl"), "--config", str(folder / "gone.yaml")],
         lambda folder: [str(folder / "rows.jsonl"), "--video-framse", "4"],
+        lambda folder: [str(folder / "rows.jsonl"), "--pretrained-checkpoint", str(folder / "no")],
         lambda folder: [str(folder / "rows.jsonl"), "--output", str(folder / "a.png" / "x.json")],
     ],
-    ids=["no data", "no recipe", "a typo", "nowhere to write"],
+    ids=["no data", "no recipe", "a typo", "no model", "nowhere to write"],
 )
 def test_wrong_usage(
     folder: Path,

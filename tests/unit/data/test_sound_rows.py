@@ -75,6 +75,11 @@ def test_the_row_says_it_before_the_flag(
     assert "audio_in_video" not in made.row.metadata
 
 
+def test_transformers_name_for_it_means_the_same(folder: Path) -> None:
+    made = row(folder, videos="heard.mp4", use_audio_in_video=True)
+    assert made.audio_in_video is True and not made.metadata
+
+
 @pytest.mark.parametrize("value", ["yes", 1, [True]])
 def test_it_is_a_truth_value(value: Any, folder: Path) -> None:
     with pytest.raises(RowError, match=r"rows.jsonl:1: field 'audio_in_video' is neither true nor"):
