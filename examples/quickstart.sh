@@ -49,7 +49,7 @@ torchrun "${DISTRIBUTED_ARGS[@]}" -m megatron_longrl.train_rl --config "$RECIPES
 STAGES=(sft grpo)
 if [[ "${CONTROL:-0}" == 1 ]]; then
   step "control: more SFT on the same data for the same time"
-  STEPS="$(python "$ROOT/tools/quickstart_summary.py" --out . --print-control-steps)"
+  STEPS="$(PYTHONPATH="$ROOT" python -m tools.quickstart_summary --out . --print-control-steps)"
   torchrun "${DISTRIBUTED_ARGS[@]}" -m megatron_longrl.train_sft --config "$RECIPES/sft.yaml" "${DATA_ARGS[@]}" \
     --train-data-path data/sft.jsonl --pretrained-checkpoint sft --save control --load control --log-interval 20 \
     --train-iters "$STEPS" --lr 1e-4 --lr-decay-style constant --lr-warmup-iters 5
@@ -66,4 +66,4 @@ for stage in "${STAGES[@]}"; do
 done
 
 step "summary"
-python "$ROOT/tools/quickstart_summary.py" --out . --seed "$SEED" --seconds $(($(date +%s) - BEGAN))
+PYTHONPATH="$ROOT" python -m tools.quickstart_summary --out . --seed "$SEED" --seconds $(($(date +%s) - BEGAN))

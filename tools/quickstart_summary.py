@@ -9,14 +9,19 @@ import sys
 from pathlib import Path
 from typing import Any
 
-import yaml
 from rich.console import Console
 from rich.table import Table
 
 from megatron_longrl.atomic_file import atomic_write_text
 from megatron_longrl.errors import UserError
-from megatron_longrl.observability.metrics_file import Metrics, read_metrics
 from megatron_longrl.observability.plots import plot_curves
+from tools.run_figures import (
+    evaluation_of,
+    layout_and_precision,
+    mean_mismatch,
+    steps_of,
+    training_seconds,
+)
 
 LABELS = {"sft": "SFT", "grpo": "SFT, then GRPO", "control": "SFT, then more SFT"}
 NAMES = {"sft": "sft", "grpo": "rl", "control": "control"}
@@ -54,17 +59,15 @@ def main() -> int:
 
 def control_steps(out: Path) -> int:
     """SFT steps that take at least as long as the RL steps took, even at SFT's quickest pace."""
-    sft = sorted(step["iteration-time"] for step in _steps(out / "sft"))
-    return max(1, math.ceil(_training_seconds(out / "grpo") / sft[len(sft) // 20]))
+    sft = sorted(step["iteration-time"] for step in steps_of(out / "sft"))
+    return max(1, math.ceil(training_seconds(out / "grpo") / sft[len(sft) // 20]))
 
 
 def summarize(out: Path, seed: int, seconds: float) -> dict[str, Any]:
     """The figures of a run, from its evaluations and metrics."""
     stages = [stage for stage in LABELS if (out / stage).is_dir()]
-    greedy = {stage: _evaluation(out, stage, 0) for stage in stages}
-    sampled = {stage: _evaluation(out, stage, 1) for stage in stages}
-    rl = _steps(out / "grpo")
-    recipe = yaml.safe_load((out / "grpo" / "config.yaml").read_text(encoding="utf-8"))
+    greedy = {stage: evaluation_of(out, f"{stage}-temperature-0") for stage in stages}
+    sampled = {stage: evaluation_of(out, f"{stage}-temperature-1") for stage in stages}
     summary: dict[str, Any] = {"seed": seed}
     for stage in stages:
         name, result = NAMES[stage], greedy[stage]
@@ -77,37 +80,11 @@ def summarize(out: Path, seed: int, seconds: float) -> dict[str, Any]:
         "majority_accuracy": greedy["sft"]["majority_accuracy"],
         "heldout_samples": greedy["sft"]["samples"],
         "gain": greedy["grpo"]["accuracy"] - greedy["sft"]["accuracy"],
-        "mismatch": sum(step["rollout_corr/logprob_diff_mean"] for step in rl) / len(rl),
+        "mismatch": mean_mismatch(out / "grpo"),
         "seconds": seconds,
-        "training_seconds": {stage: _training_seconds(out / stage) for stage in stages},
-        "parallel_layout": {
-            "ranks": 2,
-            "tensor_model_parallel_size": recipe["tensor_model_parallel_size"],
-            "context_parallel_size": recipe["context_parallel_size"],
-            "pipeline_model_parallel_size": recipe["pipeline_model_parallel_size"],
-            "rollout_tensor_parallel_size": recipe["rollout_tensor_parallel_size"],
-        },
-        "precision": "bf16" if recipe["bf16"] else "fp32",
+        "training_seconds": {stage: training_seconds(out / stage) for stage in stages},
+        **layout_and_precision(out / "grpo"),
     }
-
-
-def _steps(folder: Path) -> list[Metrics]:
-    steps = [step for step in read_metrics(folder / "metrics.jsonl") if step["iteration"] > 0]
-    if not steps:
-        raise UserError(f"{folder}/metrics.jsonl has no step: run the stage first")
-    return steps
-
-
-def _training_seconds(folder: Path) -> float:
-    return sum(step["iteration-time"] for step in _steps(folder))
-
-
-def _evaluation(out: Path, stage: str, temperature: int) -> dict[str, Any]:
-    path = out / "evaluation" / f"{stage}-temperature-{temperature}.json"
-    if not path.exists():
-        raise UserError(f"{path}: no such file; run the evaluation of {stage} first")
-    result: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-    return result
 
 
 def _print_table(summary: dict[str, Any]) -> None:

@@ -1,1 +1,1 @@
-"""Rendered games with known answers: moving cups."""
+"""Rendered games with known answers: moving cups, figures and tones, squares."""

@@ -26,17 +26,22 @@ from __future__ import annotations
 import argparse
 import json
 import logging
-import multiprocessing
-import os
 import sys
 import zlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 import numpy as np
 
+from megatron_longrl.arena.command_line import (
+    OneLineParser,
+    number,
+    run_jobs,
+    usable_cores,
+    workers_for,
+)
 from megatron_longrl.arena.cups_render import CODECS, Clip, Timing, encode_clip, render_clip
 from megatron_longrl.atomic_file import atomic_write_text
 from megatron_longrl.errors import UserError
@@ -224,70 +229,41 @@ def generate(args: argparse.Namespace) -> dict[str, int]:
         for rows in made.values()
         for clip, row in rows
     ]
-    workers = min(args.workers, max(1, len(jobs) // 32))
+    workers = workers_for(len(jobs), args.workers)
     logger.info("rendering %d clips with %d workers", len(jobs), workers)
-    if workers == 1:
-        for job in jobs:
-            _run_job(job)
-    else:
-        with multiprocessing.get_context("spawn").Pool(workers) as pool:
-            for _ in pool.imap_unordered(_run_job, jobs, chunksize=16):
-                pass
+    run_jobs(_run_job, jobs, workers)
     for name, rows in made.items():
         lines = [json.dumps(row) + "\n" for _, row in rows]
         atomic_write_text(args.output / f"{name}.jsonl", "".join(lines))
     return {name: len(rows) for name, rows in made.items()}
 
 
-def _number(kind: type, low: float, high: float) -> Callable[[str], float]:
-    """An argparse converter for a number in [low, high]."""
-
-    def convert(text: str) -> float:
-        try:
-            value = kind(text)
-        except ValueError:
-            raise argparse.ArgumentTypeError(f"{text!r} is not a number") from None
-        if not low <= value <= high:
-            raise argparse.ArgumentTypeError(f"{text} is not between {low} and {high}")
-        return value
-
-    return convert
-
-
-class _Parser(argparse.ArgumentParser):
-    """Says what is wrong in one line, without repeating the usage."""
-
-    def error(self, message: str) -> NoReturn:
-        self.exit(2, f"{self.prog}: error: {message}\n")
-
-
 def build_parser() -> argparse.ArgumentParser:
     """The command line."""
-    parser = _Parser(
+    parser = OneLineParser(
         prog="python -m megatron_longrl.arena.cups",
         description="Render moving-cups clips and write sft.jsonl, train.jsonl, heldout.jsonl.",
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )
-    count, share = _number(int, 0, 10**6), _number(float, 0.0, 1.0)
+    count, share = number(int, 0, 10**6), number(float, 0.0, 1.0)
     add = parser.add_argument
     add("--output", type=Path, required=True, help="folder for the clips and the JSONL files")
     add("--clips", type=count, default=6000, help="number of clips of the three sets together")
     add("--sft-clips", type=count, help="clips in sft.jsonl; without it, half of --clips")
     add("--heldout-clips", type=count, help="clips in heldout.jsonl; without it, a sixth")
-    add("--seed", type=_number(int, 0, 2**63), default=1234, help="what everything is drawn from")
-    add("--swaps", type=_number(int, 1, 64), default=4, help="largest number of swaps in a clip")
-    add("--min-swaps", type=_number(int, 1, 64), default=2, help="least, in train and heldout")
-    add("--sft-min-swaps", type=_number(int, 1, 64), default=1, help="least, in sft.jsonl")
-    add("--frames", type=_number(int, 4, 4096), default=16, help="frames of every clip")
-    add("--reveal", type=_number(int, 1, 64), default=2, help="frames that show the ball")
-    add("--size", type=_number(int, 16, 1024), default=32, help="side of the frames in pixels")
-    add("--fps", type=_number(int, 1, 120), default=4, help="frames per second")
+    add("--seed", type=number(int, 0, 2**63), default=1234, help="what everything is drawn from")
+    add("--swaps", type=number(int, 1, 64), default=4, help="largest number of swaps in a clip")
+    add("--min-swaps", type=number(int, 1, 64), default=2, help="least, in train and heldout")
+    add("--sft-min-swaps", type=number(int, 1, 64), default=1, help="least, in sft.jsonl")
+    add("--frames", type=number(int, 4, 4096), default=16, help="frames of every clip")
+    add("--reveal", type=number(int, 1, 64), default=2, help="frames that show the ball")
+    add("--size", type=number(int, 16, 1024), default=32, help="side of the frames in pixels")
+    add("--fps", type=number(int, 1, 120), default=4, help="frames per second")
     add("--codec", choices=sorted(CODECS), default="vp9", help="vp9 in WebM or h264 in MP4")
-    add("--quality", type=_number(int, 0, 51), default=20, help="rate factor, lower is better")
+    add("--quality", type=number(int, 0, 51), default=20, help="rate factor, lower is better")
     add("--hasty", type=share, default=0.65, help="share of demonstrations that guess")
     add("--slip", type=share, default=0.1, help="chance per followed swap to lose the ball")
-    cpus = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    add("--workers", type=_number(int, 1, 256), default=cpus or 1, help="processes that render")
+    add("--workers", type=number(int, 1, 256), default=usable_cores(), help="processes that render")
     return parser
 
 

@@ -16,7 +16,7 @@ from tests.fuzz.isolated import END, EXCEPTION, HANG, READ, Isolated, Outcome
 
 
 def test_odd_inputs_are_read_or_refused(tmp_path: Path) -> None:
-    counts = {"rows": 100, "images": 150, "videos": 32, "checkpoints": 20}
+    counts = {"rows": 100, "images": 150, "videos": 32, "sounds": 34, "checkpoints": 20}
     arguments = [word for kind, count in counts.items() for word in (f"--{kind}", str(count))]
     found = subprocess.run(
         [sys.executable, "-m", "tests.fuzz", *arguments, "--keep", str(tmp_path)],
@@ -24,7 +24,7 @@ def test_odd_inputs_are_read_or_refused(tmp_path: Path) -> None:
     )  # fmt: skip
     assert found.returncode == 0, found.stdout + found.stderr
     *lines, last = found.stdout.splitlines()
-    assert last.startswith("302 inputs, seed 1: 0 hang, 0 end of the process, 0 foreign exception")
+    assert last.startswith("336 inputs, seed 1: 0 hang, 0 end of the process, 0 foreign exception")
     for (kind, count), line in zip(counts.items(), lines, strict=True):
         name, number, read, _, refused, *_ = line.replace(":", "").split()
         assert (name, int(number)) == (kind, count)
@@ -36,6 +36,9 @@ def test_odd_inputs_are_read_or_refused(tmp_path: Path) -> None:
 def test_seeds_are_good(tmp_path: Path) -> None:
     """Or their mutants would tell nothing."""
     work = media.Media(tmp_path)
+    sounds = media.Sounds(tmp_path)
+    for name, data in seeds.sounds(tmp_path):
+        assert sounds((media.field_of("sounds", name), data)).kind == READ, name
     for kind, found in (("videos", seeds.videos(tmp_path)), ("images", seeds.images())):
         outcomes = []
         for name, data in found:

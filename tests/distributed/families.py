@@ -240,6 +240,14 @@ def twin_of(
 def _logprobs(
     model: Any, source: HfFolder, config: Config, prompt: Prompt, response: list[int]
 ) -> Tensor:
+    predicted = their_logits(model, source, config, prompt, response).log_softmax(-1)
+    return predicted.gather(1, torch.tensor(response)[:, None])[:, 0]
+
+
+def their_logits(
+    model: Any, source: HfFolder, config: Config, prompt: Prompt, response: list[int]
+) -> Tensor:
+    """[R, v]: what predicts a response in transformers' model."""
     ids = torch.cat([prompt.token_ids, torch.tensor(response)])
     units = [spec.load(range(spec.num_units)) for spec in prompt.media]
     media = (
@@ -254,6 +262,5 @@ def _logprobs(
         before = media["position_ids"]
         after = torch.arange(len(response)) + before[..., -1:] + 1
         media["position_ids"] = torch.cat([before, after], dim=-1)
-    logits = model(input_ids=ids[None], **media).logits[0]
-    predicted = logits[len(prompt.token_ids) - 1 : -1].log_softmax(-1)
-    return predicted.gather(1, torch.tensor(response)[:, None])[:, 0]
+    logits: Tensor = model(input_ids=ids[None], **media).logits[0]
+    return logits[len(prompt.token_ids) - 1 : -1]

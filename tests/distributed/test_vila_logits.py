@@ -9,23 +9,17 @@ from typing import Any
 import pytest
 import torch
 import torch.distributed as dist
-import torch.nn.functional as F
-from megatron.core.models.gpt import GPTModel
 from torch import Tensor
 
 from megatron_longrl.config import Config
 from megatron_longrl.conversion.hf import config_from_hf, load_hf_weights
 from megatron_longrl.data.prompts import Prompt
 from megatron_longrl.data.tokenizer import build_tokenizer, train_sentencepiece
-from megatron_longrl.models.language import output_weight
 from megatron_longrl.parallel.rank_errors import gather_objects
-from megatron_longrl.training.batches import sft_batches
-from megatron_longrl.training.language_step import LanguageTrainStep
-from megatron_longrl.training.output_heads import selected_hidden
 from megatron_longrl.training.runtime import Runtime, build_runtime
-from megatron_longrl.training.sharding import MicroBatch
 from tests.distributed.cases import CP2, PP2, SP, TP2
 from tests.distributed.layouts import step_options
+from tests.distributed.response_logits import response_logits
 from tests.parity.comparison import assert_close
 from tests.parity.test_vila_pictures_parity import MEDIA, Twin, row_of, write_media
 from tests.runner.tiers import full_only
@@ -63,7 +57,7 @@ def test_logits(kind, shared_path):
         if not expected:
             theirs = twin_logits(twin, runtime, prompts) if twin is not None else []
             expected = gather_objects(runtime.groups.gloo_group, theirs)[0]
-        assert_close(torch.cat(logits(runtime, prompts)), torch.cat(expected))
+        assert_close(torch.cat(response_logits(runtime, prompts, RESPONSES)), torch.cat(expected))
 
 
 def make(folder: Path, kind: str) -> Twin:
@@ -102,31 +96,3 @@ def twin_logits(twin: Twin, runtime: Runtime, prompts: list[Prompt]) -> list[Ten
         whole = twin.logits(runtime.tokenizer, names, question, pixels, response)
         found.append(whole[-len(response) - 1 : -1].float())
     return found
-
-
-def logits(runtime: Runtime, prompts: list[Prompt]) -> list[Tensor]:
-    """Ours, on every rank."""
-    groups, config = runtime.groups, runtime.config
-    found: dict[tuple[int, int], Tensor] = {}
-
-    def head(gpt: GPTModel, hidden: Tensor, batch: MicroBatch) -> Tensor:
-        part = F.linear(selected_hidden(gpt, hidden, batch), output_weight(gpt))
-        parts = [torch.empty_like(part) for _ in range(groups.tp.size())]
-        dist.all_gather(parts, part, group=groups.tp)
-        whole = torch.cat(parts, dim=1)[:, : config.model.vocab_size]
-        place = (batch.response_index[batch.selected], batch.token_index[batch.selected])
-        for number, token, row in zip(*(x.tolist() for x in place), whole, strict=True):
-            found[number, token] = row
-        return whole.t()
-
-    batches = sft_batches(prompts, RESPONSES, config, groups)
-    assert len(batches) == 1
-    _, media = runtime.encode(prompts, for_training=False)
-    step = LanguageTrainStep(runtime.model, runtime.train_step.media_encoder, groups, head)
-    step.forward(batches, media.embeddings)
-    for theirs in gather_objects(groups.gloo_group, found):
-        found |= theirs
-    return [
-        torch.stack([found[number, token] for token in range(len(response))])
-        for number, response in enumerate(RESPONSES)
-    ]

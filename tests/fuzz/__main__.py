@@ -1,10 +1,10 @@
 """Odd inputs of every kind, by a seed: ``python -m tests.fuzz [--seed 1]``.
 
-5,000 rows, 3,500 images, 1,000 videos and 500 damaged files of checkpoints go the way that training
-takes: rows are loaded and expanded into prompts, media decoded, checkpoints read as ``longrl
-convert`` reads them. Each is read, or refused in one line that names it. The exit status is 1 where
-one hangs, ends its process, raises what is no error of a user, has a traceback printed, or is
-refused without its name; such inputs are kept.
+5,000 rows, 3,500 images, 1,000 videos, 500 files of sound or films with it, and 500 damaged files
+of checkpoints go the way that training takes: rows are loaded and expanded into prompts, media
+decoded, checkpoints read as ``longrl convert`` reads them. Each is read, or refused in one line
+that names it. The exit status is 1 where one hangs, ends its process, raises what is no error of a
+user, has a traceback printed, or is refused without its name; such inputs are kept.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from typing import Any
 
 from tests.fuzz.isolated import FAULTS, READ, REFUSED, Isolated, Outcome
 
-COUNTS = {"rows": 5000, "images": 3500, "videos": 1000, "checkpoints": 500}
+COUNTS = {"rows": 5000, "images": 3500, "videos": 1000, "sounds": 500, "checkpoints": 500}
 
 
 @dataclass
@@ -82,12 +82,13 @@ def _prepare(
         from tests.fuzz import checkpoints
 
         numbers = (("damaged", (seed, number)) for number in range(count))
-        read = checkpoints.Checkpoints(folder)
-        return read, checkpoints.SECONDS, checkpoints.limit_memory, numbers
+        converted = checkpoints.Checkpoints(folder)
+        return converted, checkpoints.SECONDS, checkpoints.limit_memory, numbers
     from tests.fuzz import media
 
     inputs = media.make(kind, seed, count, folder)
-    return media.Media(folder), media.SECONDS, lambda: None, inputs
+    read = media.Sounds(folder) if kind == "sounds" else media.Media(folder)
+    return read, media.SECONDS, lambda: None, inputs
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -1,5 +1,5 @@
 """The way of a row into training: expanded into a prompt, its files decoded; for a Qwen-VL, whose
-template knows media, and a VILA."""
+template knows media, and a VILA, or for a Qwen2.5-Omni, which hears."""
 
 from __future__ import annotations
 
@@ -12,12 +12,15 @@ from megatron_longrl.data.prompts import PromptBuilder
 from megatron_longrl.data.rows import Row, RowError
 from megatron_longrl.data.tokenizer import build_tokenizer, train_sentencepiece
 from megatron_longrl.media.media_error import MediaError, printable
-from megatron_longrl.media.spec import load_units
+from megatron_longrl.media.modalities.audio.spec import AudioSpec
+from megatron_longrl.media.modalities.visual.spec import VisualSpec
+from megatron_longrl.media.spec import MediaSpec, UnitTensors, load_units
+from megatron_longrl.models.qwen2_5_omni.layout import OmniLayout
 from megatron_longrl.models.qwen_vl.layout import Qwen3Layout
 from megatron_longrl.models.vila.layout import VilaLayout
 from tests.fuzz.isolated import READ, REFUSED, WRONG, Outcome
+from tests.omni_files import write_tokenizer as write_omni_tokenizer
 from tests.real_tokenizers import write as write_tokenizer
-from tests.visual_media import visual
 
 MODEL = {
     "num_layers": 1,
@@ -42,6 +45,14 @@ QWEN = {
     "image_max_pixels": 1024,
 }
 VILA = {"vision_image_size": 32, "vision_patch_size": 8}
+OMNI = {
+    **QWEN,
+    "model_family": "qwen2_5_omni",
+    "audio_hidden_size": 32,
+    "audio_num_layers": 1,
+    "audio_num_attention_heads": 2,
+    "audio_ffn_hidden_size": 32,
+}
 
 
 def builders(folder: Path, max_tokens: int = 300) -> list[PromptBuilder]:
@@ -63,8 +74,25 @@ def builders(folder: Path, max_tokens: int = 300) -> list[PromptBuilder]:
     return found
 
 
+def hearing_builder(folder: Path) -> PromptBuilder:
+    """A Qwen2.5-Omni's, to which a film without sound is silent."""
+    folder.joinpath("omni").mkdir()
+    write_omni_tokenizer(folder / "omni")
+    tokenizer = build_tokenizer("HuggingFaceTokenizer", folder / "omni")
+    return PromptBuilder(
+        tokenizer,
+        OmniLayout(Config.of({**MODEL, **OMNI}).family, tokenizer),
+        max_tokens=100_000,
+        modalities=("video", "image", "audio"),
+        max_frames=4,
+        fps=None,
+        missing_audio="silence",
+        demonstrates=True,
+    )
+
+
 def expand_and_decode(row: Row, builder: PromptBuilder) -> Outcome:
-    """What comes of a row: its pixels, or one line that names the row or the file."""
+    """What comes of a row: its pixels and sound, or one line that names the row or the file."""
     found = builder.problem(row)
     try:
         prompt = builder.build(row)
@@ -73,20 +101,32 @@ def expand_and_decode(row: Row, builder: PromptBuilder) -> Outcome:
     mask = int(prompt.media_mask.sum())
     if found is not None:
         return Outcome(WRONG, f"built, though {found}")
-    if mask != sum(prompt.media_lengths) or len(prompt.media) != len(row.media):
+    media = len(row.media) + (len(row.videos) if row.audio_in_video else 0)
+    if mask != sum(prompt.media_lengths) or len(prompt.media) != media:
         return Outcome(WRONG, f"{mask} placeholders of {len(prompt.media)} media")
     builder.shown(prompt)
     builder.response_ids(row)
-    specs = visual(prompt)
-    loaded = load_units([(spec, range(spec.num_units)) for spec in specs])
-    for spec, units in zip(specs, loaded, strict=True):
+    loaded = load_units([(spec, range(spec.num_units)) for spec in prompt.media])
+    for spec, units in zip(prompt.media, loaded, strict=True):
         if isinstance(units, MediaError):
             return _judge_line(str(units), f"{printable(spec.path)}: ")
-        pixels = units[0].flatten(0, 1)
-        expected = (len(spec.frame_indices), 3, spec.preprocess.height, spec.preprocess.width)
-        if pixels.shape != expected or not pixels.isfinite().all():
-            return Outcome(WRONG, f"pixels of shape {tuple(pixels.shape)}, not {expected}")
+        if not units[0].isfinite().all() or (wrong := _wrong_shape(spec, units)):
+            return Outcome(WRONG, wrong or "values that are not finite")
     return Outcome(READ)
+
+
+def _wrong_shape(spec: MediaSpec, units: UnitTensors) -> str | None:
+    """What is wrong with the sizes of a medium's units."""
+    if isinstance(spec, AudioSpec):
+        features, frames = units
+        how = spec.preprocess
+        if features.shape != (spec.num_units, how.unit_frames, how.mel.bins):
+            return f"features of shape {tuple(features.shape)}"
+        return None if how.tokens_of(int(frames.sum())) == spec.num_tokens else f"{frames} frames"
+    assert isinstance(spec, VisualSpec)
+    pixels = units[0].flatten(0, 1)
+    expected = (len(spec.frame_indices), 3, spec.preprocess.height, spec.preprocess.width)
+    return None if pixels.shape == expected else f"pixels of {tuple(pixels.shape)}, not {expected}"
 
 
 def _judge_line(line: str, start: str) -> Outcome:

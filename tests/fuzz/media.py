@@ -1,5 +1,5 @@
-"""Mutants of good videos and images, each of which a row names: it gives pixels, or one line that
-names the row or the file."""
+"""Mutants of good videos, images and files of sound, each of which a row names: it gives pixels and
+sound, or one line that names the row or the file."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from megatron_longrl.data.rows import load_rows
 from megatron_longrl.media.media_error import MediaError
 from megatron_longrl.media.modalities.image.reader import probe_image, read_image
 from tests.fuzz import seeds
-from tests.fuzz.as_training import builders, expand_and_decode
+from tests.fuzz.as_training import builders, expand_and_decode, hearing_builder
 from tests.fuzz.isolated import READ, REFUSED, WRONG, Outcome
 
 SECONDS = 30.0
@@ -20,16 +20,48 @@ SECONDS = 30.0
 NAME = "input\x1b[31m.bin"
 """A file's name that would colour a terminal."""
 Input = tuple[str, bytes]
-"""``videos`` or ``images``, and a file's bytes."""
+"""``videos``, ``images`` or ``audios``, and a file's bytes."""
 
 
 def make(kind: str, seed: int, count: int, folder: Path) -> Iterator[tuple[str, Input]]:
     """Names of what was changed, and inputs."""
-    sources = list(seeds.videos(folder) if kind == "videos" else seeds.images())
+    made = {"videos": lambda: seeds.videos(folder), "images": seeds.images}
+    made["sounds"] = lambda: seeds.sounds(folder)
+    sources = list(made[kind]())
     for number in range(count):
         origin, data = sources[number % len(sources)]
         draw = random.Random(f"{seed}/{kind}/{number}")
-        yield origin, (kind, mutate(data, draw))
+        yield origin, (field_of(kind, origin), mutate(data, draw))
+
+
+def field_of(kind: str, name: str) -> str:
+    """The field of a row that names an input: films are heard, too."""
+    if kind != "sounds":
+        return kind
+    return "videos" if name.startswith("film") else "audios"
+
+
+class Sounds:
+    """Expands rows that name sound, or a film whose sound is asked for, and decodes both.
+
+    Args:
+        folder: for files.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self._path = folder / NAME
+        self._rows = folder / "rows.jsonl"
+        self._builder = hearing_builder(folder)
+
+    def __call__(self, given: Input) -> Outcome:
+        """What came of it."""
+        field, data = given
+        self._path.unlink(missing_ok=True)
+        self._path.write_bytes(data)
+        row = {"problem": "a", "answer": "b", field: NAME, "audio_in_video": field == "videos"}
+        self._rows.write_text(json.dumps(row))
+        (loaded,) = load_rows([self._rows])
+        return expand_and_decode(loaded, self._builder)
 
 
 class Media:

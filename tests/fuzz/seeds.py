@@ -1,4 +1,4 @@
-"""Small good videos and images, whose mutants are read."""
+"""Small good videos, images and files of sound, whose mutants are read."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from tests.audio_files import CODECS, PICTURES, beep, tone, write_film, write_sound
 from tests.unit.data.video_files import write
 
 VIDEOS: dict[str, dict[str, Any]] = {
@@ -40,6 +41,26 @@ def videos(folder: Path) -> Iterator[tuple[str, bytes]]:
     """Name and bytes of each."""
     for name, how in VIDEOS.items():
         yield name, write(folder / name, frames=12, **how).read_bytes()
+
+
+def sounds(folder: Path) -> Iterator[tuple[str, bytes]]:
+    """Name and bytes of sound alone, in every codec and oddly, and of films with theirs."""
+    for ending, (_, rate) in CODECS.items():
+        path = write_sound(folder / f"sound{ending}", beep(1.3, 0.4, 0.6, rate))
+        yield path.name, path.read_bytes()
+    odd: dict[str, dict[str, Any]] = {
+        "rate.wav": {"rate": 8_000},
+        "channels.flac": {"rate": 44_100, "channels": 6},
+        "stereo.m4a": {"rate": 48_000, "channels": 2},
+    }
+    for name, options in odd.items():
+        samples = beep(1.3, 0.4, 0.6, options["rate"])
+        yield name, write_sound(folder / name, samples, **options).read_bytes()
+    pictures = list(np.random.default_rng(1).integers(0, 255, (6, 32, 32, 3), dtype=np.uint8))
+    late = [(0.3, tone(0.4, 440, 48_000)), (1.1, tone(0.2, 880, 48_000))]
+    for ending in PICTURES:
+        path = write_film(folder / f"film{ending}", pictures, 4, late)
+        yield path.name, path.read_bytes()
 
 
 def images() -> Iterator[tuple[str, bytes]]:

@@ -88,6 +88,7 @@ def checkpoints(tmp_path_factory: pytest.TempPathFactory) -> Path:
         "vila": {**vila, "llm/tokenizer.json": {}},
         "qwen2_5_vl": {"config.json": {"model_type": "qwen2_5_vl"}, "tokenizer.json": {}},
         "qwen3_vl": {"config.json": {"model_type": "qwen3_vl"}, "tokenizer.json": {}},
+        "qwen2_5_omni": {"config.json": {"model_type": "qwen2_5_omni"}, "tokenizer.json": {}},
     }
     for family, contents in files.items():
         for name, content in contents.items():
@@ -99,9 +100,13 @@ def checkpoints(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root
 
 
+FAMILIES = {"omni": "qwen2_5_omni"}
+"""Of folders that are not called by it."""
+
+
 def family_for(script: str) -> str:
     folder = Path(script).parent.name
-    return folder if folder.startswith("qwen") else "vila"
+    return folder if folder.startswith("qwen") else FAMILIES.get(folder, "vila")
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,58 @@
+"""What the command lines of the games share: numbers in a range, errors of one line, and films that
+several processes render."""
+
+from __future__ import annotations
+
+import argparse
+import multiprocessing
+import os
+from collections.abc import Callable, Sequence
+from typing import NoReturn, TypeVar
+
+_Job = TypeVar("_Job")
+_JOBS_OF_A_WORKER = 32
+"""The fewest for which it is worth to start one."""
+
+
+def number(kind: type, low: float, high: float) -> Callable[[str], float]:
+    """An argparse converter for a number in [low, high]."""
+
+    def convert(text: str) -> float:
+        try:
+            value = kind(text)
+        except ValueError:
+            raise argparse.ArgumentTypeError(f"{text!r} is not a number") from None
+        if not low <= value <= high:
+            raise argparse.ArgumentTypeError(f"{text} is not between {low} and {high}")
+        return value
+
+    return convert
+
+
+class OneLineParser(argparse.ArgumentParser):
+    """Says what is wrong in one line, without repeating the usage."""
+
+    def error(self, message: str) -> NoReturn:
+        self.exit(2, f"{self.prog}: error: {message}\n")
+
+
+def usable_cores() -> int:
+    """Cores that this process may use."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    return cores or 1
+
+
+def workers_for(jobs: int, workers: int) -> int:
+    """Processes that are started for so many jobs, at most ``workers``."""
+    return min(workers, max(1, jobs // _JOBS_OF_A_WORKER))
+
+
+def run_jobs(run: Callable[[_Job], None], jobs: Sequence[_Job], workers: int) -> None:
+    """Run all jobs; in this process where one worker is enough for them."""
+    if workers == 1:
+        for job in jobs:
+            run(job)
+        return
+    with multiprocessing.get_context("spawn").Pool(workers) as pool:
+        for _ in pool.imap_unordered(run, jobs, chunksize=16):
+            pass
