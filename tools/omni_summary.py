@@ -15,8 +15,8 @@ from rich.table import Table
 from megatron_longrl.arena.tones_film import CHOICES, KINDS
 from megatron_longrl.atomic_file import atomic_write_text
 from megatron_longrl.errors import UserError
+from megatron_longrl.evaluation.summary import summarize as figures_of
 from megatron_longrl.observability.plots import plot_curves
-from megatron_longrl.rl.summary import summarize as figures_of
 from tools.run_figures import (
     evaluation_of,
     layout_and_precision,

@@ -1,5 +1,5 @@
-"""What the command lines of the games share: numbers in a range, errors of one line, and films that
-several processes render."""
+"""The common parts of the games' command lines: numbers in a range, errors of one line, and films
+that several processes render."""
 
 from __future__ import annotations
 

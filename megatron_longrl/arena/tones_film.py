@@ -54,7 +54,7 @@ class Film:
 
 @dataclass(frozen=True)
 class Question:
-    """What is asked of a film.
+    """A question about a film.
 
     Attributes:
         kind: ``moment``, ``pitch``, ``count`` or ``order``.

@@ -15,7 +15,8 @@ from megatron_longrl.arena.tones import SYMBOLS
 HIDDEN = 128
 PATCH = 16
 _DEVIATION = 0.06
-"""Of random weights: a narrow model learns several times slower from the usual 0.02."""
+"""The deviation of random weights: a narrow model learns several times slower from the usual
+0.02."""
 _TURNS = ("<|im_start|>", "<|im_end|>")
 _MEDIA = {
     "audio_token": "<|AUDIO|>",

@@ -14,7 +14,7 @@ from megatron_longrl.atomic_file import atomic_write
 RATE = 16_000
 """Samples a second."""
 FRAMES_OF_SCENE = 2
-"""What Qwen2.5-Omni takes together."""
+"""The number of frames that Qwen2.5-Omni takes together."""
 SCENE_SECONDS = 0.5
 _FPS = round(FRAMES_OF_SCENE / SCENE_SECONDS)
 _FIGURES = 3

@@ -1,13 +1,15 @@
 """Films, their sound, and sound alone in products of the dimensions: loss and every gradient are
 those of transformers' model on one process."""
 
+from typing import Any
+
 import pytest
 
 from tests.distributed.cases import CP2, PP2, SP, TP2
 from tests.distributed.families import check_family
 from tests.runner.tiers import full_only
 
-LAYOUTS = {
+LAYOUTS: dict[str, dict[str, Any]] = {
     "TP2 with sequence parallelism x MR-SP2 a2a": TP2 | SP | CP2 | {"cp_comm_type": "a2a"},
     "PP2 x MR-SP2": PP2 | CP2,
     "DP2 x MR-SP2 p2p": CP2 | {"cp_comm_type": "p2p"},
