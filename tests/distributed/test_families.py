@@ -12,12 +12,12 @@ LAYOUTS: dict[str, dict[str, Any]] = {
     "TP2 with sequence parallelism": TP2 | SP,
     "MR-SP2": CP2,
     "MR-SP2 p2p": CP2 | {"cp_comm_type": "p2p"},
-    "MR-SP2 a2a": CP2 | {"cp_comm_type": "a2a"},
     "PP2": PP2,
     "DP2": {},
 }
 TEXT = ("qwen2", "qwen3", "llama")
 VISION = ("qwen2_5_vl", "qwen3_vl", "qwen2_5_omni")
+
 
 FIRST = {
     "qwen2": ("TP2 with sequence parallelism", "PP2"),
@@ -25,7 +25,7 @@ FIRST = {
     "llama": ("MR-SP2 p2p",),
     "qwen2_5_vl": ("TP2 with sequence parallelism", "MR-SP2 p2p", "PP2"),
     "qwen3_vl": ("TP2 with sequence parallelism", "MR-SP2", "PP2", "DP2"),
-    "qwen2_5_omni": ("TP2 with sequence parallelism", "MR-SP2 a2a", "DP2"),
+    "qwen2_5_omni": ("TP2 with sequence parallelism", "MR-SP2", "DP2"),
 }
 """Layouts of the first tier: every family in some, and every layout with both kinds."""
 
@@ -38,7 +38,6 @@ FIRST = {
             pytest.param(family, layout, id=f"{family}-{layout}")
             for family in (*TEXT, *VISION)
             for layout in LAYOUTS
-            if "a2a" not in layout or family != "qwen3"  # one key head
         ],
         [f"{family}-{layout}" for family, layouts in FIRST.items() for layout in layouts],
     ),
