@@ -27,17 +27,19 @@ RL = (
 
 REWARD = """
 def shape(image, metadata, prompt):
-    from megatron_longrl.arena.shapes import reward
+    from megatron_longrl.arena.shapes import CORNERS
 
-    assert image.shape == (16, 16, 3) and prompt.startswith("a ")
-    return reward(image, metadata)
+    assert image.shape == (16, 16, 3) and prompt.endswith(metadata["position"])
+    row, column = (8 * part for part in CORNERS[metadata["position"]])
+    corner = image[row : row + 8, column : column + 8]
+    return float(corner.mean() - image.mean()) / 255
 """
 
 
 def write_data(folder: Path) -> None:
     """Pictures, prompts and a reward function."""
     shapes.write_pictures(folder, 24, 0.5, 0)
-    shapes.write_prompts(folder / "prompts.jsonl", shapes.prompts())
+    shapes.write_prompts(folder / "prompts.jsonl", shapes.combinations())
     (folder / "reward.py").write_text(REWARD)
 
 

@@ -1,26 +1,26 @@
 """Pictures of coloured squares with captions: a task for models that draw, rendered from numbers.
 
-A picture shows one square of one of three colours in one of four corners. A caption names both; in
-the captions of a training set some corners are wrong on purpose, so that a model which has learned
-them is right as often as they are.
+A picture shows one to four squares of one colour in one of its four corners, and a caption names
+number, colour and corner. In some captions of a training set one of the three is wrong on purpose,
+so that a model which has learned them is right as often as they are.
 """
 
 from __future__ import annotations
 
+import argparse
 import json
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+import sys
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from itertools import product
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-COLOURS: Mapping[str, tuple[int, int, int]] = {
-    "red": (230, 40, 40),
-    "green": (40, 210, 60),
-    "blue": (50, 70, 235),
-}
+from megatron_longrl.rewards.rendered import COLOURS, Things
+
+SHAPE_COLOURS = ("red", "green", "blue", "yellow", "purple", "turquoise")
 CORNERS: Mapping[str, tuple[int, int]] = {
     "top left": (0, 0),
     "top right": (0, 1),
@@ -28,88 +28,119 @@ CORNERS: Mapping[str, tuple[int, int]] = {
     "bottom right": (1, 1),
 }
 """Row and column of each corner."""
+NUMBERS = ("one", "two", "three", "four")
 SIDE = 16
 """Pixels of a picture's side."""
-BACKGROUND = 20
-_SQUARE = 6
-_LEAST_LIGHT = 70
-"""Brightest channel of a pixel that belongs to a square, at least."""
+LIGHTEST_GROUND = 60
+ABOUT = "about.json"
+"""File beside the pictures with the share of captions that are wrong."""
+_CELL = 4
+"""A corner has two by two cells, and a cell at most one square."""
+_SQUARE = 2
 
 
 @dataclass(frozen=True)
-class Square:
+class Shapes:
     """A picture by its properties."""
 
     colour: str
-    corner: str
-    shift: tuple[int, int] = (1, 1)
-    """Pixels from the edges of its quarter, 0 to 2: no caption names them."""
+    position: str
+    count: int
+    cells: tuple[int, ...] = ()
+    """The cells of the corner, from 0 to 3, that have a square. No caption names them, nor what
+    follows."""
+    shift: tuple[int, int] = (0, 0)
+    """Half cells from the edges of a cell to its square, 0 or 1: rows and columns. All squares of a
+    picture have the same, so that none touches another."""
+    ground: int = 20
+    """Grey level of the ground, up to :data:`LIGHTEST_GROUND`."""
 
     @property
     def caption(self) -> str:
         """The caption that is right."""
-        return f"a {self.colour} square in the {self.corner} corner"
+        squares = "square" if self.count == 1 else "squares"
+        return f"{NUMBERS[self.count - 1]} {self.colour} {squares} at the {self.position}"
+
+    @property
+    def asked(self) -> dict[str, Any]:
+        """The properties that a caption names, as rewards look for them in a row."""
+        return {"colour": self.colour, "position": self.position, "count": self.count}
 
     def picture(self) -> np.ndarray:
         """uint8 [SIDE, SIDE, 3]."""
-        pixels = np.full((SIDE, SIDE, 3), BACKGROUND, dtype=np.uint8)
-        quarter = CORNERS[self.corner]
-        row, column = (quarter[axis] * SIDE // 2 + self.shift[axis] for axis in (0, 1))
-        pixels[row : row + _SQUARE, column : column + _SQUARE] = COLOURS[self.colour]
+        pixels = np.full((SIDE, SIDE, 3), self.ground, dtype=np.uint8)
+        corner = CORNERS[self.position]
+        for cell in self.cells or range(self.count):
+            top, left = (
+                corner[axis] * SIDE // 2
+                + divmod(cell, 2)[axis] * _CELL
+                + self.shift[axis] * _SQUARE
+                for axis in (0, 1)
+            )
+            pixels[top : top + _SQUARE, left : left + _SQUARE] = COLOURS[self.colour]
         return pixels
 
 
-def draw_square(generator: np.random.Generator) -> Square:
-    """A square of random properties."""
-    colour, corner = generator.choice(list(COLOURS)), generator.choice(list(CORNERS))
-    rows, columns = generator.integers(0, 3, 2)
-    return Square(str(colour), str(corner), (int(rows), int(columns)))
+def combinations() -> list[Shapes]:
+    """All that a caption can ask for."""
+    counts = range(1, len(NUMBERS) + 1)
+    return [Shapes(*asked) for asked in product(SHAPE_COLOURS, CORNERS, counts)]
 
 
-def prompts() -> Iterator[tuple[str, dict[str, Any]]]:
-    """Every caption, with what it asks for."""
-    for colour, corner in product(COLOURS, CORNERS):
-        yield Square(colour, corner).caption, {"colour": colour, "corner": corner}
+def split() -> tuple[list[Shapes], list[Shapes]]:
+    """The combinations for RL and the held-out ones: half each, as on a chessboard, so that every
+    property and every pair of them is in both."""
+    places = [
+        SHAPE_COLOURS.index(one.colour) + list(CORNERS).index(one.position) + one.count
+        for one in combinations()
+    ]
+    halves: tuple[list[Shapes], list[Shapes]] = ([], [])
+    for one, place in zip(combinations(), places, strict=True):
+        halves[place % 2].append(one)
+    return halves
 
 
-def look(picture: np.ndarray) -> tuple[dict[str, float], tuple[float, float]]:
-    """Shares of the lit pixels by colour, and their centre as a row and a column from 0 to 1.
-
-    Args:
-        picture: uint8 [h, w, 3]; without a lit pixel all shares are 0.
-    """
-    pixels = picture.astype(np.float64)
-    lit = pixels.max(2) >= _LEAST_LIGHT
-    if not lit.any():
-        return dict.fromkeys(COLOURS, 0.0), (0.5, 0.5)
-    distances = np.stack([np.abs(pixels[lit] - colour).sum(1) for colour in COLOURS.values()])
-    nearest = distances.argmin(0)
-    shares = {name: float((nearest == index).mean()) for index, name in enumerate(COLOURS)}
-    rows, columns = np.nonzero(lit)
-    height, width = lit.shape
-    return shares, ((rows.mean() + 0.5) / height, (columns.mean() + 0.5) / width)
+def draw_shapes(generator: np.random.Generator) -> Shapes:
+    """A picture of random properties."""
+    every = combinations()
+    return vary(every[generator.integers(len(every))], generator)
 
 
-def is_asked_for(picture: np.ndarray, colour: str, corner: str) -> bool:
-    """Whether most lit pixels have the colour, and their centre lies in the corner."""
-    shares, centre = look(picture)
-    row, column = CORNERS[corner]
-    in_corner = (centre[0] > 0.5, centre[1] > 0.5) == (row == 1, column == 1)
-    return in_corner and shares[colour] > 0.5
+def vary(shapes: Shapes, generator: np.random.Generator) -> Shapes:
+    """The same, with other properties that no caption names."""
+    rows, columns = generator.integers(0, 2, 2)
+    cells = sorted(generator.permutation(4)[: shapes.count].tolist())
+    ground = int(generator.integers(0, LIGHTEST_GROUND + 1))
+    return replace(shapes, cells=tuple(cells), shift=(int(rows), int(columns)), ground=ground)
 
 
-def reward(image: np.ndarray, metadata: Mapping[str, Any]) -> float:
-    """Half for the corner, and half for the corner times the share of the colour."""
-    shares, centre = look(image)
-    row, column = CORNERS[metadata["corner"]]
-    if not any(shares.values()) or (centre[0] > 0.5, centre[1] > 0.5) != (row == 1, column == 1):
-        return 0.0
-    return 0.5 + 0.5 * shares[metadata["colour"]]
+def misread(shapes: Shapes, generator: np.random.Generator) -> Shapes:
+    """The combination of a caption that errs in one thing: colour, corner or number."""
+    name = ("colour", "position", "count")[generator.integers(3)]
+    others = [
+        one
+        for one in combinations()
+        if {key for key, value in one.asked.items() if value != shapes.asked[key]} == {name}
+    ]
+    return others[generator.integers(len(others))]
 
 
-def write_prompts(path: Path, wanted: Iterator[tuple[str, dict[str, Any]]]) -> int:
+def left_open(pixels: np.ndarray, position: str) -> np.ndarray:
+    """Properties of a picture that no caption names: the lightness of the ground, how much of each
+    cell of a corner is lit, and where in the cells; each from 0 to 1 in rendered pictures."""
+    mask = Things.of(pixels).mask
+    row, column = (part * SIDE // 2 for part in CORNERS[position])
+    corner = mask[row : row + SIDE // 2, column : column + SIDE // 2]
+    cells = corner.reshape(2, _CELL, 2, _CELL)
+    filled = cells.mean((1, 3)).ravel() * (_CELL / _SQUARE) ** 2
+    total = max(int(mask.sum()), 1)
+    shifts = [float((cells.sum(axes)[_SQUARE:]).sum()) / total for axes in ((0, 2, 3), (0, 1, 2))]
+    return np.array([np.median(pixels) / LIGHTEST_GROUND, *filled, *shifts])
+
+
+def write_prompts(path: Path, wanted: Iterable[Shapes]) -> int:
     """A JSONL file of prompts for RL and validation; returns their number."""
-    rows = [{"problem": caption, "answer": caption, **properties} for caption, properties in wanted]
+    rows = [{"problem": one.caption, "answer": one.caption, **one.asked} for one in wanted]
     path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
     return len(rows)
 
@@ -118,8 +149,7 @@ def write_pictures(folder: Path, count: int, wrong_share: float, seed: int) -> f
     """PNG files and ``train.jsonl`` with their captions; returns the share of wrong captions.
 
     Args:
-        wrong_share: the part of the captions whose corner is drawn anew; a quarter of these are
-            right nevertheless.
+        wrong_share: the probability that a caption is wrong.
     """
     from PIL import Image
 
@@ -127,15 +157,43 @@ def write_pictures(folder: Path, count: int, wrong_share: float, seed: int) -> f
     folder.mkdir(parents=True, exist_ok=True)
     lines, wrong = [], 0
     for number in range(count):
-        square = draw_square(generator)
-        said = square.corner
-        if generator.random() < wrong_share:
-            said = str(generator.choice(list(CORNERS)))
-        wrong += said != square.corner
+        shapes = draw_shapes(generator)
         name = f"{number:05d}.png"
-        Image.fromarray(square.picture()).save(folder / name)
-        caption = Square(square.colour, said).caption
+        Image.fromarray(shapes.picture()).save(folder / name)
+        is_wrong = generator.random() < wrong_share
+        caption = (misread(shapes, generator) if is_wrong else shapes).caption
+        wrong += is_wrong
         row = {"problem": caption, "answer": caption, "data_type": "image", "images": [name]}
         lines.append(json.dumps(row) + "\n")
     (folder / "train.jsonl").write_text("".join(lines), encoding="utf-8")
     return wrong / count
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command line; returns the exit status."""
+    parser = argparse.ArgumentParser(
+        prog="python -m megatron_longrl.arena.shapes",
+        description="Render squares with captions (train.jsonl), and write prompts for RL "
+        "(prompts.jsonl) and held-out ones (heldout.jsonl).",
+        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+    )
+    parser.add_argument("--output", type=Path, required=True, help="folder for all files")
+    parser.add_argument("--pictures", type=int, default=4000, help="number of pictures")
+    parser.add_argument("--wrong", type=float, default=0.4, help="share of wrong captions")
+    parser.add_argument("--seed", type=int, default=1234, help="what everything is drawn from")
+    args = parser.parse_args(argv)
+    if args.pictures < 1 or not 0 <= args.wrong <= 1:
+        parser.error("--pictures is at least 1, and --wrong from 0 to 1")
+    try:
+        wrong = write_pictures(args.output, args.pictures, args.wrong, args.seed)
+        for name, half in zip(("prompts", "heldout"), split(), strict=True):
+            write_prompts(args.output / f"{name}.jsonl", half)
+        (args.output / ABOUT).write_text(json.dumps({"wrong_captions": wrong}), encoding="utf-8")
+    except OSError as error:
+        parser.error(str(error))
+    print(f"{args.output}: {args.pictures} pictures, {100 * wrong:.1f} % of the captions wrong")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -6,7 +6,9 @@ The folder is as diffusers saves pipelines, so that the rest of the package read
 
 from __future__ import annotations
 
-import re
+import argparse
+import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,19 +17,25 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from megatron_longrl.arena.shapes import COLOURS, CORNERS, draw_square
+from megatron_longrl.arena.shapes import combinations, draw_shapes
 
 LATENT_CHANNELS = 4
 TEXT_WIDTH = 32
 """Channels of a text encoder; those of the first two stand side by side."""
-TEXT_TOKENS = 12
+TEXT_TOKENS = 9
 
 _SMALLER = 0.25
 """Factor of random weights, by which embeddings of captions differ by about 1."""
 _SPECIAL = ("<pad>", "<bos>", "<unk>", "<eos>")
 
 
-def write_folder(folder: Path, seed: int, steps: int = 400) -> float:
+STEPS = 500
+"""Steps of the autoencoder's training."""
+_RATE, _BATCH = 6e-3, 16
+_MORE, _CONTRAST = 10.0, 0.3
+
+
+def write_folder(folder: Path, seed: int, steps: int = STEPS) -> float:
     """Write the folder; returns the mean squared error of the autoencoder, in units of the range of
     a pixel, on pictures that it has not seen.
 
@@ -72,34 +80,44 @@ def write_folder(folder: Path, seed: int, steps: int = 400) -> float:
 
 def _pictures(generator: np.random.Generator, count: int) -> Tensor:
     """[count, 3, side, side] from -1 to 1."""
-    pixels = np.stack([draw_square(generator).picture() for _ in range(count)])
+    pixels = np.stack([draw_shapes(generator).picture() for _ in range(count)])
     return torch.from_numpy(pixels).permute(0, 3, 1, 2).float() / 127.5 - 1
+
+
+def _weights(pictures: Tensor) -> Tensor:
+    """[count, 1, side, side]: more for pixels of squares, which are few."""
+    ground = pictures.flatten(2).median(2).values[..., None, None]
+    squares = (pictures - ground).abs().amax(1, keepdim=True) > _CONTRAST
+    return 1 + _MORE * squares
 
 
 def _autoencoder(seed: int, steps: int) -> tuple[Any, float]:
     from diffusers import AutoencoderKL
 
     vae = AutoencoderKL(
-        block_out_channels=(16, 32, 32),
+        block_out_channels=(16, 32),
         layers_per_block=1,
-        norm_num_groups=8,
+        # One group, because a norm of few channels takes from a picture how bright its few squares
+        # are, and with it their colour.
+        norm_num_groups=1,
         latent_channels=LATENT_CHANNELS,
         sample_size=16,
-        down_block_types=("DownEncoderBlock2D",) * 3,
-        up_block_types=("UpDecoderBlock2D",) * 3,
+        down_block_types=("DownEncoderBlock2D",) * 2,
+        up_block_types=("UpDecoderBlock2D",) * 2,
         use_quant_conv=False,
         use_post_quant_conv=False,
         mid_block_add_attention=False,
     )
     generator = np.random.default_rng(seed)
-    optimizer = torch.optim.AdamW(vae.parameters(), 2e-3)
-    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
+    optimizer = torch.optim.AdamW(vae.parameters(), _RATE, betas=(0.9, 0.99))
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, _RATE, steps, pct_start=0.05)
     for _ in range(steps):
-        pictures = _pictures(generator, 32)
+        pictures = _pictures(generator, _BATCH)
         latents = vae.encode(pictures).latent_dist
         # Noise makes the decoder bear the errors of sampled latents.
         code = latents.mean + 0.1 * torch.randn_like(latents.mean)
-        loss = F.mse_loss(vae.decode(code).sample, pictures) + 1e-3 * latents.mean.square().mean()
+        error = (vae.decode(code).sample - pictures).square() * _weights(pictures)
+        loss = error.mean() + 1e-3 * latents.mean.square().mean()
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
@@ -114,8 +132,7 @@ def _autoencoder(seed: int, steps: int) -> tuple[Any, float]:
 
 
 def _words() -> list[str]:
-    text = " ".join([*COLOURS, *CORNERS, "a square in the corner"])
-    return sorted(set(re.findall(r"\w+", text)))
+    return sorted({word for one in combinations() for word in one.caption.split()})
 
 
 def _tokenizer() -> Any:
@@ -175,3 +192,26 @@ def _text_encoders() -> tuple[tuple[Any, Any], Any]:
         for parameter in (p for model in pair for p in model.parameters() if p.dim() > 1):
             parameter.mul_(_SMALLER)
     return pair, T5EncoderModel(t5)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command line; returns the exit status."""
+    parser = argparse.ArgumentParser(
+        prog="python -m megatron_longrl.arena.shapes_folder",
+        description="Train an autoencoder on rendered squares, and write it as a diffusers folder.",
+        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+    )
+    parser.add_argument("--output", type=Path, required=True, help="folder to write")
+    parser.add_argument("--steps", type=int, default=STEPS, help="of the autoencoder's training")
+    parser.add_argument("--seed", type=int, default=1234, help="what everything is drawn from")
+    args = parser.parse_args(argv)
+    try:
+        error = write_folder(args.output, args.seed, args.steps)
+    except OSError as problem:
+        parser.error(str(problem))
+    print(f"{args.output}: pictures come back with an error of {100 * error**0.5:.1f} % of white")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -53,8 +53,8 @@ class RewardSection(Section):
     rewards: Annotated[TextList, Metavar("NAME[=WEIGHT]")] = Field(default_factory=_default_rewards)
     """Built-in rewards whose weighted sum, with that of the functions, is the reward: accuracy,
     format, choice, exact, numeric, math, temporal_iou, ordering, ordering_exact, rouge, rouge_1,
-    rouge_2, judge; of pictures jpeg_compressibility. By default accuracy=0.9 format=0.1, but none
-    where --reward-function is given.
+    rouge_2, judge; of pictures jpeg_compressibility, rendered, colour, position, count, size. By
+    default accuracy=0.9 format=0.1, but none where --reward-function is given.
     """
 
     reward_kwargs: Annotated[dict[str, Any], BeforeValidator(_as_mapping)] = Field(

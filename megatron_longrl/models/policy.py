@@ -72,6 +72,9 @@ class Policy:
     does not hold."""
     weights: PolicyWeights | None = None
     """None where weights are neither read from a folder nor drawn by name."""
+    frozen_parts: str | None = None
+    """``module:name`` of what makes the :class:`~megatron_longrl.models.frozen_parts.FrozenParts`
+    of a flow-matching family, of a folder of diffusers and the most tokens of a text."""
 
     def required_by(self, entry: Entry) -> tuple[str, ...]:
         """Return the fields that a program needs."""

@@ -29,12 +29,13 @@ class SheetRow:
     """A short text below each picture."""
 
 
-def write_sheet(path: Path, rows: Sequence[SheetRow]) -> None:
-    """Write the sheet; one row of pictures for each prompt.
+def write_sheet(path: Path | None, rows: Sequence[SheetRow]) -> np.ndarray:
+    """Draw the sheet, one row of pictures for each prompt; returns uint8 [height, width, 3].
 
     Args:
-        path: of the PNG file, whose folder is created.
+        path: of the PNG file, whose folder is created; None writes no file.
     """
+    import numpy as np
     from PIL import Image, ImageDraw
 
     height, width = rows[0].pictures[0].shape[:2]
@@ -52,6 +53,8 @@ def write_sheet(path: Path, rows: Sequence[SheetRow]) -> None:
             picture = Image.fromarray(pixels).resize((width, height), Image.Resampling.NEAREST)
             sheet.paste(picture, (left, top + _LINE + _GAP))
             draw.text((left, top + _LINE + _GAP + height), note, fill="black")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with writable(path) as free:
-        sheet.save(free, "PNG")
+    if path is not None:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with writable(path) as free:
+            sheet.save(free, "PNG")
+    return np.asarray(sheet)

@@ -6,7 +6,7 @@ import logging
 from collections.abc import Mapping
 from datetime import datetime
 from pathlib import Path
-from typing import TextIO
+from typing import TYPE_CHECKING, TextIO
 
 from megatron_longrl.atomic_file import atomic_write_text, writable
 from megatron_longrl.config import Config, Entry
@@ -18,6 +18,9 @@ from megatron_longrl.observability.metrics_file import METRICS_FILE, MetricsFile
 from megatron_longrl.observability.progress import ProgressLines
 from megatron_longrl.observability.short_line import ShortLine
 from megatron_longrl.observability.trackers import TensorBoardTracker, Tracker, WandbTracker
+
+if TYPE_CHECKING:
+    import numpy as np
 
 logger = logging.getLogger(__name__)
 
@@ -109,6 +112,7 @@ class MetricsLogger:
         consumed_samples: int | None = None,
         batch_size: int | None = None,
         skipped: bool = False,
+        pictures: Mapping[str, np.ndarray] | None = None,
     ) -> None:
         """Tell about one step, validation after it included (keys `valid/...`).
 
@@ -120,6 +124,7 @@ class MetricsLogger:
             consumed_samples: training samples of all steps so far.
             batch_size: samples of this step.
             skipped: the optimizer made no update.
+            pictures: uint8 [height, width, 3] by name, which trackers show.
         """
         if not self._is_writer:
             return
@@ -134,6 +139,8 @@ class MetricsLogger:
             self._file.append(record)
         for tracker in self._trackers:
             tracker.log(iteration, {k: v for k, v in record.items() if k != "iteration"})
+            for name, pixels in (pictures or {}).items():
+                tracker.picture(iteration, name, pixels)
 
         self._interval.add(values, skipped)
         total = self._config.training.train_iters

@@ -1,4 +1,4 @@
-"""Destinations of metrics besides metrics.jsonl: TensorBoard and Weights & Biases."""
+"""Destinations of metrics and pictures besides the run's folder: TensorBoard and wandb."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from megatron_longrl.config.logs import LoggingSection
 from megatron_longrl.errors import UserError
 
 if TYPE_CHECKING:
+    import numpy as np
     from torch.utils.tensorboard import SummaryWriter
 
 logger = logging.getLogger(__name__)
@@ -30,6 +31,9 @@ class Tracker(Protocol):
 
     def log(self, iteration: int, metrics: Mapping[str, float]) -> None:
         """Take one step."""
+
+    def picture(self, iteration: int, name: str, pixels: np.ndarray) -> None:
+        """Take a picture, uint8 [height, width, 3], that belongs to a step."""
 
     def close(self) -> None:
         """Write out what is pending."""
@@ -50,6 +54,10 @@ class TensorBoardTracker:
             self._writer = SummaryWriter(self._directory, purge_step=iteration, flush_secs=30)
         for key, value in metrics.items():
             self._writer.add_scalar(key, value, iteration)
+
+    def picture(self, iteration: int, name: str, pixels: np.ndarray) -> None:
+        assert self._writer is not None, "the metrics of the step come first"
+        self._writer.add_image(name, pixels, iteration, dataformats="HWC")
 
     def close(self) -> None:
         if self._writer is not None:
@@ -76,10 +84,20 @@ class WandbTracker:
             logger.warning("wandb does not start, metrics are not sent to it: %s", error)
 
     def log(self, iteration: int, metrics: Mapping[str, float]) -> None:
+        self._send(iteration, {k: v for k, v in metrics.items() if math.isfinite(v)})
+
+    def picture(self, iteration: int, name: str, pixels: np.ndarray) -> None:
+        if self._run is None:
+            return
+        import wandb
+
+        self._send(iteration, {name: wandb.Image(pixels)})
+
+    def _send(self, iteration: int, values: Mapping[str, Any]) -> None:
         if self._run is None:
             return
         try:
-            self._run.log({k: v for k, v in metrics.items() if math.isfinite(v)}, step=iteration)
+            self._run.log(dict(values), step=iteration)
         except Exception as error:
             logger.warning("wandb stopped, metrics are no longer sent to it: %s", error)
             self._run = None

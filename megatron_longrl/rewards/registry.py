@@ -17,6 +17,7 @@ from megatron_longrl.rewards.numeric import numeric_reward
 from megatron_longrl.rewards.options import options_of
 from megatron_longrl.rewards.ordering import ordering_exact_reward, ordering_reward
 from megatron_longrl.rewards.pictures import jpeg_compressibility
+from megatron_longrl.rewards.rendered import PROPERTIES, property_reward, rendered_reward
 from megatron_longrl.rewards.result import RewardError, is_finite
 from megatron_longrl.rewards.rouge import KINDS as ROUGE_KINDS
 from megatron_longrl.rewards.rouge import rouge_reward
@@ -76,6 +77,10 @@ def _rouge(kind: str) -> Reward:
     )
 
 
+def _property(name: str) -> Reward:
+    return Reward(lambda sample: property_reward(sample, name), in_worker=False, reads="picture")
+
+
 ACCURACY, JUDGE = "accuracy", "judge"
 """Two more that ``--rewards`` may name: the reward that a row asks for, and the judge."""
 
@@ -112,6 +117,8 @@ REWARDS: Registry[Reward] = Registry(
         "ordering": _marked(lambda s: ordering_reward(s.response, s.answer)),
         "ordering_exact": _marked(lambda s: ordering_exact_reward(s.response, s.answer)),
         "jpeg_compressibility": Reward(jpeg_compressibility, reads="picture"),
+        "rendered": Reward(rendered_reward, in_worker=False, reads="picture"),
+        **{name: _property(name) for name in PROPERTIES},
         **{name: _rouge(kind) for name, kind in ROUGE_KINDS.items()},
     },
     problem=_problem,

@@ -204,7 +204,8 @@ class TrainingLoop:
         )
         if self.iteration == 0 and config.evaluation.at_start and trainer.validates:
             with rank_watch.during("validation"):
-                log.log_step(0, trainer.validate())
+                metrics = trainer.validate()
+                log.log_step(0, metrics, pictures=self.runtime.take_pictures())
         while self.iteration < config.training.train_iters:
             self._stop_if_asked(trainer)
             stop: exit_signal.Stopped | None = None
@@ -231,6 +232,7 @@ class TrainingLoop:
                 consumed_samples=self.iteration * trainer.samples_per_step,
                 batch_size=trainer.samples_per_step,
                 skipped=metrics.get("skipped_updates", 0) > 0,
+                pictures=self.runtime.take_pictures(),
             )
             for line in monitor.check(metrics):
                 log.warn(self.iteration, line)

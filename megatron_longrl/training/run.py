@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 import torch.distributed as dist
 
@@ -14,6 +15,9 @@ from megatron_longrl.platforms import platform
 from megatron_longrl.processes import exit_signal
 from megatron_longrl.training.model import TrainedModel, build_model
 
+if TYPE_CHECKING:
+    import numpy as np
+
 
 @dataclass
 class Run:
@@ -24,6 +28,13 @@ class Run:
     entry: Entry
     model: TrainedModel
     timer: PhaseTimer
+    pictures: dict[str, np.ndarray] = field(default_factory=dict, kw_only=True)
+    """Pictures of this step by name, uint8 [height, width, 3], which the writing rank shows."""
+
+    def take_pictures(self) -> dict[str, np.ndarray]:
+        """The pictures of this step, which are then forgotten."""
+        taken, self.pictures = self.pictures, {}
+        return taken
 
     @property
     def is_writer(self) -> bool:

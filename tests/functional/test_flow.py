@@ -90,7 +90,7 @@ def test_layouts_train_alike_and_a_run_resumes_bit_for_bit(
     assert catalogue_entries(steps[0]) >= told_of("rl", "flow-matching models")
     assert all(step["flow/log_ratio_max"] <= 1e-6 for step in steps)
     assert all(step["updates"] == 2 and step["rewards_failed"] == 0 for step in steps)
-    # Twelve prompts, of which a replica sees those of its share, each one once.
+    # Many prompts, of which a replica sees those of its share, each one once.
     assert steps[0]["flow/texts_encoded"] == 4
     with Image.open(whole / "samples" / "validation_0001.png") as sheet:
         assert sheet.size[0] > 96 and sheet.size[1] > 4 * 96

@@ -14,7 +14,7 @@ from megatron_longrl.arena.shapes_folder import write_folder
 from megatron_longrl.conversion.mapping import export_named_tensors, local_parameters
 from megatron_longrl.models.sd3.config import SD3Section
 from megatron_longrl.models.sd3.embeddings import position_table
-from megatron_longrl.models.sd3.frozen import FrozenParts
+from megatron_longrl.models.sd3.frozen import SD3Parts
 from megatron_longrl.parallel.groups import ParallelGroups, init_parallel
 from megatron_longrl.platforms import platform
 from megatron_longrl.rl.flow.sampling import FlowSampler, Wanted
@@ -134,7 +134,7 @@ def test_pictures_are_those_of_diffusers_pipeline(
     config = tiny_sd3.config(**PICTURES, guidance_scale=guidance)
     reference = tiny_sd3.diffusers_model(**THEIRS)
     model = tiny_sd3.our_model(reference, config, groups)
-    frozen = FrozenParts(tmp_path, 12)
+    frozen = SD3Parts(tmp_path, 12)
     prompts = ["a red square in the top left corner", "a blue square in the bottom right corner"]
     embeddings = PromptEmbeddings(frozen.encode_texts)
     step = VelocityStep(model, guidance, embeddings.of([""])[0])

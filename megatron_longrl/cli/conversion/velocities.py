@@ -14,7 +14,7 @@ from megatron_longrl.cli.conversion.difference import Difference
 from megatron_longrl.cli.conversion.loader_megatron import one_rank_config
 from megatron_longrl.conversion.pipeline_folder import PipelineFolder
 from megatron_longrl.models.flow_section import FlowSection
-from megatron_longrl.models.sd3.frozen import FrozenParts
+from megatron_longrl.models.sd3.frozen import SD3Parts
 from megatron_longrl.parallel.groups import init_parallel
 from megatron_longrl.platforms import platform
 from megatron_longrl.training.model import build_model
@@ -40,7 +40,7 @@ def compare_velocities(source: PipelineFolder, megatron_dir: Path, prompt: str) 
     model = build_model(config, groups, train=False)
     load_weights(megatron_dir, modules=model.modules, optimizers={}, groups=groups, config=config)
     section = config.family_as(FlowSection)
-    tokens, pooled = FrozenParts(source.folder, section.text_max_tokens).encode_texts([prompt])
+    tokens, pooled = SD3Parts(source.folder, section.text_max_tokens).encode_texts([prompt])
     known = section.most_tokens_a_side or _SIDE
     side = min(_SIDE, known * section.latent_patch_size)
     generator = torch.Generator().manual_seed(0)

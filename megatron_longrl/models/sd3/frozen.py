@@ -19,7 +19,7 @@ _TEXT_ENCODERS = ("text_encoder", "text_encoder_2", "text_encoder_3")
 _TOKENIZERS = ("tokenizer", "tokenizer_2", "tokenizer_3")
 
 
-class FrozenParts:
+class SD3Parts:
     """Text encoders and autoencoder of a folder; each is loaded when it is first asked for.
 
     Raises:
@@ -62,6 +62,11 @@ class FrozenParts:
         """Side of the square of pixels that a latent stands for."""
         blocks: int = len(self._vae().config.block_out_channels)
         return 2 ** (blocks - 1)
+
+    @property
+    def frames_per_latent(self) -> int:
+        """A picture is one frame."""
+        return 1
 
     @torch.no_grad()
     def decode(self, latents: Tensor) -> Tensor:

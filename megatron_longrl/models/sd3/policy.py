@@ -53,5 +53,6 @@ POLICY = Policy(
     unread=UNREAD,
     rules=FlowRules(_NEEDED, _own_rules, adapters=True),
     weights=PolicyWeights(mapping_table, draw, FORMAT),
+    frozen_parts="megatron_longrl.models.sd3.frozen:SD3Parts",
 )
 """``--model-family sd3``."""

@@ -40,5 +40,6 @@ POLICY = Policy(
     unread=UNREAD,
     rules=FlowRules(_SIZES, _own_rules),
     weights=PolicyWeights(mapping_table, draw),
+    frozen_parts="megatron_longrl.models.wan.frozen:WanParts",
 )
 """``--model-family wan``."""

@@ -10,7 +10,7 @@ import numpy as np
 from megatron_longrl.checkpoint.loading import load_weights
 from megatron_longrl.config.presets import ALGORITHMS
 from megatron_longrl.models.flow_section import FlowSection
-from megatron_longrl.models.sd3.frozen import FrozenParts
+from megatron_longrl.models.frozen_parts import frozen_parts
 from megatron_longrl.observability.progress import ProgressLines
 from megatron_longrl.parallel.rank_errors import raise_on_all_ranks
 from megatron_longrl.planner.packing import even_part
@@ -43,8 +43,9 @@ class Drawer:
         self._section, self._size = section, config.training.micro_batch_size
         groups, model = self.run.groups, self.run.model
         with raise_on_all_ranks(groups.gloo_group):
-            self._frozen = FrozenParts(section.diffusers_folder or "", section.text_max_tokens)
-            shape = latent_shape(section, self._frozen.pixels_per_latent)
+            self._frozen = frozen_parts(config.model.family, section)
+            frozen = self._frozen
+            shape = latent_shape(section, frozen.pixels_per_latent, frozen.frames_per_latent)
         load_weights(
             config.checkpoint.starts_from or "",
             modules=model.modules,

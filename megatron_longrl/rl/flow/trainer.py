@@ -13,11 +13,8 @@ from torch import Tensor
 from megatron_longrl.algorithms.advantages import AdvantageSettings
 from megatron_longrl.algorithms.group_rewards import GroupRewards
 from megatron_longrl.config.algorithm_parts import ADVANTAGES
-from megatron_longrl.config.data_sources import sources
-from megatron_longrl.data.dataset import sampler_of
-from megatron_longrl.data.rows import Row, load_rows
+from megatron_longrl.data.rows import Row
 from megatron_longrl.models.flow_section import FlowSection
-from megatron_longrl.models.sd3.frozen import FrozenParts
 from megatron_longrl.observability.contact_sheet import SheetRow, write_sheet
 from megatron_longrl.parallel.rank_errors import gather_objects, raise_on_all_ranks
 from megatron_longrl.parallel.sums import sum_over_replicas
@@ -34,8 +31,7 @@ from megatron_longrl.rl.flow.updates import (
     with_reference,
 )
 from megatron_longrl.rl.reference import ReferenceWeights
-from megatron_longrl.training.flow.latents import latent_shape
-from megatron_longrl.training.flow.prompt_embeddings import PromptEmbeddings
+from megatron_longrl.training.flow.inputs import FlowInputs
 from megatron_longrl.training.flow.rows import ContrastRows, StepRows
 from megatron_longrl.training.flow.velocity_step import VelocityStep
 from megatron_longrl.training.run import Run
@@ -50,7 +46,6 @@ class FlowTrainer:
     """The work of the steps of a run.
 
     Args:
-        frozen: text encoders and autoencoder.
         reference: frozen weights of the KL term, when there is one.
         state: the result of :meth:`state` when the run was saved.
     """
@@ -60,37 +55,26 @@ class FlowTrainer:
     def __init__(
         self,
         run: Run,
-        frozen: FrozenParts,
+        inputs: FlowInputs,
         rewards: PictureRewards,
         reference: ReferenceWeights | None,
         state: Mapping[str, Any] | None = None,
     ) -> None:
         config = run.config
-        self._run, self._frozen, self._rewards = run, frozen, rewards
+        self._run, self._inputs, self._rewards = run, inputs, rewards
         self._reference = reference
         self._section = config.family_as(FlowSection)
         self._settings = FlowSettings.of(self._section, config.algorithm)
-        self._embeddings = PromptEmbeddings(frozen.encode_texts)
         guidance = self._section.guidance_scale
-        empty = self._embeddings.of([""])[0] if guidance != 1 else None
+        empty = inputs.embeddings.of([""])[0] if guidance != 1 else None
         self._velocity_step = VelocityStep(run.model.policy.module, guidance, empty)
         self._train_step = TrainStep(run.model, None, run.groups, self._velocity_step)
         self._loss = loss_of(self._settings, config.algorithm)
-        with raise_on_all_ranks(run.groups.gloo_group):
-            shape = latent_shape(self._section, frozen.pixels_per_latent)
+        seed = config.training.seed
         self._sampler = FlowSampler(
-            *(self._velocity_step, self._settings, shape, config.training.seed, platform.device)
+            *(self._velocity_step, self._settings, inputs.shape, seed, platform.device)
         )
-        with raise_on_all_ranks(run.groups.gloo_group):
-            named, columns = config.data.train_data_path, config.data.data_columns
-            rows = load_rows(named, columns=columns, answers=False)
-            self._rows = sampler_of(rows, config.training.seed, sources(named)[1])
-            paths = config.data.valid_data_path
-            valid = (
-                load_rows(paths, "heldout.jsonl", columns=columns, answers=False) if paths else []
-            )
-        self._valid = valid[: config.evaluation.samples]
-        self.validates = bool(self._valid)
+        self.validates = bool(inputs.valid)
         self.samples_per_step = config.rl.responses_per_step
         self._skips = SkippedUpdates.restored(state)
         self._texts_told = 0
@@ -105,15 +89,10 @@ class FlowTrainer:
         prompts = config.rl.grpo_prompts_per_step
         # Dealt one by one, so that an update has the same prompts in every layout.
         numbers = range(dp.rank(), prompts, dp.size())
-        every = self._rows.take(iteration * prompts, prompts)
+        every = self._inputs.rows.take(iteration * prompts, prompts)
         rows = [every[number] for number in numbers]
         with timer("encode"):
-            texts = self._embeddings.of([row.problem for row in rows])
-        wanted = [
-            Wanted(number, index, text)
-            for number, text in zip(numbers, texts, strict=True)
-            for index in range(size)
-        ]
+            wanted = self._wanted(numbers, rows, size)
         with timer("rollout"):
             sigmas = self._settings.sigmas(self._section.sampling_steps)
             stochastic = self._settings.stochastic_steps(iteration)
@@ -123,6 +102,15 @@ class FlowTrainer:
             advantages = self._advantages(rewards, size)
         metrics = self._update(iteration, samples, advantages)
         return {**metrics, **self._reward_metrics(rewards, size), **self._texts_encoded()}
+
+    def _wanted(self, numbers: Sequence[int], rows: Sequence[Row], size: int) -> list[Wanted]:
+        """``size`` samples for each row, which is the prompt of a number."""
+        texts = self._inputs.embeddings.of([row.problem for row in rows])
+        return [
+            Wanted(number, index, text)
+            for number, text in zip(numbers, texts, strict=True)
+            for index in range(size)
+        ]
 
     def _sample(
         self, wanted: Sequence[Wanted], iteration: int, sigmas: Sequence[float], stochastic: range
@@ -141,7 +129,7 @@ class FlowTrainer:
         group, timer = self._run.groups.replica_gloo_group, self._run.timer
         with timer("decode"), raise_on_all_ranks(self._run.groups.gloo_group):
             latents = [part.latents for part in samples]
-            pictures = decode_share(self._frozen, latents, group.rank(), group.size())
+            pictures = decode_share(self._inputs.frozen, latents, group.rank(), group.size())
         with timer("reward"):
             return self._rewards.score(rows, pictures), pictures
 
@@ -233,8 +221,8 @@ class FlowTrainer:
 
     def _texts_encoded(self) -> dict[str, float]:
         """Texts that went through the text encoders since the last step, over all replicas."""
-        new = self._embeddings.encoded - self._texts_told
-        self._texts_told = self._embeddings.encoded
+        new = self._inputs.embeddings.encoded - self._texts_told
+        self._texts_told = self._inputs.embeddings.encoded
         (total,) = sum_over_replicas(torch.tensor([float(new)]), self._run.groups).tolist()
         return {"flow/texts_encoded": total}
 
@@ -243,14 +231,9 @@ class FlowTrainer:
     def validate(self) -> dict[str, float]:
         """The mean reward of deterministic samples to the validation rows, and a sheet of them."""
         dp, size = self._run.groups.dp, self._run.config.evaluation.group_size
-        numbers = even_part(range(len(self._valid)), dp.rank(), dp.size())
-        rows = [self._valid[number] for number in numbers]
-        texts = self._embeddings.of([row.problem for row in rows])
-        wanted = [
-            Wanted(number, index, text)
-            for number, text in zip(numbers, texts, strict=True)
-            for index in range(size)
-        ]
+        numbers = even_part(range(len(self._inputs.valid)), dp.rank(), dp.size())
+        rows = [self._inputs.valid[number] for number in numbers]
+        wanted = self._wanted(numbers, rows, size)
         sigmas = self._settings.sigmas(self._section.eval_sampling_steps)
         samples = self._sample(wanted, _VALIDATION, sigmas, range(0))
         every = [row for row in rows for _ in range(size)]
@@ -281,8 +264,7 @@ class FlowTrainer:
             if wanted[number].prompt < _SHEET_ROWS and wanted[number].index < _SHEET_COLUMNS
         }
         everyone = gather_objects(self._run.groups.gloo_group, mine)
-        folder = self._run.config.checkpoint.save
-        if folder is None or not self._run.is_writer:
+        if not self._run.is_writer:
             return
         found = dict(sorted(item for part in everyone for item in part.items()))
         sheet = []
@@ -290,7 +272,9 @@ class FlowTrainer:
             cells = [cell for key, cell in found.items() if key[0] == prompt]
             notes = ["no reward" if r is None else f"{r:.2f}" for _, _, r in cells]
             sheet.append(SheetRow(cells[0][0], [cell[1] for cell in cells], notes))
-        write_sheet(Path(folder) / "samples" / f"validation_{self._validations:04d}.png", sheet)
+        folder, name = self._run.config.checkpoint.save, f"validation_{self._validations:04d}.png"
+        path = None if folder is None else Path(folder) / "samples" / name
+        self._run.pictures["valid/samples"] = write_sheet(path, sheet)
 
     # ---- The loop's questions ----
 

@@ -11,17 +11,13 @@ from torch import Tensor
 
 from megatron_longrl.algorithms.flow.nft import noised
 from megatron_longrl.algorithms.flow.seeds import noise_generator
-from megatron_longrl.config.data_sources import sources
-from megatron_longrl.data.dataset import sampler_of
-from megatron_longrl.data.rows import Row, RowError, load_rows
+from megatron_longrl.data.rows import Row, RowError
 from megatron_longrl.errors import brief
 from megatron_longrl.models.flow_section import FlowSection
-from megatron_longrl.models.sd3.frozen import FrozenParts
 from megatron_longrl.parallel.rank_errors import raise_on_all_ranks
 from megatron_longrl.platforms import platform
-from megatron_longrl.training.flow.latents import latent_shape
+from megatron_longrl.training.flow.inputs import FlowInputs, load_inputs
 from megatron_longrl.training.flow.losses import LOSS, flow_matching_loss
-from megatron_longrl.training.flow.prompt_embeddings import PromptEmbeddings
 from megatron_longrl.training.flow.rows import CleanRows, NoisyRows
 from megatron_longrl.training.flow.velocity_step import VelocityStep
 from megatron_longrl.training.loop import TrainingLoop, start
@@ -47,36 +43,24 @@ class FlowPretrainer:
     is_ahead = False
 
     def __init__(
-        self, run: Run, frozen: FrozenParts, state: Mapping[str, Any] | None = None
+        self, run: Run, inputs: FlowInputs, state: Mapping[str, Any] | None = None
     ) -> None:
         config = run.config
-        self._run, self._frozen = run, frozen
+        self._run, self._inputs = run, inputs
         self._section = config.family_as(FlowSection)
-        self._embeddings = PromptEmbeddings(frozen.encode_texts)
         self._latents: dict[str, Tensor] = {}
         step = VelocityStep(run.model.policy.module)
         self._train_step = TrainStep(run.model, None, run.groups, step)
-        with raise_on_all_ranks(run.groups.gloo_group):
-            named, columns = config.data.train_data_path, config.data.data_columns
-            rows = load_rows(named, columns=columns, answers=False)
-            self._rows = sampler_of(rows, config.training.seed, sources(named)[1])
-            paths = config.data.valid_data_path
-            valid = (
-                load_rows(paths, "heldout.jsonl", columns=columns, answers=False) if paths else []
-            )
-        self._valid = valid[: config.evaluation.samples]
-        self.validates = bool(self._valid)
+        self.validates = bool(inputs.valid)
         self.samples_per_step = config.training.samples_per_step(run.groups.dp.size())
         self._skips = SkippedUpdates.restored(state)
-        with raise_on_all_ranks(run.groups.gloo_group):
-            latent_shape(self._section, frozen.pixels_per_latent)
 
     def step(self, iteration: int, goes_on: Callable[[int], bool]) -> dict[str, float]:
         """One optimizer step; returns its metrics over all replicas."""
         dp, timer = self._run.groups.dp, self._run.timer
         share = self.samples_per_step // dp.size()
         first = share * dp.rank()
-        rows = self._rows.take(iteration * self.samples_per_step + first, share)
+        rows = self._inputs.rows.take(iteration * self.samples_per_step + first, share)
         with timer("encode"):
             batches = self._batches(rows, iteration, first, self._section.caption_dropout)
         with timer("update"):
@@ -88,9 +72,10 @@ class FlowPretrainer:
         """The loss of the validation rows at noise that is always the same."""
         dp = self._run.groups.dp
         # Every replica takes the rows that divide among all: the sums are collective.
-        share = len(self._valid) // dp.size()
+        valid = self._inputs.valid
+        share = len(valid) // dp.size()
         first = share * dp.rank()
-        batches = self._batches(self._valid[first : first + share], _VALIDATION, first, 0.0)
+        batches = self._batches(valid[first : first + share], _VALIDATION, first, 0.0)
         if not batches:
             return {}
         sums = self._train_step.evaluate(batches, {}, flow_matching_loss)
@@ -122,7 +107,7 @@ class FlowPretrainer:
             texts.append("" if dropped else row.problem)
             levels.append(torch.rand(1, generator=generator))
             noises.append(torch.randn(clean.shape, generator=generator))
-        embeddings = self._embeddings.of(texts)
+        embeddings = self._inputs.embeddings.of(texts)
         size = self._run.config.training.micro_batch_size
         batches = []
         for begin in range(0, len(rows), size):
@@ -138,7 +123,9 @@ class FlowPretrainer:
     def _latents_of(self, row: Row) -> Tensor:
         if row.uid not in self._latents:
             pixels = torch.from_numpy(self._pixels(row))[None]
-            self._latents[row.uid] = self._frozen.encode_pictures(pixels)[0].to(platform.device)
+            self._latents[row.uid] = self._inputs.frozen.encode_pictures(pixels)[0].to(
+                platform.device
+            )
         return self._latents[row.uid]
 
     def _pixels(self, row: Row) -> np.ndarray:
@@ -161,8 +148,6 @@ class FlowPretrainer:
 def train(config: Config) -> None:
     """Run pre-training to the end."""
     run = build_run(config, "sft")
-    section = config.family_as(FlowSection)
-    with raise_on_all_ranks(run.groups.gloo_group):
-        frozen = FrozenParts(section.diffusers_folder or "", section.text_max_tokens)
+    inputs = load_inputs(run)
     loaded = start(run)
-    TrainingLoop(run, loaded).run(FlowPretrainer(run, frozen, loaded.state))
+    TrainingLoop(run, loaded).run(FlowPretrainer(run, inputs, loaded.state))

@@ -10,7 +10,9 @@ import time
 from collections.abc import Callable
 from datetime import datetime
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
 import yaml
 
@@ -256,6 +258,19 @@ class TestMetricsLogger:
         losses = [(event.step, event.value) for event in events.Scalars("lm loss")]
         assert losses == [(1, 1.0), (2, 1.0), (3, 1.0), (4, 2.0), (5, 2.0), (6, 2.0)]
 
+    def test_tensorboard_gets_pictures(self, make_config, tmp_path):
+        from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+        folder = str(tmp_path / "tb")
+        logger = MetricsLogger(make_config(tensorboard_dir=folder), "rl", is_writer=True)
+        pixels = np.zeros((6, 9, 3), dtype=np.uint8)
+        logger.log_step(0, {"valid/reward": 0.5}, pictures={"valid/samples": pixels})
+        logger.close()
+        events = EventAccumulator(folder)
+        events.Reload()
+        (event,) = events.Images("valid/samples")
+        assert (event.step, event.height, event.width) == (0, 6, 9)
+
     def test_a_wandb_that_does_not_work_is_a_warning(self, make_config, monkeypatch, caplog):
         def broken(**_: object) -> None:
             raise RuntimeError("no network")
@@ -279,9 +294,9 @@ class TestMetricsLogger:
 
         class Run:
             def __init__(self) -> None:
-                self.logged: list[tuple[int, dict[str, float]]] = []
+                self.logged: list[tuple[int, dict[str, Any]]] = []
 
-            def log(self, metrics: dict[str, float], step: int) -> None:
+            def log(self, metrics: dict[str, Any], step: int) -> None:
                 self.logged.append((step, metrics))
 
             def finish(self) -> None:
@@ -295,12 +310,16 @@ class TestMetricsLogger:
         config = make_config(wandb_project="p", wandb_exp_name="cups")
         for _ in range(2):
             logger = MetricsLogger(config, "sft", is_writer=True)
-            logger.log_step(1, {"lm loss": 0.5, "kl/mean": math.nan})
+            pixels = np.zeros((6, 9, 3), dtype=np.uint8)
+            metrics = {"lm loss": 0.5, "kl/mean": math.nan}
+            logger.log_step(1, metrics, pictures={"valid/samples": pixels})
             logger.close()
         (first, run_), (second, _) = started
         assert first["id"] == second["id"]
         assert (first["project"], first["name"], first["mode"]) == ("p", "cups", "offline")
-        assert run_.logged == [(1, {"lm loss": 0.5}), (-1, {})]
+        told, shown, ended = run_.logged
+        assert (told, ended) == ((1, {"lm loss": 0.5}), (-1, {}))
+        assert shown[0] == 1 and shown[1]["valid/samples"].image.size == (9, 6)
 
 
 class Terminal(io.StringIO):
