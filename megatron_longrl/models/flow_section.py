@@ -104,8 +104,21 @@ class FlowSection(FamilySection):
 
     @property
     def frames(self) -> int | None:
-        """Frames of what is drawn; None where it is pictures."""
+        """Frames of films; None where pictures are drawn."""
         return None
+
+    @property
+    def fps(self) -> int:
+        """Frames per second of films."""
+        return 1
+
+    @property
+    def drawn(self) -> str:
+        """The pictures or films of a run, for messages."""
+        size = f"{self.picture_width} x {self.picture_height}"
+        if self.frames is None:
+            return f"pictures of {size}"
+        return f"films of {self.frames} frames of {size}"
 
     @property
     def most_tokens_a_side(self) -> int | None:

@@ -46,3 +46,8 @@ class WanSection(FlowSection):
     def frames(self) -> int | None:
         """Frames of a film."""
         return self.film_frames
+
+    @property
+    def fps(self) -> int:
+        """Frames per second of a film."""
+        return self.film_fps

@@ -36,7 +36,11 @@ def _own_rules(config: ModelConfig) -> Iterator[str]:
 
 POLICY = Policy(
     build=WanTransformer,
-    programs={},
+    programs={
+        "sft": "megatron_longrl.training.flow.pretrainer:train",
+        "rl": "megatron_longrl.rl.flow.program:train",
+    },
+    required=("train_data_path", "diffusers_folder"),
     unread=UNREAD,
     rules=FlowRules(_SIZES, _own_rules),
     weights=PolicyWeights(mapping_table, draw),

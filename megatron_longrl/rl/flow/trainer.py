@@ -16,6 +16,7 @@ from megatron_longrl.config.algorithm_parts import ADVANTAGES
 from megatron_longrl.data.rows import Row
 from megatron_longrl.models.flow_section import FlowSection
 from megatron_longrl.observability.contact_sheet import SheetRow, write_sheet
+from megatron_longrl.observability.film_sheet import write_film_sheet
 from megatron_longrl.parallel.rank_errors import gather_objects, raise_on_all_ranks
 from megatron_longrl.parallel.sums import sum_over_replicas
 from megatron_longrl.planner.packing import even_part
@@ -272,9 +273,14 @@ class FlowTrainer:
             cells = [cell for key, cell in found.items() if key[0] == prompt]
             notes = ["no reward" if r is None else f"{r:.2f}" for _, _, r in cells]
             sheet.append(SheetRow(cells[0][0], [cell[1] for cell in cells], notes))
-        folder, name = self._run.config.checkpoint.save, f"validation_{self._validations:04d}.png"
-        path = None if folder is None else Path(folder) / "samples" / name
-        self._run.pictures["valid/samples"] = write_sheet(path, sheet)
+        folder, name = self._run.config.checkpoint.save, f"validation_{self._validations:04d}"
+        path = None if folder is None else Path(folder) / "samples" / f"{name}.png"
+        if self._section.frames is None:
+            drawn = write_sheet(path, sheet)
+        else:
+            path = None if path is None else path.with_suffix(".webp")
+            drawn = write_film_sheet(path, sheet, self._section.fps)
+        self._run.pictures["valid/samples"] = drawn
 
     # ---- The loop's questions ----
 
@@ -287,9 +293,8 @@ class FlowTrainer:
         rl, training = self._run.config.rl, self._run.config.training
         section = self._section
         return (
-            f"{rl.grpo_prompts_per_step} prompts x {rl.grpo_group_size} pictures of "
-            f"{section.picture_width} x {section.picture_height} a step, {section.sampling_steps} "
-            f"steps of sampling, {training.train_iters} steps"
+            f"{rl.grpo_prompts_per_step} prompts x {rl.grpo_group_size} {section.drawn} a step, "
+            f"{section.sampling_steps} steps of sampling, {training.train_iters} steps"
         )
 
 

@@ -1,23 +1,22 @@
-"""Pre-training of a flow-matching model on pictures with captions: ``longrl train-sft``."""
+"""Pre-training of a flow-matching model on captioned pictures or films: ``longrl train-sft``."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from megatron_longrl.algorithms.flow.nft import noised
 from megatron_longrl.algorithms.flow.seeds import noise_generator
-from megatron_longrl.data.rows import Row, RowError
-from megatron_longrl.errors import brief
+from megatron_longrl.data.rows import Row
 from megatron_longrl.models.flow_section import FlowSection
 from megatron_longrl.parallel.rank_errors import raise_on_all_ranks
 from megatron_longrl.platforms import platform
 from megatron_longrl.training.flow.inputs import FlowInputs, load_inputs
 from megatron_longrl.training.flow.losses import LOSS, flow_matching_loss
+from megatron_longrl.training.flow.pixels import pixels_of
 from megatron_longrl.training.flow.rows import CleanRows, NoisyRows
 from megatron_longrl.training.flow.velocity_step import VelocityStep
 from megatron_longrl.training.loop import TrainingLoop, start
@@ -88,10 +87,7 @@ class FlowPretrainer:
     def description(self) -> str:
         """A line for the run's banner."""
         section, training = self._section, self._run.config.training
-        return (
-            f"{self.samples_per_step} pictures of {section.picture_width} x "
-            f"{section.picture_height} a step, {training.train_iters} steps"
-        )
+        return f"{self.samples_per_step} {section.drawn} a step, {training.train_iters} steps"
 
     def _batches(
         self, rows: Sequence[Row], iteration: int, first: int, dropout: float
@@ -122,27 +118,11 @@ class FlowPretrainer:
 
     def _latents_of(self, row: Row) -> Tensor:
         if row.uid not in self._latents:
-            pixels = torch.from_numpy(self._pixels(row))[None]
+            pixels = torch.from_numpy(pixels_of(row, self._section))[None]
             self._latents[row.uid] = self._inputs.frozen.encode_pictures(pixels)[0].to(
                 platform.device
             )
         return self._latents[row.uid]
-
-    def _pixels(self, row: Row) -> np.ndarray:
-        """uint8 [height, width, 3]: the row's picture, cut and scaled to the size of the run."""
-        from PIL import Image, ImageOps
-
-        if len(row.images) != 1:
-            raise RowError(row.source, "pre-training takes one image a row; correct or remove it")
-        size = (self._section.picture_width, self._section.picture_height)
-        try:
-            with Image.open(row.images[0]) as picture:
-                whole = ImageOps.exif_transpose(picture).convert("RGB")
-        except (OSError, ValueError, Image.DecompressionBombError) as error:
-            raise RowError(row.source, f"{row.images[0]} cannot be read: {brief(error)}") from None
-        if whole.size != size:
-            whole = ImageOps.fit(whole, size, Image.Resampling.BICUBIC)
-        return np.array(whole)
 
 
 def train(config: Config) -> None:
