@@ -19,7 +19,7 @@ FLAGS: tuple[str, ...] = (
     *("--lr-decay-style", "constant"),
 )
 RL = (
-    *("--grpo-prompts-per-step", "2", "--grpo-group-size", "4", "--micro-batch-size", "2"),
+    *("--grpo-prompts-per-step", "4", "--grpo-group-size", "2", "--micro-batch-size", "2"),
     *("--global-batch-size", "4", "--sampling-steps", "3", "--lr", "1e-3"),
 )
 REWARD = f"""

@@ -115,6 +115,8 @@ def check(kind: str, size: tuple[int, ...], *, tiny: ModuleType = tiny_sd3, **la
     if config.lora.rank:
         _check_adapters(model.modules, config, groups, theirs)
         return
+    squares = [p.grad.square().sum() for p in reference.parameters() if p.grad is not None]
+    assert abs(result.grad_norm - float(sum(squares)) ** 0.5) <= TOLERANCE * result.grad_norm
     own = {name: p.main_grad.clone() for name, p in _trained(model.policy.module)}
     with torch.no_grad():
         for name, parameter in _trained(model.policy.module):

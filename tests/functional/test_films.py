@@ -90,7 +90,7 @@ def test_layouts_train_alike(base: Path, data: Path, tmp_path: Path) -> None:
     [
         (("--film-frames", "7"), "film_frames (7) is not one more than a multiple of 4, the "),
         (("--picture-height", "40"), "picture_height (40) is no multiple of 16, the pixels of "),
-        (("--film-frames", "9"), "0.mp4 has 5 frames, fewer than --film-frames 9: "),
+        (("--film-frames", "9"), ".mp4 has 5 frames, fewer than --film-frames 9: "),
     ],
 )
 def test_what_cannot_be_is_told(flags: tuple[str, ...], line: str, data: Path) -> None:
