@@ -67,7 +67,7 @@ def test_reinforcement_learning_on_two_ranks_that_share_a_film(
     assert all(step["updates"] == 2 and step["rewards_failed"] == 0 for step in steps)
     assert 0 < steps[0]["reward/mean"] < 1 and steps[0]["grad-norm"] > 0
     with Image.open(tmp_path / "samples" / "validation_0001.webp") as sheet:
-        assert sheet.n_frames == FRAMES
+        assert getattr(sheet, "n_frames", 1) == FRAMES
 
 
 @pytest.mark.full(
