@@ -26,8 +26,6 @@ def write_film_sheet(path: Path | None, rows: Sequence[SheetRow], fps: int) -> n
         rows: with films, uint8 [frames, height, width, 3].
         fps: frames per second.
     """
-    from PIL import Image
-
     frames, height, width = rows[0].pictures[0].shape[:3]
     step = -(-max(height, width) // _LARGEST_SIDE)
     sheets = [
@@ -41,16 +39,28 @@ def write_film_sheet(path: Path | None, rows: Sequence[SheetRow], fps: int) -> n
         for frame in range(frames)
     ]
     if path is not None:
-        first, *others = (Image.fromarray(sheet) for sheet in sheets)
         path.parent.mkdir(parents=True, exist_ok=True)
-        with writable(path) as free:
-            first.save(
-                *(free, "WEBP"),
-                save_all=True,
-                append_images=others,
-                duration=round(1000 / fps),
-                loop=0,
-                lossless=True,
-                method=0,
-            )
+        write_film(path, sheets, fps)
     return sheets[frames // 2]
+
+
+def write_film(path: Path, frames: Sequence[np.ndarray] | np.ndarray, fps: int) -> None:
+    """Write a WebP file that plays again and again, and loses nothing.
+
+    Args:
+        frames: uint8 [height, width, 3] each.
+        fps: frames per second.
+    """
+    from PIL import Image
+
+    first, *others = (Image.fromarray(frame) for frame in frames)
+    with writable(path) as free:
+        first.save(
+            *(free, "WEBP"),
+            save_all=True,
+            append_images=others,
+            duration=round(1000 / fps),
+            loop=0,
+            lossless=True,
+            method=0,
+        )

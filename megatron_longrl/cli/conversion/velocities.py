@@ -14,7 +14,7 @@ from megatron_longrl.cli.conversion.difference import Difference
 from megatron_longrl.cli.conversion.loader_megatron import one_rank_config
 from megatron_longrl.conversion.pipeline_folder import PipelineFolder
 from megatron_longrl.models.flow_section import FlowSection
-from megatron_longrl.models.sd3.frozen import SD3Parts
+from megatron_longrl.models.frozen_parts import frozen_parts
 from megatron_longrl.parallel.groups import init_parallel
 from megatron_longrl.platforms import platform
 from megatron_longrl.training.model import build_model
@@ -23,6 +23,8 @@ _TIMES = (100.0, 500.0, 900.0)
 """Noise levels, times 1000, that are compared."""
 _SIDE = 64
 """Latents on a side, at most: enough to tell two models apart."""
+_FRAMES = 2
+"""Latents along the time of a film."""
 
 
 @torch.no_grad()
@@ -40,11 +42,12 @@ def compare_velocities(source: PipelineFolder, megatron_dir: Path, prompt: str) 
     model = build_model(config, groups, train=False)
     load_weights(megatron_dir, modules=model.modules, optimizers={}, groups=groups, config=config)
     section = config.family_as(FlowSection)
-    tokens, pooled = SD3Parts(source.folder, section.text_max_tokens).encode_texts([prompt])
+    tokens, pooled = frozen_parts(config.model.family, section).encode_texts([prompt])
     known = section.most_tokens_a_side or _SIDE
     side = min(_SIDE, known * section.latent_patch_size)
     generator = torch.Generator().manual_seed(0)
-    shape = (len(_TIMES), section.latent_channels, side, side)
+    frames = () if section.frames is None else (_FRAMES,)
+    shape = (len(_TIMES), section.latent_channels, *frames, side, side)
     latents = torch.randn(shape, generator=generator).to(platform.device)
     times = torch.tensor(_TIMES, device=platform.device)
     text = tokens.expand(len(_TIMES), -1, -1), pooled.expand(len(_TIMES), -1)
@@ -68,6 +71,6 @@ def _their_velocities(
         hidden_states=latents,
         timestep=times,
         encoder_hidden_states=text,
-        pooled_projections=pooled,
+        **({"pooled_projections": pooled} if pooled.shape[1] else {}),
     ).sample
     return velocities

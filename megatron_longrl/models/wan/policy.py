@@ -9,6 +9,7 @@ from megatron_longrl.config.divisibility import indivisible
 from megatron_longrl.models.flow_rules import UNREAD, FlowRules
 from megatron_longrl.models.policy import Policy, PolicyWeights
 from megatron_longrl.models.wan.config import WanSection
+from megatron_longrl.models.wan.diffusers_settings import FORMAT
 from megatron_longrl.models.wan.initial import draw
 from megatron_longrl.models.wan.mapping import mapping_table
 from megatron_longrl.models.wan.transformer import WanTransformer
@@ -16,9 +17,9 @@ from megatron_longrl.models.wan.transformer import WanTransformer
 if TYPE_CHECKING:
     from megatron_longrl.config import ModelConfig
 
-_SIZES = (
+_NEEDED = (
     *("num_layers", "hidden_size", "ffn_hidden_size", "num_attention_heads"),
-    *WanSection.required,
+    *(*WanSection.required, "diffusers_folder"),
 )
 _LEAST_HEAD = 6
 
@@ -39,11 +40,14 @@ POLICY = Policy(
     programs={
         "sft": "megatron_longrl.training.flow.pretrainer:train",
         "rl": "megatron_longrl.rl.flow.program:train",
+        "evaluate": "megatron_longrl.rl.flow.evaluation:evaluate",
+        "generate": "megatron_longrl.rl.flow.generation:generate",
     },
-    required=("train_data_path", "diffusers_folder"),
+    required=("train_data_path",),
+    required_of={"evaluate": ("load", "data"), "generate": ("prompts", "output")},
+    rules=FlowRules(_NEEDED, _own_rules),
+    weights=PolicyWeights(mapping_table, draw, FORMAT),
     unread=UNREAD,
-    rules=FlowRules(_SIZES, _own_rules),
-    weights=PolicyWeights(mapping_table, draw),
     frozen_parts="megatron_longrl.models.wan.frozen:WanParts",
 )
 """``--model-family wan``."""
