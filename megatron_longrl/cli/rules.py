@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from megatron_longrl.config.divisibility import indivisible
+from megatron_longrl.config.lora import LANGUAGE_TARGETS
 from megatron_longrl.config.names import flag
 from megatron_longrl.config.secrets import secret_line, secrets_in
 from megatron_longrl.errors import ConfigError
@@ -255,9 +256,12 @@ def _lora(config: ModelConfig, entry: Entry | None) -> Iterator[str]:
     for name in ("lora_parts", "lora_target_modules"):
         if not config.value(name):
             yield f"{name} is empty, which lora_rank ({config.lora.rank}) needs: give {flag(name)}"
-    added = [name for name in config.lora.target_modules if name.startswith("added_")]
-    if added:
-        yield f"lora_target_modules {', '.join(added)} are layers of sd3: leave them out"
+    drawing = [name for name in config.lora.target_modules if name not in LANGUAGE_TARGETS]
+    if drawing:
+        yield (
+            f"lora_target_modules {', '.join(drawing)} are layers of models that draw: leave them "
+            "out"
+        )
     for part in config.lora.parts:
         if part not in config.family.parts:
             yield (

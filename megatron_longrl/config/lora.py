@@ -17,7 +17,14 @@ LoraTarget = Literal[
     "linear_fc2",
     "added_linear_qkv",
     "added_linear_proj",
+    "linear_q",
+    "linear_k",
+    "linear_v",
 ]
+
+
+LANGUAGE_TARGETS: tuple[LoraTarget, ...] = ("linear_qkv", "linear_proj", "linear_fc1", "linear_fc2")
+"""Those of language models and their towers."""
 
 
 def _known_part(name: str) -> str:
@@ -58,16 +65,11 @@ class LoraSection(Section):
     --freeze-vision-tower, --freeze-projector, --freeze-audio-tower or --freeze-language-model keeps
     them."""
 
-    target_modules: tuple[LoraTarget, ...] = (
-        "linear_qkv",
-        "linear_proj",
-        "linear_fc1",
-        "linear_fc2",
-    )
+    target_modules: tuple[LoraTarget, ...] = LANGUAGE_TARGETS
     """Linear layers of a transformer layer that get adapters, by megatron-core's names. In the
     projector all linear layers do. Of sd3 there are also added_linear_qkv and added_linear_proj,
-    those of the text, and its default is the attention of both streams without feed-forward
-    layers."""
+    those of the text, and of wan linear_q, linear_k and linear_v, those of the attention to the
+    text. Their default is all attention without feed-forward layers."""
 
     @property
     def scale(self) -> float:

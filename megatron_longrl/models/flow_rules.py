@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -17,7 +17,6 @@ from megatron_longrl.rewards.registry import names_that_read, reads
 if TYPE_CHECKING:
     from megatron_longrl.config import Config, Entry, ModelConfig
     from megatron_longrl.config.algorithm import AlgorithmSection
-    from megatron_longrl.config.lora import LoraSection
     from megatron_longrl.config.rewards import RewardSection
     from megatron_longrl.config.rl import RLSection
     from megatron_longrl.config.training import TrainingSection
@@ -51,8 +50,8 @@ class FlowRules:
     """Fields that a checkpoint or a recipe has to bring."""
     own: Callable[[ModelConfig], Iterator[str]]
     """A line for every rule of the family alone that does not hold."""
-    adapters: bool = False
-    """Whether the family has LoRA adapters."""
+    adapted: tuple[str, ...] = ()
+    """Layers that may have LoRA adapters."""
 
     def __call__(self, config: Config, world_size: int, entry: Entry | None) -> Iterator[str]:
         """A line for every rule across fields that does not hold."""
@@ -66,13 +65,8 @@ class FlowRules:
         yield from _heads(config)
         yield from self.own(config)
         yield from _layout(config)
-        if self.adapters or not config.lora.rank:
-            yield from _adapters(config.lora) if entry in ("sft", "rl") else ()
-        else:
-            yield (
-                f"lora_rank ({config.lora.rank}): {config.model.family} has no adapters yet: leave "
-                "--lora-rank out"
-            )
+        if entry in ("sft", "rl"):
+            yield from _adapters(config, self.adapted)
         if entry in ("evaluate", "generate") and not config.checkpoint.starts_from:
             yield "no weights: give --load RUN, or --pretrained-checkpoint FOLDER"
         if entry == "evaluate":
@@ -103,9 +97,15 @@ def _heads(config: ModelConfig) -> Iterator[str]:
     yield from indivisible(config.value, "num_attention_heads", "tensor_model_parallel_size")
 
 
-def _adapters(lora: LoraSection) -> Iterator[str]:
+def _adapters(config: ModelConfig, adapted: Sequence[str]) -> Iterator[str]:
+    lora = config.lora
     if not lora.rank:
         return
+    if others := [name for name in lora.target_modules if name not in adapted]:
+        yield (
+            f"lora_target_modules {', '.join(others)}: {config.model.family} has no such layers: "
+            f"choose --lora-target-modules from {', '.join(adapted)}"
+        )
     if lora.alpha == 0:
         yield "lora_alpha (0) makes adapters add nothing: leave it out, or give --lora-alpha N"
     if not lora.target_modules:

@@ -9,6 +9,8 @@ from typing import Any
 import pytest
 import torch
 
+from megatron_longrl.models.sd3.policy import ADAPTED as OF_SD3
+from megatron_longrl.models.wan.policy import ADAPTED as OF_WAN
 from megatron_longrl.parallel.groups import init_parallel
 from megatron_longrl.platforms import platform
 from tests import tiny_sd3, tiny_wan
@@ -43,10 +45,17 @@ def test_recomputed_layers(name: str, tiny: ModuleType, size: tuple[int, ...]) -
     check("step", size, tiny=tiny, **LAYOUTS[name], **again)
 
 
+@pytest.mark.parametrize(
+    "tiny, size, adapted",
+    [(tiny_sd3, SQUARE, OF_SD3), (tiny_wan, FILM, OF_WAN)],
+    ids=FAMILIES,
+)
 @pytest.mark.parametrize("name", ["TP2", "MR-SP2"])
-def test_adapters(name: str) -> None:
-    targets = ["linear_qkv", "linear_proj", "added_linear_qkv", "added_linear_proj", "linear_fc1"]
-    check("step", SQUARE, **LAYOUTS[name], lora_rank=3, lora_target_modules=targets)
+def test_adapters(
+    name: str, tiny: ModuleType, size: tuple[int, ...], adapted: tuple[str, ...]
+) -> None:
+    targets = [*adapted, "linear_fc1"]
+    check("step", size, tiny=tiny, **LAYOUTS[name], lora_rank=3, lora_target_modules=targets)
 
 
 SIZES = {

@@ -50,8 +50,8 @@ POLICY = Policy(
     required=("train_data_path",),
     required_of={"evaluate": ("load", "data"), "generate": ("prompts", "output")},
     defaults={"lora_target_modules": list(ADAPTED)},
+    rules=FlowRules(_NEEDED, _own_rules, (*ADAPTED, "linear_fc1", "linear_fc2")),
     unread=UNREAD,
-    rules=FlowRules(_NEEDED, _own_rules, adapters=True),
     weights=PolicyWeights(mapping_table, draw, FORMAT),
     frozen_parts="megatron_longrl.models.sd3.frozen:SD3Parts",
 )

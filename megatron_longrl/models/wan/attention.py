@@ -17,7 +17,8 @@ from megatron.core.transformer.utils import make_sharded_tensors_for_checkpoint
 from torch import Tensor, nn
 from torch.distributed import ProcessGroup
 
-from megatron_longrl.models.sd3.attention import column_parallel, row_parallel
+from megatron_longrl.models.lora import LoraOptions
+from megatron_longrl.models.sd3.attention import column_parallel, row_parallel, target
 from megatron_longrl.models.sd3.tokens import TokenShards
 from megatron_longrl.models.wan.embeddings import Rotary
 from megatron_longrl.platforms import platform
@@ -68,13 +69,21 @@ class RMSNormAcrossHeads(MegatronModule):
 
 
 class SelfAttention(MegatronModule):
-    """The tokens of a film ask each other. Heads are divided among tensor-parallel ranks."""
+    """The tokens of a film ask each other. Heads are divided among tensor-parallel ranks.
 
-    def __init__(self, config: TransformerConfig, tp: ProcessGroup) -> None:
+    Args:
+        lora: of its adapters.
+    """
+
+    def __init__(
+        self, config: TransformerConfig, tp: ProcessGroup, lora: LoraOptions | None = None
+    ) -> None:
         super().__init__(config)
         width = config.hidden_size
-        self.linear_qkv = column_parallel(config, tp, width, 3 * width)
-        self.linear_proj = row_parallel(config, tp, width, width)
+        self.linear_qkv = column_parallel(
+            config, tp, width, 3 * width, lora=target(lora, "linear_qkv")
+        )
+        self.linear_proj = row_parallel(config, tp, width, width, target(lora, "linear_proj"))
         self.norm_q, self.norm_k = RMSNormAcrossHeads(config, tp), RMSNormAcrossHeads(config, tp)
 
     def forward(self, film: Tensor, shards: TokenShards, rotary: Rotary) -> Tensor:
@@ -89,15 +98,21 @@ class SelfAttention(MegatronModule):
 
 
 class CrossAttention(MegatronModule):
-    """The tokens of a film ask those of the text, which every rank has all of."""
+    """The tokens of a film ask those of the text, which every rank has all of.
 
-    def __init__(self, config: TransformerConfig, tp: ProcessGroup) -> None:
+    Args:
+        lora: of its adapters.
+    """
+
+    def __init__(
+        self, config: TransformerConfig, tp: ProcessGroup, lora: LoraOptions | None = None
+    ) -> None:
         super().__init__(config)
         width = config.hidden_size
-        self.linear_q = column_parallel(config, tp, width, width)
-        self.linear_k = column_parallel(config, tp, width, width)
-        self.linear_v = column_parallel(config, tp, width, width)
-        self.linear_proj = row_parallel(config, tp, width, width)
+        self.linear_q = column_parallel(config, tp, width, width, lora=target(lora, "linear_q"))
+        self.linear_k = column_parallel(config, tp, width, width, lora=target(lora, "linear_k"))
+        self.linear_v = column_parallel(config, tp, width, width, lora=target(lora, "linear_v"))
+        self.linear_proj = row_parallel(config, tp, width, width, target(lora, "linear_proj"))
         self.norm_q, self.norm_k = RMSNormAcrossHeads(config, tp), RMSNormAcrossHeads(config, tp)
 
     def forward(self, film: Tensor, text: Tensor) -> Tensor:

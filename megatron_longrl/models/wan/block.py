@@ -9,6 +9,7 @@ from megatron.core.transformer.transformer_config import TransformerConfig
 from torch import Tensor, nn
 from torch.distributed import ProcessGroup
 
+from megatron_longrl.models.lora import LoraOptions
 from megatron_longrl.models.sd3.block import FeedForward
 from megatron_longrl.models.sd3.tokens import TokenShards
 from megatron_longrl.models.wan.attention import CrossAttention, SelfAttention
@@ -36,22 +37,28 @@ class WanBlock(MegatronModule):
 
     Args:
         cross_attn_norm: a LayerNorm with weights stands before the attention to the text.
+        lora: of the adapters.
     """
 
     def __init__(
-        self, config: TransformerConfig, tp: ProcessGroup, *, cross_attn_norm: bool
+        self,
+        config: TransformerConfig,
+        tp: ProcessGroup,
+        *,
+        cross_attn_norm: bool,
+        lora: LoraOptions | None = None,
     ) -> None:
         super().__init__(config)
         width = config.hidden_size
         self.norm1, self.norm3 = ModulatedNorm(config), ModulatedNorm(config)
-        self.attn1 = SelfAttention(config, tp)
-        self.attn2 = CrossAttention(config, tp)
+        self.attn1 = SelfAttention(config, tp, lora)
+        self.attn2 = CrossAttention(config, tp, lora)
         self.norm2: nn.Module = nn.Identity()
         if cross_attn_norm:
             self.norm2 = nn.LayerNorm(
                 width, eps=config.layernorm_epsilon, dtype=torch.float32, device=platform.device
             )
-        self.ffn = FeedForward(config, tp)
+        self.ffn = FeedForward(config, tp, lora)
         self.scale_shift_table = scale_shift_table(config, MODULATIONS)
 
     def forward(

@@ -17,6 +17,9 @@ from megatron_longrl.models.wan.transformer import WanTransformer
 if TYPE_CHECKING:
     from megatron_longrl.config import ModelConfig
 
+ADAPTED = ("linear_qkv", "linear_q", "linear_k", "linear_v", "linear_proj")
+"""Layers that get adapters by default: Flow-GRPO's, those of both attentions."""
+
 _NEEDED = (
     *("num_layers", "hidden_size", "ffn_hidden_size", "num_attention_heads"),
     *(*WanSection.required, "diffusers_folder"),
@@ -45,7 +48,8 @@ POLICY = Policy(
     },
     required=("train_data_path",),
     required_of={"evaluate": ("load", "data"), "generate": ("prompts", "output")},
-    rules=FlowRules(_NEEDED, _own_rules),
+    defaults={"lora_target_modules": list(ADAPTED)},
+    rules=FlowRules(_NEEDED, _own_rules, (*ADAPTED, "linear_fc1", "linear_fc2")),
     weights=PolicyWeights(mapping_table, draw, FORMAT),
     unread=UNREAD,
     frozen_parts="megatron_longrl.models.wan.frozen:WanParts",

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from megatron_longrl.models.language import common_transformer_options
+from megatron_longrl.models.lora import lora_options
 from megatron_longrl.models.sd3.mmdit import Layers
 from megatron_longrl.models.sd3.tokens import TokenShards
 from megatron_longrl.models.wan.block import ModulatedNorm, WanBlock, scale_shift_table
@@ -60,9 +61,10 @@ class WanTransformer(MegatronModule):
             self.patch_embedding = nn.Linear(patch, width, dtype=dtype)
             self.condition_embedder = ConditionEmbedder(options, groups.tp, family)
             self.proj_out = nn.Linear(width, patch, dtype=dtype)
+        lora = lora_options(config.lora, "language_model")
         self.blocks = Layers(options)
         for layer in range(model.num_layers):
-            block = WanBlock(options, groups.tp, cross_attn_norm=family.cross_attn_norm)
+            block = WanBlock(options, groups.tp, cross_attn_norm=family.cross_attn_norm, lora=lora)
             self.blocks.add_module(str(layer), block)
         self.norm_out = ModulatedNorm(options)
         self.scale_shift_table = scale_shift_table(options, 2)
