@@ -24,7 +24,7 @@ LoraTarget = Literal[
 
 
 LANGUAGE_TARGETS: tuple[LoraTarget, ...] = ("linear_qkv", "linear_proj", "linear_fc1", "linear_fc2")
-"""Those of language models and their towers."""
+"""The layers of language models and of their towers."""
 
 
 def _known_part(name: str) -> str:
