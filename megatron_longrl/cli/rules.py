@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from megatron_longrl.config.divisibility import indivisible
@@ -71,7 +71,7 @@ def _language_rules(config: Config, world_size: int, entry: Entry | None) -> Ite
     yield from _sequence_split(config.parallel, config.model)
     yield from _transformer_engine(config, shares_prompts=entry == "rl" and config.rl.shared_prompt)
     yield from _lora(config, entry)
-    yield from _rollout_split(config)
+    yield from _rollout_split(config.rollout, config, config.value)
     yield from _rollout_servers(config.rollout, config.parallel, world_size, entry)
     yield from _embedding_cache(config.data, config.trained_parts, entry)
     if config.data.audio_in_video and not config.family.hears_videos:
@@ -280,18 +280,20 @@ def _lora(config: ModelConfig, entry: Entry | None) -> Iterator[str]:
         )
 
 
-def _rollout_split(config: Config) -> Iterator[str]:
-    size = config.rollout.tensor_parallel_size
+def _rollout_split(
+    rollout: RolloutSection, config: ModelConfig, value: Callable[[str], Any]
+) -> Iterator[str]:
+    size = rollout.tensor_parallel_size
     if size is None:
         return
     replica = config.parallel.model_parallel_size
-    if replica % size and config.rollout.engine == "colocated":
+    if replica % size and rollout.engine == "colocated":
         yield (
             f"rollout_tensor_parallel_size ({size}) does not divide the {replica} ranks of a "
             "model replica: choose a divisor, or leave it out"
         )
-    yield from indivisible(config.value, "num_attention_heads", "rollout_tensor_parallel_size")
-    yield from indivisible(config.value, "ffn_hidden_size", "rollout_tensor_parallel_size")
+    yield from indivisible(value, "num_attention_heads", "rollout_tensor_parallel_size")
+    yield from indivisible(value, "ffn_hidden_size", "rollout_tensor_parallel_size")
     groups = config.model.num_query_groups
     if groups % size and size % groups:
         yield (

@@ -17,7 +17,7 @@ import pytest
 
 PACKAGE = Path(__file__).parents[2] / "megatron_longrl"
 
-MOST = 41
+MOST = 40
 """It may fall. Whoever wants to raise it looks first for the section that is really read."""
 
 
