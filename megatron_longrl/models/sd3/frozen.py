@@ -3,7 +3,6 @@ encoders and the autoencoder of a folder."""
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -11,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from megatron_longrl.errors import UserError, brief
+from megatron_longrl.models.diffusers_folder import DiffusersFolder
 from megatron_longrl.platforms import platform
 
 _PIPELINE = "StableDiffusion3Pipeline"
@@ -27,23 +26,10 @@ class SD3Parts:
     """
 
     def __init__(self, folder: str | Path, text_max_tokens: int) -> None:
-        self._folder, self._text_max_tokens = Path(folder), text_max_tokens
+        self._folder, self._text_max_tokens = DiffusersFolder(folder), text_max_tokens
         self._pipeline: Any = None
         self._autoencoder: Any = None
-        index = self._folder / "model_index.json"
-        try:
-            kind = json.loads(index.read_text(encoding="utf-8")).get("_class_name")
-        except (OSError, ValueError, AttributeError) as error:
-            raise UserError(
-                f"--diffusers-folder: {index} cannot be read: {brief(error)}; give a folder that "
-                "diffusers' save_pretrained has written"
-            ) from None
-        if kind != _PIPELINE:
-            raise UserError(f"--diffusers-folder: {index} is of {kind}, not of {_PIPELINE}")
-        parts = (*_TEXT_ENCODERS, *_TOKENIZERS, "vae")
-        missing = [name for name in parts if not (self._folder / name).is_dir()]
-        if missing:
-            raise UserError(f"--diffusers-folder: {self._folder} has no {', '.join(missing)}")
+        self._folder.check(_PIPELINE, (*_TEXT_ENCODERS, *_TOKENIZERS, "vae"))
 
     @torch.no_grad()
     def encode_texts(self, texts: Sequence[str]) -> tuple[Tensor, Tensor]:
@@ -89,9 +75,7 @@ class SD3Parts:
         if self._pipeline is None:
             from diffusers import StableDiffusion3Pipeline
 
-            self._pipeline = self._load(
-                StableDiffusion3Pipeline, self._folder, transformer=None, vae=None
-            )
+            self._pipeline = self._folder.load(StableDiffusion3Pipeline, transformer=None, vae=None)
             for name in _TEXT_ENCODERS:
                 getattr(self._pipeline, name).requires_grad_(False).eval()
         return self._pipeline
@@ -100,17 +84,6 @@ class SD3Parts:
         if self._autoencoder is None:
             from diffusers import AutoencoderKL
 
-            loaded = self._load(AutoencoderKL, self._folder / "vae")
+            loaded = self._folder.load(AutoencoderKL, "vae")
             self._autoencoder = loaded.requires_grad_(False).eval().float()
         return self._autoencoder
-
-    def _load(self, kind: Any, folder: Path, **options: Any) -> Any:
-        try:
-            found = kind.from_pretrained(
-                folder, local_files_only=True, use_safetensors=True, **options
-            )
-        except Exception as error:
-            raise UserError(
-                f"--diffusers-folder: {folder} cannot be loaded by diffusers: {brief(error)}"
-            ) from None
-        return found.to(platform.device)

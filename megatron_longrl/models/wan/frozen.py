@@ -3,15 +3,15 @@ encoder and the autoencoder of a folder."""
 
 from __future__ import annotations
 
-import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from megatron_longrl.errors import UserError, brief
+from megatron_longrl.errors import UserError
+from megatron_longrl.models.diffusers_folder import DiffusersFolder
 from megatron_longrl.platforms import platform
 
 _PIPELINE = "WanPipeline"
@@ -27,22 +27,11 @@ class WanParts:
     """
 
     def __init__(self, folder: str | Path, text_max_tokens: int) -> None:
-        self._folder, self._text_max_tokens = Path(folder), text_max_tokens
+        self._folder, self._text_max_tokens = DiffusersFolder(folder), text_max_tokens
         self._pipeline: Any = None
         self._autoencoder: Any = None
-        index = self._folder / "model_index.json"
-        try:
-            known = json.loads(index.read_text(encoding="utf-8"))
-            kind = known.get("_class_name")
-        except (OSError, ValueError, AttributeError) as error:
-            raise UserError(
-                f"--diffusers-folder: {index} cannot be read: {brief(error)}; give a folder that "
-                "diffusers' save_pretrained has written"
-            ) from None
-        _check(index, kind, known)
-        missing = [name for name in _PARTS if not (self._folder / name).is_dir()]
-        if missing:
-            raise UserError(f"--diffusers-folder: {self._folder} has no {', '.join(missing)}")
+        _check_conditions(self._folder)
+        self._folder.check(_PIPELINE, _PARTS)
 
     @torch.no_grad()
     def encode_texts(self, texts: Sequence[str]) -> tuple[Tensor, Tensor]:
@@ -100,8 +89,8 @@ class WanParts:
         if self._pipeline is None:
             from diffusers import WanPipeline
 
-            self._pipeline = self._load(
-                WanPipeline, self._folder, transformer=None, transformer_2=None, vae=None
+            self._pipeline = self._folder.load(
+                WanPipeline, transformer=None, transformer_2=None, vae=None
             )
             self._pipeline.text_encoder.requires_grad_(False).eval()
         return self._pipeline
@@ -110,34 +99,23 @@ class WanParts:
         if self._autoencoder is None:
             from diffusers import AutoencoderKLWan
 
-            loaded = self._load(AutoencoderKLWan, self._folder / "vae")
+            loaded = self._folder.load(AutoencoderKLWan, "vae")
             self._autoencoder = loaded.requires_grad_(False).eval().float()
         return self._autoencoder
 
-    def _load(self, kind: Any, folder: Path, **options: Any) -> Any:
-        try:
-            found = kind.from_pretrained(
-                folder, local_files_only=True, use_safetensors=True, **options
-            )
-        except Exception as error:
-            raise UserError(
-                f"--diffusers-folder: {folder} cannot be loaded by diffusers: {brief(error)}"
-            ) from None
-        return found.to(platform.device)
 
-
-def _check(index: Path, kind: Any, known: Mapping[str, Any]) -> None:
-    where = f"--diffusers-folder: {index} is of {kind}"
-    if kind in _OF_PICTURES:
+def _check_conditions(folder: DiffusersFolder) -> None:
+    """Refuse pipelines of Wan that take more than a text, or have two transformers."""
+    if folder.pipeline in _OF_PICTURES:
         raise UserError(
-            f"{where}, which is given pictures or films as conditions: wan is trained from text "
-            f"alone, give a folder of {_PIPELINE}"
+            f"--diffusers-folder: {folder.index_file} is of {folder.pipeline}, which is given "
+            "pictures or films as conditions: wan is trained from text alone, give a folder of "
+            f"{_PIPELINE}"
         )
-    if kind != _PIPELINE:
-        raise UserError(f"{where}, not of {_PIPELINE}")
-    if known.get("boundary_ratio") is not None:
+    boundary = folder.index.get("boundary_ratio")
+    if folder.pipeline == _PIPELINE and boundary is not None:
         raise UserError(
-            f"--diffusers-folder: {index} has two transformers (boundary_ratio "
-            f"{known['boundary_ratio']}), as Wan 2.2 A14B: give a folder of Wan 2.1, or of Wan 2.2 "
-            "TI2V-5B, which have one"
+            f"--diffusers-folder: {folder.index_file} has two transformers (boundary_ratio "
+            f"{boundary}), as Wan 2.2 A14B: give a folder of Wan 2.1, or of Wan 2.2 TI2V-5B, which "
+            "have one"
         )
