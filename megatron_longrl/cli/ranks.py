@@ -102,8 +102,8 @@ def run_ranks(module: str, flags: Sequence[str], options: RankOptions) -> int:
 
 @contextlib.contextmanager
 def _signals_of_a_launcher() -> Iterator[None]:
-    """Pass SIGUSR1 on to the ranks, and end them at the first other signal, which torchrun's agent
-    does when SignalException is raised.
+    """Pass SIGUSR1 on to the ranks, which torchrun's agent dies of, and end them at the first other
+    signal, which the agent does when SignalException is raised.
 
     While the agent waits for the ranks, which save a checkpoint, further signals are ignored: its
     own handlers would raise a second time, out of the wait, and the ranks would end with it.
@@ -111,6 +111,13 @@ def _signals_of_a_launcher() -> Iterator[None]:
     from torch.distributed.elastic.multiprocessing import SignalException
 
     received: list[int] = []
+    passed_on: list[int] = []
+
+    def pass_on(number: int, frame: FrameType | None) -> None:
+        passed_on.append(number)
+        for child in children(os.getpid()):
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(child, number)
 
     def end(number: int, frame: FrameType | None) -> None:
         received.append(number)
@@ -118,18 +125,11 @@ def _signals_of_a_launcher() -> Iterator[None]:
             name = signal.Signals(number)
             raise SignalException(f"Process {os.getpid()} got signal: {name}", sigval=name)
 
-    handlers = dict.fromkeys(_ENDING, end) | {signal.SIGUSR1: _pass_on}
+    handlers = dict.fromkeys(_ENDING, end) | {signal.SIGUSR1: pass_on}
     before = {number: signal.signal(number, handler) for number, handler in handlers.items()}
     try:
         yield
     finally:
         for number, handler in before.items():
             # Python's own end resets a handler, and a signal then would be the exit status.
-            signal.signal(number, signal.SIG_IGN if received else handler)
-
-
-def _pass_on(number: int, frame: FrameType | None) -> None:
-    """torchrun's agent passes SIGTERM and SIGINT on to the ranks, and dies of SIGUSR1."""
-    for child in children(os.getpid()):
-        with contextlib.suppress(ProcessLookupError):
-            os.kill(child, number)
+            signal.signal(number, signal.SIG_IGN if received or passed_on else handler)

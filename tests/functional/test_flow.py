@@ -185,7 +185,7 @@ def test_generated_pictures_are_those_of_diffusers(data: Path, tmp_path: Path) -
         guidance_scale=2,
         max_sequence_length=12,
         output_type="np",
-        latents=torch.stack([torch.randn(4, 2, 4, generator=one) for one in noise]),
+        latents=torch.stack([torch.randn(4, 4, 8, generator=one) for one in noise]),
     ).images
     found = np.stack([np.asarray(Image.open(tmp_path / "out" / row["file"])) for row in pictures])
     assert np.abs(found - np.round(expected * 255)).max() <= 1
