@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from megatron_longrl.cli.output_files import check_output
 from megatron_longrl.errors import UserError, error_line
 from megatron_longrl.foreign_warnings import ignore_core
 from megatron_longrl.models.prompts import prompt_builder
@@ -253,12 +254,25 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return 1 if report.problems else 0
 
 
+def _data_files(path: Path) -> list[Path]:
+    """The path itself, or the files of a folder that may hold its rows."""
+    if not path.is_dir():
+        return [path]
+    return [below for below in path.iterdir() if below.suffix in (".jsonl", ".parquet", ".arrow")]
+
+
 def _check(flags: argparse.Namespace, recipe: Recipe | None) -> Report:
     """Check with progress on a terminal, and write the files that are asked for."""
     from megatron_longrl.atomic_file import atomic_write_text
     from megatron_longrl.cli.data_page import page
+    from megatron_longrl.config.data_sources import split_weight
     from megatron_longrl.observability.progress import ProgressLines
 
+    read = [file for path in flags.data for file in _data_files(Path(split_weight(path)[0]))]
+    check_output("--output", flags.output, read)
+    check_output("--html", flags.html, [*read, *([flags.output] if flags.output else [])])
+    if flags.workers < 1:
+        raise UserError(f"--workers {flags.workers}: a number of at least 1")
     bar: list[ProgressLines] = []
 
     def told(done: int, total: int) -> None:

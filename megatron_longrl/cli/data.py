@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from megatron_longrl.cli.check import main as check
+from megatron_longrl.cli.output_files import check_output, files_of
 from megatron_longrl.cli.plugins import plugins_of
 from megatron_longrl.config.benchmarks import BENCHMARKS
 from megatron_longrl.config.flags import Parser, add_section, parse_flags
@@ -56,12 +57,14 @@ def _convert(arguments: Sequence[str]) -> None:
     flags = parse_flags(_parser(), arguments)
     missing = [f"--{name}" for name in ("data", "output") if name not in flags]
     if missing:
-        raise UserError(f"{' and '.join(missing)} is missing")
+        raise UserError(f"{' and '.join(missing)} {'are' if len(missing) > 1 else 'is'} missing")
+    folder, output = Path(flags["data"]), Path(flags["output"])
+    check_output("--output", output, files_of(folder))
     # The adapters import libraries that --help can do without.
     from megatron_longrl.evaluation.rows import convert_benchmark
 
-    count = convert_benchmark(flags["name"], Path(flags["data"]), Path(flags["output"]))
-    sys.stdout.write(f"{flags['output']}: {count} rows of {flags['name']}\n")
+    count = convert_benchmark(flags["name"], folder, output)
+    sys.stdout.write(f"{output}: {count} rows of {flags['name']}\n")
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -15,6 +15,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from megatron_longrl.atomic_file import atomic_write_text
+from megatron_longrl.cli.output_files import check_output, files_of
 from megatron_longrl.cli.plugins import plugins_of
 from megatron_longrl.config.benchmarks import BENCHMARKS
 from megatron_longrl.config.flags import Parser, add_section, parse_flags
@@ -113,6 +114,8 @@ def _score(arguments: Sequence[str]) -> None:
     settings = _settings(flags.pop("config", []), flags)
     if not data.exists():
         raise UserError(f"{data}: no such data file or folder")
+    if output is not None:
+        check_output("--output", Path(output), [answers, *files_of(data)])
     if benchmark is not None:
         _score_benchmark(benchmark, data, answers, output, settings)
         return

@@ -19,7 +19,14 @@ def split_weight(given: str) -> tuple[str, float | None]:
         ConfigError: what stands behind it is no number above 0.
     """
     found = _WEIGHTED.fullmatch(given)
-    if found is None or os.path.exists(given):
+    if os.path.exists(given):
+        return given, None
+    path, _, behind = given.rpartition(":")
+    if found is None and os.path.exists(path):
+        raise ConfigError(
+            f"--train-data-path {given}: {behind!r} is no weight; write {path}:0.7, say"
+        )
+    if found is None:
         return given, None
     try:
         weight = float(found[2])

@@ -117,9 +117,15 @@ def _pyarrow(module: str) -> Any:
         ) from None
 
 
+_WITHIN = "(the file is within the table: write it to disk, and give its path)"
+"""The text in the place of a path: no other file of that name is taken."""
+
+
 def _plain(value: Any) -> Any:
     if isinstance(value, dict):
         if value.keys() == {"bytes", "path"}:
+            if value["bytes"]:
+                return f"{_WITHIN} {value['path'] or ''}".rstrip()
             return value["path"]
         return {str(key): _plain(item) for key, item in value.items()}
     if isinstance(value, list | tuple):

@@ -84,10 +84,18 @@ def by_problem_id(
         return {number: str(found["response"]) for number, found in enumerate(predictions)}
     places = {row.problem_id: number for number, row in enumerate(rows)}
     responses: dict[int, str] = {}
-    for found in predictions:
-        name = str(found.get("problem_id"))
+    for number, found in enumerate(predictions, 1):
+        if "problem_id" not in found:
+            raise DataError(
+                f"{source}: response {number} has no 'problem_id', and others have one: give it to "
+                "each"
+            )
+        name = str(found["problem_id"])
         if name not in places:
-            raise DataError(f"{source}: the benchmark has no row with the problem_id {name!r}")
+            raise DataError(
+                f"{source}: response {number}: the benchmark has no row with the problem_id "
+                f"{name!r}, its rows have ids such as {rows[0].problem_id!r}"
+            )
         if places[name] in responses:
             raise DataError(f"{source}: two responses to the problem_id {name!r}: keep one")
         responses[places[name]] = str(found["response"])

@@ -207,6 +207,27 @@ def test_tokens_of_rows(folder: Path) -> None:
     assert 0 < tokens["min"] < tokens["max"] < 400
 
 
+@pytest.mark.parametrize(
+    ("flags", "line"),
+    [
+        (["--html", "rows.jsonl"], "--html {}/rows.jsonl would replace what is read"),
+        (["--output", "rows.jsonl"], "--output {}/rows.jsonl would replace what is read"),
+        (["--html", "a.json", "--output", "a.json"], "--html {}/a.json would replace what is"),
+        (["--html", "."], "--html {}: cannot be written, it is a folder"),
+        (["--workers", "0"], "--workers 0: a number of at least 1"),
+    ],
+)
+def test_no_data_are_replaced(
+    flags: list[str], line: str, folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rows = write_rows(folder, TEXT).read_bytes()
+    words = [flag if flag.startswith("--") or flag == "0" else str(folder / flag) for flag in flags]
+    for data in (folder / "rows.jsonl", folder):
+        assert main([str(data), *words]) == 2
+        assert line.format(folder) in capsys.readouterr().err
+    assert (folder / "rows.jsonl").read_bytes() == rows
+
+
 def test_a_check_goes_on(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Files that were seen are not opened again, unless they have changed."""
     write_video(folder / "b.mp4", "libx264", 6)

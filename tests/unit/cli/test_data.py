@@ -19,11 +19,23 @@ def test_convert(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert [row.answer for row in load_rows([rows])] == ["A", "D", "B"]
 
 
+def test_published_files_are_not_replaced(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    SAMPLES["mmau"](tmp_path / "mmau")
+    published = next(path for path in (tmp_path / "mmau").rglob("*.json"))
+    before = published.read_bytes()
+    words = ["convert", "mmau", "--data", str(tmp_path / "mmau"), "--output", str(published)]
+    assert main(words) == 2
+    assert f"--output {published} would replace what is read" in capsys.readouterr().err
+    assert published.read_bytes() == before
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
         (["convrt"], "longrl data has no action 'convrt'; did you mean"),
-        (["convert", "mmau"], "--data and --output is missing"),
+        (["convert", "mmau"], "--data and --output are missing"),
         (["convert", "mmmau", "--data", ".", "--output", "x"], "'mmmau' is no benchmark"),
         (["convert", "mmau", "--data", "nowhere", "--output", "x"], "nowhere: no such folder"),
     ],

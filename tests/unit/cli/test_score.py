@@ -198,6 +198,10 @@ def test_a_benchmark(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None
     [
         ([{"response": "A"}], "1 responses for the 3 rows"),
         ([{"problem_id": "9", "response": "A"}], "no row with the problem_id '9'"),
+        (
+            [{"problem_id": "000-1", "response": "A"}, {"response": "A"}],
+            "response 2 has no 'problem_id', and others have one: give it to each",
+        ),
         ([{"problem_id": "000-1", "response": "A"}] * 2, "two responses to the problem_id '000-1'"),
     ],
 )

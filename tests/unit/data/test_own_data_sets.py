@@ -199,6 +199,10 @@ def test_paths_with_weights(tmp_path: Path) -> None:
     for wrong, error in ((["a:1", "b"], "write b:1"), (["a:0"], "above 0"), (["a:-1"], "above 0")):
         with pytest.raises(ConfigError, match=error):
             sources(wrong)
+    (tmp_path / "b").touch()
+    for wrong_weight in ("abc", "nan", "0,7"):
+        with pytest.raises(ConfigError, match=f"'{wrong_weight}' is no weight; write .*/b:0.7"):
+            sources([f"{tmp_path}/b:{wrong_weight}"])
 
 
 def steps_of(sampler: Sampler, replicas: int, first: int, last: int) -> list[list[str]]:

@@ -1,0 +1,33 @@
+"""Files that a program writes beside those that it reads."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+
+from megatron_longrl.errors import UserError
+
+
+def check_output(flag: str, output: Path | None, inputs: Iterable[Path]) -> None:
+    """Check, before any work is done, that a file which is to be written replaces none that is
+    read.
+
+    Args:
+        flag: that names the output.
+        output: None where nothing is to be written.
+        inputs: files.
+
+    Raises:
+        UserError: it is one of the inputs, or a folder.
+    """
+    if output is None:
+        return
+    if output.is_dir():
+        raise UserError(f"{flag} {output}: cannot be written, it is a folder: name a file")
+    if output.resolve() in {path.resolve() for path in inputs}:
+        raise UserError(f"{flag} {output} would replace what is read: give another file")
+
+
+def files_of(path: Path) -> list[Path]:
+    """The path itself, or all files below a folder."""
+    return [below for below in path.rglob("*") if below.is_file()] if path.is_dir() else [path]
