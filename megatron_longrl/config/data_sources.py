@@ -19,14 +19,7 @@ def split_weight(given: str) -> tuple[str, float | None]:
         ConfigError: what stands behind it is no number above 0.
     """
     found = _WEIGHTED.fullmatch(given)
-    if os.path.exists(given):
-        return given, None
-    path, _, behind = given.rpartition(":")
-    if found is None and os.path.exists(path):
-        raise ConfigError(
-            f"--train-data-path {given}: {behind!r} is no weight; write {path}:0.7, say"
-        )
-    if found is None:
+    if found is None or os.path.exists(given):
         return given, None
     try:
         weight = float(found[2])
@@ -41,9 +34,15 @@ def sources(given: Sequence[str]) -> tuple[list[str], list[float] | None]:
     """Return the paths of ``--train-data-path`` and their weights; None where none has one.
 
     Raises:
-        ConfigError: some have a weight and others do not.
+        ConfigError: some have a weight and others do not, or what stands behind a path is none.
     """
     pairs = [split_weight(path) for path in given]
+    for whole, weight in pairs:
+        path, _, behind = whole.rpartition(":")
+        if weight is None and os.path.exists(path) and not os.path.exists(whole):
+            raise ConfigError(
+                f"--train-data-path {whole}: {behind!r} is no weight; write {path}:0.7, say"
+            )
     weights = [weight for _, weight in pairs if weight is not None]
     if weights and len(weights) != len(pairs):
         bare = next(path for path, weight in pairs if weight is None)

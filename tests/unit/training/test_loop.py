@@ -93,7 +93,7 @@ def test_a_validation_before_the_first_step_is_no_part_of_its_time():
 
     run: Any = SimpleNamespace(
         config=make_config(train_iters=1, eval_at_start=True, valid_data_path=["valid.jsonl"]),
-        runtime=SimpleNamespace(timer=timer, is_writer=False),
+        runtime=SimpleNamespace(timer=timer, is_writer=False, take_pictures=dict),
         saver=SimpleNamespace(poll=lambda: None),
         iteration=0,
         _peak_memory=lambda: 0,
