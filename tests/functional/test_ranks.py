@@ -28,6 +28,8 @@ def test_after():
 DEATH = "tests/functional/test_ranks.py::test_ranks_that_die_are_named"
 PATIENCE = "0.1"
 """A tenth of the limits: 1, 3, 4.5 and 6 s."""
+PYTEST = {"CI": "", "BUILD_NUMBER": "", "COLUMNS": "300"}
+"""Give pytest's summary one line a test; where ``CI`` is set it prints whole messages."""
 
 
 @dataclass(frozen=True)
@@ -79,7 +81,7 @@ def ranks(tmp_path: Path) -> Callable[..., Ran]:
             ],
             ranks=1,
             seconds=240,
-            extra={"LONGRL_TEST_PATIENCE": PATIENCE, "COLUMNS": "300", "TMPDIR": str(scratch)},
+            extra={**PYTEST, "LONGRL_TEST_PATIENCE": PATIENCE, "TMPDIR": str(scratch)},
             cold=True,
         )
         assert report.exists(), outcome.output
