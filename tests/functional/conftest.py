@@ -17,29 +17,34 @@ from tests.functional.launches import (
     run,
     write_rows,
 )
+from tests.functional.made_once import made_once
 
 
 @pytest.fixture(scope="session")
 def arena(tmp_path_factory: pytest.TempPathFactory) -> Arena:
     """Moving-cups clips of eight frames, and a tokenizer."""
-    folder = tmp_path_factory.mktemp("arena")
-    clips = ["--clips", "72", "--sft-clips", "32", "--heldout-clips", "16", "--frames", "8"]
-    swaps = ["--swaps", "2", "--min-swaps", "1", "--seed", "5", "--workers", "1"]
-    cups = ["-m", "megatron_longrl.arena.cups", "--output", str(folder / "data")]
-    run([*cups, *clips, *swaps], 1, 60).succeeded()
-    made = Arena(folder)
-    tokens = ["tools/train_tokenizer.py", "--data", made.data("sft"), "--symbols", "cups"]
-    run([*tokens, "--output", made.tokenizer], 1, 60).succeeded()
-    return made
+
+    def make(folder: Path) -> None:
+        clips = ["--clips", "72", "--sft-clips", "32", "--heldout-clips", "16", "--frames", "8"]
+        swaps = ["--swaps", "2", "--min-swaps", "1", "--seed", "5", "--workers", "1"]
+        cups = ["-m", "megatron_longrl.arena.cups", "--output", str(folder / "data")]
+        run([*cups, *clips, *swaps], 1, 60).succeeded()
+        made = Arena(folder)
+        tokens = ["tools/train_tokenizer.py", "--data", made.data("sft"), "--symbols", "cups"]
+        run([*tokens, "--output", made.tokenizer], 1, 60).succeeded()
+
+    return Arena(made_once(tmp_path_factory, "arena", make))
 
 
 @pytest.fixture(scope="session")
 def sft_run(arena: Arena, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """60 steps of SFT over two ranks of MR-SP, tower and projector trained; checkpoints 40, 60."""
-    folder = tmp_path_factory.mktemp("sft")
-    data = ("--train-data-path", arena.data("sft"))
-    arena.launch("train_sft", *SFT, *CP2, *data, "--save", folder, cold=True).succeeded()
-    return folder
+
+    def make(folder: Path) -> None:
+        data = ("--train-data-path", arena.data("sft"))
+        arena.launch("train_sft", *SFT, *CP2, *data, "--save", folder, cold=True).succeeded()
+
+    return made_once(tmp_path_factory, "sft", make)
 
 
 @pytest.fixture(scope="session")
@@ -49,13 +54,15 @@ def rl_run(arena: Arena, sft_run: Path, tmp_path_factory: pytest.TempPathFactory
     ``frames/`` in its folder tells what the encoder was given, ``output.txt`` what was printed; in
     ``arena.embeddings`` it leaves what it has encoded.
     """
-    folder = tmp_path_factory.mktemp("rl")
-    flags = (*rl_flags(arena, sft_run), *arena.embedding_cache)
-    watched = {"WATCH_FRAMES": str(folder / "frames")}
-    places = ("--save", folder)
-    outcome = arena.launch("train_rl", *flags, *CP2, *places, watched=watched, cold=True)
-    (folder / "output.txt").write_text(outcome.succeeded().output, encoding="utf-8")
-    return folder
+
+    def make(folder: Path) -> None:
+        flags = (*rl_flags(arena, sft_run), *arena.embedding_cache)
+        watched = {"WATCH_FRAMES": str(folder / "frames")}
+        places = ("--save", folder)
+        outcome = arena.launch("train_rl", *flags, *CP2, *places, watched=watched, cold=True)
+        (folder / "output.txt").write_text(outcome.succeeded().output, encoding="utf-8")
+
+    return made_once(tmp_path_factory, "rl", make)
 
 
 @pytest.fixture(scope="session")
@@ -64,11 +71,13 @@ def resumed_rl_run(
 ) -> Path:
     """``rl_run`` once more, killed in its fourth step and started again, with the embeddings that
     ``rl_run`` has left."""
-    folder = tmp_path_factory.mktemp("resumed")
-    flags = (*rl_flags(arena, sft_run), *arena.embedding_cache, *CP2)
-    watched = {"WATCH_FRAMES": str(folder / "frames")}
-    kill_and_resume(arena, "train_rl", flags, folder, "0:3", watched)
-    return folder
+
+    def make(folder: Path) -> None:
+        flags = (*rl_flags(arena, sft_run), *arena.embedding_cache, *CP2)
+        watched = {"WATCH_FRAMES": str(folder / "frames")}
+        kill_and_resume(arena, "train_rl", flags, folder, "0:3", watched)
+
+    return made_once(tmp_path_factory, "resumed", make)
 
 
 @pytest.fixture(scope="session")

@@ -11,8 +11,9 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[2]
 FOUR_RANKS = "tests/distributed/four_ranks"
 _ONE_RANK = ["tests/unit", "tests/cases", "tests/parity"]
+_PROGRAMS = ["tests/functional", "tests/extensions"]
 CORES = 2
-"""Processes of the unit tests; as many as CI's machine has cores."""
+"""Processes of the unit and the functional tests; as many as CI's machine has cores."""
 
 
 @dataclass(frozen=True)
@@ -67,13 +68,13 @@ def all_parts(options: Sequence[str]) -> list[Part]:
         tests("unit, cases, parity", _ONE_RANK, [*on_all_cores(), *options]),
         tests("distributed, 2 ranks", two_ranks, options, ranks=2),
         tests("distributed, 4 ranks", [FOUR_RANKS], options, ranks=4),
-        tests("functional", ["tests/functional", "tests/extensions"], options),
+        tests("functional", _PROGRAMS, [*on_all_cores(), *options]),
     ]
 
 
 def on_all_cores() -> list[str]:
-    """Options of pytest-xdist."""
-    return ["-n", str(min(CORES, os.cpu_count() or 1)), "--dist", "worksteal"]
+    """Options of pytest-xdist: the tests of a file share fixtures, so they stay in one process."""
+    return ["-n", str(min(CORES, os.cpu_count() or 1)), "--dist", "loadfile"]
 
 
 def chosen_parts(arguments: Sequence[str]) -> list[Part]:

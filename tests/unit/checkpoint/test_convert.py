@@ -19,6 +19,7 @@ from megatron_longrl.checkpoint.saving import save_checkpoint
 from megatron_longrl.cli.conversion.contents import contents_of
 from megatron_longrl.cli.conversion.convert import same
 from megatron_longrl.cli.conversion.loader_megatron import one_rank_config
+from megatron_longrl.cli.inspect import main as inspect
 from megatron_longrl.conversion.hf import HfFolder
 from megatron_longrl.conversion.tensor_folder import TensorFolder
 from tests.tiny_qwen_vl import hugging_face
@@ -61,7 +62,6 @@ def test_there_and_back_is_bit_exact(vila_folder, groups, convert, tmp_path):
     assert (tmp_path / "back/llm/tokenizer.model").read_bytes() == b"pieces"
 
 
-@pytest.mark.slow
 def test_a_run_is_exported_from_a_shell(tiny, groups, build, tmp_path):
     config = tiny()
     model = build(config)
@@ -253,8 +253,7 @@ def test_another_family_is_named(convert, tmp_path):
     assert status == 2 and "model_type mamba is not supported, only llama" in error
 
 
-@pytest.mark.slow
-def test_inspect_lists_both_formats(convert, tmp_path):
+def test_inspect_lists_both_formats(convert, tmp_path, capsys):
     source = tiny_text(tmp_path / "hf", "qwen3", torch.bfloat16)
     convert(
         "--loader", "hf", "--saver", "megatron",
@@ -265,11 +264,18 @@ def test_inspect_lists_both_formats(convert, tmp_path):
         (tmp_path / "megatron", ("torch_dist", "mlp.linear_fc1.weight", "2 x 96 x 32", "bfloat16")),
         (tmp_path / "nothing", ("error:", "holds no checkpoint")),
     ):
-        command = [sys.executable, str(CONVERT.with_name("inspect.py")), str(folder)]
-        done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
-        assert done.returncode == (2 if words[0] == "error:" else 0), done.stderr
+        capsys.readouterr()
+        status = inspect([str(folder)])
+        told = capsys.readouterr()
+        assert status == (2 if words[0] == "error:" else 0), told.err
         for word in words:
-            assert word in done.stdout + done.stderr, (word, done.stdout)
+            assert word in told.out + told.err, (word, told.out)
+
+
+def test_inspect_from_a_shell(tmp_path):
+    command = [sys.executable, str(CONVERT.with_name("inspect.py")), str(tmp_path / "nothing")]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
+    assert done.returncode == 2 and "holds no checkpoint" in done.stderr
 
 
 @pytest.mark.parametrize("name", ["convert", "inspect", "verify"])

@@ -211,7 +211,8 @@ def test_percent(text: str, is_percent: bool) -> None:
     ],
 )
 def test_a_response_that_repeats_itself_costs_no_time(piece: str) -> None:
+    text = piece * (60_000 // len(piece))
     began = time.process_time()
-    read_number(piece * 50_000)
-    read_number("1" + piece * 50_000)
-    assert time.process_time() - began < 3
+    read_number(text)
+    read_number("1" + text)
+    assert time.process_time() - began < 5, "it grows with the square of the length"
