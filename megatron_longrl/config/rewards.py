@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from typing import Annotated, Any, ClassVar
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import BeforeValidator, Field
 from pydantic_core import PydanticCustomError
@@ -53,8 +53,9 @@ class RewardSection(Section):
     rewards: Annotated[TextList, Metavar("NAME[=WEIGHT]")] = Field(default_factory=_default_rewards)
     """Built-in rewards whose weighted sum, with that of the functions, is the reward: accuracy,
     format, choice, exact, numeric, math, temporal_iou, ordering, ordering_exact, rouge, rouge_1,
-    rouge_2, judge; of pictures jpeg_compressibility, rendered, colour, position, count, size. By
-    default accuracy=0.9 format=0.1, but none where --reward-function is given.
+    rouge_2, judge; of pictures jpeg_compressibility, rendered, colour, position, count, size,
+    clip_score, pick_score, hps, aesthetic. By default accuracy=0.9 format=0.1, but none where
+    --reward-function is given.
     """
 
     reward_kwargs: Annotated[dict[str, Any], BeforeValidator(_as_mapping)] = Field(
@@ -75,6 +76,25 @@ class RewardSection(Section):
 
     reward_tolerance: WeightFloat = 1e-4
     """Relative difference up to which the reward numeric takes two numbers for equal."""
+
+    clip_model: Annotated[str | None, Metavar("FOLDER")] = None
+    """Folder of a CLIP model, as transformers saves it; the rewards clip_score and aesthetic cannot
+    do without it."""
+
+    pick_score_model: Annotated[str | None, Metavar("FOLDER")] = None
+    """Folder of PickScore's model; the reward pick_score cannot do without it."""
+
+    hps_model: Annotated[str | None, Metavar("FOLDER")] = None
+    """Folder of Human Preference Score v2 in the layout of transformers' CLIP; the reward hps
+    cannot do without it."""
+
+    aesthetic_head: Annotated[str | None, Metavar("FILE.safetensors")] = None
+    """File with the linear layers of LAION's aesthetic predictor for --clip-model; the reward
+    aesthetic cannot do without it."""
+
+    reward_model_device: Literal["cpu", "cuda"] = "cpu"
+    """Device of the models that score pictures; cuda is the GPU of the rank, which is shared with
+    the training."""
 
     judge_url: Annotated[str | None, Metavar("URL")] = None
     """Base URL of the judge's OpenAI-compatible endpoint, such as http://host:8000/v1; the reward

@@ -13,6 +13,7 @@ from megatron_longrl.config.names import flag
 from megatron_longrl.config.presets import ALGORITHMS, algorithm_names
 from megatron_longrl.models.flow_section import FlowSection
 from megatron_longrl.rewards.registry import names_that_read, reads
+from megatron_longrl.rewards.rules import model_rules
 
 if TYPE_CHECKING:
     from megatron_longrl.config import Config, Entry, ModelConfig
@@ -204,6 +205,7 @@ def _rewards(reward: RewardSection) -> Iterator[str]:
             f"rewards {', '.join(of_text)} read text: give --reward-function FILE.py:NAME, whose "
             f"function takes an image, or --rewards {others}"
         )
+    yield from model_rules(reward)
 
 
 def _batches(rl: RLSection, size: int | None, micro_batch: int, replicas: int) -> Iterator[str]:

@@ -70,7 +70,7 @@ class _Child:
         self._setup = setup
         self._mark = ""
         self._process: asyncio.subprocess.Process | None = None
-        self._imported: set[str] = set()
+        self._prepared: set[str] = set()
 
     async def start(self) -> Functions:
         """Start the child and return its description of the users' functions.
@@ -81,7 +81,7 @@ class _Child:
         root = str(Path(megatron_longrl.__file__).parents[1])
         others = os.environ.get("PYTHONPATH")
         path = root if not others else os.pathsep.join((root, others))
-        self._imported.clear()
+        self._prepared.clear()
         self._mark = secrets.token_hex(16)
         leftovers.add_mark(_MARK, self._mark)
         self._process = await asyncio.create_subprocess_exec(
@@ -96,17 +96,19 @@ class _Child:
         return functions
 
     async def ensure_ready(self, reward: str) -> None:
-        """Start it where it does not run, and let it import what a reward needs.
+        """Start it where it does not run, and let it load what a reward needs.
 
         Raises:
-            RewardError: it does not come up, or the library is missing.
+            RewardError: it does not come up, or a library or a model is missing.
         """
         if self._process is None:
             await self.start()
-        library = REWARDS.find(reward).library if reward in REWARDS else None
-        if library is not None and library not in self._imported:
-            await self._ask({"library": library}, f"import {library}")
-            self._imported.add(library)
+        if reward in self._prepared or reward not in REWARDS:
+            return
+        known = REWARDS.find(reward)
+        if known.library is not None or known.prepare is not None:
+            await self._ask({"prepare": reward}, f"load what {reward} needs")
+        self._prepared.add(reward)
 
     async def send(self, message: Mapping[str, Any]) -> None:
         """Raises ChildDied."""
@@ -182,6 +184,7 @@ class WorkerPool:
     Args:
         functions: file of each user's function, by name.
         options: keyword arguments of the functions.
+        settings: values of the fields that built-in rewards read.
         size: children.
         seconds: deadline of a call; queueing and a child's start do not count.
     """
@@ -191,14 +194,14 @@ class WorkerPool:
         functions: Mapping[str, str],
         options: Mapping[str, Any],
         *,
-        tolerance: float,
+        settings: Mapping[str, Any],
         size: int,
         seconds: float,
     ) -> None:
         setup = {
             "functions": functions,
             "options": options,
-            "tolerance": tolerance,
+            "settings": settings,
             "plugins": imported_plugins(),
         }
         self._children = [_Child(setup) for _ in range(size)]

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 from megatron_longrl.experience.reward_input import RewardInput
 from megatron_longrl.registry import Registry, instance_of
@@ -16,6 +16,13 @@ from megatron_longrl.rewards.mathematics import math_reward
 from megatron_longrl.rewards.numeric import numeric_reward
 from megatron_longrl.rewards.options import options_of
 from megatron_longrl.rewards.ordering import ordering_exact_reward, ordering_reward
+from megatron_longrl.rewards.picture_models import (
+    aesthetic,
+    clip_score,
+    hps,
+    pick_score,
+    prepare_model,
+)
 from megatron_longrl.rewards.pictures import jpeg_compressibility
 from megatron_longrl.rewards.rendered import PROPERTIES, property_reward, rendered_reward
 from megatron_longrl.rewards.result import RewardError, is_finite
@@ -39,23 +46,29 @@ class Reward:
     """Whether it runs in a process of its own, with a deadline. Without, it must take no time."""
     library: str | None = None
     """The module that this process imports before the first call, which may take long."""
+    prepare: Callable[..., object] | None = None
+    """A function of the ``settings`` that this process calls before the first call, because it
+    takes long, as loading a model does; raises
+    :class:`~megatron_longrl.rewards.result.RewardError`."""
     free_form: bool = True
     """Whether it reads the whole response, and not the answer that is marked in it."""
-    takes_tolerance: bool = False
-    """Whether the function gets ``--reward-tolerance`` as its second argument."""
+    settings: tuple[str, ...] = ()
+    """The fields of the section of rewards whose values the function gets after the response."""
+    needs: tuple[str, ...] = ()
+    """The ``settings`` without which the reward cannot be computed."""
     reads: Reads = "text"
     """The kind of response that it scores."""
 
-    def compute(self, sample: RewardInput, tolerance: float) -> float:
+    def compute(self, sample: RewardInput, settings: Mapping[str, Any]) -> float:
         """The score of a response.
 
         Args:
-            tolerance: the relative difference up to which two numbers are equal.
+            settings: values of the fields of the section of rewards, see :func:`setting_names`.
 
         Raises:
             RewardError: there is none.
         """
-        score = self.score(sample, tolerance) if self.takes_tolerance else self.score(sample)
+        score = self.score(sample, *(settings[name] for name in self.settings))
         try:
             number = float(score)
         except (TypeError, ValueError):
@@ -79,6 +92,18 @@ def _rouge(kind: str) -> Reward:
 
 def _property(name: str) -> Reward:
     return Reward(lambda sample: property_reward(sample, name), in_worker=False, reads="picture")
+
+
+def _of_model(score: Callable[..., float], *needs: str) -> Reward:
+    """A reward of a model that a process of its own loads."""
+    return Reward(
+        score,
+        library="transformers",
+        prepare=prepare_model,
+        settings=(*needs, "reward_model_device"),
+        needs=needs,
+        reads="picture",
+    )
 
 
 ACCURACY, JUDGE = "accuracy", "judge"
@@ -106,7 +131,7 @@ REWARDS: Registry[Reward] = Registry(
             lambda sample, tolerance: numeric_reward(sample.response, sample.answer, tolerance),
             in_worker=False,
             free_form=False,
-            takes_tolerance=True,
+            settings=("reward_tolerance",),
         ),
         "math": Reward(
             lambda sample: math_reward(sample.response, sample.answer),
@@ -117,6 +142,10 @@ REWARDS: Registry[Reward] = Registry(
         "ordering": _marked(lambda s: ordering_reward(s.response, s.answer)),
         "ordering_exact": _marked(lambda s: ordering_exact_reward(s.response, s.answer)),
         "jpeg_compressibility": Reward(jpeg_compressibility, reads="picture"),
+        "clip_score": _of_model(clip_score, "clip_model"),
+        "pick_score": _of_model(pick_score, "pick_score_model"),
+        "hps": _of_model(hps, "hps_model"),
+        "aesthetic": _of_model(aesthetic, "clip_model", "aesthetic_head"),
         "rendered": Reward(rendered_reward, in_worker=False, reads="picture"),
         **{name: _property(name) for name in PROPERTIES},
         **{name: _rouge(kind) for name, kind in ROUGE_KINDS.items()},
@@ -148,6 +177,11 @@ def is_free_form(name: str) -> bool:
 def reads(name: str) -> Reads:
     """Return the kind of response that a reward of ``--rewards`` scores."""
     return REWARDS.find(name).reads if name in REWARDS else "text"
+
+
+def setting_names() -> set[str]:
+    """The fields of the section of rewards that any reward reads."""
+    return {name for reward in REWARDS.usable().values() for name in reward.settings}
 
 
 def names_that_read(kind: Reads) -> tuple[str, ...]:

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from megatron_longrl.config.names import flag
 from megatron_longrl.errors import UserError
-from megatron_longrl.rewards.registry import reads
+from megatron_longrl.rewards.picture_models import folder_problem
+from megatron_longrl.rewards.registry import REWARDS, reads
 from megatron_longrl.rewards.terms import reward_terms
 
 if TYPE_CHECKING:
@@ -25,6 +27,22 @@ def reward_rules(reward: RewardSection, parallel: ParallelSection) -> Iterator[s
             f"distributed_timeout_minutes ({parallel.distributed_timeout_minutes:g}), after which "
             "other ranks no longer wait: raise --distributed-timeout-minutes"
         )
+
+
+def model_rules(reward: RewardSection) -> Iterator[str]:
+    """A line for every model that a reward of pictures needs and that is not there."""
+    folders: dict[str, str] = {}
+    for text in reward.rewards:
+        name = text.partition("=")[0]
+        for field in REWARDS.find(name).needs if name in REWARDS else ():
+            value = getattr(reward, field)
+            if value is None:
+                yield f"rewards has {name}, but {field} is not set: give {flag(field)} ..."
+            elif field.endswith("_model"):
+                folders[field] = value
+            elif not Path(value).is_file():
+                yield f"{field}: {value} is no file"
+    yield from filter(None, (folder_problem(*named) for named in folders.items()))
 
 
 def scoring_rules(config: RewardSection) -> Iterator[str]:

@@ -13,7 +13,7 @@ from megatron_longrl.media.foreign_errors import described
 from megatron_longrl.rewards.background import BackgroundLoop
 from megatron_longrl.rewards.judge import Judge
 from megatron_longrl.rewards.pool import Functions, WorkerPool
-from megatron_longrl.rewards.registry import JUDGE, REWARDS, resolve
+from megatron_longrl.rewards.registry import JUDGE, REWARDS, resolve, setting_names
 from megatron_longrl.rewards.result import RewardError, RewardResult
 from megatron_longrl.rewards.terms import reward_terms
 
@@ -39,12 +39,13 @@ class Scorer:
         self.files = {term.name: term.file for term in self.terms if term.file is not None}
         """Files of the users' functions, by name."""
         self._settings = settings
+        self._values = {name: getattr(settings, name) for name in sorted(setting_names())}
         self._functions: Functions = {}
         self._loop: BackgroundLoop | None = None
         self._pool = WorkerPool(
             self.files,
             settings.reward_kwargs,
-            tolerance=settings.reward_tolerance,
+            settings=self._values,
             size=settings.reward_workers,
             seconds=settings.reward_timeout,
         )
@@ -98,8 +99,7 @@ class Scorer:
                 )
             if meant == JUDGE or REWARDS.find(meant).in_worker:
                 return self.start(meant, [sample])
-            tolerance = self._settings.reward_tolerance
-            return RewardResult(REWARDS.find(meant).compute(sample, tolerance))
+            return RewardResult(REWARDS.find(meant).compute(sample, self._values))
         except RewardError as error:
             return RewardResult.failure(str(error))
         except MemoryError:

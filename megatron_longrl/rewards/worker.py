@@ -4,8 +4,8 @@
 It speaks JSON, a line a message, over the pipes that were its standard input and output; what the
 functions print goes to standard error. In this order it reads
 
-    {"functions": {NAME: FILE}, "options": {...}, "tolerance": X, "plugins": [MODULE, ...]}    once
-    {"library": MODULE}                                              to import before its first use
+    {"functions": {NAME: FILE}, "options": {...}, "settings": {...}, "plugins": [MODULE, ...]}  once
+    {"prepare": NAME}                       a reward, whose library and model take long to load
     {"calls": [{"id": N, "reward": NAME, "samples": [...]}], "seconds": X}
 
 and answers ``{"functions": {NAME: {...}}}`` or ``{"error": LINE}``; ``{}`` or ``{"error": LINE}``;
@@ -49,7 +49,7 @@ class Worker:
     """
 
     def __init__(self, setup: Message) -> None:
-        self._tolerance = float(setup["tolerance"])
+        self._settings: Message = setup["settings"]
         self._functions = {
             name: UserFunction(file, name, setup["options"])
             for name, file in setup["functions"].items()
@@ -63,6 +63,20 @@ class Worker:
             name: {"batch": f.is_batch, "async": f.is_async, "options": sorted(f.options)}
             for name, f in self._functions.items()
         }
+
+    def prepare(self, name: str) -> Message:
+        """Load what a built-in reward needs; the answer to the parent."""
+        reward = REWARDS.find(name)
+        try:
+            if reward.library is not None:
+                importlib.import_module(reward.library)
+            if reward.prepare is not None:
+                reward.prepare(*(self._settings[name] for name in reward.settings))
+        except ImportError as error:
+            return {"error": f"{reward.library} cannot be imported: {error}"}
+        except RewardError as error:
+            return {"error": str(error)}
+        return {}
 
     def run(
         self, calls: Sequence[Message], seconds: float, send: Callable[[Message], None]
@@ -86,7 +100,7 @@ class Worker:
         try:
             if function is None:
                 reward = REWARDS.find(name)
-                return [RewardResult(reward.compute(one, self._tolerance)) for one in samples]
+                return [RewardResult(reward.compute(one, self._settings)) for one in samples]
             returned = function.call(samples)
             if inspect.isawaitable(returned):
                 returned = await _within(returned, seconds)
@@ -125,8 +139,9 @@ def main() -> int:
         if "calls" in message:
             assert worker is not None, "functions come before calls"
             worker.run(message["calls"], message["seconds"], send)
-        elif "library" in message:
-            send(_import(message["library"]))
+        elif "prepare" in message:
+            assert worker is not None, "functions come before rewards"
+            send(worker.prepare(message["prepare"]))
         else:
             try:
                 import_plugins(message["plugins"])
@@ -135,14 +150,6 @@ def main() -> int:
             except (RewardError, UserError) as error:
                 send({"error": str(error)})
     return 0
-
-
-def _import(library: str) -> Message:
-    try:
-        importlib.import_module(library)
-    except ImportError as error:
-        return {"error": f"{library} cannot be imported: {error}"}
-    return {}
 
 
 def _take_over_pipes() -> tuple[io.TextIOWrapper, io.TextIOWrapper]:

@@ -22,7 +22,7 @@ def make_sample(
 
 def accuracy(response: str, answer: str, problem_type: str = "general") -> float:
     sample = make_sample(response, answer, problem_type)
-    return REWARDS.find(resolve("accuracy", sample)).compute(sample, 1e-4)
+    return REWARDS.find(resolve("accuracy", sample)).compute(sample, {"reward_tolerance": 1e-4})
 
 
 @pytest.mark.parametrize(
@@ -188,4 +188,4 @@ def test_options_in_the_question() -> None:
         "u", 0, "Where?\nA. left\nB. right", "<answer>B</answer>", "right", "", None, {}
     )
     assert kind_of(sample) == "choice"
-    assert REWARDS.find("choice").compute(sample, 0.0) == 1.0
+    assert REWARDS.find("choice").compute(sample, {}) == 1.0

@@ -27,8 +27,8 @@ EXAMPLES = [
 @pytest.mark.parametrize(("reward", "reference", "answer", "expected"), EXAMPLES)
 def test_an_example_of_the_table(reward: str, reference: str, answer: str, expected: float) -> None:
     sample = make_sample(f"<answer>{answer}</answer>", answer=reference, question="q?")
-    tolerance = RewardSection().reward_tolerance
-    assert REWARDS.find(reward).compute(sample, tolerance) == pytest.approx(expected)
+    settings = {"reward_tolerance": RewardSection().reward_tolerance}
+    assert REWARDS.find(reward).compute(sample, settings) == pytest.approx(expected)
 
 
 def test_the_table_has_examples_of_every_reward_that_reads_answers() -> None:

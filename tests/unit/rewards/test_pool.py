@@ -86,7 +86,8 @@ def with_pool(
 
     async def run() -> T:
         functions = dict.fromkeys(names, file)
-        pool = WorkerPool(functions, options or {}, tolerance=1e-4, size=size, seconds=seconds)
+        settings = {"reward_tolerance": 1e-4}
+        pool = WorkerPool(functions, options or {}, settings=settings, size=size, seconds=seconds)
         try:
             pool.know(await pool.load())
             return await work(pool)
@@ -328,7 +329,7 @@ def test_a_child_ends_with_a_killed_parent(odd: str, tmp_path: Path) -> None:
             "from megatron_longrl.rewards.pool import WorkerPool\n"
             "from tests.unit.rewards.samples import make_sample\n"
             "async def main():\n"
-            "    pool = WorkerPool({'f': sys.argv[1]}, {}, tolerance=0, size=1, seconds=1000)\n"
+            "    pool = WorkerPool({'f': sys.argv[1]}, {}, settings={}, size=1, seconds=1000)\n"
             "    pool.know(await pool.load())\n"
             "    (pid,) = await pool.score('f', [make_sample('pid')])\n"
             "    print(int(pid.score), flush=True)\n"
@@ -421,7 +422,7 @@ from tests.unit.rewards.samples import make_sample
 
 async def main():
     options = {{"file": {str(started)!r}}}
-    pool = WorkerPool({{"f": {file!r}}}, options, tolerance=0.0, size=1, seconds=60)
+    pool = WorkerPool({{"f": {file!r}}}, options, settings={{}}, size=1, seconds=60)
     pool.know(await pool.load())
     await pool.score("f", [make_sample("done")])
     for child in children(os.getpid()) if {with_keeper} else ():

@@ -17,7 +17,7 @@ QUESTION = (
 
 def score(kind: str, response: str, answer: str, question: str = "How?") -> float:
     sample = make_sample(response, answer=answer, question=question, metadata={})
-    return REWARDS.find(kind).compute(sample, 1e-4)
+    return REWARDS.find(kind).compute(sample, {"reward_tolerance": 1e-4})
 
 
 CHOICE_RIGHT = [
