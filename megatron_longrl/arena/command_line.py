@@ -6,8 +6,10 @@ from __future__ import annotations
 import argparse
 import multiprocessing
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import NoReturn, TypeVar
+
+from megatron_longrl.errors import UserError
 
 _Job = TypeVar("_Job")
 _JOBS_OF_A_WORKER = 32
@@ -29,11 +31,46 @@ def number(kind: type, low: float, high: float) -> Callable[[str], float]:
     return convert
 
 
+def even_side(text: str) -> int:
+    """Convert the side of a frame: an even number of pixels from 16 to 1024."""
+    side = int(number(int, 16, 1024)(text))
+    if side % 2:
+        raise argparse.ArgumentTypeError(f"{text} is odd: video frames need an even side")
+    return side
+
+
 class OneLineParser(argparse.ArgumentParser):
     """Says what is wrong in one line, without repeating the usage."""
 
     def error(self, message: str) -> NoReturn:
         self.exit(2, f"{self.prog}: error: {message}\n")
+
+
+def run_command(
+    parser: argparse.ArgumentParser,
+    write: Callable[[argparse.Namespace], str],
+    argv: Sequence[str] | None,
+) -> int:
+    """Parse the command line, write what it asks for, print what was written; an error is one line.
+
+    Args:
+        write: writes to ``--output`` and returns what the printed line says of it.
+
+    Returns:
+        The exit status.
+    """
+    args = parser.parse_args(argv)
+    try:
+        written = write(args)
+    except (UserError, OSError) as error:
+        parser.error(str(error))
+    print(f"{args.output}: {written}")
+    return 0
+
+
+def listed(sizes: Mapping[str, int]) -> str:
+    """Return the numbers of rows of data sets, by their names, as one line shows them."""
+    return ", ".join(f"{name} {size}" for name, size in sizes.items())
 
 
 def usable_cores() -> int:

@@ -37,7 +37,10 @@ import numpy as np
 
 from megatron_longrl.arena.command_line import (
     OneLineParser,
+    even_side,
+    listed,
     number,
+    run_command,
     run_jobs,
     usable_cores,
     workers_for,
@@ -257,7 +260,7 @@ def build_parser() -> argparse.ArgumentParser:
     add("--sft-min-swaps", type=number(int, 1, 64), default=1, help="least, in sft.jsonl")
     add("--frames", type=number(int, 4, 4096), default=16, help="frames of every clip")
     add("--reveal", type=number(int, 1, 64), default=2, help="frames that show the ball")
-    add("--size", type=number(int, 16, 1024), default=32, help="side of the frames in pixels")
+    add("--size", type=even_side, default=32, help="side of the frames in pixels")
     add("--fps", type=number(int, 1, 120), default=4, help="frames per second")
     add("--codec", choices=sorted(CODECS), default="vp9", help="vp9 in WebM or h264 in MP4")
     add("--quality", type=number(int, 0, 51), default=20, help="rate factor, lower is better")
@@ -269,16 +272,7 @@ def build_parser() -> argparse.ArgumentParser:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line; returns the exit status."""
-    parser = build_parser()
-    args = parser.parse_args(argv)
-    if args.size % 2:
-        parser.error(f"--size {args.size} is odd: video frames need an even side")
-    try:
-        sizes = generate(args)
-    except (UserError, OSError) as error:
-        parser.error(str(error))
-    print(f"{args.output}: " + ", ".join(f"{name} {size}" for name, size in sizes.items()))
-    return 0
+    return run_command(build_parser(), lambda args: listed(generate(args)), argv)
 
 
 if __name__ == "__main__":

@@ -18,6 +18,7 @@ from typing import Any
 
 import numpy as np
 
+from megatron_longrl.arena.command_line import OneLineParser, number, run_command
 from megatron_longrl.rewards.rendered import COLOURS, Things
 
 SHAPE_COLOURS = ("red", "green", "blue", "yellow", "purple", "turquoise")
@@ -156,9 +157,9 @@ def write_pictures(folder: Path, count: int, wrong_share: float, seed: int) -> f
     generator = np.random.default_rng(seed)
     folder.mkdir(parents=True, exist_ok=True)
     lines, wrong = [], 0
-    for number in range(count):
+    for index in range(count):
         shapes = draw_shapes(generator)
-        name = f"{number:05d}.png"
+        name = f"{index:05d}.png"
         Image.fromarray(shapes.picture()).save(folder / name)
         is_wrong = generator.random() < wrong_share
         caption = (misread(shapes, generator) if is_wrong else shapes).caption
@@ -169,30 +170,34 @@ def write_pictures(folder: Path, count: int, wrong_share: float, seed: int) -> f
     return wrong / count
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command line; returns the exit status."""
-    parser = argparse.ArgumentParser(
+def write_sets(args: argparse.Namespace) -> str:
+    """Write all files of a folder; returns what the command prints of them."""
+    wrong = write_pictures(args.output, args.pictures, args.wrong, args.seed)
+    for name, half in zip(("prompts", "heldout"), split(), strict=True):
+        write_prompts(args.output / f"{name}.jsonl", half)
+    (args.output / ABOUT).write_text(json.dumps({"wrong_captions": wrong}), encoding="utf-8")
+    return f"{args.pictures} pictures, {100 * wrong:.1f} % of the captions wrong"
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """The command line."""
+    parser = OneLineParser(
         prog="python -m megatron_longrl.arena.shapes",
         description="Render squares with captions (train.jsonl), and write prompts for RL "
         "(prompts.jsonl) and held-out ones (heldout.jsonl).",
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )
-    parser.add_argument("--output", type=Path, required=True, help="folder for all files")
-    parser.add_argument("--pictures", type=int, default=4000, help="number of pictures")
-    parser.add_argument("--wrong", type=float, default=0.4, help="share of wrong captions")
-    parser.add_argument("--seed", type=int, default=1234, help="what everything is drawn from")
-    args = parser.parse_args(argv)
-    if args.pictures < 1 or not 0 <= args.wrong <= 1:
-        parser.error("--pictures is at least 1, and --wrong from 0 to 1")
-    try:
-        wrong = write_pictures(args.output, args.pictures, args.wrong, args.seed)
-        for name, half in zip(("prompts", "heldout"), split(), strict=True):
-            write_prompts(args.output / f"{name}.jsonl", half)
-        (args.output / ABOUT).write_text(json.dumps({"wrong_captions": wrong}), encoding="utf-8")
-    except OSError as error:
-        parser.error(str(error))
-    print(f"{args.output}: {args.pictures} pictures, {100 * wrong:.1f} % of the captions wrong")
-    return 0
+    add = parser.add_argument
+    add("--output", type=Path, required=True, help="folder for all files")
+    add("--pictures", type=number(int, 1, 10**6), default=4000, help="number of pictures")
+    add("--wrong", type=number(float, 0, 1), default=0.4, help="share of wrong captions")
+    add("--seed", type=number(int, 0, 2**63), default=1234, help="what everything is drawn from")
+    return parser
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command line; returns the exit status."""
+    return run_command(build_parser(), write_sets, argv)
 
 
 if __name__ == "__main__":

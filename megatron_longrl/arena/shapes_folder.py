@@ -17,6 +17,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from megatron_longrl.arena.command_line import OneLineParser, number, run_command
 from megatron_longrl.arena.shapes import combinations, draw_shapes
 
 LATENT_CHANNELS = 4
@@ -194,23 +195,28 @@ def _text_encoders() -> tuple[tuple[Any, Any], Any]:
     return pair, T5EncoderModel(t5)
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command line; returns the exit status."""
-    parser = argparse.ArgumentParser(
+def build_parser() -> argparse.ArgumentParser:
+    """The command line."""
+    parser = OneLineParser(
         prog="python -m megatron_longrl.arena.shapes_folder",
         description="Train an autoencoder on rendered squares, and write it as a diffusers folder.",
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )
-    parser.add_argument("--output", type=Path, required=True, help="folder to write")
-    parser.add_argument("--steps", type=int, default=STEPS, help="of the autoencoder's training")
-    parser.add_argument("--seed", type=int, default=1234, help="what everything is drawn from")
-    args = parser.parse_args(argv)
-    try:
-        error = write_folder(args.output, args.seed, args.steps)
-    except OSError as problem:
-        parser.error(str(problem))
-    print(f"{args.output}: pictures come back with an error of {100 * error**0.5:.1f} % of white")
-    return 0
+    add = parser.add_argument
+    add("--output", type=Path, required=True, help="folder to write")
+    add("--steps", type=number(int, 1, 10**6), default=STEPS, help="of the autoencoder's training")
+    add("--seed", type=number(int, 0, 2**63), default=1234, help="what everything is drawn from")
+    return parser
+
+
+def _write(args: argparse.Namespace) -> str:
+    error = write_folder(args.output, args.seed, args.steps)
+    return f"pictures come back with an error of {100 * error**0.5:.1f} % of white"
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command line; returns the exit status."""
+    return run_command(build_parser(), _write, argv)
 
 
 if __name__ == "__main__":

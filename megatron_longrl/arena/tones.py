@@ -33,7 +33,10 @@ import numpy as np
 
 from megatron_longrl.arena.command_line import (
     OneLineParser,
+    even_side,
+    listed,
     number,
+    run_command,
     run_jobs,
     usable_cores,
     workers_for,
@@ -52,7 +55,6 @@ from megatron_longrl.arena.tones_film import (
 )
 from megatron_longrl.arena.tones_render import encode_film, render_frames, render_sound
 from megatron_longrl.atomic_file import atomic_write_text
-from megatron_longrl.errors import UserError
 
 logger = logging.getLogger(__name__)
 
@@ -241,7 +243,7 @@ def build_parser() -> argparse.ArgumentParser:
     add("--train-films", type=count, default=1000, help="films in train.jsonl")
     add("--heldout-films", type=count, default=512, help="films in each set to measure on")
     add("--seed", type=number(int, 0, 2**63), default=1234, help="what everything is drawn from")
-    add("--size", type=number(int, 16, 1024), default=32, help="side of the frames in pixels")
+    add("--size", type=even_side, default=32, help="side of the frames in pixels")
     add("--hasty", type=share, default=0.5, help="share of demonstrations that guess")
     add("--slip", type=share, default=0.03, help="chance per scene to mishear it")
     add("--workers", type=number(int, 1, 256), default=usable_cores(), help="processes that render")
@@ -250,16 +252,7 @@ def build_parser() -> argparse.ArgumentParser:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line; returns the exit status."""
-    parser = build_parser()
-    args = parser.parse_args(argv)
-    if args.size % 2:
-        parser.error(f"--size {args.size} is odd: video frames need an even side")
-    try:
-        sizes = generate(args)
-    except (UserError, OSError) as error:
-        parser.error(str(error))
-    print(f"{args.output}: " + ", ".join(f"{name} {size}" for name, size in sizes.items()))
-    return 0
+    return run_command(build_parser(), lambda args: listed(generate(args)), argv)
 
 
 if __name__ == "__main__":

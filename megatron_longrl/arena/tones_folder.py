@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from megatron_longrl.arena.command_line import OneLineParser, number
+from megatron_longrl.arena.command_line import OneLineParser, number, run_command
 from megatron_longrl.arena.tones import SYMBOLS
 
 HIDDEN = 128
@@ -157,13 +157,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = OneLineParser(prog="python -m megatron_longrl.arena.tones_folder", description=__doc__)
     parser.add_argument("--output", type=Path, required=True, help="folder to write")
     parser.add_argument("--seed", type=number(int, 0, 2**63), default=1234, help="of the weights")
-    args = parser.parse_args(argv)
-    try:
-        parameters = write_folder(args.output, args.seed)
-    except OSError as error:
-        parser.error(str(error))
-    print(f"{args.output}: {parameters:,} parameters")
-    return 0
+    return run_command(
+        parser, lambda args: f"{write_folder(args.output, args.seed):,} parameters", argv
+    )
 
 
 if __name__ == "__main__":

@@ -153,7 +153,7 @@ def test_slips_make_followed_answers_wrong():
         (["--frames", "8"], "8 frames are too few for 4 swaps: give at least 11"),
         (["--min-swaps", "5"], "--min-swaps 5 is more than --swaps 4"),
         (["--sft-clips", "40", "--heldout-clips", "20"], "leave none of 48 clips"),
-        (["--size", "33"], "--size 33 is odd"),
+        (["--size", "33"], "--size: 33 is odd"),
         (["--hasty", "2"], "2 is not between 0.0 and 1.0"),
         (["--clips", "many"], "'many' is not a number"),
     ],
