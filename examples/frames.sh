@@ -10,25 +10,14 @@
 # RANKS           ranks of MR-SP (default 2)
 # SEED            of data, weights and order (default 1234)
 # LONGRL_VENV     the Python environment (default .venv in the checkout; made when missing)
-set -euo pipefail
+# shellcheck source=examples/start.sh
+source "$(dirname "${BASH_SOURCE[0]}")/start.sh"
 
-ROOT="$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)"
-OUT="$(realpath -m "${1:-$ROOT/runs/frames}")"
 read -ra FRAMES <<<"${FRAMES:-8 16 32 64 128 256}"
 CLIPS="${CLIPS:-1500}" HELDOUT="${HELDOUT:-256}" STEPS="${STEPS:-500}" RANKS="${RANKS:-2}" SEED="${SEED:-1234}"
 MOST="$(printf '%s\n' "${FRAMES[@]}" | sort -n | tail -1)"
-
-VENV="$(bash "$ROOT/tools/environment.sh")"
-export PATH="$VENV/bin:$PATH"
-unset PYTHONDONTWRITEBYTECODE
-export OMP_NUM_THREADS="${OMP_NUM_THREADS:-1}"
 RECIPES="$ROOT/examples/quickstart"
-mkdir -p "$OUT"
-cd "$OUT"
-
 LAYOUT=(--nproc-per-node "$RANKS" --context-parallel-size "$RANKS")
-
-step() { printf '\n== %s\n' "$*"; }
 
 step "render clips of $MOST frames (seed $SEED)"
 [[ -e data/heldout.jsonl ]] ||

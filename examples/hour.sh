@@ -2,17 +2,9 @@
 # One whole RL step (decode, encode, rollouts, log-probabilities, update) on a video of 4,000 frames, 260 thousand
 # tokens, over two ranks of MR-SP. What it took stands in OUT_DIR/run/metrics.jsonl.
 #
-#   bash examples/hour.sh [OUT_DIR] [flags of train_rl]
-set -euo pipefail
-
-ROOT="$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)"
-OUT="$(realpath -m "${1:-runs/hour}")"
-VENV="$(bash "$ROOT/tools/environment.sh")"
-export PATH="$VENV/bin:$PATH"
-unset PYTHONDONTWRITEBYTECODE
-export OMP_NUM_THREADS="${OMP_NUM_THREADS:-1}"
-mkdir -p "$OUT"
-cd "$OUT"
+#   bash examples/hour.sh [OUT_DIR] [flags of train_rl]      default: runs/hour
+# shellcheck source=examples/start.sh
+source "$(dirname "${BASH_SOURCE[0]}")/start.sh"
 
 [[ -e data/train.jsonl ]] ||
   python -m megatron_longrl.arena.cups --output data --clips 3 --sft-clips 1 --heldout-clips 1 --frames 4000 \

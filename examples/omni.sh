@@ -8,26 +8,13 @@
 # SEED            of data, weights, order and sampling (default 1234)
 # LONGRL_VENV     the Python environment (default .venv in the checkout; made when missing)
 # A run that was interrupted goes on where it stopped when it is started again.
-set -euo pipefail
+# shellcheck source=examples/start.sh
+source "$(dirname "${BASH_SOURCE[0]}")/start.sh"
 
-ROOT="$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)"
-OUT="$(realpath -m "${1:-$ROOT/runs/omni}")"
 SEED="${SEED:-1234}"
-BEGAN=$(date +%s)
-
-VENV="$(bash "$ROOT/tools/environment.sh")"
-export PATH="$VENV/bin:$PATH"
-# Else every process would compile the libraries anew, for ten seconds or more each.
-unset PYTHONDONTWRITEBYTECODE
-export OMP_NUM_THREADS="${OMP_NUM_THREADS:-1}"
 RECIPES="$ROOT/examples/omni"
-mkdir -p "$OUT"
-cd "$OUT"
-
 DISTRIBUTED_ARGS=(--standalone --nproc-per-node 2)
 DATA_ARGS=(--tokenizer-type HuggingFaceTokenizer --tokenizer-model model --seed "$SEED")
-
-step() { printf '\n== %s\n' "$*"; }
 
 step "render films with tones, and make a model of random weights (seed $SEED)"
 [[ -e data/moved.jsonl ]] || python -m megatron_longrl.arena.tones --output data --seed "$SEED"

@@ -8,26 +8,13 @@
 # CONTROL=1       also continue SFT for as long as RL took, to see what RL itself brought
 # LONGRL_VENV     the Python environment (default .venv in the checkout; made when missing)
 # A run that was interrupted goes on where it stopped when it is started again.
-set -euo pipefail
+# shellcheck source=examples/start.sh
+source "$(dirname "${BASH_SOURCE[0]}")/start.sh"
 
-ROOT="$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)"
-OUT="$(realpath -m "${1:-$ROOT/runs/quickstart}")"
 SEED="${SEED:-1234}"
-BEGAN=$(date +%s)
-
-VENV="$(bash "$ROOT/tools/environment.sh")"
-export PATH="$VENV/bin:$PATH"
-# Else every process would compile the libraries anew, for ten seconds or more each.
-unset PYTHONDONTWRITEBYTECODE
-export OMP_NUM_THREADS="${OMP_NUM_THREADS:-1}"
 RECIPES="$ROOT/examples/quickstart"
-mkdir -p "$OUT"
-cd "$OUT"
-
 DISTRIBUTED_ARGS=(--standalone --nproc-per-node 2)
 DATA_ARGS=(--tokenizer-model tokenizer.model --seed "$SEED")
-
-step() { printf '\n== %s\n' "$*"; }
 
 step "render moving-cups clips (seed $SEED)"
 if [[ ! -e data/heldout.jsonl ]]; then

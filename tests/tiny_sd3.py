@@ -5,13 +5,12 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from megatron.core.tensor_parallel.random import model_parallel_cuda_manual_seed
 from torch import Tensor
 
 from megatron_longrl.config import Config
-from megatron_longrl.conversion.mapping import import_named_tensors, mapping_table
-from megatron_longrl.models.sd3.mmdit import MMDiT
-from megatron_longrl.parallel.groups import ParallelGroups
+from tests.tiny_flow_models import our_model, random_inputs, without_zeros
+
+__all__ = ["our_model"]
 
 FIELDS: dict[str, Any] = {
     "model_family": "sd3",
@@ -54,45 +53,12 @@ def diffusers_model(**more: Any) -> torch.nn.Module:
         "dual_attention_layers": (0,),
         "qk_norm": "rms_norm",
     }
-    model = SD3Transformer2DModel(**(settings | more))
-    generator = torch.Generator().manual_seed(8)
-    with torch.no_grad():
-        for parameter in model.parameters():
-            parameter.add_(0.1 * torch.randn(parameter.shape, generator=generator))
-    return model.requires_grad_(True)
-
-
-def take_weights(
-    model: torch.nn.Module, theirs: torch.nn.Module, config: Config, groups: ParallelGroups
-) -> None:
-    """Fill this rank's part."""
-    state = theirs.state_dict()
-    import_named_tensors(
-        {"policy": model}, config, groups, lambda name: state[name.removeprefix("transformer/")]
-    )
-
-
-def our_model(theirs: torch.nn.Module, config: Config, groups: ParallelGroups) -> MMDiT:
-    """This rank's part with diffusers' weights."""
-    model_parallel_cuda_manual_seed(0)
-    model = MMDiT(config, groups)
-    take_weights(model, theirs, config, groups)
-    return model
+    return without_zeros(SD3Transformer2DModel(**(settings | more)))
 
 
 def inputs(size: tuple[int, int], batch: int = 2, seed: int = 0) -> dict[str, Tensor]:
     """Latents, times, text of 5 tokens, and pooled text."""
-    generator = torch.Generator().manual_seed(seed)
-
-    def normal(*shape: int) -> Tensor:
-        return torch.randn(*shape, generator=generator)
-
-    return {
-        "latents": normal(batch, 16, *size),
-        "times": 1000 * torch.rand(batch, generator=generator),
-        "text": normal(batch, 5, 48),
-        "pooled": normal(batch, 40),
-    }
+    return random_inputs((batch, 16, *size), text=48, pooled=40, seed=seed)
 
 
 def their_velocity(theirs: torch.nn.Module, given: dict[str, Tensor]) -> Tensor:
@@ -104,21 +70,3 @@ def their_velocity(theirs: torch.nn.Module, given: dict[str, Tensor]) -> Tensor:
         pooled_projections=given["pooled"],
     ).sample
     return velocity
-
-
-def their_gradients(
-    theirs: torch.nn.Module, config: Config, groups: ParallelGroups
-) -> dict[str, Tensor]:
-    """This rank's part of every gradient, by our names."""
-    known = {name: parameter.grad for name, parameter in theirs.named_parameters()}
-    found = {}
-    for mapping in mapping_table(config).expand():
-        names = [name.removeprefix("transformer/") for name in mapping.hf_params]
-        if any(name not in known for name in names):
-            continue  # the table of positions, which is no parameter there
-        gradients = [known[name] for name in names]
-        assert all(gradient is not None for gradient in gradients), names
-        whole = mapping.merge([gradient for gradient in gradients if gradient is not None])
-        part = mapping.shard(whole, groups.tp.rank(), groups.tp.size())
-        found[mapping.megatron_param.removeprefix("policy.")] = part
-    return found

@@ -6,15 +6,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from megatron.core.tensor_parallel.random import model_parallel_cuda_manual_seed
 from torch import Tensor
 
 from megatron_longrl.config import Config
-from megatron_longrl.models.wan.transformer import WanTransformer
-from megatron_longrl.parallel.groups import ParallelGroups
-from tests.tiny_sd3 import take_weights, their_gradients
+from tests.tiny_flow_models import our_model, random_inputs, without_zeros
 
-__all__ = ["take_weights", "their_gradients"]
+__all__ = ["our_model"]
 
 FIELDS: dict[str, Any] = {
     "model_family": "wan",
@@ -53,37 +50,14 @@ def diffusers_model(**more: Any) -> torch.nn.Module:
         "num_layers": 2,
         "rope_max_seq_len": 32,
     }
-    model = WanTransformer3DModel(**(settings | more))
-    generator = torch.Generator().manual_seed(8)
-    with torch.no_grad():
-        for parameter in model.parameters():
-            parameter.add_(0.1 * torch.randn(parameter.shape, generator=generator))
-    return model.requires_grad_(True)
-
-
-def our_model(theirs: torch.nn.Module, config: Config, groups: ParallelGroups) -> WanTransformer:
-    """This rank's part with diffusers' weights."""
-    model_parallel_cuda_manual_seed(0)
-    model = WanTransformer(config, groups)
-    take_weights(model, theirs, config, groups)
-    return model
+    return without_zeros(WanTransformer3DModel(**(settings | more)))
 
 
 def inputs(
     size: tuple[int, int, int], batch: int = 2, seed: int = 0, channels: int = 16
 ) -> dict[str, Tensor]:
     """Latents, times, text of 5 tokens, and nothing of whole prompts."""
-    generator = torch.Generator().manual_seed(seed)
-
-    def normal(*shape: int) -> Tensor:
-        return torch.randn(*shape, generator=generator)
-
-    return {
-        "latents": normal(batch, channels, *size),
-        "times": 1000 * torch.rand(batch, generator=generator),
-        "text": normal(batch, 5, 40),
-        "pooled": normal(batch, 0),
-    }
+    return random_inputs((batch, channels, *size), text=40, pooled=0, seed=seed)
 
 
 def their_velocity(theirs: torch.nn.Module, given: dict[str, Tensor]) -> Tensor:

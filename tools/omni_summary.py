@@ -19,6 +19,7 @@ from megatron_longrl.evaluation.summary import summarize as figures_of
 from megatron_longrl.observability.plots import plot_curves
 from tools.run_figures import (
     evaluation_of,
+    gain_line,
     layout_and_precision,
     mean_mismatch,
     training_seconds,
@@ -107,11 +108,7 @@ def _print_table(summary: Mapping[str, Any]) -> None:
     table.add_row("chance", f"{100 * summary['chance_accuracy']:.1f} %", "")
     console = Console()
     console.print(table)
-    console.print(
-        f"RL added {100 * summary['gain']:.1f} points; trainer and vLLM differ by "
-        f"{summary['mismatch']:.1e} in log-probability; {summary['seconds']:.0f} s in all, "
-        f"{sum(summary['training_seconds'].values()):.0f} s of them training."
-    )
+    console.print(gain_line(summary))
 
 
 if __name__ == "__main__":

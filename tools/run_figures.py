@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -64,3 +65,12 @@ def layout_and_precision(folder: Path, ranks: int = 2) -> dict[str, Any]:
         "parallel_layout": {"ranks": ranks, **{name: recipe[name] for name in names}},
         "precision": "bf16" if recipe["bf16"] else "fp32",
     }
+
+
+def gain_line(summary: Mapping[str, Any]) -> str:
+    """Return the line that says what RL added and how long the run took."""
+    return (
+        f"RL added {100 * summary['gain']:.1f} points; trainer and vLLM differ by "
+        f"{summary['mismatch']:.1e} in log-probability; {summary['seconds']:.0f} s in all, "
+        f"{sum(summary['training_seconds'].values()):.0f} s of them training."
+    )

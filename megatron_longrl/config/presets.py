@@ -22,7 +22,7 @@ FlowSampler = Literal["flow_sde", "dance_sde", "cps"]
 @dataclass(frozen=True)
 class FlowPreset:
     """The parts of an algorithm for flow-matching models: defaults of the fields of
-    :class:`~megatron_longrl.models.flow_section.FlowSection`."""
+    :class:`~megatron_longrl.models.flow.section.FlowSection`."""
 
     sampler: FlowSampler = "flow_sde"
     noise_level: float = 0.7

@@ -73,8 +73,9 @@ class Policy:
     weights: PolicyWeights | None = None
     """None where weights are neither read from a folder nor drawn by name."""
     frozen_parts: str | None = None
-    """``module:name`` of what makes the :class:`~megatron_longrl.models.frozen_parts.FrozenParts`
-    of a flow-matching family, of a folder of diffusers and the most tokens of a text."""
+    """``module:name`` of the function that makes the frozen parts of a flow-matching family from a
+    folder of diffusers and the most tokens of a text, see
+    :class:`~megatron_longrl.models.flow.frozen_parts.FrozenParts`."""
 
     def required_by(self, entry: Entry) -> tuple[str, ...]:
         """Return the fields that a program needs."""

@@ -32,6 +32,7 @@ from megatron_longrl.rewards.protocol import Rewards
 from megatron_longrl.rl.advantages import estimate_advantages
 from megatron_longrl.rl.collector import RolloutCollector, RolloutRound, StepRollouts
 from megatron_longrl.rl.input_parity import check_input_parity
+from megatron_longrl.rl.mean_metrics import mean_metrics
 from megatron_longrl.rl.mini_batches import (
     ForwardResults,
     TrainingMiniBatch,
@@ -319,7 +320,12 @@ class RLTrainer:
             [group for chosen in log_ratios for group in parts[chosen].rollout_groups],
             self.runtime.groups,
         )
-        return {**_means(metrics), **mismatch, "updates": len(order), "skipped_updates": skipped}
+        return {
+            **mean_metrics(metrics),
+            **mismatch,
+            "updates": len(order),
+            "skipped_updates": skipped,
+        }
 
     def _train_critic(
         self, iteration: int, parts: Sequence[TrainingMiniBatch], media: Media
@@ -428,12 +434,3 @@ def _with_eff_sample_size(metrics: dict[str, float]) -> dict[str, float]:
         share = effective_sample_fraction(metrics["rollout_corr/rollout_is_mean"], square, 1.0)
         metrics["rollout_corr/rollout_is_eff_sample_size"] = share
     return metrics
-
-
-def _means(updates: Sequence[Mapping[str, float]]) -> dict[str, float]:
-    """Means over the updates that have a metric; the maximum of what is a maximum."""
-    result = {}
-    for name in dict.fromkeys(name for update in updates for name in update):
-        values = [update[name] for update in updates if name in update]
-        result[name] = max(values) if name.endswith("/max") else sum(values) / len(values)
-    return result

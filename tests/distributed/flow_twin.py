@@ -27,6 +27,7 @@ from tests.distributed.adapters import (
     whole_adapters,
 )
 from tests.distributed.layouts import largest_error
+from tests.tiny_flow_models import take_weights
 
 TOLERANCE = 1e-5
 ROWS = 4
@@ -88,7 +89,7 @@ def check(kind: str, size: tuple[int, ...], *, tiny: ModuleType = tiny_sd3, **la
     groups = init_parallel(config.parallel, config.model)
     reference = tiny.diffusers_model()
     model = build_model(config, groups)
-    tiny.take_weights(model.policy, reference, config, groups)
+    take_weights(model.policy, reference, config, groups)
     if config.lora.rank:
         make_them_matter(model.modules, config, groups)
         _take_merged(reference, model.modules, config, groups)

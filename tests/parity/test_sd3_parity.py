@@ -11,7 +11,6 @@ from diffusers import SD3Transformer2DModel, StableDiffusion3Pipeline
 
 from megatron_longrl.algorithms.flow.seeds import noise_generator
 from megatron_longrl.arena.shapes_folder import write_folder
-from megatron_longrl.conversion.mapping import export_named_tensors, local_parameters
 from megatron_longrl.models.sd3.config import SD3Section
 from megatron_longrl.models.sd3.embeddings import position_table
 from megatron_longrl.models.sd3.frozen import SD3Parts
@@ -23,6 +22,7 @@ from megatron_longrl.training.flow.prompt_embeddings import PromptEmbeddings
 from megatron_longrl.training.flow.velocity_step import VelocityStep
 from megatron_longrl.training.model import build_model
 from tests import tiny_sd3
+from tests.parity.flow_models import check_round_trip, check_velocities_and_gradients
 from tests.tiny_sd3 import ODD, SQUARE
 
 
@@ -52,35 +52,16 @@ def test_velocities_and_gradients(
     config, reference = tiny_sd3.config(**ours), tiny_sd3.diffusers_model(**theirs)
     model = tiny_sd3.our_model(reference, config, groups)
     given = tiny_sd3.inputs(size)
-    expected = tiny_sd3.their_velocity(reference, given)
-    velocity = model(**given)
-    assert (velocity - expected).abs().max() < 1e-4
-    velocity.square().sum().backward()
-    expected.square().sum().backward()
-    gradients = tiny_sd3.their_gradients(reference, config, groups)
-    own = dict(model.named_parameters())
-    assert set(gradients) == set(own) - {"pos_embed.pos_embed"}
-    for name, theirs_grad in gradients.items():
-        ours_grad = own[name].grad
-        if ours_grad is None:  # of what the last layer does not use
-            ours_grad = torch.zeros_like(theirs_grad)
-        scale = max(1.0, float(theirs_grad.abs().max()))
-        assert (ours_grad - theirs_grad).abs().max() < 1e-5 * scale, name
+    velocities = model(**given), tiny_sd3.their_velocity(reference, given)
+    check_velocities_and_gradients(
+        model, reference, velocities, config, groups, frozenset({"pos_embed.pos_embed"})
+    )
 
 
 def test_a_round_trip_is_exact(groups: ParallelGroups) -> None:
     config, reference = tiny_sd3.config(), tiny_sd3.diffusers_model()
     model = tiny_sd3.our_model(reference, config, groups)
-    assert set(local_parameters({"policy": model})) == {
-        f"policy.{name}" for name, _ in model.named_parameters()
-    }
-    state = reference.state_dict()
-    exported = {
-        name.removeprefix("transformer/"): tensor
-        for name, tensor in export_named_tensors({"policy": model}, config, groups)
-    }
-    assert sorted(exported) == sorted(state)
-    assert all(torch.equal(exported[name], state[name]) for name in state)
+    check_round_trip(model, reference, config, groups)
 
 
 def test_table_of_positions_is_diffusers_own() -> None:

@@ -10,7 +10,6 @@ import torch
 from diffusers import AutoencoderKLWan, WanPipeline
 
 from megatron_longrl.algorithms.flow.seeds import noise_generator
-from megatron_longrl.conversion.mapping import export_named_tensors, local_parameters
 from megatron_longrl.errors import UserError
 from megatron_longrl.models.wan.config import WanSection
 from megatron_longrl.models.wan.frozen import WanParts
@@ -23,6 +22,7 @@ from megatron_longrl.training.flow.prompt_embeddings import PromptEmbeddings
 from megatron_longrl.training.flow.velocity_step import VelocityStep
 from megatron_longrl.training.model import build_model
 from tests import tiny_wan
+from tests.parity.flow_models import check_round_trip, check_velocities_and_gradients
 from tests.tiny_wan import FILM, FRAME
 
 
@@ -50,17 +50,8 @@ def test_velocities_and_gradients(
     config, reference = tiny_wan.config(**ours), tiny_wan.diffusers_model(**theirs)
     model = tiny_wan.our_model(reference, config, groups)
     given = tiny_wan.inputs(size, channels=theirs.get("in_channels", 16))
-    expected = tiny_wan.their_velocity(reference, given)
-    velocity = model(**given)
-    assert (velocity - expected).abs().max() < 1e-4
-    velocity.square().sum().backward()
-    expected.square().sum().backward()
-    gradients = tiny_wan.their_gradients(reference, config, groups)
-    own = dict(model.named_parameters())
-    assert set(gradients) == set(own)
-    for name, theirs_grad in gradients.items():
-        scale = max(1.0, float(theirs_grad.abs().max()))
-        assert (own[name].grad - theirs_grad).abs().max() < 1e-5 * scale, name
+    velocities = model(**given), tiny_wan.their_velocity(reference, given)
+    check_velocities_and_gradients(model, reference, velocities, config, groups)
 
 
 def test_a_time_for_each_token_is_that_of_all(groups: ParallelGroups) -> None:
@@ -88,16 +79,7 @@ def test_what_bf16_keeps_in_float32(groups: ParallelGroups) -> None:
 def test_a_round_trip_is_exact(groups: ParallelGroups) -> None:
     config, reference = tiny_wan.config(), tiny_wan.diffusers_model()
     model = tiny_wan.our_model(reference, config, groups)
-    assert set(local_parameters({"policy": model})) == {
-        f"policy.{name}" for name, _ in model.named_parameters()
-    }
-    state = reference.state_dict()
-    exported = {
-        name.removeprefix("transformer/"): tensor
-        for name, tensor in export_named_tensors({"policy": model}, config, groups)
-    }
-    assert sorted(exported) == sorted(state)
-    assert all(torch.equal(exported[name], state[name]) for name in state)
+    check_round_trip(model, reference, config, groups)
 
 
 def test_initial_velocities_are_0(groups: ParallelGroups) -> None:

@@ -15,7 +15,7 @@ from megatron_longrl.conversion.hf_writer import HfFolderWriter
 from megatron_longrl.conversion.pipeline_folder import PipelineFolder
 from megatron_longrl.conversion.pipeline_writer import write_pipeline
 from megatron_longrl.errors import UserError
-from megatron_longrl.models.flow_section import FlowSection
+from megatron_longrl.models.flow.section import FlowSection
 from megatron_longrl.models.policy import find_policy
 
 

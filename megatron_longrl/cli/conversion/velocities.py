@@ -13,8 +13,8 @@ from megatron_longrl.checkpoint.loading import load_weights
 from megatron_longrl.cli.conversion.difference import Difference
 from megatron_longrl.cli.conversion.loader_megatron import one_rank_config
 from megatron_longrl.conversion.pipeline_folder import PipelineFolder
-from megatron_longrl.models.flow_section import FlowSection
-from megatron_longrl.models.frozen_parts import frozen_parts
+from megatron_longrl.models.flow.frozen_parts import frozen_parts
+from megatron_longrl.models.flow.section import FlowSection
 from megatron_longrl.parallel.groups import init_parallel
 from megatron_longrl.platforms import platform
 from megatron_longrl.training.model import build_model

@@ -2,87 +2,19 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 import torch.nn.functional as F
-from megatron.core.tensor_parallel.layers import ColumnParallelLinear, RowParallelLinear
 from megatron.core.transformer.module import MegatronModule
 from megatron.core.transformer.transformer_config import TransformerConfig
 from torch import Tensor, nn
 from torch.distributed import ProcessGroup
 
-from megatron_longrl.models.lora import (
-    LoraColumnParallelLinear,
-    LoraOptions,
-    LoraRowParallelLinear,
-)
-from megatron_longrl.models.sd3.tokens import TokenShards
+from megatron_longrl.models.flow.linear import column_parallel, row_parallel, target
+from megatron_longrl.models.flow.token_shards import TokenShards
+from megatron_longrl.models.lora import LoraOptions
 from megatron_longrl.platforms import platform
 
 NORM_EPSILON = 1e-6
-
-
-def _drawn_later(weight: Tensor) -> None:
-    """Weights are drawn by their names, or read; until then nobody touches their memory."""
-
-
-def column_parallel(
-    config: TransformerConfig,
-    tp: ProcessGroup,
-    inner: int,
-    outer: int,
-    *,
-    gather: bool = False,
-    lora: LoraOptions | None = None,
-) -> ColumnParallelLinear:
-    """A linear layer whose outputs are divided among tensor-parallel ranks.
-
-    Args:
-        gather: every rank gets all outputs.
-        lora: of its adapter, where it has one.
-    """
-    options: dict[str, Any] = {
-        "config": config,
-        "init_method": _drawn_later,
-        "bias": True,
-        "gather_output": gather,
-        "skip_bias_add": False,
-        "tp_group": tp,
-    }
-    if lora is None:
-        return ColumnParallelLinear(inner, outer, **options)
-    return LoraColumnParallelLinear(inner, outer, lora=lora, **options)
-
-
-def row_parallel(
-    config: TransformerConfig,
-    tp: ProcessGroup,
-    inner: int,
-    outer: int,
-    lora: LoraOptions | None = None,
-) -> RowParallelLinear:
-    """A linear layer whose inputs are divided among tensor-parallel ranks.
-
-    Args:
-        lora: see :func:`column_parallel`.
-    """
-    options: dict[str, Any] = {
-        "config": config,
-        "init_method": _drawn_later,
-        "bias": True,
-        "input_is_parallel": True,
-        "skip_bias_add": False,
-        "tp_group": tp,
-    }
-    if lora is None:
-        return RowParallelLinear(inner, outer, **options)
-    return LoraRowParallelLinear(inner, outer, lora=lora, **options)
-
-
-def target(lora: LoraOptions | None, name: str) -> LoraOptions | None:
-    """The options of the adapter of a layer; None where it has none."""
-    return lora if lora is not None and name in lora.targets else None
 
 
 class Attention(MegatronModule):

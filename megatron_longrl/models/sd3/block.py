@@ -8,15 +8,11 @@ from megatron.core.transformer.transformer_config import TransformerConfig
 from torch import Tensor
 from torch.distributed import ProcessGroup
 
+from megatron_longrl.models.flow.layers import FeedForward
+from megatron_longrl.models.flow.linear import column_parallel
+from megatron_longrl.models.flow.token_shards import TokenShards
 from megatron_longrl.models.lora import LoraOptions
-from megatron_longrl.models.sd3.attention import (
-    NORM_EPSILON,
-    Attention,
-    column_parallel,
-    row_parallel,
-    target,
-)
-from megatron_longrl.models.sd3.tokens import TokenShards
+from megatron_longrl.models.sd3.attention import NORM_EPSILON, Attention
 
 
 class Modulation(MegatronModule):
@@ -41,23 +37,6 @@ def normalized(tokens: Tensor) -> Tensor:
 def modulated(normed: Tensor, shift: Tensor, scale: Tensor) -> Tensor:
     """Tokens [s, b, h] by vectors [b, h]."""
     return normed * (1 + scale) + shift
-
-
-class FeedForward(MegatronModule):
-    """Two linear layers with a GELU between."""
-
-    def __init__(
-        self, config: TransformerConfig, tp: ProcessGroup, lora: LoraOptions | None = None
-    ) -> None:
-        super().__init__(config)
-        width, inner = config.hidden_size, config.ffn_hidden_size
-        adapters = {name: target(lora, name) for name in ("linear_fc1", "linear_fc2")}
-        self.linear_fc1 = column_parallel(config, tp, width, inner, lora=adapters["linear_fc1"])
-        self.linear_fc2 = row_parallel(config, tp, inner, width, adapters["linear_fc2"])
-
-    def forward(self, tokens: Tensor) -> Tensor:
-        """[s, b, h] -> the same."""
-        return self.linear_fc2(F.gelu(self.linear_fc1(tokens)[0], approximate="tanh"))[0]
 
 
 class JointBlock(MegatronModule):

@@ -6,7 +6,7 @@ from typing import Annotated, ClassVar
 
 from megatron_longrl.config.section import Architecture, CountInt, PositiveInt, Unit
 from megatron_longrl.config.sizes import WIDEST
-from megatron_longrl.models.flow_section import FlowSection
+from megatron_longrl.models.flow.section import FlowSection
 
 
 class SD3Section(FlowSection):

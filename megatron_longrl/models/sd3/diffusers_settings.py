@@ -5,16 +5,20 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from megatron_longrl.config.sizes import MOST_HEADS, MOST_LAYERS, WIDEST
+from megatron_longrl.config.sizes import MOST_LAYERS, WIDEST
 from megatron_longrl.models.diffusers_format import DiffusersFormat, Fused
+from megatron_longrl.models.flow.diffusers_settings import (
+    attention_fields,
+    common_settings,
+    fused_projection,
+    shift_reader,
+)
 from megatron_longrl.models.hf_settings import Settings
 from megatron_longrl.models.sd3.config import SD3Section
 from megatron_longrl.models.sizes import Sized
 
 if TYPE_CHECKING:
     from megatron_longrl.config import ModelConfig
-
-_SCHEDULER = "FlowMatchEulerDiscreteScheduler"
 
 _WIDTHS = {
     "joint_attention_dim": 4096,
@@ -34,15 +38,14 @@ _FIELDS = {
 """Fields that have another name than the setting."""
 
 _FUSED = {
-    **{f"to_{letter}": ("to_qkv", part) for part, letter in enumerate("qkv")},
-    **{f"add_{letter}_proj": ("to_added_qkv", part) for part, letter in enumerate("qkv")},
+    **{f"to_{letter}": ("to_qkv", part, 3) for part, letter in enumerate("qkv")},
+    **{f"add_{letter}_proj": ("to_added_qkv", part, 3) for part, letter in enumerate("qkv")},
 }
 
 
 def _config_from(settings: Settings) -> dict[str, Any]:
-    heads = settings.whole("num_attention_heads", 18, most=MOST_HEADS)
-    head_width = settings.whole("attention_head_dim", 64, most=WIDEST)
-    width = heads * head_width
+    attention = attention_fields(settings, heads=18, head_width=64)
+    width = attention["hidden_size"]
     layers = settings.whole("num_layers", 18, most=MOST_LAYERS)
     found = {
         _FIELDS.get(name, name): settings.whole(name, default, most=WIDEST)
@@ -64,41 +67,18 @@ def _config_from(settings: Settings) -> dict[str, Any]:
         raise settings.wrong("dual_attention_layers", f"not all below num_layers ({layers})")
     return {
         "num_layers": layers,
-        "hidden_size": width,
-        "num_attention_heads": heads,
-        "kv_channels": head_width,
+        **attention,
         "qk_layernorm": norm == "rms_norm",
         "dual_attention_layers": list(dual),
         **found,
     }
 
 
-def _scheduler_fields(settings: Settings) -> dict[str, Any]:
-    kind = settings.values.get("_class_name")
-    if kind != _SCHEDULER:
-        raise settings.wrong("_class_name", f"not supported, only {_SCHEDULER}")
-    settings.only(
-        {
-            "use_dynamic_shifting": False,
-            "shift_terminal": None,
-            "use_karras_sigmas": False,
-            "use_exponential_sigmas": False,
-            "use_beta_sigmas": False,
-            "invert_sigmas": False,
-            "num_train_timesteps": 1000,
-        }
-    )
-    return {"schedule_shift": settings.number("shift", 1.0)}
-
-
 def _settings(config: ModelConfig) -> dict[str, Any]:
     model, family = config.model, config.family_as(SD3Section)
     return {
-        "num_layers": model.num_layers,
-        "num_attention_heads": model.num_attention_heads,
-        "attention_head_dim": model.kv_channels,
+        **common_settings(config),
         "caption_projection_dim": model.hidden_size,
-        "out_channels": family.latent_channels,
         "qk_norm": "rms_norm" if model.qk_layernorm else None,
         "dual_attention_layers": list(family.dual_attention_layers),
         **{name: getattr(family, _FIELDS.get(name, name)) for name in _WIDTHS},
@@ -131,12 +111,7 @@ def _sizes(fields: Mapping[str, Any]) -> list[Sized]:
 
 
 def _fused(name: str) -> Fused | None:
-    module, _, kind = name.rpartition(".")
-    stem, _, projection = module.rpartition(".")
-    if projection not in _FUSED:
-        return None
-    whole, part = _FUSED[projection]
-    return Fused(f"{stem}.{whole}.{kind}", part, 3)
+    return fused_projection(name, lambda attention: _FUSED)
 
 
 FORMAT = DiffusersFormat(
@@ -144,7 +119,7 @@ FORMAT = DiffusersFormat(
     component="transformer",
     model_class="SD3Transformer2DModel",
     config_from=_config_from,
-    scheduler_fields=_scheduler_fields,
+    scheduler_fields=shift_reader({"FlowMatchEulerDiscreteScheduler": "shift"}),
     settings=_settings,
     sizes=_sizes,
     fused=_fused,

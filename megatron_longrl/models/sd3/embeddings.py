@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import math
-
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
+from megatron_longrl.models.flow.layers import LONGEST_PERIOD, TwoLayers, time_sinusoids
+
 _TIME_CHANNELS = 256
-_LONGEST_PERIOD = 10000.0
 
 
 def patchify(latents: Tensor, size: int) -> Tensor:
@@ -35,7 +33,7 @@ def position_table(side: int, width: int, base: int) -> Tensor:
     """
     places = torch.arange(side, dtype=torch.float32) / (side / base)
     channels = torch.arange(width // 4, dtype=torch.float64) / (width / 4)
-    angles = places.double()[:, None] / _LONGEST_PERIOD**channels
+    angles = places.double()[:, None] / LONGEST_PERIOD**channels
     of_axis = torch.cat([angles.sin(), angles.cos()], dim=1)
     columns = of_axis[None].expand(side, -1, -1)
     rows = of_axis[:, None].expand(-1, side, -1)
@@ -73,27 +71,6 @@ class PatchEmbedding(nn.Module):
         return table[top : top + rows, left : left + columns].flatten(0, 1)
 
 
-def time_sinusoids(times: Tensor, channels: int = _TIME_CHANNELS) -> Tensor:
-    """[b] -> float32 [b, channels]: cosines, then sines."""
-    half = channels // 2
-    exponents = torch.arange(half, dtype=torch.float32, device=times.device) / half
-    angles = times.float()[:, None] * torch.exp(-math.log(_LONGEST_PERIOD) * exponents)
-    return torch.cat([angles.cos(), angles.sin()], dim=1)
-
-
-class TwoLayers(nn.Module):
-    """A linear layer, SiLU, a linear layer."""
-
-    def __init__(self, inner: int, width: int, dtype: torch.dtype) -> None:
-        super().__init__()
-        self.linear_1 = nn.Linear(inner, width, dtype=dtype)
-        self.linear_2 = nn.Linear(width, width, dtype=dtype)
-
-    def forward(self, values: Tensor) -> Tensor:
-        """[b, inner] -> [b, width]."""
-        return self.linear_2(F.silu(self.linear_1(values)))
-
-
 class TimeTextEmbedding(nn.Module):
     """The embedding of the time and of the whole prompt, which modulates every layer."""
 
@@ -104,5 +81,5 @@ class TimeTextEmbedding(nn.Module):
 
     def forward(self, times: Tensor, pooled: Tensor) -> Tensor:
         """Times [b] and embeddings of prompts [b, pooled] -> [b, width]."""
-        of_time = self.timestep_embedder(time_sinusoids(times).to(pooled.dtype))
+        of_time = self.timestep_embedder(time_sinusoids(times, _TIME_CHANNELS).to(pooled.dtype))
         return of_time + self.text_embedder(pooled)

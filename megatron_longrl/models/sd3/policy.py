@@ -6,8 +6,8 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from megatron_longrl.config.divisibility import indivisible
-from megatron_longrl.models.flow_rules import UNREAD, FlowRules
-from megatron_longrl.models.policy import Policy, PolicyWeights
+from megatron_longrl.models.flow.policy import flow_policy
+from megatron_longrl.models.policy import PolicyWeights
 from megatron_longrl.models.sd3.config import SD3Section
 from megatron_longrl.models.sd3.diffusers_settings import FORMAT
 from megatron_longrl.models.sd3.initial import draw
@@ -20,10 +20,7 @@ if TYPE_CHECKING:
 ADAPTED = ("linear_qkv", "linear_proj", "added_linear_qkv", "added_linear_proj")
 """Layers that get adapters by default: Flow-GRPO's, those of the attention of both streams."""
 
-_NEEDED = (
-    *("num_layers", "hidden_size", "num_attention_heads", *SD3Section.required),
-    "diffusers_folder",
-)
+_NEEDED = ("num_layers", "hidden_size", "num_attention_heads", *SD3Section.required)
 
 
 def _own_rules(config: ModelConfig) -> Iterator[str]:
@@ -39,20 +36,12 @@ def _own_rules(config: ModelConfig) -> Iterator[str]:
     yield from indivisible(config.value, "latent_sample_size", "latent_patch_size")
 
 
-POLICY = Policy(
-    build=MMDiT,
-    programs={
-        "sft": "megatron_longrl.training.flow.pretrainer:train",
-        "rl": "megatron_longrl.rl.flow.program:train",
-        "evaluate": "megatron_longrl.rl.flow.evaluation:evaluate",
-        "generate": "megatron_longrl.rl.flow.generation:generate",
-    },
-    required=("train_data_path",),
-    required_of={"evaluate": ("load", "data"), "generate": ("prompts", "output")},
-    defaults={"lora_target_modules": list(ADAPTED)},
-    rules=FlowRules(_NEEDED, _own_rules, (*ADAPTED, "linear_fc1", "linear_fc2")),
-    unread=UNREAD,
-    weights=PolicyWeights(mapping_table, draw, FORMAT),
+POLICY = flow_policy(
+    MMDiT,
+    PolicyWeights(mapping_table, draw, FORMAT),
+    needed=_NEEDED,
+    rules=_own_rules,
+    adapted=ADAPTED,
     frozen_parts="megatron_longrl.models.sd3.frozen:SD3Parts",
 )
 """``--model-family sd3``."""

@@ -17,9 +17,9 @@ from megatron.core.transformer.utils import make_sharded_tensors_for_checkpoint
 from torch import Tensor, nn
 from torch.distributed import ProcessGroup
 
+from megatron_longrl.models.flow.linear import column_parallel, row_parallel, target
+from megatron_longrl.models.flow.token_shards import TokenShards
 from megatron_longrl.models.lora import LoraOptions
-from megatron_longrl.models.sd3.attention import column_parallel, row_parallel, target
-from megatron_longrl.models.sd3.tokens import TokenShards
 from megatron_longrl.models.wan.embeddings import Rotary
 from megatron_longrl.platforms import platform
 

@@ -9,9 +9,9 @@ from megatron.core.transformer.transformer_config import TransformerConfig
 from torch import Tensor, nn
 from torch.distributed import ProcessGroup
 
+from megatron_longrl.models.flow.layers import FeedForward
+from megatron_longrl.models.flow.token_shards import TokenShards
 from megatron_longrl.models.lora import LoraOptions
-from megatron_longrl.models.sd3.block import FeedForward
-from megatron_longrl.models.sd3.tokens import TokenShards
 from megatron_longrl.models.wan.attention import CrossAttention, SelfAttention
 from megatron_longrl.models.wan.embeddings import MODULATIONS, Rotary
 from megatron_longrl.platforms import platform

@@ -6,8 +6,14 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from megatron_longrl.config.model_folders import PIPELINE
-from megatron_longrl.config.sizes import MOST_HEADS, MOST_LAYERS, WIDEST
+from megatron_longrl.config.sizes import MOST_LAYERS, WIDEST
 from megatron_longrl.models.diffusers_format import DiffusersFormat, Fused
+from megatron_longrl.models.flow.diffusers_settings import (
+    attention_fields,
+    common_settings,
+    fused_projection,
+    shift_reader,
+)
 from megatron_longrl.models.hf_settings import Settings
 from megatron_longrl.models.sizes import Sized
 from megatron_longrl.models.wan.config import WanSection
@@ -42,8 +48,6 @@ def _config_from(settings: Settings) -> dict[str, Any]:
         raise index.wrong(
             "boundary_ratio", "of two transformers, as in Wan 2.2 A14B, which is not supported"
         )
-    heads = settings.whole("num_attention_heads", 40, most=MOST_HEADS)
-    head_width = settings.whole("attention_head_dim", 128, most=WIDEST)
     found = {
         _FIELDS.get(name, name): settings.whole(name, default, most=WIDEST)
         for name, default in _WIDTHS.items()
@@ -66,9 +70,7 @@ def _config_from(settings: Settings) -> dict[str, Any]:
         raise settings.wrong("patch_size", "not supported, only one frame of a square")
     return {
         "num_layers": settings.whole("num_layers", 40, most=MOST_LAYERS),
-        "hidden_size": heads * head_width,
-        "num_attention_heads": heads,
-        "kv_channels": head_width,
+        **attention_fields(settings, heads=40, head_width=128),
         "norm_epsilon": settings.number("eps", 1e-6),
         "cross_attn_norm": settings.flag("cross_attn_norm", True),
         "latent_patch_size": height,
@@ -76,36 +78,15 @@ def _config_from(settings: Settings) -> dict[str, Any]:
     }
 
 
-def _scheduler_fields(settings: Settings) -> dict[str, Any]:
-    kind = settings.values.get("_class_name")
-    if kind not in _SHIFTS:
-        raise settings.wrong("_class_name", f"not supported, only {', '.join(_SHIFTS)}")
-    settings.only(
-        {
-            "use_dynamic_shifting": False,
-            "shift_terminal": None,
-            "use_karras_sigmas": False,
-            "use_exponential_sigmas": False,
-            "use_beta_sigmas": False,
-            "num_train_timesteps": 1000,
-        }
-    )
-    return {"schedule_shift": settings.number(_SHIFTS[kind], 1.0)}
-
-
 def _settings(config: ModelConfig) -> dict[str, Any]:
     model, family = config.model, config.family_as(WanSection)
     return {
-        "num_layers": model.num_layers,
-        "num_attention_heads": model.num_attention_heads,
-        "attention_head_dim": model.kv_channels,
+        **common_settings(config),
         "ffn_dim": model.ffn_hidden_size,
         "eps": model.norm_epsilon,
         "text_dim": family.text_dim,
         "freq_dim": family.freq_dim,
         "rope_max_seq_len": family.rope_max_seq_len,
-        "in_channels": family.latent_channels,
-        "out_channels": family.latent_channels,
         "patch_size": [1, family.latent_patch_size, family.latent_patch_size],
         "cross_attn_norm": family.cross_attn_norm,
         "qk_norm": _NORM,
@@ -140,14 +121,14 @@ def _sizes(fields: Mapping[str, Any]) -> list[Sized]:
     ]
 
 
+def _projections(attention: str) -> dict[str, tuple[str, int, int]]:
+    if attention.endswith(".attn1"):
+        return _SELF
+    return _CROSS if attention.endswith(".attn2") else {}
+
+
 def _fused(name: str) -> Fused | None:
-    module, _, kind = name.rpartition(".")
-    stem, _, projection = module.rpartition(".")
-    of_kind = _SELF if stem.endswith(".attn1") else _CROSS if stem.endswith(".attn2") else {}
-    if projection not in of_kind:
-        return None
-    whole, part, parts = of_kind[projection]
-    return Fused(f"{stem}.{whole}.{kind}", part, parts)
+    return fused_projection(name, _projections)
 
 
 FORMAT = DiffusersFormat(
@@ -155,7 +136,7 @@ FORMAT = DiffusersFormat(
     component="transformer",
     model_class="WanTransformer3DModel",
     config_from=_config_from,
-    scheduler_fields=_scheduler_fields,
+    scheduler_fields=shift_reader(_SHIFTS),
     settings=_settings,
     sizes=_sizes,
     fused=_fused,

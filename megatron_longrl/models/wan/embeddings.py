@@ -9,11 +9,9 @@ from megatron.core.transformer.transformer_config import TransformerConfig
 from torch import Tensor, nn
 from torch.distributed import ProcessGroup
 
-from megatron_longrl.models.sd3.attention import column_parallel
-from megatron_longrl.models.sd3.embeddings import TwoLayers, time_sinusoids
+from megatron_longrl.models.flow.layers import LONGEST_PERIOD, TwoLayers, time_sinusoids
+from megatron_longrl.models.flow.linear import column_parallel
 from megatron_longrl.models.wan.config import WanSection
-
-_THETA = 10000.0
 
 MODULATIONS = 6
 """Vectors by which the time modulates a layer: shift, scale and gate of two sublayers."""
@@ -80,7 +78,7 @@ class Rotary:
 def _angles(places: Tensor, width: int) -> Tensor:
     """float64 [s, width / 2]."""
     channels = torch.arange(0, width, 2, dtype=torch.float64, device=places.device) / width
-    return places.double()[:, None] / _THETA**channels
+    return places.double()[:, None] / LONGEST_PERIOD**channels
 
 
 class TextProjection(nn.Module):

@@ -6,8 +6,8 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from megatron_longrl.config.divisibility import indivisible
-from megatron_longrl.models.flow_rules import UNREAD, FlowRules
-from megatron_longrl.models.policy import Policy, PolicyWeights
+from megatron_longrl.models.flow.policy import flow_policy
+from megatron_longrl.models.policy import PolicyWeights
 from megatron_longrl.models.wan.config import WanSection
 from megatron_longrl.models.wan.diffusers_settings import FORMAT
 from megatron_longrl.models.wan.initial import draw
@@ -22,7 +22,7 @@ ADAPTED = ("linear_qkv", "linear_q", "linear_k", "linear_v", "linear_proj")
 
 _NEEDED = (
     *("num_layers", "hidden_size", "ffn_hidden_size", "num_attention_heads"),
-    *(*WanSection.required, "diffusers_folder"),
+    *WanSection.required,
 )
 _LEAST_HEAD = 6
 
@@ -38,20 +38,12 @@ def _own_rules(config: ModelConfig) -> Iterator[str]:
     yield from indivisible(config.value, "ffn_hidden_size", "tensor_model_parallel_size")
 
 
-POLICY = Policy(
-    build=WanTransformer,
-    programs={
-        "sft": "megatron_longrl.training.flow.pretrainer:train",
-        "rl": "megatron_longrl.rl.flow.program:train",
-        "evaluate": "megatron_longrl.rl.flow.evaluation:evaluate",
-        "generate": "megatron_longrl.rl.flow.generation:generate",
-    },
-    required=("train_data_path",),
-    required_of={"evaluate": ("load", "data"), "generate": ("prompts", "output")},
-    defaults={"lora_target_modules": list(ADAPTED)},
-    rules=FlowRules(_NEEDED, _own_rules, (*ADAPTED, "linear_fc1", "linear_fc2")),
-    weights=PolicyWeights(mapping_table, draw, FORMAT),
-    unread=UNREAD,
+POLICY = flow_policy(
+    WanTransformer,
+    PolicyWeights(mapping_table, draw, FORMAT),
+    needed=_NEEDED,
+    rules=_own_rules,
+    adapted=ADAPTED,
     frozen_parts="megatron_longrl.models.wan.frozen:WanParts",
 )
 """``--model-family wan``."""

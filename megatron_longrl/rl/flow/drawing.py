@@ -9,8 +9,8 @@ import numpy as np
 
 from megatron_longrl.checkpoint.loading import load_weights
 from megatron_longrl.config.presets import ALGORITHMS
-from megatron_longrl.models.flow_section import FlowSection
-from megatron_longrl.models.frozen_parts import frozen_parts
+from megatron_longrl.models.flow.frozen_parts import frozen_parts
+from megatron_longrl.models.flow.section import FlowSection
 from megatron_longrl.observability.progress import ProgressLines
 from megatron_longrl.parallel.rank_errors import raise_on_all_ranks
 from megatron_longrl.planner.packing import even_part

@@ -11,7 +11,7 @@ from megatron_longrl.atomic_file import atomic_write_text, writable
 from megatron_longrl.config import Config
 from megatron_longrl.data.rows import Row, load_rows
 from megatron_longrl.errors import UserError
-from megatron_longrl.models.flow_section import FlowSection
+from megatron_longrl.models.flow.section import FlowSection
 from megatron_longrl.observability.film_sheet import write_film
 from megatron_longrl.parallel.rank_errors import gather_objects, raise_on_all_ranks
 from megatron_longrl.rl.flow.drawing import Drawer

@@ -9,7 +9,7 @@ from megatron_longrl.algorithms.flow.densities import Reduction
 from megatron_longrl.algorithms.flow.schedules import flow_match_euler_sigmas, linear_sigmas
 from megatron_longrl.algorithms.flow.windows import moving_window
 from megatron_longrl.config.presets import ALGORITHMS, FlowPreset
-from megatron_longrl.models.flow_section import FlowSection
+from megatron_longrl.models.flow.section import FlowSection
 
 if TYPE_CHECKING:
     from megatron_longrl.config.algorithm import AlgorithmSection

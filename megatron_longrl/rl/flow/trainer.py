@@ -14,7 +14,7 @@ from megatron_longrl.algorithms.advantages import AdvantageSettings
 from megatron_longrl.algorithms.group_rewards import GroupRewards
 from megatron_longrl.config.algorithm_parts import ADVANTAGES
 from megatron_longrl.data.rows import Row
-from megatron_longrl.models.flow_section import FlowSection
+from megatron_longrl.models.flow.section import FlowSection
 from megatron_longrl.observability.contact_sheet import SheetRow, write_sheet
 from megatron_longrl.observability.film_sheet import write_film_sheet
 from megatron_longrl.parallel.rank_errors import gather_objects, raise_on_all_ranks
@@ -31,6 +31,7 @@ from megatron_longrl.rl.flow.updates import (
     step_batches,
     with_reference,
 )
+from megatron_longrl.rl.mean_metrics import mean_metrics
 from megatron_longrl.rl.reference import ReferenceWeights
 from megatron_longrl.training.flow.inputs import FlowInputs
 from megatron_longrl.training.flow.rows import ContrastRows, StepRows
@@ -301,15 +302,11 @@ class FlowTrainer:
 def _metrics_of(results: Sequence[StepResult]) -> dict[str, float]:
     """Means over the updates; the largest log-ratio is that of the first one, which has changed no
     weight yet."""
-    names = dict.fromkeys(name for result in results for name in result.metrics)
-    metrics = {
-        name: sum(result.metrics[name] for result in results) / len(results) for name in names
-    }
+    metrics = mean_metrics([result.as_metrics() for result in results])
     if "flow/log_ratio_max" in metrics:
         metrics["flow/log_ratio_max"] = results[0].metrics["flow/log_ratio_max"]
     return {
         **metrics,
-        "grad-norm": sum(result.grad_norm for result in results) / len(results),
         "learning-rate": results[-1].learning_rate,
         "updates": len(results),
         "skipped_updates": sum(result.skipped for result in results),

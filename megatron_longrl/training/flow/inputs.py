@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from megatron_longrl.config.data_sources import sources
 from megatron_longrl.data.dataset import Sampler, sampler_of
 from megatron_longrl.data.rows import Row, load_rows
-from megatron_longrl.models.flow_section import FlowSection
-from megatron_longrl.models.frozen_parts import FrozenParts, frozen_parts
+from megatron_longrl.models.flow.frozen_parts import FrozenParts, frozen_parts
+from megatron_longrl.models.flow.section import FlowSection
 from megatron_longrl.parallel.rank_errors import raise_on_all_ranks
 from megatron_longrl.training.flow.latents import latent_shape
 from megatron_longrl.training.flow.prompt_embeddings import PromptEmbeddings

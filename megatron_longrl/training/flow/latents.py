@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from megatron_longrl.errors import ConfigError
-from megatron_longrl.models.flow_section import FlowSection
+from megatron_longrl.models.flow.section import FlowSection
 
 
 def latent_shape(

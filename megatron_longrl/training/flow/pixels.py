@@ -9,7 +9,7 @@ import numpy as np
 from megatron_longrl.data.rows import Row, RowError
 from megatron_longrl.errors import brief
 from megatron_longrl.media.media_error import MediaError
-from megatron_longrl.models.flow_section import FlowSection
+from megatron_longrl.models.flow.section import FlowSection
 
 if TYPE_CHECKING:
     from PIL import Image

@@ -11,7 +11,7 @@ from torch import Tensor
 from megatron_longrl.algorithms.flow.nft import noised
 from megatron_longrl.algorithms.flow.seeds import noise_generator
 from megatron_longrl.data.rows import Row
-from megatron_longrl.models.flow_section import FlowSection
+from megatron_longrl.models.flow.section import FlowSection
 from megatron_longrl.parallel.rank_errors import raise_on_all_ranks
 from megatron_longrl.platforms import platform
 from megatron_longrl.training.flow.inputs import FlowInputs, load_inputs

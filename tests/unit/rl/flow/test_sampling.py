@@ -23,6 +23,7 @@ from megatron_longrl.training.flow.velocity_step import VelocityStep
 from megatron_longrl.training.model import build_model
 from megatron_longrl.training.train_step import TrainStep
 from tests import tiny_sd3
+from tests.tiny_flow_models import take_weights
 
 SHAPE = (16, 4, 6)
 SEED = 3
@@ -44,7 +45,7 @@ class Scene:
     def __init__(self, groups: ParallelGroups, **fields: Any) -> None:
         self.config: Config = tiny_sd3.config(**FIELDS, **fields)
         self.model = build_model(self.config, groups)
-        tiny_sd3.take_weights(self.model.policy, tiny_sd3.diffusers_model(), self.config, groups)
+        take_weights(self.model.policy, tiny_sd3.diffusers_model(), self.config, groups)
         assert self.model.optimizer is not None
         self.model.optimizer.reload_model_params()
         self.settings = FlowSettings.of(self.config.family, self.config.algorithm)  # type: ignore[arg-type]

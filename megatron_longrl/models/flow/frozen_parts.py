@@ -8,7 +8,7 @@ from typing import Protocol
 
 from torch import Tensor
 
-from megatron_longrl.models.flow_section import FlowSection
+from megatron_longrl.models.flow.section import FlowSection
 from megatron_longrl.models.policy import find_policy
 from megatron_longrl.registry import loaded
 

@@ -11,7 +11,7 @@ from megatron_longrl.config.algorithm_parts import ADVANTAGES
 from megatron_longrl.config.divisibility import indivisible
 from megatron_longrl.config.names import flag
 from megatron_longrl.config.presets import ALGORITHMS, algorithm_names
-from megatron_longrl.models.flow_section import FlowSection
+from megatron_longrl.models.flow.section import FlowSection
 from megatron_longrl.rewards.registry import names_that_read, reads
 from megatron_longrl.rewards.rules import model_rules
 

@@ -1,0 +1,1 @@
+"""The common parts of flow-matching models, whatever they draw."""
