@@ -1,4 +1,4 @@
-"""What the policies of all flow-matching families have in common."""
+"""The common parts of the policies of all flow-matching families."""
 
 from __future__ import annotations
 
