@@ -7,6 +7,7 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from megatron_longrl.config.section import (
+    CountInt,
     Fraction,
     KnownTo,
     Metavar,
@@ -44,8 +45,13 @@ class DataSection(Section):
     """Share of the rows of an epoch that may be unusable; with more the run ends."""
 
     media_timeout: Annotated[PositiveFloat, Unit("seconds")] = 300.0
-    """Time within which a media file must be opened and looked through; the row of one that takes
-    longer, as on a network that does not answer, is skipped."""
+    """Time within which a media file must be opened and looked through, and a rank must have
+    decoded each --decode-buffer-mib of it. The row of one that takes longer, as on a network that
+    does not answer, is skipped, and the file is put on the quarantine list."""
+
+    media_retries: CountInt = 2
+    """Further tries to read a media file after an error that may pass (EIO, ESTALE, EAGAIN,
+    ETIMEDOUT), half a second and then twice as long apart; all within --media-timeout."""
 
     tokenizer_type: Literal["SentencePieceTokenizer", "HuggingFaceTokenizer"] = (
         "HuggingFaceTokenizer"

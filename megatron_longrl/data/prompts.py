@@ -4,10 +4,12 @@ evaluation."""
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
+from typing import TypeVar
 
 import torch
 from torch import Tensor
@@ -16,8 +18,7 @@ from megatron_longrl.data.conversation import Conversation
 from megatron_longrl.data.rows import Row, RowError, RowProblem
 from megatron_longrl.data.tokenizer import Tokenizer
 from megatron_longrl.errors import MissingAudioError, UserError
-from megatron_longrl.media.deadline import within
-from megatron_longrl.media.foreign_errors import as_error_of, described
+from megatron_longrl.media.foreign_errors import described
 from megatron_longrl.media.layout import (
     CountedPart,
     Marks,
@@ -31,9 +32,12 @@ from megatron_longrl.media.layout import (
 )
 from megatron_longrl.media.media_error import MediaError
 from megatron_longrl.media.media_file import look_up
-from megatron_longrl.media.modality import MediaFile
+from megatron_longrl.media.modality import MODALITIES, MediaFile
 from megatron_longrl.media.quarantine import Quarantine
+from megatron_longrl.media.read_policy import ReadPolicy
 from megatron_longrl.media.spec import MediaSpec
+
+T = TypeVar("T")
 
 SEQ_LENGTH = "--seq-length"
 
@@ -101,7 +105,7 @@ class PromptBuilder:
         missing_audio: what becomes of a video without sound where it is asked for.
         conversation: what stands around a question; by default the tokenizer's own chat template.
         demonstrates: whether ``max_tokens`` must hold the prompt and its demonstration.
-        open_seconds: ``--media-timeout``; None waits for files without an end.
+        reading: the limits within which files are opened; by default none.
     """
 
     def __init__(
@@ -118,7 +122,7 @@ class PromptBuilder:
         missing_audio: MissingAudio = "skip",
         conversation: Conversation | None = None,
         demonstrates: bool = False,
-        open_seconds: float | None = None,
+        reading: ReadPolicy = ReadPolicy(),  # noqa: B008
     ) -> None:
         self._tokenizer = tokenizer
         self._layout = layout
@@ -131,8 +135,8 @@ class PromptBuilder:
         self._audio_in_video = audio_in_video
         self._missing_audio: MissingAudio = missing_audio
         self._demonstrates = demonstrates
-        self._open_seconds = open_seconds
-        self.quarantine: Quarantine | None = None
+        self._reading = reading
+        self.quarantine = Quarantine()
         """Files that an earlier try could not read."""
 
     def build(self, row: Row) -> Prompt:
@@ -145,6 +149,29 @@ class PromptBuilder:
         """
         with _as_error_of_row(row):
             return self._build(row)
+
+    def read(self, path: Path, work: Callable[[], T]) -> T:
+        """Return what ``work``, which opens a file, returns.
+
+        Raises:
+            MediaError: the file is in quarantine, or could not be read in time.
+        """
+
+        def checked() -> T:
+            self.quarantine.check(path)
+            return work()
+
+        return self._reading.read(path, checked)
+
+    def is_unreadable(self, medium: MediaFile) -> bool:
+        """Whether a file cannot be read at all, and not only by this model or under these flags;
+        it is looked into once more."""
+        inspect = MODALITIES.find(medium.modality).inspect
+        try:
+            self._reading.read(medium.path, partial(inspect, medium.path))
+        except MediaError:
+            return True
+        return False
 
     def problem(self, row: Row) -> RowProblem | None:
         """Return the problem of a row that is found without opening its files: a file is missing,
@@ -223,8 +250,7 @@ class PromptBuilder:
         parts = self._conversation.pieces(row)
         for medium in row.media:
             self._layout_for(row, medium)
-            with as_error_of(medium.path):
-                within(self._open_seconds, medium.path, partial(look_up, medium.path))
+            self._reading.read(medium.path, partial(look_up, medium.path))
         texts = [part for part in parts if isinstance(part, str)]
         target = "".join(self._target(row)[0]) if self._demonstrates else ""
         # Few tokens are shorter than a byte, so that most texts need not be counted.
@@ -237,9 +263,7 @@ class PromptBuilder:
         ids, mask, kinds = self._tokens([part for _, part in parts])
         specs: dict[int, tuple[MediaSpec, ...]] = {}
         for number, found in placements.items():  # in the order in which they stand
-            path = row.media[number].path
-            with as_error_of(path):
-                specs[number] = within(self._open_seconds, path, found.specs)
+            specs[number] = self._reading.read(row.media[number].path, found.specs)
         media = tuple(spec for found in specs.values() for spec in found)
         prompt = Prompt(
             uid=row.uid,
@@ -352,13 +376,7 @@ class PromptBuilder:
             missing_audio=self._missing_audio,
         )
 
-        def place() -> Placement:
-            if self.quarantine is not None:
-                self.quarantine.check(medium.path)
-            return layout.place(medium, context)
-
-        with as_error_of(medium.path):
-            return within(self._open_seconds, medium.path, place)
+        return self.read(medium.path, lambda: layout.place(medium, context))
 
     def _takes_sound(self, row: Row) -> bool:
         """Whether the sound of a row's videos belongs to them."""

@@ -22,7 +22,7 @@ from megatron_longrl.media.joined import JoinedMedia, join_media
 from megatron_longrl.media.provider import Media
 from megatron_longrl.rewards.protocol import Rewards
 from megatron_longrl.rollout.engine import RolloutEngine
-from megatron_longrl.training.runtime import Runtime
+from megatron_longrl.training.runtime import Runtime, problem_of
 
 
 @dataclass
@@ -159,6 +159,7 @@ def _leave_out(
     runtime: Runtime, row: Row, problem: RowProblem, into: Answers, told: set[tuple[str, str]]
 ) -> None:
     """Note a row that cannot be asked; the run is told once, in however many ways it is asked."""
+    runtime.isolate(row, problem)
     into.unanswered.append((row, problem.reason))
     if (row.uid, problem.reason) not in told:
         told.add((row.uid, problem.reason))
@@ -187,7 +188,7 @@ class _Shared:
             whole = [self.joined[key][0].spec.key() for key in keys]
             reasons = [self.media.failed[key] for key in whole if key in self.media.failed]
             if reasons:
-                problem = RowProblem(prompt.row.source, reasons[0])
+                problem = problem_of(prompt.row, reasons[0])
                 _leave_out(runtime, prompt.row, problem, into, told)
                 continue
             kept.append(prompt)

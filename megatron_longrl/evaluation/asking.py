@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import partial
 
 from megatron_longrl.config.data import DataSection
 from megatron_longrl.config.evaluation import EvaluationSection
@@ -50,8 +51,10 @@ class Asking:
         benchmark = benchmark_of(row.metadata) if self.as_published else None
         if benchmark is None:
             return row
+        ask = partial(benchmark.prompt, row, self.sampling)
         try:
-            return replace(row, problem=benchmark.prompt(row, self.sampling))
+            found = self.builder.read(row.media[0].path, ask) if row.media else ask()
+            return replace(row, problem=found)
         except MediaError as error:
             raise RowError(row.source, str(error), error.path) from None
 

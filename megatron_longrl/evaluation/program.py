@@ -50,6 +50,8 @@ def evaluate_checkpoint(config: Config) -> None:
     found = usable_rows(runtime, config.evaluation.data, "heldout.jsonl", load=load)
     rows = found.rows[: config.evaluation.samples]
     ways = ways_of(runtime.tokenizer, runtime.config.training.seq_length)
+    for way in ways:
+        way.builder.quarantine = runtime.builder.quarantine
     model = runtime.model
     load_weights(
         config.checkpoint.load,

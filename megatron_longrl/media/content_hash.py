@@ -19,7 +19,7 @@ def content_hash(path: str | Path) -> str:
     try:
         return _hash(*identity(path))
     except OSError as error:
-        raise MediaError(path, error.strerror or "cannot be read") from None
+        raise MediaError(path, error.strerror or "cannot be read", error.errno) from None
 
 
 def identity(path: str | Path) -> tuple[Path, int, int]:

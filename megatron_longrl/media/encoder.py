@@ -24,9 +24,10 @@ from torch import Tensor
 from torch.distributed import ProcessGroup
 
 from megatron_longrl.media.load_together import load_together
+from megatron_longrl.media.loader import MediaLoader
 from megatron_longrl.media.media_error import MediaError
 from megatron_longrl.media.partition import Cut, UnitPartition, partition_units
-from megatron_longrl.media.spec import LoadRequest, MediaSpec, UnitTensors, load_units
+from megatron_longrl.media.spec import LoadRequest, MediaSpec, UnitTensors
 from megatron_longrl.parallel.encoder_groups import EncoderTensorParallelGroup
 from megatron_longrl.parallel.rank_errors import gather_objects, raise_on_all_ranks
 
@@ -128,6 +129,7 @@ class MediaEncoder:
         dtype: training dtype, in which embeddings are kept.
         cut: whether a medium may be split inside itself, see :func:`partition_units`.
         timer: counts the seconds of the phases ``decode`` and ``gather``.
+        loader: reads units from files; by default in the caller's thread.
     """
 
     def __init__(
@@ -140,6 +142,7 @@ class MediaEncoder:
         device: torch.device,
         cut: Cut = "always",
         timer: Callable[[str], AbstractContextManager[None]] = lambda phase: nullcontext(),
+        loader: MediaLoader | None = None,
     ) -> None:
         self.encoders = encoders
         self.gloo_group = gloo_group
@@ -148,6 +151,7 @@ class MediaEncoder:
         self.device = device
         self.cut = cut
         self.timer = timer
+        self.loader = loader or MediaLoader()
 
     def name_for(self, spec: MediaSpec) -> str:
         """The name of the encoder of a medium."""
@@ -274,6 +278,10 @@ class MediaEncoder:
         local: _Local,
     ) -> Iterator[_Chunk]:
         """Load units of equal preprocessing; what could be read, in chunks."""
+        # A file that could not be read is not waited for again.
+        portion = [(m, units) for m, units in portion if m not in local.errors]
+        if not portion:
+            return
         with self.timer("decode"):
             results = self._load(encoder, [(specs[m], units) for m, units in portion])
         good: list[UnitTensors] = []
@@ -299,8 +307,8 @@ class MediaEncoder:
         self, encoder: UnitEncoder, requests: Sequence[LoadRequest[MediaSpec]]
     ) -> list[UnitTensors | MediaError]:
         if encoder.tensor_parallel is None:
-            return load_units(requests)
-        return load_together(encoder.tensor_parallel, requests, self.device)
+            return self.loader.load(requests)
+        return load_together(encoder.tensor_parallel, requests, self.device, self.loader)
 
     def _run(self, encoder: UnitEncoder, chunk: _Chunk) -> Tensor:
         """[tokens, w] of a chunk."""

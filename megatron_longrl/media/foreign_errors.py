@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from megatron_longrl.errors import UserError
-from megatron_longrl.media.media_error import MediaError
+from megatron_longrl.media.media_error import MediaError, errno_of
 
 logger = logging.getLogger(__name__)
 
@@ -41,4 +41,4 @@ def as_error_of(path: Path) -> Iterator[None]:
     except (MediaError, UserError, MemoryError):
         raise
     except Exception as error:
-        raise MediaError(path, described(error, str(path))) from error
+        raise MediaError(path, described(error, str(path)), errno_of(error)) from error

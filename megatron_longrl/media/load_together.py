@@ -9,8 +9,9 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from megatron_longrl.media.loader import MediaLoader
 from megatron_longrl.media.media_error import MediaError
-from megatron_longrl.media.spec import LoadRequest, MediaSpec, UnitTensors, load_units
+from megatron_longrl.media.spec import LoadRequest, MediaSpec, UnitTensors
 from megatron_longrl.parallel.encoder_groups import EncoderTensorParallelGroup
 from megatron_longrl.parallel.rank_errors import gather_objects, raise_on_all_ranks
 
@@ -22,11 +23,13 @@ def load_together(
     ranks: EncoderTensorParallelGroup,
     requests: Sequence[LoadRequest[MediaSpec]],
     device: torch.device,
+    loader: MediaLoader,
 ) -> list[UnitTensors | MediaError]:
     """Units on every rank of a tensor-parallel encoder, of which each rank loads an equal part.
 
     Args:
         requests: the same on every rank, all of equal preprocessing.
+        loader: reads this rank's part of them.
 
     Returns:
         For each request its units on ``device``, or why they cannot be read.
@@ -48,7 +51,7 @@ def load_together(
             (requests[n][0], requests[n][1][a - ends[n] : b - ends[n]])
             for n, (a, b) in mine.items()
         ]
-        for (n, (start, _)), result in zip(mine.items(), load_units(wanted), strict=True):
+        for (n, (start, _)), result in zip(mine.items(), loader.load(wanted), strict=True):
             if isinstance(result, MediaError):
                 errors[n] = result
             else:

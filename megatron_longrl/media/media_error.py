@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+import errno as numbers
 from pathlib import Path
+
+_TRANSIENT = frozenset((numbers.EIO, numbers.ESTALE, numbers.EAGAIN, numbers.ETIMEDOUT))
+"""Errors of a system call that may have passed when it is made again: of a disk, a network mount, a
+machine that is busy."""
 
 
 class MediaError(Exception):
@@ -10,15 +15,24 @@ class MediaError(Exception):
 
     Control characters in the file's name and in the reason are escaped, so that neither can break
     a line of a log or write what looks like another one.
+
+    Args:
+        errno: the number of the error of a system call, where one has failed.
     """
 
-    def __init__(self, path: str | Path, reason: str) -> None:
+    def __init__(self, path: str | Path, reason: str, errno: int | None = None) -> None:
         self.path = str(path)
+        self.errno = errno
         self.reason = printable(" ".join(reason.split()))
         super().__init__(f"{printable(self.path)}: {self.reason}")
 
-    def __reduce__(self) -> tuple[type[MediaError], tuple[str, str]]:
-        return MediaError, (self.path, self.reason)
+    def __reduce__(self) -> tuple[type[MediaError], tuple[str, str, int | None]]:
+        return MediaError, (self.path, self.reason, self.errno)
+
+    @property
+    def is_transient(self) -> bool:
+        """Whether the file may be readable at the next try."""
+        return self.errno in _TRANSIENT
 
     @classmethod
     def of(cls, path: str | Path, error: Exception) -> MediaError:
@@ -29,11 +43,20 @@ class MediaError(Exception):
         if isinstance(error, MemoryError):
             return cls(path, "there is not enough memory to read it")
         words = getattr(error, "strerror", None) or str(error) or type(error).__name__
-        return cls(path, f"cannot be read: {words.replace(str(path), 'the file')[:_LONGEST]}")
+        reason = f"cannot be read: {words.replace(str(path), 'the file')[:_LONGEST]}"
+        return cls(path, reason, errno_of(error))
 
 
 _LONGEST = 160
 """Characters of a library's message that are passed on."""
+
+
+def errno_of(error: BaseException) -> int | None:
+    """The number of a system call's error, which PyAV's exceptions have as well."""
+    if isinstance(error, TimeoutError):
+        return numbers.ETIMEDOUT
+    number = getattr(error, "errno", None)
+    return number if isinstance(number, int) else None
 
 
 def printable(text: str) -> str:

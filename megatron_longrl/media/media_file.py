@@ -7,7 +7,7 @@ import re
 import stat
 from pathlib import Path
 
-from megatron_longrl.media.media_error import MediaError
+from megatron_longrl.media.media_error import MediaError, errno_of
 from megatron_longrl.regular_file import KINDS
 
 _ADDRESS = re.compile(r"(?:^|/)[a-z][a-z0-9+.-]*:/")
@@ -24,7 +24,7 @@ def look_up(path: Path) -> os.stat_result:
     try:
         found = path.stat()
     except (OSError, ValueError) as error:
-        raise MediaError(path, _why_not(path, error)) from None
+        raise MediaError(path, _why_not(path, error), errno_of(error)) from None
     if not stat.S_ISREG(found.st_mode):
         kind = KINDS[stat.S_IFMT(found.st_mode)]
         raise MediaError(path, f"this is {kind}, and only regular files are read")

@@ -3,14 +3,31 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 
 from megatron_longrl.atomic_file import atomic_write_text
 from megatron_longrl.media.content_hash import identity
+from megatron_longrl.media.deadline import NO_ANSWER, within
 from megatron_longrl.media.media_error import MediaError
 
 FOLDER = "quarantine"
 """Folder of the lists, in that of a run."""
+
+_LOOK_UP_SECONDS = 1.0
+"""Seconds within which a file is looked up that did not answer before."""
+
+
+@dataclass(frozen=True)
+class Entry:
+    """An unreadable file."""
+
+    size: int | None
+    """Bytes; None where the file could not even be looked up."""
+    modified: int | None
+    """Time of its modification in nanoseconds."""
+    reason: str
 
 
 class Quarantine:
@@ -21,21 +38,24 @@ class Quarantine:
     that goes on would see its rows in another order.
 
     Args:
-        folder: of the lists; every writer has a file of its own in it, and reads those of all.
-        writer: number of this one.
+        folder: of the lists; every writer has a file of its own in it, and reads those of all. None
+            keeps the list in memory.
+        writer: number of this one; None for a rank that does not write.
     """
 
-    def __init__(self, folder: Path, writer: int) -> None:
-        self._file = folder / f"{writer}.json"
-        self._known: dict[str, tuple[int, int, str]] = {}
-        self._own: dict[str, tuple[int, int, str]] = {}
-        for path in sorted(folder.glob("*.json")):
+    def __init__(self, folder: Path | None = None, writer: int | None = None) -> None:
+        self._file = None if folder is None or writer is None else folder / f"{writer}.json"
+        self._known: dict[str, Entry] = {}
+        self._own: dict[str, Entry] = {}
+        self._new: dict[str, Entry] = {}
+        for path in sorted(folder.glob("*.json")) if folder is not None else ():
             try:
                 told = json.loads(path.read_text(encoding="utf-8"))
-                entries = {t["path"]: (t["size"], t["modified"], t["reason"]) for t in told}
+                entries = {t["path"]: Entry(t["size"], t["modified"], t["reason"]) for t in told}
             except (OSError, ValueError, KeyError, TypeError):
                 continue  # of another program; what cannot be read is found out anew
-            self._known |= entries
+            # Of a file that could not be looked up nothing tells whether it has changed.
+            self._known |= {name: e for name, e in entries.items() if e.size is not None}
             if path == self._file:
                 self._own = entries
 
@@ -49,21 +69,46 @@ class Quarantine:
             MediaError: with the reason for which it could not be read.
         """
         found = self._known.get(str(path))
-        if found is not None and found[:2] == identity(path)[1:]:
-            raise MediaError(path, f"{found[2]} (in quarantine since an earlier try)")
+        if found is None:
+            return
+        if found.size is None or (found.size, found.modified) == identity(path)[1:]:
+            raise MediaError(path, f"{found.reason} (in quarantine since an earlier try)")
 
     def add(self, path: str, reason: str) -> None:
-        """Put a file into the list, which is written at once; one that is not there, or that
-        cannot be looked up, has nothing to be known by."""
+        """Put a file into the list, which is written at once. One that is not there has nothing to
+        be known by; one that does not answer is in the list of this run by its path alone."""
+        known = self._known.get(path)
+        if known is not None and known.size is None:
+            return
+        size: int | None = None
+        modified: int | None = None
         try:
-            _, size, modified = identity(path)
+            is_late = NO_ANSWER in reason
+            seconds = _LOOK_UP_SECONDS if is_late else None
+            _, size, modified = within(seconds, Path(path), lambda: identity(path))
         except MediaError:
+            if not is_late:
+                return
+        if known is not None and (known.size, known.modified) == (size, modified):
             return
-        if path in self._known and self._known[path][:2] == (size, modified):
+        entry = Entry(size, modified, reason.removeprefix(f"{path}: "))
+        self._known[path] = self._own[path] = self._new[path] = entry
+        self._write()
+
+    def take_new(self) -> dict[str, Entry]:
+        """The entries since the last call, for the lists of other ranks."""
+        taken, self._new = self._new, {}
+        return taken
+
+    def learn(self, entries: Mapping[str, Entry]) -> None:
+        """Take over what other ranks have put into their lists."""
+        self._known |= entries
+
+    def _write(self) -> None:
+        if self._file is None:
             return
-        self._known[path] = self._own[path] = (size, modified, reason.removeprefix(f"{path}: "))
         told = [
-            {"path": name, "size": entry[0], "modified": entry[1], "reason": entry[2]}
+            {"path": name, "size": entry.size, "modified": entry.modified, "reason": entry.reason}
             for name, entry in sorted(self._own.items())
         ]
         atomic_write_text(self._file, json.dumps(told, indent=1) + "\n")

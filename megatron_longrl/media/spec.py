@@ -11,6 +11,7 @@ from collections.abc import Hashable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar, TypeAlias, TypeVar
 
+from megatron_longrl.media.deadline import working_on
 from megatron_longrl.media.foreign_errors import as_error_of
 from megatron_longrl.media.media_error import MediaError
 from megatron_longrl.media.modality import MODALITIES
@@ -117,13 +118,15 @@ class MediaSpec(ABC):
     ) -> list[UnitTensors | MediaError]:
         """Read units of several media of this class.
 
-        A modality whose decoder is faster on many files at once overrides it.
+        A modality whose decoder is faster on many files at once overrides it, and calls
+        :func:`~megatron_longrl.media.deadline.working_on` when it begins with a file.
 
         Returns:
             For each request its units, or why they cannot be read.
         """
         results: list[UnitTensors | MediaError] = []
         for spec, units in requests:
+            working_on(spec.path)
             try:
                 with as_error_of(Path(spec.path)):
                     results.append(spec.load(units))

@@ -6,6 +6,7 @@ from megatron_longrl.config import Config, Entry
 from megatron_longrl.data.conversation import Conversation
 from megatron_longrl.data.prompts import SEQ_LENGTH, PromptBuilder
 from megatron_longrl.data.tokenizer import Tokenizer
+from megatron_longrl.media.read_policy import ReadPolicy
 from megatron_longrl.models.family import find_family
 
 
@@ -42,7 +43,7 @@ def prompt_builder(
         fps=data.video_fps,
         audio_in_video=data.audio_in_video,
         missing_audio=data.missing_audio,
-        open_seconds=data.media_timeout,
+        reading=ReadPolicy(data.media_timeout, data.media_retries),
         conversation=Conversation(
             tokenizer,
             layout,

@@ -64,7 +64,8 @@ class TrainingRows:
         runtime.hardware = HardwareProfile.restored(loaded.state.get("machine"), runtime.hardware)
         if config.checkpoint.save is not None:
             folder = Path(config.checkpoint.save) / quarantine.FOLDER
-            runtime.builder.quarantine = Quarantine(folder, runtime.groups.dp.rank())
+            writer = runtime.groups.dp.rank() if runtime.replica_rank == 0 else None
+            runtime.builder.quarantine = Quarantine(folder, writer)
         rows = usable_rows(runtime, config.data.train_data_path, by_difficulty=True).rows
         self.number = len(rows)
         """Rows of an epoch."""

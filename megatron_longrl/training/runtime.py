@@ -19,11 +19,11 @@ from megatron_longrl.errors import UserError
 from megatron_longrl.media.deadline import NO_ANSWER
 from megatron_longrl.media.embedding_store import EmbeddingStore, open_store
 from megatron_longrl.media.encoder import MediaEncoder, UnitEncoder
-from megatron_longrl.media.foreign_errors import as_error_of
-from megatron_longrl.media.media_error import MediaError
+from megatron_longrl.media.loader import MediaLoader
 from megatron_longrl.media.modality import MODALITIES
 from megatron_longrl.media.partition import Cut
 from megatron_longrl.media.provider import Media, MediaProvider
+from megatron_longrl.media.read_policy import ReadPolicy
 from megatron_longrl.models.build import encoder_groups
 from megatron_longrl.models.family import find_family
 from megatron_longrl.models.prompts import prompt_builder
@@ -98,9 +98,7 @@ class Runtime(Run):
         prompts = []
         for row, built in zip(rows, self.expand(rows, self.builder), strict=True):
             if isinstance(built, RowProblem):
-                is_late = NO_ANSWER in built.reason  # to look again would wait again
-                if built.media is not None and not is_late and _is_broken(row, built.media):
-                    self._isolate(row, built.reason)
+                self.isolate(row, built)
                 self.skip(built)
             else:
                 prompts.append(built)
@@ -153,8 +151,9 @@ class Runtime(Run):
         for prompt in prompts:
             reasons = [media.failed[s.key()] for s in prompt.media if s.key() in media.failed]
             if reasons:
-                self._isolate(prompt.row, reasons[0])
-                self.skip(RowProblem(prompt.row.source, reasons[0]))
+                problem = problem_of(prompt.row, reasons[0])
+                self.isolate(prompt.row, problem, is_broken=True)
+                self.skip(problem)
             else:
                 kept.append(prompt)
         return kept, media
@@ -163,8 +162,10 @@ class Runtime(Run):
         """Return counts of decoded and encoded units, of the sources of embeddings, and of skipped
         samples, over all ranks. The count of skipped samples starts again from 0.
 
-        ``mem-embeddings-bytes`` are those in memory, once for each replica.
+        ``mem-embeddings-bytes`` are those in memory, once for each replica. All ranks also learn of
+        the files that were put into quarantine.
         """
+        self.share_quarantine()
         media = media or Media()
         counted = {"frames": 0, **dict.fromkeys(self._counted(), 0), **media.counts}
         counts = {
@@ -191,12 +192,25 @@ class Runtime(Run):
         encoders = self.media.encoder.encoders.values()
         return [MODALITIES.find(name).counted_as for e in encoders for name in e.modalities]
 
-    def _isolate(self, row: Row, reason: str) -> None:
-        """Put the row's file that a reason names into quarantine, once for each replica."""
+    def isolate(self, row: Row, problem: RowProblem, *, is_broken: bool = False) -> None:
+        """Put the file that is to blame for a row's problem into quarantine, where it cannot be
+        read at all, and not only by this model or under these flags.
+
+        Args:
+            is_broken: it is known to be so; otherwise the file is looked into, unless it did not
+                answer: to look again would wait again.
+        """
+        medium = next((m for m in row.media if str(m.path) == problem.media), None)
+        if medium is None:
+            return
+        if is_broken or NO_ANSWER in problem.reason or self.builder.is_unreadable(medium):
+            self.builder.quarantine.add(str(medium.path), problem.reason)
+
+    def share_quarantine(self) -> None:
+        """Tell all ranks which files were put into quarantine; collective over the world."""
         quarantine = self.builder.quarantine
-        path = next((str(m.path) for m in row.media if reason.startswith(f"{m.path}: ")), None)
-        if quarantine is not None and path is not None and self.replica_rank == 0:
-            quarantine.add(path, reason)
+        for entries in gather_objects(self.groups.gloo_group, quarantine.take_new()):
+            quarantine.learn(entries)
 
     def skip(self, problem: RowProblem) -> None:
         """Count and log a sample that cannot be used; with --strict-data it ends the run."""
@@ -208,17 +222,11 @@ class Runtime(Run):
             logger.warning("sample skipped: %s", problem)
 
 
-def _is_broken(row: Row, path: str) -> bool:
-    """Whether a file cannot be read at all, and not only by this model or under these flags."""
-    medium = next((medium for medium in row.media if str(medium.path) == path), None)
-    if medium is None:
-        return False
-    try:
-        with as_error_of(medium.path):
-            MODALITIES.find(medium.modality).inspect(medium.path)
-    except MediaError:
-        return True
-    return False
+def problem_of(row: Row, reason: str) -> RowProblem:
+    """The problem of a row of which a file cannot be decoded, as the reason says that begins with
+    its path."""
+    path = next((str(m.path) for m in row.media if reason.startswith(f"{m.path}: ")), None)
+    return RowProblem(row.source, reason, path)
 
 
 def _metric(counted_as: str, done: str) -> str:
@@ -345,4 +353,5 @@ def _media_encoder(
         device=platform.device,
         cut=CUTS[config.parallel.mrsp_mode],
         timer=timer,
+        loader=MediaLoader(ReadPolicy(data.media_timeout, data.media_retries)),
     )

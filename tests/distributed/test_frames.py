@@ -5,7 +5,7 @@ The twins decode and encode whole videos on every rank by themselves.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
@@ -20,13 +20,17 @@ from torch import Tensor
 from torch.distributed import ProcessGroup
 
 from megatron_longrl.errors import UserError
-from megatron_longrl.media import encoder as frames_module
 from megatron_longrl.media.content_hash import content_hash
+from megatron_longrl.media.deadline import go_on
 from megatron_longrl.media.encoder import EncodedMedia, MediaEncoder, UnitEncoder
+from megatron_longrl.media.loader import MediaLoader
 from megatron_longrl.media.media_error import MediaError
+from megatron_longrl.media.modalities.video import decode as decode_module
+from megatron_longrl.media.modalities.video import pyav
 from megatron_longrl.media.modalities.video.spec import VideoSpec
 from megatron_longrl.media.modalities.visual.preprocess_spec import PreprocessSpec
 from megatron_longrl.media.partition import Cut
+from megatron_longrl.media.read_policy import ReadPolicy
 from megatron_longrl.media.spec import MediaSpec, UnitTensors
 from megatron_longrl.parallel.logprobs import selected_logprobs
 from megatron_longrl.parallel.rank_errors import gather_objects, raise_on_all_ranks
@@ -186,10 +190,34 @@ def test_a_decoder_that_crashes_on_one_rank_ends_all_defect_10(shared_path, monk
     def crash(requests: object) -> list[Tensor]:
         raise MemoryError("no room for frames")
 
+    stage = build(ToyEncoder())
     if dist.get_rank() == 1:
-        monkeypatch.setattr(frames_module, "load_units", crash)
+        monkeypatch.setattr(stage.loader, "load", crash)
     with pytest.raises(UserError, match="MemoryError: no room for frames"):
-        build(ToyEncoder()).encode(specs)
+        stage.encode(specs)
+
+
+def test_a_decoder_without_an_end_on_one_rank_costs_its_video_on_both(shared_path, monkeypatch):
+    """Its rank asks for it once, though it had more pieces of it to decode."""
+    endless, good = write_videos(shared_path, 12, 3)
+    begun: list[str] = []
+
+    def decode(path: str, indices: Sequence[int], chunk_bytes: int) -> Iterator[object]:
+        begun.append(path)
+        while path == endless.path and dist.get_rank() == 1:
+            go_on()
+        yield from pyav.decode_in_chunks(path, indices, chunk_bytes)
+
+    monkeypatch.setattr(decode_module, "decode_in_chunks", decode)
+    stage = build(ToyEncoder(), chunk_frames=1)
+    stage.loader = MediaLoader(ReadPolicy(seconds=2.0))
+    stage.loaded_bytes = 1
+    encoded = stage.encode([endless, good])
+    assert list(encoded.failed) == [endless.key()] and list(encoded.embeddings) == [good.key()]
+    reason = f"{endless.path}: did not answer within 2 seconds (--media-timeout)"
+    assert encoded.failed[endless.key()] == reason
+    assert begun.count(endless.path) == (1 if dist.get_rank() == 1 else 7)
+    stage.loader.close()
 
 
 def gradient_parts(specs: list[VideoSpec], rank: int) -> dict[str, Tensor | None]:
@@ -262,16 +290,16 @@ def test_a_share_that_fits_a_chunk_is_encoded_once(shared_path, chunk_frames):
 
 def test_frames_are_decoded_a_bounded_number_at_a_time(shared_path, monkeypatch):
     specs = write_videos(shared_path, 30, 1, 6)
+    encoder = ToyEncoder()
+    stage = build(encoder, chunk_frames=3)
     asked: list[int] = []
-    load = frames_module.load_units
+    load = stage.loader.load
 
-    def note(requests: list[tuple[MediaSpec, range]]) -> list[UnitTensors | MediaError]:
+    def note(requests: Sequence[tuple[MediaSpec, range]]) -> list[UnitTensors | MediaError]:
         asked.append(sum(len(units) for _, units in requests))
         return load(requests)
 
-    monkeypatch.setattr(frames_module, "load_units", note)
-    encoder = ToyEncoder()
-    stage = build(encoder, chunk_frames=3)
+    monkeypatch.setattr(stage.loader, "load", note)
     stage.loaded_bytes = 7 * 3 * SIZE * SIZE * 4
     encoded = stage.encode(specs)
     check_embeddings(encoded, specs, encoder)

@@ -11,7 +11,8 @@ import torch.distributed as dist
 
 from megatron_longrl.data.rows import load_rows
 from megatron_longrl.errors import UserError
-from megatron_longrl.media import load_together as decoding
+from megatron_longrl.media.load_together import load_together
+from megatron_longrl.media.loader import MediaLoader
 from megatron_longrl.media.media_error import MediaError
 from megatron_longrl.parallel.rank_errors import gather_objects
 from megatron_longrl.training.runtime import build_runtime
@@ -72,15 +73,16 @@ def test_a_rank_holds_half_of_every_layer_and_decodes_half_of_the_frames(tiny_da
     counts["split"] = parameters_of_layers(runtime)
     # But for norms, and biases behind sums over ranks.
     assert 0.5 < counts["split"] / counts["whole"] < 0.6
+    stage = runtime.train_step.media_encoder
     asked: list[int] = []
-    load = decoding.load_units
+    load = stage.loader.load
 
     def note(requests):
         asked.append(sum(len(units) for _, units in requests))
         return load(requests)
 
-    monkeypatch.setattr(decoding, "load_units", note)
-    encoded = runtime.train_step.media_encoder.encode(specs_of(runtime, tiny_data))
+    monkeypatch.setattr(stage.loader, "load", note)
+    encoded = stage.encode(specs_of(runtime, tiny_data))
     decoded = gather_objects(runtime.groups.gloo_group, sum(asked))
     assert sum(decoded) == 47 and max(decoded) - min(decoded) <= 3
     assert gather_objects(runtime.groups.gloo_group, encoded.counts["frames"]) == [47, 0]
@@ -116,7 +118,7 @@ def test_a_decoder_that_crashes_on_one_rank_ends_both(tiny_data, monkeypatch):
         raise MemoryError("no room for frames")
 
     if dist.get_rank() == 1:
-        monkeypatch.setattr(decoding, "load_units", crash)
+        monkeypatch.setattr(runtime.train_step.media_encoder.loader, "load", crash)
     with pytest.raises(UserError, match="MemoryError: no room for frames"):
         runtime.train_step.media_encoder.encode(specs)
 
@@ -127,7 +129,7 @@ def test_pixels_are_those_of_one_process(tiny_data, shared_path):
     requests = [(spec, range(spec.num_units)) for spec in specs]
     team = runtime.groups.split_encoders.tensor_parallel
     assert team is not None
-    decoded = decoding.load_together(team, requests, torch.device("cpu"))
+    decoded = load_together(team, requests, torch.device("cpu"), MediaLoader())
     for spec, units in zip(specs, decoded, strict=True):
         assert not isinstance(units, MediaError)
         assert torch.equal(units[0].flatten(0, 1), spec.frames())

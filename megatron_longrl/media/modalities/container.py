@@ -53,6 +53,7 @@ def open_container(
     except av.ArgumentError:
         raise MediaError(path, f"not a {kind} of a format that is read; {others}") from None
     except av.FFmpegError as error:
-        raise MediaError(path, f"not a {kind} that can be read: {error.strerror}") from None
+        reason = f"not a {kind} that can be read: {error.strerror}"
+        raise MediaError(path, reason, error.errno) from None
     except Exception as error:  # bindings raise what they like on files that nobody expected
         raise MediaError.of(path, error) from None

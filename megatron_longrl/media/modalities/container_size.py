@@ -35,7 +35,7 @@ def check_not_truncated(path: Path, size: int) -> int | None:
     try:
         declared = declared_size(path, size)
     except OSError as error:
-        raise MediaError(path, error.strerror or "cannot be read") from None
+        raise MediaError(path, error.strerror or "cannot be read", error.errno) from None
     if declared is not None and size < declared:
         raise MediaError(path, f"the file is truncated: {size} of {declared} bytes")
     return declared

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -11,6 +12,10 @@ import torch
 from megatron_longrl.data.dataset import RowSampler
 from megatron_longrl.data.rows import load_rows
 from megatron_longrl.errors import UserError
+from megatron_longrl.media.media_error import MediaError
+from megatron_longrl.media.modalities.video import decode
+from megatron_longrl.media.modalities.video.pyav import decode_in_chunks
+from megatron_longrl.media.quarantine import Quarantine
 from megatron_longrl.parallel.groups import destroy_parallel
 from megatron_longrl.training.data_iterator import DataIterator
 from megatron_longrl.training.runtime import build_runtime
@@ -45,6 +50,33 @@ def test_training_and_validation_count_their_own_skips_defect_8(data):
     assert metrics["samples_skipped"] == 1
     assert metrics["frames_decoded"] == 46
     assert metrics["lm loss"] == pytest.approx(before["valid/lm loss"], rel=1e-5)
+
+
+def test_a_video_that_does_not_answer_is_waited_for_once(data, monkeypatch, caplog):
+    """Neither a later step nor a later run waits for it again."""
+    hung, answers, asked = data / "0-0.webm", threading.Event(), []
+
+    def wait(path, *given):
+        if path == str(hung):
+            asked.append(path)
+            answers.wait(60)
+        return decode_in_chunks(path, *given)
+
+    monkeypatch.setattr(decode, "decode_in_chunks", wait)
+    config = tiny_config(data, media_timeout=2.0)
+    runtime = build_runtime(config, "sft")
+    runtime.builder.quarantine = Quarantine(data / "lists", 0)
+    rows = load_rows(config.data.train_data_path)
+    trainer = SFTTrainer(runtime)
+    source = DataIterator(RowSampler(rows, 0, shuffle=False), 0, len(rows), runtime.groups)
+    skipped = [trainer.step(step, source)["samples_skipped"] for step in range(2)]
+    answers.set()
+    assert skipped == [2, 2] and asked == [str(hung)]
+    told = [line for line in caplog.messages if f"{hung}: did not answer within 2 sec" in line]
+    assert len(told) == 2 and "in quarantine" in told[1]
+    with pytest.raises(MediaError, match="did not answer"):
+        Quarantine(data / "lists", 0).check(hung)
+    runtime.media.encoder.loader.close()
 
 
 def test_strict_data_ends_the_run_at_the_row(data):

@@ -21,6 +21,7 @@ import av
 import numpy as np
 
 from megatron_longrl.media.content_hash import identity
+from megatron_longrl.media.deadline import go_on
 from megatron_longrl.media.media_error import MediaError
 from megatron_longrl.media.modalities.container import SOUND_FORMATS, open_container
 from megatron_longrl.media.modalities.container_size import check_not_truncated
@@ -142,6 +143,7 @@ def _track(path: Path, size: int, modified: int) -> Track | None:
         stop = 0
         last: deque[Any] = deque(maxlen=_LAST_PACKETS)
         for packet in container.demux(stream):
+            go_on()
             if not packet.size:
                 continue
             last.append(packet)
@@ -198,7 +200,8 @@ def _opened(path: str | Path) -> Iterator[tuple[Any, Any]]:
                 stream.codec_context.thread_count = 1  # ranks share the cores of a machine
             yield container, stream
         except av.FFmpegError as error:
-            raise MediaError(path, f"its sound cannot be decoded: {error.strerror}") from None
+            reason = f"its sound cannot be decoded: {error.strerror}"
+            raise MediaError(path, reason, error.errno) from None
         except Exception as error:  # bindings raise what they like on files that nobody expected
             raise MediaError.of(path, error) from None
 
@@ -219,6 +222,7 @@ def _placed(
     before the end of the piece before it."""
     resampler: _Resampler | None = None
     for frame in container.decode(stream):
+        go_on()
         if frame.is_corrupt:
             raise MediaError(path, "its sound is corrupt")
         if not frame.samples:

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
+from megatron_longrl.media.deadline import working_on
 from megatron_longrl.media.media_error import MediaError
 from megatron_longrl.media.modalities.visual.spec import FrameRequest, VisualSpec
 
@@ -33,6 +34,7 @@ class ImageSpec(VisualSpec):
         results: list[Tensor | MediaError] = []
         for spec, positions in requests:
             assert isinstance(spec, ImageSpec)
+            working_on(spec.path)
             try:
                 results.append(decode_image(spec, positions, upright=spec.upright))
             except Exception as error:  # readers raise what they like: it is this image's error

@@ -16,6 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from megatron_longrl.media.deadline import working_on
 from megatron_longrl.media.media_error import MediaError
 from megatron_longrl.media.modalities.video import dali
 from megatron_longrl.media.modalities.video.coded_frames import Size
@@ -47,6 +48,7 @@ def decode_many(
     ]
     waiting: list[_Encoded] = []
     for number, (spec, positions) in enumerate(requests):
+        working_on(spec.path)
         try:
             for part in _parts(number, spec, [spec.frame_indices[p] for p in positions]):
                 if isinstance(results[number], MediaError):
@@ -58,6 +60,7 @@ def decode_many(
                 if waiting and (len(waiting) == VIDEOS_PER_RUN or held > _RUN_BYTES):
                     _run(waiting, results)
                     waiting.clear()
+                    working_on(spec.path)
                 waiting.append(part)
         except Exception as error:  # decoders raise what they like: it is this video's error
             results[number] = MediaError.of(spec.path, error)
@@ -153,6 +156,7 @@ def _run(parts: Sequence[_Encoded], results: list[Tensor | MediaError]) -> None:
     parts = [part for part in parts if isinstance(results[part.number], Tensor)]
     if not parts:
         return
+    working_on(parts[0].spec.path)
     try:
         outputs = dali.decode([(part.file, part.indices) for part in parts])
     except Exception:  # RuntimeError, as far as is known

@@ -10,6 +10,7 @@ from typing import Any
 import av
 from av.stream import Disposition
 
+from megatron_longrl.media.deadline import go_on
 from megatron_longrl.media.media_error import MediaError
 from megatron_longrl.media.modalities.container import FILM_FORMATS, open_container
 from megatron_longrl.media.modalities.visual.info import MOST_PIXELS
@@ -31,7 +32,8 @@ def opened(path: str | Path) -> Iterator[tuple[Any, Any]]:
         try:
             yield container, _stream(path, container)
         except av.FFmpegError as error:
-            raise MediaError(path, f"cannot be decoded: {error.strerror}") from None
+            reason = f"cannot be decoded: {error.strerror}"
+            raise MediaError(path, reason, error.errno) from None
         except Exception as error:  # bindings raise what they like on files that nobody expected
             raise MediaError.of(path, error) from None
 
@@ -44,6 +46,7 @@ def frames_of(container: Any, stream: Any) -> Iterator[Any]:
     """
     has_begun = False
     for packet in container.demux(stream):
+        go_on()
         has_begun |= packet.is_keyframe
         try:
             frames = packet.decode()

@@ -20,6 +20,7 @@ from typing import Any
 import av
 
 from megatron_longrl.media.content_hash import identity
+from megatron_longrl.media.deadline import go_on
 from megatron_longrl.media.media_error import MediaError
 from megatron_longrl.media.modalities.container_size import check_not_truncated
 from megatron_longrl.media.modalities.video.coded_frames import READERS, Size
@@ -109,6 +110,7 @@ def _scan(path: Path, size: int, modified: int) -> Scan:
     with opened(path) as (container, stream):
         packets = _Packets(stream.codec_context.codec.canonical_name)
         for packet in container.demux(stream):
+            go_on()
             packets.add(packet)
         _check_whole(path, size, declared, container, stream, packets)
         rates = [float(rate or 0) for rate in (stream.average_rate, stream.base_rate)]
