@@ -5,13 +5,24 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 from contextlib import closing
+from typing import TYPE_CHECKING
 
 from megatron_longrl.cli.launch import launch
 from megatron_longrl.config import Config
 
+if TYPE_CHECKING:
+    from megatron_longrl.training.runtime import Runtime
+
 
 def train(config: Config) -> None:
     """Run RL to the end."""
+    from megatron_longrl.training.runtime import build_runtime
+
+    with closing(build_runtime(config, "rl")) as runtime:
+        _train(runtime)
+
+
+def _train(runtime: Runtime) -> None:
     from megatron_longrl.rewards.runner import build_rewards
     from megatron_longrl.rl.trainer import RLTrainer, build_reference, follow_resets
     from megatron_longrl.rollout.build import build_engine
@@ -20,9 +31,8 @@ def train(config: Config) -> None:
     from megatron_longrl.training.critic import Critic
     from megatron_longrl.training.loop import TrainingLoop, start
     from megatron_longrl.training.row_training import RowTraining, TrainingRows
-    from megatron_longrl.training.runtime import build_runtime
 
-    runtime = build_runtime(config, "rl")
+    config = runtime.config
     reference = build_reference(runtime)
     critic = Critic(runtime) if config.algorithm.needs_critic else None
     loaded = start(runtime, critic)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
+from contextlib import closing
 
 from megatron_longrl.cli.launch import launch
 from megatron_longrl.config import Config
@@ -16,11 +17,11 @@ def train(config: Config) -> None:
     from megatron_longrl.training.runtime import build_runtime
     from megatron_longrl.training.sft import SFTTrainer
 
-    runtime = build_runtime(config, "sft")
-    loaded = start(runtime)
-    rows = TrainingRows(runtime, loaded)
-    trainer = SFTTrainer(runtime, loaded.state.get("trainer"))
-    TrainingLoop(runtime, loaded).run(RowTraining(rows, trainer))
+    with closing(build_runtime(config, "sft")) as runtime:
+        loaded = start(runtime)
+        rows = TrainingRows(runtime, loaded)
+        trainer = SFTTrainer(runtime, loaded.state.get("trainer"))
+        TrainingLoop(runtime, loaded).run(RowTraining(rows, trainer))
 
 
 def main(argv: Sequence[str] | None = None) -> int:

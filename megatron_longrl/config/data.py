@@ -16,6 +16,7 @@ from megatron_longrl.config.section import (
     Section,
     TextList,
     Unit,
+    WeightFloat,
 )
 
 
@@ -96,6 +97,10 @@ class DataSection(Section):
     missing_audio: Literal["silence", "skip", "error"] = "skip"
     """Treatment of a video without sound where sound is asked for: silence replaces it, its row is
     skipped, or the run ends."""
+
+    media_prefetch_gib: Annotated[WeightFloat, Unit("GiB")] = 1.0
+    """Memory of a rank for decoded media of the next step, which are read beside the training of
+    the present one; 0 reads them in their own step. Losses are the same."""
 
     encoder_chunk_frames: Annotated[PositiveInt, Unit("frames")] = 64
     """Frames that go through the vision tower at a time on one rank; fewer need less memory. Of

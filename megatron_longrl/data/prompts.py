@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -18,6 +18,7 @@ from megatron_longrl.data.conversation import Conversation
 from megatron_longrl.data.rows import Row, RowError, RowProblem
 from megatron_longrl.data.tokenizer import Tokenizer
 from megatron_longrl.errors import MissingAudioError, UserError
+from megatron_longrl.media.deadline import working_on
 from megatron_longrl.media.foreign_errors import described
 from megatron_longrl.media.layout import (
     CountedPart,
@@ -139,6 +140,11 @@ class PromptBuilder:
         self.quarantine = Quarantine()
         """Files that an earlier try could not read."""
 
+    @property
+    def reads_text_only(self) -> bool:
+        """Whether rows have no media."""
+        return self._layout is None
+
     def build(self, row: Row) -> Prompt:
         """Expand a row, reading sizes and numbers of frames from its files.
 
@@ -162,6 +168,15 @@ class PromptBuilder:
             return work()
 
         return self._reading.read(path, checked)
+
+    def look_into(self, row: Row) -> None:
+        """Look into the files of a row, so that what is kept about them is known when its prompt is
+        built, perhaps in another thread; errors are left to that time."""
+        for medium in row.media:
+            with suppress(Exception):
+                working_on(medium.path)
+                self.quarantine.check(medium.path)
+                self._layout_for(row, medium).place(medium, self._context(row)).specs()
 
     def is_unreadable(self, medium: MediaFile) -> bool:
         """Whether a file cannot be read at all, and not only by this model or under these flags;
@@ -367,16 +382,18 @@ class PromptBuilder:
     def _place(self, row: Row, number: int) -> Placement:
         """One of the row's media as the family reads it. Raises MediaError."""
         medium = row.media[number]
-        layout = self._layout_for(row, medium)
-        context = PlacementContext(
+        layout, context = self._layout_for(row, medium), self._context(row)
+
+        return self.read(medium.path, lambda: layout.place(medium, context))
+
+    def _context(self, row: Row) -> PlacementContext:
+        return PlacementContext(
             counts=Counter(other.modality for other in row.media),
             max_frames=self.max_frames,
             fps=self._fps,
             audio_in_video=self._takes_sound(row),
             missing_audio=self._missing_audio,
         )
-
-        return self.read(medium.path, lambda: layout.place(medium, context))
 
     def _takes_sound(self, row: Row) -> bool:
         """Whether the sound of a row's videos belongs to them."""

@@ -61,6 +61,7 @@ def evaluate_checkpoint(config: Config) -> None:
         config=runtime.config,
     )
     with (
+        closing(runtime),
         closing(build_rewards(runtime.config.reward, runtime.groups)) as rewards,
         closing(
             build_engine(runtime.config, runtime.tokenizer, runtime.groups, model.policy.module)

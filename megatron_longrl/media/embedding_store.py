@@ -101,6 +101,10 @@ class EmbeddingStore:
     def __contains__(self, key: EmbeddingKey) -> bool:
         return key in self._entries
 
+    def has(self, key: EmbeddingKey) -> bool:
+        """Whether embeddings are in memory or, as far as this rank sees, on disk."""
+        return key in self._entries or (self.disk is not None and key in self.disk)
+
     def has_room_for(self, shapes: Iterable[Sequence[int]]) -> bool:
         """Whether embeddings of these shapes fit together, were everything else to leave."""
         return sum(map(prod, shapes)) * self.dtype.itemsize <= self.budget_bytes

@@ -23,7 +23,7 @@ import torch.distributed as dist
 from torch import Tensor
 from torch.distributed import ProcessGroup
 
-from megatron_longrl.media.load_together import load_together
+from megatron_longrl.media.load_together import load_together, share_of
 from megatron_longrl.media.loader import MediaLoader
 from megatron_longrl.media.media_error import MediaError
 from megatron_longrl.media.partition import Cut, UnitPartition, partition_units
@@ -189,6 +189,24 @@ class MediaEncoder:
         order = [spec.key() for spec in specs if spec.key() in media.embeddings]
         media.embeddings = {key: media.embeddings[key] for key in order}
         return media
+
+    def load_ahead(self, lists: Sequence[Sequence[MediaSpec]]) -> None:
+        """Begin to load this rank's units of media that are about to be encoded.
+
+        Args:
+            lists: what each of the next calls of :meth:`encode` will be given.
+        """
+        portions = []
+        for specs in lists:
+            specs = list({spec.key(): spec for spec in specs}.values())
+            for name, partition in self._partition(specs).items():
+                encoder = self.encoders[name]
+                for portion in self._portions(encoder, specs, partition[encoder.group.rank()]):
+                    requests = [(specs[m], units) for m, units in portion]
+                    if encoder.tensor_parallel is not None:
+                        requests = share_of(encoder.tensor_parallel, requests)
+                    portions.append(requests)
+        self.loader.load_ahead(portions)
 
     def backward(
         self, name: str, encoded: EncodedMedia, gradients: Mapping[str, Tensor | None]

@@ -34,23 +34,14 @@ def load_together(
     Returns:
         For each request its units on ``device``, or why they cannot be read.
     """
-    ends = [0, *accumulate(len(units) for _, units in requests)]
-    size, rank = ranks.group.size(), ranks.group.rank()
-    bounds = [ends[-1] * part // size for part in range(size + 1)]
-    first, last = bounds[rank], bounds[rank + 1]
+    bounds = _bounds(ranks, requests)
+    first = bounds[ranks.group.rank()]
     errors: dict[int, MediaError] = {}
     loaded: dict[int, UnitTensors] = {}
     """Number of the first unit, over all requests -> units from there."""
     with raise_on_all_ranks(ranks.gloo_group):
-        mine = {
-            number: (max(start, first), min(stop, last))
-            for number, (start, stop) in enumerate(pairwise(ends))
-            if max(start, first) < min(stop, last)
-        }
-        wanted = [
-            (requests[n][0], requests[n][1][a - ends[n] : b - ends[n]])
-            for n, (a, b) in mine.items()
-        ]
+        mine = _spans(ranks, requests)
+        wanted = share_of(ranks, requests)
         for (n, (start, _)), result in zip(mine.items(), loader.load(wanted), strict=True):
             if isinstance(result, MediaError):
                 errors[n] = result
@@ -70,6 +61,44 @@ def load_together(
     parts = zip(*(tensor.split(lengths) for tensor in whole), strict=True)
     found = list(parts) if whole else [()] * len(requests)
     return [errors.get(number, tensors) for number, tensors in enumerate(found)]
+
+
+def share_of(
+    ranks: EncoderTensorParallelGroup, requests: Sequence[LoadRequest[MediaSpec]]
+) -> list[LoadRequest[MediaSpec]]:
+    """The requests of this rank among those of all."""
+    ends = _ends(requests)
+    return [
+        (requests[n][0], requests[n][1][start - ends[n] : stop - ends[n]])
+        for n, (start, stop) in _spans(ranks, requests).items()
+    ]
+
+
+def _ends(requests: Sequence[LoadRequest[MediaSpec]]) -> list[int]:
+    """Units up to each request, and of all."""
+    return [0, *accumulate(len(units) for _, units in requests)]
+
+
+def _bounds(
+    ranks: EncoderTensorParallelGroup, requests: Sequence[LoadRequest[MediaSpec]]
+) -> list[int]:
+    """Units up to the share of each rank, and of all."""
+    total, size = _ends(requests)[-1], ranks.group.size()
+    return [total * part // size for part in range(size + 1)]
+
+
+def _spans(
+    ranks: EncoderTensorParallelGroup, requests: Sequence[LoadRequest[MediaSpec]]
+) -> dict[int, tuple[int, int]]:
+    """Number of a request of which this rank loads units -> the first of these among the units of
+    all requests, and the end."""
+    rank, bounds = ranks.group.rank(), _bounds(ranks, requests)
+    first, last = bounds[rank], bounds[rank + 1]
+    return {
+        number: (max(start, first), min(stop, last))
+        for number, (start, stop) in enumerate(pairwise(_ends(requests)))
+        if max(start, first) < min(stop, last)
+    }
 
 
 def _gather(

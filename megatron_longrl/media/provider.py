@@ -96,6 +96,23 @@ class MediaProvider:
             return Media()
         return self._from_store(distinct)
 
+    def load_ahead(self, specs: Iterable[MediaSpec], *, for_training: bool) -> None:
+        """Begin to load the units that :meth:`provide` will encode; collective over the replica,
+        for the versions of encoders."""
+        distinct = {spec.key(): spec for spec in specs}
+        names = {key: self.encoder.name_for(spec) for key, spec in distinct.items()}
+        # What a trained encoder has encoded is stale after the update that comes before.
+        versions = {name: self._version(name) for name in set(names.values()) - self._trained}
+        missing: list[MediaSpec] = []
+        fresh: list[MediaSpec] = []
+        for key, spec in distinct.items():
+            name = names[key]
+            if name in self._trained:
+                (fresh if for_training else missing).append(spec)
+            elif not self._store.has((key, versions[name])):
+                missing.append(spec)
+        self.encoder.load_ahead([missing, fresh])
+
     def _shape(self, spec: MediaSpec) -> torch.Size:
         return torch.Size((spec.num_tokens, self.encoder.encoder_for(spec).width))
 

@@ -1,4 +1,4 @@
-"""How long a media file is waited for, and how often it is tried again."""
+"""Limits of the time and of the tries in which a media file must be read."""
 
 from __future__ import annotations
 

@@ -223,12 +223,17 @@ class RolloutCollector:
         return RolloutRound(iteration, number, media, handle)
 
     def _look_ahead(self, round_: RolloutRound, source: DataIterator) -> None:
-        """Encode the media of the next step while an engine in other processes generates."""
+        """Encode the media of the next step while an engine in other processes generates; where
+        the engine is within this process, or the encoder is trained, load them."""
         runtime, following = self.runtime, round_.iteration + 1
-        encodes_again = runtime.model.trained_encoders  # with other weights then
-        if not self.engine.runs_beside or encodes_again or not source.goes_on(round_.iteration):
+        if not source.goes_on(round_.iteration):
             return
         runtime.builder.max_frames = frames_at(following, self.config.data)
+        if not self.engine.runs_beside or runtime.model.trained_encoders:
+            further = source.next_rows(further=1) if source.goes_on(following) else []
+            with runtime.timer("data"):
+                runtime.load_ahead(source.next_rows(), further, for_training=self._keeps_frames)
+            return
         with runtime.timer("encode"):
             ahead = runtime.encode_ahead(source.next_rows())
         round_.media.count_work_of(ahead)

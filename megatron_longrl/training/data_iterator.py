@@ -40,9 +40,14 @@ class DataIterator:
         """Rows of a step for each replica."""
         self.goes_on = goes_on
 
-    def next_rows(self) -> list[Row]:
-        """Return the rows that :meth:`take` would return to this replica for a whole step."""
-        first = self.consumed + self._groups.dp.rank() * self.rows_per_replica
+    def next_rows(self, further: int = 0) -> list[Row]:
+        """Return the rows that :meth:`take` would return to this replica for a whole step.
+
+        Args:
+            further: steps that are taken before.
+        """
+        before = further * self._groups.dp.size() + self._groups.dp.rank()
+        first = self.consumed + before * self.rows_per_replica
         return self._sampler.take(first, self.rows_per_replica)
 
     def take(self, count: int | None = None) -> list[Row]:

@@ -24,6 +24,7 @@ from megatron_longrl.media.modality import MODALITIES
 from megatron_longrl.media.partition import Cut
 from megatron_longrl.media.provider import Media, MediaProvider
 from megatron_longrl.media.read_policy import ReadPolicy
+from megatron_longrl.media.spec import MediaSpec
 from megatron_longrl.models.build import encoder_groups
 from megatron_longrl.models.family import find_family
 from megatron_longrl.models.prompts import prompt_builder
@@ -55,6 +56,20 @@ _DONE = ("decoded", "encoded")
 """Operations on units that the metrics count."""
 
 
+@dataclass(frozen=True)
+class Expansion:
+    """The rows and settings of which prompts were built; the same on every rank of a replica."""
+
+    uids: tuple[str, ...]
+    """The rows'."""
+    max_frames: int | None
+
+    @classmethod
+    def of(cls, rows: Sequence[Row], builder: PromptBuilder) -> Expansion:
+        """The expansion of rows by a builder, as it is now."""
+        return cls(tuple(row.uid for row in rows), builder.max_frames)
+
+
 @dataclass
 class Runtime(Run):
     """One rank's view of a run of a language model."""
@@ -73,6 +88,8 @@ class Runtime(Run):
     """Samples of this replica that were dropped since the last report."""
     last_skip: str | None = None
     """Reason for which the newest of them was skipped."""
+    expanded: tuple[Expansion, list[Prompt | RowProblem]] | None = None
+    """Prompts that were built ahead, and what they were built of."""
     shows_prompts: bool = True
     """Whether the next prompt that is built is the first one, which is shown."""
 
@@ -96,7 +113,7 @@ class Runtime(Run):
         logged; with --strict-data it ends the run.
         """
         prompts = []
-        for row, built in zip(rows, self.expand(rows, self.builder), strict=True):
+        for row, built in zip(rows, self._built(rows), strict=True):
             if isinstance(built, RowProblem):
                 self.isolate(row, built)
                 self.skip(built)
@@ -115,9 +132,45 @@ class Runtime(Run):
     def encode_ahead(self, rows: Sequence[Row]) -> Media:
         """Bring the embeddings of a later step's rows into the store, as far as they fit. What
         cannot be read is left to that step; collective over the replica."""
-        built = self.expand(rows, self.builder)
+        return self.media.prefetch(self._specs_ahead(rows))
+
+    def load_ahead(
+        self, rows: Sequence[Row], further: Sequence[Row], *, for_training: bool
+    ) -> None:
+        """Begin to load what :meth:`encode` will encode for a later step's rows, within
+        --media-prefetch-gib, and to look into the files of the rows behind them; both beside this
+        thread. What cannot be read is left to its step; collective over the replica."""
+        loader = self.media.encoder.loader
+        if not loader.works_ahead or self.builder.reads_text_only:
+            return
+        self.media.load_ahead(self._specs_ahead(rows), for_training=for_training)
+        mine = further[self.replica_rank :: self.groups.replica.size()]
+
+        def look() -> None:
+            for row in mine:
+                self.builder.look_into(row)
+
+        loader.look_ahead(look)
+
+    def close(self) -> None:
+        """End the threads that load media."""
+        self.media.encoder.loader.close()
+
+    def _specs_ahead(self, rows: Sequence[Row]) -> list[MediaSpec]:
+        """The media of rows whose prompts are kept for :meth:`build_prompts`; collective over the
+        replica."""
+        built = self._built(rows)
+        self.expanded = Expansion.of(rows, self.builder), built
         prompts = [prompt for prompt in built if not isinstance(prompt, RowProblem)]
-        return self.media.prefetch(spec for prompt in prompts for spec in prompt.media)
+        return [spec for prompt in prompts for spec in prompt.media]
+
+    def _built(self, rows: Sequence[Row]) -> list[Prompt | RowProblem]:
+        """The prompts of rows by the run's builder, which may have been built ahead; collective
+        over the replica."""
+        kept, self.expanded = self.expanded, None
+        if kept is not None and kept[0] == Expansion.of(rows, self.builder):
+            return kept[1]
+        return self.expand(rows, self.builder)
 
     def expand(
         self,
@@ -353,5 +406,8 @@ def _media_encoder(
         device=platform.device,
         cut=CUTS[config.parallel.mrsp_mode],
         timer=timer,
-        loader=MediaLoader(ReadPolicy(data.media_timeout, data.media_retries)),
+        loader=MediaLoader(
+            ReadPolicy(data.media_timeout, data.media_retries),
+            int(data.media_prefetch_gib * 2**30),
+        ),
     )

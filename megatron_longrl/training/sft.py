@@ -36,6 +36,7 @@ class SFTTrainer:
             prompts = self.runtime.build_prompts(source.take())
         with timer("encode"):
             prompts, media = self.runtime.encode(prompts, for_training=True)
+        self._load_ahead(iteration, source)
         with timer("pack"):
             batches = self._batches(prompts)
         with timer("update"):
@@ -44,6 +45,16 @@ class SFTTrainer:
             )
         self._skips.count(result, iteration)
         return {**result.as_metrics(), **self.runtime.media_metrics(media)}
+
+    def _load_ahead(self, iteration: int, source: DataIterator) -> None:
+        """Begin with the media of the next step, which are loaded while this one trains."""
+        if not source.goes_on(iteration):
+            return
+        runtime = self.runtime
+        further = source.next_rows(further=1) if source.goes_on(iteration + 1) else []
+        runtime.builder.max_frames = frames_at(iteration + 1, runtime.config.data)
+        with runtime.timer("data"):
+            runtime.load_ahead(source.next_rows(), further, for_training=True)
 
     def state(self) -> dict[str, Any]:
         """Return the state that a resumed run needs."""

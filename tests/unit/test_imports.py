@@ -58,7 +58,14 @@ PLAIN = {
 WITH_TENSORS = {
     *("data.collate", "data.dataset", "data.prompts"),
     *("media.disk_cache", "media.embedding_store", "media.encoder", "media.layout"),
-    *("media.joined", "media.load_together", "media.provider", "media.modalities.image.decode"),
+    *(
+        "media.joined",
+        "media.load_together",
+        "media.loader",
+        "media.provider",
+        "media.watched_thread",
+        "media.modalities.image.decode",
+    ),
     "media.modalities.audio.features",
     *("media.modalities.video.decode", "media.modalities.video.dali"),
     *("media.modalities.visual.full_frames", "media.modalities.visual.layout"),

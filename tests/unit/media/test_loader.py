@@ -146,3 +146,64 @@ def test_pauses_become_longer(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(MediaError, match="stale"):
         ReadPolicy(None, 2).read(Path("a"), stale)
     assert pauses == [0.5, 1.0]
+
+
+def test_ahead_within_the_budget_and_errors_where_they_are_used() -> None:
+    read: list[tuple[str, str]] = []
+
+    def note(name: str) -> None:
+        read.append((name, threading.current_thread().name))
+        if name == "bad":
+            raise OSError(errno.EISDIR, "not a recording")
+
+    def spec(name: str) -> Recording:
+        return Recording(name, lambda: note(name))
+
+    loader = MediaLoader(ReadPolicy(seconds=60.0), ahead_bytes=4 * 8)
+    first, bad, large, last = ([(spec(name), range(2))] for name in ("a", "bad", "c", "d"))
+    large = [(spec("c"), range(4))]
+    loader.load_ahead([first, bad, large, last])
+    assert [numbers(found) for found in loader.load(first)] == [[0, 1]]
+    (failed,) = loader.load(bad)
+    assert "not a recording" in str(failed)
+    assert numbers(loader.load(large)[0]) == [0, 1, 2, 3]
+    ahead, now = "load media ahead", "load media"
+    assert read == [("a", ahead), ("bad", ahead), ("c", now)], "the others were over the budget"
+    loader.load_ahead([last])
+    assert numbers(loader.load([(spec("d"), range(1))])[0]) == [0], "other units of it"
+    loader.load_ahead([])
+    until(lambda: not any(thread.name == ahead for thread in threading.enumerate()))
+    loader.close()
+    assert not threads()
+
+
+def test_what_hangs_ahead_is_given_up_where_it_is_used() -> None:
+    answers = threading.Event()
+    loader = MediaLoader(ReadPolicy(seconds=0.3), ahead_bytes=1000)
+    hung = [(Recording("hung", lambda: answers.wait(60)), range(1)), (Recording("a"), range(1))]
+    behind = [(Recording("b"), range(1))]
+    loader.load_ahead([hung, behind])
+    late, good = loader.load(hung)
+    assert "hung: did not answer" in str(late) and numbers(good) == [0]
+    assert numbers(loader.load(behind)[0]) == [0]
+    answers.set()
+    loader.close()
+
+
+def test_looking_ahead_is_no_queue() -> None:
+    looked: list[int] = []
+    go = threading.Event()
+
+    def wait() -> None:
+        go.wait(60)
+        looked.append(1)
+
+    loader = MediaLoader(ReadPolicy(seconds=60.0))
+    loader.look_ahead(wait)
+    loader.look_ahead(lambda: looked.append(2))
+    go.set()
+    until(lambda: looked == [1])
+    until(lambda: loader._looked is not None and loader._looked.done())
+    loader.look_ahead(lambda: looked.append(3))
+    until(lambda: looked == [1, 3])
+    loader.close()
