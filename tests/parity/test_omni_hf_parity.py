@@ -125,6 +125,20 @@ def test_round_trip_is_bit_exact(kind, dtype, tmp_path):
         assert torch.equal(tensor, again.state_dict()[name]), name
 
 
+def test_a_folder_without_a_source_has_every_tensor_of_their_class(tmp_path):
+    """As after training from random weights: what no layer here holds is completed."""
+    theirs = thinker()
+    theirs.save_pretrained(tmp_path / "hf")
+    config, groups, model = loaded(tmp_path / "hf")
+    files = HfFolder(tmp_path / "hf").files()
+    with HfFolderWriter(tmp_path / "back", config, files=files) as writer:
+        for name, tensor in export_named_tensors(model.modules, config, groups):
+            writer.add(name, tensor)
+    expected = {name: tensor.shape for name, tensor in theirs.state_dict().items()}
+    written = load_file(tmp_path / "back/model.safetensors")
+    assert {name: tensor.shape for name, tensor in written.items()} == expected
+
+
 def test_an_engine_gets_the_language_model_by_its_own_names(tmp_path):
     theirs = thinker()
     theirs.save_pretrained(tmp_path / "hf")
