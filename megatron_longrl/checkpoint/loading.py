@@ -28,6 +28,7 @@ from torch import Tensor, nn
 
 from megatron_longrl.checkpoint import folder as layout
 from megatron_longrl.checkpoint.architecture import check_adapters, check_architecture
+from megatron_longrl.checkpoint.averaged import averaged
 from megatron_longrl.checkpoint.core_files import core_files
 from megatron_longrl.checkpoint.dist_reader import StoredParameters
 from megatron_longrl.checkpoint.merged_reader import merge_stored_adapters
@@ -134,11 +135,15 @@ def load_weights(
     optimizers: Mapping[str, MegatronOptimizer],
     groups: ParallelGroups,
     config: ModelConfig,
+    use_ema: bool = False,
 ) -> Loaded:
     """Take the weights alone, of a checkpoint or of a folder of transformers or diffusers, to start
     a new stage.
 
     Adapters of the checkpoint are merged into its weights; those of the model stay as they are.
+
+    Args:
+        use_ema: take the averages of the weights, which a run with ``--ema-decay`` has kept.
 
     Returns:
         Iteration 0 and no state; ``folder`` for ``carry_from``.
@@ -148,6 +153,8 @@ def load_weights(
     """
     source = Path(directory)
     if is_model_folder(source):
+        if use_ema:
+            raise UserError(f"{directory} is a model folder, without averages: leave --use-ema out")
         with raise_on_all_ranks(groups.gloo_group):
             check_architecture(config_from_hf(source), config, source)
         load_hf_weights(source, modules, config, groups)
@@ -161,7 +168,7 @@ def load_weights(
                 groups=groups,
                 config=config,
             )
-            if _try_load(folder, saved, groups, load):
+            if _try_load(folder, saved, groups, load, use_ema):
                 source = folder
                 break
         else:
@@ -196,6 +203,7 @@ def _try_load(
     saved: Mapping[str, Any],
     groups: ParallelGroups,
     load: Callable[[StoredParameters], None],
+    use_ema: bool = False,
 ) -> bool:
     """Load one checkpoint; False, with a warning, when its files turn out to be broken.
 
@@ -204,11 +212,13 @@ def _try_load(
         saved: contents of its state file.
         groups: of this rank.
         load: gets the checkpoint's parameters, whose list has been checked.
+        use_ema: give it averages in the place of weights.
     """
     try:
         with raise_on_all_ranks(groups.gloo_group):
             ranks = dist.get_rank(), dist.get_world_size()
-            stored = StoredParameters(folder, check_core_files(folder, *ranks))
+            listed = check_core_files(folder, *ranks)
+            stored = StoredParameters(folder, averaged(listed, folder) if use_ema else listed)
             layout.check_share(folder, saved, *ranks)
         with raise_on_all_ranks(groups.gloo_group):
             load(stored)

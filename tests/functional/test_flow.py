@@ -84,7 +84,9 @@ def test_layouts_train_alike_and_a_run_resumes_bit_for_bit(
 ) -> None:
     start = ("--pretrained-checkpoint", base, "--rl-algorithm", "flow_grpo", "--train-iters", "4")
     whole = tmp_path / "whole"
-    valid = ("--valid-data-path", data / "prompts.jsonl", "--eval-samples", "4")
+    # Validation takes the averages.
+    average = ("--ema-decay", "0.5")
+    valid = (*average, "--valid-data-path", data / "prompts.jsonl", "--eval-samples", "4")
     rl(data, 2, *start, *valid, "--save", whole, "--save-interval", "2").succeeded()
     steps = numbers(whole)
     assert catalogue_entries(steps[0]) >= told_of("rl", "flow-matching models")

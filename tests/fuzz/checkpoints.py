@@ -177,7 +177,7 @@ def read_megatron(folder: Path) -> None:
     from megatron_longrl.cli.conversion.loader_megatron import load_checkpoint
     from megatron_longrl.cli.conversion.plugins import tensor_names
 
-    source = load_checkpoint(argparse.Namespace(load_dir=folder, iteration=None))
+    source = load_checkpoint(argparse.Namespace(load_dir=folder, iteration=None, use_ema=False))
     for name in tensor_names(source.config):
         source.read(name)
 

@@ -96,7 +96,9 @@ def trained(name: str, folder: Path) -> TrainedModel:
 
 def export(folder: Path) -> None:
     """To ``folder/adapter`` for PEFT, and to ``folder/merged``."""
-    source = loader_megatron.load_checkpoint(Namespace(load_dir=folder / "run", iteration=None))
+    source = loader_megatron.load_checkpoint(
+        Namespace(load_dir=folder / "run", iteration=None, use_ema=False)
+    )
     flags = Namespace(torch_dtype=None, max_shard_gib=2.0, base_dir=folder / "hf")
     saver_peft.save_checkpoint(source, Namespace(**vars(flags), save_dir=folder / "adapter"))
     hugging_face.write_folder(source, Namespace(**vars(flags), save_dir=folder / "merged"))

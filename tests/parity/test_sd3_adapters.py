@@ -78,7 +78,9 @@ def test_adapters_out_and_in(tmp_path: Path) -> None:
         config=config,
         carry_from=tmp_path / "base",
     )
-    source = loader_megatron.load_checkpoint(Namespace(load_dir=tmp_path / "run", iteration=None))
+    source = loader_megatron.load_checkpoint(
+        Namespace(load_dir=tmp_path / "run", iteration=None, use_ema=False)
+    )
     flags = {"torch_dtype": None, "base_dir": tmp_path / "base"}
     saver_peft.save_checkpoint(source, Namespace(**flags, save_dir=tmp_path / "adapter"))
 

@@ -88,7 +88,7 @@ def verify(source: Source, loader: ModuleType, args: argparse.Namespace, bar: Pr
     Raises:
         UserError: naming the first tensor that differs, or that holds NaN.
     """
-    flags = argparse.Namespace(load_dir=args.save_dir, iteration=None)
+    flags = argparse.Namespace(load_dir=args.save_dir, iteration=None, use_ema=False)
     written = Counted(loader.load_checkpoint(flags), bar, "verify")
     lost = ""
     for name in tensor_names(source.config):

@@ -14,6 +14,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from megatron_longrl.checkpoint import folder as layout
+from megatron_longrl.checkpoint.averaged import averaged
 from megatron_longrl.checkpoint.dist_reader import StoredParameters
 from megatron_longrl.checkpoint.merged_reader import (
     MergedWeights,
@@ -32,6 +33,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--iteration", type=int, help="step of the checkpoint in --load-dir; by default the newest"
     )
+    parser.add_argument(
+        "--use-ema",
+        action="store_true",
+        help="take the averages of weights that a run with --ema-decay has kept",
+    )
 
 
 def load_checkpoint(args: argparse.Namespace) -> Source:
@@ -44,7 +50,8 @@ def load_checkpoint(args: argparse.Namespace) -> Source:
     if args.iteration is not None:
         directory = layout.iteration_folder(args.load_dir, args.iteration)
     folder, saved = layout.newest_complete(directory)
-    stored = StoredParameters(folder, check_core_files(folder))
+    listed = check_core_files(folder)
+    stored = StoredParameters(folder, averaged(listed, folder) if args.use_ema else listed)
     layout.check_share(folder, saved, 0, 1)
     state = folder / layout.STATE_FILE
     config, scale = one_rank_config(saved["config"], state), stored_scale(saved["config"])

@@ -102,6 +102,17 @@ class FlowSection(FamilySection):
     caption_dropout: Annotated[Fraction, KnownTo("sft")] = 0.1
     """The part of the captions that pre-training replaces by the empty one, for guidance."""
 
+    ema_decay: Annotated[Fraction | None, KnownTo("sft", "rl")] = None
+    """The part that an exponential moving average of the trained weights keeps in an update;
+    validation takes the average, and checkpoints hold it beside the weights. By default there is
+    none."""
+
+    ema_interval: Annotated[PositiveInt, Unit("steps"), KnownTo("sft", "rl")] = 1
+    """Steps from one update of the average to the next."""
+
+    use_ema: Annotated[bool, KnownTo("evaluate", "generate")] = False
+    """Draw with the averages that the run has kept (--ema-decay)."""
+
     @property
     def frames(self) -> int | None:
         """Frames of films; None where pictures are drawn."""

@@ -52,6 +52,7 @@ class Drawer:
             optimizers=model.optimizers,
             groups=groups,
             config=config,
+            use_ema=section.use_ema,
         )
         self._embeddings = PromptEmbeddings(self._frozen.encode_texts)
         empty = self._embeddings.of([""])[0] if section.guidance_scale != 1 else None

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from megatron_longrl.rl.flow.picture_rewards import PictureRewards
 from megatron_longrl.rl.flow.trainer import FlowTrainer
 from megatron_longrl.rl.trainer import build_reference
+from megatron_longrl.training.flow.average import average_of
 from megatron_longrl.training.flow.inputs import load_inputs
 from megatron_longrl.training.loop import TrainingLoop, start
 from megatron_longrl.training.run import build_run
@@ -21,7 +22,8 @@ def train(config: Config) -> None:
     run = build_run(config, "rl")
     inputs = load_inputs(run)
     reference = build_reference(run)
-    loaded = start(run)
+    average = average_of(run)
+    loaded = start(run, average)
     with closing(PictureRewards(config.reward, run.groups)) as rewards:
-        trainer = FlowTrainer(run, inputs, rewards, reference, loaded.state)
-        TrainingLoop(run, loaded).run(trainer)
+        trainer = FlowTrainer(run, inputs, rewards, reference, average, loaded.state)
+        TrainingLoop(run, loaded, average).run(trainer)

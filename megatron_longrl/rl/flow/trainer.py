@@ -33,11 +33,13 @@ from megatron_longrl.rl.flow.updates import (
 )
 from megatron_longrl.rl.mean_metrics import mean_metrics
 from megatron_longrl.rl.reference import ReferenceWeights
+from megatron_longrl.training.flow.average import with_average
 from megatron_longrl.training.flow.inputs import FlowInputs
 from megatron_longrl.training.flow.rows import ContrastRows, StepRows
 from megatron_longrl.training.flow.velocity_step import VelocityStep
 from megatron_longrl.training.run import Run
 from megatron_longrl.training.train_step import SkippedUpdates, StepResult, TrainStep
+from megatron_longrl.training.weight_average import WeightAverage
 
 _VALIDATION = -1
 """The iteration by whose random numbers validation samples, always the same."""
@@ -49,6 +51,7 @@ class FlowTrainer:
 
     Args:
         reference: frozen weights of the KL term, when there is one.
+        average: of the trained weights, when there is one.
         state: the result of :meth:`state` when the run was saved.
     """
 
@@ -60,11 +63,12 @@ class FlowTrainer:
         inputs: FlowInputs,
         rewards: PictureRewards,
         reference: ReferenceWeights | None,
+        average: WeightAverage | None = None,
         state: Mapping[str, Any] | None = None,
     ) -> None:
         config = run.config
         self._run, self._inputs, self._rewards = run, inputs, rewards
-        self._reference = reference
+        self._reference, self._average = reference, average
         self._section = config.family_as(FlowSection)
         self._settings = FlowSettings.of(self._section, config.algorithm)
         guidance = self._section.guidance_scale
@@ -103,6 +107,8 @@ class FlowTrainer:
         with timer("advantages"):
             advantages = self._advantages(rewards, size)
         metrics = self._update(iteration, samples, advantages)
+        if self._average is not None:
+            self._average.update(iteration)
         return {**metrics, **self._reward_metrics(rewards, size), **self._texts_encoded()}
 
     def _wanted(self, numbers: Sequence[int], rows: Sequence[Row], size: int) -> list[Wanted]:
@@ -237,7 +243,8 @@ class FlowTrainer:
         rows = [self._inputs.valid[number] for number in numbers]
         wanted = self._wanted(numbers, rows, size)
         sigmas = self._settings.sigmas(self._section.eval_sampling_steps)
-        samples = self._sample(wanted, _VALIDATION, sigmas, range(0))
+        with with_average(self._average):
+            samples = self._sample(wanted, _VALIDATION, sigmas, range(0))
         every = [row for row in rows for _ in range(size)]
         # Also without rows, because all replicas agree on errors.
         rewards, pictures = self._score(every, samples)

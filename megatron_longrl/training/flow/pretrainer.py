@@ -14,6 +14,7 @@ from megatron_longrl.data.rows import Row
 from megatron_longrl.models.flow.section import FlowSection
 from megatron_longrl.parallel.rank_errors import raise_on_all_ranks
 from megatron_longrl.platforms import platform
+from megatron_longrl.training.flow.average import average_of, with_average
 from megatron_longrl.training.flow.inputs import FlowInputs, load_inputs
 from megatron_longrl.training.flow.losses import LOSS, flow_matching_loss
 from megatron_longrl.training.flow.pixels import pixels_of
@@ -25,6 +26,7 @@ from megatron_longrl.training.train_step import SkippedUpdates, TrainStep
 
 if TYPE_CHECKING:
     from megatron_longrl.config import Config
+    from megatron_longrl.training.weight_average import WeightAverage
 
 _VALIDATION = -1
 """The iteration by whose noise validation measures, always the same."""
@@ -36,16 +38,21 @@ class FlowPretrainer:
     Latents of pictures and embeddings of captions are computed once and kept.
 
     Args:
+        average: of the trained weights, when there is one.
         state: the result of :meth:`state` when the run was saved.
     """
 
     is_ahead = False
 
     def __init__(
-        self, run: Run, inputs: FlowInputs, state: Mapping[str, Any] | None = None
+        self,
+        run: Run,
+        inputs: FlowInputs,
+        average: WeightAverage | None = None,
+        state: Mapping[str, Any] | None = None,
     ) -> None:
         config = run.config
-        self._run, self._inputs = run, inputs
+        self._run, self._inputs, self._average = run, inputs, average
         self._section = config.family_as(FlowSection)
         self._latents: dict[str, Tensor] = {}
         step = VelocityStep(run.model.policy.module)
@@ -65,6 +72,8 @@ class FlowPretrainer:
         with timer("update"):
             result = self._train_step.train(batches, {}, None, flow_matching_loss)
         self._skips.count(result, iteration)
+        if self._average is not None:
+            self._average.update(iteration)
         return result.as_metrics()
 
     def validate(self) -> dict[str, float]:
@@ -77,7 +86,8 @@ class FlowPretrainer:
         batches = self._batches(valid[first : first + share], _VALIDATION, first, 0.0)
         if not batches:
             return {}
-        sums = self._train_step.evaluate(batches, {}, flow_matching_loss)
+        with with_average(self._average):
+            sums = self._train_step.evaluate(batches, {}, flow_matching_loss)
         return {f"valid/{LOSS}": sums.means()[LOSS]}
 
     def state(self) -> dict[str, Any]:
@@ -129,5 +139,6 @@ def train(config: Config) -> None:
     """Run pre-training to the end."""
     run = build_run(config, "sft")
     inputs = load_inputs(run)
-    loaded = start(run)
-    TrainingLoop(run, loaded).run(FlowPretrainer(run, inputs, loaded.state))
+    average = average_of(run)
+    loaded = start(run, average)
+    TrainingLoop(run, loaded, average).run(FlowPretrainer(run, inputs, average, loaded.state))
