@@ -39,6 +39,14 @@ class DataSection(Section):
     """Columns of the data that have other names than the fields of docs/data.md, such as
     problem=instruction answer=output."""
 
+    table_media_dir: Annotated[str | None, Metavar("FOLDER")] = None
+    """Folder of a node's disk to which media that lie in cells of a table are written when their
+    rows are taken. By default /var/tmp/megatron_longrl-media-USER."""
+
+    table_media_gib: Annotated[PositiveFloat, Unit("GiB")] = 20.0
+    """Disk space for --table-media-dir; the files that were not used for the longest time are
+    removed first."""
+
     strict_data: bool = False
     """End the run at a row that cannot be used, instead of skipping and counting it."""
 

@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from megatron_longrl.data.rows import RowError, number_in
+from megatron_longrl.data.rows import number_in
 from megatron_longrl.errors import DataError
 
 if TYPE_CHECKING:
     from megatron_longrl.config.data import DataSection
     from megatron_longrl.config.rl import RLSection
-    from megatron_longrl.data.rows import Row, RowProblem
+    from megatron_longrl.data.rows import Row
 
 
 def parse_stages(stages: Sequence[str]) -> list[tuple[int, int]]:
@@ -42,34 +42,20 @@ def frames_at(iteration: int, data: DataSection) -> int | None:
     return frames
 
 
-def of_difficulty(
-    rows: Sequence[Row], rl: RLSection, *, problems: list[RowProblem] | None = None
-) -> list[Row]:
-    """The rows whose ``--difficulty-field`` lies within the bounds; all without such a field.
-
-    Args:
-        problems: gets the rows that have no number there; without it the first one is an error.
+def is_of_difficulty(row: Row, rl: RLSection) -> bool:
+    """Whether the --difficulty-field of a row lies within the bounds; it does without such a field.
 
     Raises:
-        DataError: no row is left, or one has no number.
+        RowError: it has no number there.
     """
-    field = rl.difficulty_field
-    if field is None:
-        return list(rows)
-    kept = []
-    for row in rows:
-        try:
-            rate = number_in(row, field)
-        except RowError as error:
-            if problems is None:
-                raise
-            problems.append(error.problem)
-            continue
-        if rl.difficulty_low <= rate <= rl.difficulty_high:
-            kept.append(row)
-    if not kept:
-        raise DataError(
-            f"no row has a '{field}' from {rl.difficulty_low:g} to {rl.difficulty_high:g}: "
-            "widen --difficulty-low and --difficulty-high"
-        )
-    return kept
+    if rl.difficulty_field is None:
+        return True
+    return rl.difficulty_low <= number_in(row, rl.difficulty_field) <= rl.difficulty_high
+
+
+def none_of_difficulty(rl: RLSection) -> DataError:
+    """The error of a data set of which no row lies within the bounds."""
+    return DataError(
+        f"no row has a '{rl.difficulty_field}' from {rl.difficulty_low:g} to "
+        f"{rl.difficulty_high:g}: widen --difficulty-low and --difficulty-high"
+    )

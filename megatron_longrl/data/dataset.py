@@ -7,6 +7,7 @@ from typing import Protocol
 
 import torch
 
+from megatron_longrl.data.row_entries import IndexedRows
 from megatron_longrl.data.rows import Row
 from megatron_longrl.errors import DataError
 
@@ -31,7 +32,7 @@ class RowSampler:
         self._seed = seed
         self._shuffle = shuffle
         self._epoch = -1
-        self._order: list[int] = []
+        self._order = torch.empty(0, dtype=torch.long)
 
     def take(self, consumed: int, count: int) -> list[Row]:
         """The ``count`` rows that follow the first ``consumed`` ones."""
@@ -41,10 +42,11 @@ class RowSampler:
         epoch, index = divmod(position, len(self._rows))
         if epoch != self._epoch:
             generator = torch.Generator().manual_seed(self._seed + epoch)
-            shuffled = torch.randperm(len(self._rows), generator=generator).tolist()
-            self._order = shuffled if self._shuffle else list(range(len(self._rows)))
+            count = len(self._rows)
+            shuffled = torch.randperm(count, generator=generator)
+            self._order = shuffled if self._shuffle else torch.arange(count)
             self._epoch = epoch
-        return self._rows[self._order[index]]
+        return self._rows[int(self._order[index])]
 
 
 class WeightedSampler:
@@ -66,7 +68,7 @@ class WeightedSampler:
         total = sum(map(len, parts))
         self._counts = _shares(total, weights)
         self._epoch = -1
-        self._places: list[tuple[int, int]] = []
+        self._sources = self._numbers = torch.empty(0, dtype=torch.long)
 
     def take(self, consumed: int, count: int) -> list[Row]:
         """The ``count`` rows that follow the first ``consumed`` ones."""
@@ -82,14 +84,13 @@ class WeightedSampler:
         if epoch != self._epoch:
             generator = torch.Generator().manual_seed(self._seed + epoch)
             order = torch.randperm(sum(self._counts), generator=generator)
-            source_of = torch.repeat_interleave(torch.tensor(self._counts))[order].tolist()
-            given = [epoch * count for count in self._counts]
-            self._places = []
-            for source in source_of:
-                self._places.append((source, given[source]))
-                given[source] += 1
+            self._sources = torch.repeat_interleave(torch.tensor(self._counts))[order]
+            self._numbers = torch.empty_like(self._sources)
+            for source, count in enumerate(self._counts):
+                given = torch.arange(epoch * count, (epoch + 1) * count)
+                self._numbers[self._sources == source] = given
             self._epoch = epoch
-        return self._places[index]
+        return int(self._sources[index]), int(self._numbers[index])
 
 
 def sampler_of(rows: Sequence[Row], seed: int, weights: Sequence[float] | None) -> Sampler:
@@ -103,9 +104,11 @@ def sampler_of(rows: Sequence[Row], seed: int, weights: Sequence[float] | None) 
     """
     if weights is None:
         return RowSampler(rows, seed)
-    parts: list[list[Row]] = [[] for _ in weights]
-    for row in rows:
-        parts[row.part].append(row)
+    parts: list[Sequence[Row]]
+    if isinstance(rows, IndexedRows):
+        parts = [rows.of_part(number) for number in range(len(weights))]
+    else:
+        parts = [[row for row in rows if row.part == number] for number in range(len(weights))]
     for number, part in enumerate(parts):
         if not part:
             raise DataError(f"path {number + 1} of --train-data-path has no row that can be used")

@@ -6,13 +6,17 @@ One broken entry does not hide the others.
 from __future__ import annotations
 
 import json
+from array import array
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from megatron_longrl.config.data_sources import sources
-from megatron_longrl.data.table_files import TABLES, count_table_rows, read_table, table_files
+from megatron_longrl.data.cell_files import CellFiles
+from megatron_longrl.data.row_entries import BrokenEntry, EntryFile
+from megatron_longrl.data.table_files import TABLES, count_table_rows, open_table, table_files
 from megatron_longrl.errors import DataError
 from megatron_longrl.regular_file import open_regular
 
@@ -31,13 +35,6 @@ _MOST_DIGITS = 4300
 """Largest number of digits of an integer that Python converts from text and back; longer ones stay
 text."""
 _SPACE = " \t\r\n\ufeff"
-
-
-@dataclass(frozen=True)
-class BrokenEntry:
-    """An entry that cannot be read."""
-
-    reason: str
 
 
 def data_files(path: Path, folder_file: str) -> list[Path]:
@@ -85,7 +82,7 @@ def count_rows(paths: Sequence[str | Path], folder_file: str = "train.jsonl") ->
             total += count_table_rows(path)
             continue
         if path.suffix == ".json":
-            total += sum(1 for _ in read_entries(path))
+            total += len(open_entries(path))
             continue
         _check_format(path)
         with open_regular(path) as file:
@@ -93,22 +90,83 @@ def count_rows(paths: Sequence[str | Path], folder_file: str = "train.jsonl") ->
     return total
 
 
-def read_entries(path: Path) -> Iterator[tuple[str, Any]]:
-    """(place, parsed entry) of a file; places are ":line" or "[index]".
+def open_entries(path: Path, cells: CellFiles | None = None) -> EntryFile:
+    """Open the entries of a file. Those of JSON lines and tables stay in the file; an array of JSON
+    is held in memory.
 
-    An entry that cannot be read is a :class:`BrokenEntry`.
+    Args:
+        cells: gets the files of media that lie within a table.
 
     Raises:
         DataError: the file cannot be read, or is of another format.
     """
-    try:
-        if path.suffix in TABLES:
-            yield from read_table(path)
-            return
+    if path.suffix in TABLES:
+        return open_table(path, cells)
+    with _as_data_error(path):
         _check_format(path)
-        yield from _array(path) if path.suffix == ".json" else _lines(path)
+        return _ArrayFile(list(_array(path))) if path.suffix == ".json" else _LinesFile(path)
+
+
+@contextmanager
+def _as_data_error(path: Path) -> Iterator[None]:
+    try:
+        yield
     except OSError as error:
         raise DataError(f"{path}: cannot be read ({error.strerror or error})") from None
+
+
+@dataclass(frozen=True)
+class _ArrayFile:
+    """The entries of an array of JSON."""
+
+    entries: list[tuple[str, Any]]
+
+    def __len__(self) -> int:
+        return len(self.entries)
+
+    def read(self, number: int, *, with_files: bool = True) -> tuple[str, Any]:
+        """See :class:`~megatron_longrl.data.row_entries.EntryFile`."""
+        return self.entries[number]
+
+
+class _LinesFile:
+    """The lines of a file that are not empty, by where they begin."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._starts, self._lines = array("q"), array("q")
+        at = 0
+        with open_regular(path) as file:
+            for number, raw in enumerate(file, start=1):
+                if not _is_blank(raw):
+                    self._starts.append(at)
+                    self._lines.append(number)
+                at += len(raw)
+
+    def __len__(self) -> int:
+        return len(self._starts)
+
+    def read(self, number: int, *, with_files: bool = True) -> tuple[str, Any]:
+        """See :class:`~megatron_longrl.data.row_entries.EntryFile`."""
+        with _as_data_error(self._path), open_regular(self._path) as file:
+            file.seek(self._starts[number])
+            raw = file.readline()
+        return f":{self._lines[number]}", _entry_of(raw, is_text=self._path.suffix == ".txt")
+
+
+def _is_blank(raw: bytes) -> bool:
+    try:
+        return not raw.decode().strip(_SPACE)
+    except UnicodeDecodeError:
+        return False
+
+
+def _entry_of(raw: bytes, *, is_text: bool) -> Any:
+    try:
+        line = raw.decode().strip(_SPACE)
+    except UnicodeDecodeError as error:
+        return BrokenEntry(f"not text in UTF-8 ({error.reason})")
+    return {"problem": line} if is_text and not line.startswith("{") else _parsed(line)
 
 
 def _check_format(path: Path) -> None:
@@ -132,19 +190,6 @@ def _other_format(name: str) -> str:
             "lines=True)"
         )
     return f"this is a {name} file, and rows are read from JSON lines: {remedy}"
-
-
-def _lines(path: Path) -> Iterator[tuple[str, Any]]:
-    with open_regular(path) as file:
-        for number, raw in enumerate(file, start=1):
-            try:
-                line = raw.decode().strip(_SPACE)
-            except UnicodeDecodeError as error:
-                yield f":{number}", BrokenEntry(f"not text in UTF-8 ({error.reason})")
-                continue
-            if line:
-                is_text = path.suffix == ".txt" and not line.startswith("{")
-                yield f":{number}", {"problem": line} if is_text else _parsed(line)
 
 
 def _parsed(line: str) -> Any:

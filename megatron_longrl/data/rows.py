@@ -11,9 +11,11 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from megatron_longrl.config.data_sources import sources
+from megatron_longrl.data.cell_files import CellFiles
 from megatron_longrl.data.columns import parse_columns
 from megatron_longrl.data.messages import MESSAGES, Exchange, exchanges
-from megatron_longrl.data.row_files import BrokenEntry, data_files, read_entries
+from megatron_longrl.data.row_entries import BrokenEntry, FileEntries, OpenedFile
+from megatron_longrl.data.row_files import data_files, open_entries
 from megatron_longrl.data.row_tags import clean_answer, clean_reasoning
 from megatron_longrl.errors import DataError
 from megatron_longrl.media.modality import MODALITIES, MediaFile, Modality, all_modalities
@@ -168,30 +170,60 @@ def load_rows(
         DataError: a file is missing, empty or of another format.
         RowError: a row is malformed, with file and line, and ``problems`` is not given.
     """
+    entries = index_rows(
+        paths, folder_file, columns=columns, every_turn=every_turn, answers=answers
+    )
+    rows: list[Row] = []
+    for number in range(len(entries)):
+        try:
+            rows += entries.rows_of(number)
+        except RowError as error:
+            if problems is None:
+                raise
+            problems.append(error.problem)
+    return rows
+
+
+def index_rows(
+    paths: Sequence[str | Path],
+    folder_file: str = "train.jsonl",
+    *,
+    columns: Sequence[str] = (),
+    every_turn: bool = False,
+    answers: bool = True,
+    cells: CellFiles | None = None,
+) -> FileEntries[Row]:
+    """Find where the rows of the given files are, without reading them.
+
+    Args:
+        paths, folder_file, columns, every_turn, answers: as of :func:`load_rows`.
+        cells: gets the files of media that lie within tables; by default in a folder of the user's.
+
+    Raises:
+        DataError: a file is missing, empty or of another format.
+    """
     if not paths:
         raise DataError("no data: give at least one file or folder with --train-data-path")
-    rows: list[Row] = []
     names: Counter[str] = Counter()
     reader = _RowReader(parse_columns(columns, _other_names()), every_turn, answers)
     given = [Path(path) for path in sources([str(path) for path in paths])[0]]
-    files = [(part, file) for part, p in enumerate(given) for file in data_files(p, folder_file)]
-    for part, path in files:
+    files = []
+    for part, path in (
+        (n, file) for n, p in enumerate(given) for file in data_files(p, folder_file)
+    ):
         names[path.name] += 1
         # The same file name in two folders must not give the same uids.
         copy = f"#{names[path.name]}" if names[path.name] > 1 else ""
-        found = 0
-        for location, entry in read_entries(path):
-            found += 1
-            try:
-                found_rows = reader.read(entry, path, location, f"{path.name}{copy}{location}")
-                rows += [replace(row, part=part) for row in found_rows]
-            except RowError as error:
-                if problems is None:
-                    raise
-                problems.append(error.problem)
-        if not found:
+        entries = open_entries(path, cells)
+        if not len(entries):
             raise DataError(f"{path}: the data set has no rows; write one JSON object per line")
-    return rows
+        files.append(OpenedFile(path, part, f"{path.name}{copy}", entries))
+
+    def parse(file: OpenedFile, place: str, entry: Any) -> list[Row]:
+        rows = reader.read(entry, file.path, place, f"{file.name}{place}")
+        return [replace(row, part=file.part) for row in rows]
+
+    return FileEntries(files, parse)
 
 
 class LoadRows(Protocol):

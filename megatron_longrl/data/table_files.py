@@ -4,18 +4,24 @@ from __future__ import annotations
 
 import importlib
 import json
-from collections.abc import Iterator
+from collections import OrderedDict
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from datetime import date, datetime, time, timedelta
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
+from megatron_longrl.data.cell_files import LARGEST_CELL, CellFiles
+from megatron_longrl.data.row_entries import BrokenEntry, EntryFile
 from megatron_longrl.errors import DataError
 
 TABLES = (".parquet", ".arrow")
 """Endings of files that are read here."""
-_ROWS = 1024
-"""Rows that are held at a time."""
+_HELD_BYTES = 256 << 20
+"""Most bytes of the groups of rows of a table that are held, but always one group."""
 
 
 def table_files(folder: Path, is_training: bool) -> list[Path]:
@@ -52,28 +58,116 @@ def count_table_rows(path: Path) -> int:
     Raises:
         DataError: it cannot be read.
     """
-    if path.suffix == ".parquet":
-        with _as_data_error(path):
-            return int(_pyarrow("parquet").ParquetFile(path).metadata.num_rows)
-    with _as_data_error(path):
-        return sum(batch.num_rows for batch in _batches(path))
+    return len(open_table(path))
 
 
-def read_table(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
-    """(place, row) of a table; places are "[index]".
+def open_table(path: Path, cells: CellFiles | None = None) -> EntryFile:
+    """Open the rows of a table, whose places are "[index]".
 
     Values that JSON has not become texts and numbers. A cell with a file, as the features Image,
-    Video and Audio of ``datasets`` have it, becomes the path in it.
+    Video and Audio of ``datasets`` have it, becomes the path in it, or that of a file with the
+    bytes in it.
+
+    Args:
+        cells: gets these files.
 
     Raises:
         DataError: the table cannot be read.
     """
-    index = 0
     with _as_data_error(path):
-        for batch in _batches(path):
-            for row in batch.to_pylist():
-                yield f"[{index}]", {name: _plain(value) for name, value in row.items()}
-                index += 1
+        groups = _parquet(path) if path.suffix == ".parquet" else _arrow(path)
+        return _TableFile(path, groups, cells or CellFiles())
+
+
+@dataclass(frozen=True)
+class _Groups:
+    """The parts of a table that are read at a time."""
+
+    lengths: list[int]
+    """Rows of each."""
+    read: Callable[[int, bool], Any]
+    """(number of a group, whether bytes of files are wanted) -> pyarrow's table or batch."""
+
+
+class _TableFile:
+    """The rows of a table; the groups that were last read stay in memory, up to some bytes."""
+
+    def __init__(self, path: Path, groups: _Groups, cells: CellFiles) -> None:
+        self._path = path
+        self._cells = cells
+        self._groups = groups
+        self._ends = np.cumsum(groups.lengths, dtype=np.int64)
+        self._held: OrderedDict[tuple[int, bool], Any] = OrderedDict()
+
+    def __len__(self) -> int:
+        return int(self._ends[-1]) if len(self._ends) else 0
+
+    def read(self, number: int, *, with_files: bool = True) -> tuple[str, Any]:
+        """See :class:`~megatron_longrl.data.row_entries.EntryFile`."""
+        group = int(np.searchsorted(self._ends, number, side="right"))
+        first = int(self._ends[group]) - self._groups.lengths[group]
+        with _as_data_error(self._path):
+            found = self._group(group, with_files).slice(number - first, 1)
+            (row,) = found.to_pylist()
+        file_of = self._written if with_files else lambda cell: self._path.name
+        try:
+            plain = {name: _plain(value, file_of, not with_files) for name, value in row.items()}
+        except _TooLarge as error:
+            return f"[{number}]", BrokenEntry(str(error))
+        return f"[{number}]", plain
+
+    def _written(self, cell: Mapping[str, Any]) -> str:
+        """The path of a file with the bytes of a cell."""
+        data = cell["bytes"]
+        if len(data) > LARGEST_CELL:
+            raise _TooLarge(
+                f"a cell holds a file of {len(data)} bytes, and at most {LARGEST_CELL} are read: "
+                "write it to disk, and give its path"
+            )
+        return str(self._cells.path_of(data, cell["path"] or ""))
+
+    def _group(self, number: int, with_files: bool) -> Any:
+        key = (number, with_files)
+        if key not in self._held:
+            self._held[key] = self._groups.read(number, with_files)
+        self._held.move_to_end(key)
+        while len(self._held) > 1 and sum(g.nbytes for g in self._held.values()) > _HELD_BYTES:
+            self._held.popitem(last=False)
+        return self._held[key]
+
+
+class _TooLarge(Exception):
+    """A file in a cell that is too large to be read."""
+
+
+def _parquet(path: Path) -> _Groups:
+    file = _pyarrow("parquet").ParquetFile(path, memory_map=True)
+    metadata = file.metadata
+    lengths = [metadata.row_group(n).num_rows for n in range(metadata.num_row_groups)]
+    leaves = [file.schema.column(number).path for number in range(len(file.schema.names))]
+    light = [leaf for leaf in leaves if not _is_file(leaf, leaves)]
+
+    def read(group: int, with_files: bool) -> Any:
+        return file.read_row_group(group, columns=None if with_files else light)
+
+    return _Groups(lengths, read)
+
+
+def _is_file(leaf: str, leaves: Sequence[str]) -> bool:
+    """Whether a column holds the bytes of files, whose paths stand beside them."""
+    return leaf.endswith(".bytes") and f"{leaf.removesuffix('bytes')}path" in leaves
+
+
+def _arrow(path: Path) -> _Groups:
+    """A file, or a stream as ``datasets`` writes it, mapped into memory."""
+    mapped, ipc = _pyarrow("").memory_map(str(path)), _pyarrow("ipc")
+    if mapped.read(6) == b"ARROW1":
+        reader = ipc.open_file(mapped)
+        batches = [reader.get_batch(number) for number in range(reader.num_record_batches)]
+    else:
+        mapped.seek(0)
+        batches = list(ipc.open_stream(mapped))
+    return _Groups([batch.num_rows for batch in batches], lambda number, _: batches[number])
 
 
 class _as_data_error:
@@ -91,25 +185,9 @@ class _as_data_error:
             raise DataError(f"{self._path}: cannot be read as a table ({reason})") from None
 
 
-def _batches(path: Path) -> Iterator[Any]:
-    if path.suffix == ".parquet":
-        yield from _pyarrow("parquet").ParquetFile(path).iter_batches(batch_size=_ROWS)
-        return
-    ipc = _pyarrow("ipc")
-    with open(path, "rb") as file:
-        is_file = file.read(6) == b"ARROW1"
-        file.seek(0)
-        if not is_file:  # a stream, as `datasets` writes it
-            yield from ipc.open_stream(file)
-            return
-        reader = ipc.open_file(file)
-        for number in range(reader.num_record_batches):
-            yield reader.get_batch(number)
-
-
 def _pyarrow(module: str) -> Any:
     try:
-        return importlib.import_module(f"pyarrow.{module}")
+        return importlib.import_module(f"pyarrow.{module}" if module else "pyarrow")
     except ImportError:
         raise DataError(
             "Parquet and Arrow files are read by pyarrow, which is not installed: pip install "
@@ -117,19 +195,21 @@ def _pyarrow(module: str) -> Any:
         ) from None
 
 
-_WITHIN = "(the file is within the table: write it to disk, and give its path)"
-"""The text in the place of a path: no other file of that name is taken."""
+def _plain(value: Any, file_of: Callable[[Mapping[str, Any]], str], is_light: bool) -> Any:
+    """A value of a cell as JSON has it.
 
-
-def _plain(value: Any) -> Any:
+    Args:
+        file_of: gives the path of a file that lies in a cell.
+        is_light: whether the bytes of files were not read.
+    """
     if isinstance(value, dict):
+        if is_light and value.keys() == {"path"}:
+            return file_of(value)
         if value.keys() == {"bytes", "path"}:
-            if value["bytes"]:
-                return f"{_WITHIN} {value['path'] or ''}".rstrip()
-            return value["path"]
-        return {str(key): _plain(item) for key, item in value.items()}
+            return file_of(value) if value["bytes"] else value["path"]
+        return {str(key): _plain(item, file_of, is_light) for key, item in value.items()}
     if isinstance(value, list | tuple):
-        return [_plain(item) for item in value]
+        return [_plain(item, file_of, is_light) for item in value]
     if isinstance(value, date | datetime | time):
         return value.isoformat()
     if isinstance(value, timedelta):

@@ -11,7 +11,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from megatron_longrl.data.table_files import read_table
+from megatron_longrl.data.table_files import open_table
 from megatron_longrl.errors import DataError, brief
 from megatron_longrl.regular_file import read_regular
 
@@ -111,7 +111,8 @@ def read_records(path: Path) -> Iterator[Record]:
         DataError: the file cannot be read.
     """
     if path.suffix == ".parquet":
-        for place, values in read_table(path):
+        table = open_table(path)
+        for place, values in map(table.read, range(len(table))):
             yield Record(values, f"{path}{place}")
         return
     text = _text(path)

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from functools import partial
+from pathlib import Path
 
 import torch.distributed as dist
 
 from megatron_longrl.config import Config, Entry
+from megatron_longrl.data.cell_files import CellFiles
 from megatron_longrl.data.prompts import PromptBuilder
-from megatron_longrl.data.rows import LoadRows, Row, RowError, RowProblem, load_rows
+from megatron_longrl.data.row_entries import Entries, ListedEntries
+from megatron_longrl.data.rows import LoadRows, Row, RowError, RowProblem, index_rows
 from megatron_longrl.media.content_hash import identity
 from megatron_longrl.media.media_error import MediaError
 from megatron_longrl.media.modalities.video.probe import Probed, probe, remember
@@ -32,15 +34,13 @@ MULTIPLE = 64
 
 @dataclass(frozen=True)
 class FirstLook:
-    """Rows that were read to find the length, so that they are not read again."""
+    """The rows that were read to find the length, and where all rows are."""
 
     paths: tuple[str, ...]
     folder_file: str
-    rows: list[Row]
-    problems: list[RowProblem]
-    """Problems of rows that could not be read."""
-    unusable: dict[int, RowProblem]
-    """Problems of the rows that were read, by their index in ``rows``."""
+    entries: Entries[Row]
+    unusable: dict[tuple[int, int], RowProblem]
+    """Problems of the rows that were read, by their entry, and which of its rows they are."""
 
     def is_of(self, paths: Sequence[str], folder_file: str) -> bool:
         """Whether these files were read."""
@@ -62,7 +62,7 @@ def with_sequence_length(
     cannot be used do not count.
 
     Args:
-        load: reads the rows; by default as JSON lines.
+        load: reads the rows; by default they are those of files.
         length_of: the tokens of a row; by default those of its prompt and, where it needs room, its
             demonstration.
     """
@@ -71,21 +71,21 @@ def with_sequence_length(
     if entry == "evaluate":
         paths, folder_file = config.evaluation.data, "heldout.jsonl"
     rank, ranks = groups.gloo_group.rank(), groups.gloo_group.size()
-    problems: list[RowProblem] = []
     with raise_on_all_ranks(groups.gloo_group):
-        read = load or partial(
-            load_rows, columns=config.data.data_columns, every_turn=entry == "sft"
-        )
-        rows = read(paths, folder_file, problems=None if config.data.strict_data else problems)
-        chosen = _evenly(len(rows), MOST_ROWS)
-        mine = [_look_into(length_of, rows, index) for index in chosen[rank::ranks]]
+        entries = entries_of(config, paths, folder_file, entry, load)
+        chosen = _evenly(len(entries), MOST_ROWS)
+        mine = [
+            found
+            for number in chosen[rank::ranks]
+            for found in _look_into(length_of, entries, number)
+        ]
     everyone = [found for part in gather_objects(groups.gloo_group, mine) for found in part]
     for found in everyone:
         remember(found.probed)
     longest = max((found.length for found in everyone), default=0)
     if entry != "sft" and longest:
         longest += max(config.rollout.max_tokens, config.evaluation.max_tokens or 0)
-    if len(chosen) < len(rows):
+    if len(chosen) < len(entries):
         longest = math.ceil(longest * MARGIN)
     length = min(math.ceil(longest / MULTIPLE) * MULTIPLE, config.model.max_position_embeddings)
     if longest == 0:  # The run ends with what is wrong with its rows.
@@ -96,9 +96,36 @@ def with_sequence_length(
             length,
             len(chosen),
         )
-    unusable = {found.index: found.problem for found in everyone if found.problem is not None}
-    look = FirstLook(tuple(paths), folder_file, rows, problems, unusable)
+    unusable = {found.place: found.problem for found in everyone if found.problem is not None}
+    look = FirstLook(tuple(paths), folder_file, entries, unusable)
     return config.replace(seq_length=length), look
+
+
+def entries_of(
+    config: Config,
+    paths: Sequence[str],
+    folder_file: str,
+    entry: Entry,
+    load: LoadRows | None = None,
+) -> Entries[Row]:
+    """The entries of a run's rows.
+
+    Args:
+        load: reads the rows, all at once; by default they stay in their files.
+
+    Raises:
+        DataError: a file is missing, empty or of another format.
+    """
+    if load is not None:
+        return ListedEntries(load(paths, folder_file))
+    data = config.data
+    cells = CellFiles(
+        None if data.table_media_dir is None else Path(data.table_media_dir),
+        int(data.table_media_gib * 2**30),
+    )
+    return index_rows(
+        paths, folder_file, columns=data.data_columns, every_turn=entry == "sft", cells=cells
+    )
 
 
 def _evenly(count: int, most: int) -> list[int]:
@@ -110,20 +137,30 @@ def _evenly(count: int, most: int) -> list[int]:
 class _Found:
     """The result of reading a row."""
 
-    index: int
+    place: tuple[int, int]
+    """Its entry, and which of the entry's rows it is."""
     length: int
     """Tokens of its prompt and demonstration; 0 where it cannot be used."""
     problem: RowProblem | None
     probed: Probed
 
 
-def _look_into(length_of: Callable[[Row], int], rows: Sequence[Row], index: int) -> _Found:
-    row = rows[index]
+def _look_into(
+    length_of: Callable[[Row], int], entries: Entries[Row], number: int
+) -> Iterator[_Found]:
+    """Look into the rows of an entry; one that gives none is told of later."""
     try:
-        length = length_of(row)
-        probed = {identity(path): probe(path) for path in row.videos}
-    except RowError as error:
-        return _Found(index, 0, error.problem, {})
-    except MediaError as error:  # It has gone meanwhile.
-        return _Found(index, 0, RowProblem(row.source, str(error), error.path), {})
-    return _Found(index, length, None, probed)
+        rows = entries.rows_of(number)
+    except RowError:
+        return
+    for turn, row in enumerate(rows):
+        place = (number, turn)
+        try:
+            length = length_of(row)
+            probed = {identity(path): probe(path) for path in row.videos}
+        except RowError as error:
+            yield _Found(place, 0, error.problem, {})
+        except MediaError as error:  # It has gone meanwhile.
+            yield _Found(place, 0, RowProblem(row.source, str(error), error.path), {})
+        else:
+            yield _Found(place, length, None, probed)

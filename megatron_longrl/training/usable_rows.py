@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Sequence
+from array import array
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import partial
 from typing import TYPE_CHECKING
 
-from megatron_longrl.data.curriculum import of_difficulty
-from megatron_longrl.data.rows import LoadRows, Row, RowProblem, load_rows
+import numpy as np
+
+from megatron_longrl.data.curriculum import is_of_difficulty, none_of_difficulty
+from megatron_longrl.data.row_entries import Entries, IndexedRows
+from megatron_longrl.data.rows import LoadRows, Row, RowError, RowProblem
 from megatron_longrl.errors import DataError
 from megatron_longrl.parallel.rank_errors import gather_objects, raise_on_all_ranks
+from megatron_longrl.planner.packing import even_part
+from megatron_longrl.training.sequence_length import entries_of
 
 if TYPE_CHECKING:
     from megatron_longrl.training.runtime import Runtime
@@ -24,12 +29,12 @@ _MOST_NAMED = 50
 
 @dataclass(frozen=True)
 class UsableRows:
-    """The usable rows of some files."""
+    """The usable rows of some files, which are read when they are asked for."""
 
-    rows: list[Row]
+    rows: IndexedRows[Row]
     problems: list[RowProblem]
     """The reasons why others are left out."""
-    bad: list[Row] = field(default_factory=list)
+    bad: IndexedRows[Row]
     """Rows that could be read and are left out."""
 
     @property
@@ -46,64 +51,131 @@ def usable_rows(
     by_difficulty: bool = False,
     load: LoadRows | None = None,
 ) -> UsableRows:
-    """Load rows, and leave out those that are known to be unusable without opening videos;
-    collective over the world.
+    """Find the rows that can be used, and leave out those that are known to be unusable without
+    opening videos; collective over the world.
 
-    Rows that were read to find --seq-length are not read again, and what was wrong with a video
-    then is known. Of all others the files of the media are looked up, not opened: to know the
-    lengths of videos would mean to read them all. A row that turns out too long because of its
-    video is skipped in its turn.
+    Each rank reads its share of the rows once and keeps which can be used, not the rows. What was
+    found out about rows in order to find --seq-length is known. Of all others the files of the
+    media are looked up, not opened: to know the lengths of videos would mean to read them all. A
+    row that turns out too long because of its video is skipped in its turn.
 
     Args:
         by_difficulty: as --difficulty-field says.
-        load: reads the rows; by default as JSON lines.
+        load: reads the rows; by default they are those of files.
 
     Raises:
         DataError: on every rank: under --strict-data for the first row that cannot be used, else
             when more than --max-skipped of the rows cannot.
     """
     config, groups = runtime.config, runtime.groups
-    problems: list[RowProblem] = []
+    mine = _Share()
     with raise_on_all_ranks(groups.gloo_group):
-        strict = config.data.strict_data
         look, known = runtime.first_look, {}
         if look is not None and look.is_of(paths, folder_file):
-            rows, known = look.rows, look.unusable
-            problems += look.problems
+            entries, known = look.entries, look.unusable
         else:
-            read = load or partial(
-                load_rows, columns=config.data.data_columns, every_turn=runtime.entry == "sft"
-            )
-            rows = read(paths, folder_file, problems=None if strict else problems)
-        runtime.builder.check_media(rows)
+            entries = entries_of(config, paths, folder_file, runtime.entry, load)
         rank, ranks = groups.gloo_group.rank(), groups.gloo_group.size()
-        mine = {
-            k: known[k] if k in known else runtime.builder.problem(rows[k])
-            for k in range(rank, len(rows), ranks)
-        }
+        chosen = by_difficulty and config.rl.difficulty_field is not None
+        for number in even_part(range(len(entries)), rank, ranks):
+            _sort_out(runtime, entries, number, known, mine, by_difficulty=chosen)
     everyone = gather_objects(groups.gloo_group, mine)
-    found = {number: problem for part in everyone for number, problem in part.items()}
-    total = len(rows) + len(problems)
+    problems = [problem for share in everyone for problem in share.problems]
+    total = sum(share.total for share in everyone)
+    usable = _indexed(entries, [share.good for share in everyone])
     with raise_on_all_ranks(groups.gloo_group):
-        usable, bad = [], []
-        for number, row in enumerate(rows):
-            problem = found[number]
-            if problem is None:
-                usable.append(row)
-            else:
-                problems.append(problem)
-                bad.append(row)
         if problems and config.data.strict_data:
             raise DataError(f"{problems[0]}; without --strict-data it is skipped")
-        if by_difficulty and usable:
-            usable = of_difficulty(usable, config.rl, problems=None if strict else problems)
         _tell(problems, total, is_teller=groups.gloo_group.rank() == 0)
-        if not usable or len(problems) > config.data.max_skipped * total:
+        if chosen and not len(usable) and any(share.others for share in everyone):
+            raise none_of_difficulty(config.rl)
+        if not len(usable) or len(problems) > config.data.max_skipped * total:
             raise DataError(
                 f"{len(problems)} of {total} rows cannot be used, more than --max-skipped "
                 f"{config.data.max_skipped:g} allows; the first: {problems[0]}"
             )
-    return UsableRows(usable, problems, bad)
+    return UsableRows(usable, problems, _indexed(entries, [share.bad for share in everyone]))
+
+
+@dataclass
+class _Share:
+    """The result of reading a rank's share of the rows."""
+
+    good: _Places = field(default_factory=lambda: _Places())
+    bad: _Places = field(default_factory=lambda: _Places())
+    problems: list[RowProblem] = field(default_factory=list)
+    total: int = 0
+    """Rows, and entries that give none."""
+    others: int = 0
+    """Rows of another difficulty."""
+
+
+@dataclass
+class _Places:
+    """Rows by the number of their entry, and which of its rows they are."""
+
+    numbers: array[int] = field(default_factory=lambda: array("q"))
+    turns: array[int] = field(default_factory=lambda: array("i"))
+
+    def add(self, number: int, turn: int) -> None:
+        """Add a row."""
+        self.numbers.append(number)
+        self.turns.append(turn)
+
+
+def _sort_out(
+    runtime: Runtime,
+    entries: Entries[Row],
+    number: int,
+    known: Mapping[tuple[int, int], RowProblem | None],
+    share: _Share,
+    *,
+    by_difficulty: bool,
+) -> None:
+    """Read the rows of an entry, and note which can be used.
+
+    Args:
+        known: entry and turn -> what was found out about the row before.
+
+    Raises:
+        DataError: under --strict-data, of an entry that gives no row; and where the model does not
+            read the row's media.
+    """
+    strict = runtime.config.data.strict_data
+    try:
+        rows = entries.rows_of(number, with_files=False)
+    except RowError as error:
+        if strict:
+            raise
+        share.problems.append(error.problem)
+        share.total += 1
+        return
+    runtime.builder.check_media(rows)
+    for turn, row in enumerate(rows):
+        share.total += 1
+        place = (number, turn)
+        problem = known[place] if place in known else runtime.builder.problem(row)
+        if problem is not None:
+            share.problems.append(problem)
+            share.bad.add(number, turn)
+            continue
+        if by_difficulty:
+            try:
+                if not is_of_difficulty(row, runtime.config.rl):
+                    share.others += 1
+                    continue
+            except RowError as error:
+                if strict:
+                    raise
+                share.problems.append(error.problem)
+                continue
+        share.good.add(number, turn)
+
+
+def _indexed(entries: Entries[Row], parts: Sequence[_Places]) -> IndexedRows[Row]:
+    numbers = [np.frombuffer(part.numbers, dtype=np.int64) for part in parts]
+    turns = [np.frombuffer(part.turns, dtype=np.int32) for part in parts]
+    return IndexedRows(entries, np.concatenate(numbers), np.concatenate(turns))
 
 
 def _tell(problems: Sequence[RowProblem], total: int, *, is_teller: bool) -> None:

@@ -24,16 +24,16 @@ def recipe(folder: Path) -> None:
 
 
 def rows(folder: Path) -> None:
-    from megatron_longrl.data.row_files import read_entries
+    from megatron_longrl.data.row_files import open_entries
 
-    list(read_entries(folder / "file"))
+    open_entries(folder / "file")
 
 
 def rows_of_a_folder(folder: Path) -> None:
-    from megatron_longrl.data.row_files import data_files, read_entries
+    from megatron_longrl.data.row_files import data_files, open_entries
 
     (folder / "file").rename(folder / "rows.jsonl")
-    list(read_entries(data_files(folder, "train.jsonl")[0]))
+    open_entries(data_files(folder, "train.jsonl")[0])
 
 
 def number_of_rows(folder: Path) -> None:

@@ -3,21 +3,26 @@
 from __future__ import annotations
 
 import json
+import os
 from collections import Counter
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.ipc
 import pyarrow.parquet
 import pytest
 
 from megatron_longrl.config.data_sources import sources
+from megatron_longrl.data import cell_files, table_files
 from megatron_longrl.data.dataset import RowSampler, Sampler, WeightedSampler, sampler_of
+from megatron_longrl.data.row_entries import IndexedRows
 from megatron_longrl.data.row_files import count_rows
-from megatron_longrl.data.rows import Row, load_rows
+from megatron_longrl.data.rows import Row, RowError, index_rows, load_rows
 from megatron_longrl.errors import ConfigError, DataError
+from megatron_longrl.media.content_hash import identity
 from megatron_longrl.training.data_iterator import DataIterator
 
 ROWS = [
@@ -67,6 +72,104 @@ def test_the_same_rows_in_every_format(kind: str, tmp_path: Path) -> None:
     assert len({row.uid for row in rows}) == 5
     if kind == "hub":
         assert len(load_rows([path], "heldout.jsonl", columns=COLUMNS)) == 1
+
+
+@pytest.mark.parametrize("kind", ["jsonl", "json", "parquet", "hub", "datasets"])
+def test_rows_are_read_when_they_are_asked_for(kind: str, tmp_path: Path) -> None:
+    path = written(tmp_path, kind)
+    entries = index_rows([path], columns=COLUMNS)
+    rows = IndexedRows(entries, np.array([4, 1, 3]), np.zeros(3, np.int32))
+    listed = load_rows([path], columns=COLUMNS)
+    assert (len(entries), len(rows)) == (5, 3)
+    assert [rows[place] for place in (2, 0, 1)] == [listed[3], listed[4], listed[1]]
+    assert list(rows[1:]) == [listed[1], listed[3]]
+
+
+def test_lines_that_are_empty_or_broken_keep_their_numbers(tmp_path: Path) -> None:
+    good = json.dumps({"problem": "Q?", "answer": "A"}).encode()
+    path = tmp_path / "rows.jsonl"
+    path.write_bytes(b"\xef\xbb\xbf" + good + b"\n\n  \r\n{\n\xff\n" + good)
+    entries = index_rows([path])
+    assert len(entries) == 4
+    assert entries.rows_of(0)[0].source.endswith(":1") and entries.rows_of(3)[0].uid.endswith(":6")
+    for number, line in ((1, ":4: not a JSON object"), (2, ":5: not text in UTF-8")):
+        with pytest.raises(RowError, match=line):
+            entries.rows_of(number)
+
+
+def test_few_groups_of_a_table_are_held(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "rows.parquet"
+    pa.parquet.write_table(pa.Table.from_pylist(ROWS), path, row_group_size=2)
+    monkeypatch.setattr(table_files, "_HELD_BYTES", 0)
+    table = table_files.open_table(path)
+    assert [table.read(n)[1]["output"] for n in (4, 0, 3, 1, 2)] == ["4", "0", "3", "1", "2"]
+    assert len(table._held) == 1  # type: ignore[attr-defined]
+
+
+@pytest.fixture
+def cells(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The folder of files out of cells."""
+    folder = tmp_path / "cells"
+    monkeypatch.setattr(cell_files, "default_folder", lambda: folder)
+    return folder
+
+
+@pytest.mark.parametrize("kind", ["parquet", "arrow"])
+def test_files_that_lie_within_a_table(kind: str, tmp_path: Path, cells: Path) -> None:
+    def cell(data: bytes | None, path: str | None) -> dict[str, Any]:
+        return {"bytes": data, "path": path}
+
+    entries = [
+        {
+            "problem": "<video><image><image><audio>?",
+            "answer": "A",
+            "video": cell(b"film", "a.mp4"),
+            "images": [cell(b"picture", "b.png"), cell(None, "c.png")],
+            "audio": cell(b"tone", None),
+        },
+        {"problem": "?", "answer": "B", "video": cell(b"film", "d.mp4"), "images": []},
+    ]
+    path, table = tmp_path / f"rows.{kind}", pa.Table.from_pylist(entries)
+    if kind == "parquet":
+        pa.parquet.write_table(table, path)
+    else:
+        with pa.ipc.new_file(path, table.schema) as file:
+            file.write_table(table)
+    light = index_rows([path]).rows_of(0, with_files=False)[0]
+    assert light.videos == (path,) and len(light.media) == 4 and not cells.exists()
+    first, second = load_rows([path])
+    assert [file.path.suffix for file in first.media] == ["", ".png", ".png", ".mp4"]
+    contents = [f.path.read_bytes() for f in first.media if f.path != tmp_path / "c.png"]
+    assert contents == [b"tone", b"picture", b"film"]
+    assert first.videos == second.videos, "the same content is one file"
+    before = identity(first.videos[0])
+    first.videos[0].unlink()
+    assert identity(load_rows([path])[0].videos[0]) == before, "and the same after a new start"
+
+
+def test_a_cell_of_any_size_is_not_read(
+    tmp_path: Path, cells: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(table_files, "LARGEST_CELL", 3)
+    table = pa.table({"problem": ["?"], "answer": ["A"], "video": [{"bytes": b"film", "path": ""}]})
+    pa.parquet.write_table(table, tmp_path / "rows.parquet")
+    with pytest.raises(RowError, match=r"rows\.parquet\[0\]: a cell holds a file of 4 bytes"):
+        load_rows([tmp_path / "rows.parquet"])
+    assert not cells.exists()
+
+
+def test_files_out_of_cells_keep_to_their_budget(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(cell_files, "_BETWEEN_LOOKS", 1)
+    files = cell_files.CellFiles(tmp_path / "cells", budget_bytes=20)
+    old, used, new = (files.path_of(bytes([n]) * 10, "a.png") for n in range(3))
+    assert old.exists() and used.exists() and new.exists(), "used within the hour"
+    for path in (old, used):
+        os.utime(path, (1, 1))
+    assert files.path_of(bytes([1]) * 10, "a.png") == used
+    files.path_of(b"more", "b.png")
+    assert not old.exists() and used.exists() and new.exists()
 
 
 @pytest.mark.parametrize(
@@ -189,6 +292,16 @@ def test_weights_decide_how_often_a_source_is_taken() -> None:
     assert isinstance(sampler_of(rows, 7, None), RowSampler)
     with pytest.raises(DataError, match="path 2"):
         sampler_of(many(0, 3), 7, [1, 1])
+
+
+def test_weights_of_rows_in_files(tmp_path: Path) -> None:
+    paths = [tmp_path / "a.jsonl", tmp_path / "b.jsonl"]
+    for path, count in zip(paths, (3, 5), strict=True):
+        lines = [json.dumps({"problem": f"{path.stem}{n}?", "answer": "A"}) for n in range(count)]
+        path.write_text("\n".join(lines))
+    listed = load_rows(paths)
+    rows = IndexedRows(index_rows(paths), np.arange(8), np.zeros(8, np.int32))
+    assert sampler_of(rows, 7, [1, 3]).take(0, 20) == sampler_of(listed, 7, [1, 3]).take(0, 20)
 
 
 def test_paths_with_weights(tmp_path: Path) -> None:

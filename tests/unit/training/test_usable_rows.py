@@ -10,7 +10,8 @@ from typing import Any
 
 import pytest
 
-from megatron_longrl.data.rows import Row, load_rows
+from megatron_longrl.data.row_entries import Entries
+from megatron_longrl.data.rows import Row, index_rows
 from megatron_longrl.errors import UserError
 from megatron_longrl.media.content_hash import identity
 from megatron_longrl.media.modalities.video import probe as video_probe
@@ -143,12 +144,11 @@ def test_rows_are_read_and_videos_probed_once_to_find_the_length(
     monkeypatch.setattr(video_probe, "_scan", scan)
     reads = []
 
-    def read(*arguments: Any, **more: Any) -> list[Row]:
+    def read(*arguments: Any, **more: Any) -> Entries[Row]:
         reads.append(arguments)
-        return load_rows(*arguments, **more)
+        return index_rows(*arguments, **more)
 
-    for module in ("sequence_length", "usable_rows"):
-        monkeypatch.setattr(f"megatron_longrl.training.{module}.load_rows", read)
+    monkeypatch.setattr("megatron_longrl.training.sequence_length.index_rows", read)
     (data / "broken.webm").write_bytes(b"no video")
     bad = [BAD["not JSON"], BAD["gone"], {**QUESTION, "videos": "broken.webm"}]
     runtime = runtime_of(data, bad, seq_length_from_data=True)
