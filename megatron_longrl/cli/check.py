@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from megatron_longrl.config import Config
     from megatron_longrl.data.prompts import PromptBuilder
     from megatron_longrl.data.rows import Row, RowProblem
+    from megatron_longrl.media.read_policy import ReadPolicy
 
 _MOST_SHOWN = 20
 
@@ -67,6 +68,7 @@ class Recipe:
 
     builder: PromptBuilder
     columns: Sequence[str]
+    reading: ReadPolicy
     is_rl: bool
     seq_length: int
 
@@ -94,7 +96,9 @@ def check(
     """
     from megatron_longrl.cli.data_summary import summarize
     from megatron_longrl.cli.media_inspection import inspect_media
+    from megatron_longrl.config.data import DataSection
     from megatron_longrl.data.rows import load_rows
+    from megatron_longrl.media.read_policy import ReadPolicy
 
     report = Report()
     rows = load_rows(
@@ -104,9 +108,14 @@ def check(
         every_turn=recipe is not None and not recipe.is_rl,
     )
     report.rows = len(rows) + len(report.problems)
+    data = DataSection()
+    reading = ReadPolicy(data.media_timeout, data.media_retries)
+    if recipe is not None:
+        reading = recipe.reading
     inspected = inspect_media(
         [medium for row in rows for medium in row.media],
         workers=workers,
+        reading=reading,
         journal=journal,
         hashes=len(paths) > 1,
         told=told,
@@ -174,11 +183,14 @@ def recipe_of(arguments: Sequence[str]) -> Recipe:
     """
     ignore_core()
     from megatron_longrl.data.tokenizer import build_tokenizer
+    from megatron_longrl.media.read_policy import ReadPolicy
 
     config, is_rl = _config(arguments)
     tokenizer = build_tokenizer(config.data.tokenizer_type, config.data.tokenizer_model)
     builder = prompt_builder(config, tokenizer, "rl" if is_rl else "sft")
-    return Recipe(builder, config.data.data_columns, is_rl, config.training.seq_length)
+    data = config.data
+    reading = ReadPolicy(data.media_timeout, data.media_retries)
+    return Recipe(builder, data.data_columns, reading, is_rl, config.training.seq_length)
 
 
 def _config(arguments: Sequence[str]) -> tuple[Config, bool]:
@@ -225,22 +237,25 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Entry point; returns the exit status."""
     parser = argparse.ArgumentParser(
         prog="longrl check",
+        usage="%(prog)s DATA [DATA …] [--config RECIPE] [--data-columns FIELD=COLUMN …]\n"
+        "                    [--output FILE] [--html FILE] [--workers N] [flags of a run]",
         description=__doc__,
         epilog="With a recipe, flags of a run (--pretrained-checkpoint DIR, --video-frames 64) may "
         "follow, and tokens are counted.",
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
     )
-    parser.add_argument("data", nargs="+", metavar="DATA", help="JSONL files, or folders")
+    parser.add_argument("data", nargs="*", metavar="DATA", help="JSONL files, or folders")
     parser.add_argument("--config", action="append", default=[], metavar="RECIPE", help="YAML")
     parser.add_argument("--output", type=Path, metavar="FILE", help="write all as JSON; a check "
                         "that was interrupted goes on by FILE.partial")  # fmt: skip
     parser.add_argument("--html", type=Path, metavar="FILE", help="write all as one page")
-    parser.add_argument("--workers", type=int, default=4, help="files at a time")
+    parser.add_argument("--workers", type=_workers, default=4, metavar="N", help="files at a time")
     parser.add_argument("--data-columns", nargs="+", default=[], metavar="FIELD=COLUMN",
                         help="columns that have other names than the fields")  # fmt: skip
     flags, others = parser.parse_known_args(arguments)
     try:
+        _check_paths(flags)
         recipe = None
         if flags.config or others:
             recipes = [word for recipe in flags.config for word in ("--config", recipe)]
@@ -254,25 +269,36 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return 1 if report.problems else 0
 
 
-def _data_files(path: Path) -> list[Path]:
-    """The path itself, or the files of a folder that may hold its rows."""
-    if not path.is_dir():
-        return [path]
-    return [below for below in path.iterdir() if below.suffix in (".jsonl", ".parquet", ".arrow")]
+def _workers(text: str) -> int:
+    number = int(text) if text.isdecimal() else 0
+    if number < 1:
+        raise argparse.ArgumentTypeError(f"{text}: a number of at least 1")
+    return number
+
+
+def _check_paths(flags: argparse.Namespace) -> None:
+    """Raise an error where no path is given, or --data-columns has taken it."""
+    taken = next((word for word in flags.data_columns if "=" not in word), None)
+    if taken is not None:
+        raise UserError(
+            f"--data-columns {taken}: write FIELD=COLUMN, such as answer=solution; paths of data "
+            "stand before --data-columns"
+        )
+    if not flags.data:
+        raise UserError("no data: give at least one file or folder")
 
 
 def _check(flags: argparse.Namespace, recipe: Recipe | None) -> Report:
     """Check with progress on a terminal, and write the files that are asked for."""
     from megatron_longrl.atomic_file import atomic_write_text
-    from megatron_longrl.cli.data_page import page
     from megatron_longrl.config.data_sources import split_weight
+    from megatron_longrl.data.row_files import data_files
     from megatron_longrl.observability.progress import ProgressLines
 
-    read = [file for path in flags.data for file in _data_files(Path(split_weight(path)[0]))]
+    given = [Path(split_weight(path)[0]) for path in flags.data]
+    read = [file for path in given for file in data_files(path, "train.jsonl")]
     check_output("--output", flags.output, read)
     check_output("--html", flags.html, [*read, *([flags.output] if flags.output else [])])
-    if flags.workers < 1:
-        raise UserError(f"--workers {flags.workers}: a number of at least 1")
     bar: list[ProgressLines] = []
 
     def told(done: int, total: int) -> None:
@@ -295,6 +321,8 @@ def _check(flags: argparse.Namespace, recipe: Recipe | None) -> Report:
             shown.close()
     told_all = report.as_json()
     if flags.html is not None:
+        from megatron_longrl.cli.data_page import page
+
         atomic_write_text(flags.html, page(told_all, flags.data))
     if flags.output is not None and journal is not None:
         atomic_write_text(flags.output, json.dumps(told_all, indent=1) + "\n")

@@ -7,6 +7,7 @@ from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from megatron_longrl.media.content_hash import content_hash, identity
 from megatron_longrl.media.foreign_errors import as_error_of
 from megatron_longrl.media.media_error import MediaError
 from megatron_longrl.media.modality import MODALITIES, MediaFile
+from megatron_longrl.media.read_policy import ReadPolicy
 
 _TOLD = ("frames", "seconds", "fps", "width", "height", "codec")
 Key = tuple[str, int, int]
@@ -35,6 +37,7 @@ def inspect_media(
     media: Sequence[MediaFile],
     *,
     workers: int,
+    reading: ReadPolicy,
     journal: Path | None = None,
     hashes: bool = False,
     told: Callable[[int, int], object] = lambda done, total: None,
@@ -43,6 +46,7 @@ def inspect_media(
 
     Args:
         workers: files at a time.
+        reading: the limits within which each is opened.
         journal: a file of what was found, by which an interrupted check goes on; it is kept.
         hashes: whether the content of files that have the size of another one is hashed.
         told: is called with the number of files that are done, and of all.
@@ -62,7 +66,7 @@ def inspect_media(
     done = len(files) - len(waiting)
     told(done, len(files))
     with ThreadPoolExecutor(max(1, workers)) as pool:
-        futures = {pool.submit(_inspect, medium): medium for medium in waiting}
+        futures = {pool.submit(_inspect, medium, reading): medium for medium in waiting}
         for future in as_completed(futures):
             path = futures[future].path
             answer = future.result()
@@ -79,10 +83,10 @@ def inspect_media(
     return result
 
 
-def _inspect(medium: MediaFile) -> dict[str, Any]:
+def _inspect(medium: MediaFile, reading: ReadPolicy) -> dict[str, Any]:
+    inspect = MODALITIES.find(medium.modality).inspect
     try:
-        with as_error_of(medium.path):
-            info = MODALITIES.find(medium.modality).inspect(medium.path)
+        info = reading.read(medium.path, partial(inspect, medium.path))
     except (MediaError, UserError) as error:
         return {"reason": " ".join(str(error).split())}
     return {"found": {name: info.get(name) for name in _TOLD}}

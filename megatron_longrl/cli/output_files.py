@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -18,7 +19,7 @@ def check_output(flag: str, output: Path | None, inputs: Iterable[Path]) -> None
         inputs: files.
 
     Raises:
-        UserError: it is one of the inputs, or a folder.
+        UserError: it is one of the inputs, or a folder, or cannot be written.
     """
     if output is None:
         return
@@ -26,6 +27,9 @@ def check_output(flag: str, output: Path | None, inputs: Iterable[Path]) -> None
         raise UserError(f"{flag} {output}: cannot be written, it is a folder: name a file")
     if output.resolve() in {path.resolve() for path in inputs}:
         raise UserError(f"{flag} {output} would replace what is read: give another file")
+    folder = next(path for path in output.absolute().parents if path.exists())
+    if not folder.is_dir() or not os.access(folder, os.W_OK | os.X_OK):
+        raise UserError(f"{flag} {output}: {folder} is no folder that can be written to")
 
 
 def files_of(path: Path) -> list[Path]:

@@ -18,16 +18,23 @@ def split_weight(given: str) -> tuple[str, float | None]:
     Raises:
         ConfigError: what stands behind it is no number above 0.
     """
+    return _split(given)[:2]
+
+
+def _split(given: str) -> tuple[str, float | None, bool]:
+    """A path, its weight, and whether what stands behind its last colon belongs to its name."""
+    if ":" not in given or os.path.exists(given):
+        return given, None, True
     found = _WEIGHTED.fullmatch(given)
-    if found is None or os.path.exists(given):
-        return given, None
     try:
-        weight = float(found[2])
+        weight = float(found[2]) if found is not None else None
     except ValueError:
-        return given, None
+        weight = None
+    if found is None or weight is None:
+        return given, None, False
     if not (math.isfinite(weight) and weight > 0):
         raise ConfigError(f"--train-data-path {given}: a weight is a number above 0")
-    return found[1], weight
+    return found[1], weight, False
 
 
 def sources(given: Sequence[str]) -> tuple[list[str], list[float] | None]:
@@ -36,13 +43,15 @@ def sources(given: Sequence[str]) -> tuple[list[str], list[float] | None]:
     Raises:
         ConfigError: some have a weight and others do not, or what stands behind a path is none.
     """
-    pairs = [split_weight(path) for path in given]
-    for whole, weight in pairs:
-        path, _, behind = whole.rpartition(":")
-        if weight is None and os.path.exists(path) and not os.path.exists(whole):
+    pairs = []
+    for whole in given:
+        path, weight, is_name = _split(whole)
+        bare, _, behind = whole.rpartition(":")
+        if weight is None and not is_name and os.path.exists(bare):
             raise ConfigError(
-                f"--train-data-path {whole}: {behind!r} is no weight; write {path}:0.7, say"
+                f"--train-data-path {whole}: {behind!r} is no weight; write {bare}:0.7, say"
             )
+        pairs.append((path, weight))
     weights = [weight for _, weight in pairs if weight is not None]
     if weights and len(weights) != len(pairs):
         bare = next(path for path, weight in pairs if weight is None)

@@ -34,7 +34,9 @@ def table_files(folder: Path, is_training: bool) -> list[Path]:
     splits = ("train",) if is_training else ("heldout", "validation", "test")
     if (folder / "dataset_dict.json").is_file():
         found = next((folder / split for split in splits if (folder / split).is_dir()), None)
-        return [] if found is None else table_files(found, is_training)
+        if found is None:
+            raise _other_splits(folder, splits)
+        return table_files(found, is_training)
     if (folder / "state.json").is_file():
         try:
             state = json.loads((folder / "state.json").read_text(encoding="utf-8"))
@@ -50,6 +52,17 @@ def table_files(folder: Path, is_training: bool) -> list[Path]:
         if tables:
             return tables
     return []
+
+
+def _other_splits(folder: Path, wanted: Sequence[str]) -> DataError:
+    """The error of a folder whose splits are called otherwise."""
+    have = sorted(path.parent.name for path in folder.glob("*/state.json"))
+    listed = (
+        f"its splits are {', '.join(have)}; name one, as {folder / have[0]}"
+        if have
+        else ("it holds none")
+    )
+    return DataError(f"{folder}: a folder of datasets without the split {wanted[0]}: {listed}")
 
 
 def count_table_rows(path: Path) -> int:

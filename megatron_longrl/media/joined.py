@@ -7,13 +7,31 @@ among the embeddings of all: a sweep over numbers of frames encodes every frame 
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Self
 
 import torch
 from torch import Tensor
 
 from megatron_longrl.media.spec import MediaSpec
+
+
+class UnitChoice(MediaSpec):
+    """A medium that is a choice of units of its file, of which there may be others."""
+
+    @abstractmethod
+    def join_key(self) -> Hashable:
+        """Return what all choices of units of the same file have in common, and no other."""
+
+    @abstractmethod
+    def unit_names(self) -> Sequence[tuple[int, ...]]:
+        """The units' names, the same for the same unit in every choice."""
+
+    @abstractmethod
+    def with_units(self, names: Sequence[tuple[int, ...]]) -> Self:
+        """The medium with these units instead of its own."""
 
 
 @dataclass(frozen=True)
@@ -36,25 +54,27 @@ class JoinedMedia:
 
 
 def join_media(specs: Sequence[MediaSpec]) -> list[JoinedMedia]:
-    """Join media as far as their class allows it, in the order of the first of each.
+    """Join media that are choices of units of one file, see :class:`UnitChoice`, in the order of
+    the first of each.
 
     Args:
         specs: with distinct keys.
     """
     alike: dict[Hashable, list[MediaSpec]] = {}
     for spec in specs:
-        alike.setdefault(spec.join_key(), []).append(spec)
+        key = spec.join_key() if isinstance(spec, UnitChoice) else spec.key()
+        alike.setdefault(key, []).append(spec)
     return [_join(found) for found in alike.values()]
 
 
 def _join(specs: Sequence[MediaSpec]) -> JoinedMedia:
-    first = specs[0]
-    if len(specs) == 1:
-        return JoinedMedia(first, {first.key(): range(first.num_units)})
-    names = {unit: None for spec in specs for unit in spec.unit_names()}
+    choices = [spec for spec in specs if isinstance(spec, UnitChoice)]
+    if len(choices) < 2:
+        return JoinedMedia(specs[0], {specs[0].key(): range(specs[0].num_units)})
+    names = {unit: None for spec in choices for unit in spec.unit_names()}
     order = sorted(names)
     place = {unit: number for number, unit in enumerate(order)}
     return JoinedMedia(
-        first.with_units(order),
-        {spec.key(): [place[unit] for unit in spec.unit_names()] for spec in specs},
+        choices[0].with_units(order),
+        {spec.key(): [place[unit] for unit in spec.unit_names()] for spec in choices},
     )

@@ -90,20 +90,6 @@ class MediaSpec(ABC):
         """Number of counted items (:attr:`counted_as`) in a unit."""
         return 1
 
-    def join_key(self) -> Hashable:
-        """Return what media have in common that are choices of units of one file, see
-        :mod:`megatron_longrl.media.joined`; by default no two have."""
-        return self.key()
-
-    def unit_names(self) -> Sequence[tuple[int, ...]]:
-        """The units' names, the same for the same unit in every choice; asked only where
-        :meth:`join_key` is shared."""
-        raise NotImplementedError
-
-    def with_units(self: Spec, names: Sequence[tuple[int, ...]]) -> Spec:
-        """The medium with these units instead of its own."""
-        raise NotImplementedError
-
     @abstractmethod
     def load(self, units: range) -> UnitTensors:
         """Read consecutive units from the file.

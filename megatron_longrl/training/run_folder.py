@@ -30,6 +30,7 @@ from megatron_longrl.checkpoint.folder import (
 )
 from megatron_longrl.config.paths import run_folder as run_folder_of
 from megatron_longrl.errors import UserError
+from megatron_longrl.media import quarantine
 from megatron_longrl.observability.logging import LOG_FILE, RECIPE_FILE
 from megatron_longrl.observability.metrics_file import METRICS_FILE
 from megatron_longrl.processes.leftovers import remove_once
@@ -40,7 +41,7 @@ if TYPE_CHECKING:
 
 LOCK_FILE = "run.lock"
 
-RECORDS = (METRICS_FILE, LOG_FILE, "rollouts", "wandb_run_id.txt")
+RECORDS = (METRICS_FILE, LOG_FILE, "rollouts", "wandb_run_id.txt", quarantine.FOLDER)
 """Files and folders that a run writes beside its checkpoints."""
 
 _LARGEST_OWNER = 4096

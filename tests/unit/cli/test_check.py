@@ -10,6 +10,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet
 import pytest
 import yaml
 from PIL import Image
@@ -17,7 +19,9 @@ from PIL import Image
 from megatron_longrl.cli import media_inspection
 from megatron_longrl.cli.check import check, main
 from megatron_longrl.cli.main import main as longrl
+from megatron_longrl.data import cell_files
 from megatron_longrl.media.modality import MediaFile
+from megatron_longrl.media.read_policy import ReadPolicy
 from tests.real_tokenizers import write as write_tokenizer
 from tests.unit.data.video_files import write as write_video
 
@@ -214,14 +218,14 @@ def test_tokens_of_rows(folder: Path) -> None:
         (["--output", "rows.jsonl"], "--output {}/rows.jsonl would replace what is read"),
         (["--html", "a.json", "--output", "a.json"], "--html {}/a.json would replace what is"),
         (["--html", "."], "--html {}: cannot be written, it is a folder"),
-        (["--workers", "0"], "--workers 0: a number of at least 1"),
+        (["--html", "rows.jsonl/a.html"], "{}/rows.jsonl is no folder that can be written to"),
     ],
 )
 def test_no_data_are_replaced(
     flags: list[str], line: str, folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     rows = write_rows(folder, TEXT).read_bytes()
-    words = [flag if flag.startswith("--") or flag == "0" else str(folder / flag) for flag in flags]
+    words = [flag if flag.startswith("--") else str(folder / flag) for flag in flags]
     for data in (folder / "rows.jsonl", folder):
         assert main([str(data), *words]) == 2
         assert line.format(folder) in capsys.readouterr().err
@@ -240,9 +244,9 @@ def test_a_check_goes_on(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     opened: list[str] = []
     inspect = media_inspection._inspect
 
-    def noting(medium: MediaFile) -> dict[str, Any]:
+    def noting(medium: MediaFile, reading: ReadPolicy) -> dict[str, Any]:
         opened.append(medium.path.name)
-        return inspect(medium)
+        return inspect(medium, reading)
 
     monkeypatch.setattr(media_inspection, "_inspect", noting)
     again = check([str(path)], journal=journal)
@@ -251,6 +255,34 @@ def test_a_check_goes_on(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     os.utime(folder / "a.png", (1, 1))
     check([str(path)], journal=journal)
     assert opened[1:] == ["a.png"]
+
+
+@pytest.mark.parametrize("number", ["0", "-3", "two", "1.5"])
+def test_workers_are_a_number(number: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit, match="2"):
+        main(["rows.jsonl", f"--workers={number}"])
+    assert f"argument --workers: {number}: a number of at least 1" in capsys.readouterr().err
+
+
+def test_paths_that_columns_have_taken(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = write_rows(folder, {"ask": "Where?", "say": "A"})
+    assert main(["--data-columns", "problem=ask", "answer=say", str(path)]) == 2
+    line = (
+        f"--data-columns {path}: write FIELD=COLUMN, such as answer=solution; paths of data stand"
+    )
+    assert line in capsys.readouterr().err
+    assert main(["--workers", "2"]) == 2
+    assert "no data: give at least one file or folder" in capsys.readouterr().err
+
+
+def test_files_in_cells_are_looked_into(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cell_files, "default_folder", lambda: folder / "cells")
+    cells = [{"bytes": (folder / "a.png").read_bytes(), "path": "x.png"}]
+    cells.append({"bytes": b"no picture", "path": "y.png"})
+    table = pa.table({"problem": ["?", "?"], "answer": ["A", "A"], "image": cells})
+    pa.parquet.write_table(table, folder / "rows.parquet")
+    report = check([str(folder / "rows.parquet")])
+    assert (report.rows, report.usable, len(report.media)) == (2, 1, 1)
 
 
 def test_columns_without_a_recipe(folder: Path) -> None:

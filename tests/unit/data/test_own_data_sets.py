@@ -294,6 +294,17 @@ def test_weights_decide_how_often_a_source_is_taken() -> None:
         sampler_of(many(0, 3), 7, [1, 1])
 
 
+def test_other_splits_of_a_folder_of_datasets_are_named(tmp_path: Path) -> None:
+    (tmp_path / "dataset_dict.json").write_text('{"splits": ["easy", "hard"]}')
+    for split in ("hard", "easy"):
+        (tmp_path / split).mkdir()
+        (tmp_path / split / "state.json").write_text("{}")
+    with pytest.raises(
+        DataError, match=r"split train: its splits are easy, hard; name one, as .*/easy"
+    ):
+        load_rows([tmp_path])
+
+
 def test_weights_of_rows_in_files(tmp_path: Path) -> None:
     paths = [tmp_path / "a.jsonl", tmp_path / "b.jsonl"]
     for path, count in zip(paths, (3, 5), strict=True):
@@ -304,7 +315,7 @@ def test_weights_of_rows_in_files(tmp_path: Path) -> None:
     assert sampler_of(rows, 7, [1, 3]).take(0, 20) == sampler_of(listed, 7, [1, 3]).take(0, 20)
 
 
-def test_paths_with_weights(tmp_path: Path) -> None:
+def test_paths_with_weights(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     odd = tmp_path / "a:2"
     odd.touch()
     assert sources(["a:0.7", "b.jsonl:3"]) == (["a", "b.jsonl"], [0.7, 3.0])
@@ -313,6 +324,17 @@ def test_paths_with_weights(tmp_path: Path) -> None:
         with pytest.raises(ConfigError, match=error):
             sources(wrong)
     (tmp_path / "b").touch()
+    looked: list[str] = []
+    exists = os.path.exists
+
+    def look(path: str) -> bool:
+        looked.append(path)
+        return exists(path)
+
+    with monkeypatch.context() as counting:
+        counting.setattr(os.path, "exists", look)
+        assert sources([str(odd), "plain.jsonl"]) == ([str(odd), "plain.jsonl"], None)
+    assert looked == [str(odd)], "a disk on a network is asked once"
     for wrong_weight in ("abc", "nan", "0,7"):
         with pytest.raises(ConfigError, match=f"'{wrong_weight}' is no weight; write .*/b:0.7"):
             sources([f"{tmp_path}/b:{wrong_weight}"])

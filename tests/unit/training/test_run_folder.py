@@ -123,10 +123,12 @@ def test_a_run_that_has_ended_before_its_first_step_is_none(tmp_path):
 def test_overwrite_removes_the_run_and_nothing_else(tmp_path):
     leave_a_run(tmp_path)
     (tmp_path / "rollouts" / "step_1").mkdir(parents=True)
+    (tmp_path / "quarantine" / "0.json").mkdir(parents=True)
     (tmp_path / "notes.txt").write_text("mine")
     with run_folder(config(tmp_path, overwrite=True).checkpoint):
         assert set(contents(tmp_path)) == {"notes.txt"}
-        assert not (tmp_path / "iter_0000006").exists() and not (tmp_path / "rollouts").exists()
+        for name in ("iter_0000006", "rollouts", "quarantine"):
+            assert not (tmp_path / name).exists()
 
 
 @pytest.mark.parametrize("load", ["run", "run/iter_0000006"])

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, ClassVar, Self
 
 import numpy as np
 
+from megatron_longrl.media.joined import UnitChoice
 from megatron_longrl.media.media_error import MediaError
 from megatron_longrl.media.modalities.video.times import sample
 from megatron_longrl.media.modalities.visual.info import VideoInfo
@@ -18,7 +19,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class VideoSpec(VisualSpec):
+class VideoSpec(VisualSpec, UnitChoice):
     """Frames of a video, and how they are preprocessed."""
 
     modality: ClassVar[str] = "video"
