@@ -7,7 +7,7 @@ from typing import Protocol
 
 import torch
 
-from megatron_longrl.data.row_entries import IndexedRows
+from megatron_longrl.data.indexed_rows import IndexedRows
 from megatron_longrl.data.rows import Row
 from megatron_longrl.errors import DataError
 

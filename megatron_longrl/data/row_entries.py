@@ -1,13 +1,13 @@
-"""Rows that stay in their files, and are read when they are asked for."""
+"""Entries of a data set that stay in their files, and are read when they are asked for."""
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import accumulate
 from pathlib import Path
-from typing import Any, Generic, Protocol, TypeVar, overload
-
-import numpy as np
+from typing import Any, Generic, Protocol, TypeVar
 
 R = TypeVar("R")
 
@@ -51,8 +51,10 @@ class Entries(Protocol[R]):
             RowError: it gives none.
         """
 
-    def parts_of(self, numbers: np.ndarray) -> np.ndarray:
-        """For each of some entries the number of the path that it is from, int64."""
+    @property
+    def parts(self) -> Sequence[tuple[int, int]]:
+        """The files of the data set: entries up to the end of each, and the number of the path, as
+        the user gave it, that it belongs to."""
 
 
 @dataclass(frozen=True)
@@ -79,10 +81,10 @@ class FileEntries(Generic[R]):
     ) -> None:
         self._files = list(files)
         self._parse = parse
-        self._ends = np.cumsum([len(file.entries) for file in files], dtype=np.int64)
+        self._ends = list(accumulate(len(file.entries) for file in files))
 
     def __len__(self) -> int:
-        return int(self._ends[-1]) if self._files else 0
+        return self._ends[-1] if self._files else 0
 
     def rows_of(self, number: int, *, with_files: bool = True) -> list[R]:
         """See :class:`Entries`."""
@@ -90,15 +92,15 @@ class FileEntries(Generic[R]):
         place, entry = file.entries.read(within, with_files=with_files)
         return self._parse(file, place, entry)
 
-    def parts_of(self, numbers: np.ndarray) -> np.ndarray:
+    @property
+    def parts(self) -> Sequence[tuple[int, int]]:
         """See :class:`Entries`."""
-        parts = np.asarray([file.part for file in self._files], dtype=np.int64)
-        return parts[np.searchsorted(self._ends, numbers, side="right")]
+        return [(end, file.part) for end, file in zip(self._ends, self._files, strict=True)]
 
     def _place(self, number: int) -> tuple[OpenedFile, int]:
-        index = int(np.searchsorted(self._ends, number, side="right"))
+        index = bisect_right(self._ends, number)
         file = self._files[index]
-        return file, number - int(self._ends[index]) + len(file.entries)
+        return file, number - self._ends[index] + len(file.entries)
 
 
 class ListedEntries(Generic[R]):
@@ -114,39 +116,7 @@ class ListedEntries(Generic[R]):
         """See :class:`Entries`."""
         return [self._rows[number]]
 
-    def parts_of(self, numbers: np.ndarray) -> np.ndarray:
-        """See :class:`Entries`; they are of one path."""
-        return np.zeros_like(numbers)
-
-
-class IndexedRows(Sequence[R]):
-    """Rows that are read when they are asked for.
-
-    Args:
-        entries: of their files.
-        numbers: of the entry of each row, int64 [rows].
-        turns: which of its entry's rows each is, int32 [rows].
-    """
-
-    def __init__(self, entries: Entries[R], numbers: np.ndarray, turns: np.ndarray) -> None:
-        self._entries = entries
-        self._numbers = numbers
-        self._turns = turns
-
-    def __len__(self) -> int:
-        return len(self._numbers)
-
-    @overload
-    def __getitem__(self, index: int) -> R: ...
-    @overload
-    def __getitem__(self, index: slice) -> IndexedRows[R]: ...
-    def __getitem__(self, index: int | slice) -> R | IndexedRows[R]:
-        if isinstance(index, slice):
-            return IndexedRows(self._entries, self._numbers[index], self._turns[index])
-        found = self._entries.rows_of(int(self._numbers[index]))
-        return found[int(self._turns[index])]
-
-    def of_part(self, part: int) -> IndexedRows[R]:
-        """The rows of one of the paths that the user gave."""
-        is_of = self._entries.parts_of(self._numbers) == part
-        return IndexedRows(self._entries, self._numbers[is_of], self._turns[is_of])
+    @property
+    def parts(self) -> Sequence[tuple[int, int]]:
+        """See :class:`Entries`; all are of one path."""
+        return [(len(self), 0)]

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import importlib
 import json
+from bisect import bisect_right
 from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import date, datetime, time, timedelta
 from decimal import Decimal
+from itertools import accumulate
 from pathlib import Path
 from typing import Any
-
-import numpy as np
 
 from megatron_longrl.data.cell_files import LARGEST_CELL, CellFiles
 from megatron_longrl.data.row_entries import BrokenEntry, EntryFile
@@ -109,16 +109,16 @@ class _TableFile:
         self._path = path
         self._cells = cells
         self._groups = groups
-        self._ends = np.cumsum(groups.lengths, dtype=np.int64)
+        self._ends = list(accumulate(groups.lengths))
         self._held: OrderedDict[tuple[int, bool], Any] = OrderedDict()
 
     def __len__(self) -> int:
-        return int(self._ends[-1]) if len(self._ends) else 0
+        return self._ends[-1] if self._ends else 0
 
     def read(self, number: int, *, with_files: bool = True) -> tuple[str, Any]:
         """See :class:`~megatron_longrl.data.row_entries.EntryFile`."""
-        group = int(np.searchsorted(self._ends, number, side="right"))
-        first = int(self._ends[group]) - self._groups.lengths[group]
+        group = bisect_right(self._ends, number)
+        first = self._ends[group] - self._groups.lengths[group]
         with _as_data_error(self._path):
             found = self._group(group, with_files).slice(number - first, 1)
             (row,) = found.to_pylist()

@@ -10,12 +10,12 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Self
-
-import torch
-from torch import Tensor
+from typing import TYPE_CHECKING, Self
 
 from megatron_longrl.media.spec import MediaSpec
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 class UnitChoice(MediaSpec):
@@ -44,6 +44,8 @@ class JoinedMedia:
 
     def take(self, embeddings: Tensor, units: Sequence[int]) -> Tensor:
         """The embeddings [tokens, w] of some units among those of all."""
+        import torch
+
         if list(units) == list(range(self.spec.num_units)):
             return embeddings
         ends = [0]

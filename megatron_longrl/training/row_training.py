@@ -76,7 +76,7 @@ class TrainingRows:
         if validates and entry == "rl" and config.records.replay_rollouts is not None:
             logger.warning("no validation: --replay-rollouts starts no engine")
             validates = False
-        valid: list[Row] = []
+        valid: Sequence[Row] = ()
         if validates:
             found = usable_rows(runtime, config.data.valid_data_path, "heldout.jsonl")
             valid = found.rows[: config.evaluation.samples]

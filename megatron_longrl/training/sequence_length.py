@@ -11,6 +11,7 @@ from pathlib import Path
 import torch.distributed as dist
 
 from megatron_longrl.config import Config, Entry
+from megatron_longrl.config.data import DataSection
 from megatron_longrl.data.cell_files import CellFiles
 from megatron_longrl.data.prompts import PromptBuilder
 from megatron_longrl.data.row_entries import Entries, ListedEntries
@@ -72,7 +73,7 @@ def with_sequence_length(
         paths, folder_file = config.evaluation.data, "heldout.jsonl"
     rank, ranks = groups.gloo_group.rank(), groups.gloo_group.size()
     with raise_on_all_ranks(groups.gloo_group):
-        entries = entries_of(config, paths, folder_file, entry, load)
+        entries = entries_of(config.data, paths, folder_file, entry == "sft", load)
         chosen = _evenly(len(entries), MOST_ROWS)
         mine = [
             found
@@ -102,15 +103,16 @@ def with_sequence_length(
 
 
 def entries_of(
-    config: Config,
+    data: DataSection,
     paths: Sequence[str],
     folder_file: str,
-    entry: Entry,
+    every_turn: bool,
     load: LoadRows | None = None,
 ) -> Entries[Row]:
     """The entries of a run's rows.
 
     Args:
+        every_turn: see :func:`~megatron_longrl.data.rows.load_rows`.
         load: reads the rows, all at once; by default they stay in their files.
 
     Raises:
@@ -118,13 +120,12 @@ def entries_of(
     """
     if load is not None:
         return ListedEntries(load(paths, folder_file))
-    data = config.data
     cells = CellFiles(
         None if data.table_media_dir is None else Path(data.table_media_dir),
         int(data.table_media_gib * 2**30),
     )
     return index_rows(
-        paths, folder_file, columns=data.data_columns, every_turn=entry == "sft", cells=cells
+        paths, folder_file, columns=data.data_columns, every_turn=every_turn, cells=cells
     )
 
 
@@ -138,7 +139,7 @@ class _Found:
     """The result of reading a row."""
 
     place: tuple[int, int]
-    """Its entry, and which of the entry's rows it is."""
+    """The number of its entry, and which of the entry's rows it is."""
     length: int
     """Tokens of its prompt and demonstration; 0 where it cannot be used."""
     problem: RowProblem | None

@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from megatron_longrl.data.curriculum import is_of_difficulty, none_of_difficulty
-from megatron_longrl.data.row_entries import Entries, IndexedRows
+from megatron_longrl.data.indexed_rows import IndexedRows
+from megatron_longrl.data.row_entries import Entries
 from megatron_longrl.data.rows import LoadRows, Row, RowError, RowProblem
 from megatron_longrl.errors import DataError
 from megatron_longrl.parallel.rank_errors import gather_objects, raise_on_all_ranks
@@ -74,7 +75,8 @@ def usable_rows(
         if look is not None and look.is_of(paths, folder_file):
             entries, known = look.entries, look.unusable
         else:
-            entries = entries_of(config, paths, folder_file, runtime.entry, load)
+            every_turn = runtime.entry == "sft"
+            entries = entries_of(config.data, paths, folder_file, every_turn, load)
         rank, ranks = groups.gloo_group.rank(), groups.gloo_group.size()
         chosen = by_difficulty and config.rl.difficulty_field is not None
         for number in even_part(range(len(entries)), rank, ranks):

@@ -59,7 +59,6 @@ WITH_TENSORS = {
     *("data.collate", "data.dataset", "data.prompts"),
     *("media.disk_cache", "media.embedding_store", "media.encoder", "media.layout"),
     *(
-        "media.joined",
         "media.load_together",
         "media.loader",
         "media.provider",

@@ -18,7 +18,7 @@ import pytest
 from megatron_longrl.config.data_sources import sources
 from megatron_longrl.data import cell_files, table_files
 from megatron_longrl.data.dataset import RowSampler, Sampler, WeightedSampler, sampler_of
-from megatron_longrl.data.row_entries import IndexedRows
+from megatron_longrl.data.indexed_rows import IndexedRows
 from megatron_longrl.data.row_files import count_rows
 from megatron_longrl.data.rows import Row, RowError, index_rows, load_rows
 from megatron_longrl.errors import ConfigError, DataError
