@@ -107,7 +107,7 @@ class ScriptedEngine(RolloutEngine):
             token_ids=torch.randint(20, 60, (length,), generator=generator),
             logprobs=-5.7 + 0.3 * torch.randn(length, generator=generator),
             text=text,
-            visible=text,
+            reward_text=text,
             finish_reason="stop",
             segments=(Segment(length, self.weight_version),),
         )

@@ -40,7 +40,7 @@ def slow(response, seconds):
     time.sleep(seconds)
     return len(response) % 2
 """
-PASSES = ("pack", "contract", "old", "advantages", "record", "update")
+PASSES = ("pack", "input_parity", "old", "advantages", "record", "update")
 """The phases of a step beside which lag 1 generates and scores."""
 
 

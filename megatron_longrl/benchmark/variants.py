@@ -96,7 +96,11 @@ VARIANTS = {
             "stages chosen by cost, a prompt is computed once per group, no pass for old values",
             mr_sp=True,
             old_pass=False,
-            changes={"shared_prompt": True, "mrsp_mode": "auto", "mrsp_machine": "measured"},
+            changes={
+                "shared_prompt": True,
+                "mrsp_mode": "auto",
+                "mrsp_hardware_profile": "measured",
+            },
         ),
         Variant(
             "one-rank",

@@ -7,6 +7,7 @@ from pathlib import Path
 from megatron_longrl.checkpoint.folder import find_state
 from megatron_longrl.cli.given import Given
 from megatron_longrl.cli.installed import missing_packages
+from megatron_longrl.config.family import FAMILY_SECTIONS
 from megatron_longrl.config.model_folders import (
     CONFIG,
     PIPELINE,
@@ -44,6 +45,7 @@ def check_given(given: Given, *, files: bool = True) -> None:
         ConfigError: one line for all of it.
     """
     values = given.values
+    _check_family(given)
     policy = find_policy(_family(given))
     no_program = policy.missing_program(given.entry) if policy is not None else None
     if no_program is not None:
@@ -75,6 +77,15 @@ def check_given(given: Given, *, files: bool = True) -> None:
         raise ConfigError("; ".join(problems))
 
 
+def _check_family(given: Given) -> None:
+    """Raises :class:`ConfigError` where ``--model-family`` names no family: nothing else of such
+    a run can be checked."""
+    name = given.values.get("model_family")
+    problem = FAMILY_SECTIONS.unknown(name) if isinstance(name, str) else None
+    if problem is not None:
+        raise ConfigError(f"model_family = {name!r} ({given.origins['model_family']}): {problem}")
+
+
 def _family(given: Given) -> str:
     """The model family that is given, or that the checkpoint names; empty where nothing does."""
     family = given.values.get("model_family")
@@ -99,6 +110,7 @@ def check_checkpoint(given: Given) -> None:
     Raises:
         ConfigError: naming the folder that is missing, or holds none.
     """
+    _check_family(given)
     names = ("load", "pretrained_checkpoint")
     values = {name: given.values.get(name) for name in names}
     problems = missing_paths(values, given.entry) + _without_checkpoint(given)

@@ -25,7 +25,7 @@ from megatron_longrl.config.recipe import read_recipe
 from megatron_longrl.config.rewards import RewardSection
 from megatron_longrl.config.schema import all_sections, describe_problems
 from megatron_longrl.config.secrets import secret_line, secrets_in
-from megatron_longrl.data.answer import END_TOKENS, marked_answer, visible
+from megatron_longrl.data.answer import END_TOKENS, marked_answer, without_end_token
 from megatron_longrl.data.rows import Row, load_rows
 from megatron_longrl.errors import USER_ERROR_STATUS, UserError, error_line
 from megatron_longrl.experience.reward_input import RewardInput
@@ -63,7 +63,7 @@ def score_rows(
         scorer.know(scorer.load())
         begun = []
         for row, response in zip(rows, responses, strict=True):
-            sample = RewardInput.of_row(row, visible(response, END_TOKENS), uid=row.uid)
+            sample = RewardInput.of_row(row, without_end_token(response, END_TOKENS), uid=row.uid)
             begun.append(
                 {
                     term.name: scorer.start(term.name, [sample])
@@ -272,7 +272,7 @@ def _summary(
     parts = [_mean(term.name, [outcomes[term.name].score for outcomes in scored]) for term in terms]
     parts.append(_mean("reward", [total(terms, outcomes) for outcomes in scored]))
     line = f"means of {len(scored)} responses: {', '.join(parts)}"
-    silent = sum(marked_answer(visible(text, END_TOKENS)) is None for text in responses)
+    silent = sum(marked_answer(without_end_token(text, END_TOKENS)) is None for text in responses)
     if silent and any(term.file is None and not is_free_form(term.name) for term in terms):
         line += (
             f"; {silent} of them mark no answer by <answer>…</answer> or \\boxed{{…}} after the "

@@ -15,6 +15,7 @@ from megatron_longrl.cli.ranks import run_ranks, split_rank_options
 from megatron_longrl.cli.required import check_given
 from megatron_longrl.config.schema import Entry
 from megatron_longrl.errors import USER_ERROR_STATUS, UserError, error_line
+from megatron_longrl.foreign_warnings import ignore_harmless_warnings
 from megatron_longrl.processes.temporary import temporary_folder
 
 ENTRIES: dict[str, Entry] = {
@@ -38,6 +39,7 @@ def main(arguments: Sequence[str]) -> int:
     Returns:
         The exit status.
     """
+    ignore_harmless_warnings()
     entry = ENTRIES[arguments[0]]
     module = f"megatron_longrl.{PROGRAMS[entry]}"
     try:

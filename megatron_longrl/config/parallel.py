@@ -35,10 +35,12 @@ class ParallelSection(Section):
     a sequence, from one to all; no rank then holds more tokens than its part of a sequence of
     --seq-length tokens."""
 
-    mrsp_machine: Annotated[Literal["nominal", "measured"], KnownTo("sft", "rl")] = "nominal"
-    """Hardware profile of the cost model of auto. nominal takes fixed figures, so that runs repeat
-    bit for bit; measured takes this machine's, which are measured at the start and kept in
-    checkpoints."""
+    mrsp_hardware_profile: Annotated[Literal["nominal", "measured"], KnownTo("sft", "rl")] = (
+        "nominal"
+    )
+    """Hardware profile of the cost model of --mrsp-mode auto: nominal uses fixed figures, so that
+    runs repeat bit for bit; measured uses those of this machine, which are measured at the start
+    and kept in checkpoints."""
 
     cp_comm_type: Literal["all_gather", "a2a", "p2p"] = "all_gather"
     """Exchange of keys and values between the ranks that share a sequence. all_gather collects all

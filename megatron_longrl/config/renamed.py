@@ -11,6 +11,7 @@ from typing import Any
 
 NEW_NAMES: Mapping[str, str] = {
     "mrsp_stages": "mrsp_mode",
+    "mrsp_machine": "mrsp_hardware_profile",
     "rollout_correction_cap": "rollout_is_threshold",
     "rollout_correction_floor": "rollout_is_threshold_lower",
     "weight_bucket_mb": "weight_bucket_mib",
@@ -25,6 +26,8 @@ NEW_METRICS: Mapping[str, str] = {
     "ess/sequence": "rollout_corr/ess_sequence",
     "correction/mean": "rollout_corr/rollout_is_mean",
     "correction/sample_share": "rollout_corr/rollout_is_eff_sample_size",
+    "cut_off/mean": "response_length/clip_ratio",
+    "time/contract": "time/input_parity",
 }
 """The present key of a metric by the old one."""
 

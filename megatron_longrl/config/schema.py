@@ -6,6 +6,7 @@ Flags, recipes and checkpoints know the fields by flat names; code reads them in
 
 from __future__ import annotations
 
+import re
 import reprlib
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
@@ -41,6 +42,7 @@ from megatron_longrl.config.section import Entry, Section, bases_of
 from megatron_longrl.config.training import TrainingSection
 from megatron_longrl.errors import ConfigError
 from megatron_longrl.registry import subclass_of
+from megatron_longrl.spelling import nearest
 
 _SECTIONS: dict[str, type[Section]] = {
     "model": ModelSection,
@@ -349,6 +351,8 @@ def describe_problems(problems: list[dict[str, Any]], origins: Mapping[str, str]
             continue
         expected = item["msg"].replace("Input should be", "expected").replace("Input", "value")
         expected = expected.removeprefix("Value error, ")
+        if item["type"] == "literal_error" and isinstance(item["input"], str):
+            expected += nearest(item["input"], re.findall(r"'([^']*)'", expected))
         renamed = NEW_VALUES.get(field, {}).get(str(item["input"]))
         if renamed is not None:
             expected = f"this value is called {renamed} now"

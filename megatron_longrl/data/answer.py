@@ -24,8 +24,8 @@ _BEGUN = re.compile(r"</?answer>|\\f?boxed\s*\{")
 _BRACE = re.compile(r"\\\\(?!f?boxed)|\\f?boxed\s*\{|\\[{}]|[{}]")
 
 
-def visible(text: str, end_tokens: Sequence[str] = (END_OF_TURN,)) -> str:
-    """The response without the token that ends it.
+def without_end_token(text: str, end_tokens: Sequence[str] = (END_OF_TURN,)) -> str:
+    """Return the response without the token that ends it.
 
     Args:
         end_tokens: texts of the tokens at which generation stops. One of them is removed, where the

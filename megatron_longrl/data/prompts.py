@@ -176,7 +176,7 @@ class PromptBuilder:
             with suppress(Exception):
                 working_on(medium.path)
                 self.quarantine.check(medium.path)
-                self._layout_for(row, medium).place(medium, self._context(row)).specs()
+                self._layout_for(row, medium).placement(medium, self._context(row)).specs()
 
     def is_unreadable(self, medium: MediaFile) -> bool:
         """Whether a file cannot be read at all, and not only by this model or under these flags;
@@ -384,7 +384,7 @@ class PromptBuilder:
         medium = row.media[number]
         layout, context = self._layout_for(row, medium), self._context(row)
 
-        return self.read(medium.path, lambda: layout.place(medium, context))
+        return self.read(medium.path, lambda: layout.placement(medium, context))
 
     def _context(self, row: Row) -> PlacementContext:
         return PlacementContext(

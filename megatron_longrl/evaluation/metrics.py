@@ -14,8 +14,8 @@ from megatron_longrl.parallel.rank_errors import gather_objects
 from megatron_longrl.rewards.protocol import Rewards
 from megatron_longrl.training.runtime import Runtime
 
-RATES = ("reward", "accuracy", "format", "response_length", "cut_off", "zero_advantage")
-FURTHER = ("reward/", "accuracy_shuffled")
+RATES = ("reward", "accuracy", "format", "response_length", "zero_advantage")
+FURTHER = ("reward/", "response_length/", "accuracy_shuffled")
 """Beginnings of the metrics that not every run or group has."""
 
 
@@ -59,7 +59,7 @@ def group_summary(group: RewardedGroup) -> dict[str, Any]:
         **group.metrics,
         "accuracy": group.accuracy,
         "response_length": float(lengths.mean()),
-        "cut_off": sum(cut) / len(cut),
+        "response_length/clip_ratio": sum(cut) / len(cut),
         "zero_advantage": float(spread == 0.0),
         "kind": group.prompt.row.problem_type,
         "frames": _frames_bin(group.prompt.num_frames),

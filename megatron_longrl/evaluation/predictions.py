@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from megatron_longrl.config.rewards import RewardSection
-from megatron_longrl.data.answer import END_TOKENS, visible
+from megatron_longrl.data.answer import END_TOKENS, without_end_token
 from megatron_longrl.data.rows import Row
 from megatron_longrl.errors import DataError
 from megatron_longrl.evaluation.benchmark import BENCHMARK, find_benchmark
@@ -36,7 +36,7 @@ def score_predictions(
     try:
         inputs = {
             number: RewardInput.of_row(
-                rows[number], visible(text, END_TOKENS), uid=rows[number].uid
+                rows[number], without_end_token(text, END_TOKENS), uid=rows[number].uid
             )
             for number, text in responses.items()
         }

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from megatron_longrl.data.answer import END_TOKENS, final_text, visible
+from megatron_longrl.data.answer import END_TOKENS, final_text, without_end_token
 from megatron_longrl.data.rows import Row
 from megatron_longrl.evaluation.benchmark import CATEGORIES, GROUP, benchmark_of
 from megatron_longrl.evaluation.well_formed import is_well_formed
@@ -31,7 +31,7 @@ def record_of(group: RewardedGroup) -> dict[str, Any]:
             "finish_reason": rollout.finish_reason,
         }
         accuracy = rollout.correct if rollout.unscored is None else None
-        answers.append(answer | _read(row, visible(rollout.visible), accuracy))
+        answers.append(answer | _read(row, without_end_token(rollout.reward_text), accuracy))
         if rollout.unscored is not None:
             answers[-1]["unscored"] = rollout.unscored
     return _record(row, answers, group.metrics["format"])
@@ -48,7 +48,7 @@ def record_of_response(
         error: why there is no accuracy.
     """
     answer: dict[str, Any] = {"response": response, "correct": accuracy or 0.0, "reward": None}
-    answer |= _read(row, visible(response, END_TOKENS), accuracy)
+    answer |= _read(row, without_end_token(response, END_TOKENS), accuracy)
     if accuracy is None:
         answer["unscored"] = error or "no score"
     return _record(row, [answer], form)

@@ -80,7 +80,7 @@ class Rollout:
     the logits. Top-p, top-k and min-p do not change them: see docs/records.md."""
     text: str
     """The decoded tokens."""
-    visible: str
+    reward_text: str
     """The text that rewards look at: without the end tokens that close it, behind the tag with
     which the prompt has opened its thought."""
     finish_reason: str

@@ -103,7 +103,7 @@ class MediaLayout(Protocol):
     """Modality -> what the family's chat templates write for a medium, as a regular expression;
     none where they know no media. The parts of its :class:`Placement` come to stand there."""
 
-    def place(self, medium: MediaFile, context: PlacementContext) -> Placement:
+    def placement(self, medium: MediaFile, context: PlacementContext) -> Placement:
         """Read a file as far as needed, and return its placement in the prompt.
 
         Raises:

@@ -7,7 +7,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from megatron_longrl.config.sizes import WIDEST
 from megatron_longrl.errors import UserError, brief
+from megatron_longrl.models.hf_settings import Settings
 from megatron_longrl.platforms import platform
 
 
@@ -45,6 +47,17 @@ class DiffusersFolder:
         missing = [name for name in parts if not (self.path / name).is_dir()]
         if missing:
             raise UserError(f"--diffusers-folder: {self.path} has no {', '.join(missing)}")
+
+    def width(self, part: str, setting: str, default: int) -> int:
+        """Read a number of channels from the settings of a part, without loading the part.
+
+        Args:
+            default: the number that the part's class takes where none is written.
+
+        Raises:
+            UserError: the settings cannot be read.
+        """
+        return Settings.of(self.path / part / "config.json").whole(setting, default, most=WIDEST)
 
     def load(self, kind: Any, part: str = "", **options: Any) -> Any:
         """Load a part on this rank's device; pickles are not read.

@@ -47,9 +47,11 @@ HEALTH_CHECKS: tuple[HealthCheck, ...] = (
     ),
     HealthCheck(
         "length explosion",
-        lambda first, last: last["cut_off/mean"] > max(0.5, 2 * first["cut_off/mean"]),
-        "{cut_off/mean:.0%} of the responses reach --rollout-max-tokens: raise it, or give "
-        "--overlong-shaping",
+        lambda first, last: (
+            last["response_length/clip_ratio"] > max(0.5, 2 * first["response_length/clip_ratio"])
+        ),
+        "{response_length/clip_ratio:.0%} of the responses reach --rollout-max-tokens: raise it, "
+        "or give --overlong-shaping",
     ),
     HealthCheck(
         "reward hacking by format",
@@ -157,10 +159,10 @@ def _without_signal(means: Metrics, is_zero: bool) -> str:
     failed = means.get("rewards_failed", 0.0)
     if failed:
         remedies.append(f"{failed:.0f} rewards a step could not be computed, see 'no reward' above")
-    if means.get("cut_off/mean", 0.0) > 0.5:
+    if means.get("response_length/clip_ratio", 0.0) > 0.5:
         remedies.append(
-            f"{means['cut_off/mean']:.0%} of the responses are cut before they end, raise "
-            "--rollout-max-tokens"
+            f"{means['response_length/clip_ratio']:.0%} of the responses are cut before they end, "
+            "raise --rollout-max-tokens"
         )
     if means.get("format/mean") == 0 and _LOOK_AT_ANSWERS & terms.keys():
         remedies.append(

@@ -10,7 +10,7 @@ from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, TypeVar
 
-from megatron_longrl.data.answer import visible
+from megatron_longrl.data.answer import without_end_token
 from megatron_longrl.errors import UserError
 from megatron_longrl.experience.reward_input import RewardInput
 from megatron_longrl.experience.rollouts import RewardedGroup, Rollout, RolloutGroup
@@ -47,7 +47,7 @@ class _Submitted:
 
     def answers(self, group: RolloutGroup) -> bool:
         """Whether it holds just the rollouts of a group."""
-        texts = [visible(rollout.visible) for rollout in group.rollouts]
+        texts = [without_end_token(rollout.reward_text) for rollout in group.rollouts]
         mine = {index: given.response for index, given in self.inputs.items()}
         return self.size == len(texts) and mine == dict(enumerate(texts))
 
@@ -93,7 +93,7 @@ class RewardRunner:
 
         :meth:`collect` later takes the groups of these very rollouts.
         """
-        index, text = rollout.index, visible(rollout.visible)
+        index, text = rollout.index, without_end_token(rollout.reward_text)
         given = RewardInput.of_row(prompt.row, text, uid=prompt.uid, index=index)
         entry = self._submitted.setdefault(rollout.group_id, _Submitted(group_size))
         entry.inputs[index] = given

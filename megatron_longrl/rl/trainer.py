@@ -124,7 +124,7 @@ class RLTrainer:
             batches, trained_groups = flatten(packed)
         if not packed and self.runtime.is_writer:
             logger.warning("step %d makes no update: no group teaches anything", iteration + 1)
-        with timer("contract"):
+        with timer("input_parity"):
             self._check_input_parity(batches, trained_groups, media)
         results = self._forward_results(batches, media)
         with timer("advantages"):

@@ -131,7 +131,7 @@ class EngineRequests:
             token_ids=torch.tensor(ids, dtype=torch.long),
             logprobs=torch.tensor(logprobs, dtype=torch.float32),
             text=text,
-            visible=asked.prompt.opening + self._without_end(ids, text),
+            reward_text=asked.prompt.opening + self._without_end(ids, text),
             finish_reason=reason,
             segments=segments,
             seconds=seconds,

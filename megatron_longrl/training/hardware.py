@@ -48,7 +48,7 @@ def measure_hardware(
     group = groups.cp
     nominal = dataclasses.replace(NOMINAL_HARDWARE[platform.name], ranks=group.size())
     is_free = parallel.mrsp_mode == "auto" and group.size() > 1
-    if parallel.mrsp_machine == "nominal" or not is_free:
+    if parallel.mrsp_hardware_profile == "nominal" or not is_free:
         return nominal
     rate = matrix_rate(training, model)
     one = torch.ones(1, device=platform.device)

@@ -135,7 +135,7 @@ def rollouts(runtime: Runtime) -> list[RolloutGroup]:
                 token_ids=torch.randint(20, 60, (length,), generator=generator),
                 logprobs=torch.zeros(length),
                 text="",
-                visible="",
+                reward_text="",
                 finish_reason="stop",
                 segments=(Segment(length, 0),),
             )

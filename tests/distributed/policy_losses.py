@@ -112,7 +112,7 @@ def off_policy_groups(
                 token_ids=made_up.tokens,
                 logprobs=made_up.rollout,
                 text="",
-                visible="",
+                reward_text="",
                 finish_reason="stop",
                 segments=(Segment(len(made_up.tokens), 0),),
             )

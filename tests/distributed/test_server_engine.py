@@ -263,7 +263,7 @@ def test_a_server_that_is_killed_while_it_generates(
     seen: list[tuple[str, int, str]] = []
 
     def kill_at_once(prompt: Any, rollout: Rollout, n: int) -> None:
-        seen.append((prompt.uid, rollout.index, rollout.visible))
+        seen.append((prompt.uid, rollout.index, rollout.reward_text))
         if len(seen) == 1:
             os.kill(server_pid(engine), signal.SIGKILL)
 
@@ -275,7 +275,7 @@ def test_a_server_that_is_killed_while_it_generates(
         assert server_pid(engine) != pid
         assert f"process {pid} ended with signal SIGKILL" in caplog.text
         told_once = [
-            (group.prompt.uid, index, response.visible)
+            (group.prompt.uid, index, response.reward_text)
             for group in answers
             for index, response in enumerate(group.rollouts)
         ]

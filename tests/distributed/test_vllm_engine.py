@@ -199,12 +199,12 @@ def test_each_response_is_told_on_one_rank_while_others_are_generated(
     def tell(prompt: Prompt, rollout: Rollout, n: int) -> None:
         assert any(prompt is one for one in PROMPTS)
         running = engine._engine.get_num_unfinished_requests()
-        told.append((prompt.uid, rollout.index, rollout.visible, n, running))
+        told.append((prompt.uid, rollout.index, rollout.reward_text, n, running))
 
     answers = engine.generate(REQUESTS, MEDIA, settings, tell)
     everyone = [entry for part in gather_objects(groups.replica_gloo_group, told) for entry in part]
     assert sorted(entry[:4] for entry in everyone) == sorted(
-        (group.prompt.uid, index, response.visible, 3)
+        (group.prompt.uid, index, response.reward_text, 3)
         for group in answers
         for index, response in enumerate(group.rollouts)
     )

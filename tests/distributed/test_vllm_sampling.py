@@ -198,7 +198,7 @@ def test_a_stop_string_ends_its_response_and_no_other(started: VllmEngine, insid
         REQUESTS,
         MEDIA,
         SamplingSettings(n=4, max_tokens=30, seed=9, stop_strings=stops),
-        lambda prompt, rollout, n: told.append((prompt.uid, rollout.index, rollout.visible)),
+        lambda prompt, rollout, n: told.append((prompt.uid, rollout.index, rollout.reward_text)),
     )
     ended = 0
     for before, after in zip(whole, stopped, strict=True):
@@ -217,7 +217,7 @@ def test_a_stop_string_ends_its_response_and_no_other(started: VllmEngine, insid
     assert len(set(map(str, gather_objects(gloo_group, tokens(stopped))))) == 1
     (leader,) = [part for part in gather_objects(gloo_group, told) if part]
     assert sorted(leader) == sorted(
-        (group.prompt.uid, index, response.visible)
+        (group.prompt.uid, index, response.reward_text)
         for group in stopped
         for index, response in enumerate(group.rollouts)
     )

@@ -62,4 +62,5 @@ def test_its_names_are_told_to_who_misspells_them(arena: Arena) -> None:
     assert outcome.status != 0
     (line,) = outcome.errors
     assert "policy_loss = 'unclip'" in line
-    assert line.endswith("expected 'clip', 'gspo', 'cispo', 'pg' or 'unclipped'")
+    expected = "expected 'clip', 'gspo', 'cispo', 'pg' or 'unclipped'"
+    assert line.endswith(f"{expected}; did you mean 'unclipped'?")

@@ -30,6 +30,7 @@ def flow_policy(
     rules: Callable[[ModelConfig], Iterator[str]],
     adapted: Sequence[str],
     frozen_parts: str,
+    unread: Sequence[str] = (),
 ) -> Policy:
     """Make the policy of a flow-matching family, with the programs that all of them have.
 
@@ -41,6 +42,7 @@ def flow_policy(
         adapted: layers that get LoRA adapters by default, Flow-GRPO's; those of the feed-forward
             layers may have them, too.
         frozen_parts: see :class:`Policy`.
+        unread: fields that this family does not read, beside those that none of them reads.
     """
     may_be_adapted = (*adapted, "linear_fc1", "linear_fc2")
     return Policy(
@@ -50,7 +52,7 @@ def flow_policy(
         required_of={"evaluate": ("load", "data"), "generate": ("prompts", "output")},
         defaults={"lora_target_modules": list(adapted)},
         rules=FlowRules((*needed, "diffusers_folder"), rules, may_be_adapted),
-        unread=UNREAD,
+        unread=(*UNREAD, *unread),
         weights=weights,
         frozen_parts=frozen_parts,
     )

@@ -38,9 +38,15 @@ UNREAD = (
     *("eval_temperature", "eval_top_p", "eval_top_k", "eval_min_p", "eval_max_tokens"),
     *("chat_template", "system_prompt", "prompt_template"),
     *("audio_in_video", "missing_audio", "video_frames_curriculum", "embedding_cache_dir"),
-    *("use_sequence_packing", "vision_tensor_parallel"),
+    *("video_frames", "video_fps", "encoder_chunk_frames", "decode_buffer_mib"),
+    *("embedding_store_gib", "embedding_cache_gib", "media_timeout", "strict_data", "max_skipped"),
+    *("tokenizer_type", "tokenizer_model", "vocab_size", "make_vocab_size_divisible_by"),
+    *("max_position_embeddings", "add_qkv_bias", "untie_embeddings_and_output_weights"),
+    *("use_sequence_packing", "vision_tensor_parallel", "mrsp_mode", "mrsp_hardware_profile"),
+    "cp_comm_type",
 )
-"""Sections and fields that are about tokens, which no flow-matching model reads."""
+"""Sections and fields of language models and of videos that are read, which no flow-matching model
+uses."""
 
 
 @dataclass(frozen=True)

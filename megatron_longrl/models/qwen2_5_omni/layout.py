@@ -114,7 +114,7 @@ class OmniLayout(Qwen25Layout):
         self._rate = family.vision_tokens_per_second
         self._piece = int(self._rate * family.audio_interleaving_seconds)
 
-    def place(self, medium: MediaFile, context: PlacementContext) -> Placement:  # type: ignore[override]
+    def placement(self, medium: MediaFile, context: PlacementContext) -> Placement:  # type: ignore[override]
         """See :class:`~megatron_longrl.media.layout.MediaLayout`."""
         path = medium.path
         if medium.modality == "audio":
@@ -122,7 +122,7 @@ class OmniLayout(Qwen25Layout):
             span = PlaceholderSpan(self.audio_id, (sound.num_tokens, 1, 1))
             alone: list[PromptPart] = [self.audio.start, span, self.audio.end]
             return Heard(path, sound, alone)
-        film = super().place(medium, context)
+        film = super().placement(medium, context)
         if medium.modality != "video" or not context.audio_in_video:
             return film
         is_missing = find_track(path) is None

@@ -31,6 +31,16 @@ class SD3Parts:
         self._autoencoder: Any = None
         self._folder.check(_PIPELINE, (*_TEXT_ENCODERS, *_TOKENIZERS, "vae"))
 
+    def widths(self) -> dict[str, int]:
+        """Return the channels of texts and latents, by the fields that have to be equal."""
+        width = self._folder.width
+        return {
+            "joint_attention_dim": width("text_encoder_3", "d_model", 512),
+            "pooled_projection_dim": width("text_encoder", "projection_dim", 512)
+            + width("text_encoder_2", "projection_dim", 512),
+            "latent_channels": width("vae", "latent_channels", 4),
+        }
+
     @torch.no_grad()
     def encode_texts(self, texts: Sequence[str]) -> tuple[Tensor, Tensor]:
         """float32 [n, t, d] of all tokens, and [n, e] of whole prompts."""

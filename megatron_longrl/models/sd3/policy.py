@@ -42,6 +42,7 @@ POLICY = flow_policy(
     needed=_NEEDED,
     rules=_own_rules,
     adapted=ADAPTED,
+    unread=("ffn_hidden_size", "norm_epsilon"),
     frozen_parts="megatron_longrl.models.sd3.frozen:SD3Parts",
 )
 """``--model-family sd3``."""

@@ -33,6 +33,13 @@ class WanParts:
         _check_conditions(self._folder)
         self._folder.check(_PIPELINE, _PARTS)
 
+    def widths(self) -> dict[str, int]:
+        """Return the channels of texts and latents, by the fields that have to be equal."""
+        return {
+            "text_dim": self._folder.width("text_encoder", "d_model", 512),
+            "latent_channels": self._folder.width("vae", "z_dim", 16),
+        }
+
     @torch.no_grad()
     def encode_texts(self, texts: Sequence[str]) -> tuple[Tensor, Tensor]:
         """float32 [n, t, d] of all tokens, zeros behind the last one of a text, and [n, 0] of whole

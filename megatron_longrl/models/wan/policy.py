@@ -44,6 +44,7 @@ POLICY = flow_policy(
     needed=_NEEDED,
     rules=_own_rules,
     adapted=ADAPTED,
+    unread=("qk_layernorm",),
     frozen_parts="megatron_longrl.models.wan.frozen:WanParts",
 )
 """``--model-family wan``."""

@@ -138,7 +138,7 @@ GROUP = MetricGroup(
             programs=("sft",),
         ),
         Metric(
-            "cut_off/mean",
+            "response_length/clip_ratio",
             "share of responses that were cut at `--rollout-max-tokens`",
             GROUPS,
             "",

@@ -15,7 +15,7 @@ PHASES: tuple[tuple[str, str, str, Programs], ...] = (
     ("rollout", "responses are generated, as far as the trainer waits for them", "", ("rl",)),
     ("reward", "the wait for scores after the last response was there", "", ("rl",)),
     ("pack", "samples become rows and micro-batches", "", BOTH),
-    ("contract", "what is trained is compared with what the engine was given", "", ("rl",)),
+    ("input_parity", "what is trained is compared with what the engine was given", "", ("rl",)),
     (
         "old",
         "the pass for log-probabilities before the update; near 0 where none is needed",

@@ -200,7 +200,7 @@ def _read_rollout(entry: Line, prompt: Prompt, group_id: str, index: int) -> Rol
         token_ids=torch.tensor(entry["token_ids"], dtype=torch.long),
         logprobs=torch.tensor(entry["logprobs"], dtype=torch.float32),
         text=entry["text"],
-        visible=prompt.opening + entry["text"],
+        reward_text=prompt.opening + entry["text"],
         finish_reason=entry["finish_reason"],
         segments=(*earlier, Segment(last, entry["weight_version"])),
         seconds=entry["seconds"],

@@ -75,12 +75,12 @@ class VilaSignalLayout(VilaLayout):
         super().__init__(family, tokenizer)
         self._signal_id = tokenizer.media_id
 
-    def place(  # type: ignore[override]
+    def placement(  # type: ignore[override]
         self, medium: MediaFile, context: PlacementContext
     ) -> VisualPlacement | SignalPlacement:
         if medium.modality == "signal":
             return SignalPlacement(medium.path, self._signal_id)
-        return super().place(medium, context)
+        return super().placement(medium, context)
 
 
 def _table(config: ModelConfig) -> MappingRegistry:

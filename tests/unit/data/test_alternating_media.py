@@ -79,7 +79,7 @@ class BothTracks:
 class Alternating:
     placeholders: ClassVar[Mapping[str, str]] = {}
 
-    def place(self, medium: MediaFile, context: PlacementContext) -> BothTracks:
+    def placement(self, medium: MediaFile, context: PlacementContext) -> BothTracks:
         return BothTracks(medium.path)
 
     def positions(self, parts: Sequence[CountedPart]) -> Tensor:

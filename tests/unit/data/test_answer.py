@@ -11,7 +11,7 @@ from megatron_longrl.data.answer import (
     final_text,
     last_boxed,
     marked_answer,
-    visible,
+    without_end_token,
 )
 from megatron_longrl.data.tokenizer import END_OF_TURN
 
@@ -47,13 +47,13 @@ def test_the_last_answer_counts(response: str, answer: str | None) -> None:
     ],
 )
 def test_the_last_end_token_is_not_visible(text: str, seen: str) -> None:
-    assert visible(text, ("<|eot_id|>", "</s>", "", "<|e")) == seen
+    assert without_end_token(text, ("<|eot_id|>", "</s>", "", "<|e")) == seen
 
 
 def test_the_end_of_turn_is_not_visible() -> None:
-    assert visible(f"a{END_OF_TURN}") == "a"
-    assert visible(f"a{END_OF_TURN}{END_OF_TURN}") == f"a{END_OF_TURN}"
-    assert visible(f"a{END_OF_TURN}x") == f"a{END_OF_TURN}x"
+    assert without_end_token(f"a{END_OF_TURN}") == "a"
+    assert without_end_token(f"a{END_OF_TURN}{END_OF_TURN}") == f"a{END_OF_TURN}"
+    assert without_end_token(f"a{END_OF_TURN}x") == f"a{END_OF_TURN}x"
 
 
 @pytest.mark.parametrize(

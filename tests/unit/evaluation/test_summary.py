@@ -100,7 +100,7 @@ def test_summary_of_a_group():
             "accuracy": 0.5,
             "format": 1.0,
             "response_length": 4.0,
-            "cut_off": 0.5,
+            "response_length/clip_ratio": 0.5,
             "zero_advantage": 0.0,
         }
     )

@@ -12,7 +12,7 @@ HEALTHY = {
     "accuracy/mean": 0.5,
     "format/mean": 0.5,
     "entropy/mean": 1.0,
-    "cut_off/mean": 0.1,
+    "response_length/clip_ratio": 0.1,
     "kl/mean": 0.01,
     "zero_advantage/mean": 0.2,
     "rollout_corr/logprob_diff_mean": 1e-5,
@@ -23,7 +23,7 @@ HEALTHY = {
     ("changes", "name"),
     [
         ({"entropy/mean": 0.05}, "entropy collapse"),
-        ({"cut_off/mean": 0.6}, "length explosion"),
+        ({"response_length/clip_ratio": 0.6}, "length explosion"),
         ({"format/mean": 0.9, "accuracy/mean": 0.3}, "reward hacking by format"),
         ({"kl/mean": 2.0}, "KL blow-up"),
         ({"zero_advantage/mean": 0.95}, "groups without variance"),
@@ -68,7 +68,7 @@ SILENT = {
     "accuracy/mean": 0.0,
     "format/mean": 0.0,
     "response_length/mean": 30.0,
-    "cut_off/mean": 0.0,
+    "response_length/clip_ratio": 0.0,
     "zero_advantage/mean": 1.0,
     "rewards_failed": 0.0,
 }
@@ -93,7 +93,10 @@ def first_lines(changes: dict[str, float], advantage: str = "grpo") -> list[str]
             dict.fromkeys(("reward/accuracy", "accuracy/mean", "format/mean", "reward/mean"), 1.0),
             ["earn the same (accuracy 1, format 0)", "take harder questions"],
         ),
-        ({"cut_off/mean": 0.9}, ["90% of the responses are cut", "--rollout-max-tokens"]),
+        (
+            {"response_length/clip_ratio": 0.9},
+            ["90% of the responses are cut", "--rollout-max-tokens"],
+        ),
         ({"rewards_failed": 8.0}, ["8 rewards a step could not be computed"]),
     ],
     ids=["nothing", "form-only", "all-right", "cut", "failed"],

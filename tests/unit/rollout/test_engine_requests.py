@@ -40,7 +40,7 @@ def test_a_rollout_over_two_generations() -> None:
     words: Any = Words()
 
     tell = lambda prompt, rollout, n: told.append(  # noqa: E731
-        (prompt.uid, rollout.key, rollout.visible, n)
+        (prompt.uid, rollout.key, rollout.reward_text, n)
     )
 
     def ask(requests: list[RolloutRequest], number: int, version: int) -> EngineRequests:
@@ -102,7 +102,7 @@ def test_rewards_see_no_end_tokens(tokens: list[int], opening: str, expected: st
     prompt = replace(make_prompt("p"), opening=opening)
     told: list[str] = []
     words: Any = Words()
-    tell = lambda prompt, rollout, n: told.append(rollout.visible)  # noqa: E731
+    tell = lambda prompt, rollout, n: told.append(rollout.reward_text)  # noqa: E731
     requests = rollout_requests([prompt], "step")
     sampling = SamplingSettings(n=1, max_tokens=9)
     mine = EngineRequests(
@@ -111,7 +111,7 @@ def test_rewards_see_no_end_tokens(tokens: list[int], opening: str, expected: st
     mine.deliver(mine.requests[0], 0, completion(tokens, 1, "stop"))
     received = mine.rollouts[0, 0]
     drawn = " ".join(map(str, tokens))
-    assert (received.visible, received.text, told) == (expected, drawn, [expected])
+    assert (received.reward_text, received.text, told) == (expected, drawn, [expected])
 
 
 def test_a_prompt_grows_by_what_was_said() -> None:

@@ -90,7 +90,7 @@ def make_rollout(
         token_ids=torch.randint(1000, 2000, (length,), generator=generator),
         logprobs=-3 * torch.rand(length, generator=generator),
         text=text,
-        visible=text,
+        reward_text=text,
         finish_reason=finish_reason,
         segments=(Segment(length, 0),),
     )

@@ -87,7 +87,7 @@ class VisualLayout(ABC):
     ) -> list[PromptPart]:
         """Return the parts of the prompt that stand for a video or an image."""
 
-    def place(self, medium: MediaFile, context: PlacementContext) -> VisualPlacement:
+    def placement(self, medium: MediaFile, context: PlacementContext) -> VisualPlacement:
         """See :class:`~megatron_longrl.media.layout.MediaLayout`."""
         path, images = medium.path, context.counts.get("image", 0)
         if medium.modality not in ("video", "image"):
