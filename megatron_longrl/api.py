@@ -48,7 +48,7 @@ def evaluate(**flags: Value) -> dict[str, Any]:
     """Answer a data set.
 
     Returns:
-        What ``--output`` holds: ``accuracy`` and other means, and ``answers``.
+        The contents of ``--output``: ``accuracy`` and other means, and ``answers``.
 
     Raises:
         UserError: see :func:`train_sft`.

@@ -19,7 +19,7 @@ def atomic_write(path: Path, *, durable: bool = False) -> Iterator[Path]:
     one's stays.
 
     Args:
-        path: its folder is made where it is missing.
+        path: the file to write; its folder is created if it is missing.
         durable: flushed to the disk before it gets the name, so that a crash of the machine leaves
             the file before it, or all of this one.
     """

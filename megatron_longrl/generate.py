@@ -15,7 +15,7 @@ def refuse(family: str) -> None:
     """Language models answer by ``longrl evaluate``.
 
     Args:
-        family: of a language model.
+        family: the family of a language model.
 
     Raises:
         ConfigError: always; policies that draw have a program of their own.

@@ -59,7 +59,7 @@ class Registry(Generic[T]):
     do not come with the package are checked, wherever they come from.
 
     Args:
-        kind: what the objects are, for messages, such as ``rollout engine``.
+        kind: the kind of the objects, for messages, such as ``rollout engine``.
         entry_point_group: group of the entry points, such as ``megatron_longrl.engines``.
         built_in: name -> ``module:attribute`` of an object of the package, or the object itself.
         problem: the function, or ``module:name`` of it, that gives the reason why an object of a
@@ -110,8 +110,8 @@ class Registry(Generic[T]):
         return own | self._registered | self._loaded
 
     def usable(self) -> dict[str, T]:
-        """All objects by name, but for those of entry points that cannot be used: a package that is
-        installed, and that nobody has asked for, is a warning and no error."""
+        """All objects by name, but for those of entry points that cannot be used: an error of an
+        installed package that the run does not use is a warning."""
         found = {}
         for name in self.names():
             try:
@@ -179,7 +179,8 @@ class Registry(Generic[T]):
             raise UserError(f"{self.kind} '{name}'{origin}: {problem}")
 
     def _only_source(self, name: str) -> list[EntryPoint]:
-        """The entry points of a name, of which there may be one where nothing else has it."""
+        """The entry points of a name. There may be one, and only if no other source has the
+        name."""
         points = self._entry_points().get(name, [])
         others = (name in self._built_in) + (name in self._registered)
         if len(points) + others > 1:

@@ -55,7 +55,7 @@ def read_regular(path: str | Path, most: int = LARGEST_TEXT) -> bytes:
     """The bytes of a regular file.
 
     Args:
-        path: of the file.
+        path: the path of the file.
         most: bytes that such a file may have.
 
     Raises:
@@ -72,10 +72,10 @@ def read_regular(path: str | Path, most: int = LARGEST_TEXT) -> bytes:
 
 
 def check_regular(folder: Path, largest: int | None = None) -> None:
-    """Can other libraries open what is in a folder, without an end to wait for?
+    """Check that other libraries can open the files of a folder without waiting forever.
 
     Args:
-        folder: its entries are looked at, and those of folders in it are not.
+        folder: the folder whose entries are checked; those of folders in it are not.
         largest: bytes of a JSON file, a template or a list of merges in it; None sets no limit.
 
     Raises:

@@ -1,8 +1,8 @@
-"""Advantage estimators: from what the responses of a step have earned to a weight for each token.
+"""Advantage estimators: from the rewards of a step's responses to a weight for each token.
 
-An estimator gets the groups of one replica. What it must know of the whole step it learns by sums
-over all replicas, so that no split into ranks or micro-batches changes its result. A response
-without a reward is no part of any mean, and its advantages are 0.
+An estimator gets the groups of one replica. Quantities of the whole step are sums over all
+replicas, so that no split into ranks or micro-batches changes its result. A response without a
+reward is no part of any mean, and its advantages are 0.
 """
 
 from __future__ import annotations

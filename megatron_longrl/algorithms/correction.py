@@ -28,7 +28,7 @@ def sequence_weights(log_ratio_sums: Tensor, cap: float) -> Tensor:
     """The same of whole responses: min(product of the ratios of all its tokens, cap).
 
     Args:
-        log_ratio_sums: at every token the sum of its response's log-ratios.
+        log_ratio_sums: the sum of the log-ratios of its response, at every token.
     """
     return _exp(log_ratio_sums).clamp(max=cap)
 

@@ -10,7 +10,7 @@ def has_learning_signal(mean: float, low: float, high: float) -> bool:
     https://arxiv.org/abs/2503.14476, section 3.2.
 
     Args:
-        mean: of the group's accuracies or rewards.
+        mean: the mean of the group's accuracies or rewards.
     """
     return low < mean < high
 
@@ -22,7 +22,7 @@ def overlong_penalty(length: int, limit: int, buffer: int, most: float) -> float
     https://arxiv.org/abs/2503.14476, equation 13.
 
     Args:
-        length: of the response, in tokens.
+        length: the length of the response, in tokens.
         limit: the longest response.
         most: the penalty at the limit.
     """
@@ -34,8 +34,8 @@ def tgrpo_condition(accuracy: float, shuffled_accuracy: float, ratio: float) -> 
     """T-GRPO's contrast: https://arxiv.org/abs/2503.21776.
 
     Args:
-        accuracy: of a group.
-        shuffled_accuracy: of responses to the same question about shuffled frames.
+        accuracy: the accuracy of a group.
+        shuffled_accuracy: the accuracy of responses to the same question about shuffled frames.
         ratio: the part of it that the group must reach.
     """
     return accuracy > 0 and accuracy >= ratio * shuffled_accuracy

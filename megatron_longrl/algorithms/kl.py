@@ -40,7 +40,7 @@ def adapted_weight(
 
     Args:
         divergence: mean over the step.
-        responses: of the step.
+        responses: the number of responses of the step.
         horizon: responses after which the weight has followed a constant error.
     """
     error = min(max(divergence / target - 1.0, -0.2), 0.2)

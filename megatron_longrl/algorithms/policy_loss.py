@@ -34,7 +34,7 @@ class TokenLossInputs:
 
 @dataclass(frozen=True)
 class TokenLossOutput:
-    """The loss of each token, and what is reported of it."""
+    """The loss of each token, and the quantities that are reported of it."""
 
     loss: Tensor
     """[t]."""

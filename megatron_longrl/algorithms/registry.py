@@ -54,8 +54,9 @@ def register_advantage(
     """Make a function an advantage estimator, for ``--advantage``.
 
     Args:
-        compares_group: as ``needs_critic`` and ``extra_generations`` a field of
-            :class:`~megatron_longrl.config.algorithm_parts.AdvantageEstimator`.
+        compares_group: a field of
+            :class:`~megatron_longrl.config.algorithm_parts.AdvantageEstimator`, like
+            ``needs_critic`` and ``extra_generations``.
 
     Raises:
         UserError: the name is taken.

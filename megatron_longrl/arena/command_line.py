@@ -40,7 +40,7 @@ def even_side(text: str) -> int:
 
 
 class OneLineParser(argparse.ArgumentParser):
-    """Says what is wrong in one line, without repeating the usage."""
+    """A parser whose errors are one line, without the usage."""
 
     def error(self, message: str) -> NoReturn:
         self.exit(2, f"{self.prog}: error: {message}\n")
@@ -51,10 +51,11 @@ def run_command(
     write: Callable[[argparse.Namespace], str],
     argv: Sequence[str] | None,
 ) -> int:
-    """Parse the command line, write what it asks for, print what was written; an error is one line.
+    """Parse the command line, write the files, and print one line about them or about the error.
 
     Args:
-        write: writes to ``--output`` and returns what the printed line says of it.
+        write: writes to ``--output`` and returns the text that the printed line has behind this
+            path.
 
     Returns:
         The exit status.
@@ -80,7 +81,7 @@ def usable_cores() -> int:
 
 
 def workers_for(jobs: int, workers: int) -> int:
-    """Processes that are started for so many jobs, at most ``workers``."""
+    """Return the number of processes for these jobs, at most ``workers``."""
     return min(workers, max(1, jobs // _JOBS_OF_A_WORKER))
 
 

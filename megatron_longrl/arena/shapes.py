@@ -171,7 +171,7 @@ def write_pictures(folder: Path, count: int, wrong_share: float, seed: int) -> f
 
 
 def write_sets(args: argparse.Namespace) -> str:
-    """Write all files of a folder; returns what the command prints of them."""
+    """Write all files of a folder; returns the text that the command prints about them."""
     wrong = write_pictures(args.output, args.pictures, args.wrong, args.seed)
     for name, half in zip(("prompts", "heldout"), split(), strict=True):
         write_prompts(args.output / f"{name}.jsonl", half)

@@ -1,5 +1,6 @@
 """A tiny Stable Diffusion 3 around its transformer, made from nothing: an autoencoder that is
-trained on rendered squares, and text encoders whose random weights tell captions apart.
+trained on rendered squares, and text encoders whose random weights give every caption another
+embedding.
 
 The folder is as diffusers saves pipelines, so that the rest of the package reads it as any other.
 """
@@ -41,7 +42,7 @@ def write_folder(folder: Path, seed: int, steps: int = STEPS) -> float:
     a pixel, on pictures that it has not seen.
 
     Args:
-        steps: those of the autoencoder's training.
+        steps: the number of steps for which the autoencoder is trained.
     """
     from diffusers import (
         FlowMatchEulerDiscreteScheduler,

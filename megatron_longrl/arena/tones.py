@@ -1,16 +1,15 @@
 """Figures and tones: make films with sound, questions and reasoning for a model that hears.
 
-A film shows a coloured figure every half second, and with some of them a low or a high tone
-sounds. The
-questions are which colour is there at the tone, at the high one, at the last one, and how many
-tones sound while there is one colour. Neither the pictures nor the sound tell anything of an
-answer; both together tell it.
+A film shows a coloured figure every half second, and with some of them a low or a high tone sounds.
+The questions are which colour is there at the tone, at the high one, at the last one, and how many
+tones sound while there is one colour. Neither the pictures nor the sound alone say anything about
+an answer; both together give it.
 
 Five sets are written, as JSONL in the row format of LongVideo-Reason: ``sft.jsonl`` to imitate,
 ``train.jsonl`` for reinforcement learning, and three to measure on: ``heldout.jsonl``,
-``silent.jsonl``, the same films without their sound, and ``moved.jsonl``, the same films with
-their tones in other scenes, so that another answer is right. What is seen and heard in a film to
-measure on happens in no film of the first two.
+``silent.jsonl``, the same films without their sound, and ``moved.jsonl``, the same films with their
+tones in other scenes, so that another answer is right. No film of the first two sets shows and
+sounds the same scenes as a film to measure on.
 
 The demonstrations in ``sft.jsonl`` come from a simulated annotator. In a share of the films
 (``--hasty``) he does not listen and guesses; in the others he writes down what is there in each

@@ -20,7 +20,7 @@ SCENES = 2 * len(COLOURS)
 CHOICES = 3
 """Answers that every question lets choose from."""
 HELDOUT_ONE_IN = 4
-"""One in so many contents may only be used in sets that are measured on."""
+"""One in this many contents is used only in sets for measuring."""
 
 
 @dataclass(frozen=True)
@@ -39,7 +39,7 @@ class Film:
 
     @property
     def is_heldout(self) -> bool:
-        """Whether what is seen and heard in this film is set aside for measuring."""
+        """Whether the scenes of this film are set aside for measuring."""
         content = repr((self.colours, self.tones)).encode()
         return zlib.crc32(content) % HELDOUT_ONE_IN == 0
 

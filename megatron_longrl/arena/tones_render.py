@@ -75,7 +75,7 @@ def encode_film(frames: np.ndarray, samples: np.ndarray | None, path: Path) -> N
 
     Args:
         frames: RGB, uint8 [frames, height, width, 3].
-        samples: of its sound; None for a film without a track.
+        samples: the samples of the sound; None for a film without a track.
     """
     import av
 

@@ -22,10 +22,10 @@ def phase_flops(
     """Operations by phase of what a variant does itself, over all ranks.
 
     Args:
-        groups: of all replicas.
+        groups: the groups of all replicas.
         rl: says which responses share a prompt in training.
-        training: how long a row may be.
-        frames_encoded: by all ranks.
+        training: the section that limits the length of a row.
+        frames_encoded: the number of frames that all ranks have encoded.
         logprob_passes: old and reference.
     """
     rollout = 0.0

@@ -15,7 +15,7 @@ class WorkCounter:
     """Tokens and frames of this rank by the part of the step that they were computed in.
 
     Args:
-        engine: its model's tokens (padding included) are counted as ``engine_tokens``.
+        engine: the engine whose model's tokens (padding included) are counted as ``engine_tokens``.
     """
 
     def __init__(self, runtime: Runtime, engine: VllmEngine) -> None:

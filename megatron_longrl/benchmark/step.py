@@ -36,7 +36,7 @@ PHASES = ("decode", "encode", "gather", "rollout", "logprobs", "update", "sync",
 class EncodedAgain(Mapping[str, Tensor]):
     """Embeddings by the key of a medium, of which every look-up encodes the medium again.
 
-    What a trainer does whose rows carry pixels. They are decoded once.
+    A trainer whose rows carry pixels does the same. They are decoded once.
     """
 
     def __init__(self, runtime: Runtime, prompts: Sequence[Prompt]) -> None:

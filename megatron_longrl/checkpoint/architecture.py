@@ -120,7 +120,7 @@ def architecture_fields(values: Mapping[str, Any]) -> dict[str, FieldInfo]:
     """The fields that decide which weights there are and what they compute, by flat name.
 
     Args:
-        values: of the model's fields; without a family, those of the default one.
+        values: the values of the model's fields; without a family, those of the default one.
     """
     return (
         ModelSection.architecture_fields()
@@ -133,7 +133,7 @@ def meaningful_fields(fields: Mapping[str, Any]) -> list[str]:
     """The architecture's fields that mean something with a model's scaling of positions.
 
     Args:
-        fields: of the model; without a family, the default one's.
+        fields: the fields of the model; without a family, the default one's.
     """
     kind = fields.get("rope_scaling_type") if fields.get("rope_scaling_factor") else None
     hidden = {"rope_scaling_type"} if kind is None else set()

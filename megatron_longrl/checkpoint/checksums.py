@@ -39,7 +39,7 @@ def checksums(folder: Path, names: Iterable[str]) -> dict[str, str]:
 
 
 def check_contents(folder: Path, expected: Mapping[str, str]) -> None:
-    """Are the files what they were when they were written?
+    """Check that the files are unchanged since they were written.
 
     Args:
         expected: checksums by the files' names below ``folder``.

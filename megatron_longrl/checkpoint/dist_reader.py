@@ -34,8 +34,8 @@ class StoredParameters:
     """The full parameters of one checkpoint, by their names in the mapping table. Not collective.
 
     Args:
-        folder: of one iteration.
-        metadata: its list of tensors, from
+        folder: the folder of one iteration.
+        metadata: the list of tensors in the folder, from
             :func:`~megatron_longrl.checkpoint.metadata_file.check_core_files`.
     """
 

@@ -157,7 +157,7 @@ def is_complete(folder: Path) -> bool:
 
 
 def check_state(settings: Settings) -> None:
-    """Are the fields of a state file what they have to be?
+    """Check the fields of a state file.
 
     Raises:
         UserError: naming the file and the field.
@@ -243,7 +243,7 @@ def newest_complete(directory: str | Path) -> tuple[Path, dict[str, Any]]:
 def no_space(directory: Path) -> str | None:
     """Return the reason why nothing can be written into a folder, if its disk is full.
 
-    torch's writers do not say so: what they raise speaks of positions within a file.
+    torch's writers do not say so: their errors name positions within a file.
     """
     try:
         free = shutil.disk_usage(directory).free
@@ -280,9 +280,9 @@ def publish(
     A crash at any point, also of the machine, leaves the checkpoint before it as the newest.
 
     Args:
-        final: its name; its files are in :func:`partial_folder`.
+        final: the name of the folder; its files are in :func:`partial_folder`.
         state: contents of the state file, without the list of files.
-        tracked: what the tracker file shall say.
+        tracked: the text of the tracker file.
         known: checksums of some of the files, by their names, from those who have written them.
     """
     aside = partial_folder(final)

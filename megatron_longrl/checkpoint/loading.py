@@ -208,9 +208,9 @@ def _try_load(
     """Load one checkpoint; False, with a warning, when its files turn out to be broken.
 
     Args:
-        folder: of the checkpoint.
+        folder: the folder of the checkpoint.
         saved: contents of its state file.
-        groups: of this rank.
+        groups: the process groups of this rank.
         load: gets the checkpoint's parameters, whose list has been checked.
         use_ema: give it averages in the place of weights.
     """
@@ -271,7 +271,7 @@ def _load_merged(
     groups: ParallelGroups,
     config: ModelConfig,
 ) -> None:
-    """Fill the modules' own weights with what the checkpoint's model computes with."""
+    """Fill the modules' own weights with the effective weights of the checkpoint's model."""
     _load(stored, modules, {}, groups, config, (EXTRA_STATE, *ADAPTER))
     merge_stored_adapters(stored, saved, modules, groups, config)
 

@@ -29,9 +29,9 @@ class MergedWeights:
     """The weights of one checkpoint under Hugging Face names.
 
     Args:
-        stored: its parameters.
-        config: of the model in it, with ``vocab_size``.
-        scale: of its adapters (see :func:`stored_scale`); None leaves them out.
+        stored: the parameters in the checkpoint.
+        config: the configuration of the model in it, with ``vocab_size``.
+        scale: the scale of the adapters (see :func:`stored_scale`); None leaves them out.
     """
 
     def __init__(
@@ -66,12 +66,12 @@ class MergedWeights:
 
 
 def check_stored_sizes(stored: StoredParameters, folder: Path, config: ModelConfig) -> None:
-    """Does the configuration in a checkpoint tell the sizes of the weights beside it?
+    """Check that the sizes in a checkpoint's configuration are those of the weights beside it.
 
     Args:
         stored: the parameters of one iteration.
-        folder: of that iteration, for the message.
-        config: of the model in it, with ``vocab_size``.
+        folder: the folder of that iteration, for the message.
+        config: the configuration of the model in it, with ``vocab_size``.
 
     Raises:
         UserError: naming the state file, the size and the tensor that it does not fit.
@@ -115,7 +115,7 @@ def read_adapter(stored: StoredParameters, mapping: TensorMapping) -> tuple[Tens
     """Full A [r, in] and B [out, r] beside a weight; None where it has no adapter.
 
     Args:
-        mapping: of the weight.
+        mapping: the mapping of the weight.
     """
     a, b = adapter_mappings(mapping)
     if not stored.has(a.megatron_param):
@@ -137,7 +137,7 @@ def merge_stored_adapters(
     Args:
         stored: the parameters of the checkpoint.
         saved: the configuration in the checkpoint.
-        config: of the model.
+        config: the configuration of the model.
     """
     scale = stored_scale(saved)
     if scale is None:

@@ -120,10 +120,10 @@ class _Foreign(Exception):
 
 
 def check_core_files(folder: str | Path, rank: int = 0, size: int = 1) -> Metadata:
-    """Can megatron-core read this checkpoint without running what is in it?
+    """Check that megatron-core can read this checkpoint without running code in it.
 
     Args:
-        folder: of one iteration.
+        folder: the folder of one iteration.
         rank: looks through every ``size``-th file of tensors, beginning with this one; together the
             ranks look through all.
         size: number of ranks.
@@ -156,8 +156,8 @@ def _check_archives(path: Path, parts: Sequence[tuple[str, int, int]]) -> None:
     """Look through a file of :func:`torch.save`, or of several, one behind the other.
 
     Args:
-        path: of the file.
-        parts: what each holds, for the message, where it begins, and its bytes.
+        path: the path of the file.
+        parts: for each part, its contents (for the message), its offset and its size in bytes.
     """
     try:
         with open_regular(path) as file:
@@ -202,7 +202,7 @@ def read_metadata(folder: str | Path) -> Metadata:
 
 
 def _restore_keys(metadata: Metadata) -> str | None:
-    """Put torch's keys in the place of ours; returns what keeps them from it."""
+    """Replace our keys by torch's; returns what keeps them from it."""
     places = metadata.storage_data
     if not isinstance(places, dict):
         return "it holds no list of tensors"

@@ -3,7 +3,7 @@
 An unpickler that knows only harmless classes can still be kept busy for ever, or be made to take
 all memory: a tuple that holds another one twice, sixty times over, is some hundred bytes, and its
 hash takes 2^60 steps; one opcode makes a table of any size. Here the opcodes are read without being
-followed. What passes takes time and memory in proportion to the bytes of the pickle.
+followed. A pickle that passes takes time and memory in proportion to the bytes of the pickle.
 """
 
 from __future__ import annotations

@@ -18,10 +18,10 @@ class Retention:
     """Decides after every save, and removes the others.
 
     Args:
-        keep_last: of the newest checkpoints; None keeps all.
+        keep_last: the number of the newest checkpoints to keep; None keeps all.
         best_by: metric whose best checkpoint stays, too; with a ``-`` in front the smallest value
             is the best.
-        state: what :meth:`state` gave when the run was interrupted.
+        state: the state that :meth:`state` returned when the run was interrupted.
     """
 
     def __init__(

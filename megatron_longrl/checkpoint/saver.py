@@ -41,7 +41,7 @@ class CheckpointSaver:
     As a context it ends with all checkpoints written, also where an error ends the run.
 
     Args:
-        retention: which checkpoints stay; judged by rank 0 after every save.
+        retention: the rule that decides which checkpoints stay; rank 0 applies it after every save.
     """
 
     def __init__(self, retention: Retention, groups: ParallelGroups, config: Config) -> None:
@@ -89,7 +89,7 @@ class CheckpointSaver:
         return iteration_folder(directory, iteration)
 
     def poll(self) -> None:
-        """Let a save that has ended on all ranks tell how it ended; do not wait for it.
+        """Raise or log the outcome of a save that has ended on all ranks; do not wait for it.
 
         Raises:
             UserError: on all ranks: it has failed.

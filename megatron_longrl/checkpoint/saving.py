@@ -1,7 +1,7 @@
 """Saving a run: megatron-core's ``torch_dist`` checkpoints in Megatron's folder layout.
 
-What is in the folder: :mod:`megatron_longrl.checkpoint.folder`. How it is loaded again:
-:mod:`megatron_longrl.checkpoint.loading`.
+The contents of the folder are described in :mod:`megatron_longrl.checkpoint.folder`.
+:mod:`megatron_longrl.checkpoint.loading` loads it again.
 """
 
 from __future__ import annotations
@@ -70,15 +70,16 @@ def save_checkpoint(
     """Write a checkpoint and make it the newest. Collective over the world.
 
     Args:
-        directory: of all checkpoints of the run, on a file system that all ranks share.
+        directory: the folder of all checkpoints of the run, on a file system that all ranks share.
         iteration: steps done, or ``"release"`` for converted weights.
         modules: ``language_model`` and the encoders, by their names, wrapped or not.
-        optimizers: by the same names; parts that are not trained have none.
+        optimizers: the optimizers, by the same names; parts that are not trained have none.
         state: position of the run (``consumed_samples``, …), kept as JSON.
-        config: of a language model with ``vocab_size`` filled in; kept with the checkpoint.
+        config: the configuration of a language model with ``vocab_size`` filled in; it is kept with
+            the checkpoint.
         carry_from: checkpoint or Hugging Face folder that the weights came from, whose unused
             tensors are carried along.
-        writer: of the shards; by default of what the modules hold.
+        writer: the writer of the shards; by default it writes the tensors of the modules.
 
     Returns:
         The new folder.
@@ -117,12 +118,12 @@ def begin_checkpoint(
     """The part of :func:`save_checkpoint` that training has to wait for. Collective over the world.
 
     Args:
-        background: a gloo group of the world that nothing else uses. What is returned may then run
-            in a thread while training goes on: it writes a copy.
+        background: a gloo group of the world that nothing else uses. The returned function may then
+            run in a thread while training continues: it writes a copy.
 
     Returns:
-        What writes the rest and makes the checkpoint the newest. Collective over ``background``, or
-        the world; returns and raises what :func:`save_checkpoint` does.
+        A function that writes the rest and makes the checkpoint the newest. Collective over
+        ``background``, or the world; returns and raises what :func:`save_checkpoint` does.
     """
     if config.model.vocab_size is None and find_policy(config.model.family) is None:
         raise ValueError("fill in vocab_size before saving: exports need it")

@@ -32,8 +32,8 @@ class StreamedSave(ShardWriter):
 
     Args:
         group: the world, of one rank.
-        config: of the model, with ``vocab_size``.
-        modules: of the model on one rank, for the shapes.
+        config: the configuration of the model, with ``vocab_size``.
+        modules: the modules of the model on one rank, for the shapes.
         read: gives the tensor of a Hugging Face name.
     """
 

@@ -1,9 +1,9 @@
 """torch's files of tensors (``torch.save``), looked through before torch reads them.
 
-torch reads them with its restricted unpickler, which runs nothing, but believes what they say of
-their sizes: a compressed entry may become a thousand times as large, a storage may be said to be
-larger than what is stored of it, and some of the allowed functions allocate what they are asked
-for. What passes here takes time and memory in proportion to the bytes of the file.
+torch reads them with its restricted unpickler, which runs nothing, but trusts the sizes that they
+state: a compressed entry may become a thousand times as large, a storage may be said to be larger
+than what is stored of it, and some of the allowed functions allocate what they are asked for. A
+file that passes takes time and memory in proportion to the bytes of the file.
 """
 
 from __future__ import annotations
@@ -34,15 +34,15 @@ _KNOWN = {
 dense tensors."""
 
 _LARGEST_PICKLE = 256 << 20
-"""The most bytes of the part that tells which values and tensors there are."""
+"""The most bytes of the part that lists the values and tensors."""
 
 
 def check_archive(file: BinaryIO, offset: int, length: int) -> None:
     """Look through one file of ``torch.save``, or the part of a file that holds one.
 
     Args:
-        file: to read from.
-        offset: where the part begins.
+        file: the file that is read.
+        offset: the position where the part begins.
         length: bytes of the part.
 
     Raises:

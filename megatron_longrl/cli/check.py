@@ -142,7 +142,7 @@ def check(
 def _look(
     row: Row, report: Report, failed: Mapping[Path, str], builder: PromptBuilder | None
 ) -> tuple[RowProblem | None, int | None]:
-    """Return the problem of a row, or its tokens where a recipe tells them; and add the tokens of
+    """Return the problem of a row, or its tokens where a recipe gives them; and add the tokens of
     its files to the report.
 
     Args:

@@ -30,7 +30,8 @@ ACTIONS = {
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Entry point; returns the exit status: 0, or 2 after an error, which is told in one line."""
+    """Entry point; returns the exit status: 0, or 2 after an error, which is reported in one
+    line."""
     given = list(sys.argv[1:] if arguments is None else arguments)
     if not given or given[0] in ("-h", "--help"):
         lines = [f"  {name}  {text}" for name, text in ACTIONS.items()]

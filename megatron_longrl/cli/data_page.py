@@ -21,7 +21,7 @@ def page(report: Mapping[str, Any], sources: Sequence[str]) -> str:
     """Return the page.
 
     Args:
-        report: as ``--output`` has it.
+        report: the report that ``--output`` writes.
         sources: the paths that were checked.
     """
     summary = report["summary"]

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from megatron_longrl.data.rows import Row
 
 _MOST_ANSWERS = 10
-"""Answers that are told, the most frequent first."""
+"""Answers that are listed, the most frequent first."""
 
 
 def summarize(
@@ -24,10 +24,10 @@ def summarize(
     """Return the figures, as JSON.
 
     Args:
-        rows: those that can be used.
-        media: what is known of each file.
+        rows: the rows that can be used.
+        media: the facts that are known about each file.
         lengths: tokens of each row's prompt and demonstration; empty without a recipe.
-        seq_length: of the recipe.
+        seq_length: the sequence length of the recipe.
     """
     found = list(media.values())
     sizes = Counter(f"{m['width']}x{m['height']}" for m in found if m.get("width"))

@@ -109,7 +109,7 @@ class _Chosen:
 
 
 def _write(given: argparse.Namespace) -> str:
-    """Returns what to tell the user."""
+    """Returns the line for the user."""
     config = _config(given)
     from megatron_longrl.media.media_error import MediaError
     from megatron_longrl.media.modalities.video.times import seconds_at

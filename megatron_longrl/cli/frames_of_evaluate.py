@@ -20,7 +20,7 @@ def spread_frames(values: Mapping[str, Any]) -> dict[str, Any]:
     """The sweep that several values make, and the largest of it, for which the run is laid out.
 
     Args:
-        values: of flags and recipes, by field.
+        values: the values of flags and recipes, by field.
 
     Returns:
         The fields that change.

@@ -154,10 +154,10 @@ def _check_reach(recipe: dict[str, Any], folder: Path, given: Given) -> None:
     """Take such fields from the recipe of a run that is where it was saved; one that was moved or
     copied may come from a stranger, or share its folders with the run that it was copied from.
 
-    What lay in the run's folder is in its new one.
+    Files that were in the run's folder are expected in its new one.
 
     Args:
-        folder: of the checkpoint.
+        folder: the folder of the checkpoint.
 
     Raises:
         ConfigError: the recipe of a run that lies elsewhere has some that are not given again.
@@ -185,7 +185,8 @@ def _check_reach(recipe: dict[str, Any], folder: Path, given: Given) -> None:
 
 
 def recipe_of(state: Mapping[str, Any]) -> dict[str, Any]:
-    """The configuration that a checkpoint was saved with, without what it derived from others.
+    """The configuration that a checkpoint was saved with, without the fields that were derived from
+    others.
 
     Args:
         state: contents of its state file. Fields that this version does not know are left out.

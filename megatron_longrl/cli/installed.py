@@ -11,7 +11,7 @@ from megatron_longrl.config.engines import ENGINES
 
 
 def missing_packages(values: Mapping[str, Any], entry: str) -> list[str]:
-    """A line for what a run cannot do without; nothing is imported.
+    """A line for each package that a run needs; nothing is imported.
 
     Args:
         values: the run's fields, as far as they are given.

@@ -35,8 +35,8 @@ def launch(entry: Entry, work: Program, argv: Sequence[str] | None) -> int:
     """Read the configuration and do the work.
 
     Returns:
-        0 when all was done; 2 after a user's error, which is told in one line; 128 + signal after
-        one of :data:`megatron_longrl.processes.exit_signal.SIGNALS`. Any other exception goes
+        0 when all was done; 2 after a user's error, which is reported in one line; 128 + signal
+        after one of :data:`megatron_longrl.processes.exit_signal.SIGNALS`. Any other exception goes
         through, so that torchrun ends the other ranks.
     """
     ignore_harmless_warnings()
@@ -167,8 +167,8 @@ def _is_first() -> bool:
 
 
 def _is_echo(error: BaseException) -> bool:
-    """Whether an error is only the echo of another rank's end, of which it, or the launcher, has
-    told or will tell."""
+    """Whether an error is only the echo of another rank's end, which that rank, or the launcher,
+    reports."""
     if rank_watch.lost(error):
         deadline = time.monotonic() + ECHO_SECONDS
         while time.monotonic() < deadline:

@@ -64,8 +64,8 @@ def load_config(argv: Sequence[str], entry: Entry, *, files: bool = False) -> Co
 
 
 def load_data_config(argv: Sequence[str]) -> tuple[Config, Given]:
-    """The configuration by which data are looked at: recipe, flags and what the checkpoint brings,
-    without the rules of a run.
+    """The configuration by which data are looked at: recipe, flags and the fields of the
+    checkpoint, without the rules of a run.
 
     Raises:
         ConfigError: one line for anything wrong.
@@ -83,7 +83,7 @@ def load_data_config(argv: Sequence[str]) -> tuple[Config, Given]:
 
 
 def resolve(given: Given) -> Config:
-    """The configuration that is checked, with what the checkpoint and the data say.
+    """The checked configuration, with the values that the checkpoint and the data give.
 
     Raises:
         ConfigError: see :func:`load_config`.
@@ -155,9 +155,9 @@ def checkpoint_fields(given: Given) -> tuple[Path | None, dict[str, Any]]:
 
 
 def _check_sizes(folder: Path, state: dict[str, Any]) -> None:
-    """Raises :class:`ConfigError` where a checkpoint's configuration tells other sizes than its
-    weights have: a model of any size would be made of it. Where its list of tensors is damaged,
-    the loader takes the checkpoint before it."""
+    """Raises :class:`ConfigError` where a checkpoint's configuration has other sizes than its
+    weights: it could ask for a model of any size. Where its list of tensors is damaged, the loader
+    takes the checkpoint before it."""
     from megatron_longrl.platforms import platform
 
     platform.import_core()
@@ -178,7 +178,7 @@ def fields_of_run(folder: Path, state: dict[str, Any]) -> dict[str, Any]:
     """The fields of the model, its tokenizer and its prompts that a Megatron checkpoint knows.
 
     Args:
-        folder: of the checkpoint itself, ``iter_…``.
+        folder: the folder of the checkpoint itself, ``iter_…``.
         state: contents of its state file.
     """
     names = fields_from_checkpoint()

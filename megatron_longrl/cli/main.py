@@ -54,7 +54,7 @@ def _main(arguments: Sequence[str] | None) -> int:
 
 
 def _train(arguments: Sequence[str]) -> int:
-    """A run, which heeds signals before it has imported anything that takes time."""
+    """A run, which handles signals before it imports anything that takes time."""
 
     def work() -> int:
         status: int = importlib.import_module("megatron_longrl.cli.train").main(arguments)

@@ -14,7 +14,7 @@ def check_output(flag: str, output: Path | None, inputs: Iterable[Path]) -> None
     read.
 
     Args:
-        flag: that names the output.
+        flag: the flag that names the output.
         output: None where nothing is to be written.
         inputs: files.
 

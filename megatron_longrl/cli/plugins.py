@@ -13,8 +13,8 @@ def plugins_of(argv: Sequence[str]) -> list[str]:
     """The plugins of a run: those that ``--plugin`` names, or else those of the last recipe that
     names some.
 
-    Plugins may add flags, keys of recipes and names, so that they are imported first. What is wrong
-    with the arguments or a recipe is told later.
+    Plugins may add flags, keys of recipes and names, so that they are imported first. Errors in the
+    arguments or a recipe are reported later.
     """
     early = Parser(add_help=False, allow_abbrev=False, argument_default=argparse.SUPPRESS)
     early.add_argument("--plugin", action="extend", nargs="+")

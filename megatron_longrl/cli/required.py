@@ -150,6 +150,6 @@ def _without_checkpoint(given: Given) -> list[str]:
 
 
 def _holds_a_run(folder: Path) -> bool:
-    """Complete or not: what is wrong with it is told where it is loaded."""
+    """Complete or not: the loader reports what is wrong with it."""
     patterns = ("iter_*", "release", "longrl_state.json", "latest_checkpointed_iteration.txt")
     return any(next(folder.glob(pattern), None) for pattern in patterns)

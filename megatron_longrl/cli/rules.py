@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 def validate_layout(config: Config, world_size: int, entry: Entry | None = None) -> None:
     """Check every rule across fields for a run on `world_size` ranks.
 
-    Needs no process group and no file. With `entry`, what it needs is checked, too.
+    Needs no process group and no file. With `entry`, the rules of that program are checked, too.
 
     Raises:
         ConfigError: one line that names fields, values and a remedy.

@@ -39,7 +39,8 @@ from megatron_longrl.rewards.weighted import total
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Entry point; returns the exit status: 0, or 2 after an error, which is told in one line."""
+    """Entry point; returns the exit status: 0, or 2 after an error, which is reported in one
+    line."""
     try:
         _score(sys.argv[1:] if arguments is None else arguments)
     except UserError as error:

@@ -30,7 +30,7 @@ ENTRIES: dict[str, Entry] = {
 def main(arguments: Sequence[str]) -> int:
     """Run one of :data:`ENTRIES`.
 
-    What can be known to be wrong without torch is told before a rank is started. One rank runs in
+    Errors that can be found without torch are reported before a rank is started. One rank runs in
     this process.
 
     Args:

@@ -26,7 +26,7 @@ class AdvantageEstimator:
     needs_critic: bool = False
     """Whether it needs the values of a critic."""
     extra_generations: tuple[str, ...] = ()
-    """The names of the extra generations that give it what it needs."""
+    """The names of the extra generations that it needs."""
 
     def load(self) -> Callable[..., Any]:
         """The function itself."""

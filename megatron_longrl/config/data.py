@@ -111,8 +111,8 @@ class DataSection(Section):
     the present one; 0 reads them in their own step. Losses are the same."""
 
     encoder_chunk_frames: Annotated[PositiveInt, Unit("frames")] = 64
-    """Frames that go through the vision tower at a time on one rank; fewer need less memory. Of
-    sound so many units of some seconds."""
+    """Frames that go through the vision tower at a time on one rank; fewer need less memory. For
+    sound it is the number of units of some seconds each."""
 
     decode_buffer_mib: Annotated[PositiveInt, Unit("MiB")] = 256
     """Memory of a rank for decoded pixels that wait for the encoder; it always holds at least

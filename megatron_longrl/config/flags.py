@@ -27,7 +27,7 @@ _LONGEST_CHOICES = 50
 
 
 class Parser(argparse.ArgumentParser):
-    """Tells what is wrong with the arguments as a :class:`ConfigError`."""
+    """A parser that raises errors in the arguments as a :class:`ConfigError`."""
 
     def error(self, message: str) -> NoReturn:
         raise ConfigError(message)

@@ -67,9 +67,9 @@ class LoraSection(Section):
 
     target_modules: tuple[LoraTarget, ...] = LANGUAGE_TARGETS
     """Linear layers of a transformer layer that get adapters, by megatron-core's names. In the
-    projector all linear layers do. Of sd3 there are also added_linear_qkv and added_linear_proj,
-    those of the text, and of wan linear_q, linear_k and linear_v, those of the attention to the
-    text. Their default is all attention without feed-forward layers."""
+    projector all linear layers do. sd3 also has added_linear_qkv and added_linear_proj, those of
+    the text, and wan linear_q, linear_k and linear_v, those of the attention to the text. Their
+    default is all attention without feed-forward layers."""
 
     @property
     def scale(self) -> float:

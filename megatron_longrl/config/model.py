@@ -111,7 +111,7 @@ def saved_family_section(saved: Mapping[str, Any]) -> type[FamilySection]:
     one. An unknown family has no fields.
 
     Args:
-        saved: by flat name; the values need not be checked.
+        saved: the saved values by flat name; they need not be checked.
     """
     family = saved.get("model_family", ModelSection.model_fields["family"].default)
     known = isinstance(family, str) and family in FAMILY_SECTIONS

@@ -1,4 +1,4 @@
-"""The configuration of a model, without what a run does with it."""
+"""The configuration of a model, without that of a run."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ AnyFamily = TypeVar("AnyFamily", bound=FamilySection)
 
 @dataclass(frozen=True)
 class ModelConfig:
-    """The sections that say what a model is, how the ranks hold it, and what of it is trained.
+    """The sections of the model, its layout over ranks, and its trained parts.
 
     Modules, checkpoints, the mapping to Hugging Face's tensors and the stream of weights to an
     engine are made from these and from no others. A

@@ -88,7 +88,7 @@ class ParallelSection(Section):
         """Return the numbers of MR-SP ranks that may share a sequence, increasing.
 
         Args:
-            num_query_groups: of the language model.
+            num_query_groups: the number of query groups of the language model.
         """
         ranks = self.context_parallel_size
         degrees = [d for d in range(1, ranks + 1) if ranks % d == 0]

@@ -32,7 +32,7 @@ _READ = {
     "replay_rollouts": "folder",
     "rollout_token_file": "file",
 }
-"""Fields whose paths are read, and what they name."""
+"""Fields whose paths are read, and the kinds of files that they name."""
 
 _READ_BY = {
     "train_data_path": ("sft", "rl"),

@@ -166,7 +166,7 @@ AlgorithmName = Annotated[str, Names(ALGORITHMS.names), is_name_in(ALGORITHMS)]
 
 
 def from_algorithm(part: str) -> Callable[[dict[str, Any]], Any]:
-    """The default of a field: what the algorithm sets."""
+    """The default of a field: the values that the algorithm sets."""
 
     def default(values: dict[str, Any]) -> Any:
         return getattr(ALGORITHMS.find(values["rl_algorithm"]), part)

@@ -47,7 +47,7 @@ def find_recipe(given: str, beside: Path = Path()) -> Path | None:
     """The file of a path or a name; a path that exists wins.
 
     Args:
-        given: what the user has written.
+        given: the text that the user has written.
         beside: the folder to which a path is relative.
 
     Returns:
@@ -63,8 +63,8 @@ def read_recipe(given: str, names: FieldNames) -> tuple[dict[str, Any], dict[str
     """Read a recipe and its bases; later values win.
 
     Args:
-        given: its path, or its name where it comes with the package.
-        names: what its keys may be.
+        given: the path of the recipe, or its name if it comes with the package.
+        names: the names that keys may have.
 
     Returns:
         The values by field name and where each was set ("file:line").

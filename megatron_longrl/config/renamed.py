@@ -54,7 +54,7 @@ def renamed_line(old: str, new: str, kind: str) -> str:
     """The error of an old name.
 
     Args:
-        old, new: as they are written in this place.
+        old, new: both names, in the spelling of this place.
         kind: ``key`` or ``flag``.
     """
     values = NEW_VALUES.get(NEW_NAMES[old.lstrip("-").replace("-", "_")], {})

@@ -106,7 +106,7 @@ def known_fields(saved: Mapping[str, Any]) -> dict[str, Any]:
     present names.
 
     Args:
-        saved: by flat name.
+        saved: the saved values by flat name.
     """
     saved = present(saved)
     sections = [section for name, section in _SECTIONS.items() if name != "family"]
@@ -148,7 +148,7 @@ class Config(ModelConfig):
         """The configuration that these values make, with the defaults of the others.
 
         Args:
-            values: by flat name.
+            values: the values by flat name.
 
         Raises:
             InvalidConfig: a value of a wrong type or range, a missing or unknown field.
@@ -338,7 +338,7 @@ def describe_problems(problems: list[dict[str, Any]], origins: Mapping[str, str]
 
     Args:
         problems: see :class:`InvalidConfig`.
-        origins: where a field was set, by its flat name.
+        origins: the place where each field was set, by its flat name.
     """
     missing: list[str] = []
     wrong: list[str] = []

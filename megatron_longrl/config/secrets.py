@@ -1,8 +1,8 @@
 """The rules for credentials: they are in no flag and no recipe, which are written to config.yaml,
 checkpoints and trackers, and are visible in lists of processes.
 
-A value of ``--reward-kwargs`` may be ``${NAME}`` instead: the reward gets what the environment
-variable NAME holds.
+A value of ``--reward-kwargs`` may be ``${NAME}`` instead: the reward gets the value of the
+environment variable NAME.
 """
 
 from __future__ import annotations
@@ -19,12 +19,12 @@ _SECRET = re.compile(
     r"passw(?:or)?ds?|pwd|passphrase|secrets?|credentials?|sig|signature|jwt|cookies?)(?:$|[_\W])",
     re.IGNORECASE,
 )
-"""Names of what is kept secret."""
+"""Names of values that are kept secret."""
 _COUNTED = re.compile(r"(?:max|min|num|number|stop|end|eos|pad)_|_(?:id|ids|count|limit)$", re.I)
 """Names of fields that count a model's tokens."""
 _USER = re.compile(r"[a-z][a-z0-9+.-]*://[^/?#\s]*:[^/?#\s]*@", re.IGNORECASE)
 _TOKEN_USER = re.compile(r"https?://[^/?#\s@]+@", re.IGNORECASE)
-"""A token in the place of a user, as of https://TOKEN@host."""
+"""A token in place of a user, as in https://TOKEN@host."""
 _CAMEL = re.compile(r"(?<=[a-z0-9])(?=[A-Z])")
 _QUERY = re.compile(r"[?&#]([^=&#\s]+)=[^&#\s]", re.IGNORECASE)
 _HEADER = re.compile(r"\s*(?:Authorization\s*:\s*)?Bearer\s+\S", re.IGNORECASE)
@@ -34,7 +34,7 @@ def secrets_in(values: Mapping[str, Any]) -> Iterator[str]:
     """Names of the fields, and of the entries below them, that hold credentials.
 
     Args:
-        values: of fields, by name.
+        values: the values of fields, by name.
     """
     for name, value in values.items():
         yield from _secrets(name, value, is_field=True)
@@ -70,7 +70,7 @@ def _secrets(
 
 
 def is_secret(name: str) -> bool:
-    """Whether what is called so is kept secret."""
+    """Whether the value of this name is kept secret."""
     name = _CAMEL.sub("_", name)  # accessToken
     return bool(_SECRET.search(name)) and not _COUNTED.search(name)
 
@@ -82,7 +82,7 @@ def _has_credentials(text: str) -> bool:
 
 
 def filled_in(value: Any) -> Any:
-    """The value with each ``${NAME}`` replaced by what the environment holds.
+    """The value in which the environment's value replaces each ``${NAME}``.
 
     Raises:
         KeyError: the environment has no such variable.

@@ -1,4 +1,4 @@
-"""Fields of the optimizer, the schedule and what is trained."""
+"""Fields of the optimizer, the schedule and the trained parts."""
 
 from __future__ import annotations
 

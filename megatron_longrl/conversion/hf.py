@@ -1,10 +1,9 @@
 """Reading Hugging Face checkpoints of all families of language models, and the choice between them
 and pipelines of diffusers.
 
-A checkpoint is a folder with a ``config.json``, which tells the family, and weights in it or in
+A checkpoint is a folder with a ``config.json``, which names the family, and weights in it or in
 folders of its parts. Weights are read from safetensors only, one tensor at a time; nothing is
-unpickled and no code of the folder runs. Writing is in
-:mod:`megatron_longrl.conversion.hf_writer`.
+unpickled and no code of the folder runs. Writing is in :mod:`megatron_longrl.conversion.hf_writer`.
 """
 
 from __future__ import annotations

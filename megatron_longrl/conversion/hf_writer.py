@@ -43,7 +43,7 @@ class TensorFolderWriter:
     Args:
         folder: is created.
         max_shard_bytes: a file is closed before it grows beyond this.
-        files: their names.
+        files: the names of the files.
     """
 
     def __init__(
@@ -72,7 +72,7 @@ class TensorFolderWriter:
         self._total_bytes += size
 
     def finish(self) -> None:
-        """Write what is left and give the files the names that the library looks for."""
+        """Write the remaining tensors and give the files the names that the library looks for."""
         self._flush()
         if len(self._shards) == 1:
             os.replace(self._path(1), self.folder / self._files.whole)
@@ -104,11 +104,11 @@ class HfFolderWriter:
 
     Args:
         folder: must not exist, or be empty.
-        config: of the model that is written.
-        dtype: of the weights; by default the model's.
+        config: the configuration of the model that is written.
+        dtype: the data type of the weights; by default the model's.
         unused: tensors that the model does not hold (see
-            :meth:`~megatron_longrl.conversion.hf.HfFolder.unused_tensors`). What is neither in the
-            model nor here is written as the family's ``completion`` has it.
+            :meth:`~megatron_longrl.conversion.hf.HfFolder.unused_tensors`). Tensors that are
+            neither in the model nor here are written as the family's ``completion`` gives them.
         tokenizer: file or folder to carry along.
         files: other files to carry along, by their paths in the folder. Settings of JSON files that
             the export writes itself are taken over where it does not write them.
@@ -166,7 +166,7 @@ class HfFolderWriter:
     def add(self, name: str, tensor: Tensor) -> None:
         """Write one tensor by its name in the mapping table.
 
-        What belongs to a part of which the model holds nothing stays as it is.
+        Tensors of a part of which the model holds nothing stay as they are.
         """
         folder, stored = self._family.locate(name)
         if tensor.is_floating_point() and name.partition("/")[0] in self._held:

@@ -86,8 +86,8 @@ def initialize_adapter(
     """A uniform as torch.nn.Linear draws its weight, which is also PEFT's way, and B zero.
 
     Args:
-        mapping: of the weight that has the adapter.
-        rank, size: of the tensor-parallel ranks that split it.
+        mapping: the mapping of the weight that has the adapter.
+        rank, size: this rank, and the number, of the tensor-parallel ranks that split the weight.
     """
     a, _ = adapter_mappings(mapping)
     low, inner = adapter.A.shape

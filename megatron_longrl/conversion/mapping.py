@@ -118,7 +118,7 @@ def _table_name(part: str, module: nn.Module, name: str) -> str:
 
 
 def _unfused(name: str) -> str:
-    """Name within a layer, as the local layer specification has it."""
+    """Name within a layer, in the local layer specification."""
     for ours, fused in FUSED_NORMS.items():
         if name.startswith(fused):
             return ours + name.removeprefix(fused)
@@ -142,7 +142,7 @@ def export_named_tensors(
 
     Args:
         model: see :func:`local_parameters`.
-        parts: of the model to stream; by default all.
+        parts: the parts of the model to stream; by default all.
 
     Yields:
         Name with its part (``llm/model.embed_tokens.weight``), and the tensor.

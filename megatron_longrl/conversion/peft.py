@@ -134,10 +134,10 @@ def write_adapters(
 
     Args:
         folder: must not exist, or be empty.
-        config: of the training, with its --lora fields.
+        config: the configuration of the training, with its --lora fields.
         adapters: see :func:`adapters_of`.
         base: Hugging Face folder of the model that the adapters belong to.
-        dtype: of the tensors; by default as they are.
+        dtype: the data type of the tensors; by default it is not changed.
         unused: weights that the base has beside those of the mapping table.
 
     Raises:
@@ -245,7 +245,7 @@ class PeftFolder:
     """Adapters on disk, of PEFT or of :func:`write_adapters`.
 
     Args:
-        family: of the model that they belong to.
+        family: the family of the model to which the adapters belong.
 
     Raises:
         UserError: there are none, or of a kind that is not supported.
@@ -268,7 +268,7 @@ class PeftFolder:
         """Raises :class:`UserError` for a tensor that belongs to none of these weights.
 
         Args:
-            names: of the mapping table.
+            names: the names of the mapping table.
         """
         for sub, tensors in self._tensors.items():
             modules = {_module(self._family, n) for n in names if self._family.locate(n)[0] == sub}

@@ -40,10 +40,10 @@ def write_pipeline(
 
     Args:
         folder: must not exist, or be empty.
-        config: of the model.
+        config: the configuration of the model.
         tensors: all tensors of the trained component by their names in the mapping table.
-        frozen: whose other components are copied, and its list of components.
-        dtype: of the tensors; by default as they are.
+        frozen: the folder whose other components, and list of components, are copied.
+        dtype: the data type of the tensors; by default it is not changed.
 
     Raises:
         UserError: the folder exists or cannot be written, or a frozen component is missing or has

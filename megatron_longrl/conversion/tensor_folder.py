@@ -52,7 +52,7 @@ class WeightFiles:
         return (folder / self.whole).exists() or (folder / self.index).exists()
 
     def of(self, folder: Path) -> list[Path]:
-        """The files that the library reads; others beside them are nobody's.
+        """The files that the library reads; no other files beside them are used.
 
         Raises:
             UserError: there are none, or the index is broken.
@@ -77,7 +77,7 @@ class WeightFiles:
         return [folder / name for name in sorted(set(files))]
 
     def _else(self, folder: Path) -> str:
-        """A hint at what there is in the place of weights, for the message."""
+        """A hint at the files that are there in place of weights, for the message."""
         others = [
             path.name
             for ending in ("safetensors", "bin", "pt")
@@ -100,7 +100,7 @@ class TensorFolder:
 
     Args:
         rename: name in the files -> name by which a tensor is asked for.
-        files: their names.
+        files: the names of the files.
 
     Raises:
         UserError: a file is missing, truncated or of another format.

@@ -1,8 +1,8 @@
 r"""Extraction of the answer from a response: after the thought, in ``<answer>…</answer>`` or in
 ``\boxed{…}``; without either it is all the text after the thought.
 
-What a model writes between ``<think>`` and ``</think>`` is never its answer, and neither is what
-follows a ``<think>`` that is not closed.
+Text between ``<think>`` and ``</think>`` is never the answer, and neither is the text behind a
+``<think>`` that is not closed.
 """
 
 from __future__ import annotations

@@ -12,7 +12,7 @@ def parse_columns(given: Sequence[str], other_names: Mapping[str, Sequence[str]]
 
     Args:
         given: FIELD=COLUMN each.
-        other_names: for every field its other names, which count as well.
+        other_names: for every field its other names, which are accepted as well.
 
     Returns:
         The column of each field.

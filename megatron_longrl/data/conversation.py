@@ -1,8 +1,8 @@
 """Conversations: a chat template applied to a row's question and media.
 
-The template is rendered once for each row, as ``apply_chat_template`` of transformers does. Where
-media stand in the result is known by marks that no text of the row holds, never by searching for
-what a user or a policy may have written.
+The template is rendered once for each row, as ``apply_chat_template`` of transformers does. Marks
+that no text of the row holds give the places of media in the result; text that a user or a policy
+may have written is never searched.
 """
 
 from __future__ import annotations
@@ -234,7 +234,7 @@ class Conversation:
     # ---- The template ----
 
     def _accepts(self, content: Any) -> bool:
-        """Whether the template writes a content as what it is, and not as Python does."""
+        """Whether the template writes a content itself, and not its Python representation."""
         try:
             rendered = self._render([{"role": "user", "content": content}], asks=True)
         except ValueError:

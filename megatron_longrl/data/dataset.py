@@ -52,13 +52,13 @@ class RowSampler:
 class WeightedSampler:
     """Rows of several sources by their weights; each source is shuffled epoch after epoch.
 
-    An epoch has as many samples as there are rows. Of it each source gives the same number, which
-    is its share rounded, at least one; which sample is from which source is drawn anew for every
+    An epoch has as many samples as there are rows. Each source gives the same number of samples to
+    every epoch: its share, rounded, at least one. The order of the sources is drawn anew for every
     epoch.
 
     Args:
         parts: the rows of each source.
-        weights: of each source; their sum need not be 1.
+        weights: the weights of each source; their sum need not be 1.
     """
 
     def __init__(self, parts: Sequence[Sequence[Row]], seed: int, weights: Sequence[float]) -> None:
@@ -97,7 +97,7 @@ def sampler_of(rows: Sequence[Row], seed: int, weights: Sequence[float] | None) 
     """Return the sampler of a run.
 
     Args:
-        weights: of the paths of ``--train-data-path``.
+        weights: the weights of the paths of ``--train-data-path``.
 
     Raises:
         DataError: a source with a weight has no row that can be used.

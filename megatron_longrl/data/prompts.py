@@ -103,8 +103,8 @@ class PromptBuilder:
         limit: the flag that bounds ``max_tokens``; only ``--seq-length`` can simply be raised.
         max_frames, fps: how frames of each video are sampled.
         audio_in_video: whether the sound of videos belongs to them, where a row does not say.
-        missing_audio: what becomes of a video without sound where it is asked for.
-        conversation: what stands around a question; by default the tokenizer's own chat template.
+        missing_audio: the treatment of a video without sound where sound is asked for.
+        conversation: the text around a question; by default the tokenizer's own chat template.
         demonstrates: whether ``max_tokens`` must hold the prompt and its demonstration.
         reading: the limits within which files are opened; by default none.
     """
@@ -299,7 +299,8 @@ class PromptBuilder:
         return prompt
 
     def _parts(self, row: Row) -> tuple[list[NumberedPart], dict[int, Placement]]:
-        """Texts and media of a row in their order, and what is known of each of its media."""
+        """Texts and media of a row in their order, and the facts that are known about each of its
+        media."""
         parts: list[NumberedPart] = []
         placements: dict[int, Placement] = {}
         for piece in self._conversation.pieces(row):

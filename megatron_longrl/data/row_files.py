@@ -70,7 +70,7 @@ def count_rows(paths: Sequence[str | Path], folder_file: str = "train.jsonl") ->
     """Return the number of rows that some files seem to have, without parsing lines as JSON.
 
     Args:
-        paths: as :func:`~megatron_longrl.data.rows.load_rows` takes them.
+        paths: the paths, in the form that :func:`~megatron_longrl.data.rows.load_rows` takes.
 
     Raises:
         DataError: a file is missing, or of another format.
@@ -202,7 +202,7 @@ def _parsed(line: str) -> Any:
 
 
 def _array(path: Path) -> Iterator[tuple[str, Any]]:
-    """Entry by entry, so that what is broken has a line."""
+    """The entries are parsed one by one, so that an error names a line."""
     try:
         text = path.read_bytes().decode("utf-8-sig")
     except UnicodeDecodeError as error:

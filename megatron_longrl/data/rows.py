@@ -156,8 +156,8 @@ def load_rows(
             weights. A folder stands for its ``folder_file``, its only ``.jsonl`` file, or its
             table.
         folder_file: name looked for in folders.
-        problems: gets what is wrong with rows that are left out; without it the first such row is
-            an error.
+        problems: gets the problems of rows that are left out; without it the first such row is an
+            error.
         columns: ``--data-columns``.
         every_turn: whether each of the assistant's turns of a conversation is a row of its own, for
             supervised fine-tuning; otherwise the last one is.
@@ -244,7 +244,7 @@ def row_of(entry: Mapping[str, Any], file: Path, place: str) -> Row:
 
     Args:
         file: against whose folder paths of media are resolved.
-        place: of the object in the file, such as ``[3]``.
+        place: the place of the object in the file, such as ``[3]``.
 
     Raises:
         RowError: it is malformed.
@@ -328,7 +328,7 @@ class _RowReader:
 
 
 def _has(entry: Mapping[str, Any], name: str) -> bool:
-    """Whether a row has a field by a name of its own, as rows of another source have it."""
+    """Whether a row has a field of another name, which rows of another source use."""
     return any(entry.get(own) is not None for own in (name, *OTHER_NAMES[name], *MESSAGES))
 
 

@@ -56,8 +56,8 @@ class TemplateProcess:
 
         Args:
             kind: :data:`CHAT` or :data:`QUESTION`.
-            template: in Jinja.
-            values: what it may use, as JSON has it.
+            template: the template, in Jinja.
+            values: the values that it may use, as JSON represents them.
 
         Raises:
             TemplateFailed: in one line.

@@ -71,8 +71,8 @@ def find_chat_template(name: str) -> str:
 
 
 def find_prompt_template(name: str) -> str:
-    """The template of a name or a file. In a file that is no Jinja ``{question}`` stands for the
-    question.
+    """The template of a name or a file. ``{question}`` stands for the question in a file that is no
+    Jinja.
 
     Raises:
         UserError: there is none, or it has no place for the question.

@@ -82,7 +82,7 @@ class Tokenizer(Protocol):
         """A conversation as text.
 
         Args:
-            template: in Jinja.
+            template: the template, in Jinja.
             asks: whether the opening of an assistant's turn follows.
         """
 
@@ -326,7 +326,7 @@ def train_sentencepiece(
     """Train a byte-pair SentencePiece model that keeps every text unchanged.
 
     Args:
-        texts: what the tokenizer is trained on.
+        texts: the texts on which the tokenizer is trained.
         model_prefix: the model is written to ``<model_prefix>.model``.
         vocab_size: upper bound of the vocabulary: 258 bytes and controls, the symbols, then
             merges; texts with little variety give fewer.

@@ -22,12 +22,12 @@ def end_ids_of(folder: Path, known: Container[int]) -> tuple[int, ...]:
     """``eos_token_id`` of generation_config.json; where there is none, of config.json.
 
     Args:
-        folder: of the tokenizer. In a checkpoint of this project the settings of the imported model
-            are beside it.
+        folder: the folder of the tokenizer. In a checkpoint of this project the settings of the
+            imported model are beside it.
         known: ids that have a token; others are left out, because they cannot be drawn.
 
     Returns:
-        In the order of the file; none where no file tells.
+        They are in the order of the file; there are none where no file names them.
 
     Raises:
         UserError: a file is broken, or tells something else than ids.

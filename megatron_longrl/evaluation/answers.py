@@ -64,7 +64,7 @@ def answer(
         counts: gets what was encoded.
 
     Returns:
-        For each way its answers.
+        The answers of each way.
     """
     config = runtime.config
     sampling = evaluation_settings(config.evaluation, config.training, config.rollout)
@@ -200,7 +200,8 @@ class _Shared:
 
 
 def _encode(runtime: Runtime, asked: Sequence[Sequence[Prompt]], counts: EncodingCounts) -> _Shared:
-    """Encode what the prompts of all ways need, each unit once; collective over the replica."""
+    """Encode the units that the prompts of all ways need, each once; collective over the
+    replica."""
     specs = {spec.key(): spec for prompts in asked for p in prompts for spec in p.media}
     joined = join_media(list(specs.values()))
     media = runtime.media.provide([one.spec for one in joined], for_training=False)

@@ -85,8 +85,8 @@ def askings(evaluation: EvaluationSection, data: DataSection, build: BuildPrompt
 
 
 def _modes(evaluation: EvaluationSection, data: DataSection) -> list[str]:
-    """The modes of ``--reasoning``. Without it a benchmark is asked directly, or with the run's
-    --prompt-template."""
+    """The modes of ``--reasoning``. Without it the questions of a benchmark are asked without
+    reasoning, or with the run's --prompt-template."""
     if evaluation.reasoning:
         names = {"on": REASONING, "off": DIRECT}
         return [names[value] for value in dict.fromkeys(evaluation.reasoning)]

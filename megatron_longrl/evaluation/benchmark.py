@@ -81,7 +81,7 @@ class Benchmark(ABC):
         """Return the published prompt, without reasoning.
 
         Args:
-            row: what :meth:`questions` gave, as a row.
+            row: a row that :meth:`questions` gave.
             sampling: how frames are taken, for subtitles of the frames that the model sees.
         """
 
@@ -93,7 +93,8 @@ class Benchmark(ABC):
         the draws.
 
         Args:
-            sample: its response is the final answer: without the thought and the tags around it.
+            sample: the input of the score; its response is the final answer, without the thought
+                and the tags around it.
 
         Returns:
             None where a judge decides.
@@ -103,8 +104,8 @@ class Benchmark(ABC):
         """Return the benchmark's figure: the mean, where it publishes no other one.
 
         Args:
-            scored: at least one row, of which the fields :data:`CATEGORIES` and :data:`GROUP` are
-                there, with its score.
+            scored: at least one row with its score; the row has the fields :data:`CATEGORIES` and
+                :data:`GROUP`.
         """
         return sum(score for _, score in scored) / len(scored)
 

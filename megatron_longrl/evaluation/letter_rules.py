@@ -1,7 +1,7 @@
 """Published rules by which benchmarks read the letter of an option from an answer.
 
-They are crude on purpose: a score is comparable with published ones only under the same rule. What
-this package itself takes for right is :func:`~megatron_longrl.rewards.choice.choice_reward`.
+They are crude on purpose: a score is comparable with published ones only under the same rule. The
+rule of this package itself is :func:`~megatron_longrl.rewards.choice.choice_reward`.
 """
 
 from __future__ import annotations

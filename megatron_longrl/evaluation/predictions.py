@@ -25,9 +25,9 @@ def score_predictions(
     """The summary of responses to a benchmark's rows, and the record of every row.
 
     Args:
-        rows: at least one, all of one benchmark.
-        responses: by the number of the row. A row without one counts as wrong.
-        settings: of the judge, where one is to be asked.
+        rows: the rows, at least one, all of one benchmark.
+        responses: the responses by the number of the row. A row without one counts as wrong.
+        settings: the settings of the judge, if one is to be asked.
 
     Raises:
         UserError: the judge's prompt cannot be used.
@@ -70,7 +70,7 @@ def by_problem_id(
 
     Args:
         predictions: each with a text ``response``.
-        source: of the predictions, for messages.
+        source: the origin of the predictions, for messages.
 
     Raises:
         DataError: one belongs to no row, or two belong to the same, or there are fewer without ids.

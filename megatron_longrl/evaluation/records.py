@@ -44,8 +44,8 @@ def record_of_response(
 
     Args:
         accuracy: None where it could not be computed.
-        form: of the reward ``format``.
-        error: why there is no accuracy.
+        form: the score of the reward ``format``.
+        error: the reason why there is no accuracy.
     """
     answer: dict[str, Any] = {"response": response, "correct": accuracy or 0.0, "reward": None}
     answer |= _read(row, without_end_token(response, END_TOKENS), accuracy)
@@ -68,7 +68,8 @@ def _read(row: Row, response: str, accuracy: float | None) -> dict[str, Any]:
     rule.
 
     Args:
-        accuracy: by this package's rule, which is a judge's where the benchmark asks for one.
+        accuracy: the accuracy by this package's rule, which is a judge's where the benchmark asks
+            for one.
     """
     sample = RewardInput.of_row(row, response, uid=row.uid)
     found: dict[str, Any] = {"well_formed": float(is_well_formed(sample))}

@@ -18,7 +18,7 @@ def read_benchmark(name: str, folder: Path) -> list[Row]:
     """The questions of a benchmark, as rows.
 
     Args:
-        folder: of the published files.
+        folder: the folder of the published files.
 
     Raises:
         UserError: no benchmark has the name.

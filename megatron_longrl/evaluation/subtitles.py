@@ -50,8 +50,8 @@ class SubtitleFiles:
     """The ``.srt`` files of a benchmark: in a folder, or still in the zip that is published.
 
     Args:
-        folder: of the benchmark's files.
-        name: of the folder of subtitles, and of the zip.
+        folder: the folder of the benchmark's files.
+        name: the name of the folder of subtitles, and of the zip.
     """
 
     def __init__(self, folder: Path, name: str) -> None:

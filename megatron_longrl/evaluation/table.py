@@ -45,7 +45,8 @@ def sweep_table(
 
     Args:
         ways: frames and mode of each.
-        encoding: what was encoded, see :func:`~megatron_longrl.evaluation.report.report`.
+        encoding: the numbers of encoded units, see
+            :func:`~megatron_longrl.evaluation.report.report`.
     """
     lines = [f"{'frames':>6}  {'':9}  accuracy"]
     for (frames, mode), summary in zip(ways, summaries, strict=True):

@@ -1,1 +1,1 @@
-"""Records of rollouts: what an engine is asked and given, what it generates, and its rewards."""
+"""Records of rollouts: the requests and inputs of an engine, its rollouts, and their rewards."""

@@ -63,7 +63,7 @@ class EngineInput:
         """Return the record with which the trainer compares its own input.
 
         Args:
-            length: of the prompt; tokens of a response may follow.
+            length: the length of the prompt; tokens of a response may follow.
         """
         hashes = row_hashes(self.embeddings[:length])
         if self.features is not None:
@@ -121,7 +121,7 @@ def features_of(
     beyond h.
 
     Args:
-        into: where they come to stand; by default those of one video stay where they are.
+        into: the memory for the features; by default those of one video stay where they are.
     """
     if not parts or parts[0].shape[1] == width:
         return None

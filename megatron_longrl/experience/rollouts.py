@@ -137,8 +137,8 @@ class RewardedRollout(Rollout):
     """A rollout with its rewards."""
 
     reward: float
-    """The weighted sum of all rewards, exact in float32, with what the algorithm has added or
-    taken; 0 where ``valid`` is False."""
+    """The weighted sum of all rewards, exact in float32, with the terms that the algorithm has
+    added or subtracted; 0 where ``valid`` is False."""
     valid: bool
     """Whether the rollout has a reward, which it lacks where a reward function has failed."""
     correct: float
@@ -248,7 +248,7 @@ class RewardedGroup(RolloutGroup):
         Args:
             rewards: float32 [n].
             valid: bool [n]; by default as before.
-            changes: of other fields of the group.
+            changes: new values of other fields of the group.
         """
         known = self.valid if valid is None else valid
         rollouts = [

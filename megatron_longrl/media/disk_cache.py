@@ -48,7 +48,8 @@ _LARGEST_HEADER = 4096
 _ABANDONED_SECONDS = 3600.0
 """Age at which a file that someone was writing belongs to a job that is dead."""
 _LISTINGS_APART = 20.0
-"""Times what the last listing of the folder took; a large one on a network takes seconds."""
+"""The multiple of the time that the last listing of the folder took; a large one on a network takes
+seconds."""
 _KEPT = re.compile(r"[0-9a-f]{64}\.safetensors")
 _UNFINISHED = re.compile(r"[0-9a-f]{64}\.[0-9a-f]{32}\.part")
 
@@ -100,7 +101,7 @@ class EmbeddingDisk:
     def read(self, key: EmbeddingKey, target: Tensor) -> bool:
         """Fill a contiguous CPU tensor with the embeddings of a key, which counts as use.
 
-        A file that is not what it should be is removed, with a warning; the target then holds
+        A file with other contents than expected is removed, with a warning; the target then holds
         anything.
 
         Returns:
@@ -128,7 +129,7 @@ class EmbeddingDisk:
     def write(self, items: Mapping[EmbeddingKey, Tensor]) -> int:
         """Keep embeddings, CPU tensors; returns how many files were written.
 
-        What is there already counts as used, what exceeds the whole budget is not kept.
+        Entries that are there already count as used; entries beyond the whole budget are not kept.
         """
         written = 0
         for key, tensor in items.items():

@@ -3,8 +3,8 @@
 A video is encoded once for each version of the encoder; its embeddings are then read by the engine
 for all responses, by the policy, and by the reference, over as many steps as the budget holds them.
 Every rank of the replica maps the same file. All ranks make the same calls in the same order, so
-each keeps the same books, and which entry is evicted needs no communication. What the disk has is
-agreed upon before anyone takes it, because the ranks encode the rest together.
+each keeps the same books, and which entry is evicted needs no communication. The ranks agree on the
+entries of the disk before they read them, because they encode the rest together.
 """
 
 from __future__ import annotations
@@ -58,12 +58,12 @@ class EmbeddingStore:
 
     Args:
         budget_bytes: most bytes of embeddings per replica and node.
-        dtype: the training dtype; what is put is kept bit for bit, so it must have this dtype.
+        dtype: the training dtype; embeddings are kept bit for bit, so they must have this dtype.
         directory: the folder of this store, which exists (see :func:`open_store`).
-        owner: whether this rank writes what is put, and deletes the files on this node; exactly
+        owner: whether this rank writes new embeddings, and deletes the files on this node; exactly
             one per node does.
         group: gloo group of the replica, over which a failed write becomes everyone's error.
-        hosts: of every rank of the group, by any names; one for all by default.
+        hosts: a name of the host of every rank of the group; by default one host has all of them.
         disk: where embeddings are kept beyond this memory and this job, if anywhere.
     """
 
@@ -129,8 +129,8 @@ class EmbeddingStore:
             wanted: keys that are not in memory -> shape [tokens, h].
 
         Returns:
-            Key -> the shared tensor, the same keys on every rank. What does not fit into the budget
-            is private to the rank.
+            Key -> the shared tensor, the same keys on every rank. Embeddings that do not fit into
+            the budget are private to the rank.
 
         Raises:
             UserError: on all ranks when one cannot write into shared memory.
@@ -222,7 +222,7 @@ class EmbeddingStore:
             self._lock = None
 
     def _admit(self, shapes: Mapping[EmbeddingKey, torch.Size]) -> dict[EmbeddingKey, _Entry]:
-        """Enter into the books what is new and fits, and evict for it.
+        """Record the new entries that fit, and evict others for them.
 
         Returns:
             The new entries, whose files are to be written.
@@ -248,7 +248,7 @@ class EmbeddingStore:
 
     @contextlib.contextmanager
     def _writing(self, fresh: Mapping[EmbeddingKey, _Entry]) -> Iterator[None]:
-        """Write the files of new entries; where one rank cannot, all ranks fail and forget the
+        """Write the files of new entries; where one rank cannot, all ranks fail and drop the
         entries."""
         try:
             with (

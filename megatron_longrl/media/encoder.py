@@ -6,8 +6,8 @@ backward pass of a trainable encoder goes the other way: gradients of the embedd
 the rank that owns the unit. Where the units of a rank were one chunk its graph is still there, else
 the chunks are encoded again with a graph.
 
-A model may have several encoders, each for some modalities. The units of all of them are dealt
-together over the ranks that hold the encoders whole.
+A model may have several encoders, each for some modalities. The units of all of them are
+partitioned together over the ranks that hold the encoders whole.
 """
 
 from __future__ import annotations
@@ -215,7 +215,7 @@ class MediaEncoder:
 
         Args:
             name: the encoder's.
-            encoded: what :meth:`encode` returned with ``for_backward``.
+            encoded: the media that :meth:`encode` returned with ``for_backward``.
             gradients: this rank's part of d loss / d embedding by the key of the medium; None or
                 absent is zero. The sum over the replica's ranks is the gradient.
         """
@@ -247,7 +247,7 @@ class MediaEncoder:
     def _partition(self, specs: Sequence[MediaSpec]) -> dict[str, list[UnitPartition]]:
         """Return the units of each of its ranks, by the name of the encoder.
 
-        Encoders with the same ranks are dealt together, so that their sum is balanced.
+        Encoders with the same ranks are partitioned together, so that their sum is balanced.
         """
         names = [self.name_for(spec) for spec in specs]
         result: dict[str, list[UnitPartition]] = {}
@@ -396,7 +396,7 @@ class MediaEncoder:
 
 
 def _gather(local: Tensor, owned: Sequence[Runs], group: ProcessGroup) -> Tensor:
-    """All ranks' tokens in order; padded to the largest part because gloo wants even sizes."""
+    """All ranks' tokens in order; padded to the largest part because gloo needs equal sizes."""
     if group.size() == 1:
         return local
     counts = [sum(length for _, length in runs) for runs in owned]

@@ -19,7 +19,7 @@ def described(error: Exception, at: str) -> str:
     mistake in a program is found. The debug log gets the traceback.
 
     Args:
-        at: what was worked on, for the log.
+        at: the object of the work, for the log.
     """
     logger.debug("%s: an exception of a library or a mistake in the program", at, exc_info=error)
     places = traceback.extract_tb(error.__traceback__)

@@ -60,7 +60,7 @@ def join_media(specs: Sequence[MediaSpec]) -> list[JoinedMedia]:
     the first of each.
 
     Args:
-        specs: with distinct keys.
+        specs: media with distinct keys.
     """
     alike: dict[Hashable, list[MediaSpec]] = {}
     for spec in specs:

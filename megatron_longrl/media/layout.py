@@ -67,7 +67,7 @@ class PlacementContext:
     counts: Mapping[str, int]
     """Number of media of each modality in the prompt."""
     max_frames: int | None = None
-    """``--video-frames``, or what a curriculum makes of it."""
+    """``--video-frames``, or the number of the curriculum's stage."""
     fps: float | None = None
     """``--video-fps``."""
     audio_in_video: bool = False
@@ -100,8 +100,9 @@ class MediaLayout(Protocol):
     """The reading of media by one family."""
 
     placeholders: ClassVar[Mapping[str, str]]
-    """Modality -> what the family's chat templates write for a medium, as a regular expression;
-    none where they know no media. The parts of its :class:`Placement` come to stand there."""
+    """Modality -> the text that the family's chat templates write for a medium, as a regular
+    expression; none where they know no media. The parts of its :class:`Placement` come to stand
+    there."""
 
     def placement(self, medium: MediaFile, context: PlacementContext) -> Placement:
         """Read a file as far as needed, and return its placement in the prompt.

@@ -32,7 +32,7 @@ def load_together(
         loader: reads this rank's part of them.
 
     Returns:
-        For each request its units on ``device``, or why they cannot be read.
+        The units of each request on ``device``, or the error for which they cannot be read.
     """
     bounds = _bounds(ranks, requests)
     first = bounds[ranks.group.rank()]

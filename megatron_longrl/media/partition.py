@@ -43,7 +43,7 @@ def balance_greedy(
     (longest processing time first, LPT).
 
     Args:
-        loads_before: of every part; by default none has any.
+        loads_before: the load of every part before the call; by default 0.
     """
     loads = [(load, part) for part, load in enumerate(loads_before or [0.0] * parts)]
     heapq.heapify(loads)
@@ -56,7 +56,7 @@ def balance_greedy(
 
 
 def partition_units(specs: Sequence[MediaSpec], parts: int, cut: Cut) -> list[UnitPartition]:
-    """The units of every rank, balanced by what they cost.
+    """The units of every rank, balanced by their cost.
 
     Args:
         cut: ``auto`` keeps media whole where that balances as well.

@@ -34,7 +34,7 @@ class Media:
     """Media whose embeddings it had on disk only."""
 
     def count_work_of(self, more: Media) -> None:
-        """Add what it took to make the embeddings of others."""
+        """Add the work that it took to make the embeddings of others."""
         self.counts += more.counts
         self.from_disk += more.from_disk
 

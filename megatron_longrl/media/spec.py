@@ -108,7 +108,7 @@ class MediaSpec(ABC):
         :func:`~megatron_longrl.media.deadline.working_on` when it begins with a file.
 
         Returns:
-            For each request its units, or why they cannot be read.
+            The units of each request, or the error for which they cannot be read.
         """
         results: list[UnitTensors | MediaError] = []
         for spec, units in requests:
@@ -125,7 +125,7 @@ def load_units(requests: Sequence[LoadRequest[MediaSpec]]) -> list[UnitTensors |
     """Read units of media of any modality; the media of a class are read together.
 
     Returns:
-        For each request its units, or why they cannot be read.
+        The units of each request, or the error for which they cannot be read.
     """
     results: dict[int, UnitTensors | MediaError] = {}
     for kind in dict.fromkeys(type(spec) for spec, _ in requests):

@@ -49,7 +49,7 @@ class SharedMemory:
 
         Args:
             file: a descriptor of it, whatever it is; kept where nothing is raised.
-            nbytes: that it must have.
+            nbytes: the size in bytes that the memory must have.
 
         Raises:
             ValueError: it is no shared memory of this size, could shrink, cannot be mapped for

@@ -32,7 +32,8 @@ class TensorFile:
 
     Args:
         outlines: name -> tensor of the dtype and shape to make room for, on any device.
-        text: that goes with them; later ones are no longer, see :meth:`write_text`.
+        text: the text that goes with the tensors; later texts are no longer than it, see
+            :meth:`write_text`.
 
     Raises:
         UserError: shared memory is full.
@@ -85,11 +86,11 @@ TEXT = "text"
 
 
 def check_beginning(data: bytes, nbytes: int) -> None:
-    """Tell early what is no such file.
+    """Refuse early a file that is none of these.
 
     Args:
-        data: its first bytes; fewer than nine are not looked at.
-        nbytes: of the whole file.
+        data: the first bytes of the file; fewer than nine are not checked.
+        nbytes: the size in bytes of the whole file.
 
     Raises:
         ValueError: it is none.

@@ -24,7 +24,7 @@ def build_modules(
     """``language_model``, and the family's encoders by their names.
 
     Args:
-        config: with ``vocab_size`` filled in.
+        config: the configuration, with ``vocab_size`` filled in.
         untouched: see :func:`build_language_model`.
     """
     vocab_size = config.padded_vocab_size

@@ -26,7 +26,7 @@ def build_critic(config: ModelConfig, groups: ParallelGroups) -> GPTModel:
     Where the policy's language model trains adapters, the critic trains its own, and the head.
 
     Args:
-        config: of the policy, with ``vocab_size`` filled in.
+        config: the configuration of the policy, with ``vocab_size`` filled in.
     """
     # Untied, so that the last stage has an output layer of its own, which goes.
     untied = replace(

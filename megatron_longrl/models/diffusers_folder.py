@@ -65,7 +65,7 @@ class DiffusersFolder:
         Args:
             kind: the class of the part.
             part: the name of its folder; empty for a pipeline.
-            options: of ``from_pretrained``.
+            options: the options of ``from_pretrained``.
 
         Raises:
             UserError: diffusers cannot load it.

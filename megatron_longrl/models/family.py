@@ -130,7 +130,7 @@ def family_of(settings: Mapping[str, Any], path: Path) -> str:
     """Return the family that a checkpoint's ``config.json`` names.
 
     Args:
-        path: of the file, for the message.
+        path: the path of the file, for the message.
 
     Raises:
         UserError: there is none of this ``model_type``.

@@ -34,7 +34,7 @@ def processor_settings(
     """Return a folder's settings of one processor; None where it has none.
 
     Raises:
-        UserError: a file cannot be read, or it switches off what is always done here.
+        UserError: a file cannot be read, or it switches off a step that is always done here.
     """
     common = folder / COMMON_FILE
     settings = None

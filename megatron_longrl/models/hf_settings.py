@@ -1,7 +1,7 @@
 """Settings in JSON files of others: every value is checked when it is read.
 
 A wrong value ends in one line that names the file and the setting, before anything is allocated or
-listed by it. Limits are far beyond any model; they refuse what a damaged file says.
+listed by it. Limits are far beyond any model; they refuse values of a damaged file.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ class Settings:
 
     Args:
         values: the object.
-        path: of its file, for messages.
+        path: the path of the file, for messages.
         within: names of the objects around it, for messages: ``text_config.``.
     """
 
@@ -96,7 +96,7 @@ class Settings:
         """A list of whole numbers from 0 to ``most``.
 
         Args:
-            entries: how many there must be; 0 for any number.
+            entries: the required number of entries; 0 for any number.
         """
         values = self.values.get(name, default)
         count = f"{entries} " if entries else ""

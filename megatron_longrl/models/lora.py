@@ -2,10 +2,10 @@
 trained.
 
 A is [r, in] and B [out, r]. megatron-core has no LoRA; these are its tensor-parallel linear layers
-with an adapter beside the weight. Of a column-parallel layer every rank has all of A and its rows
-of B, of a row-parallel one its columns of A and all of B: what goes between ranks is r wide, and a
-rank's piece of B A is its piece of W. Adapters lie in a submodule ``lora`` of the layer, so that
-the layer's own parameters keep their names.
+with an adapter beside the weight. Every rank has all of A and its rows of B for a column-parallel
+layer, and its columns of A and all of B for a row-parallel one: the tensors that ranks exchange are
+r wide, and a rank's piece of B A is its piece of W. Adapters lie in a submodule ``lora`` of the
+layer, so that the layer's own parameters keep their names.
 """
 
 from __future__ import annotations
@@ -89,7 +89,8 @@ class LoraAdapter(nn.Module):
 def merged_weight(weight: Tensor, a: Tensor, b: Tensor, scale: float) -> Tensor:
     """W + s B A, rounded once to the weight's dtype.
 
-    In float64, so that whole weights and the pieces of any layout are merged to the same numbers.
+    The sum is computed in float64, so that whole weights and the pieces of any layout are merged to
+    the same numbers.
     """
     return torch.addmm(weight.double(), b.double(), a.double(), alpha=scale).to(weight.dtype)
 
@@ -98,7 +99,7 @@ class LoraLinear(nn.Module):
     """A plain linear layer with an adapter.
 
     Args:
-        linear: whose parameters it takes over.
+        linear: the layer whose parameters are taken over.
     """
 
     def __init__(self, linear: nn.Linear, options: LoraOptions) -> None:
@@ -214,7 +215,7 @@ def adapted(kind: type, name: str, options: LoraOptions | None) -> ModuleSpec | 
 
     Args:
         kind: core's layer.
-        name: of the slot.
+        name: the name of the slot.
     """
     if options is None or name not in options.targets:
         return kind

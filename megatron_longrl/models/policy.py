@@ -61,7 +61,7 @@ class Policy:
     required: tuple[str, ...] = ()
     """Fields of the configuration that have to be given."""
     required_of: Mapping[Entry, tuple[str, ...]] = field(default_factory=dict)
-    """The fields of single programs, in the place of ``required``."""
+    """The fields of single programs, in place of ``required``."""
     defaults: Mapping[str, Any] = field(default_factory=dict)
     """Fields whose default is another one for this policy, by flat name."""
     unread: tuple[str, ...] = ()

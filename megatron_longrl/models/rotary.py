@@ -1,7 +1,7 @@
 """Multimodal rotary embedding (M-RoPE, https://arxiv.org/abs/2409.12191) at given positions.
 
 Every rotary channel turns with one of three positions: time, height or width. Qwen2.5-VL gives them
-contiguous channels, Qwen3-VL deals the channels out in turn. Three equal positions make it ordinary
+contiguous channels, Qwen3-VL interleaves the channels. Three equal positions make it ordinary
 rotary embedding, which is what text is.
 """
 
@@ -56,7 +56,7 @@ def scaled_frequencies(inverse_frequencies: Tensor, rotary: RotarySection) -> Te
     """Frequencies of the lengthened context, float32 [d / 2], as ``--rope-scaling-type`` says.
 
     Args:
-        inverse_frequencies: those of the original context.
+        inverse_frequencies: the inverse frequencies of the original context.
     """
     factor = rotary.rope_scaling_factor
     if factor is None or rotary.rope_scaling_type == "dynamic":

@@ -1,7 +1,6 @@
-"""Do the weights of a checkpoint have the sizes that its settings tell?
-
-A few tensors tell all sizes. They are compared in the headers of files, before a model is built by
-settings that may be damaged.
+"""The check that the weights of a checkpoint have the sizes of its settings. A few tensors have all
+sizes. They are compared in the headers of files, before a model is built by settings that may be
+damaged.
 """
 
 from __future__ import annotations
@@ -15,7 +14,7 @@ from megatron_longrl.errors import UserError
 
 @dataclass(frozen=True)
 class Sized:
-    """A tensor that tells sizes."""
+    """A tensor whose shape gives sizes."""
 
     name: str
     """Name of the tensor in the family's mapping table."""

@@ -33,7 +33,7 @@ def write_sheet(path: Path | None, rows: Sequence[SheetRow]) -> np.ndarray:
     """Draw the sheet, one row of pictures for each prompt; returns uint8 [height, width, 3].
 
     Args:
-        path: of the PNG file, whose folder is created; None writes no file.
+        path: the path of the PNG file, whose folder is created; None writes no file.
     """
     import numpy as np
     from PIL import Image, ImageDraw

@@ -22,8 +22,8 @@ def write_film_sheet(path: Path | None, rows: Sequence[SheetRow], fps: int) -> n
     [height, width, 3].
 
     Args:
-        path: of the WebP file, whose folder is created; None writes no file.
-        rows: with films, uint8 [frames, height, width, 3].
+        path: the path of the WebP file, whose folder is created; None writes no file.
+        rows: rows with films, uint8 [frames, height, width, 3].
         fps: frames per second.
     """
     frames, height, width = rows[0].pictures[0].shape[:3]

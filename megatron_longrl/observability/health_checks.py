@@ -84,13 +84,13 @@ HEALTH_CHECKS: tuple[HealthCheck, ...] = (
 
 
 class HealthMonitor:
-    """Looks at the metrics of every step; tells of a sign when it appears, and again only after it
-    was gone.
+    """Looks at the metrics of every step; reports a sign when it appears, and again only after it
+    has gone.
 
     Args:
-        advantage: as --advantage. Where it compares the responses of a group, a group of equal
-            rewards teaches nothing.
-        steps: that are to come.
+        advantage: the value of --advantage. Where it compares the responses of a group, a group of
+            equal rewards teaches nothing.
+        steps: the number of steps to come.
     """
 
     def __init__(

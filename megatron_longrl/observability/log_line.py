@@ -22,7 +22,7 @@ class LogInterval:
         self._nan = 0
 
     def add(self, metrics: Mapping[str, float], skipped: bool) -> None:
-        """Take one step; `skipped` tells that the optimizer made no update."""
+        """Take one step; `skipped` says that the optimizer made no update."""
         for key, value in metrics.items():
             self._values.setdefault(key, []).append(value)
         self._skipped += skipped
@@ -39,7 +39,7 @@ class LogInterval:
         """The line of the steps added so far.
 
         Fractional metrics are averaged over the steps where they are finite, counts are summed.
-        What was not measured is left out.
+        Quantities that were not measured are left out.
         """
         parts = [f" [{now:%Y-%m-%d %H:%M:%S.%f}] iteration {iteration:8d}/{train_iters:8d} |"]
         if consumed_samples is not None:

@@ -30,13 +30,14 @@ LOG_FILE = "log.txt"
 """Megatron's line of every step, in the ``--save`` folder."""
 
 LIBRARIES = ("megatron.core", "vllm", "torch", "transformers", "openai", "httpx", "httpx2")
-"""Loggers that tell their set-up, or every request, at INFO."""
+"""Loggers that report their set-up, or every request, at INFO."""
 
 
 def configure_logging(level: str, rank: int) -> None:
     """Send this process's log messages to stderr, marked with its rank.
 
-    What libraries say about themselves, and what every rank says alike, is shown at ``debug`` only.
+    Messages of libraries about themselves, and messages that are the same on every rank, are shown
+    at ``debug`` only.
     """
     debug = level == "debug"
     handler = logging.StreamHandler()
@@ -54,8 +55,8 @@ def configure_logging(level: str, rank: int) -> None:
 
 
 class RecordFormatter(logging.Formatter):
-    """Names of files and texts of models are part of messages: what they hold neither looks like
-    another record nor moves the cursor."""
+    """Names of files and texts of models are part of messages: their characters neither look like
+    another record nor move the cursor."""
 
     def format(self, record: logging.LogRecord) -> str:
         first, *others = map(printable, super().format(record).split("\n"))
@@ -98,8 +99,8 @@ class MetricsLogger:
     def truncate_after(self, iteration: int) -> None:
         """Forget the steps after `iteration`, which the run starts from; 0 starts the file anew.
 
-        To be called once before the first step, so that a run that was killed and resumed leaves
-        the metrics of one that never was.
+        It has to be called once before the first step, so that a run that was killed and resumed
+        leaves the metrics of one that never was.
         """
         if self._file is not None:
             self._file.truncate_after(iteration)

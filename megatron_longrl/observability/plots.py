@@ -32,7 +32,7 @@ STYLES: tuple[tuple[str, tuple[float, ...]], ...] = (
     ("#56B4E9", (8, 3)),
 )
 """Colour and dashes of each run. The colours are those of Okabe and Ito, which people with any kind
-of colour vision tell apart; the dashes serve in print without colour."""
+of colour vision can distinguish; the dashes serve in print without colour."""
 
 GREY = "#555555"
 REST = "#d9d9d9"
@@ -326,7 +326,7 @@ def _draw_times(axes: Axes, runs: Sequence[Run]) -> None:
 
 
 def _explain(axes: Axes, names: Mapping[str, str]) -> None:
-    """A legend of what is drawn how, in grey, because colours are runs."""
+    """A legend of the kinds of lines, in grey, because colours stand for runs."""
     from matplotlib.lines import Line2D
 
     looks: dict[str, dict[str, object]] = {

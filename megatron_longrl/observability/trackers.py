@@ -69,7 +69,7 @@ class WandbTracker:
 
     Args:
         save: folder of the run, by which a resumed one goes on with it.
-        recipe: what wandb shows as the configuration.
+        recipe: the configuration that wandb shows.
     """
 
     def __init__(

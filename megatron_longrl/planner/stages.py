@@ -44,7 +44,7 @@ def plan_sequences(
             sequences between all ranks, ``auto`` chooses.
         degrees: numbers of ranks that may share a sequence, increasing from 1 to all.
         passes: number of forward passes of every sequence, see :class:`ModelCost`.
-        most_tokens: with ``auto``, the largest number of tokens of a sequence on one rank, as more
+        most_tokens: the largest number of tokens of a sequence on one rank with ``auto``, as more
             may not fit into memory.
     """
     seconds = {d: [cost.seconds(s, hardware, passes, d) for s in sequences] for d in degrees}

@@ -1,8 +1,8 @@
 """Signals that ask a run to save and to end: SIGTERM, SIGINT and SIGUSR1.
 
 SLURM sends SIGTERM before it ends a job, and SIGUSR1 where ``sbatch --signal=USR1@120`` asks for
-it; torchrun passes SIGTERM and SIGINT on, and kills what is left after 30 s. Between the two a run
-goes on to its next safe point, saves a checkpoint, and ends with status 128 + signal.
+it; torchrun passes SIGTERM and SIGINT on, and kills the remaining processes after 30 s. Between the
+two a run goes on to its next safe point, saves a checkpoint, and ends with status 128 + signal.
 """
 
 from __future__ import annotations
@@ -84,7 +84,7 @@ def heeded(ended: Callable[[Stopped], int]) -> Iterator[None]:
 
 @cache
 def _forget_wakeup_in_children() -> None:
-    """Register :func:`_forget_wakeup`, once: what is registered stays."""
+    """Register :func:`_forget_wakeup`, once: functions that are registered stay."""
     os.register_at_fork(after_in_child=_forget_wakeup)
 
 

@@ -81,11 +81,11 @@ leftovers = Leftovers()
 
 
 def remove_once(path: Path, *, ignore_errors: bool = False) -> None:
-    """Remove a file, or a folder and what is in it; of a link the link alone. What is not there is
-    no error.
+    """Remove a file, or a folder and what is in it; of a link the link alone. A missing file is no
+    error.
 
     Args:
-        path: of the file, folder or link.
+        path: the path of the file, folder or link.
         ignore_errors: whether what cannot be removed stays without a word.
 
     Raises:

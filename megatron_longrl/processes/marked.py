@@ -13,12 +13,12 @@ from pathlib import Path
 
 
 def end_marked(name: str, value: str) -> None:
-    """Kill all processes that have a variable in the environment that they were started with, as
-    children and their children have it, whatever their parents and sessions are.
+    """Kill all processes that were started with a variable in their environment, which children and
+    their children inherit, whatever their parents and sessions are.
 
     Args:
-        name: of the variable.
-        value: of the variable, which no other processes have.
+        name: the name of the variable.
+        value: the value of the variable, which no other processes have.
     """
     entry = f"{name}={value}".encode()
     while True:

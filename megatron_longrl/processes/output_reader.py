@@ -1,4 +1,4 @@
-"""The end of a program whose output nobody reads any more, as in ``longrl inspect X | head``."""
+"""The end of a program whose output is no longer read, as in ``longrl inspect X | head``."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ def until_reader_ends(work: Callable[[], int]) -> int:
     """Do the work of a program.
 
     Returns:
-        Its exit status; 141 where the reader of the output has ended before, as shells tell it of a
+        Its exit status; 141 if the reader of the output has ended before, which shells give for a
         program that SIGPIPE ends.
     """
     try:

@@ -99,7 +99,7 @@ class RankWatch:
         """Publish this rank's position from now on.
 
         Args:
-            minutes: after which a collective times out.
+            minutes: the time after which a collective times out.
         """
         self._minutes = minutes
         if self.ranks == 1 or self._store is not None:
@@ -249,8 +249,8 @@ class StoppedRanks:
 
         Args:
             now: monotonic seconds.
-            states: of the ranks' processes, as the kernel names them. A rank that a debugger holds
-                (``t``) is not counted: somebody looks at it.
+            states: the states of the ranks' processes, as the kernel names them. A rank that a
+                debugger holds (``t``) is not counted: somebody looks at it.
 
         Returns:
             A rank that has been stopped for too long, and for how long.

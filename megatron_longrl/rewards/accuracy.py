@@ -1,4 +1,4 @@
-"""Is the answer right? What that means depends on the row."""
+"""Is the answer right? The meaning of "right" depends on the row."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Users' reward functions: finding them, what they are given, what they may return.
+"""Users' reward functions: how they are found, their arguments, and their results.
 
 Runs in a child process (worker.py), so that a function may raise, hang or crash.
 """
@@ -87,7 +87,7 @@ class UserFunction:
         return self._function(**arguments, **self.options)
 
     def outcomes(self, returned: Any, count: int) -> list[RewardResult]:
-        """One outcome per sample of what the function returned."""
+        """One outcome per sample, from the value that the function returned."""
         if not self.is_batch:
             return [_outcome(returned)]
         try:

@@ -77,8 +77,8 @@ def score_of(reply: str) -> float | None:
     """The score in [0, 1] that a reply gives, or None where it gives none.
 
     It is read from a JSON object with "score" or "verdict", or from the last line: "Score: 0.5",
-    "Verdict: correct", a number or a verdict (correct, incorrect, yes, no, …) alone. What a
-    reasoning model thinks before ``</think>`` does not count.
+    "Verdict: correct", a number or a verdict (correct, incorrect, yes, no, …) alone. The text of a
+    reasoning model before ``</think>`` does not count.
     """
     text = reply.rpartition("</think>")[2].strip()
     value = _from_json(text)

@@ -82,7 +82,7 @@ def chosen_letter(text: str, options: Options) -> str | None:
     """The only letter that a text chooses.
 
     Args:
-        options: as far as they are known; the text of one stands for its letter.
+        options: the options, as far as they are known; the text of one stands for its letter.
 
     Returns:
         None where the text chooses none, or where it hedges: "A or B", "A and C".

@@ -1,4 +1,4 @@
-r"""Is the answer the reference's formula? By math-verify.
+r"""Is the answer the reference's formula? math-verify compares the formulas.
 
 Runs in a child process: comparing formulas may take for ever, and math-verify's own time-outs are
 alarms, which do nothing outside a main thread.
@@ -28,8 +28,8 @@ _SPACE_IN_NUMBER = re.compile(r"(?<=\d) (?=\d{3}(?!\d))")
 def math_reward(response: str, answer: str) -> float:
     r"""1.0 when the formula of the response's answer equals the reference, else 0.0.
 
-    It is that of the last ``\boxed{…}`` of the answer, or else the whole answer. In a response that
-    marks no answer, the formula counts that it states
+    It is that of the last ``\boxed{…}`` of the answer, or else the whole answer. If a response
+    marks no answer, the formula that it states counts
     (:func:`~megatron_longrl.rewards.statements.stated`).
 
     Raises:

@@ -1,7 +1,7 @@
 r"""The number that a text says: "about 1,234.5 m", "2 \times 10^3", "\frac{3}{4}", "- 5", "50 %".
 
-A number is read whole or not at all. What is not understood ("1.234.567", "10^x", "3 - 4") makes
-the whole text say nothing, and so do two numbers.
+A number is read whole or not at all. Text that is not understood ("1.234.567", "10^x", "3 - 4")
+makes the whole text say nothing, and so do two numbers.
 """
 
 from __future__ import annotations
@@ -147,7 +147,7 @@ class _Reader:
         return self._then(steps).kind in ("number", "fraction")
 
     def _skip(self, token: _Token, before: _Token) -> None:
-        """Pass by what is no number, such as words and units with their powers."""
+        """Skip text that is no number, such as words and units with their powers."""
         unclear_sign = token.kind == "sign" and (
             before.kind == "sign" or self._then(1).kind == "open"
         )

@@ -33,9 +33,9 @@ def numeric_reward(response: str, answer: str, tolerance: float) -> float:
     r"""1.0 when the number in the response's answer is the reference's, else 0.0.
 
     :func:`~megatron_longrl.rewards.numbers.read_number` reads both. A percent sign does not count:
-    50 % is 50; where only one of the two has it, it may also be 0.5. In a response that marks no
-    answer, the number counts that it states
-    (:func:`~megatron_longrl.rewards.statements.stated`), or the only one.
+    50 % is 50; where only one of the two has it, it may also be 0.5. If a response marks no answer,
+    the number that it states counts (:func:`~megatron_longrl.rewards.statements.stated`), or the
+    only one.
 
     Args:
         tolerance: largest difference, as a fraction of the reference; absolute where that is 0.

@@ -20,7 +20,7 @@ _OWN_HEADING = re.compile(r"\s*[(\[]?\s?([A-Za-z])\s?[.):\]]\s*(?!\w\.)(?=\S)")
 
 
 def options_of(sample: RewardInput) -> dict[str, str]:
-    """The options of a sample; empty where it tells none.
+    """The options of a sample; empty where it lists none.
 
     The row's field ``options`` (or ``choices``, ``candidates``) has them, as a list in the order A,
     B, … or as an object by letter. Without it, the question may list them as "A. …" or "(A) …".

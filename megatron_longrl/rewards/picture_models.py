@@ -90,7 +90,7 @@ def prepare_model(model: str, *others: str) -> None:
     """Load a model before it is first used.
 
     Args:
-        others: what follows the model in the arguments of its reward; the last one is the device.
+        others: the arguments of the reward behind the model; the last one is the device.
     """
     *head, device = others
     _clip(model, device)

@@ -63,7 +63,7 @@ class _Child:
     """One process; started when it is first needed, and again after its end.
 
     Args:
-        setup: its first message.
+        setup: the first message to the process.
     """
 
     def __init__(self, setup: Mapping[str, Any]) -> None:
@@ -96,7 +96,7 @@ class _Child:
         return functions
 
     async def ensure_ready(self, reward: str) -> None:
-        """Start it where it does not run, and let it load what a reward needs.
+        """Start it if it does not run, and let it load the libraries of a reward.
 
         Raises:
             RewardError: it does not come up, or a library or a model is missing.
@@ -213,7 +213,7 @@ class WorkerPool:
         self._servers: list[asyncio.Task[None]] = []
 
     async def load(self) -> Functions:
-        """Start one child and see what the functions are.
+        """Start one child and look up the functions.
 
         Raises:
             RewardError: they cannot be loaded.
@@ -221,7 +221,7 @@ class WorkerPool:
         return await self._children[0].start()
 
     def know(self, functions: Functions) -> None:
-        """Take over what a pool of another rank has loaded."""
+        """Take over the libraries and functions that a pool of another rank has loaded."""
         self._functions = functions
 
     async def score(self, reward: str, samples: Sequence[RewardInput]) -> list[RewardResult]:

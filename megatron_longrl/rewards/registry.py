@@ -31,7 +31,7 @@ from megatron_longrl.rewards.rouge import rouge_reward
 from megatron_longrl.rewards.temporal import temporal_iou_reward
 
 Reads = Literal["text", "picture"]
-"""The kinds of what a policy generates, of which a reward looks at one."""
+"""The kinds of output of a policy; a reward looks at one of them."""
 
 
 @dataclass(frozen=True)

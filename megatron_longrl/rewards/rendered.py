@@ -162,7 +162,7 @@ PROPERTIES: Mapping[str, Callable[[Things, Any], float]] = {
     "count": count_reward,
     "size": size_reward,
 }
-"""The rewards by the field of the row that says what is asked for."""
+"""The rewards by the field of the row that holds the required value."""
 
 
 def property_reward(sample: RewardInput, name: str) -> float:

@@ -11,7 +11,7 @@ KINDS = {"rouge": "rougeL", "rouge_1": "rouge1", "rouge_2": "rouge2"}
 def rouge_reward(response: str, answer: str, kind: str = "rougeL") -> float:
     """F1 of the common subsequence (rougeL) or of words (rouge1) or pairs of words (rouge2).
 
-    Of the response counts ``<answer>``; where it has none, what follows its thought. Words are
+    ``<answer>`` of the response counts; without one, the text after its thought. Words are
     rows of the letters a to z and digits: for other scripts this reward is 0.
     """
     from rouge_score.rouge_scorer import RougeScorer

@@ -63,7 +63,7 @@ class RewardRunner:
 
     Construction, :meth:`collect` and :meth:`pop_counters` are the same on all ranks of the replica,
     and the first two collective; :meth:`submit` is called by the ranks that receive rollouts, and
-    only they compute. Nothing that a reward does ends a step: its rollout is left out, logged and
+    only they compute. No error of a reward ends a step: its rollout is left out, logged and
     counted.
 
     Args:
@@ -108,7 +108,7 @@ class RewardRunner:
     def collect(self, groups: Sequence[RolloutGroup]) -> list[RewardedGroup]:
         """Wait for all scores of the groups, the same list on every rank, whose ids all differ.
 
-        What no rank has submitted is scored by the first one.
+        The first rank scores rollouts that no rank has submitted.
 
         Returns:
             The groups with their rewards, see

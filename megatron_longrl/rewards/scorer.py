@@ -55,7 +55,7 @@ class Scorer:
         self.judge = Judge(settings) if is_judged else None
 
     def load(self) -> Functions:
-        """Load the users' functions; what is to be told to :meth:`know`, here or elsewhere.
+        """Load the users' functions; the argument of :meth:`know`, here or in another process.
 
         Raises:
             UserError: one of them cannot be loaded, or an argument of ``reward_kwargs`` fits none.
@@ -120,7 +120,7 @@ class Scorer:
 
         Args:
             count: samples that it scores.
-            deadline: by ``time.monotonic()``; None waits as long as every reward may take.
+            deadline: a time of ``time.monotonic()``; None waits as long as every reward may take.
         """
         if isinstance(work, RewardResult):
             return [work]

@@ -68,7 +68,8 @@ def stated_letter(text: str, options: Options) -> str | None:
     later sentence takes it back, nothing is stated.
 
     Args:
-        options: as far as they are known. Where there are several, no other letter is chosen.
+        options: the options, as far as they are known. Where there are several, no other letter is
+            chosen.
     """
     text = undressed(text)
     named = letter_of_text(text, options)

@@ -118,7 +118,7 @@ def stated(
        "therefore", "so" or the like. All such lines have to say the same.
 
     Args:
-        whole: how the whole text is read; by default as its parts.
+        whole: the function that reads the whole text; by default it is read like its parts.
         lines: whether an answer may go over several lines, as a list does.
         also: further words that a statement begins with.
     """
@@ -183,7 +183,7 @@ def is_no_statement(before: str, sentence: str) -> bool:
     """Whether words that give an answer give none here: they are denied, doubted or asked.
 
     Args:
-        before: what stands before them in their sentence.
+        before: the text before them in their sentence.
     """
     return bool(_NO_STATEMENT.search(before[-_LONGEST:])) or sentence.rstrip().endswith("?")
 

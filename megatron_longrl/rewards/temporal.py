@@ -51,8 +51,8 @@ def temporal_iou_reward(response: str, answer: str) -> float:
     """Length of the intersection over that of the union, of the segments in the response's answer
     and in the reference.
 
-    See :func:`segments` for what is read. A segment that does not end after its start is none. In a
-    response that marks no answer, the segments count that it states
+    See :func:`segments` for what is read. A segment that does not end after its start is none. If a
+    response marks no answer, the segments that it states count
     (:func:`~megatron_longrl.rewards.statements.stated`), or the only ones.
 
     Raises:

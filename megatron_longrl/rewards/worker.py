@@ -1,8 +1,8 @@
 """The child process that runs users' functions, math and ROUGE:
 ``python -m megatron_longrl.rewards.worker PARENT``, started and ended by pool.py.
 
-It speaks JSON, a line a message, over the pipes that were its standard input and output; what the
-functions print goes to standard error. In this order it reads
+It speaks JSON, a line a message, over the pipes that were its standard input and output; the output
+of the functions goes to standard error. In this order it reads
 
     {"functions": {NAME: FILE}, "options": {...}, "settings": {...}, "plugins": [MODULE, ...]}  once
     {"prepare": NAME}                       a reward, whose library and model take long to load
@@ -65,7 +65,7 @@ class Worker:
         }
 
     def prepare(self, name: str) -> Message:
-        """Load what a built-in reward needs; the answer to the parent."""
+        """Load the libraries of a built-in reward; the answer to the parent."""
         reward = REWARDS.find(name)
         try:
             if reward.library is not None:
@@ -155,7 +155,7 @@ def main() -> int:
 def _take_over_pipes() -> tuple[io.TextIOWrapper, io.TextIOWrapper]:
     """The parent's pipes, under numbers that no user code knows.
 
-    What it prints, even from C or a subprocess, goes to stderr; what it reads is empty.
+    Its output, even from C or a subprocess, goes to stderr; its input is empty.
     """
     requests = os.fdopen(os.dup(0), encoding="utf-8")
     replies = os.fdopen(os.dup(1), "w", encoding="utf-8")

@@ -31,7 +31,7 @@ def estimate_advantages(
 
     Args:
         rollout_groups: this replica's.
-        token_rewards: what tokens earn beside the reward of their rollout.
+        token_rewards: the rewards of tokens beside the reward of their rollout.
         values: the critic's.
 
     Returns:

@@ -124,7 +124,7 @@ class RolloutCollector:
         """Wait until all rollouts of a round are generated; collective over the replica.
 
         Args:
-            version: of the trainer's weights as they are, see :meth:`RolloutHandle.wait`.
+            version: the present version of the trainer's weights, see :meth:`RolloutHandle.wait`.
             source: has the rows of the step after the round's.
         """
         if round_.generated is None:

@@ -63,7 +63,7 @@ class ExtraGeneration(ABC):
 
     @abstractmethod
     def apply(self, group: RewardedGroup, extra: RewardedGroup) -> RewardedGroup:
-        """The group that is trained, with what the extra rollouts to its prompt change."""
+        """The group that is trained, with the changes by the extra rollouts to its prompt."""
 
 
 ExtraGenerationClass = TypeVar("ExtraGenerationClass", bound=type[ExtraGeneration])
@@ -150,7 +150,7 @@ def add_temporal_bonus(
 
     Args:
         shuffled: rollouts to the same prompt, its frames in another order.
-        bonus: what right rollouts earn.
+        bonus: the bonus of right rollouts.
         ratio: the part of the accuracy on shuffled frames that the group must reach.
     """
     accuracy = known_mean(group, group.correct)

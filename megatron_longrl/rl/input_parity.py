@@ -1,4 +1,4 @@
-"""Input parity: the policy is trained on what the rollout engine was given, token by token.
+"""Input parity: the inputs of training are those of the rollout engine, token by token.
 
 Engine and trainer expand a prompt once (:mod:`megatron_longrl.data.prompts`) and then go separate
 ways: the engine takes whole prompts, the trainer shards of rows. Before a step computes anything
@@ -46,10 +46,10 @@ def check_input_parity(
 
     Args:
         batches: this rank's shards.
-        rollout_groups: those of this replica, with the engine's records.
+        rollout_groups: the groups of this replica, with the engine's records.
         media: the embeddings of the version of the encoder that the rollouts used.
-        weight_version: of the trainer's language model. Text that was embedded by an older one is
-            compared by its ids alone.
+        weight_version: the version of the trainer's language model. Text that was embedded by an
+            older one is compared by its ids alone.
         media_change: whether the encoder is trained. Media are then compared for that version only.
 
     Raises:
@@ -91,7 +91,7 @@ def _record(group: RolloutGroup) -> tuple[str, InputRecord]:
 def embedding_hashes(gpt: GPTModel, batch: MicroBatch, media: Mapping[str, Tensor]) -> Tensor:
     """int64 [b, s / cp] on the CPU: of what enters the layers at every token of a shard.
 
-    On the first pipeline stage; collective over its TP ranks.
+    It runs on the first pipeline stage, and is collective over its TP ranks.
     """
     embeddings, deepstack = placed_embeddings(gpt, batch, media)
     hashes = row_hashes(embeddings.flatten(0, 1)).view(batch.tokens.shape)

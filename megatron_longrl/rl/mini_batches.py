@@ -1,4 +1,4 @@
-"""The mini-batches of a step: first packed, then with what the losses need of every token."""
+"""The mini-batches of a step: first packed, then with the targets of the losses for every token."""
 
 from __future__ import annotations
 
@@ -70,7 +70,7 @@ def mini_batches(groups: Sequence[RewardedGroup], runtime: Runtime) -> list[Mini
     """The mini-batches of a step, the same number on every replica; collective over the world.
 
     Args:
-        groups: those of this replica, with all their rollouts.
+        groups: the groups of this replica, with all their rollouts.
     """
     config, pgs = runtime.config, runtime.groups
     trained = trained_groups(groups, mask_overlong=config.algorithm.mask_overlong)
@@ -94,7 +94,7 @@ def with_targets(
     """The mini-batches with the targets of the policy's and the critic's loss.
 
     Args:
-        results: of the micro-batches of all parts, in their order.
+        results: the results of the micro-batches of all parts, in their order.
     """
     trained, first = [], 0
     for part in parts:

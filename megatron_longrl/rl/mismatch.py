@@ -104,8 +104,8 @@ def _quantile(values: Tensor, count: int, pgs: ParallelGroups) -> float:
     Every rank sends no more than its largest values down to the quantile, 1 % of all.
 
     Args:
-        values: those of this rank.
-        count: those of all ranks.
+        values: the values of this rank.
+        count: the number of values of all ranks.
     """
     place = QUANTILE * (count - 1)
     below = math.floor(place)

@@ -22,7 +22,7 @@ def training_settings(
     """Return the sampling settings of the rollouts that are trained on.
 
     Args:
-        number: of the round of generation within the step.
+        number: the number of the round of generation within the step.
     """
     return SamplingSettings(
         n=rl.grpo_group_size,

@@ -69,8 +69,8 @@ class RLTrainer:
         engine: generates responses; it gets the present weights here.
         rewards: scores responses while others are being generated.
         reference: frozen weights of the KL term, when there is one.
-        critic: of gae.
-        state: what :meth:`state` returned when the run was saved.
+        critic: the critic that gae needs; None without gae.
+        state: the state that :meth:`state` returned when the run was saved.
         recorder: writes what was generated.
     """
 
@@ -219,7 +219,7 @@ class RLTrainer:
     def _check_input_parity(
         self, batches: Sequence[MicroBatch], groups: Sequence[RewardedGroup], media: Media
     ) -> None:
-        """Check that the policy trains on exactly what the engine was given; a replay has its own
+        """Check that the inputs of training are exactly those of the engine; a replay has its own
         check."""
         if self.config.records.replay_rollouts is not None:
             return
@@ -271,7 +271,7 @@ class RLTrainer:
         batches: Sequence[MicroBatch],
         results: ForwardResults,
     ) -> tuple[ByRollout, ByRollout]:
-        """The advantages of every token, and what the critic is to learn."""
+        """The advantages of every token, and the returns that the critic learns."""
         config, pgs = self.config, self.runtime.groups
         token_rewards = values = None
         old, ref = results.old_logprobs, results.ref_logprobs
@@ -348,7 +348,7 @@ class RLTrainer:
         return metrics
 
     def _without_update(self) -> dict[str, float]:
-        """A step that has nothing to train on: the schedules follow iterations all the same."""
+        """A step that has nothing to train on: the schedules follow iterations nevertheless."""
         train_step = self.runtime.train_step
         metrics = {"grad-norm": 0.0, "learning-rate": train_step.learning_rate}
         train_step.scheduler_step()

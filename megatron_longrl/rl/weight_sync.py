@@ -25,7 +25,8 @@ class WeightSync:
     """Keeps an engine up to date with the model of a run.
 
     Args:
-        state: what :meth:`state` returned when the run was saved: versions count on from there.
+        state: the state that :meth:`state` returned when the run was saved: versions count on from
+            there.
     """
 
     def __init__(

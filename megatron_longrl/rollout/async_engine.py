@@ -29,19 +29,20 @@ class AsyncEngine(BaseEngine):
 
     @abstractmethod
     def submit(self, requests: EngineRequests) -> Wait:
-        """Begin to generate what is asked for; collective over the replica.
+        """Start to generate the rollouts of the requests; collective over the replica.
 
         One rank of the replica calls ``requests.deliver(request, index, completion)`` for each
         rollout as soon as it is there, from whatever thread, and
         ``requests.record_input(request, given)`` for each prompt.
 
         Returns:
-            What waits until all rollouts are delivered. It takes the version of the trainer's
-            weights as they are then, which an engine gets that has lost its own, and gives whether
-            a signal has ended the generation before (:meth:`asked_to_stop`).
+            A function that waits until all rollouts are delivered. It takes the present version of
+            the trainer's weights, which an engine that has lost its own gets, and returns whether a
+            signal has ended the generation before (:meth:`asked_to_stop`).
 
         Raises:
-            UserError: on every rank. So does what is returned, where the generation has failed.
+            UserError: on every rank. The returned function raises it, too, if the generation has
+                failed.
         """
 
     def generate(

@@ -77,8 +77,8 @@ class RolloutEngine(Protocol):
 
         Returns:
             One group per request, in their order, on every rank of the replica, with a record of
-            what the engine was given (``RolloutGroup.inputs``). None at all where a signal has
-            ended the generation: whoever called is to ask all ranks then.
+            the engine's inputs (``RolloutGroup.inputs``). None at all where a signal has
+            ended the generation: the caller has to ask all ranks then.
 
         Raises:
             UserError: on every rank of the replica when any of them failed or took too long.
@@ -100,7 +100,7 @@ class RolloutEngine(Protocol):
 
     @abstractmethod
     def update_weights(self, named: Iterable[tuple[str, Tensor]], version: int) -> None:
-        """Replace all weights of the language model; forget everything computed with the old ones.
+        """Replace all weights of the language model; discard all results of the old ones.
 
         Args:
             named: Hugging Face name (``model.embed_tokens.weight``) and full tensor, every weight

@@ -44,7 +44,7 @@ class EngineRequest:
     number: int
     """The number of the prompt's request in the whole generation."""
     prompt: Prompt
-    """The prompt, without what the rollouts begin with."""
+    """The prompt, without the tokens with which the rollouts begin."""
     seed: int
     """Rollout j samples with ``seed + j``."""
     wanted: Sequence[int]
@@ -66,7 +66,7 @@ class EngineRequests:
     Args:
         requests: the requests of the whole generation.
         numbers: the numbers of the engine's requests among them.
-        seeds: of each request of the whole generation.
+        seeds: the seeds of each request of the whole generation.
         media: key of a medium -> embeddings [tokens, w], see :class:`RolloutEngine`.
         weight_version: the version of the weights that generate.
         on_rollout: called with every complete rollout.
@@ -109,7 +109,7 @@ class EngineRequests:
         """Take what was generated of rollout ``index`` for a request.
 
         Args:
-            weight_version: by default that of the generation.
+            weight_version: the version of the weights; by default that of the generation.
         """
         asked = self._requests[request.number]
         version = self.weight_version if weight_version is None else weight_version
@@ -145,8 +145,8 @@ class EngineRequests:
         return (request.number, index) in self.rollouts
 
     def record_input(self, request: EngineRequest, given: EngineInput) -> None:
-        """Tell what the engine was given for a request: the trainer compares it with what it trains
-        on. Of several requests for one prompt the first one counts."""
+        """Record the input that the engine got for a request: the trainer compares it with its own
+        inputs. The first one of several requests for one prompt counts."""
         if request.number not in self.inputs:
             length = len(request.prompt.token_ids)
             self.inputs[request.number] = given.record(length, self.weight_version)
@@ -181,8 +181,8 @@ def whole_groups(
     """The groups of a generation, n rollouts each; none where a signal has ended it anywhere.
 
     Args:
-        delivered: what each engine has generated (None: it was ended), and what it was given, by
-            the number of the request.
+        delivered: the rollouts that each engine has generated (None if it was stopped), and its
+            inputs, by the number of the request.
     """
     everyone = {(i, old.index): old for i, asked in enumerate(requests) for old in asked.partial}
     inputs: dict[int, InputRecord] = {}

@@ -32,12 +32,13 @@ class InProcessEngine(BaseEngine):
         rollout as soon as it is there, and ``requests.record_input(request, given)`` for each
         prompt; two ranks may share this. :meth:`check_time` is to be called now and then.
 
-        What goes wrong is raised, on any rank: all ranks of the replica learn of it when they have
-        come to the end.
+        An error is raised on the rank on which it occurs: all ranks of the replica learn of it at
+        the end of the generation.
         """
 
     def prepare(self, requests: EngineRequests) -> None:
-        """Called on all ranks of the replica before :meth:`run`, for what they do together."""
+        """A hook that is called on all ranks of the replica before :meth:`run`, for collective
+        work."""
 
     def load_weights(self, named: Iterator[tuple[str, Tensor]]) -> None:
         """Take all weights, see :meth:`RolloutEngine.update_weights`; an engine that runs the

@@ -57,7 +57,7 @@ class MegatronEngine(InProcessEngine):
     """An engine on the trained model itself.
 
     Args:
-        setup: of one engine for every MR-SP rank.
+        setup: the setup of one engine for every MR-SP rank.
         gpt: this rank's part of the model; its weights are always the present ones.
         vocab_size: tokens of the vocabulary, without padding.
         no_token: ids among them that have no token and are never drawn, as ranges.

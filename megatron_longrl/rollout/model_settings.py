@@ -14,7 +14,7 @@ class ModelSettings:
     """The settings of a served model: plain values, so that they can be sent to a server."""
 
     hf_config: dict[str, Any]
-    """The language model's ``config.json``, as the trainer has it."""
+    """The language model's ``config.json``, with the trainer's values."""
     dtype: str
     """The type of weights, embeddings and key/value cache: the training dtype."""
     memory_gib: float

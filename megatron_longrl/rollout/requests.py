@@ -1,8 +1,8 @@
 """Prompts as embeddings, for an engine that takes them in this form.
 
-Every rollout is a request of its own for the engine: of n rollouts in one request vLLM tells when
-all are complete; these are told one by one, so that they can be scored while others are still being
-generated. The embeddings of a prompt stand in memory once for all its rollouts.
+Every rollout is a request of its own for the engine: vLLM reports the n rollouts of one request
+when all are complete; these are reported one by one, so that they can be scored while others are
+still being generated. The embeddings of a prompt stand in memory once for all its rollouts.
 """
 
 from __future__ import annotations
@@ -68,7 +68,8 @@ def buffer_shape(
     """The memory that a request needs, in shape only (on the ``meta`` device).
 
     Args:
-        moves: to another process; in this one the features of a single medium stay where they are.
+        moves: whether the embeddings go to another process; in this one the features of a single
+            medium are not copied.
     """
     prompt = request.prompt
     parts, width = media_parts(prompt, media), token_embeddings.shape[1]
@@ -130,12 +131,12 @@ def make_request(
 def check_finite(name: str, tensor: Tensor) -> None:
     """Check that an engine can be given a tensor of a request.
 
-    What is not finite stays in vLLM's key/value cache, and comes into responses to other prompts:
-    on CPU attention multiplies what is masked by 0 (measured with vLLM 0.32).
+    A value that is not finite stays in vLLM's key/value cache, and reaches responses to other
+    prompts: on CPU attention multiplies masked values by 0 (measured with vLLM 0.32).
 
     Args:
-        name: of the tensor, for the message.
-        tensor: of any shape.
+        name: the name of the tensor, for the message.
+        tensor: a tensor of any shape.
 
     Raises:
         ValueError: a number of the tensor is NaN or infinite.

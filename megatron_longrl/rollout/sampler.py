@@ -21,7 +21,7 @@ def sample_tokens(
 
     Args:
         logits: float32 [n, v].
-        generators: of each response; not used at temperature 0.
+        generators: a generator for each response; not used at temperature 0.
         no_token: ids that are never drawn, as ranges (first, behind the last). Like truncation they
             do not change the log-probabilities.
 

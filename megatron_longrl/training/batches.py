@@ -85,7 +85,7 @@ def _passes(rl: RLSection, forward_passes: int) -> int:
     """The forward passes that a row's work of a step amounts to.
 
     Args:
-        forward_passes: those without a backward pass.
+        forward_passes: the number of passes without a backward pass.
     """
     return (1 + BACKWARD) * rl.grpo_iterations + forward_passes
 

@@ -30,7 +30,8 @@ class Critic:
     It reads the embeddings that the policy's encoder gives, and does not train it.
 
     Args:
-        runtime: of the policy. :meth:`begin` or a checkpoint gives the critic its weights.
+        runtime: the runtime of the policy. :meth:`begin` or a checkpoint gives the critic its
+            weights.
     """
 
     def __init__(self, runtime: Runtime) -> None:
@@ -76,7 +77,7 @@ class Critic:
         self.optimizers[CRITIC].reload_model_params()
 
     def restore_schedule(self, iteration: int) -> None:
-        """Put the schedule where it was after so many steps."""
+        """Put the schedule where it was after this number of steps."""
         scheduler = self.model.scheduler
         assert scheduler is not None
         scheduler.num_steps = 0

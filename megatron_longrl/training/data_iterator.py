@@ -19,8 +19,8 @@ class DataIterator:
     Args:
         consumed: rows taken before this step.
         rows_per_step: over all replicas, a multiple of their number.
-        goes_on: of a step (counted from 0), whether another one follows before a checkpoint, so
-            that its rows may be taken ahead, and responses left to it.
+        goes_on: a function of a step (counted from 0): whether another step follows before a
+            checkpoint, so that its rows may be taken ahead, and responses left to it.
     """
 
     def __init__(
@@ -54,7 +54,7 @@ class DataIterator:
         """The next rows for this replica; collective over the world.
 
         Args:
-            count: how many, another number on every replica; by default those of a step.
+            count: the number of rows, which may differ between replicas; by default that of a step.
         """
         wanted = self.rows_per_replica if count is None else count
         ranks = self._groups

@@ -33,7 +33,7 @@ def differences(
     """The first difference of each kind in every sample of a shard.
 
     Args:
-        records: of the engine, by the prompt's uid.
+        records: the records of the engine, by the prompt's uid.
         hashes: see :func:`.contract.embedding_hashes`; None where another stage compares them.
         weight_version, media_change: see :func:`.contract.check_inputs`.
     """

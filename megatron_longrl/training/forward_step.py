@@ -1,15 +1,15 @@
 """The seam between Megatron's schedule and a policy.
 
 :class:`~megatron_longrl.training.train_step.TrainStep` runs micro-batches under Megatron's
-schedules, reduces gradients and updates weights. It does not know what a policy computes: a
-:class:`ForwardStep` takes one micro-batch through this rank's stage of the policy. The language
+schedules, reduces gradients and updates weights. It does not depend on the computation of a policy:
+a :class:`ForwardStep` takes one micro-batch through this rank's stage of the policy. The language
 models' is :class:`~megatron_longrl.training.language_step.LanguageForwardStep`.
 
 The module of a policy is a :class:`megatron.core.transformer.module.MegatronModule`. The schedule
 asks three things of it: ``config``, with ``calculate_per_token_loss=True`` and, on several pipeline
 stages, the sizes of what they send each other; ``model_type``, which is
-``ModelType.encoder_or_decoder``; and ``set_input_tensor(tensor)``, which gets what the stage before
-has returned.
+``ModelType.encoder_or_decoder``; and ``set_input_tensor(tensor)``, which gets the output of the
+stage before.
 """
 
 from __future__ import annotations
@@ -49,9 +49,9 @@ class ForwardStep(Protocol[Batch]):
                 leaves: the encoder gets the gradients that the backward pass leaves in them.
 
         Returns:
-            On the last pipeline stage [k, t]: k quantities of the t elements of this shard that are
-            trained, which the loss gets as ``loss(batch, *output)``. On every other stage the
-            activations for the next one, see :class:`ActivationShape`.
+            The last pipeline stage returns [k, t]: k quantities of the t elements of this shard
+            that are trained, which the loss gets as ``loss(batch, *output)``. On every other stage
+            the activations for the next one, see :class:`ActivationShape`.
         """
 
     def activation_shape(self, batch: Batch) -> ActivationShape:
@@ -61,7 +61,7 @@ class ForwardStep(Protocol[Batch]):
         """Scatter one quantity to the positions of its elements in the micro-batch.
 
         Args:
-            values: [t], one row of what the last stage has returned; None on the other stages.
+            values: [t], one row of the last stage's output; None on the other stages.
 
         Returns:
             A float tensor in the shape that the micro-batch's own fields have, the same on all

@@ -30,7 +30,7 @@ class LanguageForwardStep:
 
     Args:
         gpt: this rank's stage of the model.
-        head: what is computed from its final hidden states.
+        head: the head that computes the output from the final hidden states.
         is_last_stage: whether this rank holds the last pipeline stage, which has these.
     """
 
@@ -61,9 +61,9 @@ class LanguageTrainStep(TrainStep[MicroBatch]):
     """The training step of a language model.
 
     Args:
-        model: its parts.
+        model: the model whose parts are trained.
         media_encoder: stage 1 of MR-SP over this rank's replica.
-        head: what losses see of the model.
+        head: the head whose output the losses get.
     """
 
     def __init__(

@@ -42,8 +42,8 @@ class Trainer(Protocol):
 
         Args:
             iteration: steps that are done.
-            goes_on: of a step (counted from 0), whether another one follows before a checkpoint, so
-                that work for it may begin.
+            goes_on: a function of a step (counted from 0): whether another step follows before a
+                checkpoint, so that work for it may begin.
         """
 
     def validate(self) -> dict[str, float]:
@@ -72,7 +72,7 @@ class FurtherModel(Protocol):
         """Start from the weights of the policy's module, where no checkpoint has others."""
 
     def restore_schedule(self, iteration: int) -> None:
-        """Put the schedule where it was after so many steps."""
+        """Put the schedule where it was after this number of steps."""
 
 
 def start(run: Run, critic: FurtherModel | None = None) -> Loaded:
@@ -139,7 +139,7 @@ class TrainingLoop:
     to.
 
     Args:
-        loaded: what :func:`start` returned.
+        loaded: the state that :func:`start` returned.
         critic: saved with the model.
     """
 
@@ -267,8 +267,8 @@ class TrainingLoop:
         """Save the steps that are done.
 
         Args:
-            metrics: of the last one, by which it is compared with others; None compares it with
-                none.
+            metrics: the metrics of the last step, by which the checkpoint is compared with others;
+                None compares it with none.
         """
         with rank_watch.during("saving"):
             self._write(directory, metrics, state)

@@ -80,7 +80,7 @@ class LossReport:
 
 
 Loss = Callable[..., tuple[Tensor, Tensor, LossReport]]
-"""(micro-batch, what the forward step gives, each [t]) -> (sum, count, report).
+"""(micro-batch, the outputs of the forward step, each [t]) -> (sum, count, report).
 
 A language model's head gives log-probabilities, entropies and, where asked for, divergences from
 the reference; a critic's gives values."""
@@ -221,7 +221,7 @@ class PolicyLoss:
 
 
 def critic_loss(algorithm: AlgorithmSection) -> Loss:
-    """Squared error of the values, of which no one may move too far: PPO's clipped value loss."""
+    """Squared error of the values, none of which may move too far: PPO's clipped value loss."""
 
     def loss(batch: ValueMicroBatch, values: Tensor) -> tuple[Tensor, Tensor, LossReport]:
         selected, targets = batch.selected, batch.targets
@@ -258,7 +258,7 @@ def _aggregate(
 
     Args:
         kind: see --loss-aggregation.
-        most_tokens: what seq-mean-token-sum-norm divides a response by.
+        most_tokens: the number by which seq-mean-token-sum-norm divides the sum of a response.
     """
     if kind == "token-mean":
         return per_token.sum(), per_token.numel()

@@ -86,7 +86,7 @@ def build_model(config: ModelConfig, groups: ParallelGroups, *, train: bool = Tr
     """Build, initialise, freeze, wrap, and make the optimizer.
 
     Args:
-        config: of a language model with ``vocab_size`` filled in.
+        config: the configuration of a language model with ``vocab_size`` filled in.
         train: False for evaluation, which needs no optimizer and no adapters.
     """
     model_parallel_cuda_manual_seed(config.training.seed)

@@ -32,7 +32,8 @@ class LogprobHead:
     Args:
         tp: tensor-parallel group.
         vocab_size: tokens of the vocabulary, without padding.
-        temperature: of the distribution that is trained: that of the rollouts for RL, 1 for SFT.
+        temperature: the temperature of the distribution that is trained: that of the rollouts for
+            RL, 1 for SFT.
     """
 
     def __init__(self, tp: ProcessGroup, vocab_size: int, temperature: float) -> None:

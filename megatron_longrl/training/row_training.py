@@ -47,7 +47,7 @@ class TrainingRows:
     over the world.
 
     Args:
-        loaded: where the run goes on.
+        loaded: the state from which the run continues.
 
     Raises:
         UserError: on every rank, where too many rows cannot be used.
@@ -96,7 +96,7 @@ class RowTraining:
     """A :class:`~megatron_longrl.training.loop.Trainer` on rows of data.
 
     Args:
-        rows: of the run.
+        rows: the rows of the run.
         trainer: does the work of a step.
     """
 

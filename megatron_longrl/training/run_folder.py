@@ -85,7 +85,7 @@ class Owner:
 def run_folder(checkpoint: CheckpointSection) -> Iterator[str | None]:
     """Hold the ``--save`` folder of a run; gives the run's id, None without ``--save``.
 
-    For the process of the first rank.
+    It is made in the process of the first rank.
 
     Raises:
         UserError: the folder cannot be written, is in use, or holds another run.
@@ -141,9 +141,9 @@ def _check_recipe(folder: Path, before: Owner | None, goes_on: bool) -> None:
     """Raises :class:`UserError` where the run's recipe would replace one that no run has written.
 
     Args:
-        folder: of the run.
+        folder: the folder of the run.
         before: the run that the folder belonged to until now.
-        goes_on: whether this run continues what is in the folder.
+        goes_on: whether this run continues the run in the folder.
     """
     recipe = folder / RECIPE_FILE
     is_runs = before is not None or (goes_on and _left(folder))
@@ -197,7 +197,7 @@ def _write(file: FileIO, owner: Owner) -> None:
 
 
 def _goes_on(checkpoint: CheckpointSection, folder: Path) -> bool:
-    """Whether the run continues what is in the folder."""
+    """Whether the run continues the one in the folder."""
     if checkpoint.load is None or checkpoint.finetune:
         return False
     return folder.resolve() == run_folder_of(Path(checkpoint.load).resolve())

@@ -289,7 +289,7 @@ def _metric(counted_as: str, done: str) -> str:
 
 
 def show_prompt(builder: PromptBuilder, prompt: Prompt, entry: Entry) -> None:
-    """Tell what the model reads of the first row, and what it is to write."""
+    """Log the text of the first row that the model reads, and the text that it has to write."""
     row = prompt.row
     text = builder.shown(prompt)
     logger.info("first prompt, %d tokens (%s):\n%s", len(prompt.token_ids), row.source, text)

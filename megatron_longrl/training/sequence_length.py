@@ -59,8 +59,8 @@ def with_sequence_length(
     """Return the configuration with the ``seq_length`` that its data need; collective over the
     world.
 
-    Every rank opens its share of the videos, and tells the others what it has found. Rows that
-    cannot be used do not count.
+    Every rank opens its share of the videos, and sends the others its result. Rows that cannot be
+    used do not count.
 
     Args:
         load: reads the rows; by default they are those of files.

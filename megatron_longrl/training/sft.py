@@ -21,7 +21,7 @@ class SFTTrainer:
 
     Args:
         runtime: model, data and logs of the run.
-        state: what :meth:`state` returned when the run was saved.
+        state: the state that :meth:`state` returned when the run was saved.
     """
 
     def __init__(self, runtime: Runtime, state: Mapping[str, Any] | None = None) -> None:

@@ -65,8 +65,8 @@ def shard_batch(
     Args:
         group: the ranks that share the sequence.
         cp_comm_type: how they exchange keys and values.
-        transformer_impl: whose attention runs: ours, or Transformer Engine's.
-        rollouts: those of the batch, where rollouts are trained.
+        transformer_impl: the implementation of attention that runs: ours, or Transformer Engine's.
+        rollouts: the rollouts of the batch, where rollouts are trained.
     """
 
     def shard(field: Tensor) -> Tensor:

@@ -28,7 +28,7 @@ def scatter_to_shards(batch: MicroBatch, values: ByRollout) -> Tensor:
     """float32 [b, s / cp] of a shard, 0 where nothing is predicted.
 
     Args:
-        values: those of at least the rollouts of the micro-batch.
+        values: the values of at least the rollouts of the micro-batch.
     """
     shard = torch.zeros(batch.tokens.shape, device=batch.tokens.device)
     if not batch.rollouts:

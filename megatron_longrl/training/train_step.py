@@ -158,9 +158,9 @@ class TrainStep(Generic[Batch]):
         Args:
             batches: this rank's micro-batches, at least one.
             media: key of a medium -> embeddings [tokens, w].
-            encoded: what stage 1 returned for this step, for the backward pass; needed when an
-                encoder is trained.
-            loss: of one micro-batch.
+            encoded: the media that stage 1 returned for this step, for the backward pass; needed
+                when an encoder is trained.
+            loss: the loss function of one micro-batch.
             scheduler_step: whether the learning rate goes on to that of the next iteration.
         """
         model = self.model
@@ -232,7 +232,7 @@ class TrainStep(Generic[Batch]):
         other stages return nothing.
 
         Args:
-            forward_step: by default that of training.
+            forward_step: the forward step; by default that of training.
         """
         return self._run(batches, media, _as_it_is, forward_only=True, forward_step=forward_step)
 

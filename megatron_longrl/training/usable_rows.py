@@ -196,7 +196,7 @@ class SkipLimit:
     """Ends a run whose samples are skipped.
 
     Args:
-        rows: of an epoch.
+        rows: the number of rows of an epoch.
         most: share of an epoch that may be skipped.
     """
 
@@ -211,13 +211,13 @@ class SkipLimit:
     def check(
         self, iteration: int, taken: int, skipped: int, reason: Callable[[], str | None]
     ) -> None:
-        """Take what a step has done; the same on all ranks.
+        """Count the skipped rows of a step; the same on all ranks.
 
         Args:
-            iteration: of the step, from 1.
+            iteration: the number of the step, from 1.
             taken: rows that it took.
-            skipped: of them.
-            reason: of the last skip; is asked only where the run ends.
+            skipped: the number of rows among them that were skipped.
+            reason: the reason of the last skip; it is asked for only where the run ends.
 
         Raises:
             DataError: all samples of a step were skipped (of two steps, where a step is one

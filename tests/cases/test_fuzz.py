@@ -81,7 +81,7 @@ def test_faults_are_seen() -> None:
 
 
 def test_a_process_ends_with_its_parent() -> None:
-    """Where nothing closes it."""
+    """The process is not closed by its parent, which ends at once."""
     code = (
         "import os\nfrom tests.fuzz.isolated import Isolated\n"
         "print(Isolated(print, 1.0)._process.pid, flush=True)\nos._exit(0)"

@@ -28,7 +28,7 @@ CLIPS = {
 SCREEN = [*(k / 10 for k in range(20)), *range(7, 53, 5)]
 """When the frames of vfr_screen.mp4 are shown, in seconds."""
 ONE_A_SECOND = [0, 10, *range(19, 30)]
-"""Of them: at 0, 1 and 1.9 s, and then all."""
+"""The frames that one a second takes: those at 0, 1 and 1.9 s, and then all."""
 UNREADABLE = {
     "unknown_codec.webm": "decoder for the video's codec",
     "bad_ihdr.png": "Truncated IHDR",

@@ -143,7 +143,7 @@ def test_a_cut_begins_where_it_was_made(
 def test_any_frame_of_a_program_stream(
     source: Callable[[str], Path], name: str, alone: int
 ) -> None:
-    """In which several small frames lie behind one time."""
+    """The stream has several small frames behind one time."""
     expected, _ = decoded(source(name))
     assert np.array_equal(ours(source(name), [alone])[0], expected[alone])
 

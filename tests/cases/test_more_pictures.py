@@ -28,7 +28,7 @@ SIZES: dict[str, tuple[str, str, str, tuple[int, int]]] = {
 
 
 def assert_given(path: Path, expected: np.ndarray) -> None:
-    """By every door."""
+    """Every door gives the expected pixels."""
     count, height, width = expected.shape[:3]
     found = doors.check_media(path.parent, [path.name])[path.name]
     assert (found["frames"], found["width"], found["height"]) == (count, width, height)
@@ -38,7 +38,7 @@ def assert_given(path: Path, expected: np.ndarray) -> None:
 
 
 def assert_upright(path: Path, expected: np.ndarray) -> None:
-    """By every door, and as OpenCV turns it."""
+    """Every door gives the expected pixels, which are those that OpenCV turns."""
     assert_given(path, expected)
     assert np.array_equal(by_opencv(path), expected)
 
@@ -97,7 +97,7 @@ def _matroska(data: bytearray, size: tuple[int, int], says: tuple[int, int]) -> 
 
 
 def _sample_entry(data: bytearray, size: tuple[int, int], says: tuple[int, int]) -> None:
-    """Of an MP4 or MOV: in the description of the codec, and in the header of the track."""
+    """Change the size in an MP4 or MOV, in the codec's description and in the track's header."""
     at = data.index(b"stsd") + 12 + 32
     assert struct.unpack_from(">HH", data, at) == size
     struct.pack_into(">HH", data, at, *says)

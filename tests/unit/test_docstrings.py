@@ -1,8 +1,10 @@
-"""A docstring names its subject: none begins with a preposition, a relative word or a pronoun."""
+"""A docstring names its subject: none begins with a preposition, a relative word or a pronoun, no
+description of an argument does, and no later sentence begins with "Of" or "What"."""
 
 from __future__ import annotations
 
 import ast
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -13,6 +15,10 @@ PREPOSITIONS = "Of By In On At For From With As Around Between Within Until Befo
 RELATIVES = "What Whatever Which Who Whose Where When Why How"
 PRONOUNS = "It They That Those Its Their Nothing Nobody Everything"
 WITHOUT_SUBJECT = {*PREPOSITIONS.split(), *RELATIVES.split(), *PRONOUNS.split()}
+OF_ARGUMENTS = {word.lower() for word in WITHOUT_SUBJECT} - {"how", "which", "where", "for", "at"}
+"""First words that leave the description of an argument without a noun."""
+ARGUMENT = re.compile(r"\*{0,2}\w+(?:, \w+)*: +(\w+)")
+INVERTED = re.compile(r"(?<=[.;:?!]) (?:Of|What) [^.]*")
 
 
 def docstrings(tree: ast.Module) -> Iterator[tuple[int, str]]:
@@ -42,6 +48,36 @@ def without_subject(source: str) -> list[tuple[int, str]]:
     ]
 
 
+def bare_arguments(text: str) -> list[str]:
+    """The lines below ``Args:`` that describe an argument without a noun."""
+    _, _, after = text.partition("Args:\n")
+    lines = after.partition("\n\n")[0].split("\n")
+    indent = min((len(line) - len(line.lstrip()) for line in lines if line.strip()), default=0)
+    return [
+        line.strip()
+        for line in lines
+        if (found := ARGUMENT.match(line[indent:])) and found[1] in OF_ARGUMENTS
+    ]
+
+
+def inverted(text: str) -> list[str]:
+    """The later sentences of a docstring whose subject does not come first."""
+    return INVERTED.findall(" ".join(text.split()))
+
+
+def test_a_bare_argument_is_found() -> None:
+    text = (
+        "Do.\n\n    Args:\n        lora: of its layers,\n            of all.\n        n: the of.\n"
+    )
+    assert bare_arguments(text) == ["lora: of its layers,"]
+
+
+def test_an_inverted_sentence_is_found() -> None:
+    assert inverted("It is kept. What is new\n is not: Of that. Ok") == [
+        " What is new is not: Of that"
+    ]
+
+
 @pytest.mark.parametrize(
     "source",
     [
@@ -64,5 +100,15 @@ def test_docstrings_name_their_subject() -> None:
         f"{path.relative_to(PACKAGE)}:{line}: {text}"
         for path in sorted(PACKAGE.rglob("*.py"))
         for line, text in without_subject(path.read_text(encoding="utf-8"))
+    ]
+    assert not found, "\n".join(found)
+
+
+def test_arguments_and_sentences_name_theirs() -> None:
+    found = [
+        f"{path.relative_to(PACKAGE)}:{line}: {problem}"
+        for path in sorted(PACKAGE.rglob("*.py"))
+        for line, text in docstrings(ast.parse(path.read_text(encoding="utf-8")))
+        for problem in (*bare_arguments(text), *inverted(text))
     ]
     assert not found, "\n".join(found)

@@ -1,8 +1,8 @@
-"""Log-densities and divergences of Gaussian steps, in float32 or what is wider.
+"""Log-densities and divergences of Gaussian steps, in float32, or in a wider type.
 
-A step has one standard deviation for all elements of a sample. A reduction says what becomes of the
-elements' values: their ``sum`` is the log-density, and their ``mean`` is that divided by the number
-of elements, as Flow-GRPO and its successors have it. A clipping range belongs to one of the two.
+A step has one standard deviation for all elements of a sample. A reduction combines the elements'
+values: their ``sum`` is the log-density, and their ``mean`` is that divided by the number of
+elements, as Flow-GRPO and its successors have it. A clipping range belongs to one of the two.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ def log_density(sample: Tensor, mean: Tensor, deviation: Tensor, reduction: Redu
 def negative_squared_distance(
     sample: Tensor, mean: Tensor, deviation: Tensor, reduction: Reduction
 ) -> Tensor:
-    """[b]: what coefficient-preserving sampling has in the place of a log-density.
+    """[b]: the quantity that replaces the log-density in coefficient-preserving sampling.
 
     https://arxiv.org/abs/2509.05952, section 4.3: neither the normalizer nor the factor of the
     deviation, which weighs steps very unevenly.

@@ -25,7 +25,7 @@ def guarded_log_ratio(
 
 
 def step_weight(change: Tensor) -> Tensor:
-    """[b]: what a step's loss is multiplied by, so that all steps have gradients alike.
+    """[b]: the factor of a step's loss, by which all steps have gradients of the same size.
 
     Args:
         change: [b, 1, ...]: of the noise level, below 0.

@@ -36,12 +36,12 @@ def nft_loss(
     """[b]: equation 8 of the paper, with its section 3.3's weights by the size of the error.
 
     Args:
-        velocity: of the policy at ``noisy`` [b, ...], with a graph.
-        old_velocity: of the policy that sampled.
+        velocity: the velocity of the policy at ``noisy`` [b, ...], with a graph.
+        old_velocity: the velocity of the policy that sampled.
         clean: [b, ...]: what was sampled.
         sigma: [b, 1, ...]: of ``noisy``.
         good: [b], see :func:`goodness`.
-        beta: how far both policies lie apart in the implicit ones.
+        beta: the distance of the implicit policies from the old one.
     """
     change = beta * (raised(velocity) - raised(old_velocity.detach()))
     positive = _error(noisy, old_velocity.detach() + change, clean, sigma)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 TRAIN_TIMESTEPS = 1000
-"""The network is told a noise level times this."""
+"""The network's time is the noise level times this."""
 
 
 def shifted(sigma: float, shift: float) -> float:

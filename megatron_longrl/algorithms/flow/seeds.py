@@ -1,4 +1,4 @@
-"""Random numbers that depend on what they are for, and on no layout."""
+"""Random numbers that depend on their purpose, and on no layout."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ def noise_generator(
 
     Args:
         purpose: tells the first noise, that of the steps and others apart.
-        seed: of the run.
-        iteration: of the run.
-        prompt: its number among the prompts of the iteration.
-        index: of the sample among those of the prompt.
+        seed: the seed of the run.
+        iteration: the iteration of the run.
+        prompt: the index of the prompt among those of the iteration.
+        index: the index of the sample among those of the prompt.
     """
     text = f"{purpose}/{seed}/{iteration}/{prompt}/{index}"
     digest = hashlib.sha256(text.encode()).digest()

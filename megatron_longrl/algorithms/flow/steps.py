@@ -1,7 +1,7 @@
 """One step of sampling: where a sample goes from one noise level to the next.
 
 The ordinary differential equation goes along the velocity. The stochastic steps keep its marginals
-and are Gaussian, so that what they did has a log-density. Noise levels are tensors [b, 1, ...] that
+and are Gaussian, so that a step has a log-density. Noise levels are tensors [b, 1, ...] that
 broadcast against samples [b, ...].
 """
 
@@ -97,7 +97,7 @@ def cps(sample: Tensor, velocity: Tensor, levels: NoiseLevels, level: float) -> 
     https://arxiv.org/abs/2509.05952, equation 15.
 
     Args:
-        level: from 0, which is deterministic, to 1, where all noise is new.
+        level: the noise level, from 0 (deterministic) to 1 (all noise is new).
     """
     x, v = raised(sample), raised(velocity)
     deviation = levels.end * math.sin(level * math.pi / 2)
@@ -114,7 +114,8 @@ class StepRule:
     distribution: Callable[[Tensor, Tensor, NoiseLevels, float], GaussianStep]
     """(sample, velocity, noise levels, level of new noise) -> distribution of the next sample."""
     log_density: Callable[[Tensor, Tensor, Tensor, Reduction], Tensor]
-    """(next sample, mean, deviation, reduction) -> what the ratio is made of, [b]."""
+    """(next sample, mean, deviation, reduction) -> the log-probability from which the ratio is
+    computed, [b]."""
 
 
 STEP_RULES = {

@@ -10,7 +10,7 @@ def moving_window(iteration: int, steps: int, size: int, stride: int, interval: 
 
     Args:
         iteration: updates of the run before this one.
-        steps: those of sampling that may be stochastic.
+        steps: the number of sampling steps that may be stochastic.
         size: steps of the window.
         stride: steps that the window moves at once.
         interval: iterations between two moves.

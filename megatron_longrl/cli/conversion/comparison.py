@@ -53,7 +53,7 @@ def model_logits(
     """[P, v] of our model, on one rank.
 
     Args:
-        units: of each of the prompt's media, as its encoder takes them.
+        units: for each medium of the prompt, the units that its encoder takes.
     """
     # A response of one token: its row is the prompt.
     batch = collate([prompt], [[[0]]], 1, len(prompt.token_ids))

@@ -25,7 +25,7 @@ def convert(loader: ModuleType, saver: ModuleType, args: argparse.Namespace) -> 
     """Read with one plugin and write with the other.
 
     Returns:
-        What was done, in one line.
+        One line that says what was done.
 
     Raises:
         UserError: what is read is not as it should be, or what was written is not the same.
@@ -83,7 +83,7 @@ def verify(source: Source, loader: ModuleType, args: argparse.Namespace, bar: Pr
     """Read what was written, and compare every tensor.
 
     Args:
-        loader: of the format that was written.
+        loader: the loader of the format that was written.
 
     Raises:
         UserError: naming the first tensor that differs, or that holds NaN.

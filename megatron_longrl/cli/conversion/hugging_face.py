@@ -23,7 +23,8 @@ def read_folder(args: argparse.Namespace, family: str | None = None) -> Source:
     """Open ``--load-dir``.
 
     Args:
-        family: that the checkpoint must be of; None takes what its ``config.json`` says.
+        family: the family that the checkpoint must have; None accepts the one that its
+            ``config.json`` names.
 
     Raises:
         UserError: naming the file and what is wrong with it.
@@ -60,7 +61,7 @@ def write_folder(source: Source, args: argparse.Namespace, family: str | None = 
     """Write ``--save-dir``, aside first.
 
     Args:
-        family: that the model must be of; None takes any.
+        family: the family that the model must have; None accepts any.
 
     Raises:
         UserError: the folder exists already, or the model is of another family.

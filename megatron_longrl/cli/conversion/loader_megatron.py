@@ -77,7 +77,7 @@ def load_checkpoint(args: argparse.Namespace) -> Source:
 
 
 def _refuse_links(checkpoint: Path, *folders: Path) -> None:
-    """An export would hold what a link leads to, which may be no part of the checkpoint."""
+    """An export would hold the target of a link, which may be no part of the checkpoint."""
     for folder in folders:
         for path in (folder, *sorted(folder.rglob("*"))):
             if path.is_symlink():
@@ -105,7 +105,7 @@ def one_rank_config(saved: dict[str, object], path: Path) -> Config:
     Its model has no adapters: where weights are read, those of the checkpoint are merged.
 
     Args:
-        path: of the file that it was saved in, for the message.
+        path: the file in which it was saved, for the message.
 
     Raises:
         UserError: naming the file and a field that has a value which it cannot have.

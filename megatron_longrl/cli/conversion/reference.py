@@ -44,8 +44,8 @@ def hugging_face_logits(
     """[P, v] of a prompt, in float32.
 
     Args:
-        config: of the checkpoint's model.
-        units: of each of the prompt's media, as its encoder takes them.
+        config: the configuration of the checkpoint's model.
+        units: for each medium of the prompt, the units that its encoder takes.
 
     Raises:
         UserError: transformers' models cannot be imported.
@@ -150,7 +150,7 @@ def media_arguments(
 def vila_embeddings(
     source: HfFolder, config: ModelConfig, prompt: Prompt, pixels: Sequence[Tensor]
 ) -> tuple[Any, Tensor]:
-    """The language model, and what it is given of a prompt: [P, h]."""
+    """The language model, and its input for a prompt: [P, h]."""
     from transformers import SiglipVisionModel
 
     from megatron_longrl.models.vila.projector import VilaProjector

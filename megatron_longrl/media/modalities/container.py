@@ -30,9 +30,9 @@ def open_container(
 
     Args:
         formats: FFmpeg's names of those that may be opened, with spaces between them.
-        kind: what the file should be, for messages.
-        others: what is none, for messages.
-        options: of its decoders.
+        kind: the kind that the file should have, for messages.
+        others: the kinds that it may not have, for messages.
+        options: the options of its decoders.
 
     Raises:
         MediaError: not there, not a regular file, or of no such format.

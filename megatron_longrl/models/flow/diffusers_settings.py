@@ -57,7 +57,7 @@ def shift_reader(shifts: Mapping[str, str]) -> Callable[[Settings], dict[str, An
     """Make the function that reads a scheduler's settings.
 
     Args:
-        shifts: for every class of schedulers that is supported, its setting of the shift.
+        shifts: the name of the setting of the shift, by the class of every supported scheduler.
     """
 
     def fields(settings: Settings) -> dict[str, Any]:

@@ -1,6 +1,6 @@
 """MR-SP of a picture: its tokens are cut into plain chunks, as no attention here is causal.
 
-The text is whole on every rank. What a rank computes of it depends on no shard, so that gradients,
+The text is whole on every rank. The computation on it depends on no shard, so that gradients,
 summed over the ranks, are those of one rank.
 """
 

@@ -1,9 +1,9 @@
 """The layout of films, images and sound in the prompts of Qwen2.5-Omni.
 
-As the processor and ``get_rope_index`` of transformers have it: a film with its sound is cut every
-two seconds, and the frames of each piece stand before the sound of it. Both are counted from the
-film's beginning, 25 positions a second; rows and columns of frames count from there, too, not from
-the frame's time.
+The order is that of the processor and ``get_rope_index`` of transformers: a film with its sound is
+cut every two seconds, and the frames of each piece stand before the sound of it. Both are counted
+from the film's beginning, 25 positions a second; rows and columns of frames count from there, too,
+not from the frame's time.
 """
 
 from __future__ import annotations
@@ -225,7 +225,8 @@ def _cut(times: Sequence[float], length: int) -> list[range]:
     multiple of ``length``.
 
     One token makes one cut, however far its time is: frames that lie further apart make some in the
-    midst of a frame. So the processor of transformers has it, with which the model was trained.
+    midst of a frame. The processor of transformers, with which the model was trained, does the
+    same.
     """
     ends: list[int] = []
     for number, time in enumerate(times):

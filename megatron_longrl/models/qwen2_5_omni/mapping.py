@@ -76,10 +76,10 @@ def completion(config: ModelConfig) -> dict[str, Tensor]:
 
 
 def sizes(fields: Mapping[str, Any]) -> list[Sized]:
-    """Tensors that tell the sizes of the model.
+    """Tensors whose shapes give the sizes of the model.
 
     Args:
-        fields: of the configuration.
+        fields: the fields of the configuration.
     """
     prefix = "thinker." if fields["has_talker"] else ""
     theirs, layers = f"audio_tower/{prefix}audio_tower.", fields["audio_num_layers"]

@@ -92,8 +92,8 @@ def _fields(source: HfConfig) -> dict[str, Any]:
 
 
 def _text_settings(outer: Settings) -> Settings:
-    """The outer setting alone tells whether embeddings are tied (``Qwen3VLConfig`` of transformers
-    5)."""
+    """The outer setting alone decides whether embeddings are tied (``Qwen3VLConfig`` of
+    transformers 5)."""
     is_tied = outer.flag("tie_word_embeddings", False)
     return outer.section("text_config").changed(tie_word_embeddings=is_tied)
 

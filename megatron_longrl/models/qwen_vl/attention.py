@@ -16,7 +16,7 @@ class FrameAttention(torch.nn.Module):
     """Every patch sees all patches of its frame, or of its window.
 
     Args:
-        windowed: whether ``attention_mask`` tells of windows that bound what is seen.
+        windowed: whether ``attention_mask`` holds windows that bound what is seen.
     """
 
     def __init__(

@@ -39,9 +39,9 @@ def text_fields(
     """Fields of the language model.
 
     Args:
-        settings: of the language model, with the ``tie_word_embeddings`` that decides.
-        kind: its architecture; the settings name another one.
-        defaults: of settings that are not written.
+        settings: the settings of the language model, with the ``tie_word_embeddings`` that decides.
+        kind: the architecture of the language model, which the settings name in another way.
+        defaults: the values of settings that are not written.
         sections: rotary channels of time, height and width, where none are written.
     """
     fields = language_fields(settings, KINDS[kind], defaults)
@@ -68,7 +68,7 @@ def vision_fields(settings: Settings, defaults: Mapping[str, int]) -> dict[str, 
     """Fields of the tower that both families have.
 
     Args:
-        defaults: of settings that are not written.
+        defaults: the values of settings that are not written.
     """
     heads = settings.whole("num_heads", defaults["num_heads"], most=MOST_HEADS)
     hidden = settings.whole("hidden_size", defaults["hidden_size"], most=WIDEST)
@@ -103,9 +103,9 @@ def pixel_fields(
     """Normalisation, and budgets of pixels, as the processors' settings say.
 
     Args:
-        defaults: where a checkpoint has no processors' settings.
-        image_defaults: of the processor of images, where its settings do not write them.
-        old_names: of ``image`` and ``video``, those whose processor reads ``min_pixels`` and
+        defaults: the values for a checkpoint that has no settings of processors.
+        image_defaults: the values of the image processor, where its settings do not have them.
+        old_names: the media, ``image`` or ``video``, whose processor reads ``min_pixels`` and
             ``max_pixels`` too, before ``size``.
     """
     fields = dict(defaults)

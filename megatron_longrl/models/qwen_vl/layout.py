@@ -49,8 +49,8 @@ _VISION = "<|vision_start|>", "<|vision_end|>"
 
 
 class QwenLayout(VisualLayout):
-    """A :class:`~megatron_longrl.media.layout.MediaLayout`, but for what the families differ
-    in."""
+    """The parts of a :class:`~megatron_longrl.media.layout.MediaLayout` that the families have in
+    common."""
 
     image: ClassVar[Symbols] = Symbols(_VISION[0], "<|image_pad|>", _VISION[1])
     video: ClassVar[Symbols] = Symbols(_VISION[0], "<|video_pad|>", _VISION[1])

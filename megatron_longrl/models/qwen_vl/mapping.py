@@ -31,9 +31,9 @@ def table(config: ModelConfig, *, body: str, visual: str, names: MergerNames) ->
     """All parameters.
 
     Args:
-        body: in front of the language model's names.
-        visual: in front of the tower's names, and of the mergers'.
-        names: of the modules of a merger.
+        body: the prefix of the language model's names.
+        visual: the prefix of the names of the tower and of the mergers.
+        names: the names of the modules of a merger.
     """
     family = config.family_as(QwenVLSection)
     return MappingRegistry(
@@ -50,10 +50,10 @@ def table(config: ModelConfig, *, body: str, visual: str, names: MergerNames) ->
 def sizes(
     fields: Mapping[str, Any], *, body: str, visual: str, names: MergerNames, first_linear: str
 ) -> list[Sized]:
-    """Tensors that tell the sizes of the model.
+    """Tensors whose shapes give the sizes of the model.
 
     Args:
-        fields: of the configuration.
+        fields: the fields of the configuration.
         body, visual, names: see :func:`table`.
         first_linear: name of the first linear layer of a tower's MLP.
     """
@@ -94,7 +94,7 @@ def tower(
     """The vision tower without its mergers.
 
     Args:
-        has_fused_qkv: their queries, keys and values are one tensor.
+        has_fused_qkv: whether queries, keys and values are one tensor.
     """
     ours = "encoder.vision_tower."
     patch = (3, family.vision_temporal_patch_size, *[family.vision_patch_size] * 2)

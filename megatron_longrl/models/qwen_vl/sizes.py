@@ -10,7 +10,7 @@ _MOST_SLENDER = 200
 
 @dataclass(frozen=True)
 class PixelBudget:
-    """Fewest and most pixels of what is counted: a frame, or all frames of a video."""
+    """Fewest and most pixels: a frame, or all frames of a video."""
 
     fewest: int
     most: int
@@ -21,8 +21,8 @@ def resized(
 ) -> tuple[int, int]:
     """Height and width, multiples of ``factor`` whose product lies within the budget.
 
-    As the ``smart_resize`` of transformers' processors: Qwen2.5-VL counts the pixels of one frame,
-    Qwen3-VL those of all ``frames``.
+    The rule is ``smart_resize`` of transformers' processors: Qwen2.5-VL counts the pixels of one
+    frame, Qwen3-VL those of all ``frames``.
 
     Args:
         units: frames that count before the budget is exceeded (``frames`` rounded to temporal

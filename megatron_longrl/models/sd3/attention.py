@@ -23,7 +23,7 @@ class Attention(MegatronModule):
     Args:
         with_text: the text's tokens are keys, too.
         text_goes_on: and queries.
-        lora: of its adapters.
+        lora: the options of the adapters.
     """
 
     def __init__(

@@ -45,7 +45,7 @@ class JointBlock(MegatronModule):
     Args:
         is_last: the text is read only, and ends here.
         dual: the picture has a second attention of its own, which never has adapters.
-        lora: of the adapters.
+        lora: the options of the adapters.
     """
 
     def __init__(

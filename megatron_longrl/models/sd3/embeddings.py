@@ -44,7 +44,7 @@ class PatchEmbedding(nn.Module):
     """Latents [b, c, h, w] -> tokens [tokens, b, width] with their positions.
 
     Args:
-        side: of the table of positions.
+        side: the side of the table of positions.
         base: see :func:`position_table`.
     """
 

@@ -1,4 +1,4 @@
-"""Stable Diffusion 3 as a policy, and what it cannot do."""
+"""Stable Diffusion 3 as a policy, and its own rules."""
 
 from __future__ import annotations
 

@@ -1,1 +1,2 @@
-"""Decoder-only language models: what the text families and the language models of others share."""
+"""Decoder-only language models: the common parts of the text families and of the language models of
+others."""

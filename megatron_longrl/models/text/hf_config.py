@@ -26,12 +26,13 @@ def language_fields(
 ) -> dict[str, Any]:
     """Fields of the configuration that a language model's settings determine.
 
-    What is not written means what it means to transformers, also beside settings that are.
+    A setting that is not written has the value that transformers gives it, even where other
+    settings are written.
 
     Args:
-        settings: of a ``config.json``, or its part of the language model.
+        settings: the settings of a ``config.json``, or its part for the language model.
         kind: the architecture; by default as ``model_type`` says.
-        defaults: of settings that are not written; by default the architecture's.
+        defaults: the values of settings that are not written; by default the architecture's.
 
     Raises:
         UserError: naming the file and the setting that is wrong or not supported.

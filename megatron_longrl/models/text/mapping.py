@@ -27,8 +27,8 @@ def language_model(
     """Entries of the part ``llm``.
 
     Args:
-        body: in front of the names of all tensors but the output layer's.
-        output: in front of that one's.
+        body: the prefix of the names of all tensors but the output layer's.
+        output: the prefix of the output layer's name.
 
     Raises:
         ValueError: the vocabulary's size is not known yet.
@@ -72,10 +72,10 @@ def language_model(
 
 
 def language_sizes(fields: Mapping[str, Any], body: str = "model.") -> list[Sized]:
-    """Tensors that tell the sizes of the language model.
+    """Tensors whose shapes give the sizes of the language model.
 
     Args:
-        fields: of the configuration.
+        fields: the fields of the configuration.
         body: see :func:`language_model`.
     """
     hidden = ("hidden_size", fields["hidden_size"])

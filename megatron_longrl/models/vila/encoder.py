@@ -38,7 +38,8 @@ class VisionEncoder(MegatronModule):
 
         Args:
             pixels: float [units, frames of a unit, 3, S, S], normalised.
-            preprocess: of the frames; None: whole frames, none pooled.
+            preprocess: the preprocessing of the frames; None stands for whole frames that are not
+                pooled.
 
         Returns:
             [units, tokens of a unit, hidden size of the language model].

@@ -43,10 +43,10 @@ def mapping_table(config: ModelConfig) -> MappingRegistry:
 
 
 def sizes(fields: Mapping[str, Any]) -> list[Sized]:
-    """Tensors that tell the sizes of a VILA model.
+    """Tensors whose shapes give the sizes of a VILA model.
 
     Args:
-        fields: of the configuration.
+        fields: the fields of the configuration.
     """
     theirs = "vision_tower/vision_model."
     hidden = ("hidden_size", fields["vision_hidden_size"])

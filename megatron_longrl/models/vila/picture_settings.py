@@ -30,7 +30,7 @@ def picture_fields(settings: Settings) -> dict[str, Any]:
     """Fields of the configuration.
 
     Args:
-        settings: of the file.
+        settings: the settings of the file.
 
     Raises:
         UserError: naming the setting that is wrong or not supported.

@@ -21,7 +21,7 @@ def widths(kind: str, features: int, hidden: int) -> tuple[list[int], bool]:
 
     Args:
         features: channels of the vision features.
-        hidden: of the language model.
+        hidden: the width of the language model.
 
     Returns:
         The widths, and whether all layers but the last one begin with a LayerNorm.

@@ -59,7 +59,7 @@ def scaled_features(
     Args:
         tower: [f, 3, S, S] -> [f, n, c].
         pixels: [f, 3, R, R], at the largest scale.
-        sides: of the square of tiles at each scale; R is S times the largest.
+        sides: the side of the square of tiles at each scale; R is S times the largest.
         output: see :func:`join_scales`.
 
     Returns:
@@ -83,7 +83,7 @@ def projected_tiles(
     Args:
         project: [f, n, c * scales] -> [f, m, h].
         features: [images * tiles, n, c].
-        tilings: of every scale.
+        tilings: the tilings of every scale.
         output: see :func:`join_scales`.
 
     Returns:

@@ -8,14 +8,14 @@ from megatron_longrl.media.modalities.visual.preprocess_spec import Tiling
 def nearest_tiling(width: int, height: int, fewest: int, most: int, side: int) -> Tiling:
     """The grid whose proportions are nearest to an image's.
 
-    As in VILA's llava/mm_utils.py: of two grids that are equally near, the one with more tiles is
-    taken where they have less than twice the image's pixels. (Between equally many tiles VILA has
-    the order of a Python set; here the narrower grid comes first.)
+    The rule is that of VILA's llava/mm_utils.py: of two grids that are equally near, the one with
+    more tiles is taken where they have less than twice the image's pixels. (Between equally many
+    tiles VILA has the order of a Python set; here the narrower grid comes first.)
 
     Args:
-        width, height: of the image, in pixels.
+        width, height: the size of the image in pixels.
         fewest, most: tiles.
-        side: of a tile in pixels.
+        side: the side of a tile in pixels.
     """
     grids = [
         (rows, columns)

@@ -72,7 +72,7 @@ class SelfAttention(MegatronModule):
     """The tokens of a film ask each other. Heads are divided among tensor-parallel ranks.
 
     Args:
-        lora: of its adapters.
+        lora: the options of the adapters.
     """
 
     def __init__(
@@ -101,7 +101,7 @@ class CrossAttention(MegatronModule):
     """The tokens of a film ask those of the text, which every rank has all of.
 
     Args:
-        lora: of its adapters.
+        lora: the options of the adapters.
     """
 
     def __init__(

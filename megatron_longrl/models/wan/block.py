@@ -18,8 +18,8 @@ from megatron_longrl.platforms import platform
 
 
 def scale_shift_table(config: TransformerConfig, count: int) -> nn.Parameter:
-    """[1, count, h]: what is added to the modulations of the time; float32, as diffusers keeps
-    it."""
+    """[1, count, h]: the table that is added to the modulations of the time; float32, as diffusers
+    keeps it."""
     return nn.Parameter(torch.empty(1, count, config.hidden_size, device=platform.device))
 
 
@@ -37,7 +37,7 @@ class WanBlock(MegatronModule):
 
     Args:
         cross_attn_norm: a LayerNorm with weights stands before the attention to the text.
-        lora: of the adapters.
+        lora: the options of the adapters.
     """
 
     def __init__(

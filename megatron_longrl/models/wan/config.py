@@ -36,8 +36,8 @@ class WanSection(FlowSection):
     does."""
 
     film_frames: Annotated[PositiveInt, Unit("frames")] = 81
-    """Frames of the films that are sampled or trained on: one more than a multiple of 4. Of a
-    longer film pre-training takes the first ones."""
+    """Frames of the films that are sampled or trained on: one more than a multiple of 4.
+    Pre-training takes the first ones of a longer film."""
 
     film_fps: Annotated[PositiveInt, Unit("frames per second")] = 16
     """Frames per second of the films that validation writes."""

@@ -44,7 +44,7 @@ class Rotary:
 
     Args:
         grid: tokens along the three axes.
-        tokens: those of this rank.
+        tokens: the tokens of this rank.
     """
 
     def __init__(

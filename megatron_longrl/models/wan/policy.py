@@ -1,4 +1,4 @@
-"""Wan as a policy, and what it cannot do."""
+"""Wan as a policy, and its own rules."""
 
 from __future__ import annotations
 

@@ -16,7 +16,7 @@ LoggedBy = Literal["language models", "models of a further modality", "flow-matc
 """Models of all kinds share most of the metrics of language models."""
 
 PLACEHOLDER = re.compile(r"\b[A-Z]{4,}\b")
-"""Stands in a key for what a run fills in, as ``NAME`` in ``reward/NAME``."""
+"""The word of a key that a run replaces, such as ``NAME`` in ``reward/NAME``."""
 
 
 @dataclass(frozen=True)
@@ -52,7 +52,7 @@ class Metric:
 
 @dataclass(frozen=True)
 class MetricGroup:
-    """Metrics that are told of together."""
+    """Metrics that are described together."""
 
     title: str
     introduction: str

@@ -35,7 +35,7 @@ PHASES: tuple[tuple[str, str, str, Programs], ...] = (
     ("update", "forward and backward passes and optimizer steps", "steps with an update", BOTH),
     ("sync", "new weights go to the engine", "", ("rl",)),
 )
-"""Name, what is done, when, and by which programs."""
+"""Name, work of the phase, the steps that have it, and its programs."""
 
 GROUP = MetricGroup(
     "Time",

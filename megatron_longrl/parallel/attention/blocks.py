@@ -1,7 +1,7 @@
 """Attention in blocks merged by log-sum-exp, forward and backward.
 
-Memory is linear in the sequence: a mask exists for one block at a time. Blocks that nobody sees are
-skipped, blocks seen wholly carry no mask. Sums over blocks are kept in float32.
+Memory is linear in the sequence: a mask exists for one block at a time. Blocks that no query sees
+    are skipped, blocks seen wholly carry no mask. Sums over blocks are kept in float32.
 """
 
 from __future__ import annotations
@@ -96,7 +96,7 @@ class AttentionGrads:
         """Add the gradients through these keys; arguments as in :meth:`OnlineSoftmax.update`.
 
         Args:
-            grad: of the output over all keys.
+            grad: the gradient of the output over all keys.
             output: [s, b, heads, d], and logsumexp: [b, heads, s], over all keys.
 
         Returns:

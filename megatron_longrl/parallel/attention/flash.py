@@ -24,7 +24,7 @@ _CUDA_ALIGNMENT = 32
 
 
 def additive_mask(seen: Tensor, dtype: torch.dtype) -> Tensor:
-    """bool [q, k] -> what to add to the scores, [1, 1, q, k], rows aligned as CUDA wants them."""
+    """bool [q, k] -> the bias of the scores, [1, 1, q, k], with rows aligned as CUDA requires."""
     q, k = seen.shape
     rows = seen.new_zeros(q, -(-k // 16) * 16, dtype=dtype)
     return rows[:, :k].masked_fill_(~seen, MASKED_SCORE)[None, None]

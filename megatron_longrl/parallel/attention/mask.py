@@ -25,9 +25,9 @@ def attention_mask(
         segment_ids: [b, s]; which packed sample a token belongs to.
 
     Returns:
-        For short rows the dense mask, bool [b, 1, s, s] (query, key) on ``device``. For others, and
-        for the ring, the tokens' coordinates, int32 [b, s, 3]; they stay on the CPU, where blocks
-        are planned.
+        The dense mask, bool [b, 1, s, s] (query, key) on ``device``, for short rows. For others,
+        and for the ring, the tokens' coordinates, int32 [b, s, 3]; they stay on the CPU, where
+        blocks are planned.
     """
     coordinates = token_coordinates(branch_ids.cpu(), segment_ids)
     length = branch_ids.shape[1]

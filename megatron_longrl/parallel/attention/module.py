@@ -1,4 +1,4 @@
-"""The attention module, and what tells it which ranks share a micro-batch's rows."""
+"""The attention module, and the parameters that say which ranks share a micro-batch's rows."""
 
 from __future__ import annotations
 
@@ -39,7 +39,8 @@ class MaskedAttention(torch.nn.Module):
     Args:
         config: the transformer's configuration.
         cp_comm_type: how the ranks exchange keys and values.
-        pg_collection: its ``cp`` group is the group over which sequences are sharded.
+        pg_collection: the process groups; the group ``cp`` is the one over which sequences are
+            sharded.
     """
 
     def __init__(

@@ -34,7 +34,7 @@ class Drawer:
     number of the prompt and that of the sample only.
 
     Args:
-        run: of a program that does not train; it gets its weights here.
+        run: the run of a program that does not train; it gets its weights here.
     """
 
     def __init__(self, run: Run) -> None:
@@ -74,9 +74,9 @@ class Drawer:
         """Pictures of this replica's prompts, in micro-batches.
 
         Args:
-            prompts: of all replicas.
+            prompts: the prompts of all replicas.
             samples: pictures of each prompt.
-            title: of the bar on a terminal.
+            title: the title of the bar on a terminal.
 
         Yields:
             (number of the prompt, number of the sample) of each picture of a micro-batch, and the

@@ -79,8 +79,8 @@ class FlowSampler:
     """Makes samples of prompts.
 
     Args:
-        shape: of a sample's latents: (c, h, w), or (c, f, h, w) of a film.
-        seed: of the run.
+        shape: the shape of the latents of a sample: (c, h, w), or (c, f, h, w) for a film.
+        seed: the seed of the run.
     """
 
     def __init__(
@@ -101,7 +101,7 @@ class FlowSampler:
         """Samples of one micro-batch; collective over the replica.
 
         Args:
-            iteration: of the run; validation has one of its own.
+            iteration: the iteration of the run; validation has its own number.
             sigmas: noise levels, see :meth:`FlowSettings.sigmas`.
             stochastic: the steps that are, and that are recorded.
         """

@@ -1,4 +1,4 @@
-"""The settings of a run: what the algorithm says where the fields of the family say nothing."""
+"""The settings of a run: the values of the algorithm where the fields of the family have none."""
 
 from __future__ import annotations
 

@@ -108,7 +108,7 @@ def group_line(
         final: the group as the algorithm has left it, with the rewards that it added or took.
         advantages: [tokens] of each rollout that has advantages.
         trained: whether it is among the groups that are trained.
-        place: what tells it from the step's other groups.
+        place: the fields that tell the group from the others of its step.
     """
     prompt, row = scored.prompt, scored.prompt.row
     return {
@@ -169,7 +169,7 @@ def _reward_line(rollout: Rollout) -> Line:
 
 
 def read_group(line: Line, prompt: Prompt, group_id: str) -> RolloutGroup:
-    """The group of a line, as the rewards left it: what the algorithm makes of it comes anew.
+    """The group of a line, as the rewards left it: the terms of the algorithm are computed anew.
 
     A group that went on in a later step has no rewards.
     """

@@ -54,7 +54,8 @@ class RolloutRecorder:
     world.
 
     Args:
-        directory: of the files; those of steps after ``iteration``, which the run does again, go.
+        directory: the folder of the files; files of steps after ``iteration``, which the run does
+            again, are removed.
         iteration: steps that are done.
         keep_last: steps whose files stay; None: all.
 
@@ -99,9 +100,9 @@ class RolloutRecorder:
         """The file of a step, with all that was noted since the last one.
 
         Args:
-            iteration: of the step, counted from 0.
-            outcome: what the step trains on.
-            seconds: by phase of the step so far.
+            iteration: the number of the step, counted from 0.
+            outcome: the groups that the step trains on.
+            seconds: the seconds of each phase of the step so far.
         """
         step, noted, self._noted = iteration + 1, self._noted, []
         with raise_on_all_ranks(self._gloo_group):

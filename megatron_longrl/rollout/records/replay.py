@@ -1,4 +1,4 @@
-"""Recorded rollouts in the place of an engine and of rewards."""
+"""Recorded rollouts in place of an engine and of rewards."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ class ReplayedRollouts(RolloutEngine, Rewards):
 
     Args:
         directory: the record, or the --save folder that holds it.
-        steps: those that will be asked for, counted from 1.
+        steps: the steps that will be asked for, counted from 1.
 
     Raises:
         UserError: on every rank, when a step is missing, or was recorded with another model or

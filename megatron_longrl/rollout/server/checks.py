@@ -144,11 +144,11 @@ def check_update(
     """Raise UserError or ValueError unless a part of the weights can be loaded.
 
     Args:
-        info: what a client sent, for
+        info: the data that a client sent for
             :meth:`~megatron_longrl.rollout.weights.buckets.WeightServer.update_weights`.
-        shapes: of all weights, by name.
-        dtype: in which they come.
-        bucket: its bytes; None where weights do not come through one.
+        shapes: the shapes of all weights, by name.
+        dtype: the data type in which they come.
+        bucket: the size in bytes of the bucket; None where weights do not come through one.
     """
     keys = {"names", "dtype_names", "shapes"} | (
         {"offsets", "end"} if bucket is not None else set()

@@ -57,7 +57,7 @@ class ServerClient:
         self._sent_bucket: SentMemory | None = None
 
     def close(self) -> None:
-        """Let the server forget the memory that it was given. Idempotent."""
+        """Make the server close the shared memory that it was given. Idempotent."""
         if self._sent_bucket is not None:
             self._sent_bucket.close()
             self._sent_bucket = None
@@ -181,7 +181,7 @@ class ServerClient:
         """The responses, each as soon as it is complete.
 
         Args:
-            memory: of a :class:`~megatron_longrl.rollout.server.wire.GenerationFile`.
+            memory: the memory of a :class:`~megatron_longrl.rollout.server.wire.GenerationFile`.
 
         Raises:
             StaleWeights: the server has other weights than the generation asks for.

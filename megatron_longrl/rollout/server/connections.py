@@ -1,5 +1,5 @@
-"""HTTP connections that are bounded in number, and in the time that they may take to say what they
-want: uvicorn bounds neither while a request's header comes in."""
+"""HTTP connections that are bounded in number, and in the time that a request may take: uvicorn
+bounds neither while a request's header comes in."""
 
 from __future__ import annotations
 

@@ -64,7 +64,7 @@ _SECONDS_BETWEEN_LOOKS = 0.2
 class ServerEngine(AsyncEngine):
     """An engine in a process of its own.
 
-    Construction is collective over the world. What is given to :meth:`update_weights` is kept, and
+    Construction is collective over the world. The argument of :meth:`update_weights` is kept, and
     iterated again when a server has lost its weights.
 
     Args:
@@ -72,10 +72,11 @@ class ServerEngine(AsyncEngine):
         tokenizer: end-of-turn id and decoding.
         groups: the process groups of this rank.
         addresses: HOST:PORT of each replica's server; none where they are to be started.
-        token_file: with the token of these servers; by default it is the environment's.
+        token_file: the file with the token of these servers; by default the token is the
+            environment's.
         bucket_bytes: shared memory through which weights go.
-        timeout_seconds: for a generation, and for every other answer.
-        log_level: of servers that are started.
+        timeout_seconds: the time for a generation, and for every other answer.
+        log_level: the log level of servers that are started.
 
     Raises:
         UserError: on every rank, when a server does not start, or serves something else.
@@ -218,7 +219,8 @@ class ServerEngine(AsyncEngine):
             raise UserError(f"the rollout server at {address} went away: {error}") from error
 
     def _check_held(self) -> None:
-        """Whether the server has what it got last: another trainer may have used it since."""
+        """Whether the server still has the weights that it got last: another trainer may have used
+        it since."""
         assert self._client is not None and self._sender is not None
         if self._held is None or self._client.describe()["weights"] != self._held:
             self._held = None

@@ -1,7 +1,7 @@
 """The guard in front of a rollout server's routes, which limits who may send requests, and how
 much.
 
-Weights come in over these routes, and prompts, so nobody but the trainer may use them. It proves
+Weights come in over these routes, and prompts, so only the trainer may use them. It proves
 that it is the trainer by a token, which both know: a trainer makes one for the server that it
 starts; for a server of one's own it comes from the environment or a file (see
 :func:`known_token`).
@@ -47,7 +47,7 @@ class Refused(Exception):
     """A request that is not answered, and why.
 
     Args:
-        status: of HTTP.
+        status: the status code of HTTP.
     """
 
     def __init__(self, status: int, reason: str) -> None:
@@ -152,7 +152,7 @@ def largest_bodies(held: int) -> int:
     """Bytes that requests may bring into memory together.
 
     Args:
-        held: that they have brought.
+        held: the number of bytes that the requests have brought.
     """
     for line in Path("/proc/meminfo").read_text(encoding="ascii").splitlines():
         if line.startswith("MemAvailable:"):

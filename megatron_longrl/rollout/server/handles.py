@@ -2,8 +2,8 @@
 
 Beside its HTTP port a server has a Unix socket. A trainer of the same machine and user sends it the
 descriptor of its memory (``SCM_RIGHTS``, unix(7)), and gets a handle, a random name that requests
-carry. So nothing that a request says can make the server open what it has not been given. A handle
-means something for as long as the connection on which it was given is open.
+carry. So no request can make the server open a file that it has not been given. A handle means
+something for as long as the connection on which it was given is open.
 
 The socket's address is abstract (unix(7)): it is no file, and nothing is left of it when a server
 is killed. File modes do not protect it, so the kernel's word for the peer's user (``SO_PEERCRED``)
@@ -56,7 +56,7 @@ class Handles:
     """The memory that a server has been given, by handles.
 
     Args:
-        token: of those who may give some.
+        token: the token of the clients that may hand over files.
     """
 
     def __init__(self, token: str) -> None:
@@ -203,7 +203,7 @@ def reach(address: str, seconds: float) -> socket.socket | None:
 
     Args:
         address: :attr:`Handles.address`.
-        seconds: that anything on it may take.
+        seconds: the time that any operation on it may take.
 
     Raises:
         OSError: it does not answer.

@@ -34,7 +34,7 @@ def serve(
     """Answer on a socket, and take shared memory on another, in threads of their own.
 
     Args:
-        token: of those who may ask.
+        token: the token of the clients that may send requests.
     """
     handles = Handles(token)
     handles.start()
@@ -57,7 +57,7 @@ def serve(
 def build_routes(server: RolloutServer, engine: EngineThread, handles: Handles) -> Router:
     """Build the routes. Whatever concerns the engine waits for its thread; /health does not.
 
-    What a route raises is the guard's to tell.
+    The guard answers the errors that a route raises.
     """
     routes = Routes(server, engine, handles)
     post = {

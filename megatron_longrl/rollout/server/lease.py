@@ -61,7 +61,7 @@ class Lease:
         """May a request be answered?
 
         Args:
-            run: that the request belongs to; None where it does not say.
+            run: the run to which the request belongs; None where it does not say.
 
         Raises:
             Refused: another run holds the lease.

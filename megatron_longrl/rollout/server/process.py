@@ -34,7 +34,8 @@ class ServerProcess:
     Args:
         log_level: ``debug`` lets it write where the trainer writes; else its last words are kept
             for an error.
-        tokenizer: its type and model, which finds stop strings; None: there are none to find.
+        tokenizer: the type and the model of the tokenizer that finds stop strings; None if there
+            are none.
     """
 
     def __init__(

@@ -19,8 +19,9 @@ def run(
 
     Args:
         settings: :class:`~megatron_longrl.rollout.model_settings.ModelSettings`.
-        tokenizer: its type and model; None: nobody asks for stop strings.
-        token: of those who may ask.
+        tokenizer: the type and the model of the tokenizer that finds stop strings; None if there
+            are none.
+        token: the token of the clients that may send requests.
         ready: called once the server answers.
 
     Raises:

@@ -92,7 +92,8 @@ class RolloutServer:
     """The engine and its weights. Only :meth:`describe` may be called beside another method.
 
     Args:
-        tokenizer: its type and model, which finds stop strings; None: there are none to find.
+        tokenizer: the type and the model of the tokenizer that finds stop strings; None if there
+            are none.
 
     Raises:
         UserError: the engine does not start.
@@ -132,12 +133,12 @@ class RolloutServer:
         }
 
     def generate(self, path: str, send_line: Callable[[Line], None], gone: threading.Event) -> None:
-        """Generate what a file asks for.
+        """Generate the rollouts that a file asks for.
 
         Args:
-            path: of this program's.
+            path: the path of the shared memory, which this program has made.
             send_line: is called with a line for each response.
-            gone: set when nobody waits for them any more.
+            gone: set when no client waits for them any more.
 
         Raises:
             Stale: by other weights than the server has.
@@ -173,7 +174,7 @@ class RolloutServer:
         reset_caches(self._engine)
 
     def _tokenizer_for(self, origin: tuple[str, str] | None) -> Tokenizer | None:
-        """The server's own; what a request says of it is compared only."""
+        """The server's own; its value in a request is only compared."""
         if origin is None:
             return None
         if self._origin is None or origin != tuple(self._origin):

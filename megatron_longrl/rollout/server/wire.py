@@ -47,8 +47,8 @@ class GenerationFile:
     """A generation in shared memory, whose prompts are put together where the server reads them.
 
     Args:
-        generation: its requests have embeddings in shape only (on the ``meta`` device): they are
-            to be made in :attr:`buffers`. Other tensors are copied.
+        generation: a generation whose requests have embeddings in shape only (on the ``meta``
+            device): they are made in :attr:`buffers`. Other tensors are copied.
 
     Raises:
         UserError: shared memory is full.
@@ -78,7 +78,7 @@ class GenerationFile:
         return self._file.memory
 
     def ask(self, generation: Generation) -> None:
-        """Change what is asked of the prompts, to no more than at first."""
+        """Change the requests of the prompts, to no more rollouts than at first."""
         self._file.write_text(_text(generation))
 
     def close(self) -> None:

@@ -36,7 +36,7 @@ class EmbeddingBuffers:
         """Memory for prompts, whose contents are still undefined; collective over the replica.
 
         Args:
-            shapes: of the embeddings of each prompt (on the ``meta`` device).
+            shapes: the shapes of the embeddings of each prompt (on the ``meta`` device).
 
         Raises:
             UserError: on all ranks, when shared memory is full.

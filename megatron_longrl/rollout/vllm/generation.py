@@ -36,7 +36,7 @@ class Generator:
         check: Callable[[], None],
         tokenizer: Tokenizer | None = None,
     ) -> None:
-        """Generate the responses that the requests want.
+        """Generate the responses of the requests.
 
         Args:
             end_ids: tokens that end a response.

@@ -115,7 +115,7 @@ def memory_check(memory_gib: float, device_bytes: int | None) -> dict[str, float
     ``request_memory``).
 
     Args:
-        device_bytes: of the whole device; None where memory is the host's.
+        device_bytes: the memory of the whole device; None where memory is the host's.
     """
     if device_bytes is None:
         return {}

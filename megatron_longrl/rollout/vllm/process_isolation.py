@@ -1,4 +1,4 @@
-"""vLLM as a guest in the training process: what it changes there is put back.
+"""vLLM as a guest in the training process: its changes there are undone.
 
 Measured with vLLM 0.32 on CPU under ``external_launcher``: construction reseeds torch, NumPy and
 Python, replaces ``torch.set_num_threads`` by a function that only warns, sets ``LD_PRELOAD``,

@@ -1,4 +1,4 @@
-"""YaRN with positions of time, height and width, as transformers has it (arXiv:2309.00071, 3.2).
+"""YaRN with positions of time, height and width, as in transformers (arXiv:2309.00071, 3.2).
 
 vLLM 0.32 makes room for four times the original context, because Qwen2.5-VL's positions follow
 time, and then takes that room for the context that YaRN lengthens (``MRotaryEmbedding`` in

@@ -25,7 +25,7 @@ class StopDetokenizer(BaseIncrementalDetokenizer):
     """Decodes a response token by token.
 
     Args:
-        parameters: of the request, with its stop strings.
+        parameters: the sampling parameters of the request, with its stop strings.
         prefix: tokens that an earlier generation has drawn: a stop string may begin in them.
     """
 
@@ -72,7 +72,7 @@ def watch_for_stops(
     """Let a request of an ``LLMEngine`` end at its stop strings, from its first token on.
 
     Args:
-        request_id: what ``add_request`` returned.
+        request_id: the id that ``add_request`` returned.
         prefix: see :class:`StopDetokenizer`.
     """
     state = engine.output_processor.request_states[request_id]

@@ -2,8 +2,8 @@
 
 vLLM's own engines (vllm/distributed/weight_transfer) need GPUs. Like them, this one is driven by
 ``init_weight_transfer_engine``, ``start_weight_update``, ``update_weights`` (once for every bucket)
-and ``finish_weight_update`` of the worker. Unlike them it loads what a bucket holds and leaves the
-other layers as they are, so that only changed weights need to come.
+and ``finish_weight_update`` of the worker. Unlike them it loads the weights in a bucket and leaves
+the other layers unchanged, so that only changed weights have to be sent.
 """
 
 from __future__ import annotations
@@ -80,7 +80,7 @@ class SharedMemoryWeightTransferEngine(WeightTransferEngine[BucketInfo, BucketCo
 
     @torch.no_grad()
     def receive_weights(self, update_info: BucketContent) -> None:
-        """Load what is in the bucket."""
+        """Load the weights in the bucket."""
         assert self._bucket is not None, "init_weight_transfer_engine comes first"
         layers = touched_layers(self.model, update_info.names)
         for layer in layers:

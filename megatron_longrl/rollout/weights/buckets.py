@@ -54,7 +54,7 @@ class WeightSender(Protocol):
         """
 
     def close(self) -> None:
-        """Free what is held. Idempotent."""
+        """Free the memory of the bucket. Idempotent."""
 
 
 @dataclass
@@ -82,14 +82,15 @@ class _Layer:
 class WeightBuckets:
     """Sends weights layer by layer, leaving out the layers that the server has already.
 
-    What the server has is known by digests (BLAKE2b of 128 bits), so that no copy of the model is
+    The tensors that the server has are known by digests (BLAKE2b of 128 bits), so that no copy of
+    the model is
     kept: extra memory is the bucket.
 
     Args:
-        shapes: of all weights that will come, by name.
+        shapes: the shapes of all weights that will come, by name.
         dtype: the server's; weights of another are cast.
-        nbytes: of the bucket; it gets smaller where the model is, and as large as the largest
-            layer.
+        nbytes: the size of the bucket; it is smaller for a small model, and at least as large as
+            the largest layer.
     """
 
     def __init__(self, shapes: Mapping[str, torch.Size], dtype: torch.dtype, nbytes: int) -> None:

@@ -35,7 +35,7 @@ class NcclWeights:
 
     Args:
         dtype: the server's; weights of another are cast.
-        nbytes: of the weights that are gathered at a time.
+        nbytes: the number of bytes of weights that are gathered at a time.
         timeout_seconds: the longest wait for the server's workers to take part.
     """
 

@@ -30,10 +30,11 @@ class WeightIterator:
 
 
 class WeightReceiver:
-    """Lets the weights through to an engine, keeps the token embeddings, and knows what is missing.
+    """An iterator that passes the weights to an engine, keeps the token embeddings, and notes
+    missing ones.
 
     Args:
-        shapes: of all weights that the engine takes, by Hugging Face name.
+        shapes: the shapes of all weights that the engine takes, by Hugging Face name.
         dtype: the engine's type of weights.
         copies_head: the engine takes the output layer, though it is tied to the embeddings.
     """

@@ -57,7 +57,7 @@ class VelocityStep:
         return self.velocities(batch).reshape(1, -1)
 
     def activation_shape(self, batch: NoisyRows) -> ActivationShape:
-        """A size that nobody reads: one pipeline stage sends nothing."""
+        """A size that is not used: one pipeline stage sends nothing."""
         return ActivationShape(sequence_length=1, batch_size=len(batch.latents))
 
     def scatter(self, batch: NoisyRows, values: Tensor | None) -> Tensor:

@@ -48,4 +48,5 @@ def test_a_wrong_name_is_refused_with_those_that_there_are(field: str) -> None:
         "advantage": ADVANTAGES.names(),
         "policy_loss": POLICY_LOSSES.names(),
     }
-    assert line.endswith(f"' or '{names[field][-1]}'")
+    assert f"' or '{names[field][-1]}'" in line
+    assert line.endswith("; did you mean 'grpo'?") is ("grpo" in names[field])

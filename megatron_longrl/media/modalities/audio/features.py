@@ -48,7 +48,7 @@ def log_mel(
     Args:
         pieces: the clip's sound, see
             :func:`~megatron_longrl.media.modalities.audio.track.samples_of`.
-        samples: of the clip.
+        samples: the samples of the clip.
 
     Returns:
         float32 [frames, bins].

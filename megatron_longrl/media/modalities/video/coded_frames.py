@@ -1,7 +1,7 @@
 """Properties of frames that the packets of VP8, VP9 and Motion JPEG contain, read without decoding.
 
 DALI decodes these codecs on a CPU. It takes every packet for a frame of the size that the container
-tells, so that it must not be given a stream in which that is not so.
+states, so that it must not get a stream in which this is not true.
 
 Sources: RFC 6386 (VP8), section 9.1; "VP9 Bitstream & Decoding Process Specification", sections
 6.2, 7.2 and annex B; ITU-T T.81 (JPEG), annex B.
@@ -15,7 +15,7 @@ Size = tuple[int, int]
 """Width and height."""
 
 Coded = tuple[bool, set[Size]]
-"""Whether a packet has a frame that is shown, and the sizes that it tells."""
+"""Whether a packet has a frame that is shown, and the sizes that it states."""
 
 
 def vp8(data: bytes) -> Coded:

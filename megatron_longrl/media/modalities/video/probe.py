@@ -172,7 +172,7 @@ class _Packets:
     is_doubtful: bool = False
     """Whether a packet may be no frame of its own."""
     have_own_times: bool = True
-    """Whether the container tells when each is shown. A program stream stores many frames behind
+    """Whether the container states when each is shown. A program stream stores many frames behind
     one time, and FFmpeg counts on from it: otherwise behind a seek than from the beginning."""
 
     def add(self, packet: Any) -> None:
@@ -247,8 +247,8 @@ def _check_whole(
 ) -> None:
     """Raise an error for a file that breaks off.
 
-    A table of samples tells it by places in the file. What it counts is no sign: MP4 counts frames
-    that an edit list hides, AVI counts those that were dropped when it was written.
+    A table of samples tells it by places in the file. The number that it counts is no sign: MP4
+    counts frames that an edit list hides, AVI counts those that were dropped when it was written.
     """
     behind = max((entry.pos + entry.size for entry in stream.index_entries), default=0)
     if behind > size:

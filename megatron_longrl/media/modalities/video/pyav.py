@@ -20,7 +20,8 @@ def decode_in_chunks(
 
     Args:
         indices: numbers in presentation order, in any order, repeated or not.
-        chunk_bytes: of the frames that are held at once, at most; but always one.
+        chunk_bytes: the largest size in bytes of the frames that are held at once; one frame is
+            always held.
 
     Yields:
         Positions in ``indices``, and their upright frames, uint8 [f, h, w, 3]. Frames of a chunk

@@ -36,7 +36,7 @@ def rate_and_times(
     Args:
         stamps: timestamps of the shown frames in ticks, increasing.
         tick: seconds of one.
-        rates: that the file claims, the best first; 0 says nothing.
+        rates: the rates that the file claims, the best first; 0 claims nothing.
 
     Returns:
         Frames a second, and None; or 0 and the times as in

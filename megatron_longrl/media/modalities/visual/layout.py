@@ -65,7 +65,7 @@ class VisualLayout(ABC):
         Args:
             max_frames: ``--video-frames``.
             fps: ``--video-fps``.
-            images: how many the prompt has.
+            images: the number of images of the prompt.
         """
 
     @abstractmethod
@@ -73,9 +73,9 @@ class VisualLayout(ABC):
         """Return the preprocessing of a medium's frames.
 
         Args:
-            frames: how many are taken; a last one that is there twice, to fill its unit, counts
-                once.
-            images: how many the prompt has.
+            frames: the number of frames that are taken; a last one that stands there twice, to fill
+                its unit, counts once.
+            images: the number of images of the prompt.
 
         Raises:
             ValueError: it has a shape that the family does not take.

@@ -81,7 +81,8 @@ class VisualSpec(MediaSpec):
         """Pixels of some frames of several media of this class.
 
         Returns:
-            For each request float32 [f, 3, height, width], or why it cannot be decoded.
+            The frames of each request, float32 [f, 3, height, width], or the error for which they
+            cannot be decoded.
         """
 
     def frames(self, positions: Sequence[int] | None = None) -> Tensor:
