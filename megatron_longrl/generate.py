@@ -18,7 +18,7 @@ def refuse(family: str) -> None:
         family: the family of a language model.
 
     Raises:
-        ConfigError: always; policies that draw have a program of their own.
+        ConfigError: always; policies that draw have their own program.
     """
     raise ConfigError(
         f"longrl generate draws pictures, and model_family {family} writes text: give "

@@ -71,8 +71,8 @@ class EncodedAgain(Mapping[str, Tensor]):
 class BenchmarkStep:
     """The step of one variant.
 
-    Old log-probabilities and those of the reference are computed in passes of their own, as
-    Long-RL's step does; where the variant says so, the update's own values are the old ones.
+    Old log-probabilities and those of the reference are computed in separate passes, as Long-RL's
+    step does; where the variant says so, the update's own values are the old ones.
     """
 
     def __init__(

@@ -52,8 +52,8 @@ class Variant:
     encodings_in_rollout: str = "once per step"
     """``per response``, ``per prompt`` (and again in every later pass), or ``once per step``."""
     old_pass: bool = True
-    """Whether old log-probabilities take a pass of their own, as in Long-RL and verl. With one
-    update per batch of rollouts this package's trainer needs none."""
+    """Whether old log-probabilities take a separate pass, as in Long-RL and verl. With one update
+    per batch of rollouts this package's trainer needs none."""
     changes: dict[str, Any] = field(default_factory=dict)
 
     @property

@@ -98,7 +98,7 @@ def _field_type(name: str, field: FieldInfo) -> TypeAdapter[Any]:
 
 
 def check_adapters(saved: Mapping[str, Any], config: ModelConfig, where: object) -> None:
-    """Compare the adapters of a checkpoint that a run goes on from with the run's.
+    """Compare the adapters of a checkpoint from which a run continues with the run's.
 
     Args:
         saved: fields of the checkpoint; older ones know no adapters.

@@ -140,7 +140,7 @@ def load_weights(
     """Take the weights alone, of a checkpoint or of a folder of transformers or diffusers, to start
     a new stage.
 
-    Adapters of the checkpoint are merged into its weights; those of the model stay as they are.
+    Adapters of the checkpoint are merged into its weights; those of the model are not changed.
 
     Args:
         use_ema: take the averages of the weights, which a run with ``--ema-decay`` has kept.
@@ -241,7 +241,7 @@ def _load(
 
     Args:
         stored: the checkpoint, whose list of tensors has been checked.
-        left_out: ends of the names of parameters that stay as they are.
+        left_out: ends of the names of parameters that are not changed.
     """
     kept = {name: hyperparameters(optimizer) for name, optimizer in optimizers.items()}
     shards = describe_state(modules, optimizers, groups, config, is_loading=True)

@@ -8,7 +8,7 @@ pipeline parallelism always have several), and with torch's AdamW it fails to lo
 spread instead: each data-parallel rank collects and writes whole parameters in turn, and loads only
 those that it holds a piece of.
 
-With torch's AdamW two more things are needed to go on exactly: state must exist before it can be
+With torch's AdamW an exact continuation needs two more things: state must exist before it can be
 the target of a load, and core creates it without the step count (optimizer/__init__.py:391); and
 after a load all parameters share one step tensor (optimizer/distrib_optimizer.py:812), which each
 of them would then increment.

@@ -1,9 +1,9 @@
-"""The checkpoints of a run, one after the other; with ``--async-save`` while training goes on.
+"""The checkpoints of a run, one after the other; with ``--async-save`` while training continues.
 
-A thread of every rank writes a copy of the state in host memory, over a process group of its own.
+A thread of every rank writes a copy of the state in host memory, over its own process group.
 megatron-core's ways of doing it are not taken: its persistent worker needs a CUDA device
-(strategies/async_utils.py:604), and its forked one, with a server process for the results, goes on
-writing when its rank is killed. See also :mod:`megatron_longrl.checkpoint.shard_writer`.
+(strategies/async_utils.py:604), and its forked one, with a server process for the results,
+continues to write when its rank is killed. See also :mod:`megatron_longrl.checkpoint.shard_writer`.
 """
 
 from __future__ import annotations

@@ -1,9 +1,9 @@
 """The part of a save that takes long: a rank's shards, written by torch's own writer.
 
 megatron-core forks processes to write (strategies/filesystem_async.py). A rank here holds threads
-of gloo, DALI and vLLM, whose locks a forked process may wait for in vain, and a forked writer goes
-on when its rank is killed. torch's writer does the same work within the process, and its
-collectives go over a group of one's choice, so that a thread can save while training goes on.
+of gloo, DALI and vLLM, whose locks a forked process may wait for in vain, and a forked writer
+continues when its rank is killed. torch's writer does the same work within the process, and its
+collectives go over a group of one's choice, so that a thread can save while training continues.
 """
 
 from __future__ import annotations

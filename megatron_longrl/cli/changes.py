@@ -15,7 +15,7 @@ UNINTERESTING = frozenset(
 
 
 def changes_since(config: Config) -> list[str]:
-    """``field: old -> new`` for everything that differs from the run that ``--load`` goes on with.
+    """``field: old -> new`` for everything that differs from the run that ``--load`` continues.
 
     Empty where nothing is loaded, or only weights are taken (``--finetune``).
     """

@@ -36,7 +36,7 @@ class Report:
     problems: list[RowProblem] = field(default_factory=list)
     """One for each row that cannot be used."""
     media: dict[Path, dict[str, Any]] = field(default_factory=dict)
-    """Each file that can be read, as it stands in the JSON."""
+    """Each file that can be read, in the form of the JSON."""
     summary: dict[str, Any] = field(default_factory=dict)
     """Figures of the whole, see :mod:`megatron_longrl.cli.data_summary`."""
 
@@ -225,7 +225,7 @@ def _tell(report: Report, write: Callable[[str], object]) -> None:
     if answers["prior"] is not None:
         write(f"answers {answers['different']}, the most frequent one {answers['prior']:.1%}\n")
     if leaks:
-        write(f"leakage {len(leaks)} files stand in rows of more than one path\n")
+        write(f"leakage {len(leaks)} files are in rows of more than one path\n")
     for problem in report.problems[:_MOST_SHOWN]:
         write(f"{problem}\n")
     more = len(report.problems) - _MOST_SHOWN
@@ -247,8 +247,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     parser.add_argument("data", nargs="*", metavar="DATA", help="JSONL files, or folders")
     parser.add_argument("--config", action="append", default=[], metavar="RECIPE", help="YAML")
-    parser.add_argument("--output", type=Path, metavar="FILE", help="write all as JSON; a check "
-                        "that was interrupted goes on by FILE.partial")  # fmt: skip
+    parser.add_argument("--output", type=Path, metavar="FILE", help="write all as JSON; an "
+                        "interrupted check continues from FILE.partial")  # fmt: skip
     parser.add_argument("--html", type=Path, metavar="FILE", help="write all as one page")
     parser.add_argument("--workers", type=_workers, default=4, metavar="N", help="files at a time")
     parser.add_argument("--data-columns", nargs="+", default=[], metavar="FIELD=COLUMN",

@@ -1,5 +1,5 @@
 """The figures of a checked data set: durations, sizes, codecs, answers, kinds of questions, tokens,
-and media that stand in more than one of its parts."""
+and media that are in more than one of its parts."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ def spread(values: Sequence[float]) -> dict[str, float] | None:
 
 
 def leakage(rows: Sequence[Row], media: Mapping[Path, Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """Return the media whose content stands in rows of more than one path, by their SHA-256."""
+    """Return the media whose content is in rows of more than one path, by their SHA-256."""
     parts: dict[str, set[int]] = defaultdict(set)
     paths: dict[str, set[str]] = defaultdict(set)
     for row in rows:

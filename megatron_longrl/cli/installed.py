@@ -40,6 +40,6 @@ def unfit_torchvision() -> list[str]:
     if not torch.endswith("+cpu") or torchvision.endswith("+cpu"):
         return []
     return [
-        f"torchvision {torchvision} does not load beside torch {torch}: pip uninstall torchvision, "
-        "which is not needed (docs/install.md)"
+        f"torchvision {torchvision} cannot be loaded together with torch {torch}: "
+        "pip uninstall torchvision, which is not needed (docs/install.md)"
     ]

@@ -28,7 +28,7 @@ ECHO_SECONDS = 5.0
 """Seconds that a rank which has lost another one waits for its message."""
 
 SHOWN = 8
-"""Changed fields that are named when a run goes on."""
+"""The most changed fields that are named when a run continues."""
 
 
 def launch(entry: Entry, work: Program, argv: Sequence[str] | None) -> int:
@@ -114,7 +114,7 @@ def _tell_changes(load: str | None, changes: Sequence[str]) -> None:
     if changes:
         more = f" and {len(changes) - SHOWN} more" if len(changes) > SHOWN else ""
         logger.info(
-            "%s goes on with changes: %s%s",
+            "%s continues with changes: %s%s",
             load,
             "; ".join(changes[:SHOWN]),
             more,

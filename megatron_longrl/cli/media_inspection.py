@@ -28,7 +28,7 @@ class Inspected:
     """The result for all files."""
 
     found: dict[Path, dict[str, Any]] = field(default_factory=dict)
-    """Each file that can be read, as it stands in the JSON."""
+    """Each file that can be read, in the form of the JSON."""
     failed: dict[Path, str] = field(default_factory=dict)
     """The reasons why the others cannot be read."""
 

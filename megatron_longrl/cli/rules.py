@@ -384,8 +384,8 @@ def _embedding_cache(
     if entry in ("sft", "rl") and trained:
         switches = " ".join(flag(f"freeze_{part}") for part in trained)
         yield (
-            "embedding_cache_dir keeps what a frozen encoder makes, and this run trains it: give "
-            f"{switches}, or leave --embedding-cache-dir out"
+            "embedding_cache_dir keeps the embeddings of a frozen encoder, and this run trains it: "
+            f"give {switches}, or leave --embedding-cache-dir out"
         )
 
 

@@ -16,7 +16,7 @@ def split_weight(given: str) -> tuple[str, float | None]:
     """Return a path and the weight behind it; None where it has none, or where a file is called so.
 
     Raises:
-        ConfigError: what stands behind it is no number above 0.
+        ConfigError: the text behind it is no number above 0.
     """
     return _split(given)[:2]
 
@@ -41,7 +41,7 @@ def sources(given: Sequence[str]) -> tuple[list[str], list[float] | None]:
     """Return the paths of ``--train-data-path`` and their weights; None where none has one.
 
     Raises:
-        ConfigError: some have a weight and others do not, or what stands behind a path is none.
+        ConfigError: some have a weight and others do not, or the text behind a path is none.
     """
     pairs = []
     for whole in given:

@@ -34,7 +34,7 @@ class Parser(argparse.ArgumentParser):
 
 
 class _Formatter(argparse.HelpFormatter):
-    """Help with every flag on a line of its own, its meaning below it, and at most 100 columns."""
+    """Help with every flag on a separate line, its meaning below it, and at most 100 columns."""
 
     def __init__(self, prog: str) -> None:
         columns = min(shutil.get_terminal_size().columns, 100)
@@ -149,7 +149,7 @@ def parse_flags(parser: argparse.ArgumentParser, argv: Sequence[str]) -> dict[st
 
 def _with_dashed_values(parser: argparse.ArgumentParser, argv: Sequence[str]) -> list[str]:
     """The arguments with ``--flag -VALUE`` as ``--flag=-VALUE``: argparse would take the value for
-    a flag. Flags begin with two dashes, but for -h."""
+    a flag. Flags begin with two dashes, except -h."""
     joined: list[str] = []
     for word in argv:
         action = parser._option_string_actions.get(joined[-1]) if joined else None

@@ -29,4 +29,4 @@ class GenerationSection(Section):
     line."""
 
     num_samples: Annotated[PositiveInt, Unit("pictures")] = 1
-    """Pictures of each prompt, each from a first noise of its own."""
+    """Pictures of each prompt, each from its own first noise."""

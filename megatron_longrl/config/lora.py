@@ -60,10 +60,9 @@ class LoraSection(Section):
     """Divide by the square root of --lora-rank instead (rsLoRA)."""
 
     parts: Annotated[tuple[PartName, ...], Names(part_names)] = ("language_model",)
-    """Parts that get adapters and whose own weights stay as they are. The others are trained whole,
-    unless
-    --freeze-vision-tower, --freeze-projector, --freeze-audio-tower or --freeze-language-model keeps
-    them."""
+    """Parts that get adapters and whose own weights are frozen. The others are trained whole,
+    unless --freeze-vision-tower, --freeze-projector, --freeze-audio-tower or
+    --freeze-language-model keeps them."""
 
     target_modules: tuple[LoraTarget, ...] = LANGUAGE_TARGETS
     """Linear layers of a transformer layer that get adapters, by megatron-core's names. In the

@@ -102,7 +102,7 @@ class ModelSection(Section):
 
     transformer_impl: Literal["local", "transformer_engine"] = "local"
     """Implementation of the language model's layers: local runs everywhere; transformer_engine
-    needs CUDA and Transformer Engine, whose attention knows causal rows only
+    needs CUDA and Transformer Engine, whose attention supports causal rows only
     (--no-shared-prompt)."""
 
 

@@ -89,7 +89,7 @@ class ModelConfig:
 
     @property
     def trained_parts(self) -> frozenset[str]:
-        """The parts of the model that ``--freeze-PART`` does not keep as they are."""
+        """The parts of the model that ``--freeze-PART`` does not freeze."""
         return frozenset(part for part in self.family.parts if not self.value(f"freeze_{part}"))
 
     @property

@@ -49,7 +49,7 @@ class ParallelSection(Section):
 
     vision_tensor_parallel: bool = False
     """Split the layers of the vision tower over the tensor-parallel ranks as well, which then
-    encode the same frames. Without it each rank has a whole tower and frames of its own."""
+    encode the same frames. Without it each rank has a whole tower and its own frames."""
 
     sequence_parallel: bool = False
     """Split norms and dropouts over the sequence between tensor-parallel ranks."""

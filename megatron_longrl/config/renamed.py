@@ -1,7 +1,7 @@
 """Fields, values and metrics that had another name in earlier versions.
 
 Flags and recipes that use an old name are refused with the new one; the recipe of a saved run is
-translated, so that the run goes on.
+translated, so that the run can continue.
 """
 
 from __future__ import annotations

@@ -50,8 +50,8 @@ class RolloutSection(Section):
     rank."""
 
     token_file: Annotated[str | None, Metavar("FILE")] = None
-    """File with the token by which these servers know their trainer, readable by its owner alone;
-    by default the token is the environment variable LONGRL_ROLLOUT_TOKEN."""
+    """File with the token by which these servers recognise their trainer, readable by its owner
+    alone; by default the token is the environment variable LONGRL_ROLLOUT_TOKEN."""
 
     tensor_parallel_size: Annotated[PositiveInt | None, Unit("ranks")] = None
     """Tensor-parallel size of the engine; by default all ranks of a replica where heads and widths

@@ -34,7 +34,7 @@ def initialize_weights(
     modules: Mapping[str, torch.nn.Module], config: ModelConfig, groups: ParallelGroups
 ) -> None:
     """Draw all weights: normal (deviation --init-method-std), ones for norms, zeros for biases. A
-    policy that is no language model has values of its own.
+    policy that is no language model has its own values.
 
     Adapters start as PEFT starts them: they add nothing.
     """

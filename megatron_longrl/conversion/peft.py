@@ -77,7 +77,7 @@ class AdapterPlaces(Protocol):
 
 @dataclass(frozen=True)
 class _Component:
-    """A component of a pipeline of diffusers, whose adapters have a folder of their own."""
+    """A component of a pipeline of diffusers, whose adapters have a separate folder."""
 
     name: str
 

@@ -73,7 +73,7 @@ def collate(
         responses: token ids, by prompt and response, none empty.
         pad_to_multiple: sequences are padded to the longest, rounded up to a multiple of this.
         seq_length: the longest sequence that is allowed.
-        packs: the prompts of each sequence; by default every prompt has a sequence of its own.
+        packs: the prompts of each sequence; by default every prompt has its own sequence.
 
     Raises:
         UserError: a sequence is longer.

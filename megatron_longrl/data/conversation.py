@@ -138,7 +138,7 @@ class Conversation:
         return self.ended(f"{thought}<answer>{answer}</answer>")
 
     def said(self, response: str) -> tuple[str, list[int]]:
-        """An assistant's turn as it stands in the data, and the end tokens that follow its text."""
+        """An assistant's turn in the data, and the end tokens that follow its text."""
         return self.ended(response.removeprefix(self.opening.strip()) if self.opening else response)
 
     def ended(self, text: str) -> tuple[str, list[int]]:
@@ -160,7 +160,7 @@ class Conversation:
         if question.strip() not in text:
             raise UserError(
                 f"--prompt-template {self._prompt_name} leaves out the question: write "
-                "{{ question }} where it stands"
+                "{{ question }} in its place"
             )
         return text
 
@@ -215,7 +215,7 @@ class Conversation:
         return text.replace(mark, "<")
 
     def _writes_media(self) -> bool:
-        """Whether the template knows parts of a content that are no text."""
+        """Whether the template supports parts of a content that are no text."""
         for kind in self._symbols:
             content = [{"type": kind}, _text(_WORD)]
             try:

@@ -11,8 +11,8 @@ from megatron_longrl.media.modality import all_modalities
 def place_media(text: str, modalities: Sequence[str]) -> list[str | int]:
     """Split a question into texts, and the media between them by their numbers.
 
-    Media of a modality that has no placeholder stand before the question. Those of a modality that
-    has some stand at them, in their order.
+    Media of a modality that has no placeholder come before the question. Those of a modality that
+    has some are at them, in their order.
 
     Args:
         modalities: the names of the modalities of the media, in the order of the row.

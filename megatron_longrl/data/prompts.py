@@ -64,7 +64,7 @@ class Prompt:
     """The prompt's last words, where they open the thought of the response: ``<think>``."""
     media_order: Tensor | None = None
     """long [m]: for each placeholder, which of the embeddings of ``media``, one medium behind the
-    other, goes there; None: they stand in this order. It differs where media alternate."""
+    other, goes there; None: they are in this order. It differs where media alternate."""
 
     @property
     def num_frames(self) -> int:
@@ -93,8 +93,8 @@ class Prompt:
 class PromptBuilder:
     """Expands rows.
 
-    Media stand where their placeholders, such as ``<image>`` and ``<video>``, are in the question;
-    without them they stand before it, images and then videos, in the order of the row.
+    Media come where their placeholders, such as ``<image>`` and ``<video>``, are in the question;
+    without them they come before it, images and then videos, in the order of the row.
 
     Args:
         layout: how the family reads media; None for one that reads text only.

@@ -63,8 +63,8 @@ class Row:
             ``--audio-in-video``.
         system: system prompt of the row, in place of ``--system-prompt``.
         history: earlier turns of a conversation, (role, text) from a user's to an assistant's.
-        response: the assistant's turn as it stands in the data, which supervised fine-tuning
-            trains in place of reasoning and answer.
+        response: the assistant's turn in the data, which supervised fine-tuning trains in place of
+            reasoning and answer.
         part: number of the path of ``--train-data-path`` that the row is from.
         metadata: fields of the row that are none of these.
     """
@@ -159,7 +159,7 @@ def load_rows(
         problems: gets the problems of rows that are left out; without it the first such row is an
             error.
         columns: ``--data-columns``.
-        every_turn: whether each of the assistant's turns of a conversation is a row of its own, for
+        every_turn: whether each of the assistant's turns of a conversation is a separate row, for
             supervised fine-tuning; otherwise the last one is.
         answers: whether each row needs an answer; it is the problem itself where it has none.
 

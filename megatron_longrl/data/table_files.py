@@ -42,7 +42,7 @@ def table_files(folder: Path, is_training: bool) -> list[Path]:
             state = json.loads((folder / "state.json").read_text(encoding="utf-8"))
             return [folder / entry["filename"] for entry in state["_data_files"]]
         except (ValueError, KeyError, TypeError):
-            raise DataError(f"{folder / 'state.json'}: does not tell a table's files") from None
+            raise DataError(f"{folder / 'state.json'}: does not name a table's files") from None
     for place in (folder, folder / "data"):
         tables = sorted(place.glob("*.parquet"))
         for split in splits:

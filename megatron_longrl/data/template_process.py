@@ -1,5 +1,5 @@
-"""Templates of conversations and questions, which are programs of somebody else, run in a process
-of their own.
+"""Templates of conversations and questions, which are programs from outside, run in a separate
+process.
 
 Jinja's sandbox keeps a template from what it must not reach, but not from going on for ever, or
 from taking all memory: loops within loops, ``'a' * 10**10``, a text that is joined to itself sixty

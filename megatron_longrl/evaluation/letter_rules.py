@@ -80,8 +80,8 @@ def mmmu_letter(answer: str, options: Mapping[str, str]) -> str | None:
 
 
 def mmau_letter(answer: str, letters: Sequence[str]) -> str | None:
-    """The letter in brackets, between spaces or before a full stop; of several the last one that
-    stands between spaces.
+    """The letter in brackets, between spaces or before a full stop; of several the last one between
+    spaces.
 
     lmms-eval, tasks/mmau/utils.py.
 
@@ -127,7 +127,7 @@ def first_capital(answer: str, letters: str = "ABCDE") -> str | None:
 
 
 def first_of(answer: str, letters: str) -> str | None:
-    """The first of these letters, in their own order, that stands anywhere in an answer.
+    """The first of these letters, in their own order, that is anywhere in an answer.
 
     VideoNIAH, evaluation/eval.py, takes the whole text where there is none.
     """
@@ -135,7 +135,7 @@ def first_of(answer: str, letters: str) -> str | None:
 
 
 def standing_letter(answer: str, letters: str = "A-D") -> str | None:
-    """The first of these letters that stands alone.
+    """The first of these letters that is a word by itself.
 
     lmms-eval, tasks/perceptiontest/val/utils.py.
     """

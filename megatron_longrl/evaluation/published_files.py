@@ -20,7 +20,7 @@ _LARGEST = 1 << 30
 
 
 class Record:
-    """One entry of a file, which knows its place for messages."""
+    """One entry of a file, with its place for messages."""
 
     def __init__(self, values: Mapping[str, Any], where: str) -> None:
         self.values = values

@@ -1,7 +1,7 @@
 """A prompt as an engine takes it, and the record of it that the trainer compares with its own.
 
 Every engine puts prompts together here, from the ids and placeholders of the one expansion
-(:mod:`megatron_longrl.data.prompts`); the trainer does it in rows of its own
+(:mod:`megatron_longrl.data.prompts`); the trainer does it in its own rows
 (:mod:`megatron_longrl.data.collate`). Their agreement is checked, see
 :mod:`megatron_longrl.rl.input_parity`.
 """
@@ -138,7 +138,7 @@ def row_hashes(rows: Tensor, seeds: Tensor | None = None) -> Tensor:
 
     Args:
         rows: [n, h].
-        seeds: int64 [n], to go on from other hashes.
+        seeds: int64 [n], to continue other hashes.
 
     Returns:
         int64 [n] on the CPU.

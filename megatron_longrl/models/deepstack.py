@@ -26,7 +26,7 @@ class DeepStack:
     """bool [b, s] of this rank's shard: the places of media embeddings."""
     levels: Sequence[Tensor]
     """[slots, h] for each of the first layers, in the order of ``slots``. Each must have come from
-    the embeddings on a way of its own: a layer that is computed again goes back along it then."""
+    the embeddings on a separate way: a layer that is computed again goes back along it then."""
 
 
 @dataclass

@@ -1,5 +1,5 @@
 """Rules of the mapping between this package's transformers and diffusers', whose parameters have
-the same names but for a prefix.
+the same names except for a prefix.
 
 A linear layer stands for its weight and its bias.
 """

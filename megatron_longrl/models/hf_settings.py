@@ -134,7 +134,7 @@ class Settings:
         return Settings(present, self.path, self.within)
 
     def changed(self, **values: Any) -> Settings:
-        """The same settings but for some."""
+        """The same settings with some values replaced."""
         return Settings({**self.values, **values}, self.path, self.within)
 
     def only(self, allowed: Mapping[str, Any]) -> None:

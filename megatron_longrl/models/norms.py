@@ -1,4 +1,4 @@
-"""Norms that know sequence parallelism, in place of apex's or Transformer Engine's; names."""
+"""Norms that support sequence parallelism, in place of apex's or Transformer Engine's; names."""
 
 from __future__ import annotations
 

@@ -7,9 +7,9 @@ Whoever brings a policy brings three things:
 * a :class:`~megatron_longrl.training.forward_step.ForwardStep`, through which
   :class:`~megatron_longrl.training.train_step.TrainStep` takes its micro-batches;
 * its programs: what ``longrl train-rl`` and the others do with such a model. One that trains builds
-  a :class:`~megatron_longrl.training.run.Run` and gives a trainer of its own to the
-  :class:`~megatron_longrl.training.loop.TrainingLoop`, which saves, resumes, validates and logs as
-  it does for language models.
+a :class:`~megatron_longrl.training.run.Run` and gives its own trainer to the
+:class:`~megatron_longrl.training.loop.TrainingLoop`, which saves, resumes, validates and logs as it
+does for language models.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """The language model's layers made of Transformer Engine's modules, where it is installed.
 
-Its context parallelism takes the place of :mod:`megatron_longrl.parallel.attention`. It knows
+Its context parallelism takes the place of :mod:`megatron_longrl.parallel.attention`. It supports
 causal sequences in zigzag order, and no mask: rows are a prompt and one response, padded at the
 end, where no token that counts looks. Nothing here has run, see docs/cuda.md.
 

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from datetime import datetime
 
 PLACED = ("iteration-time", "learning-rate", "grad-norm", "mem-max-allocated-bytes")
-"""Metrics with a place of their own in the line, or, as in Megatron, none."""
+"""Metrics with a fixed place in the line, or, as in Megatron, none."""
 
 TIME_PREFIX = "time/"
 """Seconds per phase: in metrics.jsonl and TensorBoard, but too many for the line."""

@@ -97,7 +97,7 @@ def plot_curves(
     Args:
         runs: metrics.jsonl by the label of its run; drawn in this order.
         output_png: the picture, which is replaced in one go.
-        title: stands above the charts.
+        title: is above the charts.
         chance: accuracy of guessing, drawn as a line.
     Raises UserError when a metrics file is missing or malformed.
     """
@@ -208,7 +208,7 @@ def _frame(axes: Axes, panel: Panel) -> None:
 
 
 def _draw_line(axes: Axes, run: Run, key: str) -> None:
-    """A metric of a run, as it is and smoothed."""
+    """A metric of a run, unsmoothed and smoothed."""
     xs, ys = run.series(key)
     axes.plot(xs, ys, color=run.color, alpha=0.3, linewidth=0.8)
     (line,) = axes.plot(xs, _smooth(ys), color=run.color, linewidth=1.8)

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 WANDB_RUN_ID = "wandb_run_id.txt"
-"""File in the save folder by which a resumed run goes on with its wandb run."""
+"""File in the save folder by which a resumed run continues its wandb run."""
 
 WANDB_START_SECONDS = 30.0
 """Training waits no longer than this for wandb to come up."""
@@ -68,7 +68,7 @@ class WandbTracker:
     """A Weights & Biases run; a problem with it is a warning and never ends the training.
 
     Args:
-        save: folder of the run, by which a resumed one goes on with it.
+        save: folder of the run, by which a resumed one continues the wandb run.
         recipe: the configuration that wandb shows.
     """
 

@@ -24,7 +24,7 @@ class EncoderTensorParallelGroup:
 class EncoderGroups:
     """The groups of one rank for an encoder, which has no pipeline stages.
 
-    All ranks with units of their own are one data-parallel group, whatever they are for the policy.
+    All ranks with their own units are one data-parallel group, whatever they are for the policy.
     """
 
     pg: ProcessGroupCollection

@@ -16,7 +16,7 @@ def even_part(items: Sequence[T], part: int, parts: int) -> list[T]:
 def fill_bins(sizes: Sequence[int], capacity: int) -> list[list[int]]:
     """Pack items into few bins by first fit, the largest item first.
 
-    An item larger than ``capacity`` gets a bin of its own.
+    An item larger than ``capacity`` gets its own bin.
 
     Returns:
         Indices of the items in each bin, increasing; bins in the order of their first items.
@@ -41,7 +41,7 @@ def split_group(prompt: int, responses: Sequence[int], capacity: int) -> list[li
     Every sequence computes the prompt again.
 
     Args:
-        prompt: number of tokens of the prompt; its last one stands in front of every response.
+        prompt: number of tokens of the prompt; its last one is in front of every response.
         responses: number of tokens of each response.
         capacity: the largest number of tokens of a sequence.
 

@@ -28,9 +28,9 @@ def children(process: int) -> list[int]:
 
 
 def keep_descendants(parent: int) -> None:
-    """Go on in a child of this process, in a session of its own. The calling process waits until
-    the child ends, the parent ends, or SIGTERM arrives; then it ends the child and every process
-    that the child has started, in any session, and exits with the child's status.
+    """Continue in a child of this process, in a new session. The calling process waits until the
+    child ends, the parent ends, or SIGTERM arrives; then it ends the child and every process that
+    the child has started, in any session, and exits with the child's status.
 
     A child alone could not do so: it may be killed itself, and what it leaves belongs to nobody.
     The process that waits becomes the parent of that (PR_SET_CHILD_SUBREAPER). It has to be called

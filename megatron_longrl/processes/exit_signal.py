@@ -2,7 +2,7 @@
 
 SLURM sends SIGTERM before it ends a job, and SIGUSR1 where ``sbatch --signal=USR1@120`` asks for
 it; torchrun passes SIGTERM and SIGINT on, and kills the remaining processes after 30 s. Between the
-two a run goes on to its next safe point, saves a checkpoint, and ends with status 128 + signal.
+two a run continues to its next safe point, saves a checkpoint, and ends with status 128 + signal.
 """
 
 from __future__ import annotations

@@ -207,7 +207,7 @@ class RankWatch:
             for rank, where in self.positions().items()
             if where.host == socket.gethostname() and state_of(where.process) in ("", "Z")
         ]
-        said = gone[0] if gone else "another rank has ended: see what its node tells"
+        said = gone[0] if gone else "another rank has ended: see the messages of its node"
         return f'{said}; rank {self.rank} waited in "{self._phase}"'
 
     def _waited_for(self) -> str:

@@ -18,8 +18,8 @@ from megatron_longrl.processes.leftovers import leftovers, remove
 def temporary_folder() -> Iterator[Path]:
     """TMPDIR of all that is started in the block.
 
-    torchrun, vLLM and wandb leave folders of their own where a run does not end by itself. This one
-    goes behind the block, and also when this process is killed.
+    torchrun, vLLM and wandb leave their folders behind if a run is killed. This one goes behind the
+    block, and also when this process is killed.
     """
     before, shared = os.environ.get("TMPDIR"), tempfile.gettempdir()
     _keep_compiled(shared)

@@ -1,4 +1,4 @@
-"""An event loop in a thread of its own, beside the one that trains."""
+"""An event loop in a separate thread, beside the one that trains."""
 
 from __future__ import annotations
 

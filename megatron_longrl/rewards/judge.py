@@ -44,7 +44,7 @@ class _Asked:
 class Judge:
     """Asks for scores. Belongs to one event loop.
 
-    The key comes from the environment and stands in no message.
+    The key comes from the environment and is in no message.
 
     Raises:
         UserError: the file of --judge-prompt cannot be used.

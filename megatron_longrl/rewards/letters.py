@@ -184,7 +184,7 @@ def letter_cues(text: str) -> Iterator[tuple[str, int, int]]:
 
 
 def other_letters(text: str) -> Iterator[str]:
-    """Letters that stand in a text as choices: after "or", after a comma, in brackets."""
+    """Letters that are choices in a text: after "or", after a comma, in brackets."""
     for match in _OTHER.finditer(text):
         if is_word(text, match):
             continue

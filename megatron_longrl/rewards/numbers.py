@@ -54,7 +54,7 @@ _DEEPEST = 4
 
 
 class _Unclear(Exception):
-    """Something stands there that is not understood."""
+    """The text there is not understood."""
 
 
 @dataclass(frozen=True)

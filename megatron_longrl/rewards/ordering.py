@@ -38,7 +38,7 @@ _STRIPPED = " \t.-=()[]{}\"':"
 
 
 def ordering_reward(response: str, answer: str) -> float:
-    """Fraction of the pairs of the reference's items that stand in its order in the answer.
+    """Fraction of the pairs of the reference's items that are in its order in the answer.
 
     This is (1 + Kendall's tau) / 2. See :func:`items` for what is read. Pairs with an item that is
     missing count as wrong; an answer that repeats an item, or has one of its own, gets 0.0.
@@ -94,7 +94,7 @@ def items(text: str) -> list[str]:
 
 
 def _normal(item: str) -> str:
-    """An item as it is compared: "Step 2" is 2, "and stir it" is "stir it"."""
+    """An item in the form that is compared: "Step 2" is 2, "and stir it" is "stir it"."""
     item = item.strip(_STRIPPED)
     shorter = _JOINING.sub(" ", item).strip(_STRIPPED)
     item = shorter if _LABEL.fullmatch(shorter) else _OPENING.sub("", item)

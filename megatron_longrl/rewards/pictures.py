@@ -50,7 +50,7 @@ def frames_of(sample: RewardInput) -> np.ndarray:
     from PIL import Image
 
     if sample.picture is None:
-        raise RewardError("looks at a picture, and there is none: the policy writes text")
+        raise RewardError("needs a picture, but the policy writes text")
     frames = []
     for line in sample.picture.splitlines():
         with Image.open(io.BytesIO(base64.b64decode(line))) as picture:

@@ -43,7 +43,7 @@ class Reward:
     that gives a finite number; raises :class:`~megatron_longrl.rewards.result.RewardError` with a
     line where it has none."""
     in_worker: bool = True
-    """Whether it runs in a process of its own, with a deadline. Without, it must take no time."""
+    """Whether it runs in a separate process, with a deadline. Without, it must take no time."""
     library: str | None = None
     """The module that this process imports before the first call, which may take long."""
     prepare: Callable[..., object] | None = None
@@ -95,7 +95,7 @@ def _property(name: str) -> Reward:
 
 
 def _of_model(score: Callable[..., float], *needs: str) -> Reward:
-    """A reward of a model that a process of its own loads."""
+    """A reward of a model that a separate process loads."""
     return Reward(
         score,
         library="transformers",

@@ -90,7 +90,7 @@ _NOT = re.compile(r"(?i:not|never)\b")
 _WORD = re.compile(r"[^\W\d_]{2,}")
 _LISTED = re.compile(r"\s*(?:\d{1,2}[.)]|[-\u2022*])\s+\S")
 _SHORT = 5
-"""Words of a line that may be an answer of its own."""
+"""Words of a line that may be an answer by itself."""
 
 _LONGEST = 1000
 """Characters of a sentence that are looked at."""
@@ -199,8 +199,8 @@ def is_taken_back(text: str, first: int = 0) -> bool:
 
 
 def is_answer_taken_back(rest: str) -> bool:
-    """Whether what follows a statement takes it back; a sentence that goes on with "however" does,
-    too."""
+    """Whether what follows a statement takes it back; a sentence that continues with "however"
+    does, too."""
     sentences = sentences_of(rest)
     return is_taken_back(rest) or bool(sentences and _CONTRAST.match(sentences[0]))
 

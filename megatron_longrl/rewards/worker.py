@@ -153,7 +153,7 @@ def main() -> int:
 
 
 def _take_over_pipes() -> tuple[io.TextIOWrapper, io.TextIOWrapper]:
-    """The parent's pipes, under numbers that no user code knows.
+    """The parent's pipes, under numbers that are unknown to user code.
 
     Its output, even from C or a subprocess, goes to stderr; its input is empty.
     """

@@ -198,7 +198,7 @@ class RolloutCollector:
         """Start to generate rollouts to some rows; collective over the replica.
 
         Args:
-            carried: groups of an earlier step, which go on.
+            carried: groups of an earlier step, which continue.
             new_tokens: most tokens that a rollout grows by; the groups that are not complete then
                 are carried to the next step.
         """

@@ -57,7 +57,7 @@ class ExtraGeneration(ABC):
 
         Args:
             prompts: the wanted ones.
-            embeddings: the media of all prompts of the round; by default they stay as they are.
+            embeddings: the media of all prompts of the round; by default they are not changed.
         """
         return embeddings
 

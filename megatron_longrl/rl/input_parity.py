@@ -84,7 +84,7 @@ def check_input_parity(
 def _record(group: RolloutGroup) -> tuple[str, InputRecord]:
     uid = group.prompt.uid
     if group.inputs is None:
-        raise RuntimeError(f"{uid}: the engine has not told what it was given")
+        raise RuntimeError(f"{uid}: the engine has not recorded its inputs")
     return uid, group.inputs
 
 

@@ -422,7 +422,7 @@ def follow_resets(runtime: Runtime, reference: ReferenceWeights | None, iteratio
         raise UserError(
             f"--ref-reset-interval {interval} made the policy of step "
             f"{iteration - iteration % interval} the reference, but the checkpoint is of step "
-            f"{iteration}: save at its multiples, and go on from one of those"
+            f"{iteration}: save at its multiples, and continue from one of those"
         )
     reference.reset()
 

@@ -68,7 +68,7 @@ class RolloutEngine(Protocol):
 
         Args:
             requests: the replica's requests, the same list on every rank of it. A request with
-                partial rollouts goes on with those that are not complete.
+                partial rollouts continues those that are not complete.
             media: ``MediaSpec.key()`` -> embeddings [tokens, w] of every medium
                 of the prompts, in the training dtype.
             sampling: how to draw.

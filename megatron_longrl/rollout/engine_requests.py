@@ -1,8 +1,8 @@
 """The requests of one engine and the rollouts that it generates.
 
-A rollout that is not complete within ``SamplingSettings.new_tokens`` goes on in a later generation,
-with newer weights, from its tokens so far; those keep their log-probabilities (Kimi k1.5,
-https://arxiv.org/abs/2501.12599, section 2.6.2).
+A rollout that is not complete within ``SamplingSettings.new_tokens`` continues in a later
+generation, with newer weights, from its tokens so far; those keep their log-probabilities (Kimi
+k1.5, https://arxiv.org/abs/2501.12599, section 2.6.2).
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """Engines within the trainer's processes, which wait while it trains.
 
 An engine of your own implements :meth:`InProcessEngine.run`, which takes requests and delivers
-completions. One that holds weights of its own implements :meth:`InProcessEngine.load_weights`, and
-one that keeps something of prompts ``reset_prefix_cache``, too.
+completions. An engine with its own weights implements :meth:`InProcessEngine.load_weights`, and one
+that keeps something of prompts ``reset_prefix_cache``, too.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """Prompts as embeddings, for an engine that takes them in this form.
 
-Every rollout is a request of its own for the engine: vLLM reports the n rollouts of one request
-when all are complete; these are reported one by one, so that they can be scored while others are
-still being generated. The embeddings of a prompt stand in memory once for all its rollouts.
+Every rollout is a separate request to the engine: vLLM reports the n rollouts of one request when
+all are complete; these are reported one by one, so that they can be scored while others are still
+being generated. The embeddings of a prompt are in memory once for all its rollouts.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The critic of PPO: a second model in the policy's layout, with an optimizer of its own."""
+"""The critic of PPO: a second model in the policy's layout, with its own optimizer."""
 
 from __future__ import annotations
 

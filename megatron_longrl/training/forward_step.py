@@ -38,7 +38,7 @@ class ActivationShape:
 
 
 class ForwardStep(Protocol[Batch]):
-    """A forward step takes micro-batches of its own type through this rank's stage of a policy."""
+    """A forward step takes micro-batches of one type through this rank's stage of a policy."""
 
     def __call__(self, batch: Batch, media: Mapping[str, Tensor]) -> Tensor:
         """Run one micro-batch.

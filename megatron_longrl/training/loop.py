@@ -51,7 +51,7 @@ class Trainer(Protocol):
 
     def state(self) -> dict[str, Any]:
         """Return the state, as JSON, that a resumed run needs beside the model and finds in
-        ``Loaded.state``. The loop adds a key of its own, ``best``."""
+        ``Loaded.state``. The loop adds the key ``best``."""
 
     def description(self) -> str:
         """Describe the data and the size of a step, for the line that introduces the run."""
@@ -80,8 +80,8 @@ def start(run: Run, critic: FurtherModel | None = None) -> Loaded:
 
     A critic that no checkpoint has begins with the policy's weights.
 
-    ``pretrained_checkpoint`` gives the weights of a new stage (SFT before RL); ``load`` goes on
-    with an interrupted run, and wins where it has a checkpoint.
+    ``pretrained_checkpoint`` gives the weights of a new stage (SFT before RL); ``load`` continues
+    an interrupted run, and takes precedence if it has a checkpoint.
     """
     config, model = run.config, run.model
     loaded = None
@@ -182,7 +182,7 @@ class TrainingLoop:
         self.saver.wait()
         summary = "nothing is saved"
         if folder is not None and self._saved:
-            summary = f"--load {folder} goes on from there"
+            summary = f"--load {folder} continues from there"
         stop.where += f"; {summary}"
 
     def _run(self, trainer: Trainer) -> None:

@@ -2,7 +2,7 @@
 files.
 
 The first rank of a run holds a lock on ``run.lock`` in its folder as long as it lives. The file
-says whose folder it is, and stays when the run ends: a run that goes on by ``--load`` keeps its id.
+says whose folder it is, and stays when the run ends: a run that ``--load`` continues keeps its id.
 """
 
 from __future__ import annotations
@@ -223,7 +223,7 @@ def _make_free(checkpoint: CheckpointSection, folder: Path) -> None:
     if not checkpoint.overwrite:
         names = ", ".join(path.name for path in found[:3]) + (", …" if len(found) > 3 else "")
         raise UserError(
-            f"--save {folder} holds another run ({names}): go on with it by --load {folder}, name "
+            f"--save {folder} holds another run ({names}): continue it by --load {folder}, name "
             "another folder, or replace it by --overwrite"
         )
     # The tracker first: without it nobody takes half of what goes for a run.

@@ -67,5 +67,5 @@ class ValueMicroBatch(MicroBatch):
 
 
 def _own_fields(batch: MicroBatch) -> dict[str, Any]:
-    """The fields of a micro-batch itself, as they are."""
+    """The unchanged fields of the micro-batch itself."""
     return {field.name: getattr(batch, field.name) for field in fields(MicroBatch)}

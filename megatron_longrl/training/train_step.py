@@ -161,7 +161,7 @@ class TrainStep(Generic[Batch]):
             encoded: the media that stage 1 returned for this step, for the backward pass; needed
                 when an encoder is trained.
             loss: the loss function of one micro-batch.
-            scheduler_step: whether the learning rate goes on to that of the next iteration.
+            scheduler_step: whether the learning rate advances to that of the next iteration.
         """
         model = self.model
         assert model.optimizer is not None

@@ -187,7 +187,7 @@ def _tell(problems: Sequence[RowProblem], total: int, *, is_teller: bool) -> Non
         logger.warning("row left out: %s", problem)
     more = len(problems) - _MOST_NAMED
     logger.warning(
-        "%d of %d rows are left out%s; longrl check tells all",
+        "%d of %d rows are left out%s; longrl check lists all",
         *(len(problems), total, f", {more} of them not named here" if more > 0 else ""),
     )
 

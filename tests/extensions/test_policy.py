@@ -62,7 +62,7 @@ def test_a_signal_ends_it_where_it_can_go_on(tmp_path: Path) -> None:
     signal = {"SIGNAL_AT": "1:2:SIGTERM"}
     outcome = train(*TP2, *steps, "--save", ended, watched=signal)
     assert outcome.status != 0
-    assert f"ended by SIGTERM after step 3; --load {ended} goes on from there" in outcome.output
+    assert f"ended by SIGTERM after step 3; --load {ended} continues from there" in outcome.output
     # The run remembers its recipe, and with it the plugin.
     run(["-m", "megatron_longrl.train_rl", "--load", str(ended)], 2, 240).succeeded()
     assert read(ended) == read(whole)

@@ -166,7 +166,7 @@ def test_a_model_and_data_are_enough_from_sft_to_export(way: Way) -> None:
     assert re.search(r"run: sft of \w+: \d+ K parameters, \d+ K of them trained", sft)
     assert re.search(rf"--seq-length \d+, of the longest of {ROWS} rows", sft)
     assert re.search(r"first target, \d+ tokens:\n.*<answer>.*</answer><\|(im_end|eot_id)\|>", sft)
-    assert "goes on with changes: train_iters: 1 -> 2\n" in way.said["resume"]
+    assert "continues with changes: train_iters: 1 -> 2\n" in way.said["resume"]
     assert [step["iteration"] for step in metrics_of(way.runs / "moved")] == [1, 2]
     assert re.search(r"^accuracy +\d+\.\d%", way.said["evaluate"], re.MULTILINE)
     assert generation(way, way.runs / "exported") == generation(way, way.model)

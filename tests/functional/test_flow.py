@@ -261,7 +261,7 @@ def test_a_run_with_adapters_is_exported_with_its_pictures(data: Path, tmp_path:
     ("flags", "line"),
     [
         (("--rl-algorithm", "grpo"), "rl_algorithm grpo is for language models: give "),
-        (("--advantage", "remax"), "advantage remax needs generations of its own, which pictures "),
+        (("--advantage", "remax"), "advantage remax needs extra generations, "),
         (("--rewards", "accuracy"), "rewards accuracy read text: give --reward-function "),
         (("--pipeline-model-parallel-size", "2"), "pipeline_model_parallel_size (2): sd3 has one"),
         (("--micro-batch-size", "5"), "global_batch_size (8) cuts the 16 pictures of a step not"),

@@ -79,7 +79,7 @@ def send_again(run: subprocess.Popen[str], number: signal.Signals) -> None:
 
 
 def assert_saved(folder: Path, iteration: int, name: str, output: str) -> None:
-    told = f"error: ended by {name} after step {iteration}; --load {folder} goes on from there"
+    told = f"error: ended by {name} after step {iteration}; --load {folder} continues from there"
     assert output.count(told) >= 1, output[-4000:]
     assert "Traceback" not in output.partition("error: ")[0]
     assert newest_complete(folder)[1]["iteration"] == iteration

@@ -1,4 +1,4 @@
-"""Set-up and errors of the conversion programs, in a process of their own or not."""
+"""Set-up and errors of the conversion programs, in a separate process or not."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
 """Logits of a Hugging Face checkpoint, computed by transformers itself.
 
-VILA is not in transformers: its tower and its language model are, and between them stands our
-projector, with the checkpoint's weights.
+VILA is not in transformers: its tower and its language model are, and between them is our
+    projector, with the checkpoint's weights.
 """
 
 from __future__ import annotations

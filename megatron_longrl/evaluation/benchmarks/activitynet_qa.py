@@ -26,7 +26,7 @@ _TYPES = (
 
 
 class ActivityNetQa(Benchmark):
-    """Questions and answers are in files of their own."""
+    """Questions and answers are in separate files."""
 
     title: ClassVar[str] = "ActivityNet-QA"
     files: ClassVar[str] = (

@@ -51,8 +51,8 @@ class Mmau(Benchmark):
         return f"{row.problem}\nAnswer with the option's letter from the given choices directly."
 
     def score(self, sample: RewardInput) -> float:
-        """See :attr:`rule`. The rule compares the texts of options, so that one that stands twice
-        is right under both letters."""
+        """See :attr:`rule`. The rule compares the texts of options, so that a text that occurs
+        twice is right under both letters."""
         options = [option.strip().lower() for option in options_in(sample.metadata)]
         right = options[LETTERS.index(sample.answer)]
         letter = mmau_letter(sample.response, "ABCD")

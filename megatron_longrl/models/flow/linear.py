@@ -17,7 +17,8 @@ from megatron_longrl.models.lora import (
 
 
 def _drawn_later(weight: Tensor) -> None:
-    """Leave the memory of a weight as it is: weights are drawn by their names, or read, later."""
+    """Leave the memory of a weight uninitialised: weights are drawn by their names, or read,
+    later."""
 
 
 def column_parallel(

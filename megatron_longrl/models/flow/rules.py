@@ -159,8 +159,8 @@ def rl_flow_rules(
     estimator = ADVANTAGES.find(algorithm.advantage)
     if estimator.extra_generations:
         yield (
-            f"advantage {algorithm.advantage} needs generations of its own, which pictures have "
-            "not: choose another --advantage, such as grpo_batch_std"
+            f"advantage {algorithm.advantage} needs extra generations, which pictures do not "
+            "have: choose another --advantage, such as grpo_batch_std"
         )
     compares = estimator.compares_group
     if compares and rl.grpo_group_size < 2:
@@ -189,7 +189,7 @@ def _sampling(section: FlowSection, algorithm: AlgorithmSection) -> Iterator[str
             "is deterministic: give --sampling-steps of at least 2"
         )
     if section.flow_sampler == "cps" and section.noise_level is None:
-        yield "flow_sampler cps has a noise level of its own: give --noise-level, such as 0.8"
+        yield "flow_sampler cps has no default noise level: give --noise-level, such as 0.8"
     level = section.noise_level
     if section.flow_sampler == "cps" and level is not None and level > 1:
         yield f"noise_level ({level}) of cps is above 1: choose --noise-level from 0 to 1"

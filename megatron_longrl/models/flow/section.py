@@ -49,7 +49,7 @@ class FlowSection(FamilySection):
     linear has evenly spaced ones, shifted."""
 
     schedule_shift: PositiveFloat = 3.0
-    """Factor by which noise levels are moved towards 1; 1 leaves them as they are."""
+    """Factor by which noise levels are moved towards 1; 1 does not change them."""
 
     sampling_steps: Annotated[PositiveInt, Unit("steps"), KnownTo("rl")] = 10
     """Steps of sampling in training."""

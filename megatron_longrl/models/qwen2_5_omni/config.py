@@ -55,7 +55,7 @@ class OmniSection(QwenVLSection):
     """Frames of features that the audio tower encodes together, a unit of work."""
 
     audio_interleaving_seconds: Annotated[PositiveInt, Unit("seconds"), Architecture()] = 2
-    """Seconds of a film after which its sound of these seconds stands in the prompt."""
+    """Seconds of a film behind whose frames their sound follows in the prompt."""
 
     has_talker: Annotated[bool, Architecture()] = False
     """The weights come from a whole checkpoint: they are called thinker.…, and the parts that speak

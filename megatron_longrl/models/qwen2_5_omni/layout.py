@@ -1,9 +1,9 @@
 """The layout of films, images and sound in the prompts of Qwen2.5-Omni.
 
 The order is that of the processor and ``get_rope_index`` of transformers: a film with its sound is
-cut every two seconds, and the frames of each piece stand before the sound of it. Both are counted
-from the film's beginning, 25 positions a second; rows and columns of frames count from there, too,
-not from the frame's time.
+cut every two seconds, and the frames of each piece come before its sound. Both are counted from the
+film's beginning, 25 positions a second; rows and columns of frames count from there, too, not from
+the frame's time.
 """
 
 from __future__ import annotations
@@ -57,7 +57,7 @@ class FilmPiece(PlaceholderSpan):
     first: int = 0
     """Index in them of the first token of this piece."""
     goes_on: bool = False
-    """Another piece of the film stands before it."""
+    """Another piece of the film comes before it."""
 
 
 @dataclass(frozen=True)
@@ -146,7 +146,7 @@ class OmniLayout(Qwen25Layout):
         return sound
 
     def _pieces(self, frames: PlaceholderSpan, tokens: int) -> Iterator[FilmPiece]:
-        """Frames and sound of every two seconds in turns; what lasts longer goes on alone."""
+        """Frames and sound of every two seconds in turns; the longer one continues alone."""
         sound = PlaceholderSpan(self.audio_id, (tokens, 1, 1))
         _, height, width = frames.grid
         times = self._times(frames).repeat_interleave(height * width)
@@ -221,8 +221,8 @@ class OmniLayout(Qwen25Layout):
 
 
 def _cut(times: Sequence[float], length: int) -> list[range]:
-    """Numbers of the tokens that stand together: a cut is made where a time reaches the next
-    multiple of ``length``.
+    """Numbers of adjacent tokens: a cut is made where a time reaches the next multiple of
+    ``length``.
 
     One token makes one cut, however far its time is: frames that lie further apart make some in the
     midst of a frame. The processor of transformers, with which the model was trained, does the

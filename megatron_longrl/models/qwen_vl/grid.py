@@ -1,6 +1,6 @@
 """The grid of patches of a frame: their order, their places, and the windows that they form.
 
-Patches are ordered block by block: the merge x merge patches that become one token stand together,
+Patches are ordered block by block: the merge x merge patches that become one token are adjacent,
 blocks go row by row. All functions speak of one frame (a temporal patch) of ``rows`` x ``columns``
 patches.
 """
@@ -45,7 +45,7 @@ def patch_positions(rows: int, columns: int, merge: int) -> Tensor:
 
 @lru_cache(maxsize=256)
 def window_order(rows: int, columns: int, merge: int, window: int) -> tuple[Tensor, Tensor]:
-    """Order of a frame's blocks in which windows of equal size stand together.
+    """Order of a frame's blocks in which windows of equal size are adjacent.
 
     Windows of ``window`` x ``window`` blocks tile the frame from its upper left corner; those at
     the right and lower edge may be smaller.

@@ -136,7 +136,7 @@ class QwenLayout(VisualLayout):
         return self._video_parts(info, indices, grid)
 
     def positions(self, parts: Sequence[CountedPart]) -> Tensor:
-        """M-RoPE: text goes on behind the largest position of what stands before it."""
+        """M-RoPE: text continues behind the largest position before it."""
         found = []
         start = 0
         for part in parts:

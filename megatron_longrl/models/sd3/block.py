@@ -44,7 +44,7 @@ class JointBlock(MegatronModule):
 
     Args:
         is_last: the text is read only, and ends here.
-        dual: the picture has a second attention of its own, which never has adapters.
+        dual: the picture has a second attention among its own tokens, which never has adapters.
         lora: the options of the adapters.
     """
 

@@ -172,7 +172,7 @@ class VilaSection(VisionTowerSection):
         ):
             yield (
                 "projector_type mlp_downsample gives tokens column by column, but "
-                "vision_dynamic_s2 and vision_spatial_pooling want rows: give --projector-type "
+                "vision_dynamic_s2 and vision_spatial_pooling need rows: give --projector-type "
                 "mlp_downsample_2x2_fix"
             )
 

@@ -72,7 +72,7 @@ class VilaLayout(VisualLayout):
     def parts(
         self, info: VideoInfo, indices: Sequence[int], preprocess: PreprocessSpec
     ) -> list[PromptPart]:
-        """Unit after unit. A tile that is a picture of its own stands on a line of its own."""
+        """Unit after unit. A tile that is a separate picture is on a separate line."""
         span = PlaceholderSpan(self._media_id, (1, 1, preprocess.tokens_per_unit))
         is_line = bool(preprocess.tilings) and not preprocess.joins_tiles
         unit: list[PromptPart] = [span, "\n", "\n"] if is_line else [span, "\n"]

@@ -72,7 +72,7 @@ def projector_layers(kind: str, features: int, hidden: int) -> list[tuple[Layer,
 
 def parameter_names(kind: str) -> list[str]:
     """Names of a projector's parameters, in the order of its layers, as VILA's checkpoints count
-    them. A single layer stands alone there."""
+    them. A single layer is alone there."""
     if kind == "linear":
         places = ["layers"]
     else:

@@ -36,7 +36,7 @@ class WanBlock(MegatronModule):
     """One layer. The stream is added to in float32.
 
     Args:
-        cross_attn_norm: a LayerNorm with weights stands before the attention to the text.
+        cross_attn_norm: a LayerNorm with weights comes before the attention to the text.
         lora: the options of the adapters.
     """
 

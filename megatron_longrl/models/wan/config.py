@@ -32,7 +32,7 @@ class WanSection(FlowSection):
     computed, of any number."""
 
     text_max_tokens: Annotated[PositiveInt, Unit("tokens")] = 512
-    """Tokens of a prompt: a longer one is cut, and zeros stand behind a shorter one, as diffusers
+    """Tokens of a prompt: a longer one is cut, and zeros follow a shorter one, as diffusers
     does."""
 
     film_frames: Annotated[PositiveInt, Unit("frames")] = 81

@@ -2,8 +2,8 @@
 
 The backward takes the output and log-sum-exp of the *whole* softmax, of which the block's keys are
 a part, and returns the block's exact share of the gradients. Heads of a group share their keys
-without copies. The CPU operator knows grouped heads; the CUDA operator (memory-efficient attention:
-any dtype, takes a mask) is given views instead. The CUDA half has not been run.
+without copies. The CPU operator supports grouped heads; the CUDA operator (memory-efficient
+attention: any dtype, takes a mask) is given views instead. The CUDA half has not been run.
 """
 
 from __future__ import annotations

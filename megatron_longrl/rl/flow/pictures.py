@@ -41,8 +41,8 @@ def decode_share(
     every = torch.cat(list(latents))
     if not bool(every.isfinite().all()):
         raise UserError(
-            "sampled latents are not finite: go on from the last checkpoint with a lower --lr, or "
-            "without --bf16"
+            "sampled latents are not finite: continue from the last checkpoint with a lower --lr, "
+            "or without --bf16"
         )
     mine = list(range(rank, len(every), ranks))
     found: dict[int, np.ndarray] = {}

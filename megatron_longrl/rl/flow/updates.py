@@ -43,7 +43,7 @@ def step_batches(
 ) -> list[StepRows]:
     """A micro-batch for each trained step of the samples of a micro-batch.
 
-    Rows stand together as they were sampled, so that the ratio is 1 before the first update.
+    Rows are batched as they were sampled, so that the ratio is 1 before the first update.
     """
     count = len(samples.steps)
     trained = max(1, math.ceil(settings.trained_fraction * count))
@@ -92,7 +92,7 @@ def with_reference(
     velocity_step: VelocityStep,
     in_place: AbstractContextManager[None],
 ) -> list[StepRows | ContrastRows]:
-    """The micro-batches with the velocities of the reference, whose weights stand in their place
+    """The micro-batches with the velocities of the reference, whose weights replace the policy's
     within the block."""
     with in_place:
         return [

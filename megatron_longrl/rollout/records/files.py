@@ -1,4 +1,4 @@
-"""The files of a record of rollouts, and what stands in them.
+"""The files of a record of rollouts, and their contents.
 
 ``<directory>/step_0000012-replica_0001.jsonl``: step 12 (of metrics.jsonl) of the second model
 replica. The first line is about the step, every other one is a prompt with its responses. Files
@@ -101,10 +101,10 @@ def group_line(
     trained: bool,
     **place: Any,
 ) -> Line:
-    """A group as it stands in a file.
+    """A group as a line of a file.
 
     Args:
-        scored: the group as the rewards left it; one that goes on has no rewards.
+        scored: the group as the rewards left it; one that continues has no rewards.
         final: the group as the algorithm has left it, with the rewards that it added or took.
         advantages: [tokens] of each rollout that has advantages.
         trained: whether it is among the groups that are trained.

@@ -93,7 +93,7 @@ class RolloutRecorder:
                     self._remove(lambda step: step > iteration)
 
     def note(self, groups: Sequence[RolloutGroup], sampling: SamplingSettings) -> None:
-        """Take groups that have just been rewarded, or that go on."""
+        """Take groups that have just been rewarded, or that continue."""
         self._noted += [(sampling, group) for group in groups]
 
     def write(self, iteration: int, outcome: StepOutcome, seconds: Mapping[str, float]) -> None:

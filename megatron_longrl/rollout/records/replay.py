@@ -43,7 +43,7 @@ _Place = tuple[int, bool, str]
 
 
 class ReplayedRollouts(RolloutEngine, Rewards):
-    """An engine and rewards that know what was recorded, and nothing else.
+    """An engine and rewards that return the recorded rollouts and rewards, and nothing else.
 
     A step's prompts are looked up, so the order of the data must be that of the recorded run; the
     number of replicas may be another one. Construction is collective over the world.

@@ -62,7 +62,7 @@ _SECONDS_BETWEEN_LOOKS = 0.2
 
 
 class ServerEngine(AsyncEngine):
-    """An engine in a process of its own.
+    """An engine in a separate process.
 
     Construction is collective over the world. The argument of :meth:`update_weights` is kept, and
     iterated again when a server has lost its weights.
@@ -242,7 +242,7 @@ class ServerEngine(AsyncEngine):
                 time.sleep(_SECONDS_BETWEEN_KNOCKS)
 
     def _start(self, asked: _Asked | None, mine: EngineRequests) -> Future[None] | None:
-        """:meth:`_ask` in a thread of its own, which does not keep the process alive."""
+        """:meth:`_ask` in a separate thread, which does not keep the process alive."""
         if asked is None:
             return None
         return in_daemon_thread(partial(self._ask, *asked, mine), "rollouts")

@@ -3,7 +3,7 @@ much.
 
 Weights come in over these routes, and prompts, so only the trainer may use them. It proves
 that it is the trainer by a token, which both know: a trainer makes one for the server that it
-starts; for a server of one's own it comes from the environment or a file (see
+starts; for a server that the user starts it comes from the environment or a file (see
 :func:`known_token`).
 """
 

@@ -72,7 +72,7 @@ class Handles:
         self._listening.setblocking(False)
 
     def start(self) -> None:
-        """Take descriptors, in a thread of its own."""
+        """Take descriptors, in a separate thread."""
         threading.Thread(target=self._run, name="handles", daemon=True).start()
 
     def open(self, handle: object) -> SharedMemory:

@@ -31,7 +31,7 @@ Endpoint = Callable[[Request], Awaitable[Response]]
 def serve(
     server: RolloutServer, engine: EngineThread, listening: socket.socket, token: str
 ) -> None:
-    """Answer on a socket, and take shared memory on another, in threads of their own.
+    """Answer on a socket, and take shared memory on another, in separate threads.
 
     Args:
         token: the token of the clients that may send requests.

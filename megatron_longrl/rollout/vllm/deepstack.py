@@ -1,4 +1,4 @@
-"""DeepStack in vLLM's language models, which know it only behind their own vision towers.
+"""DeepStack in vLLM's language models, which support it only behind their own vision towers.
 
 A request brings the features with its sampling parameters; hooks behind the first layers add those
 of the tokens that are being computed. Tokens from the prefix cache have them already.

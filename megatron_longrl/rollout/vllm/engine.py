@@ -59,9 +59,9 @@ class _End(Enum):
 class VllmEngine(InProcessEngine):
     """An engine on vLLM.
 
-    Construction is collective over the world: vLLM makes process groups of its own next to
-    Megatron's, so torch.distributed is initialised before. One engine lives in a process at a time.
-    The engine has no usable weights until the first :meth:`update_weights`.
+    Construction is collective over the world: vLLM makes its own process groups next to Megatron's,
+    so torch.distributed is initialised before. One engine lives in a process at a time. The engine
+    has no usable weights until the first :meth:`update_weights`.
 
     Args:
         settings: the language model. Its tensor-parallel size is set here.

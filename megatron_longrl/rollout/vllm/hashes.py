@@ -1,7 +1,7 @@
-"""Hashes of embedded prompts, by which vLLM's prefix cache knows blocks: once a prompt.
+"""Hashes of embedded prompts, by which vLLM's prefix cache identifies blocks: once a prompt.
 
-vLLM keeps them with a request, and every response is a request of its own: the embeddings of an
-hour of video, gigabytes, would be read again for each of them.
+vLLM keeps them with a request, and every response is a separate request: the embeddings of an hour
+of video, gigabytes, would be read again for each of them.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""vLLM's engine, the same in the training process and in one of its own."""
+"""vLLM's engine, the same in the training process and in a separate one."""
 
 from __future__ import annotations
 
@@ -135,7 +135,8 @@ def _check_runner(worker: Any) -> None:
 
 
 def reset_caches(engine: Any) -> None:
-    """vLLM knows a cached block by its embeddings, but not by what DeepStack adds to them."""
+    """vLLM identifies a cached block by its embeddings, but not by the features that DeepStack adds
+    to them."""
     engine.reset_encoder_cache()
     if not engine.reset_prefix_cache():
         raise RuntimeError("vLLM kept its prefix cache: requests are still running")

@@ -22,7 +22,7 @@ def take_positions(request: Any) -> None:
     """Replace GPUModelRunner._init_mrope_positions (vllm/v1/worker/gpu_model_runner.py).
 
     Args:
-        request: vLLM's state of a new request. Text behind the prompt goes on from its last
+        request: vLLM's state of a new request. Text behind the prompt continues from its last
             position, the same in all three.
     """
     extra = request.sampling_params.extra_args if request.sampling_params is not None else None

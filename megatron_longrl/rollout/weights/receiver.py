@@ -16,7 +16,7 @@ NamedTensors = Iterable[tuple[str, Tensor]]
 
 
 class WeightIterator:
-    """The weights as they are whenever one iterates: an engine that has lost them asks again.
+    """The current weights at each iteration over it: an engine that has lost them asks again.
 
     Args:
         stream: gives every weight once, by its Hugging Face name; may communicate.

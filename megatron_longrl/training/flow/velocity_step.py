@@ -27,7 +27,7 @@ class VelocityStep:
     log-density in both.
 
     Args:
-        guidance: 1 follows the prompt alone; more goes on in the direction away from ``empty``.
+        guidance: 1 follows the prompt alone; a larger value goes further away from ``empty``.
         empty: the embedding of the empty prompt, where ``guidance`` is not 1.
     """
 

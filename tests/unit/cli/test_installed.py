@@ -58,6 +58,5 @@ def test_torchvision_suits_torch(
     assert missing_packages({}, "rl") == unfit_torchvision()
     assert (not unfit_torchvision()) is is_right
     for line in unfit_torchvision():
-        assert (
-            f"torchvision {torchvision} does not load beside torch {torch}: pip uninstall" in line
-        )
+        expected = f"torchvision {torchvision} cannot be loaded together with torch {torch}: "
+        assert f"{expected}pip uninstall" in line

@@ -27,8 +27,8 @@ BROKEN = [
             {"embedding_cache_dir": "cache", **frozen},
             1,
             entry,
-            "embedding_cache_dir keeps what a frozen encoder makes, and this run trains it: give "
-            f"{told}, or leave --embedding-cache-dir out",
+            "embedding_cache_dir keeps the embeddings of a frozen encoder, and this run trains it: "
+            f"give {told}, or leave --embedding-cache-dir out",
         )
         for entry, frozen, told in (
             ("rl", {"freeze_vision_tower": True}, "--freeze-projector"),

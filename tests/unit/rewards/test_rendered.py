@@ -101,7 +101,7 @@ def test_what_a_row_lacks_is_told(name: str, asked: dict[str, Any], line: str) -
 
 def test_a_text_has_no_pixels() -> None:
     error = scored("rendered", None, count=1).error
-    assert error == "looks at a picture, and there is none: the policy writes text"
+    assert error == "needs a picture, but the policy writes text"
 
 
 def test_parts_that_meet_late_are_one() -> None:

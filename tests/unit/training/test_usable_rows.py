@@ -110,7 +110,7 @@ def test_a_row_that_cannot_be_used_is_left_out_at_the_start(
         assert found_in(runtime) == (rows - 1, 1)
     lines = [record.getMessage() for record in caplog.records if "left out" in record.getMessage()]
     assert lines[0].startswith(f"row left out: {data / 'train.jsonl'}:{rows}: ")
-    assert lines[1] == f"1 of {rows} rows are left out; longrl check tells all"
+    assert lines[1] == f"1 of {rows} rows are left out; longrl check lists all"
 
 
 @pytest.mark.parametrize("kind", ["not JSON", "gone", "long thought"])

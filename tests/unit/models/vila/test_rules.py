@@ -22,7 +22,7 @@ BROKEN = [
     (
         {"vision_spatial_pooling": (2, 1)},
         "projector_type mlp_downsample gives tokens column by column, but vision_dynamic_s2 and "
-        "vision_spatial_pooling want rows: give --projector-type mlp_downsample_2x2_fix",
+        "vision_spatial_pooling need rows: give --projector-type mlp_downsample_2x2_fix",
     ),
     (
         ROWS | {"vision_spatial_pooling": (1, 3)},
