@@ -17,8 +17,8 @@ def averaged(metadata: Metadata, folder: str | Path) -> Metadata:
     """The list of tensors of a checkpoint, in which weights lead to their averages.
 
     Args:
-        metadata: the list, which has been checked.
-        folder: of the checkpoint, for the message.
+        metadata: the list, which has been checked. folder: the folder of the checkpoint, for the
+        message.
 
     Raises:
         UserError: the checkpoint has no averages.

@@ -27,7 +27,7 @@ class Watch:
     """The work of a thread on one file after the other, as another thread sees it.
 
     Args:
-        seconds: that the work on a file may take.
+        seconds: the time that the work on a file may take.
     """
 
     def __init__(self, seconds: float) -> None:

@@ -194,7 +194,7 @@ class MediaEncoder:
         """Begin to load this rank's units of media that are about to be encoded.
 
         Args:
-            lists: what each of the next calls of :meth:`encode` will be given.
+            lists: the arguments of each of the next calls of :meth:`encode`.
         """
         portions = []
         for specs in lists:

@@ -26,7 +26,7 @@ class MediaLoader:
     """Loads units of media, as :func:`~megatron_longrl.media.spec.load_units` does, and gives up a
     file that does not answer in time.
 
-    What :meth:`load` will be asked for may be loaded before, while the caller does something else.
+    The media of a later :meth:`load` may be loaded before, while the caller does something else.
     That changes nothing but the time at which it is there: an error is the result of the request
     for the file, too.
 

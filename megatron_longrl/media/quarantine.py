@@ -35,11 +35,11 @@ class Quarantine:
 
     A file leaves the list when its size or its time of modification changes. Its rows stay in the
     order of samples, in which they are skipped when their turn comes: were they left out, a run
-    that goes on would see its rows in another order.
+    that continues would see its rows in another order.
 
     Args:
-        folder: of the lists; every writer has a file of its own in it, and reads those of all. None
-            keeps the list in memory.
+        folder: the folder of the lists; every writer has its own file in it, and reads those of
+        all. None keeps the list in memory.
         writer: number of this one; None for a rank that does not write.
     """
 

@@ -25,8 +25,7 @@ class WatchedThread:
     """A thread that does what it is given, in this order, until it is ended.
 
     Args:
-        seconds: that the work on a file may take.
-        name: of the thread.
+        seconds: the time that the work on a file may take. name: the name of the thread.
     """
 
     def __init__(self, seconds: float, name: str) -> None:

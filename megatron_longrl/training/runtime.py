@@ -130,8 +130,8 @@ class Runtime(Run):
                 show_prompt(builder, prompts[0], self.entry)
 
     def encode_ahead(self, rows: Sequence[Row]) -> Media:
-        """Bring the embeddings of a later step's rows into the store, as far as they fit. What
-        cannot be read is left to that step; collective over the replica."""
+        """Bring the embeddings of a later step's rows into the store, as far as they fit. Media
+        that cannot be read are left to that step. It is collective over the replica."""
         return self.media.prefetch(self._specs_ahead(rows))
 
     def load_ahead(
@@ -139,7 +139,8 @@ class Runtime(Run):
     ) -> None:
         """Begin to load what :meth:`encode` will encode for a later step's rows, within
         --media-prefetch-gib, and to look into the files of the rows behind them; both beside this
-        thread. What cannot be read is left to its step; collective over the replica."""
+        thread. Media that cannot be read are left to their step. It is collective over the
+        replica."""
         loader = self.media.encoder.loader
         if not loader.works_ahead or self.builder.reads_text_only:
             return
@@ -250,7 +251,8 @@ class Runtime(Run):
         read at all, and not only by this model or under these flags.
 
         Args:
-            is_broken: it is known to be so; otherwise the file is looked into, unless it did not
+            is_broken: the file is known to be so; otherwise the file is looked into, unless it did
+            not
                 answer: to look again would wait again.
         """
         medium = next((m for m in row.media if str(m.path) == problem.media), None)

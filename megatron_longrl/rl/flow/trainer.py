@@ -50,8 +50,8 @@ class FlowTrainer:
     """The work of the steps of a run.
 
     Args:
-        reference: frozen weights of the KL term, when there is one.
-        average: of the trained weights, when there is one.
+        reference: frozen weights of the KL term, when there is one. average: the average of the
+        trained weights, when there is one.
         state: the result of :meth:`state` when the run was saved.
     """
 

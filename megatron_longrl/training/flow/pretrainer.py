@@ -38,7 +38,7 @@ class FlowPretrainer:
     Latents of pictures and embeddings of captions are computed once and kept.
 
     Args:
-        average: of the trained weights, when there is one.
+        average: the average of the trained weights, when there is one.
         state: the result of :meth:`state` when the run was saved.
     """
 
