@@ -89,6 +89,14 @@ class Family:
     module_path: Callable[[str], str] = _as_stored
     """Name of the table -> name in transformers' class of the folder, where files have another."""
 
+    hf_class: str = "AutoModelForCausalLM"
+    """Name of transformers' class of such a checkpoint."""
+    hf_settings: str = ""
+    """Attribute of the checkpoint's settings that holds those of this class, where it is a part."""
+    reference: str = "megatron_longrl.models.hf_reference:text_reference"
+    """``module:name`` of a :data:`~megatron_longrl.models.hf_reference.Reference`, by which
+    ``longrl verify`` compares the model with transformers'."""
+
     def locate(self, name: str) -> tuple[str, str]:
         """Name of the table -> (folder, name of the tensor in its files)."""
         part, _, stored = name.partition("/")

@@ -15,13 +15,13 @@ import torch.distributed as dist
 from PIL import Image
 from torch import Tensor
 
-from megatron_longrl.cli.conversion.reference import load_model, media_arguments
 from megatron_longrl.config import Config
 from megatron_longrl.conversion.hf import HfFolder, config_from_hf, load_hf_weights
 from megatron_longrl.data.prompts import Prompt
 from megatron_longrl.data.tokenizer import build_tokenizer, train_sentencepiece
 from megatron_longrl.experience.rollouts import RolloutGroup
-from megatron_longrl.models.qwen_vl.config import QwenVLSection
+from megatron_longrl.models.hf_reference import Reference, load_model
+from megatron_longrl.registry import loaded
 from megatron_longrl.training.runtime import Runtime, build_runtime
 from tests import tiny_omni
 from tests.audio_files import write_film, write_sound
@@ -250,11 +250,9 @@ def their_logits(
     """[R, v]: what predicts a response in transformers' model."""
     ids = torch.cat([prompt.token_ids, torch.tensor(response)])
     units = [spec.load(range(spec.num_units)) for spec in prompt.media]
-    media = (
-        media_arguments(source, config.family_as(QwenVLSection), config.model, prompt, units)
-        if units
-        else {}
-    )
+    reference: Reference = loaded(source.family.reference)
+    media = reference(model, source, config, prompt, units)
+    del media["input_ids"]
     if "mm_token_type_ids" in media:
         kinds = media["mm_token_type_ids"]
         media["mm_token_type_ids"] = torch.nn.functional.pad(kinds, (0, len(response)))

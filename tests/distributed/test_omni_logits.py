@@ -11,11 +11,11 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from megatron_longrl.cli.conversion.reference import load_model
 from megatron_longrl.conversion.hf import HfFolder, load_hf_weights
 from megatron_longrl.data.prompts import Prompt
 from megatron_longrl.data.rows import Row
 from megatron_longrl.media.modality import MediaFile
+from megatron_longrl.models.hf_reference import load_model
 from megatron_longrl.parallel.rank_errors import gather_objects
 from megatron_longrl.training.runtime import Runtime, build_runtime
 from tests.distributed.cases import CP2, PP2, SP, TP2

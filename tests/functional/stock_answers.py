@@ -196,8 +196,9 @@ class Vila:
 
     def answer(self, row: Row, media: Path) -> tuple[list[int] | None, list[int]]:
         """Tokens of the prompt and of the response."""
-        from megatron_longrl.cli.conversion.reference import vila_embeddings
         from megatron_longrl.data.rows import load_rows
+        from megatron_longrl.models.hf_reference import load_model
+        from megatron_longrl.models.vila.reference import prompt_embeddings
 
         if not ("videos" in row or "images" in row):
             return self._language_model.answer(row, media)
@@ -207,7 +208,8 @@ class Vila:
         path.unlink()
         prompt = self._builder.build(loaded)
         pixels = [spec.frames() for spec in visual(prompt)]
-        llm, embeddings = vila_embeddings(self._source, self._config, prompt, pixels)
+        llm = load_model(self._source.folder / "llm")
+        embeddings = prompt_embeddings(llm, self._source, self._config, prompt, pixels)
         made = llm.generate(
             inputs_embeds=embeddings[None],
             attention_mask=torch.ones(1, len(embeddings), dtype=torch.long),

@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from megatron_longrl.cli.conversion.reference import load_model
 from megatron_longrl.data.tokenizer import train_sentencepiece
+from megatron_longrl.models.hf_reference import load_model
 from tests.distributed.families import write_family
 from tests.functional.launches import CP2, ROOT, convert, curve, metrics_of, run, write_rows
 from tests.runner.tiers import full_only

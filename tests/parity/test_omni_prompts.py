@@ -16,12 +16,12 @@ import torch
 from PIL import Image
 
 from megatron_longrl.cli.conversion.comparison import difference, model_logits
-from megatron_longrl.cli.conversion.reference import hugging_face_logits
 from megatron_longrl.conversion.hf import HfFolder
 from megatron_longrl.data.prompts import Prompt
 from megatron_longrl.data.rows import Row
 from megatron_longrl.data.tokenizer import HuggingFaceTokenizer
 from megatron_longrl.media.modality import MediaFile
+from megatron_longrl.models.hf_reference import reference_logits
 from megatron_longrl.models.prompts import prompt_builder
 from megatron_longrl.parallel.groups import destroy_parallel
 from megatron_longrl.platforms import platform
@@ -112,7 +112,7 @@ def test_logits(kind, both, media):
     source, config, model = both
     prompt = built(config, source.folder, media, kind)
     units = [spec.load(range(spec.num_units)) for spec in prompt.media]
-    theirs = hugging_face_logits(source, config, prompt, units)
+    theirs = reference_logits(source, config, prompt, units)
     ours = model_logits(model, config.parallel, config.model, prompt, units)
     assert_close(ours, theirs)
     for number in range(len(units)):  # each medium is seen, or heard

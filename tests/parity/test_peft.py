@@ -15,11 +15,11 @@ from torch import Tensor
 from megatron_longrl.checkpoint.saving import save_checkpoint
 from megatron_longrl.cli.conversion import hugging_face, loader_megatron, loader_peft, saver_peft
 from megatron_longrl.cli.conversion.plugins import tensor_names
-from megatron_longrl.cli.conversion.reference import load_model
 from megatron_longrl.config import Config
 from megatron_longrl.conversion.hf import HfFolder, config_from_hf, load_hf_weights
 from megatron_longrl.conversion.hf_writer import HfFolderWriter
 from megatron_longrl.conversion.mapping import export_named_tensors, local_adapters
+from megatron_longrl.models.hf_reference import load_model
 from megatron_longrl.parallel.groups import destroy_parallel, init_parallel
 from megatron_longrl.platforms import platform
 from megatron_longrl.training.model import TrainedModel, build_model

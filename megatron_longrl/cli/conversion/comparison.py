@@ -14,7 +14,7 @@ from megatron_longrl.checkpoint import folder as layout
 from megatron_longrl.checkpoint.loading import load_weights
 from megatron_longrl.cli.conversion.difference import Difference
 from megatron_longrl.cli.conversion.loader_megatron import one_rank_config
-from megatron_longrl.cli.conversion.reference import hugging_face_logits
+from megatron_longrl.cli.installed import unfit_torchvision
 from megatron_longrl.config.model import ModelSection
 from megatron_longrl.config.parallel import ParallelSection
 from megatron_longrl.conversion.hf import HfFolder
@@ -26,6 +26,7 @@ from megatron_longrl.errors import UserError
 from megatron_longrl.media.media_error import MediaError
 from megatron_longrl.media.spec import UnitTensors
 from megatron_longrl.models.family import find_family
+from megatron_longrl.models.hf_reference import reference_logits
 from megatron_longrl.models.language import hidden_for_logits, output_weight
 from megatron_longrl.models.prompts import prompt_builder
 from megatron_longrl.parallel.groups import init_parallel
@@ -75,8 +76,11 @@ def compare(hf_dir: Path, megatron_dir: Path, row: Row, flags: argparse.Namespac
     """Both sides of one row.
 
     Raises:
-        UserError: a checkpoint or a video cannot be read.
+        UserError: a checkpoint or a video cannot be read, or transformers' models cannot be
+            imported.
     """
+    if unfit := unfit_torchvision():
+        raise UserError(unfit[0])
     platform.prepare()
     source = HfFolder(hf_dir)
     folder, saved = layout.newest_complete(megatron_dir)
@@ -103,4 +107,4 @@ def compare(hf_dir: Path, megatron_dir: Path, row: Row, flags: argparse.Namespac
     model = build_model(config, groups, train=False)
     load_weights(megatron_dir, modules=model.modules, optimizers={}, groups=groups, config=config)
     ours = model_logits(model, config.parallel, config.model, prompt, units)
-    return difference(ours, hugging_face_logits(source, config, prompt, units))
+    return difference(ours, reference_logits(source, config, prompt, units))

@@ -45,6 +45,9 @@ FAMILY = Family(
         ),
     },
     build_layout=OmniLayout,
+    hf_class="Qwen2_5OmniThinkerForConditionalGeneration",
+    hf_settings="thinker_config",
+    reference="megatron_longrl.models.qwen2_5_omni.reference:reference",
     completion=completion,
     served_name=_served_name,
 )

@@ -128,4 +128,6 @@ FAMILY = Family(
     encoders={"encoder": vision_encoder(QwenVisionEncoder)},
     build_layout=Qwen25Layout,
     module_path=_module_path,
+    hf_class="AutoModelForImageTextToText",
+    reference="megatron_longrl.models.qwen2_5_vl.reference:reference",
 )

@@ -124,6 +124,8 @@ FAMILY = Family(
     sizes=_sizes,
     encoders={"encoder": vision_encoder(QwenVisionEncoder)},
     build_layout=Qwen3Layout,
+    hf_class="AutoModelForImageTextToText",
+    reference="megatron_longrl.models.qwen_vl.reference:reference",
     served_name=_served_name,
     embeddings=("llm/model.language_model.embed_tokens.weight", "llm/lm_head.weight"),
 )

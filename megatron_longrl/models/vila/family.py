@@ -37,4 +37,5 @@ FAMILY = Family(
     tokenizer_folder="llm",
     completion=identity_layers,
     module_path=_module_path,
+    reference="megatron_longrl.models.vila.reference:reference",
 )
