@@ -120,13 +120,13 @@ def test_flags_exist(page: Path) -> None:
 
 
 def test_each_algorithm_is_on_the_page() -> None:
-    table = (DOCS / "algorithms.md").read_text().partition("## What each of them sets")[2]
+    table = (DOCS / "algorithms.md").read_text().partition("## The defaults of each algorithm")[2]
     assert set(re.findall(r"^\| `([\w+]+)` \|", table, re.M)) == set(ALGORITHMS.built_in)
 
 
 def recommended() -> list[tuple[str, str]]:
     """(algorithm, flags) of the table of situations."""
-    text = (DOCS / "algorithms.md").read_text().partition("## What each of them sets")[0]
+    text = (DOCS / "algorithms.md").read_text().partition("## The defaults of each algorithm")[0]
     rows = [line.split("|")[2:4] for line in text.splitlines() if line.startswith("| ")]
     return [
         (name, " ".join(re.findall(r"`([^`]*)`", flags)))
