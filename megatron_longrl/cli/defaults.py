@@ -45,23 +45,26 @@ def add_defaults(given: Given, world_size: int) -> None:
     values, entry = given.values, given.entry
     found: dict[str, Any] = {}
     policy = find_policy(str(values.get("model_family")))
+    unread: tuple[str, ...] = ()
     if policy is not None:
         found |= policy.defaults
+        unread = policy.unread
     if entry in LEARNING_RATE:
         found["lr"] = LEARNING_RATE[entry]
     if entry == "rl":
         replicas = max(1, world_size // replica_size(values))
         found["grpo_prompts_per_step"] = math.ceil(PROMPTS_PER_STEP / replicas) * replicas
-    if not {"video_fps", "video_frames", "video_frames_curriculum"} & set(values):
+    if not {"video_fps", "video_frames", "video_frames_curriculum"} & {*values, *unread}:
         found["video_fps"], found["video_frames"] = FRAMES_PER_SECOND, MOST_FRAMES
     if "seq_length" not in values:
         # Until the data are looked into, it is what the model allows.
         found["seq_length"] = values.get("max_position_embeddings", 32768)
         found["seq_length_from_data"] = True
-    room = [RESPONSE_TOKENS, _whole(values.get("max_position_embeddings")) // 2]
-    if entry != "sft":  # there a row has no room for responses
-        room.append(_whole(values.get("seq_length")) // 2)
-    found["rollout_max_tokens"] = max(1, min(size for size in room if size))
+    if "rollout" not in unread:
+        room = [RESPONSE_TOKENS, _whole(values.get("max_position_embeddings")) // 2]
+        if entry != "sft":  # there a row has no room for responses
+            room.append(_whole(values.get("seq_length")) // 2)
+        found["rollout_max_tokens"] = max(1, min(size for size in room if size))
     given.add_below(found, A_DEFAULT)
 
 

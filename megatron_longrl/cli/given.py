@@ -20,6 +20,7 @@ from megatron_longrl.config.schema import all_fields, all_sections, known_fields
 from megatron_longrl.config.section import Entry
 from megatron_longrl.config.tokenizer_files import tokenizer_fields
 from megatron_longrl.errors import ConfigError
+from megatron_longrl.models.policy import find_policy
 from megatron_longrl.plugins import import_plugins
 
 PROGRAMS: dict[Entry, str] = {
@@ -123,6 +124,10 @@ def _go_on_with_the_runs_recipe(given: Given) -> None:
         recipe = recipe_of(state)  # They may have added fields.
         _check_reach(recipe, folder, given)
     recipe.pop("output", None)  # Of another program.
+    policy = find_policy(str(recipe.get("model_family")))
+    if policy is not None:
+        # Earlier versions saved defaults of fields that such a model does not read.
+        recipe = {name: value for name, value in recipe.items() if name not in policy.unread}
     if given.entry in ("sft", "rl"):
         # A folder that was moved goes on where it is.
         recipe["save"] = str(run_folder(folder))
