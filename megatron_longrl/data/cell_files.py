@@ -48,7 +48,7 @@ class CellFiles:
         """The path of a file with this content, which is written where it is not there.
 
         Args:
-            name: that the table gives the file, for its ending.
+            name: the name that the table gives the file, for its ending.
 
         Raises:
             DataError: it cannot be written.

@@ -16,8 +16,8 @@ class IndexedRows(Sequence[R]):
     """Rows that are read when they are asked for.
 
     Args:
-        entries: of their files.
-        numbers: of the entry of each row, int64 [rows].
+        entries: the entries of their files. numbers: the number of the entry of each row, int64
+        [rows].
         turns: which of its entry's rows each is, int32 [rows].
     """
 

@@ -196,7 +196,7 @@ def index_rows(
     """Find where the rows of the given files are, without reading them.
 
     Args:
-        paths, folder_file, columns, every_turn, answers: as of :func:`load_rows`.
+        paths, folder_file, columns, every_turn, answers: see :func:`load_rows`.
         cells: gets the files of media that lie within tables; by default in a folder of the user's.
 
     Raises:

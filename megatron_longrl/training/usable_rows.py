@@ -55,13 +55,14 @@ def usable_rows(
     """Find the rows that can be used, and leave out those that are known to be unusable without
     opening videos; collective over the world.
 
-    Each rank reads its share of the rows once and keeps which can be used, not the rows. What was
-    found out about rows in order to find --seq-length is known. Of all others the files of the
-    media are looked up, not opened: to know the lengths of videos would mean to read them all. A
-    row that turns out too long because of its video is skipped in its turn.
+    Each rank reads its share of the rows once and keeps the numbers of those that can be used, not
+    the rows. Facts that were found about rows for --seq-length are known already. The media files
+    of all others are
+    looked up, not opened: the lengths of videos would only be known by reading all of them. A row
+    that turns out too long because of its video is skipped in its turn.
 
     Args:
-        by_difficulty: as --difficulty-field says.
+        by_difficulty: the value of --difficulty-field.
         load: reads the rows; by default they are those of files.
 
     Raises:
