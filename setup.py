@@ -48,6 +48,8 @@ EXTRAS_REQUIRE = {
     "transformer-engine": ["transformer-engine[core_cu13,pytorch]>=2.9,<2.12"],
     # Pictures: the frozen parts of a diffusers folder, its settings, and the tests' other side.
     "diffusion": ["diffusers>=0.42,<0.43"],
+    # Text in pictures, for the reward ocr.
+    "ocr": ["rapidocr>=3.10,<4", "onnxruntime>=1.20", "nltk>=3.8"],
     # Rows in Parquet and Arrow files.
     "tables": ["pyarrow>=17"],
     "dev": [

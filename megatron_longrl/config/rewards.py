@@ -54,7 +54,7 @@ class RewardSection(Section):
     """Built-in rewards whose weighted sum, with that of the functions, is the reward: accuracy,
     format, choice, exact, numeric, math, temporal_iou, ordering, ordering_exact, rouge, rouge_1,
     rouge_2, judge; of pictures jpeg_compressibility, rendered, colour, position, count, size,
-    clip_score, pick_score, hps, aesthetic. By default accuracy=0.9 format=0.1, but none where
+    ocr, clip_score, pick_score, hps, aesthetic. By default accuracy=0.9 format=0.1, but none where
     --reward-function is given.
     """
 

@@ -29,6 +29,7 @@ from megatron_longrl.rewards.result import RewardError, is_finite
 from megatron_longrl.rewards.rouge import KINDS as ROUGE_KINDS
 from megatron_longrl.rewards.rouge import rouge_reward
 from megatron_longrl.rewards.temporal import temporal_iou_reward
+from megatron_longrl.rewards.written_text import ocr, prepare_reader
 
 Reads = Literal["text", "picture"]
 """The kinds of output of a policy; a reward looks at one of them."""
@@ -142,6 +143,7 @@ REWARDS: Registry[Reward] = Registry(
         "ordering": _marked(lambda s: ordering_reward(s.response, s.answer)),
         "ordering_exact": _marked(lambda s: ordering_exact_reward(s.response, s.answer)),
         "jpeg_compressibility": Reward(jpeg_compressibility, reads="picture"),
+        "ocr": Reward(ocr, library="rapidocr", prepare=prepare_reader, reads="picture"),
         "clip_score": _of_model(clip_score, "clip_model"),
         "pick_score": _of_model(pick_score, "pick_score_model"),
         "hps": _of_model(hps, "hps_model"),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -34,7 +35,12 @@ def model_rules(reward: RewardSection) -> Iterator[str]:
     folders: dict[str, str] = {}
     for text in reward.rewards:
         name = text.partition("=")[0]
-        for field in REWARDS.find(name).needs if name in REWARDS else ():
+        if name not in REWARDS:
+            continue
+        library = REWARDS.find(name).library
+        if library is not None and find_spec(library.partition(".")[0]) is None:
+            yield f"rewards has {name}, which needs the package {library}: pip install {library}"
+        for field in REWARDS.find(name).needs:
             value = getattr(reward, field)
             if value is None:
                 yield f"rewards has {name}, but {field} is not set: give {flag(field)} ..."

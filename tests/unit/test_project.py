@@ -193,7 +193,10 @@ def asked(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
 
 @pytest.mark.parametrize(
     "lock, extras",
-    [("cpu", ("cpu", "diffusion", "tables", "dev")), ("gpu", ("gpu", "diffusion", "tables"))],
+    [
+        ("cpu", ("cpu", "diffusion", "ocr", "tables", "dev")),
+        ("gpu", ("gpu", "diffusion", "ocr", "tables")),
+    ],
 )
 def test_lock_satisfies_what_setup_asks_for(
     lock: str, extras: tuple[str, ...], asked: dict[str, Any]
