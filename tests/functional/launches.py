@@ -14,6 +14,7 @@ from pathlib import Path
 
 from megatron_longrl.observability.metric_catalogue import metric_of_step
 from megatron_longrl.observability.metrics_file import Metrics, read_metrics
+from tests.functional.reasons import reason_of
 from tests.functional.warm import WarmLauncher
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -57,7 +58,7 @@ class Outcome:
 
     def succeeded(self) -> Outcome:
         """Itself; fails where the launch has failed."""
-        assert self.status == 0, self.output[-6000:]
+        assert self.status == 0, f"{reason_of(self.output)}\n{self.output[-6000:]}"
         return self
 
 
