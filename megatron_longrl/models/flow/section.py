@@ -49,7 +49,8 @@ class FlowSection(FamilySection):
     linear has evenly spaced ones, shifted."""
 
     schedule_shift: PositiveFloat = 3.0
-    """Factor by which noise levels are moved towards 1; 1 does not change them."""
+    """Factor by which noise levels, of sampling and of pre-training, are moved towards 1; 1 does
+    not change them."""
 
     sampling_steps: Annotated[PositiveInt, Unit("steps"), KnownTo("rl")] = 10
     """Steps of sampling in training."""

@@ -5,10 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from megatron_longrl.algorithms.flow.nft import noised
+from megatron_longrl.algorithms.flow.schedules import shifted
 from megatron_longrl.algorithms.flow.seeds import noise_generator
 from megatron_longrl.data.rows import Row
 from megatron_longrl.models.flow.section import FlowSection
@@ -30,6 +32,8 @@ if TYPE_CHECKING:
 
 _VALIDATION = -1
 """The iteration by whose noise validation measures, always the same."""
+_PICTURES_AT_ONCE = 8
+"""Pictures that are encoded together."""
 
 
 class FlowPretrainer:
@@ -54,7 +58,7 @@ class FlowPretrainer:
         config = run.config
         self._run, self._inputs, self._average = run, inputs, average
         self._section = config.family_as(FlowSection)
-        self._latents: dict[str, Tensor] = {}
+        self._known: dict[str, Tensor] = {}
         step = VelocityStep(run.model.policy.module)
         self._train_step = TrainStep(run.model, None, run.groups, step)
         self.validates = bool(inputs.valid)
@@ -102,16 +106,18 @@ class FlowPretrainer:
     def _batches(
         self, rows: Sequence[Row], iteration: int, first: int, dropout: float
     ) -> list[CleanRows]:
-        """Micro-batches of rows, each at a noise level that is drawn evenly from 0 to 1."""
+        """Micro-batches of rows, each at a noise level that is drawn evenly from 0 to 1 and moved
+        as those of sampling are: https://arxiv.org/abs/2403.03206, section 5.3.2."""
         with raise_on_all_ranks(self._run.groups.gloo_group):
-            latents = [self._latents_of(row) for row in rows]
+            latents = self._latents_of(rows)
         texts, levels, noises = [], [], []
         for number, (row, clean) in enumerate(zip(rows, latents, strict=True), first):
             seed = self._run.config.training.seed
             generator = noise_generator("pretraining", seed, iteration, number, 0)
             dropped = float(torch.rand(1, generator=generator)) < dropout
             texts.append("" if dropped else row.problem)
-            levels.append(torch.rand(1, generator=generator))
+            level = float(torch.rand(1, generator=generator))
+            levels.append(shifted(level, self._section.schedule_shift))
             noises.append(torch.randn(clean.shape, generator=generator))
         embeddings = self._inputs.embeddings.of(texts)
         size = self._run.config.training.micro_batch_size
@@ -120,19 +126,25 @@ class FlowPretrainer:
             part = slice(begin, begin + size)
             clean = torch.stack(latents[part])
             noise = torch.stack(noises[part]).to(clean.device)
-            sigmas = torch.cat(levels[part]).to(clean.device)
+            sigmas = torch.tensor(levels[part], device=clean.device)
             plain = NoisyRows(clean, sigmas, tuple(embeddings[part]))
             noisy = noised(clean, noise, plain.levels(sigmas))
             batches.append(CleanRows(noisy, sigmas, plain.prompts, velocities=noise - clean))
         return batches
 
-    def _latents_of(self, row: Row) -> Tensor:
-        if row.uid not in self._latents:
-            pixels = torch.from_numpy(pixels_of(row, self._section))[None]
-            self._latents[row.uid] = self._inputs.frozen.encode_pictures(pixels)[0].to(
-                platform.device
-            )
-        return self._latents[row.uid]
+    def _latents_of(self, rows: Sequence[Row]) -> list[Tensor]:
+        """The latents of rows; those of new ones are encoded, a few pictures or one film at a
+        time."""
+        section = self._section
+        new = [row for row in {row.uid: row for row in rows}.values() if row.uid not in self._known]
+        at_once = _PICTURES_AT_ONCE if section.frames is None else 1
+        for first in range(0, len(new), at_once):
+            part = new[first : first + at_once]
+            pixels = torch.from_numpy(np.stack([pixels_of(row, section) for row in part]))
+            latents = self._inputs.frozen.encode_pictures(pixels).to(platform.device)
+            # Copies, which do not keep the others' memory.
+            self._known |= {r.uid: one.clone() for r, one in zip(part, latents, strict=True)}
+        return [self._known[row.uid] for row in rows]
 
 
 def train(config: Config) -> None:
