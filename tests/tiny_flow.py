@@ -11,13 +11,10 @@ FLAGS: tuple[str, ...] = (
     *("--model-family", "sd3", "--num-layers", "2", "--hidden-size", "32"),
     *("--num-attention-heads", "2", "--qk-layernorm", "--latent-channels", "4"),
     *("--joint-attention-dim", "64", "--pooled-projection-dim", "64"),
-    *("--latent-sample-size", "4", "--pos-embed-max-size", "4", "--text-max-tokens", "12"),
-    *("--picture-height", "16", "--picture-width", "16", "--noise-schedule", "linear"),
+    *("--latent-sample-size", "6", "--pos-embed-max-size", "3", "--text-max-tokens", "12"),
+    *("--picture-height", "12", "--picture-width", "12", "--noise-schedule", "linear"),
     *("--schedule-shift", "1", "--eval-sampling-steps", "4", "--seed", "3"),
-    *(
-        "--lr-decay-style",
-        "constant",
-    ),
+    *("--lr-decay-style", "constant"),
 )
 
 RL = (
@@ -27,11 +24,11 @@ RL = (
 
 REWARD = """
 def shape(image, metadata, prompt):
-    from megatron_longrl.arena.shapes import CORNERS
+    from megatron_longrl.arena.shapes import CORNERS, SIDE
 
-    assert image.shape == (16, 16, 3) and prompt.endswith(metadata["position"])
-    row, column = (8 * part for part in CORNERS[metadata["position"]])
-    corner = image[row : row + 8, column : column + 8]
+    assert image.shape == (SIDE, SIDE, 3) and prompt.endswith(metadata["position"])
+    row, column = (SIDE // 2 * part for part in CORNERS[metadata["position"]])
+    corner = image[row : row + SIDE // 2, column : column + SIDE // 2]
     return float(corner.mean() - image.mean()) / 255
 """
 

@@ -30,14 +30,13 @@ CORNERS: Mapping[str, tuple[int, int]] = {
 }
 """Row and column of each corner."""
 NUMBERS = ("one", "two", "three", "four")
-SIDE = 16
+SIDE = 12
 """Pixels of a picture's side."""
 LIGHTEST_GROUND = 60
 ABOUT = "about.json"
 """File beside the pictures with the share of captions that are wrong."""
-_CELL = 4
-"""A corner has two by two cells, and a cell at most one square."""
-_SQUARE = 2
+_CELL, _SQUARE = 3, 2
+"""Pixels of their sides. A corner has two by two cells, and a cell at most one square."""
 
 
 @dataclass(frozen=True)
@@ -50,9 +49,6 @@ class Shapes:
     cells: tuple[int, ...] = ()
     """The cells of the corner, from 0 to 3, that have a square. No caption names them, nor what
     follows."""
-    shift: tuple[int, int] = (0, 0)
-    """Half cells from the edges of a cell to its square, 0 or 1: rows and columns. All squares of a
-    picture have the same, so that none touches another."""
     ground: int = 20
     """Grey level of the ground, up to :data:`LIGHTEST_GROUND`."""
 
@@ -60,7 +56,7 @@ class Shapes:
     def caption(self) -> str:
         """The caption that is right."""
         squares = "square" if self.count == 1 else "squares"
-        return f"{NUMBERS[self.count - 1]} {self.colour} {squares} at the {self.position}"
+        return f"{NUMBERS[self.count - 1]} {self.colour} {squares} {self.position}"
 
     @property
     def asked(self) -> dict[str, Any]:
@@ -73,10 +69,7 @@ class Shapes:
         corner = CORNERS[self.position]
         for cell in self.cells or range(self.count):
             top, left = (
-                corner[axis] * SIDE // 2
-                + divmod(cell, 2)[axis] * _CELL
-                + self.shift[axis] * _SQUARE
-                for axis in (0, 1)
+                corner[axis] * SIDE // 2 + divmod(cell, 2)[axis] * _CELL for axis in (0, 1)
             )
             pixels[top : top + _SQUARE, left : left + _SQUARE] = COLOURS[self.colour]
         return pixels
@@ -109,10 +102,9 @@ def draw_shapes(generator: np.random.Generator) -> Shapes:
 
 def vary(shapes: Shapes, generator: np.random.Generator) -> Shapes:
     """The same, with other properties that no caption names."""
-    rows, columns = generator.integers(0, 2, 2)
     cells = sorted(generator.permutation(4)[: shapes.count].tolist())
     ground = int(generator.integers(0, LIGHTEST_GROUND + 1))
-    return replace(shapes, cells=tuple(cells), shift=(int(rows), int(columns)), ground=ground)
+    return replace(shapes, cells=tuple(cells), ground=ground)
 
 
 def misread(shapes: Shapes, generator: np.random.Generator) -> Shapes:
@@ -127,16 +119,13 @@ def misread(shapes: Shapes, generator: np.random.Generator) -> Shapes:
 
 
 def left_open(pixels: np.ndarray, position: str) -> np.ndarray:
-    """Properties of a picture that no caption names: the lightness of the ground, how much of each
-    cell of a corner is lit, and where in the cells; each from 0 to 1 in rendered pictures."""
+    """Properties of a picture that no caption names, each from 0 to 1 in rendered pictures: the
+    lightness of the ground, and how much of each cell of a corner is lit."""
     mask = Things.of(pixels).mask
     row, column = (part * SIDE // 2 for part in CORNERS[position])
     corner = mask[row : row + SIDE // 2, column : column + SIDE // 2]
-    cells = corner.reshape(2, _CELL, 2, _CELL)
-    filled = cells.mean((1, 3)).ravel() * (_CELL / _SQUARE) ** 2
-    total = max(int(mask.sum()), 1)
-    shifts = [float((cells.sum(axes)[_SQUARE:]).sum()) / total for axes in ((0, 2, 3), (0, 1, 2))]
-    return np.array([np.median(pixels) / LIGHTEST_GROUND, *filled, *shifts])
+    filled = corner.reshape(2, _CELL, 2, _CELL).mean((1, 3)).ravel() * (_CELL / _SQUARE) ** 2
+    return np.array([np.median(pixels) / LIGHTEST_GROUND, *filled])
 
 
 def write_prompts(path: Path, wanted: Iterable[Shapes]) -> int:
@@ -189,7 +178,7 @@ def build_parser() -> argparse.ArgumentParser:
     )
     add = parser.add_argument
     add("--output", type=Path, required=True, help="folder for all files")
-    add("--pictures", type=number(int, 1, 10**6), default=4000, help="number of pictures")
+    add("--pictures", type=number(int, 1, 10**6), default=6000, help="number of pictures")
     add("--wrong", type=number(float, 0, 1), default=0.4, help="share of wrong captions")
     add("--seed", type=number(int, 0, 2**63), default=1234, help="what everything is drawn from")
     return parser

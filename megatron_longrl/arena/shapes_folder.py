@@ -19,21 +19,21 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from megatron_longrl.arena.command_line import OneLineParser, number, run_command
-from megatron_longrl.arena.shapes import combinations, draw_shapes
+from megatron_longrl.arena.shapes import SIDE, combinations, draw_shapes
 
 LATENT_CHANNELS = 4
 TEXT_WIDTH = 32
 """Channels of a text encoder; those of the first two stand side by side."""
-TEXT_TOKENS = 9
+TEXT_TOKENS = 7
 
 _SMALLER = 0.25
 """Factor of random weights, by which embeddings of captions differ by about 1."""
 _SPECIAL = ("<pad>", "<bos>", "<unk>", "<eos>")
 
 
-STEPS = 500
+STEPS = 900
 """Steps of the autoencoder's training."""
-_RATE, _BATCH = 6e-3, 16
+_RATE, _BATCH = 3e-3, 16
 _MORE, _CONTRAST = 10.0, 0.3
 
 
@@ -55,7 +55,7 @@ def write_folder(folder: Path, seed: int, steps: int = STEPS) -> float:
     clip, t5 = _text_encoders()
     # Only its sizes count: the trainer has the transformer's weights.
     transformer = SD3Transformer2DModel(
-        sample_size=4,
+        sample_size=SIDE // 2,
         in_channels=LATENT_CHANNELS,
         out_channels=LATENT_CHANNELS,
         num_layers=1,
@@ -64,11 +64,12 @@ def write_folder(folder: Path, seed: int, steps: int = STEPS) -> float:
         caption_projection_dim=16,
         joint_attention_dim=2 * TEXT_WIDTH,
         pooled_projection_dim=2 * TEXT_WIDTH,
-        pos_embed_max_size=4,
+        pos_embed_max_size=2,
+        patch_size=3,
     )
     StableDiffusion3Pipeline(
         transformer=transformer,
-        scheduler=FlowMatchEulerDiscreteScheduler(shift=1.0),
+        scheduler=FlowMatchEulerDiscreteScheduler(shift=3.0),
         vae=vae,
         text_encoder=clip[0],
         text_encoder_2=clip[1],
@@ -103,7 +104,7 @@ def _autoencoder(seed: int, steps: int) -> tuple[Any, float]:
         # are, and with it their colour.
         norm_num_groups=1,
         latent_channels=LATENT_CHANNELS,
-        sample_size=16,
+        sample_size=SIDE,
         down_block_types=("DownEncoderBlock2D",) * 2,
         up_block_types=("UpDecoderBlock2D",) * 2,
         use_quant_conv=False,
@@ -112,7 +113,7 @@ def _autoencoder(seed: int, steps: int) -> tuple[Any, float]:
     )
     generator = np.random.default_rng(seed)
     optimizer = torch.optim.AdamW(vae.parameters(), _RATE, betas=(0.9, 0.99))
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, _RATE, steps, pct_start=0.05)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, _RATE, steps, pct_start=0.1)
     for _ in range(steps):
         pictures = _pictures(generator, _BATCH)
         latents = vae.encode(pictures).latent_dist
@@ -122,6 +123,7 @@ def _autoencoder(seed: int, steps: int) -> tuple[Any, float]:
         loss = error.mean() + 1e-3 * latents.mean.square().mean()
         optimizer.zero_grad()
         loss.backward()
+        torch.nn.utils.clip_grad_norm_(vae.parameters(), 1.0)
         optimizer.step()
         schedule.step()
     with torch.no_grad():

@@ -153,7 +153,7 @@ def test_a_folder_is_all_and_a_reward_that_fails_costs_its_own_pictures(
         *("-m", "megatron_longrl.train_rl", *RL, "--pretrained-checkpoint", data / "diffusers"),
         *("--train-data-path", tmp_path / "prompts.jsonl", "--rl-algorithm", "flow_grpo"),
         *("--reward-function", f"{data / 'reward.py'}:shape", "--text-max-tokens", "12"),
-        *("--picture-height", "16", "--picture-width", "16"),
+        *("--picture-height", "12", "--picture-width", "12"),
         *("--train-iters", "1", "--save", tmp_path / "run"),
     ]
     outcome = run([str(word) for word in command], 1, 400, cold=True).succeeded()
@@ -171,7 +171,7 @@ def test_generated_pictures_are_those_of_diffusers(data: Path, tmp_path: Path) -
     pictures = generate(
         *("--pretrained-checkpoint", data / "diffusers", "--prompts", tmp_path / "prompts.txt"),
         *("--output", tmp_path / "out", "--num-samples", "2", "--eval-sampling-steps", "5"),
-        *("--guidance-scale", "2", "--picture-height", "8", "--picture-width", "16"),
+        *("--guidance-scale", "2", "--picture-height", "6", "--picture-width", "12"),
         *("--text-max-tokens", "12", "--seed", "9"),
     )
     assert [row["prompt"] for row in pictures] == [prompts[0], prompts[0], prompts[1], prompts[1]]
@@ -181,13 +181,13 @@ def test_generated_pictures_are_those_of_diffusers(data: Path, tmp_path: Path) -
     ]
     expected = StableDiffusion3Pipeline.from_pretrained(data / "diffusers")(
         [row["prompt"] for row in pictures],
-        height=8,
-        width=16,
+        height=6,
+        width=12,
         num_inference_steps=5,
         guidance_scale=2,
         max_sequence_length=12,
         output_type="np",
-        latents=torch.stack([torch.randn(4, 4, 8, generator=one) for one in noise]),
+        latents=torch.stack([torch.randn(4, 3, 6, generator=one) for one in noise]),
     ).images
     found = np.stack([np.asarray(Image.open(tmp_path / "out" / row["file"])) for row in pictures])
     assert np.abs(found - np.round(expected * 255)).max() <= 1
@@ -229,7 +229,7 @@ def test_a_run_is_looked_at_and_measured(base: Path, data: Path, tmp_path: Path)
 def test_a_run_with_adapters_is_exported_with_its_pictures(data: Path, tmp_path: Path) -> None:
     from megatron_longrl.cli.convert import main as convert
 
-    folder, size = data / "diffusers", ("--picture-height", "16", "--picture-width", "16")
+    folder, size = data / "diffusers", ("--picture-height", "12", "--picture-width", "12")
     command = [
         *("-m", "megatron_longrl.train_rl", *RL, "--pretrained-checkpoint", folder, *size),
         *("--train-data-path", data / "prompts.jsonl", "--rl-algorithm", "flow_grpo"),

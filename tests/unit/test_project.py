@@ -147,8 +147,9 @@ def test_recipe_is_valid(
     entry: Entry = "sft" if "sft" in Path(recipe).name else "rl"
     data = str(checkpoints / "train.jsonl")
     flags = ["--train-data-path", data, "--valid-data-path", data, "--save", "out"]
-    describes = Path(recipe).parent.name in ("quickstart", "hour")
-    model = ["--tokenizer-model", "t"]
+    folder = Path(recipe).parent.name
+    describes = folder in ("quickstart", "hour", "flow")
+    model = ["--diffusers-folder", "m"] if folder == "flow" else ["--tokenizer-model", "t"]
     if not describes:
         model = ["--pretrained-checkpoint", str(checkpoints / family_for(recipe))]
     with pytest.raises(SystemExit) as end:
