@@ -13,8 +13,9 @@ sounds the same scenes as a film to measure on.
 
 The demonstrations in ``sft.jsonl`` come from a simulated annotator. In a share of the films
 (``--hasty``) he does not listen and guesses; in the others he writes down what is there in each
-scene, and now and then mishears it (``--slip``). A model that imitates him can do the whole task,
-but often does not; reinforcement learning can find out that listening pays.
+scene, which he now and then mishears (``--slip``), and what he would answer after it. A model that
+imitates him can do the whole task, but often does not; reinforcement learning can find out that
+listening pays.
 """
 
 from __future__ import annotations
@@ -70,7 +71,12 @@ SYMBOLS = tuple(
             "I guess.",
             "I listen.",
             *(f" {colour}:" for colour in COLOURS),
-            *(f" {heard}." for heard in _HEARD),
+            *(f" {heard}," for heard in _HEARD),
+            *(
+                f" {question.note(choice)}."
+                for question in QUESTIONS
+                for choice in (None, *range(CHOICES))
+            ),
             *(question.text for question in QUESTIONS),
             *(
                 f"\n{letter}. {choice}"
@@ -107,11 +113,11 @@ class Annotator:
             else tone
             for tone in film.tones
         )
-        steps = [
-            f" {COLOURS[colour]}: {SILENT if tone is None else PITCHES[tone]}."
-            for colour, tone in zip(film.colours, heard, strict=True)
-        ]
-        choice = question.answer(replace(film, tones=heard))
+        steps = []
+        for scenes, (colour, tone) in enumerate(zip(film.colours, heard, strict=True), start=1):
+            choice = question.answer(replace(film, tones=heard).beginning(scenes))
+            what = SILENT if tone is None else PITCHES[tone]
+            steps.append(f" {COLOURS[colour]}: {what}, {question.note(choice)}.")
         if choice is None:
             choice = int(rng.integers(CHOICES))
         return f"<think>I listen.{''.join(steps)}</think>", choice

@@ -17,6 +17,7 @@ COLOURS = ("red", "green", "blue")
 PITCHES = ("low", "high")
 SILENT = "silent"
 SCENES = 2 * len(COLOURS)
+UNKNOWN = "unknown"
 CHOICES = 3
 """Answers that every question lets choose from."""
 HELDOUT_ONE_IN = 4
@@ -43,6 +44,10 @@ class Film:
         content = repr((self.colours, self.tones)).encode()
         return zlib.crc32(content) % HELDOUT_ONE_IN == 0
 
+    def beginning(self, scenes: int) -> Film:
+        """The film up to, and with, its scene of this number, counted from one."""
+        return replace(self, colours=self.colours[:scenes], tones=self.tones[:scenes])
+
     def sounding(self, pitch: int | None = None) -> list[int]:
         """Scenes with a tone, in order; with a pitch, those with such a tone."""
         return [
@@ -63,6 +68,7 @@ class Question:
         answer: what is right of a film, as a number in ``choices``; None where the question
             cannot be asked of it.
         pitches: of the tones of a film, as many as it has; None for any.
+        about: what of a film it asks for, before an answer that is noted down.
     """
 
     kind: str
@@ -70,12 +76,17 @@ class Question:
     choices: tuple[str, ...]
     answer: Callable[[Film], int | None]
     pitches: tuple[int | None, ...]
+    about: str = ""
 
     @property
     def problem(self) -> str:
         """The question with its choices, one a line."""
         lines = [f"{letter}. {choice}" for letter, choice in zip("ABC", self.choices, strict=True)]
         return "\n".join([self.text, *lines])
+
+    def note(self, choice: int | None) -> str:
+        """An answer as it is noted down while a film goes on; None while there is none."""
+        return f"{self.about} {UNKNOWN if choice is None else self.choices[choice]}".strip()
 
 
 def _colour_of_pitch(pitch: int) -> Callable[[Film], int | None]:
@@ -113,6 +124,7 @@ QUESTIONS = (
             COLOURS,
             _colour_of_pitch(pitch),
             (0, 1),
+            PITCHES[pitch],
         )
         for pitch in range(len(PITCHES))
     ),
@@ -123,6 +135,7 @@ QUESTIONS = (
             ("none", "one", "two"),
             _tones_in(colour),
             _THREE,
+            name,
         )
         for colour, name in enumerate(COLOURS)
     ),
@@ -133,6 +146,7 @@ QUESTIONS = (
             COLOURS,
             _colour_in_order(place),
             _TWO,
+            name,
         )
         for name, place in (("first", 0), ("last", -1))
     ),

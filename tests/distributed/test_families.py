@@ -11,6 +11,7 @@ from tests.runner.tiers import full_only
 LAYOUTS: dict[str, dict[str, Any]] = {
     "TP2 with sequence parallelism": TP2 | SP,
     "MR-SP2": CP2,
+    "MR-SP2 a2a": CP2 | {"cp_comm_type": "a2a"},
     "MR-SP2 p2p": CP2 | {"cp_comm_type": "p2p"},
     "PP2": PP2,
     "DP2": {},

@@ -146,6 +146,34 @@ def test_a_seed_repeats_and_another_does_not(tmp_path, made):
     assert other != again["heldout"]
 
 
+def scenes_of(reasoning: str) -> list[str]:
+    """Colour and tone of each scene, as they are written down."""
+    return [step.split(",")[0] for step in reasoning.split(".")[1:-1]]
+
+
+@pytest.mark.parametrize(
+    ("number", "so_far"),
+    [
+        (0, "unknown red red red red red"),
+        (2, "unknown unknown unknown unknown green green"),
+        (3, "none one one one one one"),
+        (4, "none none none none one one"),
+        (6, "unknown red red red red red"),
+        (7, "unknown red red red green green"),
+    ],
+)
+def test_the_answer_so_far_is_noted_after_every_scene(number, so_far):
+    question = QUESTIONS[number]
+    film = Film((2, 0, 0, 2, 1, 1), (None, 0, None, None, 1, None), 0)
+    if question.kind == "moment":
+        film = Film(film.colours, (None, 0, None, None, None, None), 0)
+    text, choice = tones.CAREFUL.annotate(film, question, np.random.default_rng(0))
+    steps = text.split(".")[1:-1]
+    written = [step.split(", ")[1].removeprefix(f"{question.about} ") for step in steps]
+    assert written == so_far.split() and all(question.about in step for step in steps)
+    assert question.choices[choice] == written[-1]
+
+
 def test_annotator_is_as_hasty_and_as_deaf_as_asked():
     rng = np.random.default_rng(2)
     question = QUESTIONS[0]
@@ -157,7 +185,7 @@ def test_annotator_is_as_hasty_and_as_deaf_as_asked():
         ours != theirs
         for one, two in zip(told, right, strict=True)
         if "guess" not in one
-        for ours, theirs in zip(one.split(".")[1:-1], two.split(".")[1:-1], strict=True)
+        for ours, theirs in zip(scenes_of(one), scenes_of(two), strict=True)
     ]
     assert 0.28 < np.mean(slips) < 0.39, "half of them are drawn anew, and a third hit by chance"
 
@@ -172,7 +200,7 @@ def test_a_folder_holds_a_model_and_every_phrase_is_a_token(tmp_path):
     rng = np.random.default_rng(3)
     for question in QUESTIONS:
         reasoning, _ = tones.CAREFUL.annotate(draw_film(question, False, rng), question, rng)
-        for text, tokens in ((question.problem, 4), (reasoning, 3 + 2 * SCENES)):
+        for text, tokens in ((question.problem, 4), (reasoning, 3 + 3 * SCENES)):
             ids = tokenizer.encode(text)
             assert (len(ids), tokenizer.decode(ids)) == (tokens, text)
 
