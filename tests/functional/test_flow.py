@@ -13,6 +13,7 @@ import torch
 from PIL import Image
 
 from megatron_longrl.algorithms.flow.seeds import noise_generator
+from megatron_longrl.arena.shapes import combinations, write_prompts
 from megatron_longrl.observability.metrics_file import read_metrics
 from tests.functional.catalogue import catalogue_entries, told_of
 from tests.functional.launches import CP2, TP2, Outcome, run
@@ -206,7 +207,8 @@ def generate(*flags: str | Path, ranks: int = 1) -> list[dict[str, Any]]:
 @pytest.mark.full("tests/functional/test_flow.py::test_generated_pictures_are_those_of_diffusers")
 def test_a_run_is_looked_at_and_measured(base: Path, data: Path, tmp_path: Path) -> None:
     """On two replicas as on one."""
-    common = ("--load", base, "--prompts", data / "prompts.jsonl")
+    write_prompts(tmp_path / "prompts.jsonl", combinations()[:12])
+    common = ("--load", base, "--prompts", tmp_path / "prompts.jsonl")
     for ranks in (1, 2):
         pictures = generate(*common, "--output", tmp_path / f"{ranks}", ranks=ranks)
         assert len(pictures) == 12
