@@ -92,7 +92,7 @@ PICTURES: dict[str, Any] = {
     "latent_sample_size": 4,
     "pos_embed_max_size": 4,
     "text_max_tokens": 12,
-    "schedule_shift": 1.0,
+    "schedule_shift": 3.0,
     "rl_algorithm": "flow_grpo",
 }
 THEIRS: dict[str, Any] = {

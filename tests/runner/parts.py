@@ -73,8 +73,13 @@ def all_parts(options: Sequence[str]) -> list[Part]:
 
 
 def on_all_cores() -> list[str]:
-    """Options of pytest-xdist: the tests of a file share fixtures, so they stay in one process."""
-    return ["-n", str(min(CORES, os.cpu_count() or 1)), "--dist", "loadfile"]
+    """Options of pytest-xdist.
+
+    The tests of a file share fixtures, so they stay in one process. Files run in their own order:
+    xdist would put those with few tests, which are the longest ones, at the end.
+    """
+    processes = str(min(CORES, os.cpu_count() or 1))
+    return ["-n", processes, "--dist", "loadfile", "--no-loadscope-reorder"]
 
 
 def chosen_parts(arguments: Sequence[str]) -> list[Part]:

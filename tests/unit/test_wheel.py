@@ -63,7 +63,9 @@ def test_it_asks_for_all_that_it_imports_and_for_no_tool_of_tests(site: Path) ->
         canonicalize_name(requirement.name)
         for requirement in asked
         if requirement.marker is None
-        or any(requirement.marker.evaluate({"extra": extra}) for extra in ("cpu", "diffusion"))
+        or any(
+            requirement.marker.evaluate({"extra": extra}) for extra in ("cpu", "diffusion", "ocr")
+        )
     }
     installed = packages_distributions()
     missing = {

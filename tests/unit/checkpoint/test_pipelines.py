@@ -254,6 +254,6 @@ def test_one_component_is_no_pipeline(whole):
 
 def test_settings_are_fields(whole):
     fields = config_from_hf(whole)
-    assert fields["schedule_shift"] == 1.0 and fields["diffusers_folder"] == str(whole)
+    assert fields["schedule_shift"] == 3.0 and fields["diffusers_folder"] == str(whole)
     assert fields["qk_layernorm"] is True and fields["dual_attention_layers"] == [0]
     assert (fields["hidden_size"], fields["kv_channels"]) == (64, 16)
