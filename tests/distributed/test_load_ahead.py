@@ -38,7 +38,8 @@ def run(folder, gib, options):
 
 
 def media_threads():
-    return {t.name for t in threading.enumerate()} & {AHEAD, "load media", "look into media"}
+    """Threads that read media; other tests of this process may have left some of their own."""
+    return {t for t in threading.enumerate() if t.name in (AHEAD, "load media", "look into media")}
 
 
 @pytest.mark.parametrize("layout", [{}, CP2], ids=["DP2", "MR-SP2"])
@@ -51,8 +52,9 @@ def test_losses_are_the_same_and_nothing_is_left(tiny_data, layout, monkeypatch)
         return load(requests)
 
     monkeypatch.setattr(loader, "load_units", note)
+    before = media_threads()
     ahead, weights = run(tiny_data, 1.0, layout)
-    assert AHEAD in loads and not media_threads()
+    assert AHEAD in loads and media_threads() <= before
     for gib in (0.0, 1e-9):
         loads.clear()
         alone, others = run(tiny_data, gib, layout)
