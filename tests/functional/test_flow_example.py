@@ -34,7 +34,7 @@ def test_rl_raises_a_held_out_reward(tmp_path: Path) -> None:
     assert summary["wrong_captions"] < 0.42
     # The base reads its prompt, of which the captions allow 1 - 0.4 / 3.
     assert summary["base_position"] > 0.9 * (1 - 0.4 / 3)
-    assert summary["gain"] > 0.1
+    assert summary["gain"] > 0.25
     assert summary["control_gain"] < 0.05
     assert summary["diversity_rl"] > 0.7 * summary["diversity_base"]
     with Image.open(tmp_path / "samples.png") as sheet:
